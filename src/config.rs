@@ -1,0 +1,266 @@
+//! The command line and the environment: every limit with its unit, and its default where the user can see it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::connection::OUTBOX_BYTES_MAX;
+use crate::http::head::HEAD_BYTES_MAX;
+use crate::rate::RateLimit;
+use crate::relay::INBOX_BYTES_MAX;
+use crate::ring::RECEIVE_BUFFER_BYTES;
+
+/// hi: a minimal, performant WebSocket chat and broadcast server for Linux on io_uring.
+///
+/// Without any option it serves the chat page and its rooms on port 8080 of all addresses. Every option can also be set
+/// in the environment, under the name shown with it; the command line wins. Sizes take k, m and g (1k = 1,024 bytes),
+/// times take ms, s, m and h.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "hi", version, max_term_width = 110)]
+pub struct Config {
+    /// Port to listen on, on all IPv4 and IPv6 addresses; 0 takes a free one
+    #[arg(short, long, value_name = "PORT", env = "HI_PORT", default_value_t = 8080)]
+    pub port: u16,
+
+    /// Address to listen on instead of --port, e.g. 127.0.0.1:8080 or [::1]:8080; may be given several times
+    #[arg(long, value_name = "ADDR:PORT", env = "HI_LISTEN", value_delimiter = ',', conflicts_with = "port")]
+    pub listen: Vec<SocketAddr>,
+
+    /// Shards: threads, each pinned to a core, with a listener and two rings of its own [default: the number of cores
+    /// that the process may use]
+    #[arg(long, value_name = "COUNT", env = "HI_SHARDS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub shards: Option<u16>,
+
+    /// What clients may do in raw rooms: open (publish and listen), listen (only listen), off
+    #[arg(long, value_name = "MODE", env = "HI_RAW", value_enum, default_value_t = RawMode::Open)]
+    pub raw: RawMode,
+
+    /// Largest message that a client may send, in bytes of WebSocket payload; beyond it: close 1009
+    #[arg(long, value_name = "BYTES", env = "HI_MAX_MESSAGE", default_value = "16k", value_parser = parse_message_bytes)]
+    pub max_message: usize,
+
+    /// Rooms that one connection may be in
+    #[arg(long, value_name = "COUNT", env = "HI_MAX_ROOMS", default_value_t = 32,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_rooms: u32,
+
+    /// Chat messages that one connection may send a second; 0: no limit
+    #[arg(long, value_name = "PER_SECOND", env = "HI_RATE_LIMIT", default_value_t = 20)]
+    pub rate_limit: u32,
+
+    /// Chat messages that one connection may send at once after a pause; raw messages likewise
+    #[arg(long, value_name = "COUNT", env = "HI_RATE_BURST", default_value_t = 40,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate_burst: u32,
+
+    /// Raw messages that one connection may send a second; 0: no limit
+    #[arg(long, value_name = "PER_SECOND", env = "HI_RAW_RATE_LIMIT", default_value_t = 0)]
+    pub raw_rate_limit: u32,
+
+    /// What a slow member may lag behind, in bytes for each room and shard; beyond it, it loses the oldest messages and
+    /// is told which
+    #[arg(long, value_name = "BYTES", env = "HI_BACKLOG_BYTES", default_value = "1m", value_parser = parse_size)]
+    pub backlog_bytes: usize,
+
+    /// What happens to a chat member that lost messages: gap (it is told, and goes on), close (code 4101)
+    #[arg(long, value_name = "POLICY", env = "HI_SLOW", value_enum, default_value_t = Slow::Gap)]
+    pub slow: Slow,
+
+    /// Time between two WebSocket pings to a connection
+    #[arg(long, value_name = "TIME", env = "HI_PING_INTERVAL", default_value = "25s", value_parser = parse_seconds)]
+    pub ping_interval: Duration,
+
+    /// Time that a connection has for any sign of life after a ping
+    #[arg(long, value_name = "TIME", env = "HI_PING_TIMEOUT", default_value = "10s", value_parser = parse_seconds)]
+    pub ping_timeout: Duration,
+
+    /// Time for a request head to arrive, from accept or from the end of the last answer
+    #[arg(long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = parse_time)]
+    pub handshake_timeout: Duration,
+
+    /// Receive buffers of each shard, 4 KiB each, shared by its connections; a power of two
+    #[arg(long, value_name = "COUNT", env = "HI_RECEIVE_BUFFERS", default_value_t = 1024, value_parser = parse_buffers)]
+    pub receive_buffers: u16,
+
+    /// What to log to stderr: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", env = "HI_LOG", default_value = "info")]
+    pub log: tracing::level_filters::LevelFilter,
+}
+
+/// What clients may do in raw rooms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RawMode {
+    /// Publish and listen.
+    Open,
+    /// Listen; only the internal port publishes.
+    Listen,
+    /// Nothing: there are no raw rooms.
+    Off,
+}
+
+/// What happens to a chat member that was too slow and lost messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Slow {
+    /// It is told which, and goes on.
+    Gap,
+    /// It is closed with 4101.
+    Close,
+}
+
+impl Config {
+    /// The rate limit of chat messages.
+    pub fn chat_rate(&self) -> RateLimit {
+        RateLimit::new(self.rate_limit, self.rate_burst)
+    }
+
+    /// The rate limit of raw messages.
+    pub fn raw_rate(&self) -> RateLimit {
+        RateLimit::new(self.raw_rate_limit, self.rate_burst)
+    }
+
+    /// What the server's own memory is made of, at the worst.
+    pub fn memory_budget(&self, shards: usize) -> MemoryBudget {
+        MemoryBudget {
+            receive_buffers_bytes: shards * usize::from(self.receive_buffers) * RECEIVE_BUFFER_BYTES,
+            inboxes_bytes: shards * INBOX_BYTES_MAX,
+            room_log_bytes: self.backlog_bytes.max(self.max_message),
+            handshake_bytes: HEAD_BYTES_MAX,
+            half_read_message_bytes: self.max_message,
+            outbox_bytes: OUTBOX_BYTES_MAX,
+        }
+    }
+}
+
+/// The bounds of the server's own memory; the kernel's socket buffers come on top.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryBudget {
+    /// All shards together, always.
+    pub receive_buffers_bytes: usize,
+    /// All shards together, only while a shard can't keep up.
+    pub inboxes_bytes: usize,
+    /// Each room and shard, while members lag.
+    pub room_log_bytes: usize,
+    /// Each connection until it is upgraded.
+    pub handshake_bytes: usize,
+    /// Each connection, while it is in the middle of a message.
+    pub half_read_message_bytes: usize,
+    /// Each connection, while it doesn't read its replies.
+    pub outbox_bytes: usize,
+}
+
+impl fmt::Display for MemoryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "memory at most: {} receive buffers + {} inboxes + {} a room and shard + per connection {} of half a message \
+             and {} of unread replies, or {} of a request head",
+            Size(self.receive_buffers_bytes),
+            Size(self.inboxes_bytes),
+            Size(self.room_log_bytes),
+            Size(self.half_read_message_bytes),
+            Size(self.outbox_bytes),
+            Size(self.handshake_bytes),
+        )
+    }
+}
+
+struct Size(usize);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes >= 1 << 20 => write!(f, "{:.4} MiB", bytes as f64 / f64::from(1 << 20)),
+            bytes => write!(f, "{} KiB", bytes.div_ceil(1024)),
+        }
+    }
+}
+
+/// A number of bytes: digits, and k, m or g.
+fn parse_size(text: &str) -> Result<usize, String> {
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let unit: usize = match &lower[digits.len()..] {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        _ => return Err(format!("{text} is not a size: give bytes, e.g. 65536, 64k or 1m")),
+    };
+    let number: usize =
+        digits.parse().map_err(|_| format!("{text} is not a size: give bytes, e.g. 65536, 64k or 1m"))?;
+    // Frames and chunks count in 32 bits.
+    number.checked_mul(unit).filter(|bytes| *bytes <= 1 << 30).ok_or_else(|| format!("{text} is too much: at most 1g"))
+}
+
+fn parse_message_bytes(text: &str) -> Result<usize, String> {
+    parse_size(text).and_then(|bytes| match bytes {
+        0..=124 => Err(format!("{text} is too little: give at least 125 bytes")),
+        _ => Ok(bytes),
+    })
+}
+
+/// A time: digits, and ms, s, m or h.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let milliseconds: u64 = match &text[digits.len()..] {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(format!("{text} is not a time: give e.g. 500ms, 25s, 2m")),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("{text} is not a time: give e.g. 500ms, 25s, 2m"))?;
+    number
+        .checked_mul(milliseconds)
+        .filter(|ms| (1..=86_400_000).contains(ms))
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("{text} is out of range: give 1ms to 24h"))
+}
+
+/// A time of whole seconds: the timer wheel counts in them.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let time = parse_time(text)?;
+    if time.subsec_nanos() == 0 { Ok(time) } else { Err(format!("{text}: give whole seconds")) }
+}
+
+fn parse_buffers(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(count @ 2..=32_768u16) if count.is_power_of_two() => Ok(count),
+        _ => Err(format!("{text} is not a power of two from 2 to 32768")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_have_units() {
+        assert_eq!(parse_size("16k"), Ok(16_384));
+        assert_eq!(parse_size("32M"), Ok(32 << 20));
+        assert!(parse_size("many").is_err());
+        assert!(parse_size("99g").is_err());
+        assert_eq!(parse_time("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_time("2m"), Ok(Duration::from_secs(120)));
+        assert!(parse_time("0s").is_err());
+        assert!(parse_seconds("1500ms").is_err());
+        assert!(parse_buffers("3").is_err());
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_protocol() {
+        let config = Config::try_parse_from(["hi"]).unwrap();
+        assert_eq!((config.port, config.max_message, config.max_rooms), (8080, 16 * 1024, 32));
+        assert_eq!((config.rate_limit, config.rate_burst, config.raw_rate_limit), (20, 40, 0));
+        assert_eq!((config.ping_interval.as_secs(), config.ping_timeout.as_secs()), (25, 10));
+        assert_eq!(config.handshake_timeout.as_secs(), 10);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Config::command().debug_assert();
+    }
+}

@@ -1,0 +1,529 @@
+//! One upgraded connection: its states, its cursors and its outbox, and what leaves in its next send.
+//!
+//! Pure bookkeeping: the shard asks [`Connection::next_send`] what to give to the kernel, and tells
+//! [`Connection::sent`] what became of it. A connection that is idle or at the tip of its rooms holds no buffer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fastwebsockets::OpCode;
+use smallvec::SmallVec;
+use tokio_uring::net::TcpStream;
+
+use crate::frame::decode::Decoder;
+use crate::frame::encode;
+use crate::rate::Bucket;
+use crate::ring::{SLICES_PER_SEND_MAX, Slices};
+use crate::room::log::Read;
+use crate::shard::rooms::LocalRooms;
+use crate::slice::Slice;
+
+/// Bytes of replies that may wait for one connection; a peer that asks on without reading is closed beyond it.
+pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
+/// Pongs that wait for one connection. Beyond it a newer one takes the place of the last: RFC 6455, 5.5.3 asks only for
+/// an answer to the most recent ping.
+const PONGS_MAX: usize = 16;
+/// One send is cut off after the slice that reaches this many bytes, so that no member holds up a turn.
+const SEND_BYTES_MAX: usize = 256 * 1024;
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Messages go both ways.
+    Open,
+    /// Our Close is on its way behind what was owed; what still arrives is read only to find the peer's Close.
+    Closing,
+    /// The peer's Close has arrived, ours is on its way; once it has left, the connection ends.
+    Answering,
+    /// The peer broke the protocol. Our Close is on its way, and then only our end of the socket is closed: bytes that
+    /// arrive are thrown away until the peer ends, so that no reset overtakes the Close.
+    Lingering,
+    /// The socket is shut down. As soon as the kernel has given back its receive, its send and its poll, it is gone.
+    Ended,
+}
+
+/// What the connection was opened for.
+#[derive(Debug)]
+pub enum Role {
+    /// `/ws`: the user's name.
+    Chat {
+        /// Set as `From` on everything that the connection says.
+        user: Arc<str>,
+    },
+    /// `/raw/ROOM`.
+    Raw {
+        /// Whether it gets its own messages.
+        echo: bool,
+        /// Whether it skips what it is too slow for, instead of being closed.
+        lossy: bool,
+    },
+}
+
+/// A cursor into a room's log.
+#[derive(Clone, Copy, Debug)]
+pub struct Membership {
+    /// The room's slot in [`LocalRooms`].
+    pub room: u32,
+    /// Its place in the room's list of members.
+    pub index: u32,
+    /// `Seq` of the next frame that it gets.
+    pub cursor: u64,
+}
+
+/// Frames for this connection alone, and what a send left over. Exists only while there is something in it.
+#[derive(Debug, Default)]
+struct Outbox {
+    /// Behind a send that the kernel took only in part: the end of a frame, and whole frames of our own.
+    rest: VecDeque<Bytes>,
+    /// Pongs, and our own pings.
+    pongs: VecDeque<Bytes>,
+    replies: VecDeque<Bytes>,
+    /// Bytes in `rest` and `replies`.
+    bytes: usize,
+    /// The Close frame: behind everything else.
+    close: Option<Bytes>,
+    /// `Seq` of the connection's own messages, which it doesn't get (`?echo=0`), ascending.
+    own: VecDeque<u64>,
+    /// Where each slice of a send of several came from.
+    sources: Vec<Source>,
+}
+
+/// Where the bytes of a slice came from, in order to know what to do if they don't leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// The log of a room, from this `Seq` on.
+    Room { room: u32, from: u64 },
+    /// The outbox.
+    Own,
+    /// The Close frame.
+    Close,
+}
+
+/// What became of a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// All of it left.
+    Whole,
+    /// All of it left, and the Close frame was the end of it.
+    Closed,
+    /// The socket is full: wait until it is writable.
+    Full,
+}
+
+/// What a connection has to send next.
+#[derive(Debug)]
+pub enum Next {
+    /// Nothing now.
+    Nothing,
+    /// This, in one send.
+    Send(Slices),
+    /// It is too slow for a room that can't tell it so: close it.
+    TooSlow,
+}
+
+/// Frames that a member was too slow for.
+#[derive(Clone, Copy, Debug)]
+pub struct Gap {
+    /// The room's slot.
+    pub room: u32,
+    /// First `Seq` lost.
+    pub first: u64,
+    /// Last `Seq` lost.
+    pub last: u64,
+}
+
+/// One upgraded connection.
+pub struct Connection {
+    /// Owns the socket. The data ring uses its file descriptor, so it lives until the kernel holds nothing of it.
+    pub stream: TcpStream,
+    /// Tells connections apart that had the same slot one after the other.
+    pub serial: u32,
+    /// Where it is in its life.
+    pub state: State,
+    /// True exactly while the kernel holds a receive.
+    pub receiving: bool,
+    /// True exactly while the kernel holds a send.
+    pub sending: bool,
+    /// True exactly while the kernel holds a poll for room to send.
+    pub awaiting_writable: bool,
+    /// True exactly while it stands in the shard's queue of connections to send to.
+    pub queued: bool,
+    /// Whether anything arrived since the last ping.
+    pub heard: bool,
+    /// Whether a ping is out, unanswered so far.
+    pub pinged: bool,
+    /// Messages in a row that could not be read.
+    pub unreadable: u8,
+    /// The tick at which its timer is due; other entries in the wheel are stale.
+    pub due_tick: u32,
+    /// Its half-read frame or message.
+    pub decoder: Decoder,
+    /// Its rate limit.
+    pub bucket: Bucket,
+    /// What it was opened for.
+    pub role: Role,
+    /// The rooms it is in.
+    pub memberships: SmallVec<[Membership; 1]>,
+    outbox: Option<Box<Outbox>>,
+    source: Source,
+}
+
+impl Connection {
+    /// A connection that was just upgraded, in no room yet.
+    pub fn new(stream: TcpStream, serial: u32, role: Role, bucket: Bucket) -> Self {
+        Self {
+            stream,
+            serial,
+            state: State::Open,
+            receiving: false,
+            sending: false,
+            awaiting_writable: false,
+            queued: false,
+            heard: true,
+            pinged: false,
+            unreadable: 0,
+            due_tick: 0,
+            decoder: Decoder::new(),
+            bucket,
+            role,
+            memberships: SmallVec::new(),
+            outbox: None,
+            source: Source::Own,
+        }
+    }
+
+    /// The user's name, in chat.
+    pub fn user(&self) -> Option<&Arc<str>> {
+        match &self.role {
+            Role::Chat { user } => Some(user),
+            Role::Raw { .. } => None,
+        }
+    }
+
+    /// Whether the kernel holds nothing of it, so that its socket can be closed.
+    pub fn is_released(&self) -> bool {
+        !self.receiving && !self.sending && !self.awaiting_writable
+    }
+
+    /// Whether a send may be given to the kernel: at most one is in flight, and none while the socket is full.
+    pub fn may_send(&self) -> bool {
+        !self.sending && !self.awaiting_writable && self.state != State::Ended
+    }
+
+    /// Appends a reply. False: too many wait already, the peer isn't reading them; nothing was appended.
+    #[must_use]
+    pub fn reply(&mut self, frame: Bytes) -> bool {
+        let outbox = self.outbox.get_or_insert_default();
+        if outbox.bytes + frame.len() > OUTBOX_BYTES_MAX && !outbox.replies.is_empty() {
+            return false;
+        }
+        outbox.bytes += frame.len();
+        outbox.replies.push_back(frame);
+        true
+    }
+
+    /// Answers a ping, before anything else that waits. Once a Close is on its way nothing may follow it.
+    pub fn pong(&mut self, frame: Bytes) {
+        if self.state != State::Open {
+            return;
+        }
+        let pongs = &mut self.outbox.get_or_insert_default().pongs;
+        if pongs.len() >= PONGS_MAX {
+            pongs.pop_back();
+        }
+        pongs.push_back(frame);
+    }
+
+    /// Asks the peer for a sign of life.
+    pub fn ping(&mut self) {
+        let ping = encode::frame(OpCode::Ping, b"");
+        self.outbox.get_or_insert_default().pongs.push_back(ping);
+    }
+
+    /// Puts the Close frame behind everything that is owed, and moves on to `state`. The first Close stands.
+    pub fn close(&mut self, frame: Bytes, state: State) {
+        debug_assert!(matches!(state, State::Closing | State::Answering | State::Lingering));
+        if self.state == State::Open {
+            self.outbox.get_or_insert_default().close = Some(frame);
+        }
+        if self.state != State::Ended {
+            self.state = state;
+        }
+    }
+
+    /// Whether our Close frame still waits to leave.
+    pub fn has_close_to_send(&self) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| outbox.close.is_some())
+            || (self.sending && self.in_flight().contains(&Source::Close))
+    }
+
+    /// It has left the room: what a send in flight still holds of it is delivered whole, and no cursor moves back.
+    pub fn left(&mut self, room: u32) {
+        self.memberships.retain(|membership| membership.room != room);
+        let owned = |source: &mut Source| {
+            if matches!(source, Source::Room { room: left, .. } if *left == room) {
+                *source = Source::Own;
+            }
+        };
+        owned(&mut self.source);
+        if let Some(outbox) = &mut self.outbox {
+            outbox.sources.iter_mut().for_each(owned);
+        }
+    }
+
+    /// Remembers that the message `seq` is its own and must not come back (`?echo=0`).
+    pub fn skip_own(&mut self, seq: u64, first_kept: u64) {
+        let own = &mut self.outbox.get_or_insert_default().own;
+        while own.front().is_some_and(|seq| *seq < first_kept) {
+            own.pop_front();
+        }
+        own.push_back(seq);
+    }
+
+    /// Whether there is anything to send, ever so little.
+    pub fn has_something(&self, rooms: &LocalRooms) -> bool {
+        let own = self.outbox.as_ref().is_some_and(|outbox| outbox.has_frames());
+        own || self.state == State::Open
+            && self.memberships.iter().any(|membership| membership.cursor < rooms.log(membership.room).tip())
+    }
+
+    /// Takes what leaves next, in this order: the rest of a frame, pongs, replies, the rooms from cursor to tip, Close.
+    /// The cursors move at once; [`Connection::sent`] moves them back over what did not leave. Gaps that a lapped
+    /// cursor stepped over are appended to `gaps`: they leave as replies with the send that follows.
+    pub fn next_send(&mut self, rooms: &LocalRooms, gaps: &mut Vec<Gap>) -> Next {
+        if self.outbox.is_none()
+            && self.state == State::Open
+            && let [membership] = &mut self.memberships[..]
+            && let Read::Frames(slice, cursor) = rooms.log(membership.room).read(membership.cursor, u64::MAX)
+        {
+            // Nearly every send of a broadcast ends here.
+            self.source = Source::Room { room: membership.room, from: membership.cursor };
+            membership.cursor = cursor;
+            return Next::Send(Slices::One(slice));
+        }
+        let mut slices = Vec::new();
+        let mut sources = Vec::new();
+        self.take_own(&mut slices, &mut sources);
+        if self.state == State::Open && !self.take_rooms(rooms, &mut slices, &mut sources, gaps) {
+            // Nothing of what was taken must be lost: the Close comes behind it.
+            self.give_back(slices.into_iter().map(Slice::detached).collect());
+            return Next::TooSlow;
+        }
+        if slices.len() < SLICES_PER_SEND_MAX
+            && let Some(outbox) = &mut self.outbox
+            && outbox.rest.is_empty()
+            && outbox.pongs.is_empty()
+            && outbox.replies.is_empty()
+            && let Some(close) = outbox.close.take()
+        {
+            slices.push(close.into());
+            sources.push(Source::Close);
+        }
+        self.release_outbox();
+        if slices.len() > 1 {
+            self.outbox.get_or_insert_default().sources = sources;
+            return Next::Send(Slices::Many(slices));
+        }
+        match slices.pop() {
+            Some(slice) => {
+                self.source = sources[0];
+                Next::Send(Slices::One(slice))
+            }
+            None => Next::Nothing,
+        }
+    }
+
+    fn take_own(&mut self, slices: &mut Vec<Slice>, sources: &mut Vec<Source>) {
+        let Some(outbox) = &mut self.outbox else { return };
+        while slices.len() < SLICES_PER_SEND_MAX {
+            let Some(bytes) = outbox.next_own() else { return };
+            slices.push(bytes.into());
+            sources.push(Source::Own);
+        }
+    }
+
+    /// Takes room frames; false if the connection is lapped and can't be told.
+    fn take_rooms(
+        &mut self,
+        rooms: &LocalRooms,
+        slices: &mut Vec<Slice>,
+        sources: &mut Vec<Source>,
+        gaps: &mut Vec<Gap>,
+    ) -> bool {
+        let mut bytes = 0;
+        let can_be_told = match self.role {
+            Role::Chat { .. } => true,
+            Role::Raw { lossy, .. } => lossy,
+        };
+        for membership in &mut self.memberships {
+            let log = rooms.log(membership.room);
+            while slices.len() < SLICES_PER_SEND_MAX && bytes < SEND_BYTES_MAX {
+                let own = self.outbox.as_ref().and_then(|outbox| outbox.next_skipped(membership.cursor));
+                if own == Some(membership.cursor) {
+                    membership.cursor += 1;
+                    continue;
+                }
+                match log.read(membership.cursor, own.unwrap_or(u64::MAX)) {
+                    Read::AtTip => break,
+                    Read::Lapped(first_kept) => {
+                        if !can_be_told {
+                            return false;
+                        }
+                        gaps.push(Gap { room: membership.room, first: membership.cursor, last: first_kept - 1 });
+                        membership.cursor = first_kept;
+                        // The notice has to leave before what follows the gap.
+                        break;
+                    }
+                    Read::Frames(slice, cursor) => {
+                        bytes += slice.len();
+                        sources.push(Source::Room { room: membership.room, from: membership.cursor });
+                        slices.push(slice);
+                        membership.cursor = cursor;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// A send has ended: the kernel took `count` bytes of `slices`. What it did not take goes back to where it came
+    /// from; a frame that left in part keeps only the rest of itself alive.
+    pub fn sent(&mut self, slices: Slices, mut count: usize, rooms: &LocalRooms) -> Sent {
+        let whole = count == slices.len();
+        let closed = self.in_flight().contains(&Source::Close);
+        if whole {
+            self.forget_sources();
+            return if closed { Sent::Closed } else { Sent::Whole };
+        }
+        let sources = self.in_flight().to_vec();
+        self.forget_sources();
+        let slices = match slices {
+            Slices::One(slice) => vec![slice],
+            Slices::Many(slices) => slices,
+        };
+        let mut rest = VecDeque::new();
+        let mut rewound: SmallVec<[u32; 4]> = SmallVec::new();
+        for (mut slice, source) in slices.into_iter().zip(sources) {
+            let taken = count.min(slice.len());
+            count -= taken;
+            if taken == slice.len() {
+                continue;
+            }
+            match source {
+                // The last of a send: whatever did not leave stands before it in the outbox.
+                Source::Close => {
+                    slice.advance(taken);
+                    self.outbox.get_or_insert_default().close = Some(slice.detached());
+                    continue;
+                }
+                Source::Room { room, .. } if rewound.contains(&room) => continue,
+                Source::Room { room, from } => {
+                    if let Some(membership) = self.memberships.iter_mut().find(|membership| membership.room == room)
+                        && let Some((cursor, missing)) = rooms.log(room).position_after(from, taken)
+                    {
+                        membership.cursor = cursor;
+                        rewound.push(room);
+                        slice.advance(taken);
+                        slice.truncate(missing);
+                    } else {
+                        // It has left the room, or the log has moved on: what was promised is kept whole.
+                        slice.advance(taken);
+                    }
+                }
+                Source::Own => slice.advance(taken),
+            }
+            if !slice.is_empty() {
+                rest.push_back(slice.detached());
+            }
+        }
+        self.give_back(rest);
+        Sent::Full
+    }
+
+    /// Moves what its rooms have for it into the outbox, so that a reply comes behind all that the rooms had when it
+    /// was made. A connection that lags gets its reply first: it must not gather a queue of its own.
+    pub fn settle(&mut self, rooms: &LocalRooms, bytes_max: usize) {
+        if !self.may_send() || self.outbox.as_ref().is_some_and(|outbox| !outbox.rest.is_empty()) {
+            return;
+        }
+        for index in 0..self.memberships.len() {
+            let Membership { room, mut cursor, .. } = self.memberships[index];
+            loop {
+                let own = self.outbox.as_ref().and_then(|outbox| outbox.next_skipped(cursor));
+                if own == Some(cursor) {
+                    cursor += 1;
+                    continue;
+                }
+                let Read::Frames(slice, next) = rooms.log(room).read(cursor, own.unwrap_or(u64::MAX)) else { break };
+                if slice.len() > bytes_max || !self.reply(slice.detached()) {
+                    break;
+                }
+                cursor = next;
+            }
+            self.memberships[index].cursor = cursor;
+        }
+    }
+
+    /// Puts bytes that must leave first back into the outbox, in order.
+    fn give_back(&mut self, bytes: VecDeque<Bytes>) {
+        if bytes.is_empty() {
+            return;
+        }
+        let outbox = self.outbox.get_or_insert_default();
+        for bytes in bytes.into_iter().rev() {
+            outbox.bytes += bytes.len();
+            outbox.rest.push_front(bytes);
+        }
+    }
+
+    fn in_flight(&self) -> &[Source] {
+        match &self.outbox {
+            Some(outbox) if !outbox.sources.is_empty() => &outbox.sources,
+            _ => std::slice::from_ref(&self.source),
+        }
+    }
+
+    fn forget_sources(&mut self) {
+        if let Some(outbox) = &mut self.outbox {
+            outbox.sources = Vec::new();
+        }
+        self.source = Source::Own;
+        self.release_outbox();
+    }
+
+    /// Gives the outbox's memory back once nothing is in it.
+    fn release_outbox(&mut self) {
+        if self
+            .outbox
+            .as_ref()
+            .is_some_and(|outbox| !outbox.has_frames() && outbox.own.is_empty() && outbox.sources.is_empty())
+        {
+            self.outbox = None;
+        }
+    }
+}
+
+impl Outbox {
+    fn has_frames(&self) -> bool {
+        !self.rest.is_empty() || !self.pongs.is_empty() || !self.replies.is_empty() || self.close.is_some()
+    }
+
+    /// The rest of a frame first, as nothing may come between its parts; then pongs, then replies.
+    fn next_own(&mut self) -> Option<Bytes> {
+        let bytes = match self.rest.pop_front() {
+            Some(rest) => rest,
+            None => match self.pongs.pop_front() {
+                Some(pong) => return Some(pong),
+                None => self.replies.pop_front()?,
+            },
+        };
+        self.bytes -= bytes.len();
+        Some(bytes)
+    }
+
+    fn next_skipped(&self, cursor: u64) -> Option<u64> {
+        let index = self.own.partition_point(|seq| *seq < cursor);
+        self.own.get(index).copied()
+    }
+}

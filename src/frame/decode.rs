@@ -1,0 +1,403 @@
+//! The strict server-side decoder of RFC 6455: a client's bytes in, messages and control frames out.
+//!
+//! What a peer may not do is refused at the first byte that shows it, wherever the network cut the stream: header
+//! fields are judged one by one as they come in, and text is validated piece by piece. Memory is spent only on bytes
+//! that have arrived, never on what a header claims, and only while a frame or message is partial.
+//!
+//! The common case costs no copy: a message that lies whole in the input is unmasked in place and borrowed from there.
+
+use std::borrow::Cow;
+
+use fastwebsockets::{OpCode, unmask};
+
+pub use self::violation::Violation;
+
+mod violation;
+
+/// Longest header of a client's frame, in bytes: 2, the 64-bit length, the mask (RFC 6455 section 5.2).
+const HEADER_BYTES_MAX: usize = 14;
+/// Longest payload of a control frame, in bytes (RFC 6455 section 5.5).
+pub(super) const CONTROL_BYTES_MAX: usize = 125;
+
+// Every connection carries a decoder; an idle one must cost no more than this.
+const _: () = assert!(size_of::<Decoder>() <= 16);
+
+/// What a message carries (RFC 6455 section 5.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Valid UTF-8: the decoder has checked it.
+    Text,
+    /// Any bytes.
+    Binary,
+}
+
+/// One thing that the client said. Payloads are unmasked, and borrowed from the input unless they had to be put
+/// together from several frames or packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A whole message, from one frame or many.
+    Message {
+        /// Text or binary.
+        kind: Kind,
+        /// The message, at most `message_bytes_max` bytes; valid UTF-8 where `kind` is text.
+        payload: Cow<'a, [u8]>,
+    },
+    /// A ping: the server owes a pong with the same payload, at most 125 bytes (RFC 6455 section 5.5.2).
+    Ping(Cow<'a, [u8]>),
+    /// A pong, asked for or not (RFC 6455 section 5.5.3).
+    Pong(Cow<'a, [u8]>),
+    /// A close frame, with its code and reason if it had any (RFC 6455 section 5.5.1). Nothing follows it.
+    Close(Option<(u16, String)>),
+}
+
+/// Whether a close frame may carry this code: those of RFC 6455 section 7.4.1, 1012 to 1014 from IANA's registry, and
+/// 3000 to 4999 for libraries and applications. 1004 to 1006 and 1015 are only ever reported, never sent.
+pub const fn close_code_is_sendable(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+/// One connection's decoder. It takes two words while nothing is partial.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    partial: Option<Box<Partial>>,
+}
+
+/// What has to be remembered until more bytes come.
+#[derive(Debug, Default)]
+struct Partial {
+    /// The first bytes of a header of which the rest is missing.
+    header: [u8; HEADER_BYTES_MAX],
+    /// How many bytes of `header` are there.
+    header_len: u8,
+    /// The frame of which the header is in and the payload isn't; never at the same time as a partial header.
+    frame: Option<Frame>,
+    /// Payload so far, if `frame` is a control frame.
+    control: Vec<u8>,
+    /// The open message: fragmented, or its only frame is `frame`.
+    message: Option<Message>,
+}
+
+impl Partial {
+    fn is_empty(&self) -> bool {
+        self.header_len == 0 && self.frame.is_none() && self.message.is_none()
+    }
+}
+
+/// A frame whose header is known, while its payload comes in.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    fin: bool,
+    opcode: OpCode,
+    mask: [u8; 4],
+    payload_bytes: usize,
+    /// Payload bytes that earlier calls have taken: where the mask stands.
+    taken_bytes: usize,
+}
+
+/// A message that is being put together.
+#[derive(Debug)]
+struct Message {
+    kind: Kind,
+    payload: Vec<u8>,
+    /// The first so many bytes are valid UTF-8; at most 3 behind them, the start of a character, if `kind` is text.
+    valid_bytes: usize,
+}
+
+impl Decoder {
+    /// A decoder at the start of a stream.
+    pub const fn new() -> Self {
+        Self { partial: None }
+    }
+
+    /// Takes the next event from `input`, which is moved past the bytes that were used, and unmasked where they were.
+    /// `Ok(None)`: the input is used up and more bytes are needed.
+    ///
+    /// `message_bytes_max` limits a message's payload in bytes, its fragments added up; a frame that would go beyond
+    /// is refused when its header is in.
+    ///
+    /// # Errors
+    /// The first rule of RFC 6455 that the client broke. After that, and after [`Event::Close`], the stream has no
+    /// more meaning: the caller feeds nothing more.
+    pub fn next<'a>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        message_bytes_max: usize,
+    ) -> Result<Option<Event<'a>>, Violation> {
+        while !input.is_empty() {
+            let resumed = self.partial.as_mut().and_then(|partial| partial.frame.take());
+            let frame = match resumed {
+                Some(frame) => frame,
+                None => match self.header_take(input, message_bytes_max)? {
+                    Some(frame) => frame,
+                    None => return Ok(None),
+                },
+            };
+            // An empty payload is complete here and now: a frame is never kept that waits for nothing.
+            if let Some(event) = self.payload_take(frame, input)? {
+                self.partial.take_if(|partial| partial.is_empty());
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    /// True if the stream stands between two messages and nothing is held.
+    pub fn is_idle(&self) -> bool {
+        self.partial.is_none()
+    }
+
+    /// Heap memory held for what is partial, in bytes: 0 if idle; otherwise a small constant and at most about twice
+    /// the payload that has arrived.
+    pub fn buffered_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| {
+            let message_bytes = partial.message.as_ref().map_or(0, |message| message.payload.capacity());
+            size_of::<Partial>() + partial.control.capacity() + message_bytes
+        })
+    }
+
+    /// Takes a header from `input`, or what there is of it. `None`: the input is used up before the header is whole.
+    fn header_take(&mut self, input: &mut &mut [u8], message_bytes_max: usize) -> Result<Option<Frame>, Violation> {
+        let message_bytes = self.partial.as_ref().and_then(|p| p.message.as_ref()).map(|message| message.payload.len());
+        let limits = Limits { message_bytes, message_bytes_max };
+        let held = self.partial.as_ref().map_or(0, |partial| usize::from(partial.header_len));
+        if held == 0
+            && let Some((frame, header_bytes)) = Frame::parse(input, limits)?
+        {
+            advance(input, header_bytes);
+            return Ok(Some(frame));
+        }
+        let partial = self.partial.get_or_insert_default();
+        let end = HEADER_BYTES_MAX.min(held + input.len());
+        partial.header[held..end].copy_from_slice(&input[..end - held]);
+        match Frame::parse(&partial.header[..end], limits)? {
+            Some((frame, header_bytes)) => {
+                partial.header_len = 0;
+                advance(input, header_bytes - held);
+                Ok(Some(frame))
+            }
+            None => {
+                assert!(end < HEADER_BYTES_MAX, "the longest header is whole");
+                partial.header_len = end as u8;
+                advance(input, end - held);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes what `input` has of the frame's payload. `None`: no event yet, for want of bytes or of fragments.
+    fn payload_take<'a>(&mut self, mut frame: Frame, input: &mut &'a mut [u8]) -> Result<Option<Event<'a>>, Violation> {
+        if input.is_empty() && !frame.is_whole() {
+            // Nothing is begun yet: should the payload come in one piece, it is still borrowed from there.
+            self.partial.get_or_insert_default().frame = Some(frame);
+            return Ok(None);
+        }
+        let piece = advance(input, input.len().min(frame.payload_bytes - frame.taken_bytes));
+        let mut mask = frame.mask;
+        mask.rotate_left(frame.taken_bytes % 4);
+        unmask(piece, mask);
+
+        let at_once = frame.taken_bytes == 0 && piece.len() == frame.payload_bytes;
+        frame.taken_bytes += piece.len();
+        if frame.is_control() {
+            self.control_take(frame, piece, at_once)
+        } else {
+            self.data_take(frame, piece, at_once)
+        }
+    }
+
+    /// A piece of a ping, pong or close.
+    fn control_take<'a>(
+        &mut self,
+        frame: Frame,
+        piece: &'a mut [u8],
+        at_once: bool,
+    ) -> Result<Option<Event<'a>>, Violation> {
+        let payload = if at_once {
+            Cow::Borrowed(&*piece)
+        } else {
+            let partial = self.partial.get_or_insert_default();
+            partial.control.extend_from_slice(piece);
+            if !frame.is_whole() {
+                partial.frame = Some(frame);
+                return Ok(None);
+            }
+            Cow::Owned(std::mem::take(&mut partial.control))
+        };
+        match frame.opcode {
+            OpCode::Ping => Ok(Some(Event::Ping(payload))),
+            OpCode::Pong => Ok(Some(Event::Pong(payload))),
+            _ => close_parse(&payload).map(|close| Some(Event::Close(close))),
+        }
+    }
+
+    /// A piece of a message.
+    fn data_take<'a>(
+        &mut self,
+        frame: Frame,
+        piece: &'a mut [u8],
+        at_once: bool,
+    ) -> Result<Option<Event<'a>>, Violation> {
+        let kind = if frame.opcode == OpCode::Text { Kind::Text } else { Kind::Binary };
+        if at_once && frame.fin && frame.opcode != OpCode::Continuation {
+            if kind == Kind::Text && simdutf8::basic::from_utf8(piece).is_err() {
+                return Err(Violation::TextNotUtf8);
+            }
+            return Ok(Some(Event::Message { kind, payload: Cow::Borrowed(piece) }));
+        }
+
+        let partial = self.partial.get_or_insert_default();
+        // A continuation finds its message open: its header would have been refused otherwise.
+        let message = partial.message.get_or_insert_with(|| Message { kind, payload: Vec::new(), valid_bytes: 0 });
+        message.append(piece)?;
+        if !frame.is_whole() {
+            partial.frame = Some(frame);
+            return Ok(None);
+        }
+        if !frame.fin {
+            return Ok(None);
+        }
+        partial.message.take().map(Message::finish).transpose()
+    }
+}
+
+/// What the header's judge needs to know of the message so far.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Payload bytes of the open message; `None`: no message is open.
+    message_bytes: Option<usize>,
+    message_bytes_max: usize,
+}
+
+impl Frame {
+    /// Reads a header at the start of `bytes` and says how long it is. `None`: it isn't whole.
+    ///
+    /// Fields are judged in the order of the wire, so that a header that comes in pieces is refused for the same
+    /// reason as one that comes whole, only sooner.
+    fn parse(bytes: &[u8], limits: Limits) -> Result<Option<(Self, usize)>, Violation> {
+        let Some(&first) = bytes.first() else { return Ok(None) };
+        let (fin, opcode) = first_byte_parse(first, limits.message_bytes.is_some())?;
+        let Some(&second) = bytes.get(1) else { return Ok(None) };
+        if second & 0x80 == 0 {
+            return Err(Violation::Unmasked);
+        }
+        let length_short = second & 0x7f;
+        if is_control(opcode) {
+            if usize::from(length_short) > CONTROL_BYTES_MAX {
+                return Err(Violation::ControlTooLong);
+            }
+            if opcode == OpCode::Close && length_short == 1 {
+                return Err(Violation::CloseCodeCut);
+            }
+        }
+        let Some((length, mask_at)) = length_parse(length_short, &bytes[2..])? else { return Ok(None) };
+        // Data frames only: a control frame is no part of the message that it interrupts, and limited above.
+        let room = limits.message_bytes_max.saturating_sub(limits.message_bytes.unwrap_or(0));
+        if !is_control(opcode) && length > room as u64 {
+            return Err(Violation::TooBig { message_bytes_max: limits.message_bytes_max });
+        }
+        let Some(&mask) = bytes[mask_at..].first_chunk::<4>() else { return Ok(None) };
+        let frame = Self { fin, opcode, mask, payload_bytes: length as usize, taken_bytes: 0 };
+        Ok(Some((frame, mask_at + mask.len())))
+    }
+
+    fn is_control(&self) -> bool {
+        is_control(self.opcode)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.taken_bytes == self.payload_bytes
+    }
+}
+
+impl Message {
+    /// Appends a piece; the vector grows with what has arrived, whatever the header promised.
+    fn append(&mut self, piece: &[u8]) -> Result<(), Violation> {
+        self.payload.extend_from_slice(piece);
+        if self.kind == Kind::Binary {
+            return Ok(());
+        }
+        // The tail that was left over, at most 3 bytes, is looked at again together with what now follows it.
+        match simdutf8::compat::from_utf8(&self.payload[self.valid_bytes..]) {
+            Ok(_) => self.valid_bytes = self.payload.len(),
+            Err(error) if error.error_len().is_none() => self.valid_bytes += error.valid_up_to(),
+            Err(_) => return Err(Violation::TextNotUtf8),
+        }
+        debug_assert!(self.payload.len() - self.valid_bytes <= 3);
+        Ok(())
+    }
+
+    /// The message is whole: no character may be cut off at its end.
+    fn finish(self) -> Result<Event<'static>, Violation> {
+        if self.kind == Kind::Text && self.valid_bytes < self.payload.len() {
+            return Err(Violation::TextNotUtf8);
+        }
+        Ok(Event::Message { kind: self.kind, payload: Cow::Owned(self.payload) })
+    }
+}
+
+/// FIN, RSV and opcode (RFC 6455 sections 5.2 and 5.4).
+fn first_byte_parse(first: u8, message_open: bool) -> Result<(bool, OpCode), Violation> {
+    let fin = first & 0x80 != 0;
+    if first & 0x70 != 0 {
+        return Err(Violation::ReservedBits);
+    }
+    let opcode = OpCode::try_from(first & 0x0f).map_err(|_| Violation::ReservedOpcode(first & 0x0f))?;
+    match opcode {
+        OpCode::Continuation if !message_open => Err(Violation::ContinuationWithoutStart),
+        OpCode::Text | OpCode::Binary if message_open => Err(Violation::MessageInterrupted),
+        OpCode::Close | OpCode::Ping | OpCode::Pong if !fin => Err(Violation::ControlFragmented),
+        _ => Ok((fin, opcode)),
+    }
+}
+
+/// The payload length, of which `extended` holds what comes after the first two bytes, and where in the header the
+/// mask starts. `None`: the length isn't whole.
+fn length_parse(length_short: u8, extended: &[u8]) -> Result<Option<(u64, usize)>, Violation> {
+    let (length, shortest, mask_at) = match length_short {
+        126 => match extended.first_chunk() {
+            Some(&length) => (u64::from(u16::from_be_bytes(length)), 126, 4),
+            None => return Ok(None),
+        },
+        127 => match extended.first_chunk() {
+            Some(&length) => (u64::from_be_bytes(length), 1 << 16, 10),
+            None => return Ok(None),
+        },
+        length => (u64::from(length), 0, 2),
+    };
+    if length >> 63 != 0 {
+        return Err(Violation::LengthTopBit);
+    }
+    if length < shortest {
+        return Err(Violation::LengthNotMinimal);
+    }
+    Ok(Some((length, mask_at)))
+}
+
+/// The payload of a close frame: nothing, or a code and a reason (RFC 6455 section 5.5.1).
+fn close_parse(payload: &[u8]) -> Result<Option<(u16, String)>, Violation> {
+    let Some((&code, reason)) = payload.split_first_chunk() else { return Ok(None) };
+    let code = u16::from_be_bytes(code);
+    if !close_code_is_sendable(code) {
+        return Err(Violation::CloseCodeForbidden(code));
+    }
+    match simdutf8::basic::from_utf8(reason) {
+        Ok(reason) => Ok(Some((code, reason.to_owned()))),
+        Err(_) => Err(Violation::CloseReasonNotUtf8),
+    }
+}
+
+pub(super) const fn is_control(opcode: OpCode) -> bool {
+    matches!(opcode, OpCode::Close | OpCode::Ping | OpCode::Pong)
+}
+
+/// Splits the first `bytes` off `input` and moves it past them.
+fn advance<'a>(input: &mut &'a mut [u8], bytes: usize) -> &'a mut [u8] {
+    let (taken, rest) = std::mem::take(input).split_at_mut(bytes);
+    *input = rest;
+    taken
+}
+
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod tests;

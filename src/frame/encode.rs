@@ -1,0 +1,113 @@
+//! Server frames of RFC 6455: whole (FIN), unmasked, ready to be shared by every member of a room.
+//!
+//! Each is one [`Bytes`], header and payload side by side, so that it is written once and sent any number of times.
+
+use std::io;
+
+use bytes::{Buf, Bytes};
+use fastwebsockets::{Frame, OpCode, Payload};
+
+use super::decode::{CONTROL_BYTES_MAX, close_code_is_sendable, is_control};
+
+/// Longest header of a server's frame, in bytes: 2 and the 64-bit length (RFC 6455 section 5.2).
+const HEADER_BYTES_MAX: usize = 10;
+/// Longest reason of a close frame, in bytes: a control frame's payload without the code (RFC 6455 section 5.5).
+pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
+
+/// A frame with this payload (RFC 6455 section 5.2). A text payload must be UTF-8: it isn't checked here.
+///
+/// A close frame without a code, the answer to one without, is `frame(OpCode::Close, b"")`.
+///
+/// # Panics
+/// If a control frame's payload is longer than 125 bytes, or the opcode is a continuation: the server sends whole
+/// messages.
+pub fn frame(opcode: OpCode, payload: &[u8]) -> Bytes {
+    let (header, header_bytes) = header(opcode, payload);
+    let mut bytes = Vec::with_capacity(header_bytes + payload.len());
+    bytes.extend_from_slice(&header[..header_bytes]);
+    bytes.extend_from_slice(payload);
+    Bytes::from(bytes)
+}
+
+/// A close frame with a code and a reason (RFC 6455 section 5.5.1). Of a reason longer than
+/// [`CLOSE_REASON_BYTES_MAX`], the whole characters that fit are sent.
+///
+/// # Panics
+/// If the code may not be sent: see [`close_code_is_sendable`].
+pub fn close(code: u16, reason: &str) -> Bytes {
+    assert!(close_code_is_sendable(code), "close code {code} may not be sent");
+    let mut end = reason.len().min(CLOSE_REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut payload = [0; CONTROL_BYTES_MAX];
+    payload[..2].copy_from_slice(&code.to_be_bytes());
+    payload[2..2 + end].copy_from_slice(&reason.as_bytes()[..end]);
+    frame(OpCode::Close, &payload[..2 + end])
+}
+
+/// Builds a frame of which the payload's length isn't known before it is written, as with JSON.
+///
+/// It leaves room for the longest header and in the end writes the header right in front of the payload: nothing is
+/// copied or moved.
+#[derive(Debug)]
+pub struct FrameWriter {
+    /// Room for the header, then the payload so far.
+    bytes: Vec<u8>,
+}
+
+impl FrameWriter {
+    /// An empty frame with room for a payload of so many bytes. The estimate is kept as it is: what it was too large
+    /// by stays allocated as long as the frame lives.
+    pub fn with_capacity(payload_bytes: usize) -> Self {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES_MAX + payload_bytes);
+        bytes.resize(HEADER_BYTES_MAX, 0);
+        Self { bytes }
+    }
+
+    /// Length of the payload so far, in bytes.
+    pub fn payload_len(&self) -> usize {
+        self.bytes.len() - HEADER_BYTES_MAX
+    }
+
+    /// The frame, whole (RFC 6455 section 5.2). A text payload must be UTF-8: it isn't checked here.
+    ///
+    /// # Panics
+    /// As [`frame`] does.
+    pub fn finish(mut self, opcode: OpCode) -> Bytes {
+        let (header, header_bytes) = header(opcode, &self.bytes[HEADER_BYTES_MAX..]);
+        let start = HEADER_BYTES_MAX - header_bytes;
+        self.bytes[start..HEADER_BYTES_MAX].copy_from_slice(&header[..header_bytes]);
+        let mut bytes = Bytes::from(self.bytes);
+        bytes.advance(start);
+        bytes
+    }
+}
+
+impl io::Write for FrameWriter {
+    fn write(&mut self, payload: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(payload);
+        Ok(payload.len())
+    }
+
+    fn write_all(&mut self, payload: &[u8]) -> io::Result<()> {
+        self.bytes.extend_from_slice(payload);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The header for this payload, and how many of its bytes count.
+fn header(opcode: OpCode, payload: &[u8]) -> ([u8; HEADER_BYTES_MAX], usize) {
+    assert!(opcode != OpCode::Continuation, "the server sends whole messages");
+    assert!(!is_control(opcode) || payload.len() <= CONTROL_BYTES_MAX, "a control frame has at most 125 bytes");
+    let mut header = [0; HEADER_BYTES_MAX];
+    let header_bytes = Frame::new(true, opcode, None, Payload::Borrowed(payload)).fmt_head(&mut header);
+    (header, header_bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+//! From accept to 101: the tasks of the control ring.
+//!
+//! Each accepted socket gets a task that reads request heads and answers them. An upgrade hands the socket over to the
+//! shard's data ring, together with the bytes that arrived behind the head; everything else is answered here.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_uring::buf::BoundedBuf;
+use tokio_uring::net::{TcpListener, TcpStream};
+use tracing::{info, warn};
+
+use crate::config::{Config, RawMode};
+use crate::connection::Role;
+use crate::http::echo::echo;
+use crate::http::head::{self, HEAD_BYTES_MAX, Head};
+use crate::http::response::{Body, Connection, Response};
+use crate::http::target::{self, Route, TargetError};
+use crate::http::upgrade;
+use crate::ring::DataRing;
+use crate::shard::{Shard, Upgraded};
+use crate::throttle::Throttle;
+
+/// Accepts that wait at the same time on one listener: in a storm, so many connections come in with each submission.
+pub const ACCEPTS: usize = 8;
+/// How long accepting pauses when the system has no file descriptor or memory left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Most request heads fit; a larger one grows the buffer.
+const HEAD_BYTES_USUAL: usize = 1024;
+/// After the last answer, so much of what the peer still sends is read, so that no reset overtakes the answer.
+const LINGER_BYTES_MAX: usize = 64 * 1024;
+/// And for so long.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+/// Lines about failed handshakes a minute and shard.
+const REFUSALS_LOGGED_PER_MINUTE: u32 = 30;
+
+/// What the tasks of a shard's control ring share.
+pub struct Front<R> {
+    /// The shard itself, used between two awaits only.
+    pub shard: RefCell<Shard<R>>,
+    /// Told when the shard got something to do outside its turn.
+    pub news: Notify,
+    /// The command line.
+    pub config: Arc<Config>,
+    /// This process, as clients and `hi doctor` see it.
+    pub instance: Arc<str>,
+    accept_failures: RefCell<Throttle>,
+    refusals: RefCell<Throttle>,
+}
+
+impl<R: DataRing> Front<R> {
+    /// What the tasks of `shard` share.
+    pub fn new(shard: Shard<R>, config: Arc<Config>, instance: Arc<str>) -> Self {
+        Self {
+            shard: RefCell::new(shard),
+            news: Notify::new(),
+            config,
+            instance,
+            accept_failures: RefCell::new(Throttle::new(1)),
+            refusals: RefCell::new(Throttle::new(REFUSALS_LOGGED_PER_MINUTE)),
+        }
+    }
+
+    /// Says why a handshake failed; a flood of failures is counted instead.
+    fn refused(&self, peer: SocketAddr, why: &str) {
+        if let Some(others) = self.refusals.borrow_mut().admit(std::time::Instant::now()) {
+            let others =
+                if others > 0 { format!(" ({others} more failed handshakes were not logged)") } else { String::new() };
+            info!("handshake from {peer} refused: {why}{others}");
+        }
+    }
+}
+
+/// Accepts for as long as the listener lives. Without file descriptors it pauses; those connected notice nothing.
+pub async fn accept<R: DataRing + 'static>(listener: Rc<TcpListener>, front: Rc<Front<R>>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let front = Rc::clone(&front);
+                drop(tokio_uring::spawn(async move { serve(stream, peer, &front).await }));
+            }
+            // The listener was shut down: the server stops.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
+            // That one connection was gone before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if front.accept_failures.borrow_mut().admit(std::time::Instant::now()).is_some() {
+                    warn!(
+                        "accepting pauses: {error}; those connected notice nothing. More connections need a higher file \
+                         limit (ulimit -n, or LimitNOFILE= in systemd)"
+                    );
+                }
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// What a request comes to.
+enum Outcome {
+    Answer { bytes: Bytes, keep_alive: bool },
+    Upgrade { role: Role, room: String, response: Bytes },
+}
+
+/// Reads request heads from one socket and answers them, until it is upgraded or ends.
+async fn serve<R: DataRing>(stream: TcpStream, peer: SocketAddr, front: &Front<R>) {
+    // Frames are small and wait for nobody. An error means that the peer is gone: the read says so too.
+    let _ = stream.set_nodelay(true);
+    let mut buffer = Vec::with_capacity(HEAD_BYTES_USUAL);
+    let mut searched = 0;
+    let mut deadline = Instant::now() + front.config.handshake_timeout;
+    loop {
+        let (outcome, used) = match head::parse_more(&buffer, searched) {
+            Ok(Some((head, used))) => (answer(&head, peer, front), used),
+            Ok(None) => {
+                searched = buffer.len();
+                let read;
+                (read, buffer) = match timeout_at(deadline, read_more(&stream, buffer)).await {
+                    Ok(read) => read,
+                    Err(_) => return end(stream, searched > 0).await,
+                };
+                if !matches!(read, Ok(1..)) {
+                    return;
+                }
+                continue;
+            }
+            Err(error) => {
+                front.refused(peer, &error.to_string());
+                let answer = Response::text(error.status(), error.to_string());
+                (
+                    Outcome::Answer { bytes: answer.encode(Connection::Close, Body::Sent), keep_alive: false },
+                    buffer.len(),
+                )
+            }
+        };
+        match outcome {
+            Outcome::Upgrade { role, room, response } => {
+                let leftover = buffer.split_off(used);
+                let upgraded = Upgraded { stream, role, room, response, leftover };
+                front.shard.borrow_mut().adopt(upgraded);
+                front.news.notify_one();
+                return;
+            }
+            Outcome::Answer { bytes, keep_alive } => {
+                deadline = Instant::now() + front.config.handshake_timeout;
+                let written = timeout_at(deadline, stream.write_all(bytes)).await;
+                if !matches!(written, Ok((Ok(()), _))) {
+                    drop(stream.shutdown(Shutdown::Both));
+                    return;
+                }
+                if !keep_alive {
+                    return linger(stream).await;
+                }
+                buffer.drain(..used);
+                searched = 0;
+            }
+        }
+    }
+}
+
+/// Appends what arrives next to `buffer`, at most up to the limit of a head.
+async fn read_more(stream: &TcpStream, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    let len = buffer.len();
+    if len == buffer.capacity() {
+        // One byte more than a head may have: the parser sees that it is too long.
+        buffer.reserve_exact((len.max(HEAD_BYTES_USUAL) * 2).min(HEAD_BYTES_MAX + 1) - len);
+    }
+    let capacity = buffer.capacity();
+    let (read, slice) = stream.read(buffer.slice(len..capacity)).await;
+    (read, slice.into_inner())
+}
+
+/// The time for a head is up. A peer that began one is told.
+async fn end(stream: TcpStream, began: bool) {
+    if began {
+        let text = "The request head did not arrive in time (--handshake-timeout). Send it whole, at once.";
+        let bytes = Response::text(408, text).encode(Connection::Close, Body::Sent);
+        let _ = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(bytes)).await;
+    }
+    // Ends the read that the kernel still holds, and with it the socket.
+    drop(stream.shutdown(Shutdown::Both));
+}
+
+/// Closes our end, and reads on for a moment: closing at once could reset the connection under the answer.
+async fn linger(stream: TcpStream) {
+    drop(stream.shutdown(Shutdown::Write));
+    let deadline = Instant::now() + LINGER_TIME_MAX;
+    let mut read = 0;
+    while let Ok((Ok(count @ 1..), _)) = timeout_at(deadline, stream.read(Vec::with_capacity(4096))).await {
+        read += count;
+        if read > LINGER_BYTES_MAX {
+            break;
+        }
+    }
+    drop(stream.shutdown(Shutdown::Both));
+}
+
+fn answer<R: DataRing>(head: &Head<'_>, peer: SocketAddr, front: &Front<R>) -> Outcome {
+    let refuse = |error: TargetError| {
+        front.refused(peer, &error.detail);
+        Response::text(error.status, error.text)
+    };
+    let response = match target::route(head.target) {
+        Err(error) => refuse(error),
+        Ok(route) if route.is_upgrade() => match examine(head, route, front) {
+            Ok(outcome) => return outcome,
+            Err(Refused { response, why }) => {
+                front.refused(peer, &why);
+                response
+            }
+        },
+        Ok(_) if !matches!(head.method, "GET" | "HEAD") => {
+            Response::text(405, "Only GET and HEAD work here.").header("Allow", "GET, HEAD")
+        }
+        Ok(Route::Page(asset)) => asset.response(head),
+        Ok(Route::Healthz) => Response::text(200, "ok"),
+        Ok(Route::DoctorEcho) => Response::json(200, echo(head, peer, &front.instance, env!("CARGO_PKG_VERSION"))),
+        Ok(Route::Chat { .. } | Route::Raw { .. } | Route::Stream { .. } | Route::NotFound) => Response::text(
+            404,
+            "There is nothing at this address. The chat is at /, WebSockets are at /ws and /raw/ROOM.",
+        ),
+    };
+    // A body would be read as the next request.
+    let keep_alive = head.keep_alive() && !head.body_declared();
+    let connection = if keep_alive { Connection::KeepAlive } else { Connection::Close };
+    Outcome::Answer { bytes: response.encode(connection, Body::to_method(head.method)), keep_alive }
+}
+
+struct Refused {
+    response: Response,
+    /// For the log.
+    why: String,
+}
+
+impl From<TargetError> for Refused {
+    fn from(error: TargetError) -> Self {
+        Self { response: Response::text(error.status, error.text), why: error.detail }
+    }
+}
+
+fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> Result<Outcome, Refused> {
+    let handshake = upgrade::examine(head)
+        .map_err(|refusal| Refused { response: refusal.response(), why: refusal.operator_text() })?;
+    let (role, room) = match route {
+        Route::Raw { .. } if front.config.raw == RawMode::Off => {
+            let text = "Raw rooms are switched off on this server (--raw off).";
+            return Err(Refused { response: Response::text(403, text), why: text.to_owned() });
+        }
+        Route::Raw { room, query } => {
+            let params = target::raw_params(&room, query)?;
+            (Role::Raw { echo: params.echo, lossy: params.lossy }, params.room)
+        }
+        Route::Chat { query } => {
+            let params = target::chat_params(query)?;
+            (Role::Chat { user: params.user.into() }, params.room)
+        }
+        _ => unreachable!("only these two are upgrades"),
+    };
+    Ok(Outcome::Upgrade { role, room, response: upgrade::response_101(&handshake, None) })
+}

@@ -1,0 +1,668 @@
+//! The request head: from bytes to method, target, version and headers (RFC 9112), around httparse.
+//!
+//! httparse decides what a line is; this file adds the limits, what a server that may stand behind any proxy must not
+//! accept (RFC 9112 11.2: two parties that disagree about where a request ends), and sentences that say what is wrong.
+
+use std::fmt;
+
+/// The longest request head, in bytes, from the first byte to the end of the empty line.
+pub const HEAD_BYTES_MAX: usize = 8 * 1024;
+
+/// The most header lines in one head.
+pub const HEADERS_MAX: usize = 100;
+
+/// Empty lines ignored in front of the request line (RFC 9112 2.2 asks for at least one). Bounded, so that looking at the
+/// start again with every packet stays cheap.
+const EMPTY_LINES_MAX: usize = 4;
+
+/// The first bytes of HTTP/2 with prior knowledge (RFC 9113 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+/// The HTTP version of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0: no upgrades, no persistent connections unless asked for.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
+impl Version {
+    /// As it stands in the request line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+        }
+    }
+}
+
+/// A parsed request head; everything in it borrows from the bytes that were parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head<'b> {
+    /// The method, case-sensitive: `GET`.
+    pub method: &'b str,
+    /// The request target as it arrived, still percent-encoded (RFC 9112 3.2).
+    pub target: &'b str,
+    /// The HTTP version.
+    pub version: Version,
+    /// Names (in the case that they came in) and values (white space around them removed), in order.
+    pub headers: Vec<(&'b str, &'b [u8])>,
+}
+
+impl<'b> Head<'b> {
+    /// All values of the header `name`, in order; names compare without case.
+    pub fn header<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'b [u8]> + 'h {
+        self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+    }
+
+    /// The elements of the comma-separated list that all headers `name` form together, empty ones left out
+    /// (RFC 9110 5.6.1).
+    pub fn tokens<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'b [u8]> + 'h {
+        self.header(name).flat_map(|value| value.split(|b| *b == b',')).map(trim).filter(|element| !element.is_empty())
+    }
+
+    /// Whether the list of the headers `name` has the element `token`; compared without case.
+    pub fn has_token(&self, name: &str, token: &str) -> bool {
+        self.tokens(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+    }
+
+    /// Whether bytes of a body follow the head (RFC 9112 6.3). A caller that does not read them must close the
+    /// connection after its answer: they would be taken for the next request.
+    pub fn body_declared(&self) -> bool {
+        self.header("transfer-encoding").next().is_some()
+            || self.header("content-length").any(|value| value.iter().any(|b| *b != b'0'))
+    }
+
+    /// Whether the client expects the connection to stay open after the answer (RFC 9112 9.3).
+    pub fn keep_alive(&self) -> bool {
+        if self.has_token("connection", "close") {
+            return false;
+        }
+        self.version == Version::Http11 || self.has_token("connection", "keep-alive")
+    }
+}
+
+/// Why a request head was refused; `Display` is the sentence for the client and the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeadError {
+    /// No end within [`HEAD_BYTES_MAX`].
+    TooLarge,
+    /// More than [`HEADERS_MAX`] header lines.
+    TooManyHeaders,
+    /// Not HTTP/1.x as RFC 9112 writes it; the text says what is wrong and repeats nothing of what came.
+    Malformed(String),
+    /// Well-formed, but neither HTTP/1.0 nor HTTP/1.1; the version as it came.
+    VersionUnsupported(String),
+    /// A TLS handshake: the client was told `https://` or `wss://` and this port speaks plain HTTP.
+    Tls,
+    /// HTTP/2 without an upgrade (RFC 9113 3.3).
+    Http2,
+}
+
+impl HeadError {
+    /// The HTTP status to answer with.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::TooLarge | Self::TooManyHeaders => 431,
+            Self::Malformed(_) | Self::Tls => 400,
+            Self::VersionUnsupported(_) | Self::Http2 => 505,
+        }
+    }
+}
+
+impl fmt::Display for HeadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge => write!(
+                f,
+                "The request head does not end within {HEAD_BYTES_MAX} bytes: send fewer or shorter headers (cookies are \
+                 the usual cause)."
+            ),
+            Self::TooManyHeaders => {
+                write!(f, "The request has more than {HEADERS_MAX} headers: send fewer.")
+            }
+            Self::Malformed(what) => write!(f, "This is not a valid HTTP/1.1 request: {what}."),
+            Self::VersionUnsupported(version) => {
+                write!(f, "{version} is not spoken here: use HTTP/1.1.")
+            }
+            Self::Tls => f.write_str(
+                "A TLS handshake arrived on a port that speaks plain HTTP: use http:// or ws:// for this port, or put a \
+                 reverse proxy that speaks TLS in front of it.",
+            ),
+            Self::Http2 => f.write_str(
+                "HTTP/2 without an upgrade arrived, and this port speaks HTTP/1.1: let the client or the proxy in front \
+                 use HTTP/1.1 towards this server.",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for HeadError {}
+
+/// Parses a head; [`parse_more`] for bytes that were not looked at before.
+///
+/// # Errors
+/// See [`HeadError`].
+pub fn parse(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, HeadError> {
+    parse_more(bytes, 0)
+}
+
+/// Parses a head from the start of `bytes`, of which the first `searched_before` were given to this function before (0:
+/// none), without an end found. `None`: more bytes are needed. Otherwise the head and the number of bytes that it used;
+/// what follows belongs to the upgraded protocol, to a body or to the next request.
+///
+/// A head that arrives byte by byte is searched once, not once per byte; it is parsed when it is whole.
+///
+/// # Errors
+/// See [`HeadError`]. An error is final: more bytes don't mend it.
+pub fn parse_more(bytes: &[u8], searched_before: usize) -> Result<Option<(Head<'_>, usize)>, HeadError> {
+    let start = check_start(bytes)?;
+    let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+    match find_end(window, searched_before) {
+        Some(end) => Ok(Some((parse_whole(&window[start..end])?, end))),
+        None if window.len() == HEAD_BYTES_MAX => Err(HeadError::TooLarge),
+        None => Ok(None),
+    }
+}
+
+/// The number of bytes up to and with the empty line that ends the head, if it is there (RFC 9112 2.1). The first
+/// `searched_before` bytes were searched before, in vain, and are not searched again.
+///
+/// A bare LF counts as the end of a line: [`parse_more`] refuses it, but at once, not after a time-out.
+pub fn find_end(bytes: &[u8], searched_before: usize) -> Option<usize> {
+    // An empty line ends in LF CR LF at the longest: two of its bytes may have been there before.
+    let from = empty_lines(bytes).max(searched_before.saturating_sub(2));
+    let unseen = bytes.get(from..)?;
+    unseen.iter().enumerate().filter(|(_, b)| **b == b'\n').find_map(|(at, _)| match unseen[at + 1..] {
+        [b'\n', ..] => Some(from + at + 2),
+        [b'\r', b'\n', ..] => Some(from + at + 3),
+        _ => None,
+    })
+}
+
+/// Length of the run of CR and LF at the start.
+fn empty_lines(bytes: &[u8]) -> usize {
+    bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(bytes.len())
+}
+
+/// Where the request line starts. What can be refused by its first bytes is refused by them: TLS, HTTP/2 and binary
+/// protocols would otherwise keep the connection until the handshake's time is over.
+fn check_start(bytes: &[u8]) -> Result<usize, HeadError> {
+    let limited = &bytes[..bytes.len().min(2 * EMPTY_LINES_MAX + 1)];
+    let start = empty_lines(limited);
+    if limited[..start].iter().zip(b"\r\n".iter().cycle()).any(|(is, should)| is != should) {
+        return malformed("a line in front of the request line does not end with CR LF");
+    }
+    if start > 2 * EMPTY_LINES_MAX {
+        return malformed("there are too many empty lines in front of the request line");
+    }
+    match bytes.get(start) {
+        // Content type 22, handshake: the first byte of every ClientHello (RFC 8446 5.1).
+        Some(0x16) if start == 0 => Err(HeadError::Tls),
+        Some(_) if start % 2 == 1 => malformed("a CR stands without its LF"),
+        Some(b) if !is_token_byte(*b) => malformed("it does not start with a method"),
+        Some(_) if bytes[start..].starts_with(HTTP2_PREFACE) => Err(HeadError::Http2),
+        _ => Ok(start),
+    }
+}
+
+fn malformed<T>(what: &str) -> Result<T, HeadError> {
+    Err(HeadError::Malformed(what.to_owned()))
+}
+
+/// Parses a head from request line to empty line.
+fn parse_whole(bytes: &[u8]) -> Result<Head<'_>, HeadError> {
+    check_line_ends(bytes)?;
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(used)) => debug_assert_eq!(used, bytes.len()),
+        // The empty line is there: with a line that httparse understood it would not ask for more.
+        Ok(httparse::Status::Partial) => return malformed("a line breaks off"),
+        Err(error) => return Err(explain(error, bytes)),
+    }
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
+        return malformed("the request line is incomplete");
+    };
+    let head = Head {
+        method,
+        target,
+        version: if minor == 0 { Version::Http10 } else { Version::Http11 },
+        headers: request.headers.iter().map(|header| (header.name, header.value)).collect(),
+    };
+    check_host(&head)?;
+    check_framing(&head)?;
+    Ok(head)
+}
+
+/// httparse takes a bare LF for the end of a line, as RFC 9112 2.2 allows; proxies differ in it, so a header could end in
+/// two places. No client of today sends it.
+fn check_line_ends(bytes: &[u8]) -> Result<(), HeadError> {
+    let lines = bytes.split_inclusive(|b| *b == b'\n');
+    match lines.zip(1..).find(|(line, _)| !line.ends_with(b"\r\n")) {
+        Some((_, number)) => malformed(&format!("line {number} ends with LF alone, not with CR LF")),
+        None => Ok(()),
+    }
+}
+
+/// RFC 9112 3.2: a request of HTTP/1.1 without exactly one Host is answered with 400.
+fn check_host(head: &Head<'_>) -> Result<(), HeadError> {
+    match (head.header("host").count(), head.version) {
+        (0, Version::Http10) | (1, _) => Ok(()),
+        (0, Version::Http11) => malformed("the Host header is missing"),
+        _ => malformed("there is more than one Host header"),
+    }
+}
+
+/// The length of the body must have one reading only (RFC 9112 6.1 and 6.3).
+fn check_framing(head: &Head<'_>) -> Result<(), HeadError> {
+    let mut lengths = head.header("content-length");
+    if let Some(length) = lengths.next() {
+        if lengths.next().is_some() {
+            return malformed("there is more than one Content-Length header");
+        }
+        if length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
+            return malformed("Content-Length is not a decimal number");
+        }
+    }
+    if head.header("transfer-encoding").next().is_none() {
+        return Ok(());
+    }
+    if head.header("content-length").next().is_some() {
+        return malformed("it has both Content-Length and Transfer-Encoding");
+    }
+    if head.version == Version::Http10 {
+        return malformed("Transfer-Encoding does not exist in HTTP/1.0");
+    }
+    let last = head.tokens("transfer-encoding").last();
+    if !last.is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")) {
+        return malformed("the last Transfer-Encoding is not chunked, so the body has no end");
+    }
+    Ok(())
+}
+
+/// httparse names the kind of error, not the place; the bytes are looked through once more to say which line it is.
+fn explain(error: httparse::Error, bytes: &[u8]) -> HeadError {
+    use httparse::Error;
+    let mut lines = bytes.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let request_line = lines.next().unwrap_or_default();
+    let what = match error {
+        Error::TooManyHeaders => return HeadError::TooManyHeaders,
+        Error::Version => match unsupported_version(request_line) {
+            Some(version) => return HeadError::VersionUnsupported(version),
+            None => "the request line does not end with HTTP/1.1".to_owned(),
+        },
+        Error::HeaderName | Error::HeaderValue | Error::NewLine => lines
+            .zip(2..)
+            .find_map(|(line, number)| Some(format!("line {number}: {}", header_fault(line)?)))
+            .unwrap_or_else(|| "the request line does not end with HTTP/1.1".to_owned()),
+        Error::Token | Error::Status => {
+            "the request line is not a method, a target and HTTP/1.1 with one space between".to_owned()
+        }
+    };
+    HeadError::Malformed(what)
+}
+
+/// What is wrong with one header line, if anything.
+fn header_fault(line: &[u8]) -> Option<&'static str> {
+    if line.first().is_some_and(|b| matches!(b, b' ' | b'\t')) {
+        return Some("it starts with white space (folded headers are obsolete, RFC 9112 5.2)");
+    }
+    if line.is_empty() {
+        return None;
+    }
+    let Some(colon) = line.iter().position(|b| *b == b':') else {
+        return Some("a header has no colon");
+    };
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    if name.ends_with(b" ") || name.ends_with(b"\t") {
+        return Some("there is white space between a header's name and its colon (RFC 9112 5.1)");
+    }
+    if name.is_empty() || !name.iter().all(|b| is_token_byte(*b)) {
+        return Some("a header's name has a character that names can't have");
+    }
+    let control = value.iter().any(|b| b.is_ascii_control() && *b != b'\t');
+    control.then_some("a header's value has a control character")
+}
+
+/// `HTTP/2.0` is another version, `HTP/1.1` is not HTTP.
+fn unsupported_version(request_line: &[u8]) -> Option<String> {
+    match request_line.splitn(3, |b| *b == b' ').nth(2)? {
+        [b'H', b'T', b'T', b'P', b'/', major @ b'0'..=b'9', b'.', minor @ b'0'..=b'9'] => {
+            Some(format!("HTTP/{}.{}", char::from(*major), char::from(*minor)))
+        }
+        _ => None,
+    }
+}
+
+/// A byte of a token (RFC 9110 5.6.2).
+pub(super) fn is_token_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+}
+
+/// Without the optional white space around it (RFC 9110 5.6.3).
+fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HANDSHAKE: &[u8] = b"GET /ws?username=a HTTP/1.1\r\nHost: x\r\nupgrade:websocket\r\n\
+        Connection: keep-alive ,\t Upgrade,,\r\nX-Empty:\r\n\r\n";
+
+    fn whole(bytes: &[u8]) -> Head<'_> {
+        let (head, used) = parse(bytes).expect("well-formed").expect("whole");
+        assert_eq!(used, bytes.len());
+        head
+    }
+
+    fn with(lines: &str) -> Vec<u8> {
+        format!("GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n").into_bytes()
+    }
+
+    fn refused(bytes: &[u8]) -> (u16, String) {
+        let error = parse(bytes).expect_err("refused");
+        (error.status(), error.to_string())
+    }
+
+    #[test]
+    fn a_handshake_is_taken_apart() {
+        let head = whole(HANDSHAKE);
+        assert_eq!((head.method, head.target, head.version), ("GET", "/ws?username=a", Version::Http11));
+        assert_eq!(head.headers[1], ("upgrade", &b"websocket"[..]));
+        assert_eq!(head.header("HOST").collect::<Vec<_>>(), [b"x"]);
+        assert_eq!(head.header("x-empty").collect::<Vec<_>>(), [b""]);
+        assert!(head.has_token("connection", "upgrade") && head.has_token("Upgrade", "WebSocket"));
+        assert!(!head.has_token("connection", "up") && !head.has_token("x-empty", ""));
+        assert!(head.keep_alive() && !head.body_declared());
+    }
+
+    #[test]
+    fn a_list_may_be_spread_over_headers() {
+        let bytes = with("Connection: close\r\nCONNECTION: foo, UPGRADE\r\n");
+        let head = whole(&bytes);
+        assert!(head.has_token("Connection", "Upgrade") && head.has_token("Connection", "close"));
+        assert_eq!(head.tokens("connection").count(), 3);
+        assert!(!head.keep_alive());
+    }
+
+    #[test]
+    fn what_follows_the_head_is_left_alone() {
+        let bytes = [HANDSHAKE, b"\x81\x80\0\0\0\0\r\n\r\n"].concat();
+        let (head, used) = parse(&bytes).expect("well-formed").expect("whole");
+        assert_eq!((head, used), (whole(HANDSHAKE), HANDSHAKE.len()));
+        let bytes = [b"\r\n\r\n", HANDSHAKE].concat();
+        assert_eq!(whole(&bytes), whole(HANDSHAKE));
+    }
+
+    #[test]
+    fn keep_alive_follows_the_version() {
+        assert!(!whole(b"GET / HTTP/1.0\r\n\r\n").keep_alive());
+        assert!(whole(b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").keep_alive());
+        assert!(!whole(&with("Connection: close\r\n")).keep_alive());
+    }
+
+    #[test]
+    fn bodies_are_seen_and_ambiguous_ones_refused() {
+        assert!(whole(&with("Content-Length: 5\r\n")).body_declared());
+        assert!(whole(&with("Transfer-Encoding: gzip, chunked\r\n")).body_declared());
+        assert!(!whole(&with("Content-Length: 0\r\n")).body_declared());
+        for lines in [
+            "Content-Length: 5\r\nContent-Length: 5\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: 5, 5\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: gzip\r\n",
+            "Transfer-Encoding:\r\n",
+        ] {
+            assert_eq!(refused(&with(lines)).0, 400, "{lines:?}");
+        }
+        assert_eq!(refused(b"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n").0, 400);
+    }
+
+    #[test]
+    fn exactly_one_host_in_http11() {
+        assert!(refused(b"GET / HTTP/1.1\r\n\r\n").1.contains("Host header is missing"));
+        assert!(refused(&with("host: y\r\n")).1.contains("more than one Host"));
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        for (lines, what) in [
+            ("A: b\r\n folded\r\n", "line 4: it starts with white space"),
+            ("A : b\r\n", "line 3: there is white space between"),
+            ("A\r\n", "line 3: a header has no colon"),
+            (": b\r\n", "line 3: a header's name"),
+            ("A\u{e9}: b\r\n", "line 3: a header's name"),
+            ("A: b\0c\r\n", "line 3: a header's value has a control character"),
+            ("A: b\rc\r\n", "line 3: a header's value has a control character"),
+            ("\rA: b\r\n", "line 3: a header's name"),
+            ("A: b\nC: d\r\n", "line 3 ends with LF alone"),
+        ] {
+            let (status, sentence) = refused(&with(lines));
+            assert_eq!(status, 400, "{lines:?}");
+            assert!(sentence.contains(what), "{lines:?}: {sentence}");
+        }
+    }
+
+    #[test]
+    fn request_lines_that_are_none() {
+        for line in [
+            "GET /\r\n",
+            "GET  / HTTP/1.1\r\n",
+            "GET / HTTP/1.1 \r\n",
+            "GET / HTP/1.1\r\n",
+            "G(T / HTTP/1.1\r\n",
+            "GET /\x7f HTTP/1.1\r\n",
+            "GET / HTTP/1.1x\r\n",
+            "\r\n\r\n\r\n\r\n\r\n",
+        ] {
+            assert_eq!(refused(format!("{line}Host: x\r\n\r\n").as_bytes()).0, 400, "{line:?}");
+        }
+        assert_eq!(refused(b"GET / HTTP/3.0\r\n\r\n"), (505, "HTTP/3.0 is not spoken here: use HTTP/1.1.".to_owned()));
+    }
+
+    #[test]
+    fn other_protocols_are_told_by_their_first_bytes() {
+        assert_eq!(parse(b"\x16\x03\x01"), Err(HeadError::Tls));
+        assert_eq!(parse(b"PRI * HTTP/2.0\r\n"), Err(HeadError::Http2));
+        assert_eq!(parse(b"PRI * HTTP/2.0\r"), Ok(None));
+        assert!(refused(b"\0").1.contains("does not start with a method"));
+    }
+
+    #[test]
+    fn the_limits_are_exact() {
+        let padded = |bytes: usize| {
+            let rest = b"GET / HTTP/1.1\r\nHost: x\r\nA: \r\n\r\n".len();
+            with(&format!("A: {}\r\n", "a".repeat(bytes - rest)))
+        };
+        assert!(parse(&padded(HEAD_BYTES_MAX)).is_ok_and(|head| head.is_some()));
+        assert_eq!(parse(&padded(HEAD_BYTES_MAX + 1)), Err(HeadError::TooLarge));
+        assert_eq!(parse(&padded(HEAD_BYTES_MAX)[..HEAD_BYTES_MAX - 1]), Ok(None));
+        assert!(parse(&with(&"A: b\r\n".repeat(HEADERS_MAX - 1))).is_ok());
+        assert_eq!(parse(&with(&"A: b\r\n".repeat(HEADERS_MAX))), Err(HeadError::TooManyHeaders));
+    }
+
+    /// What the twin says of whole bytes: nothing yet, a head (method, target, minor version, headers, length), a status.
+    type Twin = Result<Option<(String, String, u8, Vec<(String, Vec<u8>)>, usize)>, u16>;
+
+    fn is_token(text: &[u8]) -> bool {
+        !text.is_empty() && text.iter().all(|b| is_token_byte(*b))
+    }
+
+    /// The same rules written for reading only: line by line, copying everything, from the start each time.
+    fn twin(bytes: &[u8]) -> Twin {
+        let mut start = 0;
+        while bytes[start..].starts_with(b"\r\n") && start < 8 {
+            start += 2;
+        }
+        match bytes[start..] {
+            [] | [b'\r'] if start < 8 => return Ok(None),
+            [] => return Ok(None),
+            [first, ..] if !is_token(&[first]) => return Err(400),
+            _ if bytes[start..].starts_with(b"PRI * HTTP/2.0\r\n") => return Err(505),
+            _ => {}
+        }
+        let mut lines = Vec::new();
+        let mut used = start;
+        for line in bytes[start..bytes.len().min(8192)].split_inclusive(|b| *b == b'\n') {
+            used += line.len();
+            lines.push(line);
+            if line == b"\n" || line == b"\r\n" {
+                break;
+            }
+        }
+        if !matches!(lines.last(), Some(&b"\n") | Some(&b"\r\n")) {
+            return if bytes.len() < 8192 { Ok(None) } else { Err(431) };
+        }
+        if lines.iter().any(|line| !line.ends_with(b"\r\n")) {
+            return Err(400);
+        }
+        let mut lines = lines.into_iter().map(|line| &line[..line.len() - 2]);
+        let words: Vec<&[u8]> = lines.next().unwrap_or_default().split(|b| *b == b' ').collect();
+        let [method, target, version] = words[..] else {
+            return Err(400);
+        };
+        let target = String::from_utf8(target.to_vec()).map_err(|_| 400u16)?;
+        if !is_token(method) || target.is_empty() || target.bytes().any(|b| b.is_ascii_control()) {
+            return Err(400);
+        }
+        let minor = match version {
+            b"HTTP/1.0" => 0,
+            b"HTTP/1.1" => 1,
+            [b'H', b'T', b'T', b'P', b'/', a, b'.', b] if (a.is_ascii_digit() && b.is_ascii_digit()) => {
+                return Err(505);
+            }
+            _ => return Err(400),
+        };
+        let headers = twin_headers(lines)?;
+        twin_checks(minor, &headers)?;
+        Ok(Some((String::from_utf8_lossy(method).into(), target, minor, headers, used)))
+    }
+
+    fn twin_headers<'b>(lines: impl Iterator<Item = &'b [u8]>) -> Result<Vec<(String, Vec<u8>)>, u16> {
+        let mut headers = Vec::new();
+        for line in lines.take_while(|line| !line.is_empty()) {
+            let colon = line.iter().position(|b| *b == b':').ok_or(400u16)?;
+            let (name, value) = (&line[..colon], &line[colon + 1..]);
+            if !is_token(name) || value.iter().any(|b| (*b < 32 && *b != b'\t') || *b == 127) {
+                return Err(400);
+            }
+            if headers.len() == HEADERS_MAX {
+                return Err(431);
+            }
+            let value = value.iter().copied().skip_while(|b| b" \t".contains(b));
+            let mut value: Vec<u8> = value.collect();
+            while value.last().is_some_and(|b| b" \t".contains(b)) {
+                value.pop();
+            }
+            headers.push((String::from_utf8_lossy(name).into(), value));
+        }
+        Ok(headers)
+    }
+
+    fn twin_checks(minor: u8, headers: &[(String, Vec<u8>)]) -> Result<(), u16> {
+        let all = |name: &str| -> Vec<String> {
+            let of = headers.iter().filter(|(n, _)| n.to_lowercase() == name);
+            of.map(|(_, value)| String::from_utf8_lossy(value).to_lowercase()).collect()
+        };
+        let (hosts, lengths, codings) = (all("host"), all("content-length"), all("transfer-encoding"));
+        let coding = codings.join(",");
+        let last = coding.split(',').map(|c| c.trim_matches([' ', '\t'])).rfind(|c| !c.is_empty());
+        let number = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+        let sound = (hosts.len() == 1 || (hosts.is_empty() && minor == 0))
+            && (lengths.is_empty() || (lengths.len() == 1 && number(&lengths[0])))
+            && (codings.is_empty() || (lengths.is_empty() && minor == 1 && last == Some("chunked")));
+        if sound { Ok(()) } else { Err(400) }
+    }
+
+    fn as_twin(result: Result<Option<(Head<'_>, usize)>, HeadError>) -> Twin {
+        let found = result.map_err(|error| error.status())?;
+        Ok(found.map(|(head, used)| {
+            let headers = head.headers.iter().map(|(n, v)| ((*n).to_owned(), v.to_vec())).collect();
+            let minor = u8::from(head.version == Version::Http11);
+            (head.method.to_owned(), head.target.to_owned(), minor, headers, used)
+        }))
+    }
+
+    /// Heads that are nearly right: whole lines put together, then bytes replaced, removed and put in.
+    fn nearly_a_head() -> impl Strategy<Value = Vec<u8>> {
+        let start = prop_oneof![8 => Just("GET /ws?username=a HTTP/1.1\r\n"), 1 => Just("PUT / HTTP/1.0\r\n"),
+            1 => Just("\r\nGET http://h/ws HTTP/1.1\r\n"), 1 => Just("PRI * HTTP/2.0\r\n"), 1 => Just("G / HTTP/1.2\r\n")];
+        let line = prop_oneof![
+            Just("Upgrade: websocket\r\n".to_owned()),
+            Just("Connection: keep-alive, Upgrade\r\n".to_owned()),
+            Just("Content-Length: 12\r\n".to_owned()),
+            Just("Transfer-Encoding:chunked , \r\n".to_owned()),
+            Just("A:\r\n".to_owned()),
+            Just(" folded\r\n".to_owned()),
+            Just("X-Y: b\t\n".to_owned()),
+            "[a-zA-Z!#~-]{1,9}:[ \t]{0,2}[ -~\u{e9}]{0,30}\r\n"
+        ];
+        let change =
+            (any::<prop::sample::Index>(), 0..3u8, prop_oneof![any::<u8>(), Just(b'\r'), Just(b'\n'), Just(b' ')]);
+        let repeat = prop_oneof![6 => Just(1usize), 1 => Just(30), 1 => Just(400)];
+        (start, prop::collection::vec(line, 0..5), repeat, prop::collection::vec(change, 0..3)).prop_map(
+            |(start, lines, repeat, changes)| {
+                let lines = lines.concat().repeat(repeat);
+                let mut bytes = format!("{start}Host: x\r\n{lines}\r\nbehind\r\n\r\n").into_bytes();
+                for (at, what, b) in changes {
+                    let at = at.index(bytes.len());
+                    match what {
+                        0 => bytes[at] = b,
+                        1 => bytes.insert(at, b),
+                        _ => drop(bytes.remove(at)),
+                    }
+                }
+                bytes
+            },
+        )
+    }
+
+    /// The twin is quadratic when it is asked at every byte: beyond this length, a stride of a few bytes.
+    fn stride(bytes: &[u8]) -> usize {
+        1 + bytes.len() / 500
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_twin_at_every_split(bytes in nearly_a_head()) {
+            let mut searched = 0;
+            let mut done = None;
+            for len in (0..bytes.len()).step_by(stride(&bytes)).chain([bytes.len()]) {
+                let now = as_twin(parse_more(&bytes[..len], searched));
+                prop_assert_eq!(&now, &as_twin(parse(&bytes[..len])));
+                prop_assert_eq!(&now, &twin(&bytes[..len]));
+                match &done {
+                    Some(before) => prop_assert_eq!(before, &now, "a verdict is final"),
+                    None if now != Ok(None) => done = Some(now),
+                    None => searched = len,
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_survived_and_judged_like_the_twin(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(as_twin(parse(&bytes)), twin(&bytes));
+            let text: Vec<u8> = bytes.iter().map(|b| b"GET / HTTP/1.1\r\n: \t\0a\xe9"[usize::from(b % 22)]).collect();
+            prop_assert_eq!(as_twin(parse(&text)), twin(&text));
+        }
+
+        #[test]
+        fn the_end_is_found_wherever_the_search_was_broken_off(bytes in "[\r\na]{0,40}", at in 0..40usize) {
+            let bytes = bytes.as_bytes();
+            let at = at.min(bytes.len());
+            if find_end(&bytes[..at], 0).is_none() {
+                prop_assert_eq!(find_end(bytes, at), find_end(bytes, 0));
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The chat page: three files inside the binary, with the headers that keep them harmless.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use sha1::{Digest as _, Sha1};
+
+use super::head::Head;
+use super::response::Response;
+
+/// Nothing but the page's own three files and its own WebSocket; no inline script or style, no frame around it
+/// (CSP Level 3). `connect-src 'self'` covers ws: and wss: of the same host and port.
+pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+static INDEX: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("text/html; charset=utf-8", include_bytes!("../web/index.html")));
+static SCRIPT: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("text/javascript; charset=utf-8", include_bytes!("../web/app.js")));
+static STYLE: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("text/css; charset=utf-8", include_bytes!("../web/style.css")));
+
+/// A file of the page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Asset {
+    /// The media type, with charset.
+    pub content_type: &'static str,
+    /// The file as it is served.
+    pub bytes: &'static [u8],
+    /// A strong entity tag in its quotes, made from the content (RFC 9110 8.8.3).
+    pub etag: ETag,
+}
+
+/// An entity tag: 16 hexadecimal digits of the content's SHA-1, in quotes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ETag([u8; 18]);
+
+impl ETag {
+    fn of(content: &[u8]) -> Self {
+        let hash = Sha1::digest(content);
+        let mut tag = [b'"'; 18];
+        for (at, digit) in tag[1..17].iter_mut().enumerate() {
+            let nibble = hash[at / 2] >> (4 * (1 - at % 2)) & 0xf;
+            *digit = b"0123456789abcdef"[usize::from(nibble)];
+        }
+        Self(tag)
+    }
+
+    /// With its quotes, as in the header.
+    pub fn as_str(&self) -> &str {
+        // Hexadecimal digits and quotes: always UTF-8.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl Asset {
+    fn new(content_type: &'static str, bytes: &'static [u8]) -> Self {
+        Self { content_type, bytes, etag: ETag::of(bytes) }
+    }
+
+    /// The file, or 304 if the client has it already.
+    pub fn response(&self, head: &Head<'_>) -> Response {
+        let status = if self.is_known(head) { 304 } else { 200 };
+        Response::new(status, self.content_type, Bytes::from_static(self.bytes))
+            .header("ETag", self.etag.as_str())
+            .header("Cache-Control", "no-cache")
+            .header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+            .header("Referrer-Policy", "no-referrer")
+    }
+
+    /// Whether `If-None-Match` names this content (RFC 9110 13.1.2). Compared weakly, as the RFC says: a proxy that
+    /// compresses makes the tag weak.
+    pub fn is_known(&self, head: &Head<'_>) -> bool {
+        head.tokens("if-none-match").any(|tag| {
+            let tag = tag.strip_prefix(b"W/").unwrap_or(tag);
+            tag == b"*" || tag == self.etag.as_str().as_bytes()
+        })
+    }
+}
+
+impl fmt::Debug for ETag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Asset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Asset({}, {} bytes)", self.content_type, self.bytes.len())
+    }
+}
+
+/// The file of the page at this path, decoded and without query.
+pub fn asset(path: &str) -> Option<Asset> {
+    match path {
+        "/" | "/index.html" => Some(*INDEX),
+        "/app.js" => Some(*SCRIPT),
+        "/style.css" => Some(*STYLE),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::head::parse;
+    use super::super::response::{Body, Connection};
+    use super::*;
+
+    fn text(path: &str) -> &'static str {
+        std::str::from_utf8(asset(path).expect(path).bytes).expect("UTF-8")
+    }
+
+    fn answer(headers: &str) -> String {
+        let request = format!("GET / HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+        let (head, _) = parse(request.as_bytes()).expect("well-formed").expect("whole");
+        let bytes = asset("/").expect("the page").response(&head).encode(Connection::KeepAlive, Body::Sent);
+        String::from_utf8(bytes.to_vec()).expect("UTF-8")
+    }
+
+    /// The tags of the page, lower case, without comments.
+    fn tags() -> Vec<String> {
+        let mut html = text("/").to_lowercase();
+        while let Some(start) = html.find("<!--") {
+            let end = html[start..].find("-->").map_or(html.len(), |at| start + at + 3);
+            html.replace_range(start..end, "");
+        }
+        let tags = html.split('<').skip(1);
+        tags.map(|tag| tag.split('>').next().unwrap_or(tag).replace(['\n', '\t', '/'], " ")).collect()
+    }
+
+    #[test]
+    fn the_page_is_served_with_its_policy() {
+        let answer = answer("");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n"));
+        assert!(
+            answer.contains(
+                "\r\nContent-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src"
+            )
+        );
+        assert!(
+            answer.contains("\r\nReferrer-Policy: no-referrer\r\n")
+                && answer.contains("\r\nCache-Control: no-cache\r\n")
+        );
+        assert!(answer.ends_with(text("/")));
+        assert_eq!(asset("/index.html"), asset("/"));
+        assert_eq!(asset("/app.js/"), None);
+    }
+
+    #[test]
+    fn who_has_the_page_is_not_sent_it_again() {
+        let etag = asset("/").expect("the page").etag;
+        assert!(etag.as_str().len() == 18 && etag.as_str().starts_with('"') && etag.as_str().ends_with('"'));
+        for known in [format!("{etag:?}"), format!("\"x\", W/{etag:?}"), "*".to_owned()] {
+            let answer = answer(&format!("If-None-Match: {known}\r\n"));
+            assert!(answer.starts_with("HTTP/1.1 304 ") && answer.ends_with("\r\n\r\n"), "{known}");
+            assert!(answer.contains(&format!("\r\nETag: {etag:?}\r\n")));
+        }
+        let script = asset("/app.js").expect("the script").etag;
+        assert!(answer(&format!("If-None-Match: {script:?}\r\n")).starts_with("HTTP/1.1 200 "));
+    }
+
+    #[test]
+    fn the_files_together_are_small() {
+        let bytes: usize = ["/", "/app.js", "/style.css"].iter().map(|path| text(path).len()).sum();
+        assert!(bytes < 30 * 1024, "{bytes} bytes");
+    }
+
+    #[test]
+    fn nothing_is_fetched_from_elsewhere() {
+        for path in ["/", "/app.js", "/style.css"] {
+            // The names of XML namespaces look like addresses and are never fetched.
+            let text = text(path).to_lowercase().replace("http://www.w3.org/", "");
+            for far in ["http://", "https://", "src=\"//", "href=\"//", "src='//", "href='//", "url(//", "@import"] {
+                assert!(!text.contains(far), "{path} contains {far}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_has_no_code_or_style_inside() {
+        let tags = tags();
+        assert!(tags.iter().any(|tag| tag.starts_with("script ") && tag.contains("app.js")));
+        for tag in tags {
+            let mut words = tag.split(' ');
+            let name = words.next().unwrap_or_default();
+            assert!(name != "style", "inline style");
+            assert!(name != "script" || tag.contains(" src="), "inline script: {tag}");
+            assert!(!tag.contains("javascript:"), "{tag}");
+            for word in words {
+                let handler = word.starts_with("on") && word.contains('=');
+                assert!(!handler && !word.starts_with("style="), "{word} in <{tag}>");
+            }
+        }
+    }
+}

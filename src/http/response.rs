@@ -1,0 +1,188 @@
+//! Complete HTTP/1.1 responses as bytes (RFC 9112 4): status line, headers, body. No `Date`: RFC 9110 6.6.1 asks for it
+//! only where there is a clock, and here is none.
+
+use bytes::Bytes;
+
+/// What becomes of the TCP connection after the response (RFC 9112 9.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    /// Closed by this server.
+    Close,
+    /// Open for the next request.
+    KeepAlive,
+}
+
+/// What the request's method lets the response carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body {
+    /// Headers and body.
+    Sent,
+    /// The headers alone, Content-Length as if the body were there: the answer to HEAD (RFC 9110 9.3.2).
+    HeadersOnly,
+}
+
+impl Body {
+    /// The body that a response to a request with this method may have.
+    pub fn to_method(method: &str) -> Self {
+        if method == "HEAD" { Self::HeadersOnly } else { Self::Sent }
+    }
+}
+
+/// A response before it is written out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    status: u16,
+    content_type: &'static str,
+    headers: Vec<(&'static str, String)>,
+    connection_option: Option<&'static str>,
+    body: Bytes,
+}
+
+impl Response {
+    /// A response with this status, media type and body.
+    pub fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status, content_type, headers: Vec::new(), connection_option: None, body: body.into() }
+    }
+
+    /// A text in UTF-8, said of this moment: nobody keeps it.
+    pub fn text(status: u16, text: impl Into<String>) -> Self {
+        Self::new(status, "text/plain; charset=utf-8", text.into()).header("Cache-Control", "no-store")
+    }
+
+    /// JSON that is already written out, said of this moment: nobody keeps it.
+    pub fn json(status: u16, json: impl Into<Bytes>) -> Self {
+        Self::new(status, "application/json", json).header("Cache-Control", "no-store")
+    }
+
+    /// Adds a header. Control characters in the value become spaces, so that a value never becomes a line of its own.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        debug_assert!(name.bytes().all(super::head::is_token_byte), "not a header name: {name}");
+        let mut value = value.into();
+        if value.contains(char::is_control) {
+            value = value.replace(char::is_control, " ");
+        }
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Adds an option to the Connection header, beside close or keep-alive: what a hop-by-hop header needs
+    /// (RFC 9110 7.6.1), `Upgrade` with a 426.
+    #[must_use]
+    pub fn connection_option(mut self, option: &'static str) -> Self {
+        self.connection_option = Some(option);
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The bytes to send.
+    pub fn encode(&self, connection: Connection, body: Body) -> Bytes {
+        let mut bytes = Vec::with_capacity(512 + self.body.len());
+        let mut line = |parts: [&str; 3]| {
+            parts.iter().for_each(|part| bytes.extend_from_slice(part.as_bytes()));
+            bytes.extend_from_slice(b"\r\n");
+        };
+        line(["HTTP/1.1 ", &format!("{} ", self.status), reason_phrase(self.status)]);
+        if !self.never_has_a_body() {
+            line(["Content-Type", ": ", self.content_type]);
+            line(["Content-Length", ": ", &self.body.len().to_string()]);
+        }
+        let closing = match connection {
+            Connection::Close => "close",
+            Connection::KeepAlive => "keep-alive",
+        };
+        match self.connection_option {
+            Some(option) => line(["Connection: ", option, &format!(", {closing}")]),
+            None => line(["Connection", ": ", closing]),
+        }
+        line(["X-Content-Type-Options", ": ", "nosniff"]);
+        for (name, value) in &self.headers {
+            line([name, ": ", value]);
+        }
+        line([""; 3]);
+        if body == Body::Sent && !self.never_has_a_body() {
+            bytes.extend_from_slice(&self.body);
+        }
+        bytes.into()
+    }
+
+    /// RFC 9110 6.4.1: the end of the head is the end of these responses, whatever their headers say.
+    fn never_has_a_body(&self) -> bool {
+        matches!(self.status, 100..=199 | 204 | 304)
+    }
+}
+
+/// The reason phrase of RFC 9110 15; empty, as the grammar allows, for what hi never answers.
+pub fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        101 => "Switching Protocols",
+        200 => "OK",
+        202 => "Accepted",
+        204 => "No Content",
+        304 => "Not Modified",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        413 => "Content Too Large",
+        426 => "Upgrade Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: &Bytes) -> &str {
+        std::str::from_utf8(bytes).expect("UTF-8")
+    }
+
+    #[test]
+    fn a_text_is_written_out_whole() {
+        let bytes = Response::text(404, "No such page.\n").encode(Connection::Close, Body::Sent);
+        assert_eq!(
+            text(&bytes),
+            "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 14\r\n\
+             Connection: close\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n\r\nNo such page.\n"
+        );
+    }
+
+    #[test]
+    fn the_answer_to_head_has_the_length_and_not_the_body() {
+        let response = Response::json(200, "{\"a\":1}");
+        let with = response.encode(Connection::KeepAlive, Body::to_method("GET"));
+        let without = response.encode(Connection::KeepAlive, Body::to_method("HEAD"));
+        assert!(text(&without).contains("Content-Length: 7\r\n") && text(&without).ends_with("\r\n\r\n"));
+        assert_eq!(text(&with), format!("{}{{\"a\":1}}", text(&without)));
+        assert!(text(&with).contains("Connection: keep-alive\r\n"));
+    }
+
+    #[test]
+    fn a_304_has_no_body_and_says_nothing_of_one() {
+        let bytes = Response::new(304, "text/html", "x").header("ETag", "\"1\"").encode(Connection::Close, Body::Sent);
+        assert!(text(&bytes).starts_with("HTTP/1.1 304 Not Modified\r\nConnection"));
+        assert!(text(&bytes).ends_with("ETag: \"1\"\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_value_never_becomes_a_line_and_options_share_one() {
+        let response = Response::text(426, "").header("X-Why", "a\r\nSet-Cookie: b").connection_option("Upgrade");
+        let bytes = response.encode(Connection::Close, Body::Sent);
+        assert!(text(&bytes).contains("X-Why: a  Set-Cookie: b\r\n"));
+        assert!(text(&bytes).contains("Connection: Upgrade, close\r\n"));
+    }
+}

@@ -1,0 +1,402 @@
+//! The request target: what is asked for (RFC 9112 3.2, RFC 3986).
+//!
+//! Two steps, because their answers come at different times: [`route`] says which door the request came to, and only
+//! when the handshake is sound do [`chat_params`] and [`raw_params`] look at who wants in. A plain GET on `/ws` is told
+//! that it is no handshake, not that it lacks a user name.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use percent_encoding::percent_decode;
+
+use super::page::{self, Asset};
+use crate::protocol::name::{check_room, check_user};
+
+/// The body for every user name that is refused; clients of the original hi know it by heart.
+pub const USERNAME_TEXT: &str = "Need a valid username (shorter than 80 characters and does not start with a hash)";
+
+/// The chat room of an address that names none.
+pub const ROOM_DEFAULT: &str = "general";
+
+/// What a request target leads to. Queries are as they arrived; rooms are decoded and not checked yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route<'t> {
+    /// A file of the chat page.
+    Page(Asset),
+    /// `/healthz`: is the process alive?
+    Healthz,
+    /// `/-/doctor/echo`: the request as it arrived.
+    DoctorEcho,
+    /// An upgrade to the chat: any path that ends in `/ws`. Next: [`chat_params`].
+    Chat {
+        /// Behind the `?`; empty if there is none.
+        query: &'t str,
+    },
+    /// An upgrade to a raw room: `/raw/ROOM`. Next: [`raw_params`].
+    Raw {
+        /// Everything behind `/raw/`, decoded.
+        room: String,
+        /// Behind the `?`; empty if there is none.
+        query: &'t str,
+    },
+    /// Server-sent events of a chat room: `/stream/ROOM`. Next: [`crate::protocol::name::check_room`].
+    Stream {
+        /// Everything behind `/stream/`, decoded.
+        room: String,
+    },
+    /// Nothing of ours.
+    NotFound,
+}
+
+impl Route<'_> {
+    /// Whether only a WebSocket handshake is answered here with something else than 426.
+    pub fn is_upgrade(&self) -> bool {
+        matches!(self, Self::Chat { .. } | Self::Raw { .. })
+    }
+}
+
+/// Who wants into the chat, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatParams {
+    /// A valid user name.
+    pub user: String,
+    /// A valid room name.
+    pub room: String,
+    /// Whether the address named the room; if not, it is [`ROOM_DEFAULT`] (v1 joins only what is named).
+    pub room_named: bool,
+}
+
+/// Which raw room, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawParams {
+    /// A valid room name.
+    pub room: String,
+    /// Whether the sender gets its own messages back (`echo=0`: no).
+    pub echo: bool,
+    /// Whether a lapped member skips what it lost instead of being closed (`lossy=1`: yes).
+    pub lossy: bool,
+}
+
+/// Why a target was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetError {
+    /// The HTTP status: 400.
+    pub status: u16,
+    /// The whole body for the client.
+    pub text: String,
+    /// The precise reason for the log: one line, without control characters. `Display` is this.
+    pub detail: String,
+}
+
+impl TargetError {
+    fn new(text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self { status: 400, detail: text.clone(), text }
+    }
+
+    fn username(detail: impl Into<String>) -> Self {
+        Self { status: 400, text: USERNAME_TEXT.to_owned(), detail: detail.into() }
+    }
+}
+
+impl fmt::Display for TargetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for TargetError {}
+
+/// Where a request target leads: `/raw/`, `/stream/` and `/-/` first, then the files of the page and `/healthz`, then any
+/// path that ends in `/ws`. Paths are compared decoded (RFC 3986 6.2.2.2); queries stay as they are.
+///
+/// # Errors
+/// The path is not valid percent-encoding, not UTF-8, or has control characters.
+pub fn route(target: &str) -> Result<Route<'_>, TargetError> {
+    let Some((path, query)) = split(target) else { return Ok(Route::NotFound) };
+    let path = decode(path, false).map_err(|fault| TargetError::new(format!("The path {fault}.")))?;
+    if path.contains(char::is_control) {
+        return Err(TargetError::new("The path contains a control character."));
+    }
+    Ok(if let Some(room) = path.strip_prefix("/raw/") {
+        Route::Raw { room: room.to_owned(), query }
+    } else if let Some(room) = path.strip_prefix("/stream/") {
+        Route::Stream { room: room.to_owned() }
+    } else if let Some(ours) = path.strip_prefix("/-/") {
+        if ours == "doctor/echo" { Route::DoctorEcho } else { Route::NotFound }
+    } else if path == "/healthz" {
+        Route::Healthz
+    } else if let Some(asset) = page::asset(&path) {
+        Route::Page(asset)
+    } else if path.ends_with("/ws") {
+        Route::Chat { query }
+    } else {
+        Route::NotFound
+    })
+}
+
+/// The parameters of [`Route::Chat`]: exactly one `username`, at most one `room`; other keys are not looked at.
+///
+/// # Errors
+/// Every fault of the user name has the body [`USERNAME_TEXT`]; those of the room have sentences of their own. The user
+/// name is judged first.
+pub fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
+    let user = match single(query, "username") {
+        Ok(Some(value)) => value,
+        Ok(None) => return Err(TargetError::username("The address has no `username`.")),
+        Err(fault) => return Err(TargetError::username(fault.to_string())),
+    };
+    check_user(&user).map_err(|error| TargetError::username(error.to_string()))?;
+    let room = single(query, "room").map_err(|fault| TargetError::new(fault.to_string()))?;
+    let room_named = room.is_some();
+    let room = checked_room(room.unwrap_or_else(|| ROOM_DEFAULT.into()))?;
+    Ok(ChatParams { user: user.into_owned(), room, room_named })
+}
+
+/// The parameters of [`Route::Raw`]; keys other than `echo` and `lossy` are not looked at.
+///
+/// # Errors
+/// The room's name is invalid, or `echo` or `lossy` is neither 0 nor 1, or given twice.
+pub fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetError> {
+    Ok(RawParams {
+        room: checked_room(room.into())?,
+        echo: switch(query, "echo")?.unwrap_or(true),
+        lossy: switch(query, "lossy")?.unwrap_or(false),
+    })
+}
+
+fn checked_room(room: Cow<'_, str>) -> Result<String, TargetError> {
+    check_room(&room).map_err(|error| TargetError::new(error.to_string()))?;
+    Ok(room.into_owned())
+}
+
+fn switch(query: &str, key: &'static str) -> Result<Option<bool>, TargetError> {
+    match single(query, key) {
+        Ok(None) => Ok(None),
+        Ok(Some(value)) if value == "0" => Ok(Some(false)),
+        Ok(Some(value)) if value == "1" => Ok(Some(true)),
+        _ => Err(TargetError::new(format!(
+            "`{key}` may be 0 or 1, once: echo=0 leaves the sender out (default 1), lossy=1 lets a slow member skip what it \
+             lost (default 0)."
+        ))),
+    }
+}
+
+/// Path and query, both as they arrived. Targets in absolute form name the server once more (RFC 9112 3.2.2: a server
+/// accepts them); `*` and the authority form of CONNECT have no path.
+fn split(target: &str) -> Option<(&str, &str)> {
+    let origin_form = if target.starts_with('/') {
+        target
+    } else {
+        let (_scheme, rest) = target.split_once("://")?;
+        &rest[rest.find(['/', '?']).unwrap_or(rest.len())..]
+    };
+    let (path, query) = origin_form.split_once('?').unwrap_or((origin_form, ""));
+    Some((if path.is_empty() { "/" } else { path }, query))
+}
+
+/// The value of a key that may be there once.
+fn single<'q>(query: &'q str, key: &'static str) -> Result<Option<Cow<'q, str>>, ParamError> {
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut values = pairs.filter(|(name, _)| decode(name, true).is_ok_and(|name| name == key)).map(|(_, value)| value);
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ParamError { key, fault: Fault::Twice });
+    }
+    decode(value, true).map(Some).map_err(|fault| ParamError { key, fault })
+}
+
+struct ParamError {
+    key: &'static str,
+    fault: Fault,
+}
+
+impl fmt::Display for ParamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}.", self.key, self.fault)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Fault {
+    Twice,
+    Percent,
+    Utf8,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Twice => "is given more than once: give it once",
+            Self::Percent => {
+                "has a percent sign without two hexadecimal digits behind it: write %25 for the sign itself"
+            }
+            Self::Utf8 => "is not valid UTF-8 once it is percent-decoded: encode it as UTF-8",
+        })
+    }
+}
+
+/// Percent-decoding (RFC 3986 2.1); in a query, `+` is a space, as forms write it.
+fn decode(text: &str, plus_is_space: bool) -> Result<Cow<'_, str>, Fault> {
+    let is_hex = |b: Option<&u8>| b.is_some_and(u8::is_ascii_hexdigit);
+    let bytes = text.as_bytes();
+    let sound = |at: usize| bytes[at] != b'%' || (is_hex(bytes.get(at + 1)) && is_hex(bytes.get(at + 2)));
+    if !(0..bytes.len()).all(sound) {
+        return Err(Fault::Percent);
+    }
+    if plus_is_space && text.contains('+') {
+        let spaced = text.replace('+', " ");
+        let decoded = percent_decode(spaced.as_bytes()).decode_utf8().map_err(|_| Fault::Utf8)?;
+        return Ok(Cow::Owned(decoded.into_owned()));
+    }
+    percent_decode(bytes).decode_utf8().map_err(|_| Fault::Utf8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn chat(query: &str) -> Result<(String, String), TargetError> {
+        chat_params(query).map(|params| (params.user, params.room))
+    }
+
+    fn raw(room: &str, query: &str) -> Result<(bool, bool), TargetError> {
+        raw_params(room, query).map(|params| (params.echo, params.lossy))
+    }
+
+    #[test]
+    fn every_door_is_found() {
+        for target in ["/ws?a=b", "//ws?a=b", "/chat/ws?a=b", "/deep/er//ws?a=b", "http://host:80/ws?a=b", "/%77s?a=b"]
+        {
+            assert_eq!(route(target), Ok(Route::Chat { query: "a=b" }), "{target}");
+        }
+        assert_eq!(route("/ws"), Ok(Route::Chat { query: "" }));
+        assert_eq!(route("/raw/a%20b?echo=0"), Ok(Route::Raw { room: "a b".to_owned(), query: "echo=0" }));
+        assert_eq!(route("/healthz?x"), Ok(Route::Healthz));
+        assert_eq!(route("/-/doctor/echo?x=1"), Ok(Route::DoctorEcho));
+        assert_eq!(route("/stream/Zo%C3%AB"), Ok(Route::Stream { room: "Zoë".to_owned() }));
+        for target in ["/", "/?x", "http://host", "HTTP://host?x", "/index.html", "/app.js", "/style.css"] {
+            assert!(matches!(route(target), Ok(Route::Page(_))), "{target}");
+        }
+        for target in ["/raw", "/stream", "/wss", "/ws/", "/x", "/favicon.ico", "*", "host:443", "", "ws", "?ws"] {
+            assert_eq!(route(target), Ok(Route::NotFound), "{target}");
+        }
+    }
+
+    #[test]
+    fn our_own_folders_win_over_what_ends_in_ws() {
+        assert_eq!(route("/raw/ws"), Ok(Route::Raw { room: "ws".to_owned(), query: "" }));
+        assert_eq!(route("/raw/a/ws"), Ok(Route::Raw { room: "a/ws".to_owned(), query: "" }));
+        assert_eq!(route("/stream/ws"), Ok(Route::Stream { room: "ws".to_owned() }));
+        assert_eq!(route("/-/ws"), Ok(Route::NotFound));
+        assert!(route("/ws").is_ok_and(|route| route.is_upgrade()));
+        assert!(route("/raw/").is_ok_and(|route| route.is_upgrade()));
+        assert!(route("/").is_ok_and(|route| !route.is_upgrade()));
+    }
+
+    #[test]
+    fn paths_that_are_no_text_are_refused() {
+        for target in ["/%ff/ws", "/raw/%c3", "/a%00b/ws", "/raw/%0a", "/%zz", "/x%4"] {
+            let error = route(target).expect_err(target);
+            assert_eq!(error.status, 400);
+            assert!(!error.text.contains(char::is_control), "{target}");
+        }
+    }
+
+    #[test]
+    fn the_user_is_decoded_and_the_room_defaults() {
+        for (query, user, room) in [
+            ("username=a", "a", "general"),
+            ("room=b&username=a", "a", "b"),
+            ("username=a+b%2Bc%20d", "a b+c d", "general"),
+            ("username=%E6%97%A5%E6%9C%AC&room=%23x", "日本", "#x"),
+            ("username=日本", "日本", "general"),
+            ("user%6Eame=a=b", "a=b", "general"),
+            ("&&x=%ff&%ff=%&resume=y&username=a&Username=b", "a", "general"),
+        ] {
+            assert_eq!(chat(query), Ok((user.to_owned(), room.to_owned())), "{query}");
+        }
+        assert!(chat_params("username=a&room=general").is_ok_and(|params| params.room_named));
+        assert!(chat_params("username=a").is_ok_and(|params| !params.room_named));
+    }
+
+    #[test]
+    fn every_bad_user_name_has_the_same_body_and_its_own_reason() {
+        let long = format!("username={}", "u".repeat(80));
+        for (query, detail) in [
+            ("", "no `username`"),
+            ("user=a", "no `username`"),
+            ("username", "empty"),
+            ("username=&room=b", "empty"),
+            ("username=a&username=b", "more than once"),
+            ("username=%23a", "hash"),
+            ("username=#a", "hash"),
+            (&long, "80 bytes long"),
+            ("username=a%0ab", "U+000A"),
+            ("username=a%C2%A0b", "U+00A0"),
+            ("username=%ff", "UTF-8"),
+            ("username=%f", "percent sign"),
+            ("username=#&room=", "hash"),
+        ] {
+            let error = chat(query).expect_err(query);
+            assert_eq!((error.status, error.text.as_str()), (400, USERNAME_TEXT));
+            assert!(error.detail.contains(detail) && !error.detail.contains(char::is_control), "{query}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_room_has_a_sentence_of_its_own() {
+        let long = "r".repeat(65);
+        for (room, said) in [
+            ("", "empty"),
+            ("a&room=a", "more than once"),
+            ("a%20b", "U+0020"),
+            ("a+b", "U+0020"),
+            ("%00", "U+0000"),
+            ("%ff", "UTF-8"),
+            (&long, "65 bytes long"),
+        ] {
+            let error = chat(&format!("username=a&room={room}")).expect_err(room);
+            assert_eq!((error.status, &error.text), (400, &error.detail));
+            assert!(error.text.contains(said) && error.text.contains("room"), "{room}: {error}");
+        }
+    }
+
+    #[test]
+    fn raw_rooms_have_two_switches() {
+        for (query, expected) in [
+            ("", (true, false)),
+            ("echo=0", (false, false)),
+            ("echo=1&lossy=1&x=y", (true, true)),
+            ("lossy=0", (true, false)),
+        ] {
+            assert_eq!(raw("r", query), Ok(expected), "{query}");
+        }
+        for query in ["echo", "echo=", "echo=no", "echo=0&echo=0", "lossy=2", "lossy=%31%", "echo=00"] {
+            let error = raw("r", query).expect_err(query);
+            assert!(error.status == 400 && error.text.contains("may be 0 or 1"), "{query}: {error}");
+        }
+        assert!(raw("", "").is_err_and(|error| error.text.contains("empty")));
+        assert!(raw("a b", "").is_err_and(|error| error.text.contains("U+0020")));
+    }
+
+    proptest! {
+        #[test]
+        fn any_target_gets_an_answer(target in "(/|/raw/|http://h/|)([a-z/?&=+%#\u{e9}]|%[0-9a-f]{2}){0,40}(/ws)?(\\?username=.{0,9})?") {
+            match route(&target) {
+                Ok(Route::Chat { query }) => drop(chat_params(query)),
+                Ok(Route::Raw { room, query }) => drop(raw_params(&room, query)),
+                Ok(_) => {}
+                Err(error) => prop_assert!(error.status == 400 && !error.detail.contains(char::is_control)),
+            }
+        }
+
+        #[test]
+        fn names_survive_their_encoding(user in "[^#\\p{C}\\s][^\\p{C}\\s]{0,15}", room in "[^\\p{C}\\s]{1,16}") {
+            let encode = |text: &str| text.bytes().map(|b| format!("%{b:02X}")).collect::<String>();
+            let query = format!("room={}&username={}", encode(&room), encode(&user));
+            prop_assert_eq!(chat(&query), Ok((user, room)));
+        }
+    }
+}

@@ -1,0 +1,556 @@
+//! Is this request head a WebSocket handshake, and if not, what exactly is missing? (RFC 6455 4.2, RFC 9110 7.6.1, 7.8)
+//!
+//! `Upgrade` and `Connection` are hop-by-hop: every proxy drops them unless it is told to forward them. `Sec-WebSocket-*`
+//! are end-to-end and survive. A request with the key and without `Upgrade` therefore proves that something between the
+//! client and this server ate it; the refusal says so to both, the client and the operator.
+
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
+use sha1::{Digest as _, Sha1};
+
+use super::head::{Head, Version, is_token_byte};
+use super::response::Response;
+
+/// RFC 6455 1.3: what the key is joined with before it is hashed.
+const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Bytes of the nonce in Sec-WebSocket-Key (RFC 6455 4.1, 7).
+const KEY_BYTES: usize = 16;
+
+/// Bytes of a received value that are repeated to the client and in the log.
+const SHOWN_BYTES_MAX: usize = 60;
+
+/// RFC 6455 asks for 16 bytes in base64. Bits behind the last byte decide nothing: keys typed by hand have them.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::RequireCanonical)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// A sound handshake: what the 101 needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handshake {
+    /// The value of `Sec-WebSocket-Accept`: base64 of 20 bytes, ASCII.
+    pub accept: [u8; 28],
+    /// The subprotocols that the client offers, in its order of preference; tokens, compared with case (RFC 6455 4.1).
+    pub protocols: Vec<String>,
+}
+
+impl Handshake {
+    /// Whether the client offers this subprotocol.
+    pub fn offers(&self, protocol: &str) -> bool {
+        self.protocols.iter().any(|offered| offered == protocol)
+    }
+}
+
+/// Why a request on an upgrade path is no handshake; the names are those of the log and the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A WebSocket client sent it and `Upgrade: websocket` is gone (`Connection` may be gone too).
+    UpgradeStripped,
+    /// A WebSocket client sent it and `Connection: Upgrade` is gone.
+    ConnectionStripped,
+    /// A WebSocket client sent it and the last hop speaks HTTP/1.0, which has no upgrades.
+    Http10Hop,
+    /// `Sec-WebSocket-Version` is absent or not 13.
+    VersionUnsupported,
+    /// `Sec-WebSocket-Key` is absent.
+    KeyMissing,
+    /// `Sec-WebSocket-Key` is there more than once, or not base64 of 16 bytes.
+    KeyInvalid,
+    /// Nothing in it says WebSocket: a browser's address bar, curl, a health check.
+    NotAWebsocketRequest,
+    /// A handshake is a GET.
+    MethodNotGet,
+    /// A body is announced: its bytes could not be told from frames.
+    BodyDeclared,
+}
+
+impl Reason {
+    /// The name in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UpgradeStripped => "upgrade_stripped",
+            Self::ConnectionStripped => "connection_stripped",
+            Self::Http10Hop => "http10_hop",
+            Self::VersionUnsupported => "version_unsupported",
+            Self::KeyMissing => "key_missing",
+            Self::KeyInvalid => "key_invalid",
+            Self::NotAWebsocketRequest => "not_a_websocket_request",
+            Self::MethodNotGet => "method_not_get",
+            Self::BodyDeclared => "body_declared",
+        }
+    }
+
+    /// The HTTP status: 426 where the same request over the right path or with the right version would do, 400 where the
+    /// request itself is wrong (RFC 6455 4.2.1, 4.4, RFC 9110 15.5.22).
+    pub fn status(self) -> u16 {
+        match self {
+            Self::KeyMissing | Self::KeyInvalid | Self::MethodNotGet | Self::BodyDeclared => 400,
+            _ => 426,
+        }
+    }
+
+    /// Whether a reverse proxy that drops hop-by-hop headers is, or may be, the cause.
+    fn points_at_a_proxy(self) -> bool {
+        self.is_stripped() || self == Self::NotAWebsocketRequest
+    }
+
+    fn is_stripped(self) -> bool {
+        matches!(self, Self::UpgradeStripped | Self::ConnectionStripped | Self::Http10Hop)
+    }
+}
+
+/// A request that is no handshake: the verdict, its evidence, and the sentences for both sides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The verdict: the first cause, in the order in which they explain each other.
+    pub reason: Reason,
+    /// 400 or 426.
+    pub status: u16,
+    /// Everything that is missing or wrong, not only the cause: each what should be there and what came instead.
+    pub missing: Vec<String>,
+    /// End-to-end headers of the handshake that did arrive: the proof that a WebSocket client sent the request.
+    pub survived: Vec<&'static str>,
+}
+
+/// The verdict on a request on an upgrade path, from its head alone.
+///
+/// # Errors
+/// The refusal to answer with, when the head is not a handshake that RFC 6455 4.2.1 accepts.
+pub fn examine(head: &Head<'_>) -> Result<Handshake, Refusal> {
+    let facts = Facts::of(head);
+    let Some(reason) = facts.verdict() else {
+        return Ok(Handshake { accept: facts.accept(), protocols: offered_protocols(head) });
+    };
+    Err(Refusal { reason, status: reason.status(), missing: facts.missing(head), survived: facts.survived() })
+}
+
+/// The 101 that completes the handshake (RFC 6455 4.2.2), with the subprotocol chosen from those offered. What follows
+/// on the connection is frames.
+pub fn response_101(handshake: &Handshake, protocol: Option<&str>) -> Bytes {
+    debug_assert!(protocol.is_none_or(|chosen| handshake.offers(chosen)), "a subprotocol that was not offered");
+    let mut bytes = Vec::with_capacity(192);
+    bytes.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
+    );
+    bytes.extend_from_slice(&handshake.accept);
+    if let Some(chosen) = protocol {
+        bytes.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
+        bytes.extend_from_slice(chosen.as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n\r\n");
+    bytes.into()
+}
+
+/// What the head says about each thing that a handshake needs.
+struct Facts<'b> {
+    method_is_get: bool,
+    http11: bool,
+    upgrade: bool,
+    connection: bool,
+    version_sent: bool,
+    version_is_13: bool,
+    keys: usize,
+    /// The key, if there is one and it is sound.
+    key: Option<&'b [u8]>,
+    body: bool,
+}
+
+impl<'b> Facts<'b> {
+    fn of(head: &Head<'b>) -> Self {
+        let mut keys = head.header("sec-websocket-key");
+        let mut versions = head.header("sec-websocket-version");
+        Self {
+            method_is_get: head.method == "GET",
+            http11: head.version == Version::Http11,
+            upgrade: head.has_token("upgrade", "websocket"),
+            connection: head.has_token("connection", "upgrade"),
+            version_sent: head.header("sec-websocket-version").next().is_some(),
+            version_is_13: versions.next() == Some(b"13") && versions.next().is_none(),
+            keys: head.header("sec-websocket-key").count(),
+            key: keys.next().filter(|key| is_sound_key(key)).filter(|_| keys.next().is_none()),
+            body: head.body_declared(),
+        }
+    }
+
+    /// The cause, if there is one. The order matters: what a hop took away is said before what the client did wrong, and
+    /// a version other than 13 before its key, which other versions write differently.
+    fn verdict(&self) -> Option<Reason> {
+        // `Connection: upgrade` proves nothing: proxies that write it into every request are common.
+        let client_means_websocket = self.keys > 0 || self.version_sent || self.upgrade;
+        if !self.method_is_get {
+            Some(Reason::MethodNotGet)
+        } else if !client_means_websocket {
+            Some(Reason::NotAWebsocketRequest)
+        } else if !self.http11 {
+            Some(Reason::Http10Hop)
+        } else if !self.upgrade {
+            Some(Reason::UpgradeStripped)
+        } else if !self.connection {
+            Some(Reason::ConnectionStripped)
+        } else if !self.version_is_13 {
+            Some(Reason::VersionUnsupported)
+        } else if self.keys == 0 {
+            Some(Reason::KeyMissing)
+        } else if self.key.is_none() {
+            Some(Reason::KeyInvalid)
+        } else {
+            self.body.then_some(Reason::BodyDeclared)
+        }
+    }
+
+    fn missing(&self, head: &Head<'_>) -> Vec<String> {
+        let came = |name| arrived(head, name);
+        let mut missing = Vec::new();
+        if !self.method_is_get {
+            missing.push(format!("the method GET (arrived: {})", shown(head.method.as_bytes())));
+        }
+        if !self.http11 {
+            missing.push(format!("HTTP/1.1 (arrived: {})", head.version.as_str()));
+        }
+        if !self.upgrade {
+            missing.push(format!("Upgrade: websocket ({})", came("upgrade")));
+        }
+        if !self.connection {
+            missing.push(format!("Connection: Upgrade ({})", came("connection")));
+        }
+        if !self.version_is_13 {
+            missing.push(format!("Sec-WebSocket-Version: 13 ({})", came("sec-websocket-version")));
+        }
+        if self.key.is_none() {
+            let came = came("sec-websocket-key");
+            missing.push(format!("one Sec-WebSocket-Key that is base64 of {KEY_BYTES} bytes ({came})"));
+        }
+        if self.body {
+            missing.push("a request without a body (one is announced)".to_owned());
+        }
+        missing
+    }
+
+    fn survived(&self) -> Vec<&'static str> {
+        let sent = [(self.keys > 0, "Sec-WebSocket-Key"), (self.version_sent, "Sec-WebSocket-Version")];
+        sent.into_iter().filter_map(|(sent, name)| sent.then_some(name)).collect()
+    }
+
+    /// RFC 6455 4.2.2, 5.4: base64 of SHA-1 of key and GUID.
+    fn accept(&self) -> [u8; 28] {
+        let mut hash = Sha1::new();
+        hash.update(self.key.unwrap_or_default());
+        hash.update(ACCEPT_GUID);
+        let mut accept = [0; 28];
+        let written = BASE64.encode_slice(hash.finalize(), &mut accept);
+        debug_assert_eq!(written, Ok(accept.len()));
+        accept
+    }
+}
+
+fn is_sound_key(key: &[u8]) -> bool {
+    let mut nonce = [0; KEY_BYTES + 2];
+    key.len() == KEY_BYTES.div_ceil(3) * 4 && BASE64.decode_slice(key, &mut nonce) == Ok(KEY_BYTES)
+}
+
+/// What is no token is no subprotocol that anybody could choose; it is left out, as browsers never send it.
+fn offered_protocols(head: &Head<'_>) -> Vec<String> {
+    head.tokens("sec-websocket-protocol")
+        .filter(|name| name.iter().all(|b| is_token_byte(*b)))
+        .map(|name| String::from_utf8_lossy(name).into_owned())
+        .collect()
+}
+
+/// What came under this name, for one line of text: `absent`, or `arrived: ...`.
+fn arrived(head: &Head<'_>, name: &str) -> String {
+    let mut values = head.header(name).map(shown);
+    let Some(first) = values.next() else { return "absent".to_owned() };
+    values.fold(format!("arrived: {first}"), |all, value| format!("{all} and {value}"))
+}
+
+/// A received value so that it can't do anything in a terminal, a log or a page: printable ASCII, cut.
+fn shown(value: &[u8]) -> String {
+    let cut = &value[..value.len().min(SHOWN_BYTES_MAX)];
+    let more = if cut.len() < value.len() { "..." } else { "" };
+    format!("\"{}{more}\"", cut.escape_ascii())
+}
+
+impl Refusal {
+    /// The sentence for whoever operates the server: one line.
+    pub fn operator_text(&self) -> String {
+        let mut line = format!("handshake refused: {}; missing {}", self.reason.as_str(), self.missing.join(", "));
+        if self.reason.is_stripped() {
+            let _ = write!(line, "; {}; in nginx: {}", self.proof(), NGINX_LINES.join(" "));
+        }
+        line
+    }
+
+    /// The body for the client: what is missing, who is the likely cause, what to set. Plain text, several lines.
+    pub fn client_text(&self) -> String {
+        let mut text = String::from("This address speaks WebSocket, and this request is not a WebSocket handshake.\n");
+        text.push_str("Missing or wrong:\n");
+        for item in &self.missing {
+            let _ = writeln!(text, "  {item}");
+        }
+        let advice = match self.reason {
+            Reason::MethodNotGet => "A handshake is a GET request (RFC 6455 4.1).",
+            Reason::VersionUnsupported => "Only version 13 (RFC 6455) is spoken here: use a client that speaks it.",
+            Reason::KeyMissing | Reason::KeyInvalid => {
+                "The client makes this key anew for each connection (RFC 6455 4.1) and proxies leave it alone: mend or \
+                 replace the client."
+            }
+            Reason::BodyDeclared => "A handshake has no body: leave out Content-Length and Transfer-Encoding.",
+            Reason::NotAWebsocketRequest => {
+                "Open this address with a WebSocket client (ws:// or wss://), not as a page. If a WebSocket client did \
+                 send the request, something between it and this server has removed what is missing."
+            }
+            Reason::UpgradeStripped | Reason::ConnectionStripped | Reason::Http10Hop => &format!("{}.", self.proof()),
+        };
+        let _ = writeln!(text, "\n{advice}");
+        if self.reason.points_at_a_proxy() {
+            text.push_str(
+                "\nUpgrade and Connection are hop-by-hop headers (RFC 9110 7.6.1): a reverse proxy drops them unless it is \
+                 told to forward them. In nginx, in the location of this address:\n\n",
+            );
+            for line in NGINX_LINES {
+                let _ = writeln!(text, "    {line}");
+            }
+        }
+        text
+    }
+
+    /// The response: status, text and, with 426, what to upgrade to (RFC 9110 7.8, 15.5.22; RFC 6455 4.4).
+    pub fn response(&self) -> Response {
+        let response = Response::text(self.status, self.client_text());
+        match self.status {
+            426 => response
+                .header("Upgrade", "websocket")
+                .connection_option("Upgrade")
+                .header("Sec-WebSocket-Version", "13"),
+            _ => response,
+        }
+    }
+
+    /// What the headers that arrived say about those that did not.
+    fn proof(&self) -> String {
+        let who = "something between the client and this server, most likely a reverse proxy,";
+        let did = match self.reason {
+            Reason::Http10Hop => "passes requests on as HTTP/1.0, which has no Upgrade",
+            _ => "removed what is missing",
+        };
+        if self.survived.is_empty() {
+            return format!("If the client sent a whole handshake, {who} {did}");
+        }
+        let survived = self.survived.join(" and ");
+        format!("{survived} arrived, so a WebSocket client sent this; {who} {did}")
+    }
+}
+
+/// What lets a handshake through nginx; RFC 9110 7.6.1 in nginx's words.
+const NGINX_LINES: [&str; 3] =
+    ["proxy_http_version 1.1;", "proxy_set_header Upgrade $http_upgrade;", "proxy_set_header Connection \"upgrade\";"];
+
+#[cfg(test)]
+mod tests {
+    use super::super::head::parse;
+    use super::super::response::{Body, Connection};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// RFC 6455 1.3: the answer to the key in `SOUND`.
+    const ACCEPT: &[u8; 28] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    const SOUND: [&str; 4] = [
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+    ];
+
+    fn judge(request_line: &str, headers: &[&str]) -> Result<Handshake, Refusal> {
+        let text = format!("{request_line}\r\nHost: x\r\n{}\r\n\r\n", headers.join("\r\n"));
+        let text = text.replace("\r\n\r\n\r\n", "\r\n\r\n");
+        let (head, _) = parse(text.as_bytes()).expect("well-formed").expect("whole");
+        examine(&head)
+    }
+
+    fn judge_get(headers: &[&str]) -> Result<Handshake, Refusal> {
+        judge("GET /ws HTTP/1.1", headers)
+    }
+
+    /// A sound handshake but for what is left out and what is put in.
+    fn changed(without: &[&str], with: &[&str]) -> Result<Handshake, Refusal> {
+        let kept = SOUND.iter().filter(|line| !without.iter().any(|name| line.starts_with(&format!("{name}:"))));
+        judge_get(&kept.copied().chain(with.iter().copied()).collect::<Vec<_>>())
+    }
+
+    fn refusal(result: Result<Handshake, Refusal>) -> Refusal {
+        result.expect_err("refused")
+    }
+
+    #[test]
+    fn the_example_of_the_rfc_is_accepted() {
+        let handshake = changed(&[], &[]).expect("sound");
+        assert_eq!(&handshake.accept, ACCEPT);
+        assert_eq!(
+            response_101(&handshake, None),
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn token_lists_in_any_case_and_over_several_headers_are_read() {
+        for with in [
+            &["upgrade: h2c, WebSocket", "CONNECTION: keep-alive, UPGRADE"][..],
+            &["Upgrade: h2c", "Upgrade: WEBSOCKET", "Connection: keep-alive", "Connection: ,upgrade"],
+        ] {
+            assert_eq!(&changed(&["Upgrade", "Connection"], with).expect("sound").accept, ACCEPT, "{with:?}");
+        }
+    }
+
+    #[test]
+    fn subprotocols_are_offered_in_order_and_chosen_in_the_answer() {
+        let lines = ["Sec-WebSocket-Protocol: hi.v1 , chat,", "Sec-WebSocket-Protocol: x y, superchat"];
+        let handshake = changed(&[], &lines).expect("sound");
+        assert_eq!(handshake.protocols, ["hi.v1", "chat", "superchat"]);
+        assert!(handshake.offers("hi.v1") && !handshake.offers("HI.V1"));
+        let answer = response_101(&handshake, Some("hi.v1"));
+        assert!(answer.ends_with(b"=\r\nSec-WebSocket-Protocol: hi.v1\r\n\r\n"));
+    }
+
+    #[test]
+    fn what_a_proxy_ate_is_named() {
+        for (without, with, reason, missing) in [
+            (&["Upgrade"][..], &[][..], "upgrade_stripped", &["Upgrade: websocket (absent)"][..]),
+            (&["Connection"], &[], "connection_stripped", &["Connection: Upgrade (absent)"]),
+            (
+                &["Connection"],
+                &["Connection: close"],
+                "connection_stripped",
+                &["Connection: Upgrade (arrived: \"close\")"],
+            ),
+            (
+                &["Upgrade", "Connection"],
+                &["Connection: close"],
+                "upgrade_stripped",
+                &["Upgrade: websocket (absent)", "Connection: Upgrade (arrived: \"close\")"],
+            ),
+            (
+                &["Upgrade"],
+                &["Upgrade: h2c", "Upgrade: x"],
+                "upgrade_stripped",
+                &["Upgrade: websocket (arrived: \"h2c\" and \"x\")"],
+            ),
+        ] {
+            let refusal = refusal(changed(without, with));
+            assert_eq!((refusal.reason.as_str(), refusal.status), (reason, 426));
+            assert_eq!(refusal.missing, missing);
+            assert_eq!(refusal.survived, ["Sec-WebSocket-Key", "Sec-WebSocket-Version"]);
+            let text = refusal.client_text();
+            assert!(missing.iter().all(|item| text.contains(item)), "{text}");
+            assert!(text.contains("hop-by-hop") && text.contains("arrived, so a WebSocket client sent this"), "{text}");
+            assert!(text.contains("\n    proxy_set_header Connection \"upgrade\";\n"), "{text}");
+            let line = refusal.operator_text();
+            assert!(line.contains(reason) && line.contains(missing[0]) && !line.contains('\n'), "{line}");
+        }
+    }
+
+    #[test]
+    fn http10_is_a_hop_when_a_websocket_client_speaks_through_it() {
+        let through = refusal(judge("GET /ws HTTP/1.0", &[SOUND[2], SOUND[3], "Connection: close"]));
+        assert_eq!((through.reason, through.status), (Reason::Http10Hop, 426));
+        assert_eq!(through.missing[0], "HTTP/1.1 (arrived: HTTP/1.0)");
+        assert_eq!(through.missing.len(), 3);
+        assert!(through.client_text().contains("passes requests on as HTTP/1.0"));
+        let whole = refusal(judge("GET /ws HTTP/1.0", &SOUND));
+        assert_eq!((whole.reason, whole.missing.len()), (Reason::Http10Hop, 1));
+        assert_eq!(refusal(judge("GET /ws HTTP/1.0", &[])).reason, Reason::NotAWebsocketRequest);
+    }
+
+    #[test]
+    fn a_plain_get_is_told_what_to_do() {
+        for headers in [&[][..], &["Connection: upgrade"], &["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c"]] {
+            let refusal = refusal(judge_get(headers));
+            assert_eq!((refusal.reason, refusal.status), (Reason::NotAWebsocketRequest, 426), "{headers:?}");
+            assert!(refusal.client_text().contains("Open this address with a WebSocket client"));
+            assert!(refusal.client_text().contains("Sec-WebSocket-Key"));
+        }
+    }
+
+    #[test]
+    fn what_the_client_did_wrong_is_named() {
+        for (without, with, reason, status) in [
+            (&["Sec-WebSocket-Version"][..], &["Sec-WebSocket-Version: 8"][..], "version_unsupported", 426),
+            (&["Sec-WebSocket-Version"], &[], "version_unsupported", 426),
+            (&[], &["Sec-WebSocket-Version: 13"], "version_unsupported", 426),
+            (&["Sec-WebSocket-Key"], &[], "key_missing", 400),
+            (&[], &["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="], "key_invalid", 400),
+            (&["Sec-WebSocket-Key"], &["Sec-WebSocket-Key:"], "key_invalid", 400),
+            (&["Sec-WebSocket-Key"], &["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ"], "key_invalid", 400),
+            (&["Sec-WebSocket-Key"], &["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZWE="], "key_invalid", 400),
+            (&["Sec-WebSocket-Key"], &["Sec-WebSocket-Key: not base64 of 16 bytes=="], "key_invalid", 400),
+            (&[], &["Content-Length: 4"], "body_declared", 400),
+        ] {
+            let refusal = refusal(changed(without, with));
+            assert_eq!(
+                (refusal.reason.as_str(), refusal.status, refusal.missing.len()),
+                (reason, status, 1),
+                "{with:?}"
+            );
+            assert!(!refusal.client_text().contains("nginx"));
+        }
+        assert_eq!(refusal(judge("POST /ws HTTP/1.1", &SOUND)).reason, Reason::MethodNotGet);
+        assert_eq!(refusal(judge("POST /ws HTTP/1.1", &SOUND)).status, 400);
+    }
+
+    #[test]
+    fn a_key_with_idle_bits_is_a_key() {
+        assert!(changed(&["Sec-WebSocket-Key"], &["Sec-WebSocket-Key: abcdefghijklmnopqrstuv=="]).is_ok());
+    }
+
+    #[test]
+    fn the_response_says_what_to_upgrade_to() {
+        let bytes = refusal(judge_get(&[])).response().encode(Connection::Close, Body::Sent);
+        let text = std::str::from_utf8(&bytes).expect("UTF-8");
+        assert!(text.starts_with("HTTP/1.1 426 Upgrade Required\r\n"));
+        for line in ["Upgrade: websocket", "Connection: Upgrade, close", "Sec-WebSocket-Version: 13"] {
+            assert!(text.contains(&format!("\r\n{line}\r\n")), "{text}");
+        }
+        let bytes = refusal(changed(&["Sec-WebSocket-Key"], &[])).response().encode(Connection::Close, Body::Sent);
+        assert!(bytes.starts_with(b"HTTP/1.1 400 Bad Request\r\n"));
+    }
+
+    #[test]
+    fn received_values_are_harmless_where_they_are_repeated() {
+        let long = format!("Connection: \u{1f980}\t{}", "<b>".repeat(100));
+        let refusal = refusal(changed(&["Connection"], &[&long]));
+        let line = refusal.operator_text();
+        assert!(line.is_ascii() && !line.contains(char::is_control) && line.len() < 700, "{line}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_verdict_for_any_mixture(taken in prop::collection::vec(0..12usize, 0..8), http10: bool, post: bool) {
+            let others = ["Connection: close", "Upgrade: h2c", "Sec-WebSocket-Version: 8", "Sec-WebSocket-Key: x",
+                "Sec-WebSocket-Protocol: hi.v1", "Content-Length: 0", "Via: 1.0 old", "X: \u{e9}"];
+            let mut lines: Vec<&str> = taken.iter().map(|at| *SOUND.iter().chain(&others).nth(*at).unwrap_or(&"")).collect();
+            // A head with two lengths is refused before it comes here.
+            lines.sort_unstable();
+            lines.dedup();
+            let method = if post { "POST" } else { "GET" };
+            match judge(&format!("{method} /ws HTTP/1.{}", u8::from(!http10)), &lines) {
+                Ok(handshake) => {
+                    prop_assert!(SOUND.iter().all(|line| lines.contains(line)) && !http10 && !post);
+                    prop_assert_eq!(&handshake.accept, ACCEPT);
+                }
+                Err(refusal) => {
+                    prop_assert!(!refusal.missing.is_empty());
+                    prop_assert!(refusal.status == 400 || refusal.status == 426);
+                    prop_assert!(!refusal.operator_text().contains('\n'));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! hi: a minimal, performant WebSocket chat and broadcast server for Linux on io_uring.
+//!
+//! A message that enters through one WebSocket leaves through ten thousand others: encoded once, in one order for
+//! everyone, with one batched submission a turn on each core. The files, in the order in which a message meets them:
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`config`] | the command line: every limit, with its unit |
+//! | [`server`] | starts the shards, listens to signals, stops |
+//! | [`probe`] | tries at start what hi needs of the kernel, and says what is missing |
+//! | [`handshake`] | from accept to 101: the tasks of the control ring |
+//! | [`http`] | request heads, the upgrade check, responses, the page (pure) |
+//! | [`shard`] | one pinned thread: its connections, its rooms, its turns |
+//! | [`ring`] | the data ring: receives and sends of upgraded connections; the only file that names io-uring |
+//! | [`frame`] | RFC 6455 frames, decoded strictly and encoded once (pure) |
+//! | [`protocol`] | the dialects: frames to commands and back, names, close codes (pure) |
+//! | [`room`] | the order of a room and its members; the log that members read (pure) |
+//! | [`relay`] | inboxes between shards |
+//! | [`connection`] | one connection: its states, its cursors, what leaves next |
+//! | [`slice`], [`wheel`], [`rate`] | shared bytes, timers, rate limits (pure) |
+//! | [`os`] | limits, pinning, listeners |
+//! | [`faulty_ring`] | a data ring that goes wrong on purpose, for tests |
+//!
+//! The design and its measurements: `docs/`. Who wants to change how a message flows begins at
+//! [`shard::turn`]; who wants to change what a message means, at [`shard::commands`].
+
+pub mod config;
+pub mod connection;
+pub mod faulty_ring;
+pub mod frame;
+pub mod handshake;
+pub mod http;
+pub mod os;
+pub mod probe;
+pub mod protocol;
+pub mod rate;
+pub mod relay;
+pub mod ring;
+pub mod room;
+pub mod server;
+pub mod shard;
+pub mod slice;
+pub mod throttle;
+pub mod wheel;

@@ -1,0 +1,132 @@
+//! What the operating system is asked for outside the data ring: limits, pinning, listeners, wake-ups.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Raises the soft limit of open files to the hard one and returns it.
+///
+/// # Errors
+/// When the kernel refuses; the old limit is then still in force.
+pub fn raise_file_limit() -> io::Result<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let Some(hard) = limit.maximum else { return Ok(limit.current.unwrap_or(u64::MAX)) };
+    if limit.current != Some(hard) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(hard), maximum: Some(hard) })?;
+    }
+    Ok(hard)
+}
+
+/// The cores that this process may use, in order.
+///
+/// # Errors
+/// When the kernel refuses to say.
+pub fn allowed_cores() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
+}
+
+/// Pins the calling thread to one core.
+///
+/// # Errors
+/// When the core is not among [`allowed_cores`].
+pub fn pin_to_core(core: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// A new eventfd that never blocks.
+///
+/// # Errors
+/// Out of file descriptors.
+pub fn new_eventfd() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+/// Registers an eventfd with the calling thread's runtime, to wait until it is readable.
+///
+/// # Errors
+/// When epoll has no room for it.
+#[allow(unsafe_code)]
+pub fn watch_eventfd(eventfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names the same open file for as long as it lives, and the `AsyncFd` owns it.
+    unsafe { AsyncFd::register_with_interest(eventfd, Interest::READABLE) }.map_err(Into::into)
+}
+
+/// Makes an eventfd readable.
+pub fn eventfd_signal(eventfd: &impl AsFd) {
+    // The only error is a counter at its maximum (EAGAIN): it is readable then, which is all that was wanted.
+    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+}
+
+/// Makes an eventfd unreadable again.
+pub fn eventfd_clear(eventfd: &impl AsFd) {
+    // EAGAIN: it was not signalled.
+    let _ = rustix::io::read(eventfd, &mut [0u8; 8]);
+}
+
+/// Milliseconds since 1970 (the `Ts` of the wire).
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// A random number from the kernel.
+///
+/// # Errors
+/// When the kernel has no randomness to give.
+pub fn random_u64() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// Binds `address` once for every shard (SO_REUSEPORT: the kernel spreads connections over them). Port 0 takes a free
+/// port, the same for all.
+///
+/// # Errors
+/// When the address can't be bound, also because another process listens there: SO_REUSEPORT alone would silently share
+/// the port with an older hi.
+pub fn bind_shards(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
+    if address.port() != 0 {
+        bind(address, false)?.listen(1)?;
+    }
+    let mut listeners: Vec<TcpListener> = Vec::with_capacity(shards);
+    for _ in 0..shards {
+        let address = listeners.first().map_or(Ok(address), TcpListener::local_addr)?;
+        let socket = bind(address, true)?;
+        // The kernel cuts this to net.core.somaxconn.
+        socket.listen(i32::MAX)?;
+        listeners.push(socket.into());
+    }
+    Ok(listeners)
+}
+
+/// All addresses of the machine: dual stack where IPv6 exists, otherwise IPv4.
+pub fn any_address(port: u16) -> SocketAddr {
+    match Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))
+        .and_then(|socket| socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into()))
+    {
+        Ok(()) => (Ipv6Addr::UNSPECIFIED, port).into(),
+        Err(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+    }
+}
+
+fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}

@@ -1,0 +1,110 @@
+//! What goes to every member of a chat room: one JSON text frame, encoded once, valid in every dialect.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use fastwebsockets::OpCode;
+use serde::Serialize;
+
+use crate::frame::encode::FrameWriter;
+use crate::room::presence::Notice;
+
+/// Bytes that [`Unnumbered::number`] adds at most, and the keys around the texts.
+const KEYS_BYTES: usize = 160;
+
+/// A broadcast that lacks only its place in the room's order, so that little is left to write under the room's lock.
+#[derive(Debug)]
+pub struct Unnumbered(FrameWriter);
+
+impl Unnumbered {
+    /// What `user` says in `room`.
+    pub fn message(user: &str, room: &str, text: &str) -> Self {
+        Self::begin(user, room, text, false)
+    }
+
+    /// A notice of the room itself.
+    pub fn notice(room: &str, notice: &Notice) -> Self {
+        let mut message = Self::begin(&format!("#{room}"), room, &notice.text, true);
+        message.write(format_args!(",\"Event\":\"{}\"", notice.event.as_str()));
+        message
+    }
+
+    /// Adds `Seq`, `Epoch` and `Ts` (ms since 1970) and closes the frame.
+    pub fn number(mut self, seq: u64, epoch: u64, now_ms: u64) -> Bytes {
+        self.write(format_args!(",\"Seq\":{seq},\"Epoch\":\"{epoch:016x}\",\"Ts\":{now_ms}}}"));
+        self.0.finish(OpCode::Text)
+    }
+
+    /// The four keys of 2017, in their order; the object stays open for what is new.
+    fn begin(from: &str, room: &str, text: &str, meta: bool) -> Self {
+        let mut message =
+            Self(FrameWriter::with_capacity(KEYS_BYTES + from.len() + room.len() + text.len() + text.len() / 8));
+        for (key, value) in [("{\"From\":", from), (",\"Room\":", room), (",\"Message\":", text)] {
+            message.write(format_args!("{key}"));
+            message.write_json(value);
+        }
+        message.write(format_args!(",\"Meta\":{meta}"));
+        message
+    }
+
+    fn write(&mut self, text: std::fmt::Arguments<'_>) {
+        self.0.write_fmt(text).expect("writing to memory");
+    }
+
+    fn write_json(&mut self, value: &(impl Serialize + ?Sized)) {
+        serde_json::to_writer(&mut self.0, value).expect("strings are JSON, memory takes them");
+    }
+}
+
+/// A system message to one connection: not part of any room's order. `from` is `hi`, or `#ROOM` where a room answers.
+pub fn to_one(from: &str, room: &str, text: &str) -> Bytes {
+    let mut message = Unnumbered::begin(from, room, text, true);
+    message.write(format_args!("}}"));
+    message.0.finish(OpCode::Text)
+}
+
+/// The notice that frames were lost to a slow reader: `Seq` from `first` to `last`, both inclusive.
+pub fn gap(room: &str, first: u64, last: u64, epoch: u64) -> Bytes {
+    let count = last - first + 1;
+    let text = format!("You missed {count} message{}.", if count == 1 { "" } else { "s" });
+    let mut message = Unnumbered::begin(&format!("#{room}"), room, &text, true);
+    message.write(format_args!(",\"Event\":\"gap\",\"FromSeq\":{first},\"ToSeq\":{last},\"Epoch\":\"{epoch:016x}\"}}"));
+    message.0.finish(OpCode::Text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::presence::Event;
+
+    fn json(frame: &Bytes) -> &str {
+        let header = if frame[1] < 126 { 2 } else { 4 };
+        std::str::from_utf8(&frame[header..]).unwrap()
+    }
+
+    #[test]
+    fn keys_stand_in_the_order_of_the_wire() {
+        let frame = Unnumbered::message("ann", "tea", "a \"b\" <c>\n").number(7, 0xab, 1_000);
+        assert_eq!(
+            json(&frame),
+            r#"{"From":"ann","Room":"tea","Message":"a \"b\" <c>\n","Meta":false,"Seq":7,"Epoch":"00000000000000ab","Ts":1000}"#
+        );
+        let notice = Notice { event: Event::Join, text: "Welcome to tea, ann!".into() };
+        assert_eq!(
+            json(&Unnumbered::notice("tea", &notice).number(8, 1, 2)),
+            r##"{"From":"#tea","Room":"tea","Message":"Welcome to tea, ann!","Meta":true,"Event":"join","Seq":8,"Epoch":"0000000000000001","Ts":2}"##
+        );
+    }
+
+    #[test]
+    fn system_messages_and_gaps() {
+        assert_eq!(
+            json(&to_one("hi", "", "room does not exist.")),
+            r#"{"From":"hi","Room":"","Message":"room does not exist.","Meta":true}"#
+        );
+        assert_eq!(
+            json(&gap("tea", 5, 124, 1)),
+            r##"{"From":"#tea","Room":"tea","Message":"You missed 120 messages.","Meta":true,"Event":"gap","FromSeq":5,"ToSeq":124,"Epoch":"0000000000000001"}"##
+        );
+    }
+}

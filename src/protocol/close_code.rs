@@ -1,0 +1,64 @@
+//! Why hi closes a connection: the codes of the wire (RFC 6455, 7.4, and our own from 4000) and their texts.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// A reason to close, with its code.
+#[derive(Clone, Copy)]
+pub enum CloseReason<'a> {
+    /// The server stops (1001).
+    GoingAway,
+    /// The peer broke the WebSocket protocol, or sent more than it may (1002, 1007, 1009).
+    Violation(u16, &'a dyn fmt::Display),
+    /// A binary message in chat (1003).
+    BinaryInChat,
+    /// Three messages in a row that could not be read (1007).
+    Unreadable,
+    /// A message into a raw room that only listens (1008).
+    ListenOnly,
+    /// Its name is taken in the room of its address (4002).
+    NameTaken,
+    /// It reads too slowly to be kept (4101).
+    TooSlow,
+    /// It asks and doesn't read the answers (4101).
+    RepliesUnread,
+    /// It kept exceeding the rate limit (4102).
+    RateLimit,
+}
+
+impl CloseReason<'_> {
+    /// The close code.
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::GoingAway => 1001,
+            Self::Violation(code, _) => *code,
+            Self::BinaryInChat => 1003,
+            Self::Unreadable => 1007,
+            Self::ListenOnly => 1008,
+            Self::NameTaken => 4002,
+            Self::TooSlow | Self::RepliesUnread => 4101,
+            Self::RateLimit => 4102,
+        }
+    }
+
+    /// The sentence that goes with it, at most 123 bytes.
+    pub fn text(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::GoingAway => "the server stops; come back in 1 to 30 seconds",
+            Self::Violation(_, violation) => return Cow::Owned(violation.to_string()),
+            Self::BinaryInChat => "chat takes text messages only; binary ones go to /raw/ROOM",
+            Self::Unreadable => "three messages in a row could not be read as JSON objects",
+            Self::ListenOnly => "this server's raw rooms are for listening only (--raw listen)",
+            Self::NameTaken => "that name is taken in this room; pick another",
+            Self::TooSlow => "too slow: messages were lost; come back",
+            Self::RepliesUnread => "too slow: the replies to you are not being read",
+            Self::RateLimit => "over the rate limit for 10 seconds; slow down and come back",
+        })
+    }
+
+    /// Whether the peer can't be expected to answer our Close in order: see
+    /// [`State::Lingering`](crate::connection::State::Lingering).
+    pub fn peer_broke_protocol(&self) -> bool {
+        matches!(self, Self::Violation(..))
+    }
+}

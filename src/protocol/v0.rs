@@ -1,0 +1,326 @@
+//! The dialect of 2017: what a client says, as a command; what the server answers, as texts.
+//!
+//! Clients send `{"From","Message","Room","Meta"}`, the keys also in lower case. `From` and `Meta` are read only to see
+//! that they are of the right type: the server sets both.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Unexpected, Visitor};
+
+/// What a client sent: a text, to a room.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Said<'a> {
+    /// The room that it is for; empty if none was given.
+    pub room: Cow<'a, str>,
+    /// What is said, or a slash command.
+    pub message: Cow<'a, str>,
+}
+
+/// What a text asks for, once its room is known to exist.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// Tell all members.
+    Say,
+    /// `/join R`.
+    Join(&'a str),
+    /// `/leave R`.
+    Leave(&'a str),
+    /// `/list`: the users of the room.
+    List,
+    /// `/channels`: all rooms.
+    Channels,
+    /// A command with the wrong number of words.
+    Malformed,
+}
+
+/// Reads one message.
+///
+/// # Errors
+/// A sentence for the client: not JSON, not an object, or which key has the wrong type.
+pub fn parse(payload: &[u8]) -> Result<Said<'_>, String> {
+    serde_json::from_slice(payload).map_err(|error| {
+        if error.is_data() {
+            format!("Can't read that message: {}.", without_position(&error))
+        } else {
+            format!("Can't read that message: it is not JSON ({error}).")
+        }
+    })
+}
+
+/// The command in a text: its first word decides, words are parted by one space each.
+pub fn command(message: &str) -> Command<'_> {
+    let mut words = message.split(' ');
+    let first = words.next().unwrap_or_default();
+    let argument = match (words.next(), words.next()) {
+        (Some(word), None) if !word.is_empty() => Some(word),
+        _ => None,
+    };
+    match (first, argument) {
+        ("/join", Some(room)) => Command::Join(room),
+        ("/leave", Some(room)) => Command::Leave(room),
+        ("/join" | "/leave", None) => Command::Malformed,
+        ("/list", _) => Command::List,
+        ("/channels", _) => Command::Channels,
+        _ => Command::Say,
+    }
+}
+
+/// The texts of 2017, to the letter, and those of the limits that came later.
+pub mod text {
+    /// A room that nobody is in.
+    pub const NO_ROOM: &str = "room does not exist.";
+
+    /// A name that another member has.
+    pub fn taken(user: &str) -> String {
+        format!("User {user} is already in room.")
+    }
+
+    /// The confirmation of `/leave`.
+    pub fn left(room: &str) -> String {
+        format!("Left channel {room}.")
+    }
+
+    /// `/leave` of a room that one isn't in.
+    pub fn not_present(room: &str, user: &str) -> String {
+        format!("Couldn't leave channel {room}: User {user} not present in room {room}.")
+    }
+
+    /// `/leave` of a room that nobody is in.
+    pub fn does_not_exist(room: &str) -> String {
+        format!("Couldn't leave channel {room}: Room {room} does not exist.")
+    }
+
+    /// A command with the wrong number of words, repeated whole.
+    pub fn malformatted(message: &str) -> String {
+        format!("Malformatted arguments: {message}")
+    }
+
+    /// `/join` of a name that no room can have.
+    pub fn cannot_join(why: impl std::fmt::Display) -> String {
+        format!("Couldn't join channel: {why}")
+    }
+
+    /// `/join` beyond the limit.
+    pub fn too_many_rooms(rooms_max: usize) -> String {
+        format!("Couldn't join channel: you are in {rooms_max} rooms, which is as many as you may. /leave one first.")
+    }
+
+    /// A message beyond the rate limit.
+    pub fn too_fast(per_second: u32) -> String {
+        format!("Too fast: that message was not delivered. You may send {per_second} messages a second.")
+    }
+}
+
+fn without_position(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.clone(), |(text, _)| text.to_owned())
+}
+
+/// One key's value in its two spellings: the exact one wins, whatever the order.
+#[derive(Default)]
+struct Spelled<'de> {
+    exact: Option<Cow<'de, str>>,
+    lower: Option<Cow<'de, str>>,
+}
+
+impl<'de> Spelled<'de> {
+    fn value(self) -> Cow<'de, str> {
+        self.exact.or(self.lower).unwrap_or_default()
+    }
+}
+
+impl<'de> Deserialize<'de> for Said<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(SaidVisitor)
+    }
+}
+
+struct SaidVisitor;
+
+impl<'de> Visitor<'de> for SaidVisitor {
+    type Value = Said<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with the keys Message and Room")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Said<'de>, A::Error> {
+        let (mut message, mut room) = (Spelled::default(), Spelled::default());
+        while let Some(key) = map.next_key::<Text<'de>>()? {
+            match &*key.0 {
+                "Message" => message.exact = string(&mut map, "Message")?,
+                "message" => message.lower = string(&mut map, "message")?,
+                "Room" => room.exact = string(&mut map, "Room")?,
+                "room" => room.lower = string(&mut map, "room")?,
+                key @ ("From" | "from") => drop(string(&mut map, key)?),
+                key @ ("Meta" | "meta") => boolean(&mut map, key)?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(Said { room: room.value(), message: message.value() })
+    }
+}
+
+/// A string or null (which the Go program read as "not given").
+fn string<'de, A: MapAccess<'de>>(map: &mut A, key: &str) -> Result<Option<Cow<'de, str>>, A::Error> {
+    match map.next_value::<Scalar<'de>>()? {
+        Scalar::Null => Ok(None),
+        Scalar::Text(text) => Ok(Some(text)),
+        other => Err(A::Error::custom(format!("{key} has to be a string, not {}", other.unexpected()))),
+    }
+}
+
+fn boolean<'de, A: MapAccess<'de>>(map: &mut A, key: &str) -> Result<(), A::Error> {
+    match map.next_value::<Scalar<'de>>()? {
+        Scalar::Null | Scalar::Boolean => Ok(()),
+        other => Err(A::Error::custom(format!("{key} has to be true or false, not {}", other.unexpected()))),
+    }
+}
+
+/// A string, borrowed from the input where it has no escapes.
+struct Text<'de>(Cow<'de, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match deserializer.deserialize_str(ScalarVisitor)? {
+            Scalar::Text(text) => Ok(Self(text)),
+            other => Err(D::Error::custom(format!("a key has to be a string, not {}", other.unexpected()))),
+        }
+    }
+}
+
+/// Any JSON value, as far as we need to tell them apart.
+enum Scalar<'de> {
+    Null,
+    Boolean,
+    Text(Cow<'de, str>),
+    Number,
+    Array,
+    Object,
+}
+
+impl Scalar<'_> {
+    fn unexpected(&self) -> Unexpected<'static> {
+        Unexpected::Other(match self {
+            Self::Null => "null",
+            Self::Boolean => "a boolean",
+            Self::Text(_) => "a string",
+            Self::Number => "a number",
+            Self::Array => "an array",
+            Self::Object => "an object",
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+struct ScalarVisitor;
+
+impl<'de> Visitor<'de> for ScalarVisitor {
+    type Value = Scalar<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Null)
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Boolean)
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Number)
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Number)
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Number)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Scalar<'de>, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Scalar::Array)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar<'de>, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Scalar::Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(payload: &str) -> (String, String) {
+        let said = parse(payload.as_bytes()).unwrap();
+        (said.room.into_owned(), said.message.into_owned())
+    }
+
+    #[test]
+    fn both_spellings_are_read_and_the_exact_one_wins() {
+        assert_eq!(said(r#"{"From":"x","Message":"hey","Room":"tea","Meta":false}"#), ("tea".into(), "hey".into()));
+        assert_eq!(said(r#"{"message":"hey","room":"t\u0065a"}"#), ("tea".into(), "hey".into()));
+        assert_eq!(said(r#"{"Room":"tea","room":"no","message":"no","Message":"hey"}"#), ("tea".into(), "hey".into()));
+        assert_eq!(said(r#"{"Extra":[1,{"a":2}],"Room":null}"#), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for (payload, reason) in [
+            ("hello", "it is not JSON"),
+            (r#"{"Message":"#, "it is not JSON"),
+            ("{} x", "it is not JSON"),
+            ("[1]", "an object with the keys Message and Room"),
+            ("3", "an object with the keys Message and Room"),
+            (r#"{"Message":3}"#, "Message has to be a string, not a number"),
+            (r#"{"room":{"a":1}}"#, "room has to be a string, not an object"),
+            (r#"{"From":["x"]}"#, "From has to be a string, not an array"),
+            (r#"{"Meta":"yes"}"#, "Meta has to be true or false, not a string"),
+            (r#"{"Message":"\ud800"}"#, "it is not JSON"),
+        ] {
+            let error = parse(payload.as_bytes()).unwrap_err();
+            assert!(error.contains(reason), "{payload}: {error}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_without_harm() {
+        let payload = format!("{{\"x\":{}", "[".repeat(16_000));
+        assert!(parse(payload.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn the_first_word_decides() {
+        assert_eq!(command("/join tea"), Command::Join("tea"));
+        assert_eq!(command("/leave tea"), Command::Leave("tea"));
+        assert_eq!(command("/list"), Command::List);
+        assert_eq!(command("/list me"), Command::List);
+        assert_eq!(command("/channels"), Command::Channels);
+        for malformed in ["/join", "/join ", "/join a b", "/leave", "/leave  a"] {
+            assert_eq!(command(malformed), Command::Malformed, "{malformed}");
+        }
+        for text in ["", "hey", "/joint a", " /join a", "/JOIN a"] {
+            assert_eq!(command(text), Command::Say, "{text}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! How many messages a connection may send: a token bucket, and when to give up on one that never stops.
+//!
+//! A bucket holds at most a burst of tokens and wins `per_second` of them each second; a message takes one or is
+//! refused. Over any time the messages that pass are therefore at most `burst + per_second * time`, exactly: tokens are
+//! counted in thousandths, so that a millisecond wins a whole number of them and nothing is ever rounded.
+
+/// A token in the unit that buckets count in. `per_second` of them are won each millisecond.
+const TOKEN: u32 = 1000;
+/// Refusals further apart than this, in ms, are not one excess but two.
+const PAUSE_MS: u16 = 1000;
+/// An excess that goes on for as long as this, in ms, has gone on too long.
+const EXCESS_MS_MAX: u16 = 10_000;
+
+// Every connection carries a bucket.
+const _: () = assert!(size_of::<Bucket>() <= 12);
+
+/// The limit that many buckets share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    per_second: u32,
+    burst: u32,
+}
+
+impl RateLimit {
+    /// The most messages of a burst; a larger number means this one.
+    pub const BURST_MAX: u32 = u32::MAX / TOKEN;
+    /// No limit: everything passes.
+    pub const OFF: Self = Self::new(0, 1);
+
+    /// So many messages per second for as long as one likes, and so many at once after a rest. 0 per second is no
+    /// limit at all. A burst is at least 1, or nothing would ever pass, and at most [`Self::BURST_MAX`].
+    pub const fn new(per_second: u32, burst: u32) -> Self {
+        let burst = match burst {
+            0 => 1,
+            1..Self::BURST_MAX => burst,
+            _ => Self::BURST_MAX,
+        };
+        Self { per_second, burst }
+    }
+
+    /// Tokens in a full bucket.
+    const fn tokens_max(self) -> u32 {
+        self.burst * TOKEN
+    }
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may be delivered.
+    Pass,
+    /// The connection is over its rate: not delivered.
+    Refused,
+    /// Not delivered, and the connection has been over its rate for 10 s without a pause. Precisely: refusals that
+    /// follow each other by less than 1 s are one excess, whatever passes between them, and this one comes 10 s or
+    /// more after the first of its excess. Each further refusal of the same excess gets this word too.
+    RefusedTooLong,
+}
+
+/// One connection's tokens.
+///
+/// Times are ms since any moment, the same for all calls, and never go back. Only their last 32 bits are kept: a
+/// silence of a multiple of 49.7 days looks like none, which wins fewer tokens than were due, never more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// When the other fields were last true, in ms.
+    now_ms: u32,
+    /// Thousandths of a token.
+    tokens: u32,
+    /// Time since the last refusal in ms, at most [`PAUSE_MS`].
+    pause_ms: u16,
+    /// Time from the first refusal of the excess to the last in ms, at most [`EXCESS_MS_MAX`].
+    excess_ms: u16,
+}
+
+impl Bucket {
+    /// A full bucket.
+    pub const fn new(limit: &RateLimit, now_ms: u64) -> Self {
+        Self { now_ms: now_ms as u32, tokens: limit.tokens_max(), pause_ms: PAUSE_MS, excess_ms: 0 }
+    }
+
+    /// Takes a token for a message that came at `now_ms`.
+    pub fn take(&mut self, limit: &RateLimit, now_ms: u64) -> Verdict {
+        if limit.per_second == 0 {
+            return Verdict::Pass;
+        }
+        self.move_on(limit, now_ms as u32);
+        match self.tokens.checked_sub(TOKEN) {
+            Some(tokens) => {
+                self.tokens = tokens;
+                Verdict::Pass
+            }
+            None => self.refuse(),
+        }
+    }
+
+    fn move_on(&mut self, limit: &RateLimit, now_ms: u32) {
+        let passed_ms = now_ms.wrapping_sub(self.now_ms);
+        self.now_ms = now_ms;
+        // The product of two u32 and the sum with a third fit a u64; what is capped fits its field.
+        let tokens = u64::from(passed_ms) * u64::from(limit.per_second) + u64::from(self.tokens);
+        self.tokens = tokens.min(u64::from(limit.tokens_max())) as u32;
+        self.pause_ms = passed_ms.saturating_add(u32::from(self.pause_ms)).min(u32::from(PAUSE_MS)) as u16;
+    }
+
+    fn refuse(&mut self) -> Verdict {
+        let goes_on = self.pause_ms < PAUSE_MS;
+        self.excess_ms = if goes_on { (self.excess_ms + self.pause_ms).min(EXCESS_MS_MAX) } else { 0 };
+        self.pause_ms = 0;
+        if self.excess_ms == EXCESS_MS_MAX { Verdict::RefusedTooLong } else { Verdict::Refused }
+    }
+}
+
+#[cfg(test)]
+mod tests;

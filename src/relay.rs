@@ -1,0 +1,107 @@
+//! Inboxes between shards: one encoded frame goes from the shard that published it to every shard with members.
+//!
+//! A push takes the inbox's lock for as long as it takes to append to a vector; draining swaps the vector out. The
+//! receiving shard is woken through its eventfd, once until it drains. An inbox is bounded in bytes: a frame that finds
+//! it full is dropped there and counted, and the room's log on that shard sees the hole in `Seq` and tells its members
+//! (see [`crate::room::log::Log::append`]).
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use crate::os;
+use crate::room::Room;
+
+/// Bytes of frames that may wait in one inbox.
+pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What a frame counts beside its bytes.
+const RELAY_OVERHEAD_BYTES: usize = size_of::<Relay>();
+
+/// A frame on its way into a shard's log of a room.
+#[derive(Debug)]
+pub struct Relay {
+    /// The room that it was published to.
+    pub room: Arc<Room>,
+    /// Its place in the room's order.
+    pub seq: u64,
+    /// Header and payload, as they leave.
+    pub frame: Bytes,
+}
+
+/// What a push came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// The shard isn't told yet: call [`Inbox::wake`] once the turn's pushes are done.
+    Wake,
+    /// Somebody has woken it, or will.
+    Awake,
+    /// The inbox was full: dropped.
+    Full,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    relays: Vec<Relay>,
+    bytes: usize,
+}
+
+/// The bounded queue of relays into one shard.
+#[derive(Debug)]
+pub struct Inbox {
+    queue: Mutex<Queue>,
+    bytes_max: usize,
+    /// True from the push that promised a wake-up to the drain that answers it.
+    woken: AtomicBool,
+    dropped: AtomicU64,
+    wake_up: OwnedFd,
+}
+
+impl Inbox {
+    /// An empty inbox; `wake_up` is the eventfd that the shard waits for.
+    pub fn new(wake_up: OwnedFd, bytes_max: usize) -> Self {
+        Self { queue: Mutex::default(), bytes_max, woken: AtomicBool::new(false), dropped: AtomicU64::new(0), wake_up }
+    }
+
+    /// Appends a relay. Called under the room's lock, so that all inboxes agree on the room's order.
+    pub fn push(&self, relay: Relay) -> Pushed {
+        let cost = relay.frame.len() + RELAY_OVERHEAD_BYTES;
+        {
+            let mut queue = self.queue.lock().expect("an inbox's lock is never held over a panic");
+            // A frame larger than the bound still passes an empty inbox.
+            if queue.bytes + cost > self.bytes_max && !queue.relays.is_empty() {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                return Pushed::Full;
+            }
+            queue.bytes += cost;
+            queue.relays.push(relay);
+        }
+        if self.woken.swap(true, Ordering::AcqRel) { Pushed::Awake } else { Pushed::Wake }
+    }
+
+    /// Takes everything that waits, in order, into `relays`, which has to be empty.
+    pub fn drain(&self, relays: &mut Vec<Relay>) {
+        debug_assert!(relays.is_empty());
+        // First the flag, then the queue: a push in between wakes the shard once too often, never once too little.
+        self.woken.store(false, Ordering::Release);
+        let mut queue = self.queue.lock().expect("an inbox's lock is never held over a panic");
+        queue.bytes = 0;
+        std::mem::swap(&mut queue.relays, relays);
+    }
+
+    /// Whether it is more than half full: publishers on other shards hold back until it is drained.
+    pub fn is_congested(&self) -> bool {
+        self.queue.lock().expect("an inbox's lock is never held over a panic").bytes > self.bytes_max / 2
+    }
+
+    /// Wakes the shard.
+    pub fn wake(&self) {
+        os::eventfd_signal(&self.wake_up);
+    }
+
+    /// Frames dropped because the inbox was full.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}

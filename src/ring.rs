@@ -1,0 +1,452 @@
+//! The data ring: receives and sends of upgraded connections. The only file that names the `io-uring` crate.
+//!
+//! A shard owns one [`Ring`]. What it hands to the kernel stays alive until its completion: a send owns its
+//! [`Slice`]s here, and a receive buffer is either the kernel's, or inside one [`Received`]. Nothing is sent to the
+//! kernel before [`DataRing::submit`]: one system call a turn, whatever the number of sends.
+//!
+//! Sends never block: the kernel takes what the socket has room for, or answers `EAGAIN`, and then
+//! [`DataRing::await_writable`] waits without keeping any of our memory.
+
+use std::alloc::Layout;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::types::{BufRingEntry, Fd};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use slab::Slab;
+
+use crate::slice::Slice;
+
+/// Sends, receives and polls that fit between two submissions; more submit by themselves.
+const SUBMISSION_ENTRIES: u32 = 2048;
+/// Completions that fit before the kernel has to keep them aside.
+const COMPLETION_ENTRIES: u32 = 16 * 1024;
+/// Bytes of one receive buffer.
+pub const RECEIVE_BUFFER_BYTES: usize = 4096;
+/// The one group of provided buffers.
+const BUFFER_GROUP: u16 = 0;
+/// Slices that leave in one send.
+pub const SLICES_PER_SEND_MAX: usize = 8;
+
+/// What a shard asks of its data ring. A trait, so that a seeded stand-in can break the IO (see
+/// [`crate::faulty_ring`]).
+pub trait DataRing: Sized {
+    /// A ring with `receive_buffers` provided buffers (a power of two, at most 32,768) that makes the eventfd `wake_up`
+    /// readable when there is a completion.
+    ///
+    /// # Errors
+    /// What the kernel refused; see [`RingError`].
+    fn new(receive_buffers: u16, wake_up: OwnedFd) -> Result<Self, RingError>;
+    /// Receives from `fd` until the peer ends or buffers run out; each arrival is a [`Completion::Received`].
+    fn receive(&mut self, token: u32, fd: RawFd);
+    /// Sends `slices`, at most [`SLICES_PER_SEND_MAX`], in order, as far as the socket has room.
+    fn send(&mut self, token: u32, fd: RawFd, slices: Slices);
+    /// Waits until `fd` has room to send again, or is at its end.
+    fn await_writable(&mut self, token: u32, fd: RawFd);
+    /// Gives everything asked for since the last call to the kernel, and lets it finish what it deferred.
+    ///
+    /// # Errors
+    /// When the kernel refuses the ring itself: a bug of ours, or out of memory.
+    fn submit(&mut self) -> io::Result<()>;
+    /// The next completion, if there is one.
+    fn next(&mut self) -> Option<Completion>;
+    /// Gives a receive buffer back to the kernel.
+    fn recycle(&mut self, received: Received);
+}
+
+/// What one send holds: nearly always a single slice.
+#[derive(Debug)]
+pub enum Slices {
+    /// One contiguous range.
+    One(Slice),
+    /// Several, in order.
+    Many(Vec<Slice>),
+}
+
+impl Slices {
+    /// Bytes in all.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::One(slice) => slice.len(),
+            Self::Many(slices) => slices.iter().map(Slice::len).sum(),
+        }
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Something that the kernel finished. `token` is the one that it was asked with.
+#[derive(Debug)]
+pub enum Completion {
+    /// Bytes arrived (`Ok(Some)`), the peer has ended (`Ok(None)`), or the receive failed. `armed`: it goes on by itself;
+    /// otherwise [`DataRing::receive`] has to be called for more. `ENOBUFS` is no failure of the connection: buffers have
+    /// run out.
+    Received {
+        /// Whose.
+        token: u32,
+        /// What came.
+        result: io::Result<Option<Received>>,
+        /// Whether more will come by itself.
+        armed: bool,
+    },
+    /// A send ended: how many bytes the kernel took of `slices`, or why none (`EAGAIN`: there is no room).
+    Sent {
+        /// Whose.
+        token: u32,
+        /// Bytes taken.
+        result: io::Result<usize>,
+        /// What was to be sent.
+        slices: Slices,
+    },
+    /// The wait for room has ended.
+    Writable {
+        /// Whose.
+        token: u32,
+    },
+}
+
+/// Why a data ring can't be had.
+#[derive(Debug)]
+pub struct RingError {
+    /// The operation, or the step of the set-up, that the kernel refused.
+    pub operation: &'static str,
+    /// Its answer.
+    pub error: io::Error,
+}
+
+/// Bytes that arrived, in one of the ring's buffers. Give it back with [`DataRing::recycle`].
+#[derive(Debug)]
+pub struct Received {
+    buffer: u16,
+    len: usize,
+    memory: Rc<BufferMemory>,
+}
+
+impl Received {
+    /// The bytes, to be read and unmasked in place.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the buffer was given to us by a completion and is not the kernel's again before `recycle` takes this
+        // value, so nobody else reads or writes it; `memory` keeps it allocated, and `len` is at most its size.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts_mut(self.memory.buffer(self.buffer), self.len)
+        }
+    }
+}
+
+/// The memory of all receive buffers, one behind the other, never moved.
+#[derive(Debug)]
+struct BufferMemory {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+#[allow(unsafe_code)]
+impl BufferMemory {
+    fn new(buffers: u16) -> Self {
+        let layout = Layout::array::<[u8; RECEIVE_BUFFER_BYTES]>(buffers.into()).expect("at most 128 MiB");
+        // SAFETY: the layout's size is not zero: there is at least one buffer.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        let start = NonNull::new(start).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
+        Self { start, layout }
+    }
+
+    fn buffer(&self, index: u16) -> *mut u8 {
+        let offset = usize::from(index) * RECEIVE_BUFFER_BYTES;
+        assert!(offset < self.layout.size(), "the kernel names only buffers that it was given");
+        // SAFETY: the offset lies inside the allocation, as just asserted.
+        unsafe { self.start.as_ptr().add(offset) }
+    }
+}
+
+#[allow(unsafe_code)]
+impl Drop for BufferMemory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout, freed only here.
+        unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// The ring of buffers that the kernel takes from: entries shared with it, of which we write the tail.
+struct BufferRing {
+    entries: NonNull<BufRingEntry>,
+    layout: Layout,
+    mask: u16,
+    tail: u16,
+    memory: Rc<BufferMemory>,
+}
+
+#[allow(unsafe_code)]
+impl BufferRing {
+    fn new(buffers: u16) -> Self {
+        assert!(buffers.is_power_of_two(), "the kernel wants a power of two");
+        let layout = Layout::array::<BufRingEntry>(buffers.into())
+            .and_then(|layout| layout.align_to(4096))
+            .expect("at most 512 KiB");
+        // SAFETY: the layout's size is not zero. All-zero is a valid entry.
+        let entries = unsafe { std::alloc::alloc_zeroed(layout) };
+        let entries = NonNull::new(entries.cast()).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
+        Self { entries, layout, mask: buffers - 1, tail: 0, memory: Rc::new(BufferMemory::new(buffers)) }
+    }
+
+    /// Makes `buffer` the kernel's. It must not be the kernel's already, nor inside a [`Received`].
+    fn provide(&mut self, buffer: u16) {
+        let slot = self.tail & self.mask;
+        // SAFETY: `slot` is within the entries, the kernel reads an entry only after the tail has moved past it, and
+        // there are never more buffers provided than slots, as each buffer is provided at most once at a time. The
+        // entry's address and length lie in `memory`, which lives at least as long as the ring.
+        unsafe {
+            let entry = &mut *self.entries.as_ptr().add(usize::from(slot));
+            entry.set_addr(self.memory.buffer(buffer) as u64);
+            entry.set_len(RECEIVE_BUFFER_BYTES as u32);
+            entry.set_bid(buffer);
+        }
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Lets the kernel see what was provided.
+    fn publish(&self) {
+        // SAFETY: the tail lies in the first entry, is valid for as long as `entries`, aligned, and written by us only;
+        // the kernel reads it atomically.
+        unsafe {
+            let tail = BufRingEntry::tail(self.entries.as_ptr()).cast_mut();
+            AtomicU16::from_ptr(tail).store(self.tail, Ordering::Release);
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+impl Drop for BufferRing {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout, freed only here.
+        unsafe { std::alloc::dealloc(self.entries.as_ptr().cast(), self.layout) }
+    }
+}
+
+/// A send that the kernel holds.
+struct InFlight {
+    token: u32,
+    slices: Slices,
+    /// Only for several slices: what the submission points at.
+    _gather: Option<Box<Gather>>,
+}
+
+/// A `msghdr` and its vector, at an address that doesn't change.
+struct Gather {
+    header: libc::msghdr,
+    vector: [libc::iovec; SLICES_PER_SEND_MAX],
+}
+
+impl Gather {
+    #[allow(unsafe_code)]
+    fn new(slices: &[Slice]) -> Box<Self> {
+        assert!(slices.len() <= SLICES_PER_SEND_MAX, "a send holds {SLICES_PER_SEND_MAX} slices at most");
+        // SAFETY: both are plain C structs of integers and pointers, for which all-zero is valid.
+        let mut gather: Box<Self> = unsafe { Box::new(std::mem::zeroed()) };
+        for (entry, slice) in gather.vector.iter_mut().zip(slices) {
+            *entry = libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() };
+        }
+        gather.header.msg_iov = gather.vector.as_mut_ptr();
+        gather.header.msg_iovlen = slices.len();
+        gather
+    }
+}
+
+/// What a completion belongs to, in the two lowest bits of `user_data`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Receive = 0,
+    Send = 1,
+    Writable = 2,
+}
+
+impl Kind {
+    fn user_data(self, value: u64) -> u64 {
+        value << 2 | self as u64
+    }
+}
+
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
+/// The data ring of one shard: `SINGLE_ISSUER | DEFER_TASKRUN`, used by the thread that made it.
+pub struct Ring {
+    uring: IoUring,
+    /// Registered with the ring.
+    _wake_up: OwnedFd,
+    buffers: BufferRing,
+    /// Buffers came back since the kernel was last told.
+    buffers_changed: bool,
+    sends: Slab<InFlight>,
+    /// Completions taken from the kernel's queue to make room in it.
+    aside: VecDeque<cqueue::Entry>,
+    /// Receives and polls that the kernel has not finished.
+    waiting: usize,
+}
+
+impl Ring {
+    /// Whether an io_uring can be had at all, without any of the features that this ring wants.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn try_plain() -> io::Result<()> {
+        IoUring::new(2).map(drop)
+    }
+
+    #[allow(unsafe_code)]
+    fn push(&mut self, entry: squeue::Entry) {
+        loop {
+            // SAFETY: the callers see to it that what the entry points at lives until its completion: sends own their
+            // slices and vectors in `self.sends`, receives use the registered buffers, polls no memory at all.
+            if unsafe { self.uring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+            self.submit().expect("the kernel takes submissions of a ring that works");
+        }
+    }
+
+    fn completion(&mut self, entry: &cqueue::Entry) -> Completion {
+        let (value, result, flags) = (entry.user_data() >> 2, entry.result(), entry.flags());
+        let result = if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) };
+        let kind = entry.user_data() & 3;
+        if kind == Kind::Send as u64 {
+            let InFlight { token, slices, .. } = self.sends.remove(value as usize);
+            return Completion::Sent { token, result, slices };
+        }
+        let token = value as u32;
+        let armed = cqueue::more(flags);
+        if !armed {
+            self.waiting -= 1;
+        }
+        if kind == Kind::Writable as u64 {
+            return Completion::Writable { token };
+        }
+        let received = cqueue::buffer_select(flags).map(|buffer| {
+            let len = result.as_ref().map_or(0, |len| (*len).min(RECEIVE_BUFFER_BYTES));
+            Received { buffer, len, memory: Rc::clone(&self.buffers.memory) }
+        });
+        let result = match received {
+            Some(received) if received.len > 0 => Ok(Some(received)),
+            Some(empty) => {
+                self.recycle(empty);
+                result.map(|_| None)
+            }
+            None => result.map(|_| None),
+        };
+        Completion::Received { token, result, armed }
+    }
+}
+
+impl DataRing for Ring {
+    #[allow(unsafe_code)]
+    fn new(receive_buffers: u16, wake_up: OwnedFd) -> Result<Self, RingError> {
+        let step = |operation| move |error| RingError { operation, error };
+        let uring: IoUring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETION_ENTRIES)
+            .dontfork()
+            .build(SUBMISSION_ENTRIES)
+            .map_err(step("io_uring_setup with SINGLE_ISSUER and DEFER_TASKRUN"))?;
+        let submitter = uring.submitter();
+        submitter.register_eventfd(wake_up.as_raw_fd()).map_err(step("IORING_REGISTER_EVENTFD"))?;
+        let mut buffers = BufferRing::new(receive_buffers);
+        // SAFETY: the entries are page-aligned, as many as said, and live until the ring is dropped: see `drop`.
+        unsafe {
+            submitter.register_buf_ring_with_flags(buffers.entries.as_ptr() as u64, receive_buffers, BUFFER_GROUP, 0)
+        }
+        .map_err(step("IORING_REGISTER_PBUF_RING"))?;
+        (0..receive_buffers).for_each(|buffer| buffers.provide(buffer));
+        buffers.publish();
+        Ok(Self {
+            uring,
+            _wake_up: wake_up,
+            buffers,
+            buffers_changed: false,
+            sends: Slab::new(),
+            aside: VecDeque::new(),
+            waiting: 0,
+        })
+    }
+
+    fn receive(&mut self, token: u32, fd: RawFd) {
+        self.waiting += 1;
+        let entry = opcode::RecvMulti::new(Fd(fd), BUFFER_GROUP).build();
+        self.push(entry.user_data(Kind::Receive.user_data(token.into())));
+    }
+
+    fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {
+        let (entry, gather) = match &slices {
+            Slices::One(slice) => {
+                // Chunks and frames are smaller than 4 GiB: see `slice`.
+                let entry = opcode::Send::new(Fd(fd), slice.as_ptr(), slice.len() as u32).flags(SEND_FLAGS).build();
+                (entry, None)
+            }
+            Slices::Many(slices) => {
+                let gather = Gather::new(slices);
+                (opcode::SendMsg::new(Fd(fd), &raw const gather.header).flags(SEND_FLAGS as u32).build(), Some(gather))
+            }
+        };
+        let key = self.sends.insert(InFlight { token, slices, _gather: gather });
+        self.push(entry.user_data(Kind::Send.user_data(key as u64)));
+    }
+
+    fn await_writable(&mut self, token: u32, fd: RawFd) {
+        self.waiting += 1;
+        let entry = opcode::PollAdd::new(Fd(fd), libc::POLLOUT as u32).build();
+        self.push(entry.user_data(Kind::Writable.user_data(token.into())));
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        if self.buffers_changed {
+            self.buffers.publish();
+            self.buffers_changed = false;
+        }
+        let queue = self.uring.submission();
+        if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
+            return Ok(());
+        }
+        drop(queue);
+        loop {
+            match self.uring.submit() {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Out of memory for requests just now.
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => std::thread::yield_now(),
+                // The completion queue is full and its overflow too large: make room.
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => self.aside.extend(self.uring.completion()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        let entry = self.aside.pop_front().or_else(|| self.uring.completion().next())?;
+        Some(self.completion(&entry))
+    }
+
+    fn recycle(&mut self, received: Received) {
+        self.buffers.provide(received.buffer);
+        self.buffers_changed = true;
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if self.waiting == 0 && self.sends.is_empty() {
+            return;
+        }
+        // The kernel ends what it still holds some time after the ring is closed: its memory is left to it.
+        std::mem::forget(std::mem::take(&mut self.sends));
+        let buffers = std::mem::replace(&mut self.buffers, BufferRing::new(1));
+        std::mem::forget(buffers);
+    }
+}

@@ -1,0 +1,233 @@
+//! The room log: a room's encoded frames on one shard, append-only and bounded; members are cursors into it.
+//!
+//! Pure: no socket, no clock. A frame is found by its `Seq`; everything from a cursor to the end of a chunk is one
+//! contiguous [`Slice`]. What a stuck member may lag behind is bounded here and nowhere else: it has no queue of its
+//! own, and when the frames that it waits for are dropped it is *lapped*.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::slice::{Chunk, Slice};
+
+/// Frames longer than this are kept as the shared bytes that they came in; shorter ones are copied into a chunk, once
+/// a shard, so that many of them leave in one send.
+const COPIED_FRAME_BYTES_MAX: usize = 16 * 1024;
+/// A room that hardly speaks costs little: its first chunk is small, and each further one twice as large up to the
+/// maximum.
+const CHUNK_BYTES_MIN: usize = 1024;
+/// See [`CHUNK_BYTES_MIN`].
+const CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// What a frame costs beside its bytes, counted against the bound so that a flood of tiny frames is bounded too.
+pub const FRAME_OVERHEAD_BYTES: usize = size_of::<Frame>();
+
+const _: () = assert!(COPIED_FRAME_BYTES_MAX <= CHUNK_BYTES_MAX / 4);
+
+/// Where a frame lies.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    /// Number of its chunk, counted from the log's first.
+    chunk: u64,
+    start: u32,
+    len: u32,
+}
+
+#[derive(Debug)]
+enum Body {
+    /// Several frames, one behind the other.
+    Copied(Rc<Chunk>),
+    /// One large frame.
+    Shared(Bytes),
+}
+
+#[derive(Debug)]
+struct Stored {
+    body: Body,
+    /// `Seq` of the first frame that is not in here.
+    end_seq: u64,
+    /// Bytes written.
+    end: usize,
+}
+
+/// What a cursor finds: see [`Log::read`].
+#[derive(Debug)]
+pub enum Read {
+    /// Nothing yet: the cursor is at the tip.
+    AtTip,
+    /// Bytes of whole frames, and the cursor behind them.
+    Frames(Slice, u64),
+    /// The cursor is older than everything kept; the oldest `Seq` kept (or the tip) is where it can go on.
+    Lapped(u64),
+}
+
+/// A bounded, append-only log of frames with dense `Seq`.
+#[derive(Debug)]
+pub struct Log {
+    bytes_max: usize,
+    bytes: usize,
+    first_seq: u64,
+    frames: VecDeque<Frame>,
+    /// Number of the first of `chunks`.
+    first_chunk: u64,
+    chunks: VecDeque<Stored>,
+}
+
+impl Log {
+    /// An empty log whose next frame will be `first_seq`, keeping at most `bytes_max` bytes (and always the newest
+    /// frame, however large).
+    pub fn new(first_seq: u64, bytes_max: usize) -> Self {
+        Self { bytes_max, bytes: 0, first_seq, frames: VecDeque::new(), first_chunk: 0, chunks: VecDeque::new() }
+    }
+
+    /// `Seq` of the oldest frame kept; the tip if there is none.
+    pub fn first_seq(&self) -> u64 {
+        self.first_seq
+    }
+
+    /// `Seq` that the next frame will have.
+    pub fn tip(&self) -> u64 {
+        self.first_seq + self.frames.len() as u64
+    }
+
+    /// Bytes kept, with their overhead.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends the frame `seq`. Older than the tip: ignored, it is from before this log began. Newer: frames are
+    /// missing (the shard's inbox overflowed), so all that is kept is dropped, and every cursor behind `seq` is lapped
+    /// and will be told.
+    pub fn append(&mut self, seq: u64, frame: &Bytes) {
+        if seq < self.tip() {
+            return;
+        }
+        if seq > self.tip() {
+            self.clear();
+            self.first_seq = seq;
+        }
+        let (start, len) = self.store(frame);
+        let chunk = self.first_chunk + self.chunks.len() as u64 - 1;
+        self.frames.push_back(Frame { chunk, start, len });
+        self.bytes += frame.len() + FRAME_OVERHEAD_BYTES;
+        while self.bytes > self.bytes_max && self.frames.len() > 1 {
+            self.drop_first();
+        }
+        self.check();
+    }
+
+    fn store(&mut self, frame: &Bytes) -> (u32, u32) {
+        let end_seq = self.tip() + 1;
+        let len = u32::try_from(frame.len()).expect("frames are smaller than 4 GiB");
+        if frame.len() > COPIED_FRAME_BYTES_MAX {
+            self.chunks.push_back(Stored { body: Body::Shared(frame.clone()), end_seq, end: frame.len() });
+            return (0, len);
+        }
+        if let Some(Stored { body: Body::Copied(chunk), end_seq: last_end_seq, end }) = self.chunks.back_mut()
+            && let Some(range) = chunk.append(frame)
+        {
+            *last_end_seq = end_seq;
+            *end = range.end;
+            return (range.start as u32, len);
+        }
+        let before = match self.chunks.back() {
+            Some(Stored { body: Body::Copied(chunk), .. }) => chunk.capacity(),
+            _ => 0,
+        };
+        let capacity = (before * 2).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX).max(frame.len());
+        let chunk = Chunk::with_capacity(capacity);
+        let range = chunk.append(frame).expect("a new chunk has room for the frame");
+        self.chunks.push_back(Stored { body: Body::Copied(chunk), end_seq, end: range.end });
+        (0, len)
+    }
+
+    /// What a member at `cursor` gets next: whole frames, of which the last is before `until` (the tip at most).
+    pub fn read(&self, cursor: u64, until: u64) -> Read {
+        if cursor < self.first_seq {
+            return Read::Lapped(self.first_seq);
+        }
+        let until = until.min(self.tip());
+        if cursor >= until {
+            return Read::AtTip;
+        }
+        let frame = self.frame(cursor);
+        let stored = &self.chunks[(frame.chunk - self.first_chunk) as usize];
+        let (end_seq, end) = if stored.end_seq <= until {
+            (stored.end_seq, stored.end)
+        } else {
+            let last = self.frame(until - 1);
+            (until, (last.start + last.len) as usize)
+        };
+        let slice = match &stored.body {
+            Body::Copied(chunk) => Slice::of_chunk(chunk, frame.start as usize..end),
+            Body::Shared(bytes) => Slice::Shared(bytes.clone()),
+        };
+        Read::Frames(slice, end_seq)
+    }
+
+    /// Where a send that began at `cursor` and took `sent` bytes stopped: the cursor behind the frame it stopped in,
+    /// and how many bytes of that frame are missing (0: it stopped between frames). `None` if those frames are gone.
+    pub fn position_after(&self, mut cursor: u64, mut sent: usize) -> Option<(u64, usize)> {
+        while sent > 0 {
+            if cursor < self.first_seq || cursor >= self.tip() {
+                return None;
+            }
+            let len = self.frame(cursor).len as usize;
+            cursor += 1;
+            if sent < len {
+                return Some((cursor, len - sent));
+            }
+            sent -= len;
+        }
+        Some((cursor, 0))
+    }
+
+    /// Drops all frames before `seq`: every member is beyond them.
+    pub fn trim(&mut self, seq: u64) {
+        while self.first_seq < seq && !self.frames.is_empty() {
+            self.drop_first();
+        }
+        if self.frames.is_empty() {
+            self.clear();
+        }
+        self.check();
+    }
+
+    fn frame(&self, seq: u64) -> Frame {
+        self.frames[(seq - self.first_seq) as usize]
+    }
+
+    fn drop_first(&mut self) {
+        let frame = self.frames.pop_front().expect("called with frames");
+        self.first_seq += 1;
+        self.bytes -= frame.len as usize + FRAME_OVERHEAD_BYTES;
+        while self.chunks.front().is_some_and(|stored| stored.end_seq <= self.first_seq) {
+            // The newest chunk stays: the next frame goes behind it.
+            if self.chunks.len() == 1 && self.frames.is_empty() {
+                break;
+            }
+            self.chunks.pop_front();
+            self.first_chunk += 1;
+        }
+    }
+
+    /// Forgets all frames, and gives their memory back; the tip stays.
+    fn clear(&mut self) {
+        self.first_seq = self.tip();
+        self.first_chunk += self.chunks.len() as u64;
+        self.frames = VecDeque::new();
+        self.chunks = VecDeque::new();
+        self.bytes = 0;
+    }
+
+    fn check(&self) {
+        // The sum is checked while the log is short: at full length it would make debug builds crawl.
+        debug_assert!(
+            self.frames.len() > 64
+                || self.bytes
+                    == self.frames.iter().map(|frame| frame.len as usize + FRAME_OVERHEAD_BYTES).sum::<usize>()
+        );
+        debug_assert!(self.bytes <= self.bytes_max || self.frames.len() <= 1);
+        debug_assert!(self.frames.is_empty() || self.chunks.back().is_some_and(|last| last.end_seq == self.tip()));
+    }
+}

@@ -1,0 +1,244 @@
+//! Rooms: the sequencer that gives every message of a room its place, and who is in it.
+//!
+//! A [`Room`] is shared by all shards. Publishing takes its lock for as long as it takes to number the frame and to
+//! push it into the inbox of each shard that has members: that push, under the lock, is what makes one total order.
+//! The fan-out itself takes no lock: every shard appends what its inbox brought to its own [`log::Log`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+
+use crate::protocol::broadcast;
+use crate::relay::{Inbox, Pushed, Relay};
+
+pub mod log;
+pub mod presence;
+pub mod registry;
+
+use presence::{Announce, Notice, Presence};
+
+/// Chat rooms and raw rooms never meet, even under the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Namespace {
+    /// `/ws`: JSON, users, presence.
+    Chat,
+    /// `/raw/ROOM`: payloads as they come.
+    Raw,
+}
+
+/// One connection as the other shards know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberId {
+    /// The shard that accepted it.
+    pub shard: usize,
+    /// Its key there.
+    pub connection: u64,
+}
+
+/// Why a join was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinError {
+    /// Another member of the room has the name.
+    NameTaken,
+    /// The last member just left; the registry makes the room anew.
+    Gone,
+}
+
+/// A room's order and its members, for all shards.
+#[derive(Debug)]
+pub struct Room {
+    id: u64,
+    name: Arc<str>,
+    namespace: Namespace,
+    epoch: u64,
+    inboxes: Arc<[Inbox]>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// False once the room has been taken out of the registry.
+    alive: bool,
+    next_seq: u64,
+    users: HashMap<Arc<str>, MemberId>,
+    members_by_shard: Box<[u32]>,
+    members: usize,
+    presence: Presence,
+}
+
+/// What a publisher has to do after a publish, once its turn's publishes are done: wake these shards.
+#[derive(Debug, Default)]
+pub struct Wakes(Vec<usize>);
+
+impl Wakes {
+    /// Wakes every shard that was pushed to and not woken yet.
+    pub fn wake_all(&mut self, inboxes: &[Inbox]) {
+        for shard in self.0.drain(..) {
+            inboxes[shard].wake();
+        }
+    }
+}
+
+/// When a change of membership is announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// It has been, or somebody else will.
+    Done,
+    /// Folded: whoever got this calls [`Room::announce_folded`] at that time (ms).
+    At(u64),
+}
+
+impl Room {
+    fn new(id: u64, name: Arc<str>, namespace: Namespace, epoch: u64, inboxes: Arc<[Inbox]>) -> Self {
+        let state = State {
+            alive: true,
+            next_seq: 1,
+            users: HashMap::new(),
+            members_by_shard: vec![0; inboxes.len()].into(),
+            members: 0,
+            presence: Presence::default(),
+        };
+        Self { id, name, namespace, epoch, inboxes, state: Mutex::new(state) }
+    }
+
+    /// A number that no other room of this process has, or had.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The name that messages are published to.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Chat or raw.
+    pub fn namespace(&self) -> Namespace {
+        self.namespace
+    }
+
+    /// Tells this life of the room from earlier ones under the same name.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Users in it, sorted. Raw rooms have none.
+    pub fn users(&self) -> Vec<Arc<str>> {
+        let mut users: Vec<_> = self.lock().users.keys().cloned().collect();
+        users.sort();
+        users
+    }
+
+    /// Publishes the chat message `text` of `user` and returns its `Seq`.
+    pub fn publish_chat(self: &Arc<Self>, user: &str, text: &str, now_ms: u64, wakes: &mut Wakes) -> u64 {
+        let message = broadcast::Unnumbered::message(user, &self.name, text);
+        let mut state = self.lock();
+        let frame = message.number(state.next_seq, self.epoch, now_ms);
+        self.publish(&mut state, &frame, wakes)
+    }
+
+    /// Publishes a frame as it is, and returns its `Seq`.
+    pub fn publish_raw(self: &Arc<Self>, frame: &Bytes, wakes: &mut Wakes) -> u64 {
+        self.publish(&mut self.lock(), frame, wakes)
+    }
+
+    /// Publishes the notice about the joins and leaves that were folded until now.
+    pub fn announce_folded(self: &Arc<Self>, now_ms: u64, wakes: &mut Wakes) {
+        let mut state = self.lock();
+        if let Some(notice) = state.presence.flush(&self.name, now_ms)
+            && state.members > 0
+        {
+            self.publish_notice(&mut state, &notice, now_ms, wakes);
+        }
+    }
+
+    /// Adds a member, and returns the `Seq` of the first frame that it gets. A chat room announces it, the newcomer
+    /// included.
+    fn join(
+        self: &Arc<Self>,
+        user: Option<&Arc<str>>,
+        member: MemberId,
+        now_ms: u64,
+        wakes: &mut Wakes,
+    ) -> Result<(u64, Announced), JoinError> {
+        let mut state = self.lock();
+        if !state.alive {
+            return Err(JoinError::Gone);
+        }
+        if let Some(user) = user {
+            if state.users.contains_key(user) {
+                return Err(JoinError::NameTaken);
+            }
+            state.users.insert(Arc::clone(user), member);
+        }
+        state.members_by_shard[member.shard] += 1;
+        state.members += 1;
+        let first_seq = state.next_seq;
+        let mut announced = Announced::Done;
+        if let Some(user) = user {
+            let members = state.members;
+            let announce = state.presence.joined(&self.name, user, members, now_ms);
+            announced = self.announce(&mut state, announce, now_ms, wakes);
+        }
+        Ok((first_seq, announced))
+    }
+
+    /// Removes a member; the second value says whether it was the last one, with which the room is no longer alive.
+    fn leave(
+        self: &Arc<Self>,
+        user: Option<&Arc<str>>,
+        shard: usize,
+        now_ms: u64,
+        wakes: &mut Wakes,
+    ) -> (Announced, bool) {
+        let mut state = self.lock();
+        state.members_by_shard[shard] -= 1;
+        state.members -= 1;
+        if state.members == 0 {
+            state.alive = false;
+            return (Announced::Done, true);
+        }
+        let Some(user) = user else { return (Announced::Done, false) };
+        state.users.remove(user);
+        let members = state.members;
+        let announce = state.presence.left(user, members, now_ms);
+        (self.announce(&mut state, announce, now_ms, wakes), false)
+    }
+
+    fn announce(self: &Arc<Self>, state: &mut State, announce: Announce, now_ms: u64, wakes: &mut Wakes) -> Announced {
+        match announce {
+            Announce::Now(notice) => {
+                self.publish_notice(state, &notice, now_ms, wakes);
+                Announced::Done
+            }
+            Announce::At(due_ms) => Announced::At(due_ms),
+            Announce::Folded => Announced::Done,
+        }
+    }
+
+    fn publish_notice(self: &Arc<Self>, state: &mut State, notice: &Notice, now_ms: u64, wakes: &mut Wakes) {
+        let message = broadcast::Unnumbered::notice(&self.name, notice);
+        let frame = message.number(state.next_seq, self.epoch, now_ms);
+        self.publish(state, &frame, wakes);
+    }
+
+    /// One push for each shard that has members. A full inbox drops the frame; the hole in `Seq` tells the shard.
+    fn publish(self: &Arc<Self>, state: &mut State, frame: &Bytes, wakes: &mut Wakes) -> u64 {
+        let seq = state.next_seq;
+        state.next_seq += 1;
+        for (shard, inbox) in self.inboxes.iter().enumerate() {
+            if state.members_by_shard[shard] == 0 {
+                continue;
+            }
+            let relay = Relay { room: Arc::clone(self), seq, frame: frame.clone() };
+            if inbox.push(relay) == Pushed::Wake {
+                wakes.0.push(shard);
+            }
+        }
+        seq
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("a room's lock is never held over a panic")
+    }
+}

@@ -1,0 +1,205 @@
+//! Who came and who left, said without storms: the folding rule of the wire's chapter "v0".
+//!
+//! Pure: time comes in as milliseconds. While a room is small and quiet, each join and leave is announced by itself;
+//! otherwise they are counted and told together, once a second.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Up to so many members, joins and leaves are announced one by one.
+const MEMBERS_ANNOUNCED_MAX: usize = 32;
+/// With so many notices within [`FOLD_MS`], further ones are folded.
+const NOTICES_PER_SECOND_MAX: usize = 16;
+/// Names spelled out in a folded notice.
+const NAMES_MAX: usize = 3;
+/// Folded notices come once in this time, in milliseconds.
+const FOLD_MS: u64 = 1000;
+
+/// What a notice tells; also the value of `Event` on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// One member came.
+    Join,
+    /// One member left.
+    Leave,
+    /// Several came or left.
+    Presence,
+}
+
+impl Event {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Join => "join",
+            Self::Leave => "leave",
+            Self::Presence => "presence",
+        }
+    }
+}
+
+/// A notice to all members of a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// What happened.
+    pub event: Event,
+    /// The text that people read.
+    pub text: String,
+}
+
+/// A change that is announced now, or was folded into a later notice.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Announce {
+    /// Publish this.
+    Now(Notice),
+    /// The first folded change: call [`Presence::flush`] at this time (ms).
+    At(u64),
+    /// Folded into a notice that is already due.
+    Folded,
+}
+
+/// The joins and leaves of one room that were not told yet, and how noisy it was.
+#[derive(Debug, Default)]
+pub struct Presence {
+    /// When the notices of the last second were published (ms), oldest first.
+    recent: VecDeque<u64>,
+    joined: Vec<Arc<str>>,
+    joined_count: usize,
+    left: Option<Arc<str>>,
+    left_count: usize,
+}
+
+impl Presence {
+    /// `user` came into `room`, which now has `members`.
+    pub fn joined(&mut self, room: &str, user: &Arc<str>, members: usize, now_ms: u64) -> Announce {
+        if self.announces(members, now_ms) {
+            return Announce::Now(Notice { event: Event::Join, text: welcome(room, user) });
+        }
+        let first = !self.is_pending();
+        if self.joined.len() < NAMES_MAX {
+            self.joined.push(Arc::clone(user));
+        }
+        self.joined_count += 1;
+        if first { Announce::At(now_ms + FOLD_MS) } else { Announce::Folded }
+    }
+
+    /// `user` left; `members` remain.
+    pub fn left(&mut self, user: &Arc<str>, members: usize, now_ms: u64) -> Announce {
+        if self.announces(members, now_ms) {
+            return Announce::Now(Notice { event: Event::Leave, text: farewell(user) });
+        }
+        let first = !self.is_pending();
+        self.left = Some(Arc::clone(user));
+        self.left_count += 1;
+        if first { Announce::At(now_ms + FOLD_MS) } else { Announce::Folded }
+    }
+
+    /// The notice about everything folded so far, if there is any.
+    pub fn flush(&mut self, room: &str, now_ms: u64) -> Option<Notice> {
+        if !self.is_pending() {
+            return None;
+        }
+        let mut sentences = Vec::with_capacity(2);
+        match self.joined_count {
+            0 => {}
+            1 => sentences.push(welcome(room, &self.joined[0])),
+            count => {
+                let mut names = self.joined.join(", ");
+                if count > self.joined.len() {
+                    names.push_str(&format!(" and {} more", count - self.joined.len()));
+                }
+                sentences.push(format!("Welcome to {room}: {names}."));
+            }
+        }
+        match (self.left_count, &self.left) {
+            (1, Some(user)) => sentences.push(farewell(user)),
+            (0, _) => {}
+            (count, _) => sentences.push(format!("{count} users left channel.")),
+        }
+        let event = match (self.joined_count, self.left_count) {
+            (1, 0) => Event::Join,
+            (0, 1) => Event::Leave,
+            _ => Event::Presence,
+        };
+        *self = Self { recent: std::mem::take(&mut self.recent), ..Self::default() };
+        self.note(now_ms);
+        Some(Notice { event, text: sentences.join(" ") })
+    }
+
+    fn is_pending(&self) -> bool {
+        self.joined_count + self.left_count > 0
+    }
+
+    /// Whether a change is announced by itself; counts it if so. What follows a folded change is folded too, so that
+    /// notices stay in the order of what happened.
+    fn announces(&mut self, members: usize, now_ms: u64) -> bool {
+        while self.recent.front().is_some_and(|at| at + FOLD_MS <= now_ms) {
+            self.recent.pop_front();
+        }
+        let announces =
+            !self.is_pending() && members <= MEMBERS_ANNOUNCED_MAX && self.recent.len() < NOTICES_PER_SECOND_MAX;
+        if announces {
+            self.note(now_ms);
+        }
+        announces
+    }
+
+    fn note(&mut self, now_ms: u64) {
+        self.recent.push_back(now_ms);
+    }
+}
+
+fn welcome(room: &str, user: &str) -> String {
+    format!("Welcome to {room}, {user}!")
+}
+
+fn farewell(user: &str) -> String {
+    format!("User {user} left channel.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(number: usize) -> Arc<str> {
+        format!("u{number}").into()
+    }
+
+    #[test]
+    fn a_small_quiet_room_hears_of_each() {
+        let mut presence = Presence::default();
+        let now = presence.joined("tea", &name(1), 1, 0);
+        assert_eq!(now, Announce::Now(Notice { event: Event::Join, text: "Welcome to tea, u1!".into() }));
+        let now = presence.left(&name(1), 31, 0);
+        assert_eq!(now, Announce::Now(Notice { event: Event::Leave, text: "User u1 left channel.".into() }));
+        assert_eq!(presence.flush("tea", 5000), None);
+    }
+
+    #[test]
+    fn a_large_room_folds() {
+        let mut presence = Presence::default();
+        assert_eq!(presence.joined("tea", &name(0), 33, 500), Announce::At(1500));
+        for number in 1..300 {
+            assert_eq!(presence.joined("tea", &name(number), 33 + number, 600), Announce::Folded);
+        }
+        let notice = presence.flush("tea", 1500).unwrap();
+        assert_eq!(notice.text, "Welcome to tea: u0, u1, u2 and 297 more.");
+        assert_eq!(notice.event, Event::Presence);
+        for number in 0..14 {
+            presence.left(&name(number), 300, 1600);
+        }
+        assert_eq!(presence.flush("tea", 2600).unwrap().text, "14 users left channel.");
+    }
+
+    #[test]
+    fn the_sixteenth_notice_in_a_second_is_the_last_by_itself() {
+        let mut presence = Presence::default();
+        for number in 0..16 {
+            assert!(matches!(presence.joined("tea", &name(number), 5, 100), Announce::Now(_)), "{number}");
+        }
+        assert_eq!(presence.left(&name(3), 5, 200), Announce::At(1200));
+        assert_eq!(presence.joined("tea", &name(99), 5, 1150), Announce::Folded, "order is kept");
+        let notice = presence.flush("tea", 1200).unwrap();
+        assert_eq!(notice.text, "Welcome to tea, u99! User u3 left channel.");
+        assert!(matches!(presence.joined("tea", &name(100), 5, 1300), Announce::Now(_)), "quiet again");
+    }
+}

@@ -1,0 +1,273 @@
+//! Starts the shards, waits for a signal, and stops them.
+
+use std::fmt;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::handshake::{self, Front};
+use crate::os;
+use crate::probe;
+use crate::relay::{INBOX_BYTES_MAX, Inbox};
+use crate::ring::{DataRing, RingError};
+use crate::room::registry::Registry;
+use crate::shard::Shard;
+use crate::shard::run::{Stop, run};
+
+/// From the first signal, so much time remains until the process is gone.
+const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
+/// File descriptors that are no connections: listeners, rings, standard streams, for one shard and in all.
+const FILES_PER_SHARD: u64 = 8;
+/// See [`FILES_PER_SHARD`].
+const FILES_BESIDE: u64 = 16;
+
+/// Why the server can't start. The sentence says what to do.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A server that runs: its shards accept.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    registry: Arc<Registry>,
+    stop: Arc<Stop>,
+    listeners: Vec<TcpListener>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts every shard; when this returns, connections are accepted.
+    ///
+    /// # Errors
+    /// An address that can't be bound, a thread or a ring that can't be had.
+    pub fn start<R: DataRing + 'static>(config: Config) -> Result<Self, StartError> {
+        let cores = os::allowed_cores().map_err(|error| StartError(format!("can't read the CPU affinity: {error}")))?;
+        let shards = config.shards.map_or(cores.len(), usize::from);
+        let config = Arc::new(config);
+        let per_address = bind(&config, shards)?;
+        let addresses = per_address.iter().map(|listeners| local_address(&listeners[0])).collect::<Result<_, _>>()?;
+        let wake_ups = many(shards, os::new_eventfd)?;
+        let inboxes = many(shards, {
+            let mut wake_ups = wake_ups.iter();
+            move || Ok(Inbox::new(wake_ups.next().expect("one each").try_clone()?, INBOX_BYTES_MAX))
+        })?;
+        let random = || os::random_u64().map_err(|error| StartError(format!("no random numbers: {error}")));
+        let instance: Arc<str> = format!("{:016x}", random()?).into();
+        let registry = Arc::new(Registry::new(inboxes.into(), random()?));
+        let mut server = Self { addresses, registry, stop: Arc::default(), listeners: Vec::new(), threads: Vec::new() };
+        let mut listeners: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
+        for of_address in per_address {
+            for (shard, listener) in of_address.into_iter().enumerate() {
+                server.listeners.push(listener.try_clone().map_err(out_of_files)?);
+                listeners[shard].push(listener);
+            }
+        }
+        let (ready, started) = std::sync::mpsc::channel();
+        for (id, (listeners, wake_up)) in listeners.into_iter().zip(wake_ups).enumerate() {
+            let thread = ShardThread {
+                id,
+                core: cores[id % cores.len()],
+                listeners,
+                wake_up,
+                config: Arc::clone(&config),
+                registry: Arc::clone(&server.registry),
+                instance: Arc::clone(&instance),
+                stop: Arc::clone(&server.stop),
+            };
+            let ready = ready.clone();
+            let spawned = std::thread::Builder::new()
+                .name(format!("hi-shard-{id}"))
+                .spawn(move || thread.run::<R>(&ready))
+                .map_err(|error| StartError(format!("can't start a thread: {error}")))?;
+            server.threads.push(spawned);
+        }
+        for _ in 0..shards {
+            let outcome: Result<(), RingError> = started.recv().expect("every shard reports");
+            outcome.map_err(|RingError { operation, error }| {
+                StartError(format!("can't start a shard: the kernel refused {operation}: {error}"))
+            })?;
+        }
+        Ok(server)
+    }
+
+    /// The addresses that it listens on.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Asks every shard to close its connections and to end; [`Server::join`] waits for it.
+    pub fn stop(&self) {
+        self.stop.request();
+        for listener in &self.listeners {
+            // Shutting a listener down ends its accepts, and refuses who comes now.
+            let _ = SockRef::from(listener).shutdown(Shutdown::Both);
+        }
+        for inbox in self.registry.inboxes() {
+            inbox.wake();
+        }
+    }
+
+    /// Waits until every shard has ended.
+    pub fn join(self) {
+        for thread in self.threads {
+            // A panic has been reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The `hi` command: raises the file limit, tries the kernel, serves until a signal, and stops.
+///
+/// # Errors
+/// Why it can't start.
+pub fn serve<R: DataRing + 'static>(config: Config) -> Result<(), StartError> {
+    let files = os::raise_file_limit()
+        .map_err(|error| StartError(format!("can't raise the limit of open files to the hard limit: {error}")))?;
+    let kernel = probe::try_kernel().map_err(StartError)?;
+    let budget_config = config.clone();
+    let server = Server::start::<R>(config)?;
+    let shards = server.shards();
+    info!("hi is open at {}; {shards} shards; {kernel}", Links(server.addresses()));
+    let connections = files.saturating_sub(FILES_BESIDE + FILES_PER_SHARD * shards as u64);
+    info!("the file limit of {files} allows {connections} connections; {}", budget_config.memory_budget(shards));
+    wait_for_signals(server)
+}
+
+/// Stops at the first SIGTERM or SIGINT; ends at once at the second.
+fn wait_for_signals(server: Server) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| StartError(format!("can't start the main thread's runtime: {error}")))?;
+    runtime.block_on(async {
+        let failed = |error| StartError(format!("can't listen to signals: {error}"));
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        info!("stopping: no new connections, everyone is told to come back; a second signal ends at once");
+        server.stop();
+        let mut stopped = tokio::task::spawn_blocking(|| server.join());
+        tokio::select! {
+            _ = &mut stopped => info!("stopped"),
+            () = tokio::time::sleep(STOP_TIME_MAX) => warn!("stopped, though not everyone has closed"),
+            _ = terminate.recv() => end_at_once(),
+            _ = interrupt.recv() => end_at_once(),
+        }
+        Ok(())
+    })?;
+    // A thread that has not joined in time must not hold up the process.
+    std::process::exit(0)
+}
+
+fn end_at_once() {
+    warn!("second signal: ended at once");
+    std::process::exit(1)
+}
+
+/// What one shard's thread starts with.
+struct ShardThread {
+    id: usize,
+    core: usize,
+    listeners: Vec<TcpListener>,
+    wake_up: OwnedFd,
+    config: Arc<Config>,
+    registry: Arc<Registry>,
+    instance: Arc<str>,
+    stop: Arc<Stop>,
+}
+
+impl ShardThread {
+    fn run<R: DataRing + 'static>(self, ready: &std::sync::mpsc::Sender<Result<(), RingError>>) {
+        if let Err(error) = os::pin_to_core(self.core) {
+            warn!("shard {} runs unpinned: core {} can't be had: {error}", self.id, self.core);
+        }
+        let ring = self
+            .wake_up
+            .try_clone()
+            .map_err(|error| RingError { operation: "a file descriptor", error })
+            .and_then(|wake_up| R::new(self.config.receive_buffers, wake_up));
+        let ring = match ring {
+            Ok(ring) => ring,
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        tokio_uring::start(async {
+            let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring);
+            let front = Rc::new(Front::new(shard, self.config, self.instance));
+            for listener in self.listeners {
+                let listener = Rc::new(tokio_uring::net::TcpListener::from_std(listener));
+                for _ in 0..handshake::ACCEPTS {
+                    drop(tokio_uring::spawn(handshake::accept(Rc::clone(&listener), Rc::clone(&front))));
+                }
+            }
+            let _ = ready.send(Ok(()));
+            run(front, self.wake_up, self.stop).await;
+        });
+    }
+}
+
+/// The listeners of each address, one for every shard.
+fn bind(config: &Config, shards: usize) -> Result<Vec<Vec<TcpListener>>, StartError> {
+    let addresses = if config.listen.is_empty() { vec![os::any_address(config.port)] } else { config.listen.clone() };
+    let bind_one = |address: SocketAddr| {
+        os::bind_shards(address, shards).map_err(|error| {
+            let mend = match error.kind() {
+                io::ErrorKind::AddrInUse => "something listens there already: stop it, or choose another port with -p",
+                io::ErrorKind::PermissionDenied => {
+                    "ports below 1024 need the capability CAP_NET_BIND_SERVICE: choose another with -p"
+                }
+                io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address: see `ip address`",
+                _ => "choose another address with --listen, or another port with -p",
+            };
+            StartError(format!("can't listen on {address} ({error}): {mend}."))
+        })
+    };
+    addresses.into_iter().map(bind_one).collect()
+}
+
+fn local_address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|error| StartError(format!("a listener has no address: {error}")))
+}
+
+fn many<T>(count: usize, make: impl FnMut() -> io::Result<T>) -> Result<Vec<T>, StartError> {
+    std::iter::repeat_with(make).take(count).collect::<Result<_, _>>().map_err(out_of_files)
+}
+
+fn out_of_files(error: io::Error) -> StartError {
+    StartError(format!("can't open what the shards need: {error}; raise the file limit (ulimit -n) or lower --shards"))
+}
+
+/// Addresses as links that a browser takes.
+struct Links<'a>(&'a [SocketAddr]);
+
+impl fmt::Display for Links<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, address) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            if address.ip().is_unspecified() {
+                write!(f, "{separator}http://localhost:{}/", address.port())?;
+            } else {
+                write!(f, "{separator}http://{address}/")?;
+            }
+        }
+        Ok(())
+    }
+}

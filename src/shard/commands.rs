@@ -1,0 +1,149 @@
+//! What a message makes happen: chat commands, raw relays, and the limits on both.
+
+use std::sync::Arc;
+
+use fastwebsockets::OpCode;
+
+use super::Shard;
+use crate::config::RawMode;
+use crate::connection::Role;
+use crate::frame::decode::Kind;
+use crate::frame::encode;
+use crate::protocol::broadcast::to_one;
+use crate::protocol::close_code::CloseReason;
+use crate::protocol::name;
+use crate::protocol::v0::{self, Command, text};
+use crate::rate::Verdict;
+use crate::ring::DataRing;
+use crate::room::{JoinError, Namespace, Room};
+
+/// So many unreadable messages in a row close the connection.
+const UNREADABLE_MAX: u8 = 3;
+
+impl<R: DataRing> Shard<R> {
+    /// A whole message has arrived.
+    pub(super) fn message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
+        let now_ms = self.now.since_start_ms;
+        let connection = &mut self.connections[slot as usize];
+        let (rate, user) = match &connection.role {
+            Role::Chat { user } => (&self.chat_rate, Some(Arc::clone(user))),
+            Role::Raw { .. } => (&self.raw_rate, None),
+        };
+        match (connection.bucket.take(rate, now_ms), user) {
+            (Verdict::RefusedTooLong, _) => self.close(slot, &CloseReason::RateLimit),
+            (Verdict::Refused, Some(_)) => {
+                let refusal = text::too_fast(self.config.rate_limit);
+                self.system(slot, &refusal);
+            }
+            // A raw room has no frame to say it in.
+            (Verdict::Refused, None) => {}
+            (Verdict::Pass, Some(user)) => self.chat_message(slot, &user, kind, payload),
+            (Verdict::Pass, None) => self.raw_message(slot, kind, payload),
+        }
+    }
+
+    fn raw_message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
+        if self.config.raw != RawMode::Open {
+            return self.close(slot, &CloseReason::ListenOnly);
+        }
+        let connection = &mut self.connections[slot as usize];
+        let Some(membership) = connection.memberships.first() else { return };
+        let opcode = match kind {
+            Kind::Text => OpCode::Text,
+            Kind::Binary => OpCode::Binary,
+        };
+        let local = self.rooms.get(membership.room);
+        let seq = local.room.publish_raw(&encode::frame(opcode, payload), &mut self.wakes);
+        if matches!(connection.role, Role::Raw { echo: false, .. }) {
+            connection.skip_own(seq, local.log.first_seq());
+        }
+    }
+
+    fn chat_message(&mut self, slot: u32, user: &Arc<str>, kind: Kind, payload: &[u8]) {
+        if matches!(kind, Kind::Binary) {
+            return self.close(slot, &CloseReason::BinaryInChat);
+        }
+        let said = match v0::parse(payload) {
+            Ok(said) => said,
+            Err(why) => return self.unreadable(slot, &why),
+        };
+        self.connection(slot).unreadable = 0;
+        let Some(room) = self.room_of(slot, &said.room) else { return self.system(slot, text::NO_ROOM) };
+        match v0::command(&said.message) {
+            Command::Say => {
+                room.publish_chat(user, &said.message, self.now.unix_ms, &mut self.wakes);
+            }
+            Command::Join(name) => self.join_command(slot, user, name),
+            Command::Leave(name) => self.leave_command(slot, user, name),
+            Command::List => self.answer(slot, &room, &room.users().join(", ")),
+            Command::Channels => {
+                let names = self.registry.names(Namespace::Chat).join(", ");
+                self.answer(slot, &room, &names);
+            }
+            Command::Malformed => self.answer(slot, &room, &text::malformatted(&said.message)),
+        }
+    }
+
+    fn unreadable(&mut self, slot: u32, why: &str) {
+        self.system(slot, why);
+        let connection = self.connection(slot);
+        connection.unreadable += 1;
+        if connection.unreadable >= UNREADABLE_MAX {
+            self.close(slot, &CloseReason::Unreadable);
+        }
+    }
+
+    fn join_command(&mut self, slot: u32, user: &Arc<str>, name: &str) {
+        if let Err(why) = name::check_room(name) {
+            return self.system(slot, &text::cannot_join(why));
+        }
+        let rooms_max = self.config.max_rooms as usize;
+        let joined = match self.room_of(slot, name) {
+            Some(room) if self.is_member(slot, &room) => Err(JoinError::NameTaken),
+            _ if self.connection(slot).memberships.len() >= rooms_max => {
+                return self.system(slot, &text::too_many_rooms(rooms_max));
+            }
+            _ => self.join(slot, Namespace::Chat, name),
+        };
+        if joined.is_err() {
+            self.system(slot, &text::taken(user));
+        }
+    }
+
+    fn leave_command(&mut self, slot: u32, user: &Arc<str>, name: &str) {
+        let Some(room) = self.room_of(slot, name) else { return self.system(slot, &text::does_not_exist(name)) };
+        if !self.is_member(slot, &room) {
+            return self.system(slot, &text::not_present(name, user));
+        }
+        // What the room said until now is still owed.
+        self.settle(slot);
+        let room_slot = self.rooms.slot(&room).expect("a member's room is here");
+        self.leave(slot, room_slot);
+        self.system(slot, &text::left(name));
+    }
+
+    /// A room by name: one of the connection's own without asking the registry.
+    fn room_of(&self, slot: u32, name: &str) -> Option<Arc<Room>> {
+        let memberships = &self.connections[slot as usize].memberships;
+        let own = memberships.iter().map(|membership| &self.rooms.get(membership.room).room);
+        own.into_iter()
+            .find(|room| &**room.name() == name)
+            .cloned()
+            .or_else(|| self.registry.get(Namespace::Chat, name))
+    }
+
+    fn is_member(&self, slot: u32, room: &Room) -> bool {
+        let memberships = &self.connections[slot as usize].memberships;
+        memberships.iter().any(|membership| self.rooms.get(membership.room).room.id() == room.id())
+    }
+
+    /// A message from hi to this connection.
+    fn system(&mut self, slot: u32, text: &str) {
+        self.reply(slot, to_one("hi", "", text));
+    }
+
+    /// A message from a room to this connection.
+    fn answer(&mut self, slot: u32, room: &Room, text: &str) {
+        self.reply(slot, to_one(&format!("#{}", room.name()), room.name(), text));
+    }
+}

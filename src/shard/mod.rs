@@ -1,0 +1,413 @@
+//! One shard: the connections that it accepted, its side of their rooms, and its data ring.
+//!
+//! - [`turn`]: completions in, frames out, one submission
+//! - [`commands`]: what a frame makes happen
+//! - [`rooms`]: the logs and members on this shard
+//! - [`run`]: the thread's life: turns, ticks, stop
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use slab::Slab;
+use tokio_uring::net::TcpStream;
+use tracing::debug;
+
+use crate::config::Config;
+use crate::connection::{Connection, Role, State};
+use crate::frame::encode;
+use crate::os;
+use crate::protocol::close_code::CloseReason;
+use crate::protocol::{broadcast, v0};
+use crate::rate::{Bucket, RateLimit};
+use crate::relay::Relay;
+use crate::ring::{DataRing, Received};
+use crate::room::registry::{Joined, Registry};
+use crate::room::{Announced, JoinError, MemberId, Namespace, Room, Wakes};
+use crate::wheel::Wheel;
+
+pub mod commands;
+pub mod rooms;
+pub mod run;
+pub mod turn;
+
+use rooms::LocalRooms;
+
+/// Seconds that a peer has to answer our Close, or to end after we did.
+const CLOSE_SECONDS: u32 = 3;
+/// Of the frames that a room has for a member, so many bytes go ahead of a reply to it.
+const SETTLE_BYTES_MAX: usize = 64 * 1024;
+
+/// A connection, safe against the reuse of its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key {
+    slot: u32,
+    serial: u32,
+}
+
+/// Something to read, or the end of it, that waits for its turn.
+#[derive(Debug)]
+struct Arrival {
+    key: Key,
+    /// `None`: the peer has ended.
+    received: Option<Received>,
+}
+
+/// What time it is, as the shard sees it for one turn.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    /// Milliseconds since 1970.
+    unix_ms: u64,
+    /// Milliseconds since the shard began; never goes back.
+    since_start_ms: u64,
+}
+
+impl Now {
+    /// Seconds since the shard began: the ticks of the timer wheel.
+    fn tick(self) -> u32 {
+        (self.since_start_ms / 1000) as u32
+    }
+}
+
+/// A connection whose handshake is done.
+pub struct Upgraded {
+    /// Its socket.
+    pub stream: TcpStream,
+    /// What it is for.
+    pub role: Role,
+    /// The room that its address names.
+    pub room: String,
+    /// The 101 response: leaves in the first send, together with the first frames.
+    pub response: Bytes,
+    /// What arrived behind the request head.
+    pub leftover: Vec<u8>,
+}
+
+/// The state of one shard. Everything here runs on its thread, and nothing waits.
+pub struct Shard<R> {
+    id: usize,
+    config: Arc<Config>,
+    chat_rate: RateLimit,
+    raw_rate: RateLimit,
+    registry: Arc<Registry>,
+    ring: R,
+    connections: Slab<Connection>,
+    next_serial: u32,
+    rooms: LocalRooms,
+    /// Connections with something to send, each at most once.
+    send_queue: VecDeque<Key>,
+    arrivals: VecDeque<Arrival>,
+    /// Connections whose receive ended because buffers ran out.
+    starved: Vec<Key>,
+    wheel: Wheel<Key>,
+    /// Rooms with folded notices, and when they are due (ms since 1970).
+    folded: Vec<(u64, Arc<Room>)>,
+    wakes: Wakes,
+    started: Instant,
+    now: Now,
+    stopping: bool,
+    /// Emptied and filled again every turn.
+    relays: Vec<Relay>,
+}
+
+impl<R: DataRing> Shard<R> {
+    /// A shard without connections, on the calling thread.
+    pub fn new(id: usize, config: Arc<Config>, registry: Arc<Registry>, ring: R) -> Self {
+        Self {
+            id,
+            chat_rate: config.chat_rate(),
+            raw_rate: config.raw_rate(),
+            config,
+            registry,
+            ring,
+            connections: Slab::new(),
+            next_serial: 0,
+            rooms: LocalRooms::default(),
+            send_queue: VecDeque::new(),
+            arrivals: VecDeque::new(),
+            starved: Vec::new(),
+            wheel: Wheel::new(0),
+            folded: Vec::new(),
+            wakes: Wakes::default(),
+            started: Instant::now(),
+            now: Now { unix_ms: os::unix_ms(), since_start_ms: 0 },
+            stopping: false,
+            relays: Vec::new(),
+        }
+    }
+
+    /// Connections that are not gone yet.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Takes over a socket whose handshake is done, and lets it into the room of its address.
+    pub fn adopt(&mut self, upgraded: Upgraded) {
+        self.read_clock();
+        let Upgraded { stream, role, room, response, mut leftover } = upgraded;
+        let rate = if matches!(role, Role::Chat { .. }) { &self.chat_rate } else { &self.raw_rate };
+        let bucket = Bucket::new(rate, self.now.since_start_ms);
+        let namespace = if matches!(role, Role::Chat { .. }) { Namespace::Chat } else { Namespace::Raw };
+        self.next_serial = self.next_serial.wrapping_add(1);
+        let serial = self.next_serial;
+        let slot = self.connections.insert(Connection::new(stream, serial, role, bucket)) as u32;
+        // Spread by the order of arrival, so that a storm of connects is not followed by storms of pings.
+        let spread = serial.wrapping_mul(7) % self.config.ping_interval.as_secs() as u32;
+        self.schedule(slot, 1 + spread);
+        self.reply(slot, response);
+        if self.stopping {
+            self.close(slot, &CloseReason::GoingAway);
+        } else if let Err(JoinError::NameTaken | JoinError::Gone) = self.join(slot, namespace, &room) {
+            let user = self.connection(slot).user().cloned().unwrap_or_default();
+            self.reply(slot, broadcast::to_one("hi", "", &v0::text::taken(&user)));
+            self.close(slot, &CloseReason::NameTaken);
+        }
+        if !leftover.is_empty() {
+            self.bytes_arrived(slot, &mut leftover);
+        }
+        self.receive(slot);
+        self.queue(slot);
+    }
+
+    /// Closes every connection, and every one that still comes: the server is going away.
+    pub fn stop(&mut self) {
+        self.read_clock();
+        self.stopping = true;
+        let slots: Vec<u32> = self.connections.iter().map(|(slot, _)| slot as u32).collect();
+        for slot in slots {
+            self.close(slot, &CloseReason::GoingAway);
+        }
+    }
+
+    fn read_clock(&mut self) {
+        self.now = Now { unix_ms: os::unix_ms(), since_start_ms: self.started.elapsed().as_millis() as u64 };
+    }
+
+    fn connection(&mut self, slot: u32) -> &mut Connection {
+        &mut self.connections[slot as usize]
+    }
+
+    fn key(&self, slot: u32) -> Key {
+        Key { slot, serial: self.connections[slot as usize].serial }
+    }
+
+    fn is_current(&self, key: Key) -> bool {
+        self.connections.get(key.slot as usize).is_some_and(|connection| connection.serial == key.serial)
+    }
+
+    /// Joins a room by name.
+    fn join(&mut self, slot: u32, namespace: Namespace, name: &str) -> Result<(), JoinError> {
+        let member =
+            MemberId { shard: self.id, connection: u64::from(self.connection(slot).serial) << 32 | u64::from(slot) };
+        let user = self.connection(slot).user().cloned();
+        let now_ms = self.now.unix_ms;
+        let joined = self.registry.join(namespace, name, user.as_ref(), member, now_ms, &mut self.wakes)?;
+        let Joined { room, first_seq, announced } = joined;
+        let room_slot = self.rooms.join(&room, first_seq, self.config.backlog_bytes);
+        let members = &mut self.rooms.get_mut(room_slot).members;
+        let index = members.len() as u32;
+        members.push(slot);
+        self.connection(slot).memberships.push(crate::connection::Membership {
+            room: room_slot,
+            index,
+            cursor: first_seq,
+        });
+        self.fold(announced, room);
+        Ok(())
+    }
+
+    /// Ends a membership.
+    fn leave(&mut self, slot: u32, room_slot: u32) {
+        let connection = &mut self.connections[slot as usize];
+        let Some(membership) = connection.memberships.iter().find(|membership| membership.room == room_slot) else {
+            return;
+        };
+        let index = membership.index as usize;
+        let user = connection.user().cloned();
+        connection.left(room_slot);
+        let local = self.rooms.get_mut(room_slot);
+        let room = Arc::clone(&local.room);
+        local.members.swap_remove(index);
+        if let Some(moved) = local.members.get(index).copied() {
+            let memberships = &mut self.connections[moved as usize].memberships;
+            let membership = memberships.iter_mut().find(|membership| membership.room == room_slot);
+            membership.expect("who is in a room's list has a membership").index = index as u32;
+        }
+        if local.members.is_empty() {
+            self.rooms.remove(room_slot);
+        }
+        let announced = self.registry.leave(&room, user.as_ref(), self.id, self.now.unix_ms, &mut self.wakes);
+        self.fold(announced, room);
+    }
+
+    fn leave_all(&mut self, slot: u32) {
+        while let Some(membership) = self.connection(slot).memberships.first().copied() {
+            self.leave(slot, membership.room);
+        }
+    }
+
+    fn fold(&mut self, announced: Announced, room: Arc<Room>) {
+        if let Announced::At(due_ms) = announced {
+            self.folded.push((due_ms, room));
+        }
+    }
+
+    /// Sends `frame` to this connection alone, behind all that its rooms had for it until now.
+    fn reply(&mut self, slot: u32, frame: Bytes) {
+        self.settle(slot);
+        if self.connection(slot).reply(frame) {
+            self.queue(slot);
+        } else {
+            self.close(slot, &CloseReason::RepliesUnread);
+        }
+    }
+
+    fn settle(&mut self, slot: u32) {
+        if self.connection(slot).state == State::Open {
+            self.drain_inbox();
+            self.connections[slot as usize].settle(&self.rooms, SETTLE_BYTES_MAX);
+        }
+    }
+
+    /// Closes with a code and a reason; what was owed until now goes ahead.
+    fn close(&mut self, slot: u32, reason: &CloseReason<'_>) {
+        if self.connection(slot).state != State::Open {
+            return;
+        }
+        debug!(shard = self.id, slot, code = reason.code(), "closing: {}", reason.text());
+        self.settle(slot);
+        let state = if reason.peer_broke_protocol() { State::Lingering } else { State::Closing };
+        self.connection(slot).close(encode::close(reason.code(), &reason.text()), state);
+        self.leave_all(slot);
+        self.schedule(slot, CLOSE_SECONDS);
+        self.queue(slot);
+    }
+
+    /// Our Close frame has left.
+    fn close_has_left(&mut self, slot: u32) {
+        match self.connection(slot).state {
+            State::Answering => self.end(slot),
+            // An error here means that the peer is gone: the receive says so too.
+            State::Lingering => drop(self.connection(slot).stream.shutdown(Shutdown::Write)),
+            State::Open | State::Closing | State::Ended => {}
+        }
+    }
+
+    /// Shuts the socket down, which makes the kernel give back all that it holds of the connection.
+    fn end(&mut self, slot: u32) {
+        let connection = self.connection(slot);
+        if connection.state != State::Ended {
+            connection.state = State::Ended;
+            // An error here means that the peer is gone already.
+            let _ = connection.stream.shutdown(Shutdown::Both);
+            self.leave_all(slot);
+        }
+        self.remove_if_released(slot);
+    }
+
+    /// Forgets a connection that has ended and of which the kernel holds nothing more.
+    fn remove_if_released(&mut self, slot: u32) {
+        let connection = self.connection(slot);
+        if connection.state == State::Ended && connection.is_released() {
+            debug_assert!(connection.memberships.is_empty());
+            drop(self.connections.remove(slot as usize));
+        }
+    }
+
+    fn receive(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot as usize];
+        if connection.state != State::Ended && !connection.receiving {
+            connection.receiving = true;
+            self.ring.receive(slot, connection.stream.as_raw_fd());
+        }
+    }
+
+    /// Puts a connection into the queue to send to, unless it stands there, or must wait.
+    fn queue(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot as usize];
+        if !connection.queued && connection.may_send() {
+            connection.queued = true;
+            self.send_queue.push_back(Key { slot, serial: connection.serial });
+        }
+    }
+
+    fn schedule(&mut self, slot: u32, seconds: u32) {
+        let due_tick = self.now.tick() + seconds.max(1);
+        self.connection(slot).due_tick = due_tick;
+        let key = self.key(slot);
+        self.wheel.schedule(due_tick, key);
+    }
+
+    /// Does what time asks for: pings, connections that don't answer, folded notices, logs that everyone has read.
+    pub fn tick(&mut self) {
+        self.read_clock();
+        let mut due = Vec::new();
+        self.wheel.advance(self.now.tick(), &mut due);
+        for (due_tick, key) in due {
+            if self.is_current(key) && self.connection(key.slot).due_tick == due_tick {
+                self.timer(key.slot);
+            }
+        }
+        self.announce_folded();
+        self.trim_logs();
+    }
+
+    fn timer(&mut self, slot: u32) {
+        let (interval, timeout) =
+            (self.config.ping_interval.as_secs() as u32, self.config.ping_timeout.as_secs() as u32);
+        let connection = self.connection(slot);
+        match connection.state {
+            State::Open if connection.pinged && !connection.heard => {
+                debug!(slot, "no sign of life after a ping");
+                self.end(slot);
+            }
+            State::Open if connection.pinged => {
+                connection.pinged = false;
+                self.schedule(slot, interval.saturating_sub(timeout));
+            }
+            State::Open => {
+                connection.pinged = true;
+                connection.heard = false;
+                connection.ping();
+                self.schedule(slot, timeout);
+                self.queue(slot);
+            }
+            State::Closing | State::Answering | State::Lingering => self.end(slot),
+            State::Ended => {}
+        }
+    }
+
+    fn announce_folded(&mut self) {
+        let now_ms = self.now.unix_ms;
+        let due: Vec<_> = self.folded.extract_if(.., |(due_ms, _)| *due_ms <= now_ms).collect();
+        for (_, room) in due {
+            room.announce_folded(now_ms, &mut self.wakes);
+        }
+    }
+
+    /// Drops the frames that every member has got.
+    fn trim_logs(&mut self) {
+        for slot in self.rooms.slots() {
+            let local = self.rooms.get_mut(slot);
+            if local.log.bytes() == 0 {
+                continue;
+            }
+            let cursor = |member: &u32| {
+                let memberships = &self.connections[*member as usize].memberships;
+                memberships.iter().find(|membership| membership.room == slot).map(|membership| membership.cursor)
+            };
+            let slowest = local.members.iter().filter_map(cursor).min().unwrap_or(u64::MAX);
+            local.log.trim(slowest.min(local.log.tip()));
+        }
+    }
+
+    fn fatal(&self, error: &io::Error) -> ! {
+        // A ring that stops working can't be mended from here, and a dead shard must never be silent.
+        tracing::error!(shard = self.id, "the kernel refused the data ring: {error}; hi ends");
+        std::process::exit(1)
+    }
+}

@@ -1,0 +1,96 @@
+//! A shard's side of the rooms that its connections are in: the log, and who reads it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use crate::relay::Relay;
+use crate::room::Room;
+use crate::room::log::Log;
+
+/// A room as one shard has it.
+#[derive(Debug)]
+pub struct LocalRoom {
+    /// What all shards share of it.
+    pub room: Arc<Room>,
+    /// The frames that arrived here.
+    pub log: Log,
+    /// Slots of the connections that are members.
+    pub members: Vec<u32>,
+    /// Whether it stands in the list of rooms with news.
+    pub has_news: bool,
+}
+
+/// The rooms of one shard: those with at least one member here.
+#[derive(Debug, Default)]
+pub struct LocalRooms {
+    rooms: Slab<LocalRoom>,
+    by_id: HashMap<u64, u32>,
+    /// Rooms whose log has grown since [`LocalRooms::take_news`].
+    news: Vec<u32>,
+}
+
+impl LocalRooms {
+    /// The slot of a room that a connection joins, made if it is the first here. Its log begins at `first_seq`.
+    pub fn join(&mut self, room: &Arc<Room>, first_seq: u64, backlog_bytes_max: usize) -> u32 {
+        *self.by_id.entry(room.id()).or_insert_with(|| {
+            let log = Log::new(first_seq, backlog_bytes_max);
+            let local = LocalRoom { room: Arc::clone(room), log, members: Vec::new(), has_news: false };
+            self.rooms.insert(local) as u32
+        })
+    }
+
+    /// Forgets a room without members.
+    pub fn remove(&mut self, slot: u32) {
+        let local = self.rooms.remove(slot as usize);
+        debug_assert!(local.members.is_empty());
+        self.by_id.remove(&local.room.id());
+        if local.has_news {
+            self.news.retain(|with_news| *with_news != slot);
+        }
+    }
+
+    /// The slot of a room, if anyone here is in it.
+    pub fn slot(&self, room: &Room) -> Option<u32> {
+        self.by_id.get(&room.id()).copied()
+    }
+
+    /// A room.
+    pub fn get(&self, slot: u32) -> &LocalRoom {
+        &self.rooms[slot as usize]
+    }
+
+    /// A room, to change it.
+    pub fn get_mut(&mut self, slot: u32) -> &mut LocalRoom {
+        &mut self.rooms[slot as usize]
+    }
+
+    /// A room's log.
+    pub fn log(&self, slot: u32) -> &Log {
+        &self.rooms[slot as usize].log
+    }
+
+    /// Appends what was published. Nobody here in the room any more: nothing to do.
+    pub fn append(&mut self, relay: &Relay) {
+        let Some(slot) = self.slot(&relay.room) else { return };
+        let local = &mut self.rooms[slot as usize];
+        local.log.append(relay.seq, &relay.frame);
+        if !local.has_news {
+            local.has_news = true;
+            self.news.push(slot);
+        }
+    }
+
+    /// The next room whose log has grown.
+    pub fn take_news(&mut self) -> Option<u32> {
+        let slot = self.news.pop()?;
+        self.rooms[slot as usize].has_news = false;
+        Some(slot)
+    }
+
+    /// All slots in use.
+    pub fn slots(&self) -> Vec<u32> {
+        self.rooms.iter().map(|(slot, _)| slot as u32).collect()
+    }
+}

@@ -1,0 +1,88 @@
+//! The life of a shard's thread: turns when there is something to do, ticks while there is someone to watch, stop.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::Shard;
+use crate::handshake::Front;
+use crate::os;
+use crate::ring::DataRing;
+
+/// A tick of the timer wheel.
+const TICK: Duration = Duration::from_secs(1);
+/// With nobody connected there is nothing to watch.
+const IDLE: Duration = Duration::from_secs(3600);
+/// Time for everyone to answer our Close, once the server stops.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
+
+/// Told to every shard at once: stop.
+#[derive(Debug, Default)]
+pub struct Stop(AtomicBool);
+
+impl Stop {
+    /// Asks the shards to stop; they have to be woken as well.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it was asked for.
+    pub fn is_requested(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Runs the shard until it has stopped. `wake_up` is the eventfd of its data ring and of its inbox.
+pub async fn run<R: DataRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<Stop>) {
+    let wake_up = os::watch_eventfd(wake_up).expect("epoll takes an eventfd");
+    let tick = sleep_until(Instant::now() + TICK);
+    tokio::pin!(tick);
+    let mut drained_by = None;
+    loop {
+        let more = take_turns(&front, drained_by.is_none() && stop.is_requested());
+        if stop.is_requested() {
+            let deadline = *drained_by.get_or_insert_with(|| Instant::now() + DRAIN_TIME_MAX);
+            if front.shard.borrow().connections() == 0 || Instant::now() >= deadline {
+                return;
+            }
+        }
+        if more {
+            // tokio-uring submits the control ring when the thread parks, and only then: a turn that merely yielded
+            // would starve accepts and handshakes.
+            os::eventfd_signal(wake_up.get_ref());
+        }
+        tokio::select! {
+            ready = wake_up.readable() => {
+                os::eventfd_clear(wake_up.get_ref());
+                ready.expect("the runtime runs").clear_ready();
+            }
+            () = front.news.notified() => {}
+            () = &mut tick => {}
+        }
+        if tick.deadline() <= Instant::now() || tick.deadline() > Instant::now() + TICK {
+            let mut shard = front.shard.borrow_mut();
+            shard.tick();
+            let next = if shard.is_idle() { IDLE } else { TICK };
+            tick.as_mut().reset(Instant::now() + next);
+        }
+    }
+}
+
+fn take_turns<R: DataRing>(front: &Front<R>, stop_now: bool) -> bool {
+    let mut shard = front.shard.borrow_mut();
+    if stop_now {
+        shard.stop();
+    }
+    shard.turns()
+}
+
+impl<R> Shard<R> {
+    /// Whether time changes nothing here.
+    fn is_idle(&self) -> bool {
+        self.connections.is_empty() && self.folded.is_empty()
+    }
+}

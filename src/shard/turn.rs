@@ -1,0 +1,286 @@
+//! The turn: completions in, frames out, one submission.
+//!
+//! What has arrived is read only when everything owed has been given to the kernel: a publisher is slowed down to what
+//! the fan-out can do, by its own TCP window, and members who read are never lapped because the server was busy.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use super::{Arrival, Key, Shard};
+use crate::config::Slow;
+use crate::connection::{Gap, Next, Role, Sent, State};
+use crate::frame::decode::{Event, Violation};
+use crate::frame::encode;
+use crate::protocol::broadcast;
+use crate::protocol::close_code::CloseReason;
+use crate::ring::{Completion, DataRing, Received};
+use fastwebsockets::OpCode;
+
+/// Completions taken in one turn.
+const COMPLETIONS_PER_TURN: usize = 8192;
+/// Arrivals read in one turn.
+const ARRIVALS_PER_TURN: usize = 256;
+/// Sends submitted in one turn: the first members of a large room don't wait for the last ones' submissions.
+const SENDS_PER_TURN: usize = 1024;
+/// Turns follow one another for so long before the control ring runs.
+const TURNS_TIME_MAX: Duration = Duration::from_millis(4);
+
+impl<R: DataRing> Shard<R> {
+    /// Takes turns until there is nothing to do, or the control ring has waited long enough; true: there is more.
+    pub fn turns(&mut self) -> bool {
+        let began = Instant::now();
+        loop {
+            match self.turn() {
+                Ok(true) if began.elapsed() < TURNS_TIME_MAX => {}
+                Ok(more) => return more,
+                Err(error) => self.fatal(&error),
+            }
+        }
+    }
+
+    fn turn(&mut self) -> io::Result<bool> {
+        self.read_clock();
+        // Lets the kernel run what it deferred, and takes what the control ring's tasks asked for.
+        self.ring.submit()?;
+        self.reap();
+        if self.send_queue.is_empty() {
+            self.read_arrivals();
+        }
+        self.drain_inbox();
+        self.queue_news();
+        self.wakes.wake_all(self.registry.inboxes());
+        self.send();
+        self.receive_again();
+        self.ring.submit()?;
+        let reaped_all = self.reap();
+        Ok(!reaped_all || !self.send_queue.is_empty() || !self.arrivals.is_empty())
+    }
+
+    /// Handles completions; false if there may be more.
+    fn reap(&mut self) -> bool {
+        for _ in 0..COMPLETIONS_PER_TURN {
+            let Some(completion) = self.ring.next() else { return true };
+            match completion {
+                Completion::Sent { token, result, slices } => {
+                    let connection = &mut self.connections[token as usize];
+                    connection.sending = false;
+                    let sent = match result {
+                        Ok(count) => connection.sent(slices, count, &self.rooms),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            connection.sent(slices, 0, &self.rooms)
+                        }
+                        // The peer is gone.
+                        Err(_) => {
+                            self.end(token);
+                            continue;
+                        }
+                    };
+                    self.after_send(token, sent);
+                }
+                Completion::Writable { token } => {
+                    self.connection(token).awaiting_writable = false;
+                    self.queue_if_owed(token);
+                    self.remove_if_released(token);
+                }
+                Completion::Received { token, result, armed } => self.received(token, result, armed),
+            }
+        }
+        false
+    }
+
+    fn after_send(&mut self, slot: u32, sent: Sent) {
+        match sent {
+            Sent::Whole => self.queue_if_owed(slot),
+            Sent::Closed => self.close_has_left(slot),
+            Sent::Full => {
+                let connection = &mut self.connections[slot as usize];
+                if connection.state != State::Ended {
+                    connection.awaiting_writable = true;
+                    self.ring.await_writable(slot, connection.stream.as_raw_fd());
+                }
+            }
+        }
+        if self.connections.contains(slot as usize) {
+            self.remove_if_released(slot);
+        }
+    }
+
+    fn queue_if_owed(&mut self, slot: u32) {
+        if self.connections[slot as usize].has_something(&self.rooms) {
+            self.queue(slot);
+        }
+    }
+
+    fn received(&mut self, slot: u32, result: io::Result<Option<Received>>, armed: bool) {
+        let key = self.key(slot);
+        self.connection(slot).receiving = armed;
+        match result {
+            Ok(received) => {
+                if !armed && received.is_some() {
+                    self.starved.push(key);
+                }
+                self.arrivals.push_back(Arrival { key, received });
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.starved.push(key),
+            // The peer is gone.
+            Err(_) => self.end(slot),
+        }
+        if self.is_current(key) {
+            self.remove_if_released(slot);
+        }
+    }
+
+    /// Reads what has arrived, unless another shard is behind with what this one publishes.
+    fn read_arrivals(&mut self) {
+        let others = self.registry.inboxes().iter().enumerate().filter(|(shard, _)| *shard != self.id);
+        if !self.arrivals.is_empty() && others.into_iter().any(|(_, inbox)| inbox.is_congested()) {
+            return;
+        }
+        for _ in 0..ARRIVALS_PER_TURN {
+            let Some(Arrival { key, received }) = self.arrivals.pop_front() else { return };
+            let current = self.is_current(key);
+            match received {
+                Some(mut received) => {
+                    if current {
+                        self.bytes_arrived(key.slot, received.bytes());
+                    }
+                    self.ring.recycle(received);
+                }
+                None if current => self.end(key.slot),
+                None => {}
+            }
+        }
+    }
+
+    /// Arms the receives that ended for want of buffers, now that some have been given back.
+    fn receive_again(&mut self) {
+        for key in std::mem::take(&mut self.starved) {
+            if self.is_current(key) {
+                self.receive(key.slot);
+            }
+        }
+    }
+
+    /// Decodes what a connection sent, and does what it says.
+    pub(super) fn bytes_arrived(&mut self, slot: u32, mut input: &mut [u8]) {
+        let message_bytes_max = self.config.max_message;
+        loop {
+            let connection = self.connection(slot);
+            connection.heard = true;
+            if !matches!(connection.state, State::Open | State::Closing) {
+                return;
+            }
+            match connection.decoder.next(&mut input, message_bytes_max) {
+                Ok(Some(event)) => self.event(slot, event),
+                Ok(None) => return,
+                Err(violation) => {
+                    self.violation(slot, &violation);
+                    return;
+                }
+            }
+            if !self.connections.contains(slot as usize) {
+                return;
+            }
+        }
+    }
+
+    fn event(&mut self, slot: u32, event: Event<'_>) {
+        let state = self.connection(slot).state;
+        match event {
+            Event::Message { kind, payload } if state == State::Open => self.message(slot, kind, &payload),
+            Event::Message { .. } | Event::Pong(_) => {}
+            Event::Ping(payload) => {
+                self.connection(slot).pong(encode::frame(OpCode::Pong, &payload));
+                self.queue(slot);
+            }
+            Event::Close(status) => self.peer_closes(slot, status.map(|(code, _)| code)),
+        }
+    }
+
+    /// The peer's Close: answered with its own code (RFC 6455, 5.5.1), behind what it is still owed.
+    fn peer_closes(&mut self, slot: u32, code: Option<u16>) {
+        let answer = code.map_or_else(|| encode::frame(OpCode::Close, b""), |code| encode::close(code, ""));
+        self.settle(slot);
+        let connection = self.connection(slot);
+        connection.close(answer, State::Answering);
+        if connection.has_close_to_send() {
+            self.leave_all(slot);
+            self.schedule(slot, super::CLOSE_SECONDS);
+            self.queue(slot);
+        } else {
+            self.end(slot);
+        }
+    }
+
+    fn violation(&mut self, slot: u32, violation: &Violation) {
+        if self.connection(slot).state == State::Open {
+            self.close(slot, &CloseReason::Violation(violation.close_code(), violation));
+        } else {
+            self.end(slot);
+        }
+    }
+
+    /// Appends what all shards published to the logs here.
+    pub(super) fn drain_inbox(&mut self) {
+        let mut relays = std::mem::take(&mut self.relays);
+        self.registry.inboxes()[self.id].drain(&mut relays);
+        for relay in relays.drain(..) {
+            self.rooms.append(&relay);
+        }
+        self.relays = relays;
+    }
+
+    /// Queues every member of each room whose log has grown.
+    fn queue_news(&mut self) {
+        while let Some(room) = self.rooms.take_news() {
+            for slot in &self.rooms.get(room).members {
+                let connection = &mut self.connections[*slot as usize];
+                if !connection.queued && connection.may_send() {
+                    connection.queued = true;
+                    self.send_queue.push_back(Key { slot: *slot, serial: connection.serial });
+                }
+            }
+        }
+    }
+
+    fn send(&mut self) {
+        let mut gaps = Vec::new();
+        for _ in 0..SENDS_PER_TURN {
+            let Some(key) = self.send_queue.pop_front() else { return };
+            if !self.is_current(key) {
+                continue;
+            }
+            let connection = &mut self.connections[key.slot as usize];
+            connection.queued = false;
+            if !connection.may_send() {
+                continue;
+            }
+            match connection.next_send(&self.rooms, &mut gaps) {
+                Next::Send(slices) => {
+                    connection.sending = true;
+                    self.ring.send(key.slot, connection.stream.as_raw_fd(), slices);
+                }
+                Next::Nothing => {}
+                Next::TooSlow => self.close(key.slot, &CloseReason::TooSlow),
+            }
+            for gap in gaps.drain(..) {
+                self.lapped(key.slot, gap);
+            }
+        }
+    }
+
+    /// Tells a member what it lost, or closes it, as the policy says. A lossy raw member isn't told.
+    fn lapped(&mut self, slot: u32, gap: Gap) {
+        if matches!(self.connection(slot).role, Role::Raw { .. }) {
+            self.queue(slot);
+            return;
+        }
+        let room = &self.rooms.get(gap.room).room;
+        let notice = broadcast::gap(room.name(), gap.first, gap.last, room.epoch());
+        if self.config.slow == Slow::Close || !self.connection(slot).reply(notice) {
+            self.close(slot, &CloseReason::TooSlow);
+        }
+        self.queue(slot);
+    }
+}

@@ -1,0 +1,50 @@
+//! Log lines that can't become a flood: what an attacker can cause any number of times is said a few times a minute.
+
+use std::time::{Duration, Instant};
+
+/// Lets a number of lines a minute through and counts the others.
+#[derive(Debug)]
+pub struct Throttle {
+    per_minute: u32,
+    began: Option<Instant>,
+    said: u32,
+    suppressed: u64,
+}
+
+impl Throttle {
+    /// At most `per_minute` lines in a minute.
+    pub fn new(per_minute: u32) -> Self {
+        Self { per_minute, began: None, said: 0, suppressed: 0 }
+    }
+
+    /// Whether to write a line now; if so, how many were left out since the last one.
+    pub fn admit(&mut self, now: Instant) -> Option<u64> {
+        if self.began.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(60)) {
+            self.began = Some(now);
+            self.said = 0;
+        }
+        if self.said >= self.per_minute {
+            self.suppressed += 1;
+            return None;
+        }
+        self.said += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_becomes_a_count() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(2);
+        assert_eq!(throttle.admit(start), Some(0));
+        assert_eq!(throttle.admit(start), Some(0));
+        for _ in 0..5 {
+            assert_eq!(throttle.admit(start + Duration::from_secs(59)), None);
+        }
+        assert_eq!(throttle.admit(start + Duration::from_secs(60)), Some(5));
+    }
+}

@@ -1,0 +1,615 @@
+"use strict";
+// The chat page, in the v0 dialect: {From, Message, Room, Meta} both ways, commands as messages with a slash.
+// Text from others reaches the page through textContent alone, so it can never become markup.
+
+const NAME_BYTES_MAX = 79;
+const ROOM_BYTES_MAX = 64;
+const FRAME_BYTES_MAX = 16 * 1024; // the server's default
+const LINES_MAX = 500; // of each room
+const ANSWER_MS = 10_000; // a connection silent for so long after we spoke is dead
+const GOOD_MS = 10_000; // one that lived so long was good: the backoff starts small again
+const NAME_HELD_MS = 75_000; // our own dead connection may hold our name: two heartbeats and a margin
+const FOLLOW_MS = 180_000; // messages of one author so close together share a heading
+
+const RELOAD = "The server did not understand this page: reload it.";
+const CLOSE_TEXT = {
+  1001: "The server went away; perhaps it restarts.",
+  1002: RELOAD,
+  1003: RELOAD,
+  1007: RELOAD,
+  1008: "The server's policy ended the connection.",
+  1009: "The message was too long for the server.",
+  1011: "The server met an error.",
+  1012: "The server restarts.",
+  1013: "The server is full.",
+  4001: "The server does not accept this name.",
+  4002: "The name is still held, probably by your own lost connection.",
+  4003: "A newer connection took over your name.",
+  4101: "The connection was too slow to keep up.",
+  4102: "You sent more than the server allows.",
+};
+const CLOSE_FATAL = [1002, 1003, 1007, 1008, 1009, 4001, 4003]; // coming back unchanged would end the same way
+const CLOSE_WAIT_S = { 1013: 10, 4102: 20 }; // at least
+
+const $ = (id) => document.getElementById(id);
+const field = $("message-input");
+const messages = $("messages");
+
+let me = ""; // the name joined with
+let link = null; // the one connection, see connect()
+let current = null; // the room on the screen; null while the join form shows
+let atEnd = true; // the log is scrolled to its end, and stays there
+const rooms = new Map(); // by name, in the order joined; they outlive connections
+const retry = { at: 0, timer: 0, attempt: 0, heldSince: 0 }; // heldSince: refused for our own name since then
+
+/** What `read` returns; "" if that is nothing or fails, as storage does where it is forbidden. */
+function orNothing(read) {
+  try {
+    return read() ?? "";
+  } catch {
+    return "";
+  }
+}
+
+const connected = () => link !== null && link.welcomed;
+const waiting = () => $("status").dataset.state === "waiting";
+
+// ---- The connection ----
+
+/** An address of hi beside this page, also when a proxy serves both under a longer path. */
+function beside(path, room) {
+  const url = new URL(path, location.href);
+  if (room) url.search = `?username=${encodeURIComponent(me)}&room=${encodeURIComponent(room)}`;
+  return url;
+}
+
+/** Connects with one room in the address; the others follow with /join once that one has answered. */
+function connect(room) {
+  hangUp();
+  const url = beside("ws", room);
+  url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  const socket = new WebSocket(url);
+  link = {
+    socket,
+    room,
+    since: Date.now(),
+    opened: false, // the WebSocket stands
+    welcomed: false, // a frame from the room has arrived
+    silence: 0, // timer that runs while an answer is due
+    joining: null, // the room that a /join is under way for
+    toJoin: [],
+    wanted: null, // the room to show as soon as it is joined
+    unconfirmed: [], // our messages that the server has not sent back yet
+  };
+  showState("connecting", current ? "Reconnecting…" : "Connecting…");
+  expectAnswer();
+  // A socket that was replaced has nothing more to say.
+  const ifOurs = (act) => (event) => link?.socket === socket && act(event);
+  socket.onopen = ifOurs(() => { link.opened = true; });
+  socket.onclose = ifOurs((event) => lost(event.code, event.reason));
+  socket.onmessage = ifOurs((event) => {
+    clearTimeout(link.silence);
+    link.silence = 0;
+    receive(event.data);
+  });
+}
+
+/** Scripts can't ping. A dead network shows only when we spoke and nothing comes. */
+function expectAnswer() {
+  link.silence ||= setTimeout(() => lost(1006, ""), ANSWER_MS);
+}
+
+const frameOf = (text, room) => JSON.stringify({ From: me, Message: text, Room: room, Meta: false });
+
+function send(text, room) {
+  link.socket.send(frameOf(text, room));
+  expectAnswer();
+}
+
+function hangUp() {
+  clearTimeout(retry.timer);
+  if (!link) return;
+  clearTimeout(link.silence);
+  link.socket.close(1000);
+  link = null;
+  for (const room of rooms.values()) {
+    room.joined = false;
+    showRoom(room);
+  }
+}
+
+function lost(code, reason) {
+  const was = link;
+  hangUp();
+  const text = (CLOSE_TEXT[code] ?? "The connection was lost.") + (reason && code !== 1012 ? ` (${reason})` : "");
+  if (!current) return explainRefusal(was, code, text);
+
+  for (const { room, text: ours } of was.unconfirmed) notice(room, `Perhaps not delivered: ${ours}`);
+  if (was.welcomed && Date.now() - was.since > GOOD_MS) retry.attempt = 0;
+  retry.heldSince = code === 4002 ? retry.heldSince || Date.now() : 0;
+  if (CLOSE_FATAL.includes(code)) giveUp(text);
+  else if (retry.heldSince && Date.now() - retry.heldSince > NAME_HELD_MS) giveUp(takenText(was.room));
+  else comeBack(code, reason, text, was);
+}
+
+const takenText = (room) =>
+  `The name ${me} is already taken in the room ${room}. Pick another one, or wait a minute if it was you.`;
+
+/** On the join form nothing loops: the user reads what happened and decides. */
+async function explainRefusal(was, code, text) {
+  showState("offline", "Not connected");
+  if (code === 4002) return joinError(takenText(was.room), "", "join-name");
+  if (was.opened) return joinError(text);
+  joinError("The connection failed. Looking for the reason…");
+  const verdict = await diagnose(was.room);
+  if (!link && !current) joinError(verdict.text, verdict.detail);
+}
+
+/**
+ * Why did the handshake fail? Scripts are not told, so ask the same address by plain HTTP, then for hi's health. If hi
+ * answers, network and server are fine: something between drops the upgrade to a WebSocket.
+ */
+async function diagnose(room) {
+  const { status, body } = await get(beside("ws", room));
+  if ([400, 401, 403].includes(status)) return { text: `The server refused (${status}).`, detail: body, final: true };
+  if (status === 426 || (await get(beside("healthz"))).status === 200) {
+    const text = "The server answers, but the WebSocket upgrade does not get through: a proxy on the way drops it.";
+    return { text, detail: status === 426 ? body : "" };
+  }
+  if (status) return { text: `The chat can't be reached: its address answers with HTTP ${status}.`, detail: body };
+  return { text: "The server can't be reached: it is down, or your network is." };
+}
+
+async function get(url) {
+  try {
+    const answer = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(5000) });
+    const plain = answer.headers.get("content-type")?.startsWith("text/plain");
+    return { status: answer.status, body: plain ? await answer.text() : "" };
+  } catch {
+    return {};
+  }
+}
+
+// ---- Coming back ----
+
+/** Waits a random time below a bound that doubles, so that not all pages return at once, or the time that was appointed. */
+function comeBack(code, reason, text, was) {
+  const least = CLOSE_WAIT_S[code] ?? 1;
+  const most = Math.max(Math.min(30, 2 ** ++retry.attempt), 2 * least);
+  const jittered = 1000 * (least + Math.random() * (most - least));
+  const appointed = code === 1012 && Number(orNothing(() => JSON.parse(reason).retry_ms));
+  retry.at = Date.now() + (appointed || jittered);
+  showTrouble(text);
+  showState("waiting", "Reconnecting");
+  tick();
+  // Not at the first failure: a server that just restarts refuses one attempt and takes the next.
+  if (!was.opened && retry.attempt > 1) refineReason(was.room, retry.at);
+}
+
+async function refineReason(room, at) {
+  const verdict = await diagnose(room);
+  if (!waiting() || retry.at !== at) return; // tried again meanwhile
+  (verdict.final ? giveUp : showTrouble)(verdict.text, verdict.detail);
+}
+
+function tick() {
+  clearTimeout(retry.timer);
+  const ms = retry.at - Date.now();
+  if (ms <= 0) return tryNow();
+  $("countdown").textContent = ` in ${Math.ceil(ms / 1000)} s`;
+  retry.timer = setTimeout(tick, ms % 1000 || 1000);
+}
+
+function tryNow() {
+  if (!link && current) connect(current.name);
+}
+
+function giveUp(text, detail) {
+  clearTimeout(retry.timer);
+  showTrouble(text, detail);
+  showState("offline", "Offline");
+}
+
+// ---- What arrives ----
+
+function receive(data) {
+  const { From: from, Message: text, Room: name, Meta: meta, Ts: time = Date.now() } = JSON.parse(data);
+  if (name === "") return receiveSystem(text);
+
+  // Whatever comes from a room that we asked for says that we are in.
+  const asked = name === link.joining || (name === link.room && !link.welcomed);
+  if (asked || (meta && text === `Welcome to ${name}, ${me}!`)) joined(name);
+  const room = rooms.get(name);
+  if (!room) return; // left a moment ago
+  if (meta) return notice(room, text, time);
+
+  const own = from === me;
+  if (own) link.unconfirmed = link.unconfirmed.filter((sent) => sent.room !== room || sent.text !== text);
+  addLine(room, { kind: "message", from, text, time, own });
+}
+
+/** An answer to us alone. Nobody can forge one: messages of users carry a room. */
+function receiveSystem(text) {
+  if (!current) return; // the close code that follows tells
+  const failed = text.startsWith("Couldn't leave channel ");
+  for (const room of rooms.values()) {
+    if (text === `Left channel ${room.name}.` || (failed && text.includes(` ${room.name}: `))) forget(room);
+  }
+  // A refused /join does not name its room. That is why only one is under way at a time.
+  if (link?.joining && !failed && !text.startsWith("Left channel ")) refused(text);
+  else if (current) notice(current, text);
+}
+
+function joined(name) {
+  const known = rooms.has(name);
+  const room = rooms.get(name) ?? addRoom(name);
+  if (name === link.joining) link.joining = null;
+  if (!link.welcomed) {
+    link.welcomed = true;
+    link.toJoin = [...rooms.keys()];
+    retry.heldSince = 0;
+  }
+  room.joined = true;
+  if (known) addLine(room, { kind: "separator", text: "reconnected", time: Date.now() });
+  if (!current) showChat(true);
+  if (!current || name === link.wanted) show(room);
+  else showRoom(room);
+  showState("connected", "Connected");
+  joinNext();
+}
+
+/** A room that we were in is tried again for as long as our own dead connection may hold the name there. */
+function refused(text) {
+  const { socket, since, joining: name } = link;
+  const room = rooms.get(name);
+  link.joining = null;
+  if (!room) notice(current, `${name} not joined: ${text}`);
+  else if (Date.now() - since > NAME_HELD_MS) notice(room, `Not joined again: ${text}`);
+  else setTimeout(() => link?.socket === socket && rooms.has(name) && join(name), 3000 + Math.random() * 3000);
+  joinNext();
+}
+
+// ---- Rooms ----
+
+/** Goes to a room, by joining it if need be. False, with a hint, if that can't be asked for. */
+function goTo(name) {
+  if (roomProblem(name)) return hint(roomProblem(name));
+  if (rooms.get(name)?.joined) return show(rooms.get(name));
+  if (!connected()) return hint("Not connected: joining has to wait.");
+  link.wanted = name;
+  return join(name);
+}
+
+function join(name) {
+  link.toJoin.push(name);
+  joinNext();
+  return true;
+}
+
+function joinNext() {
+  while (!link.joining && link.toJoin.length > 0) {
+    const name = link.toJoin.shift();
+    if (rooms.get(name)?.joined) continue;
+    link.joining = name;
+    send(`/join ${name}`, aJoinedRoom().name);
+  }
+}
+
+/** Commands have to be sent to a room that exists; one that we are in does. */
+const aJoinedRoom = () => (current.joined ? current : [...rooms.values()].find((room) => room.joined));
+
+function leave(room) {
+  if (connected() && room.joined) send(`/leave ${room.name}`, room.name);
+  else forget(room);
+}
+
+function forget(room) {
+  const all = [...rooms.values()];
+  const at = all.indexOf(room);
+  rooms.delete(room.name);
+  room.item.remove();
+  if (all.length === 1) return signOut("You left the last room. Join another to go on.");
+  if (room === current) show(all[at + 1] ?? all[at - 1]);
+  // No room is left to send a /join to: come in again through the address.
+  if (connected() && !aJoinedRoom()) connect(current.name);
+  showUnread();
+}
+
+function addRoom(name) {
+  const label = `Leave ${name}`;
+  const item = element("li");
+  const button = element("button", { className: "room", type: "button" });
+  const cross = element("button", { className: "leave", type: "button", ariaLabel: label, title: label }, "×");
+  const badge = element("span", { className: "unread" });
+  const room = { name, item, button, badge, joined: true, lines: [], unread: 0, draft: "" };
+  item.dataset.room = name;
+  button.onclick = () => show(room);
+  cross.onclick = () => leave(room);
+  button.append(element("bdi", {}, name), badge);
+  item.append(button, cross);
+  $("rooms").append(item);
+  rooms.set(name, room);
+  return room;
+}
+
+function showRoom({ name, item, button, badge, unread, joined }) {
+  showCount(badge, unread);
+  button.ariaLabel = name + (unread ? `, ${unread} unread` : "") + (joined ? "" : ", not joined");
+  button.ariaCurrent = name === current?.name ? "true" : null;
+  item.classList.toggle("away", !joined);
+}
+
+function showCount(badge, count) {
+  badge.textContent = count;
+  badge.hidden = count === 0;
+}
+
+/** The total: beside the drawer's button, and in the title while nobody looks. */
+function showUnread() {
+  const total = [...rooms.values()].reduce((sum, room) => sum + room.unread, 0);
+  showCount($("unread-total"), total);
+  document.title = (document.hidden && total ? `(${total}) ` : "") + (current ? `${current.name} · hi` : "hi");
+}
+
+function show(room) {
+  const before = current;
+  if (before) before.draft = field.value;
+  current = room;
+  field.value = room.draft;
+  field.placeholder = `Message to ${room.name}`;
+  $("title").textContent = room.name;
+  room.unread = 0;
+  for (const changed of rooms.values()) showRoom(changed);
+  showUnread();
+  room.item.scrollIntoView({ block: "nearest" });
+  history.replaceState(null, "", "#" + encodeURIComponent(room.name)); // a reload comes back here
+
+  // These lines are no news: nothing of them is to be read out.
+  messages.ariaLive = "off";
+  setTimeout(() => { messages.ariaLive = "polite"; }, 500);
+  messages.ariaLabel = `Messages in ${room.name}`;
+  messages.replaceChildren(...room.lines.map(draw));
+  keepAtEnd(true);
+
+  setDrawer(false);
+  // Under a finger, focus in the field would cover half of the log with the keyboard at every switch.
+  (before && matchMedia("(hover: none)").matches ? messages : field).focus();
+  return true;
+}
+
+// ---- Lines ----
+
+const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
+
+function element(tag, properties = {}, text = "") {
+  return Object.assign(document.createElement(tag), properties, { textContent: text });
+}
+
+const notice = (room, text, time = Date.now()) => addLine(room, { kind: "notice", text, time });
+
+function addLine(room, line) {
+  const last = room.lines.at(-1);
+  line.follows = line.from !== undefined && last?.from === line.from && line.time - last.time < FOLLOW_MS;
+  room.lines.push(line);
+  if (room.lines.length > LINES_MAX) room.lines.shift();
+  if (room === current) {
+    messages.append(draw(line));
+    // While somebody reads further up, the text must not jump because lines above it vanish.
+    while (messages.childElementCount > (atEnd ? 1 : 2) * LINES_MAX) messages.firstChild.remove();
+    keepAtEnd(line.own);
+  }
+  if (line.from !== undefined && !line.own && (room !== current || document.hidden)) {
+    room.unread += 1;
+    showRoom(room);
+    showUnread();
+  }
+}
+
+function draw({ kind, from, text, time, own, follows }) {
+  const line = element("div", { className: kind });
+  const when = element("time", { title: new Date(time).toLocaleString() }, clock.format(time));
+  const body = element("span", { className: "text", dir: "auto" }, text);
+  if (from === undefined) {
+    line.classList.add("notice");
+    line.append(body, when);
+    return line;
+  }
+  line.classList.toggle("own", own);
+  line.classList.toggle("follows", follows);
+  // A colour for each name, the same on every screen.
+  const hue = [...from].reduce((hash, char) => (hash * 31 + char.codePointAt(0)) % 360, 7);
+  line.style.setProperty("--hue", hue);
+  line.append(element("bdi", { className: "from" }, from), when, body);
+  return line;
+}
+
+/** Once a frame, however many lines came: each scroll costs a layout. */
+let scrollDue = false;
+function keepAtEnd(go) {
+  if (go === true) atEnd = true;
+  if (!atEnd || scrollDue) return;
+  scrollDue = true;
+  requestAnimationFrame(() => {
+    scrollDue = false;
+    messages.scrollTop = messages.scrollHeight;
+  });
+}
+
+messages.onscroll = () => {
+  atEnd = messages.scrollHeight - messages.scrollTop - messages.clientHeight < 40;
+  $("newest").hidden = atEnd;
+};
+// A phone's keyboard opens, an explanation appears: the last line stays in sight.
+new ResizeObserver(keepAtEnd).observe(messages);
+
+// ---- What the page says of itself ----
+
+function showState(state, text) {
+  $("status").dataset.state = state;
+  if ($("status-text").textContent !== text) $("status-text").textContent = text; // only a change is read out
+  if (state !== "waiting") $("countdown").textContent = "";
+  $("change-name").hidden = state !== "offline";
+  if (state !== "connected") return;
+  if ($("trouble").contains(document.activeElement)) field.focus();
+  $("trouble").hidden = true;
+  hint("");
+}
+
+/** A sentence, and below it what the server said in its own words. */
+function explain(box, text, detail) {
+  box.replaceChildren(element("p", {}, text));
+  if (detail) box.append(element("pre", {}, detail.trim()));
+}
+
+function showTrouble(text, detail) {
+  explain($("trouble-text"), text, detail);
+  $("trouble").hidden = false;
+}
+
+function joinError(text, detail, invalid) {
+  explain($("join-error"), text, detail);
+  $("join-error").hidden = text === "";
+  for (const id of ["join-name", "join-room"]) $(id).ariaInvalid = id === invalid;
+  $(invalid ?? "join-name").focus();
+}
+
+/** A word below the message field. Returns false, for those that could not do what was asked. */
+function hint(text) {
+  $("hint").textContent = text;
+  return false;
+}
+
+// ---- What the user does ----
+
+const bytes = (text) => new TextEncoder().encode(text).length;
+
+/** What the server would refuse, said before it has to. */
+const nameProblem = (name) =>
+  name.startsWith("#") ? "A name can't start with #." : textProblem("name", name, NAME_BYTES_MAX);
+
+const roomProblem = (name) =>
+  /\p{White_Space}/u.test(name) ? "A room name can't contain spaces." : textProblem("room name", name, ROOM_BYTES_MAX);
+
+function textProblem(what, text, max) {
+  if (text === "") return `Enter a ${what}.`;
+  if (/[\p{Cc}\p{Cs}]/u.test(text)) return `A ${what} can't contain control characters.`;
+  return bytes(text) > max ? `This ${what} has ${bytes(text)} bytes; up to ${max} are allowed.` : "";
+}
+
+$("join-form").onsubmit = (event) => {
+  event.preventDefault();
+  if (link) return;
+  me = $("join-name").value.trim();
+  const room = $("join-room").value.trim() || "general";
+  if (nameProblem(me)) return joinError(nameProblem(me), "", "join-name");
+  if (roomProblem(room)) return joinError(roomProblem(room), "", "join-room");
+  joinError("");
+  connect(room);
+};
+
+function showChat(open) {
+  if (open) orNothing(() => localStorage.setItem("hi.name", me));
+  $("my-name").textContent = me;
+  $("welcome").hidden = open;
+  $("chat").hidden = $("rooms-toggle").hidden = !open;
+}
+
+/** Back to the join form, which says why. */
+function signOut(why) {
+  hangUp();
+  $("join-info").textContent = why;
+  $("join-room").value = current.name;
+  $("title").textContent = "";
+  $("rooms").replaceChildren();
+  rooms.clear();
+  current = null;
+  field.value = "";
+  setDrawer(false);
+  showChat(false);
+  showUnread();
+  showState("offline", "Not connected");
+  joinError("");
+}
+
+$("message-form").onsubmit = (event) => {
+  event.preventDefault();
+  const text = field.value.trim();
+  field.value = ""; // first, or a /join would stay behind as a draft
+  if (text !== "" && !say(text)) field.value = text;
+  field.focus();
+};
+
+/** Sends what was typed. If that can't be, returns false with a hint, and the text stays in the field. */
+function say(text) {
+  const [command, name, ...more] = text.split(/\s+/);
+  if (command === "/join" && name && more.length === 0) return goTo(name);
+  if (!connected()) return hint("Not connected yet: your text stays here.");
+  if (!current.joined) {
+    goTo(current.name);
+    return hint("Not back in this room yet: your text stays here.");
+  }
+  if (bytes(frameOf(text, current.name)) > FRAME_BYTES_MAX) return hint("Too long: a message holds up to 16 KiB.");
+  hint("");
+  if (["/join", "/leave", "/list", "/channels"].includes(command)) {
+    notice(current, text); // the answer alone ("ada, bob") would puzzle
+  } else {
+    link.unconfirmed.push({ room: current, text });
+  }
+  send(text, current.name);
+  return true;
+}
+
+field.oninput = () => hint("");
+field.onkeydown = (event) => {
+  // While an input method composes, Enter picks a word.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $("message-form").requestSubmit();
+};
+
+$("room-form").onsubmit = (event) => {
+  event.preventDefault();
+  if (goTo($("room-input").value.trim())) $("room-input").value = "";
+  setDrawer(false); // the answer, or the hint, is behind it
+};
+
+$("newest").onclick = () => keepAtEnd(true);
+$("try-now").onclick = tryNow;
+$("change-name").onclick = $("sign-out").onclick = () => signOut("");
+
+/** On a narrow screen the rooms are a drawer; on a wide one this changes nothing to see. */
+function setDrawer(open) {
+  $("sidebar").classList.toggle("open", open);
+  $("backdrop").hidden = !open;
+  $("room").inert = open;
+  $("rooms-toggle").ariaExpanded = open;
+  if (open) current.button.focus();
+}
+
+$("rooms-toggle").onclick = () => setDrawer($("backdrop").hidden);
+$("backdrop").onclick = () => setDrawer(false);
+
+document.onkeydown = (event) => {
+  if (!current) return;
+  if (event.key === "Escape") {
+    setDrawer(false);
+    field.focus();
+  }
+  const step = event.altKey && { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  const all = [...rooms.values()];
+  show(all.at((all.indexOf(current) + step) % all.length));
+};
+
+document.onvisibilitychange = () => {
+  if (!current) return;
+  if (!document.hidden) current.unread = 0;
+  showRoom(current);
+  showUnread();
+  if (waiting()) tick(); // timers sleep in a page that nobody sees: one may be overdue
+};
+window.ononline = () => waiting() && tryNow();
+
+$("join-name").value = orNothing(() => localStorage.getItem("hi.name"));
+$("join-room").value = orNothing(() => decodeURIComponent(location.hash.slice(1))) || "general";
