@@ -19,7 +19,6 @@ const CLOSE_TEXT = {
   1007: RELOAD,
   1008: "The server's policy ended the connection.",
   1009: "The message was too long for the server.",
-  1011: "The server met an error.",
   1012: "The server restarts.",
   1013: "The server is full.",
   4001: "The server does not accept this name.",
@@ -74,12 +73,12 @@ function connect(room) {
     room,
     since: Date.now(),
     opened: false, // the WebSocket stands
-    welcomed: false, // a frame from the room has arrived
+    welcomed: false, // the room has answered
     silence: 0, // timer that runs while an answer is due
     joining: null, // the room that a /join is under way for
     toJoin: [],
     wanted: null, // the room to show as soon as it is joined
-    unconfirmed: [], // our messages that the server has not sent back yet
+    unconfirmed: [], // our messages that have not come back yet
   };
   showState("connecting", current ? "Reconnecting…" : "Connecting…");
   expectAnswer();
@@ -138,26 +137,26 @@ const takenText = (room) =>
 /** On the join form nothing loops: the user reads what happened and decides. */
 async function explainRefusal(was, code, text) {
   showState("offline", "Not connected");
-  if (code === 4002) return joinError(takenText(was.room), "", "join-name");
+  if (code === 4002) return joinError(takenText(was.room));
   if (was.opened) return joinError(text);
   joinError("The connection failed. Looking for the reason…");
-  const verdict = await diagnose(was.room);
-  if (!link && !current) joinError(verdict.text, verdict.detail);
+  const [why, detail] = await diagnose(was.room);
+  if (!link && !current) joinError(why, detail);
 }
 
 /**
  * Why did the handshake fail? Scripts are not told, so ask the same address by plain HTTP, then for hi's health. If hi
  * answers, network and server are fine: something between drops the upgrade to a WebSocket.
+ * Returns a sentence, what the server said, and whether trying again is in vain.
  */
 async function diagnose(room) {
   const { status, body } = await get(beside("ws", room));
-  if ([400, 401, 403].includes(status)) return { text: `The server refused (${status}).`, detail: body, final: true };
+  if (status === 400) return ["The server refuses this name or room.", body, true];
   if (status === 426 || (await get(beside("healthz"))).status === 200) {
-    const text = "The server answers, but the WebSocket upgrade does not get through: a proxy on the way drops it.";
-    return { text, detail: status === 426 ? body : "" };
+    return ["The server answers, but the WebSocket upgrade does not get through: a proxy on the way drops it.", body];
   }
-  if (status) return { text: `The chat can't be reached: its address answers with HTTP ${status}.`, detail: body };
-  return { text: "The server can't be reached: it is down, or your network is." };
+  if (status) return [`The chat can't be reached: its address answers with HTTP ${status}.`, body];
+  return ["The server can't be reached: it is down, or your network is."];
 }
 
 async function get(url) {
@@ -172,8 +171,8 @@ async function get(url) {
 
 // ---- Coming back ----
 
-/** Waits a random time below a bound that doubles, so that not all pages return at once, or the time that was appointed. */
-function comeBack(code, reason, text, was) {
+/** Waits as long as the server says; or a random time below a bound that doubles, so that not all return at once. */
+async function comeBack(code, reason, text, was) {
   const least = CLOSE_WAIT_S[code] ?? 1;
   const most = Math.max(Math.min(30, 2 ** ++retry.attempt), 2 * least);
   const jittered = 1000 * (least + Math.random() * (most - least));
@@ -183,13 +182,10 @@ function comeBack(code, reason, text, was) {
   showState("waiting", "Reconnecting");
   tick();
   // Not at the first failure: a server that just restarts refuses one attempt and takes the next.
-  if (!was.opened && retry.attempt > 1) refineReason(was.room, retry.at);
-}
-
-async function refineReason(room, at) {
-  const verdict = await diagnose(room);
-  if (!waiting() || retry.at !== at) return; // tried again meanwhile
-  (verdict.final ? giveUp : showTrouble)(verdict.text, verdict.detail);
+  if (was.opened || retry.attempt < 2) return;
+  const { at } = retry;
+  const [why, detail, final] = await diagnose(was.room);
+  if (waiting() && retry.at === at) (final ? giveUp : showTrouble)(why, detail);
 }
 
 function tick() {
@@ -201,7 +197,7 @@ function tick() {
 }
 
 function tryNow() {
-  if (!link && current) connect(current.name);
+  if (!link) connect(current.name);
 }
 
 function giveUp(text, detail) {
@@ -225,19 +221,19 @@ function receive(data) {
 
   const own = from === me;
   if (own) link.unconfirmed = link.unconfirmed.filter((sent) => sent.room !== room || sent.text !== text);
-  addLine(room, { kind: "message", from, text, time, own });
+  addLine(room, { from, text, time, own });
 }
 
 /** An answer to us alone. Nobody can forge one: messages of users carry a room. */
 function receiveSystem(text) {
-  if (!current) return; // the close code that follows tells
+  if (!current) return; // the close code tells
   const failed = text.startsWith("Couldn't leave channel ");
   for (const room of rooms.values()) {
     if (text === `Left channel ${room.name}.` || (failed && text.includes(` ${room.name}: `))) forget(room);
   }
   // A refused /join does not name its room. That is why only one is under way at a time.
   if (link?.joining && !failed && !text.startsWith("Left channel ")) refused(text);
-  else if (current) notice(current, text);
+  else notice(current, text);
 }
 
 function joined(name) {
@@ -250,8 +246,8 @@ function joined(name) {
     retry.heldSince = 0;
   }
   room.joined = true;
-  if (known) addLine(room, { kind: "separator", text: "reconnected", time: Date.now() });
-  if (!current) showChat(true);
+  if (known) notice(room, "reconnected", Date.now(), "notice separator");
+  if (!current) openChat();
   if (!current || name === link.wanted) show(room);
   else showRoom(room);
   showState("connected", "Connected");
@@ -271,7 +267,7 @@ function refused(text) {
 
 // ---- Rooms ----
 
-/** Goes to a room, by joining it if need be. False, with a hint, if that can't be asked for. */
+/** Goes to a room, joined first if need be. False, with a hint, if that can't be. */
 function goTo(name) {
   if (roomProblem(name)) return hint(roomProblem(name));
   if (rooms.get(name)?.joined) return show(rooms.get(name));
@@ -295,7 +291,7 @@ function joinNext() {
   }
 }
 
-/** Commands have to be sent to a room that exists; one that we are in does. */
+/** Commands have to be sent to a room that exists: one that we are in does. */
 const aJoinedRoom = () => (current.joined ? current : [...rooms.values()].find((room) => room.joined));
 
 function leave(room) {
@@ -306,9 +302,9 @@ function leave(room) {
 function forget(room) {
   const all = [...rooms.values()];
   const at = all.indexOf(room);
+  if (all.length === 1) return signOut();
   rooms.delete(room.name);
   room.item.remove();
-  if (all.length === 1) return signOut("You left the last room. Join another to go on.");
   if (room === current) show(all[at + 1] ?? all[at - 1]);
   // No room is left to send a /join to: come in again through the address.
   if (connected() && !aJoinedRoom()) connect(current.name);
@@ -316,10 +312,9 @@ function forget(room) {
 }
 
 function addRoom(name) {
-  const label = `Leave ${name}`;
   const item = element("li");
-  const button = element("button", { className: "room", type: "button" });
-  const cross = element("button", { className: "leave", type: "button", ariaLabel: label, title: label }, "×");
+  const button = element("button", { className: "room" });
+  const cross = element("button", { className: "leave", ariaLabel: `Leave ${name}` }, "×");
   const badge = element("span", { className: "unread" });
   const room = { name, item, button, badge, joined: true, lines: [], unread: 0, draft: "" };
   item.dataset.room = name;
@@ -335,20 +330,21 @@ function addRoom(name) {
 function showRoom({ name, item, button, badge, unread, joined }) {
   showCount(badge, unread);
   button.ariaLabel = name + (unread ? `, ${unread} unread` : "") + (joined ? "" : ", not joined");
-  button.ariaCurrent = name === current?.name ? "true" : null;
+  button.ariaCurrent = name === current?.name;
   item.classList.toggle("away", !joined);
 }
 
 function showCount(badge, count) {
-  badge.textContent = count;
+  badge.textContent = count > 999 ? "999+" : count;
   badge.hidden = count === 0;
 }
 
-/** The total: beside the drawer's button, and in the title while nobody looks. */
+/** The total: on the drawer's button, and in the title while nobody looks. */
 function showUnread() {
   const total = [...rooms.values()].reduce((sum, room) => sum + room.unread, 0);
   showCount($("unread-total"), total);
-  document.title = (document.hidden && total ? `(${total}) ` : "") + (current ? `${current.name} · hi` : "hi");
+  $("rooms-toggle").ariaLabel = `Rooms, ${total} unread`;
+  document.title = (document.hidden && total ? `(${total}) ` : "") + `${current.name} · hi`;
 }
 
 function show(room) {
@@ -385,11 +381,14 @@ function element(tag, properties = {}, text = "") {
   return Object.assign(document.createElement(tag), properties, { textContent: text });
 }
 
-const notice = (room, text, time = Date.now()) => addLine(room, { kind: "notice", text, time });
+function notice(room, text, time = Date.now(), kind = "notice") {
+  addLine(room, { text, time, kind });
+}
 
 function addLine(room, line) {
   const last = room.lines.at(-1);
-  line.follows = line.from !== undefined && last?.from === line.from && line.time - last.time < FOLLOW_MS;
+  const follows = line.from !== undefined && line.from === last?.from && line.time - last.time < FOLLOW_MS;
+  line.kind ??= "message" + (line.own ? " own" : "") + (follows ? " follows" : "");
   room.lines.push(line);
   if (room.lines.length > LINES_MAX) room.lines.shift();
   if (room === current) {
@@ -405,21 +404,17 @@ function addLine(room, line) {
   }
 }
 
-function draw({ kind, from, text, time, own, follows }) {
-  const line = element("div", { className: kind });
-  const when = element("time", { title: new Date(time).toLocaleString() }, clock.format(time));
-  const body = element("span", { className: "text", dir: "auto" }, text);
+function draw({ kind, from, text, time }) {
+  const line = element("div", { className: kind, title: new Date(time).toLocaleString() });
+  const parts = [element("time", {}, clock.format(time)), element("span", { className: "text", dir: "auto" }, text)];
   if (from === undefined) {
-    line.classList.add("notice");
-    line.append(body, when);
-    return line;
+    line.append(...parts.reverse());
+  } else {
+    line.append(element("bdi", { className: "from" }, from), ...parts);
+    // A colour for each name, the same on every screen.
+    const hue = [...from].reduce((hash, char) => (hash * 31 + char.codePointAt(0)) % 360, 7);
+    line.style.setProperty("--hue", hue);
   }
-  line.classList.toggle("own", own);
-  line.classList.toggle("follows", follows);
-  // A colour for each name, the same on every screen.
-  const hue = [...from].reduce((hash, char) => (hash * 31 + char.codePointAt(0)) % 360, 7);
-  line.style.setProperty("--hue", hue);
-  line.append(element("bdi", { className: "from" }, from), when, body);
   return line;
 }
 
@@ -437,7 +432,6 @@ function keepAtEnd(go) {
 
 messages.onscroll = () => {
   atEnd = messages.scrollHeight - messages.scrollTop - messages.clientHeight < 40;
-  $("newest").hidden = atEnd;
 };
 // A phone's keyboard opens, an explanation appears: the last line stays in sight.
 new ResizeObserver(keepAtEnd).observe(messages);
@@ -466,14 +460,13 @@ function showTrouble(text, detail) {
   $("trouble").hidden = false;
 }
 
-function joinError(text, detail, invalid) {
+function joinError(text, detail, at = "join-name") {
   explain($("join-error"), text, detail);
   $("join-error").hidden = text === "";
-  for (const id of ["join-name", "join-room"]) $(id).ariaInvalid = id === invalid;
-  $(invalid ?? "join-name").focus();
+  $(at).focus();
 }
 
-/** A word below the message field. Returns false, for those that could not do what was asked. */
+/** A word below the message field. Returns false, as the answer of those that could not do what was asked. */
 function hint(text) {
   $("hint").textContent = text;
   return false;
@@ -501,35 +494,21 @@ $("join-form").onsubmit = (event) => {
   if (link) return;
   me = $("join-name").value.trim();
   const room = $("join-room").value.trim() || "general";
-  if (nameProblem(me)) return joinError(nameProblem(me), "", "join-name");
+  if (nameProblem(me)) return joinError(nameProblem(me));
   if (roomProblem(room)) return joinError(roomProblem(room), "", "join-room");
   joinError("");
   connect(room);
 };
 
-function showChat(open) {
-  if (open) orNothing(() => localStorage.setItem("hi.name", me));
+function openChat() {
+  orNothing(() => localStorage.setItem("hi.name", me));
   $("my-name").textContent = me;
-  $("welcome").hidden = open;
-  $("chat").hidden = $("rooms-toggle").hidden = !open;
+  $("welcome").hidden = true;
+  $("chat").hidden = $("rooms-toggle").hidden = false;
 }
 
-/** Back to the join form, which says why. */
-function signOut(why) {
-  hangUp();
-  $("join-info").textContent = why;
-  $("join-room").value = current.name;
-  $("title").textContent = "";
-  $("rooms").replaceChildren();
-  rooms.clear();
-  current = null;
-  field.value = "";
-  setDrawer(false);
-  showChat(false);
-  showUnread();
-  showState("offline", "Not connected");
-  joinError("");
-}
+/** Back to the join form. */
+const signOut = () => location.reload();
 
 $("message-form").onsubmit = (event) => {
   event.preventDefault();
@@ -539,7 +518,7 @@ $("message-form").onsubmit = (event) => {
   field.focus();
 };
 
-/** Sends what was typed. If that can't be, returns false with a hint, and the text stays in the field. */
+/** Sends what was typed. False, with a hint, if that can't be. */
 function say(text) {
   const [command, name, ...more] = text.split(/\s+/);
   if (command === "/join" && name && more.length === 0) return goTo(name);
@@ -573,11 +552,10 @@ $("room-form").onsubmit = (event) => {
   setDrawer(false); // the answer, or the hint, is behind it
 };
 
-$("newest").onclick = () => keepAtEnd(true);
 $("try-now").onclick = tryNow;
-$("change-name").onclick = $("sign-out").onclick = () => signOut("");
+$("change-name").onclick = $("sign-out").onclick = signOut;
 
-/** On a narrow screen the rooms are a drawer; on a wide one this changes nothing to see. */
+/** On a narrow screen the rooms are a drawer; on a wide one they are always there. */
 function setDrawer(open) {
   $("sidebar").classList.toggle("open", open);
   $("backdrop").hidden = !open;

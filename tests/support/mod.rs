@@ -1,0 +1,250 @@
+//! What every test needs: the real binary on a free port, and clients of two libraries that are not ours.
+//!
+//! Nothing here sleeps in the hope that something has happened: every wait is for an event, and bounded.
+
+#![allow(dead_code, reason = "each test file uses its own part of it")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tungstenite::protocol::CloseFrame;
+use tungstenite::{Message, WebSocket};
+
+/// No answer takes as long; a test that waits longer has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running `hi`. Dropping it ends the process.
+pub struct Server {
+    child: Child,
+    log: Arc<Log>,
+    port: u16,
+}
+
+#[derive(Default)]
+struct Log {
+    text: Mutex<String>,
+    grown: Condvar,
+}
+
+impl Server {
+    /// Starts `hi` on a free port of 127.0.0.1 with two shards and the given further arguments.
+    pub fn start(args: &[&str]) -> Self {
+        Self::start_on("127.0.0.1:0", args)
+    }
+
+    /// Starts `hi` on an address.
+    pub fn start_on(address: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
+        command.args(["--listen", address, "--shards", "2"]).args(args);
+        Self::spawn(command)
+    }
+
+    /// Starts a prepared command, which has to be a `hi` that listens on 127.0.0.1.
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("hi starts");
+        let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let log = Arc::new(Log::default());
+        let sink = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let mut text = sink.text.lock().unwrap();
+                text.push_str(&line);
+                text.push('\n');
+                sink.grown.notify_all();
+            }
+        });
+        let mut server = Self { child, log, port: 0 };
+        let line = server.wait_for_log("hi is open at http://");
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("the link");
+        server.port = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("the port");
+        server
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Everything logged so far.
+    pub fn log(&self) -> String {
+        self.log.text.lock().unwrap().clone()
+    }
+
+    /// Waits for a log line that contains `part`, and returns it.
+    pub fn wait_for_log(&self, part: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut text = self.log.text.lock().unwrap();
+        loop {
+            if let Some(line) = text.lines().find(|line| line.contains(part)) {
+                return line.to_owned();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no log line with {part:?} in:\n{text}");
+            text = self.log.grown.wait_timeout(text, left).unwrap().0;
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).expect("the process is ours");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "hi did not end; its log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A plain TCP connection to it, whose reads and writes are bounded by [`PATIENCE`].
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address()).expect("hi accepts");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    /// Sends a request as it is and reads the answer until hi closes; asks it to close unless the request says more.
+    pub fn http(&self, request: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(request.as_bytes()).expect("hi takes the request");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("hi answers and closes");
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// GET with `Connection: close`.
+    pub fn get(&self, path: &str) -> String {
+        self.http(&format!("GET {path} HTTP/1.1\r\nHost: hi\r\nConnection: close\r\n\r\n"))
+    }
+
+    /// A WebSocket of the tungstenite library to `path`.
+    pub fn websocket(&self, path: &str) -> Client {
+        self.try_websocket(path).expect("the handshake succeeds")
+    }
+
+    /// The same, if the handshake succeeds.
+    pub fn try_websocket(&self, path: &str) -> Result<Client, Box<tungstenite::Error>> {
+        let url = format!("ws://127.0.0.1:{}{path}", self.port);
+        match tungstenite::client(url, self.connect()) {
+            Ok((socket, _)) => Ok(Client { socket }),
+            Err(tungstenite::HandshakeError::Failure(error)) => Err(Box::new(error)),
+            Err(tungstenite::HandshakeError::Interrupted(_)) => panic!("a blocking socket is not interrupted"),
+        }
+    }
+
+    /// A chat client that has seen its own welcome.
+    pub fn join(&self, user: &str, room: &str) -> Client {
+        let mut client = self.websocket(&format!("/ws?username={user}&room={room}"));
+        client.expect_message(&format!("#{room}"), &format!("Welcome to {room}, {user}!"));
+        client
+    }
+
+    /// Resident memory in bytes (VmRSS).
+    pub fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the server's log:\n{}", self.log());
+        }
+    }
+}
+
+/// A client of the tungstenite library.
+pub struct Client {
+    pub socket: WebSocket<TcpStream>,
+}
+
+impl Client {
+    /// The next message that isn't a ping or pong.
+    pub fn next(&mut self) -> Message {
+        loop {
+            match self.socket.read().expect("a message, not an error") {
+                Message::Ping(_) | Message::Pong(_) => {}
+                message => return message,
+            }
+        }
+    }
+
+    /// The next text message.
+    pub fn text(&mut self) -> String {
+        match self.next() {
+            Message::Text(text) => text.to_string(),
+            other => panic!("a text message expected, not {other:?}"),
+        }
+    }
+
+    /// The next message, as JSON.
+    pub fn json(&mut self) -> Value {
+        let text = self.text();
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"))
+    }
+
+    /// The next message has to be this.
+    #[track_caller]
+    pub fn expect_message(&mut self, from: &str, message: &str) -> Value {
+        let value = self.json();
+        assert_eq!((value["From"].as_str(), value["Message"].as_str()), (Some(from), Some(message)), "{value}");
+        value
+    }
+
+    /// Says something in a room, as the page of 2017 does.
+    pub fn say(&mut self, room: &str, message: &str) {
+        self.send_text(&json!({"From": "?", "Message": message, "Room": room, "Meta": false}).to_string());
+    }
+
+    /// Sends a text message.
+    pub fn send_text(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).expect("hi takes it");
+    }
+
+    /// The code and the reason of the Close that has to come next; answers it, and sees the end of the stream.
+    #[track_caller]
+    pub fn expect_close(&mut self) -> (u16, String) {
+        match self.next() {
+            Message::Close(Some(CloseFrame { code, reason })) => {
+                let _ = self.socket.flush();
+                while self.socket.read().is_ok() {}
+                (code.into(), reason.to_string())
+            }
+            other => panic!("a Close expected, not {other:?}"),
+        }
+    }
+
+    /// Closes in order: sends a Close and waits for the answer.
+    pub fn close(mut self) {
+        let _ = self.socket.close(None);
+        while self.socket.read().is_ok() {}
+        let _ = self.socket.get_ref().shutdown(Shutdown::Both);
+    }
+}
