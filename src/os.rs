@@ -39,8 +39,16 @@ pub fn allowed_cores() -> io::Result<Vec<usize>> {
 /// # Errors
 /// When the core is not among [`allowed_cores`].
 pub fn pin_to_core(core: usize) -> io::Result<()> {
+    allow_cores(&[core])
+}
+
+/// Lets the calling thread, and the threads and processes that it starts, use these cores only.
+///
+/// # Errors
+/// When none of them can be had.
+pub fn allow_cores(cores: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
-    set.set(core);
+    cores.iter().for_each(|core| set.set(*core));
     Ok(sched_setaffinity(None, &set)?)
 }
 

@@ -4,12 +4,12 @@
 
 const NAME_BYTES_MAX = 79;
 const ROOM_BYTES_MAX = 64;
-const FRAME_BYTES_MAX = 16 * 1024; // the server's default
+const FRAME_BYTES_MAX = 16_384; // the server's default
 const LINES_MAX = 500; // of each room
 const ANSWER_MS = 10_000; // a connection silent for so long after we spoke is dead
 const GOOD_MS = 10_000; // one that lived so long was good: the backoff starts small again
 const NAME_HELD_MS = 75_000; // our own dead connection may hold our name: two heartbeats and a margin
-const FOLLOW_MS = 180_000; // messages of one author so close together share a heading
+const FOLLOW_MS = 180_000; // messages so close together share the heading
 
 const RELOAD = "The server did not understand this page: reload it.";
 const CLOSE_TEXT = {
@@ -22,12 +22,12 @@ const CLOSE_TEXT = {
   1012: "The server restarts.",
   1013: "The server is full.",
   4001: "The server does not accept this name.",
-  4002: "The name is still held, probably by your own lost connection.",
+  4002: "The name is still held, probably by your lost connection.",
   4003: "A newer connection took over your name.",
   4101: "The connection was too slow to keep up.",
   4102: "You sent more than the server allows.",
 };
-const CLOSE_FATAL = [1002, 1003, 1007, 1008, 1009, 4001, 4003]; // coming back unchanged would end the same way
+const CLOSE_FATAL = [1002, 1003, 1007, 1008, 1009, 4001, 4003]; // coming back would end the same way
 const CLOSE_WAIT_S = { 1013: 10, 4102: 20 }; // at least
 
 const $ = (id) => document.getElementById(id);
@@ -41,7 +41,7 @@ let atEnd = true; // the log is scrolled to its end, and stays there
 const rooms = new Map(); // by name, in the order joined; they outlive connections
 const retry = { at: 0, timer: 0, attempt: 0, heldSince: 0 }; // heldSince: refused for our own name since then
 
-/** What `read` returns; "" if that is nothing or fails, as storage does where it is forbidden. */
+/** What `read` returns; "" if it fails, as storage does where it is forbidden. */
 function orNothing(read) {
   try {
     return read() ?? "";
@@ -50,19 +50,19 @@ function orNothing(read) {
   }
 }
 
-const connected = () => link !== null && link.welcomed;
+const connected = () => link?.welcomed;
 const waiting = () => $("status").dataset.state === "waiting";
 
 // ---- The connection ----
 
-/** An address of hi beside this page, also when a proxy serves both under a longer path. */
+/** An address beside this page's: a proxy may serve hi under a longer path. */
 function beside(path, room) {
   const url = new URL(path, location.href);
   if (room) url.search = `?username=${encodeURIComponent(me)}&room=${encodeURIComponent(room)}`;
   return url;
 }
 
-/** Connects with one room in the address; the others follow with /join once that one has answered. */
+/** Connects with one room in the address; once that has answered, the others follow with /join. */
 function connect(room) {
   hangUp();
   const url = beside("ws", room);
@@ -77,12 +77,11 @@ function connect(room) {
     silence: 0, // timer that runs while an answer is due
     joining: null, // the room that a /join is under way for
     toJoin: [],
-    wanted: null, // the room to show as soon as it is joined
     unconfirmed: [], // our messages that have not come back yet
   };
-  showState("connecting", current ? "Reconnecting…" : "Connecting…");
+  showState("connecting", "Connecting…");
   expectAnswer();
-  // A socket that was replaced has nothing more to say.
+  // A socket that was replaced has no say any more.
   const ifOurs = (act) => (event) => link?.socket === socket && act(event);
   socket.onopen = ifOurs(() => { link.opened = true; });
   socket.onclose = ifOurs((event) => lost(event.code, event.reason));
@@ -93,12 +92,12 @@ function connect(room) {
   });
 }
 
-/** Scripts can't ping. A dead network shows only when we spoke and nothing comes. */
+/** Scripts can't ping: a dead network shows only when we spoke and nothing comes. */
 function expectAnswer() {
   link.silence ||= setTimeout(() => lost(1006, ""), ANSWER_MS);
 }
 
-const frameOf = (text, room) => JSON.stringify({ From: me, Message: text, Room: room, Meta: false });
+const frameOf = (Message, Room) => JSON.stringify({ From: me, Message, Room, Meta: false });
 
 function send(text, room) {
   link.socket.send(frameOf(text, room));
@@ -134,7 +133,7 @@ function lost(code, reason) {
 const takenText = (room) =>
   `The name ${me} is already taken in the room ${room}. Pick another one, or wait a minute if it was you.`;
 
-/** On the join form nothing loops: the user reads what happened and decides. */
+/** On the join form nothing loops: the user reads and decides. */
 async function explainRefusal(was, code, text) {
   showState("offline", "Not connected");
   if (code === 4002) return joinError(takenText(was.room));
@@ -147,23 +146,23 @@ async function explainRefusal(was, code, text) {
 /**
  * Why did the handshake fail? Scripts are not told, so ask the same address by plain HTTP, then for hi's health. If hi
  * answers, network and server are fine: something between drops the upgrade to a WebSocket.
- * Returns a sentence, what the server said, and whether trying again is in vain.
+ * Returns a sentence, the server's own words, and whether trying again is in vain.
  */
 async function diagnose(room) {
   const { status, body } = await get(beside("ws", room));
   if (status === 400) return ["The server refuses this name or room.", body, true];
   if (status === 426 || (await get(beside("healthz"))).status === 200) {
-    return ["The server answers, but the WebSocket upgrade does not get through: a proxy on the way drops it.", body];
+    const text = "The server answers, but the WebSocket upgrade does not get through: a proxy on the way drops it.";
+    return [text, status === 426 && body];
   }
-  if (status) return [`The chat can't be reached: its address answers with HTTP ${status}.`, body];
+  if (status) return [`The chat can't be reached: its address answers with HTTP ${status}.`];
   return ["The server can't be reached: it is down, or your network is."];
 }
 
 async function get(url) {
   try {
     const answer = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(5000) });
-    const plain = answer.headers.get("content-type")?.startsWith("text/plain");
-    return { status: answer.status, body: plain ? await answer.text() : "" };
+    return { status: answer.status, body: await answer.text() };
   } catch {
     return {};
   }
@@ -171,7 +170,7 @@ async function get(url) {
 
 // ---- Coming back ----
 
-/** Waits as long as the server says; or a random time below a bound that doubles, so that not all return at once. */
+/** Waits as long as the server says, or a random time below a bound that doubles: not all are to return at once. */
 async function comeBack(code, reason, text, was) {
   const least = CLOSE_WAIT_S[code] ?? 1;
   const most = Math.max(Math.min(30, 2 ** ++retry.attempt), 2 * least);
@@ -181,7 +180,7 @@ async function comeBack(code, reason, text, was) {
   showTrouble(text);
   showState("waiting", "Reconnecting");
   tick();
-  // Not at the first failure: a server that just restarts refuses one attempt and takes the next.
+  // Not at the first failure: a server that just restarts takes the next attempt.
   if (was.opened || retry.attempt < 2) return;
   const { at } = retry;
   const [why, detail, final] = await diagnose(was.room);
@@ -212,7 +211,7 @@ function receive(data) {
   const { From: from, Message: text, Room: name, Meta: meta, Ts: time = Date.now() } = JSON.parse(data);
   if (name === "") return receiveSystem(text);
 
-  // Whatever comes from a room that we asked for says that we are in.
+  // Whatever comes from a room that we asked for means that we are in.
   const asked = name === link.joining || (name === link.room && !link.welcomed);
   if (asked || (meta && text === `Welcome to ${name}, ${me}!`)) joined(name);
   const room = rooms.get(name);
@@ -231,7 +230,7 @@ function receiveSystem(text) {
   for (const room of rooms.values()) {
     if (text === `Left channel ${room.name}.` || (failed && text.includes(` ${room.name}: `))) forget(room);
   }
-  // A refused /join does not name its room. That is why only one is under way at a time.
+  // A refused /join does not name its room: hence only one at a time.
   if (link?.joining && !failed && !text.startsWith("Left channel ")) refused(text);
   else notice(current, text);
 }
@@ -244,17 +243,17 @@ function joined(name) {
     link.welcomed = true;
     link.toJoin = [...rooms.keys()];
     retry.heldSince = 0;
+    showState("connected", "Connected");
   }
   room.joined = true;
   if (known) notice(room, "reconnected", Date.now(), "notice separator");
   if (!current) openChat();
-  if (!current || name === link.wanted) show(room);
-  else showRoom(room);
-  showState("connected", "Connected");
+  if (known) showRoom(room);
+  else show(room);
   joinNext();
 }
 
-/** A room that we were in is tried again for as long as our own dead connection may hold the name there. */
+/** A room that we were in is tried again while our own dead connection may hold the name there. */
 function refused(text) {
   const { socket, since, joining: name } = link;
   const room = rooms.get(name);
@@ -269,17 +268,17 @@ function refused(text) {
 
 /** Goes to a room, joined first if need be. False, with a hint, if that can't be. */
 function goTo(name) {
+  const room = rooms.get(name);
   if (roomProblem(name)) return hint(roomProblem(name));
-  if (rooms.get(name)?.joined) return show(rooms.get(name));
-  if (!connected()) return hint("Not connected: joining has to wait.");
-  link.wanted = name;
-  return join(name);
+  if (!room && !connected()) return hint("Not connected: joining has to wait.");
+  if (room) show(room);
+  if (connected() && !room?.joined) join(name);
+  return true;
 }
 
 function join(name) {
   link.toJoin.push(name);
   joinNext();
-  return true;
 }
 
 function joinNext() {
@@ -292,7 +291,7 @@ function joinNext() {
 }
 
 /** Commands have to be sent to a room that exists: one that we are in does. */
-const aJoinedRoom = () => (current.joined ? current : [...rooms.values()].find((room) => room.joined));
+const aJoinedRoom = () => [current, ...rooms.values()].find((room) => room.joined);
 
 function leave(room) {
   if (connected() && room.joined) send(`/leave ${room.name}`, room.name);
@@ -300,12 +299,10 @@ function leave(room) {
 }
 
 function forget(room) {
-  const all = [...rooms.values()];
-  const at = all.indexOf(room);
-  if (all.length === 1) return signOut();
+  if (rooms.size === 1) return signOut();
   rooms.delete(room.name);
   room.item.remove();
-  if (room === current) show(all[at + 1] ?? all[at - 1]);
+  if (room === current) show([...rooms.values()].at(-1));
   // No room is left to send a /join to: come in again through the address.
   if (connected() && !aJoinedRoom()) connect(current.name);
   showUnread();
@@ -339,13 +336,16 @@ function showCount(badge, count) {
   badge.hidden = count === 0;
 }
 
-/** The total: on the drawer's button, and in the title while nobody looks. */
+/** The total, on the drawer's button; also in the title while nobody looks. */
 function showUnread() {
   const total = [...rooms.values()].reduce((sum, room) => sum + room.unread, 0);
   showCount($("unread-total"), total);
   $("rooms-toggle").ariaLabel = `Rooms, ${total} unread`;
   document.title = (document.hidden && total ? `(${total}) ` : "") + `${current.name} · hi`;
 }
+
+/** On a narrow screen the rooms are a popover. */
+const closeDrawer = () => $("sidebar").togglePopover?.(false);
 
 function show(room) {
   const before = current;
@@ -360,17 +360,16 @@ function show(room) {
   room.item.scrollIntoView({ block: "nearest" });
   history.replaceState(null, "", "#" + encodeURIComponent(room.name)); // a reload comes back here
 
-  // These lines are no news: nothing of them is to be read out.
+  // These lines are no news, not to be read out.
   messages.ariaLive = "off";
   setTimeout(() => { messages.ariaLive = "polite"; }, 500);
   messages.ariaLabel = `Messages in ${room.name}`;
   messages.replaceChildren(...room.lines.map(draw));
   keepAtEnd(true);
 
-  setDrawer(false);
-  // Under a finger, focus in the field would cover half of the log with the keyboard at every switch.
+  closeDrawer();
+  // On a phone, focus in the field would cover half of the log with the keyboard.
   (before && matchMedia("(hover: none)").matches ? messages : field).focus();
-  return true;
 }
 
 // ---- Lines ----
@@ -393,7 +392,7 @@ function addLine(room, line) {
   if (room.lines.length > LINES_MAX) room.lines.shift();
   if (room === current) {
     messages.append(draw(line));
-    // While somebody reads further up, the text must not jump because lines above it vanish.
+    // While somebody reads further up, lines above must not vanish: the text would jump.
     while (messages.childElementCount > (atEnd ? 1 : 2) * LINES_MAX) messages.firstChild.remove();
     keepAtEnd(line.own);
   }
@@ -406,19 +405,15 @@ function addLine(room, line) {
 
 function draw({ kind, from, text, time }) {
   const line = element("div", { className: kind, title: new Date(time).toLocaleString() });
-  const parts = [element("time", {}, clock.format(time)), element("span", { className: "text", dir: "auto" }, text)];
-  if (from === undefined) {
-    line.append(...parts.reverse());
-  } else {
-    line.append(element("bdi", { className: "from" }, from), ...parts);
-    // A colour for each name, the same on every screen.
-    const hue = [...from].reduce((hash, char) => (hash * 31 + char.codePointAt(0)) % 360, 7);
-    line.style.setProperty("--hue", hue);
-  }
+  if (from !== undefined) line.append(element("bdi", { className: "from" }, from));
+  line.append(element("time", {}, clock.format(time)), element("span", { className: "text", dir: "auto" }, text));
+  // A colour for each name, the same on every screen.
+  const hue = [...(from ?? "")].reduce((hash, char) => (hash * 31 + char.codePointAt(0)) % 360, 7);
+  line.style.setProperty("--hue", hue);
   return line;
 }
 
-/** Once a frame, however many lines came: each scroll costs a layout. */
+/** Once a frame, however many lines came: scrolling costs a layout. */
 let scrollDue = false;
 function keepAtEnd(go) {
   if (go === true) atEnd = true;
@@ -430,17 +425,21 @@ function keepAtEnd(go) {
   });
 }
 
+let lastTop = 0;
 messages.onscroll = () => {
-  atEnd = messages.scrollHeight - messages.scrollTop - messages.clientHeight < 40;
+  const top = messages.scrollTop;
+  if (messages.scrollHeight - top - messages.clientHeight < 40) atEnd = true;
+  else if (top < lastTop) atEnd = false; // only upwards: lines that just came are no reason
+  lastTop = top;
 };
-// A phone's keyboard opens, an explanation appears: the last line stays in sight.
+// A phone's keyboard opens: the last line stays in sight.
 new ResizeObserver(keepAtEnd).observe(messages);
 
 // ---- What the page says of itself ----
 
 function showState(state, text) {
   $("status").dataset.state = state;
-  if ($("status-text").textContent !== text) $("status-text").textContent = text; // only a change is read out
+  $("status-text").textContent = text;
   if (state !== "waiting") $("countdown").textContent = "";
   $("change-name").hidden = state !== "offline";
   if (state !== "connected") return;
@@ -466,7 +465,7 @@ function joinError(text, detail, at = "join-name") {
   $(at).focus();
 }
 
-/** A word below the message field. Returns false, as the answer of those that could not do what was asked. */
+/** A word below the message field. Returns false, for those that could not do as asked. */
 function hint(text) {
   $("hint").textContent = text;
   return false;
@@ -524,7 +523,7 @@ function say(text) {
   if (command === "/join" && name && more.length === 0) return goTo(name);
   if (!connected()) return hint("Not connected yet: your text stays here.");
   if (!current.joined) {
-    goTo(current.name);
+    join(current.name);
     return hint("Not back in this room yet: your text stays here.");
   }
   if (bytes(frameOf(text, current.name)) > FRAME_BYTES_MAX) return hint("Too long: a message holds up to 16 KiB.");
@@ -540,7 +539,7 @@ function say(text) {
 
 field.oninput = () => hint("");
 field.onkeydown = (event) => {
-  // While an input method composes, Enter picks a word.
+  // An input method that composes takes Enter for itself.
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   $("message-form").requestSubmit();
@@ -549,30 +548,15 @@ field.onkeydown = (event) => {
 $("room-form").onsubmit = (event) => {
   event.preventDefault();
   if (goTo($("room-input").value.trim())) $("room-input").value = "";
-  setDrawer(false); // the answer, or the hint, is behind it
+  closeDrawer(); // the answer, or the hint, is behind it
 };
 
 $("try-now").onclick = tryNow;
 $("change-name").onclick = $("sign-out").onclick = signOut;
 
-/** On a narrow screen the rooms are a drawer; on a wide one they are always there. */
-function setDrawer(open) {
-  $("sidebar").classList.toggle("open", open);
-  $("backdrop").hidden = !open;
-  $("room").inert = open;
-  $("rooms-toggle").ariaExpanded = open;
-  if (open) current.button.focus();
-}
-
-$("rooms-toggle").onclick = () => setDrawer($("backdrop").hidden);
-$("backdrop").onclick = () => setDrawer(false);
-
 document.onkeydown = (event) => {
   if (!current) return;
-  if (event.key === "Escape") {
-    setDrawer(false);
-    field.focus();
-  }
+  if (event.key === "Escape") field.focus();
   const step = event.altKey && { ArrowUp: -1, ArrowDown: 1 }[event.key];
   if (!step) return;
   event.preventDefault();
@@ -585,7 +569,7 @@ document.onvisibilitychange = () => {
   if (!document.hidden) current.unread = 0;
   showRoom(current);
   showUnread();
-  if (waiting()) tick(); // timers sleep in a page that nobody sees: one may be overdue
+  if (waiting()) tick(); // timers sleep in hidden pages
 };
 window.ononline = () => waiting() && tryNow();
 
