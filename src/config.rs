@@ -171,7 +171,7 @@ struct Size(usize);
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            bytes if bytes >= 1 << 20 => write!(f, "{:.4} MiB", bytes as f64 / f64::from(1 << 20)),
+            bytes if bytes >= 1 << 20 => write!(f, "{} MiB", bytes.div_ceil(1 << 20)),
             bytes => write!(f, "{} KiB", bytes.div_ceil(1024)),
         }
     }

@@ -11,12 +11,8 @@ const GOOD_MS = 10_000; // one that lived so long was good: the backoff starts s
 const NAME_HELD_MS = 75_000; // our own dead connection may hold our name: two heartbeats and a margin
 const FOLLOW_MS = 180_000; // messages so close together share the heading
 
-const RELOAD = "The server did not understand this page: reload it.";
 const CLOSE_TEXT = {
   1001: "The server went away; perhaps it restarts.",
-  1002: RELOAD,
-  1003: RELOAD,
-  1007: RELOAD,
   1008: "The server's policy ended the connection.",
   1009: "The message was too long for the server.",
   1012: "The server restarts.",
@@ -110,22 +106,22 @@ function hangUp() {
   clearTimeout(link.silence);
   link.socket.close(1000);
   link = null;
-  for (const room of rooms.values()) {
-    room.joined = false;
-    showRoom(room);
-  }
+  for (const room of rooms.values()) room.joined = false;
+  if (current) showRooms();
 }
 
 function lost(code, reason) {
   const was = link;
   hangUp();
-  const text = (CLOSE_TEXT[code] ?? "The connection was lost.") + (reason && code !== 1012 ? ` (${reason})` : "");
+  const fatal = CLOSE_FATAL.includes(code);
+  const otherwise = fatal ? "The server did not understand this page: reload it." : "The connection was lost.";
+  const text = (CLOSE_TEXT[code] ?? otherwise) + (reason && code !== 1012 ? ` (${reason})` : "");
   if (!current) return explainRefusal(was, code, text);
 
   for (const { room, text: ours } of was.unconfirmed) notice(room, `Perhaps not delivered: ${ours}`);
   if (was.welcomed && Date.now() - was.since > GOOD_MS) retry.attempt = 0;
   retry.heldSince = code === 4002 ? retry.heldSince || Date.now() : 0;
-  if (CLOSE_FATAL.includes(code)) giveUp(text);
+  if (fatal) giveUp(text);
   else if (retry.heldSince && Date.now() - retry.heldSince > NAME_HELD_MS) giveUp(takenText(was.room));
   else comeBack(code, reason, text, was);
 }
@@ -226,12 +222,11 @@ function receive(data) {
 /** An answer to us alone. Nobody can forge one: messages of users carry a room. */
 function receiveSystem(text) {
   if (!current) return; // the close code tells
-  const failed = text.startsWith("Couldn't leave channel ");
-  for (const room of rooms.values()) {
-    if (text === `Left channel ${room.name}.` || (failed && text.includes(` ${room.name}: `))) forget(room);
-  }
+  const [answersLeave, left, notLeft] = /^Left channel (\S+)\.$|^Couldn't leave channel (\S+): /.exec(text) ?? [];
+  const room = rooms.get(left ?? notLeft);
+  if (room) forget(room);
   // A refused /join does not name its room: hence only one at a time.
-  if (link?.joining && !failed && !text.startsWith("Left channel ")) refused(text);
+  if (link?.joining && !answersLeave) refused(text);
   else notice(current, text);
 }
 
@@ -248,7 +243,7 @@ function joined(name) {
   room.joined = true;
   if (known) notice(room, "reconnected", Date.now(), "notice separator");
   if (!current) openChat();
-  if (known) showRoom(room);
+  if (known) showRooms();
   else show(room);
   joinNext();
 }
@@ -305,7 +300,7 @@ function forget(room) {
   if (room === current) show([...rooms.values()].at(-1));
   // No room is left to send a /join to: come in again through the address.
   if (connected() && !aJoinedRoom()) connect(current.name);
-  showUnread();
+  showRooms();
 }
 
 function addRoom(name) {
@@ -324,24 +319,24 @@ function addRoom(name) {
   return room;
 }
 
-function showRoom({ name, item, button, badge, unread, joined }) {
-  showCount(badge, unread);
-  button.ariaLabel = name + (unread ? `, ${unread} unread` : "") + (joined ? "" : ", not joined");
-  button.ariaCurrent = name === current?.name;
-  item.classList.toggle("away", !joined);
+/** The list, and the total of what is unread: on the drawer's button, and in the title while nobody looks. */
+function showRooms() {
+  let total = 0;
+  for (const { name, item, button, badge, unread, joined } of rooms.values()) {
+    total += unread;
+    showCount(badge, unread);
+    button.ariaLabel = name + (unread ? `, ${unread} unread` : "") + (joined ? "" : ", not joined");
+    button.ariaCurrent = name === current.name;
+    item.classList.toggle("away", !joined);
+  }
+  showCount($("unread-total"), total);
+  $("rooms-toggle").ariaLabel = `Rooms, ${total} unread`;
+  document.title = (document.hidden && total ? `(${total}) ` : "") + `${current.name} · hi`;
 }
 
 function showCount(badge, count) {
   badge.textContent = count > 999 ? "999+" : count;
   badge.hidden = count === 0;
-}
-
-/** The total, on the drawer's button; also in the title while nobody looks. */
-function showUnread() {
-  const total = [...rooms.values()].reduce((sum, room) => sum + room.unread, 0);
-  showCount($("unread-total"), total);
-  $("rooms-toggle").ariaLabel = `Rooms, ${total} unread`;
-  document.title = (document.hidden && total ? `(${total}) ` : "") + `${current.name} · hi`;
 }
 
 /** On a narrow screen the rooms are a popover. */
@@ -355,8 +350,7 @@ function show(room) {
   field.placeholder = `Message to ${room.name}`;
   $("title").textContent = room.name;
   room.unread = 0;
-  for (const changed of rooms.values()) showRoom(changed);
-  showUnread();
+  showRooms();
   room.item.scrollIntoView({ block: "nearest" });
   history.replaceState(null, "", "#" + encodeURIComponent(room.name)); // a reload comes back here
 
@@ -398,8 +392,7 @@ function addLine(room, line) {
   }
   if (line.from !== undefined && !line.own && (room !== current || document.hidden)) {
     room.unread += 1;
-    showRoom(room);
-    showUnread();
+    showRooms();
   }
 }
 
@@ -567,8 +560,7 @@ document.onkeydown = (event) => {
 document.onvisibilitychange = () => {
   if (!current) return;
   if (!document.hidden) current.unread = 0;
-  showRoom(current);
-  showUnread();
+  showRooms();
   if (waiting()) tick(); // timers sleep in hidden pages
 };
 window.ononline = () => waiting() && tryNow();

@@ -162,6 +162,13 @@ impl Server {
         client
     }
 
+    /// A chat client that is in the room, whatever was announced before.
+    pub fn join_quietly(&self, user: &str, room: &str) -> Client {
+        let mut client = self.websocket(&format!("/ws?username={user}&room={room}"));
+        while client.json()["Message"] != format!("Welcome to {room}, {user}!") {}
+        client
+    }
+
     /// Resident memory in bytes (VmRSS).
     pub fn resident_bytes(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
