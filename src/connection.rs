@@ -74,6 +74,8 @@ pub struct Membership {
 /// Frames for this connection alone, and what a send left over. Exists only while there is something in it.
 #[derive(Debug, Default)]
 struct Outbox {
+    /// The 101 response: not even a pong may leave before it.
+    response: Option<Bytes>,
     /// Behind a send that the kernel took only in part: the end of a frame, and whole frames of our own.
     rest: VecDeque<Bytes>,
     /// Pongs, and our own pings.
@@ -211,6 +213,11 @@ impl Connection {
         !self.sending && !self.awaiting_writable && self.state != State::Ended
     }
 
+    /// Completes the handshake: leaves before everything else.
+    pub fn respond(&mut self, response: Bytes) {
+        self.outbox.get_or_insert_default().response = Some(response);
+    }
+
     /// Appends a reply. False: too many wait already, the peer isn't reading them; nothing was appended.
     #[must_use]
     pub fn reply(&mut self, frame: Bytes) -> bool {
@@ -288,7 +295,8 @@ impl Connection {
             && self.memberships.iter().any(|membership| membership.cursor < rooms.log(membership.room).tip())
     }
 
-    /// Takes what leaves next, in this order: the rest of a frame, pongs, replies, the rooms from cursor to tip, Close.
+    /// Takes what leaves next, in this order: the 101, the rest of a frame, pongs, replies, the rooms from cursor to tip,
+    /// Close.
     /// The cursors move at once; [`Connection::sent`] moves them back over what did not leave. Gaps that a lapped
     /// cursor stepped over are appended to `gaps`: they leave as replies with the send that follows.
     pub fn next_send(&mut self, rooms: &LocalRooms, gaps: &mut Vec<Gap>) -> Next {
@@ -448,21 +456,36 @@ impl Connection {
             return;
         }
         for index in 0..self.memberships.len() {
-            let Membership { room, mut cursor, .. } = self.memberships[index];
-            loop {
-                let own = self.outbox.as_ref().and_then(|outbox| outbox.next_skipped(cursor));
-                if own == Some(cursor) {
-                    cursor += 1;
-                    continue;
-                }
-                let Read::Frames(slice, next) = rooms.log(room).read(cursor, own.unwrap_or(u64::MAX)) else { break };
-                if slice.len() > bytes_max || !self.reply(slice.detached()) {
-                    break;
-                }
-                cursor = next;
-            }
-            self.memberships[index].cursor = cursor;
+            self.settle_room(index, rooms, bytes_max);
         }
+    }
+
+    /// The same for a room that it is about to leave, also if it lags: nobody will ask for this later. What is too much
+    /// for the outbox is returned, to be told of.
+    pub fn settle_last(&mut self, room: u32, rooms: &LocalRooms, bytes_max: usize) -> Option<Gap> {
+        let index = self.memberships.iter().position(|membership| membership.room == room)?;
+        self.settle_room(index, rooms, bytes_max);
+        let (first, tip) = (self.memberships[index].cursor, rooms.log(room).tip());
+        (first < tip).then(|| Gap { room, first, last: tip - 1 })
+    }
+
+    /// Stops before more than `bytes_max` wait in the outbox: the reply itself has to fit behind them.
+    fn settle_room(&mut self, index: usize, rooms: &LocalRooms, bytes_max: usize) {
+        let Membership { room, mut cursor, .. } = self.memberships[index];
+        loop {
+            let own = self.outbox.as_ref().and_then(|outbox| outbox.next_skipped(cursor));
+            if own == Some(cursor) {
+                cursor += 1;
+                continue;
+            }
+            let Read::Frames(slice, next) = rooms.log(room).read(cursor, own.unwrap_or(u64::MAX)) else { break };
+            let waiting_bytes = self.outbox.as_ref().map_or(0, |outbox| outbox.bytes);
+            if waiting_bytes + slice.len() > bytes_max || !self.reply(slice.detached()) {
+                break;
+            }
+            cursor = next;
+        }
+        self.memberships[index].cursor = cursor;
     }
 
     /// Puts bytes that must leave first back into the outbox, in order.
@@ -506,11 +529,18 @@ impl Connection {
 
 impl Outbox {
     fn has_frames(&self) -> bool {
-        !self.rest.is_empty() || !self.pongs.is_empty() || !self.replies.is_empty() || self.close.is_some()
+        self.response.is_some()
+            || !self.rest.is_empty()
+            || !self.pongs.is_empty()
+            || !self.replies.is_empty()
+            || self.close.is_some()
     }
 
     /// The rest of a frame first, as nothing may come between its parts; then pongs, then replies.
     fn next_own(&mut self) -> Option<Bytes> {
+        if let Some(response) = self.response.take() {
+            return Some(response);
+        }
         let bytes = match self.rest.pop_front() {
             Some(rest) => rest,
             None => match self.pongs.pop_front() {

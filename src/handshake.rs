@@ -247,7 +247,10 @@ impl From<TargetError> for Refused {
 
 fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> Result<Outcome, Refused> {
     let handshake = upgrade::examine(head)
-        .map_err(|refusal| Refused { response: refusal.response(), why: refusal.operator_text() })?;
+        .map_err(|refusal| Refused { response: refusal.response(), why: refusal.operator_text() });
+    // Who names a user is told first what is wrong with the name: a page can read that answer only with a plain GET.
+    let names_a_user = matches!(route, Route::Chat { query } if query.contains("username="));
+    let handshake = if names_a_user { handshake } else { Ok(handshake?) };
     let (role, room) = match route {
         Route::Raw { .. } if front.config.raw == RawMode::Off => {
             let text = "Raw rooms are switched off on this server (--raw off).";
@@ -263,5 +266,5 @@ fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> 
         }
         _ => unreachable!("only these two are upgrades"),
     };
-    Ok(Outcome::Upgrade { role, room, response: upgrade::response_101(&handshake, None) })
+    Ok(Outcome::Upgrade { role, room, response: upgrade::response_101(&handshake?, None) })
 }

@@ -1,2 +1,76 @@
-//! placeholder
-fn main() {}
+//! The `loadgen` command.
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use loadgen::options::{Command, CommandLine, Options};
+use loadgen::preflight::{Files, create};
+use loadgen::results::Run;
+use loadgen::{drive, report};
+
+/// Exit code for options, targets and files that don't work.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    let outcome = match line.command {
+        Some(Command::Report { runs, html, svg }) => compare(&runs, html.as_ref(), svg.as_ref()),
+        None => measure(line.run),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(sentence) => {
+            eprintln!("{sentence}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn measure(options: Options) -> Result<ExitCode, String> {
+    let plan = options.plan()?;
+    let files = Files::create(&plan.outputs)?;
+    let command = std::env::args().collect::<Vec<_>>().join(" ");
+    let run = drive::run(plan, command)?;
+    print!("{}", report::text::render(&run, std::io::stdout().is_terminal()));
+    write_all(files, &run)?;
+    Ok(ExitCode::from(run.verdict.exit_code()))
+}
+
+fn write_all(files: Files, run: &Run) -> Result<(), String> {
+    if let Some(file) = files.json {
+        write(file, &serde_json::to_vec_pretty(run).map_err(|error| format!("the result is no JSON: {error}."))?)?;
+    }
+    if let Some(file) = files.hgrm {
+        let mut bytes = Vec::new();
+        report::hgrm::write(&run.latency, &mut bytes)
+            .map_err(|error| format!("the histogram can't be written: {error}."))?;
+        write(file, &bytes)?;
+    }
+    if let Some(file) = files.html {
+        write(file, report::html::page(std::slice::from_ref(run)).as_bytes())?;
+    }
+    if let Some(file) = files.svg {
+        write(file, report::chart::svg(&[run]).as_bytes())?;
+    }
+    Ok(())
+}
+
+fn compare(paths: &[PathBuf], html: Option<&PathBuf>, svg: Option<&PathBuf>) -> Result<ExitCode, String> {
+    let (html, svg) = (create(html)?, create(svg)?);
+    let runs = paths.iter().map(|path| report::load(path)).collect::<Result<Vec<Run>, _>>()?;
+    print!("{}", report::text::render_comparison(&runs));
+    if let Some(file) = html {
+        write(file, report::html::page(&runs).as_bytes())?;
+    }
+    if let Some(file) = svg {
+        write(file, report::chart::svg(&runs.iter().collect::<Vec<_>>()).as_bytes())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write((path, mut file): (PathBuf, File), bytes: &[u8]) -> Result<(), String> {
+    file.write_all(bytes).map_err(|error| format!("{} can't be written: {error}.", path.display()))
+}

@@ -231,3 +231,6 @@ impl Log {
         debug_assert!(self.frames.is_empty() || self.chunks.back().is_some_and(|last| last.end_seq == self.tip()));
     }
 }
+
+#[cfg(test)]
+mod tests;

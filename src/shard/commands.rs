@@ -5,11 +5,11 @@ use std::sync::Arc;
 use fastwebsockets::OpCode;
 
 use super::Shard;
-use crate::config::RawMode;
-use crate::connection::Role;
+use crate::config::{RawMode, Slow};
+use crate::connection::{Gap, OUTBOX_BYTES_MAX, Role};
 use crate::frame::decode::Kind;
 use crate::frame::encode;
-use crate::protocol::broadcast::to_one;
+use crate::protocol::broadcast::{self, to_one};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name;
 use crate::protocol::v0::{self, Command, text};
@@ -17,6 +17,8 @@ use crate::rate::Verdict;
 use crate::ring::DataRing;
 use crate::room::{JoinError, Namespace, Room};
 
+/// Of the frames that a room has for a member that leaves it, so many bytes may wait in the outbox.
+const LEAVE_BYTES_MAX: usize = OUTBOX_BYTES_MAX / 4 * 3;
 /// So many unreadable messages in a row close the connection.
 const UNREADABLE_MAX: u8 = 3;
 
@@ -116,9 +118,15 @@ impl<R: DataRing> Shard<R> {
             return self.system(slot, &text::not_present(name, user));
         }
         // What the room said until now is still owed.
-        self.settle(slot);
+        self.drain_inbox();
         let room_slot = self.rooms.slot(&room).expect("a member's room is here");
+        let lost = self.connections[slot as usize].settle_last(room_slot, &self.rooms, LEAVE_BYTES_MAX);
         self.leave(slot, room_slot);
+        match lost {
+            Some(_) if self.config.slow == Slow::Close => return self.close(slot, &CloseReason::TooSlow),
+            Some(Gap { first, last, .. }) => self.reply(slot, broadcast::gap(name, first, last, room.epoch())),
+            None => {}
+        }
         self.system(slot, &text::left(name));
     }
 

@@ -158,7 +158,7 @@ impl<R: DataRing> Shard<R> {
         // Spread by the order of arrival, so that a storm of connects is not followed by storms of pings.
         let spread = serial.wrapping_mul(7) % self.config.ping_interval.as_secs() as u32;
         self.schedule(slot, 1 + spread);
-        self.reply(slot, response);
+        self.connection(slot).respond(response);
         if self.stopping {
             self.close(slot, &CloseReason::GoingAway);
         } else if let Err(JoinError::NameTaken | JoinError::Gone) = self.join(slot, namespace, &room) {
@@ -166,10 +166,11 @@ impl<R: DataRing> Shard<R> {
             self.reply(slot, broadcast::to_one("hi", "", &v0::text::taken(&user)));
             self.close(slot, &CloseReason::NameTaken);
         }
+        // First: a connection that ends over its first bytes stays until the kernel has given the receive back.
+        self.receive(slot);
         if !leftover.is_empty() {
             self.bytes_arrived(slot, &mut leftover);
         }
-        self.receive(slot);
         self.queue(slot);
     }
 

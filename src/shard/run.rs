@@ -43,8 +43,10 @@ pub async fn run<R: DataRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<S
     tokio::pin!(tick);
     let mut drained_by = None;
     loop {
-        let more = take_turns(&front, drained_by.is_none() && stop.is_requested());
-        if stop.is_requested() {
+        // Asked once a round: were it asked again below, the order to stop could come in between and be missed.
+        let stopping = stop.is_requested();
+        let more = take_turns(&front, stopping && drained_by.is_none());
+        if stopping {
             let deadline = *drained_by.get_or_insert_with(|| Instant::now() + DRAIN_TIME_MAX);
             if front.shard.borrow().connections() == 0 || Instant::now() >= deadline {
                 return;

@@ -54,6 +54,8 @@ impl<R: DataRing> Shard<R> {
         self.receive_again();
         self.ring.submit()?;
         let reaped_all = self.reap();
+        // What ended meanwhile has left its rooms: their members must not wait for the next turn to hear of it.
+        self.wakes.wake_all(self.registry.inboxes());
         Ok(!reaped_all || !self.send_queue.is_empty() || !self.arrivals.is_empty())
     }
 
@@ -123,12 +125,10 @@ impl<R: DataRing> Shard<R> {
                 self.arrivals.push_back(Arrival { key, received });
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.starved.push(key),
-            // The peer is gone.
-            Err(_) => self.end(slot),
+            // The peer is gone; what it said before it went is heard first.
+            Err(_) => self.arrivals.push_back(Arrival { key, received: None }),
         }
-        if self.is_current(key) {
-            self.remove_if_released(slot);
-        }
+        self.remove_if_released(slot);
     }
 
     /// Reads what has arrived, unless another shard is behind with what this one publishes.
@@ -147,7 +147,8 @@ impl<R: DataRing> Shard<R> {
                     }
                     self.ring.recycle(received);
                 }
-                None if current => self.end(key.slot),
+                // Perhaps the peer has ended its direction only, and still reads what it is owed.
+                None if current => self.peer_closes(key.slot, None),
                 None => {}
             }
         }
@@ -198,7 +199,8 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    /// The peer's Close: answered with its own code (RFC 6455, 5.5.1), behind what it is still owed.
+    /// The peer's Close, or its end without one: answered with its own code (RFC 6455, 5.5.1), behind what it is still
+    /// owed.
     fn peer_closes(&mut self, slot: u32, code: Option<u16>) {
         let answer = code.map_or_else(|| encode::frame(OpCode::Close, b""), |code| encode::close(code, ""));
         self.settle(slot);
@@ -214,10 +216,12 @@ impl<R: DataRing> Shard<R> {
     }
 
     fn violation(&mut self, slot: u32, violation: &Violation) {
-        if self.connection(slot).state == State::Open {
-            self.close(slot, &CloseReason::Violation(violation.close_code(), violation));
-        } else {
-            self.end(slot);
+        let connection = self.connection(slot);
+        match connection.state {
+            State::Open => self.close(slot, &CloseReason::Violation(violation.close_code(), violation)),
+            // The Close that says why it was refused still leaves.
+            _ if connection.has_close_to_send() => connection.state = State::Lingering,
+            _ => self.end(slot),
         }
     }
 
@@ -276,9 +280,15 @@ impl<R: DataRing> Shard<R> {
             self.queue(slot);
             return;
         }
+        if self.connection(slot).state != State::Open {
+            // Closed for a gap in another of its rooms, which it has left with that.
+            return;
+        }
         let room = &self.rooms.get(gap.room).room;
         let notice = broadcast::gap(room.name(), gap.first, gap.last, room.epoch());
         if self.config.slow == Slow::Close || !self.connection(slot).reply(notice) {
+            // What its rooms have for it now lies behind the gap, and must not leave without a word about it.
+            self.leave_all(slot);
             self.close(slot, &CloseReason::TooSlow);
         }
         self.queue(slot);

@@ -1,13 +1,13 @@
 "use strict";
-// The chat page, in the v0 dialect: {From, Message, Room, Meta} both ways, commands as messages with a slash.
-// Text from others reaches the page through textContent alone, so it can never become markup.
+// The chat page, in the v0 dialect: {From, Message, Room, Meta} both ways, and commands with a slash.
+// Text from others reaches the page through textContent alone: it can never become markup.
 
 const NAME_BYTES_MAX = 79;
 const ROOM_BYTES_MAX = 64;
 const FRAME_BYTES_MAX = 16_384; // the server's default
 const LINES_MAX = 500; // of each room
 const ANSWER_MS = 10_000; // a connection silent for so long after we spoke is dead
-const GOOD_MS = 10_000; // one that lived so long was good: the backoff starts small again
+const GOOD_MS = 10_000; // one that lived so long was good: the backoff starts anew
 const NAME_HELD_MS = 75_000; // our own dead connection may hold our name: two heartbeats and a margin
 const FOLLOW_MS = 180_000; // messages so close together share the heading
 
@@ -58,7 +58,7 @@ function beside(path, room) {
   return url;
 }
 
-/** Connects with one room in the address; once that has answered, the others follow with /join. */
+/** Connects with one room in the address; when it has answered, the others follow by /join. */
 function connect(room) {
   hangUp();
   const url = beside("ws", room);
@@ -88,7 +88,7 @@ function connect(room) {
   });
 }
 
-/** Scripts can't ping: a dead network shows only when we spoke and nothing comes. */
+/** Scripts can't ping: a dead network shows when we spoke and nothing comes. */
 function expectAnswer() {
   link.silence ||= setTimeout(() => lost(1006, ""), ANSWER_MS);
 }
@@ -114,7 +114,7 @@ function lost(code, reason) {
   const was = link;
   hangUp();
   const fatal = CLOSE_FATAL.includes(code);
-  const otherwise = fatal ? "The server did not understand this page: reload it." : "The connection was lost.";
+  const otherwise = fatal ? "The server did not understand: reload this page." : "The connection was lost.";
   const text = (CLOSE_TEXT[code] ?? otherwise) + (reason && code !== 1012 ? ` (${reason})` : "");
   if (!current) return explainRefusal(was, code, text);
 
@@ -127,14 +127,14 @@ function lost(code, reason) {
 }
 
 const takenText = (room) =>
-  `The name ${me} is already taken in the room ${room}. Pick another one, or wait a minute if it was you.`;
+  `The name ${me} is already taken in the room ${room}. Pick another, or wait a minute if it was you.`;
 
 /** On the join form nothing loops: the user reads and decides. */
 async function explainRefusal(was, code, text) {
   showState("offline", "Not connected");
   if (code === 4002) return joinError(takenText(was.room));
   if (was.opened) return joinError(text);
-  joinError("The connection failed. Looking for the reason…");
+  joinError("No connection. Looking for the reason…");
   const [why, detail] = await diagnose(was.room);
   if (!link && !current) joinError(why, detail);
 }
@@ -166,7 +166,7 @@ async function get(url) {
 
 // ---- Coming back ----
 
-/** Waits as long as the server says, or a random time below a bound that doubles: not all are to return at once. */
+/** Waits as long as the server says, or a random time below a bound that doubles: not all shall return at once. */
 async function comeBack(code, reason, text, was) {
   const least = CLOSE_WAIT_S[code] ?? 1;
   const most = Math.max(Math.min(30, 2 ** ++retry.attempt), 2 * least);
@@ -209,7 +209,8 @@ function receive(data) {
 
   // Whatever comes from a room that we asked for means that we are in.
   const asked = name === link.joining || (name === link.room && !link.welcomed);
-  if (asked || (meta && text === `Welcome to ${name}, ${me}!`)) joined(name);
+  const late = meta && !rooms.get(name)?.joined && text === `Welcome to ${name}, ${me}!`;
+  if (asked || late) joined(name);
   const room = rooms.get(name);
   if (!room) return; // left a moment ago
   if (meta) return notice(room, text, time);
@@ -248,7 +249,7 @@ function joined(name) {
   joinNext();
 }
 
-/** A room that we were in is tried again while our own dead connection may hold the name there. */
+/** A room that we were in is tried again while our dead connection may hold the name. */
 function refused(text) {
   const { socket, since, joining: name } = link;
   const room = rooms.get(name);
@@ -265,7 +266,7 @@ function refused(text) {
 function goTo(name) {
   const room = rooms.get(name);
   if (roomProblem(name)) return hint(roomProblem(name));
-  if (!room && !connected()) return hint("Not connected: joining has to wait.");
+  if (!room && !connected()) return hint("Not connected: you can join later.");
   if (room) show(room);
   if (connected() && !room?.joined) join(name);
   return true;
@@ -285,7 +286,7 @@ function joinNext() {
   }
 }
 
-/** Commands have to be sent to a room that exists: one that we are in does. */
+/** A room that surely exists: commands have to be sent to one. */
 const aJoinedRoom = () => [current, ...rooms.values()].find((room) => room.joined);
 
 function leave(room) {
@@ -294,11 +295,11 @@ function leave(room) {
 }
 
 function forget(room) {
-  if (rooms.size === 1) return signOut();
+  if (rooms.size === 1) return location.reload(); // to the join form
   rooms.delete(room.name);
   room.item.remove();
   if (room === current) show([...rooms.values()].at(-1));
-  // No room is left to send a /join to: come in again through the address.
+  // No room is left to send a /join to: come in anew by the address.
   if (connected() && !aJoinedRoom()) connect(current.name);
   showRooms();
 }
@@ -319,7 +320,7 @@ function addRoom(name) {
   return room;
 }
 
-/** The list, and the total of what is unread: on the drawer's button, and in the title while nobody looks. */
+/** The list, and all that is unread: on the drawer's button, and in the title while nobody looks. */
 function showRooms() {
   let total = 0;
   for (const { name, item, button, badge, unread, joined } of rooms.values()) {
@@ -336,7 +337,7 @@ function showRooms() {
 
 function showCount(badge, count) {
   badge.textContent = count > 999 ? "999+" : count;
-  badge.hidden = count === 0;
+  badge.hidden = !count;
 }
 
 /** On a narrow screen the rooms are a popover. */
@@ -347,14 +348,13 @@ function show(room) {
   if (before) before.draft = field.value;
   current = room;
   field.value = room.draft;
-  field.placeholder = `Message to ${room.name}`;
   $("title").textContent = room.name;
   room.unread = 0;
   showRooms();
   room.item.scrollIntoView({ block: "nearest" });
   history.replaceState(null, "", "#" + encodeURIComponent(room.name)); // a reload comes back here
 
-  // These lines are no news, not to be read out.
+  // No news: not to be read out.
   messages.ariaLive = "off";
   setTimeout(() => { messages.ariaLive = "polite"; }, 500);
   messages.ariaLabel = `Messages in ${room.name}`;
@@ -362,8 +362,9 @@ function show(room) {
   keepAtEnd(true);
 
   closeDrawer();
-  // On a phone, focus in the field would cover half of the log with the keyboard.
-  (before && matchMedia("(hover: none)").matches ? messages : field).focus();
+  // On a phone, focus would open the keyboard over half of the log.
+  const quietly = before && document.activeElement !== field && matchMedia("(hover: none)").matches;
+  (quietly ? messages : field).focus();
 }
 
 // ---- Lines ----
@@ -380,17 +381,17 @@ function notice(room, text, time = Date.now(), kind = "notice") {
 
 function addLine(room, line) {
   const last = room.lines.at(-1);
-  const follows = line.from !== undefined && line.from === last?.from && line.time - last.time < FOLLOW_MS;
+  const follows = line.from && line.from === last?.from && line.time - last.time < FOLLOW_MS;
   line.kind ??= "message" + (line.own ? " own" : "") + (follows ? " follows" : "");
   room.lines.push(line);
   if (room.lines.length > LINES_MAX) room.lines.shift();
   if (room === current) {
     messages.append(draw(line));
-    // While somebody reads further up, lines above must not vanish: the text would jump.
+    // While somebody reads further up, nothing above may vanish: the text would jump.
     while (messages.childElementCount > (atEnd ? 1 : 2) * LINES_MAX) messages.firstChild.remove();
     keepAtEnd(line.own);
   }
-  if (line.from !== undefined && !line.own && (room !== current || document.hidden)) {
+  if (line.from && !line.own && (room !== current || document.hidden)) {
     room.unread += 1;
     showRooms();
   }
@@ -398,7 +399,7 @@ function addLine(room, line) {
 
 function draw({ kind, from, text, time }) {
   const line = element("div", { className: kind, title: new Date(time).toLocaleString() });
-  if (from !== undefined) line.append(element("bdi", { className: "from" }, from));
+  if (from) line.append(element("bdi", { className: "from" }, from));
   line.append(element("time", {}, clock.format(time)), element("span", { className: "text", dir: "auto" }, text));
   // A colour for each name, the same on every screen.
   const hue = [...(from ?? "")].reduce((hash, char) => (hash * 31 + char.codePointAt(0)) % 360, 7);
@@ -414,7 +415,7 @@ function keepAtEnd(go) {
   scrollDue = true;
   requestAnimationFrame(() => {
     scrollDue = false;
-    messages.scrollTop = messages.scrollHeight;
+    if (atEnd) messages.scrollTop = messages.scrollHeight;
   });
 }
 
@@ -422,13 +423,13 @@ let lastTop = 0;
 messages.onscroll = () => {
   const top = messages.scrollTop;
   if (messages.scrollHeight - top - messages.clientHeight < 40) atEnd = true;
-  else if (top < lastTop) atEnd = false; // only upwards: lines that just came are no reason
+  else if (top < lastTop) atEnd = false; // upwards: the reader, not lines that came
   lastTop = top;
 };
 // A phone's keyboard opens: the last line stays in sight.
 new ResizeObserver(keepAtEnd).observe(messages);
 
-// ---- What the page says of itself ----
+// ---- What the page says ----
 
 function showState(state, text) {
   $("status").dataset.state = state;
@@ -441,7 +442,7 @@ function showState(state, text) {
   hint("");
 }
 
-/** A sentence, and below it what the server said in its own words. */
+/** A sentence, and below it the server's own words. */
 function explain(box, text, detail) {
   box.replaceChildren(element("p", {}, text));
   if (detail) box.append(element("pre", {}, detail.trim()));
@@ -454,11 +455,11 @@ function showTrouble(text, detail) {
 
 function joinError(text, detail, at = "join-name") {
   explain($("join-error"), text, detail);
-  $("join-error").hidden = text === "";
+  $("join-error").hidden = !text;
   $(at).focus();
 }
 
-/** A word below the message field. Returns false, for those that could not do as asked. */
+/** A word below the message field. False, for callers that could not do as asked. */
 function hint(text) {
   $("hint").textContent = text;
   return false;
@@ -468,7 +469,7 @@ function hint(text) {
 
 const bytes = (text) => new TextEncoder().encode(text).length;
 
-/** What the server would refuse, said before it has to. */
+/** What the server would refuse, said before. */
 const nameProblem = (name) =>
   name.startsWith("#") ? "A name can't start with #." : textProblem("name", name, NAME_BYTES_MAX);
 
@@ -476,7 +477,7 @@ const roomProblem = (name) =>
   /\p{White_Space}/u.test(name) ? "A room name can't contain spaces." : textProblem("room name", name, ROOM_BYTES_MAX);
 
 function textProblem(what, text, max) {
-  if (text === "") return `Enter a ${what}.`;
+  if (!text) return `Enter a ${what}.`;
   if (/[\p{Cc}\p{Cs}]/u.test(text)) return `A ${what} can't contain control characters.`;
   return bytes(text) > max ? `This ${what} has ${bytes(text)} bytes; up to ${max} are allowed.` : "";
 }
@@ -499,14 +500,11 @@ function openChat() {
   $("chat").hidden = $("rooms-toggle").hidden = false;
 }
 
-/** Back to the join form. */
-const signOut = () => location.reload();
-
 $("message-form").onsubmit = (event) => {
   event.preventDefault();
   const text = field.value.trim();
   field.value = ""; // first, or a /join would stay behind as a draft
-  if (text !== "" && !say(text)) field.value = text;
+  if (text && !say(text)) field.value = text;
   field.focus();
 };
 
@@ -532,8 +530,8 @@ function say(text) {
 
 field.oninput = () => hint("");
 field.onkeydown = (event) => {
-  // An input method that composes takes Enter for itself.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  // An input method that composes takes Enter for itself (Safari: 229).
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
   event.preventDefault();
   $("message-form").requestSubmit();
 };
@@ -541,11 +539,11 @@ field.onkeydown = (event) => {
 $("room-form").onsubmit = (event) => {
   event.preventDefault();
   if (goTo($("room-input").value.trim())) $("room-input").value = "";
-  closeDrawer(); // the answer, or the hint, is behind it
+  closeDrawer(); // what comes of it shows behind
 };
 
 $("try-now").onclick = tryNow;
-$("change-name").onclick = $("sign-out").onclick = signOut;
+$("change-name").onclick = $("sign-out").onclick = () => location.reload();
 
 document.onkeydown = (event) => {
   if (!current) return;

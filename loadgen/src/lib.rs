@@ -1,0 +1,31 @@
+//! loadgen: a WebSocket load generator that can't lie.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`options`] | the command line, and the plan that it asks for |
+//! | [`preflight`] | limits, output files and the target, tried before the first client |
+//! | [`private_server`] | the hi that is started when there is no `--url` |
+//! | [`drive`] | the run: connect, warm up, measure, drain, judge |
+//! | [`worker`] | one thread: clients in one epoll loop, publishers on their schedule |
+//! | [`client`] | one connection |
+//! | [`wire`], [`payload`], [`target`] | frames, stamps, URLs (pure) |
+//! | [`audit`], [`stats`] | what arrived, and what did not |
+//! | [`results`], [`report`] | the numbers, and how they are shown |
+//! | [`progress`] | what is seen meanwhile |
+//! | [`os`] | limits, clocks, processes, sockets |
+
+pub mod audit;
+pub mod client;
+pub mod drive;
+pub mod options;
+pub mod os;
+pub mod payload;
+pub mod preflight;
+pub mod private_server;
+pub mod progress;
+pub mod report;
+pub mod results;
+pub mod stats;
+pub mod target;
+pub mod wire;
+pub mod worker;

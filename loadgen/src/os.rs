@@ -1,0 +1,146 @@
+//! What the operating system is asked: limits, clocks, processes, sockets.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// Connections from one source address: Linux has 28,232 ephemeral ports by default, and some are in use.
+const CONNECTIONS_PER_SOURCE: usize = 25_000;
+
+/// Raises the soft limit of open files to the hard one; both are returned.
+pub fn raise_file_limit() -> (u64, u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
+    if soft < hard && setrlimit(Resource::Nofile, Rlimit { current: Some(hard), maximum: Some(hard) }).is_ok() {
+        return (hard, hard);
+    }
+    (soft, hard)
+}
+
+/// The cores that this process may use.
+pub fn cores() -> Vec<usize> {
+    sched_getaffinity(None)
+        .map_or_else(|_| vec![0], |set| (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
+}
+
+/// Keeps the calling thread, and what it starts, on these cores. Where that fails, the scheduler decides.
+pub fn stay_on(cores: &[usize]) {
+    let mut set = CpuSet::new();
+    cores.iter().for_each(|core| set.set(*core));
+    let _ = sched_setaffinity(None, &set);
+}
+
+/// CPU time of the calling thread.
+pub fn thread_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// CPU time of all threads of a process, as the scheduler counted it in nanoseconds. `None`: it has ended.
+pub fn process_cpu_time(pid: u32) -> Option<Duration> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let of_task = |task: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    Some(Duration::from_nanos(tasks.flatten().filter_map(of_task).sum()))
+}
+
+/// Resident memory of a process in bytes. `None`: it has ended.
+pub fn process_resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+/// Memory that the system could still give, in bytes.
+pub fn available_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+/// The processor's name.
+pub fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("model name"));
+    line.and_then(|line| line.split(": ").nth(1)).unwrap_or("unknown processor").to_owned()
+}
+
+/// `uname -sr`.
+pub fn kernel() -> String {
+    let name = rustix::system::uname();
+    format!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy())
+}
+
+/// The source address of connection `number`: beyond what one address has ports for, loopback has others.
+pub fn source_address(target: SocketAddr, number: usize) -> Option<Ipv4Addr> {
+    let extra = number / CONNECTIONS_PER_SOURCE;
+    (target.ip().is_loopback() && target.is_ipv4() && extra > 0)
+        .then(|| Ipv4Addr::new(127, 0, (extra / 250) as u8, (extra % 250 + 1) as u8))
+}
+
+/// A socket that is connecting.
+///
+/// # Errors
+/// Out of file descriptors or ports; a refusal comes later, when the socket becomes writable.
+pub fn connect(target: SocketAddr, number: usize, receive_buffer_bytes: Option<usize>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if let Some(bytes) = receive_buffer_bytes {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    if let Some(source) = source_address(target, number) {
+        bind_address_no_port(&socket)?;
+        socket.bind(&SockAddr::from(SocketAddr::from((source, 0))))?;
+    }
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&target.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket),
+    }
+}
+
+/// Lets the kernel choose the port when it connects, so that a port serves many destinations.
+#[allow(unsafe_code)]
+fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value is an int that outlives the call, and its size is the one given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_spread_over_loopback() {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 80));
+        assert_eq!(source_address(loopback, 24_999), None);
+        assert_eq!(source_address(loopback, 25_000), Some(Ipv4Addr::new(127, 0, 0, 2)));
+        assert_eq!(source_address(loopback, 250 * 25_000), Some(Ipv4Addr::new(127, 0, 1, 1)));
+        assert_eq!(source_address(([10, 0, 0, 1], 80).into(), 90_000), None);
+    }
+
+    #[test]
+    fn a_bound_source_connects() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let _socket = connect(listener.local_addr().unwrap(), 30_000, None).unwrap();
+        let (_, peer) = listener.accept().unwrap();
+        assert_eq!(peer.ip(), Ipv4Addr::new(127, 0, 0, 2));
+    }
+}

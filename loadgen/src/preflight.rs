@@ -1,0 +1,121 @@
+//! What has to be in order before the first client connects; each complaint is one sentence with its mend.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::options::{Outputs, Plan};
+use crate::os;
+use crate::wire::{self, Answer};
+
+/// Files that are open beside the connections.
+const FILES_BESIDE: u64 = 64;
+/// What a client costs, ours and the kernel's (both ends, if the server is on this machine), in bytes.
+const MEMORY_PER_CLIENT_BYTES: u64 = 16 * 1024;
+/// The target answers within this time.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The output files, created.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// `--json`.
+    pub json: Option<(PathBuf, File)>,
+    /// `--hgrm`.
+    pub hgrm: Option<(PathBuf, File)>,
+    /// `--html`.
+    pub html: Option<(PathBuf, File)>,
+    /// `--svg`.
+    pub svg: Option<(PathBuf, File)>,
+}
+
+impl Files {
+    /// Creates every file, so that none turns out to be unwritable after the run.
+    ///
+    /// # Errors
+    /// One sentence: which, and why.
+    pub fn create(outputs: &Outputs) -> Result<Self, String> {
+        Ok(Self {
+            json: create(outputs.json.as_ref())?,
+            hgrm: create(outputs.hgrm.as_ref())?,
+            html: create(outputs.html.as_ref())?,
+            svg: create(outputs.svg.as_ref())?,
+        })
+    }
+}
+
+/// Creates one file.
+///
+/// # Errors
+/// One sentence: which, and why.
+pub fn create(path: Option<&PathBuf>) -> Result<Option<(PathBuf, File)>, String> {
+    let Some(path) = path else { return Ok(None) };
+    let file = File::create(path).map_err(|error| format!("{} can't be written: {error}.", path.display()))?;
+    Ok(Some((path.clone(), file)))
+}
+
+/// Raises the file limit, and sees that files and memory are enough.
+///
+/// # Errors
+/// One sentence: what is short, and the line that mends it.
+pub fn check_limits(plan: &Plan) -> Result<(), String> {
+    let needed = (plan.clients + plan.rooms * plan.publishers) as u64 + FILES_BESIDE;
+    let (soft, hard) = os::raise_file_limit();
+    if soft < needed {
+        return Err(format!(
+            "{} clients need {needed} open files and the limit is {soft} (hard: {hard}): run `ulimit -Hn {needed} && ulimit \
+             -n {needed}` as root in this shell first, or take fewer clients.",
+            plan.clients
+        ));
+    }
+    let memory = plan.clients as u64 * MEMORY_PER_CLIENT_BYTES;
+    match os::available_memory_bytes() {
+        Some(available) if available < memory => Err(format!(
+            "{} clients need about {} MiB and {} MiB are available: take fewer clients.",
+            plan.clients,
+            memory >> 20,
+            available >> 20
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// One handshake, looked at closely, before ten thousand of them.
+///
+/// # Errors
+/// One sentence: what the target did instead of opening a WebSocket.
+pub fn try_target(address: SocketAddr, host: &str, path: &str) -> Result<(), String> {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIME_MAX)
+        .map_err(|error| format!("{host} can't be reached at {address}: {error}."))?;
+    let failed = |error| format!("{host} accepts the connection, and then the handshake fails: {error}.");
+    stream.set_read_timeout(Some(ANSWER_TIME_MAX)).map_err(failed)?;
+    stream.write_all(wire::request(host, path).as_bytes()).map_err(failed)?;
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) if answer.is_empty() => {
+                return Err(format!("{host} closed the connection without an answer to {path}."));
+            }
+            Ok(0) => return Err(format!("{host} closed the connection in the middle of its answer to {path}.")),
+            Ok(count) => answer.extend_from_slice(&buffer[..count]),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                return Err(format!("{host} gave no answer to {path} within {} s.", ANSWER_TIME_MAX.as_secs()));
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        match wire::read_answer(&answer) {
+            Answer::Partial => {}
+            Answer::Open(_) => {
+                let mut close = Vec::new();
+                wire::write_frame(&mut close, wire::CLOSE, &1000u16.to_be_bytes());
+                // Leaves in order, so that the server has forgotten it when the run begins.
+                let _ = stream.write_all(&close);
+                while matches!(stream.read(&mut buffer), Ok(1..)) {}
+                return Ok(());
+            }
+            Answer::Refused(why) => return Err(format!("{host} doesn't open a WebSocket at {path}: it answers {why}")),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The hi that is started when there is no `--url`: found or built, on a free port, ended with the run.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::os;
+
+/// hi says its address within this time.
+const START_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// A hi of our own. Dropping it ends the process.
+pub struct PrivateServer {
+    child: Child,
+    /// `ws://` and its address.
+    pub url: String,
+    /// How many shards it has.
+    pub shards: usize,
+}
+
+impl PrivateServer {
+    /// Starts hi with so many shards (by default on half of the cores), its limits on rates off.
+    ///
+    /// # Errors
+    /// One sentence: no hi to be found, or what it said.
+    pub fn start(binary: Option<PathBuf>, shards: Option<usize>) -> Result<Self, String> {
+        let binary = match binary {
+            Some(binary) => binary,
+            None => find()?,
+        };
+        let shards = shards.unwrap_or_else(|| (os::cores().len() / 2).max(1));
+        let mut child = Command::new(&binary)
+            .args(["--listen", "127.0.0.1:0", "--rate-limit", "0", "--shards", &shards.to_string()])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("{} can't be started: {error}.", binary.display()))?;
+        let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                // Nobody listens once the address is known; the pipe is read all the same.
+                let _ = sender.send(line);
+            }
+        });
+        let mut said = String::new();
+        while let Ok(line) = lines.recv_timeout(START_TIME_MAX) {
+            if let Some(address) = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()) {
+                return Ok(Self { child, url: format!("ws://{address}"), shards });
+            }
+            said = line;
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        Err(format!("{} did not start: {said}", binary.display()))
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for PrivateServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// hi from this workspace, freshly built if cargo runs us; else the one beside us, or in PATH.
+fn find() -> Result<PathBuf, String> {
+    let ourselves = std::env::current_exe().map_err(|error| format!("our own program can't be found: {error}."))?;
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("Cargo.toml");
+    if let (Ok(cargo), true) = (std::env::var("CARGO"), workspace.exists()) {
+        return build(&cargo, &workspace, &ourselves);
+    }
+    let beside = ourselves.with_file_name("hi");
+    let in_path = std::env::var_os("PATH").unwrap_or_default();
+    let candidates = std::iter::once(beside).chain(std::env::split_paths(&in_path).map(|folder| folder.join("hi")));
+    candidates.into_iter().find(|candidate| candidate.is_file()).map_or_else(
+        || {
+            if workspace.exists() {
+                build("cargo", &workspace, &ourselves)
+            } else {
+                Err("there is no hi beside loadgen or in PATH: install it, or name it with --hi, or a server with --url.".into())
+            }
+        },
+        Ok,
+    )
+}
+
+/// Builds hi in the profile that we were built in, so that a run never measures an old or a slow one by mistake.
+fn build(cargo: &str, workspace: &Path, ourselves: &Path) -> Result<PathBuf, String> {
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--bin", "hi", "--manifest-path"]).arg(workspace);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    // Where we were built, if it looks like a target folder; installed programs are not.
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let folder = ourselves.ancestors().find(|folder| folder.ends_with(profile));
+    let target = folder.and_then(Path::parent).map_or_else(|| workspace.with_file_name("target"), Path::to_path_buf);
+    command.arg("--target-dir").arg(&target);
+    let built = command.status().map_err(|error| format!("hi can't be built: {cargo} can't be run: {error}."))?;
+    if !built.success() {
+        return Err("hi can't be built: see cargo's message above.".into());
+    }
+    Ok(target.join(profile).join("hi"))
+}

@@ -1,0 +1,111 @@
+//! What is seen while a run is under way: a live line on a terminal, a plain line every few seconds in a pipe.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::options::Plan;
+use crate::results::LimitStep;
+
+/// In a pipe, a line comes so often.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// On a terminal, the line changes so often.
+const FRAME_EVERY: Duration = Duration::from_millis(200);
+
+/// The progress of a run, on stderr.
+pub struct Display {
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    clients: usize,
+    last: Option<(Instant, u64, String)>,
+}
+
+impl Display {
+    /// For this plan; the first line says what is measured.
+    pub fn new(plan: &Plan, url: &str, private: bool) -> Self {
+        let live = !plan.quiet && std::io::stderr().is_terminal();
+        let bar = live.then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a valid template"));
+            bar
+        });
+        if !plan.quiet {
+            let whose = if private { " (a private hi)" } else { "" };
+            eprintln!(
+                "{url}{whose}: {} clients in {} room{}, {}",
+                plan.clients,
+                plan.rooms,
+                if plan.rooms == 1 { "" } else { "s" },
+                plan.dialect.name()
+            );
+        }
+        Self { bar, quiet: plan.quiet, clients: plan.clients, last: None }
+    }
+
+    /// How far the run is.
+    pub fn show(
+        &mut self,
+        phase: &str,
+        open: usize,
+        deliveries: u64,
+        left: Duration,
+        latency: impl FnOnce() -> Option<Histogram<u64>>,
+    ) {
+        let now = Instant::now();
+        let every = if self.bar.is_some() { FRAME_EVERY } else { LINE_EVERY };
+        let due = self.last.as_ref().is_none_or(|(at, _, last)| now - *at >= every || last != phase);
+        if self.quiet || !due {
+            return;
+        }
+        let rate = self.last.as_ref().filter(|(.., last)| last == phase).map_or(0.0, |(at, before, _)| {
+            deliveries.saturating_sub(*before) as f64 / (now - *at).as_secs_f64().max(1e-9)
+        });
+        self.last = Some((now, deliveries, phase.to_owned()));
+        let mut line = format!("{phase}: {open} of {} connected", self.clients);
+        if deliveries > 0 {
+            line.push_str(&format!(", {rate:.0} deliveries/s"));
+            if let Some(latency) = latency() {
+                let ms = |quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
+                line.push_str(&format!(", p50 {:.1} ms, p99 {:.1} ms", ms(0.5), ms(0.99)));
+            }
+        }
+        if phase != "connecting" {
+            line.push_str(&format!(", {:.0} s left", left.as_secs_f64().ceil()));
+        }
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(line);
+                bar.tick();
+            }
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// A rate of `--find-limit` has been tried.
+    pub fn step(&self, step: &LimitStep) {
+        if self.quiet {
+            return;
+        }
+        let outcome = step.reason.as_deref().unwrap_or("held");
+        let line = format!(
+            "rate {:.1}/s: {:.0} deliveries/s, p50 {:.1} ms, p99 {:.1} ms: {outcome}",
+            step.rate,
+            step.deliveries_per_second,
+            step.p50_us as f64 / 1e3,
+            step.p99_us as f64 / 1e3
+        );
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// The run is over.
+    pub fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

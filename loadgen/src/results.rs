@@ -1,0 +1,292 @@
+//! What a run found: the numbers behind every output, and the format of `--json`.
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+/// Steps per halving of the distance to 100 % in a [`Distribution`]'s curve, as HdrHistogram's own percentile output.
+const TICKS_PER_HALF: u32 = 5;
+
+/// One run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// What to call it in a report: `--name`, or the target and the number of clients.
+    pub name: String,
+    /// The command line that made it.
+    pub command: String,
+    /// When it began, in milliseconds since 1970.
+    pub started_unix_ms: u64,
+    /// Where it ran.
+    pub machine: Machine,
+    /// What was asked for.
+    pub plan: PlanSummary,
+    /// Whether the numbers can be believed, and what was wrong.
+    pub verdict: Verdict,
+    /// Messages that arrived, each counted for each client, in the measured time.
+    pub deliveries: u64,
+    /// Messages that had to arrive.
+    pub deliveries_expected: u64,
+    /// Length of the measured time in seconds.
+    pub seconds: f64,
+    /// `deliveries / seconds`.
+    pub deliveries_per_second: f64,
+    /// Delivery latency from the time that the schedule intended: the honest one.
+    pub latency: Distribution,
+    /// Delivery latency as a tool would see it that waits for one answer before it sends the next: messages that were due
+    /// while the client still waited are left out (coordinated omission).
+    pub latency_uncorrected: Distribution,
+    /// The measured time, second by second.
+    pub timeline: Vec<Second>,
+    /// How the clients came in.
+    pub connects: Connects,
+    /// Bytes of frames that arrived in the measured time.
+    pub bytes_received: u64,
+    /// What the server spent, if its process is known.
+    pub server: Option<ServerCost>,
+    /// What the load generator itself was busy with.
+    pub generator: Generator,
+    /// Which messages did not arrive once and in order.
+    pub audit: Audit,
+    /// The steps of `--find-limit`.
+    pub limit: Option<Limit>,
+    /// How long it took everyone to come back after `--storm`.
+    pub storm: Option<Storm>,
+}
+
+/// Where a run was made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Machine {
+    /// Cores that the load generator was allowed to use.
+    pub cores: usize,
+    /// The processor's name.
+    pub processor: String,
+    /// `uname -sr`.
+    pub kernel: String,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlanSummary {
+    /// The server's address.
+    pub target: String,
+    /// `chat`, `raw`, or `template`.
+    pub dialect: String,
+    /// Clients that receive.
+    pub clients: usize,
+    /// Rooms that they are spread over.
+    pub rooms: usize,
+    /// Publishers in each room.
+    pub publishers: usize,
+    /// Messages a second in each room.
+    pub rate: f64,
+    /// Bytes of one message.
+    pub message_bytes: usize,
+    /// Measured time in seconds.
+    pub duration_seconds: f64,
+    /// Time thrown away before it, in seconds.
+    pub warmup_seconds: f64,
+    /// Clients that read slowly.
+    pub slow_clients: usize,
+    /// Clients a second that leave and come back.
+    pub churn_per_second: f64,
+}
+
+/// Whether a run's numbers can be believed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", content = "reasons", rename_all = "snake_case")]
+pub enum Verdict {
+    /// Every message arrived once and in order, or its loss was announced; the load generator was not the limit.
+    Sound,
+    /// The server lost, doubled or reordered messages, or closed connections.
+    Failed(Vec<String>),
+    /// The load generator was the bottleneck: the numbers say nothing about the server.
+    Invalid(Vec<String>),
+}
+
+impl Verdict {
+    /// The exit code that goes with it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Sound => 0,
+            Self::Failed(_) => 1,
+            Self::Invalid(_) => 3,
+        }
+    }
+}
+
+/// A distribution of times, in microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Distribution {
+    /// How many values.
+    pub count: u64,
+    /// Smallest.
+    pub min_us: u64,
+    /// Mean.
+    pub mean_us: f64,
+    /// Standard deviation.
+    pub deviation_us: f64,
+    /// Half of the values are at most this.
+    pub p50_us: u64,
+    /// 90 %.
+    pub p90_us: u64,
+    /// 99 %.
+    pub p99_us: u64,
+    /// 99.9 %.
+    pub p999_us: u64,
+    /// Largest.
+    pub max_us: u64,
+    /// The whole curve: enough of it to draw it, and to write it in HdrHistogram's percentile format.
+    pub curve: Vec<CurvePoint>,
+}
+
+/// A point of a distribution's curve.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// From 0 to 1.
+    pub quantile: f64,
+    /// So large is the value at this quantile, in microseconds.
+    pub value_us: u64,
+    /// Values up to there.
+    pub count: u64,
+}
+
+impl Distribution {
+    /// Of a histogram of microseconds.
+    pub fn of(histogram: &Histogram<u64>) -> Self {
+        if histogram.is_empty() {
+            return Self::default();
+        }
+        let curve = histogram
+            .iter_quantiles(TICKS_PER_HALF)
+            .scan(0, |count, value| {
+                *count += value.count_since_last_iteration();
+                Some(CurvePoint {
+                    quantile: value.quantile_iterated_to(),
+                    value_us: value.value_iterated_to(),
+                    count: *count,
+                })
+            })
+            .collect();
+        Self {
+            count: histogram.len(),
+            min_us: histogram.min(),
+            mean_us: histogram.mean(),
+            deviation_us: histogram.stdev(),
+            p50_us: histogram.value_at_quantile(0.5),
+            p90_us: histogram.value_at_quantile(0.9),
+            p99_us: histogram.value_at_quantile(0.99),
+            p999_us: histogram.value_at_quantile(0.999),
+            max_us: histogram.max(),
+            curve,
+        }
+    }
+}
+
+/// One second of the measured time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Second {
+    /// Counted from the begin of the measured time.
+    pub second: u32,
+    /// Messages that arrived in it.
+    pub deliveries: u64,
+    /// Their latencies, in microseconds (corrected).
+    pub p50_us: u64,
+    /// See `p50_us`.
+    pub p99_us: u64,
+    /// See `p50_us`.
+    pub max_us: u64,
+}
+
+/// How the clients came in.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Connects {
+    /// Connections made.
+    pub count: u64,
+    /// Connections a second.
+    pub per_second: f64,
+    /// From the connect to the 101.
+    pub handshake: Distribution,
+}
+
+/// What the server's process spent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServerCost {
+    /// CPU time per delivery in the measured time, in microseconds.
+    pub cpu_us_per_delivery: f64,
+    /// CPU time in the measured time, in cores.
+    pub cores: f64,
+    /// Resident memory per connection, in bytes: what the process grew by while the clients came in.
+    pub memory_bytes_per_connection: f64,
+    /// Resident memory at the end, in bytes.
+    pub resident_bytes: u64,
+}
+
+/// What the load generator was busy with.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Generator {
+    /// Threads that read and send.
+    pub threads: usize,
+    /// The busiest thread's CPU time in the measured time, as a share of it: at 1 it could do no more.
+    pub busiest_thread_share: f64,
+    /// How much later than intended messages were sent.
+    pub send_late: Distribution,
+    /// How much later than it had arrived in the kernel a message was read (of a sample of the clients).
+    pub read_late: Distribution,
+}
+
+/// Which messages did not arrive once and in order.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Audit {
+    /// Never arrived.
+    pub lost: u64,
+    /// Arrived more than once.
+    pub doubled: u64,
+    /// Arrived after a later one.
+    pub reordered: u64,
+    /// Lost, and the server said so.
+    pub announced: u64,
+    /// Connections that the server closed, or that broke.
+    pub closed: u64,
+    /// The first ten, in words.
+    pub first: Vec<String>,
+}
+
+/// What `--find-limit` found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Limit {
+    /// The p99 latency that had to hold, in microseconds.
+    pub slo_us: u64,
+    /// The highest rate in each room that held it, in messages a second; 0 if none did.
+    pub rate: f64,
+    /// Deliveries a second at that rate.
+    pub deliveries_per_second: f64,
+    /// Every rate that was tried, in order.
+    pub steps: Vec<LimitStep>,
+}
+
+/// One rate that was tried.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LimitStep {
+    /// Messages a second in each room.
+    pub rate: f64,
+    /// Deliveries a second.
+    pub deliveries_per_second: f64,
+    /// p50 latency (corrected), in microseconds.
+    pub p50_us: u64,
+    /// p99 latency (corrected), in microseconds.
+    pub p99_us: u64,
+    /// Whether the rate was held: p99 within the SLO, nothing lost, the load generator not the limit.
+    pub held: bool,
+    /// Why not.
+    pub reason: Option<String>,
+}
+
+/// How a reconnect storm went.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Storm {
+    /// Connections that were cut and came back.
+    pub connections: u64,
+    /// Until the last one was back, in seconds.
+    pub seconds: f64,
+    /// From the connect to the 101.
+    pub handshake: Distribution,
+}

@@ -1,0 +1,284 @@
+//! The WebSocket protocol as far as a load generator needs it: its own small reader, which shares nothing with the
+//! server's decoder and so is an independent witness (RFC 6455).
+//!
+//! Pure, and cheap enough to be believed: bytes are read where they lie, of a message only the begin is looked at, and a
+//! connection holds memory only between two parts of a frame's begin.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha1::{Digest, Sha1};
+
+/// Of a message, so many bytes are looked at; a stamp or a notice has to be within them.
+pub const PREFIX_BYTES: usize = 1024;
+/// RFC 6455, 1.3.
+const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// The nonce of every handshake: a load generator has nothing to hide from a cache.
+const KEY: &str = "bG9hZGdlbiBsb2FkZ2VuIQ==";
+
+/// Something that the server sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// The begin of a message, at most [`PREFIX_BYTES`].
+    Message(&'a [u8]),
+    /// To be answered with the same bytes.
+    Ping(&'a [u8]),
+    /// The server closes, with a code if it gave one, and a reason.
+    Close(Option<u16>, String),
+}
+
+/// The server broke the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation(pub String);
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The reading side of one connection.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// The begin of a frame, as far as it has arrived.
+    stash: Option<Box<Vec<u8>>>,
+    /// Bytes of a payload that need not be looked at.
+    skip: u64,
+    /// Whether a message of several frames is under way.
+    fragmented: bool,
+}
+
+impl Reader {
+    /// Reads what arrived; `on` gets the events, in order.
+    ///
+    /// # Errors
+    /// The server broke the protocol; nothing more can be read.
+    pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(Event<'_>)) -> Result<(), Violation> {
+        match self.stash.take() {
+            None => self.read(bytes, &mut on),
+            Some(mut stash) => {
+                stash.extend_from_slice(bytes);
+                self.read(&stash, &mut on)
+            }
+        }
+    }
+
+    fn read(&mut self, mut bytes: &[u8], on: &mut impl FnMut(Event<'_>)) -> Result<(), Violation> {
+        loop {
+            let skipped = self.skip.min(bytes.len() as u64);
+            self.skip -= skipped;
+            bytes = &bytes[skipped as usize..];
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let Some(head) = Head::read(bytes)? else { break };
+            let looked_at = match head.opcode {
+                0 => 0,
+                1 | 2 => head.len.min(PREFIX_BYTES as u64) as usize,
+                _ => head.len as usize,
+            };
+            let Some(payload) = bytes.get(head.bytes..head.bytes + looked_at) else { break };
+            self.frame(&head, payload, on)?;
+            bytes = &bytes[head.bytes + looked_at..];
+            self.skip = head.len - looked_at as u64;
+        }
+        self.stash = Some(Box::new(bytes.to_vec()));
+        Ok(())
+    }
+
+    fn frame(&mut self, head: &Head, payload: &[u8], on: &mut impl FnMut(Event<'_>)) -> Result<(), Violation> {
+        match (head.opcode, self.fragmented) {
+            (0, false) => return Err(Violation("a continuation frame without a message".into())),
+            (1 | 2, true) => return Err(Violation("a new message inside a fragmented one".into())),
+            (0, true) => self.fragmented = !head.fin,
+            (1 | 2, false) => {
+                self.fragmented = !head.fin;
+                on(Event::Message(payload));
+            }
+            (8, _) => {
+                let code = payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]]));
+                on(Event::Close(code, String::from_utf8_lossy(payload.get(2..).unwrap_or_default()).into_owned()));
+            }
+            (9, _) => on(Event::Ping(payload)),
+            (10, _) => {}
+            (opcode, _) => return Err(Violation(format!("a frame with the reserved opcode {opcode}"))),
+        }
+        Ok(())
+    }
+}
+
+struct Head {
+    fin: bool,
+    opcode: u8,
+    len: u64,
+    bytes: usize,
+}
+
+impl Head {
+    fn read(bytes: &[u8]) -> Result<Option<Self>, Violation> {
+        let [first, second, rest @ ..] = bytes else { return Ok(None) };
+        if first & 0x70 != 0 {
+            return Err(Violation("a frame with reserved bits, without an extension".into()));
+        }
+        if second & 0x80 != 0 {
+            return Err(Violation("a masked frame from a server".into()));
+        }
+        let (len, bytes) = match (second & 0x7f, rest) {
+            (126, [a, b, ..]) => (u64::from(u16::from_be_bytes([*a, *b])), 4),
+            (127, rest) if rest.len() >= 8 => (u64::from_be_bytes(rest[..8].try_into().expect("eight bytes")), 10),
+            (126 | 127, _) => return Ok(None),
+            (len, _) => (u64::from(len), 2),
+        };
+        let (fin, opcode) = (first & 0x80 != 0, first & 0x0f);
+        if opcode >= 8 && (len > 125 || !fin) {
+            return Err(Violation("a control frame that is too long or fragmented".into()));
+        }
+        Ok(Some(Self { fin, opcode, len, bytes }))
+    }
+}
+
+/// Appends a masked frame to `out`.
+pub fn write_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    // The mask only has to be there: nothing between us and a server under test could be tricked by our bytes.
+    const MASK: [u8; 4] = [0x5a, 0x17, 0xc3, 0x81];
+    out.push(0x80 | opcode);
+    match payload.len() {
+        len @ 0..=125 => out.push(0x80 | len as u8),
+        len @ 126..=0xffff => {
+            out.push(0x80 | 126);
+            out.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            out.push(0x80 | 127);
+            out.extend((len as u64).to_be_bytes());
+        }
+    }
+    out.extend(MASK);
+    out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+}
+
+/// The opcode of a text message.
+pub const TEXT: u8 = 1;
+/// The opcode of a Close.
+pub const CLOSE: u8 = 8;
+/// The opcode of a pong.
+pub const PONG: u8 = 10;
+
+/// The request that opens a WebSocket.
+pub fn request(host: &str, path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+    )
+}
+
+/// The answer to [`request`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It isn't whole yet.
+    Partial,
+    /// The WebSocket is open; so many bytes were the head.
+    Open(usize),
+    /// Something else: in words, with the status line and the begin of the body.
+    Refused(String),
+}
+
+/// Reads the answer to a handshake.
+pub fn read_answer(bytes: &[u8]) -> Answer {
+    let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
+        return if bytes.len() > 16 * 1024 {
+            Answer::Refused("no end of the answer's head".into())
+        } else {
+            Answer::Partial
+        };
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]);
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap_or_default();
+    if !status.starts_with("HTTP/1.1 101") {
+        let body = String::from_utf8_lossy(&bytes[end + 4..]);
+        let body: String = body.chars().take(600).collect();
+        return Answer::Refused(format!("{status}, not 101 Switching Protocols; the body begins:\n{body}"));
+    }
+    let accept = lines
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-accept"));
+    let expected = STANDARD.encode(Sha1::digest(format!("{KEY}{GUID}")));
+    match accept {
+        Some((_, value)) if value.trim() == expected => Answer::Open(end + 4),
+        _ => Answer::Refused("101, but its Sec-WebSocket-Accept is not the answer to our key".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn server_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+        let mut masked = Vec::new();
+        write_frame(&mut masked, opcode, payload);
+        let head = masked.len() - payload.len() - 4;
+        masked[1] &= 0x7f;
+        masked.truncate(head);
+        masked.extend_from_slice(payload);
+        masked
+    }
+
+    fn owned(event: Event<'_>) -> String {
+        format!("{event:?}")
+    }
+
+    proptest! {
+        #[test]
+        fn where_the_bytes_are_cut_makes_no_difference(
+            sizes in prop::collection::vec(prop_oneof![0..200usize, 60_000..70_000usize], 1..6),
+            cuts in prop::collection::vec(1..5000usize, 1..50),
+        ) {
+            let mut bytes = Vec::new();
+            for (index, size) in sizes.iter().enumerate() {
+                bytes.extend(server_frame(1 + (index % 2) as u8, &vec![index as u8; *size]));
+                bytes.extend(server_frame(9, b"ping"));
+            }
+            bytes.extend(server_frame(8, &[3, 233, b'o', b'k']));
+            let mut whole = Vec::new();
+            Reader::default().feed(&bytes, |event| whole.push(owned(event))).unwrap();
+            prop_assert_eq!(whole.len(), sizes.len() * 2 + 1);
+            let (mut reader, mut parts, mut rest) = (Reader::default(), Vec::new(), &bytes[..]);
+            for cut in cuts.iter().cycle() {
+                let (part, more) = rest.split_at((*cut).min(rest.len()));
+                reader.feed(part, |event| parts.push(owned(event))).unwrap();
+                rest = more;
+                if rest.is_empty() { break; }
+            }
+            prop_assert_eq!(whole, parts);
+        }
+    }
+
+    #[test]
+    fn a_server_that_breaks_the_protocol_is_named() {
+        for (bytes, what) in [
+            (&[0x81, 0x80, 0, 0, 0, 0][..], "masked"),
+            (&[0xc1, 0x00], "reserved bits"),
+            (&[0x83, 0x00], "reserved opcode"),
+            (&[0x80, 0x00], "continuation"),
+            (&[0x09, 0x00], "control frame"),
+            (&[0x01, 0x00, 0x81, 0x00], "inside a fragmented"),
+        ] {
+            let violation = Reader::default().feed(bytes, |_| {}).unwrap_err();
+            assert!(violation.0.contains(what), "{violation}");
+        }
+    }
+
+    #[test]
+    fn the_answer_is_checked() {
+        let accept = STANDARD.encode(Sha1::digest(format!("{KEY}{GUID}")));
+        let good = format!("HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: {accept}\r\n\r\n");
+        assert_eq!(read_answer(good.as_bytes()), Answer::Open(good.len()));
+        assert_eq!(read_answer(&good.as_bytes()[..20]), Answer::Partial);
+        assert!(matches!(read_answer(b"HTTP/1.1 101 X\r\n\r\n"), Answer::Refused(why) if why.contains("Accept")));
+        let refused = read_answer(b"HTTP/1.1 403 Forbidden\r\n\r\nnot you");
+        assert!(matches!(refused, Answer::Refused(why) if why.contains("403 Forbidden") && why.contains("not you")));
+    }
+}
