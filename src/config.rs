@@ -124,7 +124,7 @@ impl Config {
     pub fn memory_budget(&self, shards: usize) -> MemoryBudget {
         MemoryBudget {
             receive_buffers_bytes: shards * usize::from(self.receive_buffers) * RECEIVE_BUFFER_BYTES,
-            inboxes_bytes: shards * INBOX_BYTES_MAX,
+            inboxes_bytes: shards * 2 * INBOX_BYTES_MAX,
             room_log_bytes: self.backlog_bytes.max(self.max_message),
             handshake_bytes: HEAD_BYTES_MAX,
             half_read_message_bytes: self.max_message,
@@ -138,7 +138,8 @@ impl Config {
 pub struct MemoryBudget {
     /// All shards together, always.
     pub receive_buffers_bytes: usize,
-    /// All shards together, only while a shard can't keep up.
+    /// All shards together, only while a shard can't keep up: what waits in the inboxes, and as much again that the logs
+    /// hold beyond their bound until it has been sent.
     pub inboxes_bytes: usize,
     /// Each room and shard, while members lag.
     pub room_log_bytes: usize,

@@ -338,7 +338,10 @@ impl Connection {
                 self.source = sources[0];
                 Next::Send(Slices::One(slice))
             }
-            None => Next::Nothing,
+            None => {
+                self.forget_own();
+                Next::Nothing
+            }
         }
     }
 
@@ -401,6 +404,7 @@ impl Connection {
         let whole = count == slices.len();
         let closed = self.in_flight().contains(&Source::Close);
         if whole {
+            self.forget_own();
             self.forget_sources();
             return if closed { Sent::Closed } else { Sent::Whole };
         }
@@ -507,6 +511,17 @@ impl Connection {
         }
     }
 
+    /// Forgets which messages were its own, as far as it has skipped them: with nothing in flight no cursor moves back.
+    fn forget_own(&mut self) {
+        let cursor = self.memberships.first().map_or(u64::MAX, |membership| membership.cursor);
+        if let Some(outbox) = &mut self.outbox
+            && outbox.own.front().is_some_and(|seq| *seq < cursor)
+        {
+            outbox.own = outbox.own.split_off(outbox.own.partition_point(|seq| *seq < cursor));
+            self.release_outbox();
+        }
+    }
+
     fn forget_sources(&mut self) {
         if let Some(outbox) = &mut self.outbox {
             outbox.sources = Vec::new();
@@ -557,3 +572,6 @@ impl Outbox {
         self.own.get(index).copied()
     }
 }
+
+#[cfg(test)]
+mod tests;

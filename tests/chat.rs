@@ -1,18 +1,714 @@
-//! The v0 dialect over real sockets.
+//! The v0 dialect over real sockets: addresses, names, texts to the letter and who sends them, and the life of a room.
 
 mod support;
 
-use support::Server;
+use std::fmt;
+use std::io::Write;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Value, json};
+use support::wire::{self, FIN, TEXT, handshake};
+use support::{Client, Server};
+use tungstenite::Message;
+
+const NAME_REFUSED: &str = "Need a valid username (shorter than 80 characters and does not start with a hash)";
 
 #[test]
-fn a_message_reaches_everyone_in_the_room_and_names_its_sender() {
+fn every_path_that_ends_in_ws_leads_to_the_chat_and_its_default_room() {
+    let server = Server::start(&[]);
+    let mut first = server.join("first", "general");
+    let mut others = Vec::new();
+    for (number, path) in ["/ws", "//ws", "/any/path/ws", "/a//b/ws", "/%77s"].into_iter().enumerate() {
+        let mut client = server.websocket(&format!("{path}?username=u{number}"));
+        let welcome = format!("Welcome to general, u{number}!");
+        client.expect_message("#general", &welcome);
+        first.expect_message("#general", &welcome);
+        others.push(client);
+    }
+}
+
+#[test]
+fn our_own_folders_win_over_paths_that_end_in_ws() {
+    let server = Server::start(&[]);
+    assert_eq!(server.ask(handshake("/-/ws?username=a")).status, 404);
+    assert_ne!(server.ask(handshake("/stream/ws?username=a")).status, 101);
+    let mut raw = server.websocket("/raw/ws?username=a");
+    raw.send_text("not JSON");
+    assert_eq!(raw.text(), "not JSON", "/raw/ws is a raw room");
+}
+
+#[test]
+fn names_in_the_address_are_percent_encoded_utf_8() {
+    let server = Server::start(&[]);
+    for (query, user, room) in [
+        ("username=Zo%C3%AB+B%20c%2B&room=%E6%97%A5%E6%9C%AC", "Zoë B c+", "日本"),
+        ("room=a%2Fb%26%23%3D&user%6Eame=%F0%9F%A6%80", "🦀", "a/b&#="),
+        ("x=%FF&username=a%23b%22%3Ci%3E&&room=%23tea", "a#b\"<i>", "#tea"),
+    ] {
+        let mut client = server.websocket(&format!("/ws?{query}"));
+        let welcome = client.expect_message(&format!("#{room}"), &format!("Welcome to {room}, {user}!"));
+        assert_eq!(welcome["Room"], room);
+        client.say(room, "hello");
+        client.expect_message(user, "hello");
+    }
+}
+
+#[test]
+fn a_bad_user_name_is_refused_with_the_sentence_of_2017() {
+    let server = Server::start(&[]);
+    let (long, long_utf8) = (format!("username={}", "u".repeat(80)), format!("username={}", "%C3%A9".repeat(40)));
+    for query in [
+        "user=a",
+        "username",
+        "username=",
+        "username=a&username=a",
+        "username=a&username=",
+        "username=%23a",
+        "username=%23",
+        "username=a%0Ab",
+        "username=a%00",
+        "username=%7F",
+        "username=a%C2%85",
+        "username=%FF",
+        "username=%C3",
+        "username=%E6%97",
+        "username=%4",
+        &long,
+        &long_utf8,
+    ] {
+        let answer = server.ask(handshake(&format!("/ws?{query}&room=tea")));
+        assert_eq!((answer.status, answer.body.as_str()), (400, NAME_REFUSED), "{query}");
+    }
+    let mut judge = server.join("judge", "general");
+    judge.say("tea", "anyone?");
+    judge.expect_system("room does not exist.");
+}
+
+#[test]
+fn a_bad_room_name_is_refused_with_a_reason() {
+    let server = Server::start(&[]);
+    for room in ["", "a&room=a", "a&room=", "a%20b", "a+b", "a%E3%80%80", "a%C2%A0", "%09", "a%1Bb", "%FF", "%zz"] {
+        let answer = server.ask(handshake(&format!("/ws?username=a&room={room}")));
+        assert!(answer.status == 400 && answer.body.contains("room"), "{room}: {answer:?}");
+        assert!(!answer.body.contains(|c: char| c.is_control()), "{room}: {answer:?}");
+    }
+    let mut judge = server.join("judge", "general");
+    judge.say("general", "/channels");
+    judge.expect_message("#general", "general");
+}
+
+#[test]
+fn a_client_cannot_speak_for_another() {
     let server = Server::start(&[]);
     let mut ann = server.join("ann", "tea");
     let mut bob = server.join("bob", "tea");
     ann.expect_message("#tea", "Welcome to tea, bob!");
-    bob.send_text(r#"{"From":"ann","Message":"hello","Room":"tea","Meta":true}"#);
-    for client in [&mut ann, &mut bob] {
-        let message = client.expect_message("bob", "hello");
-        assert_eq!(message["Meta"], false, "a client can't speak for the room");
+    for forged in [
+        r#"{"From":"ann","Message":"hello","Room":"tea","Meta":true}"#,
+        r#"{"from":"ann","message":"hello","room":"tea","meta":true}"#,
+        r##"{"from":"ann","From":"#tea","Room":"tea","Message":"hello","Meta":true,"meta":true}"##,
+        r#"{"From":"hi","Message":"hello","Room":"tea","Event":"join","Seq":1,"Epoch":"x","Ts":0}"#,
+        r#"{"From":null,"Room":"tea","Message":"hello","Meta":null}"#,
+        r#"{"Room":"tea","Message":"hello"}"#,
+    ] {
+        bob.send_text(forged);
+        for client in [&mut ann, &mut bob] {
+            let message = client.expect_message("bob", "hello");
+            assert!(
+                message["Meta"] == false && message["Event"].is_null() && message["Ts"] != 0,
+                "{forged}: {message}"
+            );
+        }
     }
+}
+
+#[test]
+fn of_two_spellings_of_a_key_the_exact_one_wins() {
+    let server = Server::start(&[]);
+    let mut ann = server.join("ann", "tea");
+    for message in [
+        r#"{"message":"lower","Message":"exact","room":"nowhere","Room":"tea"}"#,
+        r#"{"Message":"exact","message":"lower","Room":"tea","room":"nowhere"}"#,
+        r#"{"Message":"exact","ROOM":"nowhere","MESSAGE":"upper","Room":"tea"}"#,
+        r#"{"\u004dessage":"exact","r\u006fom":"tea"}"#,
+    ] {
+        ann.send_text(message);
+        ann.expect_message("ann", "exact");
+    }
+}
+
+#[test]
+fn any_text_comes_back_as_it_was_said() {
+    let server = Server::start(&["--rate-limit", "0"]);
+    let mut ann = server.join("ann", "tea");
+    for text in [
+        "",
+        " /join a",
+        "/JOIN a",
+        "/joint a",
+        "/",
+        "//list",
+        "<script>alert('1')</script>",
+        "\"\\/\u{8}\u{c}\n\r\t\u{0}\u{1f}\u{7f}\u{2028}\u{feff}",
+        "日本 🦀 e\u{301}\u{200d}\u{10ffff}",
+    ] {
+        ann.say("tea", text);
+        ann.expect_message("ann", text);
+    }
+    ann.send_text(r#" { "Room" : "tea" , "Message" : "\ud83e\udd80\/\u0000" , "Extra" : [{"a":[]}, 1.5e3] } "#);
+    ann.expect_message("ann", "🦀/\0");
+}
+
+/// The keys of an object, in the order of the wire.
+struct Keys(Vec<String>);
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Keys;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+                let mut keys = Vec::new();
+                while let Some((key, IgnoredAny)) = map.next_entry()? {
+                    keys.push(key);
+                }
+                Ok(Keys(keys))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+#[test]
+fn the_keys_of_2017_come_first_and_in_their_order() {
+    const OLD: [&str; 4] = ["From", "Room", "Message", "Meta"];
+    let server = Server::start(&[]);
+    let mut ann = server.websocket("/ws?username=ann&room=tea");
+    let mut next_keys = |said: Option<(&str, &str)>| {
+        if let Some((room, message)) = said {
+            ann.say(room, message);
+        }
+        let text = ann.text();
+        let Keys(keys) = serde_json::from_str(&text).unwrap();
+        assert_eq!(keys[..4], OLD, "{text}");
+        let mut sorted = keys.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(sorted.len(), keys.len(), "a key twice: {text}");
+        keys[4..].join(" ")
+    };
+    for (said, new) in [
+        (None, "Event Seq Epoch Ts"),
+        (Some(("tea", "hello")), "Seq Epoch Ts"),
+        (Some(("tea", "/list")), ""),
+        (Some(("tea", "/join")), ""),
+        (Some(("nowhere", "hello")), ""),
+    ] {
+        let found = next_keys(said);
+        assert!(new.split(' ').all(|key| found.contains(key)), "{said:?}: {found}");
+    }
+}
+
+/// Milliseconds since 1970.
+fn unix_ms() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64
+}
+
+#[test]
+fn every_member_sees_the_same_dense_seq_one_epoch_and_the_time() {
+    let server = Server::start(&[]);
+    let began = unix_ms();
+    let mut clients: Vec<Client> = (0..4).map(|number| server.join(&format!("u{number}"), "tea")).collect();
+    for number in 0..30 {
+        let sender = &mut clients[number % 4];
+        sender.say("tea", "/channels");
+        sender.say("nowhere", "lost");
+        sender.say("tea", &format!("m{number}"));
+    }
+    let mut seen: Vec<Vec<Value>> = vec![Vec::new(); clients.len()];
+    for (client, seen) in clients.iter_mut().zip(&mut seen) {
+        // Welcomes of those who came later, 30 messages; answers to this client alone have no Seq.
+        let mut messages = 0;
+        while messages < 30 {
+            let message = client.json();
+            messages += usize::from(message["Meta"] == false);
+            if message["From"] != "hi" && message["Message"] != "tea" {
+                seen.push(message);
+            }
+        }
+    }
+    let ended = unix_ms();
+    for (number, seen) in seen.iter().enumerate() {
+        let first = number as u64 + 2;
+        for (message, seq) in seen.iter().zip(first..) {
+            assert_eq!(message["Seq"], seq, "u{number}: {message}");
+            assert_eq!(message["Epoch"], seen[0]["Epoch"]);
+            assert!((began..=ended).contains(&message["Ts"].as_u64().unwrap()), "{message}");
+        }
+        assert_eq!(seen.last().unwrap()["Seq"], 34);
+    }
+    let tails: Vec<&[Value]> = seen.iter().map(|seen| &seen[seen.len() - 30..]).collect();
+    assert!(tails.iter().all(|tail| *tail == tails[0]), "all see the same: {tails:?}");
+}
+
+#[test]
+fn one_connection_may_be_in_many_rooms() {
+    let server = Server::start(&[]);
+    let mut ann = server.join("ann", "general");
+    let mut bob = server.join("bob", "tea");
+    ann.say("general", "/join tea");
+    for client in [&mut ann, &mut bob] {
+        let notice = client.expect_message("#tea", "Welcome to tea, ann!");
+        assert_eq!((&notice["Room"], &notice["Meta"]), (&json!("tea"), &json!(true)));
+    }
+    for room in ["tea", "general"] {
+        ann.say(room, &format!("in {room}"));
+        assert_eq!(ann.expect_message("ann", &format!("in {room}"))["Room"], room);
+    }
+    bob.expect_message("ann", "in tea");
+    bob.say("tea", "end");
+    bob.expect_message("bob", "end");
+}
+
+#[test]
+fn posting_to_a_room_does_not_ask_for_membership() {
+    let server = Server::start(&[]);
+    let mut ann = server.join("ann", "general");
+    let mut bob = server.join("bob", "tea");
+    ann.say("tea", "from outside");
+    assert_eq!(bob.expect_message("ann", "from outside")["Meta"], false);
+    ann.say("nowhere", "hello");
+    ann.expect_system("room does not exist.");
+    ann.send_text(r#"{"Message":"hello"}"#);
+    ann.expect_system("room does not exist.");
+    ann.say("nowhere", "/join tea");
+    ann.expect_system("room does not exist.");
+    bob.say("tea", "/list");
+    bob.expect_message("#tea", "bob");
+}
+
+#[test]
+fn leaving_says_exactly_one_thing() {
+    let server = Server::start(&[]);
+    let mut ann = server.join("ann", "general");
+    let mut bob = server.join("bob", "tea");
+    ann.say("general", "/join tea");
+    ann.expect_message("#tea", "Welcome to tea, ann!");
+    bob.expect_message("#tea", "Welcome to tea, ann!");
+    ann.say("tea", "/leave tea");
+    ann.expect_system("Left channel tea.");
+    let notice = bob.expect_message("#tea", "User ann left channel.");
+    assert_eq!((&notice["Room"], &notice["Meta"]), (&json!("tea"), &json!(true)));
+    bob.say("tea", "psst");
+    bob.expect_message("bob", "psst");
+    ann.say("general", "/leave tea");
+    ann.expect_system("Couldn't leave channel tea: User ann not present in room tea.");
+    ann.say("general", "/leave nowhere");
+    ann.expect_system("Couldn't leave channel nowhere: Room nowhere does not exist.");
+    ann.say("general", "end");
+    ann.expect_message("ann", "end");
+    bob.say("tea", "end");
+    bob.expect_message("bob", "end");
+}
+
+#[test]
+fn lists_go_to_the_sender_alone() {
+    let server = Server::start(&[]);
+    let mut ann = server.join("ann", "tea");
+    let mut bob = server.join("bob", "tea");
+    let mut cid = server.join("cid", "general");
+    ann.expect_message("#tea", "Welcome to tea, bob!");
+    let ask = |client: &mut Client, room: &str, command: &str, answer: &str| {
+        client.say(room, command);
+        let answer = client.expect_message(&format!("#{room}"), answer);
+        assert!(answer["Meta"] == true && answer["Seq"].is_null(), "{answer}");
+    };
+    ask(&mut ann, "tea", "/list", "ann, bob");
+    ask(&mut ann, "general", "/list", "cid");
+    ask(&mut cid, "tea", "/list of users", "ann, bob");
+    ask(&mut cid, "general", "/channels", "general, tea");
+    ask(&mut bob, "tea", "/channels", "general, tea");
+    ann.say("tea", "end");
+    for client in [&mut ann, &mut bob] {
+        client.expect_message("ann", "end");
+    }
+    cid.say("general", "end");
+    cid.expect_message("cid", "end");
+}
+
+#[test]
+fn malformatted_arguments_are_repeated_by_the_room() {
+    let server = Server::start(&[]);
+    let mut ann = server.join("ann", "tea");
+    let mut bob = server.join("bob", "tea");
+    ann.expect_message("#tea", "Welcome to tea, bob!");
+    for command in ["/join", "/join ", "/join a b", "/leave", "/leave  a", "/leave tea now"] {
+        ann.say("tea", command);
+        let answer = ann.expect_message("#tea", &format!("Malformatted arguments: {command}"));
+        assert_eq!(answer["Meta"], true);
+    }
+    bob.say("tea", "/channels");
+    bob.expect_message("#tea", "tea");
+}
+
+#[test]
+fn a_name_taken_in_the_room_of_the_address_ends_in_4002() {
+    let server = Server::start(&[]);
+    let mut ann = server.join("ann", "tea");
+    let mut impostor = server.websocket("/ws?username=ann&room=tea");
+    impostor.expect_system("User ann is already in room.");
+    assert_eq!(impostor.expect_close().0, 4002);
+    let mut elsewhere = server.join("ann", "general");
+    elsewhere.say("tea", "still one");
+    ann.expect_message("ann", "still one");
+    ann.close();
+    server.join("ann", "tea");
+}
+
+#[test]
+fn a_name_taken_with_join_leaves_the_connection_as_it_was() {
+    let server = Server::start(&[]);
+    let mut in_tea = server.join("ann", "tea");
+    let mut ann = server.join("ann", "general");
+    for room in ["tea", "general"] {
+        ann.say("general", &format!("/join {room}"));
+        ann.expect_system("User ann is already in room.");
+    }
+    ann.say("tea", "hello");
+    in_tea.expect_message("ann", "hello");
+    ann.say("general", "once");
+    ann.expect_message("ann", "once");
+    in_tea.close();
+    ann.say("general", "/join tea");
+    ann.expect_message("#tea", "Welcome to tea, ann!");
+}
+
+#[test]
+fn the_third_unreadable_message_in_a_row_ends_in_1007() {
+    let server = Server::start(&[]);
+    let mut ann = server.join("ann", "tea");
+    let mut bob = server.join("bob", "tea");
+    ann.expect_message("#tea", "Welcome to tea, bob!");
+    let unreadable = [
+        ("hello", "JSON"),
+        (r#"{"Message":"hello","Room":"tea""#, "JSON"),
+        ("", "JSON"),
+        ("[]", "object"),
+        (r#""hello""#, "object"),
+        (r#"{"Message":5,"Room":"tea"}"#, "Message"),
+        (r#"{"message":"hello","room":["tea"]}"#, "room"),
+        (r#"{"Message":"hello","Room":"tea","Meta":"no"}"#, "Meta"),
+        (r#"{"Message":"hello","Room":"tea","From":{}}"#, "From"),
+    ];
+    let say_unreadable = |bob: &mut Client, at: usize| {
+        let (text, reason) = unreadable[at];
+        bob.send_text(text);
+        let answer = bob.json();
+        assert!(answer["From"] == "hi" && answer["Meta"] == true && answer["Room"] == "", "{answer}");
+        assert!(answer["Message"].as_str().unwrap().contains(reason), "{text}: {answer}");
+    };
+    for at in 0..unreadable.len() {
+        say_unreadable(&mut bob, at);
+        if at % 2 == 1 {
+            // What can be read begins the count anew, whatever comes of it.
+            bob.say("nowhere", "hello");
+            bob.expect_system("room does not exist.");
+        }
+    }
+    for at in [0, 3] {
+        say_unreadable(&mut bob, at);
+    }
+    assert_eq!(bob.expect_close().0, 1007);
+    ann.expect_message("#tea", "User bob left channel.");
+}
+
+#[test]
+fn binary_messages_end_in_1003() {
+    let server = Server::start(&[]);
+    let mut ann = server.join("ann", "tea");
+    let mut bob = server.join("bob", "tea");
+    ann.expect_message("#tea", "Welcome to tea, bob!");
+    bob.socket.send(Message::binary(r#"{"Message":"hello","Room":"tea"}"#)).unwrap();
+    assert_eq!(bob.expect_close().0, 1003);
+    ann.expect_message("#tea", "User bob left channel.");
+}
+
+#[test]
+fn a_room_vanishes_with_the_last_leave_and_begins_anew() {
+    let server = Server::start(&[]);
+    let mut judge = server.join("judge", "general");
+    let mut epochs = Vec::new();
+    for leaves_by_command in [true, false, true] {
+        let mut ann = server.websocket("/ws?username=ann&room=tea");
+        let welcome = ann.expect_message("#tea", "Welcome to tea, ann!");
+        assert_eq!(welcome["Seq"], 1, "{welcome}");
+        epochs.push(welcome["Epoch"].to_string());
+        judge.say("general", "/channels");
+        judge.expect_message("#general", "general, tea");
+        if leaves_by_command {
+            ann.say("tea", "/leave tea");
+            ann.expect_system("Left channel tea.");
+        } else {
+            ann.close();
+        }
+        judge.say("tea", "anyone?");
+        judge.expect_system("room does not exist.");
+        judge.say("general", "/channels");
+        judge.expect_message("#general", "general");
+    }
+    epochs.sort();
+    epochs.dedup();
+    assert_eq!(epochs.len(), 3, "each life has an Epoch of its own: {epochs:?}");
+}
+
+#[test]
+fn everything_said_before_a_leave_is_received_before_its_confirmation() {
+    let server = Server::start(&["--rate-limit", "0"]);
+    let mut ann = server.join("ann", "tea");
+    let mut others: Vec<Client> = (0..4).map(|number| server.join(&format!("u{number}"), "tea")).collect();
+    for (number, other) in others.iter_mut().enumerate() {
+        ann.expect_message("#tea", &format!("Welcome to tea, u{number}!"));
+        for message in 0..50 {
+            other.say("tea", &format!("m{message}"));
+        }
+    }
+    for other in &mut others {
+        // Whoever sees all of it knows that it has its place in the room's order.
+        let mut seen = 0;
+        while seen < 200 {
+            seen += usize::from(other.json()["Meta"] == false);
+        }
+    }
+    ann.say("tea", "/leave tea");
+    for seq in 6..206 {
+        assert_eq!(ann.json()["Seq"], seq);
+    }
+    ann.expect_system("Left channel tea.");
+}
+
+#[test]
+fn a_leave_of_a_member_that_lags_loses_nothing_untold() {
+    // Twice: what waits is more than the kernel takes, and more than hi keeps for one connection.
+    for messages in [250, 1000] {
+        let server = Server::start(&["--rate-limit", "0", "--backlog-bytes", "64m"]);
+        let mut slow = server.narrow_websocket("/ws?username=slow&room=tea");
+        let mut ann = server.join("ann", "tea");
+        let text = "x".repeat(10_000);
+        for _ in 0..messages {
+            ann.say("tea", &text);
+            ann.expect_message("ann", &text);
+        }
+        slow.say("tea", "/leave tea");
+        ann.expect_message("#tea", "User slow left channel.");
+        slow.expect_message("#tea", "Welcome to tea, slow!");
+        let (mut next, mut heard) = (2, 0);
+        let last = loop {
+            let message = slow.json();
+            match message["FromSeq"].as_u64() {
+                Some(from) => {
+                    assert_eq!((from, &message["Event"]), (next, &json!("gap")));
+                    next = message["ToSeq"].as_u64().unwrap() + 1;
+                }
+                None if message["From"] == "hi" => break message,
+                None => {
+                    assert_eq!(message["Seq"], next, "neither sent nor told of");
+                    next += 1;
+                    heard += 1;
+                }
+            }
+        };
+        assert_eq!((&last["Message"], next), (&json!("Left channel tea."), messages + 3));
+        assert!(heard > 20, "what was on its way has come: {heard}");
+    }
+}
+
+#[test]
+fn an_answer_comes_behind_what_was_said_before_it() {
+    let server = Server::start(&["--rate-limit", "0"]);
+    let mut others: Vec<Client> = (0..4).map(|number| server.join_quietly(&format!("u{number}"), "tea")).collect();
+    let mut ann = server.join_quietly("ann", "tea");
+    for round in 0..30 {
+        // Whoever has read its own message knows that it has its place in the room's order.
+        let other = &mut others[round % 4];
+        other.say("tea", &format!("m{round}"));
+        while other.json()["Message"] != format!("m{round}") {}
+        ann.say("tea", &format!("ann's {round}"));
+        ann.say("tea", "/channels");
+        ann.expect_message(&format!("u{}", round % 4), &format!("m{round}"));
+        ann.expect_message("ann", &format!("ann's {round}"));
+        ann.expect_message("#tea", "tea");
+    }
+}
+
+#[test]
+fn what_one_says_in_the_same_breath_as_leaving_is_heard_by_all_and_oneself() {
+    let server = Server::start(&["--rate-limit", "0"]);
+    let mut ann = server.join("ann", "tea");
+    let mut bob = server.join("bob", "tea");
+    ann.expect_message("#tea", "Welcome to tea, bob!");
+    let said = |text: String| wire::frame(FIN | TEXT, json!({"Room": "tea", "Message": text}).to_string().as_bytes());
+    let text = |number: usize| format!("{number} {}", "x".repeat(number * 100));
+    let breath: Vec<u8> = (0..50).map(text).chain(["/leave tea".into()]).flat_map(said).collect();
+    bob.socket.get_mut().write_all(&breath).unwrap();
+    for number in 0..50 {
+        for client in [&mut ann, &mut bob] {
+            client.expect_message("bob", &text(number));
+        }
+    }
+    bob.expect_system("Left channel tea.");
+    ann.expect_message("#tea", "User bob left channel.");
+}
+
+/// Like the page of 2017: it builds its address from its path, leaves the encoding to the browser, and reads only
+/// `From`, `Message` and `Meta`.
+struct OldPage {
+    client: Client,
+    name: String,
+}
+
+impl OldPage {
+    fn open(server: &Server, pathname: &str, name: &str) -> Self {
+        // What a browser encodes in a query by itself.
+        let encoded = |byte: u8| match byte {
+            b' ' | b'"' | b'<' | b'>' | b'\'' | 0x80.. => format!("%{byte:02X}"),
+            other => char::from(other).to_string(),
+        };
+        let name_in_url: String = name.bytes().map(encoded).collect();
+        let client = server.websocket(&format!("{pathname}/ws?username={name_in_url}"));
+        Self { client, name: name.to_owned() }
+    }
+
+    fn submit(&mut self, room: &str, message: &str) {
+        let request = json!({"From": self.name, "Room": room, "Message": message, "Meta": false});
+        self.client.send_text(&request.to_string());
+    }
+
+    #[track_caller]
+    fn expect(&mut self, from: &str, message: &str, meta: bool) {
+        let value = self.client.json();
+        let line = (value["From"].as_str(), value["Message"].as_str(), value["Meta"].as_bool());
+        assert_eq!(line, (Some(from), Some(message), Some(meta)));
+    }
+}
+
+#[test]
+fn the_page_of_2017_works_unchanged() {
+    let server = Server::start(&[]);
+    let mut veit = OldPage::open(&server, "/", "veit");
+    veit.expect("#general", "Welcome to general, veit!", true);
+    let mut zoe = OldPage::open(&server, "/some/where/", "Zoë <b> & co");
+    // The browser leaves `&` alone: what follows it is no longer the name.
+    for page in [&mut veit, &mut zoe] {
+        page.expect("#general", "Welcome to general, Zoë <b> !", true);
+    }
+    zoe.submit("general", "hello");
+    for page in [&mut veit, &mut zoe] {
+        page.expect("Zoë <b> ", "hello", false);
+    }
+    zoe.submit("general", "/join tea");
+    zoe.expect("#tea", "Welcome to tea, Zoë <b> !", true);
+    zoe.submit("tea", "/list");
+    zoe.expect("#tea", "Zoë <b> ", true);
+    zoe.submit("tea", "/leave tea");
+    zoe.expect("hi", "Left channel tea.", true);
+    drop(zoe);
+    veit.expect("#general", "User Zoë <b>  left channel.", true);
+}
+
+/// Reads notices until `names` came in order (a folded one names the first three), and checks each against the texts;
+/// returns when each was published.
+fn read_welcomes(client: &mut Client, names: &[String]) -> Vec<(String, u64)> {
+    let mut notices = Vec::new();
+    let mut rest = names;
+    while !rest.is_empty() {
+        let notice = client.json();
+        let text = notice["Message"].as_str().unwrap().to_owned();
+        let more = text.strip_suffix(" more.").and_then(|text| text.rsplit(' ').next()?.parse::<usize>().ok());
+        let count = more.map_or(text.matches(", ").count().max(1), |more| 3 + more);
+        let count = if text.contains(": ") && more.is_none() { text.matches(", ").count() + 1 } else { count };
+        let (now, later) = rest.split_at(count);
+        let expected = match now {
+            [name] => format!("Welcome to tea, {name}!"),
+            [_, _] | [_, _, _] => format!("Welcome to tea: {}.", now.join(", ")),
+            many => format!("Welcome to tea: {} and {} more.", many[..3].join(", "), many.len() - 3),
+        };
+        assert_eq!((notice["From"].as_str(), text.as_str()), (Some("#tea"), expected.as_str()));
+        assert_eq!(notice["Event"], if count == 1 { "join" } else { "presence" });
+        notices.push((text, notice["Ts"].as_u64().unwrap()));
+        rest = later;
+    }
+    notices
+}
+
+fn names(numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(|number| format!("u{number}")).collect()
+}
+
+fn enter(server: &Server, names: &[String]) -> Vec<Client> {
+    names.iter().map(|name| server.websocket(&format!("/ws?username={name}&room=tea"))).collect()
+}
+
+/// So many at most in any second.
+#[track_caller]
+fn assert_notices_per_second(notices: &[(String, u64)], max: usize) {
+    for (_, end) in notices {
+        let within = notices.iter().filter(|(_, ts)| (end.saturating_sub(999)..=*end).contains(ts)).count();
+        assert!(within <= max, "{within} notices in a second: {notices:?}");
+    }
+}
+
+#[test]
+fn the_seventeenth_notice_within_a_second_is_folded() {
+    // On a machine so busy that 20 handshakes take longer, nothing has to be folded: then once more.
+    for _attempt in 0..10 {
+        let server = Server::start(&[]);
+        let began = Instant::now();
+        let mut watcher = server.websocket("/ws?username=u0&room=tea");
+        let _others = enter(&server, &names(1..20));
+        let in_time = began.elapsed() < Duration::from_millis(900);
+        let notices = read_welcomes(&mut watcher, &names(0..20));
+        assert_notices_per_second(&notices, 16);
+        if in_time {
+            assert_eq!(notices.len(), 17, "{notices:?}");
+            assert_eq!(notices[16].0, "Welcome to tea: u16, u17, u18 and 1 more.");
+            return;
+        }
+    }
+    panic!("20 handshakes took more than 0.9 s ten times");
+}
+
+#[test]
+fn in_a_room_of_more_than_32_joins_and_leaves_are_told_once_a_second() {
+    let server = Server::start(&[]);
+    let mut watcher = server.websocket("/ws?username=u0&room=tea");
+    let mut others = enter(&server, &names(1..33));
+    read_welcomes(&mut watcher, &names(0..33));
+    // Members are 33 now, and it is quiet: everything is folded.
+    others.extend(enter(&server, &names(33..43)));
+    let notices = read_welcomes(&mut watcher, &names(33..43));
+    assert_notices_per_second(&notices, 1);
+    let mut before = notices.last().unwrap().1;
+    let mut left = 0;
+    drop(others.split_off(32));
+    while left < 10 {
+        let notice = watcher.json();
+        let text = notice["Message"].as_str().unwrap();
+        match text.strip_suffix(" users left channel.") {
+            Some(count) => left += count.parse::<usize>().unwrap(),
+            None => {
+                assert!(text.starts_with("User u") && text.ends_with(" left channel."), "{text}");
+                left += 1;
+            }
+        }
+        let ts = notice["Ts"].as_u64().unwrap();
+        assert!(ts - before >= 1000, "{notice}");
+        before = ts;
+    }
+    watcher.say("tea", "/list");
+    let users = watcher.json()["Message"].as_str().unwrap().split(", ").count();
+    assert_eq!((left, users), (10, 33));
 }

@@ -361,7 +361,7 @@ impl Driver {
         let mut rate = plan.rate;
         let mut refinements = 0;
         while steps.len() < LIMIT_STEPS_MAX && refinements <= LIMIT_REFINEMENTS {
-            let measured = self.steady(rate, plan.warmup.min(Duration::from_secs(1)), plan.duration, None)?;
+            let measured = self.steady(rate, plan.warmup, plan.duration, None)?;
             let step = judge_step(&measured, rate, slo_us);
             self.display.step(&step);
             let holds = step.held;

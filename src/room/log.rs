@@ -110,10 +110,7 @@ impl Log {
         let chunk = self.first_chunk + self.chunks.len() as u64 - 1;
         self.frames.push_back(Frame { chunk, start, len });
         self.bytes += frame.len() + FRAME_OVERHEAD_BYTES;
-        while self.bytes > self.bytes_max && self.frames.len() > 1 {
-            self.drop_first();
-        }
-        self.check();
+        self.cut_back(self.bytes_max);
     }
 
     fn store(&mut self, frame: &Bytes) -> (u32, u32) {
@@ -180,6 +177,14 @@ impl Log {
             sent -= len;
         }
         Some((cursor, 0))
+    }
+
+    /// Drops the oldest frames until at most `bytes_max` bytes are kept (and always the newest frame).
+    pub fn cut_back(&mut self, bytes_max: usize) {
+        while self.bytes > bytes_max && self.frames.len() > 1 {
+            self.drop_first();
+        }
+        self.check();
     }
 
     /// Drops all frames before `seq`: every member is beyond them.

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::relay::Relay;
+use crate::relay::{INBOX_BYTES_MAX, Relay};
 use crate::room::Room;
 use crate::room::log::Log;
+
+/// What a log may hold beyond its bound, in bytes, until everyone who reads has been sent what is new: an inbox's worth.
+const LOG_EXCESS_BYTES_MAX: usize = INBOX_BYTES_MAX;
 
 /// A room as one shard has it.
 #[derive(Debug)]
@@ -20,6 +23,10 @@ pub struct LocalRoom {
     pub members: Vec<u32>,
     /// Whether it stands in the list of rooms with news.
     pub has_news: bool,
+    /// Whether it stands in the list of rooms that have grown.
+    has_grown: bool,
+    /// The log's bound.
+    backlog_bytes_max: usize,
 }
 
 /// The rooms of one shard: those with at least one member here.
@@ -29,15 +36,22 @@ pub struct LocalRooms {
     by_id: HashMap<u64, u32>,
     /// Rooms whose log has grown since [`LocalRooms::take_news`].
     news: Vec<u32>,
+    /// Rooms whose log has grown since [`LocalRooms::cut_back`].
+    grown: Vec<u32>,
 }
 
 impl LocalRooms {
     /// The slot of a room that a connection joins, made if it is the first here. Its log begins at `first_seq`.
     pub fn join(&mut self, room: &Arc<Room>, first_seq: u64, backlog_bytes_max: usize) -> u32 {
         *self.by_id.entry(room.id()).or_insert_with(|| {
-            let log = Log::new(first_seq, backlog_bytes_max);
-            let local = LocalRoom { room: Arc::clone(room), log, members: Vec::new(), has_news: false };
-            self.rooms.insert(local) as u32
+            self.rooms.insert(LocalRoom {
+                room: Arc::clone(room),
+                log: Log::new(first_seq, backlog_bytes_max + LOG_EXCESS_BYTES_MAX),
+                members: Vec::new(),
+                has_news: false,
+                has_grown: false,
+                backlog_bytes_max,
+            }) as u32
         })
     }
 
@@ -48,6 +62,9 @@ impl LocalRooms {
         self.by_id.remove(&local.room.id());
         if local.has_news {
             self.news.retain(|with_news| *with_news != slot);
+        }
+        if local.has_grown {
+            self.grown.retain(|grown| *grown != slot);
         }
     }
 
@@ -79,6 +96,19 @@ impl LocalRooms {
         if !local.has_news {
             local.has_news = true;
             self.news.push(slot);
+        }
+        if !local.has_grown {
+            local.has_grown = true;
+            self.grown.push(slot);
+        }
+    }
+
+    /// Cuts every log back to its bound: everyone who reads has been sent what was new, and who lags has had its time.
+    pub fn cut_back(&mut self) {
+        for slot in self.grown.drain(..) {
+            let local = &mut self.rooms[slot as usize];
+            local.has_grown = false;
+            local.log.cut_back(local.backlog_bytes_max);
         }
     }
 

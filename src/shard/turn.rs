@@ -1,7 +1,8 @@
 //! The turn: completions in, frames out, one submission.
 //!
-//! What has arrived is read only when everything owed has been given to the kernel: a publisher is slowed down to what
-//! the fan-out can do, by its own TCP window, and members who read are never lapped because the server was busy.
+//! What has arrived, from connections and from other shards, is read only when everything owed has been given to the
+//! kernel: a publisher is slowed down to what the fan-out can do, by its own TCP window. Logs are cut back to their
+//! bound only then, so that members who read are never lapped because the server was busy.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -44,19 +45,24 @@ impl<R: DataRing> Shard<R> {
         // Lets the kernel run what it deferred, and takes what the control ring's tasks asked for.
         self.ring.submit()?;
         self.reap();
-        if self.send_queue.is_empty() {
-            self.read_arrivals();
-        }
-        self.drain_inbox();
         self.queue_news();
+        let owes_nothing = self.send_queue.is_empty();
+        if owes_nothing {
+            self.read_arrivals();
+            self.drain_inbox();
+            self.queue_news();
+        }
         self.wakes.wake_all(self.registry.inboxes());
         self.send();
         self.receive_again();
         self.ring.submit()?;
         let reaped_all = self.reap();
+        if reaped_all && self.send_queue.is_empty() {
+            self.rooms.cut_back();
+        }
         // What ended meanwhile has left its rooms: their members must not wait for the next turn to hear of it.
         self.wakes.wake_all(self.registry.inboxes());
-        Ok(!reaped_all || !self.send_queue.is_empty() || !self.arrivals.is_empty())
+        Ok(!owes_nothing || !reaped_all || !self.send_queue.is_empty() || !self.arrivals.is_empty())
     }
 
     /// Handles completions; false if there may be more.

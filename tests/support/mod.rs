@@ -3,6 +3,9 @@
 //! Nothing here sleeps in the hope that something has happened: every wait is for an event, and bounded.
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
+#![allow(unreachable_pub, reason = "a test has no outside")]
+
+pub mod wire;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -17,6 +20,20 @@ use tungstenite::{Message, WebSocket};
 
 /// No answer takes as long; a test that waits longer has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The receive buffer of [`Server::connect_narrow`], in bytes.
+const NARROW_BYTES: usize = 4096;
+
+/// How `hi` exits after an assertion of its own has failed.
+const EXIT_BUG: i32 = 70;
+
+/// Random numbers from a seed that a failing test prints; `HI_TEST_SEED` repeats them.
+pub fn seeded() -> fastrand::Rng {
+    let seed =
+        std::env::var("HI_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("repeat with HI_TEST_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
 
 /// A running `hi`. Dropping it ends the process.
 pub struct Server {
@@ -35,6 +52,13 @@ impl Server {
     /// Starts `hi` on a free port of 127.0.0.1 with two shards and the given further arguments.
     pub fn start(args: &[&str]) -> Self {
         Self::start_on("127.0.0.1:0", args)
+    }
+
+    /// Starts `hi` on a single shard: what arrives there first is dealt with first.
+    pub fn start_on_one_shard(args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
+        command.args(["--listen", "127.0.0.1:0", "--shards", "1"]).args(args);
+        Self::spawn(command)
     }
 
     /// Starts `hi` on an address.
@@ -119,11 +143,15 @@ impl Server {
 
     /// A plain TCP connection to it, whose reads and writes are bounded by [`PATIENCE`].
     pub fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address()).expect("hi accepts");
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream
+        bounded(TcpStream::connect(self.address()).expect("hi accepts"))
+    }
+
+    /// The same, with a receive buffer as small as it may be without stalls of TCP's own.
+    pub fn connect_narrow(&self) -> TcpStream {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(NARROW_BYTES).unwrap();
+        socket.connect(&self.address().into()).expect("hi accepts");
+        bounded(socket.into())
     }
 
     /// Sends a request as it is and reads the answer until hi closes; asks it to close unless the request says more.
@@ -145,10 +173,19 @@ impl Server {
         self.try_websocket(path).expect("the handshake succeeds")
     }
 
+    /// The same, with a receive buffer so small that the client holds hi up as soon as it stops reading.
+    pub fn narrow_websocket(&self, path: &str) -> Client {
+        self.websocket_over(self.connect_narrow(), path).expect("the handshake succeeds")
+    }
+
     /// The same, if the handshake succeeds.
     pub fn try_websocket(&self, path: &str) -> Result<Client, Box<tungstenite::Error>> {
+        self.websocket_over(self.connect(), path)
+    }
+
+    fn websocket_over(&self, stream: TcpStream, path: &str) -> Result<Client, Box<tungstenite::Error>> {
         let url = format!("ws://127.0.0.1:{}{path}", self.port);
-        match tungstenite::client(url, self.connect()) {
+        match tungstenite::client(url, stream) {
             Ok((socket, _)) => Ok(Client { socket }),
             Err(tungstenite::HandshakeError::Failure(error)) => Err(Box::new(error)),
             Err(tungstenite::HandshakeError::Interrupted(_)) => panic!("a blocking socket is not interrupted"),
@@ -169,6 +206,29 @@ impl Server {
         client
     }
 
+    /// Sockets that the process has open: its listeners and its connections, also those that the peer has reset.
+    pub fn sockets(&self) -> usize {
+        // Signals arrive through a socket of another kind, made some time after the start.
+        let unix = std::fs::read_to_string(format!("/proc/{}/net/unix", self.pid())).expect("hi runs");
+        let unix: Vec<_> = unix.lines().filter_map(|line| line.split_whitespace().nth(6)).collect();
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("hi runs");
+        let targets = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
+        targets
+            .filter_map(|target| Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+            .filter(|inode| !unix.contains(&&**inode))
+            .count()
+    }
+
+    /// Waits until so many sockets are open.
+    #[track_caller]
+    pub fn wait_for_sockets(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.sockets() != count {
+            assert!(Instant::now() < deadline, "{} sockets instead of {count}", self.sockets());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Resident memory in bytes (VmRSS).
     pub fn resident_bytes(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
@@ -179,12 +239,25 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if let Ok(Some(status)) = self.child.try_wait()
+            && status.code() == Some(EXIT_BUG)
+            && !std::thread::panicking()
+        {
+            panic!("hi found a bug in itself and ended; its log:\n{}", self.log());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("the server's log:\n{}", self.log());
         }
     }
+}
+
+fn bounded(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
 }
 
 /// A client of the tungstenite library.
@@ -223,6 +296,13 @@ impl Client {
         let value = self.json();
         assert_eq!((value["From"].as_str(), value["Message"].as_str()), (Some(from), Some(message)), "{value}");
         value
+    }
+
+    /// The next message has to be a system message to this connection alone.
+    #[track_caller]
+    pub fn expect_system(&mut self, message: &str) {
+        let value = self.expect_message("hi", message);
+        assert!(value["Room"] == "" && value["Meta"] == true && value["Seq"].is_null(), "{value}");
     }
 
     /// Says something in a room, as the page of 2017 does.

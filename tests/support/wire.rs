@@ -158,7 +158,11 @@ impl Wire {
     fn need(&mut self, count: usize) {
         while self.unread.len() < count {
             let ended = !self.read_more();
-            assert!(!ended, "{count} bytes expected, the stream ended with {:?}", self.unread.escape_ascii().to_string());
+            assert!(
+                !ended,
+                "{count} bytes expected, the stream ended with {:?}",
+                self.unread.escape_ascii().to_string()
+            );
         }
     }
 
@@ -195,9 +199,20 @@ impl Wire {
         answer
     }
 
-    /// The next frame. The server's frames have no mask and the shortest length.
+    /// The next frame, but for the pings that hi sends when it likes: they are answered.
     #[track_caller]
     pub fn frame(&mut self) -> Frame {
+        loop {
+            match self.frame_or_ping() {
+                ping if ping.first == FIN | PING => self.send_what_is_taken(&frame(FIN | PONG, &ping.payload)),
+                frame => return frame,
+            }
+        }
+    }
+
+    /// The next frame, pings included, which stay unanswered. The server's frames have no mask and the shortest length.
+    #[track_caller]
+    pub fn frame_or_ping(&mut self) -> Frame {
         self.need(2);
         let (first, second) = (self.unread[0], self.unread[1]);
         assert_eq!(second & MASKED, 0, "a server's frame is not masked");

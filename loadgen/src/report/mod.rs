@@ -1,37 +1,53 @@
-//! stub
-pub mod text {
-    pub fn render(r: &crate::results::Run, _c: bool) -> String {
-        let mut r = r.clone();
-        r.latency.curve.clear();
-        r.latency_uncorrected.curve.clear();
-        r.connects.handshake.curve.clear();
-        r.generator.send_late.curve.clear();
-        r.generator.read_late.curve.clear();
-        r.timeline.clear();
-        if let Some(s) = &mut r.storm {
-            s.handshake.curve.clear();
-        }
-        serde_json::to_string_pretty(&r).unwrap()
-    }
-    pub fn render_comparison(_: &[crate::results::Run]) -> String {
-        String::new()
-    }
+//! What comes out of a run: text, HdrHistogram's percentile format, a chart, a page.
+//!
+//! Every output is a function of [`Run`]s alone, so that `loadgen report` writes from `--json` files what the run itself
+//! would have written.
+
+pub mod chart;
+pub mod hgrm;
+pub mod html;
+pub mod text;
+
+mod axis;
+mod facts;
+#[cfg(test)]
+mod samples;
+mod table;
+mod units;
+
+use std::path::Path;
+
+use crate::results::Run;
+
+/// Reads what `--json` wrote.
+///
+/// # Errors
+/// One sentence: which file, and what is wrong with it.
+pub fn load(path: impl AsRef<Path>) -> Result<Run, String> {
+    let path = path.as_ref();
+    let bytes = std::fs::read(path).map_err(|error| format!("{} can't be read: {error}.", path.display()))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| format!("{} is not a result that loadgen --json wrote: {error}.", path.display()))
 }
-pub mod hgrm {
-    pub fn write(_: &crate::results::Distribution, _: &mut impl std::io::Write) -> std::io::Result<()> {
-        Ok(())
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_json_wrote_is_read_again() {
+        let directory = std::env::temp_dir().join(format!("loadgen-report-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("run.json");
+        std::fs::write(&path, serde_json::to_string(&samples::limit()).unwrap()).unwrap();
+        let run = load(&path).unwrap();
+        assert_eq!(text::render(&run, false), text::render(&samples::limit(), false));
+
+        std::fs::write(&path, "{\"name\":\"x\"}").unwrap();
+        let wrong = load(&path).unwrap_err();
+        assert!(wrong.contains("run.json is not a result that loadgen --json wrote: missing field"), "{wrong}");
+        std::fs::remove_dir_all(&directory).unwrap();
+        let missing = load(&path).unwrap_err();
+        assert!(missing.contains("run.json can't be read: No such file"), "{missing}");
     }
-}
-pub mod html {
-    pub fn page(_: &[crate::results::Run]) -> String {
-        String::new()
-    }
-}
-pub mod chart {
-    pub fn svg(_: &[&crate::results::Run]) -> String {
-        String::new()
-    }
-}
-pub fn load(_: &std::path::Path) -> Result<crate::results::Run, String> {
-    Err(String::new())
 }

@@ -1,0 +1,188 @@
+//! What all outputs say alike: the headline, the verdict, the audit and the load, in words.
+
+use crate::report::units;
+use crate::results::{Audit, Distribution, LimitStep, Run, Verdict};
+
+/// Why there are two columns of latencies.
+pub(super) const UNCORRECTED: &str = "Corrected counts from the time a message was due: believe it. Uncorrected leaves \
+     out what fell due while the client still waited (coordinated omission), so that a stall hides in it.";
+
+/// One number of a distribution, in microseconds.
+pub(super) type Quantile = fn(&Distribution) -> u64;
+
+/// The five latencies of a table, each with its name.
+pub(super) const QUANTILES: [(&str, Quantile); 5] = [
+    ("p50", |distribution| distribution.p50_us),
+    ("p90", |distribution| distribution.p90_us),
+    ("p99", |distribution| distribution.p99_us),
+    ("p99.9", |distribution| distribution.p999_us),
+    ("max", |distribution| distribution.max_us),
+];
+
+/// A time of a distribution, or `-` if nothing was measured.
+pub(super) fn time_of(distribution: &Distribution, quantile: Quantile) -> String {
+    if distribution.count == 0 { "-".to_owned() } else { units::time(quantile(distribution) as f64) }
+}
+
+/// A number and what it counts.
+pub(super) struct Figure {
+    /// With its unit.
+    pub(super) value: String,
+    /// What it is.
+    pub(super) label: String,
+}
+
+/// The two numbers that a reader takes home.
+pub(super) fn headline(run: &Run) -> [Figure; 2] {
+    let figure = |value: String, label: &str| Figure { value, label: label.to_owned() };
+    if is_idle(run) {
+        let memory = match &run.server {
+            Some(server) => figure(units::bytes(server.memory_bytes_per_connection), "memory per connection"),
+            None => figure("unknown".to_owned(), "memory per connection (give --server-pid)"),
+        };
+        return [memory, figure(units::number(run.connects.per_second), "connects per second")];
+    }
+    if let Some(limit) = &run.limit {
+        let slo = units::time_short(limit.slo_us as f64);
+        let (step, which) = match knee(run) {
+            Some(step) => (Some(step), "at the knee"),
+            None => (limit.steps.first(), "at the lowest rate"),
+        };
+        let p99 = step.map_or_else(|| "-".to_owned(), |step| units::time(step.p99_us as f64));
+        return [
+            figure(units::number(limit.deliveries_per_second), "deliveries per second held"),
+            figure(p99, &format!("p99 {which} (limit {slo})")),
+        ];
+    }
+    [
+        figure(units::number(run.deliveries_per_second), "deliveries per second"),
+        figure(time_of(&run.latency, |latency| latency.p99_us), "p99 delivery latency"),
+    ]
+}
+
+/// Whether nothing was published, on purpose.
+pub(super) fn is_idle(run: &Run) -> bool {
+    run.plan.rate == 0.0 && run.deliveries == 0
+}
+
+/// The step of `--find-limit` that is the limit; none, if no rate was held.
+pub(super) fn knee(run: &Run) -> Option<&LimitStep> {
+    let limit = run.limit.as_ref()?;
+    limit.steps.iter().rev().find(|step| step.held && step.rate == limit.rate)
+}
+
+/// The verdict: a word that nobody misses, and the reasons.
+pub(super) fn verdict(run: &Run) -> (&'static str, Vec<String>) {
+    let printable = |reasons: &[String]| reasons.iter().map(|reason| units::printable(reason)).collect();
+    match &run.verdict {
+        Verdict::Sound => ("sound", Vec::new()),
+        Verdict::Failed(reasons) => ("FAILED", printable(reasons)),
+        Verdict::Invalid(reasons) => ("INVALID: load generator bound", printable(reasons)),
+    }
+}
+
+/// The verdict's first word, for a narrow place.
+pub(super) fn verdict_word(run: &Run) -> &'static str {
+    match &run.verdict {
+        Verdict::Sound => "sound",
+        Verdict::Failed(_) => "FAILED",
+        Verdict::Invalid(_) => "INVALID",
+    }
+}
+
+/// Slowest, median and fastest second, in deliveries; none, if there was no whole second.
+pub(super) fn seconds_spread(run: &Run) -> Option<[u64; 3]> {
+    // A second that the end of the run cut short is no slow second.
+    let whole = |second: u32| f64::from(second) + 1.0 <= run.seconds + 0.1;
+    let mut deliveries: Vec<u64> =
+        run.timeline.iter().filter(|second| whole(second.second)).map(|second| second.deliveries).collect();
+    deliveries.sort_unstable();
+    Some([*deliveries.first()?, deliveries[deliveries.len() / 2], *deliveries.last()?])
+}
+
+/// The load in one sentence.
+pub(super) fn load(run: &Run) -> String {
+    let plan = &run.plan;
+    let mut text = units::plural(plan.clients as u64, "client");
+    if is_idle(run) {
+        text += " that only hold their connections";
+    } else {
+        text += &format!(" in {}", units::plural(plan.rooms as u64, "room"));
+        let each = if plan.rooms == 1 { "" } else { " in each" };
+        let rate = if run.limit.is_some() {
+            "rising rates".to_owned()
+        } else if plan.rate == 1.0 {
+            "1 message/s".to_owned()
+        } else {
+            format!("{} messages/s", units::short(plan.rate))
+        };
+        text += &format!(
+            ", {}{each}, {rate}{each}, {} a message",
+            units::plural(plan.publishers as u64, "publisher"),
+            units::plural(plan.message_bytes as u64, "byte")
+        );
+    }
+    if plan.slow_clients > 0 {
+        text += &format!(", {} slow", units::count(plan.slow_clients as u64));
+    }
+    if plan.churn_per_second > 0.0 {
+        text += &format!(", {} a second leave and come back", units::short(plan.churn_per_second));
+    }
+    text += &format!("; {} dialect, {}", plan.dialect, plan.target);
+    units::printable(&text)
+}
+
+/// The audit in one sentence.
+pub(super) fn audit(run: &Run) -> String {
+    let Audit { lost, doubled, reordered, announced, closed, .. } = &run.audit;
+    let unannounced = lost.saturating_sub(*announced);
+    let mut wrong = Vec::new();
+    let counts = [(unannounced, "lost"), (*doubled, "doubled"), (*reordered, "out of order")];
+    for (number, word) in counts.into_iter().filter(|(number, _)| *number > 0) {
+        wrong.push(format!("{} {word}", units::count(number)));
+    }
+    if *closed > 0 {
+        wrong.push(format!("{} closed or broken", units::plural(*closed, "connection")));
+    }
+    let announced = match announced {
+        0 => String::new(),
+        number => format!("{} lost and announced by the server", units::count(*number)),
+    };
+    match (wrong.is_empty(), announced.is_empty()) {
+        (true, true) if is_idle(run) => "no connection was closed; no message was sent".to_owned(),
+        (true, true) => "every client got every message once and in order".to_owned(),
+        (true, false) => format!("every client got every message once and in order, but {announced}"),
+        (false, true) => wrong.join(", "),
+        (false, false) => format!("{}; beside them {announced}", wrong.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::samples;
+    use crate::results::Second;
+
+    #[test]
+    fn a_second_that_was_cut_short_is_not_the_slowest() {
+        let mut run = samples::sound();
+        let second = |second, deliveries| Second { second, deliveries, p50_us: 1, p99_us: 2, max_us: 3 };
+        run.seconds = 2.5;
+        run.timeline = vec![second(0, 10), second(1, 12), second(2, 5)];
+        assert_eq!(seconds_spread(&run), Some([10, 12, 12]));
+        run.timeline.clear();
+        assert_eq!(seconds_spread(&run), None);
+    }
+
+    #[test]
+    fn announced_losses_are_told_apart() {
+        let mut run = samples::sound();
+        (run.audit.lost, run.audit.announced) = (12, 12);
+        assert_eq!(
+            audit(&run),
+            "every client got every message once and in order, but 12 lost and announced by the server"
+        );
+        (run.audit.lost, run.audit.doubled) = (15, 1);
+        assert_eq!(audit(&run), "3 lost, 1 doubled; beside them 12 lost and announced by the server");
+    }
+}

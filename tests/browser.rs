@@ -1,0 +1,225 @@
+//! The chat page in a real browser: headless Chromium, driven through ChromeDriver.
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use fantoccini::key::Key;
+use fantoccini::{Client, ClientBuilder, Locator};
+use serde_json::{Value, json};
+use support::{PATIENCE, Server};
+
+/// A ChromeDriver on a port that it chose.
+struct Driver {
+    child: Child,
+    url: String,
+}
+
+impl Driver {
+    fn start() -> Self {
+        let mut child = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("chromedriver is installed: ./check installs it");
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let started = "started successfully on port ";
+        let line = lines.into_iter().find(|line| line.contains(started)).expect("chromedriver starts");
+        let port = line.split(started).nth(1).unwrap().trim_end_matches('.').to_owned();
+        Self { child, url: format!("http://localhost:{port}") }
+    }
+
+    /// A window of a browser of its own: no storage is shared.
+    async fn window(&self, width: u32, height: u32) -> Client {
+        let options = json!({
+            "binary": "/usr/bin/chromium",
+            "args": [
+                "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                "--disable-dev-shm-usage", format!("--window-size={width},{height}"),
+            ],
+        });
+        let mut capabilities = serde_json::Map::new();
+        capabilities.insert("goog:chromeOptions".to_owned(), options);
+        capabilities.insert("goog:loggingPrefs".to_owned(), json!({"browser": "ALL"}));
+        ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
+            .capabilities(capabilities)
+            .connect(&self.url)
+            .await
+            .expect("chromium starts")
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What the tests do on the page.
+struct Page {
+    client: Client,
+}
+
+impl Page {
+    async fn open(driver: &Driver, server: &Server, (width, height): (u32, u32)) -> Self {
+        let client = driver.window(width, height).await;
+        client.goto(&format!("http://127.0.0.1:{}/", server.port())).await.unwrap();
+        Self { client }
+    }
+
+    async fn type_into(&self, selector: &str, text: &str) {
+        let element = self.client.find(Locator::Css(selector)).await.unwrap();
+        element.clear().await.unwrap();
+        element.send_keys(text).await.unwrap();
+    }
+
+    async fn join(&self, name: &str) {
+        self.type_into("#join-name", &format!("{name}{}", char::from(Key::Enter))).await;
+    }
+
+    async fn say(&self, text: &str) {
+        self.type_into("#message-input", &format!("{text}{}", char::from(Key::Enter))).await;
+    }
+
+    async fn script(&self, script: &str, arguments: Vec<Value>) -> Value {
+        self.client.execute(script, arguments).await.unwrap()
+    }
+
+    /// Waits until the script gives true.
+    #[track_caller]
+    fn wait<'a>(&'a self, what: &'a str, script: &'a str) -> impl Future<Output = ()> + 'a {
+        let place = std::panic::Location::caller();
+        async move {
+            let deadline = tokio::time::Instant::now() + 3 * PATIENCE;
+            while self.script(script, vec![]).await != Value::Bool(true) {
+                if tokio::time::Instant::now() >= deadline {
+                    let body = self.script("return document.body.innerText", vec![]).await;
+                    panic!("{place}: {what}; the page shows: {body}");
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    async fn wait_text(&self, selector: &str, text: &str) {
+        let script = format!(
+            "return [...document.querySelectorAll({})].some((e) => e.textContent.includes({}))",
+            json!(selector),
+            json!(text)
+        );
+        self.wait(&format!("{text:?} in {selector}"), &script).await;
+    }
+
+    async fn wait_state(&self, state: &str) {
+        let script = format!("return document.querySelector('#status').dataset.state === {}", json!(state));
+        self.wait(&format!("state {state}"), &script).await;
+    }
+
+    /// Nothing that the browser complained about: a violated Content-Security-Policy would be here.
+    async fn assert_no_complaints(&self) {
+        let complaints = self.script("return window.complaints || []", vec![]).await;
+        assert_eq!(complaints, json!([]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_windows_chat_join_a_room_and_come_back_after_a_restart() {
+    let driver = Driver::start();
+    let mut server = Server::start(&[]);
+    let ann = Page::open(&driver, &server, (1200, 800)).await;
+    let bob = Page::open(&driver, &server, (390, 844)).await;
+    for page in [&ann, &bob] {
+        let watch = "window.complaints = []; \
+             addEventListener('securitypolicyviolation', (e) => complaints.push(e.violatedDirective)); \
+             addEventListener('error', (e) => complaints.push(e.message))";
+        page.script(watch, vec![]).await;
+    }
+    ann.join("ann").await;
+    ann.wait_text("#messages .notice", "Welcome to general, ann!").await;
+
+    // A taken name is explained before the chat opens.
+    bob.join("ann").await;
+    bob.wait_text("#join-error", "ann").await;
+    bob.wait("the chat stays shut", "return document.querySelector('#chat').checkVisibility() === false").await;
+    bob.join("bob").await;
+    ann.wait_text("#messages .notice", "Welcome to general, bob!").await;
+
+    // Text can't become markup.
+    let markup = "<img src=x onerror=\"document.title='broken'\"> & <b>bold</b>";
+    ann.say(markup).await;
+    for page in [&ann, &bob] {
+        page.wait_text("#messages .message .text", markup).await;
+        let elements = page.script("return document.querySelectorAll('#messages img, #messages b').length", vec![]).await;
+        assert_eq!(elements, json!(0));
+    }
+    // On the phone nothing is wider than the screen.
+    let overflow = "return document.documentElement.scrollWidth <= window.innerWidth";
+    assert_eq!(bob.script(overflow, vec![]).await, json!(true));
+
+    // A room is joined, and what is said elsewhere is counted.
+    ann.say("/join tea").await;
+    ann.wait_text("#messages .notice", "Welcome to tea, ann!").await;
+    bob.say("are you there?").await;
+    ann.wait_text("#rooms [data-room='general'] .unread", "1").await;
+    ann.say("/list").await;
+    ann.wait_text("#messages", "ann").await;
+    ann.say("/channels").await;
+    ann.wait_text("#messages", "general, tea").await;
+
+    // The server goes away and comes back on the same port: the page does too, in all its rooms.
+    let address = server.address().to_string();
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.wait().success());
+    for page in [&ann, &bob] {
+        page.wait(
+            "the page sees that it is alone",
+            "return ['waiting', 'connecting', 'offline'].includes(document.querySelector('#status').dataset.state)",
+        )
+        .await;
+    }
+    let server = Server::start_on(&address, &[]);
+    for page in [&ann, &bob] {
+        page.wait_state("connected").await;
+    }
+    let mut witness = server.join_quietly("witness", "tea");
+    witness.say("tea", "welcome back");
+    ann.wait_text("#messages .message .text", "welcome back").await;
+    bob.say("back in general").await;
+    ann.wait_text("#rooms [data-room='general'] .unread", "").await;
+    ann.script("document.querySelector('#rooms [data-room=\"general\"] .room').click()", vec![]).await;
+    ann.wait_text("#messages .message .text", "back in general").await;
+    ann.say("/leave tea").await;
+    ann.wait("tea is gone from the list", "return !document.querySelector('#rooms [data-room=\"tea\"]')").await;
+    for page in [ann, bob] {
+        page.assert_no_complaints().await;
+        page.client.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_are_explained_before_anything_is_sent() {
+    let driver = Driver::start();
+    let server = Server::start(&[]);
+    let page = Page::open(&driver, &server, (360, 640)).await;
+    for (name, part) in [("#hash", "#"), (&"x".repeat(80), "80")] {
+        page.join(name).await;
+        page.wait_text("#join-error", part).await;
+    }
+    assert!(!server.log().contains("refused"), "the page asks the server only with a name that can be good");
+    // By keyboard alone: from the name, Tab leads to the room, and Enter joins.
+    page.type_into("#join-name", "ann").await;
+    page.client
+        .active_element()
+        .await
+        .unwrap()
+        .send_keys(&format!("{}{}", char::from(Key::Tab), char::from(Key::Enter)))
+        .await
+        .unwrap();
+    page.wait_text("#messages .notice", "Welcome to general, ann!").await;
+    page.wait("the cursor is where one writes", "return document.activeElement.id === 'message-input'").await;
+    page.client.close().await.unwrap();
+}

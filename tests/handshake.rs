@@ -1,0 +1,536 @@
+//! From TCP to 101, and every way in which it doesn't get there.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use support::wire::{BINARY, CLOSE, FIN, KEY, PING, PONG, TEXT, Wire, close_frame, frame, handshake};
+use support::{PATIENCE, Server, seeded};
+
+/// The longest request head (PROTOCOL.md).
+const HEAD_BYTES_MAX: usize = 8192;
+const PATH: &str = "/raw/handshake?echo=1";
+const SOUND: [&str; 4] = [
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version: 13",
+];
+
+/// A handshake for [`PATH`] without the headers named in `without`, and with those in `with`.
+fn changed(without: &[&str], with: &[&str]) -> String {
+    let kept = SOUND.iter().filter(|line| !without.iter().any(|name| line.starts_with(&format!("{name}:"))));
+    let lines: Vec<_> = kept.chain(with).copied().collect();
+    format!("GET {PATH} HTTP/1.1\r\nHost: hi\r\n{}\r\n\r\n", lines.join("\r\n")).replace("\r\n\r\n\r\n", "\r\n\r\n")
+}
+
+/// A sound handshake of exactly so many bytes.
+fn padded(bytes: usize) -> String {
+    let head = changed(&[], &["X-Padding: "]);
+    head.replace("X-Padding: ", &format!("X-Padding: {}", "x".repeat(bytes - head.len())))
+}
+
+fn text(message: &str) -> Vec<u8> {
+    frame(FIN | TEXT, message.as_bytes())
+}
+
+#[test]
+fn the_101_carries_the_accept_of_the_key_and_nothing_that_was_not_agreed_on() {
+    let server = Server::start(&[]);
+    let offers = [
+        "Sec-WebSocket-Protocol: chat, superchat",
+        "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, permessage-deflate",
+        "Sec-WebSocket-Extensions: x-webkit-deflate-frame",
+    ];
+    for with in [&[][..], &offers] {
+        let answer = server.ask(changed(&[], with));
+        assert_eq!(
+            answer.headers().collect::<Vec<_>>(),
+            // RFC 6455 1.3 has the key and this answer to it.
+            [
+                ("Upgrade", "websocket"),
+                ("Connection", "Upgrade"),
+                ("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+            ]
+        );
+        assert!(answer.head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
+    }
+    // Without the extension its bit stays reserved.
+    let mut wire = server.wire();
+    wire.send(changed(&[], &offers));
+    wire.expect_101();
+    wire.send(frame(FIN | TEXT | 0x40, b"deflated?"));
+    wire.expect_close(1002);
+}
+
+#[test]
+fn every_key_has_its_own_accept() {
+    let server = Server::start(&[]);
+    for _ in 0..20 {
+        let key = tungstenite::handshake::client::generate_key();
+        let answer = server.ask(changed(&["Sec-WebSocket-Key"], &[&format!("sec-websocket-key:\t{key} ")]));
+        let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+        assert_eq!(answer.header("Sec-WebSocket-Accept"), Some(&*accept), "{key}");
+    }
+}
+
+#[test]
+fn upgrade_and_connection_are_lists_of_tokens_in_any_case() {
+    let server = Server::start(&[]);
+    let sound: [&[&str]; 8] = [
+        &["upgrade: WEBSOCKET", "CONNECTION: upgrade"],
+        &["Upgrade: WebSocket", "Connection: keep-alive, Upgrade"],
+        &["Upgrade: websocket", "Connection: Upgrade,keep-alive"],
+        &["Upgrade: h2c, websocket", "Connection: HTTP2-Settings , Upgrade"],
+        &["Upgrade: h2c", "Upgrade: websocket", "Connection: Upgrade"],
+        &["Upgrade: websocket", "Connection: keep-alive", "Connection: upgrade"],
+        &["Connection: ,, uPgRaDe ,", "Upgrade:websocket,"],
+        &["Upgrade:\t websocket\t ", "Connection: \tUpgrade"],
+    ];
+    for with in sound {
+        let mut wire = server.wire();
+        wire.send(changed(&["Upgrade", "Connection"], with));
+        wire.expect_101();
+        wire.expect_echo("in");
+    }
+    let unsound: [&[&str]; 6] = [
+        &["Upgrade: websockets", "Connection: Upgrade"],
+        &["Upgrade: web socket", "Connection: Upgrade"],
+        &["Upgrade: \"websocket\"", "Connection: Upgrade"],
+        &["Upgrade: websocket", "Connection: Upgraded"],
+        &["Upgrade: websocket", "Connection: keep-alive Upgrade"],
+        &["Upgrade: websocket", "X-Connection: Upgrade"],
+    ];
+    for with in unsound {
+        assert_eq!(server.ask(changed(&["Upgrade", "Connection"], with)).status, 426, "{with:?}");
+    }
+}
+
+#[test]
+fn a_head_split_at_any_byte_is_read_whole() {
+    // On one shard the answer to a later request proves that the earlier halves were read by themselves.
+    let server = Server::start_on_one_shard(&[]);
+    let stream = [changed(&[], &[]).as_bytes(), &text("behind the head")].concat();
+    let mut halves: Vec<_> = (1..stream.len())
+        .map(|at| {
+            let mut wire = server.wire();
+            wire.send(&stream[..at]);
+            (at, wire)
+        })
+        .collect();
+    assert!(server.get("/healthz").starts_with("HTTP/1.1 200 "));
+    // One room for all, so one after the other: each hears itself, and those before hear it too.
+    for (at, wire) in &mut halves {
+        println!("split at {at}");
+        wire.send(&stream[*at..]);
+        wire.expect_101();
+        wire.expect_frame(TEXT, "behind the head");
+    }
+}
+
+#[test]
+fn a_head_that_comes_byte_by_byte_is_read_whole() {
+    let server = Server::start(&[]);
+    let mut wire = server.wire();
+    wire.stream.set_nodelay(true).unwrap();
+    for byte in [changed(&[], &[]).as_bytes(), &text("drop by drop"), &text("and on")].concat() {
+        wire.send([byte]);
+    }
+    wire.expect_101();
+    wire.expect_frame(TEXT, "drop by drop");
+    wire.expect_frame(TEXT, "and on");
+}
+
+#[test]
+fn frames_in_the_packet_of_the_head_are_not_lost() {
+    let server = Server::start(&[]);
+    let long = "long ".repeat(3000);
+    let (one, two, three) = (text("one"), frame(FIN | BINARY, b"\0two\xff"), text(&long));
+    // Everything at once, also more than the head's buffer holds.
+    let mut wire = server.wire();
+    wire.send([handshake("/raw/all").as_bytes(), &one, &two, &three, &frame(FIN | PING, b"p")].concat());
+    wire.expect_101();
+    let mut pongs = 0;
+    let mut messages = Vec::new();
+    while pongs + messages.len() < 4 {
+        match wire.frame() {
+            pong if pong.first == FIN | PONG => pongs += 1,
+            message => messages.push(message.payload),
+        }
+    }
+    assert_eq!(messages, [b"one", &b"\0two\xff"[..], long.as_bytes()]);
+
+    // Pongs overtake much, but never the 101.
+    let mut wire = server.wire();
+    wire.send([handshake("/raw/ping").as_bytes(), &frame(FIN | PING, b"first")].concat());
+    wire.expect_101();
+    wire.expect_frame(PONG, b"first");
+
+    // A frame of which the other half comes once the 101 is here.
+    for at in [1, 2, 5, 6, 7, 8] {
+        let mut wire = server.wire();
+        wire.send([handshake(&format!("/raw/half{at}")).as_bytes(), &one, &one[..at]].concat());
+        wire.expect_101();
+        wire.expect_frame(TEXT, "one");
+        wire.send([&one[at..], &two].concat());
+        wire.expect_frame(TEXT, "one");
+        wire.expect_frame(BINARY, b"\0two\xff");
+    }
+
+    // The whole conversation in one packet.
+    let mut wire = server.wire();
+    wire.send([handshake("/raw/brief").as_bytes(), &one, &close_frame(3333, b"done")].concat());
+    wire.expect_101();
+    wire.expect_frame(TEXT, "one");
+    wire.expect_close(3333);
+    wire.expect_end();
+
+    // A frame that breaks the protocol is no request for the head's parser, and comes behind the 101.
+    let mut wire = server.wire();
+    wire.send([handshake("/raw/bad").as_bytes(), &one, b"\x81\x03one"].concat());
+    wire.expect_101();
+    wire.expect_frame(TEXT, "one");
+    wire.expect_close(1002);
+    wire.expect_end();
+}
+
+#[test]
+fn head_and_frames_cut_anywhere_lose_no_byte() {
+    let server = Server::start(&[]);
+    let mut random = seeded();
+    for round in 0..40 {
+        let messages: Vec<Vec<u8>> = (0..random.usize(1..8))
+            .map(|_| {
+                let bytes = [random.usize(0..130), random.usize(0..6000)][random.usize(0..2)];
+                std::iter::repeat_with(|| random.u8(..)).take(bytes).collect()
+            })
+            .collect();
+        let mut stream = handshake(&format!("/raw/round{round}")).into_bytes();
+        messages.iter().for_each(|message| stream.extend(frame(FIN | BINARY, message)));
+        let mut wire = server.wire();
+        let mut sent = 0;
+        while sent < stream.len() {
+            let piece = [random.usize(1..20), random.usize(1..5000)][random.usize(0..2)];
+            let end = stream.len().min(sent + piece);
+            wire.send(&stream[sent..end]);
+            sent = end;
+        }
+        wire.expect_101();
+        messages.iter().for_each(|message| wire.expect_frame(BINARY, message));
+    }
+}
+
+#[test]
+fn a_connection_that_asked_for_pages_can_still_be_upgraded() {
+    let server = Server::start(&[]);
+    let mut wire = server.wire();
+    let ask = "GET /healthz HTTP/1.1\r\nHost: hi\r\n\r\n";
+    let failed = changed(&["Sec-WebSocket-Version"], &["Sec-WebSocket-Version: 8"]);
+    wire.send([ask, &failed, &changed(&[], &[])].concat());
+    wire.send(text("after all"));
+    assert_eq!(wire.answer().status, 200);
+    let refused = wire.answer();
+    assert_eq!((refused.status, refused.header("Sec-WebSocket-Version")), (426, Some("13")));
+    wire.expect_101();
+    wire.expect_frame(TEXT, "after all");
+}
+
+#[test]
+fn a_head_of_8192_bytes_and_100_headers_works() {
+    let server = Server::start(&[]);
+    for frames in [vec![], text("x"), text(&"x".repeat(10_000))] {
+        let head = padded(HEAD_BYTES_MAX);
+        assert_eq!(head.len(), HEAD_BYTES_MAX);
+        let mut wire = server.wire();
+        wire.send([head.as_bytes(), &frames].concat());
+        wire.expect_101();
+        if !frames.is_empty() {
+            assert_eq!(wire.frame().first, FIN | TEXT);
+        }
+        wire.expect_echo("still in step");
+    }
+    let many: Vec<_> = (0..95).map(|number| format!("X-{number}: {number}")).collect();
+    let head = changed(&[], &many.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(head.lines().count(), 102, "request line, 100 headers, empty line");
+    assert_eq!(server.ask(head).status, 101);
+}
+
+#[test]
+fn a_head_beyond_the_limits_is_431() {
+    let server = Server::start(&[]);
+    let many: Vec<_> = (0..96).map(|number| format!("X-{number}: {number}")).collect();
+    let many = changed(&[], &many.iter().map(String::as_str).collect::<Vec<_>>());
+    let endless = format!("GET {PATH} HTTP/1.1\r\nHost: hi\r\nCookie: {}", "x".repeat(1 << 20));
+    let (long, line) = (padded(HEAD_BYTES_MAX + 1), format!("GET /{} ", "x".repeat(HEAD_BYTES_MAX)));
+    for (request, says) in
+        [(&long, "8192 bytes"), (&many, "more than 100 headers"), (&endless, "8192 bytes"), (&line, "8192 bytes")]
+    {
+        let mut wire = server.wire();
+        // Of an endless head hi reads only the beginning.
+        wire.send_what_is_taken(request.as_bytes());
+        let answer = wire.answer();
+        assert_eq!((answer.status, answer.header("Connection")), (431, Some("close")), "{}", answer.body);
+        assert!(answer.body.contains(says), "{}", answer.body);
+        let logged = server.wait_for_log(&refused(&wire));
+        assert!(logged.contains(says), "{logged}");
+    }
+}
+
+/// The start of the log line about this connection.
+fn refused(wire: &Wire) -> String {
+    format!("handshake from {} refused: ", wire.stream.local_addr().unwrap())
+}
+
+/// A request that is no handshake: what it is, the status, the word in the log, what the body and the log say is
+/// missing, and what they must not say.
+struct Failure {
+    request: String,
+    status: u16,
+    reason: &'static str,
+    missing: &'static [&'static str],
+    sound: &'static [&'static str],
+}
+
+fn failures() -> Vec<Failure> {
+    const UPGRADE: &str = "Upgrade: websocket (absent)";
+    const CONNECTION: &str = "Connection: Upgrade (absent)";
+    const KEY_MISSING: &str = "one Sec-WebSocket-Key that is base64 of 16 bytes (absent)";
+    let failure = |request: String, status, reason, missing, sound| Failure { request, status, reason, missing, sound };
+    vec![
+        failure(changed(&["Upgrade"], &[]), 426, "upgrade_stripped", &[UPGRADE], &["Connection: Upgrade (", "base64"]),
+        failure(changed(&["Connection"], &[]), 426, "connection_stripped", &[CONNECTION], &["Upgrade: websocket ("]),
+        failure(
+            changed(&["Connection"], &["Connection: close"]),
+            426,
+            "connection_stripped",
+            &["Connection: Upgrade (arrived: \"close\")"],
+            &["Upgrade: websocket ("],
+        ),
+        failure(
+            changed(&["Upgrade", "Connection"], &[]),
+            426,
+            "upgrade_stripped",
+            &[UPGRADE, CONNECTION],
+            &["base64", "Sec-WebSocket-Version: 13 ("],
+        ),
+        failure(
+            changed(&[], &[]).replace("HTTP/1.1", "HTTP/1.0"),
+            426,
+            "http10_hop",
+            &["HTTP/1.1 (arrived: HTTP/1.0)"],
+            &["Upgrade: websocket (", "Connection: Upgrade ("],
+        ),
+        failure(
+            changed(&["Sec-WebSocket-Version"], &["Sec-WebSocket-Version: 8"]),
+            426,
+            "version_unsupported",
+            &["Sec-WebSocket-Version: 13 (arrived: \"8\")"],
+            &["Upgrade: websocket (", "base64"],
+        ),
+        failure(changed(&["Sec-WebSocket-Key"], &[]), 400, "key_missing", &[KEY_MISSING], &["Upgrade: websocket ("]),
+        failure(
+            changed(&["Sec-WebSocket-Key"], &["Sec-WebSocket-Key: c2hvcnQ="]),
+            400,
+            "key_invalid",
+            &["base64 of 16 bytes (arrived: \"c2hvcnQ=\")"],
+            &["Upgrade: websocket ("],
+        ),
+        failure(
+            changed(&[], &[&format!("Sec-WebSocket-Key: {KEY}")]),
+            400,
+            "key_invalid",
+            &["one Sec-WebSocket-Key"],
+            &["Upgrade: websocket ("],
+        ),
+        failure(
+            changed(&[], &[]).replace("GET ", "POST "),
+            400,
+            "method_not_get",
+            &["the method GET (arrived: \"POST\")"],
+            &["Upgrade: websocket ("],
+        ),
+        failure(
+            changed(&[], &["Content-Length: 5"]),
+            400,
+            "body_declared",
+            &["a request without a body"],
+            &["Upgrade: websocket ("],
+        ),
+        failure(
+            changed(&["Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version"], &[]),
+            426,
+            "not_a_websocket_request",
+            &[UPGRADE, CONNECTION, KEY_MISSING, "Sec-WebSocket-Version: 13 (absent)"],
+            &["HTTP/1.1 (arrived"],
+        ),
+    ]
+}
+
+#[test]
+fn a_failed_upgrade_says_exactly_what_is_missing_to_the_client_and_in_the_log() {
+    let server = Server::start(&[]);
+    for Failure { request, status, reason, missing, sound } in failures() {
+        let mut wire = server.wire();
+        wire.send(&request);
+        let answer = wire.answer();
+        assert_eq!(answer.status, status, "{request}{}", answer.body);
+        assert_eq!(answer.header("Upgrade"), (status == 426).then_some("websocket"), "RFC 9110 15.5.22");
+        assert_eq!(answer.header("Sec-WebSocket-Version"), (status == 426).then_some("13"), "RFC 6455 4.4");
+        let logged = server.wait_for_log(&refused(&wire));
+        assert!(logged.contains(reason), "{logged}");
+        for text in [&answer.body, &logged] {
+            missing.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in: {text}"));
+            sound.iter().for_each(|part| assert!(!text.contains(part), "{part:?} is not missing: {text}"));
+        }
+    }
+}
+
+#[test]
+fn a_key_that_survives_what_a_proxy_dropped_is_the_proof_and_the_cure_is_named() {
+    let server = Server::start(&[]);
+    let mut wire = server.wire();
+    wire.send(changed(&["Upgrade", "Connection"], &[]));
+    let body = wire.answer().body;
+    let logged = server.wait_for_log(&refused(&wire));
+    for text in [&body, &logged] {
+        for part in [
+            "Sec-WebSocket-Key and Sec-WebSocket-Version arrived",
+            "reverse proxy",
+            "proxy_http_version 1.1;",
+            "proxy_set_header Upgrade $http_upgrade;",
+            "proxy_set_header Connection \"upgrade\";",
+        ] {
+            assert!(text.contains(part), "no {part:?} in: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_plain_get_on_an_upgrade_path_is_426() {
+    let server = Server::start(&[]);
+    for path in ["/ws", "//ws", "/below/ws", "/ws?username=ann", "/raw/x", "/raw/ws"] {
+        let answer = server.ask(format!("GET {path} HTTP/1.1\r\nHost: hi\r\n\r\n"));
+        assert_eq!(answer.status, 426, "{path}");
+        assert_eq!(answer.header("Upgrade"), Some("websocket"));
+        assert_eq!(answer.header("Connection"), Some("Upgrade, keep-alive"));
+    }
+}
+
+#[test]
+fn other_protocols_are_told_at_once_that_this_is_http_1() {
+    // With the default time limit: an answer that waited for it would come too late.
+    let server = Server::start(&["--handshake-timeout", "1h"]);
+    let client_hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on";
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0";
+    let cases: [(&[u8], u16, &str); 4] = [
+        (client_hello, 400, "TLS"),
+        (&client_hello[..1], 400, "TLS"),
+        (preface, 505, "HTTP/2"),
+        (b"\0\0\0\x01binary", 400, "not a valid HTTP/1.1 request"),
+    ];
+    for (bytes, status, says) in cases {
+        let mut wire = server.wire();
+        wire.send(bytes);
+        let answer = wire.answer();
+        assert_eq!(answer.status, status);
+        assert!(answer.body.contains(says), "{}", answer.body);
+        wire.expect_end();
+        assert!(server.wait_for_log(&refused(&wire)).contains(says));
+    }
+}
+
+#[test]
+fn raw_rooms_that_are_switched_off_say_so() {
+    let server = Server::start(&["--raw", "off"]);
+    let answer = server.ask(changed(&[], &[]));
+    assert_eq!(answer.status, 403);
+    assert!(answer.body.contains("--raw off"), "{}", answer.body);
+}
+
+#[test]
+fn a_handshake_that_stalls_ends_in_time_and_harms_nobody() {
+    let server = Server::start(&["--handshake-timeout", "1s"]);
+    let mut bystander = server.upgraded("/raw/bystander");
+    let sockets = server.sockets();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let chatting = scope.spawn(|| {
+            let mut rounds = 0;
+            while !done.load(Ordering::Relaxed) || rounds == 0 {
+                bystander.expect_echo("still here");
+                rounds += 1;
+            }
+        });
+        let mut silent: Vec<_> = (0..50).map(|_| server.wire()).collect();
+        let mut begun: Vec<_> = (0..50).map(|_| server.wire()).collect();
+        begun.iter_mut().for_each(|wire| wire.send(&changed(&[], &[])[..50]));
+        let mut waiting = server.wire();
+        waiting.send("GET /healthz HTTP/1.1\r\nHost: hi\r\n\r\n");
+        assert_eq!(waiting.answer().status, 200);
+        // Each byte in time, the whole never: the limit is one for the head.
+        let answer = drip(server.connect());
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        for wire in &mut begun {
+            let answer = wire.answer();
+            assert_eq!((answer.status, answer.header("Connection")), (408, Some("close")));
+            wire.expect_end();
+        }
+        silent.iter_mut().for_each(Wire::expect_end);
+        // Between two requests nothing has begun: no answer without a question.
+        waiting.expect_end();
+        done.store(true, Ordering::Relaxed);
+        chatting.join().unwrap();
+    });
+    server.wait_for_sockets(sockets);
+}
+
+/// Sends an endless head, one byte each time that nothing has come for 50 ms; what came in the end.
+fn drip(mut stream: TcpStream) -> String {
+    stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nX-Endless: ");
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(count @ 1..) => answer.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                assert!(Instant::now() < deadline, "a head that never ends is never cut");
+                let _ = stream.write_all(b"x");
+            }
+            // The last byte may have come after the end, and been answered with a reset.
+            Ok(0) | Err(_) => return String::from_utf8(answer).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn peers_that_reset_at_once_harm_nobody() {
+    let server = Server::start(&[]);
+    let mut bystander = server.upgraded("/raw/bystander");
+    let sockets = server.sockets();
+    let head = changed(&[], &[]);
+    let reset = |stream: TcpStream| {
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+    };
+    for round in 0..500 {
+        let mut stream = server.connect();
+        // Before the head, within it, behind it, and in the middle of a frame.
+        let sent = [0, head.len() / 2, head.len(), head.len() + 3][round % 4];
+        let bytes = [head.as_bytes(), &text("never whole")].concat();
+        stream.write_all(&bytes[..sent]).unwrap();
+        reset(stream);
+        if round % 50 == 0 {
+            bystander.expect_echo(&format!("round {round}"));
+        }
+    }
+    server.wait_for_sockets(sockets);
+    bystander.expect_echo("and after");
+    server.upgraded("/raw/new").expect_echo("newcomers too");
+    bystander.send(close_frame(1000, b""));
+    assert_eq!(bystander.frame().first, FIN | CLOSE);
+}

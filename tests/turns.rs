@@ -1,0 +1,199 @@
+//! What a shard's turns owe to those who wait: one shard on the thread of the test, real sockets, and a data ring whose
+//! timing the test decides.
+
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clap::Parser;
+use fastwebsockets::OpCode;
+use hi::config::Config;
+use hi::connection::Role;
+use hi::frame::encode;
+use hi::os;
+use hi::relay::{INBOX_BYTES_MAX, Inbox};
+use hi::ring::{Completion, DataRing, Received, Ring, RingError, Slices};
+use hi::room::registry::Registry;
+use hi::room::{MemberId, Namespace, Room, Wakes};
+use hi::shard::{Shard, Upgraded};
+use support::wire::{FIN, PING, frame};
+
+/// More than are sent to in one turn.
+const MANY: usize = 1100;
+
+/// What the test does to the ring while the shard uses it.
+#[derive(Default)]
+struct Script {
+    /// Someone on another shard publishes here whenever this shard submits.
+    flooded: RefCell<Option<Arc<Room>>>,
+    /// The next send of this connection finds its peer gone.
+    broken: Cell<Option<u32>>,
+}
+
+/// The real ring, with a script.
+struct Scripted {
+    ring: Ring,
+    script: Rc<Script>,
+    failed: Option<Completion>,
+}
+
+impl DataRing for Scripted {
+    fn new(_: u16, _: OwnedFd) -> Result<Self, RingError> {
+        unreachable!("the test makes it")
+    }
+
+    fn receive(&mut self, token: u32, fd: RawFd) {
+        self.ring.receive(token, fd);
+    }
+
+    fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {
+        if self.script.broken.get() == Some(token) {
+            self.script.broken.set(None);
+            let result = Err(ErrorKind::BrokenPipe.into());
+            self.failed = Some(Completion::Sent { token, result, slices });
+        } else {
+            self.ring.send(token, fd, slices);
+        }
+    }
+
+    fn await_writable(&mut self, token: u32, fd: RawFd) {
+        self.ring.await_writable(token, fd);
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        if let Some(room) = &*self.script.flooded.borrow() {
+            room.publish_raw(&encode::frame(OpCode::Text, b"and on it goes"), &mut Wakes::default());
+        }
+        self.ring.submit()
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        self.failed.take().or_else(|| self.ring.next())
+    }
+
+    fn recycle(&mut self, received: Received) {
+        self.ring.recycle(received);
+    }
+}
+
+/// One shard of two, of which the other one is the test.
+struct Bench {
+    shard: Shard<Scripted>,
+    script: Rc<Script>,
+    registry: Arc<Registry>,
+    /// The shard's thread waits for both; they are one there.
+    inbox_wake_up: OwnedFd,
+    ring_wake_up: OwnedFd,
+    listener: TcpListener,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let config = Config::try_parse_from(["hi"]).unwrap();
+        let [inbox_wake_up, ring_wake_up, other_wake_up] = [(); 3].map(|()| os::new_eventfd().unwrap());
+        let inboxes = [inbox_wake_up.try_clone().unwrap(), other_wake_up];
+        let inboxes = inboxes.map(|wake_up| Inbox::new(wake_up, INBOX_BYTES_MAX));
+        let registry = Arc::new(Registry::new(inboxes.into(), 1));
+        let script = Rc::new(Script::default());
+        let ring = Ring::new(64, ring_wake_up.try_clone().unwrap()).unwrap();
+        let ring = Scripted { ring, script: Rc::clone(&script), failed: None };
+        let shard = Shard::new(0, Arc::new(config), Arc::clone(&registry), ring);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { shard, script, registry, inbox_wake_up, ring_wake_up, listener }
+    }
+
+    /// A connection of this shard, and the peer's end of it.
+    fn connect(&mut self, role: Role, room: &str) -> TcpStream {
+        let peer = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+        let stream = tokio_uring::net::TcpStream::from_std(self.listener.accept().unwrap().0);
+        let response = Bytes::from_static(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
+        self.shard.adopt(Upgraded { stream, role, room: room.to_owned(), response, leftover: Vec::new() });
+        peer.set_nonblocking(true).unwrap();
+        peer
+    }
+
+    /// Turns as the shard's thread takes them, until it would sleep, and of the kernel nothing is heard.
+    fn turn_until_asleep(&mut self) {
+        while self.shard.turns() || take_signal(&self.inbox_wake_up) {}
+    }
+
+    /// Turns until the kernel has nothing more to tell either.
+    fn turn_until_idle(&mut self) {
+        while self.shard.turns() || take_signal(&self.inbox_wake_up) || take_signal(&self.ring_wake_up) {}
+    }
+}
+
+fn take_signal(wake_up: &OwnedFd) -> bool {
+    rustix::io::read(wake_up, &mut [0u8; 8]).is_ok()
+}
+
+fn chat(user: &str) -> Role {
+    Role::Chat { user: user.into() }
+}
+
+/// What has arrived at a peer.
+fn arrived(peer: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match peer.read_to_end(&mut bytes) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => bytes,
+        other => panic!("{other:?} after {:?}", bytes.escape_ascii().to_string()),
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+#[test]
+fn a_flood_from_another_shard_does_not_deafen_this_one() {
+    let mut bench = Bench::new();
+    let raw = Role::Raw { echo: true, lossy: true };
+    let mut asking = bench.connect(raw, "flood");
+    let _others: Vec<_> =
+        (1..MANY).map(|_| bench.connect(Role::Raw { echo: true, lossy: true }, "flood")).collect();
+    bench.turn_until_idle();
+    let room = bench.registry.get(Namespace::Raw, "flood").unwrap();
+    *bench.script.flooded.borrow_mut() = Some(room);
+    // From now on there is always someone to send to.
+    assert!(bench.shard.turns());
+    asking.write_all(&frame(FIN | PING, b"are you there")).unwrap();
+    let mut answer = Vec::new();
+    for _ in 0..200 {
+        bench.shard.turns();
+        answer.extend(arrived(&mut asking));
+        if contains(&answer, b"are you there") {
+            return;
+        }
+    }
+    panic!("no pong in 200 rounds of turns, each with a fan-out that never ends");
+}
+
+#[test]
+fn who_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
+    let mut bench = Bench::new();
+    let mut ann = bench.connect(chat("ann"), "tea");
+    let _bob = bench.connect(chat("bob"), "tea");
+    let member = MemberId { shard: 1, connection: 0 };
+    let far = bench.registry.join(Namespace::Chat, "tea", Some(&"far".into()), member, 0, &mut Wakes::default());
+    let room = far.unwrap().room;
+    bench.turn_until_idle();
+    bench.registry.inboxes()[1].drain(&mut Vec::new());
+    arrived(&mut ann);
+
+    bench.script.broken.set(Some(1));
+    room.publish_chat("far", "bob doesn't get this", 0, &mut Wakes::default());
+    bench.turn_until_asleep();
+    let heard = arrived(&mut ann);
+    assert!(contains(&heard, b"bob doesn't get this") && contains(&heard, b"User bob left channel."), "{heard:?}");
+    // The other shard has it too, and has been told.
+    let mut relays = Vec::new();
+    bench.registry.inboxes()[1].drain(&mut relays);
+    assert_eq!(relays.len(), 2);
+    assert!(bench.script.broken.get().is_none());
+}
