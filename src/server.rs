@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -146,22 +147,40 @@ pub fn serve<R: DataRing + 'static>(config: Config) -> Result<(), StartError> {
     let budget_config = config.clone();
     let server = Server::start::<R>(config)?;
     let shards = server.shards();
+    // Before the line that says that hi is open: who reads it may send a signal at once.
+    let signals = Signals::listen()?;
     info!("hi is open at {}; {shards} shards; {kernel}", Links(server.addresses()));
     let connections = files.saturating_sub(FILES_BESIDE + FILES_PER_SHARD * shards as u64);
     info!("the file limit of {files} allows {connections} connections; {}", budget_config.memory_budget(shards));
-    wait_for_signals(server)
+    serve_until_signal(server, signals)
+}
+
+/// What asks hi to stop, and the main thread's runtime that hears it.
+struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, StartError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| StartError(format!("can't start the main thread's runtime: {error}")))?;
+        let listen = |kind| {
+            let _inside = runtime.enter();
+            signal(kind).map_err(|error| StartError(format!("can't listen to signals: {error}")))
+        };
+        let (terminate, interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        Ok(Self { runtime, terminate, interrupt })
+    }
 }
 
 /// Stops at the first SIGTERM or SIGINT; ends at once at the second.
-fn wait_for_signals(server: Server) -> Result<(), StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| StartError(format!("can't start the main thread's runtime: {error}")))?;
+fn serve_until_signal(server: Server, signals: Signals) -> ! {
+    let Signals { runtime, mut terminate, mut interrupt } = signals;
     runtime.block_on(async {
-        let failed = |error| StartError(format!("can't listen to signals: {error}"));
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         info!("stopping: no new connections, everyone is told to come back; a second signal ends at once");
         server.stop();
@@ -172,8 +191,7 @@ fn wait_for_signals(server: Server) -> Result<(), StartError> {
             _ = terminate.recv() => end_at_once(),
             _ = interrupt.recv() => end_at_once(),
         }
-        Ok(())
-    })?;
+    });
     // A thread that has not joined in time must not hold up the process.
     std::process::exit(0)
 }

@@ -329,21 +329,24 @@ fn nothing_that_follows_a_close_has_a_meaning() {
 
 #[test]
 fn a_stopping_server_says_1001_and_waits_for_the_answers() {
-    let mut server = Server::start(&[]);
-    let mut wires: Vec<_> = (0..8).map(|_| server.upgraded("/raw/strict")).collect();
-    server.signal(Signal::TERM);
-    for (at, wire) in wires.iter_mut().enumerate() {
-        wire.expect_close(1001);
-        // What crosses our Close on its way is not answered, nor relayed.
-        wire.send([text("crossing"), frame(FIN | PING, b"crossing")].concat());
-        match at % 2 {
-            0 => wire.send(close_frame(1001, b"")),
-            _ => wire.send(frame(FIN | CLOSE, b"")),
+    // Again and again: a shard that misses the order to stop does so rarely.
+    for round in 0..10 {
+        let mut server = Server::start(&[]);
+        let mut wires: Vec<_> = (0..8).map(|_| server.upgraded("/raw/strict")).collect();
+        server.signal(Signal::TERM);
+        for (at, wire) in wires.iter_mut().enumerate() {
+            wire.expect_close(1001);
+            // What crosses our Close on its way is not answered, nor relayed.
+            wire.send([text("crossing"), frame(FIN | PING, b"crossing")].concat());
+            match (at + round) % 3 {
+                0 => wire.send(close_frame(1001, b"")),
+                1 => wire.send(frame(FIN | CLOSE, b"")),
+                _ => wire.half_close(),
+            }
+            wire.expect_end();
         }
-        wire.expect_end();
+        assert!(server.wait().success());
     }
-    assert!(server.wait().success());
-    assert!(!server.log().contains("not everyone has closed"), "{}", server.log());
 }
 
 #[test]

@@ -22,6 +22,12 @@ pub struct Auditor {
     streams: Box<[Stream]>,
     /// Publisher and number of what was passed over.
     missing: Option<Box<Vec<(u16, u32)>>>,
+    /// From this number on, nothing may be missing, even if it is the first that is seen; [`NOT_BEGUN`]: anything may.
+    due_from: u32,
+    /// What was passed over since the last [`Auditor::excused`],
+    lost: u64,
+    /// and how much the server said that this client lost.
+    announced: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,13 +41,22 @@ const NOT_BEGUN: u32 = u32::MAX;
 impl Auditor {
     /// Of a client in a room with `publishers`; the first message of each may have any number.
     pub fn new(publishers: usize) -> Self {
-        Self { streams: vec![Stream { next: NOT_BEGUN }; publishers].into(), missing: None }
+        let streams = vec![Stream { next: NOT_BEGUN }; publishers].into();
+        Self { streams, missing: None, due_from: NOT_BEGUN, lost: 0, announced: 0 }
+    }
+
+    /// The client is in its room: from this number on, it has to see everything.
+    pub fn expect_from(&mut self, sequence: u32) {
+        self.due_from = sequence;
     }
 
     /// A message has arrived.
     pub fn see(&mut self, publisher: u16, sequence: u32) -> Seen {
         let Some(stream) = self.streams.get_mut(usize::from(publisher)) else { return Seen::InOrder };
-        if stream.next == NOT_BEGUN || stream.next == sequence {
+        if stream.next == NOT_BEGUN {
+            stream.next = sequence.min(self.due_from);
+        }
+        if stream.next == sequence {
             stream.next = sequence + 1;
             return Seen::InOrder;
         }
@@ -51,28 +66,47 @@ impl Auditor {
             missing.extend((stream.next..sequence).take(room).map(|number| (publisher, number)));
             let count = sequence - stream.next;
             stream.next = sequence + 1;
+            self.lost += u64::from(count);
             return Seen::Ahead(count);
         }
         let missing = self.missing.as_mut().and_then(|missing| {
             missing.iter().position(|entry| *entry == (publisher, sequence)).map(|index| missing.swap_remove(index))
         });
-        if missing.is_some() { Seen::Reordered } else { Seen::Doubled }
+        if missing.is_none() {
+            return Seen::Doubled;
+        }
+        self.lost = self.lost.saturating_sub(1);
+        Seen::Reordered
+    }
+
+    /// The server said that this client lost so many messages.
+    pub fn announced(&mut self, count: u64) {
+        self.announced = self.announced.saturating_add(count);
     }
 
     /// At the end: how many of the messages `first..end` of this publisher the client never saw after the last that it
-    /// did see. A client that was there from the begin (`from_start`) and saw nothing misses them all.
-    pub fn missing_at_end(&self, publisher: u16, first: u32, end: u32, from_start: bool) -> u32 {
-        match self.streams.get(usize::from(publisher)).map_or(NOT_BEGUN, |stream| stream.next) {
-            NOT_BEGUN if from_start => end - first,
-            NOT_BEGUN => 0,
-            next => end.saturating_sub(next.max(first)),
-        }
+    /// did see. A client that saw nothing misses all that it had to expect.
+    pub fn missing_at_end(&self, publisher: u16, first: u32, end: u32) -> u32 {
+        let next = match self.streams.get(usize::from(publisher)) {
+            Some(stream) if stream.next != NOT_BEGUN => stream.next,
+            _ => self.due_from,
+        };
+        end.saturating_sub(next.max(first))
     }
 
-    /// Forgets what was seen: the client has left, and may miss what comes until it is back.
+    /// At the end: how much of this client's loss, and of what is missing at the end, the server told it. What another
+    /// client was told excuses nothing here.
+    pub fn excused(&mut self, missing_at_end: u64) -> u64 {
+        let lost = std::mem::take(&mut self.lost) + missing_at_end;
+        std::mem::take(&mut self.announced).min(lost)
+    }
+
+    /// Forgets what was seen: the client has left, and may miss what comes until it is back and
+    /// [`Auditor::expect_from`] says so.
     pub fn begin_again(&mut self) {
         self.streams.fill(Stream { next: NOT_BEGUN });
         self.missing = None;
+        self.due_from = NOT_BEGUN;
     }
 }
 
@@ -91,19 +125,42 @@ mod tests {
         assert_eq!(auditor.see(0, 8), Seen::Reordered);
         assert_eq!(auditor.see(0, 8), Seen::Doubled);
         assert_eq!(auditor.see(0, 10), Seen::InOrder);
-        assert_eq!(auditor.missing_at_end(0, 5, 11, true), 0, "7 was counted when it was passed over");
-        assert_eq!(auditor.missing_at_end(0, 5, 14, true), 3);
-        assert_eq!(auditor.missing_at_end(1, 0, 4, true), 3);
+        assert_eq!(auditor.missing_at_end(0, 5, 11), 0, "7 was counted when it was passed over");
+        assert_eq!(auditor.missing_at_end(0, 5, 14), 3);
+        assert_eq!(auditor.missing_at_end(1, 0, 4), 3);
     }
 
     #[test]
     fn who_saw_nothing_missed_all_only_if_it_was_there() {
         let mut auditor = Auditor::new(1);
-        assert_eq!(auditor.missing_at_end(0, 10, 20, true), 10);
-        assert_eq!(auditor.missing_at_end(0, 10, 20, false), 0);
+        assert_eq!(auditor.missing_at_end(0, 10, 20), 0);
+        auditor.expect_from(8);
+        assert_eq!(auditor.missing_at_end(0, 10, 20), 10);
+        auditor.expect_from(15);
+        assert_eq!(auditor.missing_at_end(0, 10, 20), 5);
         auditor.see(0, 12);
         auditor.begin_again();
         assert_eq!(auditor.see(0, 17), Seen::InOrder);
-        assert_eq!(auditor.missing_at_end(0, 10, 20, false), 2);
+        assert_eq!(auditor.missing_at_end(0, 10, 20), 2);
+    }
+
+    #[test]
+    fn the_first_message_may_be_early_but_not_late() {
+        for (first, seen) in [(3, Seen::InOrder), (10, Seen::InOrder), (14, Seen::Ahead(4))] {
+            let mut auditor = Auditor::new(1);
+            auditor.expect_from(10);
+            assert_eq!(auditor.see(0, first), seen);
+            assert_eq!(auditor.missing_at_end(0, 10, 20), 19 - first.max(9));
+        }
+    }
+
+    #[test]
+    fn only_what_was_lost_is_excused() {
+        let mut auditor = Auditor::new(1);
+        auditor.see(0, 0);
+        auditor.announced(7);
+        auditor.see(0, 6);
+        assert_eq!(auditor.excused(1), 6);
+        assert_eq!(auditor.excused(1), 0, "an announcement is used up");
     }
 }

@@ -48,8 +48,6 @@ pub struct Client {
     pub state: State,
     /// When its connect began, in microseconds of the run's clock.
     pub connecting_since_us: u64,
-    /// Whether it has been there since before the first message.
-    pub from_start: bool,
     /// What it has seen.
     pub auditor: Auditor,
     /// When the last message arrived that a tool would have sent that waits for each answer.
@@ -80,7 +78,6 @@ impl Client {
             role,
             state: State::Away,
             connecting_since_us: 0,
-            from_start: true,
             auditor: Auditor::new(audited),
             answered_us: 0,
             reader: Reader::default(),
@@ -190,7 +187,11 @@ impl Client {
                     }
                     match self.frames(&leftover, &mut on) {
                         Progress::Waiting => (leftover.len(), more, Progress::Opened),
-                        ended => (leftover.len(), false, ended),
+                        ended => {
+                            // It was over before anyone could count it as open.
+                            self.cut();
+                            (leftover.len(), false, ended)
+                        }
                     }
                 }
             };

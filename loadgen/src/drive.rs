@@ -426,7 +426,8 @@ impl Driver {
             },
             bytes_received: all.bytes,
             server: server.map(|(after, before)| {
-                let spent = (after - before).as_secs_f64();
+                // Threads that have ended have taken their time with them.
+                let spent = after.saturating_sub(before).as_secs_f64();
                 ServerCost {
                     cpu_us_per_delivery: if all.deliveries == 0 { 0.0 } else { spent * 1e6 / all.deliveries as f64 },
                     cores: spent / seconds.max(1e-9),
@@ -481,12 +482,16 @@ fn merge(all: &mut Collected, other: Collected) {
     all.slow_closed += other.slow_closed;
     all.last_arrival_us = all.last_arrival_us.max(other.last_arrival_us);
     all.faults.add(other.faults);
+    all.never_sent += other.never_sent;
     all.publisher_told = all.publisher_told.take().or(other.publisher_told);
 }
 
 /// Whether the load generator itself was the limit, and why.
-fn bound(generator: &Generator, latency: &Distribution) -> Vec<String> {
+fn bound(all: &Collected, generator: &Generator, latency: &Distribution) -> Vec<String> {
     let mut reasons = Vec::new();
+    if all.never_sent > 0 {
+        reasons.push(format!("{} messages were due and had not been sent when the run ended", all.never_sent));
+    }
     if generator.busiest_thread_share > BUSY_SHARE_MAX {
         reasons.push(format!(
             "its busiest thread used {:.0} % of a core: give it more --threads or cores, or fewer clients or a lower rate",
@@ -507,7 +512,7 @@ fn bound(generator: &Generator, latency: &Distribution) -> Vec<String> {
 }
 
 fn verdict(all: &Collected, audit: &Audit, generator: &Generator, latency: &Distribution) -> Verdict {
-    let invalid = bound(generator, latency);
+    let invalid = bound(all, generator, latency);
     let mut failed = Vec::new();
     let unannounced = audit.lost - audit.announced;
     for (count, what) in [
@@ -524,9 +529,14 @@ fn verdict(all: &Collected, audit: &Audit, generator: &Generator, latency: &Dist
         failed.push(format!("the server told a publisher: {told}"));
     }
     match (failed.is_empty(), invalid.is_empty()) {
-        (false, _) => Verdict::Failed(failed),
-        (true, false) => Verdict::Invalid(invalid),
         (true, true) => Verdict::Sound,
+        (true, false) => Verdict::Invalid(invalid),
+        // What was never sent can't arrive: that is not the server's loss.
+        (false, _) if all.never_sent > 0 => Verdict::Invalid(invalid),
+        (false, _) => {
+            failed.extend(invalid.iter().map(|reason| format!("beside that, the load generator was bound: {reason}")));
+            Verdict::Failed(failed)
+        }
     }
 }
 
@@ -539,7 +549,7 @@ fn judge_step(measured: &Measured, rate: f64, slo_us: u64) -> LimitStep {
         send_late: Distribution::of(&measured.all.send_late),
         read_late: Distribution::of(&measured.all.read_late),
     };
-    let reason = if let Some(reason) = bound(&generator, &latency).into_iter().next() {
+    let reason = if let Some(reason) = bound(&measured.all, &generator, &latency).into_iter().next() {
         Some(format!("load generator bound: {reason}"))
     } else if faults.lost + faults.closed > 0 {
         Some(format!("{} messages lost, {} connections closed", faults.lost, faults.closed))

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::audit::Auditor;
 use crate::os;
 use crate::payload::Stamp;
 use crate::worker::Step;
@@ -34,6 +35,7 @@ pub struct Stats {
     cpu_share: f64,
     last_arrival_us: u64,
     faults: Faults,
+    never_sent: u64,
     publisher_told: Option<String>,
 }
 
@@ -100,6 +102,8 @@ pub struct Collected {
     pub last_arrival_us: u64,
     /// What went wrong.
     pub faults: Faults,
+    /// Messages that were due and had not been sent when the step ended.
+    pub never_sent: u64,
     /// Slow clients that were closed as too slow.
     pub slow_closed: u64,
     /// What the server told a publisher, the first time that it did.
@@ -130,6 +134,7 @@ impl Default for Stats {
             cpu_share: 0.0,
             last_arrival_us: 0,
             faults: Faults::default(),
+            never_sent: 0,
             publisher_told: None,
         }
     }
@@ -140,7 +145,6 @@ impl Stats {
     pub fn begin(&mut self, step: &Step, publishers: usize) {
         self.measured = step.first_measured()..step.end();
         self.window_us = step.measured_from_us(publishers)..step.end_us(publishers);
-        self.bytes = 0;
     }
 
     /// Whether a message is in the measured time.
@@ -203,8 +207,8 @@ impl Stats {
         self.faults.name(|| sentence);
     }
 
-    /// A message without a stamp: the server announces a loss, or tells a publisher something.
-    pub fn notice(&mut self, begin: &[u8], to_publisher: bool) {
+    /// A message without a stamp: the server announces a loss to a member, or tells a publisher something.
+    pub fn notice(&mut self, begin: &[u8], auditor: &mut Auditor, to_publisher: bool) {
         if !begin.starts_with(b"{") {
             return;
         }
@@ -212,10 +216,20 @@ impl Stats {
         if value["Event"] == "gap"
             && let (Some(from), Some(to)) = (value["FromSeq"].as_u64(), value["ToSeq"].as_u64())
         {
-            self.faults.announced += (to + 1).saturating_sub(from);
+            auditor.announced(to.saturating_add(1).saturating_sub(from));
         } else if to_publisher && value["From"] == "hi" {
             self.publisher_told.get_or_insert_with(|| value["Message"].as_str().unwrap_or_default().to_owned());
         }
+    }
+
+    /// At the end, so much of one client's loss was announced to it.
+    pub fn announced(&mut self, count: u64) {
+        self.faults.announced += count;
+    }
+
+    /// At the end, messages were due that had not been sent.
+    pub fn never_sent(&mut self, count: u64) {
+        self.never_sent += count;
     }
 
     /// A handshake is done.
@@ -235,10 +249,13 @@ impl Stats {
         record(&mut self.read_late, late_us);
     }
 
-    /// Looks at the clock of the thread, at the begin of the measured time and at its end.
-    pub fn sample_cpu(&mut self, now_us: u64) {
+    /// At the begin of the measured time, begins to count what its end will ask for: CPU time of the thread, and bytes.
+    pub fn watch_window(&mut self, now_us: u64) {
         match self.cpu_at {
-            None if self.window_us.contains(&now_us) => self.cpu_at = Some((now_us, os::thread_cpu_time())),
+            None if self.window_us.contains(&now_us) => {
+                self.cpu_at = Some((now_us, os::thread_cpu_time()));
+                self.bytes = 0;
+            }
             Some((since_us, spent)) if now_us >= self.window_us.end && self.cpu_share == 0.0 => {
                 let elapsed = Duration::from_micros((now_us - since_us).max(1));
                 self.cpu_share = (os::thread_cpu_time() - spent).as_secs_f64() / elapsed.as_secs_f64();
@@ -262,6 +279,7 @@ impl Stats {
             cpu_share: self.cpu_share,
             last_arrival_us: self.last_arrival_us,
             faults: self.faults,
+            never_sent: self.never_sent,
             slow_closed: self.slow_closed,
             publisher_told: self.publisher_told,
         }

@@ -20,7 +20,7 @@ const KEY: &str = "bG9hZGdlbiBsb2FkZ2VuIQ==";
 /// Something that the server sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// The begin of a message, at most [`PREFIX_BYTES`].
+    /// The begin of a message, at most [`PREFIX_BYTES`], as soon as all of it has arrived.
     Message(&'a [u8]),
     /// To be answered with the same bytes.
     Ping(&'a [u8]),
@@ -45,8 +45,10 @@ pub struct Reader {
     stash: Option<Box<Vec<u8>>>,
     /// Bytes of a payload that need not be looked at.
     skip: u64,
-    /// Whether a message of several frames is under way.
-    fragmented: bool,
+    /// The begin of a message that is not whole yet.
+    message: Option<Box<Vec<u8>>>,
+    /// Whether the frame under way is that message's last one.
+    last: bool,
 }
 
 impl Reader {
@@ -69,32 +71,40 @@ impl Reader {
             let skipped = self.skip.min(bytes.len() as u64);
             self.skip -= skipped;
             bytes = &bytes[skipped as usize..];
+            if self.skip == 0
+                && self.last
+                && let Some(begin) = self.message.take()
+            {
+                on(Event::Message(&begin));
+            }
             if bytes.is_empty() {
                 return Ok(());
             }
             let Some(head) = Head::read(bytes)? else { break };
             let looked_at = match head.opcode {
-                0 => 0,
-                1 | 2 => head.len.min(PREFIX_BYTES as u64) as usize,
+                0..=2 => {
+                    let seen = self.message.as_ref().map_or(0, |begin| begin.len());
+                    head.len.min((PREFIX_BYTES - seen) as u64) as usize
+                }
                 _ => head.len as usize,
             };
             let Some(payload) = bytes.get(head.bytes..head.bytes + looked_at) else { break };
-            self.frame(&head, payload, on)?;
             bytes = &bytes[head.bytes + looked_at..];
             self.skip = head.len - looked_at as u64;
+            self.frame(&head, payload, on)?;
         }
         self.stash = Some(Box::new(bytes.to_vec()));
         Ok(())
     }
 
     fn frame(&mut self, head: &Head, payload: &[u8], on: &mut impl FnMut(Event<'_>)) -> Result<(), Violation> {
-        match (head.opcode, self.fragmented) {
+        match (head.opcode, self.message.is_some()) {
             (0, false) => return Err(Violation("a continuation frame without a message".into())),
             (1 | 2, true) => return Err(Violation("a new message inside a fragmented one".into())),
-            (0, true) => self.fragmented = !head.fin,
-            (1 | 2, false) => {
-                self.fragmented = !head.fin;
-                on(Event::Message(payload));
+            (1 | 2, false) if head.fin && self.skip == 0 => on(Event::Message(payload)),
+            (0..=2, _) => {
+                self.message.get_or_insert_default().extend_from_slice(payload);
+                self.last = head.fin;
             }
             (8, _) => {
                 let code = payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]]));
@@ -253,6 +263,28 @@ mod tests {
                 if rest.is_empty() { break; }
             }
             prop_assert_eq!(whole, parts);
+        }
+    }
+
+    #[test]
+    fn a_message_is_there_when_its_last_byte_is() {
+        let large = server_frame(1, &vec![b'a'; 5000]);
+        let parts = [&[0x01, 2, b'a', b'b'][..], &server_frame(9, b"ping"), &[0x00, 1, b'c', 0x80, 1, b'd']].concat();
+        for (bytes, begin) in [(large, &[b'a'; PREFIX_BYTES][..]), (parts, b"abcd")] {
+            let (mut reader, mut messages) = (Reader::default(), Vec::new());
+            let mut feed = |bytes: &[u8]| {
+                let on = |event: Event<'_>| {
+                    if let Event::Message(begin) = event {
+                        messages.push(begin.to_vec());
+                    }
+                };
+                reader.feed(bytes, on).unwrap();
+                messages.len()
+            };
+            let (last, rest) = bytes.split_last().unwrap();
+            assert_eq!(feed(rest), 0);
+            assert_eq!(feed(&[*last]), 1);
+            assert_eq!(messages, [begin]);
         }
     }
 

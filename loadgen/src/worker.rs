@@ -28,6 +28,8 @@ use crate::wire;
 const CONNECTING_MAX: usize = 256;
 /// A handshake that takes longer has failed.
 const HANDSHAKE_TIME_MAX_US: u64 = 30_000_000;
+/// One that has no answer for so long when the run ends counts as failed, too.
+const UNANSWERED_US: u64 = 3_000_000;
 /// Events taken at once: between two batches the schedule is looked at.
 const EVENTS: usize = 256;
 /// In the middle of a fan-out, fewer events than this are not worth a wake-up: the thread waits for more of them,
@@ -49,6 +51,10 @@ const SLOW_SOCKET_BYTES: usize = 4096;
 const PROGRESS_EVERY_US: u64 = 250_000;
 /// Pause before a connection is tried again.
 const RETRY_AFTER_US: u64 = 100_000;
+/// Messages that are sent before the thread reads again: one that is behind its schedule must still read and answer.
+const SEND_BATCH_MAX: usize = 1024;
+/// A client that came back has to see every message that is due so long after its handshake.
+const RETURN_TIME_US: u64 = 1_000_000;
 /// A publisher whose messages the server doesn't take is given up at so many bytes.
 const UNSENT_BYTES_MAX: usize = 64 << 20;
 
@@ -104,6 +110,13 @@ impl Step {
     /// When the measured time begins.
     pub fn measured_from_us(&self, publishers: usize) -> u64 {
         self.due_us(self.warm, 0, publishers)
+    }
+
+    /// Number of a message from which on all are due at `us` or later.
+    fn due_from(&self, us: u64, publishers: usize) -> u32 {
+        let place = us.saturating_sub(self.start_us) * 1000 / self.interval_ns.max(1);
+        let index = place / publishers as u64 + 1;
+        self.first_measured().max(self.first.saturating_add(u32::try_from(index).unwrap_or(u32::MAX)))
     }
 
     /// When it ends: the next message would be due.
@@ -252,6 +265,7 @@ impl Worker {
             }
             let now_us = self.shared.now_us();
             self.connect_some(now_us);
+            self.report_all_open();
             self.publish(now_us);
             self.churn(now_us);
             self.read_slowly(now_us);
@@ -271,7 +285,7 @@ impl Worker {
             let waiting_since_us = if woken_us - slept_us > 50 { woken_us } else { self.last_loop_us };
             let fan_out = !events.is_empty() && woken_us - self.last_loop_us < FAN_OUT_GAP_US;
             self.last_loop_us = woken_us;
-            self.stats.sample_cpu(woken_us);
+            self.stats.watch_window(woken_us);
             for event in &events {
                 self.ready(event.data.u64() as usize, event.flags, waiting_since_us);
             }
@@ -309,6 +323,16 @@ impl Worker {
             self.next_connect_us =
                 if interval_us == 0 { 0 } else { self.next_connect_us.max(now_us - now_us.min(100_000)) + interval_us };
             self.connect(index, now_us);
+        }
+    }
+
+    /// Everyone is in, or is not expected any more; a thread without connections is done at once.
+    fn report_all_open(&mut self) {
+        let awaited = self.connecting + self.to_connect.len() + self.retries.len();
+        if (self.coming_in || self.storm) && awaited == 0 {
+            self.coming_in = false;
+            self.storm = false;
+            let _ = self.reports.send(Report::AllOpen { worker: self.id });
         }
     }
 
@@ -359,6 +383,10 @@ impl Worker {
         if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP) {
             let mut buffer = std::mem::take(&mut self.buffer);
             while self.read(index, &mut buffer, waiting_since_us) {}
+            if flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
+                // The end that this edge told of lies behind what was read; no other edge will tell of it.
+                self.read(index, &mut buffer, waiting_since_us);
+            }
             self.buffer = buffer;
         }
     }
@@ -376,7 +404,7 @@ impl Worker {
                         arrived(stats, auditor, answered_us, &stamp, now_us, slow, number);
                     }
                 }
-                None => stats.notice(begin, matches!(role, Role::Publisher { .. })),
+                None => stats.notice(begin, auditor, matches!(role, Role::Publisher { .. })),
             }
         });
         stats.bytes += bytes as u64;
@@ -410,10 +438,9 @@ impl Worker {
             wire::write_frame(&mut frame, wire::TEXT, text.as_bytes());
             client.send(&frame);
         }
-        if self.open == self.clients.len() && (self.coming_in || self.storm) {
-            self.coming_in = false;
-            self.storm = false;
-            let _ = self.reports.send(Report::AllOpen { worker: self.id });
+        if let Some(step) = &self.step {
+            let due_from = step.due_from(self.shared.now_us() + RETURN_TIME_US, self.shared.plan.publishers);
+            client.auditor.expect_from(due_from);
         }
     }
 
@@ -429,7 +456,6 @@ impl Worker {
     fn failed(&mut self, index: usize, why: &str) {
         let client = &mut self.clients[index];
         client.cut();
-        client.from_start &= self.coming_in;
         let what = match client.role {
             Role::Member { slow: true } if why.contains("4101") => return self.stats.slow_closed += 1,
             Role::Member { .. } => format!("client {}", client.number),
@@ -443,7 +469,6 @@ impl Worker {
         let comes_back = self.storm || self.shared.plan.churn_per_second > 0.0;
         if comes_back || matches!(self.shared.plan.mode, crate::options::Mode::FindLimit(_)) {
             client.auditor.begin_again();
-            client.from_start = false;
             self.retries.push(Reverse((self.shared.now_us() + RETRY_AFTER_US, index)));
         }
     }
@@ -453,13 +478,17 @@ impl Worker {
         let publishers = self.shared.plan.publishers;
         self.step = Some(step);
         self.stats.begin(&step, publishers);
+        self.due.clear();
         for (index, client) in self.clients.iter_mut().enumerate() {
             match client.role {
                 Role::Publisher { number } => self.due.push(Reverse((step.due_us(0, number, publishers), index, 0))),
                 Role::Member { .. } => {
                     client.auditor.begin_again();
-                    client.from_start = client.is_open();
                     client.answered_us = 0;
+                    if client.is_open() {
+                        // The warm-up is time enough for a subscription.
+                        client.auditor.expect_from(step.first_measured());
+                    }
                 }
             }
         }
@@ -468,7 +497,8 @@ impl Worker {
     fn publish(&mut self, now_us: u64) {
         let Some(step) = self.step else { return };
         let publishers = self.shared.plan.publishers;
-        while let Some(Reverse((due_us, index, message))) = self.due.peek().copied() {
+        for _ in 0..SEND_BATCH_MAX {
+            let Some(Reverse((due_us, index, message))) = self.due.peek().copied() else { return };
             if due_us > now_us {
                 return;
             }
@@ -477,7 +507,8 @@ impl Worker {
             let Role::Publisher { number } = client.role else { unreachable!("only publishers are due") };
             let stamp = Stamp { publisher: number, sequence: step.first + message, intended_us: due_us };
             let frame = message_frame(&self.shared, client, &stamp);
-            let progress = client.send(&frame);
+            // One that is away, or on its way back, sends nothing: what was due then is lost.
+            let progress = if client.is_open() { client.send(&frame) } else { Progress::Waiting };
             let stuck = client.unsent_bytes() > UNSENT_BYTES_MAX;
             self.stats.sent(self.shared.now_us().saturating_sub(due_us), stamp.sequence);
             match progress {
@@ -507,7 +538,6 @@ impl Worker {
                 client.send(&close);
                 client.cut();
                 client.auditor.begin_again();
-                client.from_start = false;
                 self.open -= 1;
                 self.to_connect.push(self.next_churn);
             }
@@ -520,7 +550,6 @@ impl Worker {
             if client.is_open() && matches!(client.role, Role::Member { .. }) {
                 client.cut();
                 client.auditor.begin_again();
-                client.from_start = false;
                 self.open -= 1;
                 self.to_connect.push(index);
             }
@@ -566,18 +595,37 @@ impl Worker {
         }
     }
 
+    /// A handshake that is under way may be young; one that the server has left lying must not go unnoticed.
+    fn count_unanswered(&self, stats: &mut Stats) {
+        let now_us = self.shared.now_us();
+        for client in &self.clients {
+            let handshaking = matches!(client.state, State::Connecting(_) | State::Handshaking(..));
+            let waits_us = now_us - client.connecting_since_us;
+            if handshaking && waits_us > UNANSWERED_US {
+                let seconds = waits_us / 1_000_000;
+                stats.closed(format!("client {}: no answer to the handshake for {seconds} s at the end", client.number));
+            }
+        }
+    }
+
     fn collect(&mut self) {
         let mut stats = std::mem::take(&mut self.stats);
+        self.count_unanswered(&mut stats);
         if let Some(step) = self.step.take() {
-            for client in &self.clients {
+            let messages = step.warm + step.measured;
+            stats.never_sent(self.due.iter().map(|Reverse((.., message))| u64::from(messages - message)).sum());
+            for client in &mut self.clients {
+                let mut missing_at_end = 0;
                 // A slow client may be behind: that is what it is for.
                 if client.role == (Role::Member { slow: false }) {
                     for publisher in 0..self.shared.plan.publishers as u16 {
                         let (first, end) = (step.first_measured(), step.end());
-                        let missing = client.auditor.missing_at_end(publisher, first, end, client.from_start);
+                        let missing = client.auditor.missing_at_end(publisher, first, end);
                         stats.missing_at_end(client.number, missing, end);
+                        missing_at_end += u64::from(missing);
                     }
                 }
+                stats.announced(client.auditor.excused(missing_at_end));
             }
         }
         let _ = self.reports.send(Report::Collected(Box::new(stats.collected())));
