@@ -60,6 +60,16 @@ pub fn new_eventfd() -> io::Result<OwnedFd> {
     Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
+/// Tries whether so many more files can be open at the same time.
+///
+/// # Errors
+/// They can't: the limit is too low.
+pub fn try_files(count: u64) -> io::Result<()> {
+    let first = new_eventfd()?;
+    let _all = (1..count).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
+    Ok(())
+}
+
 /// Registers an eventfd with the calling thread's runtime, to wait until it is readable.
 ///
 /// # Errors

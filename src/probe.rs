@@ -92,7 +92,7 @@ fn try_data_ring() -> Result<(), RingError> {
 fn try_control_ring() -> Result<(), RingError> {
     let step = |operation| move |error| RingError { operation, error };
     // tokio-uring panics where io_uring can't be had at all, so that is asked first.
-    Ring::try_plain().map_err(step("io_uring_setup"))?;
+    Ring::try_plain()?;
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(step("a listener on 127.0.0.1"))?;
     let address = listener.local_addr().map_err(step("a listener on 127.0.0.1"))?;
     tokio_uring::start(async move {

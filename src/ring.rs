@@ -291,12 +291,18 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Whether an io_uring can be had at all, without any of the features that this ring wants.
+    /// Whether an io_uring can be had and entered at all, without any of the features that this ring wants.
     ///
     /// # Errors
-    /// The kernel's answer.
-    pub fn try_plain() -> io::Result<()> {
-        IoUring::new(2).map(drop)
+    /// What the kernel refused.
+    #[allow(unsafe_code)]
+    pub fn try_plain() -> Result<(), RingError> {
+        let step = |operation| move |error| RingError { operation, error };
+        let mut uring: IoUring = IoUring::new(2).map_err(step("io_uring_setup"))?;
+        // SAFETY: an operation that does nothing points at no memory.
+        unsafe { uring.submission().push(&opcode::Nop::new().build()) }.expect("a new ring has room");
+        uring.submit_and_wait(1).map_err(step("io_uring_enter"))?;
+        Ok(())
     }
 
     #[allow(unsafe_code)]

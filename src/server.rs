@@ -26,9 +26,11 @@ use crate::shard::run::{Stop, run};
 
 /// From the first signal, so much time remains until the process is gone.
 const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
-/// File descriptors that are no connections: listeners, rings, standard streams, for one shard and in all.
-const FILES_PER_SHARD: u64 = 8;
-/// See [`FILES_PER_SHARD`].
+/// File descriptors of each shard that are no connections: its rings, its runtime, eventfds.
+const FILES_PER_SHARD: u64 = 9;
+/// And for each address: the shard's listener, and the handle that shuts it down.
+const FILES_PER_LISTENER: u64 = 2;
+/// Those of the process: standard streams, the main thread's runtime, signals, and some to spare.
 const FILES_BESIDE: u64 = 16;
 
 /// Why the server can't start. The sentence says what to do.
@@ -56,7 +58,7 @@ impl Server {
     /// # Errors
     /// An address that can't be bound, a thread or a ring that can't be had.
     pub fn start<R: DataRing + 'static>(config: Config) -> Result<Self, StartError> {
-        let cores = os::allowed_cores().map_err(|error| StartError(format!("can't read the CPU affinity: {error}")))?;
+        let cores = allowed_cores()?;
         let shards = config.shards.map_or(cores.len(), usize::from);
         let config = Arc::new(config);
         let per_address = bind(&config, shards)?;
@@ -143,6 +145,13 @@ impl Server {
 pub fn serve<R: DataRing + 'static>(config: Config) -> Result<(), StartError> {
     let files = os::raise_file_limit()
         .map_err(|error| StartError(format!("can't raise the limit of open files to the hard limit: {error}")))?;
+    let files_needed = files_needed(&config)?;
+    os::try_files(files_needed).map_err(|error| {
+        StartError(format!(
+            "can't open the {files_needed} files that the shards need ({error}, the limit is {files}): raise it with \
+             `ulimit -n`, or LimitNOFILE= in systemd, or lower --shards."
+        ))
+    })?;
     let kernel = probe::try_kernel().map_err(StartError)?;
     let budget_config = config.clone();
     let server = Server::start::<R>(config)?;
@@ -150,9 +159,20 @@ pub fn serve<R: DataRing + 'static>(config: Config) -> Result<(), StartError> {
     // Before the line that says that hi is open: who reads it may send a signal at once.
     let signals = Signals::listen()?;
     info!("hi is open at {}; {shards} shards; {kernel}", Links(server.addresses()));
-    let connections = files.saturating_sub(FILES_BESIDE + FILES_PER_SHARD * shards as u64);
+    let connections = files.saturating_sub(files_needed);
     info!("the file limit of {files} allows {connections} connections; {}", budget_config.memory_budget(shards));
     serve_until_signal(server, signals)
+}
+
+fn allowed_cores() -> Result<Vec<usize>, StartError> {
+    os::allowed_cores().map_err(|error| StartError(format!("can't read the CPU affinity: {error}")))
+}
+
+/// File descriptors that are no connections.
+fn files_needed(config: &Config) -> Result<u64, StartError> {
+    let shards = config.shards.map_or(allowed_cores()?.len() as u64, u64::from);
+    let addresses = config.listen.len().max(1) as u64;
+    Ok(FILES_BESIDE + shards * (FILES_PER_SHARD + addresses * FILES_PER_LISTENER))
 }
 
 /// What asks hi to stop, and the main thread's runtime that hears it.

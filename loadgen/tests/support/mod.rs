@@ -58,6 +58,8 @@ pub enum Fault {
     Pings,
     /// Who comes back under a name that was there already gets no message.
     ForgetsReturned,
+    /// Whatever comes after the handshake is read and thrown away.
+    Sinks,
     /// Every handshake gets this answer, its body in a segment of its own.
     Answers(&'static str),
     /// So many handshakes are answered well, and the later ones with 503.
@@ -173,6 +175,11 @@ impl Server {
         self.shared.handshakes.load(Ordering::SeqCst)
     }
 
+    /// Messages that were published so far.
+    pub fn messages(&self) -> u64 {
+        self.shared.rooms.lock().unwrap().values().map(|room| room.messages).sum()
+    }
+
     /// Messages that it did not understand.
     pub fn misunderstood(&self) -> Vec<String> {
         self.shared.misunderstood.lock().unwrap().clone()
@@ -216,8 +223,10 @@ impl Shared {
             forgotten: AtomicBool::new(false),
             held: Mutex::default(),
         });
-        if matches!(self.fault, Fault::Floods) {
-            return self.flood(&peer, stream);
+        match self.fault {
+            Fault::Floods => return self.flood(&peer, stream),
+            Fault::Sinks => return wait_for_end(stream),
+            _ => {}
         }
         self.listen(&peer, &path, stream);
         for room in self.rooms.lock().unwrap().values_mut() {
@@ -366,7 +375,8 @@ fn refuse(mut stream: TcpStream, answer: &str) {
 }
 
 fn wait_for_end(mut stream: TcpStream) {
-    while matches!(stream.read(&mut [0; 1024]), Ok(1..)) {}
+    let mut buffer = vec![0; 1 << 20];
+    while matches!(stream.read(&mut buffer), Ok(1..)) {}
 }
 
 fn write(mut stream: TcpStream, queue: &Receiver<Out>) {
@@ -501,10 +511,14 @@ pub fn command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_loadgen"))
 }
 
-/// Runs a prepared command to its end. `json` is the file that it writes the result to.
-pub fn finish(mut command: Command, json: Option<&Path>) -> Outcome {
+/// Starts a prepared command, its output piped.
+pub fn spawn(mut command: Command) -> Ending {
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = Ending(spawned.expect("loadgen starts"));
+    Ending(spawned.expect("loadgen starts"))
+}
+
+/// Waits for the end of what [`spawn`] started. `json` is the file that it writes the result to.
+pub fn finish(mut child: Ending, json: Option<&Path>) -> Outcome {
     let stdout = drain(child.0.stdout.take().unwrap());
     let stderr = drain(child.0.stderr.take().unwrap());
     let deadline = Instant::now() + RUN_TIME_MAX;
@@ -514,7 +528,7 @@ pub fn finish(mut command: Command, json: Option<&Path>) -> Outcome {
         }
         if Instant::now() > deadline {
             child.0.kill().unwrap();
-            panic!("loadgen hangs: {command:?}\n{}\n{}", stdout.join().unwrap(), stderr.join().unwrap());
+            panic!("loadgen hangs\n{}\n{}", stdout.join().unwrap(), stderr.join().unwrap());
         }
         std::thread::sleep(Duration::from_millis(5));
     };
@@ -541,7 +555,7 @@ pub fn loadgen(args: &[&str]) -> Outcome {
     let json = folder.file("run.json");
     let mut command = command();
     command.args(args).arg("--json").arg(&json);
-    finish(command, Some(&json))
+    finish(spawn(command), Some(&json))
 }
 
 /// The same for a server that `start` starts. A run in which this machine had no time for loadgen says so, and is repeated
