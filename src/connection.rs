@@ -19,11 +19,11 @@ use crate::room::log::Read;
 use crate::shard::rooms::LocalRooms;
 use crate::slice::Slice;
 
-/// Bytes of replies that may wait for one connection; a peer that asks on without reading is closed beyond it.
-pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
-/// Pongs that wait for one connection. Beyond it a newer one takes the place of the last: RFC 6455, 5.5.3 asks only for
-/// an answer to the most recent ping.
-const PONGS_MAX: usize = 16;
+mod outbox;
+
+pub use outbox::OUTBOX_BYTES_MAX;
+use outbox::Outbox;
+
 /// One send is cut off after the slice that reaches this many bytes, so that no member holds up a turn.
 const SEND_BYTES_MAX: usize = 256 * 1024;
 
@@ -69,26 +69,6 @@ pub struct Membership {
     pub index: u32,
     /// `Seq` of the next frame that it gets.
     pub cursor: u64,
-}
-
-/// Frames for this connection alone, and what a send left over. Exists only while there is something in it.
-#[derive(Debug, Default)]
-struct Outbox {
-    /// The 101 response: not even a pong may leave before it.
-    response: Option<Bytes>,
-    /// Behind a send that the kernel took only in part: the end of a frame, and whole frames of our own.
-    rest: VecDeque<Bytes>,
-    /// Pongs, and our own pings.
-    pongs: VecDeque<Bytes>,
-    replies: VecDeque<Bytes>,
-    /// Bytes in `rest` and `replies`.
-    bytes: usize,
-    /// The Close frame: behind everything else.
-    close: Option<Bytes>,
-    /// `Seq` of the connection's own messages, which it doesn't get (`?echo=0`), ascending.
-    own: VecDeque<u64>,
-    /// Where each slice of a send of several came from.
-    sources: Vec<Source>,
 }
 
 /// Where the bytes of a slice came from, in order to know what to do if they don't leave.
@@ -168,7 +148,10 @@ pub struct Connection {
     /// The rooms it is in.
     pub memberships: SmallVec<[Membership; 1]>,
     outbox: Option<Box<Outbox>>,
+    /// Where the slice of the send in flight came from,
     source: Source,
+    /// or, if there are several, where each of them did. Without capacity in between.
+    sources: Vec<Source>,
 }
 
 impl Connection {
@@ -192,6 +175,7 @@ impl Connection {
             memberships: SmallVec::new(),
             outbox: None,
             source: Source::Own,
+            sources: Vec::new(),
         }
     }
 
@@ -215,44 +199,32 @@ impl Connection {
 
     /// Completes the handshake: leaves before everything else.
     pub fn respond(&mut self, response: Bytes) {
-        self.outbox.get_or_insert_default().response = Some(response);
+        self.outbox.get_or_insert_default().respond(response);
     }
 
     /// Appends a reply. False: too many wait already, the peer isn't reading them; nothing was appended.
     #[must_use]
     pub fn reply(&mut self, frame: Bytes) -> bool {
-        let outbox = self.outbox.get_or_insert_default();
-        if outbox.bytes + frame.len() > OUTBOX_BYTES_MAX && !outbox.replies.is_empty() {
-            return false;
-        }
-        outbox.bytes += frame.len();
-        outbox.replies.push_back(frame);
-        true
+        self.outbox.get_or_insert_default().reply(frame)
     }
 
     /// Answers a ping, before anything else that waits. Once a Close is on its way nothing may follow it.
     pub fn pong(&mut self, frame: Bytes) {
-        if self.state != State::Open {
-            return;
+        if self.state == State::Open {
+            self.outbox.get_or_insert_default().pong(frame);
         }
-        let pongs = &mut self.outbox.get_or_insert_default().pongs;
-        if pongs.len() >= PONGS_MAX {
-            pongs.pop_back();
-        }
-        pongs.push_back(frame);
     }
 
     /// Asks the peer for a sign of life.
     pub fn ping(&mut self) {
-        let ping = encode::frame(OpCode::Ping, b"");
-        self.outbox.get_or_insert_default().pongs.push_back(ping);
+        self.pong(encode::frame(OpCode::Ping, b""));
     }
 
     /// Puts the Close frame behind everything that is owed, and moves on to `state`. The first Close stands.
     pub fn close(&mut self, frame: Bytes, state: State) {
         debug_assert!(matches!(state, State::Closing | State::Answering | State::Lingering));
         if self.state == State::Open {
-            self.outbox.get_or_insert_default().close = Some(frame);
+            self.outbox.get_or_insert_default().close(frame);
         }
         if self.state != State::Ended {
             self.state = state;
@@ -261,7 +233,7 @@ impl Connection {
 
     /// Whether our Close frame still waits to leave.
     pub fn has_close_to_send(&self) -> bool {
-        self.outbox.as_ref().is_some_and(|outbox| outbox.close.is_some())
+        self.outbox.as_ref().is_some_and(|outbox| outbox.has_close())
             || (self.sending && self.in_flight().contains(&Source::Close))
     }
 
@@ -274,18 +246,12 @@ impl Connection {
             }
         };
         owned(&mut self.source);
-        if let Some(outbox) = &mut self.outbox {
-            outbox.sources.iter_mut().for_each(owned);
-        }
+        self.sources.iter_mut().for_each(owned);
     }
 
     /// Remembers that the message `seq` is its own and must not come back (`?echo=0`).
     pub fn skip_own(&mut self, seq: u64, first_kept: u64) {
-        let own = &mut self.outbox.get_or_insert_default().own;
-        while own.front().is_some_and(|seq| *seq < first_kept) {
-            own.pop_front();
-        }
-        own.push_back(seq);
+        self.outbox.get_or_insert_default().skip(seq, first_kept);
     }
 
     /// Whether there is anything to send, ever so little.
@@ -320,17 +286,14 @@ impl Connection {
         }
         if slices.len() < SLICES_PER_SEND_MAX
             && let Some(outbox) = &mut self.outbox
-            && outbox.rest.is_empty()
-            && outbox.pongs.is_empty()
-            && outbox.replies.is_empty()
-            && let Some(close) = outbox.close.take()
+            && let Some(close) = outbox.take_close()
         {
             slices.push(close.into());
             sources.push(Source::Close);
         }
         self.release_outbox();
         if slices.len() > 1 {
-            self.outbox.get_or_insert_default().sources = sources;
+            self.sources = sources;
             return Next::Send(Slices::Many(slices));
         }
         match slices.pop() {
@@ -348,7 +311,7 @@ impl Connection {
     fn take_own(&mut self, slices: &mut Vec<Slice>, sources: &mut Vec<Source>) {
         let Some(outbox) = &mut self.outbox else { return };
         while slices.len() < SLICES_PER_SEND_MAX {
-            let Some(bytes) = outbox.next_own() else { return };
+            let Some(bytes) = outbox.take() else { return };
             slices.push(bytes.into());
             sources.push(Source::Own);
         }
@@ -426,7 +389,7 @@ impl Connection {
                 // The last of a send: whatever did not leave stands before it in the outbox.
                 Source::Close => {
                     slice.advance(taken);
-                    self.outbox.get_or_insert_default().close = Some(slice.detached());
+                    self.outbox.get_or_insert_default().close(slice.detached());
                     continue;
                 }
                 Source::Room { room, .. } if rewound.contains(&room) => continue,
@@ -456,7 +419,7 @@ impl Connection {
     /// Moves what its rooms have for it into the outbox, so that a reply comes behind all that the rooms had when it
     /// was made. A connection that lags gets its reply first: it must not gather a queue of its own.
     pub fn settle(&mut self, rooms: &LocalRooms, bytes_max: usize) {
-        if !self.may_send() || self.outbox.as_ref().is_some_and(|outbox| !outbox.rest.is_empty()) {
+        if !self.may_send() || self.outbox.as_ref().is_some_and(|outbox| outbox.is_lagging()) {
             return;
         }
         for index in 0..self.memberships.len() {
@@ -483,7 +446,7 @@ impl Connection {
                 continue;
             }
             let Read::Frames(slice, next) = rooms.log(room).read(cursor, own.unwrap_or(u64::MAX)) else { break };
-            let waiting_bytes = self.outbox.as_ref().map_or(0, |outbox| outbox.bytes);
+            let waiting_bytes = self.outbox.as_ref().map_or(0, |outbox| outbox.replies_bytes());
             if waiting_bytes + slice.len() > bytes_max || !self.reply(slice.detached()) {
                 break;
             }
@@ -494,82 +457,35 @@ impl Connection {
 
     /// Puts bytes that must leave first back into the outbox, in order.
     fn give_back(&mut self, bytes: VecDeque<Bytes>) {
-        if bytes.is_empty() {
-            return;
-        }
-        let outbox = self.outbox.get_or_insert_default();
-        for bytes in bytes.into_iter().rev() {
-            outbox.bytes += bytes.len();
-            outbox.rest.push_front(bytes);
+        if !bytes.is_empty() {
+            self.outbox.get_or_insert_default().give_back(bytes);
         }
     }
 
     fn in_flight(&self) -> &[Source] {
-        match &self.outbox {
-            Some(outbox) if !outbox.sources.is_empty() => &outbox.sources,
-            _ => std::slice::from_ref(&self.source),
-        }
+        if self.sources.is_empty() { std::slice::from_ref(&self.source) } else { &self.sources }
     }
 
     /// Forgets which messages were its own, as far as it has skipped them: with nothing in flight no cursor moves back.
     fn forget_own(&mut self) {
         let cursor = self.memberships.first().map_or(u64::MAX, |membership| membership.cursor);
-        if let Some(outbox) = &mut self.outbox
-            && outbox.own.front().is_some_and(|seq| *seq < cursor)
-        {
-            outbox.own = outbox.own.split_off(outbox.own.partition_point(|seq| *seq < cursor));
+        if let Some(outbox) = &mut self.outbox {
+            outbox.forget_skipped(cursor);
             self.release_outbox();
         }
     }
 
     fn forget_sources(&mut self) {
-        if let Some(outbox) = &mut self.outbox {
-            outbox.sources = Vec::new();
-        }
+        self.sources = Vec::new();
         self.source = Source::Own;
         self.release_outbox();
     }
 
     /// Gives the outbox's memory back once nothing is in it.
     fn release_outbox(&mut self) {
-        if self
-            .outbox
-            .as_ref()
-            .is_some_and(|outbox| !outbox.has_frames() && outbox.own.is_empty() && outbox.sources.is_empty())
-        {
+        if self.outbox.as_ref().is_some_and(|outbox| outbox.is_empty()) {
             self.outbox = None;
         }
-    }
-}
-
-impl Outbox {
-    fn has_frames(&self) -> bool {
-        self.response.is_some()
-            || !self.rest.is_empty()
-            || !self.pongs.is_empty()
-            || !self.replies.is_empty()
-            || self.close.is_some()
-    }
-
-    /// The rest of a frame first, as nothing may come between its parts; then pongs, then replies.
-    fn next_own(&mut self) -> Option<Bytes> {
-        if let Some(response) = self.response.take() {
-            return Some(response);
-        }
-        let bytes = match self.rest.pop_front() {
-            Some(rest) => rest,
-            None => match self.pongs.pop_front() {
-                Some(pong) => return Some(pong),
-                None => self.replies.pop_front()?,
-            },
-        };
-        self.bytes -= bytes.len();
-        Some(bytes)
-    }
-
-    fn next_skipped(&self, cursor: u64) -> Option<u64> {
-        let index = self.own.partition_point(|seq| *seq < cursor);
-        self.own.get(index).copied()
     }
 }
 

@@ -159,7 +159,8 @@ async fn two_windows_chat_join_a_room_and_come_back_after_a_restart() {
     ann.say(markup).await;
     for page in [&ann, &bob] {
         page.wait_text("#messages .message .text", markup).await;
-        let elements = page.script("return document.querySelectorAll('#messages img, #messages b').length", vec![]).await;
+        let elements =
+            page.script("return document.querySelectorAll('#messages img, #messages b').length", vec![]).await;
         assert_eq!(elements, json!(0));
     }
     // On the phone nothing is wider than the screen.

@@ -90,7 +90,9 @@ fn every_violation_ends_with_its_code_then_the_end_and_harms_nobody() {
     let server = Server::start(&[]);
     let mut bystander = server.upgraded("/raw/bystander");
     let sockets = server.sockets();
-    for (name, bytes, code) in violations() {
+    let (began, violations) = (Instant::now(), violations());
+    let count = violations.len();
+    for (name, bytes, code) in violations {
         println!("{name}");
         let mut wire = server.upgraded("/raw/strict");
         wire.send(&bytes);
@@ -106,27 +108,36 @@ fn every_violation_ends_with_its_code_then_the_end_and_harms_nobody() {
         wire.expect_end();
         bystander.expect_echo(&name);
     }
+    assert_ended_at_once(began, count);
     server.wait_for_sockets(sockets);
+}
+
+/// hi did not wait until its patience was over (3 s for each) before it ended its streams.
+#[track_caller]
+fn assert_ended_at_once(began: Instant, streams: usize) {
+    let (took, most) = (began.elapsed(), Duration::from_secs(streams as u64));
+    assert!(took < most, "{streams} streams took {took:?} to end");
 }
 
 #[test]
 fn no_reset_overtakes_the_close() {
     let server = Server::start(&[]);
-    let flood = vec![b'x'; 4 << 20];
+    let flood = vec![b'x'; 2 << 20];
     for (violation, code) in
         [(frame(FIN | 0x3, b""), 1002), (frame(FIN | TEXT, b"\xff"), 1007), (header(FIN | TEXT, 1 << 40), 1009)]
     {
-        // The Close is read only after megabytes have been sent behind the violation.
+        // The Close is read only after megabytes have been sent behind the violation, and taken: a reset would be told
+        // to the write or to the read.
         let mut wire = server.upgraded("/raw/strict");
         wire.send(&violation);
-        wire.send_what_is_taken(&flood);
+        wire.send(&flood);
         wire.expect_close(code);
         wire.expect_end();
         // And while they are being sent.
         let mut wire = server.upgraded("/raw/strict");
         let mut writer = Wire::new(wire.stream.try_clone().unwrap());
         std::thread::scope(|scope| {
-            scope.spawn(|| writer.send_what_is_taken(&[&violation[..], &flood].concat()));
+            scope.spawn(|| writer.send([&violation[..], &flood].concat()));
             wire.expect_close(code);
             wire.expect_end();
         });
@@ -293,7 +304,7 @@ fn pings_are_answered_under_back_pressure() {
 #[test]
 fn a_close_is_answered_with_its_code_and_hi_closes_first() {
     let server = Server::start(&[]);
-    let sockets = server.sockets();
+    let (began, sockets) = (Instant::now(), server.sockets());
     for code in CODES_SENDABLE {
         let mut wire = server.upgraded("/raw/strict");
         wire.send([text("before"), close_frame(code, "grüße".as_bytes())].concat());
@@ -311,6 +322,7 @@ fn a_close_is_answered_with_its_code_and_hi_closes_first() {
     wire.expect_close(4000);
     wire.expect_end();
     // hi has closed although none of them has closed its own end.
+    assert_ended_at_once(began, CODES_SENDABLE.len() + 2);
     server.wait_for_sockets(sockets);
 }
 
@@ -365,14 +377,13 @@ fn a_peer_that_never_answers_the_close_is_cut() {
     let mut flooding = server.upgraded("/raw/strict");
     flooding.send(frame(FIN | 0x3, b""));
     let flood = flooding.stream.try_clone().unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(|| while flooding.stream.write_all(&[b'x'; 64 * 1024]).is_ok() {});
-        mute.expect_end();
-        broken.expect_end();
-        server.wait_for_sockets(sockets);
-        // Its kernel may not know yet.
-        let _ = flood.shutdown(Shutdown::Both);
-    });
+    let flooding = std::thread::spawn(move || while flooding.stream.write_all(&[b'x'; 64 * 1024]).is_ok() {});
+    mute.expect_end();
+    broken.expect_end();
+    server.wait_for_sockets(sockets);
+    // Its kernel may not know yet.
+    let _ = flood.shutdown(Shutdown::Both);
+    flooding.join().unwrap();
     let waited = began.elapsed();
     assert!(waited >= Duration::from_secs(1), "it had time to answer: {waited:?}");
 }

@@ -27,7 +27,8 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 fn with_witnesses(args: &[&str], attack: impl FnOnce(&Server)) {
     let args: Vec<_> = args.iter().copied().chain(["--rate-limit", "0"]).collect();
     let server = Server::start(&args);
-    let mut witnesses: Vec<_> = (0..WITNESSES).map(|number| server.join_quietly(&format!("w{number}"), "calm")).collect();
+    let mut witnesses: Vec<_> =
+        (0..WITNESSES).map(|number| server.join_quietly(&format!("w{number}"), "calm")).collect();
     let files = open_files(&server);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -213,7 +213,8 @@ fn ten_seconds_beyond_the_rate_end_in_4102() {
             }
             other => panic!("{other:?}"),
         }
-        assert!(took < Duration::from_secs(13), "{took:?}");
+        // A second in which this test did not get to run begins the ten anew.
+        assert!(took < Duration::from_secs(40), "{took:?}");
         std::thread::sleep(Duration::from_millis(100));
     }
     for _ in 0..delivered {

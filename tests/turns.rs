@@ -155,8 +155,7 @@ fn a_flood_from_another_shard_does_not_deafen_this_one() {
     let mut bench = Bench::new();
     let raw = Role::Raw { echo: true, lossy: true };
     let mut asking = bench.connect(raw, "flood");
-    let _others: Vec<_> =
-        (1..MANY).map(|_| bench.connect(Role::Raw { echo: true, lossy: true }, "flood")).collect();
+    let _others: Vec<_> = (1..MANY).map(|_| bench.connect(Role::Raw { echo: true, lossy: true }, "flood")).collect();
     bench.turn_until_idle();
     let room = bench.registry.get(Namespace::Raw, "flood").unwrap();
     *bench.script.flooded.borrow_mut() = Some(room);

@@ -603,7 +603,8 @@ impl Worker {
             let waits_us = now_us - client.connecting_since_us;
             if handshaking && waits_us > UNANSWERED_US {
                 let seconds = waits_us / 1_000_000;
-                stats.closed(format!("client {}: no answer to the handshake for {seconds} s at the end", client.number));
+                stats
+                    .closed(format!("client {}: no answer to the handshake for {seconds} s at the end", client.number));
             }
         }
     }

@@ -76,11 +76,7 @@ fn every_fault_is_counted_and_named() {
             "client 3 got message 8 of publisher 0 after a later one",
         ),
         // Telling somebody else of a loss does not excuse it.
-        (
-            told("loadgen-4"),
-            (10, 0, 0, 0, 0),
-            "client 3 got message 60 of publisher 0, but not the 10 before it",
-        ),
+        (told("loadgen-4"), (10, 0, 0, 0, 0), "client 3 got message 60 of publisher 0, but not the 10 before it"),
         (
             told("loadgen-publisher-0"),
             (10, 0, 0, 0, 0),
@@ -91,11 +87,7 @@ fn every_fault_is_counted_and_named() {
             (60, 0, 0, 0, 1),
             "client 3: the server closed: 1011 out of cheese",
         ),
-        (
-            sends(Vec::new(), true),
-            (60, 0, 0, 0, 1),
-            "client 3: the server ended the connection without a Close",
-        ),
+        (sends(Vec::new(), true), (60, 0, 0, 0, 1), "client 3: the server ended the connection without a Close"),
         (
             sends(vec![0x81, 0x80, 0, 0, 0, 0], false),
             (60, 0, 0, 0, 1),
@@ -153,7 +145,9 @@ fn what_is_no_fault_is_none() {
         (Fault::Pings, nothing),
         (Fault::Fragments, nothing),
     ];
-    beside_each_other(&cases, |(fault, expected)| assert_eq!(counts(with(fault.clone()).sound()), *expected, "{fault:?}"));
+    beside_each_other(&cases, |(fault, expected)| {
+        assert_eq!(counts(with(fault.clone()).sound()), *expected, "{fault:?}")
+    });
 }
 
 #[test]
@@ -232,7 +226,8 @@ fn templates_speak_another_dialect() {
         let server = Server::start_with(Fault::None, Manner::Subscribe);
         let url = server.url("/");
         let publish = r#"{"room":"{room}","data":"{payload}"}"#;
-        let outcome = loadgen(&short(&["--url", &url, "--rooms", rooms, "--subscribe", "sub {room}", "--publish", publish]));
+        let outcome =
+            loadgen(&short(&["--url", &url, "--rooms", rooms, "--subscribe", "sub {room}", "--publish", publish]));
         let run = outcome.run();
         assert_eq!(counts(run), (0, 0, 0, 0, 0), "{:?}", run.audit);
         assert_eq!(run.deliveries, 10 * MEASURED);

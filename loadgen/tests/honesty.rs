@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use loadgen::results::Verdict;
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Ending, Fault, Folder, MESSAGES, Outcome, PAUSE, Server, command, finish, loadgen, measure, short, spawn};
+use support::{
+    Ending, Fault, Folder, MESSAGES, Outcome, PAUSE, Server, command, finish, loadgen, measure, short, spawn,
+};
 
 /// No event that a test waits for takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);

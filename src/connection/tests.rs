@@ -78,16 +78,28 @@ fn decode(mut bytes: &[u8]) -> Vec<Frame> {
 #[derive(Clone, Debug)]
 enum Step {
     /// Messages of a room: how many, how large, and whether they are the connection's own.
-    Publish { room: usize, count: usize, len: usize, own: bool },
-    Reply { len: usize },
+    Publish {
+        room: usize,
+        count: usize,
+        len: usize,
+        own: bool,
+    },
+    Reply {
+        len: usize,
+    },
     Pong,
     Join(usize),
     Leave(usize),
     /// The room keeps no more than so many bytes.
-    CutBack { room: usize, bytes_max: usize },
+    CutBack {
+        room: usize,
+        bytes_max: usize,
+    },
     Send,
     /// The send in flight ends; of a thousand parts, so many were taken.
-    Sent { taken: usize },
+    Sent {
+        taken: usize,
+    },
     Writable,
     Close,
 }
