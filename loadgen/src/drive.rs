@@ -23,6 +23,8 @@ use crate::worker::{Command, Report, Shared, Step, Worker, room_name};
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(120);
 /// After the last message is due, so long may nothing arrive before the rest counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// A thread that has not handed over its figures by then has ended, and has said why.
+const COLLECT_TIME_MAX: Duration = Duration::from_secs(30);
 /// Between a command and its first message.
 const LEAD_US: u64 = 200_000;
 /// A thread that is busier than this could not have read faster.
@@ -54,13 +56,11 @@ pub fn run(plan: Plan, command: String) -> Result<Run, String> {
         }
         Subject::Given { url, pid } => (None, url.clone(), *pid),
     };
-    // A private hi has the first cores to itself, as far as there are others.
-    let ours: Vec<usize> = match &server {
-        Some(server) if server.shards < cores.len() => cores[server.shards..].to_vec(),
-        _ => cores.clone(),
-    };
+    // The first cores are the server's, as far as there are others: a private hi pins its shards to them.
     let private = server.is_some();
-    let threads = plan.threads.unwrap_or(if private { ours.len() } else { (cores.len() / 2).max(1) });
+    let of_server = server.as_ref().map_or(cores.len() / 2, |server| server.shards);
+    let threads = plan.threads.unwrap_or(cores.len().saturating_sub(of_server)).max(1);
+    let ours = cores[cores.len() - threads.min(cores.len())..].to_vec();
     let machine = Machine { cores: cores.len(), processor: os::processor(), kernel: os::kernel() };
     let name = plan.name.clone().unwrap_or_else(|| {
         let what = if private { "hi".to_owned() } else { url.clone() };
@@ -336,7 +336,7 @@ impl Driver {
         let mut busiest: f64 = 0.0;
         for _ in 0..self.shared.threads {
             let collected = loop {
-                match self.reports.recv_timeout(SILENCE_MAX) {
+                match self.reports.recv_timeout(COLLECT_TIME_MAX) {
                     Ok(Report::Collected(collected)) => break *collected,
                     Ok(_) => {}
                     Err(_) => return Err("a thread does not report: it must have ended.".into()),

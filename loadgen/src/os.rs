@@ -1,8 +1,10 @@
 //! What the operating system is asked: limits, clocks, processes, sockets.
 
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -40,6 +42,24 @@ pub fn stay_on(cores: &[usize]) {
 pub fn thread_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// How long the calling thread has waited for a core while it could have run: only the scheduler knows that.
+pub struct CoreWait(Option<File>);
+
+impl CoreWait {
+    /// Of the calling thread, and of no other. Without schedstat in the kernel, it is always zero.
+    pub fn of_this_thread() -> Self {
+        Self(File::open("/proc/thread-self/schedstat").ok())
+    }
+
+    /// All of it since the thread began, in microseconds.
+    pub fn total_us(&self) -> u64 {
+        let mut bytes = [0; 64];
+        let count = self.0.as_ref().and_then(|file| file.read_at(&mut bytes, 0).ok()).unwrap_or(0);
+        let text = std::str::from_utf8(&bytes[..count]).unwrap_or_default();
+        text.split_ascii_whitespace().nth(1).and_then(|waited_ns| waited_ns.parse().ok()).map_or(0, |ns: u64| ns / 1000)
+    }
 }
 
 /// CPU time of all threads of a process, as the scheduler counted it in nanoseconds. `None`: it has ended.

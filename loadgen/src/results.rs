@@ -229,7 +229,8 @@ pub struct Generator {
     pub busiest_thread_share: f64,
     /// How much later than intended messages were sent.
     pub send_late: Distribution,
-    /// How much later than it had arrived in the kernel a message was read (of a sample of the clients).
+    /// How much later than it had arrived in the kernel a message was read, at most: the wait for a core, and for the
+    /// messages that were read before it.
     pub read_late: Distribution,
 }
 

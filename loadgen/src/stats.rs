@@ -244,7 +244,7 @@ impl Stats {
         }
     }
 
-    /// A batch of messages was read, at most so late.
+    /// A measured message was read, at most so late.
     pub fn read_late(&mut self, late_us: u64) {
         record(&mut self.read_late, late_us);
     }

@@ -254,15 +254,10 @@ impl Worker {
     /// Runs until [`Command::Stop`], or until the main thread is gone.
     pub fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS);
+        let core_wait = os::CoreWait::of_this_thread();
+        let mut waited_us = 0;
+        let mut to_collect = false;
         loop {
-            while let Ok(command) = self.commands.try_recv() {
-                match command {
-                    Command::Run(step) => self.begin(step),
-                    Command::Storm => self.cut_all(),
-                    Command::Collect => self.collect(),
-                    Command::Stop => return,
-                }
-            }
             let now_us = self.shared.now_us();
             self.connect_some(now_us);
             self.report_all_open();
@@ -281,13 +276,33 @@ impl Worker {
                 Err(error) => return drop(self.reports.send(Report::Fatal(format!("epoll failed: {error}.")))),
             }
             let woken_us = self.shared.now_us();
-            // What arrived while the last batch was read has waited since that batch began at the longest.
-            let waiting_since_us = if woken_us - slept_us > 50 { woken_us } else { self.last_loop_us };
+            let waited_before_us = std::mem::replace(&mut waited_us, core_wait.total_us());
+            // What arrived while the last batch was read has waited since that batch began at the longest; what woke the
+            // thread, for as long as the thread then waited for a core.
+            let waiting_since_us = if woken_us - slept_us > 50 {
+                slept_us.max(woken_us - (waited_us - waited_before_us))
+            } else {
+                self.last_loop_us
+            };
             let fan_out = !events.is_empty() && woken_us - self.last_loop_us < FAN_OUT_GAP_US;
             self.last_loop_us = woken_us;
             self.stats.watch_window(woken_us);
+            // Before anything is read: a step's messages must not arrive before the step has begun. And what has arrived
+            // when the end is asked for belongs to it.
+            while let Ok(command) = self.commands.try_recv() {
+                match command {
+                    Command::Run(step) => self.begin(step),
+                    Command::Storm => self.cut_all(),
+                    Command::Collect => to_collect = true,
+                    Command::Stop => return,
+                }
+            }
             for event in &events {
                 self.ready(event.data.u64() as usize, event.flags, waiting_since_us);
+            }
+            if to_collect && events.len() < EVENTS {
+                to_collect = false;
+                self.collect();
             }
             if fan_out && events.len() < EVENTS_WORTH_WAKING {
                 std::thread::sleep(GATHER);
@@ -401,16 +416,15 @@ impl Worker {
             match shared.stamper.find(begin) {
                 Some(stamp) => {
                     if let Role::Member { slow } = role {
-                        arrived(stats, auditor, answered_us, &stamp, now_us, slow, number);
+                        let late_us = now_us.saturating_sub(waiting_since_us);
+                        let reading = Reading { client: number, slow, now_us, late_us };
+                        arrived(stats, auditor, answered_us, &stamp, &reading);
                     }
                 }
                 None => stats.notice(begin, auditor, matches!(role, Role::Publisher { .. })),
             }
         });
         stats.bytes += bytes as u64;
-        if let Some(read_us) = read_us {
-            stats.read_late(read_us.saturating_sub(waiting_since_us));
-        }
         match progress {
             Progress::Waiting => more,
             Progress::Opened => {
@@ -633,16 +647,18 @@ impl Worker {
     }
 }
 
-/// A message has arrived at a member.
-fn arrived(
-    stats: &mut Stats,
-    auditor: &mut Auditor,
-    answered_us: &mut u64,
-    stamp: &Stamp,
-    now_us: u64,
-    slow: bool,
+/// Who reads, and when.
+struct Reading {
     client: usize,
-) {
+    slow: bool,
+    now_us: u64,
+    /// What was read has waited for us so long, at most.
+    late_us: u64,
+}
+
+/// A message has arrived at a member.
+fn arrived(stats: &mut Stats, auditor: &mut Auditor, answered_us: &mut u64, stamp: &Stamp, reading: &Reading) {
+    let Reading { client, slow, now_us, late_us } = *reading;
     let seen = auditor.see(stamp.publisher, stamp.sequence);
     match seen {
         Seen::InOrder => {}
@@ -656,7 +672,10 @@ fn arrived(
         if !waited {
             *answered_us = now_us;
         }
-        stats.delivered(now_us, now_us.saturating_sub(stamp.intended_us), !waited);
+        let latency_us = now_us.saturating_sub(stamp.intended_us);
+        stats.delivered(now_us, latency_us, !waited);
+        // One late read makes many late messages; none is later than its whole way took.
+        stats.read_late(late_us.min(latency_us));
     }
 }
 

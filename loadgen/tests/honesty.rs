@@ -43,7 +43,7 @@ fn a_stall_of_a_second_shows_in_the_corrected_percentiles_alone() {
     assert!(uncorrected.p90_us < pause_us / 10, "uncorrected p90 {}", uncorrected.p90_us);
     assert!(about_the_pause.contains(&uncorrected.max_us), "uncorrected max {}", uncorrected.max_us);
     let left_out = corrected.count - uncorrected.count;
-    assert!((500..1500).contains(&left_out), "{left_out} deliveries are left out, of about a thousand");
+    assert!(left_out >= 500, "{left_out} deliveries are left out, of about a thousand that fell due during the stall");
     let slow_seconds = run.timeline.iter().filter(|second| second.max_us > pause_us / 2).count();
     assert!((1..=2).contains(&slow_seconds), "{:?}", run.timeline);
 }
@@ -117,8 +117,8 @@ fn a_thread_that_only_reads_and_has_no_core_to_itself_makes_it_invalid() {
     wait_until("two threads", || pinned(&child).is_some());
     let (_, core) = pinned(&child).unwrap();
     let busy = || {
-        let mut command = Command::new("timeout");
-        command.args(["15", "taskset", "-c", &core, "sh", "-c", "while :; do :; done"]);
+        let mut command = Command::new("taskset");
+        command.args(["-c", &core, "sh", "-c", "ulimit -t 10; while :; do :; done"]);
         Ending(command.stdin(Stdio::null()).spawn().expect("a busy loop"))
     };
     let loops = [busy(), busy(), busy()];
