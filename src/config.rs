@@ -24,7 +24,7 @@ pub struct Config {
     #[arg(short, long, value_name = "PORT", env = "HI_PORT", default_value_t = 8080)]
     pub port: u16,
 
-    /// Address to listen on instead of --port, e.g. 127.0.0.1:8080 or [::1]:8080; may be given several times
+    /// Address to listen on instead of --port, e.g. 127.0.0.1:8080 or `[::1]:8080`; may be given several times
     #[arg(long, value_name = "ADDR:PORT", env = "HI_LISTEN", value_delimiter = ',', conflicts_with = "port")]
     pub listen: Vec<SocketAddr>,
 

@@ -17,7 +17,7 @@
 //! | [`room`] | the order of a room and its members; the log that members read (pure) |
 //! | [`relay`] | inboxes between shards |
 //! | [`connection`] | one connection: its states, its cursors, what leaves next |
-//! | [`slice`], [`wheel`], [`rate`] | shared bytes, timers, rate limits (pure) |
+//! | [`mod@slice`], [`wheel`], [`rate`] | shared bytes, timers, rate limits (pure) |
 //! | [`os`] | limits, pinning, listeners |
 //! | [`faulty_ring`] | a data ring that goes wrong on purpose, for tests |
 //!

@@ -4,6 +4,7 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -456,35 +457,34 @@ fn a_handshake_that_stalls_ends_in_time_and_harms_nobody() {
     let server = Server::start(&["--handshake-timeout", "1s"]);
     let mut bystander = server.upgraded("/raw/bystander");
     let sockets = server.sockets();
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let chatting = scope.spawn(|| {
-            let mut rounds = 0;
-            while !done.load(Ordering::Relaxed) || rounds == 0 {
-                bystander.expect_echo("still here");
-                rounds += 1;
-            }
-        });
-        let mut silent: Vec<_> = (0..50).map(|_| server.wire()).collect();
-        let mut begun: Vec<_> = (0..50).map(|_| server.wire()).collect();
-        begun.iter_mut().for_each(|wire| wire.send(&changed(&[], &[])[..50]));
-        let mut waiting = server.wire();
-        waiting.send("GET /healthz HTTP/1.1\r\nHost: hi\r\n\r\n");
-        assert_eq!(waiting.answer().status, 200);
-        // Each byte in time, the whole never: the limit is one for the head.
-        let answer = drip(server.connect());
-        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-        for wire in &mut begun {
-            let answer = wire.answer();
-            assert_eq!((answer.status, answer.header("Connection")), (408, Some("close")));
-            wire.expect_end();
+    let done = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&done);
+    let chatting = std::thread::spawn(move || {
+        while !told.load(Ordering::Relaxed) {
+            bystander.expect_echo("still here");
         }
-        silent.iter_mut().for_each(Wire::expect_end);
-        // Between two requests nothing has begun: no answer without a question.
-        waiting.expect_end();
-        done.store(true, Ordering::Relaxed);
-        chatting.join().unwrap();
+        bystander
     });
+    let mut silent: Vec<_> = (0..50).map(|_| server.wire()).collect();
+    let mut begun: Vec<_> = (0..50).map(|_| server.wire()).collect();
+    begun.iter_mut().for_each(|wire| wire.send(&changed(&[], &[])[..50]));
+    let mut waiting = server.wire();
+    waiting.send("GET /healthz HTTP/1.1\r\nHost: hi\r\n\r\n");
+    assert_eq!(waiting.answer().status, 200);
+    // Each byte in time, the whole never: the limit is one for the head.
+    let answer = drip(server.connect());
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    for wire in &mut begun {
+        let answer = wire.answer();
+        assert_eq!((answer.status, answer.header("Connection")), (408, Some("close")));
+        wire.expect_end();
+    }
+    silent.iter_mut().for_each(Wire::expect_end);
+    // Between two requests nothing has begun: no answer without a question.
+    waiting.expect_end();
+    done.store(true, Ordering::Relaxed);
+    let mut bystander = chatting.join().expect("nobody else is harmed");
+    bystander.expect_echo("and after");
     server.wait_for_sockets(sockets);
 }
 

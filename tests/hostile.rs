@@ -135,7 +135,7 @@ fn resets_in_every_state_harm_nobody() {
             // With messages on the way to it: it is in the witnesses' room.
             let member = wire(&format!("/ws?username=r{round}&room=calm"));
             let mut gone = wire(&format!("/ws?username=s{round}&room=calm"));
-            gone.send(&frame(FIN | TEXT, br#"{"Room":"calm","Message":"/list"}"#).repeat(random.usize(1..20)));
+            gone.send(frame(FIN | TEXT, br#"{"Room":"calm","Message":"/list"}"#).repeat(random.usize(1..20)));
             reset(gone.stream);
             reset(member.stream);
             // After our Close: for a violation, for a taken name.
@@ -227,7 +227,7 @@ fn garbage_behind_a_refused_handshake_harms_nobody() {
 
 #[test]
 fn a_peer_that_never_answers_is_let_go() {
-    with_witnesses(&["--handshake-timeout", "1s", "--ping-interval", "1s", "--ping-timeout", "1s"], |server| {
+    with_witnesses(&["--handshake-timeout", "1s", "--ping-interval", "1s", "--ping-timeout", "3s"], |server| {
         let files = open_files(server);
         // Those that never ask, those that never finish, those that vanish in the chat. They are held until the end.
         let mut silent: Vec<_> = (0..200).map(|_| server.wire()).collect();

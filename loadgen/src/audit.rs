@@ -18,10 +18,11 @@ pub enum Seen {
 
 /// What one client has seen of the publishers of its room.
 #[derive(Debug, Default)]
+#[allow(clippy::box_collection, reason = "nearly always empty: then it takes one pointer of ten thousand clients")]
 pub struct Auditor {
     streams: Box<[Stream]>,
     /// Publisher and number of what was passed over.
-    missing: Option<Box<Vec<(u16, u32)>>>,
+    missing: Option<Vec<(u16, u32)>>,
     /// From this number on, nothing may be missing, even if it is the first that is seen; [`NOT_BEGUN`]: anything may.
     due_from: u32,
     /// What was passed over since the last [`Auditor::excused`],

@@ -1,5 +1,6 @@
 //! One connection of the load generator: from the connect to the last frame. No thread, no task, no buffer of its own.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 
 use socket2::Socket;
@@ -15,7 +16,7 @@ pub enum State {
     /// The TCP connect is under way.
     Connecting(Socket),
     /// The request has been sent, and this much of the answer has arrived.
-    Handshaking(Socket, Box<Vec<u8>>),
+    Handshaking(Socket, Vec<u8>),
     /// The WebSocket is open.
     Open(Socket),
 }
@@ -37,6 +38,7 @@ pub enum Role {
 
 /// One connection.
 #[derive(Debug)]
+#[allow(clippy::box_collection, reason = "nearly always empty: then it takes one pointer of ten thousand clients")]
 pub struct Client {
     /// Its number among all clients, or among all publishers.
     pub number: usize,
@@ -54,7 +56,7 @@ pub struct Client {
     pub answered_us: u64,
     reader: Reader,
     /// What the socket had no room for.
-    unsent: Option<Box<Vec<u8>>>,
+    unsent: Option<Box<VecDeque<u8>>>,
 }
 
 /// What reading came to.
@@ -117,15 +119,12 @@ impl Client {
                     self.state = State::Connecting(socket);
                     return Progress::Waiting;
                 }
-                self.state = State::Handshaking(socket, Box::default());
+                self.state = State::Handshaking(socket, Vec::new());
                 self.send(request().as_bytes())
             }
             state => {
                 self.state = state;
-                match self.unsent.take() {
-                    Some(bytes) => self.send(&bytes),
-                    None => Progress::Waiting,
-                }
+                self.send_waiting()
             }
         }
     }
@@ -134,7 +133,7 @@ impl Client {
     pub fn send(&mut self, bytes: &[u8]) -> Progress {
         let (State::Handshaking(socket, _) | State::Open(socket)) = &self.state else { return Progress::Waiting };
         if let Some(unsent) = &mut self.unsent {
-            unsent.extend_from_slice(bytes);
+            unsent.extend(bytes);
             return Progress::Waiting;
         }
         let mut rest = bytes;
@@ -142,13 +141,29 @@ impl Client {
             match (&*socket).write(rest) {
                 Ok(count) => rest = &rest[count..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.unsent = Some(Box::new(rest.to_vec()));
+                    self.unsent = Some(Box::new(rest.to_vec().into()));
                     return Progress::Waiting;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Progress::Ended(format!("sending failed: {error}")),
             }
         }
+        Progress::Waiting
+    }
+
+    /// Sends what waits, as far as the socket has room.
+    fn send_waiting(&mut self) -> Progress {
+        let (State::Handshaking(socket, _) | State::Open(socket)) = &self.state else { return Progress::Waiting };
+        let Some(unsent) = &mut self.unsent else { return Progress::Waiting };
+        while !unsent.is_empty() {
+            match (&*socket).write(unsent.as_slices().0) {
+                Ok(count) => drop(unsent.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Progress::Waiting,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Progress::Ended(format!("sending failed: {error}")),
+            }
+        }
+        self.unsent = None;
         Progress::Waiting
     }
 

@@ -40,6 +40,9 @@ const LIMIT_REFINEMENTS: usize = 3;
 /// More steps are not tried.
 const LIMIT_STEPS_MAX: usize = 30;
 
+/// So begins the reason of a step that the load generator didn't hold.
+const BOUND: &str = "load generator bound";
+
 /// Runs the plan.
 ///
 /// # Errors
@@ -108,6 +111,9 @@ fn share(plan: Plan, url: &str, threads: usize) -> Result<Shared, String> {
     })
 }
 
+/// How far a thread is: connections open, deliveries, latencies so far.
+type ThreadProgress = (usize, u64, Option<Box<Histogram<u64>>>);
+
 /// The threads of a run, and what is known of them.
 struct Driver {
     shared: Arc<Shared>,
@@ -116,8 +122,7 @@ struct Driver {
     threads: Vec<std::thread::JoinHandle<()>>,
     pid: Option<u32>,
     display: Display,
-    /// Of each thread: connections open, deliveries, latencies so far.
-    progress: Vec<(usize, u64, Option<Box<Histogram<u64>>>)>,
+    progress: Vec<ThreadProgress>,
     all_open: usize,
     next_sequence: u32,
     resident_before: Option<u64>,
@@ -176,7 +181,7 @@ impl Driver {
 
     fn run(&mut self) -> Result<Run, String> {
         let began = Instant::now();
-        self.wait_all_open("connecting", CONNECT_TIME_MAX)?;
+        self.wait_all_open("connecting", self.connect_time_max())?;
         self.connect_seconds = began.elapsed().as_secs_f64();
         let resident_after = self.pid.and_then(os::process_resident_bytes);
         let plan = self.shared.plan.clone();
@@ -193,9 +198,11 @@ impl Driver {
             }
         };
         self.display.end();
-        let connections =
-            (plan.clients + if plan.mode == Mode::Idle { 0 } else { plan.rooms * plan.publishers }) as u64;
+        let connections = plan.connections() as u64;
         let mut run = self.result(&measured, connections);
+        if let (Verdict::Sound, Some(reason)) = (&run.verdict, limit.as_ref().and_then(own_limit)) {
+            run.verdict = Verdict::Invalid(vec![reason]);
+        }
         run.limit = limit;
         run.storm = storm_seconds.map(|seconds| Storm {
             connections: plan.clients as u64,
@@ -249,6 +256,12 @@ impl Driver {
         Ok(())
     }
 
+    fn connect_time_max(&self) -> Duration {
+        let plan = &self.shared.plan;
+        let ramp = if plan.ramp == 0 { 0.0 } else { plan.connections() as f64 / f64::from(plan.ramp) };
+        CONNECT_TIME_MAX + Duration::from_secs_f64(ramp)
+    }
+
     fn tell(&self, command: Command) {
         for commands in &self.commands {
             // A thread that has ended has sent why.
@@ -298,7 +311,7 @@ impl Driver {
             let began = Instant::now();
             self.tell(Command::Storm);
             let threads = self.shared.threads;
-            self.listen(began + CONNECT_TIME_MAX, "reconnecting", |driver| driver.all_open == threads)?;
+            self.listen(began + self.connect_time_max(), "reconnecting", |driver| driver.all_open == threads)?;
             *seconds = Some(began.elapsed().as_secs_f64());
         }
         self.listen(end, "measuring", |_| false)?;
@@ -360,10 +373,14 @@ impl Driver {
         let mut broken: Option<f64> = None;
         let mut rate = plan.rate;
         let mut refinements = 0;
+        let mut handshake = None;
+        let mut inexcusable = Faults::default();
         while steps.len() < LIMIT_STEPS_MAX && refinements <= LIMIT_REFINEMENTS {
             let measured = self.steady(rate, plan.warmup, plan.duration, None)?;
             let step = judge_step(&measured, rate, slo_us);
             self.display.step(&step);
+            handshake.get_or_insert_with(|| measured.all.handshake.clone());
+            inexcusable.add(measured.all.faults.inexcusable());
             let holds = step.held;
             steps.push(step);
             if holds {
@@ -390,7 +407,10 @@ impl Driver {
             deliveries_per_second: knee.map_or(0.0, |step| step.deliveries_per_second),
             steps,
         };
-        Ok((best.expect("at least one step was taken"), limit))
+        let mut best = best.expect("at least one step was taken");
+        best.all.handshake = handshake.expect("at least one step was taken");
+        best.all.faults.replace_inexcusable(inexcusable);
+        Ok((best, limit))
     }
 
     fn result(&self, measured: &Measured, connections: u64) -> Run {
@@ -402,7 +422,7 @@ impl Driver {
             send_late: Distribution::of(&all.send_late),
             read_late: Distribution::of(&all.read_late),
         };
-        let Faults { lost, doubled, reordered, announced, closed, first } = all.faults.clone();
+        let Faults { lost, doubled, reordered, announced, closed, first, .. } = all.faults.clone();
         let audit = Audit { lost, doubled, reordered, announced: announced.min(lost), closed, first };
         let resident = self.pid.and_then(os::process_resident_bytes).unwrap_or(0);
         Run {
@@ -453,7 +473,7 @@ fn second((index, histogram): (usize, &Histogram<u64>)) -> Second {
     }
 }
 
-fn merged(progress: &[(usize, u64, Option<Box<Histogram<u64>>>)]) -> Option<Histogram<u64>> {
+fn merged(progress: &[ThreadProgress]) -> Option<Histogram<u64>> {
     let mut histograms = progress.iter().filter_map(|(.., histogram)| histogram.as_deref());
     let mut all = histograms.next()?.clone();
     histograms.for_each(|histogram| add(&mut all, histogram));
@@ -519,6 +539,7 @@ fn verdict(all: &Collected, audit: &Audit, generator: &Generator, latency: &Dist
         (unannounced, "messages were lost, and the server did not say so"),
         (audit.doubled, "messages came twice"),
         (audit.reordered, "messages came out of order"),
+        (all.faults.astray, "messages came to clients of another room"),
         (audit.closed, "connections were closed or broke"),
     ] {
         if count > 0 {
@@ -540,6 +561,13 @@ fn verdict(all: &Collected, audit: &Audit, generator: &Generator, latency: &Dist
     }
 }
 
+/// Whether the knee is the load generator's own, and how that showed.
+fn own_limit(limit: &Limit) -> Option<String> {
+    let broken = limit.steps.iter().filter(|step| !step.held).min_by(|a, b| a.rate.total_cmp(&b.rate))?;
+    let reason = broken.reason.as_ref()?.strip_prefix(BOUND)?;
+    Some(format!("the server may hold more than was found: at {:.1} messages/s{reason}", broken.rate))
+}
+
 fn judge_step(measured: &Measured, rate: f64, slo_us: u64) -> LimitStep {
     let latency = Distribution::of(&measured.all.latency);
     let faults = &measured.all.faults;
@@ -550,7 +578,7 @@ fn judge_step(measured: &Measured, rate: f64, slo_us: u64) -> LimitStep {
         read_late: Distribution::of(&measured.all.read_late),
     };
     let reason = if let Some(reason) = bound(&measured.all, &generator, &latency).into_iter().next() {
-        Some(format!("load generator bound: {reason}"))
+        Some(format!("{BOUND}: {reason}"))
     } else if faults.lost + faults.closed > 0 {
         Some(format!("{} messages lost, {} connections closed", faults.lost, faults.closed))
     } else if latency.p99_us > slo_us {

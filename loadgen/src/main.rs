@@ -60,7 +60,7 @@ fn write_all(files: Files, run: &Run) -> Result<(), String> {
 
 fn compare(paths: &[PathBuf], html: Option<&PathBuf>, svg: Option<&PathBuf>) -> Result<ExitCode, String> {
     let (html, svg) = (create(html)?, create(svg)?);
-    let runs = paths.iter().map(|path| report::load(path)).collect::<Result<Vec<Run>, _>>()?;
+    let runs = paths.iter().map(report::load).collect::<Result<Vec<Run>, _>>()?;
     print!("{}", report::text::render_comparison(&runs));
     if let Some(file) = html {
         write(file, report::html::page(&runs).as_bytes())?;
@@ -72,5 +72,7 @@ fn compare(paths: &[PathBuf], html: Option<&PathBuf>, svg: Option<&PathBuf>) -> 
 }
 
 fn write((path, mut file): (PathBuf, File), bytes: &[u8]) -> Result<(), String> {
+    // Pipes and devices have no length, and need none.
+    let _ = file.set_len(0);
     file.write_all(bytes).map_err(|error| format!("{} can't be written: {error}.", path.display()))
 }

@@ -278,6 +278,22 @@ impl Options {
             template && self.url.is_none(),
             "--subscribe and --publish need the --url of a server that understands them.",
         )?;
+        refuse(
+            self.publish.as_ref().is_some_and(|publish| !publish.contains("{payload}")),
+            "--publish has to contain {payload}: without its stamp, no message is known again.",
+        )?;
+        let own_path =
+            self.url.as_ref().is_some_and(|url| Target::parse(url).is_ok_and(|target| target.path.is_some()));
+        let told_apart =
+            [&self.url, &self.subscribe].iter().any(|text| text.as_ref().is_some_and(|text| text.contains("{room}")));
+        refuse(
+            (template || own_path) && self.rooms > 1 && !told_apart,
+            "--rooms needs {room} in --url or in --subscribe: otherwise the server can't tell them apart.",
+        )?;
+        refuse(
+            !self.idle && self.rate * self.duration.as_secs_f64() < self.publishers as f64,
+            "--rate is so low that within --duration not every one of the --publishers has a message to send.",
+        )?;
         refuse(self.publish_url.is_some() && self.url.is_none(), "--publish-url needs --url too.")?;
         refuse(
             self.url.is_some() && self.hi.is_some(),
@@ -300,6 +316,12 @@ impl Options {
             "--churn goes with neither --idle, --storm nor --find-limit.",
         )?;
         refuse(self.threads == Some(0), "--threads has to be at least 1.")?;
+        let outputs = [&self.json, &self.hgrm, &self.html, &self.svg];
+        let named_before = |index: usize| outputs[..index].iter().any(|before| *before == outputs[index]);
+        refuse(
+            (1..outputs.len()).any(|index| outputs[index].is_some() && named_before(index)),
+            "--json, --hgrm, --html and --svg each need a file of their own.",
+        )?;
         refuse(self.shards == Some(0), "--shards has to be at least 1.")?;
         let slow_clients = slow_clients(&self.slow, self.clients)?;
         refuse(slow_clients >= self.clients, "--slow leaves no client that reads at full speed.")?;
@@ -355,6 +377,11 @@ impl Options {
 }
 
 impl Plan {
+    /// Connections that a run holds: clients, and publishers if there are any.
+    pub fn connections(&self) -> usize {
+        self.clients + if self.mode == Mode::Idle { 0 } else { self.rooms * self.publishers }
+    }
+
     /// For the result.
     pub fn summary(&self, target: &str) -> PlanSummary {
         PlanSummary {

@@ -5,9 +5,11 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -84,6 +86,17 @@ pub fn available_memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+/// Has a child ended when we end, however we end.
+#[allow(unsafe_code)]
+pub fn end_with_us(command: &mut Command) {
+    let ask = || match rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    };
+    // SAFETY: between fork and exec, the closure makes one system call, and allocates nothing.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// The processor's name.

@@ -7,12 +7,14 @@ use memchr::memmem::Finder;
 
 /// Length of the marker that begins a stamp.
 const MARKER_BYTES: usize = 10;
-/// Bytes of a stamp: marker, publisher (4 hex digits), number (8), intended time in microseconds (10).
-pub const STAMP_BYTES: usize = MARKER_BYTES + 4 + 8 + 10;
+/// Bytes of a stamp: marker, room (6 hex digits), publisher (4), number (8), intended time in microseconds (10).
+pub const STAMP_BYTES: usize = MARKER_BYTES + 6 + 4 + 8 + 10;
 
 /// What is written at the begin of every message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
+    /// The room's number.
+    pub room: u32,
     /// The publisher's number in its room.
     pub publisher: u16,
     /// Counts the publisher's messages, from 0.
@@ -36,8 +38,8 @@ impl Stamper {
     /// A payload of `bytes` bytes, at least [`STAMP_BYTES`].
     pub fn payload(&self, stamp: &Stamp, bytes: usize) -> String {
         let marker = std::str::from_utf8(self.finder.needle()).expect("hex digits");
-        let Stamp { publisher, sequence, intended_us } = stamp;
-        let mut text = format!("{marker}{publisher:04x}{sequence:08x}{intended_us:010x}");
+        let Stamp { room, publisher, sequence, intended_us } = stamp;
+        let mut text = format!("{marker}{room:06x}{publisher:04x}{sequence:08x}{intended_us:010x}");
         text.extend(std::iter::repeat_n('x', bytes.saturating_sub(STAMP_BYTES)));
         text
     }
@@ -47,9 +49,10 @@ impl Stamper {
         let start = self.finder.find(bytes)? + MARKER_BYTES;
         let digits = bytes.get(start..start + STAMP_BYTES - MARKER_BYTES)?;
         Some(Stamp {
-            publisher: hex(&digits[..4])? as u16,
-            sequence: hex(&digits[4..12])? as u32,
-            intended_us: hex(&digits[12..])?,
+            room: hex(&digits[..6])? as u32,
+            publisher: hex(&digits[6..10])? as u16,
+            sequence: hex(&digits[10..18])? as u32,
+            intended_us: hex(&digits[18..])?,
         })
     }
 }
@@ -65,7 +68,7 @@ mod tests {
     #[test]
     fn a_stamp_is_found_inside_whatever_a_server_makes_of_it() {
         let stamper = Stamper::new(0xdead_beef);
-        let stamp = Stamp { publisher: 513, sequence: 70_000, intended_us: 1 << 39 };
+        let stamp = Stamp { room: 65_537, publisher: 513, sequence: 70_000, intended_us: 1 << 39 };
         let payload = stamper.payload(&stamp, 128);
         assert_eq!(payload.len(), 128);
         assert_eq!(stamper.find(format!("{{\"Message\":\"{payload}\"}}").as_bytes()), Some(stamp));

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::options::{Outputs, Plan};
 use crate::os;
@@ -16,6 +16,10 @@ const FILES_BESIDE: u64 = 64;
 const MEMORY_PER_CLIENT_BYTES: u64 = 16 * 1024;
 /// The target answers within this time.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// The rest of an answer, or the end of a connection that we close, is waited for so long.
+const REST_TIME_MAX: Duration = Duration::from_millis(500);
+/// Of the rest, so much is kept.
+const REST_BYTES_MAX: usize = 16 * 1024;
 
 /// The output files, created.
 #[derive(Debug, Default)]
@@ -31,7 +35,8 @@ pub struct Files {
 }
 
 impl Files {
-    /// Creates every file, so that none turns out to be unwritable after the run.
+    /// Creates every file, so that none turns out to be unwritable after the run. What a file holds stays there until
+    /// there is a result.
     ///
     /// # Errors
     /// One sentence: which, and why.
@@ -51,7 +56,12 @@ impl Files {
 /// One sentence: which, and why.
 pub fn create(path: Option<&PathBuf>) -> Result<Option<(PathBuf, File)>, String> {
     let Some(path) = path else { return Ok(None) };
-    let file = File::create(path).map_err(|error| format!("{} can't be written: {error}.", path.display()))?;
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|error| format!("{} can't be written: {error}.", path.display()))?;
     Ok(Some((path.clone(), file)))
 }
 
@@ -112,10 +122,32 @@ pub fn try_target(address: SocketAddr, host: &str, path: &str) -> Result<(), Str
                 wire::write_frame(&mut close, wire::CLOSE, &1000u16.to_be_bytes());
                 // Leaves in order, so that the server has forgotten it when the run begins.
                 let _ = stream.write_all(&close);
-                while matches!(stream.read(&mut buffer), Ok(1..)) {}
+                read_rest(&mut stream, &mut answer);
                 return Ok(());
             }
-            Answer::Refused(why) => return Err(format!("{host} doesn't open a WebSocket at {path}: it answers {why}")),
+            Answer::Refused(_) => {
+                // The body may come behind its head.
+                read_rest(&mut stream, &mut answer);
+                let Answer::Refused(why) = wire::read_answer(&answer) else { unreachable!("the head is the same") };
+                return Err(format!("{host} doesn't open a WebSocket at {path}: it answers {why}"));
+            }
+        }
+    }
+}
+
+/// Reads until the server ends the connection; if it goes on talking or holds it open, not for long.
+fn read_rest(stream: &mut TcpStream, answer: &mut Vec<u8>) {
+    let until = Instant::now() + REST_TIME_MAX;
+    let mut buffer = [0; 4096];
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
+            return;
+        }
+        match stream.read(&mut buffer) {
+            Ok(count @ 1..) if answer.len() < REST_BYTES_MAX => answer.extend_from_slice(&buffer[..count]),
+            Ok(1..) => {}
+            _ => return,
         }
     }
 }

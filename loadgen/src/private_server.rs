@@ -31,8 +31,10 @@ impl PrivateServer {
             None => find()?,
         };
         let shards = shards.unwrap_or_else(|| (os::cores().len() / 2).max(1));
-        let mut child = Command::new(&binary)
-            .args(["--listen", "127.0.0.1:0", "--rate-limit", "0", "--shards", &shards.to_string()])
+        let mut command = Command::new(&binary);
+        command.args(["--listen", "127.0.0.1:0", "--rate-limit", "0", "--shards", &shards.to_string()]);
+        os::end_with_us(&mut command);
+        let mut child = command
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -18,7 +18,7 @@ const FRAME_EVERY: Duration = Duration::from_millis(200);
 pub struct Display {
     bar: Option<ProgressBar>,
     quiet: bool,
-    clients: usize,
+    connections: usize,
     last: Option<(Instant, u64, String)>,
 }
 
@@ -41,7 +41,7 @@ impl Display {
                 plan.dialect.name()
             );
         }
-        Self { bar, quiet: plan.quiet, clients: plan.clients, last: None }
+        Self { bar, quiet: plan.quiet, connections: plan.connections(), last: None }
     }
 
     /// How far the run is.
@@ -59,13 +59,17 @@ impl Display {
         if self.quiet || !due {
             return;
         }
-        let rate = self.last.as_ref().filter(|(.., last)| last == phase).map_or(0.0, |(at, before, _)| {
-            deliveries.saturating_sub(*before) as f64 / (now - *at).as_secs_f64().max(1e-9)
-        });
+        let rate = self
+            .last
+            .as_ref()
+            .filter(|(.., last)| last == phase)
+            .map(|(at, before, _)| deliveries.saturating_sub(*before) as f64 / (now - *at).as_secs_f64().max(1e-9));
         self.last = Some((now, deliveries, phase.to_owned()));
-        let mut line = format!("{phase}: {open} of {} connected", self.clients);
+        let mut line = format!("{phase}: {open} of {} connected", self.connections);
         if deliveries > 0 {
-            line.push_str(&format!(", {rate:.0} deliveries/s"));
+            if let Some(rate) = rate {
+                line.push_str(&format!(", {rate:.0} deliveries/s"));
+            }
             if let Some(latency) = latency() {
                 let ms = |quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
                 line.push_str(&format!(", p50 {:.1} ms, p99 {:.1} ms", ms(0.5), ms(0.99)));

@@ -48,6 +48,8 @@ pub struct Faults {
     pub doubled: u64,
     /// Arrived after a later one.
     pub reordered: u64,
+    /// Arrived in another room.
+    pub astray: u64,
     /// The server said that they are lost.
     pub announced: u64,
     /// Connections that ended.
@@ -63,11 +65,28 @@ impl Faults {
         }
     }
 
+    /// Those that no load excuses.
+    pub fn inexcusable(&self) -> Self {
+        let Self { doubled, reordered, astray, .. } = *self;
+        let first = if doubled + reordered + astray > 0 { self.first.clone() } else { Vec::new() };
+        Self { doubled, reordered, astray, first, ..Self::default() }
+    }
+
+    /// Takes those of a whole run instead of its own.
+    pub fn replace_inexcusable(&mut self, of_all: Self) {
+        let Self { doubled, reordered, astray, first, .. } = of_all;
+        (self.doubled, self.reordered, self.astray) = (doubled, reordered, astray);
+        if !first.is_empty() {
+            self.first = first;
+        }
+    }
+
     /// Adds another thread's.
     pub fn add(&mut self, other: Self) {
         self.lost += other.lost;
         self.doubled += other.doubled;
         self.reordered += other.reordered;
+        self.astray += other.astray;
         self.announced += other.announced;
         self.closed += other.closed;
         self.first.extend(other.first);
@@ -191,6 +210,17 @@ impl Stats {
         self.faults.doubled += 1;
         let Stamp { publisher, sequence, .. } = stamp;
         self.faults.name(|| format!("client {client} got message {sequence} of publisher {publisher} again"));
+    }
+
+    /// A message came from a room that the client is not in.
+    pub fn astray(&mut self, client: usize, stamp: &Stamp) {
+        self.faults.astray += 1;
+        let Stamp { room, publisher, sequence, .. } = stamp;
+        self.faults.name(|| {
+            format!(
+                "client {client} got message {sequence} of publisher {publisher} of room {room}, which it is not in"
+            )
+        });
     }
 
     /// At the end, messages had not come.

@@ -40,13 +40,14 @@ impl fmt::Display for Violation {
 
 /// The reading side of one connection.
 #[derive(Debug, Default)]
+#[allow(clippy::box_collection, reason = "nearly always empty: then it takes one pointer of ten thousand clients")]
 pub struct Reader {
     /// The begin of a frame, as far as it has arrived.
-    stash: Option<Box<Vec<u8>>>,
+    stash: Option<Vec<u8>>,
     /// Bytes of a payload that need not be looked at.
     skip: u64,
     /// The begin of a message that is not whole yet.
-    message: Option<Box<Vec<u8>>>,
+    message: Option<Vec<u8>>,
     /// Whether the frame under way is that message's last one.
     last: bool,
 }
@@ -93,7 +94,7 @@ impl Reader {
             self.skip = head.len - looked_at as u64;
             self.frame(&head, payload, on)?;
         }
-        self.stash = Some(Box::new(bytes.to_vec()));
+        self.stash = Some(bytes.to_vec());
         Ok(())
     }
 
@@ -208,8 +209,10 @@ pub fn read_answer(bytes: &[u8]) -> Answer {
     let status = lines.next().unwrap_or_default();
     if !status.starts_with("HTTP/1.1 101") {
         let body = String::from_utf8_lossy(&bytes[end + 4..]);
-        let body: String = body.chars().take(600).collect();
-        return Answer::Refused(format!("{status}, not 101 Switching Protocols; the body begins:\n{body}"));
+        // It goes to a terminal, where control characters are commands.
+        let body: String = body.chars().filter(|letter| *letter == '\n' || !letter.is_control()).take(600).collect();
+        let shown = if body.is_empty() { ", without a body".to_owned() } else { format!("; the body begins:\n{body}") };
+        return Answer::Refused(format!("{status}, not 101 Switching Protocols{shown}"));
     }
     let accept = lines
         .filter_map(|line| line.split_once(':'))

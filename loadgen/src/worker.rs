@@ -195,6 +195,7 @@ pub struct Worker {
     step: Option<Step>,
     /// When each publisher's next message is due, its index in `clients`, and the message's index in the step.
     due: BinaryHeap<Reverse<(u64, usize, u32)>>,
+    /// How many clients have left in this step, to come back.
     churned: f64,
     next_churn: usize,
     last_loop_us: u64,
@@ -409,7 +410,8 @@ impl Worker {
     /// Reads once; true if there may be more.
     fn read(&mut self, index: usize, buffer: &mut [u8], waiting_since_us: u64) -> bool {
         let client = &mut self.clients[index];
-        let (stats, shared, role, number) = (&mut self.stats, &self.shared, client.role, client.number);
+        let (stats, shared) = (&mut self.stats, &self.shared);
+        let (role, number, room) = (client.role, client.number, client.room);
         let mut read_us = None;
         let (bytes, more, progress) = client.read(buffer, |auditor, answered_us, begin| {
             let now_us = *read_us.get_or_insert_with(|| shared.now_us());
@@ -417,7 +419,7 @@ impl Worker {
                 Some(stamp) => {
                     if let Role::Member { slow } = role {
                         let late_us = now_us.saturating_sub(waiting_since_us);
-                        let reading = Reading { client: number, slow, now_us, late_us };
+                        let reading = Reading { client: number, room, slow, now_us, late_us };
                         arrived(stats, auditor, answered_us, &stamp, &reading);
                     }
                 }
@@ -493,6 +495,7 @@ impl Worker {
         self.step = Some(step);
         self.stats.begin(&step, publishers);
         self.due.clear();
+        self.churned = 0.0;
         for (index, client) in self.clients.iter_mut().enumerate() {
             match client.role {
                 Role::Publisher { number } => self.due.push(Reverse((step.due_us(0, number, publishers), index, 0))),
@@ -519,7 +522,12 @@ impl Worker {
             self.due.pop();
             let client = &mut self.clients[index];
             let Role::Publisher { number } = client.role else { unreachable!("only publishers are due") };
-            let stamp = Stamp { publisher: number, sequence: step.first + message, intended_us: due_us };
+            let stamp = Stamp {
+                room: client.room as u32,
+                publisher: number,
+                sequence: step.first + message,
+                intended_us: due_us,
+            };
             let frame = message_frame(&self.shared, client, &stamp);
             // One that is away, or on its way back, sends nothing: what was due then is lost.
             let progress = if client.is_open() { client.send(&frame) } else { Progress::Waiting };
@@ -538,12 +546,13 @@ impl Worker {
 
     fn churn(&mut self, now_us: u64) {
         let per_second = self.shared.plan.churn_per_second / self.shared.threads as f64;
-        if per_second == 0.0 || self.step.is_none_or(|step| now_us < step.start_us) {
+        let Some(step) = self.step else { return };
+        if self.clients.is_empty() {
             return;
         }
-        self.churned += per_second * (now_us - self.last_loop_us) as f64 / 1e6;
-        while self.churned >= 1.0 {
-            self.churned -= 1.0;
+        let due = per_second * now_us.saturating_sub(step.start_us) as f64 / 1e6;
+        while self.churned + 1.0 <= due {
+            self.churned += 1.0;
             self.next_churn = (self.next_churn + 1) % self.clients.len();
             let client = &mut self.clients[self.next_churn];
             if client.is_open() && client.role == (Role::Member { slow: false }) {
@@ -650,6 +659,7 @@ impl Worker {
 /// Who reads, and when.
 struct Reading {
     client: usize,
+    room: usize,
     slow: bool,
     now_us: u64,
     /// What was read has waited for us so long, at most.
@@ -658,7 +668,10 @@ struct Reading {
 
 /// A message has arrived at a member.
 fn arrived(stats: &mut Stats, auditor: &mut Auditor, answered_us: &mut u64, stamp: &Stamp, reading: &Reading) {
-    let Reading { client, slow, now_us, late_us } = *reading;
+    let Reading { client, room, slow, now_us, late_us } = *reading;
+    if stamp.room as usize != room {
+        return stats.astray(client, stamp);
+    }
     let seen = auditor.see(stamp.publisher, stamp.sequence);
     match seen {
         Seen::InOrder => {}

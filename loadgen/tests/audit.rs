@@ -3,7 +3,9 @@
 mod support;
 
 use loadgen::results::{Run, Verdict};
-use support::{Fault, MEASURED, MESSAGES, Manner, Server, close_frame, frame, loadgen, measure, short};
+use support::{
+    Fault, MEASURED, MESSAGES, Manner, Server, beside_each_other, close_frame, frame, loadgen, measure, short,
+};
 
 /// A short run against a server with this fault.
 fn with(fault: Fault) -> support::Outcome {
@@ -39,13 +41,6 @@ fn a_good_server_is_sound() {
     let with_echoes = of_measured / 10 * 11;
     // Counted by time, not by message: the edges may take one more fan-out or leave one out.
     assert!(run.bytes_received.abs_diff(with_echoes) <= 3 * 11 * frame_bytes, "{} {with_echoes}", run.bytes_received);
-}
-
-/// Runs cases beside each other: most of their time goes by in waiting.
-fn beside_each_other<Case: Sync>(cases: &[Case], check: impl Fn(&Case) + Sync) {
-    for some in cases.chunks(7) {
-        std::thread::scope(|scope| some.iter().for_each(|case| drop(scope.spawn(|| check(case)))));
-    }
 }
 
 #[test]
@@ -134,6 +129,16 @@ fn every_fault_is_counted_and_named() {
 }
 
 #[test]
+fn messages_of_another_room_are_a_fault() {
+    let outcome = measure(|| Server::start(Fault::ForgetsRooms), &short(&["--rooms", "2"]));
+    let run = outcome.failed();
+    assert_eq!(counts(run), (0, 0, 0, 0, 0));
+    assert_eq!(run.deliveries, 10 * MEASURED);
+    assert_eq!(reasons(run)[0], format!("{} messages came to clients of another room", 10 * MESSAGES));
+    assert!(run.audit.first[0].contains(" of room "), "{:?}", run.audit.first);
+}
+
+#[test]
 fn what_is_no_fault_is_none() {
     let told = Fault::Loses { members: vec![3], told: vec!["loadgen-3".to_owned()], from: 50, to: 59 };
     let announced = (10, 0, 0, 10, 0);
@@ -197,10 +202,11 @@ fn a_storm_does_not_wait_for_those_that_were_gone_before() {
 }
 
 fn threads_without_clients_are_no_obstacle() {
-    for publishers in ["1", "2"] {
-        let args = short(&["--storm", "--threads", "3", "--publishers", publishers, "--clients", "1"]);
-        measure(|| Server::start(Fault::None), &args).sound();
-    }
+    let few = ["--threads", "3", "--clients", "1"];
+    let cases = [&["--storm"][..], &["--storm", "--publishers", "2"], &["--churn", "5"]];
+    beside_each_other(&cases, |args| {
+        measure(|| Server::start(Fault::None), &short(&[&few, *args].concat())).sound();
+    });
 }
 
 #[test]

@@ -156,7 +156,7 @@ impl<R: DataRing> Shard<R> {
         let serial = self.next_serial;
         let slot = self.connections.insert(Connection::new(stream, serial, role, bucket)) as u32;
         // Spread by the order of arrival, so that a storm of connects is not followed by storms of pings.
-        let spread = serial.wrapping_mul(7) % self.config.ping_interval.as_secs() as u32;
+        let spread = (serial.wrapping_mul(0x9e37_79b1) >> 8) % self.config.ping_interval.as_secs() as u32;
         self.schedule(slot, 1 + spread);
         self.connection(slot).respond(response);
         if self.stopping {

@@ -1,0 +1,223 @@
+//! The real hi, started by loadgen: every kind of run is sound, and every output is there.
+
+mod support;
+
+use std::path::Path;
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use loadgen::results::{Run, Verdict};
+use support::{Folder, Outcome, beside_each_other, command, finish, finish_within, loadgen, spawn};
+
+/// A run that this machine was too busy for is repeated so often.
+const TRIES: usize = 3;
+
+/// The first run without `--url` builds hi, which takes its time.
+fn build_hi() {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        let mut first = command();
+        first.args(["--idle", "--clients", "1", "--duration", "1s", "--quiet"]);
+        let outcome = finish_within(spawn(first), None, Duration::from_secs(900));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    });
+}
+
+/// Runs loadgen until it is not `INVALID`.
+fn measure(args: &[&str]) -> Outcome {
+    build_hi();
+    let mut outcome = loadgen(args);
+    for _ in 1..TRIES {
+        if outcome.code != Some(3) {
+            break;
+        }
+        outcome = loadgen(args);
+    }
+    outcome
+}
+
+#[test]
+fn two_hundred_clients_get_everything_in_every_dialect() {
+    beside_each_other(&["--chat", "--raw"], |dialect| {
+        let outcome =
+            measure(&[dialect, "--clients", "200", "--rate", "20", "--duration", "1s", "--warmup", "500ms", "--quiet"]);
+        let run = outcome.sound();
+        assert_eq!(run.deliveries, 200 * 20);
+        assert_eq!(run.deliveries_expected, run.deliveries);
+        assert_eq!(run.plan.dialect, dialect[2..]);
+        assert_eq!(run.plan.clients, 200);
+        assert_eq!(run.connects.count, 201);
+        assert_eq!(run.connects.handshake.count, 201);
+        let server = run.server.as_ref().expect("a private hi's process is known");
+        assert!(server.cpu_us_per_delivery > 0.0 && server.cores > 0.0, "{server:?}");
+        assert!(server.memory_bytes_per_connection > 0.0, "{server:?}");
+        assert!(server.resident_bytes > 1 << 20, "{server:?}");
+        assert!(run.latency.p50_us > 0 && run.latency.p50_us <= run.latency.p99_us);
+        assert!(run.latency.p99_us <= run.latency.max_us);
+        assert_eq!(outcome.stderr, "", "--quiet is quiet");
+    });
+}
+
+#[test]
+fn rooms_and_publishers() {
+    let outcome = measure(&[
+        "--raw",
+        "--clients",
+        "30",
+        "--rooms",
+        "3",
+        "--publishers",
+        "2",
+        "--rate",
+        "40",
+        "--duration",
+        "1s",
+        "--warmup",
+        "0s",
+        "--size",
+        "2000",
+        "--quiet",
+    ]);
+    assert_eq!(outcome.sound().deliveries, 30 * 40);
+}
+
+#[test]
+fn clients_that_come_and_go_in_a_chat_are_no_false_alarm() {
+    let outcome =
+        measure(&["--clients", "50", "--churn", "30", "--rate", "50", "--duration", "2s", "--warmup", "0s", "--quiet"]);
+    let run = outcome.sound();
+    assert!(run.connects.handshake.count > 51 + 20, "{}", run.connects.handshake.count);
+}
+
+#[test]
+fn a_storm_is_survived() {
+    beside_each_other(&["--chat", "--raw"], |dialect| {
+        let args =
+            [dialect, "--clients", "100", "--storm", "--rate", "50", "--duration", "2s", "--warmup", "0s", "--quiet"];
+        let outcome = measure(&args);
+        let run = outcome.sound();
+        let storm = run.storm.as_ref().expect("a storm");
+        assert_eq!((storm.connections, storm.handshake.count), (100, 100));
+        assert!(storm.seconds > 0.0 && storm.handshake.max_us > 0);
+        assert!(run.deliveries > 100 * 50, "they were back for the second half: {}", run.deliveries);
+    });
+}
+
+#[test]
+fn holding_connections_tells_what_one_costs() {
+    let outcome = measure(&["--idle", "--clients", "200", "--duration", "1s", "--quiet"]);
+    let run = outcome.sound();
+    assert_eq!((run.deliveries, run.deliveries_expected, run.plan.rate), (0, 0, 0.0));
+    assert_eq!(run.connects.count, 200, "without a publisher");
+    let cost = run.server.as_ref().expect("a private hi's process is known").memory_bytes_per_connection;
+    assert!((100.0..200_000.0).contains(&cost), "{cost}");
+}
+
+#[test]
+fn the_limit_is_closed_in_on() {
+    build_hi();
+    let outcome = loadgen(&[
+        "--raw",
+        "--find-limit",
+        "--slo",
+        "10ms",
+        "--clients",
+        "10",
+        "--rate",
+        "2000",
+        "--duration",
+        "1s",
+        "--warmup",
+        "0s",
+    ]);
+    let run = outcome.run();
+    // How far a debug build on a busy machine comes is no matter here; the search has to make sense.
+    assert!(!matches!(run.verdict, Verdict::Failed(_)), "{:?}", run.verdict);
+    assert_eq!(outcome.code, Some(run.verdict.exit_code().into()));
+    let limit = run.limit.as_ref().expect("a limit");
+    assert_eq!(limit.slo_us, 10_000);
+    let held = limit.steps.iter().filter(|step| step.held).map(|step| step.rate).fold(0.0, f64::max);
+    let broken = limit.steps.iter().filter(|step| !step.held).map(|step| step.rate).fold(f64::INFINITY, f64::min);
+    assert_eq!(limit.rate, held);
+    assert!(broken.is_finite(), "it ends because a rate was too much: {limit:?}");
+    assert!(limit.steps.iter().all(|step| step.held == step.reason.is_none()));
+    assert!(limit.steps.iter().filter(|step| step.held).all(|step| step.p99_us <= limit.slo_us));
+    assert_eq!(run.connects.handshake.count, 11, "whichever step is shown");
+    let told = outcome.stderr.lines().filter(|line| line.starts_with("rate ")).count();
+    assert_eq!(told, limit.steps.len(), "{}", outcome.stderr);
+}
+
+#[test]
+fn every_output_is_written_and_a_pipe_gets_plain_lines() {
+    build_hi();
+    let folder = Folder::new();
+    let names = ["run.json", "run.hgrm", "run.html", "run.svg"];
+    let files = names.map(|name| folder.file(name).to_str().unwrap().to_owned());
+    let [json, hgrm, html, svg] = &files;
+    let mut prepared = command();
+    prepared.args(["--clients", "20", "--rate", "50", "--duration", "1s", "--warmup", "100ms", "--name", "a name"]);
+    prepared.args(["--json", json, "--hgrm", hgrm, "--html", html, "--svg", svg]);
+    let outcome = finish(spawn(prepared), Some(Path::new(json)));
+    let run: &Run = outcome.run();
+    assert!(!matches!(run.verdict, Verdict::Failed(_)), "{:?}", run.verdict);
+    assert_eq!(run.name, "a name");
+    assert!(run.command.contains("--clients 20"), "{}", run.command);
+    assert!(run.plan.target.starts_with("ws://127.0.0.1:"));
+    for (file, begin) in [(hgrm, "       Value"), (html, "<!DOCTYPE html>"), (svg, "<svg")] {
+        let text = std::fs::read_to_string(file).unwrap();
+        assert!(text.to_lowercase().trim_start().starts_with(begin.to_lowercase().trim_start()), "{file}: {text:.100}");
+    }
+    for text in [&outcome.stdout, &outcome.stderr] {
+        assert!(!text.contains(['\u{1b}', '\r']), "plain lines: {text:?}");
+    }
+    let headline = outcome.stdout.lines().next().unwrap();
+    assert!(headline.contains("deliveries per second") && headline.contains("p99"), "{headline}");
+    assert!(outcome.stderr.contains("a private hi"), "{}", outcome.stderr);
+    for phase in ["connecting", "warming up", "measuring"] {
+        assert!(outcome.stderr.lines().any(|line| line.starts_with(phase)), "{phase}: {}", outcome.stderr);
+    }
+
+    let (html, svg) = (folder.file("both.html"), folder.file("both.svg"));
+    let mut prepared = command();
+    prepared.args(["report", json, json, "--html", html.to_str().unwrap(), "--svg", svg.to_str().unwrap()]);
+    let outcome = finish(spawn(prepared), None);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stdout.contains("a name"), "{}", outcome.stdout);
+    assert!(html.metadata().unwrap().len() > 0 && svg.metadata().unwrap().len() > 0);
+}
+
+/// Processes whose parent is this one.
+fn children(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line == format!("PPid:\t{parent}"))
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
+}
+
+fn is_hi(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "hi")
+}
+
+#[test]
+fn the_private_hi_ends_with_loadgen_even_if_that_is_killed() {
+    build_hi();
+    let mut prepared = command();
+    prepared.args(["--idle", "--clients", "5", "--duration", "60s"]);
+    let mut child = spawn(prepared);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let server = loop {
+        if let Some(pid) = children(child.0.id()).into_iter().find(|pid| is_hi(*pid)) {
+            break pid;
+        }
+        assert!(Instant::now() < deadline, "hi starts");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    child.0.kill().unwrap();
+    child.0.wait().unwrap();
+    while is_hi(server) {
+        assert!(Instant::now() < deadline, "hi ends");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,413 @@
+//! A broadcast server that misbehaves on command. Made of threads and of another WebSocket library's reader, it shares no
+//! code with loadgen. Each member has a writer thread with a queue, so that one that reads slowly holds nobody up.
+
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::protocol::Role;
+use tungstenite::{Message, WebSocket};
+
+/// The server pauses for so long where a [`Fault`] says that it pauses.
+pub const PAUSE: Duration = Duration::from_secs(1);
+
+/// What the server does wrong. Messages are counted in each room, from 0, the warm-up's too; members are named as loadgen
+/// names its clients, by number.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// Nothing: everyone gets everything once, in order.
+    None,
+    /// A member does not get every so many-th message.
+    Drops { member: usize, every: u64 },
+    /// A member does not get its first messages.
+    DropsFirst { member: usize, count: u64 },
+    /// A member gets every so many-th message twice.
+    Doubles { member: usize, every: u64 },
+    /// A member gets every so many-th message after the one that follows it.
+    Swaps { member: usize, every: u64 },
+    /// Members do not get these messages; the `told` ones get a `gap` notice instead.
+    Loses { members: Vec<usize>, told: Vec<String>, from: u64, to: u64 },
+    /// At one message, nothing moves for [`PAUSE`].
+    Stalls { at: u64 },
+    /// Every message comes in parts, with a ping between them.
+    Fragments,
+    /// At one message, a member gets the first 4,000 bytes of it, and the rest after [`PAUSE`].
+    HoldsBack { member: usize, at: u64 },
+    /// At one message, a member gets these bytes instead, and the connection ends if `end`.
+    Sends { member: usize, at: u64, bytes: Vec<u8>, end: bool },
+    /// At one message, a member gets it and the end of the connection in one segment.
+    EndsWith { member: usize, at: u64 },
+    /// At message 20 everyone is pinged; who has not answered by message 60 is closed.
+    Pings,
+    /// Who comes back under a name that was there already gets no message.
+    ForgetsReturned,
+    /// Every message goes to the members of all rooms.
+    ForgetsRooms,
+    /// Whatever comes after the handshake is read and thrown away.
+    Sinks,
+    /// Every handshake gets this answer, its body in a segment of its own.
+    Answers(&'static str),
+    /// So many handshakes are answered well, and the later ones with 503.
+    Full { after: usize },
+    /// Every handshake gets the answer to another key.
+    WrongAccept,
+    /// Every handshake is read, and never answered.
+    NeverAnswers,
+    /// A good answer to the handshake, with a Close behind it in one segment, once so many were good.
+    ClosesAtOnce { after: usize },
+    /// Whoever connects gets a message each millisecond, and its Close is not answered.
+    Floods,
+}
+
+/// How the server is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// The path decides: `/room/NAME?client=NAME` is in a room, `/publish/NAME` publishes to it.
+    Paths,
+    /// Members send `sub NAME`, publishers `{"room":"NAME","data":"..."}`; messages come wrapped in JSON.
+    Subscribe,
+}
+
+/// The server. Its threads end with the test's process.
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    fault: Fault,
+    manner: Manner,
+    rooms: Mutex<HashMap<String, Room>>,
+    handshakes: AtomicUsize,
+    /// Text of the messages that are not understood.
+    misunderstood: Mutex<Vec<String>>,
+}
+
+#[derive(Default)]
+struct Room {
+    members: Vec<Arc<Peer>>,
+    messages: u64,
+    names: Vec<String>,
+}
+
+struct Peer {
+    name: String,
+    /// Its queue.
+    out: Sender<Out>,
+    pongs: AtomicU64,
+    /// Gets nothing.
+    forgotten: AtomicBool,
+    /// The message that is sent after its neighbour.
+    held: Mutex<Option<Vec<u8>>>,
+}
+
+enum Out {
+    Bytes(Vec<u8>),
+    Pause,
+    End,
+}
+
+impl Peer {
+    fn send(&self, bytes: Vec<u8>) {
+        // A peer that has left has no writer any more.
+        let _ = self.out.send(Out::Bytes(bytes));
+    }
+
+    fn is(&self, member: usize) -> bool {
+        self.name == format!("loadgen-{member}")
+    }
+}
+
+impl Server {
+    /// A server whose paths name the room.
+    pub fn start(fault: Fault) -> Self {
+        Self::start_with(fault, Manner::Paths)
+    }
+
+    /// A server that is spoken to in this manner.
+    pub fn start_with(fault: Fault, manner: Manner) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let address = listener.local_addr().expect("the port");
+        let shared = Arc::new(Shared {
+            fault,
+            manner,
+            rooms: Mutex::default(),
+            handshakes: AtomicUsize::new(0),
+            misunderstood: Mutex::default(),
+        });
+        let of_connections = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let shared = Arc::clone(&of_connections);
+                std::thread::spawn(move || shared.serve(stream));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Its URL, with this path.
+    pub fn url(&self, path: &str) -> String {
+        format!("ws://{}{path}", self.address)
+    }
+
+    /// The URL of the rooms.
+    pub fn room_url(&self) -> String {
+        self.url("/room/{room}?client={client}")
+    }
+
+    /// Handshakes that came in.
+    pub fn handshakes(&self) -> usize {
+        self.shared.handshakes.load(Ordering::SeqCst)
+    }
+
+    /// Messages that were published so far.
+    pub fn messages(&self) -> u64 {
+        self.shared.rooms.lock().unwrap().values().map(|room| room.messages).sum()
+    }
+
+    /// Messages that it did not understand.
+    pub fn misunderstood(&self) -> Vec<String> {
+        self.shared.misunderstood.lock().unwrap().clone()
+    }
+}
+
+impl Shared {
+    fn serve(&self, mut stream: TcpStream) {
+        stream.set_nodelay(true).unwrap();
+        let Some(head) = read_head(&mut stream) else { return };
+        let number = self.handshakes.fetch_add(1, Ordering::SeqCst);
+        let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).expect("a key").trim();
+        let key = if matches!(self.fault, Fault::WrongAccept) { "dGhlIHNhbXBsZSBub25jZQ==" } else { key };
+        let mut answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+            derive_accept_key(key.as_bytes())
+        )
+        .into_bytes();
+        match &self.fault {
+            Fault::Answers(answer) => return refuse(stream, answer),
+            Fault::Full { after } if number >= *after => {
+                return refuse(stream, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 7\r\n\r\nfull up");
+            }
+            Fault::NeverAnswers => return wait_for_end(stream),
+            Fault::ClosesAtOnce { after } if number >= *after => {
+                answer.extend(close_frame(1013, "try again later"));
+                stream.write_all(&answer).unwrap();
+                return wait_for_end(stream);
+            }
+            _ => stream.write_all(&answer).unwrap(),
+        }
+        let path = head.split(' ').nth(1).expect("a path").to_owned();
+        let (out, queue) = channel();
+        let writer = stream.try_clone().unwrap();
+        std::thread::spawn(move || write(writer, &queue));
+        let name = path.split("client=").nth(1).unwrap_or_default().to_owned();
+        let peer = Arc::new(Peer {
+            name,
+            out,
+            pongs: AtomicU64::new(0),
+            forgotten: AtomicBool::new(false),
+            held: Mutex::default(),
+        });
+        match self.fault {
+            Fault::Floods => return self.flood(&peer, stream),
+            Fault::Sinks => return wait_for_end(stream),
+            _ => {}
+        }
+        self.listen(&peer, &path, stream);
+        for room in self.rooms.lock().unwrap().values_mut() {
+            room.members.retain(|member| !Arc::ptr_eq(member, &peer));
+        }
+        let _ = peer.out.send(Out::End);
+    }
+
+    fn flood(&self, peer: &Peer, mut stream: TcpStream) {
+        stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        loop {
+            peer.send(frame(0x81, b"more"));
+            match stream.read(&mut [0; 1024]) {
+                Ok(0) => return,
+                Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return,
+                _ => {}
+            }
+        }
+    }
+
+    fn listen(&self, peer: &Arc<Peer>, path: &str, stream: TcpStream) {
+        let room = |prefix| path.strip_prefix(prefix).and_then(|rest: &str| rest.split('?').next()).map(str::to_owned);
+        if let Some(room) = room("/room/") {
+            self.join(peer, &room);
+        }
+        let room = room("/room/").or_else(|| room("/publish/"));
+        let mut socket = WebSocket::from_raw_socket(stream, Role::Server, None);
+        while let Ok(message) = socket.read() {
+            let Message::Text(text) = message else {
+                peer.pongs.fetch_add(u64::from(message.is_pong()), Ordering::SeqCst);
+                continue;
+            };
+            match (self.manner, &room) {
+                (Manner::Paths, Some(room)) => self.publish(room, text.as_str()),
+                (Manner::Subscribe, _) => match (text.strip_prefix("sub "), serde_json::from_str(text.as_str())) {
+                    (Some(room), _) => self.join(peer, room),
+                    (None, Ok(serde_json::Value::Object(wish))) => {
+                        let room = wish["room"].as_str().expect("a room");
+                        let wrapped = serde_json::json!({ "Event": "message", "room": room, "data": wish["data"] });
+                        self.publish(room, &wrapped.to_string());
+                    }
+                    _ => self.misunderstood.lock().unwrap().push(text.to_string()),
+                },
+                _ => self.misunderstood.lock().unwrap().push(text.to_string()),
+            }
+        }
+    }
+
+    fn join(&self, peer: &Arc<Peer>, room: &str) {
+        let mut rooms = self.rooms.lock().unwrap();
+        let room = rooms.entry(room.to_owned()).or_default();
+        let returned = room.names.contains(&peer.name);
+        room.names.push(peer.name.clone());
+        let forgotten = returned && matches!(self.fault, Fault::ForgetsReturned);
+        peer.forgotten.store(forgotten, Ordering::SeqCst);
+        room.members.push(Arc::clone(peer));
+    }
+
+    fn publish(&self, name: &str, text: &str) {
+        let mut rooms = self.rooms.lock().unwrap();
+        let room = rooms.entry(name.to_owned()).or_default();
+        let number = room.messages;
+        room.messages += 1;
+        if matches!(self.fault, Fault::Stalls { at } if at == number) {
+            std::thread::sleep(PAUSE);
+        }
+        let everywhere = matches!(self.fault, Fault::ForgetsRooms);
+        for (_, room) in rooms.iter().filter(|(other, _)| everywhere || *other == name) {
+            for peer in room.members.iter().filter(|peer| !peer.forgotten.load(Ordering::SeqCst)) {
+                self.deliver(peer, number, text);
+            }
+        }
+    }
+
+    /// One message for one member: here the faults are.
+    fn deliver(&self, peer: &Peer, number: u64, text: &str) {
+        let bytes = frame(0x81, text.as_bytes());
+        match &self.fault {
+            Fault::Drops { member, every } if peer.is(*member) && number % every == every - 1 => {}
+            Fault::DropsFirst { member, count } if peer.is(*member) && number < *count => {}
+            Fault::Doubles { member, every } if peer.is(*member) && number.is_multiple_of(*every) => {
+                peer.send([&bytes[..], &bytes].concat());
+            }
+            Fault::Swaps { member, every } if peer.is(*member) && number % every == every - 2 => {
+                *peer.held.lock().unwrap() = Some(bytes);
+            }
+            Fault::Swaps { .. } => {
+                peer.send(bytes);
+                peer.held.lock().unwrap().take().into_iter().for_each(|held| peer.send(held));
+            }
+            Fault::Loses { members, told, from, to } if (*from..=*to).contains(&number) => {
+                if !members.iter().any(|member| peer.is(*member)) {
+                    peer.send(bytes);
+                }
+                if number == *to && told.contains(&peer.name) {
+                    let notice = format!("{{\"Event\":\"gap\",\"FromSeq\":{from},\"ToSeq\":{to}}}");
+                    peer.send(frame(0x81, notice.as_bytes()));
+                }
+            }
+            Fault::Fragments => {
+                let (begin, rest) = text.as_bytes().split_at(5);
+                let (middle, end) = rest.split_at(9);
+                let parts = [frame(0x01, begin), frame(0x00, middle), frame(0x89, b"still there?"), frame(0x80, end)];
+                peer.send(parts.concat());
+            }
+            Fault::HoldsBack { member, at } if peer.is(*member) && number == *at => {
+                let (begin, end) = bytes.split_at(4000);
+                peer.send(begin.to_vec());
+                let _ = peer.out.send(Out::Pause);
+                peer.send(end.to_vec());
+            }
+            Fault::Sends { member, at, bytes, end } if peer.is(*member) && number == *at => {
+                peer.send(bytes.clone());
+                if *end {
+                    let _ = peer.out.send(Out::End);
+                }
+            }
+            Fault::EndsWith { member, at } if peer.is(*member) && number == *at => {
+                // So that loadgen finds both at once: it has read nothing for a while when they come.
+                peer.send(bytes);
+                let _ = peer.out.send(Out::End);
+            }
+            Fault::Pings if number == 20 => peer.send([bytes, frame(0x89, b"are you there?")].concat()),
+            Fault::Pings if number == 60 && peer.pongs.load(Ordering::SeqCst) == 0 => {
+                peer.send(close_frame(1011, "no pong"));
+                let _ = peer.out.send(Out::End);
+            }
+            _ => peer.send(bytes),
+        }
+    }
+}
+
+fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).ok()
+}
+
+fn refuse(mut stream: TcpStream, answer: &str) {
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    stream.write_all(format!("{head}\r\n\r\n").as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    // Who has gone without waiting for the body gets none.
+    let _ = stream.write_all(body.as_bytes());
+    wait_for_end(stream);
+}
+
+fn wait_for_end(mut stream: TcpStream) {
+    let mut buffer = vec![0; 1 << 20];
+    while matches!(stream.read(&mut buffer), Ok(1..)) {}
+}
+
+fn write(mut stream: TcpStream, queue: &Receiver<Out>) {
+    for out in queue {
+        match out {
+            Out::Bytes(bytes) => {
+                if stream.write_all(&bytes).is_err() {
+                    return;
+                }
+            }
+            Out::Pause => std::thread::sleep(PAUSE),
+            Out::End => {
+                let _ = stream.shutdown(Shutdown::Both);
+                return;
+            }
+        }
+    }
+}
+
+/// A frame as a server sends it; `first` is its first byte.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        len @ 0..=125 => frame.push(len as u8),
+        len @ 126..=0xffff => {
+            frame.push(126);
+            frame.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(127);
+            frame.extend((len as u64).to_be_bytes());
+        }
+    }
+    frame.extend(payload);
+    frame
+}
+
+/// A Close.
+pub fn close_frame(code: u16, reason: &str) -> Vec<u8> {
+    frame(0x88, &[&code.to_be_bytes(), reason.as_bytes()].concat())
+}

@@ -1,0 +1,241 @@
+//! What can't work is refused in one sentence, with exit code 2, before anything is measured; and where the options alone
+//! show it, before anything is connected.
+
+mod support;
+
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::{Fault, Folder, Outcome, Server, command, finish, loadgen, short, spawn};
+
+/// Runs loadgen without the `--json` that other tests read.
+fn run(args: &[&str]) -> Outcome {
+    let mut command = command();
+    command.args(args);
+    finish(spawn(command), None)
+}
+
+/// A complaint is one line, and ends as a sentence does.
+fn assert_sentence(complaint: &str) {
+    assert_eq!(complaint.lines().count(), 1, "{complaint}");
+    assert!(complaint.ends_with('.'), "{complaint}");
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused_before_anything_is_connected() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let in_rooms = format!("{url}{{room}}");
+    let folder = Folder::new();
+    let file = folder.file("twice").to_str().unwrap().to_owned();
+    for (args, parts) in [
+        (&["--chat", "--raw"][..], &["--chat", "--raw"][..]),
+        (&["--raw", "--subscribe", "x"], &["--subscribe", "--raw"]),
+        (&["--publish", "hello"], &["--publish", "{payload}"]),
+        (&["--publish", "{payload}", "--rooms", "2"], &["--rooms", "{room}"]),
+        (&["--url", "http://127.0.0.1:1/"], &["ws://"]),
+        (&["--url", "wss://127.0.0.1:1/"], &["ws://"]),
+        (&["--url", "ws:///path"], &["host"]),
+        (&["--publish-url", "127.0.0.1:1"], &["ws://"]),
+        (&["--hi", "/bin/true"], &["--hi", "--url"]),
+        (&["--shards", "2"], &["--shards"]),
+        (&["--server-pid", "4000000000"], &["--server-pid", "4000000000"]),
+        (&["--slo", "5ms"], &["--slo", "--find-limit"]),
+        (&["--idle", "--find-limit"], &["--idle", "--find-limit"]),
+        (&["--idle", "--storm"], &["--idle", "--storm"]),
+        (&["--storm", "--find-limit"], &["--storm", "--find-limit"]),
+        (&["--churn", "5", "--storm"], &["--churn", "--storm"]),
+        (&["--churn", "-1"], &["--churn"]),
+        (&["--clients", "0"], &["--clients"]),
+        (&["--rooms", "0"], &["--rooms"]),
+        (&["--rooms", "1001"], &["--rooms"]),
+        (&["--publishers", "0"], &["--publishers"]),
+        (&["--publishers", "200"], &["--rate", "--publishers"]),
+        (&["--rate", "0"], &["--rate"]),
+        (&["--rate", "NaN"], &["--rate"]),
+        (&["--rate", "0.01"], &["--rate", "--duration"]),
+        (&["--size", "3"], &["--size"]),
+        (&["--size", "2000000"], &["--size"]),
+        (&["--duration", "10ms"], &["--duration"]),
+        (&["--slow", "100%"], &["--slow"]),
+        (&["--slow", "some"], &["--slow"]),
+        (&["--threads", "0"], &["--threads"]),
+        (&["--json", &file, "--html", &file], &["--json", "--html"]),
+    ] {
+        let in_room = if parts.contains(&"{room}") { &url } else { &in_rooms };
+        let url = if args.contains(&"--url") { &[][..] } else { &["--url", in_room] };
+        let outcome = run(&[url, args].concat());
+        let complaint = outcome.refused();
+        if parts == ["--churn"] && complaint.contains("unexpected argument") {
+            // A value that begins with a dash is an option to the parser of the command line.
+            continue;
+        }
+        assert_sentence(complaint);
+        assert!(parts.iter().all(|part| complaint.contains(part)), "{args:?}: {complaint}");
+    }
+    for args in [&["--rate", "fast"][..], &["--no-such-option"], &["--duration", "soon"]] {
+        let outcome = run(&[&["--url", &url], args].concat());
+        assert!(outcome.refused().starts_with("error: "), "{outcome:?}");
+    }
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().map(drop).unwrap_err().kind(), ErrorKind::WouldBlock, "nobody may have connected");
+    assert!(!folder.file("twice").exists(), "nothing may have been written");
+}
+
+#[test]
+fn a_private_server_and_options_for_another_contradict_each_other() {
+    for (args, parts) in [
+        (&["--subscribe", "x"][..], &["--subscribe", "--url"][..]),
+        (&["--publish", "{payload}"], &["--publish", "--url"]),
+        (&["--publish-url", "ws://127.0.0.1:1"], &["--publish-url", "--url"]),
+        (&["--server-pid", "1"], &["--server-pid", "--url"]),
+        (&["--shards", "0"], &["--shards"]),
+        (&["--hi", "/nowhere/hi"], &["/nowhere/hi"]),
+    ] {
+        let outcome = run(args);
+        assert_sentence(outcome.refused());
+        assert!(parts.iter().all(|part| outcome.stderr.contains(part)), "{args:?}: {}", outcome.stderr);
+    }
+    // Something that is no hi ends without an address.
+    let outcome = run(&["--hi", "/bin/true"]);
+    assert!(outcome.refused().contains("/bin/true did not start"), "{outcome:?}");
+}
+
+#[test]
+fn files_that_cannot_be_written_are_named_before_anything_is_connected() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    for option in ["--json", "--hgrm", "--html", "--svg"] {
+        for path in ["/nowhere/file", "/"] {
+            let outcome = run(&["--url", &url, option, path]);
+            assert_sentence(outcome.refused());
+            assert!(outcome.stderr.starts_with(&format!("{path} can't be written: ")), "{}", outcome.stderr);
+        }
+    }
+    let outcome = run(&["report", "/nowhere/run.json", "--html", "/nowhere/file"]);
+    assert_sentence(outcome.refused());
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().map(drop).unwrap_err().kind(), ErrorKind::WouldBlock, "nobody may have connected");
+}
+
+#[test]
+fn a_run_that_fails_leaves_the_last_result_alone() {
+    let folder = Folder::new();
+    let file = folder.file("run.json");
+    std::fs::write(&file, "the last result").unwrap();
+    let outcome = run(&["--url", "ws://127.0.0.1:1/", "--json", file.to_str().unwrap()]);
+    outcome.refused();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "the last result");
+    // And a shorter result leaves nothing of a longer one behind it.
+    std::fs::write(&file, "x".repeat(10_000_000)).unwrap();
+    let server = Server::start(Fault::None);
+    let outcome = run(&short(&["--url", &server.room_url(), "--json", file.to_str().unwrap()]));
+    assert_ne!(outcome.code, Some(2), "{outcome:?}");
+    let text = std::fs::read(&file).unwrap();
+    assert!(serde_json::from_slice::<loadgen::results::Run>(&text).is_ok());
+}
+
+#[test]
+fn a_target_that_is_not_there_is_told_in_a_sentence() {
+    let port = {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let outcome = loadgen(&["--url", &format!("ws://127.0.0.1:{port}/")]);
+    assert_sentence(outcome.refused());
+    let begin = format!("127.0.0.1:{port} can't be reached at 127.0.0.1:{port}: Connection refused");
+    assert!(outcome.stderr.starts_with(&begin), "{}", outcome.stderr);
+    let outcome = loadgen(&["--url", "ws://no-such-host.invalid/"]);
+    assert_sentence(outcome.refused());
+    assert!(outcome.stderr.starts_with("no-such-host.invalid can't be resolved: "), "{}", outcome.stderr);
+}
+
+#[test]
+fn what_a_target_answers_instead_of_101_is_shown() {
+    let refusals = [
+        (
+            "HTTP/1.1 403 Forbidden\r\nContent-Length: 21\r\n\r\nYou are not on a list",
+            &["403 Forbidden", "You are not on a list"][..],
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<h1>Welcome</h1>\u{1b}[2J",
+            &["200 OK", "<h1>Welcome</h1>"],
+        ),
+        ("HTTP/1.1 404 Not Found\r\n\r\n", &["404 Not Found", "without a body"]),
+    ];
+    for (answer, parts) in refusals {
+        let server = Server::start(Fault::Answers(answer));
+        let outcome = loadgen(&short(&["--url", &server.room_url()]));
+        let complaint = outcome.refused();
+        assert!(
+            complaint.contains("doesn't open a WebSocket at /room/loadgen-0?client=loadgen-preflight"),
+            "{complaint}"
+        );
+        assert!(parts.iter().all(|part| complaint.contains(part)), "{complaint}");
+        assert!(!complaint.contains('\u{1b}'), "a terminal would obey it: {complaint:?}");
+        assert_eq!(server.handshakes(), 1, "one is enough to know");
+    }
+    let server = Server::start(Fault::WrongAccept);
+    let outcome = loadgen(&short(&["--url", &server.room_url()]));
+    assert!(outcome.refused().contains("Sec-WebSocket-Accept"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_target_that_never_answers_is_not_waited_for_long() {
+    let server = Server::start(Fault::NeverAnswers);
+    let outcome = loadgen(&short(&["--url", &server.room_url()]));
+    assert_sentence(outcome.refused());
+    assert!(outcome.stderr.contains("gave no answer"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_target_that_talks_on_is_not_listened_to_for_ever() {
+    let server = Server::start(Fault::Floods);
+    let began = Instant::now();
+    let outcome = loadgen(&short(&["--url", &server.room_url(), "--clients", "1"]));
+    assert_eq!(outcome.run().audit.lost, support::MEASURED, "it broadcasts nothing");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_target_that_takes_only_some_clients_says_why_the_run_could_not_begin() {
+    for (fault, part) in [
+        (Fault::Full { after: 6 }, "the handshake was refused: HTTP/1.1 503 Service Unavailable"),
+        (Fault::ClosesAtOnce { after: 6 }, "the server closed: 1013 try again later"),
+    ] {
+        let server = Server::start(fault.clone());
+        let outcome = loadgen(&short(&["--url", &server.room_url()]));
+        let complaint = outcome.refused();
+        assert!(complaint.starts_with("client ") || complaint.starts_with("publisher "), "{fault:?}: {complaint}");
+        assert!(complaint.contains(part), "{fault:?}: {complaint}");
+        assert!(!complaint.contains("panicked"), "{complaint}");
+    }
+}
+
+#[test]
+fn a_file_limit_that_is_too_low_is_told_with_the_line_that_mends_it() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=300:300", env!("CARGO_BIN_EXE_loadgen"), "--clients", "500", "--url", &url]);
+    let outcome = finish(spawn(command), None);
+    let complaint = outcome.refused();
+    assert_sentence(complaint);
+    // 500 clients, a publisher, and some files beside them.
+    assert!(complaint.starts_with("500 clients need 565 open files and the limit is 300 (hard: 300): "), "{complaint}");
+    assert!(complaint.contains("`ulimit -Hn 565 && ulimit -n 565`"), "{complaint}");
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().map(drop).unwrap_err().kind(), ErrorKind::WouldBlock, "nobody may have connected");
+}
+
+#[test]
+fn a_soft_file_limit_is_raised() {
+    let server = Server::start(Fault::None);
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=40:2000", env!("CARGO_BIN_EXE_loadgen")]);
+    command.args(short(&["--url", &server.room_url(), "--clients", "50", "--rate", "10"]));
+    let outcome = finish(spawn(command), None);
+    assert!(matches!(outcome.code, Some(0 | 3)), "{outcome:?}");
+}

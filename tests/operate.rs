@@ -1,0 +1,424 @@
+//! What an operator meets: start, the log, wrong options, a kernel that refuses, too few file descriptors, and the stop.
+
+#![allow(unsafe_code, reason = "a limit and a filter are set between fork and exec")]
+
+mod support;
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::CommandFactory;
+use hi::config::Config;
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use support::wire::{BINARY, FIN, Wire, close_frame, frame, handshake};
+use support::{PATIENCE, Server};
+
+/// From the signal to the end of the process: the issue's promise.
+const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+
+fn hi() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
+    // What the user of this machine has set for his own hi.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HI_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs a `hi` that has to end by itself.
+fn run(mut command: Command) -> Output {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it runs on: {:?}", child.wait_with_output());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// It has ended with 2 and one sentence, which is returned.
+#[track_caller]
+fn expect_sentence(command: Command) -> String {
+    let output = run(command);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "one sentence, not {stderr:?}");
+    assert!(!stderr.contains("panicked") && !stderr.contains("Error {"), "{stderr}");
+    stderr
+}
+
+/// The limit of open files, set between fork and exec.
+fn limit_files(command: &mut Command, files: u64) {
+    let set = move || Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) })?);
+    // SAFETY: the closure makes one system call; it takes no lock and allocates nothing.
+    unsafe { command.pre_exec(set) };
+}
+
+/// Has the kernel refuse a system call with this error, as a container's seccomp profile does.
+fn refuse(command: &mut Command, call: libc::c_long, errno: i32) {
+    let filter = SeccompFilter::new(
+        [(call, Vec::new())].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno as u32),
+        std::env::consts::ARCH.try_into().expect("an architecture that seccompiler knows"),
+    );
+    let filter: BpfProgram = filter.unwrap().try_into().unwrap();
+    let apply = move || seccompiler::apply_filter(&filter).map_err(|_| std::io::ErrorKind::Other.into());
+    // SAFETY: the closure makes two system calls with a filter that was made before the fork; it takes no lock and
+    // allocates nothing.
+    unsafe { command.pre_exec(apply) };
+}
+
+/// Nobody is accepted any more.
+fn wait_until_refused(server: &Server) {
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(server.address()).is_ok() {
+        assert!(Instant::now() < deadline, "connections are still accepted");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn stops_on(signal: Signal) {
+    let mut server = Server::start(&[]);
+    let mut ann = server.join("ann", "tea");
+    let mut raw = server.websocket("/raw/r");
+    // Those who make it hard: one that never answers, one in the middle of a frame, one that doesn't read, one that has
+    // not asked yet, and one that has begun to.
+    let mut silent = server.upgraded("/raw/r");
+    let mut half = server.upgraded("/raw/r");
+    half.send(&frame(FIN | BINARY, &[0; 1000])[..500]);
+    let mut stuck = Wire::new(server.connect_narrow());
+    stuck.send(handshake("/raw/stuck?lossy=1"));
+    stuck.expect_101();
+    (0..400).for_each(|_| stuck.send(frame(FIN | BINARY, &[7; 16_000])));
+    let mut quiet = server.wire();
+    let mut begun = server.wire();
+    begun.send("GET /raw/r HT");
+    // A message that is on its way is not lost.
+    ann.say("tea", "last words");
+    ann.expect_message("ann", "last words");
+
+    let began = Instant::now();
+    server.signal(signal);
+    wait_until_refused(&server);
+    for client in [&mut ann, &mut raw] {
+        let (code, reason) = client.expect_close();
+        assert_eq!((code, reason.as_str()), (1001, "the server stops; come back in 1 to 30 seconds"));
+    }
+    for wire in [&mut silent, &mut half] {
+        wire.expect_close(1001);
+    }
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    assert!(began.elapsed() < STOP_TIME_MAX, "it took {:?} to stop", began.elapsed());
+    for wire in [&mut silent, &mut half] {
+        wire.expect_end();
+    }
+    for mut stream in [quiet.stream.try_clone().unwrap(), begun.stream.try_clone().unwrap()] {
+        let mut rest = Vec::new();
+        // A reset is an end, too: what it had begun to say was never read.
+        let _ = stream.read_to_end(&mut rest);
+    }
+    quiet.send_what_is_taken(b"GET");
+    begun.send_what_is_taken(b"TP/1.1");
+    let log = server.log();
+    assert!(log.contains("stopping") && !log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn sigterm_closes_everyone_and_ends_in_time() {
+    stops_on(Signal::TERM);
+}
+
+#[test]
+fn sigint_closes_everyone_and_ends_in_time() {
+    stops_on(Signal::INT);
+}
+
+#[test]
+fn a_server_where_everyone_answers_stops_without_waiting() {
+    let mut server = Server::start(&[]);
+    let mut clients: Vec<_> = (0..20).map(|number| server.websocket(&format!("/raw/r{number}"))).collect();
+    let wires: Vec<_> = (0..3).map(|_| server.upgraded("/raw/r")).collect();
+    for mut wire in wires {
+        wire.send(close_frame(1000, b""));
+        wire.expect_close(1000);
+        wire.expect_end();
+    }
+    server.signal(Signal::TERM);
+    clients.iter_mut().for_each(|client| assert_eq!(client.expect_close().0, 1001));
+    assert_eq!(server.wait().code(), Some(0));
+    let last = server.wait_for_log(" stopped");
+    assert!(last.ends_with(" stopped"), "it has waited in vain: {last}");
+}
+
+#[test]
+fn an_idle_server_stops() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut server = Server::start(&[]);
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn who_comes_while_it_stops_is_sent_away() {
+    let mut server = Server::start_on_one_shard(&[]);
+    // Accepted before the signal, upgraded after it; and one that keeps the server waiting.
+    let _silent = server.upgraded("/raw/r");
+    let mut late = server.wire();
+    late.send(&handshake("/raw/r")[..20]);
+    server.get("/healthz");
+    server.signal(Signal::TERM);
+    server.wait_for_log("stopping");
+    late.send(&handshake("/raw/r")[20..]);
+    late.expect_101();
+    late.expect_close(1001);
+    late.send(close_frame(1001, b""));
+    late.expect_end();
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut server = Server::start(&[]);
+    let mut silent = server.upgraded("/raw/r");
+    server.signal(Signal::TERM);
+    silent.expect_close(1001);
+    server.signal(Signal::INT);
+    // It has not waited for the one that doesn't answer: it says so, and the code is that of an unclean end.
+    assert_eq!(server.wait().code(), Some(1));
+    assert!(server.log().contains("second signal: ended at once"), "{}", server.log());
+}
+
+#[test]
+fn a_port_in_use_is_said_in_one_sentence() {
+    let server = Server::start(&[]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // By another hi, with which the port must not be shared silently, and by anything else.
+    for port in [server.port(), listener.local_addr().unwrap().port()] {
+        let mut command = hi();
+        command.args(["--listen", &format!("127.0.0.1:{port}")]);
+        let sentence = expect_sentence(command);
+        assert!(sentence.contains(&format!("127.0.0.1:{port}")) && sentence.contains("-p"), "{sentence}");
+        let mut command = hi();
+        command.args(["-p", &port.to_string()]);
+        assert!(expect_sentence(command).contains("something listens there already"));
+    }
+    assert!(server.get("/healthz").starts_with("HTTP/1.1 200"), "the first one is not disturbed");
+}
+
+#[test]
+fn an_address_that_is_not_ours_is_said_in_one_sentence() {
+    let mut command = hi();
+    command.args(["--listen", "192.0.2.1:0"]);
+    let sentence = expect_sentence(command);
+    assert!(sentence.contains("192.0.2.1:0") && sentence.contains("ip address"), "{sentence}");
+}
+
+#[test]
+fn wrong_options_end_with_2_and_name_themselves() {
+    for (arguments, named) in [
+        (&["--no-such-option"][..], "--no-such-option"),
+        (&["extra"], "extra"),
+        (&["-p", "70000"], "70000"),
+        (&["-p", "1", "--listen", "127.0.0.1:0"], "--listen"),
+        (&["--listen", "localhost"], "--listen"),
+        (&["--shards", "0"], "--shards"),
+        (&["--raw", "maybe"], "--raw"),
+        (&["--max-message", "12 apples"], "12 apples"),
+        (&["--max-message", "1"], "at least 125 bytes"),
+        (&["--backlog-bytes", "9g"], "at most 1g"),
+        (&["--max-rooms", "0"], "--max-rooms"),
+        (&["--rate-limit", "-1"], "-1"),
+        (&["--rate-burst", "0"], "--rate-burst"),
+        (&["--ping-interval", "0s"], "--ping-interval"),
+        (&["--ping-timeout", "1500ms"], "whole seconds"),
+        (&["--handshake-timeout", "soon"], "soon"),
+        (&["--receive-buffers", "1000"], "power of two"),
+        (&["--slow", "wait"], "--slow"),
+        (&["--log", "loud"], "--log"),
+    ] {
+        let mut command = hi();
+        command.args(arguments);
+        let output = run(command);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(named) && !stderr.contains("panicked"), "{arguments:?}: {stderr}");
+    }
+    let mut command = hi();
+    let output = run({
+        command.env("HI_SHARDS", "none");
+        command
+    });
+    assert_eq!(output.status.code(), Some(2), "the environment counts, too");
+}
+
+#[test]
+fn help_shows_every_option_with_its_default_and_its_unit() {
+    let mut command = hi();
+    command.arg("--help");
+    let output = run(command);
+    assert_eq!(output.status.code(), Some(0));
+    let help = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<_> = help.split_whitespace().collect();
+    let help = words.join(" ");
+    for option in Config::command().get_arguments() {
+        let long = format!("--{}", option.get_long().expect("every option has a long name"));
+        let name = option.get_value_names().and_then(|names| names.first()).map(|name| format!(" <{name}>"));
+        let usage = format!("{long}{}", name.clone().unwrap_or_default());
+        let start = help.find(&usage).unwrap_or_else(|| panic!("{usage} in {help}"));
+        if name.is_none() {
+            continue;
+        }
+        // Up to the next option.
+        let own = &help[start + usage.len()..];
+        let own = own.find(" <").map_or(own, |end| &own[..end]);
+        let default = option.get_default_values().first().map(|value| value.to_string_lossy());
+        let default = default.map_or("[default:".to_owned(), |value| format!("[default: {value}]"));
+        assert!(own.contains(&default) || long == "--listen", "{usage} has no {default} in {own:?}");
+        assert!(own.contains("[env: HI_"), "{usage} has no name in the environment in {own:?}");
+        let unit = name.unwrap();
+        let units = [" <BYTES>", " <TIME>", " <COUNT>", " <PER_SECOND>", " <PORT>", " <ADDR:PORT>"];
+        let no_number = [" <MODE>", " <POLICY>", " <LEVEL>"];
+        assert!(units.contains(&unit.as_str()) || no_number.contains(&unit.as_str()), "{usage} has no unit");
+        if unit == " <TIME>" {
+            assert!(default.ends_with("s]") || default.ends_with("m]"), "{usage}: {default}");
+        }
+    }
+}
+
+#[test]
+fn port_0_takes_a_free_port_and_the_log_says_all_that_is_needed() {
+    let mut command = hi();
+    command.args(["-p", "0", "--shards", "3"]);
+    let server = Server::spawn(command);
+    let line = server.wait_for_log("hi is open");
+    assert!(line.contains(&format!("http://localhost:{}/", server.port())), "{line}");
+    assert!(line.contains("3 shards") && line.contains("io_uring") && line.contains("Linux "), "{line}");
+    assert!(line.contains("multishot receive") && line.contains("provided buffers"), "{line}");
+    let line = server.wait_for_log("file limit");
+    assert!(line.contains("connections") && line.contains("memory at most"), "{line}");
+    assert!(server.get("/healthz").starts_with("HTTP/1.1 200"));
+    let v6 = TcpStream::connect(("::1", server.port()));
+    if std::net::TcpListener::bind("[::1]:0").is_ok() {
+        v6.expect("dual stack");
+    }
+}
+
+#[test]
+fn several_addresses_are_served_and_named() {
+    let mut command = hi();
+    command.args(["--listen", "127.0.0.1:0", "--listen", "127.0.0.2:0"]);
+    let server = Server::spawn(command);
+    let line = server.wait_for_log("hi is open");
+    for address in ["127.0.0.1:", "127.0.0.2:"] {
+        let link = line.split("http://").find(|link| link.starts_with(address)).expect(address);
+        let address = link.split('/').next().unwrap();
+        TcpStream::connect(address).expect("it is served");
+    }
+}
+
+#[test]
+fn a_kernel_that_refuses_io_uring_is_said_in_one_sentence() {
+    for (call, name, errno) in [
+        (libc::SYS_io_uring_setup, "io_uring_setup", libc::EPERM),
+        (libc::SYS_io_uring_setup, "io_uring_setup", libc::ENOSYS),
+        (libc::SYS_io_uring_register, "IORING_REGISTER", libc::EPERM),
+        (libc::SYS_io_uring_register, "IORING_REGISTER", libc::ENOSYS),
+        (libc::SYS_io_uring_enter, "io_uring_enter", libc::EPERM),
+        (libc::SYS_io_uring_enter, "io_uring_enter", libc::ENOSYS),
+    ] {
+        let mut command = hi();
+        command.args(["--listen", "127.0.0.1:0"]);
+        refuse(&mut command, call, errno);
+        let sentence = expect_sentence(command);
+        assert!(sentence.contains(name), "the operation: {sentence}");
+        assert!(sentence.contains("seccomp"), "the cause: {sentence}");
+        assert!(sentence.contains("--security-opt seccomp=unconfined"), "the mend: {sentence}");
+    }
+}
+
+#[test]
+fn too_little_memory_for_rings_is_said_in_one_sentence() {
+    let mut command = hi();
+    command.args(["--listen", "127.0.0.1:0"]);
+    refuse(&mut command, libc::SYS_io_uring_setup, libc::ENOMEM);
+    let sentence = expect_sentence(command);
+    assert!(sentence.contains("ulimit -l") && sentence.contains("memlock"), "{sentence}");
+}
+
+#[test]
+fn a_file_limit_that_is_too_low_is_said_in_one_sentence_or_is_enough() {
+    let (mut refused, mut started) = (0, 0);
+    // From not enough to load the program to enough for some connections.
+    for files in 6..50 {
+        let mut command = hi();
+        command.args(["--listen", "127.0.0.1:0", "--shards", "2"]).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        limit_files(&mut command, files);
+        let mut child = command.spawn().unwrap();
+        let mut stderr = String::new();
+        let mut pipe = std::io::BufReader::new(child.stderr.take().unwrap());
+        std::io::BufRead::read_line(&mut pipe, &mut stderr).unwrap();
+        if stderr.contains("hi is open") {
+            started += 1;
+            child.kill().unwrap();
+            child.wait().unwrap();
+            continue;
+        }
+        pipe.read_to_string(&mut stderr).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(2), "{files} files: {stderr}");
+        assert!(stderr.lines().count() == 1 && !stderr.contains("panicked"), "{files} files: {stderr}");
+        assert!(stderr.contains("ulimit -n"), "{files} files: {stderr}");
+        refused += 1;
+    }
+    assert!(refused > 0 && started > 0, "{refused} refused, {started} started");
+}
+
+#[test]
+fn without_file_descriptors_those_connected_notice_nothing() {
+    const FILES: u64 = 60;
+    let mut command = hi();
+    command.args(["--listen", "127.0.0.1:0", "--shards", "1"]);
+    limit_files(&mut command, FILES);
+    let server = Server::spawn(command);
+    let mut ann = server.join("ann", "tea");
+    let mut bob = server.join("bob", "tea");
+    ann.expect_message("#tea", "Welcome to tea, bob!");
+    // Inherited ones may lie beyond the limit.
+    let files = || (0..FILES).filter(|fd| std::fs::exists(format!("/proc/{}/fd/{fd}", server.pid())).unwrap()).count();
+    let before = files();
+    // More than fit; all of them ask at once.
+    let mut waiting: Vec<_> = (0..100).map(|_| server.wire()).collect();
+    waiting.iter_mut().for_each(|wire| wire.send(handshake("/raw/r")));
+    server.wait_for_log("accepting pauses");
+    for number in 0..60 {
+        let (speaker, from) = if number % 2 == 0 { (&mut ann, "ann") } else { (&mut bob, "bob") };
+        speaker.say("tea", &number.to_string());
+        ann.expect_message(from, &number.to_string());
+        bob.expect_message(from, &number.to_string());
+    }
+    assert_eq!(files() as u64, FILES, "every file is in use");
+    // Everyone gets in as others leave.
+    for mut wire in waiting {
+        wire.expect_101();
+        wire.expect_echo("here I am");
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while files() > before {
+        assert!(Instant::now() < deadline, "{} files are open instead of {before}", files());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    ann.say("tea", "that was crowded");
+    bob.expect_message("ann", "that was crowded");
+    let log = server.log();
+    assert_eq!(log.matches("accepting pauses").count(), 1, "one line a minute: {log}");
+}
