@@ -1,6 +1,6 @@
 //! The `hi` command.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -20,12 +20,15 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_max_level(config.log)
         .with_target(false)
+        // Who reads the log may end before hi does. To complain about that on stderr would be a panic.
+        .log_internal_errors(false)
         .init();
     end_on_panic();
     match server::serve::<Ring>(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            // The exit code is the same if nobody reads this.
+            let _ = writeln!(std::io::stderr(), "{error}");
             ExitCode::from(EXIT_USAGE)
         }
     }

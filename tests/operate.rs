@@ -422,3 +422,27 @@ fn without_file_descriptors_those_connected_notice_nothing() {
     let log = server.log();
     assert_eq!(log.matches("accepting pauses").count(), 1, "one line a minute: {log}");
 }
+
+#[test]
+fn a_log_that_nobody_reads_any_more_harms_nobody() {
+    let mut command = hi();
+    command.args(["--listen", "127.0.0.1:0", "--shards", "1"]).stderr(Stdio::piped()).stdin(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("the link").to_owned();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    drop(lines);
+    // Refusals are logged.
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(&address).expect("hi accepts");
+        std::io::Write::write_all(&mut stream, b"GET /ws HTTP/1.1\r\nHost: hi\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer:?}");
+    }
+    assert!(child.try_wait().unwrap().is_none(), "hi runs on");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

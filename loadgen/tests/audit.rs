@@ -3,9 +3,8 @@
 mod support;
 
 use loadgen::results::{Run, Verdict};
-use support::{
-    Fault, MEASURED, MESSAGES, Manner, Server, beside_each_other, close_frame, frame, loadgen, measure, short,
-};
+use support::server::{Fault, Manner, Server, close_frame, frame};
+use support::{MEASURED, MESSAGES, beside_each_other, loadgen, measure, short};
 
 /// A short run against a server with this fault.
 fn with(fault: Fault) -> support::Outcome {

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use loadgen::results::Verdict;
 use rustix::process::{Pid, Signal, kill_process};
-use support::{
-    Ending, Fault, Folder, MESSAGES, Outcome, PAUSE, Server, command, finish, loadgen, measure, short, spawn,
-};
+use support::server::{Fault, PAUSE, Server};
+use support::{Ending, Folder, MESSAGES, Outcome, command, finish, loadgen, measure, short, spawn};
 
 /// No event that a test waits for takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -133,6 +132,5 @@ fn a_rate_that_one_thread_cannot_send_is_not_the_servers_fault() {
     let url = server.room_url();
     let outcome =
         loadgen(&short(&["--url", &url, "--clients", "1", "--threads", "1", "--rate", "1000000", "--size", "1000"]));
-    println!("{:?}", outcome.run().verdict);
     assert_eq!(outcome.code, Some(3), "{:?}", outcome.run().verdict);
 }

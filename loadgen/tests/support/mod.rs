@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use loadgen::results::{Run, Verdict};
 
-use server::Server;
+#[allow(unused_imports, reason = "each test file uses its own part of it")]
+pub use server::{Fault, Manner, PAUSE, Server, close_frame, frame};
 
 /// No run takes as long; one that does hangs, and is ended.
 const RUN_TIME_MAX: Duration = Duration::from_secs(60);
