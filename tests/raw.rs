@@ -409,3 +409,24 @@ fn a_member_stuck_in_many_rooms_is_told_of_each() {
     }
     assert!(missed.iter().all(|missed| *missed > 0), "{missed:?}");
 }
+
+#[test]
+fn what_was_said_before_a_close_comes_back_before_the_close() {
+    let server = Server::start(&["--max-message", "1m"]);
+    for (count, bytes) in [(100, 1000), (1, 65_536), (1, 900_000), (3, 65_530)] {
+        let mut client = server.websocket("/raw/owed");
+        // All of it at once, the Close included.
+        for number in 0..count {
+            client.socket.write(Message::text(format!("{number:010}").repeat(bytes / 10))).unwrap();
+        }
+        client.socket.close(None).unwrap();
+        let mut echoed = 0;
+        while let Ok(message) = client.socket.read() {
+            if let Message::Text(text) = message {
+                assert_eq!(text.len(), bytes / 10 * 10);
+                echoed += 1;
+            }
+        }
+        assert_eq!(echoed, count, "{bytes} bytes each");
+    }
+}

@@ -259,7 +259,7 @@ impl<R: DataRing> Shard<R> {
 
     /// Sends `frame` to this connection alone, behind all that its rooms had for it until now.
     fn reply(&mut self, slot: u32, frame: Bytes) {
-        self.settle(slot);
+        self.settle(slot, SETTLE_BYTES_MAX);
         if self.connection(slot).reply(frame) {
             self.queue(slot);
         } else {
@@ -267,10 +267,11 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    fn settle(&mut self, slot: u32) {
+    /// Puts what its rooms have for a connection ahead of what comes next, up to `bytes_max`.
+    fn settle(&mut self, slot: u32, bytes_max: usize) {
         if self.connection(slot).state == State::Open {
             self.drain_inbox();
-            self.connections[slot as usize].settle(&self.rooms, SETTLE_BYTES_MAX);
+            self.connections[slot as usize].settle(&self.rooms, bytes_max);
         }
     }
 
@@ -280,7 +281,7 @@ impl<R: DataRing> Shard<R> {
             return;
         }
         debug!(shard = self.id, slot, code = reason.code(), "closing: {}", reason.text());
-        self.settle(slot);
+        self.settle(slot, usize::MAX);
         let state = if reason.peer_broke_protocol() { State::Lingering } else { State::Closing };
         self.connection(slot).close(encode::close(reason.code(), &reason.text()), state);
         self.leave_all(slot);

@@ -209,7 +209,7 @@ impl<R: DataRing> Shard<R> {
     /// owed.
     fn peer_closes(&mut self, slot: u32, code: Option<u16>) {
         let answer = code.map_or_else(|| encode::frame(OpCode::Close, b""), |code| encode::close(code, ""));
-        self.settle(slot);
+        self.settle(slot, usize::MAX);
         let connection = self.connection(slot);
         connection.close(answer, State::Answering);
         if connection.has_close_to_send() {
