@@ -110,6 +110,11 @@ pub enum Slow {
 }
 
 impl Config {
+    /// How many shards there are on a machine that gives the process so many cores.
+    pub fn shard_count(&self, cores: usize) -> usize {
+        self.shards.map_or(cores, usize::from)
+    }
+
     /// The rate limit of chat messages.
     pub fn chat_rate(&self) -> RateLimit {
         RateLimit::new(self.rate_limit, self.rate_burst)

@@ -59,7 +59,7 @@ impl Server {
     /// An address that can't be bound, a thread or a ring that can't be had.
     pub fn start<R: DataRing + 'static>(config: Config) -> Result<Self, StartError> {
         let cores = allowed_cores()?;
-        let shards = config.shards.map_or(cores.len(), usize::from);
+        let shards = config.shard_count(cores.len());
         let config = Arc::new(config);
         let per_address = bind(&config, shards)?;
         let addresses = per_address.iter().map(|listeners| local_address(&listeners[0])).collect::<Result<_, _>>()?;
@@ -170,7 +170,7 @@ fn allowed_cores() -> Result<Vec<usize>, StartError> {
 
 /// File descriptors that are no connections.
 fn files_needed(config: &Config) -> Result<u64, StartError> {
-    let shards = config.shards.map_or(allowed_cores()?.len() as u64, u64::from);
+    let shards = config.shard_count(allowed_cores()?.len()) as u64;
     let addresses = config.listen.len().max(1) as u64;
     Ok(FILES_BESIDE + shards * (FILES_PER_SHARD + addresses * FILES_PER_LISTENER))
 }
