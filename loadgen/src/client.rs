@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use socket2::Socket;
 
 use crate::audit::Auditor;
+use crate::os;
 use crate::wire::{self, Answer, Event, Reader};
 
 /// Where a connection is in its life.
@@ -198,6 +199,7 @@ impl Client {
                 Answer::Open(head) => {
                     let leftover = answer.split_off(head);
                     if let State::Handshaking(socket, _) = std::mem::replace(&mut self.state, State::Away) {
+                        os::delay_acknowledgements(&socket);
                         self.state = State::Open(socket);
                     }
                     match self.frames(&leftover, &mut on) {

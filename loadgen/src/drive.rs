@@ -15,7 +15,7 @@ use crate::progress::Display;
 use crate::results::{
     Audit, Connects, Distribution, Generator, Limit, LimitStep, Machine, Run, Second, ServerCost, Storm, Verdict,
 };
-use crate::stats::{Collected, Faults};
+use crate::stats::{Collected, Faults, add};
 use crate::target::{Target, Template};
 use crate::worker::{Command, Report, Shared, Step, Worker, room_name};
 
@@ -478,10 +478,6 @@ fn merged(progress: &[ThreadProgress]) -> Option<Histogram<u64>> {
     let mut all = histograms.next()?.clone();
     histograms.for_each(|histogram| add(&mut all, histogram));
     Some(all)
-}
-
-fn add(all: &mut Histogram<u64>, other: &Histogram<u64>) {
-    all.add(other).expect("the histogram resizes itself");
 }
 
 fn merge(all: &mut Collected, other: Collected) {

@@ -139,6 +139,14 @@ pub fn connect(target: SocketAddr, number: usize, receive_buffer_bytes: Option<u
     }
 }
 
+/// Has the kernel acknowledge every second message when it is read, instead of each: what a connection does by itself once
+/// both sides talk. Of a message that nobody follows within some 40 ms the acknowledgement goes by a timer, and from then on
+/// each is acknowledged again. Acknowledging is more than half of what receiving a small message costs.
+pub fn delay_acknowledgements(socket: &Socket) {
+    // It saves time, and decides nothing else: where it isn't possible, all goes on.
+    let _ = rustix::net::sockopt::set_tcp_quickack(socket, false);
+}
+
 /// Lets the kernel choose the port when it connects, so that a port serves many destinations.
 #[allow(unsafe_code)]
 fn bind_address_no_port(socket: &Socket) -> io::Result<()> {

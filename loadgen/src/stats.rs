@@ -15,15 +15,20 @@ pub const NAMED_MAX: usize = 10;
 /// The counters of one thread since the last [`Stats::begin`]. Handshakes are counted from the very begin.
 #[derive(Debug)]
 pub struct Stats {
-    /// Latency from the intended send time, in microseconds.
-    pub latency: Histogram<u64>,
-    /// Messages in it.
+    /// Messages that arrived in the measured time.
     pub deliveries: u64,
     /// Bytes of frames.
     pub bytes: u64,
     /// Slow clients that the server closed as too slow: it said so.
     pub slow_closed: u64,
-    uncorrected: Histogram<u64>,
+    /// Latencies of the seconds that are over.
+    latency: Histogram<u64>,
+    /// Latencies of the second under way: a message is recorded once, here.
+    second: Histogram<u64>,
+    /// Which second that is.
+    second_number: usize,
+    /// Those of them that fell due while their client still waited for an earlier message.
+    waited: Histogram<u64>,
     handshake: Histogram<u64>,
     storm: Histogram<u64>,
     send_late: Histogram<u64>,
@@ -137,11 +142,13 @@ fn histogram() -> Histogram<u64> {
 impl Default for Stats {
     fn default() -> Self {
         Self {
-            latency: histogram(),
             deliveries: 0,
             bytes: 0,
             slow_closed: 0,
-            uncorrected: histogram(),
+            latency: histogram(),
+            second: histogram(),
+            second_number: 0,
+            waited: histogram(),
             handshake: histogram(),
             storm: histogram(),
             send_late: histogram(),
@@ -171,20 +178,36 @@ impl Stats {
         self.measured.contains(&sequence)
     }
 
-    /// A measured message arrived.
-    pub fn delivered(&mut self, now_us: u64, latency_us: u64, uncorrected: bool) {
+    /// A measured message arrived. It `waited` if it fell due while its client still waited for an earlier one.
+    pub fn delivered(&mut self, now_us: u64, latency_us: u64, waited: bool) {
         self.deliveries += 1;
         self.last_arrival_us = now_us;
-        record(&mut self.latency, latency_us);
-        if uncorrected {
-            record(&mut self.uncorrected, latency_us);
-        }
         let second = (now_us.saturating_sub(self.window_us.start) / 1_000_000) as usize;
-        while self.timeline.len() <= second {
+        if second != self.second_number {
+            self.end_second();
+            self.second_number = second;
+        }
+        record(&mut self.second, latency_us);
+        if waited {
+            record(&mut self.waited, latency_us);
+        }
+    }
+
+    fn end_second(&mut self) {
+        while self.timeline.len() <= self.second_number {
             // Two digits are enough for a line in a chart.
             self.timeline.push(Histogram::new(2).expect("two digits are allowed"));
         }
-        record(&mut self.timeline[second], latency_us);
+        add(&mut self.timeline[self.second_number], &self.second);
+        add(&mut self.latency, &self.second);
+        self.second.reset();
+    }
+
+    /// Latencies so far, in microseconds.
+    pub fn latency_so_far(&self) -> Histogram<u64> {
+        let mut latency = self.latency.clone();
+        add(&mut latency, &self.second);
+        latency
     }
 
     /// Messages were passed over.
@@ -274,9 +297,9 @@ impl Stats {
         }
     }
 
-    /// A measured message was read, at most so late.
-    pub fn read_late(&mut self, late_us: u64) {
-        record(&mut self.read_late, late_us);
+    /// Measured messages were read, at most so late.
+    pub fn read_late(&mut self, late_us: u64, messages: u64) {
+        self.read_late.record_n(late_us, messages).expect("the histogram resizes itself");
     }
 
     /// At the begin of the measured time, begins to count what its end will ask for: CPU time of the thread, and bytes.
@@ -295,10 +318,15 @@ impl Stats {
     }
 
     /// Everything, to be merged.
-    pub fn collected(self) -> Collected {
+    pub fn collected(mut self) -> Collected {
+        if !self.second.is_empty() {
+            self.end_second();
+        }
+        let mut uncorrected = self.latency.clone();
+        uncorrected.subtract(&self.waited).expect("what waited was recorded");
         Collected {
             latency: self.latency,
-            uncorrected: self.uncorrected,
+            uncorrected,
             handshake: self.handshake,
             storm: self.storm,
             send_late: self.send_late,
@@ -314,6 +342,11 @@ impl Stats {
             publisher_told: self.publisher_told,
         }
     }
+}
+
+/// Adds the values of another histogram.
+pub fn add(all: &mut Histogram<u64>, other: &Histogram<u64>) {
+    all.add(other).expect("the histogram resizes itself");
 }
 
 fn record(histogram: &mut Histogram<u64>, value_us: u64) {

@@ -412,21 +412,26 @@ impl Worker {
         let client = &mut self.clients[index];
         let (stats, shared) = (&mut self.stats, &self.shared);
         let (role, number, room) = (client.role, client.number, client.room);
-        let mut read_us = None;
+        let mut reading = Reading { client: number, room, now_us: 0, messages: 0, longest_us: 0 };
         let (bytes, more, progress) = client.read(buffer, |auditor, answered_us, begin| {
-            let now_us = *read_us.get_or_insert_with(|| shared.now_us());
+            if reading.now_us == 0 {
+                reading.now_us = shared.now_us();
+            }
             match shared.stamper.find(begin) {
                 Some(stamp) => {
                     if let Role::Member { slow } = role {
-                        let late_us = now_us.saturating_sub(waiting_since_us);
-                        let reading = Reading { client: number, room, slow, now_us, late_us };
-                        arrived(stats, auditor, answered_us, &stamp, &reading);
+                        reading.arrived(stats, auditor, answered_us, &stamp, slow);
                     }
                 }
                 None => stats.notice(begin, auditor, matches!(role, Role::Publisher { .. })),
             }
         });
         stats.bytes += bytes as u64;
+        if reading.messages > 0 {
+            // One late read makes many late messages; none is later than its whole way took.
+            let late_us = reading.now_us.saturating_sub(waiting_since_us);
+            stats.read_late(late_us.min(reading.longest_us), reading.messages);
+        }
         match progress {
             Progress::Waiting => more,
             Progress::Opened => {
@@ -600,7 +605,7 @@ impl Worker {
             worker: self.id,
             open: self.open,
             deliveries: self.stats.deliveries,
-            latency: Box::new(self.stats.latency.clone()),
+            latency: Box::new(self.stats.latency_so_far()),
         };
         self.reports.send(progress).is_ok()
     }
@@ -656,39 +661,39 @@ impl Worker {
     }
 }
 
-/// Who reads, and when.
+/// What one read brought: who read, when, and how many measured messages.
 struct Reading {
     client: usize,
     room: usize,
-    slow: bool,
     now_us: u64,
-    /// What was read has waited for us so long, at most.
-    late_us: u64,
+    messages: u64,
+    /// The longest latency among them.
+    longest_us: u64,
 }
 
-/// A message has arrived at a member.
-fn arrived(stats: &mut Stats, auditor: &mut Auditor, answered_us: &mut u64, stamp: &Stamp, reading: &Reading) {
-    let Reading { client, room, slow, now_us, late_us } = *reading;
-    if stamp.room as usize != room {
-        return stats.astray(client, stamp);
-    }
-    let seen = auditor.see(stamp.publisher, stamp.sequence);
-    match seen {
-        Seen::InOrder => {}
-        Seen::Ahead(count) => stats.ahead(client, stamp, count),
-        Seen::Reordered => stats.reordered(client, stamp),
-        Seen::Doubled => return stats.doubled(client, stamp),
-    }
-    if !slow && stats.is_measured(stamp.sequence) {
-        // A tool that waits for its answers would not have sent what was due while it waited.
-        let waited = stamp.intended_us < *answered_us;
-        if !waited {
-            *answered_us = now_us;
+impl Reading {
+    /// A message has arrived at a member.
+    fn arrived(&mut self, stats: &mut Stats, auditor: &mut Auditor, answered_us: &mut u64, stamp: &Stamp, slow: bool) {
+        if stamp.room as usize != self.room {
+            return stats.astray(self.client, stamp);
         }
-        let latency_us = now_us.saturating_sub(stamp.intended_us);
-        stats.delivered(now_us, latency_us, !waited);
-        // One late read makes many late messages; none is later than its whole way took.
-        stats.read_late(late_us.min(latency_us));
+        match auditor.see(stamp.publisher, stamp.sequence) {
+            Seen::InOrder => {}
+            Seen::Ahead(count) => stats.ahead(self.client, stamp, count),
+            Seen::Reordered => stats.reordered(self.client, stamp),
+            Seen::Doubled => return stats.doubled(self.client, stamp),
+        }
+        if !slow && stats.is_measured(stamp.sequence) {
+            // A tool that waits for its answers would not have sent what was due while it waited.
+            let waited = stamp.intended_us < *answered_us;
+            if !waited {
+                *answered_us = self.now_us;
+            }
+            let latency_us = self.now_us.saturating_sub(stamp.intended_us);
+            stats.delivered(self.now_us, latency_us, waited);
+            self.messages += 1;
+            self.longest_us = self.longest_us.max(latency_us);
+        }
     }
 }
 
