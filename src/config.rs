@@ -12,13 +12,9 @@ use crate::rate::RateLimit;
 use crate::relay::INBOX_BYTES_MAX;
 use crate::ring::RECEIVE_BUFFER_BYTES;
 
-/// hi: a minimal, performant WebSocket chat and broadcast server for Linux on io_uring.
-///
-/// Without any option it serves the chat page and its rooms on port 8080 of all addresses. Every option can also be set
-/// in the environment, under the name shown with it; the command line wins. Sizes take k, m and g (1k = 1,024 bytes),
-/// times take ms, s, m and h.
+/// The options of the server: flags, or the environment.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "hi", version, max_term_width = 110)]
+#[command(name = "hi")]
 pub struct Config {
     /// Port to listen on, on all IPv4 and IPv6 addresses; 0 takes a free one
     #[arg(short, long, value_name = "PORT", env = "HI_PORT", default_value_t = 8080)]

@@ -17,6 +17,7 @@
 //! | [`room`] | the order of a room and its members; the log that members read (pure) |
 //! | [`relay`] | inboxes between shards |
 //! | [`connection`] | one connection: its states, its cursors, what leaves next |
+//! | [`proxy`] | reverse proxies: how they are known, and the lines that mend them (pure) |
 //! | [`mod@slice`], [`wheel`], [`rate`] | shared bytes, timers, rate limits (pure) |
 //! | [`os`] | limits, pinning, listeners |
 //! | [`faulty_ring`] | a data ring that goes wrong on purpose, for tests |
@@ -24,8 +25,11 @@
 //! The design and its measurements: `docs/`. Who wants to change how a message flows begins at
 //! [`shard::turn`]; who wants to change what a message means, at [`shard::commands`].
 
+pub mod api;
+pub mod checklist;
 pub mod config;
 pub mod connection;
+pub mod doctor;
 pub mod faulty_ring;
 pub mod frame;
 pub mod handshake;
@@ -33,6 +37,7 @@ pub mod http;
 pub mod os;
 pub mod probe;
 pub mod protocol;
+pub mod proxy;
 pub mod rate;
 pub mod relay;
 pub mod ring;

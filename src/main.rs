@@ -3,18 +3,55 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use hi::config::Config;
 use hi::ring::Ring;
-use hi::server;
+use hi::{api, checklist, doctor, server};
 
 /// Exit code for what the operator can mend: options, ports, the kernel's refusals.
 const EXIT_USAGE: u8 = 2;
 /// Exit code for a bug of ours.
 const EXIT_BUG: i32 = 70;
 
+/// hi: a minimal, performant WebSocket chat and broadcast server for Linux on io_uring.
+///
+/// Without any option it serves the chat page and its rooms on port 8080 of all addresses. Every option can also be set
+/// in the environment, under the name shown with it; the command line wins. Sizes take k, m and g (1k = 1,024 bytes),
+/// times take ms, s, m and h.
+#[derive(Parser)]
+#[command(name = "hi", version, max_term_width = 110, args_conflicts_with_subcommands = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    config: Config,
+}
+
+/// What else `hi` does than to serve.
+#[derive(Subcommand)]
+enum Command {
+    /// Finds out why a WebSocket address doesn't work: every address, every hop, one verdict, and the mend
+    Doctor(doctor::Args),
+    /// The things to do before, during and after a move to another server, each ticked by a real check
+    Checklist(checklist::Args),
+    /// Publishes a message into a room of a server that runs
+    Pub(api::client::PublishArgs),
+    /// Shows the rooms of a server that runs
+    Rooms(api::client::RoomsArgs),
+}
+
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let CommandLine { command, config } = CommandLine::parse();
+    match command {
+        None => serve(config),
+        Some(Command::Doctor(args)) => doctor::run(args),
+        Some(Command::Checklist(args)) => checklist::run(args),
+        Some(Command::Pub(args)) => api::client::publish(args),
+        Some(Command::Rooms(args)) => api::client::rooms(args),
+    }
+}
+
+fn serve(config: Config) -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

@@ -1,0 +1,3 @@
+//! The internal HTTP port: placeholder.
+
+pub mod client;
