@@ -1,4 +1,10 @@
-//! `hi checklist`: placeholder.
+//! `hi checklist`: what to do before, during and after a move to another server, each ticked by a real check.
+
+pub mod document;
+pub mod facts;
+pub mod items;
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 

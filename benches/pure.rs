@@ -1,0 +1,137 @@
+//! What the engine does to a message between two system calls: `cargo bench --bench pure`.
+//!
+//! Each part by itself, in nanoseconds; a delivery as a whole takes microseconds, nearly all of them the kernel's (see
+//! `figures`). What grows here with the number of members is `log/advance`, and nothing else.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use fastwebsockets::OpCode;
+use hi::frame::decode::Decoder;
+use hi::frame::encode;
+use hi::http::{head, upgrade};
+use hi::os;
+use hi::protocol::broadcast::Unnumbered;
+use hi::relay::Inbox;
+use hi::room::log::{Log, Read};
+use hi::room::registry::Registry;
+use hi::room::{MemberId, Namespace, Wakes};
+
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+/// A browser's handshake through a reverse proxy.
+const HANDSHAKE: &[u8] = b"GET /ws?username=ada&room=general HTTP/1.1\r\nHost: chat.example.com\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\nAccept: */*\r\n\
+    Accept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br\r\nOrigin: https://chat.example.com\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nConnection: Upgrade\r\n\
+    Upgrade: websocket\r\nX-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\n\r\n";
+
+fn masked(payload: &[u8]) -> Vec<u8> {
+    let frame = encode::frame(OpCode::Text, payload);
+    let (head, payload) = frame.split_at(frame.len() - payload.len());
+    let mut bytes = head.to_vec();
+    bytes[1] |= 0x80;
+    bytes.extend(MASK);
+    bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
+}
+
+/// Bytes of a client in, messages out; unmasking and the check of UTF-8 are part of it.
+fn decode(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decode");
+    for (name, payload_bytes, frames) in [("128 B", 128, 1), ("20 x 128 B", 128, 20), ("16 KiB", 16 * 1024, 1)] {
+        let input = masked(&vec![b'a'; payload_bytes]).repeat(frames);
+        group.throughput(Throughput::Bytes(input.len() as u64));
+        group.bench_function(name, |bencher| {
+            let decode_all = |mut input: Vec<u8>| {
+                let (mut decoder, mut rest) = (Decoder::new(), &mut input[..]);
+                for _ in 0..frames {
+                    let event = decoder.next(&mut rest, MESSAGE_BYTES_MAX).expect("the frames are sound");
+                    black_box(event.expect("the frames are whole"));
+                }
+                input
+            };
+            bencher.iter_batched(|| input.clone(), decode_all, BatchSize::SmallInput);
+        });
+    }
+    group.finish();
+}
+
+/// The one encoding of a broadcast: JSON and frame header, for any number of members.
+fn encode_once(criterion: &mut Criterion) {
+    let text = "x".repeat(128);
+    criterion.bench_function("encode/chat message of 128 B", |bencher| {
+        bencher.iter(|| Unnumbered::message("ada", "general", black_box(&text)).number(1234, 5, 1_764_000_000_000));
+    });
+    criterion.bench_function("encode/raw frame of 128 B", |bencher| {
+        bencher.iter(|| encode::frame(OpCode::Text, black_box(text.as_bytes())));
+    });
+}
+
+/// From the bytes of a request to those of the 101.
+fn handshake(criterion: &mut Criterion) {
+    criterion.bench_function("handshake/parse, examine, answer", |bencher| {
+        bencher.iter(|| {
+            let (head, _) = head::parse(black_box(HANDSHAKE)).expect("it is sound").expect("it is whole");
+            upgrade::response_101(&upgrade::examine(&head).expect("it is a handshake"), None)
+        });
+    });
+}
+
+/// A frame's way into a shard's log, and of a thousand cursors over it.
+fn log(criterion: &mut Criterion) {
+    let frame = encode::frame(OpCode::Text, &[b'x'; 128]);
+    criterion.bench_function("log/append", |bencher| {
+        let (mut log, mut seq) = (Log::new(0, 1 << 20), 0);
+        bencher.iter(|| {
+            log.append(seq, &frame);
+            seq += 1;
+        });
+    });
+    let mut group = criterion.benchmark_group("log");
+    group.throughput(Throughput::Elements(1000));
+    group.bench_function("advance 1,000 cursors", |bencher| {
+        let mut log = Log::new(0, 1 << 20);
+        log.append(0, &frame);
+        let mut cursors = vec![0; 1000];
+        bencher.iter(|| {
+            for cursor in &mut cursors {
+                let Read::Frames(slice, next) = log.read(*cursor, log.tip()) else { unreachable!("a frame is there") };
+                black_box((slice, next));
+            }
+        });
+    });
+    group.finish();
+}
+
+/// From the room's lock into the inboxes of two shards, and out of them.
+fn relay(criterion: &mut Criterion) {
+    let inbox = || Inbox::new(os::new_eventfd().expect("an eventfd"), 1 << 30);
+    let registry = Registry::new([inbox(), inbox()].into(), 0);
+    let mut wakes = Wakes::default();
+    let mut room = None;
+    for shard in 0..2 {
+        let member = MemberId { shard, connection: 1 };
+        let joined =
+            registry.join(Namespace::Raw, "bench", None, member, 0, &mut wakes).expect("raw rooms have no names");
+        room = Some(joined.room);
+    }
+    let room = room.expect("two have joined");
+    let frame = Bytes::from_static(&[b'x'; 132]);
+    let mut relays = Vec::new();
+    criterion.bench_function("relay/to two shards", |bencher| {
+        bencher.iter(|| {
+            Arc::clone(&room).publish_raw(&frame, &mut wakes);
+            wakes.wake_all(registry.inboxes());
+            for inbox in registry.inboxes() {
+                inbox.drain(&mut relays);
+                black_box(relays.drain(..).count());
+            }
+        });
+    });
+}
+
+criterion_group!(benches, decode, encode_once, handshake, log, relay);
+criterion_main!(benches);
