@@ -1,0 +1,143 @@
+//! The reading side: connections, what they send and what they have to get.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+use rustix::time::Timespec;
+
+use crate::{FRAME_BYTES, PAYLOAD_BYTES};
+
+/// A connection, upgraded if there is a path.
+pub(crate) fn open(address: SocketAddr, path: Option<&str>) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("the server accepts");
+    stream.set_nodelay(true).unwrap();
+    if let Some(path) = path {
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        .unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("the server answers the handshake");
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    }
+    stream
+}
+
+/// A masked text frame, the mask being zero.
+pub(crate) fn masked(payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match payload.len() {
+        len @ 0..126 => frame.push(0x80 | len as u8),
+        len => {
+            frame.push(0x80 | 126);
+            frame.extend((len as u16).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+/// The message's number, over and over.
+pub(crate) fn payload(message: u32) -> [u8; PAYLOAD_BYTES] {
+    let text = format!("{message:08}");
+    std::array::from_fn(|index| text.as_bytes()[index % 8])
+}
+
+pub(crate) fn publish(publisher: &mut TcpStream, framed: bool, message: u32) {
+    let bytes = if framed { masked(&payload(message)) } else { message.to_be_bytes().to_vec() };
+    publisher.write_all(&bytes).expect("the server takes the message");
+}
+
+/// The reading side: one epoll loop, every byte checked.
+pub(crate) struct Members {
+    streams: Vec<TcpStream>,
+    read: Vec<u64>,
+    total: u64,
+    epoll: rustix::fd::OwnedFd,
+    expected: Vec<[u8; FRAME_BYTES]>,
+}
+
+impl Members {
+    pub(crate) fn connect(address: SocketAddr, path: Option<&str>, count: usize) -> Self {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let streams: Vec<_> = (0..count).map(|_| open(address, path)).collect();
+        for (index, stream) in streams.iter().enumerate() {
+            stream.set_nonblocking(true).unwrap();
+            epoll::add(&epoll, stream, epoll::EventData::new_u64(index as u64), epoll::EventFlags::IN).unwrap();
+        }
+        Self { read: vec![0; count], streams, total: 0, epoll, expected: Vec::new() }
+    }
+
+    fn frame(&mut self, message: usize) -> &[u8; FRAME_BYTES] {
+        while self.expected.len() <= message {
+            let mut frame = [0; FRAME_BYTES];
+            frame[0] = 0x81;
+            frame[1] = 126;
+            frame[2..4].copy_from_slice(&(PAYLOAD_BYTES as u16).to_be_bytes());
+            frame[4..].copy_from_slice(&payload(self.expected.len() as u32));
+            self.expected.push(frame);
+        }
+        &self.expected[message]
+    }
+
+    pub(crate) fn read_while(&mut self, until: Instant) {
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            self.poll(left);
+        }
+    }
+
+    pub(crate) fn read_until(&mut self, bytes_each: u64) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.total < bytes_each * self.streams.len() as u64 {
+            assert!(Instant::now() < deadline, "deliveries are missing");
+            self.poll(Duration::from_millis(100));
+        }
+        assert!(self.read.iter().all(|read| *read == bytes_each), "a member got more, another less");
+    }
+
+    fn poll(&mut self, timeout: Duration) {
+        let mut events = Vec::with_capacity(1024);
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("epoll: {error}"),
+        }
+        let mut buffer = [0; 16 * 1024];
+        for event in events {
+            let index = event.data.u64() as usize;
+            match self.streams[index].read(&mut buffer) {
+                Ok(0) => panic!("the server closed member {index}"),
+                Ok(count) => self.check(index, &buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => panic!("member {index}: {error}"),
+            }
+        }
+    }
+
+    fn check(&mut self, index: usize, mut bytes: &[u8]) {
+        while let Some(first) = bytes.first() {
+            let read = self.read[index];
+            let (message, offset) = ((read / FRAME_BYTES as u64) as usize, (read % FRAME_BYTES as u64) as usize);
+            if offset == 0 && matches!(first, 0x89 | 0) {
+                // The two bytes of a ping.
+                bytes = &bytes[1..];
+                continue;
+            }
+            let frame = self.frame(message);
+            let count = bytes.len().min(FRAME_BYTES - offset);
+            assert_eq!(bytes[..count], frame[offset..offset + count], "member {index}, message {message}");
+            self.read[index] += count as u64;
+            self.total += count as u64;
+            bytes = &bytes[count..];
+        }
+    }
+}
