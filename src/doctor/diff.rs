@@ -1,0 +1,201 @@
+//! What the hops between did to a request: what was sent against what arrived, and who is known to have been there. Pure.
+
+use serde::Serialize;
+
+use super::facts::{Answer, Received};
+use crate::proxy::Proxy;
+
+/// Headers that hops add to say who they are or for whom they speak.
+const TRACES: [&str; 9] = [
+    "via",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-server",
+    "x-real-ip",
+    "cf-ray",
+];
+
+/// The difference between a request as it was sent and as it arrived.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Diff {
+    /// The version in which it arrived, if it is not `HTTP/1.1`.
+    pub http_version: Option<String>,
+    /// The path in which it arrived, if it is another.
+    pub path: Option<String>,
+    /// Headers that were sent and did not arrive.
+    pub removed: Vec<(String, String)>,
+    /// Headers that arrived with another value.
+    pub changed: Vec<Changed>,
+    /// Headers that arrived and were not sent.
+    pub added: Vec<(String, String)>,
+    /// The hops that left a trace, the first behind the client first.
+    pub hops: Vec<Hop>,
+}
+
+/// A header whose value was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Changed {
+    /// Its name.
+    pub name: String,
+    /// What was sent.
+    pub sent: String,
+    /// What arrived.
+    pub arrived: String,
+}
+
+/// A hop that left a trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hop {
+    /// The trace: `Via: 1.0 old-host`.
+    pub trace: String,
+    /// Its product, if the trace names it.
+    #[serde(serialize_with = "product")]
+    pub proxy: Option<Proxy>,
+}
+
+fn product<S: serde::Serializer>(proxy: &Option<Proxy>, serializer: S) -> Result<S::Ok, S::Error> {
+    match proxy {
+        Some(proxy) => serializer.serialize_some(proxy.name()),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl Diff {
+    /// Compares the headers that were sent, and the answer, with what hi says it received.
+    pub fn between(path: &str, sent: &[(String, String)], received: &Received, answer: &Answer) -> Self {
+        let mut diff = Self {
+            http_version: Some(received.http_version.clone()).filter(|version| version != "HTTP/1.1"),
+            path: Some(received.path.clone()).filter(|arrived| arrived != path),
+            ..Self::default()
+        };
+        for (name, value) in sent {
+            match header(&received.headers, name) {
+                None => diff.removed.push((name.clone(), value.clone())),
+                Some(arrived) if arrived != value => {
+                    diff.changed.push(Changed { name: name.clone(), sent: value.clone(), arrived: arrived.to_owned() });
+                }
+                Some(_) => {}
+            }
+        }
+        let is_new = |name: &str| header(sent, name).is_none();
+        diff.added = received.headers.iter().filter(|(name, _)| is_new(name)).cloned().collect();
+        diff.hops = hops(&diff.added, answer);
+        diff
+    }
+
+    /// Whether nothing between touched the request.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether a header that has to arrive did, with this token in it.
+    pub fn lacks(&self, name: &str, token: &str) -> bool {
+        let is = |header: &str| header.eq_ignore_ascii_case(name);
+        let has = |value: &str| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token));
+        self.removed.iter().any(|(header, _)| is(header))
+            || self.changed.iter().any(|changed| is(&changed.name) && !has(&changed.arrived))
+    }
+
+    /// The last hop that names its product.
+    pub fn proxy(&self) -> Option<Proxy> {
+        self.hops.iter().rev().find_map(|hop| hop.proxy)
+    }
+}
+
+/// The last value under a name: what a hop adds under the same name stands behind it.
+fn header<'h>(headers: &'h [(String, String)], name: &str) -> Option<&'h str> {
+    headers.iter().rev().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+}
+
+/// The hops that name themselves: each member of `Via`, and a `Server` in the answer (hi sends none). Without either, the
+/// headers that speak for the client show that someone was there.
+fn hops(added: &[(String, String)], answer: &Answer) -> Vec<Hop> {
+    let via = added.iter().filter(|(name, _)| name.eq_ignore_ascii_case("via"));
+    let mut hops: Vec<Hop> = via
+        .flat_map(|(_, value)| value.split(','))
+        .map(|member| Hop { trace: format!("Via: {}", member.trim()), proxy: Proxy::named_in(member) })
+        .collect();
+    if let Some(server) = answer.header("server")
+        && hops.iter().all(|hop| hop.proxy.is_none() || hop.proxy != Proxy::named_in(server))
+    {
+        hops.push(Hop { trace: format!("Server: {server}"), proxy: Proxy::named_in(server) });
+    }
+    if hops.is_empty()
+        && let Some((name, value)) =
+            added.iter().find(|(name, _)| TRACES.iter().any(|trace| trace.eq_ignore_ascii_case(name)))
+    {
+        let proxy = name.eq_ignore_ascii_case("cf-ray").then_some(Proxy::Cloudflare);
+        hops.push(Hop { trace: format!("{name}: {value}"), proxy });
+    }
+    hops
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn answer(headers: &[(&str, &str)]) -> Answer {
+        Answer { status: 200, http_version: "HTTP/1.1".into(), headers: pairs(headers), body: String::new(), ms: 1.0 }
+    }
+
+    fn received(version: &str, headers: &[(&str, &str)]) -> Received {
+        Received {
+            method: "GET".into(),
+            path: "/e".into(),
+            http_version: version.into(),
+            peer: "127.0.0.1:1".into(),
+            headers: pairs(headers),
+            instance: "i".into(),
+            version: "0".into(),
+        }
+    }
+
+    #[test]
+    fn what_was_removed_changed_and_added_is_told_apart() {
+        let sent = pairs(&[("Host", "h"), ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("X-Kept", "1")]);
+        let arrived = received(
+            "HTTP/1.0",
+            &[("host", "backend"), ("connection", "close"), ("X-Kept", "1"), ("Via", "1.1 edge, 1.0 old (squid/5)")],
+        );
+        let diff = Diff::between("/e", &sent, &arrived, &answer(&[]));
+        assert_eq!(diff.http_version.as_deref(), Some("HTTP/1.0"));
+        assert_eq!(diff.removed, pairs(&[("Upgrade", "websocket")]));
+        assert_eq!(diff.changed.len(), 2);
+        assert_eq!(diff.added, pairs(&[("Via", "1.1 edge, 1.0 old (squid/5)")]));
+        assert_eq!(diff.hops.len(), 2);
+        assert_eq!(diff.proxy(), Some(Proxy::Squid));
+        assert!(
+            diff.lacks("upgrade", "websocket") && diff.lacks("connection", "upgrade") && !diff.lacks("x-kept", "1")
+        );
+    }
+
+    #[test]
+    fn a_list_that_still_has_the_token_lacks_nothing() {
+        let sent = pairs(&[("Connection", "Upgrade")]);
+        let arrived = received("HTTP/1.1", &[("Connection", "keep-alive, upgrade")]);
+        let diff = Diff::between("/e", &sent, &arrived, &answer(&[]));
+        assert!(!diff.lacks("connection", "upgrade") && !diff.is_empty());
+    }
+
+    #[test]
+    fn a_direct_way_leaves_no_difference() {
+        let sent = pairs(&[("Host", "h")]);
+        assert!(Diff::between("/e", &sent, &received("HTTP/1.1", &[("Host", "h")]), &answer(&[])).is_empty());
+    }
+
+    #[test]
+    fn hops_are_known_by_the_answer_or_by_what_they_add() {
+        let arrived = received("HTTP/1.1", &[("X-Forwarded-For", "192.0.2.1")]);
+        let named = Diff::between("/e", &[], &arrived, &answer(&[("Server", "nginx/1.22.1")]));
+        assert_eq!((named.proxy(), named.hops.len()), (Some(Proxy::Nginx), 1));
+        let nameless = Diff::between("/e", &[], &arrived, &answer(&[]));
+        assert_eq!(nameless.hops, [Hop { trace: "X-Forwarded-For: 192.0.2.1".into(), proxy: None }]);
+    }
+}

@@ -1,0 +1,473 @@
+//! What an examination found, as plain data: no sockets, no judgement. [`super::diagnosis`] judges it,
+//! [`super::report`] shows it, `--json` writes it as it is.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+
+use super::diff::Diff;
+use super::url::Target;
+
+/// Everything that was found out about one address.
+#[derive(Clone, Debug, Serialize)]
+pub struct Facts {
+    /// The address that was examined, taken apart.
+    pub target: Target,
+    /// What each source says about the name. Empty if the address is an IP address.
+    pub dns: Vec<Source>,
+    /// Addresses that should be there (`--expect-ip`).
+    pub expected: Vec<IpAddr>,
+    /// Each IP address that a source named or that was expected, in the order in which they were found.
+    pub addresses: Vec<Address>,
+}
+
+/// A source of addresses, and what it said.
+#[derive(Clone, Debug, Serialize)]
+pub struct Source {
+    /// `192.0.2.53:53`, `/etc/hosts`, or what is missing.
+    pub name: String,
+    /// Whether it is a file of this machine: others don't see it.
+    pub local: bool,
+    /// IPv4.
+    pub a: Lookup,
+    /// IPv6.
+    pub aaaa: Lookup,
+    /// Time until both answers were there, in milliseconds.
+    pub ms: f64,
+}
+
+impl Source {
+    /// All addresses, IPv4 first.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.a.records.iter().chain(&self.aaaa.records)
+    }
+
+    /// Whether anything came back, even if it was that there is no such name.
+    pub fn answered(&self) -> bool {
+        [&self.a, &self.aaaa].iter().any(|lookup| lookup.outcome != LookupOutcome::NoAnswer)
+    }
+}
+
+/// The answer to one question.
+#[derive(Clone, Debug, Serialize)]
+pub struct Lookup {
+    /// How it went.
+    pub outcome: LookupOutcome,
+    /// The aliases on the way, in order.
+    pub aliases: Vec<Alias>,
+    /// The addresses.
+    pub records: Vec<Record>,
+    /// The words of the failure, if there was one.
+    pub detail: Option<String>,
+}
+
+/// How a question to a resolver went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LookupOutcome {
+    /// There are addresses.
+    Found,
+    /// The name exists and has no address of this kind.
+    NoAddress,
+    /// NXDOMAIN: the name doesn't exist.
+    NoSuchName,
+    /// The resolver answered with an error (SERVFAIL, REFUSED).
+    Failed,
+    /// Nothing came back in time.
+    NoAnswer,
+}
+
+/// A CNAME record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Alias {
+    /// Whose alias it is.
+    pub name: String,
+    /// The name that it leads to.
+    pub to: String,
+    /// How long it may be kept.
+    pub ttl_seconds: u32,
+}
+
+/// An A or AAAA record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Record {
+    /// The address.
+    pub ip: IpAddr,
+    /// How long it may be kept; a file has none.
+    pub ttl_seconds: Option<u32>,
+}
+
+/// One IP address, and how far each step came.
+#[derive(Clone, Debug, Serialize)]
+pub struct Address {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Whether a resolver (or the URL) names it; if not, it is only expected.
+    pub in_dns: bool,
+    /// The longest time that some resolver may still hand it out, in seconds.
+    pub ttl_seconds: Option<u32>,
+    /// The TCP connection.
+    pub tcp: Step<Connected>,
+    /// TLS, with `wss` and `https`.
+    pub tls: Step<Tls>,
+    /// A plain `GET /-/doctor/echo`.
+    pub echo: Step<Echo>,
+    /// The same with the headers of an upgrade.
+    pub echo_upgrade: Step<Echo>,
+    /// The WebSocket handshake on the path of the URL.
+    pub handshake: Step<Handshake>,
+    /// What a WebSocket on the path of the URL carried.
+    pub chat: Step<Carried>,
+    /// The same through a raw room of its own.
+    pub raw: Step<Carried>,
+    /// How long the path leaves an idle connection alone.
+    pub idle: Step<Idle>,
+}
+
+impl Address {
+    /// An address of which nothing is known yet.
+    pub fn unknown(address: SocketAddr) -> Self {
+        Self {
+            address,
+            in_dns: false,
+            ttl_seconds: None,
+            tcp: Step::Skipped,
+            tls: Step::Skipped,
+            echo: Step::Skipped,
+            echo_upgrade: Step::Skipped,
+            handshake: Step::Skipped,
+            chat: Step::Skipped,
+            raw: Step::Skipped,
+            idle: Step::Skipped,
+        }
+    }
+
+    /// The IP address.
+    pub fn ip(&self) -> IpAddr {
+        self.address.ip()
+    }
+
+    /// What hi says about itself behind this address, if hi is there and its echo gets through.
+    pub fn received(&self) -> Option<&Received> {
+        [&self.echo, &self.echo_upgrade].into_iter().find_map(|step| step.done()?.received.as_ref())
+    }
+
+    /// The name of the running server behind this address: equal names, same process.
+    pub fn instance(&self) -> Option<&str> {
+        self.received().map(|received| received.instance.as_str())
+    }
+}
+
+/// How a step went.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step<T> {
+    /// It was not tried: a step before it failed, or it doesn't apply.
+    Skipped,
+    /// It brought this.
+    Done(T),
+    /// It failed.
+    Failed(Failure),
+}
+
+impl<T> Step<T> {
+    /// What it brought.
+    pub fn done(&self) -> Option<&T> {
+        match self {
+            Self::Done(value) => Some(value),
+            Self::Skipped | Self::Failed(_) => None,
+        }
+    }
+
+    /// Why it failed.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed(failure) => Some(failure),
+            Self::Skipped | Self::Done(_) => None,
+        }
+    }
+}
+
+impl<T> From<Result<T, Failure>> for Step<T> {
+    fn from(result: Result<T, Failure>) -> Self {
+        match result {
+            Ok(value) => Self::Done(value),
+            Err(failure) => Self::Failed(failure),
+        }
+    }
+}
+
+/// Why a step brought nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// The kind, for a program.
+    pub kind: FailureKind,
+    /// What happened, for a reader: the end of a sentence.
+    pub detail: String,
+}
+
+impl Failure {
+    /// A failure.
+    pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+}
+
+/// The kinds of [`Failure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// Nothing came back in the time of a step.
+    TimedOut,
+    /// Nothing listens on this port.
+    Refused,
+    /// A router says that the address can't be reached.
+    Unreachable,
+    /// This machine has no way to addresses of this family at all.
+    NoRouteHere,
+    /// The peer ended the connection.
+    Closed,
+    /// TLS did not come about, and not because of the certificate.
+    Tls,
+    /// TLS was expected, and plain HTTP is spoken.
+    PlainNotTls,
+    /// Plain HTTP was expected, and TLS is spoken.
+    TlsNotPlain,
+    /// Only HTTP/2 is spoken.
+    OnlyHttp2,
+    /// The answer is no HTTP.
+    NotHttp,
+    /// The answer is no WebSocket frame, or not one that was due.
+    NotWebsocket,
+    /// A message was refused because of its size.
+    TooBig,
+    /// Anything else that the system says.
+    Other,
+}
+
+/// A TCP connection.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Connected {
+    /// Time until it stood, in milliseconds.
+    pub ms: f64,
+}
+
+/// A TLS session.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Tls {
+    /// Time until it stood, in milliseconds.
+    pub ms: f64,
+    /// `TLSv1.3`.
+    pub version: String,
+    /// The protocol that both agreed on, if any.
+    pub alpn: Option<String>,
+    /// The certificates as they were sent, the server's own first.
+    pub chain: Vec<Certificate>,
+    /// What is wrong with them; absent if nothing is.
+    pub fault: Option<CertificateFault>,
+}
+
+/// A certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Certificate {
+    /// Who it is for.
+    pub subject: String,
+    /// Who signed it.
+    pub issuer: String,
+    /// The names and addresses it is valid for.
+    pub names: Vec<String>,
+    /// Whole days until it expires; negative: it did.
+    pub days_left: i64,
+    /// When it expires (or did), in words.
+    pub not_after: String,
+}
+
+/// What is wrong with a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CertificateFault {
+    /// The kind, for a program.
+    pub kind: CertificateFaultKind,
+    /// What the check said.
+    pub detail: String,
+}
+
+/// The kinds of [`CertificateFault`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateFaultKind {
+    /// Its time is over.
+    Expired,
+    /// Its time has not begun (or this machine's clock is wrong).
+    NotYetValid,
+    /// It is for other names.
+    WrongName,
+    /// It is signed by itself.
+    SelfSigned,
+    /// Nobody whom this machine trusts has signed it: often an intermediate certificate is missing.
+    UnknownIssuer,
+    /// Anything else.
+    Other,
+}
+
+/// An HTTP answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// `HTTP/1.1`.
+    pub http_version: String,
+    /// Names and values in order.
+    pub headers: Vec<(String, String)>,
+    /// The beginning of the body, as text.
+    pub body: String,
+    /// Time from the request to the end of the answer, in milliseconds.
+    pub ms: f64,
+}
+
+impl Answer {
+    /// The first value under a name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether it is a web page.
+    pub fn is_html(&self) -> bool {
+        self.header("content-type").is_some_and(|kind| kind.to_ascii_lowercase().contains("text/html"))
+            || self.body.trim_start().to_ascii_lowercase().starts_with("<!doctype html")
+            || self.body.trim_start().to_ascii_lowercase().starts_with("<html")
+    }
+}
+
+/// An answer of `/-/doctor/echo`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Echo {
+    /// The path that was asked.
+    pub path: String,
+    /// The answer.
+    pub answer: Answer,
+    /// What hi received, if the answer is hi's.
+    pub received: Option<Received>,
+    /// What was done to the request on the way, if the answer is hi's.
+    pub diff: Option<Diff>,
+}
+
+/// A request as hi received it (`src/http/echo.rs`).
+#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
+pub struct Received {
+    /// `GET`.
+    pub method: String,
+    /// The target.
+    pub path: String,
+    /// `HTTP/1.1`.
+    pub http_version: String,
+    /// The last hop before hi.
+    pub peer: String,
+    /// Names and values in order.
+    pub headers: Vec<(String, String)>,
+    /// The name of the running server.
+    pub instance: String,
+    /// hi's version.
+    pub version: String,
+}
+
+/// A WebSocket handshake.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Handshake {
+    /// The target that was asked.
+    pub path: String,
+    /// The answer.
+    pub answer: Answer,
+    /// Whether `Sec-WebSocket-Accept` is the right one (RFC 6455 4.1).
+    pub accept_matches: bool,
+    /// The `Origin` that was sent, if any.
+    pub origin: Option<String>,
+    /// After a refusal (401, 403): the status of the same handshake with the other kind of `Origin`, that of the site
+    /// itself or none.
+    pub other_origin: Option<OtherOrigin>,
+}
+
+impl Handshake {
+    /// Whether a WebSocket came about.
+    pub fn is_sound(&self) -> bool {
+        self.answer.status == 101 && self.accept_matches
+    }
+}
+
+/// A second handshake after a refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OtherOrigin {
+    /// The `Origin` that was sent this time, if any.
+    pub origin: Option<String>,
+    /// The status.
+    pub status: u16,
+}
+
+/// What a WebSocket carried.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Carried {
+    /// The target of its handshake.
+    pub path: String,
+    /// Why nothing was carried although nothing is broken, e.g. because raw rooms are off.
+    pub note: Option<String>,
+    /// A message and its way back.
+    pub message: Step<RoundTrip>,
+    /// A ping and its pong.
+    pub ping: Step<RoundTrip>,
+    /// A message of 16 KiB and its way back.
+    pub large: Step<RoundTrip>,
+}
+
+/// There and back.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RoundTrip {
+    /// In milliseconds.
+    pub ms: f64,
+}
+
+/// How long a path leaves idle connections alone.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Idle {
+    /// One connection each, in the order of their times.
+    pub connections: Vec<IdleConnection>,
+}
+
+impl Idle {
+    /// The longest silence that a connection survived, in seconds.
+    pub fn survived_seconds(&self) -> Option<f64> {
+        self.connections.iter().filter(|one| one.fate == IdleFate::Alive).map(|one| one.silent_seconds).reduce(f64::max)
+    }
+
+    /// The shortest silence that a connection did not survive, in seconds.
+    pub fn cut_seconds(&self) -> Option<f64> {
+        let cut = self.connections.iter().filter(|one| one.fate != IdleFate::Alive);
+        cut.map(|one| one.silent_seconds).reduce(f64::min)
+    }
+
+    /// After how many seconds the server pinged first: from there on, the connections were not idle any more.
+    pub fn server_ping_seconds(&self) -> Option<f64> {
+        self.connections.iter().filter_map(|one| one.server_ping_seconds).reduce(f64::min)
+    }
+}
+
+/// A connection on which nothing was said for a while.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct IdleConnection {
+    /// For how long nothing moved on it: until it was tried, or until it was cut.
+    pub silent_seconds: f64,
+    /// What became of it.
+    pub fate: IdleFate,
+    /// After how many seconds the server pinged, if it did.
+    pub server_ping_seconds: Option<f64>,
+}
+
+/// What becomes of an idle connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdleFate {
+    /// It carried a ping and its pong after the silence.
+    Alive,
+    /// It was ended during the silence.
+    Cut,
+    /// It looked alive, but nothing came back over it any more.
+    Deaf,
+}

@@ -1,0 +1,221 @@
+//! The address to examine: a WebSocket or HTTP URL (RFC 6455 3, RFC 3986). Pure.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+
+use hickory_resolver::proto::rr::Name;
+use serde::Serialize;
+
+/// Where hi serves the chat: the path of an address that names none.
+const PATH_DEFAULT: &str = "/ws";
+
+/// A URL taken apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Target {
+    /// The address as it was given.
+    pub url: String,
+    /// Whether TLS is spoken (`wss`, `https`).
+    pub tls: bool,
+    /// The name or IP address, in ASCII, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The path; `/ws` if the URL has none.
+    pub path: String,
+    /// Behind the `?`; empty if there is none.
+    pub query: String,
+}
+
+/// Why an address can't be examined: a sentence that says what to give instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UrlError(String);
+
+impl fmt::Display for UrlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UrlError {}
+
+impl Target {
+    /// Takes an address apart.
+    ///
+    /// # Errors
+    /// It is not a `ws`, `wss`, `http` or `https` URL, or has a part that a WebSocket URL can't have.
+    pub fn parse(url: &str) -> Result<Self, UrlError> {
+        let fail = |why: &str| UrlError(format!("{url}: {why}"));
+        if url.chars().any(|letter| letter.is_control() || letter.is_whitespace()) {
+            return Err(fail("an address has no spaces or control characters"));
+        }
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return Err(fail(&format!("give the whole address, e.g. wss://{}", url.trim_start_matches('/'))));
+        };
+        let tls = match &*scheme.to_ascii_lowercase() {
+            "ws" | "http" => false,
+            "wss" | "https" => true,
+            _ => return Err(fail("an address begins with wss://, ws://, https:// or http://")),
+        };
+        if rest.contains('#') {
+            return Err(fail("a WebSocket address has no fragment (#...)"));
+        }
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, tail) = rest.split_at(end);
+        if authority.contains('@') {
+            return Err(fail("leave the user name and password out"));
+        }
+        let (host, port) = split_port(authority).ok_or_else(|| fail("the host or its port is not valid"))?;
+        let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+        let path = if path.is_empty() { PATH_DEFAULT } else { path };
+        if !path.is_ascii() || !query.is_ascii() {
+            return Err(fail("write letters outside of ASCII as %XX"));
+        }
+        Ok(Self {
+            url: url.to_owned(),
+            tls,
+            host: ascii_host(host).ok_or_else(|| fail("that is not a host name"))?,
+            port: port.unwrap_or(if tls { 443 } else { 80 }),
+            path: path.to_owned(),
+            query: query.to_owned(),
+        })
+    }
+
+    /// The host, if it is an IP address.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
+
+    /// The value of `Host`: with the port, unless it is the scheme's.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        match (self.tls, self.port) {
+            (false, 80) | (true, 443) => host,
+            _ => format!("{host}:{}", self.port),
+        }
+    }
+
+    /// The `Origin` of a page of this host.
+    pub fn origin(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority())
+    }
+
+    /// Where hi's own addresses (`/-/doctor/echo`, `/raw/ROOM`) may be mounted: the root of the host, and what is before
+    /// the last part of the path.
+    pub fn bases(&self) -> Vec<String> {
+        let mounted = self.path.rsplit_once('/').map_or("", |(base, _)| base.trim_end_matches('/'));
+        let mut bases = vec![String::new()];
+        if !mounted.is_empty() {
+            bases.push(mounted.to_owned());
+        }
+        bases
+    }
+
+    /// The target of a handshake that disturbs nobody: in a chat of hi, the user and the room are the doctor's own. A
+    /// query that says nothing about users is left alone unless it is known that hi is there.
+    pub fn handshake_target(&self, own_name: &str, is_hi: bool) -> String {
+        let names_a_user = parameters(&self.query).any(|key| key == "username");
+        let looks_like_hi = is_hi || (self.query.is_empty() && self.path.ends_with("/ws"));
+        if !names_a_user && !looks_like_hi {
+            return self.with_query(&self.query);
+        }
+        let others = self.query.split('&').filter(|pair| !pair.is_empty() && !matches!(key(pair), "username" | "room"));
+        let own = [format!("username={own_name}"), format!("room={own_name}")];
+        let pairs: Vec<&str> = own.iter().map(String::as_str).chain(others).collect();
+        self.with_query(&pairs.join("&"))
+    }
+
+    fn with_query(&self, query: &str) -> String {
+        if query.is_empty() { self.path.clone() } else { format!("{}?{query}", self.path) }
+    }
+}
+
+fn key(pair: &str) -> &str {
+    pair.split('=').next().unwrap_or(pair)
+}
+
+fn parameters(query: &str) -> impl Iterator<Item = &str> {
+    query.split('&').map(key)
+}
+
+/// Host and port of an authority; an IPv6 address stands in brackets.
+fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            host.parse::<Ipv6Addr>().ok()?;
+            (host, port.strip_prefix(':').or(if port.is_empty() { Some("") } else { None })?)
+        }
+        None => authority.split_once(':').unwrap_or((authority, "")),
+    };
+    match port {
+        "" => Some((host, None)),
+        digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            digits.parse().ok().filter(|port| *port > 0).map(|port| (host, Some(port)))
+        }
+        _ => None,
+    }
+}
+
+/// A host name in ASCII (RFC 5891), or an IP address as it is.
+fn ascii_host(host: &str) -> Option<String> {
+    if host.parse::<IpAddr>().is_ok() {
+        return Some(host.to_owned());
+    }
+    let name = Name::from_utf8(host).ok()?;
+    let ascii = name.to_ascii();
+    let sound = !ascii.is_empty() && ascii != "." && !ascii.contains(['\\', '%', '[', ']']);
+    sound.then(|| ascii.trim_end_matches('.').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(url: &str) -> Target {
+        Target::parse(url).unwrap()
+    }
+
+    #[test]
+    fn an_address_is_taken_apart() {
+        let target = parsed("wss://Chat.example.com/a/ws?token=1");
+        assert_eq!((target.tls, target.port, &*target.path, &*target.query), (true, 443, "/a/ws", "token=1"));
+        assert_eq!(target.bases(), ["", "/a"]);
+        assert_eq!(target.origin(), format!("https://{}", target.host));
+        assert_eq!(parsed("ws://h").path, "/ws");
+        assert_eq!(parsed("ws://h/").path, "/");
+        assert_eq!(parsed("http://h:8080/ws").authority(), "h:8080");
+        assert_eq!(parsed("ws://[::1]:81/ws").authority(), "[::1]:81");
+        assert_eq!(parsed("https://h?a=b").query, "a=b");
+        assert_eq!(parsed("wss://bücher.example/ws").host, "xn--bcher-kva.example");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_a_sentence() {
+        for (url, part) in [
+            ("chat.example.com/ws", "wss://chat.example.com/ws"),
+            ("ftp://h/", "begins with wss://"),
+            ("ws://h/ws#a", "fragment"),
+            ("ws://u:p@h/", "password"),
+            ("ws://h:0/", "port"),
+            ("ws://h:x/", "port"),
+            ("ws:///ws", "host"),
+            ("ws://[::1/ws", "host"),
+            ("ws://h/a b", "spaces"),
+            ("ws://h/\u{e9}", "%XX"),
+        ] {
+            let error = Target::parse(url).unwrap_err().to_string();
+            assert!(error.contains(part), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_doctor_never_enters_a_room_of_users() {
+        let target = |url, is_hi| parsed(url).handshake_target("d", is_hi);
+        assert_eq!(target("ws://h/ws", false), "/ws?username=d&room=d");
+        assert_eq!(target("ws://h/ws?username=ann&room=tea", true), "/ws?username=d&room=d");
+        assert_eq!(target("ws://h/ws?room=tea&token=1", true), "/ws?username=d&room=d&token=1");
+        assert_eq!(target("ws://h/ws?username=ann", false), "/ws?username=d&room=d");
+        assert_eq!(target("ws://h/socket?v=2", false), "/socket?v=2");
+        assert_eq!(target("ws://h/socket", false), "/socket");
+    }
+}
