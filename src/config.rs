@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use crate::connection::OUTBOX_BYTES_MAX;
+use crate::doctor::url::Target;
 use crate::http::head::HEAD_BYTES_MAX;
 use crate::rate::RateLimit;
 use crate::relay::INBOX_BYTES_MAX;
@@ -79,6 +80,19 @@ pub struct Config {
     /// Receive buffers of each shard, 4 KiB each, shared by its connections; a power of two
     #[arg(long, value_name = "COUNT", env = "HI_RECEIVE_BUFFERS", default_value_t = 1024, value_parser = parse_buffers)]
     pub receive_buffers: u16,
+
+    /// The address as users have it, e.g. wss://chat.example.com/ws: hi dials itself through it, and says when that fails
+    /// or leads to another server
+    #[arg(long, value_name = "URL", env = "HI_PUBLIC_URL", value_parser = Target::parse)]
+    pub public_url: Option<Target>,
+
+    /// Time between two looks at the public address
+    #[arg(long, value_name = "TIME", env = "HI_PUBLIC_INTERVAL", default_value = "60s", value_parser = parse_time)]
+    pub public_interval: Duration,
+
+    /// A name that all servers behind the same public address share: any of them may answer there
+    #[arg(long, value_name = "NAME", env = "HI_GROUP")]
+    pub group: Option<String>,
 
     /// What to log to stderr: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", env = "HI_LOG", default_value = "info")]

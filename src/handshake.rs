@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, RawMode};
 use crate::connection::Role;
-use crate::http::echo::echo;
+use crate::http::echo::{Identity, echo};
 use crate::http::head::{self, HEAD_BYTES_MAX, Head};
 use crate::http::response::{Body, Connection, Response};
 use crate::http::target::{self, Route, TargetError};
@@ -66,6 +66,11 @@ impl<R: DataRing> Front<R> {
             accept_failures: RefCell::new(Throttle::new(1)),
             refusals: RefCell::new(Throttle::new(REFUSALS_LOGGED_PER_MINUTE)),
         }
+    }
+
+    /// Who answers.
+    fn identity(&self) -> Identity<'_> {
+        Identity { instance: &self.instance, group: self.config.group.as_deref(), version: env!("CARGO_PKG_VERSION") }
     }
 
     /// Says why a handshake failed; a flood of failures is counted instead.
@@ -221,7 +226,7 @@ fn answer<R: DataRing>(head: &Head<'_>, peer: SocketAddr, front: &Front<R>) -> O
         }
         Ok(Route::Page(asset)) => asset.response(head),
         Ok(Route::Healthz) => Response::text(200, "ok"),
-        Ok(Route::DoctorEcho) => Response::json(200, echo(head, peer, &front.instance, env!("CARGO_PKG_VERSION"))),
+        Ok(Route::DoctorEcho) => Response::json(200, echo(head, peer, &front.identity())),
         Ok(Route::Chat { .. } | Route::Raw { .. } | Route::Stream { .. } | Route::NotFound) => Response::text(
             404,
             "There is nothing at this address. The chat is at /, WebSockets are at /ws and /raw/ROOM.",

@@ -26,6 +26,7 @@
 //! [`shard::turn`]; who wants to change what a message means, at [`shard::commands`].
 
 pub mod api;
+pub mod canary;
 pub mod checklist;
 pub mod config;
 pub mod connection;

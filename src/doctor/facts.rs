@@ -366,6 +366,9 @@ pub struct Received {
     pub headers: Vec<(String, String)>,
     /// The name of the running server.
     pub instance: String,
+    /// The name that it shares with other servers behind the same public address, if it was given one.
+    #[serde(default)]
+    pub group: Option<String>,
     /// hi's version.
     pub version: String,
 }

@@ -18,22 +18,33 @@ struct Echo<'r> {
     http_version: &'static str,
     peer: SocketAddr,
     headers: Vec<(&'r str, Cow<'r, str>)>,
-    instance: &'r str,
-    version: &'r str,
+    #[serde(flatten)]
+    identity: &'r Identity<'r>,
+}
+
+/// Which server answers.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Identity<'r> {
+    /// The name of the process, new with each start.
+    pub instance: &'r str,
+    /// The name that it shares with the other servers behind its public address, if it was given one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<&'r str>,
+    /// hi's version.
+    pub version: &'r str,
 }
 
 /// The body, JSON: `method`, `path` (the whole target, undecoded), `http_version` (`HTTP/1.1`), `peer` (address and port of
-/// the last hop), `headers` (`[name, value]` pairs in order, names in the case that they came in), `instance` and
-/// `version` of this server. Bytes that are not UTF-8 become U+FFFD.
-pub fn echo(head: &Head<'_>, peer: SocketAddr, instance: &str, version: &str) -> Vec<u8> {
+/// the last hop), `headers` (`[name, value]` pairs in order, names in the case that they came in), and the
+/// parts of the [`Identity`]. Bytes that are not UTF-8 become U+FFFD.
+pub fn echo(head: &Head<'_>, peer: SocketAddr, identity: &Identity<'_>) -> Vec<u8> {
     let echo = Echo {
         method: head.method,
         path: head.target,
         http_version: head.version.as_str(),
         peer,
         headers: head.headers.iter().map(|(name, value)| (*name, visible(name, value))).collect(),
-        instance,
-        version,
+        identity,
     };
     // Strings and an address: nothing in it can fail to be JSON.
     serde_json::to_vec(&echo).unwrap_or_default()
@@ -54,7 +65,8 @@ mod tests {
     fn echoed(request: &[u8]) -> serde_json::Value {
         let (head, _) = parse(request).expect("well-formed").expect("whole");
         let peer = "[2001:db8::1]:443".parse().expect("an address");
-        serde_json::from_slice(&echo(&head, peer, "i-1", "0.1.0")).expect("JSON")
+        let identity = Identity { instance: "i-1", group: None, version: "0.1.0" };
+        serde_json::from_slice(&echo(&head, peer, &identity)).expect("JSON")
     }
 
     #[test]

@@ -1,0 +1,196 @@
+//! The canary: the server dials itself through its public address, DNS and every hop included, as a user would.
+//!
+//! What a server can't see from inside is that nobody reaches it. It runs on a thread of its own, and only with
+//! `--public-url`; what it sends stays in a room of its own.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::doctor::facts::Facts;
+use crate::doctor::url::Target;
+use crate::doctor::verdict::{Diagnosis, Finding, Kind};
+use crate::doctor::{Depth, Options, examine};
+use crate::os;
+
+/// So much of the interval is chance, so that many servers don't dial at once: a tenth.
+const JITTER_PART: u32 = 10;
+/// The first look comes soon after the start, when the listeners are there.
+const FIRST_AFTER: Duration = Duration::from_secs(1);
+
+/// Whom to dial, and who should answer.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The public address.
+    pub target: Target,
+    /// Time between two looks.
+    pub interval: Duration,
+    /// The instance that should answer.
+    pub instance: Arc<str>,
+    /// Or any that is of this group.
+    pub group: Option<String>,
+}
+
+/// What the last look found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// Whether a user gets a WebSocket at every address.
+    pub works: bool,
+    /// Whether the one who answers is this server, or one of its group, at every address that answers as hi.
+    pub instance_matches: bool,
+    /// How long the look took, in seconds.
+    pub seconds: f64,
+    /// Different addresses in the records.
+    pub dns_addresses: usize,
+    /// The doctor's verdict, with its mend.
+    pub sentence: String,
+    verdict: Kind,
+}
+
+impl Status {
+    /// Nothing to do for anybody.
+    pub fn is_good(&self) -> bool {
+        self.works && self.instance_matches
+    }
+
+    /// A change of these is worth a line in the log; times and addresses change all the time.
+    fn state(&self) -> (bool, bool, Kind) {
+        (self.works, self.instance_matches, self.verdict)
+    }
+}
+
+/// The last look, for metrics and `/readyz`.
+#[derive(Clone, Debug, Default)]
+pub struct Canary(Arc<Mutex<Option<Status>>>);
+
+impl Canary {
+    /// The last look; `None` before the first.
+    pub fn status(&self) -> Option<Status> {
+        self.0.lock().expect("the canary's lock is never held over a panic").clone()
+    }
+
+    /// Starts to look, until the process ends.
+    ///
+    /// # Errors
+    /// The thread can't be had.
+    pub fn start(plan: Plan) -> std::io::Result<Self> {
+        let canary = Self::default();
+        let ours = canary.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new()
+            .name("hi-canary".to_owned())
+            .spawn(move || runtime.block_on(ours.look_around(plan)))?;
+        Ok(canary)
+    }
+
+    async fn look_around(self, plan: Plan) {
+        tokio::time::sleep(FIRST_AFTER.min(plan.interval)).await;
+        let options = Options { depth: Depth::Handshake, ..Options::new(plan.target.clone()) };
+        loop {
+            let began = Instant::now();
+            match examine(&options).await {
+                Ok(found) => {
+                    let instance_matches = who_answers(&found.facts, &plan);
+                    self.note(&plan, status(&found.facts, &found.diagnosis, instance_matches, began.elapsed()));
+                }
+                // Only a file of certificates can be refused, and none was given.
+                Err(why) => warn!("the public path can't be looked at: {why}"),
+            }
+            tokio::time::sleep(pause(plan.interval, os::random_u64().unwrap_or(0))).await;
+        }
+    }
+
+    fn note(&self, plan: &Plan, status: Status) {
+        let before = {
+            let mut last = self.0.lock().expect("the canary's lock is never held over a panic");
+            last.replace(status.clone())
+        };
+        if before.is_some_and(|before| before.state() == status.state()) {
+            return;
+        }
+        let line = Line { url: &plan.target.url, status: &status };
+        if status.is_good() { info!("{line}") } else { warn!("{line}") }
+    }
+}
+
+/// The line for the log.
+struct Line<'s> {
+    url: &'s str,
+    status: &'s Status,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url, status } = self;
+        match (status.works, status.instance_matches) {
+            (true, true) => {
+                write!(f, "public path {url}: works, and leads here; {} DNS addresses", status.dns_addresses)
+            }
+            (true, false) => write!(
+                f,
+                "public path {url}: works, and leads to another server than this one: see its DNS records, or give all \
+                 servers behind it the same --group"
+            ),
+            (false, _) => write!(f, "public path {url}: {}", status.sentence),
+        }
+    }
+}
+
+/// Between two looks: the interval, give or take.
+fn pause(interval: Duration, random: u64) -> Duration {
+    let span = interval / JITTER_PART;
+    let offset = span.mul_f64(2.0 * (random as f64 / u64::MAX as f64));
+    interval - span + offset
+}
+
+/// Whether everyone who answers as hi, at any address, is the instance or of the group. Nobody at all: no.
+fn who_answers(facts: &Facts, plan: &Plan) -> bool {
+    let mut answers = facts.addresses.iter().filter_map(|address| address.received()).peekable();
+    answers.peek().is_some()
+        && answers.all(|received| {
+            *received.instance == *plan.instance || (plan.group.is_some() && received.group == plan.group)
+        })
+}
+
+fn status(facts: &Facts, diagnosis: &Diagnosis, instance_matches: bool, took: Duration) -> Status {
+    // Several servers of one group are no fault; whether they are of one group has been found out.
+    let is_fault = |finding: &&Finding| finding.broken && finding.kind != Kind::AnotherInstance;
+    let fault = std::iter::once(&diagnosis.verdict).chain(&diagnosis.others).find(is_fault);
+    let said = fault.unwrap_or(&diagnosis.verdict);
+    Status {
+        works: fault.is_none(),
+        instance_matches,
+        seconds: took.as_secs_f64(),
+        dns_addresses: facts.addresses.iter().filter(|address| address.in_dns).count(),
+        sentence: said.to_string(),
+        verdict: if fault.is_none() { Kind::Sound } else { said.kind },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_is_the_interval_give_or_take_a_tenth() {
+        let interval = Duration::from_secs(60);
+        assert_eq!(pause(interval, 0), Duration::from_secs(54));
+        assert_eq!(pause(interval, u64::MAX), Duration::from_secs(66));
+    }
+
+    #[test]
+    fn only_a_change_of_state_is_worth_a_line() {
+        let status = |works, seconds| Status {
+            works,
+            instance_matches: true,
+            seconds,
+            dns_addresses: 1,
+            sentence: String::new(),
+            verdict: Kind::Sound,
+        };
+        assert_eq!(status(true, 0.1).state(), status(true, 0.2).state());
+        assert_ne!(status(true, 0.1).state(), status(false, 0.1).state());
+    }
+}
