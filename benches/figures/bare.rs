@@ -6,12 +6,11 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use io_uring::{IoUring, opcode, types};
 
-use crate::PAYLOAD_BYTES;
-use crate::members::payload;
+use crate::frames::Frames;
 
 /// The bare servers: they accept the members and a control connection, and for each number that comes through it they
 /// send the frame to every member, with nothing around it.
-pub(crate) fn serve(kind: &str, members: usize) {
+pub(crate) fn serve(kind: &str, members: usize, frames: Frames) {
     hi::os::raise_file_limit().unwrap();
     hi::os::pin_to_core(hi::os::allowed_cores().unwrap()[0]).unwrap();
     let listener = hi::os::bind_shards(([127, 0, 0, 1], 0).into(), 1).unwrap().pop().unwrap();
@@ -21,14 +20,12 @@ pub(crate) fn serve(kind: &str, members: usize) {
     let mut batch = (kind == "io_uring").then(|| Batch::new(members));
     let mut message = [0; 4];
     while control.read_exact(&mut message).is_ok() {
-        let mut frame = vec![0x81, 126];
-        frame.extend((PAYLOAD_BYTES as u16).to_be_bytes());
-        frame.extend(payload(u32::from_be_bytes(message)));
+        let frame = frames.frame(u32::from_be_bytes(message));
         match &mut batch {
             Some(batch) => batch.send(sockets.iter().map(AsRawFd::as_raw_fd), &frame),
             None => {
                 for mut socket in &sockets {
-                    assert_eq!(socket.write(&frame).expect("send"), frame.len());
+                    socket.write_all(&frame).expect("send");
                 }
             }
         }
@@ -58,7 +55,7 @@ impl Batch {
         let mut sent = 0;
         for socket in sockets {
             let entry = opcode::Send::new(types::Fd(socket), frame.as_ptr(), frame.len() as u32)
-                .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+                .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
                 .build();
             // SAFETY: the frame outlives the call, which waits for every completion below.
             unsafe { self.ring.submission().push(&entry) }.expect("as many entries as members");

@@ -8,6 +8,7 @@
 //! got each byte of each frame in order, or the run fails.
 
 mod bare;
+mod frames;
 mod members;
 mod servers;
 mod tokio_peer;
@@ -16,13 +17,19 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use members::{Members, masked, open, publish};
+use frames::Frames;
+use members::{Members, open};
 use servers::{Guard, cpu_time, resident_bytes, start_hi, start_other};
 
+/// A chat message.
 const PAYLOAD_BYTES: usize = 128;
-const FRAME_BYTES: usize = PAYLOAD_BYTES + 4;
-/// Deliveries a second at a steady rate, for any number of members.
+/// Larger ones, and the members that get them.
+const LARGE: [usize; 3] = [1 << 10, 16 << 10, 256 << 10];
+const LARGE_MEMBERS: usize = 100;
+/// Deliveries a second at a steady rate, for any number of members,
 const DELIVERIES_PER_SECOND: usize = 100_000;
+/// and bytes a second, for any size.
+const BYTES_PER_SECOND: usize = 400 << 20;
 /// Messages a second at most: with few members, time would be spent on waiting.
 const RATE_MAX: usize = 2_000;
 
@@ -34,27 +41,39 @@ const SERVERS: [(&str, &str); 4] = [
     ("tokio", "tokio and fastwebsockets, a task and a queue per connection"),
 ];
 
-/// What to measure, from the command line: `--members 1000`, `--seconds 5`, `--rounds 5`.
+/// What to measure, from the command line: `--members 1000`, `--size 128`, `--seconds 5`, `--rounds 5`.
 struct Plan {
-    members: Vec<usize>,
+    /// Numbers of members, and the size of the messages that they get.
+    cases: Vec<(usize, Frames)>,
     seconds: usize,
     rounds: usize,
 }
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
+    let size = |default| Frames { payload_bytes: number(&args, "--size", default) };
     match value(&args, "--serve").as_deref() {
         Some("tokio") => return tokio_peer::serve(),
-        Some(kind) => return bare::serve(kind, number(&args, "--members", 1000)),
+        Some(kind) => return bare::serve(kind, number(&args, "--members", 1000), size(PAYLOAD_BYTES)),
         None => {}
     }
     hi::os::raise_file_limit().expect("the file limit can be raised to the hard limit");
-    let members = value(&args, "--members").map_or(vec![1, 100, 1000, 5000], |_| vec![number(&args, "--members", 0)]);
-    let plan = Plan { members, seconds: number(&args, "--seconds", 5), rounds: number(&args, "--rounds", 5) };
-    for members in &plan.members {
-        fan_out(*members, &plan);
+    let all = value(&args, "--members").is_none() && value(&args, "--size").is_none();
+    let cases = if all {
+        let small = [1, 100, 1000, 5000].map(|members| (members, PAYLOAD_BYTES));
+        let large = LARGE.map(|payload_bytes| (LARGE_MEMBERS, payload_bytes));
+        let all = small.into_iter().chain(large);
+        all.map(|(members, payload_bytes)| (members, Frames { payload_bytes })).collect()
+    } else {
+        vec![(number(&args, "--members", 1000), size(PAYLOAD_BYTES))]
+    };
+    let plan = Plan { cases, seconds: number(&args, "--seconds", 5), rounds: number(&args, "--rounds", 5) };
+    for (members, frames) in &plan.cases {
+        fan_out(*members, *frames, &plan);
     }
-    idle_memory();
+    if all {
+        idle_memory();
+    }
 }
 
 fn value(args: &[String], name: &str) -> Option<String> {
@@ -75,13 +94,15 @@ struct Cost {
 }
 
 /// One table: each server's cost, and its ratio to hi's.
-fn fan_out(members: usize, plan: &Plan) {
-    let rate = (DELIVERIES_PER_SECOND / members).clamp(1, RATE_MAX);
-    println!("\n{members} members, {rate} messages/s of {PAYLOAD_BYTES} bytes, {} rounds", plan.rounds);
+fn fan_out(members: usize, frames: Frames, plan: &Plan) {
+    let payload_bytes = frames.payload_bytes;
+    let per_second = DELIVERIES_PER_SECOND.min(BYTES_PER_SECOND / payload_bytes);
+    let rate = (per_second / members).clamp(1, RATE_MAX);
+    println!("\n{members} members, {rate} messages/s of {payload_bytes} bytes, {} rounds", plan.rounds);
     let mut costs: [Vec<Cost>; SERVERS.len()] = Default::default();
     for _ in 0..plan.rounds {
         for (index, (server, _)) in SERVERS.iter().enumerate() {
-            costs[index].push(measure(server, members, rate, plan.seconds));
+            costs[index].push(measure(server, members, frames, rate, plan.seconds));
         }
     }
     println!("{:>9} {:>9} {:>13} {:>13}", "CPU us", "wall us", "hi's CPU", "hi's wall");
@@ -102,40 +123,45 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// One server's cost in one round.
-fn measure(server: &str, members: usize, rate: usize, seconds: usize) -> Cost {
-    let (child, address) = if server == "hi" { start_hi(&["--shards", "1"]) } else { start_other(server, members) };
+fn measure(server: &str, members: usize, frames: Frames, rate: usize, seconds: usize) -> Cost {
+    let (child, address) = match server {
+        // Members may lag by a few of the largest messages.
+        "hi" => start_hi(&["--shards", "1", "--max-message", "1m", "--backlog-bytes", "16m"]),
+        other => start_other(other, members, frames.payload_bytes),
+    };
     let child = Guard(child);
     // The serving thread is pinned to the first core; the children have started, so only we move.
     hi::os::pin_to_core(*ALL_CORES.last().expect("there is a core")).expect("our own core");
     let path = matches!(server, "hi" | "tokio").then_some("/raw/figures");
-    let mut reading = Members::connect(address, path, members);
+    let mut reading = Members::connect(address, path, members, frames);
     let mut publisher = match path {
         Some(path) => open(address, Some(&format!("{path}?echo=0"))),
         None => TcpStream::connect(address).expect("the server accepts the control connection"),
     };
     let mut sent = 0;
-    let mut publish_next = |publisher: &mut TcpStream| {
-        publish(publisher, path.is_some(), sent);
+    let mut publish_next = |publisher: &mut TcpStream| -> u32 {
+        let bytes = if path.is_some() { frames.masked(sent) } else { sent.to_be_bytes().to_vec() };
+        publisher.write_all(&bytes).expect("the server takes the message");
         sent += 1;
-        FRAME_BYTES as u64 * u64::from(sent)
+        sent
     };
     // One message to warm up, and to know that everyone is in.
-    let mut due_bytes = publish_next(&mut publisher);
-    reading.read_until(due_bytes);
+    let mut due = publish_next(&mut publisher);
+    reading.read_until(due);
     let before = cpu_time(child.0.id());
     let began = Instant::now();
     let messages = rate * seconds;
     for message in 1..=messages {
         reading.read_while(began + Duration::from_secs(1) * message as u32 / rate as u32);
-        due_bytes = publish_next(&mut publisher);
+        due = publish_next(&mut publisher);
     }
-    reading.read_until(due_bytes);
+    reading.read_until(due);
     let cpu = cpu_time(child.0.id()) - before;
     let began = Instant::now();
     let alone = (messages / 5).max(3);
     for _ in 0..alone {
-        due_bytes = publish_next(&mut publisher);
-        reading.read_until(due_bytes);
+        due = publish_next(&mut publisher);
+        reading.read_until(due);
     }
     let wall = began.elapsed();
     hi::os::allow_cores(&ALL_CORES).expect("our own cores");
@@ -157,7 +183,8 @@ fn idle_memory() {
         }
         // A round trip through each shard: what was asked for before is done.
         let mut last = open(address, Some("/raw/other"));
-        last.write_all(&masked(b"done")).unwrap();
+        let done = Frames { payload_bytes: 4 };
+        last.write_all(&done.masked(0)).unwrap();
         last.read_exact(&mut [0; 6]).unwrap();
         resident_bytes(child.0.id())
     };

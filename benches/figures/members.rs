@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use rustix::time::Timespec;
 
-use crate::{FRAME_BYTES, PAYLOAD_BYTES};
+use crate::frames::{Expected, Frames};
 
 /// A connection, upgraded if there is a path.
 pub(crate) fn open(address: SocketAddr, path: Option<&str>) -> TcpStream {
@@ -31,62 +31,26 @@ pub(crate) fn open(address: SocketAddr, path: Option<&str>) -> TcpStream {
     stream
 }
 
-/// A masked text frame, the mask being zero.
-pub(crate) fn masked(payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x81];
-    match payload.len() {
-        len @ 0..126 => frame.push(0x80 | len as u8),
-        len => {
-            frame.push(0x80 | 126);
-            frame.extend((len as u16).to_be_bytes());
-        }
-    }
-    frame.extend([0; 4]);
-    frame.extend(payload);
-    frame
-}
-
-/// The message's number, over and over.
-pub(crate) fn payload(message: u32) -> [u8; PAYLOAD_BYTES] {
-    let text = format!("{message:08}");
-    std::array::from_fn(|index| text.as_bytes()[index % 8])
-}
-
-pub(crate) fn publish(publisher: &mut TcpStream, framed: bool, message: u32) {
-    let bytes = if framed { masked(&payload(message)) } else { message.to_be_bytes().to_vec() };
-    publisher.write_all(&bytes).expect("the server takes the message");
-}
-
 /// The reading side: one epoll loop, every byte checked.
 pub(crate) struct Members {
     streams: Vec<TcpStream>,
     read: Vec<u64>,
     total: u64,
     epoll: rustix::fd::OwnedFd,
-    expected: Vec<[u8; FRAME_BYTES]>,
+    frame_bytes: u64,
+    expected: Expected,
 }
 
 impl Members {
-    pub(crate) fn connect(address: SocketAddr, path: Option<&str>, count: usize) -> Self {
+    pub(crate) fn connect(address: SocketAddr, path: Option<&str>, count: usize, frames: Frames) -> Self {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         let streams: Vec<_> = (0..count).map(|_| open(address, path)).collect();
         for (index, stream) in streams.iter().enumerate() {
             stream.set_nonblocking(true).unwrap();
             epoll::add(&epoll, stream, epoll::EventData::new_u64(index as u64), epoll::EventFlags::IN).unwrap();
         }
-        Self { read: vec![0; count], streams, total: 0, epoll, expected: Vec::new() }
-    }
-
-    fn frame(&mut self, message: usize) -> &[u8; FRAME_BYTES] {
-        while self.expected.len() <= message {
-            let mut frame = [0; FRAME_BYTES];
-            frame[0] = 0x81;
-            frame[1] = 126;
-            frame[2..4].copy_from_slice(&(PAYLOAD_BYTES as u16).to_be_bytes());
-            frame[4..].copy_from_slice(&payload(self.expected.len() as u32));
-            self.expected.push(frame);
-        }
-        &self.expected[message]
+        let (frame_bytes, expected) = (frames.len(), Expected::new(frames));
+        Self { read: vec![0; count], streams, total: 0, epoll, frame_bytes, expected }
     }
 
     pub(crate) fn read_while(&mut self, until: Instant) {
@@ -95,7 +59,9 @@ impl Members {
         }
     }
 
-    pub(crate) fn read_until(&mut self, bytes_each: u64) {
+    /// Until each member has got so many messages, and nothing more.
+    pub(crate) fn read_until(&mut self, messages: u32) {
+        let bytes_each = self.frame_bytes * u64::from(messages);
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.total < bytes_each * self.streams.len() as u64 {
             assert!(Instant::now() < deadline, "deliveries are missing");
@@ -111,7 +77,7 @@ impl Members {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => panic!("epoll: {error}"),
         }
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = [0; 64 * 1024];
         for event in events {
             let index = event.data.u64() as usize;
             match self.streams[index].read(&mut buffer) {
@@ -126,15 +92,12 @@ impl Members {
     fn check(&mut self, index: usize, mut bytes: &[u8]) {
         while let Some(first) = bytes.first() {
             let read = self.read[index];
-            let (message, offset) = ((read / FRAME_BYTES as u64) as usize, (read % FRAME_BYTES as u64) as usize);
-            if offset == 0 && matches!(first, 0x89 | 0) {
+            if read % self.frame_bytes == 0 && matches!(first, 0x89 | 0) {
                 // The two bytes of a ping.
                 bytes = &bytes[1..];
                 continue;
             }
-            let frame = self.frame(message);
-            let count = bytes.len().min(FRAME_BYTES - offset);
-            assert_eq!(bytes[..count], frame[offset..offset + count], "member {index}, message {message}");
+            let count = self.expected.take(read, bytes);
             self.read[index] += count as u64;
             self.total += count as u64;
             bytes = &bytes[count..];

@@ -24,9 +24,10 @@ pub(crate) fn start_hi(args: &[&str]) -> (Child, SocketAddr) {
     (child, address.parse().expect("an address"))
 }
 
-pub(crate) fn start_other(server: &str, members: usize) -> (Child, SocketAddr) {
+pub(crate) fn start_other(server: &str, members: usize, payload_bytes: usize) -> (Child, SocketAddr) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--serve", server, "--members", &members.to_string()]).stdout(Stdio::piped());
+    command.args(["--serve", server, "--members", &members.to_string(), "--size", &payload_bytes.to_string()]);
+    command.stdout(Stdio::piped());
     let mut child = command.spawn().expect("this program starts again");
     let address = first_line(child.stdout.as_mut().unwrap()).parse().expect("an address");
     (child, address)
