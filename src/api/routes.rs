@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, Path, Request};
+use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
@@ -55,13 +54,10 @@ fn service(method: &Method, handler: Handler, app: &Arc<App>) -> MethodRouter {
 
 async fn call(request: Request) -> Result<Call, ApiError> {
     let (mut parts, body) = request.into_parts();
-    let room = match Path::<String>::from_request_parts(&mut parts, &()).await {
-        Ok(Path(room)) => room,
-        Err(PathRejection::MissingPathParams(_)) => String::new(),
-        Err(_) => {
-            return Err(ApiError::bad_request("room: the name in the address is not UTF-8 in percent-encoding."));
-        }
-    };
+    let params = RawPathParams::from_request_parts(&mut parts, &())
+        .await
+        .map_err(|_| ApiError::bad_request("room: the name in the address is not UTF-8 in percent-encoding."))?;
+    let room = params.iter().next().map(|(_, room)| room.to_owned()).unwrap_or_default();
     let body = read_body(body).await?;
     let query = parts.uri.query().unwrap_or_default().to_owned();
     Ok(Call { room, query, headers: parts.headers, body })
