@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -12,6 +14,9 @@ use crate::http::head::HEAD_BYTES_MAX;
 use crate::rate::RateLimit;
 use crate::relay::INBOX_BYTES_MAX;
 use crate::ring::RECEIVE_BUFFER_BYTES;
+
+/// Where the internal port is, and where `hi pub` and `hi rooms` look for it.
+pub const INTERNAL_DEFAULT: &str = "127.0.0.1:8081";
 
 /// The options of the server: flags, or the environment.
 #[derive(Clone, Debug, Parser)]
@@ -24,6 +29,16 @@ pub struct Config {
     /// Address to listen on instead of --port, e.g. 127.0.0.1:8080 or `[::1]:8080`; may be given several times
     #[arg(long, value_name = "ADDR:PORT", env = "HI_LISTEN", value_delimiter = ',', conflicts_with = "port")]
     pub listen: Vec<SocketAddr>,
+
+    /// Address of the internal port: publishing over HTTP, health and metrics, for programs of your own; off: none. Port 0
+    /// takes a free one
+    #[arg(long, value_name = "ADDR:PORT", env = "HI_INTERNAL", default_value = INTERNAL_DEFAULT)]
+    pub internal: Internal,
+
+    /// File with the key that the internal port asks for, except for health and metrics; one key a line, each of them
+    /// opens
+    #[arg(long, value_name = "FILE", env = "HI_API_KEY_FILE")]
+    pub api_key_file: Option<PathBuf>,
 
     /// Shards: threads, each pinned to a core, with a listener and two rings of its own [default: the number of cores
     /// that the process may use]
@@ -97,6 +112,28 @@ pub struct Config {
     /// What to log to stderr: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", env = "HI_LOG", default_value = "info")]
     pub log: tracing::level_filters::LevelFilter,
+}
+
+/// Where the internal port listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Internal {
+    /// Nowhere.
+    Off,
+    /// At this address.
+    At(SocketAddr),
+}
+
+impl FromStr for Internal {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            _ => text.parse().map(Self::At).map_err(|_| {
+                format!("{text} is not an address with a port: give e.g. {INTERNAL_DEFAULT} or [::1]:8081, or off")
+            }),
+        }
+    }
 }
 
 /// What clients may do in raw rooms.
@@ -263,6 +300,8 @@ mod tests {
         assert!(parse_time("0s").is_err());
         assert!(parse_seconds("1500ms").is_err());
         assert!(parse_buffers("3").is_err());
+        assert_eq!("off".parse(), Ok(Internal::Off));
+        assert!("8081".parse::<Internal>().unwrap_err().contains("or off"));
     }
 
     #[test]
@@ -272,6 +311,7 @@ mod tests {
         assert_eq!((config.rate_limit, config.rate_burst, config.raw_rate_limit), (20, 40, 0));
         assert_eq!((config.ping_interval.as_secs(), config.ping_timeout.as_secs()), (25, 10));
         assert_eq!(config.handshake_timeout.as_secs(), 10);
+        assert_eq!(config.internal, Internal::At(([127, 0, 0, 1], 8081).into()));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::http::head::{self, HEAD_BYTES_MAX, Head};
 use crate::http::response::{Body, Connection, Response};
 use crate::http::target::{self, Route, TargetError};
 use crate::http::upgrade;
+use crate::metrics::counters::Counters;
 use crate::ring::DataRing;
 use crate::shard::{Shard, Upgraded};
 use crate::throttle::Throttle;
@@ -51,6 +52,8 @@ pub struct Front<R> {
     pub config: Arc<Config>,
     /// This process, as clients and `hi doctor` see it.
     pub instance: Arc<str>,
+    /// What the shard counts.
+    pub counters: Arc<Counters>,
     accept_failures: RefCell<Throttle>,
     refusals: RefCell<Throttle>,
 }
@@ -59,6 +62,7 @@ impl<R: DataRing> Front<R> {
     /// What the tasks of `shard` share.
     pub fn new(shard: Shard<R>, config: Arc<Config>, instance: Arc<str>) -> Self {
         Self {
+            counters: Arc::clone(shard.counters()),
             shard: RefCell::new(shard),
             news: Notify::new(),
             config,
@@ -88,6 +92,7 @@ pub async fn accept<R: DataRing + 'static>(listener: Rc<TcpListener>, front: Rc<
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                front.counters.accepts.add(1);
                 let front = Rc::clone(&front);
                 drop(tokio_uring::spawn(async move { serve(stream, peer, &front).await }));
             }

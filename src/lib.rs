@@ -17,6 +17,8 @@
 //! | [`room`] | the order of a room and its members; the log that members read (pure) |
 //! | [`relay`] | inboxes between shards |
 //! | [`connection`] | one connection: its states, its cursors, what leaves next |
+//! | [`api`] | the internal HTTP port: publishing, rooms, health; `hi pub` and `hi rooms` |
+//! | [`metrics`] | what each shard counts, and all of it added up as text |
 //! | [`proxy`] | reverse proxies: how they are known, and the lines that mend them (pure) |
 //! | [`mod@slice`], [`wheel`], [`rate`] | shared bytes, timers, rate limits (pure) |
 //! | [`os`] | limits, pinning, listeners |
@@ -35,6 +37,7 @@ pub mod faulty_ring;
 pub mod frame;
 pub mod handshake;
 pub mod http;
+pub mod metrics;
 pub mod os;
 pub mod probe;
 pub mod protocol;

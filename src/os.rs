@@ -25,6 +25,21 @@ pub fn raise_file_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
+/// How many files the process may have open.
+pub fn file_limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// How many files the process has open; 0 if the system doesn't say.
+pub fn open_files() -> u64 {
+    const FOLDER: &str = "/proc/self/fd";
+    // Since Linux 6.2 the size of this folder is the number; before, it is 0, and they have to be counted.
+    match std::fs::metadata(FOLDER).map_or(0, |folder| folder.len()) {
+        0 => std::fs::read_dir(FOLDER).map_or(0, |files| files.count() as u64),
+        count => count,
+    }
+}
+
 /// The cores that this process may use, in order.
 ///
 /// # Errors

@@ -90,9 +90,14 @@ impl Inbox {
         std::mem::swap(&mut queue.relays, relays);
     }
 
+    /// Bytes that wait, with their overhead.
+    pub fn bytes(&self) -> usize {
+        self.queue.lock().expect("an inbox's lock is never held over a panic").bytes
+    }
+
     /// Whether it is more than half full: publishers on other shards hold back until it is drained.
     pub fn is_congested(&self) -> bool {
-        self.queue.lock().expect("an inbox's lock is never held over a panic").bytes > self.bytes_max / 2
+        self.bytes() > self.bytes_max / 2
     }
 
     /// Wakes the shard.

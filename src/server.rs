@@ -14,8 +14,12 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::api::health::Readiness;
+use crate::api::{self, App, InternalPort};
+use crate::config::{Config, Internal};
 use crate::handshake::{self, Front};
+use crate::metrics::Metrics;
+use crate::metrics::counters::Counters;
 use crate::os;
 use crate::probe;
 use crate::relay::{INBOX_BYTES_MAX, Inbox};
@@ -30,6 +34,8 @@ const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
 const FILES_PER_SHARD: u64 = 9;
 /// And for each address: the shard's listener, and the handle that shuts it down.
 const FILES_PER_LISTENER: u64 = 2;
+/// Those of the internal port: its listener, its runtime, and its connections.
+const FILES_OF_INTERNAL_PORT: u64 = 4 + api::listener::CONNECTIONS_MAX as u64;
 /// Those of the process: standard streams, the main thread's runtime, signals, and some to spare.
 const FILES_BESIDE: u64 = 16;
 
@@ -46,6 +52,9 @@ impl fmt::Display for StartError {
 /// A server that runs: its shards accept.
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    internal: Option<SocketAddr>,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
     registry: Arc<Registry>,
     stop: Arc<Stop>,
     listeners: Vec<TcpListener>,
@@ -62,6 +71,7 @@ impl Server {
         let shards = config.shard_count(cores.len());
         let config = Arc::new(config);
         let per_address = bind(&config, shards)?;
+        let internal = bind_internal(&config)?;
         let addresses = per_address.iter().map(|listeners| local_address(&listeners[0])).collect::<Result<_, _>>()?;
         let wake_ups = many(shards, os::new_eventfd)?;
         let inboxes = many(shards, {
@@ -71,7 +81,21 @@ impl Server {
         let random = || os::random_u64().map_err(|error| StartError(format!("no random numbers: {error}")));
         let instance: Arc<str> = format!("{:016x}", random()?).into();
         let registry = Arc::new(Registry::new(inboxes.into(), random()?));
-        let mut server = Self { addresses, registry, stop: Arc::default(), listeners: Vec::new(), threads: Vec::new() };
+        let counters: Vec<Arc<Counters>> = (0..shards).map(|_| Arc::default()).collect();
+        let counters_of_internal = Arc::<Counters>::default();
+        let of_shards = counters.iter().enumerate().map(|(shard, counters)| (Some(shard), Arc::clone(counters)));
+        let all_counters = of_shards.chain([(None, Arc::clone(&counters_of_internal))]).collect();
+        let stop = Arc::<Stop>::default();
+        let mut server = Self {
+            addresses,
+            internal: internal.as_ref().map(InternalPort::address),
+            metrics: Arc::new(Metrics::new(&instance, all_counters, Arc::clone(&registry))),
+            readiness: Arc::new(Readiness::new(Arc::clone(&stop))),
+            registry,
+            stop,
+            listeners: Vec::new(),
+            threads: Vec::new(),
+        };
         let mut listeners: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
         for of_address in per_address {
             for (shard, listener) in of_address.into_iter().enumerate() {
@@ -80,12 +104,14 @@ impl Server {
             }
         }
         let (ready, started) = std::sync::mpsc::channel();
-        for (id, (listeners, wake_up)) in listeners.into_iter().zip(wake_ups).enumerate() {
+        let parts = listeners.into_iter().zip(wake_ups).zip(counters);
+        for (id, ((listeners, wake_up), counters)) in parts.enumerate() {
             let thread = ShardThread {
                 id,
                 core: cores[id % cores.len()],
                 listeners,
                 wake_up,
+                counters,
                 config: Arc::clone(&config),
                 registry: Arc::clone(&server.registry),
                 instance: Arc::clone(&instance),
@@ -104,12 +130,37 @@ impl Server {
                 StartError(format!("can't start a shard: the kernel refused {operation}: {error}"))
             })?;
         }
+        if let Some(port) = internal {
+            let app = App {
+                rooms: Arc::clone(&server.registry),
+                metrics: Arc::clone(&server.metrics),
+                readiness: Arc::clone(&server.readiness),
+                counters: counters_of_internal,
+                raw: config.raw,
+            };
+            port.serve(Arc::new(app)).map_err(out_of_files)?;
+        }
         Ok(server)
     }
 
     /// The addresses that it listens on.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The address of the internal port, unless it is off.
+    pub fn internal_address(&self) -> Option<SocketAddr> {
+        self.internal
+    }
+
+    /// What `/metrics` says: others add to it here.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// What `/readyz` says: others add their checks here.
+    pub fn readiness(&self) -> &Arc<Readiness> {
+        &self.readiness
     }
 
     /// How many shards there are.
@@ -159,6 +210,9 @@ pub fn serve<R: DataRing + 'static>(config: Config) -> Result<(), StartError> {
     // Before the line that says that hi is open: who reads it may send a signal at once.
     let signals = Signals::listen()?;
     info!("hi is open at {}; {shards} shards; {kernel}", Links(server.addresses()));
+    if let Some(address) = server.internal_address() {
+        info!("the internal port is at http://{address}/ (publishing, rooms, health, metrics)");
+    }
     let connections = files.saturating_sub(files_needed);
     info!("the file limit of {files} allows {connections} connections; {}", budget_config.memory_budget(shards));
     serve_until_signal(server, signals)
@@ -172,7 +226,8 @@ fn allowed_cores() -> Result<Vec<usize>, StartError> {
 fn files_needed(config: &Config) -> Result<u64, StartError> {
     let shards = config.shard_count(allowed_cores()?.len()) as u64;
     let addresses = config.listen.len().max(1) as u64;
-    Ok(FILES_BESIDE + shards * (FILES_PER_SHARD + addresses * FILES_PER_LISTENER))
+    let internal = if config.internal == Internal::Off { 0 } else { FILES_OF_INTERNAL_PORT };
+    Ok(FILES_BESIDE + internal + shards * (FILES_PER_SHARD + addresses * FILES_PER_LISTENER))
 }
 
 /// What asks hi to stop, and the main thread's runtime that hears it.
@@ -227,6 +282,7 @@ struct ShardThread {
     core: usize,
     listeners: Vec<TcpListener>,
     wake_up: OwnedFd,
+    counters: Arc<Counters>,
     config: Arc<Config>,
     registry: Arc<Registry>,
     instance: Arc<str>,
@@ -248,7 +304,7 @@ impl ShardThread {
             Err(error) => return drop(ready.send(Err(error))),
         };
         tokio_uring::start(async {
-            let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring);
+            let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring).counting_in(self.counters);
             let front = Rc::new(Front::new(shard, self.config, self.instance));
             for listener in self.listeners {
                 let listener = Rc::new(tokio_uring::net::TcpListener::from_std(listener));
@@ -279,6 +335,21 @@ fn bind(config: &Config, shards: usize) -> Result<Vec<Vec<TcpListener>>, StartEr
         })
     };
     addresses.into_iter().map(bind_one).collect()
+}
+
+fn bind_internal(config: &Config) -> Result<Option<InternalPort>, StartError> {
+    let Internal::At(address) = config.internal else { return Ok(None) };
+    InternalPort::bind(address).map(Some).map_err(|error| {
+        let cause = match error.kind() {
+            io::ErrorKind::AddrInUse => "something listens there already",
+            io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
+            _ => "the system refuses it",
+        };
+        StartError(format!(
+            "can't listen on {address} for the internal port ({error}): {cause}; choose another address with --internal \
+             ADDR:PORT, or do without it with --internal off."
+        ))
+    })
 }
 
 fn local_address(listener: &TcpListener) -> Result<SocketAddr, StartError> {

@@ -51,7 +51,8 @@ impl Running {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let start = || {
             faulty_ring::configure(seed, resets);
-            let common = ["hi", "--listen", "127.0.0.1:0", "--rate-limit", "0", "--max-message", "128k"];
+            let common =
+                ["hi", "--listen", "127.0.0.1:0", "--internal", "off", "--rate-limit", "0", "--max-message", "128k"];
             let config = Config::try_parse_from(common.iter().chain(args)).expect("the arguments are right");
             Server::start::<R>(config).expect("the server starts")
         };

@@ -32,7 +32,16 @@ impl PrivateServer {
         };
         let shards = shards.unwrap_or_else(|| (os::cores().len() / 2).max(1));
         let mut command = Command::new(&binary);
-        command.args(["--listen", "127.0.0.1:0", "--rate-limit", "0", "--shards", &shards.to_string()]);
+        command.args([
+            "--listen",
+            "127.0.0.1:0",
+            "--internal",
+            "off",
+            "--rate-limit",
+            "0",
+            "--shards",
+            &shards.to_string(),
+        ]);
         os::end_with_us(&mut command);
         let mut child = command
             .stdin(Stdio::null())

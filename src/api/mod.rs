@@ -1,3 +1,83 @@
-//! The internal HTTP port: placeholder.
+//! The internal HTTP port: publishing from outside, rooms, health and metrics, for programs of the operator's own.
+//!
+//! A thread of its own beside the shards; what it publishes takes the same way as what a client says. In the order in
+//! which a request passes:
+//!
+//! - [`listener`]: connections, bounded in number and in idle time
+//! - [`routes`]: every address, and the key that most of them ask for
+//! - [`call`]: a request with its body, and the answer
+//! - [`publish`], [`rooms`], [`health`]: what the addresses do
+//!
+//! [`client`] is the other side: `hi pub` and `hi rooms`.
 
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use crate::config::RawMode;
+use crate::metrics::Metrics;
+use crate::metrics::counters::Counters;
+use crate::room::registry::Registry;
+
+pub mod call;
 pub mod client;
+pub mod health;
+pub mod listener;
+pub mod routes;
+
+use health::Readiness;
+use listener::Bounded;
+
+/// What the internal port works on.
+#[derive(Debug)]
+pub struct App {
+    /// All rooms.
+    pub rooms: Arc<Registry>,
+    /// What `/metrics` says.
+    pub metrics: Arc<Metrics>,
+    /// What `/readyz` says.
+    pub readiness: Arc<Readiness>,
+    /// What the internal port counts.
+    pub counters: Arc<Counters>,
+    /// Whether there are raw rooms.
+    pub raw: RawMode,
+}
+
+/// A port that is bound, and answers once it is served.
+#[derive(Debug)]
+pub struct InternalPort {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl InternalPort {
+    /// Binds the port.
+    ///
+    /// # Errors
+    /// The address can't be had.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers on a thread of its own for as long as the process lives.
+    ///
+    /// # Errors
+    /// The thread or its runtime can't be had.
+    pub fn serve(self, app: Arc<App>) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _inside = runtime.enter();
+            Bounded::new(tokio::net::TcpListener::from_std(self.listener)?)
+        };
+        let serve = move || runtime.block_on(async { axum::serve(listener, routes::router(app)).await });
+        std::thread::Builder::new().name("hi-internal".to_owned()).spawn(serve).map(drop)
+    }
+}

@@ -55,6 +55,11 @@ impl Registry {
         names
     }
 
+    /// How many rooms there are in a namespace.
+    pub fn len(&self, namespace: Namespace) -> usize {
+        self.by_name(namespace).read().expect(UNPOISONED).len()
+    }
+
     /// Joins a room; the first join makes it. `user` is given in chat rooms.
     ///
     /// # Errors

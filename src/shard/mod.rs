@@ -20,6 +20,7 @@ use tracing::debug;
 use crate::config::Config;
 use crate::connection::{Connection, Role, State};
 use crate::frame::encode;
+use crate::metrics::counters::Counters;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{broadcast, v0};
@@ -94,6 +95,7 @@ pub struct Shard<R> {
     chat_rate: RateLimit,
     raw_rate: RateLimit,
     registry: Arc<Registry>,
+    counters: Arc<Counters>,
     ring: R,
     connections: Slab<Connection>,
     next_serial: u32,
@@ -123,6 +125,7 @@ impl<R: DataRing> Shard<R> {
             raw_rate: config.raw_rate(),
             config,
             registry,
+            counters: Arc::default(),
             ring,
             connections: Slab::new(),
             next_serial: 0,
@@ -138,6 +141,16 @@ impl<R: DataRing> Shard<R> {
             stopping: false,
             relays: Vec::new(),
         }
+    }
+
+    /// The same shard, which counts where others can read it.
+    pub fn counting_in(self, counters: Arc<Counters>) -> Self {
+        Self { counters, ..self }
+    }
+
+    /// Where it counts.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     /// Connections that are not gone yet.

@@ -70,6 +70,8 @@ impl Server {
 
     /// Starts a prepared command, which has to be a `hi` that listens on 127.0.0.1.
     pub fn spawn(mut command: Command) -> Self {
+        // Tests run side by side; who tests the internal port gives it an address on the command line.
+        command.env("HI_INTERNAL", "off");
         let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("hi starts");
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let log = Arc::new(Log::default());

@@ -1,0 +1,161 @@
+//! A request with its body, the answer, and the errors that every address has in common.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::time::timeout;
+
+/// Largest body that is taken.
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+/// Of a body that is too large, so much is read and thrown away, so that no reset overtakes the answer.
+const EXCESS_BYTES_MAX: usize = 8 << 20;
+/// Time for a body to arrive.
+const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A request, complete.
+#[derive(Debug)]
+pub struct Call {
+    /// The room of the address, decoded and not checked yet; empty where the address names none.
+    pub room: String,
+    /// Behind the `?`.
+    pub query: String,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// What a request comes to, if it succeeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The media type.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// JSON.
+    pub fn json(status: u16, value: &impl Serialize) -> Self {
+        let body = serde_json::to_vec(value).expect("our answers are JSON");
+        Self { status, content_type: "application/json", body: body.into() }
+    }
+
+    /// Text, with status 200.
+    pub fn text(content_type: &'static str, text: String) -> Self {
+        Self { status: 200, content_type, body: text.into() }
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.body));
+        *response.status_mut() = StatusCode::from_u16(self.status).expect("our own status");
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+/// Why a request fails. `Display` is the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// The HTTP status.
+    pub status: u16,
+    /// One word for programs.
+    pub code: &'static str,
+    /// One or two sentences for people; they name the field that is wrong.
+    pub message: String,
+    /// Whether the same request may succeed later.
+    pub temporary: bool,
+}
+
+impl ApiError {
+    /// An error that stays until the request is changed.
+    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), temporary: false }
+    }
+
+    /// What the client sent is wrong (400).
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, "bad_request", message)
+    }
+
+    /// The server can't just now; the same request may succeed later.
+    pub fn temporary(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self { temporary: true, ..Self::new(status, code, message) }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Self { status, code, message, temporary } = self;
+        let body = serde_json::json!({"error": {"code": code, "message": message, "temporary": temporary}});
+        let mut response = Answer::json(status, &body).into_response();
+        let headers = response.headers_mut();
+        if temporary {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == 401 {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// Reads a whole body.
+///
+/// # Errors
+/// It is too large (413), does not arrive in time (408), or breaks off.
+pub async fn read_body(body: Body) -> Result<Bytes, ApiError> {
+    let too_late = || {
+        let seconds = BODY_TIME_MAX.as_secs();
+        ApiError::temporary(
+            408,
+            "too_late",
+            format!("The body did not arrive within {seconds} seconds: send it at once."),
+        )
+    };
+    timeout(BODY_TIME_MAX, read(body)).await.unwrap_or_else(|_| Err(too_late()))
+}
+
+async fn read(mut body: Body) -> Result<Bytes, ApiError> {
+    let mut bytes = Vec::new();
+    let mut excess = 0;
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let frame = frame.map_err(|error| ApiError::bad_request(format!("The body broke off: {error}.")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if excess == 0 && bytes.len() + data.len() <= BODY_BYTES_MAX {
+            bytes.extend_from_slice(&data);
+            continue;
+        }
+        bytes = Vec::new();
+        excess += data.len();
+        if excess > EXCESS_BYTES_MAX {
+            break;
+        }
+    }
+    if excess > 0 {
+        let message = format!("The body is larger than {BODY_BYTES_MAX} bytes (1 MiB): send less at once.");
+        return Err(ApiError::new(413, "too_big", message));
+    }
+    Ok(bytes.into())
+}

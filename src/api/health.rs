@@ -1,0 +1,82 @@
+//! Whether hi is alive, whether it is ready, and what it counts.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use super::App;
+use super::call::{Answer, ApiError, Call};
+use crate::metrics;
+use crate::shard::run::Stop;
+
+/// One of the things that have to be right for clients to be sent here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What is looked at, in one word or two.
+    pub name: &'static str,
+    /// Whether it is right.
+    pub ok: bool,
+    /// One sentence: what was found, and what to do if it isn't right.
+    pub detail: String,
+}
+
+type Examine = Box<dyn Fn() -> Check + Send + Sync>;
+
+/// All that has to be right for clients to be sent here. Starts with one check: that the server isn't stopping.
+pub struct Readiness {
+    checks: Mutex<Vec<Examine>>,
+}
+
+impl Readiness {
+    /// Ready until `stop` is requested.
+    pub fn new(stop: Arc<Stop>) -> Self {
+        let readiness = Self { checks: Mutex::default() };
+        readiness.add(move || {
+            let stopping = stop.is_requested();
+            let detail = if stopping { "The server stops: send new clients elsewhere." } else { "The server accepts." };
+            Check { name: "accepting", ok: !stopping, detail: detail.to_owned() }
+        });
+        readiness
+    }
+
+    /// Adds a check. It is asked whenever somebody asks for readiness, so it must not wait: one that takes time runs
+    /// elsewhere and leaves its last result here.
+    pub fn add(&self, examine: impl Fn() -> Check + Send + Sync + 'static) {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(examine));
+    }
+
+    /// What all checks say now.
+    pub fn examine(&self) -> Vec<Check> {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|examine| examine()).collect()
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Readiness").field(&self.examine()).finish()
+    }
+}
+
+#[derive(Serialize)]
+struct Ready {
+    ready: bool,
+    checks: Vec<Check>,
+}
+
+/// `GET /healthz`: the process answers.
+pub(super) fn healthz(_: &App, _: &Call) -> Result<Answer, ApiError> {
+    Ok(Answer::text("text/plain; charset=utf-8", "ok".to_owned()))
+}
+
+/// `GET /readyz`: 200 if every check is right, otherwise 503.
+pub(super) fn readyz(app: &App, _: &Call) -> Result<Answer, ApiError> {
+    let checks = app.readiness.examine();
+    let ready = checks.iter().all(|check| check.ok);
+    Ok(Answer::json(if ready { 200 } else { 503 }, &Ready { ready, checks }))
+}
+
+/// `GET /metrics`.
+pub(super) fn metrics(app: &App, _: &Call) -> Result<Answer, ApiError> {
+    Ok(Answer::text(metrics::CONTENT_TYPE, app.metrics.encode()))
+}

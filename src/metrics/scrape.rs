@@ -1,0 +1,183 @@
+//! All counters added up, and what the system and the rooms say at this moment.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+
+use super::counters::{BATCH_BOUNDS, CLOSE_CODES, Counter, Counters, DELIVERY_BOUNDS, Dialect, Lapped, Replay};
+use crate::os;
+use crate::room::Namespace;
+use crate::room::registry::Registry;
+
+/// What is asked when somebody asks for metrics.
+#[derive(Debug)]
+pub struct Scrape {
+    /// What each thread counts, with the shard's number if it is one.
+    pub counters: Vec<(Option<usize>, Arc<Counters>)>,
+    /// All rooms, and the inboxes of the shards.
+    pub rooms: Arc<Registry>,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        self.connections(&mut page)?;
+        self.messages(&mut page)?;
+        self.losses(&mut page)?;
+        self.shards(&mut page)?;
+        system(&mut page)
+    }
+}
+
+impl Scrape {
+    fn sum(&self, counter: impl Fn(&Counters) -> &Counter) -> u64 {
+        // Levels may wrap on one thread: a wrapping sum sets that right.
+        self.counters.iter().fold(0, |sum, (_, counters)| sum.wrapping_add(counter(counters).get()))
+    }
+
+    fn connections(&self, page: &mut Page<'_>) -> fmt::Result {
+        let of_connections = Dialect::ALL.into_iter().filter(|dialect| *dialect != Dialect::Api);
+        let connections = of_connections.map(|dialect| (dialect.as_str(), self.sum(|c| c.connections(dialect))));
+        page.gauges("hi_connections", "Connections that are open, by what they speak", "dialect", connections)?;
+        page.counter("hi_accepts", "Connections accepted", None, self.sum(|c| &c.accepts))?;
+        let codes = CLOSE_CODES.map(|code| (code.to_string(), self.sum(|c| c.disconnects(code))));
+        let codes = codes.into_iter().chain([("other".to_owned(), self.sum(|c| c.disconnects(0)))]);
+        page.counters("hi_disconnects", "WebSockets that ended, by the first close code given", "code", codes)?;
+        let rooms = [("chat", Namespace::Chat), ("raw", Namespace::Raw)];
+        let rooms = rooms.map(|(kind, namespace)| (kind, self.rooms.len(namespace) as u64));
+        page.gauges("hi_rooms", "Rooms", "kind", rooms)
+    }
+
+    fn messages(&self, page: &mut Page<'_>) -> fmt::Result {
+        let speakers = Dialect::ALL.into_iter().filter(|dialect| *dialect != Dialect::Sse);
+        let messages = speakers.clone().map(|dialect| (dialect.as_str(), self.sum(|c| c.messages_in(dialect))));
+        page.counters("hi_messages_in", "Messages that arrived and were admitted", "dialect", messages)?;
+        let limited = speakers.map(|dialect| (dialect.as_str(), self.sum(|c| c.rate_limited(dialect))));
+        page.counters("hi_rate_limited", "Messages refused for their rate", "dialect", limited)?;
+        let help = "Messages and notices of rooms that the kernel took, once for each member";
+        page.counter("hi_deliveries", help, None, self.sum(|c| &c.deliveries))?;
+        let help = "What the kernel took of all that leaves through WebSockets";
+        page.counter("hi_sent", help, Some(Unit::Bytes), self.sum(|c| &c.sent_bytes))?;
+        let help = "What arrived through WebSockets";
+        page.counter("hi_received", help, Some(Unit::Bytes), self.sum(|c| &c.received_bytes))?;
+        let help = "From the receipt of a message to its acceptance by the kernel for each member, of sampled messages";
+        let mut counts = [0; DELIVERY_BOUNDS.len() + 1];
+        let sum: u64 = self.counters.iter().map(|(_, c)| c.delivery.add_to(&mut counts)).sum();
+        let bounds = DELIVERY_BOUNDS.map(|nanos| nanos as f64 / 1e9);
+        page.histogram("hi_delivery", help, Some(Unit::Seconds), &bounds, &counts, sum as f64 / 1e9)?;
+        let mut counts = [0; BATCH_BOUNDS.len() + 1];
+        let sum: u64 = self.counters.iter().map(|(_, c)| c.send_batch.add_to(&mut counts)).sum();
+        let help = "Sends given to the kernel together";
+        page.histogram("hi_send_batch_size", help, None, &BATCH_BOUNDS.map(|sends| sends as f64), &counts, sum as f64)
+    }
+
+    fn losses(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.counter("hi_gaps", "Notices of a gap to slow members", None, self.sum(|c| &c.gaps))?;
+        let lapped = Lapped::ALL.map(|outcome| (outcome.as_str(), self.sum(|c| c.lapped(outcome))));
+        page.counters("hi_lapped", "Members that fell behind the oldest message kept", "policy", lapped)?;
+        page.counter("hi_lost_messages", "Messages that lapped members lost", None, self.sum(|c| &c.lost))?;
+        let replays = Replay::ALL.map(|outcome| (outcome.as_str(), self.sum(|c| c.replays(outcome))));
+        page.counters("hi_replay_requests", "Requests for what was missed while away", "outcome", replays)
+    }
+
+    fn shards(&self, page: &mut Page<'_>) -> fmt::Result {
+        let shards = self.counters.iter().filter_map(|(shard, counters)| Some((shard.as_ref()?, counters)));
+        let busy = shards.map(|(shard, counters)| (shard, counters.busy_nanos.get() as f64 / 1e9));
+        let mut busy_seconds = page.0.encode_descriptor(
+            "hi_shard_busy",
+            "Time spent in turns: receiving, ordering, sending",
+            Some(&Unit::Seconds),
+            MetricType::Counter,
+        )?;
+        for (shard, seconds) in busy {
+            let labels = [("shard", shard.to_string())];
+            busy_seconds.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&seconds, None)?;
+        }
+        let inboxes = self.rooms.inboxes().iter().enumerate();
+        let queued = inboxes.clone().map(|(shard, inbox)| (shard.to_string(), inbox.bytes() as u64));
+        let help = "What waits in the inbox of a shard";
+        page.family("hi_relay_queue", help, Some(Unit::Bytes), MetricType::Gauge, "shard", queued)?;
+        let dropped = inboxes.map(|(shard, inbox)| (shard.to_string(), inbox.dropped()));
+        page.counters("hi_relay_dropped", "Messages that found the inbox of a shard full", "shard", dropped)
+    }
+}
+
+fn system(page: &mut Page<'_>) -> fmt::Result {
+    page.gauge("hi_open_files", "Files that the process has open: sockets and some others", os::open_files())?;
+    page.gauge("hi_open_files_max", "Files that the process may have open", os::file_limit())
+}
+
+/// Writes metrics one after the other.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn counter(&mut self, name: &str, help: &str, unit: Option<Unit>, value: u64) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        // A level without a bound is no i64: the format's own limit.
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value.min(i64::MAX as u64))
+    }
+
+    fn counters<L: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        self.family(name, help, None, MetricType::Counter, label, values)
+    }
+
+    fn gauges<L: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        self.family(name, help, None, MetricType::Gauge, label, values)
+    }
+
+    fn family<L: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        kind: MetricType,
+        label: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), kind)?;
+        for (value_of_label, value) in values {
+            let labels = [(label, value_of_label.as_ref())];
+            let mut one = metric.encode_family(&labels)?;
+            match kind {
+                MetricType::Counter => one.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
+                _ => one.encode_gauge(&value.min(i64::MAX as u64))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        bounds: &[f64],
+        counts: &[u64],
+        sum: f64,
+    ) -> fmt::Result {
+        let bounds = bounds.iter().copied().chain([f64::INFINITY]);
+        let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
+        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Histogram)?;
+        metric.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
+    }
+}
