@@ -4,15 +4,19 @@
 //! `--public-url`; what it sends stays in a room of its own.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
 use tracing::{info, warn};
 
 use crate::doctor::facts::Facts;
 use crate::doctor::url::Target;
 use crate::doctor::verdict::{Diagnosis, Finding, Kind};
 use crate::doctor::{Depth, Options, examine};
+use crate::metrics::Metrics;
 use crate::os;
 
 /// So much of the interval is chance, so that many servers don't dial at once: a tenth.
@@ -61,31 +65,72 @@ impl Status {
     }
 }
 
+/// What a check on `/readyz` says before the first look.
+const NOT_LOOKED_YET: &str = "not looked at yet";
+
+/// The gauges at `/metrics`. They are there from the first look on: before it, nothing is known.
+#[derive(Clone, Debug, Default)]
+struct Gauges {
+    ok: Gauge,
+    instance_match: Gauge,
+    seconds: Gauge<f64, AtomicU64>,
+    dns_addresses: Gauge,
+}
+
+impl Gauges {
+    fn register(&self, registry: &mut Registry) {
+        let help = "Whether users get a WebSocket at every address of the public URL";
+        registry.register("hi_public_path_ok", help, self.ok.clone());
+        let help = "Whether this server, or one of its group, answers at the public URL";
+        registry.register("hi_public_path_instance_match", help, self.instance_match.clone());
+        let help = "How long the last look at the public URL took";
+        registry.register_with_unit("hi_public_path", help, Unit::Seconds, self.seconds.clone());
+        let help = "Addresses in the DNS records of the public URL";
+        registry.register("hi_public_dns_addresses", help, self.dns_addresses.clone());
+    }
+
+    fn set(&self, status: &Status) {
+        self.ok.set(status.works.into());
+        self.instance_match.set(status.instance_matches.into());
+        self.seconds.set(status.seconds);
+        self.dns_addresses.set(status.dns_addresses as i64);
+    }
+}
+
 /// The last look, for metrics and `/readyz`.
 #[derive(Clone, Debug, Default)]
-pub struct Canary(Arc<Mutex<Option<Status>>>);
+pub struct Canary {
+    last: Arc<Mutex<Option<Status>>>,
+    gauges: Gauges,
+}
 
 impl Canary {
     /// The last look; `None` before the first.
     pub fn status(&self) -> Option<Status> {
-        self.0.lock().expect("the canary's lock is never held over a panic").clone()
+        self.last.lock().expect(UNPOISONED).clone()
+    }
+
+    /// For `/readyz`: whether the public path is right, and the sentence about it. It decides nothing there: a load balancer
+    /// that took servers out because of it would make sure that the path stays broken.
+    pub fn readiness(&self) -> (bool, String) {
+        self.status().map_or((false, NOT_LOOKED_YET.to_owned()), |status| (status.is_good(), status.to_string()))
     }
 
     /// Starts to look, until the process ends.
     ///
     /// # Errors
     /// The thread can't be had.
-    pub fn start(plan: Plan) -> std::io::Result<Self> {
+    pub fn start(plan: Plan, metrics: Arc<Metrics>) -> std::io::Result<Self> {
         let canary = Self::default();
         let ours = canary.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new()
             .name("hi-canary".to_owned())
-            .spawn(move || runtime.block_on(ours.look_around(plan)))?;
+            .spawn(move || runtime.block_on(ours.look_around(plan, &metrics)))?;
         Ok(canary)
     }
 
-    async fn look_around(self, plan: Plan) {
+    async fn look_around(self, plan: Plan, metrics: &Metrics) {
         tokio::time::sleep(FIRST_AFTER.min(plan.interval)).await;
         let options = Options { depth: Depth::Handshake, ..Options::new(plan.target.clone()) };
         loop {
@@ -93,7 +138,8 @@ impl Canary {
             match examine(&options).await {
                 Ok(found) => {
                     let instance_matches = who_answers(&found.facts, &plan);
-                    self.note(&plan, status(&found.facts, &found.diagnosis, instance_matches, began.elapsed()));
+                    let status = status(&found.facts, &found.diagnosis, instance_matches, began.elapsed());
+                    self.note(&plan.target.url, status, metrics);
                 }
                 // Only a file of certificates can be refused, and none was given.
                 Err(why) => warn!("the public path can't be looked at: {why}"),
@@ -102,38 +148,30 @@ impl Canary {
         }
     }
 
-    fn note(&self, plan: &Plan, status: Status) {
-        let before = {
-            let mut last = self.0.lock().expect("the canary's lock is never held over a panic");
-            last.replace(status.clone())
-        };
+    fn note(&self, url: &str, status: Status, metrics: &Metrics) {
+        self.gauges.set(&status);
+        let before = self.last.lock().expect(UNPOISONED).replace(status.clone());
+        if before.is_none() {
+            self.gauges.register(&mut metrics.registry());
+        }
         if before.is_some_and(|before| before.state() == status.state()) {
             return;
         }
-        let line = Line { url: &plan.target.url, status: &status };
-        if status.is_good() { info!("{line}") } else { warn!("{line}") }
+        if status.is_good() { info!("public path {url}: {status}") } else { warn!("public path {url}: {status}") }
     }
 }
 
-/// The line for the log.
-struct Line<'s> {
-    url: &'s str,
-    status: &'s Status,
-}
+const UNPOISONED: &str = "the canary's lock is never held over a panic";
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, status } = self;
-        match (status.works, status.instance_matches) {
-            (true, true) => {
-                write!(f, "public path {url}: works, and leads here; {} DNS addresses", status.dns_addresses)
-            }
-            (true, false) => write!(
-                f,
-                "public path {url}: works, and leads to another server than this one: see its DNS records, or give all \
-                 servers behind it the same --group"
+        match (self.works, self.instance_matches) {
+            (true, true) => write!(f, "works, and leads here ({} addresses)", self.dns_addresses),
+            (true, false) => f.write_str(
+                "works, and leads to another server than this one: see its DNS records, or give all servers behind it the \
+                 same --group",
             ),
-            (false, _) => write!(f, "public path {url}: {}", status.sentence),
+            (false, _) => f.write_str(&self.sentence),
         }
     }
 }

@@ -14,8 +14,9 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::api::health::Readiness;
+use crate::api::health::{Check, Readiness};
 use crate::api::{self, App, InternalPort};
+use crate::canary::{Canary, Plan};
 use crate::config::{Config, Internal};
 use crate::handshake::{self, Front};
 use crate::metrics::Metrics;
@@ -139,6 +140,19 @@ impl Server {
                 raw: config.raw,
             };
             port.serve(Arc::new(app)).map_err(out_of_files)?;
+        }
+        if let Some(target) = &config.public_url {
+            let plan = Plan {
+                target: target.clone(),
+                interval: config.public_interval,
+                instance,
+                group: config.group.clone(),
+            };
+            let canary = Canary::start(plan, Arc::clone(&server.metrics)).map_err(out_of_files)?;
+            server.readiness.add(move || {
+                let (ok, detail) = canary.readiness();
+                Check { name: "public path", ok, decides: false, detail }
+            });
         }
         Ok(server)
     }

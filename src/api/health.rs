@@ -17,6 +17,8 @@ pub struct Check {
     pub name: &'static str,
     /// Whether it is right.
     pub ok: bool,
+    /// Whether clients are sent elsewhere while it isn't.
+    pub decides: bool,
     /// One sentence: what was found, and what to do if it isn't right.
     pub detail: String,
 }
@@ -35,7 +37,7 @@ impl Readiness {
         readiness.add(move || {
             let stopping = stop.is_requested();
             let detail = if stopping { "The server stops: send new clients elsewhere." } else { "The server accepts." };
-            Check { name: "accepting", ok: !stopping, detail: detail.to_owned() }
+            Check { name: "accepting", ok: !stopping, decides: true, detail: detail.to_owned() }
         });
         readiness
     }
@@ -69,10 +71,10 @@ pub(super) fn healthz(_: &App, _: &Call) -> Result<Answer, ApiError> {
     Ok(Answer::text("text/plain; charset=utf-8", "ok".to_owned()))
 }
 
-/// `GET /readyz`: 200 if every check is right, otherwise 503.
+/// `GET /readyz`: 200 if every check that decides is right, otherwise 503.
 pub(super) fn readyz(app: &App, _: &Call) -> Result<Answer, ApiError> {
     let checks = app.readiness.examine();
-    let ready = checks.iter().all(|check| check.ok);
+    let ready = checks.iter().all(|check| check.ok || !check.decides);
     Ok(Answer::json(if ready { 200 } else { 503 }, &Ready { ready, checks }))
 }
 
