@@ -255,7 +255,7 @@ fn parse_message_bytes(text: &str) -> Result<usize, String> {
 }
 
 /// A time: digits, and ms, s, m or h.
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
     let milliseconds: u64 = match &text[digits.len()..] {
         "ms" => 1,

@@ -25,7 +25,7 @@ use document::{Document, diff};
 use gather::{Subject, gather};
 use items::{Phase, items};
 
-use crate::doctor::Options;
+use crate::doctor::{Options, parse_resolver};
 use crate::doctor::url::Target;
 
 /// Exit code while a check is open.
@@ -79,7 +79,7 @@ struct ListArgs {
     new: Vec<IpAddr>,
 
     /// A resolver or name server to ask, with or without a port; may be given several times [default: the system's]
-    #[arg(long, value_name = "IP[:PORT]", value_parser = crate::doctor::dns::parse_resolver)]
+    #[arg(long, value_name = "IP[:PORT]", value_parser = parse_resolver)]
     resolver: Vec<SocketAddr>,
 
     /// A file with certificates (PEM) to trust beside the system's

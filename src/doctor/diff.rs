@@ -152,6 +152,7 @@ mod tests {
             http_version: version.into(),
             peer: "127.0.0.1:1".into(),
             headers: pairs(headers),
+            group: None,
             instance: "i".into(),
             version: "0".into(),
         }

@@ -152,6 +152,11 @@ impl Address {
         [&self.echo, &self.echo_upgrade].into_iter().find_map(|step| step.done()?.received.as_ref())
     }
 
+    /// Whether hi is known to be there.
+    pub fn is_hi(&self) -> bool {
+        self.received().is_some() || self.chat.done().is_some_and(|carried| carried.welcomed)
+    }
+
     /// The name of the running server behind this address: equal names, same process.
     pub fn instance(&self) -> Option<&str> {
         self.received().map(|received| received.instance.as_str())
@@ -418,6 +423,8 @@ pub struct Carried {
     pub ping: Step<RoundTrip>,
     /// A message of 16 KiB and its way back.
     pub large: Step<RoundTrip>,
+    /// Whether hi's own words came: it welcomes who enters a room.
+    pub welcomed: bool,
 }
 
 /// There and back.

@@ -15,26 +15,50 @@
 //! | [`diff`] | what the hops between did to a request (pure) |
 //! | [`verdict`] | the words for what can be wrong (pure) |
 //! | [`diagnosis`] | from the facts to one verdict (pure) |
+//! | `faults` | what is wrong with one address alone (pure) |
+//! | `certificate` | a certificate in words (pure) |
 //! | [`report`] | the table for a reader (pure) |
 
+mod certificate;
+pub mod diagnosis;
 pub mod diff;
+pub mod dns;
 pub mod facts;
+mod faults;
+pub mod http;
+pub mod net;
+pub mod probe;
+pub mod report;
 pub mod url;
 pub mod verdict;
+pub mod websocket;
 
+use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio::task::JoinSet;
 
-use facts::Facts;
-use url::{Target, UrlError};
+use crate::config::parse_time;
+use facts::{Facts, Source};
+use net::Trust;
+use report::Color;
+use url::Target;
 use verdict::Diagnosis;
 
 /// How long one step (a question to a resolver, a connection, an answer) may take.
 pub const STEP_TIME: Duration = Duration::from_secs(3);
+/// Addresses that are examined at most.
+const ADDRESSES_MAX: usize = 32;
+/// RFC 1035 4.2.
+const DNS_PORT: u16 = 53;
+/// Exit code: users notice something.
+const EXIT_BROKEN: u8 = 1;
+/// Exit code: the command line, or this machine, has to be mended first.
+const EXIT_USAGE: u8 = 2;
 
 /// What to examine, and how.
 #[derive(Clone, Debug)]
@@ -92,32 +116,176 @@ pub struct Examination {
     pub ms: f64,
 }
 
-/// Examines an address: DNS, then every IP address in parallel. Bounded: each step by `options.step_time`, all of it by a
-/// few of them (and the time of silence). Runs on any tokio runtime with IO and time; touches no io_uring.
+/// Examines an address: DNS, then every IP address in parallel. Bounded: each step by `options.step_time`, all of it by
+/// about ten of them (and the time of silence). Runs on any tokio runtime with IO and time; touches no io_uring.
 ///
 /// # Errors
 /// The CA file can't be read: a sentence for the operator. Everything else is a finding.
 pub async fn examine(options: &Options) -> Result<Examination, String> {
-    todo!("{options:?}")
+    let began = Instant::now();
+    let target = &options.target;
+    let trust = if target.tls { Some(Trust::load(options.ca.as_deref())?) } else { None };
+    let dns = match target.ip() {
+        Some(_) => Vec::new(),
+        None => dns::look_up(&target.host, &options.resolvers, options.step_time).await,
+    };
+    let known = known_addresses(target, &dns, &options.expected);
+    let mut probes = JoinSet::new();
+    for (position, ip) in known.iter().enumerate() {
+        let (address, options, trust) = (SocketAddr::new(*ip, target.port), options.clone(), trust.clone());
+        probes.spawn(async move { (position, probe::probe(address, &options, trust).await) });
+    }
+    let mut addresses = probes.join_all().await;
+    addresses.sort_by_key(|(position, _)| *position);
+    let mut addresses: Vec<_> = addresses.into_iter().map(|(_, address)| address).collect();
+    for address in &mut addresses {
+        let ip = address.ip();
+        let records = || dns.iter().flat_map(Source::records).filter(move |record| record.ip == ip);
+        address.in_dns = target.ip() == Some(ip) || records().next().is_some();
+        address.ttl_seconds = records().filter_map(|record| record.ttl_seconds).max();
+    }
+    let facts = Facts { target: target.clone(), dns, expected: options.expected.clone(), addresses };
+    let diagnosis = diagnosis::diagnose(&facts);
+    Ok(Examination { facts, diagnosis, ms: milliseconds(began.elapsed()) })
 }
 
 /// The light variant for a server that looks at its own public address again and again: DNS, TCP, TLS, the echo and the
 /// handshake, in a room of the doctor's own; no messages. Compare [`facts::Address::instance`] with one's own.
 ///
 /// # Errors
-/// The URL is not one.
-pub async fn probe_public(url: &str) -> Result<Examination, UrlError> {
-    todo!("{url}")
+/// The URL is not one, or this machine has no certificates to trust: a sentence for the operator.
+pub async fn probe_public(url: &str) -> Result<Examination, String> {
+    let target = Target::parse(url).map_err(|error| error.to_string())?;
+    examine(&Options { depth: Depth::Handshake, ..Options::new(target) }).await
 }
 
-/// The command line.
+/// Each address once: those of the sources in their order, then what is only expected.
+fn known_addresses(target: &Target, dns: &[Source], expected: &[IpAddr]) -> Vec<IpAddr> {
+    let mut known: Vec<IpAddr> = Vec::new();
+    let named = dns.iter().flat_map(Source::records).map(|record| record.ip);
+    for ip in target.ip().into_iter().chain(named).chain(expected.iter().copied()) {
+        if !known.contains(&ip) && known.len() < ADDRESSES_MAX {
+            known.push(ip);
+        }
+    }
+    known
+}
+
+/// A time as it is reported: in milliseconds, with as many digits as mean something.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 100_000.0).round() / 100.0
+}
+
+/// The command line of `hi doctor`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The address
-    pub url: String,
+    /// The address, e.g. wss://chat.example.com/ws; http:// and https:// mean the same
+    #[arg(value_name = "URL", value_parser = Target::parse)]
+    url: Target,
+
+    /// A resolver to ask, with a port if it is not 53; may be given several times [default: as the system does, with
+    /// /etc/hosts and /etc/resolv.conf]
+    #[arg(long, value_name = "IP[:PORT]", value_parser = parse_resolver)]
+    resolver: Vec<SocketAddr>,
+
+    /// An address that should be there; may be given several times. It is examined even if no resolver names it
+    #[arg(long, value_name = "IP")]
+    expect_ip: Vec<IpAddr>,
+
+    /// Certificates to trust beside the system's, in PEM
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+
+    /// The Origin to send with the handshake, e.g. `https://www.example.com` [default: none; that of the site itself after
+    /// a refusal]
+    #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
+    origin: Option<String>,
+
+    /// Time for each step: a question to a resolver, a connection, an answer
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_step_time)]
+    timeout: Duration,
+
+    /// Find out how long the path leaves an idle connection alone, up to this long
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s",
+          value_parser = parse_idle)]
+    idle: Option<Duration>,
+
+    /// Write everything that was found as JSON
+    #[arg(long)]
+    json: bool,
 }
 
-/// Runs it.
+/// A resolver on the command line: an IP address, with a port if it is not 53.
+///
+/// # Errors
+/// It is none: a sentence that says what to give.
+pub fn parse_resolver(text: &str) -> Result<SocketAddr, String> {
+    let bare = || text.trim_matches(['[', ']']).parse().map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT));
+    text.parse()
+        .or_else(|_| bare())
+        .map_err(|_| format!("{text} is not a resolver: give its IP address, e.g. 192.0.2.53"))
+}
+
+fn parse_origin(text: &str) -> Result<String, String> {
+    match text.contains("://") && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("{text} is not an origin: give e.g. https://www.example.com")),
+    }
+}
+
+fn parse_step_time(text: &str) -> Result<Duration, String> {
+    parse_time(text).and_then(|time| match time.as_millis() {
+        100..=60_000 => Ok(time),
+        _ => Err(format!("{text} is out of range: give 100ms to 60s")),
+    })
+}
+
+fn parse_idle(text: &str) -> Result<Duration, String> {
+    parse_time(text).and_then(|time| match time.as_secs() {
+        1..=3600 => Ok(time),
+        _ => Err(format!("{text} is out of range: give 1s to 1h")),
+    })
+}
+
+/// `hi doctor`: examines, reports on stdout. The exit code: 0 sound, 1 something is broken, 2 the command line is.
 pub fn run(args: Args) -> ExitCode {
-    todo!("{args:?}")
+    let json = args.json;
+    let options = Options {
+        resolvers: args.resolver,
+        expected: args.expect_ip,
+        ca: args.ca,
+        origin: args.origin,
+        step_time: args.timeout,
+        depth: args.idle.map_or(Depth::Messages, Depth::Idle),
+        ..Options::new(args.url)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(examine(&options)),
+        Err(error) => Err(format!("no runtime: {error}")),
+    };
+    let examination = match result {
+        Ok(examination) => examination,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let mut stdout = io::stdout();
+    // The exit code is the same if nobody reads the report.
+    let _ = match json {
+        true => writeln!(stdout, "{}", serde_json::to_string_pretty(&examination).unwrap_or_default()),
+        false => stdout.write_all(report::text(&examination, color(&stdout)).as_bytes()),
+    };
+    match examination.diagnosis.is_sound() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(EXIT_BROKEN),
+    }
+}
+
+/// Colors for a terminal whose user has not asked for none (no-color.org).
+fn color(stdout: &io::Stdout) -> Color {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    if stdout.is_terminal() && !refused { Color::Ansi } else { Color::None }
 }

@@ -1,0 +1,40 @@
+//! A certificate in words. Pure.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
+
+use super::facts::Certificate;
+
+/// Seconds of a day.
+const DAY: i64 = 24 * 60 * 60;
+
+/// What a certificate says about itself. One that can't be read says so in its subject.
+pub(super) fn describe(der: &CertificateDer<'_>) -> Certificate {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+        let subject = "(unreadable)".to_owned();
+        return Certificate { subject, issuer: String::new(), names: vec![], days_left: 0, not_after: String::new() };
+    };
+    let not_after = certificate.validity().not_after;
+    let names = certificate.subject_alternative_name().ok().flatten();
+    Certificate {
+        subject: certificate.subject().to_string(),
+        issuer: certificate.issuer().to_string(),
+        names: names.map(|names| names.value.general_names.iter().filter_map(name).collect()).unwrap_or_default(),
+        days_left: (not_after.timestamp() - ASN1Time::now().timestamp()).div_euclid(DAY),
+        not_after: not_after.to_rfc2822().unwrap_or_else(|raw| raw),
+    }
+}
+
+fn name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|bytes| Ipv4Addr::from(bytes).to_string()),
+            _ => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| Ipv6Addr::from(bytes).to_string()),
+        },
+        _ => None,
+    }
+}
