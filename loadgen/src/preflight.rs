@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::options::{Outputs, Plan};
 use crate::os;
+use crate::plan::{Outputs, Plan};
 use crate::wire::{self, Answer};
 
 /// Files that are open beside the connections.

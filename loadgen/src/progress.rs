@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::options::Plan;
+use crate::plan::Plan;
 use crate::results::LimitStep;
 
 /// In a pipe, a line comes so often.
