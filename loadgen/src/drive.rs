@@ -1,6 +1,7 @@
 //! The run: connect, warm up, measure, drain, judge. The threads do the work; this decides when, and what it means.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +17,7 @@ use crate::results::{Distribution, Machine, Run, Storm, Verdict};
 use crate::schedule::Step;
 use crate::stats::{Collected, add};
 use crate::target::{Target, Template};
-use crate::worker::{Command, Report, Shared, Worker, room_name};
+use crate::worker::{CATCH_UP_TIME_MAX_US, Command, Report, Shared, Worker, room_name};
 
 mod limit;
 mod result;
@@ -26,10 +27,14 @@ use result::Measured;
 
 /// All clients are in within this time, or nothing moves any more.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(120);
-/// After the last message is due, so long may nothing arrive before the rest counts as lost.
+/// Once all is sent, so long may nothing arrive before the rest counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Nor is the rest waited for longer than this, if it only trickles.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
 /// A thread that has not handed over its figures by then has ended, and has said why.
 const COLLECT_TIME_MAX: Duration = Duration::from_secs(30);
+/// A thread that is not stuck has taken a command within this time.
+const COMMAND_TIME_MAX: Duration = Duration::from_secs(1);
 /// Between a command and its first message.
 const LEAD_US: u64 = 200_000;
 
@@ -89,6 +94,7 @@ fn share(plan: Plan, url: &str, threads: usize) -> Result<Shared, String> {
     let path = target.path.clone().unwrap_or_else(|| default_path(false));
     preflight::try_target(address, &target.host, &path.fill(&room_name(0), "loadgen-preflight", ""))?;
     preflight::try_target(publish_at.0, &publish_at.1, &publish_at.2.fill(&room_name(0), "loadgen-preflight", ""))?;
+    let sent = (0..plan.rooms * plan.publishers).map(|_| AtomicU32::new(0)).collect();
     Ok(Shared {
         plan,
         address,
@@ -98,6 +104,7 @@ fn share(plan: Plan, url: &str, threads: usize) -> Result<Shared, String> {
         stamper: Stamper::new(fastrand::u32(..)),
         clock: Instant::now(),
         threads,
+        sent,
     })
 }
 
@@ -114,8 +121,11 @@ struct Driver {
     display: Display,
     progress: Vec<ThreadProgress>,
     all_open: usize,
+    ceased: usize,
+    settled: usize,
     next_sequence: u32,
     resident_before: Option<u64>,
+    own_resident_before: u64,
     connect_seconds: f64,
 }
 
@@ -136,6 +146,7 @@ impl Driver {
         let (report, reports) = channel();
         let mut driver = Self {
             progress: (0..shared.threads).map(|_| (0, 0, None)).collect(),
+            own_resident_before: own_resident_bytes(),
             resident_before: pid.and_then(os::process_resident_bytes),
             shared,
             commands: Vec::new(),
@@ -144,6 +155,8 @@ impl Driver {
             pid,
             display,
             all_open: 0,
+            ceased: 0,
+            settled: 0,
             next_sequence: 0,
             connect_seconds: 0.0,
         };
@@ -212,6 +225,8 @@ impl Driver {
                     self.progress[worker] = (open, deliveries, Some(latency));
                 }
                 Ok(Report::AllOpen { .. }) => self.all_open += 1,
+                Ok(Report::Ceased) => self.ceased += 1,
+                Ok(Report::Settled) => self.settled += 1,
                 Ok(Report::Fatal(why)) => return Err(why),
                 Ok(Report::Collected(_)) => {}
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
@@ -255,9 +270,9 @@ impl Driver {
         let cpu = self.server_cpu();
         let began = Instant::now();
         self.listen(began + duration, "holding", |_| false)?;
-        let server = self.server_cpu().zip(cpu);
+        let (server, resident) = (self.server_cpu().zip(cpu), own_resident_bytes());
         let (all, busiest) = self.collect()?;
-        Ok(Measured { all, busiest, seconds: began.elapsed().as_secs_f64(), server })
+        Ok(Measured { all, busiest, resident, seconds: began.elapsed().as_secs_f64(), server })
     }
 
     /// One rate: warm-up, measured time, drain.
@@ -297,23 +312,25 @@ impl Driver {
             *seconds = Some(began.elapsed().as_secs_f64());
         }
         self.listen(end, "measuring", |_| false)?;
-        self.drain(&step)?;
-        let server = self.server_cpu().zip(cpu);
+        self.drain()?;
+        let (server, resident) = (self.server_cpu().zip(cpu), own_resident_bytes());
         let (all, busiest) = self.collect()?;
         let last = at(all.last_arrival_us).max(end);
-        Ok(Measured { all, busiest, seconds: (last - from).as_secs_f64(), server })
+        Ok(Measured { all, busiest, resident, seconds: (last - from).as_secs_f64(), server })
     }
 
-    /// Waits for what is under way: until all of it is here, or nothing has come for a while.
-    fn drain(&mut self, step: &Step) -> Result<(), String> {
-        let plan = &self.shared.plan;
-        let healthy = (plan.clients - plan.slow_clients) as u64;
-        let expected = healthy * u64::from(step.measured) * plan.publishers as u64;
-        let (mut seen, mut since) = (self.deliveries(), Instant::now());
-        while seen < expected && since.elapsed() < SILENCE_MAX {
-            self.listen(Instant::now() + Duration::from_millis(300), "draining", |driver| {
-                driver.deliveries() >= expected
-            })?;
+    /// Waits for what is under way: until all that is owed is here, or nothing has come for a while.
+    fn drain(&mut self) -> Result<(), String> {
+        let threads = self.shared.threads;
+        (self.ceased, self.settled) = (0, 0);
+        self.tell(Command::Cease);
+        let catch_up = Duration::from_micros(CATCH_UP_TIME_MAX_US) + COMMAND_TIME_MAX;
+        self.listen(Instant::now() + catch_up, "draining", |driver| driver.ceased == threads)?;
+        self.tell(Command::Settle);
+        let began = Instant::now();
+        let (mut seen, mut since) = (self.deliveries(), began);
+        while self.settled < threads && since.elapsed() < SILENCE_MAX && began.elapsed() < DRAIN_TIME_MAX {
+            self.listen(Instant::now() + Duration::from_millis(300), "draining", |driver| driver.settled == threads)?;
             if self.deliveries() > seen {
                 (seen, since) = (self.deliveries(), Instant::now());
             }
@@ -345,6 +362,10 @@ impl Driver {
         }
         all.map(|all| (all, busiest)).ok_or_else(|| "there are no threads.".to_owned())
     }
+}
+
+fn own_resident_bytes() -> u64 {
+    os::process_resident_bytes(std::process::id()).unwrap_or(0)
 }
 
 fn merged(progress: &[ThreadProgress]) -> Option<Histogram<u64>> {

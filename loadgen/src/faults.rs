@@ -8,7 +8,7 @@ pub const NAMED_MAX: usize = 10;
 /// Messages that did not come once and in order, and connections that ended.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// Never arrived.
+    /// Sent, and never arrived.
     pub lost: u64,
     /// Arrived more than once.
     pub doubled: u64,
@@ -20,6 +20,10 @@ pub struct Faults {
     pub announced: u64,
     /// Connections that ended.
     pub closed: u64,
+    /// Of these, clients that were closed as too slow,
+    pub too_slow: u64,
+    /// and what they lost by that.
+    pub lost_of_too_slow: u64,
     /// The first ones, in words.
     pub first: Vec<String>,
 }
@@ -55,6 +59,8 @@ impl Faults {
         self.astray += other.astray;
         self.announced += other.announced;
         self.closed += other.closed;
+        self.too_slow += other.too_slow;
+        self.lost_of_too_slow += other.lost_of_too_slow;
         self.first.extend(other.first);
         self.first.truncate(NAMED_MAX);
     }

@@ -38,7 +38,12 @@ pub struct Stats {
     last_arrival_us: u64,
     /// What went wrong.
     pub faults: Faults,
-    never_sent: u64,
+    /// Measured messages that healthy clients lost.
+    pub lost_measured: u64,
+    /// Messages that were due and have not been sent, although their publisher could have.
+    pub never_sent: u64,
+    /// Messages that could not be sent: their publisher had no connection.
+    pub unsendable: u64,
     publisher_told: Option<String>,
 }
 
@@ -69,8 +74,12 @@ pub struct Collected {
     pub last_arrival_us: u64,
     /// What went wrong.
     pub faults: Faults,
-    /// Messages that were due and had not been sent when the step ended.
+    /// Measured messages that healthy clients lost.
+    pub lost_measured: u64,
+    /// Messages that were due and have not been sent, although their publisher could have.
     pub never_sent: u64,
+    /// Messages that could not be sent: their publisher had no connection.
+    pub unsendable: u64,
     /// Slow clients that were closed as too slow.
     pub slow_closed: u64,
     /// What the server told a publisher, the first time that it did.
@@ -97,7 +106,9 @@ impl Collected {
         self.slow_closed += other.slow_closed;
         self.last_arrival_us = self.last_arrival_us.max(other.last_arrival_us);
         self.faults.add(other.faults);
+        self.lost_measured += other.lost_measured;
         self.never_sent += other.never_sent;
+        self.unsendable += other.unsendable;
         self.publisher_told = self.publisher_told.take().or(other.publisher_told);
     }
 }
@@ -128,7 +139,9 @@ impl Default for Stats {
             cpu_share: 0.0,
             last_arrival_us: 0,
             faults: Faults::default(),
+            lost_measured: 0,
             never_sent: 0,
+            unsendable: 0,
             publisher_told: None,
         }
     }
@@ -144,6 +157,19 @@ impl Stats {
     /// Whether a message is in the measured time.
     pub fn is_measured(&self, sequence: u32) -> bool {
         self.measured.contains(&sequence)
+    }
+
+    /// A healthy client did not get these, so far.
+    pub fn passed_over(&mut self, sequences: std::ops::Range<u32>) {
+        let (from, to) = (sequences.start.max(self.measured.start), sequences.end.min(self.measured.end));
+        self.lost_measured += u64::from(to.saturating_sub(from));
+    }
+
+    /// One of them came after all.
+    pub fn came_late(&mut self, sequence: u32) {
+        if self.is_measured(sequence) {
+            self.lost_measured = self.lost_measured.saturating_sub(1);
+        }
     }
 
     /// A measured message arrived. It `waited` if it fell due while its client still waited for an earlier one.
@@ -198,11 +224,6 @@ impl Stats {
         self.faults.announced += count;
     }
 
-    /// At the end, messages were due that had not been sent.
-    pub fn never_sent(&mut self, count: u64) {
-        self.never_sent += count;
-    }
-
     /// A handshake is done.
     pub fn connected(&mut self, took_us: u64, in_storm: bool) {
         record(if in_storm { &mut self.storm } else { &mut self.handshake }, took_us);
@@ -255,7 +276,9 @@ impl Stats {
             cpu_share: self.cpu_share,
             last_arrival_us: self.last_arrival_us,
             faults: self.faults,
+            lost_measured: self.lost_measured,
             never_sent: self.never_sent,
+            unsendable: self.unsendable,
             slow_closed: self.slow_closed,
             publisher_told: self.publisher_told,
         }

@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,12 @@ use crate::stats::{Collected, Stats};
 use crate::target::Template;
 
 mod connecting;
+mod ending;
 mod publishing;
 mod reading;
+
+pub use ending::CATCH_UP_TIME_MAX_US;
+use ending::End;
 
 /// Events taken at once: between two batches the schedule is looked at.
 const EVENTS: usize = 256;
@@ -36,6 +41,8 @@ const EVENTS_WORTH_WAKING: usize = 64;
 const GATHER: Duration = Duration::from_micros(50);
 /// The last batch came so recently that a fan-out is under way.
 const FAN_OUT_GAP_US: u64 = 300;
+/// A wait that ends so long after its time was no sleep.
+const OVERSLEPT_US: u64 = 1_000;
 /// The receive buffer that all clients of a thread share.
 const BUFFER_BYTES: usize = 256 * 1024;
 /// How often progress is reported.
@@ -59,6 +66,8 @@ pub struct Shared {
     pub clock: Instant,
     /// How many threads there are.
     pub threads: usize,
+    /// The number behind the last message that each publisher has sent.
+    pub sent: Vec<AtomicU32>,
 }
 
 impl Shared {
@@ -75,6 +84,10 @@ pub enum Command {
     Run(Step),
     /// Cut all members' connections and let them come back.
     Storm,
+    /// Send what is overdue, and then nothing more.
+    Cease,
+    /// Tell when nothing more is owed to the clients.
+    Settle,
     /// Report what was measured, and begin anew.
     Collect,
     /// End.
@@ -100,6 +113,10 @@ pub enum Report {
         /// The thread.
         worker: usize,
     },
+    /// Nothing more is sent.
+    Ceased,
+    /// Nothing more is owed to this thread's clients.
+    Settled,
     /// Connecting failed: the run can't begin.
     Fatal(String),
     /// What was asked for with [`Command::Collect`].
@@ -128,6 +145,8 @@ pub struct Worker {
     step: Option<Step>,
     /// When each publisher's next message is due, its index in `clients`, and the message's index in the step.
     due: BinaryHeap<Reverse<(u64, usize, u32)>>,
+    /// How far the end of the step is.
+    end: End,
     /// How many clients have left in this step, to come back.
     churned: f64,
     next_churn: usize,
@@ -176,6 +195,7 @@ impl Worker {
             retries: BinaryHeap::new(),
             step: None,
             due: BinaryHeap::new(),
+            end: End::NotYet,
             churned: 0.0,
             next_churn: 0,
             last_loop_us: 0,
@@ -198,6 +218,7 @@ impl Worker {
             self.publish(now_us);
             self.churn(now_us);
             self.read_slowly(now_us);
+            self.go_on_ending(now_us);
             if now_us >= self.next_progress_us && !self.report_progress(now_us) {
                 return;
             }
@@ -213,13 +234,18 @@ impl Worker {
             let waited_before_us = std::mem::replace(&mut waited_us, core_wait.total_us());
             // What arrived while the last batch was read has waited since that batch began at the longest; what woke the
             // thread, for as long as the thread then waited for a core.
-            let waiting_since_us = if woken_us - slept_us > 50 {
+            let overslept = woken_us - slept_us > timeout.as_micros() as u64 + OVERSLEPT_US;
+            let waiting_since_us = if overslept {
+                // Something stopped the whole process: whatever is read now may have come at the begin of that.
+                slept_us
+            } else if woken_us - slept_us > 50 {
                 slept_us.max(woken_us - (waited_us - waited_before_us))
             } else {
                 self.last_loop_us
             };
             let fan_out = !events.is_empty() && woken_us - self.last_loop_us < FAN_OUT_GAP_US;
-            self.last_loop_us = woken_us;
+            // A wait that a stop has ended brings nothing; what came meanwhile comes with the next one.
+            self.last_loop_us = if overslept && events.is_empty() { slept_us } else { woken_us };
             self.stats.watch_window(woken_us);
             // Before anything is read: a step's messages must not arrive before the step has begun. And what has arrived
             // when the end is asked for belongs to it.
@@ -227,6 +253,8 @@ impl Worker {
                 match command {
                     Command::Run(step) => self.begin(step),
                     Command::Storm => self.cut_all(),
+                    Command::Cease => self.cease(woken_us),
+                    Command::Settle => self.settle(),
                     Command::Collect => to_collect = true,
                     Command::Stop => return,
                 }
@@ -267,29 +295,6 @@ impl Worker {
             latency: Box::new(self.stats.latency_so_far()),
         };
         self.reports.send(progress).is_ok()
-    }
-
-    fn collect(&mut self) {
-        let mut stats = std::mem::take(&mut self.stats);
-        self.count_unanswered(&mut stats);
-        if let Some(step) = self.step.take() {
-            let messages = step.warm + step.measured;
-            stats.never_sent(self.due.iter().map(|Reverse((.., message))| u64::from(messages - message)).sum());
-            for client in &mut self.clients {
-                let mut missing_at_end = 0;
-                // A slow client may be behind: that is what it is for.
-                if client.role == (Role::Member { slow: false }) {
-                    for publisher in 0..self.shared.plan.publishers as u16 {
-                        let (first, end) = (step.first_measured(), step.end());
-                        let missing = client.auditor.missing_at_end(publisher, first, end);
-                        stats.faults.missing_at_end(client.number, missing, end);
-                        missing_at_end += u64::from(missing);
-                    }
-                }
-                stats.announced(client.auditor.excused(missing_at_end));
-            }
-        }
-        let _ = self.reports.send(Report::Collected(Box::new(stats.collected())));
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::drive::{Driver, Measured};
 use crate::faults::Faults;
-use crate::results::{Distribution, Generator, Limit, LimitStep};
+use crate::results::{Distribution, Limit, LimitStep};
 use crate::verdict::bound;
 
 /// `--find-limit` raises the rate by this factor, until it doesn't hold,
@@ -30,7 +30,7 @@ impl Driver {
         let mut inexcusable = Faults::default();
         while steps.len() < LIMIT_STEPS_MAX && refinements <= LIMIT_REFINEMENTS {
             let measured = self.steady(rate, plan.warmup, plan.duration, None)?;
-            let step = judge_step(&measured, rate, slo_us);
+            let step = self.judge_step(&measured, rate, slo_us);
             self.display.step(&step);
             handshake.get_or_insert_with(|| measured.all.handshake.clone());
             inexcusable.add(measured.all.faults.inexcusable());
@@ -65,6 +65,29 @@ impl Driver {
         best.all.faults.replace_inexcusable(inexcusable);
         Ok((best, limit))
     }
+
+    fn judge_step(&self, measured: &Measured, rate: f64, slo_us: u64) -> LimitStep {
+        let latency = Distribution::of(&measured.all.latency);
+        let faults = &measured.all.faults;
+        let generator = self.generator(measured, &latency);
+        let reason = if let Some(reason) = bound(&measured.all, &generator, &latency).into_iter().next() {
+            Some(format!("{BOUND}: {reason}"))
+        } else if faults.lost + faults.closed > 0 {
+            Some(format!("{} messages lost, {} connections closed", faults.lost, faults.closed))
+        } else if latency.p99_us > slo_us {
+            Some(format!("p99 {:.1} ms", latency.p99_us as f64 / 1e3))
+        } else {
+            None
+        };
+        LimitStep {
+            rate,
+            deliveries_per_second: measured.all.deliveries as f64 / measured.seconds.max(1e-9),
+            p50_us: latency.p50_us,
+            p99_us: latency.p99_us,
+            held: reason.is_none(),
+            reason,
+        }
+    }
 }
 
 /// Whether the knee is the load generator's own, and how that showed.
@@ -72,32 +95,4 @@ pub(super) fn own_limit(limit: &Limit) -> Option<String> {
     let broken = limit.steps.iter().filter(|step| !step.held).min_by(|a, b| a.rate.total_cmp(&b.rate))?;
     let reason = broken.reason.as_ref()?.strip_prefix(BOUND)?;
     Some(format!("the server may hold more than was found: at {:.1} messages/s{reason}", broken.rate))
-}
-
-fn judge_step(measured: &Measured, rate: f64, slo_us: u64) -> LimitStep {
-    let latency = Distribution::of(&measured.all.latency);
-    let faults = &measured.all.faults;
-    let generator = Generator {
-        threads: 0,
-        busiest_thread_share: measured.busiest,
-        send_late: Distribution::of(&measured.all.send_late),
-        read_late: Distribution::of(&measured.all.read_late),
-    };
-    let reason = if let Some(reason) = bound(&measured.all, &generator, &latency).into_iter().next() {
-        Some(format!("{BOUND}: {reason}"))
-    } else if faults.lost + faults.closed > 0 {
-        Some(format!("{} messages lost, {} connections closed", faults.lost, faults.closed))
-    } else if latency.p99_us > slo_us {
-        Some(format!("p99 {:.1} ms", latency.p99_us as f64 / 1e3))
-    } else {
-        None
-    };
-    LimitStep {
-        rate,
-        deliveries_per_second: measured.all.deliveries as f64 / measured.seconds.max(1e-9),
-        p50_us: latency.p50_us,
-        p99_us: latency.p99_us,
-        held: reason.is_none(),
-        reason,
-    }
 }

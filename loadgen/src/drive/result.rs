@@ -9,28 +9,40 @@ use crate::faults::Faults;
 use crate::os;
 use crate::results::{Audit, Connects, Distribution, Generator, Machine, Run, Second, ServerCost};
 use crate::stats::Collected;
-use crate::verdict::verdict;
+use crate::verdict::{own_tail, verdict};
 
 /// What one step measured, all threads together.
 pub(super) struct Measured {
     pub(super) all: Collected,
     pub(super) busiest: f64,
+    /// Our own, in bytes.
+    pub(super) resident: u64,
     pub(super) seconds: f64,
     pub(super) server: Option<(Duration, Duration)>,
 }
 
 impl Driver {
-    pub(super) fn result(&self, measured: &Measured, connections: u64) -> Run {
-        let Measured { all, busiest, seconds, server } = measured;
-        let latency = Distribution::of(&all.latency);
-        let generator = Generator {
+    /// How the load generator itself fared.
+    pub(super) fn generator(&self, measured: &Measured, latency: &Distribution) -> Generator {
+        let send_late = Distribution::of(&measured.all.send_late);
+        let read_late = Distribution::of(&measured.all.read_late);
+        let grown = measured.resident.saturating_sub(self.own_resident_before);
+        Generator {
             threads: self.shared.threads,
-            busiest_thread_share: *busiest,
-            send_late: Distribution::of(&all.send_late),
-            read_late: Distribution::of(&all.read_late),
-        };
-        let Faults { lost, doubled, reordered, announced, closed, first, .. } = all.faults.clone();
-        let audit = Audit { lost, doubled, reordered, announced: announced.min(lost), closed, first };
+            memory_bytes_per_client: grown as f64 / self.shared.plan.clients as f64,
+            resident_bytes: measured.resident,
+            busiest_thread_share: measured.busiest,
+            own_tail: own_tail(&send_late, &read_late, latency),
+            send_late,
+            read_late,
+        }
+    }
+
+    pub(super) fn result(&self, measured: &Measured, connections: u64) -> Run {
+        let Measured { all, seconds, server, .. } = measured;
+        let latency = Distribution::of(&all.latency);
+        let generator = self.generator(measured, &latency);
+        let audit = audit(all);
         let resident = self.pid.and_then(os::process_resident_bytes).unwrap_or(0);
         Run {
             name: String::new(),
@@ -40,7 +52,7 @@ impl Driver {
             plan: self.shared.plan.summary(""),
             verdict: verdict(all, &audit, &generator, &latency),
             deliveries: all.deliveries,
-            deliveries_expected: all.deliveries + lost,
+            deliveries_expected: all.deliveries + all.lost_measured,
             seconds: *seconds,
             deliveries_per_second: all.deliveries as f64 / seconds.max(1e-9),
             latency,
@@ -67,6 +79,23 @@ impl Driver {
             limit: None,
             storm: None,
         }
+    }
+}
+
+fn audit(all: &Collected) -> Audit {
+    let Faults { lost, doubled, reordered, astray, announced, closed, too_slow, first, .. } = all.faults.clone();
+    Audit {
+        lost,
+        doubled,
+        reordered,
+        astray,
+        announced: announced.min(lost),
+        closed,
+        closed_as_too_slow: too_slow,
+        slow_closed: all.slow_closed,
+        never_sent: all.never_sent,
+        unsendable: all.unsendable,
+        first,
     }
 }
 

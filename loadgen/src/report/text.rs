@@ -134,7 +134,8 @@ fn generator(run: &Run) -> String {
             text += &format!("; {name} late by p99 {p99}, max {max}");
         }
     }
-    text
+    let memory = units::bytes(generator.memory_bytes_per_client);
+    text + &format!("; {memory} memory per client, {} resident", units::bytes(generator.resident_bytes as f64))
 }
 
 /// The text so far, and whether it may be coloured.
@@ -163,6 +164,9 @@ impl Page {
             let corrected = facts::time_of(&run.latency, quantile);
             let uncorrected = facts::time_of(&run.latency_uncorrected, quantile);
             self.line(&format!("{name:<INDENT$}{corrected:>11}{uncorrected:>15}"));
+        }
+        if let Some(own) = facts::own_tail(run) {
+            wrap(&own, COLUMNS).iter().for_each(|line| self.line(&self.paint("1;31", line)));
         }
         let explanation = wrap(facts::UNCORRECTED, COLUMNS);
         explanation.iter().for_each(|line| self.line(&self.paint("2", line)));

@@ -4,11 +4,12 @@ use std::cmp::Reverse;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-use crate::client::{Role, State};
+use crate::client::{Role, State, TOO_SLOW};
 use crate::os;
 use crate::plan::{Dialect, Mode};
 use crate::stats::Stats;
 use crate::wire;
+use crate::worker::ending::End;
 use crate::worker::{Report, Worker, client_name, room_name};
 
 /// Connects under way at once in one thread: more would only queue up in the server's backlog.
@@ -88,7 +89,8 @@ impl Worker {
         let client = &mut self.clients[index];
         self.connecting -= 1;
         self.open += 1;
-        let took_us = self.shared.now_us() - client.connecting_since_us;
+        let now_us = self.shared.now_us();
+        let took_us = now_us - std::mem::replace(&mut client.since_us, now_us);
         self.stats.connected(took_us, self.storm);
         if let Dialect::Template { subscribe: Some(subscribe), .. } = &self.shared.plan.dialect
             && matches!(client.role, Role::Member { .. })
@@ -99,13 +101,14 @@ impl Worker {
             client.send(&frame);
         }
         if let Some(step) = &self.step {
-            let due_from = step.due_from(self.shared.now_us() + RETURN_TIME_US, self.shared.plan.publishers);
+            let due_from = step.due_from(now_us + RETURN_TIME_US, self.shared.plan.publishers);
             client.auditor.expect_from(due_from);
         }
     }
 
     /// A connection is over, or could not be opened.
     pub(super) fn ended(&mut self, index: usize, why: &str) {
+        self.withdraw_unsent(index);
         match self.clients[index].state {
             State::Open(_) => self.open -= 1,
             _ => self.connecting -= 1,
@@ -117,7 +120,7 @@ impl Worker {
         let client = &mut self.clients[index];
         client.cut();
         let what = match client.role {
-            Role::Member { slow: true } if why.contains("4101") => return self.stats.slow_closed += 1,
+            Role::Member { slow: true } if why.starts_with(TOO_SLOW) => return self.stats.slow_closed += 1,
             Role::Member { .. } => format!("client {}", client.number),
             Role::Publisher { .. } => format!("publisher {}", client.number),
         };
@@ -126,17 +129,23 @@ impl Worker {
             return;
         }
         self.stats.faults.closed(format!("{what}: {why}"));
+        if why.starts_with(TOO_SLOW) && matches!(client.role, Role::Member { .. }) {
+            client.too_slow = true;
+            self.stats.faults.too_slow += 1;
+        }
         let comes_back = self.storm || self.shared.plan.churn_per_second > 0.0;
         if comes_back || matches!(self.shared.plan.mode, Mode::FindLimit(_)) {
             client.auditor.begin_again();
             self.retries.push(Reverse((self.shared.now_us() + RETRY_AFTER_US, index)));
+        } else {
+            client.gone = true;
         }
     }
 
     pub(super) fn churn(&mut self, now_us: u64) {
         let per_second = self.shared.plan.churn_per_second / self.shared.threads as f64;
         let Some(step) = self.step else { return };
-        if self.clients.is_empty() {
+        if self.clients.is_empty() || self.end != End::NotYet {
             return;
         }
         let due = per_second * now_us.saturating_sub(step.start_us) as f64 / 1e6;
@@ -175,7 +184,7 @@ impl Worker {
         for index in 0..self.clients.len() {
             let client = &self.clients[index];
             let handshaking = matches!(client.state, State::Connecting(_) | State::Handshaking(..));
-            if handshaking && now_us - client.connecting_since_us > HANDSHAKE_TIME_MAX_US {
+            if handshaking && now_us - client.since_us > HANDSHAKE_TIME_MAX_US {
                 self.ended(index, "no answer to the handshake within 30 s");
             }
         }
@@ -186,7 +195,7 @@ impl Worker {
         let now_us = self.shared.now_us();
         for client in &self.clients {
             let handshaking = matches!(client.state, State::Connecting(_) | State::Handshaking(..));
-            let waits_us = now_us - client.connecting_since_us;
+            let waits_us = now_us - client.since_us;
             if handshaking && waits_us > UNANSWERED_US {
                 let seconds = waits_us / 1_000_000;
                 stats

@@ -112,8 +112,18 @@ impl Reading {
         }
         match auditor.see(stamp.publisher, stamp.sequence) {
             Seen::InOrder => {}
-            Seen::Ahead(count) => stats.faults.ahead(self.client, stamp, count),
-            Seen::Reordered => stats.faults.reordered(self.client, stamp),
+            Seen::Ahead(count) => {
+                stats.faults.ahead(self.client, stamp, count);
+                if !slow {
+                    stats.passed_over(stamp.sequence - count..stamp.sequence);
+                }
+            }
+            Seen::Reordered => {
+                stats.faults.reordered(self.client, stamp);
+                if !slow {
+                    stats.came_late(stamp.sequence);
+                }
+            }
             Seen::Doubled => return stats.faults.doubled(self.client, stamp),
         }
         if !slow && stats.is_measured(stamp.sequence) {

@@ -25,7 +25,7 @@ connects          9,120 per second; handshake p50 900 us, p99 2.04 ms, max 40.1 
 server            0.712 us CPU time per delivery, 0.710 cores busy; 2.31 KiB memory per connection,
                   26.4 MiB resident
 load generator    1 thread, busy 54 % of the time; sends late by p99 52 us, max 1.20 ms; reads late
-                  by p99 143 us, max 3.10 ms
+                  by p99 143 us, max 3.10 ms; 824 B memory per client, 13.8 MiB resident
 audit             every client got every message once and in order
 
 sound
@@ -67,6 +67,27 @@ fn a_failed_run_says_so_in_capitals_at_both_ends() {
 }
 
 #[test]
+fn latencies_that_are_not_the_servers_are_named_below_them() {
+    let run = samples::frozen();
+    assert_eq!(
+        special(&run),
+        [
+            "load              10,000 clients in 1 room, 1 publisher, 100 messages/s, 128 bytes a message, 100",
+            "                  slow; chat dialect, ws://127.0.0.1:40123/ws",
+            "p99.9 and max are the load generator's own: it read up to 512 ms late",
+            "audit             every client got every message once and in order; 3 slow clients closed as too",
+            "                  slow (4101)",
+        ]
+    );
+    let text = render(&run, false);
+    assert!(text.contains("9.01 ms\np99.9 and max are the load"), "directly under the table: {text}");
+    let table = render_comparison(&[run, samples::sound()]);
+    let told = |label: &str, cells: &str| table.lines().any(|line| line.starts_with(label) && line.contains(cells));
+    assert!(told("| loadgen: latencies of its own", "p99.9, max |"), "{table}");
+    assert!(told("| audit: slow clients closed (4101)", " 3 |"), "{table}");
+}
+
+#[test]
 fn an_invalid_run_names_the_load_generator() {
     let lines = special(&samples::invalid());
     assert!(lines[0].ends_with("    INVALID: see the end"), "{lines:?}");
@@ -87,7 +108,7 @@ load              10,000 clients that only hold their connections; chat dialect,
 measured          10 s after 2 s of warm-up
 connects          9,120 per second; handshake p50 900 us, p99 2.04 ms, max 40.1 ms
 server            0.710 cores busy; 2.31 KiB memory per connection, 26.4 MiB resident
-load generator    1 thread, busy 54 % of the time
+load generator    1 thread, busy 54 % of the time; 824 B memory per client, 13.8 MiB resident
 audit             no connection was closed; no message was sent
 
 sound
@@ -146,7 +167,8 @@ fn nothing_arrived_is_told_without_numbers() {
 
 #[test]
 fn lines_fit_a_terminal_and_colour_changes_nothing_else() {
-    let runs = [samples::sound(), samples::failed(), samples::invalid(), samples::idle(), samples::storm()];
+    let runs =
+        [samples::sound(), samples::failed(), samples::invalid(), samples::frozen(), samples::idle(), samples::storm()];
     for run in runs.iter().chain(&[samples::limit(), samples::hostile()]) {
         let plain = render(run, false);
         assert!(plain.lines().all(|line| line.chars().count() <= COLUMNS), "{plain}");
