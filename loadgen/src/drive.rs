@@ -94,6 +94,8 @@ fn share(plan: Plan, url: &str, threads: usize) -> Result<Shared, String> {
     let path = target.path.clone().unwrap_or_else(|| default_path(false));
     preflight::try_target(address, &target.host, &path.fill(&room_name(0), "loadgen-preflight", ""))?;
     preflight::try_target(publish_at.0, &publish_at.1, &publish_at.2.fill(&room_name(0), "loadgen-preflight", ""))?;
+    let ports = os::ephemeral_ports();
+    preflight::check_ports(plan.connections(), ports, address)?;
     let sent = (0..plan.rooms * plan.publishers).map(|_| AtomicU32::new(0)).collect();
     Ok(Shared {
         plan,
@@ -104,6 +106,7 @@ fn share(plan: Plan, url: &str, threads: usize) -> Result<Shared, String> {
         stamper: Stamper::new(fastrand::u32(..)),
         clock: Instant::now(),
         threads,
+        ports,
         sent,
     })
 }

@@ -66,6 +66,8 @@ pub struct Shared {
     pub clock: Instant,
     /// How many threads there are.
     pub threads: usize,
+    /// Ports that one source address has.
+    pub ports: usize,
     /// The number behind the last message that each publisher has sent.
     pub sent: Vec<AtomicU32>,
 }

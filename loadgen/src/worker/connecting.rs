@@ -57,12 +57,13 @@ impl Worker {
 
     fn connect(&mut self, index: usize, now_us: u64) {
         let client = &mut self.clients[index];
-        let address = match client.role {
-            Role::Member { .. } => self.shared.address,
-            Role::Publisher { .. } => self.shared.publish_at.0,
+        let (address, place) = match client.role {
+            Role::Member { .. } => (self.shared.address, client.number),
+            Role::Publisher { .. } => (self.shared.publish_at.0, self.shared.plan.clients + client.number),
         };
+        let source = os::source_address(address, place, self.shared.ports);
         let receive_buffer = matches!(client.role, Role::Member { slow: true }).then_some(SLOW_SOCKET_BYTES);
-        let added = os::connect(address, client.number, receive_buffer).and_then(|socket| {
+        let added = os::connect(address, source, receive_buffer).and_then(|socket| {
             let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
             epoll::add(&self.epoll, &socket, EventData::new_u64(index as u64), interest)?;
             Ok(socket)
