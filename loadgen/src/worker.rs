@@ -135,6 +135,8 @@ pub struct Worker {
     reports: Sender<Report>,
     stats: Stats,
     buffer: Vec<u8>,
+    /// Clients whose connections a storm has yet to cut.
+    to_cut: Vec<usize>,
     /// Clients that have to connect, the last first.
     to_connect: Vec<usize>,
     connecting: usize,
@@ -183,6 +185,7 @@ impl Worker {
         Ok(Self {
             id,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            to_cut: Vec::new(),
             to_connect: (0..clients.len()).rev().collect(),
             clients,
             commands,
@@ -215,6 +218,7 @@ impl Worker {
         let mut to_collect = false;
         loop {
             let now_us = self.shared.now_us();
+            self.cut_some();
             self.connect_some(now_us);
             self.report_all_open();
             self.publish(now_us);
@@ -254,7 +258,7 @@ impl Worker {
             while let Ok(command) = self.commands.try_recv() {
                 match command {
                     Command::Run(step) => self.begin(step),
-                    Command::Storm => self.cut_all(),
+                    Command::Storm => self.begin_storm(),
                     Command::Cease => self.cease(woken_us),
                     Command::Settle => self.settle(),
                     Command::Collect => to_collect = true,
@@ -275,6 +279,9 @@ impl Worker {
     }
 
     fn sleep_time(&self) -> Duration {
+        if !self.to_cut.is_empty() {
+            return Duration::ZERO;
+        }
         let now_us = self.shared.now_us();
         let mut wake_us = now_us + 10_000;
         if let Some(Reverse((due_us, ..))) = self.due.peek() {

@@ -140,7 +140,7 @@ pub(super) const SECTIONS: &[Section] = &[
         prefix: "loadgen: ",
         rows: &[
             row("threads", |run| Some(count(run.generator.threads as u64))),
-            row("busiest thread", |run| Some(percent(run.generator.busiest_thread_share))),
+            row("busiest thread", |run| busy(run, percent(run.generator.busiest_thread_share))),
             row("sends late, p99", |run| spent(&run.generator.send_late, |times| times.p99_us)),
             row("sends late, max", |run| spent(&run.generator.send_late, |times| times.max_us)),
             row("reads late, p99", |run| spent(&run.generator.read_late, |times| times.p99_us)),
@@ -167,8 +167,8 @@ pub(super) const SECTIONS: &[Section] = &[
             row("bytes of a message", |run| busy(run, count(run.plan.message_bytes as u64))),
             row("slow clients", |run| positive(run.plan.slow_clients as f64)),
             row("leave and come back, per second", |run| positive(run.plan.churn_per_second)),
-            row("measured", |run| Some(seconds(run.plan.duration_seconds))),
-            row("warm-up before", |run| Some(seconds(run.plan.warmup_seconds))),
+            row("measured or held", |run| Some(seconds(run.plan.duration_seconds))),
+            row("warm-up before", |run| busy(run, seconds(run.plan.warmup_seconds))),
         ],
     },
     Section {

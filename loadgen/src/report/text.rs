@@ -17,13 +17,15 @@ pub fn render(run: &Run, color: bool) -> String {
     page.headline(run);
     page.blank();
     page.paragraph("load", &facts::load(run));
-    let (measured, warmup) = (units::seconds(run.seconds), units::seconds(run.plan.warmup_seconds));
     let which = match &run.limit {
         Some(limit) if limit.rate > 0.0 => "; the figures down to the limit are those of the knee",
         _ => "",
     };
-    page.paragraph("measured", &format!("{measured} after {warmup} of warm-up{which}"));
-    if !facts::is_idle(run) {
+    let (measured, warmup) = (units::seconds(run.seconds), units::seconds(run.plan.warmup_seconds));
+    if facts::is_idle(run) {
+        page.paragraph("held", &measured);
+    } else {
+        page.paragraph("measured", &format!("{measured} after {warmup} of warm-up{which}"));
         page.latencies(run);
         page.deliveries(run);
     }
@@ -124,10 +126,12 @@ fn server(run: &Run) -> String {
 fn generator(run: &Run) -> String {
     let generator = &run.generator;
     let busiest = units::percent(generator.busiest_thread_share);
-    let mut text = match generator.threads {
-        1 => format!("1 thread, busy {busiest} of the time"),
-        threads => format!("{threads} threads, the busiest {busiest} of the time"),
-    };
+    let mut text = units::plural(generator.threads as u64, "thread");
+    match generator.threads {
+        _ if facts::is_idle(run) => {}
+        1 => text += &format!(", busy {busiest} of the time"),
+        _ => text += &format!(", the busiest {busiest} of the time"),
+    }
     for (name, late) in [("sends", &generator.send_late), ("reads", &generator.read_late)] {
         if late.count > 0 {
             let (p99, max) = (units::time(late.p99_us as f64), units::time(late.max_us as f64));

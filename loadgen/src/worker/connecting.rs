@@ -22,6 +22,8 @@ const UNANSWERED_US: u64 = 3_000_000;
 const SLOW_SOCKET_BYTES: usize = 4096;
 /// Pause before a connection is tried again.
 const RETRY_AFTER_US: u64 = 100_000;
+/// Connections cut before the schedule is looked at again.
+const CUT_BATCH_MAX: usize = 32;
 /// A client that came back has to see every message that is due so long after its handshake.
 const RETURN_TIME_US: u64 = 1_000_000;
 
@@ -47,7 +49,7 @@ impl Worker {
 
     /// Everyone is in, or is not expected any more; a thread without connections is done at once.
     pub(super) fn report_all_open(&mut self) {
-        let awaited = self.connecting + self.to_connect.len() + self.retries.len();
+        let awaited = self.connecting + self.to_connect.len() + self.retries.len() + self.to_cut.len();
         if (self.coming_in || self.storm) && awaited == 0 {
             self.coming_in = false;
             self.storm = false;
@@ -166,10 +168,19 @@ impl Worker {
         }
     }
 
-    pub(super) fn cut_all(&mut self) {
+    /// All members' connections are to be cut.
+    pub(super) fn begin_storm(&mut self) {
         self.storm = true;
-        for (index, client) in self.clients.iter_mut().enumerate() {
-            if client.is_open() && matches!(client.role, Role::Member { .. }) {
+        let members = self.clients.iter().enumerate().filter(|(_, client)| matches!(client.role, Role::Member { .. }));
+        self.to_cut = members.map(|(index, _)| index).collect();
+    }
+
+    /// Cuts some of them: publishers must not be late because thousands of sockets have to be closed.
+    pub(super) fn cut_some(&mut self) {
+        let rest = self.to_cut.len().saturating_sub(CUT_BATCH_MAX);
+        for index in self.to_cut.split_off(rest) {
+            let client = &mut self.clients[index];
+            if client.is_open() {
                 client.cut();
                 client.auditor.begin_again();
                 self.open -= 1;
