@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -25,6 +25,12 @@ pub fn raise_file_limit() -> (u64, u64) {
         return (hard, hard);
     }
     (soft, hard)
+}
+
+/// Characters that fit in a line of this terminal, if it tells.
+pub fn terminal_columns(terminal: impl AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(terminal).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// The cores that this process may use.

@@ -28,7 +28,7 @@ impl Display {
         let live = !plan.quiet && std::io::stderr().is_terminal();
         let bar = live.then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a valid template"));
+            bar.set_style(ProgressStyle::with_template("{spinner} {wide_msg}").expect("a valid template"));
             bar
         });
         if !plan.quiet {
@@ -65,7 +65,14 @@ impl Display {
             .filter(|(.., last)| last == phase)
             .map(|(at, before, _)| deliveries.saturating_sub(*before) as f64 / (now - *at).as_secs_f64().max(1e-9));
         self.last = Some((now, deliveries, phase.to_owned()));
-        let mut line = format!("{phase}: {open} of {} connected", self.connections);
+        let mut line = phase.to_owned();
+        if !matches!(phase, "connecting" | "draining") {
+            line.push_str(&format!(", {:.0} s left", left.as_secs_f64().ceil()));
+        }
+        match self.connections {
+            all if all == open => line.push_str(&format!(": {open} connected")),
+            all => line.push_str(&format!(": {open} of {all} connected")),
+        }
         if deliveries > 0 {
             if let Some(rate) = rate {
                 line.push_str(&format!(", {rate:.0} deliveries/s"));
@@ -74,9 +81,6 @@ impl Display {
                 let ms = |quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
                 line.push_str(&format!(", p50 {:.1} ms, p99 {:.1} ms", ms(0.5), ms(0.99)));
             }
-        }
-        if phase != "connecting" {
-            line.push_str(&format!(", {:.0} s left", left.as_secs_f64().ceil()));
         }
         match &self.bar {
             Some(bar) => {

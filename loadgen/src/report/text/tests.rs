@@ -33,13 +33,13 @@ sound
 
 /// All but the lines of `SOUND`: what is special about a run.
 fn special(run: &Run) -> Vec<String> {
-    let text = render(run, false);
+    let text = render(run, Screen::default());
     text.lines().filter(|line| !SOUND.lines().any(|usual| usual == *line)).map(str::to_owned).collect()
 }
 
 #[test]
 fn a_sound_run_reads_like_this() {
-    assert_eq!(render(&samples::sound(), false), SOUND);
+    assert_eq!(render(&samples::sound(), Screen::default()), SOUND);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn latencies_that_are_not_the_servers_are_named_below_them() {
             "                  slow (4101)",
         ]
     );
-    let text = render(&run, false);
+    let text = render(&run, Screen::default());
     assert!(text.contains("9.01 ms\np99.9 and max are the load"), "directly under the table: {text}");
     let table = render_comparison(&[run, samples::sound()]);
     let told = |label: &str, cells: &str| table.lines().any(|line| line.starts_with(label) && line.contains(cells));
@@ -94,12 +94,12 @@ fn an_invalid_run_names_the_load_generator() {
     assert_eq!(lines.last().unwrap(), "INVALID: load generator bound: its busiest thread was busy 99 % of the time");
     let mut run = samples::invalid();
     run.verdict = Verdict::Invalid(Vec::new());
-    assert!(render(&run, false).ends_with("\n\nINVALID: load generator bound\n"));
+    assert!(render(&run, Screen::default()).ends_with("\n\nINVALID: load generator bound\n"));
 }
 
 #[test]
 fn an_idle_run_is_about_memory_and_connects() {
-    let text = render(&samples::idle(), false);
+    let text = render(&samples::idle(), Screen::default());
     let expected = "\
 2.31 KiB memory per connection    9,120 connects per second
 
@@ -116,7 +116,10 @@ sound
     assert_eq!(text, expected);
     let mut run = samples::idle();
     run.server = None;
-    assert!(render(&run, false).starts_with("unknown memory per connection (give --server-pid)    9,120 connects"));
+    assert!(
+        render(&run, Screen::default())
+            .starts_with("unknown memory per connection (give --server-pid)    9,120 connects")
+    );
 }
 
 #[test]
@@ -139,7 +142,7 @@ fn a_limit_shows_every_rate_and_its_knee() {
     let limit = run.limit.as_mut().unwrap();
     limit.steps.iter_mut().for_each(|step| step.held = false);
     (limit.rate, limit.deliveries_per_second) = (0.0, 0.0);
-    let text = render(&run, false);
+    let text = render(&run, Screen::default());
     assert!(text.starts_with("0 deliveries per second held    2.10 ms p99 at the lowest rate (limit 50 ms)\n"));
     assert!(text.contains("no rate was held"));
 }
@@ -160,7 +163,7 @@ fn nothing_arrived_is_told_without_numbers() {
     run.deliveries_per_second = 0.0;
     run.latency = Distribution::default();
     run.latency_uncorrected = Distribution::default();
-    let text = render(&run, false);
+    let text = render(&run, Screen::default());
     assert!(text.starts_with("0 deliveries per second    - p99 delivery latency    FAILED"), "{text}");
     assert!(text.contains("\np99                         -              -\n"), "{text}");
 }
@@ -170,11 +173,15 @@ fn lines_fit_a_terminal_and_colour_changes_nothing_else() {
     let runs =
         [samples::sound(), samples::failed(), samples::invalid(), samples::frozen(), samples::idle(), samples::storm()];
     for run in runs.iter().chain(&[samples::limit(), samples::hostile()]) {
-        let plain = render(run, false);
-        assert!(plain.lines().all(|line| line.chars().count() <= COLUMNS), "{plain}");
+        for (columns, width) in [(None, COLUMNS_MAX), (Some(80), 80), (Some(200), COLUMNS_MAX), (Some(9), COLUMNS_MIN)]
+        {
+            let text = render(run, Screen { columns, color: false });
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{columns:?}: {text}");
+        }
+        let plain = render(run, Screen::default());
         assert!(!plain.chars().any(|character| character.is_control() && character != '\n'), "{plain}");
         assert!(plain.ends_with('\n') && !plain.contains("\n\n\n"), "{plain}");
-        let mut colored = render(run, true);
+        let mut colored = render(run, Screen { color: true, ..Screen::default() });
         for paint in ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[1;31m", "\x1b[1;32m"] {
             colored = colored.replace(paint, "");
         }
