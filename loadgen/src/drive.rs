@@ -227,7 +227,10 @@ impl Driver {
                 Ok(Report::Progress { worker, open, deliveries, latency }) => {
                     self.progress[worker] = (open, deliveries, Some(latency));
                 }
-                Ok(Report::AllOpen { .. }) => self.all_open += 1,
+                Ok(Report::AllOpen { worker, open }) => {
+                    self.progress[worker].0 = open;
+                    self.all_open += 1;
+                }
                 Ok(Report::Ceased) => self.ceased += 1,
                 Ok(Report::Settled) => self.settled += 1,
                 Ok(Report::Fatal(why)) => return Err(why),
@@ -297,7 +300,7 @@ impl Driver {
         };
         self.next_sequence = step.end();
         for progress in &mut self.progress {
-            progress.1 = 0;
+            (progress.1, progress.2) = (0, None);
         }
         self.tell(Command::Run(step));
         let clock = self.shared.clock;

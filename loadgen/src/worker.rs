@@ -114,6 +114,8 @@ pub enum Report {
     AllOpen {
         /// The thread.
         worker: usize,
+        /// How many there are.
+        open: usize,
     },
     /// Nothing more is sent.
     Ceased,

@@ -93,6 +93,6 @@ impl Driver {
 /// Whether the knee is the load generator's own, and how that showed.
 pub(super) fn own_limit(limit: &Limit) -> Option<String> {
     let broken = limit.steps.iter().filter(|step| !step.held).min_by(|a, b| a.rate.total_cmp(&b.rate))?;
-    let reason = broken.reason.as_ref()?.strip_prefix(BOUND)?;
-    Some(format!("the server may hold more than was found: at {:.1} messages/s{reason}", broken.rate))
+    let reason = broken.reason.as_ref()?.strip_prefix(BOUND)?.trim_start_matches(": ");
+    Some(format!("the server may hold more than was found: at {:.1} messages/s, {reason}", broken.rate))
 }

@@ -53,7 +53,7 @@ impl Worker {
         if (self.coming_in || self.storm) && awaited == 0 {
             self.coming_in = false;
             self.storm = false;
-            let _ = self.reports.send(Report::AllOpen { worker: self.id });
+            let _ = self.reports.send(Report::AllOpen { worker: self.id, open: self.open });
         }
     }
 
