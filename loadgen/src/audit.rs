@@ -95,6 +95,12 @@ impl Auditor {
         end.saturating_sub(next.max(first))
     }
 
+    /// Of what was passed over, so much may still come: the server has not said that it is lost.
+    pub fn may_still_come(&self) -> u64 {
+        let missing = self.missing.as_ref().map_or(0, |missing| missing.len() as u64);
+        missing.saturating_sub(self.announced)
+    }
+
     /// At the end: how much of this client's loss, and of what is missing at the end, the server told it. What another
     /// client was told excuses nothing here.
     pub fn excused(&mut self, missing_at_end: u64) -> u64 {
@@ -153,6 +159,21 @@ mod tests {
             assert_eq!(auditor.see(0, first), seen);
             assert_eq!(auditor.missing_at_end(0, 10, 20), 19 - first.max(9));
         }
+    }
+
+    #[test]
+    fn what_was_passed_over_may_still_come_unless_it_was_announced_or_came() {
+        let mut auditor = Auditor::new(1);
+        auditor.see(0, 0);
+        auditor.see(0, 4);
+        assert_eq!(auditor.may_still_come(), 3);
+        auditor.see(0, 2);
+        assert_eq!(auditor.may_still_come(), 2);
+        auditor.announced(2);
+        assert_eq!(auditor.may_still_come(), 0);
+        auditor.see(0, 6);
+        auditor.begin_again();
+        assert_eq!(auditor.may_still_come(), 0, "who left gets nothing any more");
     }
 
     #[test]

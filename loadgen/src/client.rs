@@ -9,6 +9,9 @@ use crate::audit::Auditor;
 use crate::os;
 use crate::wire::{self, Answer, Event, Reader};
 
+/// So begins the reason why a connection ended that the server closed as too slow.
+pub const TOO_SLOW: &str = "the server closed: 4101 ";
+
 /// Where a connection is in its life.
 #[derive(Debug)]
 pub enum State {
@@ -49,8 +52,12 @@ pub struct Client {
     pub role: Role,
     /// Where it is in its life.
     pub state: State,
-    /// When its connect began, in microseconds of the run's clock.
-    pub connecting_since_us: u64,
+    /// When its connect began, or, once it is open, when it was opened: in microseconds of the run's clock.
+    pub since_us: u64,
+    /// It has ended and does not come back.
+    pub gone: bool,
+    /// It was closed as too slow.
+    pub too_slow: bool,
     /// What it has seen.
     pub auditor: Auditor,
     /// When the last message arrived that a tool would have sent that waits for each answer.
@@ -80,7 +87,9 @@ impl Client {
             room,
             role,
             state: State::Away,
-            connecting_since_us: 0,
+            since_us: 0,
+            gone: false,
+            too_slow: false,
             auditor: Auditor::new(audited),
             answered_us: 0,
             reader: Reader::default(),
@@ -97,7 +106,8 @@ impl Client {
     pub fn connect(&mut self, socket: Socket, now_us: u64) {
         self.reader = Reader::default();
         self.unsent = None;
-        self.connecting_since_us = now_us;
+        self.since_us = now_us;
+        (self.gone, self.too_slow) = (false, false);
         self.state = State::Connecting(socket);
     }
 

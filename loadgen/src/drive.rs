@@ -1,47 +1,42 @@
 //! The run: connect, warm up, measure, drain, judge. The threads do the work; this decides when, and what it means.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 
-use crate::options::{Dialect, Mode, Plan, Subject};
 use crate::os;
 use crate::payload::Stamper;
+use crate::plan::{Dialect, Mode, Plan, Subject};
 use crate::preflight;
 use crate::private_server::PrivateServer;
 use crate::progress::Display;
-use crate::results::{
-    Audit, Connects, Distribution, Generator, Limit, LimitStep, Machine, Run, Second, ServerCost, Storm, Verdict,
-};
-use crate::stats::{Collected, Faults, add};
+use crate::results::{Distribution, Machine, Run, Storm, Verdict};
+use crate::schedule::Step;
+use crate::stats::{Collected, add};
 use crate::target::{Target, Template};
-use crate::worker::{Command, Report, Shared, Step, Worker, room_name};
+use crate::worker::{CATCH_UP_TIME_MAX_US, Command, Report, Shared, Worker, room_name};
+
+mod limit;
+mod result;
+
+use limit::own_limit;
+use result::Measured;
 
 /// All clients are in within this time, or nothing moves any more.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(120);
-/// After the last message is due, so long may nothing arrive before the rest counts as lost.
+/// Once all is sent, so long may nothing arrive before the rest counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Nor is the rest waited for longer than this, if it only trickles.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
 /// A thread that has not handed over its figures by then has ended, and has said why.
 const COLLECT_TIME_MAX: Duration = Duration::from_secs(30);
+/// A thread that is not stuck has taken a command within this time.
+const COMMAND_TIME_MAX: Duration = Duration::from_secs(1);
 /// Between a command and its first message.
 const LEAD_US: u64 = 200_000;
-/// A thread that is busier than this could not have read faster.
-const BUSY_SHARE_MAX: f64 = 0.95;
-/// Lateness of the load generator below this is never held against a run, in microseconds.
-const LATE_US_MIN: u64 = 2_000;
-/// Above it, it may be such a part of the p99 latency.
-const LATE_PART_MAX: f64 = 0.5;
-/// `--find-limit` raises the rate by this factor, until it doesn't hold,
-const LIMIT_FACTOR: f64 = 1.6;
-/// and then halves the interval so often.
-const LIMIT_REFINEMENTS: usize = 3;
-/// More steps are not tried.
-const LIMIT_STEPS_MAX: usize = 30;
-
-/// So begins the reason of a step that the load generator didn't hold.
-const BOUND: &str = "load generator bound";
 
 /// Runs the plan.
 ///
@@ -99,6 +94,9 @@ fn share(plan: Plan, url: &str, threads: usize) -> Result<Shared, String> {
     let path = target.path.clone().unwrap_or_else(|| default_path(false));
     preflight::try_target(address, &target.host, &path.fill(&room_name(0), "loadgen-preflight", ""))?;
     preflight::try_target(publish_at.0, &publish_at.1, &publish_at.2.fill(&room_name(0), "loadgen-preflight", ""))?;
+    let ports = os::ephemeral_ports();
+    preflight::check_ports(plan.connections(), ports, address)?;
+    let sent = (0..plan.rooms * plan.publishers).map(|_| AtomicU32::new(0)).collect();
     Ok(Shared {
         plan,
         address,
@@ -108,6 +106,8 @@ fn share(plan: Plan, url: &str, threads: usize) -> Result<Shared, String> {
         stamper: Stamper::new(fastrand::u32(..)),
         clock: Instant::now(),
         threads,
+        ports,
+        sent,
     })
 }
 
@@ -124,8 +124,11 @@ struct Driver {
     display: Display,
     progress: Vec<ThreadProgress>,
     all_open: usize,
+    ceased: usize,
+    settled: usize,
     next_sequence: u32,
     resident_before: Option<u64>,
+    own_resident_before: u64,
     connect_seconds: f64,
 }
 
@@ -141,19 +144,12 @@ impl Drop for Driver {
     }
 }
 
-/// What one step measured, all threads together.
-struct Measured {
-    all: Collected,
-    busiest: f64,
-    seconds: f64,
-    server: Option<(Duration, Duration)>,
-}
-
 impl Driver {
     fn start(shared: Arc<Shared>, cores: &[usize], pid: Option<u32>, display: Display) -> Result<Self, String> {
         let (report, reports) = channel();
         let mut driver = Self {
             progress: (0..shared.threads).map(|_| (0, 0, None)).collect(),
+            own_resident_before: own_resident_bytes(),
             resident_before: pid.and_then(os::process_resident_bytes),
             shared,
             commands: Vec::new(),
@@ -162,6 +158,8 @@ impl Driver {
             pid,
             display,
             all_open: 0,
+            ceased: 0,
+            settled: 0,
             next_sequence: 0,
             connect_seconds: 0.0,
         };
@@ -229,7 +227,12 @@ impl Driver {
                 Ok(Report::Progress { worker, open, deliveries, latency }) => {
                     self.progress[worker] = (open, deliveries, Some(latency));
                 }
-                Ok(Report::AllOpen { .. }) => self.all_open += 1,
+                Ok(Report::AllOpen { worker, open }) => {
+                    self.progress[worker].0 = open;
+                    self.all_open += 1;
+                }
+                Ok(Report::Ceased) => self.ceased += 1,
+                Ok(Report::Settled) => self.settled += 1,
                 Ok(Report::Fatal(why)) => return Err(why),
                 Ok(Report::Collected(_)) => {}
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
@@ -273,9 +276,9 @@ impl Driver {
         let cpu = self.server_cpu();
         let began = Instant::now();
         self.listen(began + duration, "holding", |_| false)?;
-        let server = self.server_cpu().zip(cpu);
+        let (server, resident) = (self.server_cpu().zip(cpu), own_resident_bytes());
         let (all, busiest) = self.collect()?;
-        Ok(Measured { all, busiest, seconds: began.elapsed().as_secs_f64(), server })
+        Ok(Measured { all, busiest, resident, seconds: began.elapsed().as_secs_f64(), server })
     }
 
     /// One rate: warm-up, measured time, drain.
@@ -297,7 +300,7 @@ impl Driver {
         };
         self.next_sequence = step.end();
         for progress in &mut self.progress {
-            progress.1 = 0;
+            (progress.1, progress.2) = (0, None);
         }
         self.tell(Command::Run(step));
         let clock = self.shared.clock;
@@ -315,23 +318,25 @@ impl Driver {
             *seconds = Some(began.elapsed().as_secs_f64());
         }
         self.listen(end, "measuring", |_| false)?;
-        self.drain(&step)?;
-        let server = self.server_cpu().zip(cpu);
+        self.drain()?;
+        let (server, resident) = (self.server_cpu().zip(cpu), own_resident_bytes());
         let (all, busiest) = self.collect()?;
         let last = at(all.last_arrival_us).max(end);
-        Ok(Measured { all, busiest, seconds: (last - from).as_secs_f64(), server })
+        Ok(Measured { all, busiest, resident, seconds: (last - from).as_secs_f64(), server })
     }
 
-    /// Waits for what is under way: until all of it is here, or nothing has come for a while.
-    fn drain(&mut self, step: &Step) -> Result<(), String> {
-        let plan = &self.shared.plan;
-        let healthy = (plan.clients - plan.slow_clients) as u64;
-        let expected = healthy * u64::from(step.measured) * plan.publishers as u64;
-        let (mut seen, mut since) = (self.deliveries(), Instant::now());
-        while seen < expected && since.elapsed() < SILENCE_MAX {
-            self.listen(Instant::now() + Duration::from_millis(300), "draining", |driver| {
-                driver.deliveries() >= expected
-            })?;
+    /// Waits for what is under way: until all that is owed is here, or nothing has come for a while.
+    fn drain(&mut self) -> Result<(), String> {
+        let threads = self.shared.threads;
+        (self.ceased, self.settled) = (0, 0);
+        self.tell(Command::Cease);
+        let catch_up = Duration::from_micros(CATCH_UP_TIME_MAX_US) + COMMAND_TIME_MAX;
+        self.listen(Instant::now() + catch_up, "draining", |driver| driver.ceased == threads)?;
+        self.tell(Command::Settle);
+        let began = Instant::now();
+        let (mut seen, mut since) = (self.deliveries(), began);
+        while self.settled < threads && since.elapsed() < SILENCE_MAX && began.elapsed() < DRAIN_TIME_MAX {
+            self.listen(Instant::now() + Duration::from_millis(300), "draining", |driver| driver.settled == threads)?;
             if self.deliveries() > seen {
                 (seen, since) = (self.deliveries(), Instant::now());
             }
@@ -358,119 +363,15 @@ impl Driver {
             busiest = busiest.max(collected.cpu_share);
             match &mut all {
                 None => all = Some(collected),
-                Some(all) => merge(all, collected),
+                Some(all) => all.merge(collected),
             }
         }
         all.map(|all| (all, busiest)).ok_or_else(|| "there are no threads.".to_owned())
     }
-
-    /// Raises the rate until it doesn't hold, then closes in on the knee.
-    fn find_limit(&mut self, slo: Duration) -> Result<(Measured, Limit), String> {
-        let slo_us = slo.as_micros() as u64;
-        let plan = self.shared.plan.clone();
-        let mut steps: Vec<LimitStep> = Vec::new();
-        let (mut held, mut best): (Option<f64>, Option<Measured>) = (None, None);
-        let mut broken: Option<f64> = None;
-        let mut rate = plan.rate;
-        let mut refinements = 0;
-        let mut handshake = None;
-        let mut inexcusable = Faults::default();
-        while steps.len() < LIMIT_STEPS_MAX && refinements <= LIMIT_REFINEMENTS {
-            let measured = self.steady(rate, plan.warmup, plan.duration, None)?;
-            let step = judge_step(&measured, rate, slo_us);
-            self.display.step(&step);
-            handshake.get_or_insert_with(|| measured.all.handshake.clone());
-            inexcusable.add(measured.all.faults.inexcusable());
-            let holds = step.held;
-            steps.push(step);
-            if holds {
-                held = Some(held.unwrap_or(0.0).max(rate));
-                best = Some(measured);
-            } else {
-                broken = Some(broken.unwrap_or(f64::INFINITY).min(rate));
-                best.get_or_insert(measured);
-            }
-            rate = match (held, broken) {
-                (Some(held), Some(broken)) => {
-                    refinements += 1;
-                    (held * broken).sqrt()
-                }
-                (_, None) => rate * LIMIT_FACTOR,
-                (None, Some(broken)) if broken < 0.1 => break,
-                (None, Some(broken)) => broken / 4.0,
-            };
-        }
-        let knee = steps.iter().filter(|step| step.held).max_by(|a, b| a.rate.total_cmp(&b.rate));
-        let limit = Limit {
-            slo_us,
-            rate: knee.map_or(0.0, |step| step.rate),
-            deliveries_per_second: knee.map_or(0.0, |step| step.deliveries_per_second),
-            steps,
-        };
-        let mut best = best.expect("at least one step was taken");
-        best.all.handshake = handshake.expect("at least one step was taken");
-        best.all.faults.replace_inexcusable(inexcusable);
-        Ok((best, limit))
-    }
-
-    fn result(&self, measured: &Measured, connections: u64) -> Run {
-        let Measured { all, busiest, seconds, server } = measured;
-        let latency = Distribution::of(&all.latency);
-        let generator = Generator {
-            threads: self.shared.threads,
-            busiest_thread_share: *busiest,
-            send_late: Distribution::of(&all.send_late),
-            read_late: Distribution::of(&all.read_late),
-        };
-        let Faults { lost, doubled, reordered, announced, closed, first, .. } = all.faults.clone();
-        let audit = Audit { lost, doubled, reordered, announced: announced.min(lost), closed, first };
-        let resident = self.pid.and_then(os::process_resident_bytes).unwrap_or(0);
-        Run {
-            name: String::new(),
-            command: String::new(),
-            started_unix_ms: 0,
-            machine: Machine { cores: 0, processor: String::new(), kernel: String::new() },
-            plan: self.shared.plan.summary(""),
-            verdict: verdict(all, &audit, &generator, &latency),
-            deliveries: all.deliveries,
-            deliveries_expected: all.deliveries + lost,
-            seconds: *seconds,
-            deliveries_per_second: all.deliveries as f64 / seconds.max(1e-9),
-            latency,
-            latency_uncorrected: Distribution::of(&all.uncorrected),
-            timeline: all.timeline.iter().enumerate().map(second).collect(),
-            connects: Connects {
-                count: connections,
-                per_second: connections as f64 / self.connect_seconds.max(1e-9),
-                handshake: Distribution::of(&all.handshake),
-            },
-            bytes_received: all.bytes,
-            server: server.map(|(after, before)| {
-                // Threads that have ended have taken their time with them.
-                let spent = after.saturating_sub(before).as_secs_f64();
-                ServerCost {
-                    cpu_us_per_delivery: if all.deliveries == 0 { 0.0 } else { spent * 1e6 / all.deliveries as f64 },
-                    cores: spent / seconds.max(1e-9),
-                    memory_bytes_per_connection: 0.0,
-                    resident_bytes: resident,
-                }
-            }),
-            generator,
-            audit,
-            limit: None,
-            storm: None,
-        }
-    }
 }
 
-fn second((index, histogram): (usize, &Histogram<u64>)) -> Second {
-    Second {
-        second: index as u32,
-        deliveries: histogram.len(),
-        p50_us: histogram.value_at_quantile(0.5),
-        p99_us: histogram.value_at_quantile(0.99),
-        max_us: histogram.max(),
-    }
+fn own_resident_bytes() -> u64 {
+    os::process_resident_bytes(std::process::id()).unwrap_or(0)
 }
 
 fn merged(progress: &[ThreadProgress]) -> Option<Histogram<u64>> {
@@ -478,116 +379,4 @@ fn merged(progress: &[ThreadProgress]) -> Option<Histogram<u64>> {
     let mut all = histograms.next()?.clone();
     histograms.for_each(|histogram| add(&mut all, histogram));
     Some(all)
-}
-
-fn merge(all: &mut Collected, other: Collected) {
-    add(&mut all.latency, &other.latency);
-    add(&mut all.uncorrected, &other.uncorrected);
-    add(&mut all.handshake, &other.handshake);
-    add(&mut all.storm, &other.storm);
-    add(&mut all.send_late, &other.send_late);
-    add(&mut all.read_late, &other.read_late);
-    for (index, histogram) in other.timeline.into_iter().enumerate() {
-        match all.timeline.get_mut(index) {
-            Some(of_all) => add(of_all, &histogram),
-            None => all.timeline.push(histogram),
-        }
-    }
-    all.deliveries += other.deliveries;
-    all.bytes += other.bytes;
-    all.slow_closed += other.slow_closed;
-    all.last_arrival_us = all.last_arrival_us.max(other.last_arrival_us);
-    all.faults.add(other.faults);
-    all.never_sent += other.never_sent;
-    all.publisher_told = all.publisher_told.take().or(other.publisher_told);
-}
-
-/// Whether the load generator itself was the limit, and why.
-fn bound(all: &Collected, generator: &Generator, latency: &Distribution) -> Vec<String> {
-    let mut reasons = Vec::new();
-    if all.never_sent > 0 {
-        reasons.push(format!("{} messages were due and had not been sent when the run ended", all.never_sent));
-    }
-    if generator.busiest_thread_share > BUSY_SHARE_MAX {
-        reasons.push(format!(
-            "its busiest thread used {:.0} % of a core: give it more --threads or cores, or fewer clients or a lower rate",
-            generator.busiest_thread_share * 100.0
-        ));
-    }
-    let late_max_us = LATE_US_MIN.max((latency.p99_us as f64 * LATE_PART_MAX) as u64);
-    for (what, late) in [("sent", &generator.send_late), ("read", &generator.read_late)] {
-        if late.p99_us > late_max_us {
-            reasons.push(format!(
-                "it {what} messages up to {:.1} ms late (p99), against a p99 latency of {:.1} ms",
-                late.p99_us as f64 / 1e3,
-                latency.p99_us as f64 / 1e3
-            ));
-        }
-    }
-    reasons
-}
-
-fn verdict(all: &Collected, audit: &Audit, generator: &Generator, latency: &Distribution) -> Verdict {
-    let invalid = bound(all, generator, latency);
-    let mut failed = Vec::new();
-    let unannounced = audit.lost - audit.announced;
-    for (count, what) in [
-        (unannounced, "messages were lost, and the server did not say so"),
-        (audit.doubled, "messages came twice"),
-        (audit.reordered, "messages came out of order"),
-        (all.faults.astray, "messages came to clients of another room"),
-        (audit.closed, "connections were closed or broke"),
-    ] {
-        if count > 0 {
-            failed.push(format!("{count} {what}"));
-        }
-    }
-    if let (Some(told), false) = (&all.publisher_told, failed.is_empty()) {
-        failed.push(format!("the server told a publisher: {told}"));
-    }
-    match (failed.is_empty(), invalid.is_empty()) {
-        (true, true) => Verdict::Sound,
-        (true, false) => Verdict::Invalid(invalid),
-        // What was never sent can't arrive: that is not the server's loss.
-        (false, _) if all.never_sent > 0 => Verdict::Invalid(invalid),
-        (false, _) => {
-            failed.extend(invalid.iter().map(|reason| format!("beside that, the load generator was bound: {reason}")));
-            Verdict::Failed(failed)
-        }
-    }
-}
-
-/// Whether the knee is the load generator's own, and how that showed.
-fn own_limit(limit: &Limit) -> Option<String> {
-    let broken = limit.steps.iter().filter(|step| !step.held).min_by(|a, b| a.rate.total_cmp(&b.rate))?;
-    let reason = broken.reason.as_ref()?.strip_prefix(BOUND)?;
-    Some(format!("the server may hold more than was found: at {:.1} messages/s{reason}", broken.rate))
-}
-
-fn judge_step(measured: &Measured, rate: f64, slo_us: u64) -> LimitStep {
-    let latency = Distribution::of(&measured.all.latency);
-    let faults = &measured.all.faults;
-    let generator = Generator {
-        threads: 0,
-        busiest_thread_share: measured.busiest,
-        send_late: Distribution::of(&measured.all.send_late),
-        read_late: Distribution::of(&measured.all.read_late),
-    };
-    let reason = if let Some(reason) = bound(&measured.all, &generator, &latency).into_iter().next() {
-        Some(format!("{BOUND}: {reason}"))
-    } else if faults.lost + faults.closed > 0 {
-        Some(format!("{} messages lost, {} connections closed", faults.lost, faults.closed))
-    } else if latency.p99_us > slo_us {
-        Some(format!("p99 {:.1} ms", latency.p99_us as f64 / 1e3))
-    } else {
-        None
-    };
-    LimitStep {
-        rate,
-        deliveries_per_second: measured.all.deliveries as f64 / measured.seconds.max(1e-9),
-        p50_us: latency.p50_us,
-        p99_us: latency.p99_us,
-        held: reason.is_none(),
-        reason,
-    }
 }

@@ -2,14 +2,17 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`options`] | the command line, and the plan that it asks for |
+//! | [`options`] | the command line: what contradicts itself is refused |
+//! | [`plan`] | what a run is asked to do |
 //! | [`preflight`] | limits, output files and the target, tried before the first client |
 //! | [`private_server`] | the hi that is started when there is no `--url` |
 //! | [`drive`] | the run: connect, warm up, measure, drain, judge |
+//! | [`schedule`] | when each message is due (pure) |
 //! | [`worker`] | one thread: clients in one epoll loop, publishers on their schedule |
 //! | [`client`] | one connection |
 //! | [`wire`], [`payload`], [`target`] | frames, stamps, URLs (pure) |
-//! | [`audit`], [`stats`] | what arrived, and what did not |
+//! | [`audit`], [`faults`], [`stats`] | what arrived, and what did not |
+//! | [`verdict`] | whether the numbers can be believed, and whose the faults are (pure) |
 //! | [`results`], [`report`] | the numbers, and how they are shown |
 //! | [`progress`] | what is seen meanwhile |
 //! | [`os`] | limits, clocks, processes, sockets |
@@ -17,15 +20,19 @@
 pub mod audit;
 pub mod client;
 pub mod drive;
+pub mod faults;
 pub mod options;
 pub mod os;
 pub mod payload;
+pub mod plan;
 pub mod preflight;
 pub mod private_server;
 pub mod progress;
 pub mod report;
 pub mod results;
+pub mod schedule;
 pub mod stats;
 pub mod target;
+pub mod verdict;
 pub mod wire;
 pub mod worker;

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use loadgen::options::{Command, CommandLine, Options};
 use loadgen::preflight::{Files, create};
+use loadgen::report::text::Screen;
 use loadgen::results::Run;
-use loadgen::{drive, report};
+use loadgen::{drive, os, report};
 
 /// Exit code for options, targets and files that don't work.
 const EXIT_USAGE: u8 = 2;
@@ -34,9 +35,21 @@ fn measure(options: Options) -> Result<ExitCode, String> {
     let files = Files::create(&plan.outputs)?;
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     let run = drive::run(plan, command)?;
-    print!("{}", report::text::render(&run, std::io::stdout().is_terminal()));
+    print!("{}", report::text::render(&run, screen()));
     write_all(files, &run)?;
     Ok(ExitCode::from(run.verdict.exit_code()))
+}
+
+/// Where the result is shown.
+fn screen() -> Screen {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return Screen::default();
+    }
+    Screen {
+        columns: os::terminal_columns(&stdout),
+        color: std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty()),
+    }
 }
 
 fn write_all(files: Files, run: &Run) -> Result<(), String> {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -14,8 +14,8 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// Connections from one source address: Linux has 28,232 ephemeral ports by default, and some are in use.
-const CONNECTIONS_PER_SOURCE: usize = 25_000;
+/// Linux's ephemeral ports by default, for a system that doesn't tell.
+const PORTS_DEFAULT: usize = 28_232;
 
 /// Raises the soft limit of open files to the hard one; both are returned.
 pub fn raise_file_limit() -> (u64, u64) {
@@ -25,6 +25,12 @@ pub fn raise_file_limit() -> (u64, u64) {
         return (hard, hard);
     }
     (soft, hard)
+}
+
+/// Characters that fit in a line of this terminal, if it tells.
+pub fn terminal_columns(terminal: impl AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(terminal).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// The cores that this process may use.
@@ -112,23 +118,47 @@ pub fn kernel() -> String {
     format!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy())
 }
 
-/// The source address of connection `number`: beyond what one address has ports for, loopback has others.
-pub fn source_address(target: SocketAddr, number: usize) -> Option<Ipv4Addr> {
-    let extra = number / CONNECTIONS_PER_SOURCE;
-    (target.ip().is_loopback() && target.is_ipv4() && extra > 0)
-        .then(|| Ipv4Addr::new(127, 0, (extra / 250) as u8, (extra % 250 + 1) as u8))
+/// How many ports the system has for the near end of connections from one address
+/// (`net.ipv4.ip_local_port_range`, for IPv6 too).
+pub fn ephemeral_ports() -> usize {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    ports_in(&range).unwrap_or(PORTS_DEFAULT)
+}
+
+/// Two numbers, and both are in it.
+fn ports_in(range: &str) -> Option<usize> {
+    let mut ends = range.split_whitespace().map(str::parse::<usize>);
+    let (first, last) = (ends.next()?.ok()?, ends.next()?.ok()?);
+    Some((last + 1).saturating_sub(first)).filter(|ports| *ports > 0)
+}
+
+/// The source address of connection `number`, if it takes another than the usual one: beyond what one address has ports
+/// for, loopback has others. Some ports of each are in use, or still known from connections that have ended.
+pub fn source_address(target: SocketAddr, number: usize, ports: usize) -> Option<Ipv4Addr> {
+    let extra = number / (ports * 7 / 8).max(1);
+    (has_other_sources(target) && extra > 0)
+        .then(|| Ipv4Addr::new(127, (extra / 62_500) as u8, (extra / 250 % 250) as u8, (extra % 250 + 1) as u8))
+}
+
+/// Whether connections to there can come from many addresses.
+pub fn has_other_sources(target: SocketAddr) -> bool {
+    target.ip().is_loopback() && target.is_ipv4()
 }
 
 /// A socket that is connecting.
 ///
 /// # Errors
 /// Out of file descriptors or ports; a refusal comes later, when the socket becomes writable.
-pub fn connect(target: SocketAddr, number: usize, receive_buffer_bytes: Option<usize>) -> io::Result<Socket> {
+pub fn connect(
+    target: SocketAddr,
+    source: Option<Ipv4Addr>,
+    receive_buffer_bytes: Option<usize>,
+) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if let Some(bytes) = receive_buffer_bytes {
         socket.set_recv_buffer_size(bytes)?;
     }
-    if let Some(source) = source_address(target, number) {
+    if let Some(source) = source {
         bind_address_no_port(&socket)?;
         socket.bind(&SockAddr::from(SocketAddr::from((source, 0))))?;
     }
@@ -169,18 +199,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources_spread_over_loopback() {
+    fn sources_spread_over_loopback_as_its_ports_need() {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 80));
-        assert_eq!(source_address(loopback, 24_999), None);
-        assert_eq!(source_address(loopback, 25_000), Some(Ipv4Addr::new(127, 0, 0, 2)));
-        assert_eq!(source_address(loopback, 250 * 25_000), Some(Ipv4Addr::new(127, 0, 1, 1)));
-        assert_eq!(source_address(([10, 0, 0, 1], 80).into(), 90_000), None);
+        assert_eq!(source_address(loopback, 24_702, 28_232), None);
+        assert_eq!(source_address(loopback, 24_703, 28_232), Some(Ipv4Addr::new(127, 0, 0, 2)));
+        assert_eq!(source_address(loopback, 249 * 7, 8), Some(Ipv4Addr::new(127, 0, 0, 250)));
+        assert_eq!(source_address(loopback, 250 * 7, 8), Some(Ipv4Addr::new(127, 0, 1, 1)));
+        assert_eq!(source_address(loopback, 62_500 * 7, 8), Some(Ipv4Addr::new(127, 1, 0, 1)));
+        assert_eq!(source_address(loopback, 5, 1), Some(Ipv4Addr::new(127, 0, 0, 6)), "one port is a range, too");
+        assert_eq!(source_address(([10, 0, 0, 1], 80).into(), 90_000, 28_232), None);
+    }
+
+    #[test]
+    fn the_range_of_ports_has_two_ends() {
+        assert_eq!(ports_in("32768\t60999\n"), Some(28_232));
+        assert_eq!(ports_in("1024 65535"), Some(64_512));
+        assert_eq!(ports_in("1000 1000"), Some(1));
+        assert_eq!(ports_in("9 8"), None);
+        assert_eq!(ports_in(""), None);
+        assert!(ephemeral_ports() > 0);
     }
 
     #[test]
     fn a_bound_source_connects() {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let _socket = connect(listener.local_addr().unwrap(), 30_000, None).unwrap();
+        let _socket = connect(listener.local_addr().unwrap(), Some(Ipv4Addr::new(127, 0, 0, 2)), None).unwrap();
         let (_, peer) = listener.accept().unwrap();
         assert_eq!(peer.ip(), Ipv4Addr::new(127, 0, 0, 2));
     }

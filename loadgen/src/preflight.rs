@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::options::{Outputs, Plan};
 use crate::os;
+use crate::plan::{Outputs, Plan};
 use crate::wire::{self, Answer};
 
 /// Files that are open beside the connections.
@@ -91,6 +91,21 @@ pub fn check_limits(plan: &Plan) -> Result<(), String> {
     }
 }
 
+/// Sees that there are ports enough to connect from.
+///
+/// # Errors
+/// One sentence: how many there are, and the line that mends it.
+pub fn check_ports(connections: usize, ports: usize, target: SocketAddr) -> Result<(), String> {
+    // Loopback has addresses enough, whatever the range: `os::source_address`.
+    if os::has_other_sources(target) || connections <= ports {
+        return Ok(());
+    }
+    Err(format!(
+        "{connections} connections to {target} need as many ports of this machine, and it has {ports} (hard limit: 64512): run \
+         `sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\"` as root, or take fewer clients."
+    ))
+}
+
 /// One handshake, looked at closely, before ten thousand of them.
 ///
 /// # Errors
@@ -149,5 +164,20 @@ fn read_rest(stream: &mut TcpStream, answer: &mut Vec<u8>) {
             Ok(1..) => {}
             _ => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_short_only_where_there_is_one_address_to_come_from() {
+        let (loopback, other) = (([127, 0, 0, 1], 80).into(), ([10, 0, 0, 1], 80).into());
+        assert_eq!(check_ports(100_000, 28_232, loopback), Ok(()));
+        assert_eq!(check_ports(28_232, 28_232, other), Ok(()));
+        let sentence = check_ports(28_233, 28_232, other).unwrap_err();
+        assert!(sentence.contains("ip_local_port_range") && sentence.lines().count() == 1, "{sentence}");
+        assert!(check_ports(100_000, 28_232, "[::1]:80".parse().unwrap()).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::options::Plan;
+use crate::plan::Plan;
 use crate::results::LimitStep;
 
 /// In a pipe, a line comes so often.
@@ -14,12 +14,36 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// On a terminal, the line changes so often.
 const FRAME_EVERY: Duration = Duration::from_millis(200);
 
+/// Deliveries a second are counted over this time: the threads report less often than the line changes.
+const RATE_OVER: Duration = Duration::from_secs(1);
+
+/// How fast messages arrive.
+struct Rate {
+    since: Instant,
+    deliveries: u64,
+    per_second: Option<f64>,
+}
+
+impl Rate {
+    /// The rate that was counted last, if there has been time for one.
+    fn next(last: &mut Option<Self>, now: Instant, deliveries: u64) -> Option<f64> {
+        let rate = last.get_or_insert(Self { since: now, deliveries, per_second: None });
+        if now - rate.since >= RATE_OVER {
+            let arrived = deliveries.saturating_sub(rate.deliveries) as f64;
+            let per_second = Some(arrived / (now - rate.since).as_secs_f64());
+            *rate = Self { since: now, deliveries, per_second };
+        }
+        rate.per_second
+    }
+}
+
 /// The progress of a run, on stderr.
 pub struct Display {
     bar: Option<ProgressBar>,
     quiet: bool,
     connections: usize,
-    last: Option<(Instant, u64, String)>,
+    last: Option<(Instant, String)>,
+    rate: Option<Rate>,
 }
 
 impl Display {
@@ -28,7 +52,7 @@ impl Display {
         let live = !plan.quiet && std::io::stderr().is_terminal();
         let bar = live.then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a valid template"));
+            bar.set_style(ProgressStyle::with_template("{spinner} {wide_msg}").expect("a valid template"));
             bar
         });
         if !plan.quiet {
@@ -41,7 +65,7 @@ impl Display {
                 plan.dialect.name()
             );
         }
-        Self { bar, quiet: plan.quiet, connections: plan.connections(), last: None }
+        Self { bar, quiet: plan.quiet, connections: plan.connections(), last: None, rate: None }
     }
 
     /// How far the run is.
@@ -55,28 +79,31 @@ impl Display {
     ) {
         let now = Instant::now();
         let every = if self.bar.is_some() { FRAME_EVERY } else { LINE_EVERY };
-        let due = self.last.as_ref().is_none_or(|(at, _, last)| now - *at >= every || last != phase);
+        let due = self.last.as_ref().is_none_or(|(at, last)| now - *at >= every || last != phase);
         if self.quiet || !due {
             return;
         }
-        let rate = self
-            .last
-            .as_ref()
-            .filter(|(.., last)| last == phase)
-            .map(|(at, before, _)| deliveries.saturating_sub(*before) as f64 / (now - *at).as_secs_f64().max(1e-9));
-        self.last = Some((now, deliveries, phase.to_owned()));
-        let mut line = format!("{phase}: {open} of {} connected", self.connections);
+        if self.last.as_ref().is_none_or(|(_, last)| last != phase) {
+            self.rate = None;
+        }
+        self.last = Some((now, phase.to_owned()));
+        let rate = Rate::next(&mut self.rate, now, deliveries);
+        let mut line = phase.to_owned();
+        if !matches!(phase, "connecting" | "reconnecting" | "draining") {
+            line.push_str(&format!(", {:.0} s left", left.as_secs_f64().ceil()));
+        }
+        match self.connections {
+            all if all == open => line.push_str(&format!(": {open} connected")),
+            all => line.push_str(&format!(": {open}/{all} connected")),
+        }
         if deliveries > 0 {
             if let Some(rate) = rate {
                 line.push_str(&format!(", {rate:.0} deliveries/s"));
             }
             if let Some(latency) = latency() {
                 let ms = |quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
-                line.push_str(&format!(", p50 {:.1} ms, p99 {:.1} ms", ms(0.5), ms(0.99)));
+                line.push_str(&format!(", p50 {:.1}, p99 {:.1} ms", ms(0.5), ms(0.99)));
             }
-        }
-        if phase != "connecting" {
-            line.push_str(&format!(", {:.0} s left", left.as_secs_f64().ceil()));
         }
         match &self.bar {
             Some(bar) => {
@@ -111,5 +138,20 @@ impl Display {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_counted_over_a_second() {
+        let (mut rate, start) = (None, Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let shown: Vec<_> = [(0, 0), (200, 0), (400, 250), (1000, 500), (1200, 500), (2000, 1500)]
+            .map(|(ms, deliveries)| Rate::next(&mut rate, at(ms), deliveries))
+            .into();
+        assert_eq!(shown, [None, None, None, Some(500.0), Some(500.0), Some(1000.0)]);
     }
 }

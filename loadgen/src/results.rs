@@ -23,7 +23,8 @@ pub struct Run {
     pub verdict: Verdict,
     /// Messages that arrived, each counted for each client, in the measured time.
     pub deliveries: u64,
-    /// Messages that had to arrive.
+    /// Messages that had to arrive in the measured time, each counted for each client that reads at full speed and was
+    /// there: those that did, and those that were lost.
     pub deliveries_expected: u64,
     /// Length of the measured time in seconds.
     pub seconds: f64,
@@ -225,6 +226,13 @@ pub struct ServerCost {
 pub struct Generator {
     /// Threads that read and send.
     pub threads: usize,
+    /// What the load generator's resident memory grew by from before its clients were set up until the end of the measured
+    /// time, for each client, in bytes: buffers and histograms that all share are in it.
+    #[serde(default)]
+    pub memory_bytes_per_client: f64,
+    /// Its resident memory at the end of the measured time, in bytes.
+    #[serde(default)]
+    pub resident_bytes: u64,
     /// The busiest thread's CPU time in the measured time, as a share of it: at 1 it could do no more.
     pub busiest_thread_share: f64,
     /// How much later than intended messages were sent.
@@ -232,21 +240,50 @@ pub struct Generator {
     /// How much later than it had arrived in the kernel a message was read, at most: the wait for a core, and for the
     /// messages that were read before it.
     pub read_late: Distribution,
+    /// The latencies beyond p99 that are the load generator's own.
+    #[serde(default)]
+    pub own_tail: Option<OwnTail>,
+}
+
+/// Latencies that the load generator made itself: it was late by more than half of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnTail {
+    /// `p99.9`, `max`, or both.
+    pub quantiles: Vec<String>,
+    /// How late it sent there at most, in microseconds; none, if that was in time.
+    pub sent_late_us: Option<u64>,
+    /// How late it read there at most, in microseconds; none, if that was in time.
+    pub read_late_us: Option<u64>,
 }
 
 /// Which messages did not arrive once and in order.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Audit {
-    /// Never arrived.
+    /// Sent, and never arrived: in the warm-up too, and at slow clients if a later message arrived.
     pub lost: u64,
     /// Arrived more than once.
     pub doubled: u64,
     /// Arrived after a later one.
     pub reordered: u64,
+    /// Arrived at a client of another room.
+    #[serde(default)]
+    pub astray: u64,
     /// Lost, and the server said so.
     pub announced: u64,
-    /// Connections that the server closed, or that broke.
+    /// Connections that the server closed, or that broke; slow clients that were closed as too slow are apart.
     pub closed: u64,
+    /// Of those closed, clients that the server closed as too slow (4101), although they were meant to read at full speed.
+    #[serde(default)]
+    pub closed_as_too_slow: u64,
+    /// Slow clients (`--slow`) that the server closed as too slow (4101): it may.
+    #[serde(default)]
+    pub slow_closed: u64,
+    /// Messages that the load generator did not come to send, so that nobody could get them: not among the lost.
+    #[serde(default)]
+    pub never_sent: u64,
+    /// Messages that could not be sent because their publisher's connection had ended: not among the lost.
+    #[serde(default)]
+    pub unsendable: u64,
     /// The first ten, in words.
     pub first: Vec<String>,
 }

@@ -5,12 +5,9 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::audit::Auditor;
+use crate::faults::Faults;
 use crate::os;
-use crate::payload::Stamp;
-use crate::worker::Step;
-
-/// Faults that are named; the others are counted.
-pub const NAMED_MAX: usize = 10;
+use crate::schedule::Step;
 
 /// The counters of one thread since the last [`Stats::begin`]. Handshakes are counted from the very begin.
 #[derive(Debug)]
@@ -39,64 +36,15 @@ pub struct Stats {
     cpu_at: Option<(u64, Duration)>,
     cpu_share: f64,
     last_arrival_us: u64,
-    faults: Faults,
-    never_sent: u64,
+    /// What went wrong.
+    pub faults: Faults,
+    /// Measured messages that healthy clients lost.
+    pub lost_measured: u64,
+    /// Messages that were due and have not been sent, although their publisher could have.
+    pub never_sent: u64,
+    /// Messages that could not be sent: their publisher had no connection.
+    pub unsendable: u64,
     publisher_told: Option<String>,
-}
-
-/// Messages that did not come once and in order, and connections that ended.
-#[derive(Clone, Debug, Default)]
-pub struct Faults {
-    /// Never arrived.
-    pub lost: u64,
-    /// Arrived more than once.
-    pub doubled: u64,
-    /// Arrived after a later one.
-    pub reordered: u64,
-    /// Arrived in another room.
-    pub astray: u64,
-    /// The server said that they are lost.
-    pub announced: u64,
-    /// Connections that ended.
-    pub closed: u64,
-    /// The first ones, in words.
-    pub first: Vec<String>,
-}
-
-impl Faults {
-    fn name(&mut self, sentence: impl FnOnce() -> String) {
-        if self.first.len() < NAMED_MAX {
-            self.first.push(sentence());
-        }
-    }
-
-    /// Those that no load excuses.
-    pub fn inexcusable(&self) -> Self {
-        let Self { doubled, reordered, astray, .. } = *self;
-        let first = if doubled + reordered + astray > 0 { self.first.clone() } else { Vec::new() };
-        Self { doubled, reordered, astray, first, ..Self::default() }
-    }
-
-    /// Takes those of a whole run instead of its own.
-    pub fn replace_inexcusable(&mut self, of_all: Self) {
-        let Self { doubled, reordered, astray, first, .. } = of_all;
-        (self.doubled, self.reordered, self.astray) = (doubled, reordered, astray);
-        if !first.is_empty() {
-            self.first = first;
-        }
-    }
-
-    /// Adds another thread's.
-    pub fn add(&mut self, other: Self) {
-        self.lost += other.lost;
-        self.doubled += other.doubled;
-        self.reordered += other.reordered;
-        self.astray += other.astray;
-        self.announced += other.announced;
-        self.closed += other.closed;
-        self.first.extend(other.first);
-        self.first.truncate(NAMED_MAX);
-    }
 }
 
 /// What a thread hands over.
@@ -126,12 +74,43 @@ pub struct Collected {
     pub last_arrival_us: u64,
     /// What went wrong.
     pub faults: Faults,
-    /// Messages that were due and had not been sent when the step ended.
+    /// Measured messages that healthy clients lost.
+    pub lost_measured: u64,
+    /// Messages that were due and have not been sent, although their publisher could have.
     pub never_sent: u64,
+    /// Messages that could not be sent: their publisher had no connection.
+    pub unsendable: u64,
     /// Slow clients that were closed as too slow.
     pub slow_closed: u64,
     /// What the server told a publisher, the first time that it did.
     pub publisher_told: Option<String>,
+}
+
+impl Collected {
+    /// Adds what another thread handed over.
+    pub fn merge(&mut self, other: Self) {
+        add(&mut self.latency, &other.latency);
+        add(&mut self.uncorrected, &other.uncorrected);
+        add(&mut self.handshake, &other.handshake);
+        add(&mut self.storm, &other.storm);
+        add(&mut self.send_late, &other.send_late);
+        add(&mut self.read_late, &other.read_late);
+        for (index, histogram) in other.timeline.into_iter().enumerate() {
+            match self.timeline.get_mut(index) {
+                Some(of_all) => add(of_all, &histogram),
+                None => self.timeline.push(histogram),
+            }
+        }
+        self.deliveries += other.deliveries;
+        self.bytes += other.bytes;
+        self.slow_closed += other.slow_closed;
+        self.last_arrival_us = self.last_arrival_us.max(other.last_arrival_us);
+        self.faults.add(other.faults);
+        self.lost_measured += other.lost_measured;
+        self.never_sent += other.never_sent;
+        self.unsendable += other.unsendable;
+        self.publisher_told = self.publisher_told.take().or(other.publisher_told);
+    }
 }
 
 /// Three digits: a value is off by a thousandth at most.
@@ -160,7 +139,9 @@ impl Default for Stats {
             cpu_share: 0.0,
             last_arrival_us: 0,
             faults: Faults::default(),
+            lost_measured: 0,
             never_sent: 0,
+            unsendable: 0,
             publisher_told: None,
         }
     }
@@ -176,6 +157,19 @@ impl Stats {
     /// Whether a message is in the measured time.
     pub fn is_measured(&self, sequence: u32) -> bool {
         self.measured.contains(&sequence)
+    }
+
+    /// A healthy client did not get these, so far.
+    pub fn passed_over(&mut self, sequences: std::ops::Range<u32>) {
+        let (from, to) = (sequences.start.max(self.measured.start), sequences.end.min(self.measured.end));
+        self.lost_measured += u64::from(to.saturating_sub(from));
+    }
+
+    /// One of them came after all.
+    pub fn came_late(&mut self, sequence: u32) {
+        if self.is_measured(sequence) {
+            self.lost_measured = self.lost_measured.saturating_sub(1);
+        }
     }
 
     /// A measured message arrived. It `waited` if it fell due while its client still waited for an earlier one.
@@ -210,56 +204,6 @@ impl Stats {
         latency
     }
 
-    /// Messages were passed over.
-    pub fn ahead(&mut self, client: usize, stamp: &Stamp, count: u32) {
-        self.faults.lost += u64::from(count);
-        let Stamp { publisher, sequence, .. } = stamp;
-        self.faults.name(|| {
-            format!("client {client} got message {sequence} of publisher {publisher}, but not the {count} before it")
-        });
-    }
-
-    /// A message came after a later one.
-    pub fn reordered(&mut self, client: usize, stamp: &Stamp) {
-        self.faults.lost = self.faults.lost.saturating_sub(1);
-        self.faults.reordered += 1;
-        let Stamp { publisher, sequence, .. } = stamp;
-        self.faults
-            .name(|| format!("client {client} got message {sequence} of publisher {publisher} after a later one"));
-    }
-
-    /// A message came again.
-    pub fn doubled(&mut self, client: usize, stamp: &Stamp) {
-        self.faults.doubled += 1;
-        let Stamp { publisher, sequence, .. } = stamp;
-        self.faults.name(|| format!("client {client} got message {sequence} of publisher {publisher} again"));
-    }
-
-    /// A message came from a room that the client is not in.
-    pub fn astray(&mut self, client: usize, stamp: &Stamp) {
-        self.faults.astray += 1;
-        let Stamp { room, publisher, sequence, .. } = stamp;
-        self.faults.name(|| {
-            format!(
-                "client {client} got message {sequence} of publisher {publisher} of room {room}, which it is not in"
-            )
-        });
-    }
-
-    /// At the end, messages had not come.
-    pub fn missing_at_end(&mut self, client: usize, count: u32, end: u32) {
-        if count > 0 {
-            self.faults.lost += u64::from(count);
-            self.faults.name(|| format!("client {client} never got the last {count} messages before number {end}"));
-        }
-    }
-
-    /// A connection ended.
-    pub fn closed(&mut self, sentence: String) {
-        self.faults.closed += 1;
-        self.faults.name(|| sentence);
-    }
-
     /// A message without a stamp: the server announces a loss to a member, or tells a publisher something.
     pub fn notice(&mut self, begin: &[u8], auditor: &mut Auditor, to_publisher: bool) {
         if !begin.starts_with(b"{") {
@@ -278,11 +222,6 @@ impl Stats {
     /// At the end, so much of one client's loss was announced to it.
     pub fn announced(&mut self, count: u64) {
         self.faults.announced += count;
-    }
-
-    /// At the end, messages were due that had not been sent.
-    pub fn never_sent(&mut self, count: u64) {
-        self.never_sent += count;
     }
 
     /// A handshake is done.
@@ -337,7 +276,9 @@ impl Stats {
             cpu_share: self.cpu_share,
             last_arrival_us: self.last_arrival_us,
             faults: self.faults,
+            lost_measured: self.lost_measured,
             never_sent: self.never_sent,
+            unsendable: self.unsendable,
             slow_closed: self.slow_closed,
             publisher_told: self.publisher_told,
         }

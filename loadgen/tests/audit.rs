@@ -3,7 +3,8 @@
 mod support;
 
 use loadgen::results::{Run, Verdict};
-use support::server::{Fault, Manner, Server, close_frame, frame};
+use support::fault::{Fault, Manner};
+use support::server::{Server, close_frame, frame};
 use support::{MEASURED, MESSAGES, beside_each_other, loadgen, measure, short};
 
 /// A short run against a server with this fault.
@@ -21,6 +22,11 @@ fn reasons(run: &Run) -> &[String] {
         Verdict::Sound => &[],
         Verdict::Failed(reasons) | Verdict::Invalid(reasons) => reasons,
     }
+}
+
+/// As loadgen prints it, below a million.
+fn thousands(number: u64) -> String {
+    if number < 1000 { number.to_string() } else { format!("{},{:03}", number / 1000, number % 1000) }
 }
 
 #[test]
@@ -81,6 +87,7 @@ fn every_fault_is_counted_and_named() {
             (60, 0, 0, 0, 1),
             "client 3: the server closed: 1011 out of cheese",
         ),
+        (sends(close_frame(4101, "too slow"), true), (60, 0, 0, 0, 1), "client 3: the server closed: 4101 too slow"),
         (sends(Vec::new(), true), (60, 0, 0, 0, 1), "client 3: the server ended the connection without a Close"),
         (
             sends(vec![0x81, 0x80, 0, 0, 0, 0], false),
@@ -124,6 +131,10 @@ fn every_fault_is_counted_and_named() {
         // What came twice or late was delivered once; what was lost in the warm-up is not missed in the measured time.
         let lost_of_measured = if matches!(fault, Fault::Drops { .. }) { 10 } else { lost };
         assert_eq!(run.deliveries, 10 * MEASURED - lost_of_measured, "{fault:?}");
+        assert_eq!(run.deliveries_expected, 10 * MEASURED, "{fault:?}");
+        let too_slow = u64::from(named.contains("4101"));
+        assert_eq!(run.audit.closed_as_too_slow, too_slow, "{fault:?}");
+        assert_eq!(reasons.contains("1 of them as too slow (4101), although they read in time"), too_slow == 1);
     });
 }
 
@@ -133,7 +144,9 @@ fn messages_of_another_room_are_a_fault() {
     let run = outcome.failed();
     assert_eq!(counts(run), (0, 0, 0, 0, 0));
     assert_eq!(run.deliveries, 10 * MEASURED);
+    assert_eq!(run.audit.astray, 10 * MESSAGES);
     assert_eq!(reasons(run)[0], format!("{} messages came to clients of another room", 10 * MESSAGES));
+    assert!(outcome.stdout.contains(&format!("{} of another room", thousands(10 * MESSAGES))), "{}", outcome.stdout);
     assert!(run.audit.first[0].contains(" of room "), "{:?}", run.audit.first);
 }
 
@@ -150,7 +163,11 @@ fn what_is_no_fault_is_none() {
         (Fault::Fragments, nothing),
     ];
     beside_each_other(&cases, |(fault, expected)| {
-        assert_eq!(counts(with(fault.clone()).sound()), *expected, "{fault:?}")
+        let outcome = with(fault.clone());
+        let run = outcome.sound();
+        assert_eq!(counts(run), *expected, "{fault:?}");
+        let due = if matches!(fault, Fault::DropsFirst { .. }) { run.deliveries } else { 10 * MEASURED };
+        assert_eq!(run.deliveries_expected, due, "{fault:?}");
     });
 }
 
@@ -214,6 +231,41 @@ fn slow_clients_are_not_held_against_the_server() {
     let run = outcome.sound();
     assert_eq!(run.plan.slow_clients, 2);
     assert_eq!(run.deliveries, 8 * MEASURED, "their deliveries do not count");
+}
+
+#[test]
+fn slow_clients_that_are_closed_as_too_slow_are_told_and_no_fault() {
+    // The last one is the slow one.
+    let bytes = close_frame(4101, "too slow");
+    let fault = Fault::Sends { member: 9, at: 30, bytes, end: true };
+    let outcome = measure(|| Server::start(fault.clone()), &short(&["--slow", "1"]));
+    let run = outcome.sound();
+    assert_eq!((run.audit.slow_closed, run.audit.closed_as_too_slow, run.audit.lost), (1, 0, 0), "{:?}", run.audit);
+    assert!(outcome.stdout.contains("1 slow client closed as too slow"), "{}", outcome.stdout);
+    assert_eq!((run.deliveries, run.deliveries_expected), (9 * MEASURED, 9 * MEASURED));
+}
+
+#[test]
+fn what_a_slow_client_loses_was_not_expected() {
+    let fault = Fault::Loses { members: vec![9], told: vec!["loadgen-9".to_owned()], from: 5, to: 30 };
+    let outcome = measure(|| Server::start(fault.clone()), &short(&["--slow", "1"]));
+    let run = outcome.sound();
+    assert_eq!(run.deliveries_expected, 9 * MEASURED, "{:?}", run.audit);
+}
+
+#[test]
+fn what_a_publisher_without_a_connection_cannot_send_is_not_lost() {
+    let at = 59;
+    let outcome = measure(|| Server::start(Fault::CutsPublishers { at }), &short(&[]));
+    let run = outcome.failed();
+    let audit = &run.audit;
+    assert_eq!((audit.closed, audit.never_sent, audit.lost % 10), (1, 0, 0), "{audit:?}");
+    // What it still sent before it saw the end is lost, at each client.
+    assert_eq!(at + 1 + audit.lost / 10 + audit.unsendable, MESSAGES, "{audit:?}");
+    assert_eq!(run.deliveries, 10 * (at + 1 - (MESSAGES - MEASURED)));
+    assert_eq!(run.deliveries_expected, run.deliveries + audit.lost);
+    let unsendable = format!("{} messages could not be sent", audit.unsendable);
+    assert!(reasons(run).iter().any(|reason| reason.starts_with(&unsendable)), "{:?}", run.verdict);
 }
 
 #[test]

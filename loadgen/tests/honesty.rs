@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 
 use loadgen::results::Verdict;
 use rustix::process::{Pid, Signal, kill_process};
-use support::server::{Fault, PAUSE, Server};
+use support::fault::{Fault, PAUSE};
+use support::server::{Server, close_frame};
 use support::{Ending, Folder, MESSAGES, Outcome, command, finish, loadgen, measure, short, spawn};
 
+/// A run in which this machine stood still, too, is repeated so often.
+const TRIES: usize = 3;
 /// No event that a test waits for takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -56,21 +59,64 @@ fn a_message_has_arrived_when_its_last_byte_has() {
     assert_eq!(run.latency.count, run.deliveries);
 }
 
-#[test]
-fn a_load_generator_that_was_stopped_for_a_while_is_invalid() {
-    let server = Server::start(Fault::None);
+/// A run in which loadgen stands still for a while, once so many messages have been published.
+fn frozen(fault: Fault, args: &[&str], after_messages: u64, frozen: Duration) -> Outcome {
+    let server = Server::start(fault);
     let folder = Folder::new();
     let json = folder.file("run.json");
     let mut prepared = command();
-    prepared.args(short(&["--url", &server.room_url()])).arg("--json").arg(&json);
+    prepared.args(short(&[&["--url", &server.room_url()], args].concat())).arg("--json").arg(&json);
     let child = spawn(prepared);
-    wait_until("messages", || server.messages() >= 40);
+    wait_until("messages", || server.messages() >= after_messages);
     kill_process(pid(&child), Signal::STOP).unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(frozen);
     kill_process(pid(&child), Signal::CONT).unwrap();
-    let outcome = finish(child, Some(&json));
+    finish(child, Some(&json))
+}
+
+const HALF_A_SECOND: Duration = Duration::from_millis(500);
+
+#[test]
+fn a_load_generator_that_was_stopped_for_a_while_is_invalid() {
+    let outcome = frozen(Fault::None, &[], 40, HALF_A_SECOND);
     invalid(&outcome, "it sent messages up to ");
     assert!(outcome.stdout.contains("INVALID: load generator bound"), "{}", outcome.stdout);
+}
+
+#[test]
+fn a_client_that_is_closed_as_too_slow_while_loadgen_stood_still_is_not_the_servers_fault() {
+    let fault = Fault::Sends { member: 3, at: 60, bytes: close_frame(4101, "too slow"), end: true };
+    let outcome = frozen(fault, &[], 40, HALF_A_SECOND);
+    invalid(&outcome, "1 clients were closed as too slow (4101), and may have been");
+    let audit = &outcome.run().audit;
+    assert_eq!((audit.closed, audit.closed_as_too_slow, audit.lost), (1, 1, 60), "{audit:?}");
+}
+
+#[test]
+fn a_freeze_that_p99_does_not_show_is_told_below_the_latencies() {
+    // Half a percent of the time.
+    let (freeze, args) = (Duration::from_millis(40), ["--duration", "8s", "--clients", "2", "--rate", "500"]);
+    let mut outcome = frozen(Fault::None, &args, 1000, freeze);
+    for _ in 1..TRIES {
+        if outcome.code != Some(3) {
+            break;
+        }
+        outcome = frozen(Fault::None, &args, 1000, freeze);
+    }
+    let run = outcome.sound();
+    let own = run.generator.own_tail.as_ref().expect("it was late");
+    let late_us = own.sent_late_us.expect("messages fell due meanwhile");
+    assert!(late_us >= 30_000 && own.quantiles.contains(&"max".to_owned()), "{own:?}");
+    assert!(outcome.stdout.contains("max are the load generator's own: it sent up to"), "{}", outcome.stdout);
+}
+
+#[test]
+fn what_arrives_while_loadgen_stands_still_was_read_late() {
+    // No message falls due while it stands still, so that its sending tells nothing; the end of one arrives.
+    let held = Fault::HoldsBack { member: 0, at: 1 };
+    let args = ["--duration", "6s", "--warmup", "0s", "--clients", "2", "--rate", "0.5", "--size", "20000"];
+    let outcome = frozen(held, &args, 2, PAUSE + Duration::from_millis(300));
+    invalid(&outcome, "it read messages up to 1");
 }
 
 /// The run was `INVALID`, for a reason that begins like this.
@@ -143,5 +189,10 @@ fn a_rate_that_one_thread_cannot_send_is_not_the_servers_fault() {
         }
         Verdict::Sound => panic!("nothing was delivered"),
     }
-    assert_eq!(outcome.code, Some(outcome.run().verdict.exit_code().into()));
+    let run = outcome.run();
+    assert_eq!(outcome.code, Some(run.verdict.exit_code().into()));
+    // A million were to be measured. Those that were sent are lost, the others were never sent.
+    let audit = &run.audit;
+    assert_eq!((run.deliveries, run.deliveries_expected), (0, audit.lost), "{audit:?}");
+    assert_eq!(audit.lost + audit.never_sent.min(1_000_000), 1_000_000, "{audit:?}");
 }

@@ -8,7 +8,8 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::server::{Fault, Server};
+use support::fault::Fault;
+use support::server::Server;
 use support::{Folder, Outcome, command, finish, loadgen, short, spawn};
 
 /// Runs loadgen without the `--json` that other tests read.

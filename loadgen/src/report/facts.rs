@@ -1,7 +1,18 @@
 //! What all outputs say alike: the headline, the verdict, the audit and the load, in words.
 
 use crate::report::units;
-use crate::results::{Audit, Distribution, LimitStep, Run, Verdict};
+use crate::results::{Distribution, LimitStep, Run, Verdict};
+
+/// Which latencies are not the server's, in one sentence.
+pub(super) fn own_tail(run: &Run) -> Option<String> {
+    let own = run.generator.own_tail.as_ref()?;
+    let are = if own.quantiles.len() > 1 { "are" } else { "is" };
+    let late = |word: &str, late_us: Option<u64>| Some(format!("{word} up to {} late", units::time(late_us? as f64)));
+    let lates: Vec<String> =
+        [late("sent", own.sent_late_us), late("read", own.read_late_us)].into_iter().flatten().collect();
+    let quantiles = units::printable(&own.quantiles.join(" and "));
+    Some(format!("{quantiles} {are} the load generator's own: it {}", lates.join(" and ")))
+}
 
 /// Why there are two columns of latencies.
 pub(super) const UNCORRECTED: &str = "Corrected counts from the time a message was due: believe it. Uncorrected leaves \
@@ -134,34 +145,57 @@ pub(super) fn load(run: &Run) -> String {
 
 /// The audit in one sentence.
 pub(super) fn audit(run: &Run) -> String {
-    let Audit { lost, doubled, reordered, announced, closed, .. } = &run.audit;
-    let unannounced = lost.saturating_sub(*announced);
+    let audit = &run.audit;
+    let unannounced = audit.lost.saturating_sub(audit.announced);
     let mut wrong = Vec::new();
-    let counts = [(unannounced, "lost"), (*doubled, "doubled"), (*reordered, "out of order")];
+    let counts = [
+        (unannounced, "lost"),
+        (audit.doubled, "doubled"),
+        (audit.reordered, "out of order"),
+        (audit.astray, "of another room"),
+    ];
     for (number, word) in counts.into_iter().filter(|(number, _)| *number > 0) {
         wrong.push(format!("{} {word}", units::count(number)));
     }
-    if *closed > 0 {
-        wrong.push(format!("{} closed or broken", units::plural(*closed, "connection")));
+    if audit.closed > 0 {
+        let too_slow = match audit.closed_as_too_slow {
+            0 => String::new(),
+            number => format!(", {} of them as too slow (4101)", units::count(number)),
+        };
+        wrong.push(format!("{} closed or broken{too_slow}", units::plural(audit.closed, "connection")));
     }
-    let announced = match announced {
+    let announced = match audit.announced {
         0 => String::new(),
-        number => format!("{} lost and announced by the server", units::count(*number)),
+        number => format!("{} lost and announced by the server", units::count(number)),
     };
-    match (wrong.is_empty(), announced.is_empty()) {
+    let found = match (wrong.is_empty(), announced.is_empty()) {
         (true, true) if is_idle(run) => "no connection was closed; no message was sent".to_owned(),
         (true, true) => "every client got every message once and in order".to_owned(),
         (true, false) => format!("every client got every message once and in order, but {announced}"),
         (false, true) => wrong.join(", "),
         (false, false) => format!("{}; beside them {announced}", wrong.join(", ")),
-    }
+    };
+    std::iter::once(found).chain(beside_the_audit(run)).collect::<Vec<_>>().join("; ")
+}
+
+/// What is no fault that the audit found, and yet has to be known.
+fn beside_the_audit(run: &Run) -> impl Iterator<Item = String> {
+    let audit = &run.audit;
+    [
+        (audit.slow_closed, "slow client", "closed as too slow (4101)"),
+        (audit.never_sent, "message", "never sent"),
+        (audit.unsendable, "message", "not sent for want of a connection"),
+    ]
+    .into_iter()
+    .filter(|(number, ..)| *number > 0)
+    .map(|(number, noun, what)| format!("{} {what}", units::plural(number, noun)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::report::samples;
-    use crate::results::Second;
+    use crate::results::{Audit, OwnTail, Second};
 
     #[test]
     fn a_second_that_was_cut_short_is_not_the_slowest() {
@@ -184,5 +218,40 @@ mod tests {
         );
         (run.audit.lost, run.audit.doubled) = (15, 1);
         assert_eq!(audit(&run), "3 lost, 1 doubled; beside them 12 lost and announced by the server");
+    }
+
+    #[test]
+    fn what_is_no_fault_is_told_behind_the_audit() {
+        let mut run = samples::sound();
+        run.audit.slow_closed = 1;
+        assert_eq!(
+            audit(&run),
+            "every client got every message once and in order; 1 slow client closed as too slow (4101)"
+        );
+        run.audit = Audit { lost: 3, astray: 2, closed: 2, closed_as_too_slow: 1, ..Audit::default() };
+        (run.audit.never_sent, run.audit.unsendable) = (1000, 1);
+        assert_eq!(
+            audit(&run),
+            "3 lost, 2 of another room, 2 connections closed or broken, 1 of them as too slow (4101); 1,000 messages \
+             never sent; 1 message not sent for want of a connection"
+        );
+    }
+
+    #[test]
+    fn what_the_load_generator_made_itself_is_its_own() {
+        let mut run = samples::sound();
+        assert_eq!(own_tail(&run), None);
+        let own = |quantiles: &[&str], sent_late_us, read_late_us| OwnTail {
+            quantiles: quantiles.iter().map(|name| (*name).to_owned()).collect(),
+            sent_late_us,
+            read_late_us,
+        };
+        run.generator.own_tail = Some(own(&["p99.9", "max"], None, Some(512_000)));
+        assert_eq!(own_tail(&run).unwrap(), "p99.9 and max are the load generator's own: it read up to 512 ms late");
+        run.generator.own_tail = Some(own(&["max"], Some(30_000), Some(41_200)));
+        assert_eq!(
+            own_tail(&run).unwrap(),
+            "max is the load generator's own: it sent up to 30.0 ms late and read up to 41.2 ms late"
+        );
     }
 }

@@ -108,7 +108,14 @@ fn latencies(runs: &[Run]) -> String {
         }
         text += "</tr>\n";
     }
-    text + &format!("</tbody>\n</table>\n</div>\n<p class=\"faint below\">{}</p>\n", escape(facts::UNCORRECTED))
+    text += "</tbody>\n</table>\n</div>\n";
+    for run in &runs {
+        if let Some(own) = facts::own_tail(run) {
+            let name = if runs.len() > 1 { format!("{}: ", escape(&run.name)) } else { String::new() };
+            text += &format!("<p class=\"own below\">{name}{}.</p>\n", escape(&own));
+        }
+    }
+    text + &format!("<p class=\"faint below\">{}</p>\n", escape(facts::UNCORRECTED))
 }
 
 /// The steps of `--find-limit`.
@@ -212,6 +219,15 @@ mod tests {
             let card = &page[page.find("<article class=\"run c1\">").unwrap()..];
             assert!(card.find(word).unwrap() < card.find("<div class=\"figures\">").unwrap());
         }
+    }
+
+    #[test]
+    fn latencies_that_are_not_the_servers_are_named() {
+        let own = "p99.9 and max are the load generator's own: it read up to 512 ms late.";
+        let (text, _) = read(&page(&[samples::frozen()]));
+        assert!(text.contains(own) && text.contains("3 slow clients closed as too slow (4101)"));
+        let (text, _) = read(&page(&[samples::sound(), samples::frozen()]));
+        assert!(text.contains(&format!("frozen for a while: {own}")));
     }
 
     #[test]

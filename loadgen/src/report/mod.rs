@@ -41,7 +41,10 @@ mod tests {
         let path = directory.join("run.json");
         std::fs::write(&path, serde_json::to_string(&samples::limit()).unwrap()).unwrap();
         let run = load(&path).unwrap();
-        assert_eq!(text::render(&run, false), text::render(&samples::limit(), false));
+        assert_eq!(
+            text::render(&run, text::Screen::default()),
+            text::render(&samples::limit(), text::Screen::default())
+        );
 
         std::fs::write(&path, "{\"name\":\"x\"}").unwrap();
         let wrong = load(&path).unwrap_err();

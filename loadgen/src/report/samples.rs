@@ -3,8 +3,8 @@
 use hdrhistogram::Histogram;
 
 use crate::results::{
-    Audit, Connects, Distribution, Generator, Limit, LimitStep, Machine, PlanSummary, Run, Second, ServerCost, Storm,
-    Verdict,
+    Audit, Connects, Distribution, Generator, Limit, LimitStep, Machine, OwnTail, PlanSummary, Run, Second, ServerCost,
+    Storm, Verdict,
 };
 
 /// A distribution whose bulk lies near `middle_us`, with a tail up to `max_us`.
@@ -65,9 +65,12 @@ pub(super) fn sound() -> Run {
         }),
         generator: Generator {
             threads: 1,
+            memory_bytes_per_client: 824.0,
+            resident_bytes: 14_512_128,
             busiest_thread_share: 0.54,
             send_late: distribution(21, 1200),
             read_late: distribution(60, 3100),
+            own_tail: None,
         },
         audit: Audit::default(),
         limit: None,
@@ -96,10 +99,24 @@ pub(super) fn failed() -> Run {
         lost: 17,
         doubled: 2,
         reordered: 1,
-        announced: 0,
         closed: 1,
         first: (1..=10).map(|client| format!("client {client} in room 0 never got message {}", client * 31)).collect(),
+        ..Audit::default()
     };
+    run
+}
+
+/// The load generator stood still for half a second of a long run.
+pub(super) fn frozen() -> Run {
+    let mut run = sound();
+    run.name = "frozen for a while".to_owned();
+    run.generator.own_tail = Some(OwnTail {
+        quantiles: vec!["p99.9".to_owned(), "max".to_owned()],
+        sent_late_us: None,
+        read_late_us: Some(512_000),
+    });
+    run.audit.slow_closed = 3;
+    run.plan.slow_clients = 100;
     run
 }
 

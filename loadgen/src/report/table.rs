@@ -124,10 +124,15 @@ pub(super) const SECTIONS: &[Section] = &[
         prefix: "audit: ",
         rows: &[
             row("lost", |run| busy(run, count(run.audit.lost))),
+            row("of those announced", |run| busy(run, count(run.audit.announced))),
             row("doubled", |run| busy(run, count(run.audit.doubled))),
             row("out of order", |run| busy(run, count(run.audit.reordered))),
-            row("of those announced", |run| busy(run, count(run.audit.announced))),
+            row("of another room", |run| busy(run, count(run.audit.astray))),
             row("connections closed or broken", |run| Some(count(run.audit.closed))),
+            row("of them as too slow (4101)", |run| occurred(run.audit.closed_as_too_slow)),
+            row("slow clients closed (4101)", |run| (run.plan.slow_clients > 0).then(|| count(run.audit.slow_closed))),
+            row("messages never sent", |run| occurred(run.audit.never_sent)),
+            row("not sent for want of a connection", |run| occurred(run.audit.unsendable)),
         ],
     },
     Section {
@@ -135,11 +140,16 @@ pub(super) const SECTIONS: &[Section] = &[
         prefix: "loadgen: ",
         rows: &[
             row("threads", |run| Some(count(run.generator.threads as u64))),
-            row("busiest thread", |run| Some(percent(run.generator.busiest_thread_share))),
+            row("busiest thread", |run| busy(run, percent(run.generator.busiest_thread_share))),
             row("sends late, p99", |run| spent(&run.generator.send_late, |times| times.p99_us)),
             row("sends late, max", |run| spent(&run.generator.send_late, |times| times.max_us)),
             row("reads late, p99", |run| spent(&run.generator.read_late, |times| times.p99_us)),
             row("reads late, max", |run| spent(&run.generator.read_late, |times| times.max_us)),
+            row("latencies of its own", |run| {
+                run.generator.own_tail.as_ref().map(|own| units::printable(&own.quantiles.join(", ")))
+            }),
+            row("memory per client", |run| Some(bytes(run.generator.memory_bytes_per_client))),
+            row("resident memory", |run| Some(bytes(run.generator.resident_bytes as f64))),
         ],
     },
     Section {
@@ -157,8 +167,8 @@ pub(super) const SECTIONS: &[Section] = &[
             row("bytes of a message", |run| busy(run, count(run.plan.message_bytes as u64))),
             row("slow clients", |run| positive(run.plan.slow_clients as f64)),
             row("leave and come back, per second", |run| positive(run.plan.churn_per_second)),
-            row("measured", |run| Some(seconds(run.plan.duration_seconds))),
-            row("warm-up before", |run| Some(seconds(run.plan.warmup_seconds))),
+            row("measured or held", |run| Some(seconds(run.plan.duration_seconds))),
+            row("warm-up before", |run| busy(run, seconds(run.plan.warmup_seconds))),
         ],
     },
     Section {
@@ -176,6 +186,10 @@ pub(super) const SECTIONS: &[Section] = &[
 /// A cell that an idle run does not have.
 fn busy(run: &Run, cell: String) -> Option<String> {
     (!facts::is_idle(run)).then_some(cell)
+}
+
+fn occurred(number: u64) -> Option<String> {
+    (number > 0).then(|| count(number))
 }
 
 fn positive(value: f64) -> Option<String> {

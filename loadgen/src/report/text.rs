@@ -6,24 +6,38 @@ use crate::report::table::{DELIVERIES, LATENCIES, SECTIONS};
 use crate::report::{facts, units};
 use crate::results::{Distribution, Limit, Run};
 
-/// Lines are at most so many characters long.
-const COLUMNS: usize = 100;
+/// Lines are at most so many characters long,
+const COLUMNS_MAX: usize = 100;
+/// and no terminal is so narrow that they are shorter than this.
+const COLUMNS_MIN: usize = 72;
 /// Where the text begins that stands beside a label.
 const INDENT: usize = 18;
 
-/// The result of a run, for a terminal.
-pub fn render(run: &Run, color: bool) -> String {
-    let mut page = Page { text: String::new(), color };
+/// What a text is for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Screen {
+    /// Characters of a line, if it is a terminal that told.
+    pub columns: Option<usize>,
+    /// Whether colours are wanted.
+    pub color: bool,
+}
+
+/// The result of a run, for a person.
+pub fn render(run: &Run, screen: Screen) -> String {
+    let columns = screen.columns.unwrap_or(COLUMNS_MAX).clamp(COLUMNS_MIN, COLUMNS_MAX);
+    let mut page = Page { text: String::new(), columns, color: screen.color };
     page.headline(run);
     page.blank();
     page.paragraph("load", &facts::load(run));
-    let (measured, warmup) = (units::seconds(run.seconds), units::seconds(run.plan.warmup_seconds));
     let which = match &run.limit {
         Some(limit) if limit.rate > 0.0 => "; the figures down to the limit are those of the knee",
         _ => "",
     };
-    page.paragraph("measured", &format!("{measured} after {warmup} of warm-up{which}"));
-    if !facts::is_idle(run) {
+    let (measured, warmup) = (units::seconds(run.seconds), units::seconds(run.plan.warmup_seconds));
+    if facts::is_idle(run) {
+        page.paragraph("held", &measured);
+    } else {
+        page.paragraph("measured", &format!("{measured} after {warmup} of warm-up{which}"));
         page.latencies(run);
         page.deliveries(run);
     }
@@ -124,35 +138,39 @@ fn server(run: &Run) -> String {
 fn generator(run: &Run) -> String {
     let generator = &run.generator;
     let busiest = units::percent(generator.busiest_thread_share);
-    let mut text = match generator.threads {
-        1 => format!("1 thread, busy {busiest} of the time"),
-        threads => format!("{threads} threads, the busiest {busiest} of the time"),
-    };
+    let mut text = units::plural(generator.threads as u64, "thread");
+    match generator.threads {
+        _ if facts::is_idle(run) => {}
+        1 => text += &format!(", busy {busiest} of the time"),
+        _ => text += &format!(", the busiest {busiest} of the time"),
+    }
     for (name, late) in [("sends", &generator.send_late), ("reads", &generator.read_late)] {
         if late.count > 0 {
             let (p99, max) = (units::time(late.p99_us as f64), units::time(late.max_us as f64));
             text += &format!("; {name} late by p99 {p99}, max {max}");
         }
     }
-    text
+    let memory = units::bytes(generator.memory_bytes_per_client);
+    text + &format!("; {memory} memory per client, {} resident", units::bytes(generator.resident_bytes as f64))
 }
 
-/// The text so far, and whether it may be coloured.
+/// The text so far, how wide it may be, and whether it may be coloured.
 struct Page {
     text: String,
+    columns: usize,
     color: bool,
 }
 
 impl Page {
     fn headline(&mut self, run: &Run) {
-        let [first, second] = facts::headline(run);
-        let (first_value, second_value) = (self.paint("1", &first.value), self.paint("1", &second.value));
-        let mut line = format!("{first_value} {}    {second_value} {}", first.label, second.label);
-        if facts::verdict_word(run) != "sound" {
-            line += &format!("    {}", self.paint("1;31", &format!("{}: see the end", facts::verdict_word(run))));
-        }
-        self.text += &line;
-        self.text.push('\n');
+        let figures = facts::headline(run);
+        let warning =
+            Some(facts::verdict_word(run)).filter(|word| *word != "sound").map(|word| format!("{word}: see the end"));
+        let plain = figures.iter().map(|figure| format!("{} {}", figure.value, figure.label)).chain(warning.clone());
+        let together = plain.map(|part| part.chars().count() + 4).sum::<usize>() - 4 <= self.columns;
+        let painted = figures.iter().map(|figure| format!("{} {}", self.paint("1", &figure.value), figure.label));
+        let parts: Vec<_> = painted.chain(warning.map(|warning| self.paint("1;31", &warning))).collect();
+        self.line(&parts.join(if together { "    " } else { "\n" }));
     }
 
     fn latencies(&mut self, run: &Run) {
@@ -164,7 +182,10 @@ impl Page {
             let uncorrected = facts::time_of(&run.latency_uncorrected, quantile);
             self.line(&format!("{name:<INDENT$}{corrected:>11}{uncorrected:>15}"));
         }
-        let explanation = wrap(facts::UNCORRECTED, COLUMNS);
+        if let Some(own) = facts::own_tail(run) {
+            wrap(&own, self.columns).iter().for_each(|line| self.line(&self.paint("1;31", line)));
+        }
+        let explanation = wrap(facts::UNCORRECTED, self.columns);
         explanation.iter().for_each(|line| self.line(&self.paint("2", line)));
         self.blank();
     }
@@ -199,7 +220,7 @@ impl Page {
             };
             let figures = format!("{rate:>18}{deliveries:>15}{p50:>11}{p99:>11}   ");
             let indent = " ".repeat(figures.len());
-            for (index, line) in wrap(&word, COLUMNS - indent.len()).iter().enumerate() {
+            for (index, line) in wrap(&word, self.columns - indent.len()).iter().enumerate() {
                 self.line(&format!("{}{line}", if index == 0 { &figures } else { &indent }));
             }
         }
@@ -212,7 +233,7 @@ impl Page {
     fn audit(&mut self, run: &Run) {
         self.paragraph("audit", &facts::audit(run));
         for named in &run.audit.first {
-            let lines = wrap(&units::printable(named), COLUMNS - INDENT - 2);
+            let lines = wrap(&units::printable(named), self.columns - INDENT - 2);
             for (index, line) in lines.iter().enumerate() {
                 let bullet = if index == 0 { "- " } else { "  " };
                 self.line(&format!("{:INDENT$}{bullet}{line}", ""));
@@ -231,7 +252,7 @@ impl Page {
         let lead = format!("{word}: ");
         for (index, reason) in reasons.iter().enumerate() {
             let lead = if index == 0 { lead.clone() } else { " ".repeat(lead.len()) };
-            for (index, line) in wrap(reason, COLUMNS - lead.len()).iter().enumerate() {
+            for (index, line) in wrap(reason, self.columns - lead.len()).iter().enumerate() {
                 let lead = if index == 0 { lead.clone() } else { " ".repeat(lead.len()) };
                 self.line(&self.paint("1;31", &format!("{lead}{line}")));
             }
@@ -240,7 +261,7 @@ impl Page {
 
     /// A label, and a text beside it.
     fn paragraph(&mut self, label: &str, text: &str) {
-        for (index, line) in wrap(text, COLUMNS - INDENT).iter().enumerate() {
+        for (index, line) in wrap(text, self.columns - INDENT).iter().enumerate() {
             let label = if index == 0 { label } else { "" };
             self.line(&format!("{label:<INDENT$}{line}"));
         }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
+pub mod fault;
 pub mod server;
 
 use std::io::Read;
@@ -14,7 +15,9 @@ use std::time::{Duration, Instant};
 use loadgen::results::{Run, Verdict};
 
 #[allow(unused_imports, reason = "each test file uses its own part of it")]
-pub use server::{Fault, Manner, PAUSE, Server, close_frame, frame};
+pub use fault::{Fault, Manner, PAUSE};
+#[allow(unused_imports, reason = "each test file uses its own part of it")]
+pub use server::{Server, close_frame, frame};
 
 /// No run takes as long; one that does hangs, and is ended.
 const RUN_TIME_MAX: Duration = Duration::from_secs(60);
@@ -195,8 +198,9 @@ pub fn beside_each_other<Case: Sync>(cases: &[Case], check: impl Fn(&Case) + Syn
 /// The arguments of a short run: ten clients, 100 messages a second, 20 of them warm-up and 100 measured, unless `more`
 /// says something else. Template dialect, because the server is neither hi's chat nor its raw rooms.
 pub fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    let mut args = [&["--warmup", "200ms", "--quiet"], more].concat();
-    for (option, value) in [("--clients", "10"), ("--rate", "100"), ("--duration", "1s"), ("--publish", "{payload}")] {
+    let mut args = [&["--quiet"], more].concat();
+    let usual = [("--warmup", "200ms"), ("--clients", "10"), ("--rate", "100"), ("--duration", "1s")];
+    for (option, value) in usual.into_iter().chain([("--publish", "{payload}")]) {
         if !more.contains(&option) {
             args.extend([option, value]);
         }

@@ -13,65 +13,7 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
 use tungstenite::{Message, WebSocket};
 
-/// The server pauses for so long where a [`Fault`] says that it pauses.
-pub const PAUSE: Duration = Duration::from_secs(1);
-
-/// What the server does wrong. Messages are counted in each room, from 0, the warm-up's too; members are named as loadgen
-/// names its clients, by number.
-#[derive(Clone, Debug)]
-pub enum Fault {
-    /// Nothing: everyone gets everything once, in order.
-    None,
-    /// A member does not get every so many-th message.
-    Drops { member: usize, every: u64 },
-    /// A member does not get its first messages.
-    DropsFirst { member: usize, count: u64 },
-    /// A member gets every so many-th message twice.
-    Doubles { member: usize, every: u64 },
-    /// A member gets every so many-th message after the one that follows it.
-    Swaps { member: usize, every: u64 },
-    /// Members do not get these messages; the `told` ones get a `gap` notice instead.
-    Loses { members: Vec<usize>, told: Vec<String>, from: u64, to: u64 },
-    /// At one message, nothing moves for [`PAUSE`].
-    Stalls { at: u64 },
-    /// Every message comes in parts, with a ping between them.
-    Fragments,
-    /// At one message, a member gets the first 4,000 bytes of it, and the rest after [`PAUSE`].
-    HoldsBack { member: usize, at: u64 },
-    /// At one message, a member gets these bytes instead, and the connection ends if `end`.
-    Sends { member: usize, at: u64, bytes: Vec<u8>, end: bool },
-    /// At one message, a member gets it and the end of the connection in one segment.
-    EndsWith { member: usize, at: u64 },
-    /// At message 20 everyone is pinged; who has not answered by message 60 is closed.
-    Pings,
-    /// Who comes back under a name that was there already gets no message.
-    ForgetsReturned,
-    /// Every message goes to the members of all rooms.
-    ForgetsRooms,
-    /// Whatever comes after the handshake is read and thrown away.
-    Sinks,
-    /// Every handshake gets this answer, its body in a segment of its own.
-    Answers(&'static str),
-    /// So many handshakes are answered well, and the later ones with 503.
-    Full { after: usize },
-    /// Every handshake gets the answer to another key.
-    WrongAccept,
-    /// Every handshake is read, and never answered.
-    NeverAnswers,
-    /// A good answer to the handshake, with a Close behind it in one segment, once so many were good.
-    ClosesAtOnce { after: usize },
-    /// Whoever connects gets a message each millisecond, and its Close is not answered.
-    Floods,
-}
-
-/// How the server is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
-    /// The path decides: `/room/NAME?client=NAME` is in a room, `/publish/NAME` publishes to it.
-    Paths,
-    /// Members send `sub NAME`, publishers `{"room":"NAME","data":"..."}`; messages come wrapped in JSON.
-    Subscribe,
-}
+use super::fault::{Fault, Manner, PAUSE};
 
 /// The server. Its threads end with the test's process.
 pub struct Server {
@@ -337,6 +279,9 @@ impl Shared {
             Fault::EndsWith { member, at } if peer.is(*member) && number == *at => {
                 // So that loadgen finds both at once: it has read nothing for a while when they come.
                 peer.send(bytes);
+                let _ = peer.out.send(Out::End);
+            }
+            Fault::CutsPublishers { at } if peer.name.contains("publisher") && number == *at => {
                 let _ = peer.out.send(Out::End);
             }
             Fault::Pings if number == 20 => peer.send([bytes, frame(0x89, b"are you there?")].concat()),

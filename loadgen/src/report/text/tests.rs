@@ -25,7 +25,7 @@ connects          9,120 per second; handshake p50 900 us, p99 2.04 ms, max 40.1 
 server            0.712 us CPU time per delivery, 0.710 cores busy; 2.31 KiB memory per connection,
                   26.4 MiB resident
 load generator    1 thread, busy 54 % of the time; sends late by p99 52 us, max 1.20 ms; reads late
-                  by p99 143 us, max 3.10 ms
+                  by p99 143 us, max 3.10 ms; 824 B memory per client, 13.8 MiB resident
 audit             every client got every message once and in order
 
 sound
@@ -33,13 +33,13 @@ sound
 
 /// All but the lines of `SOUND`: what is special about a run.
 fn special(run: &Run) -> Vec<String> {
-    let text = render(run, false);
+    let text = render(run, Screen::default());
     text.lines().filter(|line| !SOUND.lines().any(|usual| usual == *line)).map(str::to_owned).collect()
 }
 
 #[test]
 fn a_sound_run_reads_like_this() {
-    assert_eq!(render(&samples::sound(), false), SOUND);
+    assert_eq!(render(&samples::sound(), Screen::default()), SOUND);
 }
 
 #[test]
@@ -67,27 +67,48 @@ fn a_failed_run_says_so_in_capitals_at_both_ends() {
 }
 
 #[test]
+fn latencies_that_are_not_the_servers_are_named_below_them() {
+    let run = samples::frozen();
+    assert_eq!(
+        special(&run),
+        [
+            "load              10,000 clients in 1 room, 1 publisher, 100 messages/s, 128 bytes a message, 100",
+            "                  slow; chat dialect, ws://127.0.0.1:40123/ws",
+            "p99.9 and max are the load generator's own: it read up to 512 ms late",
+            "audit             every client got every message once and in order; 3 slow clients closed as too",
+            "                  slow (4101)",
+        ]
+    );
+    let text = render(&run, Screen::default());
+    assert!(text.contains("9.01 ms\np99.9 and max are the load"), "directly under the table: {text}");
+    let table = render_comparison(&[run, samples::sound()]);
+    let told = |label: &str, cells: &str| table.lines().any(|line| line.starts_with(label) && line.contains(cells));
+    assert!(told("| loadgen: latencies of its own", "p99.9, max |"), "{table}");
+    assert!(told("| audit: slow clients closed (4101)", " 3 |"), "{table}");
+}
+
+#[test]
 fn an_invalid_run_names_the_load_generator() {
     let lines = special(&samples::invalid());
     assert!(lines[0].ends_with("    INVALID: see the end"), "{lines:?}");
     assert_eq!(lines.last().unwrap(), "INVALID: load generator bound: its busiest thread was busy 99 % of the time");
     let mut run = samples::invalid();
     run.verdict = Verdict::Invalid(Vec::new());
-    assert!(render(&run, false).ends_with("\n\nINVALID: load generator bound\n"));
+    assert!(render(&run, Screen::default()).ends_with("\n\nINVALID: load generator bound\n"));
 }
 
 #[test]
 fn an_idle_run_is_about_memory_and_connects() {
-    let text = render(&samples::idle(), false);
+    let text = render(&samples::idle(), Screen::default());
     let expected = "\
 2.31 KiB memory per connection    9,120 connects per second
 
 load              10,000 clients that only hold their connections; chat dialect,
                   ws://127.0.0.1:40123/ws
-measured          10 s after 2 s of warm-up
+held              10 s
 connects          9,120 per second; handshake p50 900 us, p99 2.04 ms, max 40.1 ms
 server            0.710 cores busy; 2.31 KiB memory per connection, 26.4 MiB resident
-load generator    1 thread, busy 54 % of the time
+load generator    1 thread; 824 B memory per client, 13.8 MiB resident
 audit             no connection was closed; no message was sent
 
 sound
@@ -95,7 +116,10 @@ sound
     assert_eq!(text, expected);
     let mut run = samples::idle();
     run.server = None;
-    assert!(render(&run, false).starts_with("unknown memory per connection (give --server-pid)    9,120 connects"));
+    assert!(
+        render(&run, Screen::default())
+            .starts_with("unknown memory per connection (give --server-pid)    9,120 connects")
+    );
 }
 
 #[test]
@@ -118,7 +142,7 @@ fn a_limit_shows_every_rate_and_its_knee() {
     let limit = run.limit.as_mut().unwrap();
     limit.steps.iter_mut().for_each(|step| step.held = false);
     (limit.rate, limit.deliveries_per_second) = (0.0, 0.0);
-    let text = render(&run, false);
+    let text = render(&run, Screen::default());
     assert!(text.starts_with("0 deliveries per second held    2.10 ms p99 at the lowest rate (limit 50 ms)\n"));
     assert!(text.contains("no rate was held"));
 }
@@ -139,20 +163,25 @@ fn nothing_arrived_is_told_without_numbers() {
     run.deliveries_per_second = 0.0;
     run.latency = Distribution::default();
     run.latency_uncorrected = Distribution::default();
-    let text = render(&run, false);
+    let text = render(&run, Screen::default());
     assert!(text.starts_with("0 deliveries per second    - p99 delivery latency    FAILED"), "{text}");
     assert!(text.contains("\np99                         -              -\n"), "{text}");
 }
 
 #[test]
 fn lines_fit_a_terminal_and_colour_changes_nothing_else() {
-    let runs = [samples::sound(), samples::failed(), samples::invalid(), samples::idle(), samples::storm()];
+    let runs =
+        [samples::sound(), samples::failed(), samples::invalid(), samples::frozen(), samples::idle(), samples::storm()];
     for run in runs.iter().chain(&[samples::limit(), samples::hostile()]) {
-        let plain = render(run, false);
-        assert!(plain.lines().all(|line| line.chars().count() <= COLUMNS), "{plain}");
+        for (columns, width) in [(None, COLUMNS_MAX), (Some(80), 80), (Some(200), COLUMNS_MAX), (Some(9), COLUMNS_MIN)]
+        {
+            let text = render(run, Screen { columns, color: false });
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{columns:?}: {text}");
+        }
+        let plain = render(run, Screen::default());
         assert!(!plain.chars().any(|character| character.is_control() && character != '\n'), "{plain}");
         assert!(plain.ends_with('\n') && !plain.contains("\n\n\n"), "{plain}");
-        let mut colored = render(run, true);
+        let mut colored = render(run, Screen { color: true, ..Screen::default() });
         for paint in ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[1;31m", "\x1b[1;32m"] {
             colored = colored.replace(paint, "");
         }

@@ -1,0 +1,116 @@
+//! What went wrong with messages and connections: counted, and the first ones named. Pure.
+
+use crate::payload::Stamp;
+
+/// Faults that are named; the others are counted.
+pub const NAMED_MAX: usize = 10;
+
+/// Messages that did not come once and in order, and connections that ended.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// Sent, and never arrived.
+    pub lost: u64,
+    /// Arrived more than once.
+    pub doubled: u64,
+    /// Arrived after a later one.
+    pub reordered: u64,
+    /// Arrived in another room.
+    pub astray: u64,
+    /// The server said that they are lost.
+    pub announced: u64,
+    /// Connections that ended.
+    pub closed: u64,
+    /// Of these, clients that were closed as too slow,
+    pub too_slow: u64,
+    /// and what they lost by that.
+    pub lost_of_too_slow: u64,
+    /// The first ones, in words.
+    pub first: Vec<String>,
+}
+
+impl Faults {
+    fn name(&mut self, sentence: impl FnOnce() -> String) {
+        if self.first.len() < NAMED_MAX {
+            self.first.push(sentence());
+        }
+    }
+
+    /// Those that no load excuses.
+    pub fn inexcusable(&self) -> Self {
+        let Self { doubled, reordered, astray, .. } = *self;
+        let first = if doubled + reordered + astray > 0 { self.first.clone() } else { Vec::new() };
+        Self { doubled, reordered, astray, first, ..Self::default() }
+    }
+
+    /// Takes those of a whole run instead of its own.
+    pub fn replace_inexcusable(&mut self, of_all: Self) {
+        let Self { doubled, reordered, astray, first, .. } = of_all;
+        (self.doubled, self.reordered, self.astray) = (doubled, reordered, astray);
+        if !first.is_empty() {
+            self.first = first;
+        }
+    }
+
+    /// Adds another thread's.
+    pub fn add(&mut self, other: Self) {
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.reordered += other.reordered;
+        self.astray += other.astray;
+        self.announced += other.announced;
+        self.closed += other.closed;
+        self.too_slow += other.too_slow;
+        self.lost_of_too_slow += other.lost_of_too_slow;
+        self.first.extend(other.first);
+        self.first.truncate(NAMED_MAX);
+    }
+
+    /// Messages were passed over.
+    pub fn ahead(&mut self, client: usize, stamp: &Stamp, count: u32) {
+        self.lost += u64::from(count);
+        let Stamp { publisher, sequence, .. } = stamp;
+        self.name(|| {
+            format!("client {client} got message {sequence} of publisher {publisher}, but not the {count} before it")
+        });
+    }
+
+    /// A message came after a later one.
+    pub fn reordered(&mut self, client: usize, stamp: &Stamp) {
+        self.lost = self.lost.saturating_sub(1);
+        self.reordered += 1;
+        let Stamp { publisher, sequence, .. } = stamp;
+        self.name(|| format!("client {client} got message {sequence} of publisher {publisher} after a later one"));
+    }
+
+    /// A message came again.
+    pub fn doubled(&mut self, client: usize, stamp: &Stamp) {
+        self.doubled += 1;
+        let Stamp { publisher, sequence, .. } = stamp;
+        self.name(|| format!("client {client} got message {sequence} of publisher {publisher} again"));
+    }
+
+    /// A message came from a room that the client is not in.
+    pub fn astray(&mut self, client: usize, stamp: &Stamp) {
+        self.astray += 1;
+        let Stamp { room, publisher, sequence, .. } = stamp;
+        self.name(|| {
+            format!(
+                "client {client} got message {sequence} of publisher {publisher} of room {room}, which it is not in"
+            )
+        });
+    }
+
+    /// At the end, messages had not come.
+    pub fn missing_at_end(&mut self, client: usize, count: u32, end: u32) {
+        if count > 0 {
+            self.lost += u64::from(count);
+            self.name(|| format!("client {client} never got the last {count} messages before number {end}"));
+        }
+    }
+
+    /// A connection ended.
+    pub fn closed(&mut self, sentence: String) {
+        self.closed += 1;
+        self.name(|| sentence);
+    }
+}

@@ -1,0 +1,144 @@
+//! What a run is asked to do, once it makes sense.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::results::PlanSummary;
+use crate::target::Template;
+
+/// How messages are packed.
+#[derive(Clone, Debug)]
+pub enum Dialect {
+    /// hi's chat.
+    Chat,
+    /// hi's raw rooms.
+    Raw,
+    /// Any other server.
+    Template {
+        /// Sent by each client once it is connected.
+        subscribe: Option<Template>,
+        /// Sent by a publisher.
+        publish: Template,
+    },
+}
+
+impl Dialect {
+    /// Its name in results.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Raw => "raw",
+            Self::Template { .. } => "template",
+        }
+    }
+}
+
+/// What kind of run it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// One rate, measured.
+    Steady,
+    /// The same, with all connections cut in the middle.
+    Storm,
+    /// Hold connections, publish nothing.
+    Idle,
+    /// Rising rates, until the p99 latency passes this.
+    FindLimit(Duration),
+}
+
+/// The server to measure.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// A hi of our own, and with how many shards.
+    Private {
+        /// `--hi`.
+        binary: Option<PathBuf>,
+        /// `--shards`.
+        shards: Option<usize>,
+    },
+    /// One that runs already.
+    Given {
+        /// Where clients connect.
+        url: String,
+        /// Its process, if known.
+        pid: Option<u32>,
+    },
+}
+
+/// Files to write.
+#[derive(Clone, Debug, Default)]
+pub struct Outputs {
+    /// `--json`.
+    pub json: Option<PathBuf>,
+    /// `--hgrm`.
+    pub hgrm: Option<PathBuf>,
+    /// `--html`.
+    pub html: Option<PathBuf>,
+    /// `--svg`.
+    pub svg: Option<PathBuf>,
+}
+
+/// A run that makes sense.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What to measure.
+    pub subject: Subject,
+    /// `--publish-url`.
+    pub publish_url: Option<String>,
+    /// How to talk to it.
+    pub dialect: Dialect,
+    /// What kind of run.
+    pub mode: Mode,
+    /// Clients that receive.
+    pub clients: usize,
+    /// Rooms.
+    pub rooms: usize,
+    /// Publishers in each room.
+    pub publishers: usize,
+    /// Messages a second in each room.
+    pub rate: f64,
+    /// Bytes of a message's text.
+    pub message_bytes: usize,
+    /// Measured time.
+    pub duration: Duration,
+    /// Thrown away before.
+    pub warmup: Duration,
+    /// Connects a second; 0: no limit.
+    pub ramp: u32,
+    /// How many of the clients read slowly: the last ones.
+    pub slow_clients: usize,
+    /// Clients a second that leave and come back.
+    pub churn_per_second: f64,
+    /// `--threads`.
+    pub threads: Option<usize>,
+    /// `--name`.
+    pub name: Option<String>,
+    /// Files to write.
+    pub outputs: Outputs,
+    /// No progress.
+    pub quiet: bool,
+}
+
+impl Plan {
+    /// Connections that a run holds: clients, and publishers if there are any.
+    pub fn connections(&self) -> usize {
+        self.clients + if self.mode == Mode::Idle { 0 } else { self.rooms * self.publishers }
+    }
+
+    /// For the result.
+    pub fn summary(&self, target: &str) -> PlanSummary {
+        PlanSummary {
+            target: target.to_owned(),
+            dialect: self.dialect.name().to_owned(),
+            clients: self.clients,
+            rooms: self.rooms,
+            publishers: self.publishers,
+            rate: if self.mode == Mode::Idle { 0.0 } else { self.rate },
+            message_bytes: self.message_bytes,
+            duration_seconds: self.duration.as_secs_f64(),
+            warmup_seconds: self.warmup.as_secs_f64(),
+            slow_clients: self.slow_clients,
+            churn_per_second: self.churn_per_second,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! How a step ends: what is overdue is sent, what is owed arrives, and what was counted is handed over.
+
+use std::sync::atomic::Ordering;
+
+use crate::client::Role;
+use crate::stats::Stats;
+use crate::worker::{Report, Worker};
+
+/// What is overdue when the last message was due is sent within this time, or never.
+pub const CATCH_UP_TIME_MAX_US: u64 = 3_000_000;
+/// What is owed is looked at so often: it takes a look at every client.
+const OWED_EVERY_US: u64 = 20_000;
+
+/// How far the end of a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The schedule goes on.
+    NotYet,
+    /// What is overdue is still sent, until this time.
+    Ceasing(u64),
+    /// Nothing more is sent.
+    Ceased,
+    /// What was sent is waited for; the time of the next look.
+    Settling(u64),
+    /// All is here, or was given up.
+    Settled,
+}
+
+impl Worker {
+    pub(super) fn cease(&mut self, now_us: u64) {
+        self.end = End::Ceasing(now_us + CATCH_UP_TIME_MAX_US);
+    }
+
+    pub(super) fn settle(&mut self) {
+        self.give_up_sending();
+        self.end = End::Settling(0);
+    }
+
+    pub(super) fn go_on_ending(&mut self, now_us: u64) {
+        match self.end {
+            End::Ceasing(until_us) if self.due.is_empty() || now_us >= until_us => {
+                self.give_up_sending();
+                let _ = self.reports.send(Report::Ceased);
+            }
+            End::Settling(next_us) if now_us >= next_us => {
+                if self.owed() == 0 {
+                    self.end = End::Settled;
+                    let _ = self.reports.send(Report::Settled);
+                } else {
+                    self.end = End::Settling(now_us + OWED_EVERY_US);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// From here on nothing is sent. What was due and is still here never will be.
+    fn give_up_sending(&mut self) {
+        let (Some(step), End::NotYet | End::Ceasing(_)) = (self.step, self.end) else { return };
+        self.end = End::Ceased;
+        self.due.clear();
+        for client in self.clients.iter().filter(|client| matches!(client.role, Role::Publisher { .. })) {
+            let sent = self.shared.sent[client.number].load(Ordering::Relaxed);
+            let unsent = u64::from(step.end() - sent);
+            *(if client.is_open() { &mut self.stats.never_sent } else { &mut self.stats.unsendable }) += unsent;
+        }
+    }
+
+    /// The number behind the last message that a publisher has sent.
+    fn sent_end(&self, room: usize, publisher: usize) -> u32 {
+        self.shared.sent[publisher * self.shared.plan.rooms + room].load(Ordering::Relaxed)
+    }
+
+    /// Messages that healthy clients may still get, and handshakes that are under way.
+    fn owed(&self) -> u64 {
+        let Some(step) = self.step else { return 0 };
+        let of_client = |client: &crate::client::Client| {
+            let tail = |publisher| {
+                let end = self.sent_end(client.room, publisher);
+                u64::from(client.auditor.missing_at_end(publisher as u16, step.first_measured(), end))
+            };
+            (0..self.shared.plan.publishers).map(tail).sum::<u64>() + client.auditor.may_still_come()
+        };
+        let healthy = |client: &&crate::client::Client| client.is_open() && client.role == Role::Member { slow: false };
+        self.connecting as u64 + self.clients.iter().filter(healthy).map(of_client).sum::<u64>()
+    }
+
+    /// Hands over what was counted, and begins anew.
+    pub(super) fn collect(&mut self) {
+        self.give_up_sending();
+        let mut stats = std::mem::take(&mut self.stats);
+        self.count_unanswered(&mut stats);
+        if let Some(step) = self.step.take() {
+            for index in 0..self.clients.len() {
+                // A slow client may be behind: that is what it is for.
+                let healthy = self.clients[index].role == Role::Member { slow: false };
+                let missing = if healthy { self.count_missing(index, step.first_measured(), &mut stats) } else { 0 };
+                stats.announced(self.clients[index].auditor.excused(missing));
+            }
+        }
+        let _ = self.reports.send(Report::Collected(Box::new(stats.collected())));
+    }
+
+    /// What a client never got after the last message that it did get.
+    fn count_missing(&self, index: usize, first: u32, stats: &mut Stats) -> u64 {
+        let client = &self.clients[index];
+        let mut all = 0;
+        for publisher in 0..self.shared.plan.publishers {
+            let end = self.sent_end(client.room, publisher);
+            let missing = client.auditor.missing_at_end(publisher as u16, first, end);
+            stats.faults.missing_at_end(client.number, missing, end);
+            all += u64::from(missing);
+        }
+        stats.lost_measured += all;
+        if client.too_slow {
+            stats.faults.lost_of_too_slow += all;
+        }
+        all
+    }
+}

@@ -1,0 +1,117 @@
+//! What is due is sent: the schedule decides, never the answers.
+
+use std::cmp::Reverse;
+use std::sync::atomic::Ordering;
+
+use crate::client::{Client, Progress, Role};
+use crate::payload::Stamp;
+use crate::plan::Dialect;
+use crate::schedule::Step;
+use crate::wire;
+use crate::worker::ending::End;
+use crate::worker::{Shared, Worker, client_name, room_name};
+
+/// Messages that are sent before the thread reads again: one that is behind its schedule must still read and answer.
+const SEND_BATCH_MAX: usize = 1024;
+/// A publisher whose messages the server doesn't take is given up at so many bytes.
+const UNSENT_BYTES_MAX: usize = 64 << 20;
+/// A publisher without a connection is looked at so often.
+const AWAY_LOOK_US: u64 = 10_000;
+
+impl Worker {
+    /// A step begins: every publisher gets its first date.
+    pub(super) fn begin(&mut self, step: Step) {
+        let publishers = self.shared.plan.publishers;
+        self.step = Some(step);
+        self.stats.begin(&step, publishers);
+        self.due.clear();
+        self.end = End::NotYet;
+        self.churned = 0.0;
+        for (index, client) in self.clients.iter_mut().enumerate() {
+            match client.role {
+                Role::Publisher { number } => {
+                    self.shared.sent[client.number].store(step.first, Ordering::Relaxed);
+                    self.due.push(Reverse((step.due_us(0, number, publishers), index, 0)));
+                }
+                Role::Member { .. } => {
+                    client.auditor.begin_again();
+                    client.answered_us = 0;
+                    if client.is_open() {
+                        // The warm-up is time enough for a subscription.
+                        client.auditor.expect_from(step.first_measured());
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn publish(&mut self, now_us: u64) {
+        let Some(step) = self.step else { return };
+        let publishers = self.shared.plan.publishers;
+        for _ in 0..SEND_BATCH_MAX {
+            let Some(Reverse((due_us, index, message))) = self.due.peek().copied() else { return };
+            if due_us > now_us {
+                return;
+            }
+            self.due.pop();
+            let client = &mut self.clients[index];
+            let Role::Publisher { number } = client.role else { unreachable!("only publishers are due") };
+            if !client.is_open() {
+                // One that comes back sends then what was due meanwhile: the schedule stays what it was.
+                if !client.gone {
+                    self.due.push(Reverse((now_us + AWAY_LOOK_US, index, message)));
+                }
+                continue;
+            }
+            let due_us = step.due_us(message, number, publishers);
+            let stamp = Stamp {
+                room: client.room as u32,
+                publisher: number,
+                sequence: step.first + message,
+                intended_us: due_us,
+            };
+            let frame = message_frame(&self.shared, client, &stamp);
+            let progress = client.send(&frame);
+            let stuck = client.unsent_bytes() > UNSENT_BYTES_MAX;
+            self.shared.sent[client.number].store(stamp.sequence + 1, Ordering::Relaxed);
+            // While there was no connection, it is not this thread that was late.
+            let late_us = self.shared.now_us().saturating_sub(due_us.max(client.since_us));
+            self.stats.sent(late_us, stamp.sequence);
+            match progress {
+                Progress::Ended(why) => self.ended(index, &why),
+                _ if stuck => self.ended(index, "the server doesn't take its messages: 64 MiB wait"),
+                _ => {}
+            }
+            if message + 1 < step.warm + step.measured {
+                self.due.push(Reverse((step.due_us(message + 1, number, publishers), index, message + 1)));
+            }
+        }
+    }
+
+    /// What a publisher still holds when its connection ends has not been sent.
+    pub(super) fn withdraw_unsent(&self, index: usize) {
+        let client = &self.clients[index];
+        let (Role::Publisher { number }, Some(step)) = (client.role, &self.step) else { return };
+        if client.is_open() && client.unsent_bytes() > 0 {
+            let any = Stamp { room: client.room as u32, publisher: number, sequence: 0, intended_us: 0 };
+            // All messages of a publisher have the same length.
+            let held = client.unsent_bytes().div_ceil(message_frame(&self.shared, client, &any).len());
+            let sent = self.shared.sent[client.number].load(Ordering::Relaxed);
+            let left = sent.saturating_sub(u32::try_from(held).unwrap_or(u32::MAX)).max(step.first);
+            self.shared.sent[client.number].store(left, Ordering::Relaxed);
+        }
+    }
+}
+
+fn message_frame(shared: &Shared, client: &Client, stamp: &Stamp) -> Vec<u8> {
+    let payload = shared.stamper.payload(stamp, shared.plan.message_bytes);
+    let room = room_name(client.room);
+    let text = match &shared.plan.dialect {
+        Dialect::Chat => format!("{{\"From\":\"\",\"Message\":\"{payload}\",\"Room\":\"{room}\",\"Meta\":false}}"),
+        Dialect::Raw => payload,
+        Dialect::Template { publish, .. } => publish.fill(&room, &client_name(client.number), &payload),
+    };
+    let mut frame = Vec::with_capacity(text.len() + 14);
+    wire::write_frame(&mut frame, wire::TEXT, text.as_bytes());
+    frame
+}
