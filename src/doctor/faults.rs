@@ -434,6 +434,8 @@ fn carrying(address: &Address) -> Option<Fault> {
 }
 
 fn raw_rooms(address: &Address) -> Option<Fault> {
+    // Where no handshake works, that of a raw room says nothing new.
+    address.handshake.done().filter(|handshake| handshake.is_sound())?;
     let note = match &address.raw {
         Step::Skipped => return None,
         Step::Done(carried) => carried.note.clone()?,

@@ -22,12 +22,13 @@ pub struct Authority {
 
 impl Authority {
     pub fn new() -> Self {
+        let unique = format!("{}-{:x}", std::process::id(), fastrand::u64(..));
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "The test's authority");
+        // Two authorities of the same name would take their certificates for forged ones.
+        params.distinguished_name.push(DnType::CommonName, format!("The test's authority {unique}"));
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let unique = format!("hi-ca-{}-{:x}", std::process::id(), fastrand::u64(..));
-        let folder = std::env::temp_dir().join(unique);
+        let folder = std::env::temp_dir().join(format!("hi-ca-{unique}"));
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
         Self { issuer, folder }
