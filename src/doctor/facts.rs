@@ -453,21 +453,21 @@ impl Idle {
         cut.map(|one| one.silent_seconds).reduce(f64::min)
     }
 
-    /// After how many seconds the server pinged first: from there on, the connections were not idle any more.
-    pub fn server_ping_seconds(&self) -> Option<f64> {
-        self.connections.iter().filter_map(|one| one.server_ping_seconds).reduce(f64::min)
+    /// How often the server pinged meanwhile: after each of its pings, silence began anew.
+    pub fn server_pings(&self) -> u32 {
+        self.connections.iter().map(|one| one.server_pings).sum()
     }
 }
 
 /// A connection on which nothing was said for a while.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct IdleConnection {
-    /// For how long nothing moved on it: until it was tried, or until it was cut.
+    /// For how long nothing moved on it: before it was cut, or else the longest time that it survived.
     pub silent_seconds: f64,
     /// What became of it.
     pub fate: IdleFate,
-    /// After how many seconds the server pinged, if it did.
-    pub server_ping_seconds: Option<f64>,
+    /// How often the server pinged: each ping ends a silence.
+    pub server_pings: u32,
 }
 
 /// What becomes of an idle connection.

@@ -2,6 +2,7 @@
 
 use super::diff::Diff;
 use super::facts::{Address, Answer, CertificateFaultKind, Echo, Facts, FailureKind, Handshake, Step, Tls};
+use super::url::Target;
 use super::verdict::{Finding, Kind, Lines};
 use crate::proxy::Proxy;
 
@@ -191,7 +192,11 @@ fn speaking(address: &Address, facts: &Facts) -> Option<Fault> {
         FailureKind::TlsNotPlain => Fault::new(
             Kind::TlsExpected,
             format!("port {port} speaks TLS there"),
-            format!("use wss:// instead: wss://{}{}", facts.target.authority(), facts.target.path),
+            format!(
+                "use wss:// instead: wss://{}{}",
+                Target { tls: true, ..facts.target.clone() }.authority(),
+                facts.target.path
+            ),
         ),
         FailureKind::OnlyHttp2 => http2_only(),
         FailureKind::TimedOut | FailureKind::Closed => Fault::new(
@@ -429,6 +434,8 @@ fn carrying(address: &Address) -> Option<Fault> {
 }
 
 fn raw_rooms(address: &Address) -> Option<Fault> {
+    // Where no handshake works, that of a raw room says nothing new.
+    address.handshake.done().filter(|handshake| handshake.is_sound())?;
     let note = match &address.raw {
         Step::Skipped => return None,
         Step::Done(carried) => carried.note.clone()?,

@@ -11,7 +11,7 @@ use super::facts::{
 use super::verdict::Finding;
 
 /// The column of the steps' names, in characters.
-const NAME_WIDTH: usize = 15;
+const NAME_WIDTH: usize = 17;
 /// The column of the times, in characters.
 const TIME_WIDTH: usize = 11;
 
@@ -234,16 +234,14 @@ impl Page {
             self.line(name, Tone::Bad, how, None, &details);
         }
         if let Some(survived) = idle.survived_seconds() {
-            let advice = match idle.cut_seconds() {
-                None => "; any ping interval up to that is fine",
-                Some(_) => "",
-            };
+            let advice = if idle.cut_seconds().is_none() { "; any ping interval up to that is fine" } else { "" };
             self.line(name, Tone::Good, "ok", None, &format!("{} of silence survived{advice}", seconds(survived)));
         }
-        if let Some(ping) = idle.server_ping_seconds() {
-            let text =
-                format!("the server pings after {ping:.0} s: longer silence does not occur and could not be tried");
-            self.below(Tone::Quiet, &text);
+        if idle.server_pings() > 0 {
+            self.below(
+                Tone::Quiet,
+                "the server pinged meanwhile: longer silence than between its pings does not occur",
+            );
         }
     }
 

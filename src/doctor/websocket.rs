@@ -120,14 +120,14 @@ impl Socket {
         let began = Instant::now();
         let mut last = began;
         let mut longest = Duration::ZERO;
-        let mut server_ping = None;
+        let mut server_pings = 0;
         let cut = loop {
             match timeout(silence.saturating_sub(began.elapsed()), self.next()).await {
                 Err(_) => break false,
                 Ok(Err(_)) => break true,
                 Ok(Ok(came)) => {
                     if let Came::Ping(payload) = came {
-                        server_ping.get_or_insert(began.elapsed().as_secs_f64());
+                        server_pings += 1;
                         if self.write(OpCode::Pong, payload).await.is_err() {
                             break true;
                         }
@@ -144,7 +144,7 @@ impl Socket {
             false => IdleFate::Deaf,
         };
         let silent_seconds = (silent.as_secs_f64() * 10.0).round() / 10.0;
-        IdleConnection { silent_seconds, fate, server_ping_seconds: server_ping }
+        IdleConnection { silent_seconds, fate, server_pings }
     }
 
     /// Closes in order, without waiting for long.
