@@ -1,6 +1,7 @@
 //! What hi counts, for Prometheus.
 //!
 //! - [`counters`]: what one thread counts while it works; only that thread writes it
+//! - [`delivery`]: how long messages take, of some of them
 //! - [`scrape`]: all of it added up, at the moment when somebody asks
 //!
 //! Whoever has something else to tell registers a collector: see [`Metrics::registry`].
@@ -14,6 +15,7 @@ use prometheus_client::registry::Registry;
 use crate::room;
 
 pub mod counters;
+pub mod delivery;
 pub mod scrape;
 
 use counters::Counters;
