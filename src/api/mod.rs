@@ -10,7 +10,7 @@
 //! - [`publish`], [`rooms`], [`health`]: what the addresses do
 //! - [`fields`], [`once`]: JSON bodies; requests that come twice
 //!
-//! [`client`] is the other side: `hi pub` and `hi rooms`.
+//! [`client`] and [`request`] are the other side: `hi pub` and `hi rooms`.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -29,6 +29,7 @@ pub mod key;
 pub mod listener;
 pub mod once;
 pub mod publish;
+pub mod request;
 pub mod rooms;
 pub mod routes;
 

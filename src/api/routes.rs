@@ -111,3 +111,40 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     let message = format!("{method} does not work at {:?}: see /api/openapi.json.", uri.path());
     ApiError::new(405, "method_not_allowed", message).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_description_has_every_address_and_no_other() {
+        let description: Value = serde_json::from_str(OPENAPI).expect("JSON");
+        let served: BTreeSet<_> = routes()
+            .iter()
+            .map(|route| (route.path.replace('*', ""), route.method.as_str().to_lowercase(), route.open))
+            .collect();
+        let mut described = BTreeSet::new();
+        for (path, methods) in description["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let open = operation.get("security") == Some(&Value::Array(Vec::new()));
+                described.insert((path.clone(), method.clone(), open));
+            }
+        }
+        assert_eq!(served, described);
+    }
+
+    #[test]
+    fn every_reference_in_the_description_leads_somewhere() {
+        let description: Value = serde_json::from_str(OPENAPI).expect("JSON");
+        let references: Vec<_> =
+            OPENAPI.split("\"$ref\": \"#").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+        assert!(references.len() > 20);
+        for reference in references {
+            assert!(description.pointer(reference).is_some(), "{reference}");
+        }
+    }
+}
