@@ -36,7 +36,7 @@ pub struct Config {
     pub internal: Internal,
 
     /// File with the key that the internal port asks for, except for health and metrics; one key a line, each of them
-    /// opens
+    /// opens [default: no key is asked for]
     #[arg(long, value_name = "FILE", env = "HI_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
 

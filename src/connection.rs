@@ -13,6 +13,7 @@ use tokio_uring::net::TcpStream;
 
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
+use crate::metrics::counters::Dialect;
 use crate::rate::Bucket;
 use crate::ring::{SLICES_PER_SEND_MAX, Slices};
 use crate::room::log::Read;
@@ -60,6 +61,16 @@ pub enum Role {
     },
 }
 
+impl Role {
+    /// What it speaks.
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            Self::Chat { .. } => Dialect::V0,
+            Self::Raw { .. } => Dialect::Raw,
+        }
+    }
+}
+
 /// A cursor into a room's log.
 #[derive(Clone, Copy, Debug)]
 pub struct Membership {
@@ -74,12 +85,20 @@ pub struct Membership {
 /// Where the bytes of a slice came from, in order to know what to do if they don't leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    /// The log of a room, from this `Seq` on.
-    Room { room: u32, from: u64 },
+    /// The log of a room: so many frames, from this `Seq` on.
+    Room { room: u32, frames: u32, from: u64 },
     /// The outbox.
     Own,
     /// The Close frame.
     Close,
+}
+
+impl Source {
+    /// Frames from a member's cursor to before `end`.
+    fn frames(membership: &Membership, end: u64) -> Self {
+        // A slice is smaller than 4 GiB, and so is the number of frames in it.
+        Self::Room { room: membership.room, frames: (end - membership.cursor) as u32, from: membership.cursor }
+    }
 }
 
 /// What became of a send.
@@ -238,15 +257,21 @@ impl Connection {
     }
 
     /// It has left the room: what a send in flight still holds of it is delivered whole, and no cursor moves back.
-    pub fn left(&mut self, room: u32) {
+    /// Returns how many frames that is.
+    pub fn left(&mut self, room: u32) -> u64 {
+        let mut delivered = 0;
         self.memberships.retain(|membership| membership.room != room);
-        let owned = |source: &mut Source| {
-            if matches!(source, Source::Room { room: left, .. } if *left == room) {
+        let mut owned = |source: &mut Source| {
+            if let Source::Room { room: left, frames, .. } = source
+                && *left == room
+            {
+                delivered += u64::from(*frames);
                 *source = Source::Own;
             }
         };
         owned(&mut self.source);
         self.sources.iter_mut().for_each(owned);
+        delivered
     }
 
     /// Remembers that the message `seq` is its own and must not come back (`?echo=0`).
@@ -272,7 +297,7 @@ impl Connection {
             && let Read::Frames(slice, cursor) = rooms.log(membership.room).read(membership.cursor, u64::MAX)
         {
             // Nearly every send of a broadcast ends here.
-            self.source = Source::Room { room: membership.room, from: membership.cursor };
+            self.source = Source::frames(membership, cursor);
             membership.cursor = cursor;
             return Next::Send(Slices::One(slice));
         }
@@ -351,7 +376,7 @@ impl Connection {
                     }
                     Read::Frames(slice, cursor) => {
                         bytes += slice.len();
-                        sources.push(Source::Room { room: membership.room, from: membership.cursor });
+                        sources.push(Source::frames(membership, cursor));
                         slices.push(slice);
                         membership.cursor = cursor;
                     }
@@ -367,6 +392,11 @@ impl Connection {
         let whole = count == slices.len();
         let closed = self.in_flight().contains(&Source::Close);
         if whole {
+            for source in self.in_flight() {
+                if let Source::Room { room, frames, from } = *source {
+                    rooms.delivered(room, from, from + u64::from(frames));
+                }
+            }
             self.forget_own();
             self.forget_sources();
             return if closed { Sent::Closed } else { Sent::Whole };
@@ -383,6 +413,9 @@ impl Connection {
             let taken = count.min(slice.len());
             count -= taken;
             if taken == slice.len() {
+                if let Source::Room { room, frames, from } = source {
+                    rooms.delivered(room, from, from + u64::from(frames));
+                }
                 continue;
             }
             match source {
@@ -393,16 +426,18 @@ impl Connection {
                     continue;
                 }
                 Source::Room { room, .. } if rewound.contains(&room) => continue,
-                Source::Room { room, from } => {
+                Source::Room { room, frames, from } => {
                     if let Some(membership) = self.memberships.iter_mut().find(|membership| membership.room == room)
                         && let Some((cursor, missing)) = rooms.log(room).position_after(from, taken)
                     {
                         membership.cursor = cursor;
+                        rooms.delivered(room, from, cursor);
                         rewound.push(room);
                         slice.advance(taken);
                         slice.truncate(missing);
                     } else {
                         // It has left the room, or the log has moved on: what was promised is kept whole.
+                        rooms.delivered(room, from, from + u64::from(frames));
                         slice.advance(taken);
                     }
                 }
@@ -450,6 +485,7 @@ impl Connection {
             if waiting_bytes + slice.len() > bytes_max || !self.reply(slice.detached()) {
                 break;
             }
+            rooms.delivered(room, cursor, next);
             cursor = next;
         }
         self.memberships[index].cursor = cursor;

@@ -8,8 +8,10 @@
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use crate::os;
 use crate::room::Room;
@@ -28,6 +30,21 @@ pub struct Relay {
     pub seq: u64,
     /// Header and payload, as they leave.
     pub frame: Bytes,
+    /// When the message was received, if its deliveries are to be timed.
+    pub received: Option<Instant>,
+}
+
+/// The order to close the connections of a user.
+#[derive(Debug)]
+pub struct Disconnect {
+    /// Whose.
+    pub user: Arc<str>,
+    /// Only those that are in this chat room.
+    pub room: Option<Arc<str>>,
+    /// What they are told.
+    pub reason: Arc<str>,
+    /// Told how many were closed.
+    pub closed: oneshot::Sender<usize>,
 }
 
 /// What a push came to.
@@ -56,12 +73,24 @@ pub struct Inbox {
     woken: AtomicBool,
     dropped: AtomicU64,
     wake_up: OwnedFd,
+    /// Rare; whoever gives an order waits for the answer, so there are never more than there are connections to the
+    /// internal port.
+    orders: Mutex<Vec<Disconnect>>,
+    ordered: AtomicBool,
 }
 
 impl Inbox {
     /// An empty inbox; `wake_up` is the eventfd that the shard waits for.
     pub fn new(wake_up: OwnedFd, bytes_max: usize) -> Self {
-        Self { queue: Mutex::default(), bytes_max, woken: AtomicBool::new(false), dropped: AtomicU64::new(0), wake_up }
+        Self {
+            queue: Mutex::default(),
+            bytes_max,
+            woken: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+            wake_up,
+            orders: Mutex::default(),
+            ordered: AtomicBool::new(false),
+        }
     }
 
     /// Appends a relay. Called under the room's lock, so that all inboxes agree on the room's order.
@@ -88,6 +117,20 @@ impl Inbox {
         let mut queue = self.queue.lock().expect("an inbox's lock is never held over a panic");
         queue.bytes = 0;
         std::mem::swap(&mut queue.relays, relays);
+    }
+
+    /// Gives an order; [`Inbox::wake`] has to follow.
+    pub fn disconnect(&self, order: Disconnect) {
+        self.orders.lock().expect("an inbox's lock is never held over a panic").push(order);
+        self.ordered.store(true, Ordering::Release);
+    }
+
+    /// Takes the orders that wait; nearly always there are none.
+    pub fn take_orders(&self) -> Vec<Disconnect> {
+        if !self.ordered.load(Ordering::Relaxed) || !self.ordered.swap(false, Ordering::Acquire) {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.orders.lock().expect("an inbox's lock is never held over a panic"))
     }
 
     /// Bytes that wait, with their overhead.

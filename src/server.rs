@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::api::health::{Check, Readiness};
+use crate::api::key::Keys;
 use crate::api::{self, App, InternalPort};
 use crate::canary::{Canary, Plan};
 use crate::config::{Config, Internal};
@@ -54,6 +55,8 @@ impl fmt::Display for StartError {
 pub struct Server {
     addresses: Vec<SocketAddr>,
     internal: Option<SocketAddr>,
+    /// Whether the internal port asks for no key.
+    internal_is_open: bool,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     registry: Arc<Registry>,
@@ -72,6 +75,7 @@ impl Server {
         let shards = config.shard_count(cores.len());
         let config = Arc::new(config);
         let per_address = bind(&config, shards)?;
+        let keys = config.api_key_file.as_deref().map_or(Ok(Keys::default()), Keys::load).map_err(StartError)?;
         let internal = bind_internal(&config)?;
         let addresses = per_address.iter().map(|listeners| local_address(&listeners[0])).collect::<Result<_, _>>()?;
         let wake_ups = many(shards, os::new_eventfd)?;
@@ -90,6 +94,7 @@ impl Server {
         let mut server = Self {
             addresses,
             internal: internal.as_ref().map(InternalPort::address),
+            internal_is_open: !keys.is_set(),
             metrics: Arc::new(Metrics::new(&instance, all_counters, Arc::clone(&registry))),
             readiness: Arc::new(Readiness::new(Arc::clone(&stop))),
             registry,
@@ -138,6 +143,8 @@ impl Server {
                 readiness: Arc::clone(&server.readiness),
                 counters: counters_of_internal,
                 raw: config.raw,
+                keys,
+                once: Mutex::default(),
             };
             port.serve(Arc::new(app)).map_err(out_of_files)?;
         }
@@ -226,6 +233,11 @@ pub fn serve<R: DataRing + 'static>(config: Config) -> Result<(), StartError> {
     info!("hi is open at {}; {shards} shards; {kernel}", Links(server.addresses()));
     if let Some(address) = server.internal_address() {
         info!("the internal port is at http://{address}/ (publishing, rooms, health, metrics)");
+        if server.internal_is_open && !address.ip().is_loopback() {
+            warn!(
+                "whoever reaches the internal port may publish: it is not on loopback, and asks for no key (--api-key-file)"
+            );
+        }
     }
     let connections = files.saturating_sub(files_needed);
     info!("the file limit of {files} allows {connections} connections; {}", budget_config.memory_budget(shards));

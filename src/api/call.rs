@@ -22,6 +22,8 @@ const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 /// A request, complete.
 #[derive(Debug)]
 pub struct Call {
+    /// The path, as it came.
+    pub path: String,
     /// The room of the address, decoded and not checked yet; empty where the address names none.
     pub room: String,
     /// Behind the `?`.

@@ -6,13 +6,15 @@
 //! - [`listener`]: connections, bounded in number and in idle time
 //! - [`routes`]: every address, and the key that most of them ask for
 //! - [`call`]: a request with its body, and the answer
+//! - [`key`]: who gets in
 //! - [`publish`], [`rooms`], [`health`]: what the addresses do
+//! - [`fields`], [`once`]: JSON bodies; requests that come twice
 //!
-//! [`client`] is the other side: `hi pub` and `hi rooms`.
+//! [`client`] and [`request`] are the other side: `hi pub` and `hi rooms`.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::config::RawMode;
 use crate::metrics::Metrics;
@@ -21,12 +23,20 @@ use crate::room::registry::Registry;
 
 pub mod call;
 pub mod client;
+pub mod fields;
 pub mod health;
+pub mod key;
 pub mod listener;
+pub mod once;
+pub mod publish;
+pub mod request;
+pub mod rooms;
 pub mod routes;
 
 use health::Readiness;
+use key::Keys;
 use listener::Bounded;
+use once::Once;
 
 /// What the internal port works on.
 #[derive(Debug)]
@@ -41,6 +51,10 @@ pub struct App {
     pub counters: Arc<Counters>,
     /// Whether there are raw rooms.
     pub raw: RawMode,
+    /// Who gets in.
+    pub keys: Keys,
+    /// What has been published under an `Idempotency-Key`.
+    pub once: Mutex<Once>,
 }
 
 /// A port that is bound, and answers once it is served.

@@ -1,5 +1,6 @@
 //! Every address of the internal port.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -10,46 +11,82 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::App;
 use super::call::{Answer, ApiError, Call, read_body};
-use super::health;
+use super::{health, publish, rooms};
+
+/// The description of every address, as `/api/openapi.json` serves it.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// What comes of a request.
+type Outcome = Result<Answer, ApiError>;
 
 /// What an address does, once the request is there.
-type Handler = fn(&App, &Call) -> Result<Answer, ApiError>;
+#[derive(Clone, Copy)]
+enum Handler {
+    /// At once.
+    Now(fn(&App, &Call) -> Outcome),
+    /// Once the shards have answered.
+    Later(for<'a> fn(&'a App, &'a Call) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>),
+}
 
 /// One address.
 struct Route {
     method: Method,
     path: &'static str,
+    /// Whether it is open to whoever reaches the port, or asks for the key.
+    open: bool,
     handler: Handler,
 }
 
 /// All of them. `{*room}` is the rest of the path, so that a room's name may contain slashes.
 fn routes() -> Vec<Route> {
-    let route = |method, path, handler: Handler| Route { method, path, handler };
+    use Handler::{Later, Now};
+    let open = |path, handler| Route { method: Method::GET, path, open: true, handler: Now(handler) };
+    let guarded = |method, path, handler| Route { method, path, open: false, handler };
     vec![
-        route(Method::GET, "/healthz", health::healthz),
-        route(Method::GET, "/readyz", health::readyz),
-        route(Method::GET, "/metrics", health::metrics),
+        open("/healthz", health::healthz),
+        open("/readyz", health::readyz),
+        open("/metrics", health::metrics),
+        guarded(Method::POST, "/api/publish", Now(publish::publish)),
+        guarded(Method::POST, "/api/broadcast", Now(publish::broadcast)),
+        guarded(Method::POST, "/pub/{*room}", Now(publish::publish_raw)),
+        guarded(Method::GET, "/api/rooms", Now(rooms::rooms)),
+        guarded(Method::GET, "/api/rooms/{*room}", Now(rooms::one_room)),
+        guarded(Method::POST, "/api/disconnect", Later(|app, call| Box::pin(rooms::disconnect(app, call)))),
+        guarded(Method::GET, "/api/openapi.json", Now(openapi)),
     ]
+}
+
+fn openapi(_: &App, _: &Call) -> Outcome {
+    Ok(Answer::text("application/json", OPENAPI.to_owned()))
 }
 
 /// What axum serves.
 pub fn router(app: Arc<App>) -> Router {
     let mut router = Router::new();
-    for Route { method, path, handler } in routes() {
-        router = router.route(path, service(&method, handler, &app));
+    for route in routes() {
+        router = router.route(route.path, service(&route, &app));
     }
     router.fallback(not_found).method_not_allowed_fallback(method_not_allowed)
 }
 
-fn service(method: &Method, handler: Handler, app: &Arc<App>) -> MethodRouter {
-    let filter = MethodFilter::try_from(method.clone()).expect("methods that we serve");
-    let app = Arc::clone(app);
+fn service(route: &Route, app: &Arc<App>) -> MethodRouter {
+    let filter = MethodFilter::try_from(route.method.clone()).expect("methods that we serve");
+    let (app, open, handler) = (Arc::clone(app), route.open, route.handler);
     on(filter, move |request: Request| async move {
-        match call(request).await.and_then(|call| handler(&app, &call)) {
-            Ok(answer) => answer.into_response(),
-            Err(error) => error.into_response(),
-        }
+        let outcome = answer(&app, open, handler, request).await;
+        outcome.map_or_else(ApiError::into_response, Answer::into_response)
     })
+}
+
+async fn answer(app: &App, open: bool, handler: Handler, request: Request) -> Outcome {
+    if !open {
+        app.keys.admit(request.headers())?;
+    }
+    let call = call(request).await?;
+    match handler {
+        Handler::Now(handler) => handler(app, &call),
+        Handler::Later(handler) => handler(app, &call).await,
+    }
 }
 
 async fn call(request: Request) -> Result<Call, ApiError> {
@@ -60,7 +97,8 @@ async fn call(request: Request) -> Result<Call, ApiError> {
     let room = params.iter().next().map(|(_, room)| room.to_owned()).unwrap_or_default();
     let body = read_body(body).await?;
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    Ok(Call { room, query, headers: parts.headers, body })
+    let path = parts.uri.path().to_owned();
+    Ok(Call { path, room, query, headers: parts.headers, body })
 }
 
 async fn not_found(uri: Uri) -> Response {
@@ -72,4 +110,41 @@ async fn not_found(uri: Uri) -> Response {
 async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     let message = format!("{method} does not work at {:?}: see /api/openapi.json.", uri.path());
     ApiError::new(405, "method_not_allowed", message).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_description_has_every_address_and_no_other() {
+        let description: Value = serde_json::from_str(OPENAPI).expect("JSON");
+        let served: BTreeSet<_> = routes()
+            .iter()
+            .map(|route| (route.path.replace('*', ""), route.method.as_str().to_lowercase(), route.open))
+            .collect();
+        let mut described = BTreeSet::new();
+        for (path, methods) in description["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let open = operation.get("security") == Some(&Value::Array(Vec::new()));
+                described.insert((path.clone(), method.clone(), open));
+            }
+        }
+        assert_eq!(served, described);
+    }
+
+    #[test]
+    fn every_reference_in_the_description_leads_somewhere() {
+        let description: Value = serde_json::from_str(OPENAPI).expect("JSON");
+        let references: Vec<_> =
+            OPENAPI.split("\"$ref\": \"#").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+        assert!(references.len() > 20);
+        for reference in references {
+            assert!(description.pointer(reference).is_some(), "{reference}");
+        }
+    }
 }

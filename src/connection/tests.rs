@@ -210,7 +210,7 @@ impl Bench {
         if self.connection.state == State::Open {
             self.connection.settle(&self.rooms, SETTLE_BYTES_MAX);
             self.connection.close(encode(&Frame::Close, 2), State::Closing);
-            self.slots.iter().for_each(|room| self.connection.left(*room));
+            self.slots.iter().for_each(|room| _ = self.connection.left(*room));
         }
     }
 
@@ -227,7 +227,7 @@ impl Bench {
                     } else if member {
                         self.owed[room].push(Owed::Message(seq));
                     }
-                    self.rooms.append(&Relay { room: Arc::clone(&self.shared[room]), seq, frame });
+                    self.rooms.append(&Relay { room: Arc::clone(&self.shared[room]), seq, frame, received: None });
                 }
             }
             Step::Reply { len } if self.is_chat() && self.connection.state == State::Open => {

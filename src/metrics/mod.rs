@@ -1,6 +1,8 @@
 //! What hi counts, for Prometheus.
 //!
 //! - [`counters`]: what one thread counts while it works; only that thread writes it
+//! - [`delivery`]: how long messages take, of some of them
+//! - [`handshakes`]: those that failed, as somebody else counts them
 //! - [`scrape`]: all of it added up, at the moment when somebody asks
 //!
 //! Whoever has something else to tell registers a collector: see [`Metrics::registry`].
@@ -14,9 +16,12 @@ use prometheus_client::registry::Registry;
 use crate::room;
 
 pub mod counters;
+pub mod delivery;
+pub mod handshakes;
 pub mod scrape;
 
 use counters::Counters;
+use handshakes::{HandshakeFailures, Handshakes};
 
 /// The media type of [`Metrics::encode`] (OpenMetrics 1.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -25,6 +30,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 #[derive(Debug)]
 pub struct Metrics {
     registry: Mutex<Registry>,
+    handshakes: Handshakes,
 }
 
 impl Metrics {
@@ -41,7 +47,14 @@ impl Metrics {
         let instance = [("instance", instance.to_owned())];
         registry.register("hi_instance", "This process, as its answers name it", Info::new(instance));
         registry.register_collector(Box::new(scrape::Scrape { counters, rooms }));
-        Self { registry: Mutex::new(registry) }
+        let handshakes = Handshakes::default();
+        registry.register_collector(Box::new(handshakes.clone()));
+        Self { registry: Mutex::new(registry), handshakes }
+    }
+
+    /// Says who counts handshakes that fail: `count` is asked whenever somebody asks for metrics.
+    pub fn count_handshake_failures_with(&self, count: impl Fn() -> Vec<HandshakeFailures> + Send + Sync + 'static) {
+        self.handshakes.count_with(Box::new(count));
     }
 
     /// The registry, to add metrics or collectors of one's own, at any time.
@@ -54,5 +67,32 @@ impl Metrics {
         let mut text = String::new();
         text::encode(&mut text, &self.registry()).expect("memory takes text");
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_add_what_they_count() {
+        let rooms = Arc::new(room::registry::Registry::new(Arc::new([]), 1));
+        let metrics = Metrics::new("0123", Vec::new(), rooms);
+        assert!(metrics.encode().contains("# TYPE hi_handshake_failures counter\n"));
+        metrics.count_handshake_failures_with(|| {
+            vec![HandshakeFailures { reason: "no_upgrade".into(), hop: "proxy".into(), count: 3 }]
+        });
+        let gauge = prometheus_client::metrics::gauge::Gauge::<i64>::default();
+        metrics.registry().register("hi_canary_ok", "The canary", gauge.clone());
+        gauge.set(1);
+        let text = metrics.encode();
+        for line in [
+            "hi_handshake_failures_total{reason=\"no_upgrade\",hop=\"proxy\"} 3\n",
+            "hi_canary_ok 1\n",
+            "hi_instance_info{instance=\"0123\"} 1\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -16,6 +16,8 @@ pub enum CloseReason<'a> {
     Unreadable,
     /// A message into a raw room that only listens (1008).
     ListenOnly,
+    /// The operator wants it gone, for this reason (1008).
+    Disconnected(&'a str),
     /// Its name is taken in the room of its address (4002).
     NameTaken,
     /// It reads too slowly to be kept (4101).
@@ -34,7 +36,7 @@ impl CloseReason<'_> {
             Self::Violation(code, _) => *code,
             Self::BinaryInChat => 1003,
             Self::Unreadable => 1007,
-            Self::ListenOnly => 1008,
+            Self::ListenOnly | Self::Disconnected(_) => 1008,
             Self::NameTaken => 4002,
             Self::TooSlow | Self::RepliesUnread => 4101,
             Self::RateLimit => 4102,
@@ -49,6 +51,7 @@ impl CloseReason<'_> {
             Self::BinaryInChat => "chat takes text messages only; binary ones go to /raw/ROOM",
             Self::Unreadable => "three messages in a row could not be read as JSON objects",
             Self::ListenOnly => "this server's raw rooms are for listening only (--raw listen)",
+            Self::Disconnected(reason) => return Cow::Owned((*reason).to_owned()),
             Self::NameTaken => "that name is taken in this room; pick another",
             Self::TooSlow => "too slow: messages were lost; come back",
             Self::RepliesUnread => "too slow: the replies to you are not being read",

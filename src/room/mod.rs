@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -69,15 +70,38 @@ struct State {
 
 /// What a publisher has to do after a publish, once its turn's publishes are done: wake these shards.
 #[derive(Debug, Default)]
-pub struct Wakes(Vec<usize>);
+pub struct Wakes {
+    shards: Vec<usize>,
+    /// When what is published now was received, if its deliveries are to be timed.
+    pub received: Option<Instant>,
+}
 
 impl Wakes {
+    /// Nobody to wake yet; what is published will be timed from `at` on.
+    pub fn received(at: Instant) -> Self {
+        Self { shards: Vec::new(), received: Some(at) }
+    }
+
     /// Wakes every shard that was pushed to and not woken yet.
     pub fn wake_all(&mut self, inboxes: &[Inbox]) {
-        for shard in self.0.drain(..) {
+        for shard in self.shards.drain(..) {
             inboxes[shard].wake();
         }
     }
+}
+
+/// What somebody publishes who is no member.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// A chat message.
+    Chat {
+        /// Who says it.
+        from: &'a str,
+        /// What.
+        text: &'a str,
+    },
+    /// A frame as it is.
+    Frame(&'a Bytes),
 }
 
 /// When a change of membership is announced.
@@ -129,6 +153,16 @@ impl Room {
         users
     }
 
+    /// How many members it has.
+    pub fn members(&self) -> usize {
+        self.lock().members
+    }
+
+    /// `Seq` of its newest frame; 0 before the first.
+    pub fn last_seq(&self) -> u64 {
+        self.lock().next_seq - 1
+    }
+
     /// Publishes the chat message `text` of `user` and returns its `Seq`.
     pub fn publish_chat(self: &Arc<Self>, user: &str, text: &str, now_ms: u64, wakes: &mut Wakes) -> u64 {
         let message = broadcast::Unnumbered::message(user, &self.name, text);
@@ -140,6 +174,22 @@ impl Room {
     /// Publishes a frame as it is, and returns its `Seq`.
     pub fn publish_raw(self: &Arc<Self>, frame: &Bytes, wakes: &mut Wakes) -> u64 {
         self.publish(&mut self.lock(), frame, wakes)
+    }
+
+    /// Publishes for somebody who is no member, and returns the message's `Seq` and how many members it goes to.
+    pub fn publish_from_outside(
+        self: &Arc<Self>,
+        payload: Payload<'_>,
+        now_ms: u64,
+        wakes: &mut Wakes,
+    ) -> (u64, usize) {
+        let message = match payload {
+            Payload::Chat { from, text } => Ok(broadcast::Unnumbered::message(from, &self.name, text)),
+            Payload::Frame(frame) => Err(frame.clone()),
+        };
+        let mut state = self.lock();
+        let frame = message.map_or_else(|frame| frame, |message| message.number(state.next_seq, self.epoch, now_ms));
+        (self.publish(&mut state, &frame, wakes), state.members)
     }
 
     /// Publishes the notice about the joins and leaves that were folded until now.
@@ -230,9 +280,9 @@ impl Room {
             if state.members_by_shard[shard] == 0 {
                 continue;
             }
-            let relay = Relay { room: Arc::clone(self), seq, frame: frame.clone() };
+            let relay = Relay { room: Arc::clone(self), seq, frame: frame.clone(), received: wakes.received };
             if inbox.push(relay) == Pushed::Wake {
-                wakes.0.push(shard);
+                wakes.shards.push(shard);
             }
         }
         seq

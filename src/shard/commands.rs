@@ -6,14 +6,16 @@ use fastwebsockets::OpCode;
 
 use super::Shard;
 use crate::config::{RawMode, Slow};
-use crate::connection::{Gap, OUTBOX_BYTES_MAX, Role};
+use crate::connection::{Connection, Gap, OUTBOX_BYTES_MAX, Role, State};
 use crate::frame::decode::Kind;
 use crate::frame::encode;
+use crate::metrics::counters::Lapped;
 use crate::protocol::broadcast::{self, to_one};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name;
 use crate::protocol::v0::{self, Command, text};
 use crate::rate::Verdict;
+use crate::relay::Disconnect;
 use crate::ring::DataRing;
 use crate::room::{JoinError, Namespace, Room};
 
@@ -31,7 +33,16 @@ impl<R: DataRing> Shard<R> {
             Role::Chat { user } => (&self.chat_rate, Some(Arc::clone(user))),
             Role::Raw { .. } => (&self.raw_rate, None),
         };
-        match (connection.bucket.take(rate, now_ms), user) {
+        let dialect = connection.role.dialect();
+        let verdict = connection.bucket.take(rate, now_ms);
+        let counted = if verdict == Verdict::Pass {
+            self.counters.messages_in(dialect)
+        } else {
+            self.counters.rate_limited(dialect)
+        };
+        counted.add(1);
+        self.wakes.received = self.sampler.sample();
+        match (verdict, user) {
             (Verdict::RefusedTooLong, _) => self.close(slot, &CloseReason::RateLimit),
             (Verdict::Refused, Some(_)) => {
                 let refusal = text::too_fast(self.config.rate_limit);
@@ -42,6 +53,7 @@ impl<R: DataRing> Shard<R> {
             (Verdict::Pass, Some(user)) => self.chat_message(slot, &user, kind, payload),
             (Verdict::Pass, None) => self.raw_message(slot, kind, payload),
         }
+        self.wakes.received = None;
     }
 
     fn raw_message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
@@ -123,11 +135,37 @@ impl<R: DataRing> Shard<R> {
         let lost = self.connections[slot as usize].settle_last(room_slot, &self.rooms, LEAVE_BYTES_MAX);
         self.leave(slot, room_slot);
         match lost {
-            Some(_) if self.config.slow == Slow::Close => return self.close(slot, &CloseReason::TooSlow),
-            Some(Gap { first, last, .. }) => self.reply(slot, broadcast::gap(name, first, last, room.epoch())),
+            Some(_) if self.config.slow == Slow::Close => {
+                self.counters.lapped(Lapped::Close).add(1);
+                return self.close(slot, &CloseReason::TooSlow);
+            }
+            Some(Gap { first, last, .. }) => {
+                self.counters.gaps.add(1);
+                self.counters.lost.add(last - first + 1);
+                self.reply(slot, broadcast::gap(name, first, last, room.epoch()));
+            }
             None => {}
         }
         self.system(slot, &text::left(name));
+    }
+
+    /// Closes the connections of a user, as the internal port orders it.
+    pub(super) fn disconnect(&mut self, order: Disconnect) {
+        let Disconnect { user, room, reason, closed } = order;
+        let in_room = |connection: &Connection| {
+            let mut rooms = connection.memberships.iter().map(|membership| &self.rooms.get(membership.room).room);
+            room.as_ref().is_none_or(|name| rooms.any(|room| room.name() == name))
+        };
+        let is_meant = |connection: &Connection| {
+            connection.state == State::Open && connection.user() == Some(&user) && in_room(connection)
+        };
+        let meant = self.connections.iter().filter(|(_, connection)| is_meant(connection));
+        let slots: Vec<_> = meant.map(|(slot, _)| slot as u32).collect();
+        for slot in &slots {
+            self.close(*slot, &CloseReason::Disconnected(&reason));
+        }
+        // Nobody may wait for the answer any more.
+        let _ = closed.send(slots.len());
     }
 
     /// A room by name: one of the connection's own without asking the registry.

@@ -20,7 +20,8 @@ use tracing::debug;
 use crate::config::Config;
 use crate::connection::{Connection, Role, State};
 use crate::frame::encode;
-use crate::metrics::counters::Counters;
+use crate::metrics::counters::{CLOSED_ABNORMALLY, Counters};
+use crate::metrics::delivery::Sampler;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{broadcast, v0};
@@ -56,11 +57,15 @@ struct Arrival {
     key: Key,
     /// `None`: the peer has ended.
     received: Option<Received>,
+    /// The turn in which it came.
+    at: Instant,
 }
 
 /// What time it is, as the shard sees it for one turn.
 #[derive(Clone, Copy, Debug)]
 struct Now {
+    /// When the turn began.
+    instant: Instant,
     /// Milliseconds since 1970.
     unix_ms: u64,
     /// Milliseconds since the shard began; never goes back.
@@ -111,6 +116,8 @@ pub struct Shard<R> {
     wakes: Wakes,
     started: Instant,
     now: Now,
+    /// Which messages' deliveries are timed.
+    sampler: Sampler,
     stopping: bool,
     /// Emptied and filled again every turn.
     relays: Vec<Relay>,
@@ -119,6 +126,7 @@ pub struct Shard<R> {
 impl<R: DataRing> Shard<R> {
     /// A shard without connections, on the calling thread.
     pub fn new(id: usize, config: Arc<Config>, registry: Arc<Registry>, ring: R) -> Self {
+        let started = Instant::now();
         Self {
             id,
             chat_rate: config.chat_rate(),
@@ -136,8 +144,9 @@ impl<R: DataRing> Shard<R> {
             wheel: Wheel::new(0),
             folded: Vec::new(),
             wakes: Wakes::default(),
-            started: Instant::now(),
-            now: Now { unix_ms: os::unix_ms(), since_start_ms: 0 },
+            started,
+            now: Now { instant: started, unix_ms: os::unix_ms(), since_start_ms: 0 },
+            sampler: Sampler::default(),
             stopping: false,
             relays: Vec::new(),
         }
@@ -167,6 +176,7 @@ impl<R: DataRing> Shard<R> {
         let namespace = if matches!(role, Role::Chat { .. }) { Namespace::Chat } else { Namespace::Raw };
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
+        self.counters.connections(role.dialect()).add(1);
         let slot = self.connections.insert(Connection::new(stream, serial, role, bucket)) as u32;
         // Spread by the order of arrival, so that a storm of connects is not followed by storms of pings.
         let spread = (serial.wrapping_mul(0x9e37_79b1) >> 8) % self.config.ping_interval.as_secs() as u32;
@@ -182,6 +192,7 @@ impl<R: DataRing> Shard<R> {
         // First: a connection that ends over its first bytes stays until the kernel has given the receive back.
         self.receive(slot);
         if !leftover.is_empty() {
+            self.sampler.arrived(self.now.instant);
             self.bytes_arrived(slot, &mut leftover);
         }
         self.queue(slot);
@@ -198,7 +209,9 @@ impl<R: DataRing> Shard<R> {
     }
 
     fn read_clock(&mut self) {
-        self.now = Now { unix_ms: os::unix_ms(), since_start_ms: self.started.elapsed().as_millis() as u64 };
+        let instant = Instant::now();
+        let since_start_ms = instant.duration_since(self.started).as_millis() as u64;
+        self.now = Now { instant, unix_ms: os::unix_ms(), since_start_ms };
     }
 
     fn connection(&mut self, slot: u32) -> &mut Connection {
@@ -242,7 +255,8 @@ impl<R: DataRing> Shard<R> {
         };
         let index = membership.index as usize;
         let user = connection.user().cloned();
-        connection.left(room_slot);
+        let delivered = connection.left(room_slot);
+        self.counters.deliveries.add(delivered);
         let local = self.rooms.get_mut(room_slot);
         let room = Arc::clone(&local.room);
         local.members.swap_remove(index);
@@ -294,12 +308,20 @@ impl<R: DataRing> Shard<R> {
             return;
         }
         debug!(shard = self.id, slot, code = reason.code(), "closing: {}", reason.text());
+        self.count_end(slot, reason.code());
         self.settle(slot, usize::MAX);
         let state = if reason.peer_broke_protocol() { State::Lingering } else { State::Closing };
         self.connection(slot).close(encode::close(reason.code(), &reason.text()), state);
         self.leave_all(slot);
         self.schedule(slot, CLOSE_SECONDS);
         self.queue(slot);
+    }
+
+    /// Counts the end of an open connection, whichever side began it.
+    fn count_end(&mut self, slot: u32, code: u16) {
+        if self.connection(slot).state == State::Open {
+            self.counters.disconnects(code).add(1);
+        }
     }
 
     /// Our Close frame has left.
@@ -314,6 +336,7 @@ impl<R: DataRing> Shard<R> {
 
     /// Shuts the socket down, which makes the kernel give back all that it holds of the connection.
     fn end(&mut self, slot: u32) {
+        self.count_end(slot, CLOSED_ABNORMALLY);
         let connection = self.connection(slot);
         if connection.state != State::Ended {
             connection.state = State::Ended;
@@ -329,7 +352,8 @@ impl<R: DataRing> Shard<R> {
         let connection = self.connection(slot);
         if connection.state == State::Ended && connection.is_released() {
             debug_assert!(connection.memberships.is_empty());
-            drop(self.connections.remove(slot as usize));
+            let connection = self.connections.remove(slot as usize);
+            self.counters.connections(connection.role.dialect()).subtract(1);
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use crate::metrics::delivery::{Deliveries, Sampled};
 use crate::relay::{INBOX_BYTES_MAX, Relay};
 use crate::room::Room;
 use crate::room::log::Log;
@@ -23,6 +24,8 @@ pub struct LocalRoom {
     pub members: Vec<u32>,
     /// Whether it stands in the list of rooms with news.
     pub has_news: bool,
+    /// Frames whose deliveries are timed.
+    sampled: Sampled,
     /// Whether it stands in the list of rooms that have grown.
     has_grown: bool,
     /// The log's bound.
@@ -38,6 +41,8 @@ pub struct LocalRooms {
     news: Vec<u32>,
     /// Rooms whose log has grown since [`LocalRooms::cut_back`].
     grown: Vec<u32>,
+    /// What was delivered and is not reported yet.
+    pub deliveries: Deliveries,
 }
 
 impl LocalRooms {
@@ -49,6 +54,7 @@ impl LocalRooms {
                 log: Log::new(first_seq, backlog_bytes_max + LOG_EXCESS_BYTES_MAX),
                 members: Vec::new(),
                 has_news: false,
+                sampled: Sampled::default(),
                 has_grown: false,
                 backlog_bytes_max,
             }) as u32
@@ -93,6 +99,9 @@ impl LocalRooms {
         let Some(slot) = self.slot(&relay.room) else { return };
         let local = &mut self.rooms[slot as usize];
         local.log.append(relay.seq, &relay.frame);
+        if let Some(received) = relay.received {
+            local.sampled.add(relay.seq, received, local.log.first_seq());
+        }
         if !local.has_news {
             local.has_news = true;
             self.news.push(slot);
@@ -101,6 +110,12 @@ impl LocalRooms {
             local.has_grown = true;
             self.grown.push(slot);
         }
+    }
+
+    /// The kernel took the frames from `from` to before `end` for one member.
+    pub fn delivered(&self, slot: u32, from: u64, end: u64) {
+        self.deliveries.count(end - from);
+        self.rooms[slot as usize].sampled.delivered(from, end, &self.deliveries);
     }
 
     /// Cuts every log back to its bound: everyone who reads has been sent what was new, and who lags has had its time.

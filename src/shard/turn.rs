@@ -13,6 +13,7 @@ use crate::config::Slow;
 use crate::connection::{Gap, Next, Role, Sent, State};
 use crate::frame::decode::{Event, Violation};
 use crate::frame::encode;
+use crate::metrics::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE, Lapped};
 use crate::protocol::broadcast;
 use crate::protocol::close_code::CloseReason;
 use crate::ring::{Completion, DataRing, Received};
@@ -34,7 +35,10 @@ impl<R: DataRing> Shard<R> {
         loop {
             match self.turn() {
                 Ok(true) if began.elapsed() < TURNS_TIME_MAX => {}
-                Ok(more) => return more,
+                Ok(more) => {
+                    self.counters.busy(began.elapsed());
+                    return more;
+                }
                 Err(error) => self.fatal(&error),
             }
         }
@@ -45,6 +49,9 @@ impl<R: DataRing> Shard<R> {
         // Lets the kernel run what it deferred, and takes what the control ring's tasks asked for.
         self.ring.submit()?;
         self.reap();
+        for order in self.registry.inboxes()[self.id].take_orders() {
+            self.disconnect(order);
+        }
         self.queue_news();
         let owes_nothing = self.send_queue.is_empty();
         if owes_nothing {
@@ -67,6 +74,12 @@ impl<R: DataRing> Shard<R> {
 
     /// Handles completions; false if there may be more.
     fn reap(&mut self) -> bool {
+        let reaped_all = self.reap_all();
+        self.rooms.deliveries.report(&self.counters);
+        reaped_all
+    }
+
+    fn reap_all(&mut self) -> bool {
         for _ in 0..COMPLETIONS_PER_TURN {
             let Some(completion) = self.ring.next() else { return true };
             match completion {
@@ -74,7 +87,10 @@ impl<R: DataRing> Shard<R> {
                     let connection = &mut self.connections[token as usize];
                     connection.sending = false;
                     let sent = match result {
-                        Ok(count) => connection.sent(slices, count, &self.rooms),
+                        Ok(count) => {
+                            self.counters.sent_bytes.add(count as u64);
+                            connection.sent(slices, count, &self.rooms)
+                        }
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                             connection.sent(slices, 0, &self.rooms)
                         }
@@ -128,11 +144,11 @@ impl<R: DataRing> Shard<R> {
                 if !armed && received.is_some() {
                     self.starved.push(key);
                 }
-                self.arrivals.push_back(Arrival { key, received });
+                self.arrivals.push_back(Arrival { key, received, at: self.now.instant });
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.starved.push(key),
             // The peer is gone; what it said before it went is heard first.
-            Err(_) => self.arrivals.push_back(Arrival { key, received: None }),
+            Err(_) => self.arrivals.push_back(Arrival { key, received: None, at: self.now.instant }),
         }
         self.remove_if_released(slot);
     }
@@ -144,17 +160,22 @@ impl<R: DataRing> Shard<R> {
             return;
         }
         for _ in 0..ARRIVALS_PER_TURN {
-            let Some(Arrival { key, received }) = self.arrivals.pop_front() else { return };
+            let Some(Arrival { key, received, at }) = self.arrivals.pop_front() else { return };
             let current = self.is_current(key);
             match received {
                 Some(mut received) => {
+                    self.counters.received_bytes.add(received.bytes().len() as u64);
+                    self.sampler.arrived(at);
                     if current {
                         self.bytes_arrived(key.slot, received.bytes());
                     }
                     self.ring.recycle(received);
                 }
                 // Perhaps the peer has ended its direction only, and still reads what it is owed.
-                None if current => self.peer_closes(key.slot, None),
+                None if current => {
+                    self.count_end(key.slot, CLOSED_ABNORMALLY);
+                    self.peer_closes(key.slot, None);
+                }
                 None => {}
             }
         }
@@ -201,7 +222,11 @@ impl<R: DataRing> Shard<R> {
                 self.connection(slot).pong(encode::frame(OpCode::Pong, &payload));
                 self.queue(slot);
             }
-            Event::Close(status) => self.peer_closes(slot, status.map(|(code, _)| code)),
+            Event::Close(status) => {
+                let code = status.map(|(code, _)| code);
+                self.count_end(slot, code.unwrap_or(CLOSED_WITHOUT_CODE));
+                self.peer_closes(slot, code);
+            }
         }
     }
 
@@ -255,9 +280,18 @@ impl<R: DataRing> Shard<R> {
     }
 
     fn send(&mut self) {
+        let sends = self.send_queued();
+        if sends > 0 {
+            self.counters.send_batch.record(sends, 1);
+        }
+    }
+
+    /// Gives the kernel what is owed; how many sends that took.
+    fn send_queued(&mut self) -> u64 {
         let mut gaps = Vec::new();
+        let mut sends = 0;
         for _ in 0..SENDS_PER_TURN {
-            let Some(key) = self.send_queue.pop_front() else { return };
+            let Some(key) = self.send_queue.pop_front() else { break };
             if !self.is_current(key) {
                 continue;
             }
@@ -269,20 +303,27 @@ impl<R: DataRing> Shard<R> {
             match connection.next_send(&self.rooms, &mut gaps) {
                 Next::Send(slices) => {
                     connection.sending = true;
+                    sends += 1;
                     self.ring.send(key.slot, connection.stream.as_raw_fd(), slices);
                 }
                 Next::Nothing => {}
-                Next::TooSlow => self.close(key.slot, &CloseReason::TooSlow),
+                Next::TooSlow => {
+                    self.counters.lapped(Lapped::Close).add(1);
+                    self.close(key.slot, &CloseReason::TooSlow);
+                }
             }
             for gap in gaps.drain(..) {
                 self.lapped(key.slot, gap);
             }
         }
+        sends
     }
 
     /// Tells a member what it lost, or closes it, as the policy says. A lossy raw member isn't told.
     fn lapped(&mut self, slot: u32, gap: Gap) {
+        self.counters.lost.add(gap.last - gap.first + 1);
         if matches!(self.connection(slot).role, Role::Raw { .. }) {
+            self.counters.lapped(Lapped::Skip).add(1);
             self.queue(slot);
             return;
         }
@@ -294,8 +335,12 @@ impl<R: DataRing> Shard<R> {
         let notice = broadcast::gap(room.name(), gap.first, gap.last, room.epoch());
         if self.config.slow == Slow::Close || !self.connection(slot).reply(notice) {
             // What its rooms have for it now lies behind the gap, and must not leave without a word about it.
+            self.counters.lapped(Lapped::Close).add(1);
             self.leave_all(slot);
             self.close(slot, &CloseReason::TooSlow);
+        } else {
+            self.counters.lapped(Lapped::Gap).add(1);
+            self.counters.gaps.add(1);
         }
         self.queue(slot);
     }

@@ -1,0 +1,139 @@
+//! The fields of a JSON body: each is taken by name, and an error names it.
+
+use serde_json::{Map, Value};
+
+use super::call::ApiError;
+
+/// The fields that have not been taken yet.
+#[derive(Debug)]
+pub struct Fields {
+    left: Map<String, Value>,
+    /// The names asked for so far.
+    known: Vec<&'static str>,
+}
+
+impl Fields {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// It is not a JSON object.
+    pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(left)) => Ok(Self { left, known: Vec::new() }),
+            Ok(_) => Err(ApiError::bad_request("The body has to be a JSON object, in braces.")),
+            Err(error) => Err(ApiError::bad_request(format!("The body is not JSON: {error}."))),
+        }
+    }
+
+    /// A string that has to be there.
+    ///
+    /// # Errors
+    /// It is missing, or no string.
+    pub fn string(&mut self, name: &'static str) -> Result<String, ApiError> {
+        self.optional_string(name)?.ok_or_else(|| missing(name, "a string"))
+    }
+
+    /// A string that may be missing or null.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn optional_string(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
+        match self.take(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(wrong(name, &other, "a string")),
+        }
+    }
+
+    /// A list of strings that has to be there.
+    ///
+    /// # Errors
+    /// It is missing, or something else.
+    pub fn strings(&mut self, name: &'static str) -> Result<Vec<String>, ApiError> {
+        let list = match self.take(name) {
+            None | Some(Value::Null) => return Err(missing(name, "a list of strings")),
+            Some(Value::Array(list)) => list,
+            Some(other) => return Err(wrong(name, &other, "a list of strings")),
+        };
+        let texts = list.into_iter().enumerate().map(|(index, value)| match value {
+            Value::String(text) => Ok(text),
+            other => Err(wrong(&format!("{name}[{index}]"), &other, "a string")),
+        });
+        texts.collect()
+    }
+
+    /// Nothing else may be there: what is misspelt must not be ignored.
+    ///
+    /// # Errors
+    /// A field that nobody asked for.
+    pub fn finish(self) -> Result<(), ApiError> {
+        match self.left.keys().next() {
+            None => Ok(()),
+            Some(name) => {
+                let name = name.escape_debug();
+                let known = self.known.join(", ");
+                Err(ApiError::bad_request(format!("{name}: there is no such field here; there are {known}.")))
+            }
+        }
+    }
+
+    fn take(&mut self, name: &'static str) -> Option<Value> {
+        self.known.push(name);
+        self.left.remove(name)
+    }
+}
+
+fn missing(name: &str, expected: &str) -> ApiError {
+    ApiError::bad_request(format!("{name}: it is missing; give {expected}."))
+}
+
+fn wrong(name: &str, found: &Value, expected: &str) -> ApiError {
+    let found = match found {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    };
+    ApiError::bad_request(format!("{name}: it is {found}; give {expected}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn said<T: std::fmt::Debug>(result: Result<T, ApiError>) -> String {
+        let error = result.expect_err("refused");
+        assert_eq!((error.status, error.code, error.temporary), (400, "bad_request", false));
+        error.message
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        assert!(said(Fields::parse(b"[1]")).contains("object"));
+        assert!(said(Fields::parse(b"{")).contains("not JSON"));
+        assert!(said(Fields::parse(b"\xff")).contains("not JSON"));
+        let fields = || Fields::parse(br#"{"a": 1, "b": ["x", 2], "c": "y", "d": null}"#).unwrap();
+        assert_eq!(said(fields().string("a")), "a: it is a number; give a string.");
+        assert_eq!(said(fields().string("d")), "d: it is missing; give a string.");
+        assert_eq!(said(fields().strings("b")), "b[1]: it is a number; give a string.");
+        assert_eq!(said(fields().strings("c")), "c: it is a string; give a list of strings.");
+        assert_eq!((fields().string("c").unwrap(), fields().optional_string("d").unwrap()), ("y".to_owned(), None));
+        let mut fields = Fields::parse(br#"{"room": "r", "mesage": ""}"#).unwrap();
+        fields.string("room").unwrap();
+        assert_eq!(said(fields.finish()), "mesage: there is no such field here; there are room.");
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_read_or_refused(body in prop::collection::vec(any::<u8>(), 0..100), json in "[\\[{}\\]\",:a0]{0,40}") {
+            for body in [&body[..], json.as_bytes()] {
+                if let Ok(mut fields) = Fields::parse(body) {
+                    let _ = (fields.optional_string("a"), fields.strings("0"), fields.finish());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The key that the internal port asks for, if the operator set one.
+
+use std::fmt;
+use std::path::Path;
+
+use axum::http::{HeaderMap, header};
+use subtle::{Choice, ConstantTimeEq};
+
+use super::call::ApiError;
+
+/// A shorter key could be guessed.
+const KEY_BYTES_MIN: usize = 16;
+/// Room for some keys while one replaces another.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Keys, each of which opens. None: the port is open to whoever reaches it, except for web pages.
+#[derive(Default)]
+pub struct Keys(Vec<String>);
+
+impl Keys {
+    /// Reads a file of keys, one a line.
+    ///
+    /// # Errors
+    /// One sentence: it can't be read, or what in it is no key.
+    pub fn load(path: &Path) -> Result<Self, String> {
+        let shown = path.display();
+        let cannot = |error| format!("can't read the API key from {shown} ({error}): check --api-key-file.");
+        if std::fs::metadata(path).map_err(cannot)?.len() > FILE_BYTES_MAX {
+            return Err(format!("{shown} is too large to be a file of API keys: check --api-key-file."));
+        }
+        let text = std::fs::read_to_string(path).map_err(cannot)?;
+        Self::parse(&text).map_err(|why| format!("{shown} (--api-key-file) {why}"))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let keys: Vec<_> = lines.map(str::to_owned).collect();
+        let make = "make one with `openssl rand -hex 32`.";
+        if keys.is_empty() {
+            return Err(format!("has no key in it: {make}"));
+        }
+        if keys.iter().any(|key| key.len() < KEY_BYTES_MIN || key.bytes().any(|byte| !byte.is_ascii_graphic())) {
+            return Err(format!(
+                "has a line that is no key (at least {KEY_BYTES_MIN} visible ASCII characters, no spaces): {make}"
+            ));
+        }
+        Ok(Self(keys))
+    }
+
+    /// Whether any key is set.
+    pub fn is_set(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// Lets a request pass, or not.
+    ///
+    /// # Errors
+    /// The key is missing or wrong (401); without keys: a web page asks (403).
+    pub fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        if !self.is_set() {
+            return admit_no_page(headers);
+        }
+        let how = "send the key as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.";
+        match presented(headers) {
+            None => Err(ApiError::new(401, "denied", format!("This address asks for an API key: {how}"))),
+            Some(key) if self.opens(key) => Ok(()),
+            Some(_) => Err(ApiError::new(401, "denied", format!("That is not the API key of this server: {how}"))),
+        }
+    }
+
+    /// Takes as long for a wrong key as for a right one of the same length.
+    fn opens(&self, presented: &[u8]) -> bool {
+        let none = Choice::from(0);
+        self.0.iter().fold(none, |opens, key| opens | key.as_bytes().ct_eq(presented)).into()
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} keys", self.0.len())
+    }
+}
+
+/// A browser on this machine reaches loopback too, and any page may make it post there: only browsers send `Origin`.
+fn admit_no_page(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key(header::ORIGIN) {
+        let message = "The request has an Origin header, so it comes from a web page. Pages get in only with an API key \
+                       (--api-key-file).";
+        return Err(ApiError::new(403, "denied", message));
+    }
+    Ok(())
+}
+
+fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.as_bytes().split_at_checked("Bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
+    });
+    bearer.or_else(|| Some(headers.get("x-api-key")?.as_bytes().trim_ascii()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "0123456789abcdef";
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn every_line_is_a_key() {
+        let keys = Keys::parse(&format!("{KEY}\n\n  fedcba9876543210 \n")).unwrap();
+        for key in [KEY, "fedcba9876543210"] {
+            assert!(keys.admit(&headers("authorization", &format!("bearer {key}"))).is_ok());
+            assert!(keys.admit(&headers("x-api-key", key)).is_ok());
+        }
+        for wrong in ["", "0123456789abcdeF", "0123456789abcde", "0123456789abcdef0"] {
+            assert_eq!(keys.admit(&headers("x-api-key", wrong)).unwrap_err().status, 401, "{wrong}");
+        }
+        assert_eq!(keys.admit(&headers("authorization", &format!("Basic {KEY}"))).unwrap_err().status, 401);
+        assert_eq!(keys.admit(&HeaderMap::new()).unwrap_err().status, 401);
+        assert!(!format!("{keys:?}").contains(KEY));
+    }
+
+    #[test]
+    fn a_file_without_a_sound_key_is_refused() {
+        for text in ["", "\n \n", "short", "0123456789 abcdef", "0123456789abcdef\nshort"] {
+            assert!(Keys::parse(text).unwrap_err().contains("openssl rand"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_key_all_but_pages_get_in() {
+        let keys = Keys::default();
+        assert!(keys.admit(&HeaderMap::new()).is_ok());
+        assert_eq!(keys.admit(&headers("origin", "null")).unwrap_err().status, 403);
+    }
+}

@@ -1,0 +1,163 @@
+//! Who is where, and the end of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::App;
+use super::call::{Answer, ApiError, Call};
+use super::fields::Fields;
+use crate::frame::encode::CLOSE_REASON_BYTES_MAX;
+use crate::protocol::name::{check_room, check_user};
+use crate::relay::Disconnect;
+use crate::room::{Namespace, Room};
+
+/// Rooms in one list.
+const ROOMS_MAX: usize = 1000;
+/// Users in one list.
+const USERS_MAX: usize = 100;
+/// A shard answers within a turn; one that doesn't is in trouble.
+const SHARD_TIME_MAX: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    room: String,
+    kind: &'static str,
+    members: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Rooms {
+    rooms: Vec<Listed>,
+    /// All that there are, also those that the list leaves out.
+    count: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct OneRoom {
+    #[serde(flatten)]
+    listed: Listed,
+    seq: u64,
+    epoch: String,
+    users: Vec<String>,
+    /// All that there are, also those that the list leaves out.
+    count: usize,
+}
+
+impl Listed {
+    fn new(room: &Room) -> Self {
+        Self { room: room.name().to_string(), kind: kind(room.namespace()), members: room.members() }
+    }
+}
+
+fn kind(namespace: Namespace) -> &'static str {
+    match namespace {
+        Namespace::Chat => "chat",
+        Namespace::Raw => "raw",
+    }
+}
+
+/// What a query may ask for: `kind=chat|raw`, and here and there `prefix`.
+struct Query {
+    namespace: Option<Namespace>,
+    prefix: String,
+}
+
+impl Query {
+    fn parse(query: &str, with_prefix: bool) -> Result<Self, ApiError> {
+        let mut parsed = Self { namespace: None, prefix: String::new() };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = value.replace('+', " ");
+            let value = percent_encoding::percent_decode_str(&value).decode_utf8();
+            match (name, value) {
+                ("kind", Ok(value)) if value == "chat" => parsed.namespace = Some(Namespace::Chat),
+                ("kind", Ok(value)) if value == "raw" => parsed.namespace = Some(Namespace::Raw),
+                ("kind", _) => return Err(ApiError::bad_request("kind: give chat or raw.")),
+                ("prefix", Ok(value)) if with_prefix => parsed.prefix = value.into_owned(),
+                ("prefix", Err(_)) if with_prefix => {
+                    return Err(ApiError::bad_request("prefix: it is not UTF-8 in percent-encoding."));
+                }
+                (name, _) => {
+                    let known = if with_prefix { "kind and prefix" } else { "kind" };
+                    let name = name.escape_debug();
+                    return Err(ApiError::bad_request(format!(
+                        "{name}: there is no such parameter here; there is {known}."
+                    )));
+                }
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// `GET /api/rooms`: the rooms in which somebody is, sorted.
+pub(super) fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
+    let query = Query::parse(&call.query, true)?;
+    let asked = |namespace: &Namespace| query.namespace.is_none_or(|asked| asked == *namespace);
+    let namespaces = [Namespace::Chat, Namespace::Raw].into_iter().filter(asked);
+    let named = |namespace| app.rooms.names(namespace).into_iter().map(move |name| (namespace, name));
+    let found: Vec<_> =
+        namespaces.flat_map(named).filter(|(_, name)| name.starts_with(query.prefix.as_str())).collect();
+    let count = found.len();
+    // A room may have gone meanwhile.
+    let listed = found.into_iter().take(ROOMS_MAX).filter_map(|(namespace, name)| app.rooms.get(namespace, &name));
+    Ok(Answer::json(200, &Rooms { rooms: listed.map(|room| Listed::new(&room)).collect(), count }))
+}
+
+/// `GET /api/rooms/ROOM`: one room, and who is in it.
+pub(super) fn one_room(app: &App, call: &Call) -> Result<Answer, ApiError> {
+    let query = Query::parse(&call.query, false)?;
+    check_room(&call.room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
+    let namespace = query.namespace.unwrap_or(Namespace::Chat);
+    let Some(room) = app.rooms.get(namespace, &call.room) else {
+        let message = format!("room: nobody is in a {} room of that name.", kind(namespace));
+        return Err(ApiError::new(404, "room_not_found", message));
+    };
+    let users = room.users();
+    let count = users.len();
+    let users = users.iter().take(USERS_MAX).map(ToString::to_string).collect();
+    let (seq, epoch) = (room.last_seq(), format!("{:016x}", room.epoch()));
+    Ok(Answer::json(200, &OneRoom { listed: Listed::new(&room), seq, epoch, users, count }))
+}
+
+#[derive(Debug, Serialize)]
+struct Disconnected {
+    closed: usize,
+}
+
+/// `POST /api/disconnect`: closes the connections of a user, all of them or those in one room.
+pub(super) async fn disconnect(app: &App, call: &Call) -> Result<Answer, ApiError> {
+    let mut fields = Fields::parse(&call.body)?;
+    let user = fields.string("user")?;
+    let (room, reason) = (fields.optional_string("room")?, fields.optional_string("reason")?);
+    fields.finish()?;
+    check_user(&user).map_err(|why| ApiError::bad_request(format!("user: {why}")))?;
+    if let Some(room) = &room {
+        check_room(room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
+    }
+    if reason.as_ref().is_some_and(|reason| reason.len() > CLOSE_REASON_BYTES_MAX || reason.contains(char::is_control))
+    {
+        let message = format!("reason: give at most {CLOSE_REASON_BYTES_MAX} bytes without control characters.");
+        return Err(ApiError::bad_request(message));
+    }
+    let [user, reason] = [user, reason.unwrap_or_else(|| "disconnected by the operator".to_owned())].map(Arc::from);
+    let room: Option<Arc<str>> = room.map(Arc::from);
+    let ask = |inbox: &crate::relay::Inbox| {
+        let (closed, answer) = oneshot::channel();
+        let (user, room, reason) = (Arc::clone(&user), room.clone(), Arc::clone(&reason));
+        inbox.disconnect(Disconnect { user, room, reason, closed });
+        inbox.wake();
+        answer
+    };
+    let answers: Vec<_> = app.rooms.inboxes().iter().map(ask).collect();
+    let mut closed = 0;
+    for answer in answers {
+        let busy = |_| ApiError::temporary(503, "busy", "A shard is behind and has not answered: ask again.");
+        closed += timeout(SHARD_TIME_MAX, answer).await.map_err(busy)?.unwrap_or(0);
+    }
+    Ok(Answer::json(200, &Disconnected { closed }))
+}

@@ -1,0 +1,164 @@
+//! `hi_delivery_seconds`: from the receipt of a message to its acceptance by the kernel, for every member.
+//!
+//! Only some messages are followed: one every 100 ms at most of those that a shard receives. For each of these, every
+//! shard notes the frame's `Seq` and the time of receipt beside the room's log; when a member's send completes, one
+//! comparison says whether such a frame was in it. The clock is read once for all completions that are taken together.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::counters::Counters;
+
+/// Between two messages of one shard that are followed.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+/// Messages of one room that are followed at the same time. A member that lags further behind is seen among gaps and
+/// lapped members, not here.
+const SAMPLES_MAX: usize = 64;
+/// Different messages that may be delivered before [`Deliveries::report`]; more are not timed.
+const PENDING_MAX: usize = 1024;
+
+/// Chooses the messages that are followed.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    /// When the message that is being read was received.
+    arrived: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Sampler {
+    /// What is read from now on was received at this time.
+    pub fn arrived(&mut self, at: Instant) {
+        self.arrived = Some(at);
+    }
+
+    /// Whether to follow the message that is being read: the time of its receipt.
+    pub fn sample(&mut self) -> Option<Instant> {
+        let arrived = self.arrived?;
+        if self.last.is_some_and(|last| arrived.saturating_duration_since(last) < SAMPLE_INTERVAL) {
+            return None;
+        }
+        self.last = self.arrived;
+        self.last
+    }
+}
+
+/// The messages of one room that are followed on one shard.
+#[derive(Debug, Default)]
+pub struct Sampled {
+    /// The last of them; nearly all deliveries are beyond it. 0: none.
+    newest: u64,
+    /// `Seq` and time of receipt, ascending.
+    messages: VecDeque<(u64, Instant)>,
+}
+
+impl Sampled {
+    /// Follows one more; those before `first_seq` are no longer kept and will never be delivered.
+    pub fn add(&mut self, seq: u64, received: Instant, first_seq: u64) {
+        while self.messages.len() >= SAMPLES_MAX || self.messages.front().is_some_and(|(seq, _)| *seq < first_seq) {
+            self.messages.pop_front();
+        }
+        self.newest = seq;
+        self.messages.push_back((seq, received));
+    }
+
+    /// One member got the frames from `from` to before `end`.
+    pub fn delivered(&self, from: u64, end: u64, deliveries: &Deliveries) {
+        if from > self.newest {
+            return;
+        }
+        let first = self.messages.partition_point(|(seq, _)| *seq < from);
+        for (_, received) in self.messages.range(first..).take_while(|(seq, _)| *seq < end) {
+            deliveries.sampled(*received);
+        }
+    }
+}
+
+/// What was delivered on one shard since the last report.
+#[derive(Debug, Default)]
+pub struct Deliveries {
+    frames: Cell<u64>,
+    /// Times of receipt, and to how many members the message was delivered since.
+    sampled: RefCell<Vec<(Instant, u64)>>,
+}
+
+impl Deliveries {
+    /// So many frames.
+    pub fn count(&self, frames: u64) {
+        self.frames.set(self.frames.get() + frames);
+    }
+
+    /// A message that is followed was delivered to one member.
+    fn sampled(&self, received: Instant) {
+        let mut sampled = self.sampled.borrow_mut();
+        let pending = sampled.len();
+        match sampled.last_mut() {
+            Some((same, members)) if *same == received => *members += 1,
+            _ if pending < PENDING_MAX => sampled.push((received, 1)),
+            _ => {}
+        }
+    }
+
+    /// Adds all of it to the counters.
+    pub fn report(&self, counters: &Counters) {
+        let frames = self.frames.take();
+        if frames == 0 {
+            return;
+        }
+        counters.deliveries.add(frames);
+        let mut sampled = self.sampled.borrow_mut();
+        if sampled.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for (received, members) in sampled.drain(..) {
+            counters.delivery.record(now.duration_since(received).as_nanos() as u64, members);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::counters::DELIVERY_BOUNDS;
+
+    #[test]
+    fn one_message_in_100_ms_is_followed() {
+        let (mut sampler, start) = (Sampler::default(), Instant::now());
+        assert_eq!(sampler.sample(), None);
+        let mut followed = Vec::new();
+        for ms in [0, 0, 99, 100, 150, 201] {
+            sampler.arrived(start + Duration::from_millis(ms));
+            followed.extend(sampler.sample().map(|_| ms));
+        }
+        assert_eq!(followed, [0, 100, 201]);
+    }
+
+    #[test]
+    fn every_member_that_gets_a_followed_message_is_timed_once() {
+        let (counters, deliveries, mut room) = (Counters::default(), Deliveries::default(), Sampled::default());
+        let received = Instant::now();
+        room.add(5, received, 1);
+        room.add(9, received + Duration::from_nanos(1), 1);
+        for (from, end) in [(1, 5), (5, 6), (6, 9), (3, 10), (10, 12)] {
+            deliveries.count(end - from);
+            room.delivered(from, end, &deliveries);
+        }
+        deliveries.report(&counters);
+        deliveries.report(&counters);
+        let mut counts = [0; DELIVERY_BOUNDS.len() + 1];
+        counters.delivery.add_to(&mut counts);
+        assert_eq!((counts.iter().sum::<u64>(), counters.deliveries.get()), (3, 17));
+    }
+
+    #[test]
+    fn what_is_no_longer_kept_is_forgotten_and_the_rest_is_bounded() {
+        let mut room = Sampled::default();
+        for seq in 1..1000 {
+            room.add(seq, Instant::now(), 1);
+            assert!(room.messages.len() <= SAMPLES_MAX);
+        }
+        room.add(1000, Instant::now(), 990);
+        assert_eq!(room.messages.front().unwrap().0, 990);
+    }
+}
