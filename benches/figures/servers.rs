@@ -17,7 +17,10 @@ impl Drop for Guard {
 
 pub(crate) fn start_hi(args: &[&str]) -> (Child, SocketAddr) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
-    command.args(["--listen", "127.0.0.1:0", "--internal", "off", "--ping-interval", "1h"]).args(args).stderr(Stdio::piped());
+    command
+        .args(["--listen", "127.0.0.1:0", "--internal", "off", "--ping-interval", "1h"])
+        .args(args)
+        .stderr(Stdio::piped());
     let mut child = command.spawn().expect("hi starts");
     let line = first_line(child.stderr.as_mut().unwrap());
     let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("hi says its address");

@@ -25,8 +25,8 @@ use document::{Document, diff};
 use gather::{Subject, gather};
 use items::{Phase, items};
 
-use crate::doctor::{Options, parse_resolver};
 use crate::doctor::url::Target;
+use crate::doctor::{Options, parse_resolver};
 
 /// Exit code while a check is open.
 const EXIT_OPEN: u8 = 1;

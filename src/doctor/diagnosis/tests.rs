@@ -32,6 +32,7 @@ fn received(instance: &str) -> Received {
         http_version: "HTTP/1.1".into(),
         peer: "192.0.2.1:5".into(),
         headers: vec![],
+        group: None,
         instance: instance.into(),
         version: "0.1.0".into(),
     }
