@@ -166,7 +166,10 @@ const UNPOISONED: &str = "the canary's lock is never held over a panic";
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.works, self.instance_matches) {
-            (true, true) => write!(f, "works, and leads here ({} addresses)", self.dns_addresses),
+            (true, true) => {
+                let plural = if self.dns_addresses == 1 { "" } else { "es" };
+                write!(f, "works, and leads here ({} address{plural})", self.dns_addresses)
+            }
             (true, false) => f.write_str(
                 "works, and leads to another server than this one: see its DNS records, or give all servers behind it the \
                  same --group",

@@ -51,6 +51,8 @@ const TTL_SECONDS_LOW: u32 = 300;
 const TTL_SECONDS_STEADY: u32 = 1800;
 /// A certificate that ends sooner than this ends in the middle of the move, or of the week after it.
 const CERTIFICATE_DAYS_MIN: i64 = 14;
+/// An address of this machine alone can't be moved.
+const NO_RESOLVER: &str = "No resolver knows the host: it is an IP address, or a name in this machine's /etc/hosts.";
 /// Beside connections, hi needs some hundred files; a limit below this is the system's untouched default.
 const FILES_MIN: u64 = 10_000;
 
@@ -103,8 +105,8 @@ fn after(facts: &Facts) -> Vec<Item> {
 
 fn noted(facts: &Facts) -> Item {
     let records: Vec<String> = facts.resolvers.iter().map(records_of).collect();
-    let title = "The addresses and their TTLs are noted";
-    check("addresses_noted", title, !facts.in_records().is_empty(), records.join("; "))
+    let detail = if records.is_empty() { NO_RESOLVER.to_owned() } else { records.join("; ") };
+    check("addresses_noted", "The addresses and their TTLs are noted", !facts.in_records().is_empty(), detail)
 }
 
 fn records_of(resolver: &super::facts::ResolverFacts) -> String {
@@ -120,6 +122,7 @@ fn resolvers_agree(facts: &Facts) -> Item {
         facts.resolvers.iter().map(|resolver| resolver.records.iter().map(|(address, _)| *address).collect()).collect();
     let agree = !facts.in_records().is_empty() && answers.windows(2).all(|pair| pair[0] == pair[1]);
     let detail = match (agree, answers.len()) {
+        (_, 0) => NO_RESOLVER.to_owned(),
         (true, 1) => {
             "One resolver was asked: give --resolver to compare others, the zone's own name servers first.".to_owned()
         }

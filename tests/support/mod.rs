@@ -40,7 +40,7 @@ pub fn seeded() -> fastrand::Rng {
 pub struct Server {
     child: Child,
     log: Arc<Log>,
-    port: u16,
+    address: SocketAddr,
 }
 
 #[derive(Default)]
@@ -85,16 +85,16 @@ impl Server {
                 sink.grown.notify_all();
             }
         });
-        let mut server = Self { child, log, port: 0 };
+        let mut server = Self { child, log, address: ([127, 0, 0, 1], 0).into() };
         let line = server.wait_for_log("hi is open at http://");
         let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("the link");
-        server.port = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("the port");
+        server.address = address.replace("localhost", "127.0.0.1").parse().expect("an address");
         server
     }
 
     /// The port that it listens on.
     pub fn port(&self) -> u16 {
-        self.port
+        self.address.port()
     }
 
     /// Its process.
@@ -104,7 +104,7 @@ impl Server {
 
     /// Its address.
     pub fn address(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.port).into()
+        self.address
     }
 
     /// Everything logged so far.
@@ -191,7 +191,7 @@ impl Server {
     }
 
     fn websocket_over(&self, stream: TcpStream, path: &str) -> Result<Client, Box<tungstenite::Error>> {
-        let url = format!("ws://127.0.0.1:{}{path}", self.port);
+        let url = format!("ws://{}{path}", self.address);
         match tungstenite::client(url, stream) {
             Ok((socket, _)) => Ok(Client { socket }),
             Err(tungstenite::HandshakeError::Failure(error)) => Err(Box::new(error)),
