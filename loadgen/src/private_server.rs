@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::os;
 
+/// What to do where there is no hi.
+const MEND: &str = "install hi, or name one with --hi, or a server with --url";
 /// hi says its address within this time.
 const START_TIME_MAX: Duration = Duration::from_secs(20);
 
@@ -96,7 +98,7 @@ fn find() -> Result<PathBuf, String> {
             if workspace.exists() {
                 build("cargo", &workspace, &ourselves)
             } else {
-                Err("there is no hi beside loadgen or in PATH: install it, or name it with --hi, or a server with --url.".into())
+                Err(format!("there is no hi beside loadgen or in PATH: {MEND}."))
             }
         },
         Ok,
@@ -110,14 +112,21 @@ fn build(cargo: &str, workspace: &Path, ourselves: &Path) -> Result<PathBuf, Str
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
-    // Where we were built, if it looks like a target folder; installed programs are not.
+    // Where we were built, if it looks like a target folder; an installed program is in none.
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     let folder = ourselves.ancestors().find(|folder| folder.ends_with(profile));
-    let target = folder.and_then(Path::parent).map_or_else(|| workspace.with_file_name("target"), Path::to_path_buf);
+    let usual =
+        || std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.with_file_name("target"), PathBuf::from);
+    let target = folder.and_then(Path::parent).map_or_else(usual, Path::to_path_buf);
     command.arg("--target-dir").arg(&target);
-    let built = command.status().map_err(|error| format!("hi can't be built: {cargo} can't be run: {error}."))?;
-    if !built.success() {
-        return Err("hi can't be built: see cargo's message above.".into());
+    let binary = target.join(profile).join("hi");
+    if !binary.exists() {
+        eprintln!("hi is built first, which takes minutes; --hi names one that exists");
     }
-    Ok(target.join(profile).join("hi"))
+    let built =
+        command.status().map_err(|error| format!("hi can't be built: {cargo} can't be run: {error}; {MEND}."))?;
+    if !built.success() {
+        return Err(format!("hi can't be built: see cargo's message above, or {MEND}."));
+    }
+    Ok(binary)
 }
