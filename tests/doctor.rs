@@ -1,13 +1,17 @@
 //! `hi doctor` against a real hi, with and without a proxy between, and against servers that answer oddly.
 
+#![allow(unsafe_code, reason = "a filter is set between fork and exec")]
+
 #[path = "support/doctor.rs"]
 mod run;
 mod support;
 
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use run::{Proxy, Reply, Run, doctor, doctor_text, is_handshake, odd_server, response, switching};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use serde_json::{Value, json};
 use support::{Client, Server};
 use tungstenite::Message;
@@ -279,4 +283,24 @@ fn what_the_server_says_about_itself_is_in_the_json() {
     assert_eq!((&received["instance"], &received["version"]), (&echo["instance"], &echo["version"]));
     let sent: Vec<_> = received["headers"].as_array().unwrap().iter().map(|pair| pair[0].as_str().unwrap()).collect();
     assert_eq!(sent, ["Host", "User-Agent", "X-Hi-Doctor"], "exactly what is listed is sent");
+}
+
+#[test]
+fn it_runs_where_io_uring_is_forbidden() {
+    let server = Server::start(&[]);
+    let mut command = run::command(&[&at(server.port())]);
+    let calls = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+    let filter = SeccompFilter::new(
+        calls.map(|call| (call, Vec::new())).into(),
+        SeccompAction::Allow,
+        SeccompAction::KillProcess,
+        std::env::consts::ARCH.try_into().expect("an architecture that seccompiler knows"),
+    );
+    let filter: BpfProgram = filter.unwrap().try_into().unwrap();
+    let apply = move || seccompiler::apply_filter(&filter).map_err(|_| std::io::ErrorKind::Other.into());
+    // SAFETY: the closure makes two system calls with a filter that was made before the fork; it takes no lock and
+    // allocates nothing.
+    unsafe { command.pre_exec(apply) };
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }

@@ -74,7 +74,7 @@ impl Diff {
         for (name, value) in sent {
             match header(&received.headers, name) {
                 None => diff.removed.push((name.clone(), value.clone())),
-                Some(arrived) if arrived != value => {
+                Some(arrived) if !same(name, value, arrived) => {
                     diff.changed.push(Changed { name: name.clone(), sent: value.clone(), arrived: arrived.to_owned() });
                 }
                 Some(_) => {}
@@ -103,6 +103,12 @@ impl Diff {
     pub fn proxy(&self) -> Option<Proxy> {
         self.hops.iter().rev().find_map(|hop| hop.proxy)
     }
+}
+
+/// The options of these two are compared without case (RFC 9110 7.6.1, 7.8).
+fn same(name: &str, sent: &str, arrived: &str) -> bool {
+    let has_options = ["connection", "upgrade"].iter().any(|options| name.eq_ignore_ascii_case(options));
+    sent == arrived || has_options && sent.eq_ignore_ascii_case(arrived)
 }
 
 /// The last value under a name: what a hop adds under the same name stands behind it.
