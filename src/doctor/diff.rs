@@ -124,10 +124,14 @@ fn hops(added: &[(String, String)], answer: &Answer) -> Vec<Hop> {
         .flat_map(|(_, value)| value.split(','))
         .map(|member| Hop { trace: format!("Via: {}", member.trim()), proxy: Proxy::named_in(member) })
         .collect();
-    if let Some(server) = answer.header("server")
-        && hops.iter().all(|hop| hop.proxy.is_none() || hop.proxy != Proxy::named_in(server))
-    {
-        hops.push(Hop { trace: format!("Server: {server}"), proxy: Proxy::named_in(server) });
+    if let Some(server) = answer.header("server") {
+        let proxy = Proxy::named_in(server);
+        // Products that overwrite Server do so for all that is behind them: it names the first hop that does not name
+        // itself. Where all do, it is one more.
+        match hops.iter_mut().find(|hop| hop.proxy.is_none() || hop.proxy == proxy) {
+            Some(hop) => hop.proxy = proxy,
+            None => hops.push(Hop { trace: format!("Server: {server}"), proxy }),
+        }
     }
     if hops.is_empty()
         && let Some((name, value)) =
@@ -201,6 +205,12 @@ mod tests {
         let arrived = received("HTTP/1.1", &[("X-Forwarded-For", "192.0.2.1")]);
         let named = Diff::between("/e", &[], &arrived, &answer(&[("Server", "nginx/1.22.1")]));
         assert_eq!((named.proxy(), named.hops.len()), (Some(Proxy::Nginx), 1));
+        let via = received("HTTP/1.0", &[("Via", "1.0 old-host")]);
+        let both = Diff::between("/e", &[], &via, &answer(&[("Server", "nginx")])).hops;
+        assert_eq!(both, [Hop { trace: "Via: 1.0 old-host".into(), proxy: Some(Proxy::Nginx) }]);
+        let via = received("HTTP/1.1", &[("Via", "1.1 varnish")]);
+        let traces = Diff::between("/e", &[], &via, &answer(&[("Server", "nginx")])).hops;
+        assert_eq!(traces.len(), 2, "{traces:?}");
         let nameless = Diff::between("/e", &[], &arrived, &answer(&[]));
         assert_eq!(nameless.hops, [Hop { trace: "X-Forwarded-For: 192.0.2.1".into(), proxy: None }]);
     }

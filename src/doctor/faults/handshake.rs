@@ -78,7 +78,11 @@ pub(super) fn handshake(address: &Address, facts: &Facts) -> Option<Fault> {
         ),
         502..=504 => Fault::new(
             Kind::BadGateway,
-            format!("{who} lives there, but what is behind it does not answer ({})", answer.status),
+            format!(
+                "{} lives there, but what is behind it does not answer ({})",
+                who.replacen("a server", "a proxy", 1),
+                answer.status
+            ),
             "start hi, or correct the address that the proxy passes on to (nginx: proxy_pass, HAProxy: server)",
         ),
         400 | 426 => return Some(stripped(address, handshake)),
