@@ -31,7 +31,7 @@ struct CommandLine {
 #[derive(Subcommand)]
 enum Command {
     /// Finds out why a WebSocket address doesn't work: every address, every hop, one verdict, and the mend
-    Doctor(doctor::Args),
+    Doctor(Box<doctor::Args>),
     /// The things to do before, during and after a move to another server, each ticked by a real check
     Checklist(checklist::Args),
     /// Publishes a message into a room of a server that runs
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let CommandLine { command, config } = CommandLine::parse();
     match command {
         None => serve(config),
-        Some(Command::Doctor(args)) => doctor::run(args),
+        Some(Command::Doctor(args)) => doctor::run(*args),
         Some(Command::Checklist(args)) => checklist::run(args),
         Some(Command::Pub(args)) => api::client::publish(args),
         Some(Command::Rooms(args)) => api::client::rooms(args),

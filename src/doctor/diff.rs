@@ -74,7 +74,7 @@ impl Diff {
         for (name, value) in sent {
             match header(&received.headers, name) {
                 None => diff.removed.push((name.clone(), value.clone())),
-                Some(arrived) if arrived != value => {
+                Some(arrived) if !same(name, value, arrived) => {
                     diff.changed.push(Changed { name: name.clone(), sent: value.clone(), arrived: arrived.to_owned() });
                 }
                 Some(_) => {}
@@ -105,6 +105,12 @@ impl Diff {
     }
 }
 
+/// The options of these two are compared without case (RFC 9110 7.6.1, 7.8).
+fn same(name: &str, sent: &str, arrived: &str) -> bool {
+    let has_options = ["connection", "upgrade"].iter().any(|options| name.eq_ignore_ascii_case(options));
+    sent == arrived || has_options && sent.eq_ignore_ascii_case(arrived)
+}
+
 /// The last value under a name: what a hop adds under the same name stands behind it.
 fn header<'h>(headers: &'h [(String, String)], name: &str) -> Option<&'h str> {
     headers.iter().rev().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
@@ -118,10 +124,14 @@ fn hops(added: &[(String, String)], answer: &Answer) -> Vec<Hop> {
         .flat_map(|(_, value)| value.split(','))
         .map(|member| Hop { trace: format!("Via: {}", member.trim()), proxy: Proxy::named_in(member) })
         .collect();
-    if let Some(server) = answer.header("server")
-        && hops.iter().all(|hop| hop.proxy.is_none() || hop.proxy != Proxy::named_in(server))
-    {
-        hops.push(Hop { trace: format!("Server: {server}"), proxy: Proxy::named_in(server) });
+    if let Some(server) = answer.header("server") {
+        let proxy = Proxy::named_in(server);
+        // Products that overwrite Server do so for all that is behind them: it names the first hop that does not name
+        // itself. Where all do, it is one more.
+        match hops.iter_mut().find(|hop| hop.proxy.is_none() || hop.proxy == proxy) {
+            Some(hop) => hop.proxy = proxy,
+            None => hops.push(Hop { trace: format!("Server: {server}"), proxy }),
+        }
     }
     if hops.is_empty()
         && let Some((name, value)) =
@@ -196,6 +206,12 @@ mod tests {
         let arrived = received("HTTP/1.1", &[("X-Forwarded-For", "192.0.2.1")]);
         let named = Diff::between("/e", &[], &arrived, &answer(&[("Server", "nginx/1.22.1")]));
         assert_eq!((named.proxy(), named.hops.len()), (Some(Proxy::Nginx), 1));
+        let via = received("HTTP/1.0", &[("Via", "1.0 old-host")]);
+        let both = Diff::between("/e", &[], &via, &answer(&[("Server", "nginx")])).hops;
+        assert_eq!(both, [Hop { trace: "Via: 1.0 old-host".into(), proxy: Some(Proxy::Nginx) }]);
+        let via = received("HTTP/1.1", &[("Via", "1.1 varnish")]);
+        let traces = Diff::between("/e", &[], &via, &answer(&[("Server", "nginx")])).hops;
+        assert_eq!(traces.len(), 2, "{traces:?}");
         let nameless = Diff::between("/e", &[], &arrived, &answer(&[]));
         assert_eq!(nameless.hops, [Hop { trace: "X-Forwarded-For: 192.0.2.1".into(), proxy: None }]);
     }

@@ -65,7 +65,7 @@ fn fully_qualified(name: &Name) -> Name {
 }
 
 fn is_localhost(name: &Name) -> bool {
-    name.iter().last().is_some_and(|label| label.eq_ignore_ascii_case(b"localhost"))
+    name.iter().next_back().is_some_and(|label| label.eq_ignore_ascii_case(b"localhost"))
 }
 
 fn given(resolvers: &[SocketAddr]) -> Vec<(String, NameServerConfig)> {

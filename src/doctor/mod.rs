@@ -49,8 +49,9 @@ use report::Color;
 use url::Target;
 use verdict::Diagnosis;
 
-/// How long one step (a question to a resolver, a connection, an answer) may take.
-pub const STEP_TIME: Duration = Duration::from_secs(3);
+/// How long one step (a question to a resolver, a connection, an answer) may take. A proxy whose server is dead says so
+/// late: HAProxy tries for more than three seconds before its 503.
+pub const STEP_TIME: Duration = Duration::from_secs(5);
 /// Addresses that are examined at most.
 const ADDRESSES_MAX: usize = 32;
 /// RFC 1035 4.2.
@@ -202,7 +203,7 @@ pub struct Args {
     origin: Option<String>,
 
     /// Time for each step: a question to a resolver, a connection, an answer
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_step_time)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_step_time)]
     timeout: Duration,
 
     /// Find out how long the path leaves an idle connection alone, up to this long

@@ -101,14 +101,10 @@ impl Page {
             (Some(_), true) => (Tone::Careful, "half"),
             (None, _) => (Tone::Bad, "fail"),
         };
-        let said = |kind: &str, lookup: &Lookup| format!("{kind} {}", addresses(lookup));
         let time = (!source.local).then_some(source.ms);
-        let (a, aaaa) = (said("A", &source.a), said("AAAA", &source.aaaa));
+        let (a, aaaa) = (addresses(&source.a), addresses(&source.aaaa));
         // What is said of both is said once.
-        let details = match &a[1..] == &aaaa[4..] {
-            true => addresses(&source.a),
-            false => format!("{a}; {aaaa}"),
-        };
+        let details = if a == aaaa { a } else { format!("A {a}; AAAA {aaaa}") };
         self.line(&source.name, tone, word, time, &details);
         let mut aliases = source.a.aliases.clone();
         aliases.extend(source.aaaa.aliases.iter().filter(|alias| !source.a.aliases.contains(alias)).cloned());
@@ -291,4 +287,44 @@ fn described(answer: &Answer) -> String {
 fn thousands_signed(number: i64) -> String {
     let sign = if number < 0 { "-" } else { "" };
     format!("{sign}{}", thousands(u32::try_from(number.unsigned_abs()).unwrap_or(u32::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::Facts;
+    use super::super::url::Target;
+    use super::super::verdict::{Diagnosis, Kind, Lines};
+    use super::*;
+    use crate::proxy::Proxy;
+
+    fn examination() -> Examination {
+        let target = Target::parse("ws://h/ws").unwrap();
+        let lines = Lines::for_upgrade(Some(Proxy::Nginx));
+        let verdict = Finding::broken(Kind::UpgradeStripped, None, "It drops Upgrade.").mend("let it").lines(lines);
+        let note = Finding::warning(Kind::ResolverSilent, None, "One is silent.");
+        Examination {
+            facts: Facts { target, dns: vec![], expected: vec![], addresses: vec![] },
+            diagnosis: Diagnosis { verdict, others: vec![note] },
+            ms: 1.0,
+        }
+    }
+
+    #[test]
+    fn the_verdict_comes_last_with_its_lines() {
+        let expected = "hi doctor ws://h/ws\n\nnote: resolver_silent\n  One is silent.\n\
+            verdict: upgrade_stripped\n  It drops Upgrade.\n  Mend: let it.\n  In nginx, in the location of this address:\n";
+        let text = text(&examination(), Color::None);
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.ends_with("      proxy_set_header Connection \"upgrade\";\n"), "{text}");
+    }
+
+    #[test]
+    fn colors_change_nothing_but_colors() {
+        let colored = text(&examination(), Color::Ansi);
+        assert!(colored.contains("\u{1b}[31;1mverdict: upgrade_stripped\u{1b}[0m"), "{colored:?}");
+        let bare = ["\u{1b}[31;1m", "\u{1b}[33m", "\u{1b}[1m", "\u{1b}[0m"]
+            .iter()
+            .fold(colored, |text, code| text.replace(code, ""));
+        assert_eq!(bare, text(&examination(), Color::None));
+    }
 }

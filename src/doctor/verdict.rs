@@ -66,6 +66,8 @@ pub enum Kind {
     NotHttp,
     /// The connection stands and no answer comes.
     NoHttpAnswer,
+    /// Plain requests are answered, WebSocket handshakes are not.
+    HandshakeUnanswered,
     /// 502, 503, 504: a proxy lives, what is behind it doesn't.
     BadGateway,
     /// The last hop speaks HTTP/1.0, which has no upgrades.

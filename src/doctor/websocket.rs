@@ -27,9 +27,13 @@ const CLOSE_TIME: Duration = Duration::from_millis(200);
 /// RFC 6455 7.4.1.
 const CODE_TOO_BIG: u16 = 1009;
 
+/// How the doctor's users and rooms begin.
+pub const NAME_PREFIX: &str = "hi-doctor-";
+
 /// A name that nobody else has: for users and rooms of the doctor's own.
 pub fn random_name() -> String {
-    format!("hi-doctor-{}", random_bytes::<8>().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    let digits: String = random_bytes::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{NAME_PREFIX}{digits}")
 }
 
 /// A `Sec-WebSocket-Key`.
@@ -60,9 +64,12 @@ pub enum Dialect {
     Unknown,
 }
 
+/// A connection of which the first bytes were already read.
+type Resumed = Join<Chain<Cursor<Vec<u8>>, ReadHalf<Stream>>, WriteHalf<Stream>>;
+
 /// A WebSocket after its handshake.
 pub struct Socket {
-    frames: FragmentCollector<Join<Chain<Cursor<Vec<u8>>, ReadHalf<Stream>>, WriteHalf<Stream>>>,
+    frames: FragmentCollector<Resumed>,
     /// The room and the user of the doctor.
     name: String,
     /// Whether hi has welcomed us.

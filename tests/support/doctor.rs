@@ -39,7 +39,7 @@ pub fn doctor_text(args: &[&str]) -> (i32, String) {
     (output.status.code().expect("an exit code"), text)
 }
 
-fn command(args: &[&str]) -> Command {
+pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
     command.arg("doctor").args(args).stdin(Stdio::null());
     command

@@ -336,6 +336,15 @@ fn hops_that_strip() {
             "an HTTP/1.0 proxy (Server: nginx/1.22.1)",
             "let nginx",
         ),
+        broken(
+            upgrade(Diff {
+                hops: ["Via: 1.1 edge", "Via: 1.1 inner"].map(|trace| Hop { trace: trace.into(), proxy: None }).into(),
+                ..stripping(&both, None, None)
+            }),
+            Kind::UpgradeStripped,
+            "one of the proxies on the way (Via: 1.1 edge, then Via: 1.1 inner) answers there and drops",
+            "let the proxy",
+        ),
         // The echo gets through whole and only the handshake's own path is treated otherwise: the answer tells.
         broken(upgrade(Diff::default()), Kind::UpgradeStripped, "drops Upgrade", "let the proxy"),
         // The same hops before a sound address: it is no other machine that is at fault.
@@ -358,7 +367,7 @@ fn hops_that_strip() {
 #[test]
 fn answers_that_are_no_101() {
     let html = answer(200, &[("content-type", "text/html"), ("Server", "Apache")], "<!doctype html>");
-    let redirect = answer(301, &[("Location", "https://chat.example.com/ws")], "");
+    let redirect = answer(301, &[("Location", "https://chat.example.com/ws?username=hi-doctor-1")], "");
     let wrong_key = Address {
         handshake: Step::Done(Handshake {
             path: "/ws".into(),
@@ -370,6 +379,8 @@ fn answers_that_are_no_101() {
         ..sound(NEW)
     };
     let hi_but = |answer| facts(vec![Address { handshake: handshake(answer), ..sound(NEW) }]);
+    let mute = Address { echo: failing(FailureKind::TimedOut), echo_upgrade: Step::Skipped, ..other(NEW, &html) };
+    let mute = Address { handshake: failing(FailureKind::TimedOut), ..mute };
     let silent = |kind| Address { handshake: failing(kind), ..other(NEW, &answer(200, &[], "")) };
     check(vec![
         broken(plain(hi_but(redirect.clone())), Kind::Redirect, "https://chat", "use wss://chat.example.com/ws"),
@@ -389,7 +400,8 @@ fn answers_that_are_no_101() {
         broken(hi_but(answer(500, &[], "oops")), Kind::UnexpectedStatus, "with 500: \"oops\"", "log"),
         broken(hi_but(answer(400, &[], "bad")), Kind::UnexpectedStatus, "with 400: \"bad\"", "log"),
         broken(facts(vec![wrong_key]), Kind::WrongAcceptKey, "does not belong", "cache"),
-        broken(facts(vec![silent(FailureKind::TimedOut)]), Kind::NoHttpAnswer, "comes about", "alive"),
+        broken(facts(vec![silent(FailureKind::Closed)]), Kind::HandshakeUnanswered, "plain requests", "firewall"),
+        broken(facts(vec![mute]), Kind::NoHttpAnswer, "comes about", "alive"),
         broken(facts(vec![silent(FailureKind::NotHttp)]), Kind::NotHttp, "no web server", "port"),
     ]);
 }
