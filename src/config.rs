@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::api;
 use crate::connection::OUTBOX_BYTES_MAX;
 use crate::doctor::url::Target;
 use crate::http::head::HEAD_BYTES_MAX;
@@ -181,6 +182,7 @@ impl Config {
             handshake_bytes: HEAD_BYTES_MAX,
             half_read_message_bytes: self.max_message,
             outbox_bytes: OUTBOX_BYTES_MAX,
+            internal_bytes: if self.internal == Internal::Off { 0 } else { api::MEMORY_BYTES_MAX },
         }
     }
 }
@@ -201,16 +203,24 @@ pub struct MemoryBudget {
     pub half_read_message_bytes: usize,
     /// Each connection, while it doesn't read its replies.
     pub outbox_bytes: usize,
+    /// The internal port, once: bodies of requests, and the answers that it remembers.
+    pub internal_bytes: usize,
 }
 
 impl fmt::Display for MemoryBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "memory at most: {} receive buffers + {} inboxes + {} a room and shard + per connection {} of half a message \
-             and {} of unread replies, or {} of a request head",
+            "memory at most: {} receive buffers + {} inboxes + ",
             Size(self.receive_buffers_bytes),
-            Size(self.inboxes_bytes),
+            Size(self.inboxes_bytes)
+        )?;
+        if self.internal_bytes > 0 {
+            write!(f, "{} internal port + ", Size(self.internal_bytes))?;
+        }
+        write!(
+            f,
+            "{} a room and shard + per connection {} of half a message and {} of unread replies, or {} of a request head",
             Size(self.room_log_bytes),
             Size(self.half_read_message_bytes),
             Size(self.outbox_bytes),

@@ -142,6 +142,7 @@ impl Server {
                 metrics: Arc::clone(&server.metrics),
                 readiness: Arc::clone(&server.readiness),
                 counters: counters_of_internal,
+                sampler: Mutex::default(),
                 raw: config.raw,
                 keys,
                 once: Mutex::default(),

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Connections at the same time; more wait in the system's queue.
-pub const CONNECTIONS_MAX: usize = 64;
+pub const CONNECTIONS_MAX: usize = 32;
 /// How long a connection may neither send nor take anything.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long accepting pauses when the system has no file descriptor left.

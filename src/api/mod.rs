@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use crate::config::RawMode;
 use crate::metrics::Metrics;
 use crate::metrics::counters::Counters;
+use crate::metrics::delivery::Sampler;
 use crate::room::registry::Registry;
 
 pub mod call;
@@ -38,6 +39,11 @@ use key::Keys;
 use listener::Bounded;
 use once::Once;
 
+/// Of one request, its body and what it is read into take so much.
+const REQUEST_BYTES_MAX: usize = 3 * call::BODY_BYTES_MAX;
+/// What all of it may take.
+pub const MEMORY_BYTES_MAX: usize = listener::CONNECTIONS_MAX * REQUEST_BYTES_MAX + once::BYTES_MAX;
+
 /// What the internal port works on.
 #[derive(Debug)]
 pub struct App {
@@ -49,6 +55,8 @@ pub struct App {
     pub readiness: Arc<Readiness>,
     /// What the internal port counts.
     pub counters: Arc<Counters>,
+    /// Which of its messages are timed.
+    pub sampler: Mutex<Sampler>,
     /// Whether there are raw rooms.
     pub raw: RawMode,
     /// Who gets in.

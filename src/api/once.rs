@@ -13,7 +13,7 @@ pub const REMEMBERED: Duration = Duration::from_secs(300);
 /// Longest key.
 pub const KEY_BYTES_MAX: usize = 128;
 /// What all answers that are remembered may take.
-const BYTES_MAX: usize = 32 << 20;
+pub const BYTES_MAX: usize = 16 << 20;
 /// What an answer takes beside its body and its key.
 const OVERHEAD_BYTES: usize = 256;
 
@@ -87,7 +87,8 @@ impl Once {
     }
 
     fn forget_old(&mut self, now: Instant) {
-        while let Some((_, key)) = self.in_order.pop_front_if(|(done, _)| now.duration_since(*done) >= REMEMBERED) {
+        while self.in_order.front().is_some_and(|(done, _)| now.duration_since(*done) >= REMEMBERED) {
+            let (_, key) = self.in_order.pop_front().expect("it was there");
             let done = self.by_key.remove(&key).expect("what is in order is there");
             self.bytes -= done.bytes(&key);
         }

@@ -153,7 +153,9 @@ impl<'a> Publisher<'a> {
             let message = "The server is behind with its deliveries. Nothing was published; try again in a second.";
             return Err(ApiError::temporary(503, "busy", message));
         }
-        Ok(Self { app, wakes: Wakes::received(Instant::now()) })
+        let mut sampler = app.sampler.lock().expect("it is never held over a panic");
+        sampler.arrived(Instant::now());
+        Ok(Self { app, wakes: Wakes::received(sampler.sample()) })
     }
 
     fn publish(&mut self, namespace: Namespace, room: &str, payload: Payload<'_>) -> Published {

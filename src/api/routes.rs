@@ -18,6 +18,8 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// What comes of a request.
 type Outcome = Result<Answer, ApiError>;
+/// The same, once it is there.
+type Later<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 
 /// What an address does, once the request is there.
 #[derive(Clone, Copy)]
@@ -25,7 +27,7 @@ enum Handler {
     /// At once.
     Now(fn(&App, &Call) -> Outcome),
     /// Once the shards have answered.
-    Later(for<'a> fn(&'a App, &'a Call) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>),
+    Later(for<'a> fn(&'a App, &'a Call) -> Later<'a>),
 }
 
 /// One address.

@@ -77,9 +77,9 @@ pub struct Wakes {
 }
 
 impl Wakes {
-    /// Nobody to wake yet; what is published will be timed from `at` on.
-    pub fn received(at: Instant) -> Self {
-        Self { shards: Vec::new(), received: Some(at) }
+    /// Nobody to wake yet; what is published is timed if `received` is given.
+    pub fn received(received: Option<Instant>) -> Self {
+        Self { shards: Vec::new(), received }
     }
 
     /// Wakes every shard that was pushed to and not woken yet.

@@ -1,0 +1,321 @@
+//! Metrics of a running server: they move as they should, by as much as they should, and the dashboard names no other.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use support::internal::Internal;
+use support::wire::{self, BINARY, FIN, TEXT};
+use support::{Client, Server};
+use tungstenite::protocol::CloseFrame;
+
+/// Enough connections that both of two shards have some of them.
+const MEMBERS: usize = 10;
+
+/// The names of all samples that a text can have, also those of families without samples so far.
+fn sample_names(text: &str) -> BTreeSet<String> {
+    let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let names = families.flat_map(|(family, kind)| {
+        let suffixes: &[_] = match kind {
+            "counter" => &["_total"],
+            "info" => &["_info"],
+            "histogram" => &["_bucket", "_count", "_sum"],
+            "gauge" => &[""],
+            other => panic!("{family} is a {other}"),
+        };
+        suffixes.iter().map(move |suffix| format!("{family}{suffix}"))
+    });
+    names.collect()
+}
+
+/// Counts of a histogram by upper bound; each includes those before it.
+fn buckets(text: &str, name: &str) -> Vec<(f64, f64)> {
+    let begin = format!("{name}_bucket{{le=\"");
+    let lines = text.lines().filter_map(|line| line.strip_prefix(&begin)?.split_once("\"} "));
+    let number = |text: &str| text.replace("+Inf", "inf").parse().expect("a number");
+    lines.map(|(bound, count)| (number(bound), number(count))).collect()
+}
+
+#[test]
+fn the_text_is_what_prometheus_reads() {
+    let (_server, internal) = Server::start_with_internal(&[]);
+    let answer = internal.ask("GET", "/metrics", &[], b"");
+    assert_eq!(answer.header("Content-Type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    let text = &answer.body;
+    assert!(text.ends_with("\n# EOF\n") && text.matches("# EOF").count() == 1);
+    let names = sample_names(text);
+    let (mut helped, mut typed) = (BTreeSet::new(), BTreeMap::new());
+    for line in text.lines().filter(|line| *line != "# EOF") {
+        let mut words = line.split(' ');
+        match (words.next().unwrap(), words.next().unwrap(), words.next()) {
+            ("#", "HELP", Some(family)) => assert!(helped.insert(family.to_owned()), "{family} twice"),
+            ("#", "TYPE", Some(family)) => assert!(typed.insert(family.to_owned(), words.next()).is_none()),
+            ("#", "UNIT", Some(family)) => assert!(family.ends_with(words.next().unwrap()), "{line}"),
+            (sample, value, None) => {
+                let name = sample.split('{').next().unwrap();
+                assert!(names.contains(name) && name.starts_with("hi_"), "{line}");
+                assert!(value.parse::<f64>().is_ok_and(|value| value >= 0.0), "{line}");
+            }
+            _ => panic!("{line}"),
+        }
+    }
+    assert_eq!(helped, typed.keys().cloned().collect());
+    for name in [
+        "hi_accepts_total",
+        "hi_build_info",
+        "hi_connections",
+        "hi_deliveries_total",
+        "hi_delivery_seconds_bucket",
+        "hi_disconnects_total",
+        "hi_gaps_total",
+        "hi_handshake_failures_total",
+        "hi_instance_info",
+        "hi_lapped_total",
+        "hi_messages_in_total",
+        "hi_open_files",
+        "hi_open_files_max",
+        "hi_rate_limited_total",
+        "hi_received_bytes_total",
+        "hi_relay_queue_bytes",
+        "hi_replay_requests_total",
+        "hi_rooms",
+        "hi_send_batch_size_count",
+        "hi_sent_bytes_total",
+        "hi_shard_busy_seconds_total",
+    ] {
+        assert!(names.contains(name), "no {name}");
+    }
+}
+
+#[test]
+fn the_dashboard_names_only_metrics_that_exist() {
+    let (_server, internal) = Server::start_with_internal(&[]);
+    let names = sample_names(&internal.metrics());
+    let dashboard: Value = serde_json::from_str(include_str!("../docs/grafana.json")).expect("JSON");
+    let mut named = BTreeSet::new();
+    let mut queries = 0;
+    let mut values = vec![&dashboard];
+    while let Some(value) = values.pop() {
+        match value {
+            Value::Array(list) => values.extend(list),
+            Value::Object(fields) => {
+                let query = fields.get("expr").or_else(|| fields.get("definition")).and_then(Value::as_str);
+                queries += usize::from(query.is_some());
+                let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                let words = query.unwrap_or_default().split(|c| !is_name(c)).filter(|word| word.starts_with("hi_"));
+                named.extend(words.map(str::to_owned));
+                values.extend(fields.values());
+            }
+            _ => {}
+        }
+    }
+    assert!(queries > 20, "{queries}");
+    assert_eq!(named.difference(&names).collect::<Vec<_>>(), Vec::<&String>::new());
+    // Whoever adds a metric shows it.
+    assert_eq!(names.difference(&named).collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
+#[test]
+fn connections_and_their_ends_are_counted_by_what_they_spoke_and_by_code() {
+    let (server, internal) = Server::start_with_internal(&[]);
+    let closed =
+        |code: &str, count| internal.wait_for_metric(&format!("hi_disconnects_total{{code=\"{code}\"}}"), count);
+    let chat: Vec<_> = (0..4).map(|number| server.join_quietly(&format!("u{number}"), "tea")).collect();
+    let mut raw: Vec<_> = (0..6).map(|_| server.upgraded("/raw/data")).collect();
+    assert_eq!(internal.metric("hi_connections{dialect=\"v0\"}"), 4.0);
+    assert_eq!(internal.metric("hi_connections{dialect=\"raw\"}"), 6.0);
+    assert_eq!(internal.metric("hi_rooms{kind=\"chat\"}"), 1.0);
+    assert_eq!(internal.metric("hi_accepts_total"), 10.0);
+    assert_eq!(internal.metric("hi_instance_info{instance=\"x\"}".replace("\"x\"", &instance(&server)).as_str()), 1.0);
+    // By their own code, one that nobody knows, none, no Close at all, and for breaking the protocol.
+    for (code, counted) in [(1000u16, "1000"), (3999, "other")] {
+        let mut wire = raw.pop().unwrap();
+        wire.send(wire::close_frame(code, b""));
+        wire.expect_close(code);
+        closed(counted, 1.0);
+    }
+    let mut wire = raw.pop().unwrap();
+    wire.send(wire::frame(FIN | wire::CLOSE, b""));
+    closed("1005", 1.0);
+    drop(raw.pop());
+    closed("1006", 1.0);
+    let mut wire = raw.pop().unwrap();
+    wire.send([0x8f, 0x80, 0, 0, 0, 0]);
+    wire.expect_close(1002);
+    closed("1002", 1.0);
+    let mut taken = server.websocket("/ws?username=u0&room=tea");
+    taken.expect_system("User u0 is already in room.");
+    assert_eq!(taken.expect_close().0, 4002);
+    closed("4002", 1.0);
+    for mut client in chat {
+        client.socket.close(Some(CloseFrame { code: 1001.into(), reason: "".into() })).unwrap();
+        while client.socket.read().is_ok() {}
+    }
+    closed("1001", 4.0);
+    internal.wait_for_metric("hi_connections{dialect=\"v0\"}", 0.0);
+    internal.wait_for_metric("hi_connections{dialect=\"raw\"}", 1.0);
+    assert_eq!(internal.metric("hi_rooms{kind=\"chat\"}"), 0.0);
+    assert_eq!(internal.metric("hi_rooms{kind=\"raw\"}"), 1.0);
+    // Each is counted once.
+    let text = internal.metrics();
+    let ends = text.lines().filter_map(|line| line.strip_prefix("hi_disconnects_total{")?.split_once("} "));
+    assert_eq!(ends.map(|(_, count)| count.parse::<u64>().unwrap()).sum::<u64>(), 10);
+}
+
+/// The instance of a server in its quotes, as it says it to doctors.
+fn instance(server: &Server) -> String {
+    let answer = server.get("/-/doctor/echo");
+    let body = answer.split("\r\n\r\n").nth(1).expect("a body");
+    serde_json::from_str::<Value>(body).expect("JSON")["instance"].to_string()
+}
+
+#[test]
+fn messages_deliveries_and_bytes_are_counted_exactly() {
+    const MESSAGES: usize = 50;
+    let (server, internal) = Server::start_with_internal(&[]);
+    let mut members: Vec<_> = (0..MEMBERS).map(|_| server.upgraded("/raw/data")).collect();
+    let sent_before = internal.metric("hi_sent_bytes_total");
+    let payload = [7; 100];
+    for _ in 0..MESSAGES {
+        members[0].send(wire::frame(FIN | BINARY, &payload));
+        members.iter_mut().for_each(|member| member.expect_frame(BINARY, payload));
+    }
+    let deliveries = (MESSAGES * MEMBERS) as f64;
+    internal.wait_for_metric("hi_deliveries_total", deliveries);
+    assert_eq!(internal.metric("hi_messages_in_total{dialect=\"raw\"}"), MESSAGES as f64);
+    // 2 bytes of header; clients also mask.
+    assert_eq!(internal.metric("hi_sent_bytes_total") - sent_before, deliveries * 102.0);
+    assert_eq!(internal.metric("hi_received_bytes_total"), (MESSAGES * 106) as f64);
+    assert_eq!(internal.ask("POST", "/pub/data", &[("Content-Type", "text/plain")], b"x").status, 200);
+    members.iter_mut().for_each(|member| member.expect_frame(TEXT, "x"));
+    internal.wait_for_metric("hi_deliveries_total", deliveries + MEMBERS as f64);
+    assert_eq!(internal.metric("hi_messages_in_total{dialect=\"api\"}"), 1.0);
+    // A publisher that doesn't get its own: one delivery fewer.
+    let mut quiet = server.upgraded("/raw/data?echo=0");
+    quiet.send(wire::frame(FIN | BINARY, &payload));
+    members.iter_mut().for_each(|member| member.expect_frame(BINARY, payload));
+    internal.wait_for_metric("hi_deliveries_total", deliveries + 2.0 * MEMBERS as f64);
+    let batches = buckets(&internal.metrics(), "hi_send_batch_size");
+    assert_eq!(batches.last().unwrap().1, internal.metric("hi_send_batch_size_count"));
+    assert!(internal.metric("hi_send_batch_size_sum") >= deliveries, "every delivery here was a send of its own");
+    for shard in 0..2 {
+        assert!(internal.metric(&format!("hi_shard_busy_seconds_total{{shard=\"{shard}\"}}")) > 0.0);
+        assert_eq!(internal.metric(&format!("hi_relay_queue_bytes{{shard=\"{shard}\"}}")), 0.0);
+        assert_eq!(internal.metric(&format!("hi_relay_dropped_total{{shard=\"{shard}\"}}")), 0.0);
+    }
+}
+
+#[test]
+fn a_sampled_message_is_timed_once_for_every_member() {
+    let (server, internal) = Server::start_with_internal(&[]);
+    let mut members: Vec<_> = (0..MEMBERS).map(|_| server.upgraded("/raw/data")).collect();
+    assert_eq!(internal.metric("hi_delivery_seconds_count"), 0.0, "notices and handshakes are no messages");
+    // The first message of a shard is always sampled, and so is what is published over HTTP.
+    for (times, publish) in [(1.0, true), (2.0, false)] {
+        match publish {
+            true => assert_eq!(internal.ask("POST", "/pub/data", &[("Content-Type", "text/plain")], b"x").status, 200),
+            false => members[0].send(wire::frame(FIN | TEXT, b"x")),
+        }
+        members.iter_mut().for_each(|member| member.expect_frame(TEXT, "x"));
+        internal.wait_for_metric("hi_delivery_seconds_count", times * MEMBERS as f64);
+    }
+    let text = internal.metrics();
+    let delivery = buckets(&text, "hi_delivery_seconds");
+    assert_eq!(*delivery.last().unwrap(), (f64::INFINITY, 2.0 * MEMBERS as f64));
+    assert!(delivery.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{delivery:?}");
+    let seconds = internal.metric("hi_delivery_seconds_sum");
+    assert!(seconds > 0.0 && seconds < support::PATIENCE.as_secs_f64() * MEMBERS as f64, "{seconds}");
+}
+
+#[test]
+fn what_is_over_the_rate_is_counted_and_not_admitted() {
+    let (server, internal) = Server::start_with_internal(&["--rate-limit", "1", "--rate-burst", "3"]);
+    let mut ann = server.join("ann", "tea");
+    (0..10).for_each(|_| ann.say("tea", "x"));
+    let mut refused = 0.0;
+    for _ in 0..10 {
+        refused += f64::from(ann.json()["From"] == "hi");
+    }
+    assert!(refused > 0.0);
+    assert_eq!(internal.metric("hi_rate_limited_total{dialect=\"v0\"}"), refused);
+    assert_eq!(internal.metric("hi_messages_in_total{dialect=\"v0\"}"), 10.0 - refused);
+    assert_eq!(internal.metric("hi_rate_limited_total{dialect=\"raw\"}"), 0.0);
+}
+
+/// Publishes more than the kernel takes for a member that doesn't read; one that reads gets all of it.
+fn flood(internal: Internal, path: &str, healthy: &mut Client) {
+    let body = json!({"room": "tea", "message": "x".repeat(8000)});
+    for _ in 0..800 {
+        assert_eq!(internal.post(path, &body).0, 200);
+        let got = healthy.json();
+        assert!(got["Message"] == body["message"] || got == body);
+    }
+}
+
+/// The members that lag are counted under this policy only; how many.
+#[track_caller]
+fn lapped(internal: Internal, policy: &str) -> f64 {
+    let count = |policy: &str| internal.metric(&format!("hi_lapped_total{{policy=\"{policy}\"}}"));
+    for other in ["gap", "close", "skip"].iter().filter(|other| **other != policy) {
+        assert_eq!(count(other), 0.0, "{other}");
+    }
+    count(policy)
+}
+
+#[test]
+fn a_member_that_lags_and_is_told_counts_as_a_gap() {
+    let (server, internal) = Server::start_with_internal(&["--backlog-bytes", "64k"]);
+    let mut stuck = server.narrow_websocket("/ws?username=stuck&room=tea");
+    stuck.expect_message("#tea", "Welcome to tea, stuck!");
+    let mut healthy = server.join("ann", "tea");
+    flood(internal, "/api/publish", &mut healthy);
+    let (mut lost, mut gaps) = (0, 0);
+    loop {
+        let frame = stuck.json();
+        if frame["Event"] == "gap" {
+            gaps += 1;
+            lost += frame["ToSeq"].as_u64().unwrap() - frame["FromSeq"].as_u64().unwrap() + 1;
+        }
+        // The last of the flood, behind two welcomes.
+        if frame["Seq"] == 802 {
+            break;
+        }
+    }
+    assert!(gaps >= 1);
+    assert_eq!(internal.metric("hi_gaps_total"), f64::from(gaps));
+    assert_eq!(internal.metric("hi_lost_messages_total"), lost as f64);
+    assert_eq!(lapped(internal, "gap"), f64::from(gaps));
+    // Nothing is counted as delivered that was lost.
+    let delivered = (2 + 800 + 1 + 800 - lost) as f64;
+    internal.wait_for_metric("hi_deliveries_total", delivered);
+}
+
+#[test]
+fn a_member_that_lags_and_is_closed_counts_as_closed() {
+    let (server, internal) = Server::start_with_internal(&["--backlog-bytes", "64k", "--slow", "close"]);
+    let mut stuck = server.narrow_websocket("/ws?username=stuck&room=tea");
+    stuck.expect_message("#tea", "Welcome to tea, stuck!");
+    let mut healthy = server.join("ann", "tea");
+    flood(internal, "/api/publish", &mut healthy);
+    while !stuck.next().is_close() {}
+    assert_eq!(lapped(internal, "close"), 1.0);
+    assert_eq!(internal.metric("hi_disconnects_total{code=\"4101\"}"), 1.0);
+    assert_eq!(internal.metric("hi_gaps_total"), 0.0);
+}
+
+#[test]
+fn a_lossy_member_that_lags_counts_as_skipping() {
+    let (server, internal) = Server::start_with_internal(&["--backlog-bytes", "64k"]);
+    let mut stuck = server.narrow_websocket("/raw/data?lossy=1");
+    let mut healthy = server.websocket("/raw/data");
+    flood(internal, "/pub/data", &mut healthy);
+    assert_eq!(internal.ask("POST", "/pub/data", &[], b"end").status, 200);
+    let mut got = 0;
+    while !stuck.next().is_binary() {
+        got += 1;
+    }
+    assert!(lapped(internal, "skip") >= 1.0);
+    assert_eq!(internal.metric("hi_lost_messages_total"), f64::from(800 - got));
+    assert_eq!(internal.metric("hi_gaps_total"), 0.0);
+}
