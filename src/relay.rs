@@ -16,6 +16,8 @@ use crate::room::Room;
 
 /// Bytes of frames that may wait in one inbox.
 pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Orders that may wait in one inbox. One that is lost does no harm: the connection that it was for ends by its pings.
+const ORDERS_MAX: usize = 16_384;
 /// What a frame counts beside its bytes.
 const RELAY_OVERHEAD_BYTES: usize = size_of::<Relay>();
 
@@ -28,6 +30,18 @@ pub struct Relay {
     pub seq: u64,
     /// Header and payload, as they leave.
     pub frame: Bytes,
+}
+
+/// Something that another shard asks this one to do with a connection of its own.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Close this connection of this user with 4003: a newer one has taken over.
+    TakeOver {
+        /// See [`MemberId::connection`](crate::room::MemberId::connection).
+        connection: u64,
+        /// Whose it has to be.
+        user: Arc<str>,
+    },
 }
 
 /// What a push came to.
@@ -51,6 +65,7 @@ struct Queue {
 #[derive(Debug)]
 pub struct Inbox {
     queue: Mutex<Queue>,
+    orders: Mutex<Vec<Order>>,
     bytes_max: usize,
     /// True from the push that promised a wake-up to the drain that answers it.
     woken: AtomicBool,
@@ -61,7 +76,14 @@ pub struct Inbox {
 impl Inbox {
     /// An empty inbox; `wake_up` is the eventfd that the shard waits for.
     pub fn new(wake_up: OwnedFd, bytes_max: usize) -> Self {
-        Self { queue: Mutex::default(), bytes_max, woken: AtomicBool::new(false), dropped: AtomicU64::new(0), wake_up }
+        Self {
+            queue: Mutex::default(),
+            orders: Mutex::default(),
+            bytes_max,
+            woken: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+            wake_up,
+        }
     }
 
     /// Appends a relay. Called under the room's lock, so that all inboxes agree on the room's order.
@@ -78,6 +100,23 @@ impl Inbox {
             queue.relays.push(relay);
         }
         if self.woken.swap(true, Ordering::AcqRel) { Pushed::Awake } else { Pushed::Wake }
+    }
+
+    /// Asks the shard for something.
+    pub fn order(&self, order: Order) -> Pushed {
+        {
+            let mut orders = self.orders.lock().expect("an inbox's lock is never held over a panic");
+            if orders.len() >= ORDERS_MAX {
+                return Pushed::Full;
+            }
+            orders.push(order);
+        }
+        if self.woken.swap(true, Ordering::AcqRel) { Pushed::Awake } else { Pushed::Wake }
+    }
+
+    /// Takes the orders that wait. To be called after [`Inbox::drain`], which answers the wake-up for them, too.
+    pub fn take_orders(&self) -> Vec<Order> {
+        std::mem::take(&mut self.orders.lock().expect("an inbox's lock is never held over a panic"))
     }
 
     /// Takes everything that waits, in order, into `relays`, which has to be empty.

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::handshake::{self, Front};
 use crate::os;
 use crate::probe;
+use crate::protocol::resume::ResumeKey;
 use crate::relay::{INBOX_BYTES_MAX, Inbox};
 use crate::ring::{DataRing, RingError};
 use crate::room::registry::Registry;
@@ -70,7 +71,12 @@ impl Server {
         })?;
         let random = || os::random_u64().map_err(|error| StartError(format!("no random numbers: {error}")));
         let instance: Arc<str> = format!("{:016x}", random()?).into();
-        let registry = Arc::new(Registry::new(inboxes.into(), random()?));
+        let registry = Arc::new(Registry::new(
+            inboxes.into(),
+            random()?,
+            ResumeKey::new([random()?, random()?]),
+            config.replay_bounds(),
+        ));
         let mut server = Self { addresses, registry, stop: Arc::default(), listeners: Vec::new(), threads: Vec::new() };
         let mut listeners: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
         for of_address in per_address {

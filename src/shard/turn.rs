@@ -50,6 +50,7 @@ impl<R: DataRing> Shard<R> {
         if owes_nothing {
             self.read_arrivals();
             self.drain_inbox();
+            self.obey_orders();
             self.queue_news();
         }
         self.wakes.wake_all(self.registry.inboxes());
