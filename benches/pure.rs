@@ -14,10 +14,12 @@ use hi::frame::encode;
 use hi::http::{head, upgrade};
 use hi::os;
 use hi::protocol::broadcast::Unnumbered;
+use hi::protocol::resume::ResumeKey;
 use hi::relay::Inbox;
 use hi::room::log::{Log, Read};
 use hi::room::registry::Registry;
-use hi::room::{MemberId, Namespace, Wakes};
+use hi::room::replay::ReplayBounds;
+use hi::room::{Joining, MemberId, Namespace, Wakes};
 
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -109,13 +111,14 @@ fn log(criterion: &mut Criterion) {
 /// From the room's lock into the inboxes of two shards, and out of them.
 fn relay(criterion: &mut Criterion) {
     let inbox = || Inbox::new(os::new_eventfd().expect("an eventfd"), 1 << 30);
-    let registry = Registry::new([inbox(), inbox()].into(), 0);
+    let registry = Registry::new([inbox(), inbox()].into(), 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
     let mut wakes = Wakes::default();
     let mut room = None;
     for shard in 0..2 {
         let member = MemberId { shard, connection: 1 };
-        let joined =
-            registry.join(Namespace::Raw, "bench", None, member, 0, &mut wakes).expect("raw rooms have no names");
+        let joined = registry
+            .join(Namespace::Raw, "bench", &Joining::new(None, member), 0, &mut wakes)
+            .expect("raw rooms have no names");
         room = Some(joined.room);
     }
     let room = room.expect("two have joined");

@@ -15,6 +15,8 @@ use crate::http::head::HEAD_BYTES_MAX;
 use crate::rate::RateLimit;
 use crate::relay::INBOX_BYTES_MAX;
 use crate::ring::RECEIVE_BUFFER_BYTES;
+use crate::room::SLEEPING_BYTES_MAX;
+use crate::room::replay::ReplayBounds;
 
 /// Where the internal port is, and where `hi pub` and `hi rooms` look for it.
 pub const INTERNAL_DEFAULT: &str = "127.0.0.1:8081";
@@ -76,6 +78,19 @@ pub struct Config {
     /// is told which
     #[arg(long, value_name = "BYTES", env = "HI_BACKLOG_BYTES", default_value = "1m", value_parser = parse_size)]
     pub backlog_bytes: usize,
+
+    /// Messages that each chat room keeps for clients that come back; 0: none
+    #[arg(long, value_name = "COUNT", env = "HI_REPLAY_FRAMES", default_value_t = 1024,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub replay_frames: u32,
+
+    /// Bytes that each chat room keeps for clients that come back; 0: none
+    #[arg(long, value_name = "BYTES", env = "HI_REPLAY_BYTES", default_value = "1m", value_parser = parse_size)]
+    pub replay_bytes: usize,
+
+    /// How long each chat room keeps a message for clients that come back, and itself for its last member; 0: not at all
+    #[arg(long, value_name = "TIME", env = "HI_REPLAY_AGE", default_value = "60s", value_parser = parse_time_or_0)]
+    pub replay_age: Duration,
 
     /// What happens to a chat member that lost messages: gap (it is told, and goes on), close (code 4101)
     #[arg(long, value_name = "POLICY", env = "HI_SLOW", value_enum, default_value_t = Slow::Gap)]
@@ -173,12 +188,23 @@ impl Config {
         RateLimit::new(self.raw_rate_limit, self.rate_burst)
     }
 
+    /// What chat rooms keep for clients that come back.
+    pub fn replay_bounds(&self) -> ReplayBounds {
+        ReplayBounds {
+            frames_max: self.replay_frames as usize,
+            bytes_max: self.replay_bytes,
+            age_max_ms: self.replay_age.as_millis() as u64,
+        }
+    }
+
     /// What the server's own memory is made of, at the worst.
     pub fn memory_budget(&self, shards: usize) -> MemoryBudget {
         MemoryBudget {
             receive_buffers_bytes: shards * usize::from(self.receive_buffers) * RECEIVE_BUFFER_BYTES,
             inboxes_bytes: shards * 2 * INBOX_BYTES_MAX,
             room_log_bytes: self.backlog_bytes.max(self.max_message),
+            replay_bytes: if self.replay_bounds().is_off() { 0 } else { self.replay_bytes },
+            sleeping_bytes: if self.replay_bounds().is_off() { 0 } else { SLEEPING_BYTES_MAX },
             handshake_bytes: HEAD_BYTES_MAX,
             half_read_message_bytes: self.max_message,
             outbox_bytes: OUTBOX_BYTES_MAX,
@@ -197,6 +223,10 @@ pub struct MemoryBudget {
     pub inboxes_bytes: usize,
     /// Each room and shard, while members lag.
     pub room_log_bytes: usize,
+    /// Each chat room, for clients that come back.
+    pub replay_bytes: usize,
+    /// All rooms together that nobody is in any more, likewise.
+    pub sleeping_bytes: usize,
     /// Each connection until it is upgraded.
     pub handshake_bytes: usize,
     /// Each connection, while it is in the middle of a message.
@@ -220,8 +250,11 @@ impl fmt::Display for MemoryBudget {
         }
         write!(
             f,
-            "{} a room and shard + per connection {} of half a message and {} of unread replies, or {} of a request head",
+            "{} a room and shard + {} a chat room and {} of rooms just left for replay + per connection {} of half a \
+             message and {} of unread replies, or {} of a request head",
             Size(self.room_log_bytes),
+            Size(self.replay_bytes),
+            Size(self.sleeping_bytes),
             Size(self.half_read_message_bytes),
             Size(self.outbox_bytes),
             Size(self.handshake_bytes),
@@ -282,6 +315,11 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text} is out of range: give 1ms to 24h"))
 }
 
+/// The same, or 0.
+fn parse_time_or_0(text: &str) -> Result<Duration, String> {
+    if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { parse_time(text) }
+}
+
 /// A time of whole seconds: the timer wheel counts in them.
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let time = parse_time(text)?;
@@ -322,6 +360,15 @@ mod tests {
         assert_eq!((config.ping_interval.as_secs(), config.ping_timeout.as_secs()), (25, 10));
         assert_eq!(config.handshake_timeout.as_secs(), 10);
         assert_eq!(config.internal, Internal::At(([127, 0, 0, 1], 8081).into()));
+        let replay = ReplayBounds { frames_max: 1024, bytes_max: 1 << 20, age_max_ms: 60_000 };
+        assert_eq!(config.replay_bounds(), replay);
+    }
+
+    #[test]
+    fn each_bound_of_replay_switches_it_off() {
+        for off in ["--replay-frames=0", "--replay-bytes=0", "--replay-age=0"] {
+            assert!(Config::try_parse_from(["hi", off]).unwrap().replay_bounds().is_off(), "{off}");
+        }
     }
 
     #[test]

@@ -13,10 +13,13 @@ use tokio_uring::net::TcpStream;
 
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
-use crate::metrics::counters::Dialect;
+use crate::metrics::counters::Speech;
+use crate::protocol::Dialect;
 use crate::rate::Bucket;
 use crate::ring::{SLICES_PER_SEND_MAX, Slices};
+use crate::room::MemberId;
 use crate::room::log::Read;
+use crate::room::replay::Batch;
 use crate::shard::rooms::LocalRooms;
 use crate::slice::Slice;
 
@@ -27,6 +30,9 @@ use outbox::Outbox;
 
 /// One send is cut off after the slice that reaches this many bytes, so that no member holds up a turn.
 const SEND_BYTES_MAX: usize = 256 * 1024;
+
+/// Of what a member missed while it was away, so many bytes are put together for one send.
+const REPLAY_BYTES_PER_SEND_MAX: usize = 64 * 1024;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,16 +67,6 @@ pub enum Role {
     },
 }
 
-impl Role {
-    /// What it speaks.
-    pub fn dialect(&self) -> Dialect {
-        match self {
-            Self::Chat { .. } => Dialect::V0,
-            Self::Raw { .. } => Dialect::Raw,
-        }
-    }
-}
-
 /// A cursor into a room's log.
 #[derive(Clone, Copy, Debug)]
 pub struct Membership {
@@ -80,6 +76,9 @@ pub struct Membership {
     pub index: u32,
     /// `Seq` of the next frame that it gets.
     pub cursor: u64,
+    /// `Seq` of the first frame that was published to it. While the cursor is before it, the member catches up with what
+    /// it missed while it was away.
+    pub joined_seq: u64,
 }
 
 /// Where the bytes of a slice came from, in order to know what to do if they don't leave.
@@ -119,7 +118,7 @@ pub enum Next {
     Nothing,
     /// This, in one send.
     Send(Slices),
-    /// It is too slow for a room that can't tell it so: close it.
+    /// It is too slow for a room that can't tell it so, or for a replay that was promised whole: close it.
     TooSlow,
 }
 
@@ -164,6 +163,10 @@ pub struct Connection {
     pub bucket: Bucket,
     /// What it was opened for.
     pub role: Role,
+    /// What it speaks, in chat.
+    pub dialect: Dialect,
+    /// The connection whose name it may take over.
+    pub predecessor: Option<Box<MemberId>>,
     /// The rooms it is in.
     pub memberships: SmallVec<[Membership; 1]>,
     outbox: Option<Box<Outbox>>,
@@ -191,10 +194,21 @@ impl Connection {
             decoder: Decoder::new(),
             bucket,
             role,
+            dialect: Dialect::V0,
+            predecessor: None,
             memberships: SmallVec::new(),
             outbox: None,
             source: Source::Own,
             sources: Vec::new(),
+        }
+    }
+
+    /// How it speaks, for the metrics.
+    pub fn speech(&self) -> Speech {
+        match (&self.role, self.dialect) {
+            (Role::Raw { .. }, _) => Speech::Raw,
+            (Role::Chat { .. }, Dialect::V0) => Speech::V0,
+            (Role::Chat { .. }, Dialect::V1) => Speech::V1,
         }
     }
 
@@ -365,6 +379,18 @@ impl Connection {
                 }
                 match log.read(membership.cursor, own.unwrap_or(u64::MAX)) {
                     Read::AtTip => break,
+                    Read::Lapped(first_kept) if membership.cursor < membership.joined_seq => {
+                        let until = first_kept.min(membership.joined_seq);
+                        let room = &rooms.get(membership.room).room;
+                        // Gone by now: half a replay would be a gap that nobody expects. It comes back and asks again.
+                        let Some(batch) = room.replay(membership.cursor, until, REPLAY_BYTES_PER_SEND_MAX) else {
+                            return false;
+                        };
+                        bytes += batch.bytes.len();
+                        sources.push(Source::Own);
+                        slices.push(batch.bytes.into());
+                        membership.cursor = batch.end_seq;
+                    }
                     Read::Lapped(first_kept) => {
                         if !can_be_told {
                             return false;
@@ -449,6 +475,17 @@ impl Connection {
         }
         self.give_back(rest);
         Sent::Full
+    }
+
+    /// Puts the beginning of what it missed in a room behind the reply to its join, if there is space.
+    pub fn replay(&mut self, room: u32, head: Batch) {
+        let waiting_bytes = self.outbox.as_ref().map_or(0, |outbox| outbox.replies_bytes());
+        if waiting_bytes + head.bytes.len() <= OUTBOX_BYTES_MAX / 2
+            && let Some(index) = self.memberships.iter().position(|membership| membership.room == room)
+            && self.reply(head.bytes)
+        {
+            self.memberships[index].cursor = head.end_seq;
+        }
     }
 
     /// Moves what its rooms have for it into the outbox, so that a reply comes behind all that the rooms had when it

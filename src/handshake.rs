@@ -22,11 +22,12 @@ use crate::connection::Role;
 use crate::http::echo::{Identity, echo};
 use crate::http::head::{self, HEAD_BYTES_MAX, Head};
 use crate::http::response::{Body, Connection, Response};
-use crate::http::target::{self, Route, TargetError};
+use crate::http::target::{self, ChatParams, Route, TargetError};
 use crate::http::upgrade;
 use crate::metrics::counters::Counters;
+use crate::protocol::v1;
 use crate::ring::DataRing;
-use crate::shard::{Shard, Upgraded};
+use crate::shard::{Opening, Shard, Upgraded};
 use crate::throttle::Throttle;
 
 /// Accepts that wait at the same time on one listener: in a storm, so many connections come in with each submission.
@@ -116,7 +117,7 @@ pub async fn accept<R: DataRing + 'static>(listener: Rc<TcpListener>, front: Rc<
 /// What a request comes to.
 enum Outcome {
     Answer { bytes: Bytes, keep_alive: bool },
-    Upgrade { role: Role, room: String, response: Bytes },
+    Upgrade { role: Role, room: Option<String>, opening: Option<Opening>, response: Bytes },
 }
 
 /// Reads request heads from one socket and answers them, until it is upgraded or ends.
@@ -151,9 +152,9 @@ async fn serve<R: DataRing>(stream: TcpStream, peer: SocketAddr, front: &Front<R
             }
         };
         match outcome {
-            Outcome::Upgrade { role, room, response } => {
+            Outcome::Upgrade { role, room, opening, response } => {
                 let leftover = buffer.split_off(used);
-                let upgraded = Upgraded { stream, role, room, response, leftover };
+                let upgraded = Upgraded { stream, role, room, opening, response, leftover };
                 front.shard.borrow_mut().adopt(upgraded);
                 front.news.notify_one();
                 return;
@@ -261,20 +262,23 @@ fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> 
     // Who names a user is told first what is wrong with the name: a page can read that answer only with a plain GET.
     let names_a_user = matches!(route, Route::Chat { query } if query.contains("username="));
     let handshake = if names_a_user { handshake } else { Ok(handshake?) };
-    let (role, room) = match route {
+    let (role, room, opening) = match route {
         Route::Raw { .. } if front.config.raw == RawMode::Off => {
             let text = "Raw rooms are switched off on this server (--raw off).";
             return Err(Refused { response: Response::text(403, text), why: text.to_owned() });
         }
         Route::Raw { room, query } => {
             let params = target::raw_params(&room, query)?;
-            (Role::Raw { echo: params.echo, lossy: params.lossy }, params.room)
+            (Role::Raw { echo: params.echo, lossy: params.lossy }, Some(params.room), None)
         }
         Route::Chat { query } => {
-            let params = target::chat_params(query)?;
-            (Role::Chat { user: params.user.into() }, params.room)
+            let ChatParams { user, room, room_named, resume } = target::chat_params(query)?;
+            let speaks_v1 = handshake.as_ref().is_ok_and(|handshake| handshake.offers(v1::SUBPROTOCOL));
+            let opening = speaks_v1.then(|| Opening { instance: Arc::clone(&front.instance), resume });
+            (Role::Chat { user: user.into() }, (room_named || !speaks_v1).then_some(room), opening)
         }
         _ => unreachable!("only these two are upgrades"),
     };
-    Ok(Outcome::Upgrade { role, room, response: upgrade::response_101(&handshake?, None) })
+    let protocol = opening.is_some().then_some(v1::SUBPROTOCOL);
+    Ok(Outcome::Upgrade { role, room, opening, response: upgrade::response_101(&handshake?, protocol) })
 }

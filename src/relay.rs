@@ -18,6 +18,9 @@ use crate::room::Room;
 
 /// Bytes of frames that may wait in one inbox.
 pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Orders that may wait in one inbox. One that is lost does no harm: the connection that it was for ends by its pings, and
+/// the internal port tells whom it answers to ask again.
+const ORDERS_MAX: usize = 16_384;
 /// What a frame counts beside its bytes.
 const RELAY_OVERHEAD_BYTES: usize = size_of::<Relay>();
 
@@ -47,6 +50,20 @@ pub struct Disconnect {
     pub closed: oneshot::Sender<usize>,
 }
 
+/// Something that others ask a shard to do with connections of its own.
+#[derive(Debug)]
+pub enum Order {
+    /// Close the connections of a user: the internal port asks.
+    Disconnect(Disconnect),
+    /// Close this connection of this user with 4003: a newer one has taken over.
+    TakeOver {
+        /// See [`MemberId::connection`](crate::room::MemberId::connection).
+        connection: u64,
+        /// Whose it has to be.
+        user: Arc<str>,
+    },
+}
+
 /// What a push came to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Pushed {
@@ -68,15 +85,14 @@ struct Queue {
 #[derive(Debug)]
 pub struct Inbox {
     queue: Mutex<Queue>,
+    orders: Mutex<Vec<Order>>,
+    /// Whether there are orders: nearly always there are none.
+    ordered: AtomicBool,
     bytes_max: usize,
     /// True from the push that promised a wake-up to the drain that answers it.
     woken: AtomicBool,
     dropped: AtomicU64,
     wake_up: OwnedFd,
-    /// Rare; whoever gives an order waits for the answer, so there are never more than there are connections to the
-    /// internal port.
-    orders: Mutex<Vec<Disconnect>>,
-    ordered: AtomicBool,
 }
 
 impl Inbox {
@@ -84,12 +100,12 @@ impl Inbox {
     pub fn new(wake_up: OwnedFd, bytes_max: usize) -> Self {
         Self {
             queue: Mutex::default(),
+            orders: Mutex::default(),
+            ordered: AtomicBool::new(false),
             bytes_max,
             woken: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             wake_up,
-            orders: Mutex::default(),
-            ordered: AtomicBool::new(false),
         }
     }
 
@@ -109,6 +125,27 @@ impl Inbox {
         if self.woken.swap(true, Ordering::AcqRel) { Pushed::Awake } else { Pushed::Wake }
     }
 
+    /// Asks the shard for something.
+    pub fn order(&self, order: Order) -> Pushed {
+        {
+            let mut orders = self.orders.lock().expect("an inbox's lock is never held over a panic");
+            if orders.len() >= ORDERS_MAX {
+                return Pushed::Full;
+            }
+            orders.push(order);
+        }
+        self.ordered.store(true, Ordering::Release);
+        if self.woken.swap(true, Ordering::AcqRel) { Pushed::Awake } else { Pushed::Wake }
+    }
+
+    /// Takes the orders that wait. To be called after [`Inbox::drain`], which answers the wake-up for them, too.
+    pub fn take_orders(&self) -> Vec<Order> {
+        if !self.ordered.load(Ordering::Relaxed) || !self.ordered.swap(false, Ordering::Acquire) {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.orders.lock().expect("an inbox's lock is never held over a panic"))
+    }
+
     /// Takes everything that waits, in order, into `relays`, which has to be empty.
     pub fn drain(&self, relays: &mut Vec<Relay>) {
         debug_assert!(relays.is_empty());
@@ -117,20 +154,6 @@ impl Inbox {
         let mut queue = self.queue.lock().expect("an inbox's lock is never held over a panic");
         queue.bytes = 0;
         std::mem::swap(&mut queue.relays, relays);
-    }
-
-    /// Gives an order; [`Inbox::wake`] has to follow.
-    pub fn disconnect(&self, order: Disconnect) {
-        self.orders.lock().expect("an inbox's lock is never held over a panic").push(order);
-        self.ordered.store(true, Ordering::Release);
-    }
-
-    /// Takes the orders that wait; nearly always there are none.
-    pub fn take_orders(&self) -> Vec<Disconnect> {
-        if !self.ordered.load(Ordering::Relaxed) || !self.ordered.swap(false, Ordering::Acquire) {
-            return Vec::new();
-        }
-        std::mem::take(&mut self.orders.lock().expect("an inbox's lock is never held over a panic"))
     }
 
     /// Bytes that wait, with their overhead.

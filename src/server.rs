@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::metrics::counters::Counters;
 use crate::os;
 use crate::probe;
+use crate::protocol::resume::ResumeKey;
 use crate::relay::{INBOX_BYTES_MAX, Inbox};
 use crate::ring::{DataRing, RingError};
 use crate::room::registry::Registry;
@@ -85,7 +86,12 @@ impl Server {
         })?;
         let random = || os::random_u64().map_err(|error| StartError(format!("no random numbers: {error}")));
         let instance: Arc<str> = format!("{:016x}", random()?).into();
-        let registry = Arc::new(Registry::new(inboxes.into(), random()?));
+        let registry = Arc::new(Registry::new(
+            inboxes.into(),
+            random()?,
+            ResumeKey::new([random()?, random()?]),
+            config.replay_bounds(),
+        ));
         let counters: Vec<Arc<Counters>> = (0..shards).map(|_| Arc::default()).collect();
         let counters_of_internal = Arc::<Counters>::default();
         let of_shards = counters.iter().enumerate().map(|(shard, counters)| (Some(shard), Arc::clone(counters)));

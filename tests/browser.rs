@@ -3,7 +3,10 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fantoccini::key::Key;
@@ -65,15 +68,75 @@ impl Drop for Driver {
     }
 }
 
+/// A hop between the page and the server, which can fail, or know too little of WebSockets.
+struct Hop {
+    port: u16,
+    is_up: Arc<AtomicBool>,
+    sockets: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Hop {
+    /// Leads to the server; drops `Sec-WebSocket-Protocol` if it is told to.
+    fn start(server: &Server, drops_protocol: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let hop =
+            Self { port: listener.local_addr().unwrap().port(), is_up: Arc::new(true.into()), sockets: Arc::default() };
+        let (is_up, sockets, server) = (Arc::clone(&hop.is_up), Arc::clone(&hop.sockets), server.address());
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok).filter(|_| is_up.load(Ordering::SeqCst)) {
+                let Ok(far) = TcpStream::connect(server) else { continue };
+                let both = [near.try_clone().unwrap(), far.try_clone().unwrap()];
+                sockets.lock().unwrap().extend(both);
+                let (near_again, far_again) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+                std::thread::spawn(move || pass_on(near, far, drops_protocol));
+                std::thread::spawn(move || pass_on(far_again, near_again, false));
+            }
+        });
+        hop
+    }
+
+    /// Every connection breaks, and no new one gets through.
+    fn cut(&self) {
+        self.is_up.store(false, Ordering::SeqCst);
+        for socket in self.sockets.lock().unwrap().drain(..) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn mend(&self) {
+        self.is_up.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Copies until either end is gone. Request heads of a browser arrive in one piece here.
+fn pass_on(mut from: TcpStream, mut to: TcpStream, drops_protocol: bool) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let chunk = &buffer[..count];
+        let lines = chunk.split_inclusive(|byte| *byte == b'\n');
+        let is_kept =
+            |line: &&[u8]| !drops_protocol || !line.to_ascii_lowercase().starts_with(b"sec-websocket-protocol");
+        if to.write_all(&lines.filter(is_kept).collect::<Vec<_>>().concat()).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
+
 /// What the tests do on the page.
 struct Page {
     client: Client,
 }
 
 impl Page {
-    async fn open(driver: &Driver, server: &Server, (width, height): (u32, u32)) -> Self {
+    async fn open(driver: &Driver, server: &Server, size: (u32, u32)) -> Self {
+        Self::open_at(driver, server.port(), size).await
+    }
+
+    async fn open_at(driver: &Driver, port: u16, (width, height): (u32, u32)) -> Self {
         let client = driver.window(width, height).await;
-        client.goto(&format!("http://127.0.0.1:{}/", server.port())).await.unwrap();
+        client.goto(&format!("http://127.0.0.1:{port}/")).await.unwrap();
         Self { client }
     }
 
@@ -123,6 +186,12 @@ impl Page {
     async fn wait_state(&self, state: &str) {
         let script = format!("return document.querySelector('#status').dataset.state === {}", json!(state));
         self.wait(&format!("state {state}"), &script).await;
+    }
+
+    /// The texts of all messages and notices on the screen, in order.
+    async fn lines(&self) -> Vec<String> {
+        let script = "return [...document.querySelectorAll('#messages .text')].map((line) => line.textContent)";
+        serde_json::from_value(self.script(script, vec![]).await).unwrap()
     }
 
     /// Nothing that the browser complained about: a violated Content-Security-Policy would be here.
@@ -228,5 +297,73 @@ async fn names_are_explained_before_anything_is_sent() {
         .unwrap();
     page.wait_text("#messages .notice", "Welcome to general, ann!").await;
     page.wait("the cursor is where one writes", "return document.activeElement.id === 'message-input'").await;
+    page.client.close().await.unwrap();
+}
+
+/// Says some messages, which the page misses while its connection is cut; then it has come back.
+async fn miss(hop: &Hop, page: &Page, witness: &mut support::Client, texts: std::ops::Range<u32>) {
+    hop.cut();
+    page.wait("it is lost", "return document.querySelector('#status').dataset.state === 'waiting'").await;
+    for number in texts {
+        witness.say("general", &format!("m{number}"));
+    }
+    hop.mend();
+    page.wait_state("connected").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_reconnect_nothing_is_lost_or_doubled_and_a_gap_is_shown() {
+    let driver = Driver::start();
+    let server = Server::start(&["--replay-frames", "12", "--rate-limit", "0"]);
+    let hop = Hop::start(&server, false);
+    let mut witness = server.join("witness", "general");
+    let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
+    page.join("ann").await;
+    page.say("before").await;
+    page.wait_text("#messages .message", "before").await;
+    miss(&hop, &page, &mut witness, 0..5).await;
+    page.wait_text("#messages .text", "m4").await;
+    page.say("after").await;
+    page.wait_text("#messages .message", "after").await;
+    let lines = page.lines().await;
+    let said: Vec<_> = lines.iter().filter(|line| !line.contains("ann!") && !line.contains("ann left")).collect();
+    assert_eq!(said, ["before", "reconnected", "m0", "m1", "m2", "m3", "m4", "after"], "{lines:?}");
+
+    // More than the server keeps.
+    miss(&hop, &page, &mut witness, 5..40).await;
+    page.wait_text("#messages .separator", "messages may be missing here").await;
+    witness.say("general", "live");
+    page.wait_text("#messages .message", "live").await;
+    let lines = page.lines().await;
+    assert!(
+        !lines.iter().any(|line| line == "m39") && lines.iter().filter(|line| *line == "m4").count() == 1,
+        "{lines:?}"
+    );
+    page.client.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_subprotocol_does_not_get_through_the_page_speaks_v0() {
+    let driver = Driver::start();
+    let server = Server::start(&[]);
+    let hop = Hop::start(&server, true);
+    let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
+    page.join("ann").await;
+    page.wait_text("#messages .notice", "Welcome to general, ann!").await;
+    page.say("/join tea").await;
+    page.wait_text("#messages .notice", "Welcome to tea, ann!").await;
+    page.say("/channels").await;
+    page.wait_text("#messages .notice", "general, tea").await;
+    let mut witness = server.join_quietly("witness", "tea");
+    hop.cut();
+    page.wait("it is lost", "return document.querySelector('#status').dataset.state === 'waiting'").await;
+    hop.mend();
+    page.wait_state("connected").await;
+    page.wait("both rooms are back", "return !document.querySelector('#rooms .away')").await;
+    page.wait_text("#messages .separator", "reconnected; messages may be missing here").await;
+    witness.say("tea", "hello again");
+    page.wait_text("#messages .message", "hello again").await;
+    page.say("/leave tea").await;
+    page.wait("tea is gone from the list", "return !document.querySelector('#rooms [data-room=\"tea\"]')").await;
     page.client.close().await.unwrap();
 }

@@ -17,10 +17,11 @@ use hi::config::Config;
 use hi::connection::Role;
 use hi::frame::encode;
 use hi::os;
+use hi::protocol::resume::ResumeKey;
 use hi::relay::{INBOX_BYTES_MAX, Inbox};
 use hi::ring::{Completion, DataRing, Received, Ring, RingError, Slices};
 use hi::room::registry::Registry;
-use hi::room::{MemberId, Namespace, Room, Wakes};
+use hi::room::{Joining, MemberId, Namespace, Room, Wakes};
 use hi::shard::{Shard, Upgraded};
 use support::wire::{FIN, PING, frame};
 
@@ -99,7 +100,7 @@ impl Bench {
         let [inbox_wake_up, ring_wake_up, other_wake_up] = [(); 3].map(|()| os::new_eventfd().unwrap());
         let inboxes = [inbox_wake_up.try_clone().unwrap(), other_wake_up];
         let inboxes = inboxes.map(|wake_up| Inbox::new(wake_up, INBOX_BYTES_MAX));
-        let registry = Arc::new(Registry::new(inboxes.into(), 1));
+        let registry = Arc::new(Registry::new(inboxes.into(), 1, ResumeKey::new([1, 2]), config.replay_bounds()));
         let script = Rc::new(Script::default());
         let ring = Ring::new(64, ring_wake_up.try_clone().unwrap()).unwrap();
         let ring = Scripted { ring, script: Rc::clone(&script), failed: None };
@@ -113,7 +114,14 @@ impl Bench {
         let peer = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
         let stream = tokio_uring::net::TcpStream::from_std(self.listener.accept().unwrap().0);
         let response = Bytes::from_static(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
-        self.shard.adopt(Upgraded { stream, role, room: room.to_owned(), response, leftover: Vec::new() });
+        self.shard.adopt(Upgraded {
+            stream,
+            role,
+            room: Some(room.to_owned()),
+            opening: None,
+            response,
+            leftover: Vec::new(),
+        });
         peer.set_nonblocking(true).unwrap();
         peer
     }
@@ -179,7 +187,9 @@ fn who_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
     let mut ann = bench.connect(chat("ann"), "tea");
     let _bob = bench.connect(chat("bob"), "tea");
     let member = MemberId { shard: 1, connection: 0 };
-    let far = bench.registry.join(Namespace::Chat, "tea", Some(&"far".into()), member, 0, &mut Wakes::default());
+    let far = "far".into();
+    let joining = Joining::new(Some(&far), member);
+    let far = bench.registry.join(Namespace::Chat, "tea", &joining, 0, &mut Wakes::default());
     let room = far.unwrap().room;
     bench.turn_until_idle();
     bench.registry.inboxes()[1].drain(&mut Vec::new());

@@ -12,7 +12,7 @@ use super::fields::Fields;
 use super::once::{self, KEY_BYTES_MAX};
 use crate::config::RawMode;
 use crate::frame::encode;
-use crate::metrics::counters::Dialect;
+use crate::metrics::counters::Speech;
 use crate::os;
 use crate::protocol::name::{check_room, check_user};
 use crate::room::{Namespace, Payload, Wakes};
@@ -159,12 +159,14 @@ impl<'a> Publisher<'a> {
     }
 
     fn publish(&mut self, namespace: Namespace, room: &str, payload: Payload<'_>) -> Published {
-        self.app.counters.messages_in(Dialect::Api).add(1);
-        let Some(room) = self.app.rooms.get(namespace, room) else {
-            return Published { seq: None, epoch: None, members: 0 };
-        };
-        let (seq, members) = room.publish_from_outside(payload, os::unix_ms(), &mut self.wakes);
-        Published { seq: Some(seq), epoch: Some(format!("{:016x}", room.epoch())), members }
+        self.app.counters.messages_in(Speech::Api).add(1);
+        let rooms = &self.app.rooms;
+        match rooms.publish_from_outside(namespace, room, payload, os::unix_ms(), &mut self.wakes) {
+            Some((room, seq, members)) => {
+                Published { seq: Some(seq), epoch: Some(format!("{:016x}", room.epoch())), members }
+            }
+            None => Published { seq: None, epoch: None, members: 0 },
+        }
     }
 }
 

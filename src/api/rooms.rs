@@ -12,7 +12,7 @@ use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
 use crate::frame::encode::CLOSE_REASON_BYTES_MAX;
 use crate::protocol::name::{check_room, check_user};
-use crate::relay::Disconnect;
+use crate::relay::{Disconnect, Order, Pushed};
 use crate::room::{Namespace, Room};
 
 /// Rooms in one list.
@@ -149,8 +149,9 @@ pub(super) async fn disconnect(app: &App, call: &Call) -> Result<Answer, ApiErro
     let ask = |inbox: &crate::relay::Inbox| {
         let (closed, answer) = oneshot::channel();
         let (user, room, reason) = (Arc::clone(&user), room.clone(), Arc::clone(&reason));
-        inbox.disconnect(Disconnect { user, room, reason, closed });
-        inbox.wake();
+        if inbox.order(Order::Disconnect(Disconnect { user, room, reason, closed })) == Pushed::Wake {
+            inbox.wake();
+        }
         answer
     };
     let answers: Vec<_> = app.rooms.inboxes().iter().map(ask).collect();

@@ -8,10 +8,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::os;
+use crate::protocol::resume::ResumeKey;
 use crate::rate::RateLimit;
 use crate::relay::{Inbox, Relay};
 use crate::room::registry::Registry;
-use crate::room::{MemberId, Namespace, Room, Wakes};
+use crate::room::replay::ReplayBounds;
+use crate::room::{Joining, MemberId, Namespace, Room, Wakes};
 
 const ROOMS: usize = 3;
 /// As the shard has it for replies.
@@ -155,14 +157,15 @@ impl Bench {
         let bucket = Bucket::new(&RateLimit::OFF, 0);
         let connection = Connection::new(TcpStream::from_std(stream), 1, role, bucket);
         let inboxes: Arc<[Inbox]> = [Inbox::new(os::new_eventfd().unwrap(), 1 << 30)].into();
-        let registry = Registry::new(inboxes, 1);
+        let registry = Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF);
         let mut rooms = LocalRooms::default();
         let (mut shared, mut slots) = (Vec::new(), Vec::new());
         for name in 0..ROOMS {
             let member = MemberId { shard: 0, connection: 99 };
-            let joined = registry.join(Namespace::Raw, &name.to_string(), None, member, 0, &mut Wakes::default());
+            let joined =
+                registry.join(Namespace::Raw, &name.to_string(), &Joining::new(None, member), 0, &mut Wakes::default());
             let joined = joined.unwrap();
-            slots.push(rooms.join(&joined.room, joined.first_seq, 1 << 20));
+            slots.push(rooms.join(&joined.room, joined.entered.first_seq, 1 << 20));
             shared.push(joined.room);
         }
         let mut bench = Self {
@@ -193,7 +196,12 @@ impl Bench {
     fn join(&mut self, room: usize) {
         if !self.is_member(room) && self.connection.state == State::Open {
             let cursor = self.rooms.log(self.slots[room]).tip();
-            self.connection.memberships.push(Membership { room: self.slots[room], index: 0, cursor });
+            self.connection.memberships.push(Membership {
+                room: self.slots[room],
+                index: 0,
+                cursor,
+                joined_seq: cursor,
+            });
         }
     }
 

@@ -64,6 +64,8 @@ pub struct ChatParams {
     pub room: String,
     /// Whether the address named the room; if not, it is [`ROOM_DEFAULT`] (v1 joins only what is named).
     pub room_named: bool,
+    /// `resume`: the secret of a lost connection, as it came.
+    pub resume: Option<String>,
 }
 
 /// Which raw room, and how.
@@ -135,7 +137,7 @@ pub fn route(target: &str) -> Result<Route<'_>, TargetError> {
     })
 }
 
-/// The parameters of [`Route::Chat`]: exactly one `username`, at most one `room`; other keys are not looked at.
+/// The parameters of [`Route::Chat`]: exactly one `username`, at most one `room` and one `resume`; other keys are not looked at.
 ///
 /// # Errors
 /// Every fault of the user name has the body [`USERNAME_TEXT`]; those of the room have sentences of their own. The user
@@ -150,7 +152,8 @@ pub fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
     let room = single(query, "room").map_err(|fault| TargetError::new(fault.to_string()))?;
     let room_named = room.is_some();
     let room = checked_room(room.unwrap_or_else(|| ROOM_DEFAULT.into()))?;
-    Ok(ChatParams { user: user.into_owned(), room, room_named })
+    let resume = single(query, "resume").map_err(|fault| TargetError::new(fault.to_string()))?;
+    Ok(ChatParams { user: user.into_owned(), room, room_named, resume: resume.map(Cow::into_owned) })
 }
 
 /// The parameters of [`Route::Raw`]; keys other than `echo` and `lossy` are not looked at.

@@ -29,7 +29,7 @@ impl Counter {
 
 /// The ways to speak to hi.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
+pub enum Speech {
     /// `/ws` as in 2017.
     V0,
     /// `/ws` with the subprotocol `hi.v1`.
@@ -42,7 +42,7 @@ pub enum Dialect {
     Api,
 }
 
-impl Dialect {
+impl Speech {
     /// All of them, in the order of their declaration.
     pub const ALL: [Self; 5] = [Self::V0, Self::V1, Self::Raw, Self::Sse, Self::Api];
 
@@ -222,9 +222,9 @@ pub struct Counters {
     pub gaps: Counter,
     /// Frames that lapped members lost.
     pub lost: Counter,
-    connections: [Counter; Dialect::ALL.len()],
-    messages_in: [Counter; Dialect::ALL.len()],
-    rate_limited: [Counter; Dialect::ALL.len()],
+    connections: [Counter; Speech::ALL.len()],
+    messages_in: [Counter; Speech::ALL.len()],
+    rate_limited: [Counter; Speech::ALL.len()],
     lapped: [Counter; Lapped::ALL.len()],
     replays: [Counter; Replay::ALL.len()],
     disconnects: [Counter; CLOSE_CODES.len() + 1],
@@ -254,17 +254,17 @@ impl Default for Counters {
 
 impl Counters {
     /// Connections that are there now.
-    pub fn connections(&self, dialect: Dialect) -> &Counter {
+    pub fn connections(&self, dialect: Speech) -> &Counter {
         &self.connections[dialect as usize]
     }
 
     /// Messages that arrived and were admitted.
-    pub fn messages_in(&self, dialect: Dialect) -> &Counter {
+    pub fn messages_in(&self, dialect: Speech) -> &Counter {
         &self.messages_in[dialect as usize]
     }
 
     /// Messages refused for their rate.
-    pub fn rate_limited(&self, dialect: Dialect) -> &Counter {
+    pub fn rate_limited(&self, dialect: Speech) -> &Counter {
         &self.rate_limited[dialect as usize]
     }
 
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn labels_stand_in_the_order_of_their_declaration() {
-        assert!(Dialect::ALL.iter().enumerate().all(|(index, dialect)| *dialect as usize == index));
+        assert!(Speech::ALL.iter().enumerate().all(|(index, dialect)| *dialect as usize == index));
         assert!(Lapped::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
         assert!(Replay::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
     }

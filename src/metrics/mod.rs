@@ -73,10 +73,12 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::resume::ResumeKey;
+    use crate::room::replay::ReplayBounds;
 
     #[test]
     fn others_add_what_they_count() {
-        let rooms = Arc::new(room::registry::Registry::new(Arc::new([]), 1));
+        let rooms = Arc::new(room::registry::Registry::new(Arc::new([]), 1, ResumeKey::new([1, 2]), ReplayBounds::OFF));
         let metrics = Metrics::new("0123", Vec::new(), rooms);
         assert!(metrics.encode().contains("# TYPE hi_handshake_failures counter\n"));
         metrics.count_handshake_failures_with(|| {

@@ -8,7 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::counters::{BATCH_BOUNDS, CLOSE_CODES, Counter, Counters, DELIVERY_BOUNDS, Dialect, Lapped, Replay};
+use super::counters::{BATCH_BOUNDS, CLOSE_CODES, Counter, Counters, DELIVERY_BOUNDS, Lapped, Replay, Speech};
 use crate::os;
 use crate::room::Namespace;
 use crate::room::registry::Registry;
@@ -40,7 +40,7 @@ impl Scrape {
     }
 
     fn connections(&self, page: &mut Page<'_>) -> fmt::Result {
-        let of_connections = Dialect::ALL.into_iter().filter(|dialect| *dialect != Dialect::Api);
+        let of_connections = Speech::ALL.into_iter().filter(|dialect| *dialect != Speech::Api);
         let connections = of_connections.map(|dialect| (dialect.as_str(), self.sum(|c| c.connections(dialect))));
         page.gauges("hi_connections", "Connections that are open, by what they speak", "dialect", connections)?;
         page.counter("hi_accepts", "Connections accepted", None, self.sum(|c| &c.accepts))?;
@@ -53,7 +53,7 @@ impl Scrape {
     }
 
     fn messages(&self, page: &mut Page<'_>) -> fmt::Result {
-        let speakers = Dialect::ALL.into_iter().filter(|dialect| *dialect != Dialect::Sse);
+        let speakers = Speech::ALL.into_iter().filter(|dialect| *dialect != Speech::Sse);
         let messages = speakers.clone().map(|dialect| (dialect.as_str(), self.sum(|c| c.messages_in(dialect))));
         page.counters("hi_messages_in", "Messages that arrived and were admitted", "dialect", messages)?;
         let limited = speakers.map(|dialect| (dialect.as_str(), self.sum(|c| c.rate_limited(dialect))));

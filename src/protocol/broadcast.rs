@@ -7,10 +7,21 @@ use fastwebsockets::OpCode;
 use serde::Serialize;
 
 use crate::frame::encode::FrameWriter;
-use crate::room::presence::Notice;
+use crate::room::presence::{Event, Notice};
 
 /// Bytes that [`Unnumbered::number`] adds at most, and the keys around the texts.
 const KEYS_BYTES: usize = 160;
+
+/// An epoch as it is on the wire: 16 hexadecimal digits.
+pub fn epoch_text(epoch: u64) -> String {
+    format!("{epoch:016x}")
+}
+
+/// The epoch that [`epoch_text`] has written; `None` for any other text.
+pub fn parse_epoch(text: &str) -> Option<u64> {
+    let epoch = u64::from_str_radix(text, 16).ok()?;
+    (epoch_text(epoch) == text).then_some(epoch)
+}
 
 /// A broadcast that lacks only its place in the room's order, so that little is left to write under the room's lock.
 #[derive(Debug)]
@@ -22,10 +33,18 @@ impl Unnumbered {
         Self::begin(user, room, text, false)
     }
 
-    /// A notice of the room itself.
-    pub fn notice(room: &str, notice: &Notice) -> Self {
+    /// A notice of the room itself, which now has so many users.
+    pub fn notice(room: &str, notice: &Notice, users: usize) -> Self {
         let mut message = Self::begin(&format!("#{room}"), room, &notice.text, true);
         message.write(format_args!(",\"Event\":\"{}\"", notice.event.as_str()));
+        match &notice.event {
+            Event::Join(user) | Event::Leave(user) => {
+                message.write(format_args!(",\"User\":"));
+                message.write_json(&**user);
+            }
+            Event::Presence { joined, left } => message.write(format_args!(",\"Joined\":{joined},\"Left\":{left}")),
+        }
+        message.write(format_args!(",\"Users\":{users}"));
         message
     }
 
@@ -72,10 +91,17 @@ pub fn gap(room: &str, first: u64, last: u64, epoch: u64) -> Bytes {
     message.0.finish(OpCode::Text)
 }
 
+/// The notice to one client of v1 that the server stops, and when to come back.
+pub fn drain(retry_ms: u64) -> Bytes {
+    let text = format!("The server stops: come back in {} s.", retry_ms.div_ceil(1000));
+    let mut message = Unnumbered::begin("hi", "", &text, true);
+    message.write(format_args!(",\"Event\":\"drain\",\"RetryMs\":{retry_ms}}}"));
+    message.0.finish(OpCode::Text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::room::presence::Event;
 
     fn json(frame: &Bytes) -> &str {
         let header = if frame[1] < 126 { 2 } else { 4 };
@@ -89,11 +115,26 @@ mod tests {
             json(&frame),
             r#"{"From":"ann","Room":"tea","Message":"a \"b\" <c>\n","Meta":false,"Seq":7,"Epoch":"00000000000000ab","Ts":1000}"#
         );
-        let notice = Notice { event: Event::Join, text: "Welcome to tea, ann!".into() };
+        let notice = Notice { event: Event::Join("ann".into()), text: "Welcome to tea, ann!".into() };
         assert_eq!(
-            json(&Unnumbered::notice("tea", &notice).number(8, 1, 2)),
-            r##"{"From":"#tea","Room":"tea","Message":"Welcome to tea, ann!","Meta":true,"Event":"join","Seq":8,"Epoch":"0000000000000001","Ts":2}"##
+            json(&Unnumbered::notice("tea", &notice, 3).number(8, 1, 2)),
+            r##"{"From":"#tea","Room":"tea","Message":"Welcome to tea, ann!","Meta":true,"Event":"join","User":"ann","Users":3,"Seq":8,"Epoch":"0000000000000001","Ts":2}"##
         );
+        let notice = Notice { event: Event::Presence { joined: 4, left: 2 }, text: "...".into() };
+        assert_eq!(
+            json(&Unnumbered::notice("tea", &notice, 5).number(9, 1, 2)),
+            r##"{"From":"#tea","Room":"tea","Message":"...","Meta":true,"Event":"presence","Joined":4,"Left":2,"Users":5,"Seq":9,"Epoch":"0000000000000001","Ts":2}"##
+        );
+    }
+
+    #[test]
+    fn epochs_are_read_as_they_are_written() {
+        for epoch in [0, 0xab, u64::MAX] {
+            assert_eq!(parse_epoch(&epoch_text(epoch)), Some(epoch));
+        }
+        for other in ["", "0", "00000000000000AB", "+0000000000000ab", "0000000000000000f"] {
+            assert_eq!(parse_epoch(other), None, "{other}");
+        }
     }
 
     #[test]

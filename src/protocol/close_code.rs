@@ -8,6 +8,11 @@ use std::fmt;
 pub enum CloseReason<'a> {
     /// The server stops (1001).
     GoingAway,
+    /// The server stops, and a client of v1 comes back after so many milliseconds (1012).
+    Restart {
+        /// A time of its own.
+        retry_ms: u64,
+    },
     /// The peer broke the WebSocket protocol, or sent more than it may (1002, 1007, 1009).
     Violation(u16, &'a dyn fmt::Display),
     /// A binary message in chat (1003).
@@ -20,6 +25,8 @@ pub enum CloseReason<'a> {
     Disconnected(&'a str),
     /// Its name is taken in the room of its address (4002).
     NameTaken,
+    /// A newer connection of the same client has its name (4003).
+    TakenOver,
     /// It reads too slowly to be kept (4101).
     TooSlow,
     /// It asks and doesn't read the answers (4101).
@@ -33,11 +40,13 @@ impl CloseReason<'_> {
     pub fn code(&self) -> u16 {
         match self {
             Self::GoingAway => 1001,
+            Self::Restart { .. } => 1012,
             Self::Violation(code, _) => *code,
             Self::BinaryInChat => 1003,
             Self::Unreadable => 1007,
             Self::ListenOnly | Self::Disconnected(_) => 1008,
             Self::NameTaken => 4002,
+            Self::TakenOver => 4003,
             Self::TooSlow | Self::RepliesUnread => 4101,
             Self::RateLimit => 4102,
         }
@@ -47,12 +56,14 @@ impl CloseReason<'_> {
     pub fn text(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::GoingAway => "the server stops; come back in 1 to 30 seconds",
+            Self::Restart { retry_ms } => return Cow::Owned(format!("{{\"retry_ms\":{retry_ms}}}")),
             Self::Violation(_, violation) => return Cow::Owned(violation.to_string()),
             Self::BinaryInChat => "chat takes text messages only; binary ones go to /raw/ROOM",
             Self::Unreadable => "three messages in a row could not be read as JSON objects",
             Self::ListenOnly => "this server's raw rooms are for listening only (--raw listen)",
             Self::Disconnected(reason) => return Cow::Owned((*reason).to_owned()),
             Self::NameTaken => "that name is taken in this room; pick another",
+            Self::TakenOver => "a newer connection of yours has taken over",
             Self::TooSlow => "too slow: messages were lost; come back",
             Self::RepliesUnread => "too slow: the replies to you are not being read",
             Self::RateLimit => "over the rate limit for 10 seconds; slow down and come back",

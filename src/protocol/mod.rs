@@ -2,5 +2,17 @@
 
 pub mod broadcast;
 pub mod close_code;
+mod json;
 pub mod name;
+pub mod resume;
 pub mod v0;
+pub mod v1;
+
+/// What a chat connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// No subprotocol: the dialect of 2017.
+    V0,
+    /// `hi.v1`.
+    V1,
+}

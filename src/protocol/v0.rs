@@ -6,7 +6,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Unexpected, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+
+use super::json::{self, Json, Key, Spelled};
 
 /// What a client sent: a text, to a room.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -39,13 +41,7 @@ pub enum Command<'a> {
 /// # Errors
 /// A sentence for the client: not JSON, not an object, or which key has the wrong type.
 pub fn parse(payload: &[u8]) -> Result<Said<'_>, String> {
-    serde_json::from_slice(payload).map_err(|error| {
-        if error.is_data() {
-            format!("Can't read that message: {}.", without_position(&error))
-        } else {
-            format!("Can't read that message: it is not JSON ({error}).")
-        }
-    })
+    serde_json::from_slice(payload).map_err(|error| json::explain(&error))
 }
 
 /// The command in a text: its first word decides, words are parted by one space each.
@@ -112,24 +108,6 @@ pub mod text {
     }
 }
 
-fn without_position(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.clone(), |(text, _)| text.to_owned())
-}
-
-/// One key's value in its two spellings: the exact one wins, whatever the order.
-#[derive(Default)]
-struct Spelled<'de> {
-    exact: Option<Cow<'de, str>>,
-    lower: Option<Cow<'de, str>>,
-}
-
-impl<'de> Spelled<'de> {
-    fn value(self) -> Cow<'de, str> {
-        self.exact.or(self.lower).unwrap_or_default()
-    }
-}
-
 impl<'de> Deserialize<'de> for Said<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(SaidVisitor)
@@ -147,123 +125,32 @@ impl<'de> Visitor<'de> for SaidVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Said<'de>, A::Error> {
         let (mut message, mut room) = (Spelled::default(), Spelled::default());
-        while let Some(key) = map.next_key::<Text<'de>>()? {
-            match &*key.0 {
-                "Message" => message.exact = string(&mut map, "Message")?,
-                "message" => message.lower = string(&mut map, "message")?,
-                "Room" => room.exact = string(&mut map, "Room")?,
-                "room" => room.lower = string(&mut map, "room")?,
-                key @ ("From" | "from") => drop(string(&mut map, key)?),
-                key @ ("Meta" | "meta") => boolean(&mut map, key)?,
+        while let Some(Key(key)) = map.next_key()? {
+            match &*key {
+                "Message" | "message" => message.put(&key, string(&mut map, &key)?),
+                "Room" | "room" => room.put(&key, string(&mut map, &key)?),
+                "From" | "from" => drop(string(&mut map, &key)?),
+                "Meta" | "meta" => boolean(&mut map, &key)?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(Said { room: room.value(), message: message.value() })
+        Ok(Said { room: room.value().unwrap_or_default(), message: message.value().unwrap_or_default() })
     }
 }
 
 /// A string or null (which the Go program read as "not given").
 fn string<'de, A: MapAccess<'de>>(map: &mut A, key: &str) -> Result<Option<Cow<'de, str>>, A::Error> {
-    match map.next_value::<Scalar<'de>>()? {
-        Scalar::Null => Ok(None),
-        Scalar::Text(text) => Ok(Some(text)),
-        other => Err(A::Error::custom(format!("{key} has to be a string, not {}", other.unexpected()))),
+    match map.next_value()? {
+        Json::Null => Ok(None),
+        Json::Text(text) => Ok(Some(text)),
+        other => Err(A::Error::custom(format!("{key} has to be a string, not {}", other.kind()))),
     }
 }
 
 fn boolean<'de, A: MapAccess<'de>>(map: &mut A, key: &str) -> Result<(), A::Error> {
-    match map.next_value::<Scalar<'de>>()? {
-        Scalar::Null | Scalar::Boolean => Ok(()),
-        other => Err(A::Error::custom(format!("{key} has to be true or false, not {}", other.unexpected()))),
-    }
-}
-
-/// A string, borrowed from the input where it has no escapes.
-struct Text<'de>(Cow<'de, str>);
-
-impl<'de> Deserialize<'de> for Text<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match deserializer.deserialize_str(ScalarVisitor)? {
-            Scalar::Text(text) => Ok(Self(text)),
-            other => Err(D::Error::custom(format!("a key has to be a string, not {}", other.unexpected()))),
-        }
-    }
-}
-
-/// Any JSON value, as far as we need to tell them apart.
-enum Scalar<'de> {
-    Null,
-    Boolean,
-    Text(Cow<'de, str>),
-    Number,
-    Array,
-    Object,
-}
-
-impl Scalar<'_> {
-    fn unexpected(&self) -> Unexpected<'static> {
-        Unexpected::Other(match self {
-            Self::Null => "null",
-            Self::Boolean => "a boolean",
-            Self::Text(_) => "a string",
-            Self::Number => "a number",
-            Self::Array => "an array",
-            Self::Object => "an object",
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for Scalar<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ScalarVisitor)
-    }
-}
-
-struct ScalarVisitor;
-
-impl<'de> Visitor<'de> for ScalarVisitor {
-    type Value = Scalar<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Null)
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Boolean)
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Number)
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Number)
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Number)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Text(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Scalar<'de>, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Array)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar<'de>, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Object)
+    match map.next_value()? {
+        Json::Null | Json::Boolean => Ok(()),
+        other => Err(A::Error::custom(format!("{key} has to be true or false, not {}", other.kind()))),
     }
 }
 

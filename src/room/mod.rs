@@ -4,7 +4,7 @@
 //! push it into the inbox of each shard that has members: that push, under the lock, is what makes one total order.
 //! The fan-out itself takes no lock: every shard appends what its inbox brought to its own [`log::Log`].
 
-use std::collections::HashMap;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -16,8 +16,16 @@ use crate::relay::{Inbox, Pushed, Relay};
 pub mod log;
 pub mod presence;
 pub mod registry;
+pub mod replay;
+mod sleepers;
+
+pub use sleepers::SLEEPING_BYTES_MAX;
 
 use presence::{Announce, Notice, Presence};
+use replay::{Batch, Replay, ReplayBounds, Since};
+
+/// Of what a client that comes back has missed, so many bytes are taken with its join; the rest is read as it is sent.
+const REPLAY_HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Chat rooms and raw rooms never meet, even under the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +43,43 @@ pub struct MemberId {
     pub shard: usize,
     /// Its key there.
     pub connection: u64,
+}
+
+/// Who wants to join, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Joining<'a> {
+    /// Given in chat rooms.
+    pub user: Option<&'a Arc<str>>,
+    /// The connection.
+    pub member: MemberId,
+    /// What it has of the room, if it comes back.
+    pub since: Option<Since>,
+    /// The connection whose name it takes over, if that is in the room.
+    pub predecessor: Option<MemberId>,
+}
+
+impl<'a> Joining<'a> {
+    /// A newcomer.
+    pub fn new(user: Option<&'a Arc<str>>, member: MemberId) -> Self {
+        Self { user, member, since: None, predecessor: None }
+    }
+}
+
+/// What a join came to.
+#[derive(Debug)]
+pub struct Entered {
+    /// `Seq` of the first frame that is published to it.
+    pub first_seq: u64,
+    /// `Seq` of the first frame that it gets; smaller than `first_seq` if some are replayed.
+    pub from_seq: u64,
+    /// The first of the frames that are replayed.
+    pub head: Option<Batch>,
+    /// Whether everything since is there; `None` if it didn't ask.
+    pub recovered: Option<bool>,
+    /// Users in the room now.
+    pub users: usize,
+    /// Whether the announcement is done.
+    pub announced: Announced,
 }
 
 /// Why a join was refused.
@@ -59,9 +104,10 @@ pub struct Room {
 
 #[derive(Debug)]
 struct State {
-    /// False once the room has been taken out of the registry.
+    /// False once the last member has left: the room sleeps, or is gone.
     alive: bool,
     next_seq: u64,
+    replay: Replay,
     users: HashMap<Arc<str>, MemberId>,
     members_by_shard: Box<[u32]>,
     members: usize,
@@ -80,6 +126,13 @@ impl Wakes {
     /// Nobody to wake yet; what is published is timed if `received` is given.
     pub fn received(received: Option<Instant>) -> Self {
         Self { shards: Vec::new(), received }
+    }
+
+    /// Remembers that a push into this shard's inbox asked for a wake-up.
+    pub fn note(&mut self, shard: usize, pushed: Pushed) {
+        if pushed == Pushed::Wake {
+            self.shards.push(shard);
+        }
     }
 
     /// Wakes every shard that was pushed to and not woken yet.
@@ -114,10 +167,18 @@ pub enum Announced {
 }
 
 impl Room {
-    fn new(id: u64, name: Arc<str>, namespace: Namespace, epoch: u64, inboxes: Arc<[Inbox]>) -> Self {
+    fn new(
+        id: u64,
+        name: Arc<str>,
+        namespace: Namespace,
+        epoch: u64,
+        inboxes: Arc<[Inbox]>,
+        replay: ReplayBounds,
+    ) -> Self {
         let state = State {
             alive: true,
             next_seq: 1,
+            replay: Replay::new(1, replay),
             users: HashMap::new(),
             members_by_shard: vec![0; inboxes.len()].into(),
             members: 0,
@@ -163,17 +224,53 @@ impl Room {
         self.lock().next_seq - 1
     }
 
+    /// The first `max` users by name, and how many there are.
+    pub fn first_users(&self, max: usize) -> (Vec<Arc<str>>, usize) {
+        let state = self.lock();
+        let mut first = BinaryHeap::with_capacity(max + 1);
+        for user in state.users.keys() {
+            if first.len() < max {
+                first.push(user);
+            } else if first.peek().is_some_and(|last| user < *last) {
+                first.pop();
+                first.push(user);
+            }
+        }
+        (first.into_sorted_vec().into_iter().cloned().collect(), state.users.len())
+    }
+
+    /// How many users are in it.
+    pub fn user_count(&self) -> usize {
+        self.lock().users.len()
+    }
+
+    /// Frames from `from` to before `until` for a member that catches up; `None` if some are no longer kept. At most
+    /// `bytes_max` bytes, but always one frame.
+    pub fn replay(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
+        self.lock().replay.read(from, until, bytes_max)
+    }
+
+    /// Bytes kept for those who come back.
+    pub fn replay_bytes(&self) -> usize {
+        self.lock().replay.bytes()
+    }
+
+    /// Drops what is too old to be replayed.
+    pub fn cut_replay(&self, now_ms: u64) {
+        self.lock().replay.cut(now_ms);
+    }
+
     /// Publishes the chat message `text` of `user` and returns its `Seq`.
     pub fn publish_chat(self: &Arc<Self>, user: &str, text: &str, now_ms: u64, wakes: &mut Wakes) -> u64 {
         let message = broadcast::Unnumbered::message(user, &self.name, text);
         let mut state = self.lock();
         let frame = message.number(state.next_seq, self.epoch, now_ms);
-        self.publish(&mut state, &frame, wakes)
+        self.publish(&mut state, &frame, now_ms, wakes)
     }
 
-    /// Publishes a frame as it is, and returns its `Seq`.
+    /// Publishes a frame as it is, and returns its `Seq`. Raw rooms keep nothing: no client could ask for it.
     pub fn publish_raw(self: &Arc<Self>, frame: &Bytes, wakes: &mut Wakes) -> u64 {
-        self.publish(&mut self.lock(), frame, wakes)
+        self.publish(&mut self.lock(), frame, 0, wakes)
     }
 
     /// Publishes for somebody who is no member, and returns the message's `Seq` and how many members it goes to.
@@ -189,7 +286,7 @@ impl Room {
         };
         let mut state = self.lock();
         let frame = message.map_or_else(|frame| frame, |message| message.number(state.next_seq, self.epoch, now_ms));
-        (self.publish(&mut state, &frame, wakes), state.members)
+        (self.publish(&mut state, &frame, now_ms, wakes), state.members)
     }
 
     /// Publishes the notice about the joins and leaves that were folded until now.
@@ -202,57 +299,79 @@ impl Room {
         }
     }
 
-    /// Adds a member, and returns the `Seq` of the first frame that it gets. A chat room announces it, the newcomer
-    /// included.
-    fn join(
-        self: &Arc<Self>,
-        user: Option<&Arc<str>>,
-        member: MemberId,
-        now_ms: u64,
-        wakes: &mut Wakes,
-    ) -> Result<(u64, Announced), JoinError> {
+    /// Adds a member. A chat room announces it, the newcomer included; one that takes its name over from its own lost
+    /// connection has never been away.
+    fn join(self: &Arc<Self>, joining: &Joining<'_>, now_ms: u64, wakes: &mut Wakes) -> Result<Entered, JoinError> {
+        let Joining { user, member, since, predecessor } = *joining;
         let mut state = self.lock();
         if !state.alive {
             return Err(JoinError::Gone);
         }
+        let mut announces = user.is_some();
         if let Some(user) = user {
-            if state.users.contains_key(user) {
+            let holder = state.users.get(user).copied();
+            if holder.is_some() && holder != predecessor {
                 return Err(JoinError::NameTaken);
             }
+            announces = holder.is_none();
             state.users.insert(Arc::clone(user), member);
         }
         state.members_by_shard[member.shard] += 1;
         state.members += 1;
         let first_seq = state.next_seq;
+        state.replay.cut(now_ms);
+        let recovered = since.map(|since| {
+            since.epoch == Some(self.epoch) && since.seq < first_seq && state.replay.reaches(since.seq + 1)
+        });
+        let from_seq = since.filter(|_| recovered == Some(true)).map_or(first_seq, |since| since.seq + 1);
+        let head = state.replay.read(from_seq, first_seq, REPLAY_HEAD_BYTES_MAX);
         let mut announced = Announced::Done;
-        if let Some(user) = user {
+        if let Some(user) = user
+            && announces
+        {
             let members = state.members;
             let announce = state.presence.joined(&self.name, user, members, now_ms);
             announced = self.announce(&mut state, announce, now_ms, wakes);
         }
-        Ok((first_seq, announced))
+        Ok(Entered { first_seq, from_seq, head, recovered, users: state.users.len(), announced })
     }
 
-    /// Removes a member; the second value says whether it was the last one, with which the room is no longer alive.
+    /// Removes a member; the second value says whether it was the last one, with which the room is no longer alive. Whose
+    /// name was taken over leaves in silence.
     fn leave(
         self: &Arc<Self>,
         user: Option<&Arc<str>>,
-        shard: usize,
+        member: MemberId,
         now_ms: u64,
         wakes: &mut Wakes,
     ) -> (Announced, bool) {
         let mut state = self.lock();
-        state.members_by_shard[shard] -= 1;
+        state.members_by_shard[member.shard] -= 1;
         state.members -= 1;
+        let user = user.filter(|user| state.users.get(*user) == Some(&member));
+        if let Some(user) = user {
+            state.users.remove(user);
+        }
         if state.members == 0 {
             state.alive = false;
             return (Announced::Done, true);
         }
         let Some(user) = user else { return (Announced::Done, false) };
-        state.users.remove(user);
         let members = state.members;
         let announce = state.presence.left(user, members, now_ms);
         (self.announce(&mut state, announce, now_ms, wakes), false)
+    }
+
+    fn is_alive(&self) -> bool {
+        self.lock().alive
+    }
+
+    /// The first member comes back to a room that slept.
+    fn wake(&self) {
+        let mut state = self.lock();
+        debug_assert!(!state.alive && state.members == 0);
+        state.alive = true;
+        state.presence = Presence::default();
     }
 
     fn announce(self: &Arc<Self>, state: &mut State, announce: Announce, now_ms: u64, wakes: &mut Wakes) -> Announced {
@@ -267,23 +386,22 @@ impl Room {
     }
 
     fn publish_notice(self: &Arc<Self>, state: &mut State, notice: &Notice, now_ms: u64, wakes: &mut Wakes) {
-        let message = broadcast::Unnumbered::notice(&self.name, notice);
+        let message = broadcast::Unnumbered::notice(&self.name, notice, state.users.len());
         let frame = message.number(state.next_seq, self.epoch, now_ms);
-        self.publish(state, &frame, wakes);
+        self.publish(state, &frame, now_ms, wakes);
     }
 
     /// One push for each shard that has members. A full inbox drops the frame; the hole in `Seq` tells the shard.
-    fn publish(self: &Arc<Self>, state: &mut State, frame: &Bytes, wakes: &mut Wakes) -> u64 {
+    fn publish(self: &Arc<Self>, state: &mut State, frame: &Bytes, now_ms: u64, wakes: &mut Wakes) -> u64 {
         let seq = state.next_seq;
         state.next_seq += 1;
+        state.replay.push(frame, now_ms);
         for (shard, inbox) in self.inboxes.iter().enumerate() {
             if state.members_by_shard[shard] == 0 {
                 continue;
             }
             let relay = Relay { room: Arc::clone(self), seq, frame: frame.clone(), received: wakes.received };
-            if inbox.push(relay) == Pushed::Wake {
-                wakes.shards.push(shard);
-            }
+            wakes.note(shard, inbox.push(relay));
         }
         seq
     }

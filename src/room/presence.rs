@@ -15,24 +15,29 @@ const NAMES_MAX: usize = 3;
 /// Folded notices come once in this time, in milliseconds.
 const FOLD_MS: u64 = 1000;
 
-/// What a notice tells; also the value of `Event` on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a notice tells; its name is the value of `Event` on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// One member came.
-    Join,
-    /// One member left.
-    Leave,
+    /// This user came.
+    Join(Arc<str>),
+    /// This user left.
+    Leave(Arc<str>),
     /// Several came or left.
-    Presence,
+    Presence {
+        /// How many came.
+        joined: usize,
+        /// How many left.
+        left: usize,
+    },
 }
 
 impl Event {
     /// The word on the wire.
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Join => "join",
-            Self::Leave => "leave",
-            Self::Presence => "presence",
+            Self::Join(_) => "join",
+            Self::Leave(_) => "leave",
+            Self::Presence { .. } => "presence",
         }
     }
 }
@@ -72,7 +77,7 @@ impl Presence {
     /// `user` came into `room`, which now has `members`.
     pub fn joined(&mut self, room: &str, user: &Arc<str>, members: usize, now_ms: u64) -> Announce {
         if self.announces(members, now_ms) {
-            return Announce::Now(Notice { event: Event::Join, text: welcome(room, user) });
+            return Announce::Now(Notice { event: Event::Join(Arc::clone(user)), text: welcome(room, user) });
         }
         let first = !self.is_pending();
         if self.joined.len() < NAMES_MAX {
@@ -85,7 +90,7 @@ impl Presence {
     /// `user` left; `members` remain.
     pub fn left(&mut self, user: &Arc<str>, members: usize, now_ms: u64) -> Announce {
         if self.announces(members, now_ms) {
-            return Announce::Now(Notice { event: Event::Leave, text: farewell(user) });
+            return Announce::Now(Notice { event: Event::Leave(Arc::clone(user)), text: farewell(user) });
         }
         let first = !self.is_pending();
         self.left = Some(Arc::clone(user));
@@ -115,10 +120,10 @@ impl Presence {
             (0, _) => {}
             (count, _) => sentences.push(format!("{count} users left channel.")),
         }
-        let event = match (self.joined_count, self.left_count) {
-            (1, 0) => Event::Join,
-            (0, 1) => Event::Leave,
-            _ => Event::Presence,
+        let event = match (self.joined_count, self.left_count, &self.joined[..], &self.left) {
+            (1, 0, [user], _) => Event::Join(Arc::clone(user)),
+            (0, 1, _, Some(user)) => Event::Leave(Arc::clone(user)),
+            (joined, left, ..) => Event::Presence { joined, left },
         };
         *self = Self { recent: std::mem::take(&mut self.recent), ..Self::default() };
         self.note(now_ms);
@@ -168,9 +173,9 @@ mod tests {
     fn a_small_quiet_room_hears_of_each() {
         let mut presence = Presence::default();
         let now = presence.joined("tea", &name(1), 1, 0);
-        assert_eq!(now, Announce::Now(Notice { event: Event::Join, text: "Welcome to tea, u1!".into() }));
+        assert_eq!(now, Announce::Now(Notice { event: Event::Join(name(1)), text: "Welcome to tea, u1!".into() }));
         let now = presence.left(&name(1), 31, 0);
-        assert_eq!(now, Announce::Now(Notice { event: Event::Leave, text: "User u1 left channel.".into() }));
+        assert_eq!(now, Announce::Now(Notice { event: Event::Leave(name(1)), text: "User u1 left channel.".into() }));
         assert_eq!(presence.flush("tea", 5000), None);
     }
 
@@ -183,7 +188,7 @@ mod tests {
         }
         let notice = presence.flush("tea", 1500).unwrap();
         assert_eq!(notice.text, "Welcome to tea: u0, u1, u2 and 297 more.");
-        assert_eq!(notice.event, Event::Presence);
+        assert_eq!(notice.event, Event::Presence { joined: 300, left: 0 });
         for number in 0..14 {
             presence.left(&name(number), 300, 1600);
         }

@@ -10,6 +10,7 @@ use crate::connection::{Connection, Gap, OUTBOX_BYTES_MAX, Role, State};
 use crate::frame::decode::Kind;
 use crate::frame::encode;
 use crate::metrics::counters::Lapped;
+use crate::protocol::Dialect;
 use crate::protocol::broadcast::{self, to_one};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name;
@@ -18,6 +19,8 @@ use crate::rate::Verdict;
 use crate::relay::Disconnect;
 use crate::ring::DataRing;
 use crate::room::{JoinError, Namespace, Room};
+
+mod v1;
 
 /// Of the frames that a room has for a member that leaves it, so many bytes may wait in the outbox.
 const LEAVE_BYTES_MAX: usize = OUTBOX_BYTES_MAX / 4 * 3;
@@ -33,17 +36,18 @@ impl<R: DataRing> Shard<R> {
             Role::Chat { user } => (&self.chat_rate, Some(Arc::clone(user))),
             Role::Raw { .. } => (&self.raw_rate, None),
         };
-        let dialect = connection.role.dialect();
+        let speech = connection.speech();
         let verdict = connection.bucket.take(rate, now_ms);
         let counted = if verdict == Verdict::Pass {
-            self.counters.messages_in(dialect)
+            self.counters.messages_in(speech)
         } else {
-            self.counters.rate_limited(dialect)
+            self.counters.rate_limited(speech)
         };
         counted.add(1);
         self.wakes.received = self.sampler.sample();
         match (verdict, user) {
             (Verdict::RefusedTooLong, _) => self.close(slot, &CloseReason::RateLimit),
+            (Verdict::Refused, Some(_)) if connection.dialect == Dialect::V1 => self.refuse_too_fast(slot, payload),
             (Verdict::Refused, Some(_)) => {
                 let refusal = text::too_fast(self.config.rate_limit);
                 self.system(slot, &refusal);
@@ -77,6 +81,9 @@ impl<R: DataRing> Shard<R> {
         if matches!(kind, Kind::Binary) {
             return self.close(slot, &CloseReason::BinaryInChat);
         }
+        if self.connection(slot).dialect == Dialect::V1 {
+            return self.request(slot, user, payload);
+        }
         let said = match v0::parse(payload) {
             Ok(said) => said,
             Err(why) => return self.unreadable(slot, &why),
@@ -100,6 +107,10 @@ impl<R: DataRing> Shard<R> {
 
     fn unreadable(&mut self, slot: u32, why: &str) {
         self.system(slot, why);
+        self.count_unreadable(slot);
+    }
+
+    fn count_unreadable(&mut self, slot: u32) {
         let connection = self.connection(slot);
         connection.unreadable += 1;
         if connection.unreadable >= UNREADABLE_MAX {
@@ -117,7 +128,7 @@ impl<R: DataRing> Shard<R> {
             _ if self.connection(slot).memberships.len() >= rooms_max => {
                 return self.system(slot, &text::too_many_rooms(rooms_max));
             }
-            _ => self.join(slot, Namespace::Chat, name),
+            _ => self.join(slot, Namespace::Chat, name, None),
         };
         if joined.is_err() {
             self.system(slot, &text::taken(user));
@@ -129,24 +140,32 @@ impl<R: DataRing> Shard<R> {
         if !self.is_member(slot, &room) {
             return self.system(slot, &text::not_present(name, user));
         }
+        if self.leave_settled(slot, &room) {
+            self.system(slot, &text::left(name));
+        }
+    }
+
+    /// Leaves a room, behind all that it has said until now; false: the connection was closed for what it lost of it.
+    fn leave_settled(&mut self, slot: u32, room: &Room) -> bool {
         // What the room said until now is still owed.
         self.drain_inbox();
-        let room_slot = self.rooms.slot(&room).expect("a member's room is here");
+        let room_slot = self.rooms.slot(room).expect("a member's room is here");
         let lost = self.connections[slot as usize].settle_last(room_slot, &self.rooms, LEAVE_BYTES_MAX);
         self.leave(slot, room_slot);
         match lost {
             Some(_) if self.config.slow == Slow::Close => {
                 self.counters.lapped(Lapped::Close).add(1);
-                return self.close(slot, &CloseReason::TooSlow);
+                self.close(slot, &CloseReason::TooSlow);
+                return false;
             }
             Some(Gap { first, last, .. }) => {
                 self.counters.gaps.add(1);
                 self.counters.lost.add(last - first + 1);
-                self.reply(slot, broadcast::gap(name, first, last, room.epoch()));
+                self.reply(slot, broadcast::gap(room.name(), first, last, room.epoch()));
             }
             None => {}
         }
-        self.system(slot, &text::left(name));
+        true
     }
 
     /// Closes the connections of a user, as the internal port orders it.

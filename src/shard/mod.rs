@@ -24,12 +24,14 @@ use crate::metrics::counters::{CLOSED_ABNORMALLY, Counters};
 use crate::metrics::delivery::Sampler;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
-use crate::protocol::{broadcast, v0};
+use crate::protocol::v1::{Code, Hello, Refusal};
+use crate::protocol::{Dialect, broadcast, v0};
 use crate::rate::{Bucket, RateLimit};
-use crate::relay::Relay;
+use crate::relay::{Order, Relay};
 use crate::ring::{DataRing, Received};
 use crate::room::registry::{Joined, Registry};
-use crate::room::{Announced, JoinError, MemberId, Namespace, Room, Wakes};
+use crate::room::replay::Since;
+use crate::room::{Announced, Entered, JoinError, Joining, MemberId, Namespace, Room, Wakes};
 use crate::wheel::Wheel;
 
 pub mod commands;
@@ -43,6 +45,14 @@ use rooms::LocalRooms;
 const CLOSE_SECONDS: u32 = 3;
 /// Of the frames that a room has for a member, so many bytes go ahead of a reply to it.
 const SETTLE_BYTES_MAX: usize = 64 * 1024;
+/// When the server stops, the clients of v1 on this shard come back at this distance from one another, in milliseconds,
+const RETURN_STEP_MS: u64 = 1;
+/// the first of them after so long,
+const RETURN_FIRST_MS: u64 = 1000;
+/// all of them within at least
+const RETURN_SPAN_MS_MIN: u64 = 1000;
+/// and at most so long.
+const RETURN_SPAN_MS_MAX: u64 = 29_000;
 
 /// A connection, safe against the reuse of its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +95,23 @@ pub struct Upgraded {
     pub stream: TcpStream,
     /// What it is for.
     pub role: Role,
-    /// The room that its address names.
-    pub room: String,
+    /// The room that its address names, or that is the default there; in v1, none if it names none.
+    pub room: Option<String>,
+    /// How v1 begins; `None` is v0, or a raw room.
+    pub opening: Option<Opening>,
     /// The 101 response: leaves in the first send, together with the first frames.
     pub response: Bytes,
     /// What arrived behind the request head.
     pub leftover: Vec<u8>,
+}
+
+/// What the handshake knows of a connection that speaks v1.
+#[derive(Debug)]
+pub struct Opening {
+    /// This process, as clients see it.
+    pub instance: Arc<str>,
+    /// `?resume=`: the secret of a connection that it takes the name over from.
+    pub resume: Option<String>,
 }
 
 /// The state of one shard. Everything here runs on its thread, and nothing waits.
@@ -113,6 +134,8 @@ pub struct Shard<R> {
     wheel: Wheel<Key>,
     /// Rooms with folded notices, and when they are due (ms since 1970).
     folded: Vec<(u64, Arc<Room>)>,
+    /// Whether no room waits for its last member to come back, as of the last tick.
+    nobody_sleeps: bool,
     wakes: Wakes,
     started: Instant,
     now: Now,
@@ -143,6 +166,7 @@ impl<R: DataRing> Shard<R> {
             starved: Vec::new(),
             wheel: Wheel::new(0),
             folded: Vec::new(),
+            nobody_sleeps: true,
             wakes: Wakes::default(),
             started,
             now: Now { instant: started, unix_ms: os::unix_ms(), since_start_ms: 0 },
@@ -170,23 +194,33 @@ impl<R: DataRing> Shard<R> {
     /// Takes over a socket whose handshake is done, and lets it into the room of its address.
     pub fn adopt(&mut self, upgraded: Upgraded) {
         self.read_clock();
-        let Upgraded { stream, role, room, response, mut leftover } = upgraded;
+        let Upgraded { stream, role, room, opening, response, mut leftover } = upgraded;
         let rate = if matches!(role, Role::Chat { .. }) { &self.chat_rate } else { &self.raw_rate };
         let bucket = Bucket::new(rate, self.now.since_start_ms);
         let namespace = if matches!(role, Role::Chat { .. }) { Namespace::Chat } else { Namespace::Raw };
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
-        self.counters.connections(role.dialect()).add(1);
         let slot = self.connections.insert(Connection::new(stream, serial, role, bucket)) as u32;
         // Spread by the order of arrival, so that a storm of connects is not followed by storms of pings.
         let spread = (serial.wrapping_mul(0x9e37_79b1) >> 8) % self.config.ping_interval.as_secs() as u32;
         self.schedule(slot, 1 + spread);
         self.connection(slot).respond(response);
+        if let Some(opening) = opening {
+            self.greet(slot, &opening);
+        }
+        self.counters.connections(self.connections[slot as usize].speech()).add(1);
         if self.stopping {
-            self.close(slot, &CloseReason::GoingAway);
-        } else if let Err(JoinError::NameTaken | JoinError::Gone) = self.join(slot, namespace, &room) {
+            self.send_away(slot, RETURN_FIRST_MS + u64::from(serial) % RETURN_SPAN_MS_MIN);
+        } else if let Some(room) = room
+            && let Err(JoinError::NameTaken | JoinError::Gone) = self.join(slot, namespace, &room, None)
+        {
             let user = self.connection(slot).user().cloned().unwrap_or_default();
-            self.reply(slot, broadcast::to_one("hi", "", &v0::text::taken(&user)));
+            let taken = v0::text::taken(&user);
+            let refusal = match self.connection(slot).dialect {
+                Dialect::V0 => broadcast::to_one("hi", "", &taken),
+                Dialect::V1 => Refusal::new(Code::NameTaken, taken).frame(None),
+            };
+            self.reply(slot, refusal);
             self.close(slot, &CloseReason::NameTaken);
         }
         // First: a connection that ends over its first bytes stays until the kernel has given the receive back.
@@ -203,9 +237,71 @@ impl<R: DataRing> Shard<R> {
         self.read_clock();
         self.stopping = true;
         let slots: Vec<u32> = self.connections.iter().map(|(slot, _)| slot as u32).collect();
-        for slot in slots {
-            self.close(slot, &CloseReason::GoingAway);
+        let span_ms = (slots.len() as u64 * RETURN_STEP_MS).clamp(RETURN_SPAN_MS_MIN, RETURN_SPAN_MS_MAX);
+        for (index, slot) in slots.iter().enumerate() {
+            self.send_away(*slot, RETURN_FIRST_MS + span_ms * index as u64 / slots.len() as u64);
         }
+    }
+
+    /// Closes a connection because the server stops; a client of v1 comes back after exactly so long.
+    fn send_away(&mut self, slot: u32, retry_ms: u64) {
+        if self.connection(slot).state != State::Open {
+            return;
+        }
+        if self.connection(slot).dialect == Dialect::V0 {
+            return self.close(slot, &CloseReason::GoingAway);
+        }
+        self.reply(slot, broadcast::drain(retry_ms));
+        self.close(slot, &CloseReason::Restart { retry_ms });
+    }
+
+    /// The first frame of v1; and the connection that this one takes over is told to go.
+    fn greet(&mut self, slot: u32, opening: &Opening) {
+        let member = self.member_id(slot);
+        let ping = self.config.ping_interval.as_secs();
+        let resume_key = self.registry.resume_key();
+        let resume = resume_key.issue(member);
+        let predecessor = opening.resume.as_deref().and_then(|secret| resume_key.redeem(secret));
+        let connection = &mut self.connections[slot as usize];
+        connection.dialect = Dialect::V1;
+        connection.predecessor = predecessor.map(Box::new);
+        let Some(user) = connection.user().cloned() else { return };
+        let hello = Hello {
+            op: "hello",
+            client: format!("{}-{}", member.shard, connection.serial),
+            user: &user,
+            ping,
+            instance: &opening.instance,
+            version: env!("CARGO_PKG_VERSION"),
+            resume,
+        };
+        self.reply(slot, hello.frame());
+        if let Some(MemberId { shard, connection }) = predecessor
+            && let Some(inbox) = self.registry.inboxes().get(shard)
+        {
+            self.wakes.note(shard, inbox.order(Order::TakeOver { connection, user }));
+        }
+    }
+
+    /// Does what others have asked for.
+    fn obey_orders(&mut self) {
+        for order in self.registry.inboxes()[self.id].take_orders() {
+            match order {
+                Order::Disconnect(order) => self.disconnect(order),
+                Order::TakeOver { connection, user } => {
+                    let key = Key { slot: connection as u32, serial: (connection >> 32) as u32 };
+                    if self.is_current(key) && self.connection(key.slot).user() == Some(&user) {
+                        self.close(key.slot, &CloseReason::TakenOver);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection as the other shards know it.
+    fn member_id(&self, slot: u32) -> MemberId {
+        let serial = self.connections[slot as usize].serial;
+        MemberId { shard: self.id, connection: u64::from(serial) << 32 | u64::from(slot) }
     }
 
     fn read_clock(&mut self) {
@@ -226,25 +322,32 @@ impl<R: DataRing> Shard<R> {
         self.connections.get(key.slot as usize).is_some_and(|connection| connection.serial == key.serial)
     }
 
-    /// Joins a room by name.
-    fn join(&mut self, slot: u32, namespace: Namespace, name: &str) -> Result<(), JoinError> {
-        let member =
-            MemberId { shard: self.id, connection: u64::from(self.connection(slot).serial) << 32 | u64::from(slot) };
-        let user = self.connection(slot).user().cloned();
-        let now_ms = self.now.unix_ms;
-        let joined = self.registry.join(namespace, name, user.as_ref(), member, now_ms, &mut self.wakes)?;
-        let Joined { room, first_seq, announced } = joined;
-        let room_slot = self.rooms.join(&room, first_seq, self.config.backlog_bytes);
+    /// Joins a room by name. What it has missed since it was there is not yet on its way.
+    fn join(
+        &mut self,
+        slot: u32,
+        namespace: Namespace,
+        name: &str,
+        since: Option<Since>,
+    ) -> Result<(Arc<Room>, Entered), JoinError> {
+        let member = self.member_id(slot);
+        let connection = &self.connections[slot as usize];
+        let joining =
+            Joining { user: connection.user(), member, since, predecessor: connection.predecessor.as_deref().copied() };
+        let Joined { room, entered } =
+            self.registry.join(namespace, name, &joining, self.now.unix_ms, &mut self.wakes)?;
+        let room_slot = self.rooms.join(&room, entered.first_seq, self.config.backlog_bytes);
         let members = &mut self.rooms.get_mut(room_slot).members;
         let index = members.len() as u32;
         members.push(slot);
         self.connection(slot).memberships.push(crate::connection::Membership {
             room: room_slot,
             index,
-            cursor: first_seq,
+            cursor: entered.from_seq,
+            joined_seq: entered.first_seq,
         });
-        self.fold(announced, room);
-        Ok(())
+        self.fold(entered.announced, Arc::clone(&room));
+        Ok((room, entered))
     }
 
     /// Ends a membership.
@@ -257,6 +360,7 @@ impl<R: DataRing> Shard<R> {
         let user = connection.user().cloned();
         let delivered = connection.left(room_slot);
         self.counters.deliveries.add(delivered);
+        let member = self.member_id(slot);
         let local = self.rooms.get_mut(room_slot);
         let room = Arc::clone(&local.room);
         local.members.swap_remove(index);
@@ -268,7 +372,7 @@ impl<R: DataRing> Shard<R> {
         if local.members.is_empty() {
             self.rooms.remove(room_slot);
         }
-        let announced = self.registry.leave(&room, user.as_ref(), self.id, self.now.unix_ms, &mut self.wakes);
+        let announced = self.registry.leave(&room, user.as_ref(), member, self.now.unix_ms, &mut self.wakes);
         self.fold(announced, room);
     }
 
@@ -287,6 +391,11 @@ impl<R: DataRing> Shard<R> {
     /// Sends `frame` to this connection alone, behind all that its rooms had for it until now.
     fn reply(&mut self, slot: u32, frame: Bytes) {
         self.settle(slot, SETTLE_BYTES_MAX);
+        self.reply_at_once(slot, frame);
+    }
+
+    /// The same, ahead of what its rooms have for it.
+    fn reply_at_once(&mut self, slot: u32, frame: Bytes) {
         if self.connection(slot).reply(frame) {
             self.queue(slot);
         } else {
@@ -353,7 +462,7 @@ impl<R: DataRing> Shard<R> {
         if connection.state == State::Ended && connection.is_released() {
             debug_assert!(connection.memberships.is_empty());
             let connection = self.connections.remove(slot as usize);
-            self.counters.connections(connection.role.dialect()).subtract(1);
+            self.counters.connections(connection.speech()).subtract(1);
         }
     }
 
@@ -393,6 +502,7 @@ impl<R: DataRing> Shard<R> {
         }
         self.announce_folded();
         self.trim_logs();
+        self.nobody_sleeps = self.registry.expire(self.now.unix_ms);
     }
 
     fn timer(&mut self, slot: u32) {
@@ -432,6 +542,7 @@ impl<R: DataRing> Shard<R> {
     fn trim_logs(&mut self) {
         for slot in self.rooms.slots() {
             let local = self.rooms.get_mut(slot);
+            local.room.cut_replay(self.now.unix_ms);
             if local.log.bytes() == 0 {
                 continue;
             }

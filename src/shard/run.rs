@@ -85,6 +85,6 @@ fn take_turns<R: DataRing>(front: &Front<R>, stop_now: bool) -> bool {
 impl<R> Shard<R> {
     /// Whether time changes nothing here.
     fn is_idle(&self) -> bool {
-        self.connections.is_empty() && self.folded.is_empty()
+        self.connections.is_empty() && self.folded.is_empty() && self.nobody_sleeps
     }
 }

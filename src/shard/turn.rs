@@ -49,16 +49,14 @@ impl<R: DataRing> Shard<R> {
         // Lets the kernel run what it deferred, and takes what the control ring's tasks asked for.
         self.ring.submit()?;
         self.reap();
-        for order in self.registry.inboxes()[self.id].take_orders() {
-            self.disconnect(order);
-        }
         self.queue_news();
         let owes_nothing = self.send_queue.is_empty();
         if owes_nothing {
             self.read_arrivals();
             self.drain_inbox();
-            self.queue_news();
         }
+        self.obey_orders();
+        self.queue_news();
         self.wakes.wake_all(self.registry.inboxes());
         self.send();
         self.receive_again();

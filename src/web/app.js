@@ -1,5 +1,6 @@
 "use strict";
-// The chat page, in the v0 dialect: {From, Message, Room, Meta} both ways, and commands with a slash.
+// The chat page. It speaks hi.v1: after a reconnect each room asks for what came behind the last it got. Where that does
+// not get through, it speaks v0, in which commands are messages with a slash.
 // Text from others reaches the page through textContent alone: it can never become markup.
 
 const NAME_BYTES_MAX = 79;
@@ -12,16 +13,8 @@ const NAME_HELD_MS = 75_000; // our own dead connection may hold our name: two h
 const FOLLOW_MS = 180_000; // messages so close together share the heading
 
 const CLOSE_TEXT = {
-  1001: "The server went away; perhaps it restarts.",
-  1008: "The server's policy ended the connection.",
-  1009: "The message was too long for the server.",
   1012: "The server restarts.",
-  1013: "The server is full.",
-  4001: "The server does not accept this name.",
   4002: "The name is still held, probably by your lost connection.",
-  4003: "A newer connection took over your name.",
-  4101: "The connection was too slow to keep up.",
-  4102: "You sent more than the server allows.",
 };
 const CLOSE_FATAL = [1002, 1003, 1007, 1008, 1009, 4001, 4003]; // coming back would end the same way
 const CLOSE_WAIT_S = { 1013: 10, 4102: 20 }; // at least
@@ -36,6 +29,9 @@ let current = null; // the room on the screen; null while the join form shows
 let atEnd = true; // the log is scrolled to its end, and stays there
 const rooms = new Map(); // by name, in the order joined; they outlive connections
 const retry = { at: 0, timer: 0, attempt: 0, heldSince: 0 }; // heldSince: refused for our own name since then
+let v1 = true; // the dialect, until a handshake with it fails
+let proven = false; // a handshake has succeeded
+let resume = ""; // with this, our next connection takes our name over
 
 /** What `read` returns; "" if it fails, as storage does where it is forbidden. */
 function orNothing(read) {
@@ -58,12 +54,13 @@ function beside(path, room) {
   return url;
 }
 
-/** Connects with one room in the address; when it has answered, the others follow by /join. */
+/** Connects for a room, which in v0 the address names; the others that we were in follow. */
 function connect(room) {
   hangUp();
   const url = beside("ws", room);
+  if (v1) url.search = `?username=${encodeURIComponent(me)}&resume=${resume}`;
   url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-  const socket = new WebSocket(url);
+  const socket = new WebSocket(url, v1 ? ["hi.v1"] : []);
   link = {
     socket,
     room,
@@ -71,15 +68,15 @@ function connect(room) {
     opened: false, // the WebSocket stands
     welcomed: false, // the room has answered
     silence: 0, // timer that runs while an answer is due
-    joining: null, // the room that a /join is under way for
-    toJoin: [],
+    answers: [], // what to do with the answer to each request of v1, by its Ref
+    joining: new Set(v1 ? [] : [room]), // rooms that have not answered yet
     unconfirmed: [], // our messages that have not come back yet
   };
   showState("connecting", "Connecting…");
   expectAnswer();
   // A socket that was replaced has no say any more.
   const ifOurs = (act) => (event) => link?.socket === socket && act(event);
-  socket.onopen = ifOurs(() => { link.opened = true; });
+  socket.onopen = ifOurs(() => { link.opened = proven = true; });
   socket.onclose = ifOurs((event) => lost(event.code, event.reason));
   socket.onmessage = ifOurs((event) => {
     clearTimeout(link.silence);
@@ -93,11 +90,16 @@ function expectAnswer() {
   link.silence ||= setTimeout(() => lost(1006, ""), ANSWER_MS);
 }
 
-const frameOf = (Message, Room) => JSON.stringify({ From: me, Message, Room, Meta: false });
+const frameOf = (Message, Room, more) => JSON.stringify({ From: me, Message, Room, Meta: false, ...more });
 
-function send(text, room) {
-  link.socket.send(frameOf(text, room));
+function send(text, room, more) {
+  link.socket.send(frameOf(text, room, more));
   expectAnswer();
+}
+
+/** A request of v1. */
+function ask(request, answered) {
+  send(undefined, undefined, { ...request, Ref: link.answers.push(answered) - 1 });
 }
 
 function hangUp() {
@@ -113,21 +115,26 @@ function hangUp() {
 function lost(code, reason) {
   const was = link;
   hangUp();
-  const fatal = CLOSE_FATAL.includes(code);
-  const otherwise = fatal ? "The server did not understand: reload this page." : "The connection was lost.";
-  const text = (CLOSE_TEXT[code] ?? otherwise) + (reason && code !== 1012 ? ` (${reason})` : "");
+  if (!was.opened && !proven) {
+    v1 = !v1;
+    if (!v1) return connect(was.room);
+  }
+  const text = CLOSE_TEXT[code] ?? (reason ? `The server hung up: ${reason}.` : "The connection was lost.");
   if (!current) return explainRefusal(was, code, text);
 
-  for (const { room, text: ours } of was.unconfirmed) notice(room, `Perhaps not delivered: ${ours}`);
+  // If a replay shows that one was delivered, this goes away again.
+  for (const { room, text: ours } of was.unconfirmed) {
+    room.doubts.push({ text: ours, line: notice(room, `Perhaps not delivered: ${ours}`) });
+  }
   if (was.welcomed && Date.now() - was.since > GOOD_MS) retry.attempt = 0;
   retry.heldSince = code === 4002 ? retry.heldSince || Date.now() : 0;
-  if (fatal) giveUp(text);
+  if (CLOSE_FATAL.includes(code)) giveUp(text);
   else if (retry.heldSince && Date.now() - retry.heldSince > NAME_HELD_MS) giveUp(takenText(was.room));
   else comeBack(code, reason, text, was);
 }
 
 const takenText = (room) =>
-  `The name ${me} is already taken in the room ${room}. Pick another, or wait a minute if it was you.`;
+  `The name ${me} is taken in the room ${room}. Pick another, or wait a minute if it was you.`;
 
 /** On the join form nothing loops: the user reads and decides. */
 async function explainRefusal(was, code, text) {
@@ -140,18 +147,16 @@ async function explainRefusal(was, code, text) {
 }
 
 /**
- * Why did the handshake fail? Scripts are not told, so ask the same address by plain HTTP, then for hi's health. If hi
- * answers, network and server are fine: something between drops the upgrade to a WebSocket.
+ * Why did the handshake fail? Scripts are not told, so ask by plain HTTP. If hi answers, something between drops upgrades.
  * Returns a sentence, the server's own words, and whether trying again is in vain.
  */
 async function diagnose(room) {
   const { status, body } = await get(beside("ws", room));
   if (status === 400) return ["The server refuses this name or room.", body, true];
   if (status === 426 || (await get(beside("healthz"))).status === 200) {
-    const text = "The server answers, but the WebSocket upgrade does not get through: a proxy on the way drops it.";
-    return [text, status === 426 && body];
+    return ["The server answers, but a proxy on the way drops the WebSocket upgrade.", status === 426 && body];
   }
-  if (status) return [`The chat can't be reached: its address answers with HTTP ${status}.`];
+  if (status) return [`The chat's address answers with HTTP ${status}.`];
   return ["The server can't be reached: it is down, or your network is."];
 }
 
@@ -204,60 +209,73 @@ function giveUp(text, detail) {
 // ---- What arrives ----
 
 function receive(data) {
-  const { From: from, Message: text, Room: name, Meta: meta, Ts: time = Date.now() } = JSON.parse(data);
+  const frame = JSON.parse(data);
+  if (frame.Op === "hello") return greeted(frame);
+  if (frame.Op) return link.answers[frame.Ref]?.(frame);
+  const { From: from, Message: text, Room: name, Meta: meta, Event: event, Ts: time = Date.now() } = frame;
   if (name === "") return receiveSystem(text);
 
-  // Whatever comes from a room that we asked for means that we are in.
-  const asked = name === link.joining || (name === link.room && !link.welcomed);
-  const late = meta && !rooms.get(name)?.joined && text === `Welcome to ${name}, ${me}!`;
-  if (asked || late) joined(name);
+  // In v0, whatever comes from a room that we asked for means that we are in.
+  if (!v1 && link.joining.has(name)) joined(name);
   const room = rooms.get(name);
   if (!room) return; // left a moment ago
-  if (meta) return notice(room, text, time);
+  if (frame.Seq) room.since = { Epoch: frame.Epoch, Seq: frame.Seq };
+  if (meta) return notice(room, text, time, event === "gap" ? "notice separator" : "notice");
 
   const own = from === me;
-  if (own) link.unconfirmed = link.unconfirmed.filter((sent) => sent.room !== room || sent.text !== text);
+  if (own) confirm(room, text);
   addLine(room, { from, text, time, own });
 }
 
-/** An answer to us alone. Nobody can forge one: messages of users carry a room. */
-function receiveSystem(text) {
-  if (!current) return; // the close code tells
-  const [answersLeave, left, notLeft] = /^Left channel (\S+)\.$|^Couldn't leave channel (\S+): /.exec(text) ?? [];
-  const room = rooms.get(left ?? notLeft);
-  if (room) forget(room);
-  // A refused /join does not name its room: hence only one at a time.
-  if (link?.joining && !answersLeave) refused(text);
-  else notice(current, text);
+/** A message of ours has come back, perhaps to a later connection than the one that sent it. */
+function confirm(room, text) {
+  const isIt = (sent) => sent.text === text && (sent.room ?? room) === room;
+  const first = (list) => list.splice(list.findIndex(isIt) >>> 0, 1)[0];
+  const doubt = first(link.unconfirmed) ? null : first(room.doubts);
+  if (!doubt) return;
+  room.lines = room.lines.filter((line) => line !== doubt.line);
+  if (room === current) drawAll();
 }
 
-function joined(name) {
+function greeted({ Resume }) {
+  resume = Resume;
+  if (current) showConnected();
+  joinAll();
+}
+
+function joinAll() {
+  for (const name of new Set([link.room, ...rooms.keys()])) join(name);
+}
+
+function showConnected() {
+  link.welcomed = true;
+  retry.heldSince = 0;
+  showState("connected", "Connected");
+}
+
+/** An answer of v0. Nobody can forge one: messages of users carry a room. */
+function receiveSystem(text) {
+  if (!current || v1) return; // the close code tells
+  const [, left, notLeft] = /^Left channel (\S+)\.$|^Couldn't leave channel (\S+): /.exec(text) ?? [];
+  const room = rooms.get(left ?? notLeft);
+  if (room) forget(room);
+  notice(current, text);
+}
+
+function joined(name, { Epoch, Seq, Recovered } = {}) {
   const known = rooms.has(name);
   const room = rooms.get(name) ?? addRoom(name);
-  if (name === link.joining) link.joining = null;
-  if (!link.welcomed) {
-    link.welcomed = true;
-    link.toJoin = [...rooms.keys()];
-    retry.heldSince = 0;
-    showState("connected", "Connected");
-  }
+  const isFirst = !link.welcomed;
+  link.joining.delete(name);
+  if (isFirst) showConnected();
   room.joined = true;
-  if (known) notice(room, "reconnected", Date.now(), "notice separator");
+  room.since = { Epoch, Seq };
+  const text = Recovered ? "reconnected" : "reconnected; messages may be missing here";
+  if (known) notice(room, text, Date.now(), "notice separator");
   if (!current) openChat();
   if (known) showRooms();
   else show(room);
-  joinNext();
-}
-
-/** A room that we were in is tried again while our dead connection may hold the name. */
-function refused(text) {
-  const { socket, since, joining: name } = link;
-  const room = rooms.get(name);
-  link.joining = null;
-  if (!room) notice(current, `${name} not joined: ${text}`);
-  else if (Date.now() - since > NAME_HELD_MS) notice(room, `Not joined again: ${text}`);
-  else setTimeout(() => link?.socket === socket && rooms.has(name) && join(name), 3000 + Math.random() * 3000);
-  joinNext();
+  if (isFirst && !v1) joinAll();
 }
 
 // ---- Rooms ----
@@ -273,25 +291,24 @@ function goTo(name) {
 }
 
 function join(name) {
-  link.toJoin.push(name);
-  joinNext();
+  if (rooms.get(name)?.joined || link.joining.has(name)) return;
+  link.joining.add(name);
+  if (!v1) return send(`/join ${name}`, aJoinedRoom().name);
+  ask({ Op: "join", Room: name, Since: rooms.get(name)?.since }, (answer) => {
+    if (answer.Op === "ok") return joined(name, answer);
+    link.joining.delete(name);
+    if (current) notice(current, `${name} not joined: ${answer.Message}`);
+    else lost(4002, "");
+  });
 }
 
-function joinNext() {
-  while (!link.joining && link.toJoin.length > 0) {
-    const name = link.toJoin.shift();
-    if (rooms.get(name)?.joined) continue;
-    link.joining = name;
-    send(`/join ${name}`, aJoinedRoom().name);
-  }
-}
-
-/** A room that surely exists: commands have to be sent to one. */
+/** Commands of v0 have to be sent to a room that exists. */
 const aJoinedRoom = () => [current, ...rooms.values()].find((room) => room.joined);
 
 function leave(room) {
-  if (connected() && room.joined) send(`/leave ${room.name}`, room.name);
-  else forget(room);
+  if (!connected() || !room.joined) forget(room);
+  else if (v1) ask({ Op: "leave", Room: room.name }, () => forget(room));
+  else send(`/leave ${room.name}`, room.name);
 }
 
 function forget(room) {
@@ -299,8 +316,7 @@ function forget(room) {
   rooms.delete(room.name);
   room.item.remove();
   if (room === current) show([...rooms.values()].at(-1));
-  // No room is left to send a /join to: come in anew by the address.
-  if (connected() && !aJoinedRoom()) connect(current.name);
+  if (!v1 && connected() && !aJoinedRoom()) connect(current.name);
   showRooms();
 }
 
@@ -309,7 +325,7 @@ function addRoom(name) {
   const button = element("button", { className: "room" });
   const cross = element("button", { className: "leave", ariaLabel: `Leave ${name}` }, "×");
   const badge = element("span", { className: "unread" });
-  const room = { name, item, button, badge, joined: true, lines: [], unread: 0, draft: "" };
+  const room = { name, item, button, badge, joined: true, lines: [], doubts: [], unread: 0, draft: "" };
   item.dataset.room = name;
   button.onclick = () => show(room);
   cross.onclick = () => leave(room);
@@ -320,7 +336,6 @@ function addRoom(name) {
   return room;
 }
 
-/** The list, and all that is unread: on the drawer's button, and in the title while nobody looks. */
 function showRooms() {
   let total = 0;
   for (const { name, item, button, badge, unread, joined } of rooms.values()) {
@@ -340,7 +355,6 @@ function showCount(badge, count) {
   badge.hidden = !count;
 }
 
-/** On a narrow screen the rooms are a popover. */
 const closeDrawer = () => $("sidebar").togglePopover?.(false);
 
 function show(room) {
@@ -358,7 +372,7 @@ function show(room) {
   messages.ariaLive = "off";
   setTimeout(() => { messages.ariaLive = "polite"; }, 500);
   messages.ariaLabel = `Messages in ${room.name}`;
-  messages.replaceChildren(...room.lines.map(draw));
+  drawAll();
   keepAtEnd(true);
 
   closeDrawer();
@@ -375,8 +389,10 @@ function element(tag, properties = {}, text = "") {
   return Object.assign(document.createElement(tag), properties, { textContent: text });
 }
 
+const drawAll = () => messages.replaceChildren(...current.lines.map(draw));
+
 function notice(room, text, time = Date.now(), kind = "notice") {
-  addLine(room, { text, time, kind });
+  return addLine(room, { text, time, kind });
 }
 
 function addLine(room, line) {
@@ -387,7 +403,7 @@ function addLine(room, line) {
   if (room.lines.length > LINES_MAX) room.lines.shift();
   if (room === current) {
     messages.append(draw(line));
-    // While somebody reads further up, nothing above may vanish: the text would jump.
+    // While somebody reads further up, the text must not jump.
     while (messages.childElementCount > (atEnd ? 1 : 2) * LINES_MAX) messages.firstChild.remove();
     keepAtEnd(line.own);
   }
@@ -395,6 +411,7 @@ function addLine(room, line) {
     room.unread += 1;
     showRooms();
   }
+  return line;
 }
 
 function draw({ kind, from, text, time }) {
@@ -407,7 +424,7 @@ function draw({ kind, from, text, time }) {
   return line;
 }
 
-/** Once a frame, however many lines came: scrolling costs a layout. */
+/** Once a frame: scrolling costs a layout. */
 let scrollDue = false;
 function keepAtEnd(go) {
   if (go === true) atEnd = true;
@@ -442,7 +459,6 @@ function showState(state, text) {
   hint("");
 }
 
-/** A sentence, and below it the server's own words. */
 function explain(box, text, detail) {
   box.replaceChildren(element("p", {}, text));
   if (detail) box.append(element("pre", {}, detail.trim()));
@@ -519,13 +535,32 @@ function say(text) {
   }
   if (bytes(frameOf(text, current.name)) > FRAME_BYTES_MAX) return hint("Too long: a message holds up to 16 KiB.");
   hint("");
-  if (["/join", "/leave", "/list", "/channels"].includes(command)) {
-    notice(current, text); // the answer alone ("ada, bob") would puzzle
-  } else {
-    link.unconfirmed.push({ room: current, text });
+  const room = current;
+  if (["/leave", "/list", "/channels"].includes(command)) {
+    notice(room, text);
+    if (v1) obey(command, room, name);
+    else send(text, room.name);
+    return true;
   }
-  send(text, current.name);
+  const sent = { room, text };
+  link.unconfirmed.push(sent);
+  if (!v1) send(text, room.name);
+  else ask({ Room: room.name, Message: text }, (answer) => {
+    if (answer.Op === "ok") return;
+    link.unconfirmed = link.unconfirmed.filter((other) => other !== sent);
+    notice(room, `Not delivered: ${text} (${answer.Message})`);
+  });
   return true;
+}
+
+/** A command, by v1. */
+function obey(command, room, name = room.name) {
+  const tell = (names, { Count, Message }) =>
+    notice(room, names ? names.join(", ") + (Count > names.length ? `, … (${Count})` : "") : Message);
+  if (command === "/list") ask({ Op: "who", Room: room.name }, (answer) => tell(answer.Users, answer));
+  else if (command === "/channels") ask({ Op: "rooms" }, (answer) => tell(answer.Rooms?.map((each) => each.Room), answer));
+  else if (rooms.has(name)) leave(rooms.get(name));
+  else notice(room, `You are not in ${name}.`);
 }
 
 field.oninput = () => hint("");

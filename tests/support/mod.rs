@@ -199,6 +199,30 @@ impl Server {
         }
     }
 
+    /// A client of `hi.v1` that has read its `hello`, which is the second value.
+    pub fn v1(&self, query: &str) -> (Client, Value) {
+        self.v1_over(self.connect(), query)
+    }
+
+    /// The same over a socket of one's own.
+    pub fn v1_over(&self, stream: TcpStream, query: &str) -> (Client, Value) {
+        let address = format!("ws://{}/ws?{query}", self.address).parse().expect("a good address");
+        let request = tungstenite::ClientRequestBuilder::new(address).with_sub_protocol("hi.v1");
+        let (socket, answer) = tungstenite::client(request, stream).expect("the handshake succeeds");
+        assert_eq!(answer.headers()["sec-websocket-protocol"], "hi.v1");
+        let mut client = Client { socket };
+        let hello = client.json();
+        assert_eq!(hello["Op"], "hello", "{hello}");
+        (client, hello)
+    }
+
+    /// A client of `hi.v1` that has joined a room, and the answer to that.
+    pub fn join_v1(&self, user: &str, room: &str) -> (Client, Value) {
+        let (mut client, _) = self.v1(&format!("username={user}"));
+        let answer = client.join_room(room, None);
+        (client, answer)
+    }
+
     /// A chat client that has seen its own welcome.
     pub fn join(&self, user: &str, room: &str) -> Client {
         let mut client = self.websocket(&format!("/ws?username={user}&room={room}"));
@@ -315,6 +339,19 @@ impl Client {
     /// Says something in a room, as the page of 2017 does.
     pub fn say(&mut self, room: &str, message: &str) {
         self.send_text(&json!({"From": "?", "Message": message, "Room": room, "Meta": false}).to_string());
+    }
+
+    /// Asks for something in `hi.v1`, and returns what comes next.
+    pub fn ask(&mut self, request: &Value) -> Value {
+        self.send_text(&request.to_string());
+        self.json()
+    }
+
+    /// Joins a room, with what is known of it, and returns the answer.
+    pub fn join_room(&mut self, room: &str, since: Option<&Value>) -> Value {
+        let answer = self.ask(&json!({"Op": "join", "Ref": "join", "Room": room, "Since": since}));
+        assert!(answer["Op"] == "ok" && answer["Ref"] == "join" && answer["Room"] == room, "{answer}");
+        answer
     }
 
     /// Sends a text message.

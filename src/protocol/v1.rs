@@ -1,0 +1,288 @@
+//! `hi.v1`: what a client asks for, as a command; the answers and errors to it, as frames.
+//!
+//! Clients send the object of v0 with `Op`, and a `Ref` that the answer repeats. Broadcasts are those of v0: see
+//! [`super::broadcast`].
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use fastwebsockets::OpCode;
+use serde::Serialize;
+
+use super::broadcast::epoch_text;
+use crate::frame::encode::FrameWriter;
+use crate::room::replay::Since;
+
+mod parse;
+
+pub use parse::parse;
+
+/// The name in `Sec-WebSocket-Protocol`.
+pub const SUBPROTOCOL: &str = "hi.v1";
+/// Users that `who` lists at most.
+pub const USERS_LISTED_MAX: usize = 100;
+/// Rooms that `rooms` lists at most: the answer fits into what may wait for a connection, whatever they are called.
+pub const ROOMS_LISTED_MAX: usize = 1000;
+
+/// `Ref`: chosen by the client, repeated as it came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Ref<'a> {
+    /// A string.
+    Text(Cow<'a, str>),
+    /// An integer that fits 64 bits, with or without a sign.
+    Integer(i128),
+}
+
+/// One message of a client.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// What the answer repeats; known also if the rest could not be read.
+    pub reference: Option<Ref<'a>>,
+    /// What is asked for.
+    pub command: Result<Command<'a>, Fault>,
+}
+
+/// What a client asks for. Rooms are as they came, not checked yet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// Tell all members.
+    Publish {
+        /// Of this room.
+        room: Cow<'a, str>,
+        /// What is said; a slash means nothing here.
+        message: Cow<'a, str>,
+    },
+    /// Come in, or come back.
+    Join {
+        /// Into this room.
+        room: Cow<'a, str>,
+        /// What the client has of it.
+        since: Option<Since>,
+    },
+    /// Leave a room.
+    Leave {
+        /// This one.
+        room: Cow<'a, str>,
+    },
+    /// Who is in a room?
+    Who {
+        /// In this one.
+        room: Cow<'a, str>,
+    },
+    /// Which rooms are there?
+    Rooms {
+        /// Only those whose names begin so.
+        prefix: Cow<'a, str>,
+    },
+    /// What time is it?
+    Ping,
+}
+
+/// Why a message is no command.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Not JSON, not an object, or a key of the wrong type; three in a row close the connection.
+    Unreadable(String),
+    /// A key is missing, or has a value that nothing is known of.
+    Meaningless(String),
+}
+
+/// `Code` of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Nobody is in that room.
+    RoomNotFound,
+    /// A member of the room has the name.
+    NameTaken,
+    /// The connection is in as many rooms as it may be.
+    TooManyRooms,
+    /// The connection is not in that room.
+    NotJoined,
+    /// Beyond the rate limit.
+    TooManyRequests,
+    /// The message can't be read or makes no sense.
+    BadRequest,
+}
+
+impl Code {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoomNotFound => "room_not_found",
+            Self::NameTaken => "name_taken",
+            Self::TooManyRooms => "too_many_rooms",
+            Self::NotJoined => "not_joined",
+            Self::TooManyRequests => "too_many_requests",
+            Self::BadRequest => "bad_request",
+        }
+    }
+
+    /// Whether the same request may do a moment later, without anything else having changed.
+    pub fn is_temporary(self) -> bool {
+        self == Self::TooManyRequests
+    }
+}
+
+/// An error to answer with.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What programs read.
+    pub code: Code,
+    /// What people read.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal with this sentence.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// The answer to the request with this `Ref`.
+    pub fn frame(&self, reference: Option<&Ref<'_>>) -> Bytes {
+        encode(&Error {
+            op: "err",
+            reference,
+            code: self.code.as_str(),
+            message: &self.message,
+            temporary: self.code.is_temporary(),
+        })
+    }
+}
+
+/// The first frame of a connection.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Hello<'a> {
+    /// Always `hello`.
+    pub op: &'static str,
+    /// The connection, as this server's log knows it.
+    pub client: String,
+    /// The user's name.
+    pub user: &'a str,
+    /// Seconds between two WebSocket pings.
+    pub ping: u64,
+    /// This process.
+    pub instance: &'a str,
+    /// Of the program.
+    pub version: &'static str,
+    /// The secret with which a new connection takes the name over.
+    pub resume: String,
+}
+
+impl Hello<'_> {
+    /// The frame.
+    pub fn frame(&self) -> Bytes {
+        encode(self)
+    }
+}
+
+/// An answer that says yes: `Op` is `ok`, and only what the request asked about is there.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Answer<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovered: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    users: Option<Users<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rooms: Option<Vec<RoomEntry<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<usize>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Users<'a> {
+    Count(usize),
+    List(Vec<&'a str>),
+}
+
+/// A room in the answer to `rooms`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RoomEntry<'a> {
+    /// Its name.
+    pub room: &'a str,
+    /// Users in it.
+    pub users: usize,
+}
+
+impl<'a> Answer<'a> {
+    /// To `pub`: the place that the message got.
+    pub fn published(room: &'a str, epoch: u64, seq: u64) -> Self {
+        Self { room: Some(room), epoch: Some(epoch_text(epoch)), seq: Some(seq), ..Self::default() }
+    }
+
+    /// To `join`: everything behind `seq` follows, nothing else.
+    pub fn joined(room: &'a str, epoch: u64, seq: u64, recovered: Option<bool>, users: usize) -> Self {
+        Self { recovered, users: Some(Users::Count(users)), ..Self::published(room, epoch, seq) }
+    }
+
+    /// To `leave`.
+    pub fn left(room: &'a str) -> Self {
+        Self { room: Some(room), ..Self::default() }
+    }
+
+    /// To `who`: the list may be cut, the count is exact.
+    pub fn who(room: &'a str, users: Vec<&'a str>, count: usize) -> Self {
+        Self { room: Some(room), users: Some(Users::List(users)), count: Some(count), ..Self::default() }
+    }
+
+    /// To `rooms`: likewise.
+    pub fn rooms(rooms: Vec<RoomEntry<'a>>, count: usize) -> Self {
+        Self { rooms: Some(rooms), count: Some(count), ..Self::default() }
+    }
+
+    /// The frame.
+    pub fn frame(&self, reference: Option<&Ref<'_>>) -> Bytes {
+        encode(&Tagged { op: "ok", reference, body: self })
+    }
+}
+
+/// The answer to `ping`; the time in ms since 1970.
+pub fn pong(reference: Option<&Ref<'_>>, now_ms: u64) -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Pong {
+        ts: u64,
+    }
+    encode(&Tagged { op: "pong", reference, body: Pong { ts: now_ms } })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Tagged<'a, B: Serialize> {
+    op: &'static str,
+    #[serde(rename = "Ref", skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a Ref<'a>>,
+    #[serde(flatten)]
+    body: B,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Error<'a> {
+    op: &'static str,
+    #[serde(rename = "Ref", skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a Ref<'a>>,
+    code: &'static str,
+    message: &'a str,
+    temporary: bool,
+}
+
+fn encode(body: &impl Serialize) -> Bytes {
+    let mut frame = FrameWriter::with_capacity(256);
+    serde_json::to_writer(&mut frame, body).expect("strings and numbers are JSON, memory takes them");
+    frame.finish(OpCode::Text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! What a chat room keeps for those who come back: its last frames, once for all shards.
+//!
+//! Pure. The frames are the shared bytes that went to the shards; the list stands under the room's lock, which a publish
+//! holds anyway. It has bounds of its own: what slow members may lag behind is the business of [`super::log`].
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+/// What a frame costs beside its bytes, counted against the bound.
+const FRAME_OVERHEAD_BYTES: usize = size_of::<Kept>();
+
+/// How much a room keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplayBounds {
+    /// Frames.
+    pub frames_max: usize,
+    /// Bytes of frames and of what keeping them costs.
+    pub bytes_max: usize,
+    /// Milliseconds since they were published.
+    pub age_max_ms: u64,
+}
+
+impl ReplayBounds {
+    /// Nothing is kept, and nobody recovers.
+    pub const OFF: Self = Self { frames_max: 0, bytes_max: 0, age_max_ms: 0 };
+
+    /// Whether one of the bounds is 0, which switches replay off.
+    pub fn is_off(&self) -> bool {
+        self.frames_max == 0 || self.bytes_max == 0 || self.age_max_ms == 0
+    }
+}
+
+/// Where a client that comes back stopped: `Since` on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// The epoch that it knows; `None` if no room of ours could have had it.
+    pub epoch: Option<u64>,
+    /// `Seq` of the last frame that it got.
+    pub seq: u64,
+}
+
+/// Whole frames, one behind the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Ready to be sent.
+    pub bytes: Bytes,
+    /// `Seq` of the frame behind the last one.
+    pub end_seq: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    frame: Bytes,
+    /// When it was published (ms since 1970).
+    at_ms: u64,
+}
+
+/// The last frames of a room, with dense `Seq`.
+#[derive(Debug)]
+pub struct Replay {
+    bounds: ReplayBounds,
+    /// `Seq` of the next frame.
+    end_seq: u64,
+    bytes: usize,
+    frames: VecDeque<Kept>,
+}
+
+impl Replay {
+    /// Empty; the first frame will be `first_seq`.
+    pub fn new(first_seq: u64, bounds: ReplayBounds) -> Self {
+        Self { bounds, end_seq: first_seq, bytes: 0, frames: VecDeque::new() }
+    }
+
+    /// Whether anybody can recover from it.
+    pub fn is_off(&self) -> bool {
+        self.bounds.is_off()
+    }
+
+    /// `Seq` of the oldest frame kept; of the next one, if there is none.
+    pub fn first_seq(&self) -> u64 {
+        self.end_seq - self.frames.len() as u64
+    }
+
+    /// Bytes kept, with their overhead.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends the next frame.
+    pub fn push(&mut self, frame: &Bytes, now_ms: u64) {
+        self.end_seq += 1;
+        if self.is_off() {
+            return;
+        }
+        self.bytes += frame.len() + FRAME_OVERHEAD_BYTES;
+        self.frames.push_back(Kept { frame: frame.clone(), at_ms: now_ms });
+        self.cut(now_ms);
+    }
+
+    /// Drops what is beyond the bounds.
+    pub fn cut(&mut self, now_ms: u64) {
+        let ReplayBounds { frames_max, bytes_max, age_max_ms } = self.bounds;
+        while let Some(oldest) = self.frames.front()
+            && (self.frames.len() > frames_max
+                || self.bytes > bytes_max
+                || oldest.at_ms.saturating_add(age_max_ms) <= now_ms)
+        {
+            self.bytes -= oldest.frame.len() + FRAME_OVERHEAD_BYTES;
+            self.frames.pop_front();
+        }
+        if self.frames.is_empty() {
+            self.frames = VecDeque::new();
+        }
+        debug_assert!(self.bytes <= bytes_max && (self.bytes > 0) == !self.frames.is_empty());
+    }
+
+    /// Whether everything from `seq` on is here; nothing at all is missing if `seq` is that of the next frame.
+    pub fn reaches(&self, seq: u64) -> bool {
+        !self.is_off() && (self.first_seq()..=self.end_seq).contains(&seq)
+    }
+
+    /// Frames from `from` to before `until`: at most `bytes_max` bytes of them, but always the first. `None`: no longer
+    /// here.
+    pub fn read(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
+        if from < self.first_seq() || until > self.end_seq || from >= until {
+            return None;
+        }
+        let start = (from - self.first_seq()) as usize;
+        let frames = self.frames.range(start..start + (until - from) as usize);
+        let (mut count, mut bytes) = (0, 0);
+        for Kept { frame, .. } in frames.clone() {
+            if count > 0 && bytes + frame.len() > bytes_max {
+                break;
+            }
+            count += 1;
+            bytes += frame.len();
+        }
+        let end_seq = from + count as u64;
+        if count == 1 {
+            return Some(Batch { bytes: self.frames[start].frame.clone(), end_seq });
+        }
+        let mut all = Vec::with_capacity(bytes);
+        for Kept { frame, .. } in frames.take(count) {
+            all.extend_from_slice(frame);
+        }
+        Some(Batch { bytes: all.into(), end_seq })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOUNDS: ReplayBounds = ReplayBounds { frames_max: 4, bytes_max: 1 << 20, age_max_ms: 1000 };
+
+    fn frame(seq: u64) -> Bytes {
+        format!("<{seq}>").into()
+    }
+
+    #[test]
+    fn the_last_frames_are_kept_within_the_bounds() {
+        let mut replay = Replay::new(1, BOUNDS);
+        (1..=6).for_each(|seq| replay.push(&frame(seq), seq * 100));
+        assert_eq!(replay.first_seq(), 3, "four frames");
+        assert!(!replay.reaches(2) && replay.reaches(3) && replay.reaches(7) && !replay.reaches(8));
+        assert_eq!(replay.read(3, 7, 1000), Some(Batch { bytes: "<3><4><5><6>".into(), end_seq: 7 }));
+        assert_eq!(replay.read(4, 7, 6), Some(Batch { bytes: "<4><5>".into(), end_seq: 6 }));
+        assert_eq!(replay.read(4, 7, 0), Some(Batch { bytes: "<4>".into(), end_seq: 5 }), "always the first");
+        assert_eq!(replay.read(2, 7, 1000), None);
+        replay.cut(1400);
+        assert_eq!(replay.first_seq(), 5, "a second old is too old");
+        replay.cut(9000);
+        assert_eq!((replay.first_seq(), replay.bytes()), (7, 0));
+        assert!(replay.reaches(7), "who has everything recovers");
+    }
+
+    #[test]
+    fn a_frame_beyond_the_bound_is_not_kept_and_neither_are_those_before_it() {
+        let mut replay = Replay::new(1, ReplayBounds { bytes_max: 200, ..BOUNDS });
+        replay.push(&frame(1), 0);
+        replay.push(&vec![b'x'; 300].into(), 0);
+        replay.push(&frame(3), 0);
+        assert_eq!(replay.first_seq(), 3);
+    }
+
+    #[test]
+    fn a_bound_of_0_switches_it_off() {
+        for off in [
+            ReplayBounds { frames_max: 0, ..BOUNDS },
+            ReplayBounds { bytes_max: 0, ..BOUNDS },
+            ReplayBounds { age_max_ms: 0, ..BOUNDS },
+        ] {
+            let mut replay = Replay::new(1, off);
+            replay.push(&frame(1), 0);
+            assert!(!replay.reaches(1) && !replay.reaches(2) && replay.bytes() == 0, "{off:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn batches_joined_up_are_the_frames_in_order(count in 1..60u64, from in 1..60u64, bytes_max in 0..40usize) {
+            let mut replay = Replay::new(1, ReplayBounds { frames_max: 40, ..BOUNDS });
+            (1..=count).for_each(|seq| replay.push(&frame(seq), 0));
+            let mut at = from.max(replay.first_seq());
+            let due: String = (at..=count).map(|seq| format!("<{seq}>")).collect();
+            let mut came = Vec::new();
+            while at <= count {
+                let batch = replay.read(at, count + 1, bytes_max).unwrap();
+                prop_assert!(batch.end_seq > at);
+                came.extend_from_slice(&batch.bytes);
+                at = batch.end_seq;
+            }
+            prop_assert_eq!(String::from_utf8(came).unwrap(), due);
+        }
+    }
+}

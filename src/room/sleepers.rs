@@ -1,0 +1,78 @@
+//! Rooms that their last member has left, kept for a while so that it can come back to what it missed.
+//!
+//! Pure, and bounded three ways: by the age of what they keep, in number, and in bytes; beyond a bound, whoever has slept
+//! longest goes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::Room;
+
+/// Rooms that sleep at most.
+const ROOMS_MAX: usize = 16_384;
+/// Bytes that they keep together at most.
+pub const SLEEPING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What a sleeping room costs beside its frames.
+const ROOM_OVERHEAD_BYTES: usize = 512;
+
+#[derive(Debug)]
+struct Sleeper {
+    room: Arc<Room>,
+    due_ms: u64,
+    bytes: usize,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Sleepers {
+    by_name: HashMap<Arc<str>, Sleeper>,
+    /// By the end of their sleep, then by their number.
+    order: BTreeMap<(u64, u64), Arc<str>>,
+    bytes: usize,
+}
+
+impl Sleepers {
+    /// Puts a room to sleep until `due_ms`.
+    pub(super) fn insert(&mut self, room: Arc<Room>, due_ms: u64) {
+        self.take(&Arc::clone(room.name()), u64::MAX);
+        let bytes = room.replay_bytes() + ROOM_OVERHEAD_BYTES;
+        self.bytes += bytes;
+        self.order.insert((due_ms, room.id()), Arc::clone(room.name()));
+        self.by_name.insert(Arc::clone(room.name()), Sleeper { room, due_ms, bytes });
+        while (self.by_name.len() > ROOMS_MAX || self.bytes > SLEEPING_BYTES_MAX)
+            && let Some(name) = self.order.first_key_value().map(|(_, name)| Arc::clone(name))
+        {
+            self.take(&name, u64::MAX);
+        }
+    }
+
+    /// Takes a room out; `None` if there is none, or its time is up.
+    pub(super) fn take(&mut self, name: &str, now_ms: u64) -> Option<Arc<Room>> {
+        let Sleeper { room, due_ms, bytes } = self.by_name.remove(name)?;
+        self.order.remove(&(due_ms, room.id()));
+        self.bytes -= bytes;
+        (now_ms < due_ms).then_some(room)
+    }
+
+    /// Forgets those whose time is up.
+    pub(super) fn expire(&mut self, now_ms: u64) {
+        while let Some(name) = self.due(now_ms) {
+            self.take(&name, now_ms);
+        }
+        if self.by_name.len() < self.by_name.capacity() / 4 {
+            self.by_name.shrink_to_fit();
+        }
+    }
+
+    /// One whose time is up.
+    pub(super) fn due(&self, now_ms: u64) -> Option<Arc<str>> {
+        let ((due_ms, _), name) = self.order.first_key_value()?;
+        (*due_ms <= now_ms).then(|| Arc::clone(name))
+    }
+
+    /// Whether nobody sleeps.
+    pub(super) fn is_empty(&self) -> bool {
+        debug_assert_eq!(self.by_name.len(), self.order.len());
+        self.by_name.is_empty()
+    }
+}

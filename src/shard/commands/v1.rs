@@ -1,0 +1,146 @@
+//! What a message of `hi.v1` makes happen. Slash commands are plain text here.
+
+use std::sync::Arc;
+
+use super::{Namespace, Shard, name, text};
+use crate::metrics::counters::Replay;
+use crate::protocol::v1::{
+    self, Answer, Code, Command, Fault, ROOMS_LISTED_MAX, Ref, Refusal, RoomEntry, USERS_LISTED_MAX,
+};
+use crate::ring::DataRing;
+use crate::room::Room;
+use crate::room::replay::Since;
+use crate::shard::SETTLE_BYTES_MAX;
+
+impl<R: DataRing> Shard<R> {
+    /// A message of v1 has arrived.
+    pub(super) fn request(&mut self, slot: u32, user: &Arc<str>, payload: &[u8]) {
+        let v1::Request { reference, command } = v1::parse(payload);
+        let reference = reference.as_ref();
+        let is_unreadable = matches!(command, Err(Fault::Unreadable(_)));
+        if !is_unreadable {
+            self.connection(slot).unreadable = 0;
+        }
+        let outcome = match command {
+            Ok(Command::Publish { room, message }) => self.publish(slot, reference, user, &room, &message),
+            Ok(Command::Join { room, since }) => self.join_request(slot, reference, &room, since),
+            Ok(Command::Leave { room }) => self.leave_request(slot, reference, user, &room),
+            Ok(Command::Who { room }) => self.who(slot, reference, &room),
+            Ok(Command::Rooms { prefix }) => {
+                self.list_rooms(slot, reference, &prefix);
+                Ok(())
+            }
+            Ok(Command::Ping) => {
+                let pong = v1::pong(reference, self.now.unix_ms);
+                self.reply(slot, pong);
+                Ok(())
+            }
+            Err(Fault::Unreadable(why) | Fault::Meaningless(why)) => Err(Refusal::new(Code::BadRequest, why)),
+        };
+        if let Err(refusal) = outcome {
+            self.reply(slot, refusal.frame(reference));
+        }
+        if is_unreadable {
+            self.count_unreadable(slot);
+        }
+    }
+
+    /// Beyond the rate nothing is done; which request it was is read all the same.
+    pub(super) fn refuse_too_fast(&mut self, slot: u32, payload: &[u8]) {
+        let request = v1::parse(payload);
+        let refusal = Refusal::new(Code::TooManyRequests, text::too_fast(self.config.rate_limit));
+        self.reply(slot, refusal.frame(request.reference.as_ref()));
+    }
+
+    fn publish(
+        &mut self,
+        slot: u32,
+        reference: Option<&Ref<'_>>,
+        user: &Arc<str>,
+        name: &str,
+        message: &str,
+    ) -> Result<(), Refusal> {
+        let room = self.existing_room(slot, name)?;
+        let seq = room.publish_chat(user, message, self.now.unix_ms, &mut self.wakes);
+        if reference.is_some() {
+            self.reply(slot, Answer::published(name, room.epoch(), seq).frame(reference));
+        }
+        Ok(())
+    }
+
+    fn join_request(
+        &mut self,
+        slot: u32,
+        reference: Option<&Ref<'_>>,
+        name: &str,
+        since: Option<Since>,
+    ) -> Result<(), Refusal> {
+        name::check_room(name).map_err(|why| Refusal::new(Code::BadRequest, format!("Room: {why}")))?;
+        let rooms_max = self.config.max_rooms as usize;
+        if let Some(room) = self.room_of(slot, name)
+            && self.is_member(slot, &room)
+        {
+            return Err(Refusal::new(Code::NameTaken, format!("You are in the room {name} already.")));
+        }
+        if self.connection(slot).memberships.len() >= rooms_max {
+            let why = format!("You are in {rooms_max} rooms, which is as many as you may: leave one first.");
+            return Err(Refusal::new(Code::TooManyRooms, why));
+        }
+        // What the other rooms had for it goes ahead; of this one, nothing may come before the answer.
+        self.settle(slot, SETTLE_BYTES_MAX);
+        let joined = self.join(slot, Namespace::Chat, name, since);
+        let (room, entered) =
+            joined.map_err(|_| Refusal::new(Code::NameTaken, format!("Somebody in the room {name} has your name.")))?;
+        if let (Some(since), Some(recovered)) = (since, entered.recovered) {
+            let outcome = match recovered {
+                true => Replay::Recovered,
+                false if since.epoch == Some(room.epoch()) => Replay::TooOld,
+                false => Replay::OtherEpoch,
+            };
+            self.counters.replays(outcome).add(1);
+        }
+        let answer = Answer::joined(name, room.epoch(), entered.from_seq - 1, entered.recovered, entered.users);
+        self.reply_at_once(slot, answer.frame(reference));
+        if let Some(head) = entered.head
+            && let Some(room_slot) = self.rooms.slot(&room)
+        {
+            self.connection(slot).replay(room_slot, head);
+        }
+        Ok(())
+    }
+
+    fn leave_request(
+        &mut self,
+        slot: u32,
+        reference: Option<&Ref<'_>>,
+        user: &Arc<str>,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        let room = self.existing_room(slot, name)?;
+        if !self.is_member(slot, &room) {
+            return Err(Refusal::new(Code::NotJoined, text::not_present(name, user)));
+        }
+        if self.leave_settled(slot, &room) {
+            self.reply(slot, Answer::left(name).frame(reference));
+        }
+        Ok(())
+    }
+
+    fn who(&mut self, slot: u32, reference: Option<&Ref<'_>>, name: &str) -> Result<(), Refusal> {
+        let (users, count) = self.existing_room(slot, name)?.first_users(USERS_LISTED_MAX);
+        let users = users.iter().map(|user| &**user).collect();
+        self.reply(slot, Answer::who(name, users, count).frame(reference));
+        Ok(())
+    }
+
+    fn list_rooms(&mut self, slot: u32, reference: Option<&Ref<'_>>, prefix: &str) {
+        let (rooms, count) = self.registry.first_rooms(Namespace::Chat, prefix, ROOMS_LISTED_MAX);
+        let rooms = rooms.iter().map(|room| RoomEntry { room: room.name(), users: room.user_count() });
+        self.reply(slot, Answer::rooms(rooms.collect(), count).frame(reference));
+    }
+
+    fn existing_room(&self, slot: u32, name: &str) -> Result<Arc<Room>, Refusal> {
+        let not_found = || Refusal::new(Code::RoomNotFound, format!("There is nobody in the room {name}."));
+        self.room_of(slot, name).ok_or_else(not_found)
+    }
+}
