@@ -165,7 +165,11 @@ fn certificate(tls: &Tls, facts: &Facts) -> Option<Fault> {
 }
 
 fn days(number: i64) -> String {
-    if number == 1 { "1 day".to_owned() } else { format!("{number} days") }
+    match number {
+        0 => "less than a day".to_owned(),
+        1 => "1 day".to_owned(),
+        number => format!("{number} days"),
+    }
 }
 
 fn listed(names: &[String]) -> String {
