@@ -23,7 +23,7 @@ pub(super) fn describe(der: &CertificateDer<'_>) -> Certificate {
         subject: certificate.subject().to_string(),
         issuer: certificate.issuer().to_string(),
         names: names.map(|names| names.value.general_names.iter().filter_map(name).collect()).unwrap_or_default(),
-        days_left: (not_after.timestamp() - ASN1Time::now().timestamp()).div_euclid(DAY),
+        days_left: (not_after.timestamp() - ASN1Time::now().timestamp()) / DAY,
         not_after: not_after.to_rfc2822().unwrap_or_else(|raw| raw),
     }
 }

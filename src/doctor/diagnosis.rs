@@ -236,8 +236,7 @@ impl<'f> Cases<'f> {
 
 fn not_hi(address: &Address) -> Finding {
     let text = "Sound as far as it can be seen: a WebSocket server answers that is not hi, or whose proxy keeps \
-        /-/doctor/echo from it. The handshake and a ping work; what becomes of headers and messages on the way can't be \
-        seen.";
+        /-/doctor/echo from it. What becomes of headers and messages on the way can't be seen.";
     Finding::warning(Kind::NotHi, Some(address.ip()), text)
 }
 

@@ -209,7 +209,7 @@ pub struct Certificate {
     pub issuer: String,
     /// The names and addresses it is valid for.
     pub names: Vec<String>,
-    /// Whole days until it expires; negative: it did.
+    /// Whole days until it expires; negative: whole days since it did.
     pub days_left: i64,
     /// When it expires (or did), in words.
     pub not_after: String,

@@ -124,14 +124,14 @@ fn certificate(tls: &Tls, facts: &Facts) -> Option<Fault> {
     let own = tls.chain.first()?;
     let Some(fault) = &tls.fault else {
         return (own.days_left < DAYS_LEFT_MIN).then(|| {
-            let clause = format!("the certificate expires in {} days ({})", own.days_left, own.not_after);
+            let clause = format!("the certificate expires in {} ({})", days(own.days_left), own.not_after);
             Fault::new(Kind::TlsExpiresSoon, clause, "renew it, and see why that did not happen by itself").warning()
         });
     };
     Some(match fault.kind {
         CertificateFaultKind::Expired => Fault::new(
             Kind::TlsExpired,
-            format!("the certificate expired {} days ago ({})", -own.days_left, own.not_after),
+            format!("the certificate expired {} ago ({})", days(-own.days_left), own.not_after),
             "renew the certificate and reload the proxy: one that was renewed on disk is not yet in use",
         ),
         CertificateFaultKind::NotYetValid => Fault::new(
@@ -162,6 +162,14 @@ fn certificate(tls: &Tls, facts: &Facts) -> Option<Fault> {
             "replace the certificate",
         ),
     })
+}
+
+fn days(number: i64) -> String {
+    match number {
+        0 => "less than a day".to_owned(),
+        1 => "1 day".to_owned(),
+        number => format!("{number} days"),
+    }
 }
 
 fn listed(names: &[String]) -> String {

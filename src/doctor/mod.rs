@@ -290,3 +290,40 @@ fn color(stdout: &io::Stdout) -> Color {
         || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
     if stdout.is_terminal() && !refused { Color::Ansi } else { Color::None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolvers_may_have_a_port() {
+        let parsed = |text| parse_resolver(text).map(|address| address.to_string());
+        assert_eq!(parsed("192.0.2.53"), Ok("192.0.2.53:53".to_owned()));
+        assert_eq!(parsed("192.0.2.53:5353"), Ok("192.0.2.53:5353".to_owned()));
+        assert_eq!(parsed("2001:db8::53"), Ok("[2001:db8::53]:53".to_owned()));
+        assert_eq!(parsed("[2001:db8::53]:5353"), Ok("[2001:db8::53]:5353".to_owned()));
+        assert!(parsed("resolver.example.com").is_err());
+    }
+
+    #[test]
+    fn times_have_bounds() {
+        assert!(parse_step_time("50ms").is_err() && parse_step_time("61s").is_err() && parse_step_time("5s").is_ok());
+        assert!(parse_idle("500ms").is_err() && parse_idle("2h").is_err() && parse_idle("5m").is_ok());
+    }
+
+    #[test]
+    fn each_address_is_examined_once() {
+        let target = Target::parse("ws://192.0.2.1/ws").unwrap();
+        let expected = ["192.0.2.2", "192.0.2.1"].map(|ip| ip.parse().unwrap());
+        let known: Vec<_> = known_addresses(&target, &[], &expected).iter().map(ToString::to_string).collect();
+        assert_eq!(known, ["192.0.2.1", "192.0.2.2"]);
+    }
+
+    /// The server examines itself beside its other tasks.
+    #[test]
+    fn an_examination_can_be_spawned() {
+        fn spawnable(_: impl Future + Send) {}
+        spawnable(examine(&Options::new(Target::parse("ws://h/ws").unwrap())));
+        spawnable(probe_public("ws://h/ws"));
+    }
+}

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -101,8 +101,19 @@ impl Route {
                 let _ = stream.set_nodelay(true);
                 Ok((stream, Connected { ms: milliseconds(began.elapsed()) }))
             }
-            Ok(Err(error)) => Err(refusal(&error)),
+            Ok(Err(error)) => Err(self.no_connection(&error)),
             Err(_) => Err(timed_out("connection", self.step_time)),
+        }
+    }
+
+    /// Who can't be reached: the address, or everything of its family from here?
+    fn no_connection(&self, error: &io::Error) -> Failure {
+        let failure = refusal(error);
+        match failure.kind {
+            FailureKind::Unreachable if !has_a_way_to(self.address) => {
+                Failure { kind: FailureKind::NoRouteHere, ..failure }
+            }
+            _ => failure,
         }
     }
 
@@ -155,6 +166,22 @@ impl Route {
     }
 }
 
+/// Whether this machine could reach an address at all: it knows a way, and has an address of its own that may be answered
+/// to. Nothing is sent.
+fn has_a_way_to(address: SocketAddr) -> bool {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let own = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect(address)?;
+        socket.local_addr()
+    });
+    match (own.map(|own| own.ip()), address.ip()) {
+        (Err(_), _) => false,
+        // Local addresses (RFC 4193) don't leave the site.
+        (Ok(IpAddr::V6(own)), IpAddr::V6(to)) => to.is_unique_local() || !own.is_unique_local(),
+        (Ok(_), _) => true,
+    }
+}
+
 /// No answer within the time of a step.
 pub fn timed_out(what: &str, step_time: Duration) -> Failure {
     Failure::new(FailureKind::TimedOut, format!("no {what} within {} s", step_time.as_secs_f64()))
@@ -180,7 +207,8 @@ pub fn refusal(error: &io::Error) -> Failure {
     let detail = match kind {
         FailureKind::Refused => "nothing listens there".to_owned(),
         FailureKind::Closed => "the connection was ended".to_owned(),
-        _ => error.to_string(),
+        // What the system calls it, without its number.
+        _ => error.to_string().split(" (os error").next().unwrap_or_default().to_owned(),
     };
     Failure::new(kind, detail)
 }

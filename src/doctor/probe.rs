@@ -18,6 +18,8 @@ use super::{Depth, Options};
 
 /// Where hi answers with the request as it arrived.
 const ECHO_PATH: &str = "/-/doctor/echo";
+/// So much of a body is kept, in characters: enough for the words of a refusal.
+const BODY_CHARS_KEPT: usize = 4096;
 /// Silences that are tried, in seconds, each on a connection of its own.
 const SILENCES: [u64; 16] = [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 600, 1800, 3600];
 
@@ -167,9 +169,10 @@ impl Patient<'_> {
 
     async fn echo_over(&self, mut stream: Stream, path: String, upgrade: bool) -> Result<Echo, Failure> {
         let (request, _) = self.request(&path, upgrade);
-        let Exchange { answer, .. } = exchange(&mut stream, &request, self.step_time()).await?;
+        let Exchange { mut answer, .. } = exchange(&mut stream, &request, self.step_time()).await?;
         let received: Option<Received> = serde_json::from_str(&answer.body).ok().filter(|_| answer.status == 200);
         let diff = received.as_ref().map(|received| Diff::between(&path, &request.headers, received, &answer));
+        keep_the_beginning(&mut answer.body);
         Ok(Echo { path, answer, received, diff })
     }
 
@@ -205,7 +208,8 @@ impl Patient<'_> {
         let (mut request, key) = self.request(path, true);
         let origin = origin.map(str::to_owned);
         request.headers.extend(origin.clone().map(|origin| ("Origin".to_owned(), origin)));
-        let Exchange { answer, leftover } = exchange(&mut stream, &request, self.step_time()).await?;
+        let Exchange { mut answer, leftover } = exchange(&mut stream, &request, self.step_time()).await?;
+        keep_the_beginning(&mut answer.body);
         let accept_matches = answer.header("sec-websocket-accept") == Some(&accept_of(&key));
         let handshake = Handshake { path: path.to_owned(), answer, accept_matches, origin, other_origin: None };
         let socket = handshake.is_sound().then(|| Socket::new(stream, leftover, &self.name));
@@ -266,6 +270,12 @@ impl Patient<'_> {
         let mut connections = connections.join_all().await;
         connections.sort_by_key(|(position, _)| *position);
         Step::Done(Idle { connections: connections.into_iter().map(|(_, connection)| connection).collect() })
+    }
+}
+
+fn keep_the_beginning(body: &mut String) {
+    if let Some((end, _)) = body.char_indices().nth(BODY_CHARS_KEPT) {
+        body.truncate(end);
     }
 }
 

@@ -8,7 +8,7 @@ use super::diff::Diff;
 use super::facts::{
     Address, Answer, Carried, Echo, Handshake, Idle, IdleFate, Lookup, LookupOutcome, Source, Step, Tls,
 };
-use super::verdict::Finding;
+use super::verdict::{Finding, printable};
 
 /// The column of the steps' names, in characters.
 const NAME_WIDTH: usize = 17;
@@ -84,13 +84,13 @@ impl Page {
         let time = time.map(|ms| format!("{ms:.1} ms")).unwrap_or_default();
         // Padding counts characters, and colors are none that can be seen.
         let word = self.paint(tone, &format!("{word:5}"));
-        let line = format!("  {name:NAME_WIDTH$} {word} {time:>TIME_WIDTH$}  {details}");
+        let line = format!("  {name:NAME_WIDTH$} {word} {time:>TIME_WIDTH$}  {}", printable(details));
         let _ = writeln!(self.text, "{}", line.trim_end());
     }
 
     fn below(&mut self, tone: Tone, text: &str) {
         let indent = 2 + NAME_WIDTH + 1 + 5 + 1 + TIME_WIDTH + 2;
-        let painted = self.paint(tone, text);
+        let painted = self.paint(tone, &printable(text));
         let _ = writeln!(self.text, "{:indent$}{painted}", "");
     }
 
@@ -316,6 +316,16 @@ mod tests {
         let text = text(&examination(), Color::None);
         assert!(text.starts_with(expected), "{text}");
         assert!(text.ends_with("      proxy_set_header Connection \"upgrade\";\n"), "{text}");
+    }
+
+    #[test]
+    fn what_a_server_says_can_do_nothing_in_a_terminal() {
+        let mut page = Page { text: String::new(), color: Color::None };
+        page.below(Tone::Quiet, "\u{1b}[2J");
+        page.line("echo", Tone::Good, "ok", None, "\u{7}bell");
+        assert!(!page.text.trim_end_matches('\n').contains(['\u{1b}', '\u{7}']), "{:?}", page.text);
+        let finding = Finding::broken(Kind::Redirect, None, "to \u{1b}").mend("\u{1b}");
+        assert_eq!(finding.to_string(), "to ? Mend: ?");
     }
 
     #[test]

@@ -51,9 +51,11 @@ impl Target {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(fail(&format!("give the whole address, e.g. wss://{}", url.trim_start_matches('/'))));
         };
-        let tls = match &*scheme.to_ascii_lowercase() {
-            "ws" | "http" => false,
-            "wss" | "https" => true,
+        let (tls, is_page) = match &*scheme.to_ascii_lowercase() {
+            "ws" => (false, false),
+            "wss" => (true, false),
+            "http" => (false, true),
+            "https" => (true, true),
             _ => return Err(fail("an address begins with wss://, ws://, https:// or http://")),
         };
         if rest.contains('#') {
@@ -66,7 +68,8 @@ impl Target {
         }
         let (host, port) = split_port(authority).ok_or_else(|| fail("the host or its port is not valid"))?;
         let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
-        let path = if path.is_empty() { PATH_DEFAULT } else { path };
+        // The root of a site is its page, not its WebSocket.
+        let path = if path.is_empty() || is_page && path == "/" { PATH_DEFAULT } else { path };
         if !path.is_ascii() || !query.is_ascii() {
             return Err(fail("write letters outside of ASCII as %XX"));
         }
@@ -183,6 +186,7 @@ mod tests {
         assert_eq!(target.origin(), format!("https://{}", target.host));
         assert_eq!(parsed("ws://h").path, "/ws");
         assert_eq!(parsed("ws://h/").path, "/");
+        assert_eq!(parsed("https://h/").path, "/ws");
         assert_eq!(parsed("http://h:8080/ws").authority(), "h:8080");
         assert_eq!(parsed("ws://[::1]:81/ws").authority(), "[::1]:81");
         assert_eq!(parsed("https://h?a=b").query, "a=b");

@@ -171,7 +171,7 @@ impl Lines {
 impl Finding {
     /// Something that users notice.
     pub fn broken(kind: Kind, address: Option<IpAddr>, text: impl Into<String>) -> Self {
-        Self { kind, broken: true, address, text: text.into(), mend: None }
+        Self { kind, broken: true, address, text: printable(text), mend: None }
     }
 
     /// Something to know.
@@ -182,7 +182,7 @@ impl Finding {
     /// The same with what to do about it.
     #[must_use]
     pub fn mend(mut self, text: impl Into<String>) -> Self {
-        self.mend = Some(Mend { text: text.into(), lines: Vec::new() });
+        self.mend = Some(Mend { text: printable(text), lines: Vec::new() });
         self
     }
 
@@ -194,6 +194,12 @@ impl Finding {
         }
         self
     }
+}
+
+/// A text that can do nothing in a terminal or a log: parts of it come from servers that nobody knows.
+pub(super) fn printable(text: impl Into<String>) -> String {
+    let text = text.into();
+    if text.contains(char::is_control) { text.replace(char::is_control, "?") } else { text }
 }
 
 impl fmt::Display for Finding {
