@@ -127,7 +127,7 @@ impl Inbox {
 
     /// Takes the orders that wait; nearly always there are none.
     pub fn take_orders(&self) -> Vec<Disconnect> {
-        if !self.ordered.load(Ordering::Relaxed) || !self.ordered.swap(false, Ordering::Acquire) {
+        if !self.ordered.load(Ordering::Acquire) || !self.ordered.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
         std::mem::take(&mut self.orders.lock().expect("an inbox's lock is never held over a panic"))

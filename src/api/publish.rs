@@ -159,7 +159,7 @@ impl<'a> Publisher<'a> {
     }
 
     fn publish(&mut self, namespace: Namespace, room: &str, payload: Payload<'_>) -> Published {
-        self.app.counters.messages_in(Dialect::Api).add(1);
+        self.app.metrics.of_internal_port().messages_in(Dialect::Api).add(1);
         let Some(room) = self.app.rooms.get(namespace, room) else {
             return Published { seq: None, epoch: None, members: 0 };
         };

@@ -35,13 +35,12 @@ impl<R: DataRing> Shard<R> {
         };
         let dialect = connection.role.dialect();
         let verdict = connection.bucket.take(rate, now_ms);
-        let counted = if verdict == Verdict::Pass {
-            self.counters.messages_in(dialect)
+        if verdict == Verdict::Pass {
+            self.counters.messages_in(dialect).add(1);
+            self.wakes.received = self.sampler.sample();
         } else {
-            self.counters.rate_limited(dialect)
-        };
-        counted.add(1);
-        self.wakes.received = self.sampler.sample();
+            self.counters.rate_limited(dialect).add(1);
+        }
         match (verdict, user) {
             (Verdict::RefusedTooLong, _) => self.close(slot, &CloseReason::RateLimit),
             (Verdict::Refused, Some(_)) => {
