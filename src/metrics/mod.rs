@@ -72,11 +72,6 @@ impl Metrics {
         self.handshakes.count_with(Box::new(count));
     }
 
-    /// The registry, to add metrics or collectors of one's own, at any time.
-    pub fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// All metrics as text: see [`CONTENT_TYPE`].
     pub fn encode(&self) -> String {
         let mut text = String::new();
