@@ -140,7 +140,7 @@ impl Inbox {
 
     /// Takes the orders that wait. To be called after [`Inbox::drain`], which answers the wake-up for them, too.
     pub fn take_orders(&self) -> Vec<Order> {
-        if !self.ordered.load(Ordering::Relaxed) || !self.ordered.swap(false, Ordering::Acquire) {
+        if !self.ordered.load(Ordering::Acquire) || !self.ordered.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
         std::mem::take(&mut self.orders.lock().expect("an inbox's lock is never held over a panic"))

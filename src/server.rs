@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -92,16 +92,12 @@ impl Server {
             ResumeKey::new([random()?, random()?]),
             config.replay_bounds(),
         ));
-        let counters: Vec<Arc<Counters>> = (0..shards).map(|_| Arc::default()).collect();
-        let counters_of_internal = Arc::<Counters>::default();
-        let of_shards = counters.iter().enumerate().map(|(shard, counters)| (Some(shard), Arc::clone(counters)));
-        let all_counters = of_shards.chain([(None, Arc::clone(&counters_of_internal))]).collect();
         let stop = Arc::<Stop>::default();
         let mut server = Self {
             addresses,
             internal: internal.as_ref().map(InternalPort::address),
             internal_is_open: !keys.is_set(),
-            metrics: Arc::new(Metrics::new(&instance, all_counters, Arc::clone(&registry))),
+            metrics: Arc::new(Metrics::new(&instance, shards, Arc::clone(&registry))),
             readiness: Arc::new(Readiness::new(Arc::clone(&stop))),
             registry,
             stop,
@@ -116,14 +112,13 @@ impl Server {
             }
         }
         let (ready, started) = std::sync::mpsc::channel();
-        let parts = listeners.into_iter().zip(wake_ups).zip(counters);
-        for (id, ((listeners, wake_up), counters)) in parts.enumerate() {
+        for (id, (listeners, wake_up)) in listeners.into_iter().zip(wake_ups).enumerate() {
             let thread = ShardThread {
                 id,
                 core: cores[id % cores.len()],
                 listeners,
                 wake_up,
-                counters,
+                counters: Arc::clone(server.metrics.of_shard(id)),
                 config: Arc::clone(&config),
                 registry: Arc::clone(&server.registry),
                 instance: Arc::clone(&instance),
@@ -143,16 +138,8 @@ impl Server {
             })?;
         }
         if let Some(port) = internal {
-            let app = App {
-                rooms: Arc::clone(&server.registry),
-                metrics: Arc::clone(&server.metrics),
-                readiness: Arc::clone(&server.readiness),
-                counters: counters_of_internal,
-                sampler: Mutex::default(),
-                raw: config.raw,
-                keys,
-                once: Mutex::default(),
-            };
+            let Self { registry, metrics, readiness, .. } = &server;
+            let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(readiness), config.raw, keys);
             port.serve(Arc::new(app)).map_err(out_of_files)?;
         }
         if let Some(target) = &config.public_url {

@@ -4,12 +4,11 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
-use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::internal::{self, Internal};
+use support::internal::{self, File};
 use support::wire::{BINARY, TEXT};
 use support::{Client, Server};
 use tungstenite::Message;
@@ -318,27 +317,6 @@ fn requests_that_race_with_one_key_are_done_once() {
     ann.expect_message("ann", "end");
 }
 
-/// A file that goes with the test.
-struct File(std::path::PathBuf);
-
-impl File {
-    fn new(content: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("hi-test-{}-{:x}", std::process::id(), fastrand::u64(..)));
-        std::fs::write(&path, content).unwrap();
-        Self(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 #[test]
 fn with_a_key_only_health_and_metrics_are_open() {
     const KEY: &str = "correct-horse-battery-staple";
@@ -515,108 +493,4 @@ fn a_body_that_stalls_is_told_so() {
     wire.send(internal::request("POST", "/api/publish", &[], 100) + "{");
     let (status, code, _, temporary) = error(internal::json(&wire.answer_to("POST")));
     assert_eq!((status, code.as_str(), temporary), (408, "too_late", true));
-}
-
-/// Runs `hi` with these arguments, and what it reads: the exit code, stdout, stderr.
-fn hi(args: &[&str], stdin: &str) -> (i32, String, String) {
-    let input = File::new(stdin);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
-    command.env_remove("HI_INTERNAL").env_remove("HI_API_KEY_FILE");
-    command.args(args).stdin(std::fs::File::open(&input.0).unwrap());
-    let output = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-}
-
-#[test]
-fn hi_pub_publishes_from_the_command_line() {
-    let (server, Internal { address }) = Server::start_with_internal(&[]);
-    let address = &address.to_string();
-    let run = |args: &[&str], stdin: &str| hi(&[&["pub", "--internal", address], args].concat(), stdin);
-    let (mut ann, mut raw) = (server.join("ann", "tea"), server.upgraded("/raw/a%2Fb"));
-    let done = |outcome: (i32, String, String)| {
-        assert_eq!((outcome.0, outcome.2.as_str()), (0, ""), "{outcome:?}");
-        outcome.1
-    };
-    let said = done(run(&["tea", "a \"b\"\n"], ""));
-    let seq = ann.expect_message("api", "a \"b\"\n")["Seq"].clone();
-    assert_eq!(said, format!("Message {seq} of tea goes to 1 member.\n"));
-    done(run(&["--from", "Robot 1", "tea", "-"], "two\nlines\n"));
-    ann.expect_message("Robot 1", "two\nlines");
-    done(run(&["tea"], "größer"));
-    ann.expect_message("api", "größer");
-    done(run(&["--raw", "a/b"], "as it is\n"));
-    raw.expect_frame(TEXT, "as it is\n");
-    assert_eq!(done(run(&["nowhere", "x"], "")), "Nobody is in nowhere: nobody got the message.\n");
-    for (args, part) in
-        [(&["a b", "x"][..], "white space"), (&["tea", "x", "--from", "#tea"], "--from"), (&[], "Usage")]
-    {
-        let (code, stdout, stderr) = run(args, "");
-        assert!((code, stdout.as_str()) == (2, "") && stderr.contains(part), "{stderr}");
-    }
-    let (code, _, stderr) = run(&["tea"], &"x".repeat(BODY_BYTES_MAX + 1));
-    assert!(code == 2 && stderr.contains("1 MiB"), "{stderr}");
-    // It fits as it is, and not as JSON: that is for the server to say.
-    let (code, _, stderr) = run(&["tea"], &"\"".repeat(BODY_BYTES_MAX - 10));
-    assert!(code == 1 && stderr.starts_with("hi refused:") && stderr.contains("1 MiB"), "{stderr}");
-}
-
-#[test]
-fn hi_rooms_lists_them() {
-    let key = File::new("correct-horse-battery-staple\n");
-    let (server, Internal { address }) = Server::start_with_internal(&["--api-key-file", key.path()]);
-    let address = &address.to_string();
-    let with_key = ["rooms", "--internal", address, "--api-key-file", key.path()];
-    let run = |args: &[&str]| hi(&[&with_key, args].concat(), "");
-    let nobody = |text: &str| (0, format!("{text}\n"), String::new());
-    assert_eq!(run(&[]), nobody("Nobody is in any room."));
-    let (_ann, _bob, _raw) =
-        (server.join("ann", "tea"), server.join_quietly("bob", "tea"), server.websocket("/raw/data"));
-    let (tea, data) = ("      2 members chat tea\n", "      1 member  raw  data\n");
-    assert_eq!(run(&[]), (0, format!("{tea}{data}"), String::new()));
-    assert_eq!(run(&["t"]), (0, tea.to_owned(), String::new()));
-    assert_eq!(run(&["--raw"]), (0, data.to_owned(), String::new()));
-    assert_eq!(run(&["x&y"]), nobody("Nobody is in any room whose name begins with x&y."));
-    let (code, stdout, stderr) = hi(&["rooms", "--internal", address], "");
-    assert!((code, stdout.as_str()) == (1, "") && stderr.contains("--api-key-file"), "{stderr}");
-    // What answers there is something else, or nothing.
-    let (code, _, stderr) = hi(&["rooms", "--internal", &server.address().to_string()], "");
-    assert!(code == 1 && stderr.contains("not the internal port"), "{stderr}");
-    drop(server);
-    let (code, _, stderr) = run(&[]);
-    assert!(code == 1 && stderr.contains("is hi running"), "{stderr}");
-    let (code, _, stderr) = hi(&["rooms", "--internal", "off"], "");
-    assert!(code == 2 && stderr.contains("off"), "{stderr}");
-    let (code, _, stderr) = hi(&["rooms", "--api-key-file", "/nowhere"], "");
-    assert!(code == 2 && stderr.contains("/nowhere"), "{stderr}");
-}
-
-#[test]
-fn what_keeps_the_internal_port_from_starting_is_said_in_one_sentence() {
-    let (_server, Internal { address }) = Server::start_with_internal(&[]);
-    let (empty, short) = (File::new("\n"), File::new("short\n"));
-    let taken = address.to_string();
-    for (args, parts) in [
-        (["--internal", taken.as_str()], &["--internal ADDR:PORT", "--internal off", taken.as_str()][..]),
-        (["--internal", "192.0.2.1:0"], &["no interface", "--internal off"]),
-        (["--api-key-file", "/nowhere"], &["/nowhere", "--api-key-file"]),
-        (["--api-key-file", empty.path()], &["no key", "openssl rand"]),
-        (["--api-key-file", short.path()], &["is no key", "openssl rand"]),
-    ] {
-        let (code, stdout, stderr) = hi(&[&["--listen", "127.0.0.1:0", "--shards", "1"], &args[..]].concat(), "");
-        assert_eq!((code, stdout.as_str(), stderr.lines().count()), (2, "", 1), "{stderr}");
-        assert!(parts.iter().all(|part| stderr.contains(part)), "{stderr}");
-        assert!(!stderr.contains("short\n"), "{stderr}");
-    }
-    let (code, _, stderr) = hi(&["--internal", "8081"], "");
-    assert!(code == 2 && stderr.contains("or off"), "{stderr}");
-}
-
-#[test]
-fn a_port_that_others_reach_without_a_key_is_warned_of_and_off_is_off() {
-    let server = Server::start(&["--internal", "0.0.0.0:0"]);
-    server.wait_for_log("asks for no key");
-    let server = Server::start(&["--internal", "off"]);
-    server.wait_for_log("the file limit of");
-    assert!(!server.log().contains("internal port"), "{}", server.log());
 }

@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex};
 
 use crate::config::RawMode;
 use crate::metrics::Metrics;
-use crate::metrics::counters::Counters;
 use crate::metrics::delivery::Sampler;
 use crate::room::registry::Registry;
 
@@ -53,16 +52,27 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// What `/readyz` says.
     pub readiness: Arc<Readiness>,
-    /// What the internal port counts.
-    pub counters: Arc<Counters>,
-    /// Which of its messages are timed.
-    pub sampler: Mutex<Sampler>,
     /// Whether there are raw rooms.
     pub raw: RawMode,
     /// Who gets in.
     pub keys: Keys,
     /// What has been published under an `Idempotency-Key`.
     pub once: Mutex<Once>,
+    /// Which of the messages are timed.
+    pub sampler: Mutex<Sampler>,
+}
+
+impl App {
+    /// Nothing has been published yet.
+    pub fn new(
+        rooms: Arc<Registry>,
+        metrics: Arc<Metrics>,
+        readiness: Arc<Readiness>,
+        raw: RawMode,
+        keys: Keys,
+    ) -> Self {
+        Self { rooms, metrics, readiness, raw, keys, once: Mutex::default(), sampler: Mutex::default() }
+    }
 }
 
 /// A port that is bound, and answers once it is served.

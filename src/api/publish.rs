@@ -159,7 +159,7 @@ impl<'a> Publisher<'a> {
     }
 
     fn publish(&mut self, namespace: Namespace, room: &str, payload: Payload<'_>) -> Published {
-        self.app.counters.messages_in(Speech::Api).add(1);
+        self.app.metrics.of_internal_port().messages_in(Speech::Api).add(1);
         let rooms = &self.app.rooms;
         match rooms.publish_from_outside(namespace, room, payload, os::unix_ms(), &mut self.wakes) {
             Some((room, seq, members)) => {

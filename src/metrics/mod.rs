@@ -31,35 +31,45 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Metrics {
     registry: Mutex<Registry>,
     handshakes: Handshakes,
+    of_shards: Arc<[Arc<Counters>]>,
+    of_internal_port: Arc<Counters>,
 }
 
 impl Metrics {
-    /// Metrics of this process: what the threads count in `counters` (a shard's number with each, or none), and what
-    /// `rooms` knows.
-    pub fn new(
-        instance: &str,
-        counters: Vec<(Option<usize>, Arc<Counters>)>,
-        rooms: Arc<room::registry::Registry>,
-    ) -> Self {
+    /// Metrics of this process: counters for each of so many shards and for the internal port, and what `rooms` knows.
+    pub fn new(instance: &str, shards: usize, rooms: Arc<room::registry::Registry>) -> Self {
         let mut registry = Registry::default();
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         registry.register("hi_build", "The version that runs", Info::new(version));
         let instance = [("instance", instance.to_owned())];
         registry.register("hi_instance", "This process, as its answers name it", Info::new(instance));
-        registry.register_collector(Box::new(scrape::Scrape { counters, rooms }));
+        let of_shards: Arc<[_]> = (0..shards).map(|_| Arc::<Counters>::default()).collect();
+        let of_internal_port = Arc::<Counters>::default();
         let handshakes = Handshakes::default();
+        let (shards, internal_port) = (Arc::clone(&of_shards), Arc::clone(&of_internal_port));
+        registry.register_collector(Box::new(scrape::Scrape { shards, internal_port, rooms }));
         registry.register_collector(Box::new(handshakes.clone()));
-        Self { registry: Mutex::new(registry), handshakes }
+        Self { registry: Mutex::new(registry), handshakes, of_shards, of_internal_port }
     }
 
-    /// Says who counts handshakes that fail: `count` is asked whenever somebody asks for metrics.
-    pub fn count_handshake_failures_with(&self, count: impl Fn() -> Vec<HandshakeFailures> + Send + Sync + 'static) {
-        self.handshakes.count_with(Box::new(count));
+    /// Where a shard counts.
+    pub fn of_shard(&self, shard: usize) -> &Arc<Counters> {
+        &self.of_shards[shard]
+    }
+
+    /// Where the internal port counts.
+    pub fn of_internal_port(&self) -> &Counters {
+        &self.of_internal_port
     }
 
     /// The registry, to add metrics or collectors of one's own, at any time.
     pub fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says who counts handshakes that fail: `count` is asked whenever somebody asks for metrics.
+    pub fn count_handshake_failures_with(&self, count: impl Fn() -> Vec<HandshakeFailures> + Send + Sync + 'static) {
+        self.handshakes.count_with(Box::new(count));
     }
 
     /// All metrics as text: see [`CONTENT_TYPE`].
@@ -79,7 +89,7 @@ mod tests {
     #[test]
     fn others_add_what_they_count() {
         let rooms = Arc::new(room::registry::Registry::new(Arc::new([]), 1, ResumeKey::new([1, 2]), ReplayBounds::OFF));
-        let metrics = Metrics::new("0123", Vec::new(), rooms);
+        let metrics = Metrics::new("0123", 0, rooms);
         assert!(metrics.encode().contains("# TYPE hi_handshake_failures counter\n"));
         metrics.count_handshake_failures_with(|| {
             vec![HandshakeFailures { reason: "no_upgrade".into(), hop: "proxy".into(), count: 3 }]

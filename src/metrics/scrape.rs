@@ -16,8 +16,10 @@ use crate::room::registry::Registry;
 /// What is asked when somebody asks for metrics.
 #[derive(Debug)]
 pub struct Scrape {
-    /// What each thread counts, with the shard's number if it is one.
-    pub counters: Vec<(Option<usize>, Arc<Counters>)>,
+    /// What each shard counts.
+    pub shards: Arc<[Arc<Counters>]>,
+    /// What the internal port counts.
+    pub internal_port: Arc<Counters>,
     /// All rooms, and the inboxes of the shards.
     pub rooms: Arc<Registry>,
 }
@@ -34,9 +36,13 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
+    fn all(&self) -> impl Iterator<Item = &Counters> {
+        self.shards.iter().chain([&self.internal_port]).map(|counters| &**counters)
+    }
+
     fn sum(&self, counter: impl Fn(&Counters) -> &Counter) -> u64 {
         // Levels may wrap on one thread: a wrapping sum sets that right.
-        self.counters.iter().fold(0, |sum, (_, counters)| sum.wrapping_add(counter(counters).get()))
+        self.all().fold(0, |sum, counters| sum.wrapping_add(counter(counters).get()))
     }
 
     fn connections(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -66,11 +72,11 @@ impl Scrape {
         page.counter("hi_received", help, Some(Unit::Bytes), self.sum(|c| &c.received_bytes))?;
         let help = "From the receipt of a message to its acceptance by the kernel for each member, of sampled messages";
         let mut counts = [0; DELIVERY_BOUNDS.len() + 1];
-        let sum: u64 = self.counters.iter().map(|(_, c)| c.delivery.add_to(&mut counts)).sum();
+        let sum: u64 = self.all().map(|c| c.delivery.add_to(&mut counts)).sum();
         let bounds = DELIVERY_BOUNDS.map(|nanos| nanos as f64 / 1e9);
         page.histogram("hi_delivery", help, Some(Unit::Seconds), &bounds, &counts, sum as f64 / 1e9)?;
         let mut counts = [0; BATCH_BOUNDS.len() + 1];
-        let sum: u64 = self.counters.iter().map(|(_, c)| c.send_batch.add_to(&mut counts)).sum();
+        let sum: u64 = self.all().map(|c| c.send_batch.add_to(&mut counts)).sum();
         let help = "Sends given to the kernel together";
         page.histogram("hi_send_batch_size", help, None, &BATCH_BOUNDS.map(|sends| sends as f64), &counts, sum as f64)
     }
@@ -85,16 +91,15 @@ impl Scrape {
     }
 
     fn shards(&self, page: &mut Page<'_>) -> fmt::Result {
-        let shards = self.counters.iter().filter_map(|(shard, counters)| Some((shard.as_ref()?, counters)));
-        let busy = shards.map(|(shard, counters)| (shard, counters.busy_nanos.get() as f64 / 1e9));
         let mut busy_seconds = page.0.encode_descriptor(
             "hi_shard_busy",
             "Time spent in turns: receiving, ordering, sending",
             Some(&Unit::Seconds),
             MetricType::Counter,
         )?;
-        for (shard, seconds) in busy {
+        for (shard, counters) in self.shards.iter().enumerate() {
             let labels = [("shard", shard.to_string())];
+            let seconds = counters.busy_nanos.get() as f64 / 1e9;
             busy_seconds.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&seconds, None)?;
         }
         let inboxes = self.rooms.inboxes().iter().enumerate();

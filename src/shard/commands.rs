@@ -38,13 +38,12 @@ impl<R: DataRing> Shard<R> {
         };
         let speech = connection.speech();
         let verdict = connection.bucket.take(rate, now_ms);
-        let counted = if verdict == Verdict::Pass {
-            self.counters.messages_in(speech)
+        if verdict == Verdict::Pass {
+            self.counters.messages_in(speech).add(1);
+            self.wakes.received = self.sampler.sample();
         } else {
-            self.counters.rate_limited(speech)
-        };
-        counted.add(1);
-        self.wakes.received = self.sampler.sample();
+            self.counters.rate_limited(speech).add(1);
+        }
         match (verdict, user) {
             (Verdict::RefusedTooLong, _) => self.close(slot, &CloseReason::RateLimit),
             (Verdict::Refused, Some(_)) if connection.dialect == Dialect::V1 => self.refuse_too_fast(slot, payload),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -97,4 +98,25 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body_bytes: u
 pub fn json(answer: &Answer) -> (u16, Value) {
     assert_eq!(answer.header("Content-Type"), Some("application/json"), "{answer:?}");
     (answer.status, serde_json::from_str(&answer.body).unwrap_or_else(|_| panic!("no JSON: {answer:?}")))
+}
+
+/// A file that goes with the test.
+pub struct File(PathBuf);
+
+impl File {
+    pub fn new(content: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("hi-test-{}-{:x}", std::process::id(), fastrand::u64(..)));
+        std::fs::write(&path, content).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
