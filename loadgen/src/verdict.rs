@@ -11,6 +11,9 @@ const LATE_US_MIN: u64 = 2_000;
 /// Above it, it may be such a part of the latency.
 const LATE_PART_MAX: f64 = 0.5;
 
+/// Who reads so late may be closed as too slow, in microseconds.
+const TOO_SLOW_US_MIN: u64 = 100_000;
+
 /// Lateness beyond this makes a latency the load generator's own.
 fn late_max_us(latency_us: u64) -> u64 {
     LATE_US_MIN.max((latency_us as f64 * LATE_PART_MAX) as u64)
@@ -62,8 +65,8 @@ pub fn own_tail(send_late: &Distribution, read_late: &Distribution, latency: &Di
 pub fn verdict(all: &Collected, audit: &Audit, generator: &Generator, latency: &Distribution) -> Verdict {
     let mut invalid = bound(all, generator, latency);
     let Faults { too_slow, lost_of_too_slow, .. } = all.faults;
-    let late = !invalid.is_empty() || generator.own_tail.is_some();
-    if late && too_slow > 0 {
+    let late_us = generator.send_late.max_us.max(generator.read_late.max_us);
+    if too_slow > 0 && (!invalid.is_empty() || late_us >= TOO_SLOW_US_MIN) {
         let only_those = Audit {
             lost: audit.lost - lost_of_too_slow,
             announced: audit.announced.min(audit.lost - lost_of_too_slow),
@@ -71,9 +74,8 @@ pub fn verdict(all: &Collected, audit: &Audit, generator: &Generator, latency: &
             closed_as_too_slow: 0,
             ..audit.clone()
         };
-        if faults(all, &only_those).is_empty() {
+        if faults(all, &only_those, late_us).is_empty() {
             // Who reads late is too slow: closing it is no fault of the server.
-            let late_us = generator.send_late.max_us.max(generator.read_late.max_us);
             invalid.push(format!(
                 "{too_slow} clients were closed as too slow (4101), and may have been: it was up to {:.1} ms late",
                 late_us as f64 / 1e3
@@ -81,7 +83,7 @@ pub fn verdict(all: &Collected, audit: &Audit, generator: &Generator, latency: &
             return Verdict::Invalid(invalid);
         }
     }
-    let mut failed = faults(all, audit);
+    let mut failed = faults(all, audit, late_us);
     match (failed.is_empty(), invalid.is_empty()) {
         (true, true) => Verdict::Sound,
         (true, false) => Verdict::Invalid(invalid),
@@ -92,9 +94,11 @@ pub fn verdict(all: &Collected, audit: &Audit, generator: &Generator, latency: &
     }
 }
 
-/// What the server did wrong.
-fn faults(all: &Collected, audit: &Audit) -> Vec<String> {
+/// What the server did wrong, while the load generator was at most so late.
+fn faults(all: &Collected, audit: &Audit, late_us: u64) -> Vec<String> {
     let mut failed = Vec::new();
+    let too_slow =
+        format!("of them as too slow (4101): the load generator was up to {:.1} ms late", late_us as f64 / 1e3);
     let unannounced = audit.lost - audit.announced;
     for (count, what) in [
         (unannounced, "messages were lost, and the server did not say so"),
@@ -102,7 +106,7 @@ fn faults(all: &Collected, audit: &Audit) -> Vec<String> {
         (audit.reordered, "messages came out of order"),
         (audit.astray, "messages came to clients of another room"),
         (audit.closed, "connections were closed or broke"),
-        (audit.closed_as_too_slow, "of them as too slow (4101), although they read in time"),
+        (audit.closed_as_too_slow, &too_slow),
         (audit.unsendable, "messages could not be sent: their publishers' connections had ended"),
     ] {
         if count > 0 {
@@ -156,6 +160,7 @@ mod tests {
         assert!(matches!(closed_as_too_slow(600_000, 0, 2), Verdict::Invalid(reasons) if reasons[0].contains("4101")));
         let in_time = closed_as_too_slow(900, 0, 2);
         assert!(matches!(&in_time, Verdict::Failed(reasons) if reasons[2].starts_with("2 of them as too slow")));
+        assert!(matches!(closed_as_too_slow(9_000, 0, 2), Verdict::Failed(_)), "nobody is too slow for that");
         assert!(matches!(closed_as_too_slow(600_000, 1, 2), Verdict::Failed(_)), "others lost messages too");
         assert!(matches!(closed_as_too_slow(600_000, 0, 3), Verdict::Failed(_)), "one was closed for something else");
     }

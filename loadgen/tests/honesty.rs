@@ -95,18 +95,18 @@ fn a_client_that_is_closed_as_too_slow_while_loadgen_stood_still_is_not_the_serv
 #[test]
 fn a_freeze_that_p99_does_not_show_is_told_below_the_latencies() {
     // Half a percent of the time.
-    let (freeze, args) = (Duration::from_millis(40), ["--duration", "8s", "--clients", "2", "--rate", "500"]);
-    let mut outcome = frozen(Fault::None, &args, 1000, freeze);
+    let (freeze, args) = (Duration::from_millis(20), ["--duration", "4s", "--clients", "2", "--rate", "500"]);
+    let mut outcome = frozen(Fault::None, &args, 300, freeze);
     for _ in 1..TRIES {
         if outcome.code != Some(3) {
             break;
         }
-        outcome = frozen(Fault::None, &args, 1000, freeze);
+        outcome = frozen(Fault::None, &args, 300, freeze);
     }
     let run = outcome.sound();
     let own = run.generator.own_tail.as_ref().expect("it was late");
     let late_us = own.sent_late_us.expect("messages fell due meanwhile");
-    assert!(late_us >= 30_000 && own.quantiles.contains(&"max".to_owned()), "{own:?}");
+    assert!(late_us >= 15_000 && own.quantiles.contains(&"max".to_owned()), "{own:?}");
     assert!(outcome.stdout.contains("max are the load generator's own: it sent up to"), "{}", outcome.stdout);
 }
 

@@ -10,6 +10,8 @@ use crate::worker::{Report, Worker};
 pub const CATCH_UP_TIME_MAX_US: u64 = 3_000_000;
 /// What is owed is looked at so often: it takes a look at every client.
 const OWED_EVERY_US: u64 = 20_000;
+/// When all is here, so long is listened for what nobody waits for: messages that come again, and connections that end.
+const LINGER_US: u64 = 250_000;
 
 /// How far the end of a step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +24,9 @@ pub(super) enum End {
     Ceased,
     /// What was sent is waited for; the time of the next look.
     Settling(u64),
-    /// All is here, or was given up.
+    /// All is here; what nobody waits for may still come, until this time.
+    Lingering(u64),
+    /// All is here.
     Settled,
 }
 
@@ -44,11 +48,14 @@ impl Worker {
             }
             End::Settling(next_us) if now_us >= next_us => {
                 if self.owed() == 0 {
-                    self.end = End::Settled;
-                    let _ = self.reports.send(Report::Settled);
+                    self.end = End::Lingering(now_us + LINGER_US);
                 } else {
                     self.end = End::Settling(now_us + OWED_EVERY_US);
                 }
+            }
+            End::Lingering(until_us) if now_us >= until_us => {
+                self.end = End::Settled;
+                let _ = self.reports.send(Report::Settled);
             }
             _ => {}
         }
