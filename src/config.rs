@@ -8,6 +8,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::connection::OUTBOX_BYTES_MAX;
 use crate::http::head::HEAD_BYTES_MAX;
+use crate::http::origin::Origin;
 use crate::rate::RateLimit;
 use crate::relay::INBOX_BYTES_MAX;
 use crate::ring::RECEIVE_BUFFER_BYTES;
@@ -75,6 +76,16 @@ pub struct Config {
     /// Time for a request head to arrive, from accept or from the end of the last answer
     #[arg(long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = parse_time)]
     pub handshake_timeout: Duration,
+
+    /// Origins whose pages may open WebSockets, e.g. https://chat.example.com; what sends no Origin header is no browser, and
+    /// may [default: all]
+    #[arg(long, value_name = "ORIGIN,...", env = "HI_ORIGINS", value_delimiter = ',')]
+    pub origins: Vec<Origin>,
+
+    /// Time between two log lines about handshakes that failed for the same reason behind the same proxy; the others are
+    /// counted
+    #[arg(long, value_name = "TIME", env = "HI_FAILURE_LOG_INTERVAL", default_value = "60s", value_parser = parse_time)]
+    pub failure_log_interval: Duration,
 
     /// Receive buffers of each shard, 4 KiB each, shared by its connections; a power of two
     #[arg(long, value_name = "COUNT", env = "HI_RECEIVE_BUFFERS", default_value_t = 1024, value_parser = parse_buffers)]
@@ -258,6 +269,17 @@ mod tests {
         assert_eq!((config.rate_limit, config.rate_burst, config.raw_rate_limit), (20, 40, 0));
         assert_eq!((config.ping_interval.as_secs(), config.ping_timeout.as_secs()), (25, 10));
         assert_eq!(config.handshake_timeout.as_secs(), 10);
+    }
+
+    #[test]
+    fn origins_are_a_list() {
+        let config = Config::try_parse_from(["hi", "--origins", "https://a.example,HTTP://b.example:80"]).unwrap();
+        assert_eq!(
+            config.origins.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["https://a.example", "http://b.example"]
+        );
+        let refused = Config::try_parse_from(["hi", "--origins", "a.example"]).unwrap_err().to_string();
+        assert!(refused.contains("e.g. https://chat.example.com"), "{refused}");
     }
 
     #[test]

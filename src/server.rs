@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::handshake::{self, Front};
+use crate::handshake_failures::Failures;
 use crate::os;
 use crate::probe;
 use crate::relay::{INBOX_BYTES_MAX, Inbox};
@@ -47,6 +48,7 @@ impl fmt::Display for StartError {
 pub struct Server {
     addresses: Vec<SocketAddr>,
     registry: Arc<Registry>,
+    failures: Arc<Failures>,
     stop: Arc<Stop>,
     listeners: Vec<TcpListener>,
     threads: Vec<JoinHandle<()>>,
@@ -71,7 +73,9 @@ impl Server {
         let random = || os::random_u64().map_err(|error| StartError(format!("no random numbers: {error}")));
         let instance: Arc<str> = format!("{:016x}", random()?).into();
         let registry = Arc::new(Registry::new(inboxes.into(), random()?));
-        let mut server = Self { addresses, registry, stop: Arc::default(), listeners: Vec::new(), threads: Vec::new() };
+        let failures = Arc::new(Failures::new(config.failure_log_interval));
+        let mut server =
+            Self { addresses, registry, failures, stop: Arc::default(), listeners: Vec::new(), threads: Vec::new() };
         let mut listeners: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
         for of_address in per_address {
             for (shard, listener) in of_address.into_iter().enumerate() {
@@ -89,6 +93,7 @@ impl Server {
                 config: Arc::clone(&config),
                 registry: Arc::clone(&server.registry),
                 instance: Arc::clone(&instance),
+                failures: Arc::clone(&server.failures),
                 stop: Arc::clone(&server.stop),
             };
             let ready = ready.clone();
@@ -110,6 +115,11 @@ impl Server {
     /// The addresses that it listens on.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The handshakes that failed so far, counted by reason and hop: what `hi_handshake_failures_total` says.
+    pub fn failures(&self) -> &Arc<Failures> {
+        &self.failures
     }
 
     /// How many shards there are.
@@ -230,6 +240,7 @@ struct ShardThread {
     config: Arc<Config>,
     registry: Arc<Registry>,
     instance: Arc<str>,
+    failures: Arc<Failures>,
     stop: Arc<Stop>,
 }
 
@@ -249,7 +260,10 @@ impl ShardThread {
         };
         tokio_uring::start(async {
             let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring);
-            let front = Rc::new(Front::new(shard, self.config, self.instance));
+            if self.id == 0 {
+                drop(tokio_uring::spawn(handshake::log_left_out(Arc::clone(&self.failures))));
+            }
+            let front = Rc::new(Front::new(shard, self.config, self.instance, self.failures));
             for listener in self.listeners {
                 let listener = Rc::new(tokio_uring::net::TcpListener::from_std(listener));
                 for _ in 0..handshake::ACCEPTS {
