@@ -12,6 +12,7 @@ use crate::api;
 use crate::connection::OUTBOX_BYTES_MAX;
 use crate::doctor::url::Target;
 use crate::http::head::HEAD_BYTES_MAX;
+use crate::http::origin::Origin;
 use crate::rate::RateLimit;
 use crate::relay::INBOX_BYTES_MAX;
 use crate::ring::RECEIVE_BUFFER_BYTES;
@@ -107,6 +108,16 @@ pub struct Config {
     /// Time for a request head to arrive, from accept or from the end of the last answer
     #[arg(long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = parse_time)]
     pub handshake_timeout: Duration,
+
+    /// Origins whose pages may open WebSockets, e.g. https://chat.example.com; what sends no Origin header is no browser, and
+    /// may [default: all]
+    #[arg(long, value_name = "ORIGIN,...", env = "HI_ORIGINS", value_delimiter = ',')]
+    pub origins: Vec<Origin>,
+
+    /// Time between two log lines about handshakes that failed for the same reason behind the same proxy; the others are
+    /// counted
+    #[arg(long, value_name = "TIME", env = "HI_FAILURE_LOG_INTERVAL", default_value = "60s", value_parser = parse_time)]
+    pub failure_log_interval: Duration,
 
     /// Receive buffers of each shard, 4 KiB each, shared by its connections; a power of two
     #[arg(long, value_name = "COUNT", env = "HI_RECEIVE_BUFFERS", default_value_t = 1024, value_parser = parse_buffers)]
@@ -369,6 +380,17 @@ mod tests {
         for off in ["--replay-frames=0", "--replay-bytes=0", "--replay-age=0"] {
             assert!(Config::try_parse_from(["hi", off]).unwrap().replay_bounds().is_off(), "{off}");
         }
+    }
+
+    #[test]
+    fn origins_are_a_list() {
+        let config = Config::try_parse_from(["hi", "--origins", "https://a.example,HTTP://b.example:80"]).unwrap();
+        assert_eq!(
+            config.origins.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["https://a.example", "http://b.example"]
+        );
+        let refused = Config::try_parse_from(["hi", "--origins", "a.example"]).unwrap_err().to_string();
+        assert!(refused.contains("e.g. https://chat.example.com"), "{refused}");
     }
 
     #[test]

@@ -19,12 +19,16 @@ use tracing::{info, warn};
 
 use crate::config::{Config, RawMode};
 use crate::connection::Role;
+use crate::handshake_failures::{FailureCount, Failures};
+use crate::http::diagnosis::{Ends, Fault, Verdict, diagnose};
 use crate::http::echo::{Identity, echo};
 use crate::http::head::{self, HEAD_BYTES_MAX, Head};
+use crate::http::origin;
 use crate::http::response::{Body, Connection, Response};
-use crate::http::target::{self, ChatParams, Route, TargetError};
+use crate::http::target::{self, ChatParams, Route};
 use crate::http::upgrade;
 use crate::metrics::counters::Counters;
+use crate::os;
 use crate::protocol::v1;
 use crate::ring::DataRing;
 use crate::shard::{Opening, Shard, Upgraded};
@@ -40,8 +44,6 @@ const HEAD_BYTES_USUAL: usize = 1024;
 const LINGER_BYTES_MAX: usize = 64 * 1024;
 /// And for so long.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
-/// Lines about failed handshakes a minute and shard.
-const REFUSALS_LOGGED_PER_MINUTE: u32 = 30;
 
 /// What the tasks of a shard's control ring share.
 pub struct Front<R> {
@@ -56,12 +58,12 @@ pub struct Front<R> {
     /// What the shard counts.
     pub counters: Arc<Counters>,
     accept_failures: RefCell<Throttle>,
-    refusals: RefCell<Throttle>,
+    failures: Arc<Failures>,
 }
 
 impl<R: DataRing> Front<R> {
     /// What the tasks of `shard` share.
-    pub fn new(shard: Shard<R>, config: Arc<Config>, instance: Arc<str>) -> Self {
+    pub fn new(shard: Shard<R>, config: Arc<Config>, instance: Arc<str>, failures: Arc<Failures>) -> Self {
         Self {
             counters: Arc::clone(shard.counters()),
             shard: RefCell::new(shard),
@@ -69,7 +71,7 @@ impl<R: DataRing> Front<R> {
             config,
             instance,
             accept_failures: RefCell::new(Throttle::new(1)),
-            refusals: RefCell::new(Throttle::new(REFUSALS_LOGGED_PER_MINUTE)),
+            failures,
         }
     }
 
@@ -78,12 +80,36 @@ impl<R: DataRing> Front<R> {
         Identity { instance: &self.instance, group: self.config.group.as_deref(), version: env!("CARGO_PKG_VERSION") }
     }
 
-    /// Says why a handshake failed; a flood of failures is counted instead.
-    fn refused(&self, peer: SocketAddr, why: &str) {
-        if let Some(others) = self.refusals.borrow_mut().admit(std::time::Instant::now()) {
+    /// Says and counts why a handshake failed.
+    fn refuse(&self, fault: impl Into<Fault>, head: Option<&Head<'_>>, caller: Caller<'_>) -> Verdict {
+        let Caller { stream, peer } = caller;
+        let ends = Ends { peer, local: os::local_address(stream).ok() };
+        let verdict = diagnose(fault.into(), head, ends);
+        if let Some(others) = self.failures.note(&verdict, std::time::Instant::now()) {
             let others =
-                if others > 0 { format!(" ({others} more failed handshakes were not logged)") } else { String::new() };
-            info!("handshake from {peer} refused: {why}{others}");
+                if others > 0 { format!(" ({others} more of this kind were not logged)") } else { String::new() };
+            info!("handshake from {peer} refused: {}{others}", verdict.operator_text());
+        }
+        verdict
+    }
+}
+
+/// One end of a connection that is not upgraded yet.
+#[derive(Clone, Copy)]
+struct Caller<'s> {
+    stream: &'s TcpStream,
+    peer: SocketAddr,
+}
+
+/// Logs how many failures were left out of the log, once each interval, for as long as any are.
+pub async fn log_left_out(failures: Arc<Failures>) {
+    loop {
+        failures.wait_for_left_out().await;
+        while failures.has_left_out() {
+            sleep(failures.interval()).await;
+            for FailureCount { reason, hop, count } in failures.overdue(std::time::Instant::now()) {
+                info!("{count} more handshakes refused: {}, hop {hop}; not logged one by one", reason.as_str());
+            }
         }
     }
 }
@@ -129,22 +155,24 @@ async fn serve<R: DataRing>(stream: TcpStream, peer: SocketAddr, front: &Front<R
     let mut deadline = Instant::now() + front.config.handshake_timeout;
     loop {
         let (outcome, used) = match head::parse_more(&buffer, searched) {
-            Ok(Some((head, used))) => (answer(&head, peer, front), used),
+            Ok(Some((head, used))) => (answer(&head, Caller { stream: &stream, peer }, front), used),
             Ok(None) => {
                 searched = buffer.len();
                 let read;
                 (read, buffer) = match timeout_at(deadline, read_more(&stream, buffer)).await {
                     Ok(read) => read,
-                    Err(_) => return end(stream, searched > 0).await,
+                    Err(_) => return end(stream, peer, searched > 0, front).await,
                 };
                 if !matches!(read, Ok(1..)) {
+                    if searched > 0 {
+                        front.refuse(Fault::CutOff(searched), None, Caller { stream: &stream, peer });
+                    }
                     return;
                 }
                 continue;
             }
             Err(error) => {
-                front.refused(peer, &error.to_string());
-                let answer = Response::text(error.status(), error.to_string());
+                let answer = front.refuse(error, None, Caller { stream: &stream, peer }).response(None);
                 (
                     Outcome::Answer { bytes: answer.encode(Connection::Close, Body::Sent), keep_alive: false },
                     buffer.len(),
@@ -189,10 +217,11 @@ async fn read_more(stream: &TcpStream, mut buffer: Vec<u8>) -> (io::Result<usize
 }
 
 /// The time for a head is up. A peer that began one is told.
-async fn end(stream: TcpStream, began: bool) {
+async fn end<R: DataRing>(stream: TcpStream, peer: SocketAddr, began: bool, front: &Front<R>) {
     if began {
-        let text = "The request head did not arrive in time (--handshake-timeout). Send it whole, at once.";
-        let bytes = Response::text(408, text).encode(Connection::Close, Body::Sent);
+        let fault = Fault::Timeout(front.config.handshake_timeout);
+        let verdict = front.refuse(fault, None, Caller { stream: &stream, peer });
+        let bytes = verdict.response(None).encode(Connection::Close, Body::Sent);
         let _ = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(bytes)).await;
     }
     // Ends the read that the kernel still holds, and with it the socket.
@@ -213,26 +242,20 @@ async fn linger(stream: TcpStream) {
     drop(stream.shutdown(Shutdown::Both));
 }
 
-fn answer<R: DataRing>(head: &Head<'_>, peer: SocketAddr, front: &Front<R>) -> Outcome {
-    let refuse = |error: TargetError| {
-        front.refused(peer, &error.detail);
-        Response::text(error.status, error.text)
-    };
+fn answer<R: DataRing>(head: &Head<'_>, caller: Caller<'_>, front: &Front<R>) -> Outcome {
+    let refuse = |fault: Fault| front.refuse(fault, Some(head), caller).response(Some(head));
     let response = match target::route(head.target) {
-        Err(error) => refuse(error),
+        Err(error) => refuse(error.into()),
         Ok(route) if route.is_upgrade() => match examine(head, route, front) {
             Ok(outcome) => return outcome,
-            Err(Refused { response, why }) => {
-                front.refused(peer, &why);
-                response
-            }
+            Err(fault) => refuse(fault),
         },
         Ok(_) if !matches!(head.method, "GET" | "HEAD") => {
             Response::text(405, "Only GET and HEAD work here.").header("Allow", "GET, HEAD")
         }
         Ok(Route::Page(asset)) => asset.response(head),
         Ok(Route::Healthz) => Response::text(200, "ok"),
-        Ok(Route::DoctorEcho) => Response::json(200, echo(head, peer, &front.identity())),
+        Ok(Route::DoctorEcho) => Response::json(200, echo(head, caller.peer, &front.identity())),
         Ok(Route::Chat { .. } | Route::Raw { .. } | Route::Stream { .. } | Route::NotFound) => Response::text(
             404,
             "There is nothing at this address. The chat is at /, WebSockets are at /ws and /raw/ROOM.",
@@ -244,28 +267,17 @@ fn answer<R: DataRing>(head: &Head<'_>, peer: SocketAddr, front: &Front<R>) -> O
     Outcome::Answer { bytes: response.encode(connection, Body::to_method(head.method)), keep_alive }
 }
 
-struct Refused {
-    response: Response,
-    /// For the log.
-    why: String,
-}
-
-impl From<TargetError> for Refused {
-    fn from(error: TargetError) -> Self {
-        Self { response: Response::text(error.status, error.text), why: error.detail }
-    }
-}
-
-fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> Result<Outcome, Refused> {
-    let handshake = upgrade::examine(head)
-        .map_err(|refusal| Refused { response: refusal.response(), why: refusal.operator_text() });
+fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> Result<Outcome, Fault> {
+    let handshake = upgrade::examine(head).map_err(Fault::from).and_then(|handshake| {
+        origin::check(head, &front.config.origins)?;
+        Ok(handshake)
+    });
     // Who names a user is told first what is wrong with the name: a page can read that answer only with a plain GET.
     let names_a_user = matches!(route, Route::Chat { query } if query.contains("username="));
     let handshake = if names_a_user { handshake } else { Ok(handshake?) };
     let (role, room, opening) = match route {
         Route::Raw { .. } if front.config.raw == RawMode::Off => {
-            let text = "Raw rooms are switched off on this server (--raw off).";
-            return Err(Refused { response: Response::text(403, text), why: text.to_owned() });
+            return Err(Fault::RawRoomsOff);
         }
         Route::Raw { room, query } => {
             let params = target::raw_params(&room, query)?;

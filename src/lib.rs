@@ -9,7 +9,8 @@
 //! | [`server`] | starts the shards, listens to signals, stops |
 //! | [`probe`] | tries at start what hi needs of the kernel, and says what is missing |
 //! | [`handshake`] | from accept to 101: the tasks of the control ring |
-//! | [`http`] | request heads, the upgrade check, responses, the page (pure) |
+//! | [`handshake_failures`] | what failed, by reason and hop: for the log and for metrics |
+//! | [`http`] | request heads, the upgrade check, the diagnosis of what fails, responses, the page (pure) |
 //! | [`shard`] | one pinned thread: its connections, its rooms, its turns |
 //! | [`ring`] | the data ring: receives and sends of upgraded connections; the only file that names io-uring |
 //! | [`frame`] | RFC 6455 frames, decoded strictly and encoded once (pure) |
@@ -36,6 +37,7 @@ pub mod doctor;
 pub mod faulty_ring;
 pub mod frame;
 pub mod handshake;
+pub mod handshake_failures;
 pub mod http;
 pub mod metrics;
 pub mod os;

@@ -2,15 +2,16 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio_uring::net::TcpStream;
 
 /// Raises the soft limit of open files to the hard one and returns it.
 ///
@@ -141,6 +142,19 @@ pub fn bind_shards(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpList
         listeners.push(socket.into());
     }
     Ok(listeners)
+}
+
+/// The address of this end of a connection; of IPv4 also where it came in through IPv6.
+///
+/// # Errors
+/// When the connection is gone.
+#[allow(unsafe_code)]
+pub fn local_address(stream: &TcpStream) -> io::Result<SocketAddr> {
+    // SAFETY: the stream owns its descriptor and is borrowed for longer than the descriptor is.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    let address = SockRef::from(&socket).local_addr()?;
+    let address = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+    Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 /// All addresses of the machine: dual stack where IPv6 exists, otherwise IPv4.

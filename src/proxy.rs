@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// A kind of reverse proxy or load balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Proxy {
@@ -82,7 +84,9 @@ impl Proxy {
     pub fn place(self) -> &'static str {
         match self {
             Self::Nginx => "nginx, in the location of this address",
-            Self::Haproxy => "HAProxy, in the frontend and the backend of this address",
+            Self::Haproxy => {
+                "HAProxy, in the backend or listen section of this address, with mode http in its frontend too"
+            }
             Self::Apache => "Apache httpd 2.4.47 or later, in the virtual host (modules proxy and proxy_http)",
             Self::Caddy => "Caddy, in the site's block",
             Self::Traefik => "Traefik, in the router's middlewares",
@@ -96,7 +100,8 @@ impl Proxy {
         }
     }
 
-    /// The lines that make it pass a WebSocket handshake on.
+    /// The lines that make it pass a WebSocket handshake on, in place of those of the same name that are there; and
+    /// [`Proxy::without`]. [`EXAMPLE_UPSTREAM`] stands for the server's address.
     pub fn upgrade_lines(self) -> &'static [&'static str] {
         match self {
             Self::Nginx => &[
@@ -104,16 +109,9 @@ impl Proxy {
                 "proxy_set_header Upgrade $http_upgrade;",
                 "proxy_set_header Connection \"upgrade\";",
             ],
-            Self::Haproxy => &[
-                "mode http",
-                "option http-server-close",
-                "timeout tunnel 1h",
-                "# and without: http-request del-header Upgrade, http-request del-header Connection, option httpclose",
-            ],
+            Self::Haproxy => &["mode http", "option http-server-close", "timeout tunnel 1h"],
             Self::Apache => &["ProxyPass \"/\" \"http://127.0.0.1:8080/\" upgrade=websocket", "ProxyTimeout 3600"],
-            Self::Caddy => {
-                &["reverse_proxy 127.0.0.1:8080", "# and without: header_up -Upgrade, header_up -Connection"]
-            }
+            Self::Caddy => &["reverse_proxy 127.0.0.1:8080"],
             Self::Traefik => {
                 &["# without customRequestHeaders that set Upgrade or Connection: Traefik passes them by itself"]
             }
@@ -133,6 +131,39 @@ impl Proxy {
             Self::Google => &["use an external Application Load Balancer with an HTTP backend service"],
             Self::Iis => &["Install-WindowsFeature Web-WebSockets", "iisreset"],
         }
+    }
+
+    /// The lines that must not be there: with them, [`Proxy::upgrade_lines`] are not enough.
+    pub fn without(self) -> &'static [&'static str] {
+        match self {
+            Self::Haproxy => {
+                &["http-request del-header Upgrade", "http-request del-header Connection", "option httpclose"]
+            }
+            Self::Apache => &["RequestHeader unset Upgrade", "SetEnv force-proxy-request-1.0"],
+            Self::Caddy => &["header_up -Upgrade", "header_up -Connection", "versions 1.0"],
+            _ => &[],
+        }
+    }
+
+    /// The lines that make it speak plain HTTP/1.1 to the server.
+    pub fn plain_lines(self) -> &'static [&'static str] {
+        match self {
+            Self::Nginx => &["proxy_pass http://127.0.0.1:8080;"],
+            Self::Haproxy => &["server hi 127.0.0.1:8080"],
+            Self::Apache => &["ProxyPass \"/\" \"http://127.0.0.1:8080/\" upgrade=websocket"],
+            Self::Caddy => &["reverse_proxy http://127.0.0.1:8080"],
+            _ => &[],
+        }
+    }
+
+    /// What to write where so that it passes handshakes on to the server at `upstream` (`HOST:PORT`).
+    pub fn upgrade_mend(self, upstream: &str) -> Mend {
+        Mend::new(self, self.upgrade_lines(), self.without(), upstream)
+    }
+
+    /// What to write where so that it speaks plain HTTP/1.1 to the server at `upstream`.
+    pub fn plain_mend(self, upstream: &str) -> Mend {
+        Mend::new(self, self.plain_lines(), &[], upstream)
     }
 
     /// The lines that make it leave a connection alone on which nothing moves for `seconds`.
@@ -157,6 +188,37 @@ impl Proxy {
     pub const COMMON: [Self; 4] = [Self::Nginx, Self::Haproxy, Self::Apache, Self::Caddy];
 }
 
+/// Where the lines of this file say the server is.
+pub const EXAMPLE_UPSTREAM: &str = "127.0.0.1:8080";
+
+/// What to change in the configuration of one proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Mend {
+    /// Which one: [`Proxy::name`].
+    pub proxy: &'static str,
+    /// Where: the end of a sentence that begins with "In ...".
+    pub place: &'static str,
+    /// The lines to have there, in place of those of the same name.
+    pub lines: Vec<String>,
+    /// The lines not to have there.
+    pub without: &'static [&'static str],
+}
+
+impl Mend {
+    fn new(proxy: Proxy, lines: &[&str], without: &'static [&'static str], upstream: &str) -> Self {
+        let lines = lines.iter().map(|line| line.replace(EXAMPLE_UPSTREAM, upstream)).collect();
+        Self { proxy: proxy.name(), place: proxy.place(), lines, without }
+    }
+}
+
+impl fmt::Display for Mend {
+    /// In one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "in {}: {}", self.place, self.lines.join(" / "))?;
+        if self.without.is_empty() { Ok(()) } else { write!(f, " / and without: {}", self.without.join(", ")) }
+    }
+}
+
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -179,6 +241,17 @@ mod tests {
             ("1.0 old-host", None),
         ] {
             assert_eq!(Proxy::named_in(value), proxy, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_mend_names_the_server_and_fits_one_line() {
+        let mend = Proxy::Apache.upgrade_mend("[::1]:9000");
+        assert_eq!(mend.lines[0], "ProxyPass \"/\" \"http://[::1]:9000/\" upgrade=websocket");
+        assert!(mend.to_string().starts_with("in Apache httpd 2.4.47") && !mend.to_string().contains('\n'));
+        assert!(Proxy::Haproxy.upgrade_mend("x:1").to_string().ends_with("option httpclose"));
+        for proxy in Proxy::COMMON {
+            assert!(proxy.plain_mend("x:1").lines[0].contains("x:1"), "{proxy}");
         }
     }
 

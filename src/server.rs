@@ -20,6 +20,7 @@ use crate::api::{self, App, InternalPort};
 use crate::canary::{Canary, Plan};
 use crate::config::{Config, Internal};
 use crate::handshake::{self, Front};
+use crate::handshake_failures::{FailureMetric, Failures};
 use crate::metrics::Metrics;
 use crate::metrics::counters::Counters;
 use crate::os;
@@ -61,6 +62,7 @@ pub struct Server {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     registry: Arc<Registry>,
+    failures: Arc<Failures>,
     stop: Arc<Stop>,
     listeners: Vec<TcpListener>,
     threads: Vec<JoinHandle<()>>,
@@ -92,6 +94,7 @@ impl Server {
             ResumeKey::new([random()?, random()?]),
             config.replay_bounds(),
         ));
+        let failures = Arc::new(Failures::new(config.failure_log_interval));
         let stop = Arc::<Stop>::default();
         let mut server = Self {
             addresses,
@@ -100,10 +103,12 @@ impl Server {
             metrics: Arc::new(Metrics::new(&instance, shards, Arc::clone(&registry))),
             readiness: Arc::new(Readiness::new(Arc::clone(&stop))),
             registry,
+            failures,
             stop,
             listeners: Vec::new(),
             threads: Vec::new(),
         };
+        server.metrics.registry().register_collector(Box::new(FailureMetric(Arc::clone(&server.failures))));
         let mut listeners: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
         for of_address in per_address {
             for (shard, listener) in of_address.into_iter().enumerate() {
@@ -122,6 +127,7 @@ impl Server {
                 config: Arc::clone(&config),
                 registry: Arc::clone(&server.registry),
                 instance: Arc::clone(&instance),
+                failures: Arc::clone(&server.failures),
                 stop: Arc::clone(&server.stop),
             };
             let ready = ready.clone();
@@ -176,6 +182,11 @@ impl Server {
     /// What `/readyz` says: others add their checks here.
     pub fn readiness(&self) -> &Arc<Readiness> {
         &self.readiness
+    }
+
+    /// The handshakes that failed so far, counted by reason and hop: what `hi_handshake_failures_total` says.
+    pub fn failures(&self) -> &Arc<Failures> {
+        &self.failures
     }
 
     /// How many shards there are.
@@ -306,6 +317,7 @@ struct ShardThread {
     config: Arc<Config>,
     registry: Arc<Registry>,
     instance: Arc<str>,
+    failures: Arc<Failures>,
     stop: Arc<Stop>,
 }
 
@@ -325,7 +337,10 @@ impl ShardThread {
         };
         tokio_uring::start(async {
             let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring).counting_in(self.counters);
-            let front = Rc::new(Front::new(shard, self.config, self.instance));
+            if self.id == 0 {
+                drop(tokio_uring::spawn(handshake::log_left_out(Arc::clone(&self.failures))));
+            }
+            let front = Rc::new(Front::new(shard, self.config, self.instance, self.failures));
             for listener in self.listeners {
                 let listener = Rc::new(tokio_uring::net::TcpListener::from_std(listener));
                 for _ in 0..handshake::ACCEPTS {

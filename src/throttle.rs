@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// Lets a number of lines a minute through and counts the others.
+/// Lets a number of lines through in each interval and counts the others.
 #[derive(Debug)]
 pub struct Throttle {
-    per_minute: u32,
+    lines_max: u32,
+    interval: Duration,
     began: Option<Instant>,
     said: u32,
     suppressed: u64,
@@ -14,16 +15,21 @@ pub struct Throttle {
 impl Throttle {
     /// At most `per_minute` lines in a minute.
     pub fn new(per_minute: u32) -> Self {
-        Self { per_minute, began: None, said: 0, suppressed: 0 }
+        Self::every(Duration::from_secs(60), per_minute)
+    }
+
+    /// At most `lines_max` lines in each `interval`.
+    pub fn every(interval: Duration, lines_max: u32) -> Self {
+        Self { lines_max, interval, began: None, said: 0, suppressed: 0 }
     }
 
     /// Whether to write a line now; if so, how many were left out since the last one.
     pub fn admit(&mut self, now: Instant) -> Option<u64> {
-        if self.began.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(60)) {
+        if self.began.is_none_or(|began| now.duration_since(began) >= self.interval) {
             self.began = Some(now);
             self.said = 0;
         }
-        if self.said >= self.per_minute {
+        if self.said >= self.lines_max {
             self.suppressed += 1;
             return None;
         }

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::reason::Reason;
+
 /// The longest request head, in bytes, from the first byte to the end of the empty line.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 
@@ -101,12 +103,14 @@ pub enum HeadError {
 }
 
 impl HeadError {
-    /// The HTTP status to answer with.
-    pub fn status(&self) -> u16 {
+    /// Its name.
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::TooLarge | Self::TooManyHeaders => 431,
-            Self::Malformed(_) | Self::Tls => 400,
-            Self::VersionUnsupported(_) | Self::Http2 => 505,
+            Self::TooLarge | Self::TooManyHeaders => Reason::HeadTooLarge,
+            Self::Malformed(_) => Reason::Malformed,
+            Self::VersionUnsupported(_) => Reason::HttpVersionUnsupported,
+            Self::Tls => Reason::TlsOnPlainPort,
+            Self::Http2 => Reason::Http2OnHttp1Port,
         }
     }
 }

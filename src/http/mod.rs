@@ -1,12 +1,18 @@
 //! HTTP/1.1 as hi needs it: bytes in, values out. Nothing here reads, waits or looks at a clock (RFC 9110, 9112, 6455).
 //!
 //! In the order in which a request passes: [`head`] finds and parses the request head, [`target`] says what is asked for,
-//! [`upgrade`] says whether the request is a WebSocket handshake and, when it is not, exactly why. What is answered comes
-//! from [`page`] (the chat page), [`echo`] (the request as it arrived) and [`response`] (the bytes on the wire).
+//! [`upgrade`] says whether the request is a WebSocket handshake, [`origin`] whether its page may open one. When it fails,
+//! it has a [`reason`], [`hops`] says who passed it on, and [`diagnosis`] what to tell whom. What is answered comes from
+//! [`page`] (the chat page), [`echo`] (the request as it arrived) and [`response`] (the bytes on the wire).
 
+pub mod diagnosis;
 pub mod echo;
 pub mod head;
+pub mod hops;
+pub mod origin;
 pub mod page;
+pub mod reason;
 pub mod response;
+mod shown;
 pub mod target;
 pub mod upgrade;

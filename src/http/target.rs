@@ -10,6 +10,7 @@ use std::fmt;
 use percent_encoding::percent_decode;
 
 use super::page::{self, Asset};
+use super::reason::Reason;
 use crate::protocol::name::{check_room, check_user};
 
 /// The body for every user name that is refused; clients of the original hi know it by heart.
@@ -82,8 +83,8 @@ pub struct RawParams {
 /// Why a target was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetError {
-    /// The HTTP status: 400.
-    pub status: u16,
+    /// What is wrong, in one word.
+    pub reason: Reason,
     /// The whole body for the client.
     pub text: String,
     /// The precise reason for the log: one line, without control characters. `Display` is this.
@@ -91,13 +92,13 @@ pub struct TargetError {
 }
 
 impl TargetError {
-    fn new(text: impl Into<String>) -> Self {
+    fn new(reason: Reason, text: impl Into<String>) -> Self {
         let text = text.into();
-        Self { status: 400, detail: text.clone(), text }
+        Self { reason, detail: text.clone(), text }
     }
 
     fn username(detail: impl Into<String>) -> Self {
-        Self { status: 400, text: USERNAME_TEXT.to_owned(), detail: detail.into() }
+        Self { reason: Reason::NameInvalid, text: USERNAME_TEXT.to_owned(), detail: detail.into() }
     }
 }
 
@@ -116,9 +117,10 @@ impl std::error::Error for TargetError {}
 /// The path is not valid percent-encoding, not UTF-8, or has control characters.
 pub fn route(target: &str) -> Result<Route<'_>, TargetError> {
     let Some((path, query)) = split(target) else { return Ok(Route::NotFound) };
-    let path = decode(path, false).map_err(|fault| TargetError::new(format!("The path {fault}.")))?;
+    let path =
+        decode(path, false).map_err(|fault| TargetError::new(Reason::PathInvalid, format!("The path {fault}.")))?;
     if path.contains(char::is_control) {
-        return Err(TargetError::new("The path contains a control character."));
+        return Err(TargetError::new(Reason::PathInvalid, "The path contains a control character."));
     }
     Ok(if let Some(room) = path.strip_prefix("/raw/") {
         Route::Raw { room: room.to_owned(), query }
@@ -149,10 +151,10 @@ pub fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
         Err(fault) => return Err(TargetError::username(fault.to_string())),
     };
     check_user(&user).map_err(|error| TargetError::username(error.to_string()))?;
-    let room = single(query, "room").map_err(|fault| TargetError::new(fault.to_string()))?;
+    let room = single(query, "room").map_err(|fault| TargetError::new(Reason::NameInvalid, fault.to_string()))?;
     let room_named = room.is_some();
     let room = checked_room(room.unwrap_or_else(|| ROOM_DEFAULT.into()))?;
-    let resume = single(query, "resume").map_err(|fault| TargetError::new(fault.to_string()))?;
+    let resume = single(query, "resume").map_err(|fault| TargetError::new(Reason::QueryInvalid, fault.to_string()))?;
     Ok(ChatParams { user: user.into_owned(), room, room_named, resume: resume.map(Cow::into_owned) })
 }
 
@@ -169,7 +171,7 @@ pub fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetError> {
 }
 
 fn checked_room(room: Cow<'_, str>) -> Result<String, TargetError> {
-    check_room(&room).map_err(|error| TargetError::new(error.to_string()))?;
+    check_room(&room).map_err(|error| TargetError::new(Reason::NameInvalid, error.to_string()))?;
     Ok(room.into_owned())
 }
 
@@ -178,10 +180,13 @@ fn switch(query: &str, key: &'static str) -> Result<Option<bool>, TargetError> {
         Ok(None) => Ok(None),
         Ok(Some(value)) if value == "0" => Ok(Some(false)),
         Ok(Some(value)) if value == "1" => Ok(Some(true)),
-        _ => Err(TargetError::new(format!(
-            "`{key}` may be 0 or 1, once: echo=0 leaves the sender out (default 1), lossy=1 lets a slow member skip what it \
+        _ => Err(TargetError::new(
+            Reason::QueryInvalid,
+            format!(
+                "`{key}` may be 0 or 1, once: echo=0 leaves the sender out (default 1), lossy=1 lets a slow member skip what it \
              lost (default 0)."
-        ))),
+            ),
+        )),
     }
 }
 

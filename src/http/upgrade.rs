@@ -2,9 +2,7 @@
 //!
 //! `Upgrade` and `Connection` are hop-by-hop: every proxy drops them unless it is told to forward them. `Sec-WebSocket-*`
 //! are end-to-end and survive. A request with the key and without `Upgrade` therefore proves that something between the
-//! client and this server ate it; the refusal says so to both, the client and the operator.
-
-use std::fmt::Write as _;
+//! client and this server ate it.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -13,16 +11,14 @@ use bytes::Bytes;
 use sha1::{Digest as _, Sha1};
 
 use super::head::{Head, Version, is_token_byte};
-use super::response::Response;
+use super::reason::Reason;
+use super::shown::{arrived, shown};
 
 /// RFC 6455 1.3: what the key is joined with before it is hashed.
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// Bytes of the nonce in Sec-WebSocket-Key (RFC 6455 4.1, 7).
 const KEY_BYTES: usize = 16;
-
-/// Bytes of a received value that are repeated to the client and in the log.
-const SHOWN_BYTES_MAX: usize = 60;
 
 /// RFC 6455 asks for 16 bytes in base64. Bits behind the last byte decide nothing: keys typed by hand have them.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -48,71 +44,11 @@ impl Handshake {
     }
 }
 
-/// Why a request on an upgrade path is no handshake; the names are those of the log and the metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// A WebSocket client sent it and `Upgrade: websocket` is gone (`Connection` may be gone too).
-    UpgradeStripped,
-    /// A WebSocket client sent it and `Connection: Upgrade` is gone.
-    ConnectionStripped,
-    /// A WebSocket client sent it and the last hop speaks HTTP/1.0, which has no upgrades.
-    Http10Hop,
-    /// `Sec-WebSocket-Version` is absent or not 13.
-    VersionUnsupported,
-    /// `Sec-WebSocket-Key` is absent.
-    KeyMissing,
-    /// `Sec-WebSocket-Key` is there more than once, or not base64 of 16 bytes.
-    KeyInvalid,
-    /// Nothing in it says WebSocket: a browser's address bar, curl, a health check.
-    NotAWebsocketRequest,
-    /// A handshake is a GET.
-    MethodNotGet,
-    /// A body is announced: its bytes could not be told from frames.
-    BodyDeclared,
-}
-
-impl Reason {
-    /// The name in logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::UpgradeStripped => "upgrade_stripped",
-            Self::ConnectionStripped => "connection_stripped",
-            Self::Http10Hop => "http10_hop",
-            Self::VersionUnsupported => "version_unsupported",
-            Self::KeyMissing => "key_missing",
-            Self::KeyInvalid => "key_invalid",
-            Self::NotAWebsocketRequest => "not_a_websocket_request",
-            Self::MethodNotGet => "method_not_get",
-            Self::BodyDeclared => "body_declared",
-        }
-    }
-
-    /// The HTTP status: 426 where the same request over the right path or with the right version would do, 400 where the
-    /// request itself is wrong (RFC 6455 4.2.1, 4.4, RFC 9110 15.5.22).
-    pub fn status(self) -> u16 {
-        match self {
-            Self::KeyMissing | Self::KeyInvalid | Self::MethodNotGet | Self::BodyDeclared => 400,
-            _ => 426,
-        }
-    }
-
-    /// Whether a reverse proxy that drops hop-by-hop headers is, or may be, the cause.
-    fn points_at_a_proxy(self) -> bool {
-        self.is_stripped() || self == Self::NotAWebsocketRequest
-    }
-
-    fn is_stripped(self) -> bool {
-        matches!(self, Self::UpgradeStripped | Self::ConnectionStripped | Self::Http10Hop)
-    }
-}
-
-/// A request that is no handshake: the verdict, its evidence, and the sentences for both sides.
+/// A request that is no handshake: the cause and its evidence. What is said of it: [`super::diagnosis`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The verdict: the first cause, in the order in which they explain each other.
+    /// The first cause, in the order in which they explain each other.
     pub reason: Reason,
-    /// 400 or 426.
-    pub status: u16,
     /// Everything that is missing or wrong, not only the cause: each what should be there and what came instead.
     pub missing: Vec<String>,
     /// End-to-end headers of the handshake that did arrive: the proof that a WebSocket client sent the request.
@@ -128,7 +64,7 @@ pub fn examine(head: &Head<'_>) -> Result<Handshake, Refusal> {
     let Some(reason) = facts.verdict() else {
         return Ok(Handshake { accept: facts.accept(), protocols: offered_protocols(head) });
     };
-    Err(Refusal { reason, status: reason.status(), missing: facts.missing(head), survived: facts.survived() })
+    Err(Refusal { reason, missing: facts.missing(head), survived: facts.survived() })
 }
 
 /// The 101 that completes the handshake (RFC 6455 4.2.2), with the subprotocol chosen from those offered. What follows
@@ -262,95 +198,6 @@ fn offered_protocols(head: &Head<'_>) -> Vec<String> {
         .map(|name| String::from_utf8_lossy(name).into_owned())
         .collect()
 }
-
-/// What came under this name, for one line of text: `absent`, or `arrived: ...`.
-fn arrived(head: &Head<'_>, name: &str) -> String {
-    let mut values = head.header(name).map(shown);
-    let Some(first) = values.next() else { return "absent".to_owned() };
-    values.fold(format!("arrived: {first}"), |all, value| format!("{all} and {value}"))
-}
-
-/// A received value so that it can't do anything in a terminal, a log or a page: printable ASCII, cut.
-fn shown(value: &[u8]) -> String {
-    let cut = &value[..value.len().min(SHOWN_BYTES_MAX)];
-    let more = if cut.len() < value.len() { "..." } else { "" };
-    format!("\"{}{more}\"", cut.escape_ascii())
-}
-
-impl Refusal {
-    /// The sentence for whoever operates the server: one line.
-    pub fn operator_text(&self) -> String {
-        let mut line = format!("handshake refused: {}; missing {}", self.reason.as_str(), self.missing.join(", "));
-        if self.reason.is_stripped() {
-            let _ = write!(line, "; {}; in nginx: {}", self.proof(), NGINX_LINES.join(" "));
-        }
-        line
-    }
-
-    /// The body for the client: what is missing, who is the likely cause, what to set. Plain text, several lines.
-    pub fn client_text(&self) -> String {
-        let mut text = String::from("This address speaks WebSocket, and this request is not a WebSocket handshake.\n");
-        text.push_str("Missing or wrong:\n");
-        for item in &self.missing {
-            let _ = writeln!(text, "  {item}");
-        }
-        let advice = match self.reason {
-            Reason::MethodNotGet => "A handshake is a GET request (RFC 6455 4.1).",
-            Reason::VersionUnsupported => "Only version 13 (RFC 6455) is spoken here: use a client that speaks it.",
-            Reason::KeyMissing | Reason::KeyInvalid => {
-                "The client makes this key anew for each connection (RFC 6455 4.1) and proxies leave it alone: mend or \
-                 replace the client."
-            }
-            Reason::BodyDeclared => "A handshake has no body: leave out Content-Length and Transfer-Encoding.",
-            Reason::NotAWebsocketRequest => {
-                "Open this address with a WebSocket client (ws:// or wss://), not as a page. If a WebSocket client did \
-                 send the request, something between it and this server has removed what is missing."
-            }
-            Reason::UpgradeStripped | Reason::ConnectionStripped | Reason::Http10Hop => &format!("{}.", self.proof()),
-        };
-        let _ = writeln!(text, "\n{advice}");
-        if self.reason.points_at_a_proxy() {
-            text.push_str(
-                "\nUpgrade and Connection are hop-by-hop headers (RFC 9110 7.6.1): a reverse proxy drops them unless it is \
-                 told to forward them. In nginx, in the location of this address:\n\n",
-            );
-            for line in NGINX_LINES {
-                let _ = writeln!(text, "    {line}");
-            }
-        }
-        text
-    }
-
-    /// The response: status, text and, with 426, what to upgrade to (RFC 9110 7.8, 15.5.22; RFC 6455 4.4).
-    pub fn response(&self) -> Response {
-        let response = Response::text(self.status, self.client_text());
-        match self.status {
-            426 => response
-                .header("Upgrade", "websocket")
-                .connection_option("Upgrade")
-                .header("Sec-WebSocket-Version", "13"),
-            _ => response,
-        }
-    }
-
-    /// What the headers that arrived say about those that did not.
-    fn proof(&self) -> String {
-        let who = "something between the client and this server, most likely a reverse proxy,";
-        let did = match self.reason {
-            Reason::Http10Hop => "passes requests on as HTTP/1.0, which has no Upgrade",
-            _ => "removed what is missing",
-        };
-        if self.survived.is_empty() {
-            return format!("If the client sent a whole handshake, {who} {did}");
-        }
-        let survived = self.survived.join(" and ");
-        format!("{survived} arrived, so a WebSocket client sent this; {who} {did}")
-    }
-}
-
-/// What lets a handshake through nginx; RFC 9110 7.6.1 in nginx's words.
-const NGINX_LINES: [&str; 3] =
-    ["proxy_http_version 1.1;", "proxy_set_header Upgrade $http_upgrade;", "proxy_set_header Connection \"upgrade\";"];
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,6 @@
 //!
 //! - [`counters`]: what one thread counts while it works; only that thread writes it
 //! - [`delivery`]: how long messages take, of some of them
-//! - [`handshakes`]: those that failed, as somebody else counts them
 //! - [`scrape`]: all of it added up, at the moment when somebody asks
 //!
 //! Whoever has something else to tell registers a collector: see [`Metrics::registry`].
@@ -17,11 +16,9 @@ use crate::room;
 
 pub mod counters;
 pub mod delivery;
-pub mod handshakes;
 pub mod scrape;
 
 use counters::Counters;
-use handshakes::{HandshakeFailures, Handshakes};
 
 /// The media type of [`Metrics::encode`] (OpenMetrics 1.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -30,7 +27,6 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 #[derive(Debug)]
 pub struct Metrics {
     registry: Mutex<Registry>,
-    handshakes: Handshakes,
     of_shards: Arc<[Arc<Counters>]>,
     of_internal_port: Arc<Counters>,
 }
@@ -45,11 +41,9 @@ impl Metrics {
         registry.register("hi_instance", "This process, as its answers name it", Info::new(instance));
         let of_shards: Arc<[_]> = (0..shards).map(|_| Arc::<Counters>::default()).collect();
         let of_internal_port = Arc::<Counters>::default();
-        let handshakes = Handshakes::default();
         let (shards, internal_port) = (Arc::clone(&of_shards), Arc::clone(&of_internal_port));
         registry.register_collector(Box::new(scrape::Scrape { shards, internal_port, rooms }));
-        registry.register_collector(Box::new(handshakes.clone()));
-        Self { registry: Mutex::new(registry), handshakes, of_shards, of_internal_port }
+        Self { registry: Mutex::new(registry), of_shards, of_internal_port }
     }
 
     /// Where a shard counts.
@@ -65,11 +59,6 @@ impl Metrics {
     /// The registry, to add metrics or collectors of one's own, at any time.
     pub fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says who counts handshakes that fail: `count` is asked whenever somebody asks for metrics.
-    pub fn count_handshake_failures_with(&self, count: impl Fn() -> Vec<HandshakeFailures> + Send + Sync + 'static) {
-        self.handshakes.count_with(Box::new(count));
     }
 
     /// All metrics as text: see [`CONTENT_TYPE`].
@@ -90,19 +79,11 @@ mod tests {
     fn others_add_what_they_count() {
         let rooms = Arc::new(room::registry::Registry::new(Arc::new([]), 1, ResumeKey::new([1, 2]), ReplayBounds::OFF));
         let metrics = Metrics::new("0123", 0, rooms);
-        assert!(metrics.encode().contains("# TYPE hi_handshake_failures counter\n"));
-        metrics.count_handshake_failures_with(|| {
-            vec![HandshakeFailures { reason: "no_upgrade".into(), hop: "proxy".into(), count: 3 }]
-        });
         let gauge = prometheus_client::metrics::gauge::Gauge::<i64>::default();
         metrics.registry().register("hi_canary_ok", "The canary", gauge.clone());
         gauge.set(1);
         let text = metrics.encode();
-        for line in [
-            "hi_handshake_failures_total{reason=\"no_upgrade\",hop=\"proxy\"} 3\n",
-            "hi_canary_ok 1\n",
-            "hi_instance_info{instance=\"0123\"} 1\n",
-        ] {
+        for line in ["hi_canary_ok 1\n", "hi_instance_info{instance=\"0123\"} 1\n"] {
             assert!(text.contains(line), "{line} in {text}");
         }
         assert!(text.ends_with("# EOF\n"));

@@ -18,7 +18,7 @@ fn with(lines: &str) -> Vec<u8> {
 
 fn refused(bytes: &[u8]) -> (u16, String) {
     let error = parse(bytes).expect_err("refused");
-    (error.status(), error.to_string())
+    (error.reason().status(), error.to_string())
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn twin_checks(minor: u8, headers: &[(String, Vec<u8>)]) -> Result<(), u16> {
 }
 
 fn as_twin(result: Result<Option<(Head<'_>, usize)>, HeadError>) -> Twin {
-    let found = result.map_err(|error| error.status())?;
+    let found = result.map_err(|error| error.reason().status())?;
     Ok(found.map(|(head, used)| {
         let headers = head.headers.iter().map(|(n, v)| ((*n).to_owned(), v.to_vec())).collect();
         let minor = u8::from(head.version == Version::Http11);

@@ -44,7 +44,7 @@ fn our_own_folders_win_over_what_ends_in_ws() {
 fn paths_that_are_no_text_are_refused() {
     for target in ["/%ff/ws", "/raw/%c3", "/a%00b/ws", "/raw/%0a", "/%zz", "/x%4"] {
         let error = route(target).expect_err(target);
-        assert_eq!(error.status, 400);
+        assert_eq!(error.reason.status(), 400);
         assert!(!error.text.contains(char::is_control), "{target}");
     }
 }
@@ -85,7 +85,7 @@ fn every_bad_user_name_has_the_same_body_and_its_own_reason() {
         ("username=#&room=", "hash"),
     ] {
         let error = chat(query).expect_err(query);
-        assert_eq!((error.status, error.text.as_str()), (400, USERNAME_TEXT));
+        assert_eq!((error.reason.status(), error.text.as_str()), (400, USERNAME_TEXT));
         assert!(error.detail.contains(detail) && !error.detail.contains(char::is_control), "{query}: {error}");
     }
 }
@@ -103,7 +103,7 @@ fn a_bad_room_has_a_sentence_of_its_own() {
         (&long, "65 bytes long"),
     ] {
         let error = chat(&format!("username=a&room={room}")).expect_err(room);
-        assert_eq!((error.status, &error.text), (400, &error.detail));
+        assert_eq!((error.reason.status(), &error.text), (400, &error.detail));
         assert!(error.text.contains(said) && error.text.contains("room"), "{room}: {error}");
     }
 }
@@ -120,7 +120,7 @@ fn raw_rooms_have_two_switches() {
     }
     for query in ["echo", "echo=", "echo=no", "echo=0&echo=0", "lossy=2", "lossy=%31%", "echo=00"] {
         let error = raw("r", query).expect_err(query);
-        assert!(error.status == 400 && error.text.contains("may be 0 or 1"), "{query}: {error}");
+        assert!(error.reason.status() == 400 && error.text.contains("may be 0 or 1"), "{query}: {error}");
     }
     assert!(raw("", "").is_err_and(|error| error.text.contains("empty")));
     assert!(raw("a b", "").is_err_and(|error| error.text.contains("U+0020")));
@@ -133,7 +133,7 @@ proptest! {
             Ok(Route::Chat { query }) => drop(chat_params(query)),
             Ok(Route::Raw { room, query }) => drop(raw_params(&room, query)),
             Ok(_) => {}
-            Err(error) => prop_assert!(error.status == 400 && !error.detail.contains(char::is_control)),
+            Err(error) => prop_assert!(error.reason.status() == 400 && !error.detail.contains(char::is_control)),
         }
     }
 

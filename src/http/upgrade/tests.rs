@@ -1,7 +1,6 @@
 //! Tests of `upgrade.rs`, beside it.
 
 use super::super::head::parse;
-use super::super::response::{Body, Connection};
 use super::*;
 use proptest::prelude::*;
 
@@ -86,37 +85,29 @@ fn what_a_proxy_ate_is_named() {
         ),
     ] {
         let refusal = refusal(changed(without, with));
-        assert_eq!((refusal.reason.as_str(), refusal.status), (reason, 426));
+        assert_eq!((refusal.reason.as_str(), refusal.reason.status()), (reason, 426));
         assert_eq!(refusal.missing, missing);
         assert_eq!(refusal.survived, ["Sec-WebSocket-Key", "Sec-WebSocket-Version"]);
-        let text = refusal.client_text();
-        assert!(missing.iter().all(|item| text.contains(item)), "{text}");
-        assert!(text.contains("hop-by-hop") && text.contains("arrived, so a WebSocket client sent this"), "{text}");
-        assert!(text.contains("\n    proxy_set_header Connection \"upgrade\";\n"), "{text}");
-        let line = refusal.operator_text();
-        assert!(line.contains(reason) && line.contains(missing[0]) && !line.contains('\n'), "{line}");
     }
 }
 
 #[test]
 fn http10_is_a_hop_when_a_websocket_client_speaks_through_it() {
     let through = refusal(judge("GET /ws HTTP/1.0", &[SOUND[2], SOUND[3], "Connection: close"]));
-    assert_eq!((through.reason, through.status), (Reason::Http10Hop, 426));
+    assert_eq!((through.reason, through.reason.status()), (Reason::Http10Hop, 426));
     assert_eq!(through.missing[0], "HTTP/1.1 (arrived: HTTP/1.0)");
     assert_eq!(through.missing.len(), 3);
-    assert!(through.client_text().contains("passes requests on as HTTP/1.0"));
     let whole = refusal(judge("GET /ws HTTP/1.0", &SOUND));
     assert_eq!((whole.reason, whole.missing.len()), (Reason::Http10Hop, 1));
     assert_eq!(refusal(judge("GET /ws HTTP/1.0", &[])).reason, Reason::NotAWebsocketRequest);
 }
 
 #[test]
-fn a_plain_get_is_told_what_to_do() {
+fn a_plain_get_is_no_handshake() {
     for headers in [&[][..], &["Connection: upgrade"], &["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c"]] {
         let refusal = refusal(judge_get(headers));
-        assert_eq!((refusal.reason, refusal.status), (Reason::NotAWebsocketRequest, 426), "{headers:?}");
-        assert!(refusal.client_text().contains("Open this address with a WebSocket client"));
-        assert!(refusal.client_text().contains("Sec-WebSocket-Key"));
+        assert_eq!((refusal.reason, refusal.reason.status()), (Reason::NotAWebsocketRequest, 426), "{headers:?}");
+        assert!(refusal.missing.iter().any(|item| item.contains("Sec-WebSocket-Key")));
     }
 }
 
@@ -135,36 +126,15 @@ fn what_the_client_did_wrong_is_named() {
         (&[], &["Content-Length: 4"], "body_declared", 400),
     ] {
         let refusal = refusal(changed(without, with));
-        assert_eq!((refusal.reason.as_str(), refusal.status, refusal.missing.len()), (reason, status, 1), "{with:?}");
-        assert!(!refusal.client_text().contains("nginx"));
+        let judged = (refusal.reason.as_str(), refusal.reason.status(), refusal.missing.len());
+        assert_eq!(judged, (reason, status, 1), "{with:?}");
     }
     assert_eq!(refusal(judge("POST /ws HTTP/1.1", &SOUND)).reason, Reason::MethodNotGet);
-    assert_eq!(refusal(judge("POST /ws HTTP/1.1", &SOUND)).status, 400);
 }
 
 #[test]
 fn a_key_with_idle_bits_is_a_key() {
     assert!(changed(&["Sec-WebSocket-Key"], &["Sec-WebSocket-Key: abcdefghijklmnopqrstuv=="]).is_ok());
-}
-
-#[test]
-fn the_response_says_what_to_upgrade_to() {
-    let bytes = refusal(judge_get(&[])).response().encode(Connection::Close, Body::Sent);
-    let text = std::str::from_utf8(&bytes).expect("UTF-8");
-    assert!(text.starts_with("HTTP/1.1 426 Upgrade Required\r\n"));
-    for line in ["Upgrade: websocket", "Connection: Upgrade, close", "Sec-WebSocket-Version: 13"] {
-        assert!(text.contains(&format!("\r\n{line}\r\n")), "{text}");
-    }
-    let bytes = refusal(changed(&["Sec-WebSocket-Key"], &[])).response().encode(Connection::Close, Body::Sent);
-    assert!(bytes.starts_with(b"HTTP/1.1 400 Bad Request\r\n"));
-}
-
-#[test]
-fn received_values_are_harmless_where_they_are_repeated() {
-    let long = format!("Connection: \u{1f980}\t{}", "<b>".repeat(100));
-    let refusal = refusal(changed(&["Connection"], &[&long]));
-    let line = refusal.operator_text();
-    assert!(line.is_ascii() && !line.contains(char::is_control) && line.len() < 700, "{line}");
 }
 
 proptest! {
@@ -184,8 +154,8 @@ proptest! {
             }
             Err(refusal) => {
                 prop_assert!(!refusal.missing.is_empty());
-                prop_assert!(refusal.status == 400 || refusal.status == 426);
-                prop_assert!(!refusal.operator_text().contains('\n'));
+                prop_assert!(matches!(refusal.reason.status(), 400 | 426));
+                prop_assert!(!refusal.missing.concat().contains(char::is_control));
             }
         }
     }

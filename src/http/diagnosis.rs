@@ -1,0 +1,330 @@
+//! From a failed handshake to a verdict: the reason, the hop that is the likely cause, the evidence, a sentence for the
+//! client, one for the operator, and the lines that mend it. Pure; what failed is found in [`super::head`],
+//! [`super::target`], [`super::upgrade`] and [`super::origin`].
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::head::{Head, HeadError};
+use super::hops::Hop;
+use super::origin::OriginRefused;
+use super::reason::Reason;
+use super::response::Response;
+use super::target::TargetError;
+use super::upgrade::Refusal;
+use crate::proxy::{EXAMPLE_UPSTREAM, Mend, Proxy};
+
+/// What failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The head can't be read.
+    Head(HeadError),
+    /// The head did not arrive in this time.
+    Timeout(Duration),
+    /// The connection ended after so many bytes of a head.
+    CutOff(usize),
+    /// The address asked for.
+    Target(TargetError),
+    /// The upgrade.
+    Upgrade(Refusal),
+    /// The page that asks.
+    Origin(OriginRefused),
+    /// Raw rooms are switched off.
+    RawRoomsOff,
+}
+
+impl From<HeadError> for Fault {
+    fn from(error: HeadError) -> Self {
+        Self::Head(error)
+    }
+}
+
+impl From<TargetError> for Fault {
+    fn from(error: TargetError) -> Self {
+        Self::Target(error)
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        Self::Upgrade(refusal)
+    }
+}
+
+impl From<OriginRefused> for Fault {
+    fn from(refused: OriginRefused) -> Self {
+        Self::Origin(refused)
+    }
+}
+
+/// What is known of the connection beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The other end: the last hop, or the client.
+    pub peer: SocketAddr,
+    /// This end, as the peer reached it, if that is known: what a proxy has to be pointed to.
+    pub local: Option<SocketAddr>,
+}
+
+/// What is said about a handshake that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Why it failed.
+    pub reason: Reason,
+    /// The hop that handed it to this server.
+    pub hop: Hop,
+    /// Whether the head could be read, and so be searched for signs of a proxy.
+    pub head_was_read: bool,
+    /// Everything that is missing or wrong: each what should be there, and what came instead.
+    pub missing: Vec<String>,
+    /// End-to-end headers of the handshake that did arrive: the proof that a WebSocket client sent the request.
+    pub survived: Vec<&'static str>,
+    /// What to tell the client: one or two sentences.
+    pub sentence: String,
+    /// What only the operator may know.
+    pub detail: Option<String>,
+    /// What to change in which proxy; empty where no proxy is the cause.
+    pub mends: Vec<Mend>,
+}
+
+/// The verdict on a failed handshake; `head` is its head, if it could be read.
+pub fn diagnose(fault: Fault, head: Option<&Head<'_>>, ends: Ends) -> Verdict {
+    let peer = ends.peer.ip();
+    let hop = head.map_or_else(|| Hop::unread(peer), |head| Hop::of(head, peer));
+    let mut verdict = Verdict {
+        reason: Reason::Malformed,
+        hop,
+        head_was_read: head.is_some(),
+        missing: Vec::new(),
+        survived: Vec::new(),
+        sentence: String::new(),
+        detail: None,
+        mends: Vec::new(),
+    };
+    verdict.fill(fault);
+    let upstream = ends.local.map_or_else(|| EXAMPLE_UPSTREAM.to_owned(), |local| local.to_string());
+    verdict.mends = verdict.mends_for(&upstream);
+    verdict
+}
+
+impl Verdict {
+    fn fill(&mut self, fault: Fault) {
+        (self.reason, self.sentence) = match fault {
+            Fault::Head(error) => (error.reason(), error.to_string()),
+            Fault::Timeout(limit) => {
+                self.detail = Some(format!("it had {limit:?} (--handshake-timeout)"));
+                let text = "The request head did not arrive in time (--handshake-timeout). Send it whole, at once.";
+                (Reason::HeadTimeout, text.to_owned())
+            }
+            Fault::CutOff(bytes) => {
+                (Reason::HeadCutOff, format!("The connection ended after {bytes} bytes of a request head."))
+            }
+            Fault::Target(error) => {
+                self.detail = (error.detail != error.text).then_some(error.detail);
+                (error.reason, error.text)
+            }
+            Fault::Origin(OriginRefused { arrived, allowed }) => {
+                self.missing = vec![format!("an Origin that is allowed here ({arrived})")];
+                self.detail = Some(format!("--origins allows {allowed}"));
+                let text = "Pages of this origin may not open WebSockets here: only those that the operator allows may \
+                            (--origins).";
+                (Reason::OriginRefused, text.to_owned())
+            }
+            Fault::RawRoomsOff => {
+                (Reason::RawRoomsOff, "Raw rooms are switched off on this server (--raw off).".to_owned())
+            }
+            Fault::Upgrade(refusal) => {
+                let reason = refusal.reason;
+                (self.missing, self.survived) = (refusal.missing, refusal.survived);
+                (reason, advice(reason).map_or_else(|| self.proof(reason), str::to_owned))
+            }
+        };
+    }
+
+    /// What the headers that arrived say about those that did not, and who is the likely cause.
+    fn proof(&self, reason: Reason) -> String {
+        let did = match reason {
+            Reason::Http10Hop => "passes requests on as HTTP/1.0, which has no Upgrade",
+            _ => "removed what is missing",
+        };
+        let last = self.hop.describe();
+        let who = match self.hop.is_seen() || self.hop.proxy.is_some() {
+            true => format!("the last hop before this server, the reverse proxy at {last},"),
+            false => format!("something between the client and this server, most likely a reverse proxy at {last},"),
+        };
+        let mut proof = match &self.survived[..] {
+            [] => format!("If the client sent a whole handshake, {who} {did}."),
+            survived => format!("{} arrived, so a WebSocket client sent this; {who} {did}.", survived.join(" and ")),
+        };
+        let connection_is_missing = self.missing.iter().any(|item| item.starts_with("Connection:"));
+        if reason == Reason::UpgradeStripped && !connection_is_missing {
+            proof.push_str(
+                " Connection: Upgrade did arrive: the last hop writes it by itself, and either lacks its line for Upgrade or \
+                 got none from a hop before it.",
+            );
+        }
+        if !self.hop.earlier.is_empty() {
+            let _ = write!(
+                proof,
+                " It is the last of several hops; one before it may be the cause as well: {}.",
+                self.hop.earlier.join(", ")
+            );
+        }
+        proof
+    }
+
+    /// For the proxy that the evidence names; where it names none, for what most sites run, the likely one first.
+    fn mends_for(&self, upstream: &str) -> Vec<Mend> {
+        let mend: fn(Proxy, &str) -> Mend = match self.reason {
+            reason if reason.points_at_a_proxy() => Proxy::upgrade_mend,
+            reason if reason.is_wrong_protocol() => Proxy::plain_mend,
+            _ => return Vec::new(),
+        };
+        let mut proxies: Vec<Proxy> = self.hop.proxy.into_iter().collect();
+        if !self.hop.certain {
+            proxies.extend(Proxy::COMMON.into_iter().filter(|common| Some(*common) != self.hop.proxy));
+        }
+        proxies.into_iter().map(|proxy| mend(proxy, upstream)).collect()
+    }
+
+    /// The word for the hop in metrics, and what the log counts by: its address where there is a sign of a hop or the
+    /// head could not be read, `direct` where nothing says that the client did not come by itself.
+    pub fn hop_label(&self) -> String {
+        let hop = !self.head_was_read || self.hop.is_seen() || self.hop.proxy.is_some() || self.reason.is_stripped();
+        if hop { self.hop.address.to_string() } else { "direct".to_owned() }
+    }
+
+    /// The sentence for whoever operates the server: one line, beginning with the reason.
+    pub fn operator_text(&self) -> String {
+        let mut line = self.reason.as_str().to_owned();
+        if !self.missing.is_empty() {
+            let _ = write!(line, "; missing {}", self.missing.join(", "));
+        }
+        let _ = write!(line, "; {}", self.sentence);
+        if let Some(detail) = &self.detail {
+            let _ = write!(line, " ({detail})");
+        }
+        if !self.hop.evidence.is_empty() {
+            let _ = write!(line, " Seen: {}.", self.hop.evidence.join(", "));
+        }
+        // Whoever only opened the address as a page needs no lines.
+        if self.hop_label() != "direct" {
+            self.mends.iter().enumerate().for_each(|(at, mend)| {
+                let _ = write!(line, "{}{mend}", if at == 0 { " Mend: " } else { "; or " });
+            });
+        }
+        line
+    }
+
+    /// The body for the client in plain text.
+    pub fn client_text(&self) -> String {
+        if self.missing.is_empty() || self.reason == Reason::OriginRefused {
+            return self.sentence.clone();
+        }
+        let mut text = String::from("This address speaks WebSocket, and this request is not a WebSocket handshake.\n");
+        text.push_str("Missing or wrong:\n");
+        for item in &self.missing {
+            let _ = writeln!(text, "  {item}");
+        }
+        let _ = writeln!(text, "\n{}", self.sentence);
+        if self.mends.is_empty() {
+            return text;
+        }
+        text.push_str(
+            "\nUpgrade and Connection are hop-by-hop headers (RFC 9110 7.6.1): a reverse proxy drops them unless it is told \
+             to forward them. These lines, in place of those of the same name, make it do so.\n",
+        );
+        for mend in &self.mends {
+            let _ = writeln!(text, "\nIn {}:\n", mend.place);
+            for line in &mend.lines {
+                let _ = writeln!(text, "    {line}");
+            }
+            if !mend.without.is_empty() {
+                let _ = writeln!(text, "\n  and without: {}", mend.without.join(", "));
+            }
+        }
+        text
+    }
+
+    /// The body for the client in JSON.
+    pub fn client_json(&self) -> Vec<u8> {
+        let hop = json!({
+            "address": self.hop.address,
+            "name": self.hop.name,
+            "proxy": self.hop.proxy.map(Proxy::name),
+            "certain": self.hop.certain,
+            "earlier": self.hop.earlier,
+        });
+        let body = json!({
+            "status": self.reason.status(),
+            "reason": self.reason.as_str(),
+            "sentence": self.sentence,
+            "missing": self.missing,
+            "survived": self.survived,
+            "hop": hop,
+            "evidence": self.hop.evidence,
+            "mend": self.mends,
+        });
+        body.to_string().into_bytes()
+    }
+
+    /// The response: status, body in the form that the client prefers and, with 426, what to upgrade to (RFC 9110 7.8,
+    /// 15.5.22; RFC 6455 4.4).
+    pub fn response(&self, head: Option<&Head<'_>>) -> Response {
+        let status = self.reason.status();
+        let response = match head.is_some_and(prefers_json) {
+            true => Response::json(status, self.client_json()),
+            false => Response::text(status, self.client_text()),
+        };
+        let response = response.header("Vary", "Accept");
+        match status {
+            426 => response
+                .header("Upgrade", "websocket")
+                .connection_option("Upgrade")
+                .header("Sec-WebSocket-Version", "13"),
+            _ => response,
+        }
+    }
+}
+
+/// What to tell a client whose own request is wrong.
+fn advice(reason: Reason) -> Option<&'static str> {
+    Some(match reason {
+        Reason::MethodNotGet => "A handshake is a GET request (RFC 6455 4.1).",
+        Reason::VersionUnsupported => "Only version 13 (RFC 6455) is spoken here: use a client that speaks it.",
+        Reason::KeyMissing | Reason::KeyInvalid => {
+            "The client makes this key anew for each connection (RFC 6455 4.1) and proxies leave it alone: mend or replace \
+             the client."
+        }
+        Reason::BodyDeclared => "A handshake has no body: leave out Content-Length and Transfer-Encoding.",
+        Reason::NotAWebsocketRequest => {
+            "Open this address with a WebSocket client (ws:// or wss://), not as a page. If a WebSocket client did send the \
+             request, something between it and this server has removed what is missing."
+        }
+        _ => return None,
+    })
+}
+
+/// Whether `Accept` asks for JSON, and not rather for text (RFC 9110 12.5.1). Who takes anything gets text.
+fn prefers_json(head: &Head<'_>) -> bool {
+    let quality = |media_type: &str| {
+        let of_element = |element: &[u8]| {
+            let element = String::from_utf8_lossy(element).to_ascii_lowercase();
+            let mut parts = element.split(';').map(str::trim);
+            if parts.next() != Some(media_type) {
+                return None;
+            }
+            let q = parts.find_map(|part| part.strip_prefix("q="));
+            Some(q.map_or(1.0, |q| q.parse::<f32>().unwrap_or(0.0)))
+        };
+        head.tokens("accept").filter_map(of_element).reduce(f32::max)
+    };
+    let text = quality("text/plain").or(quality("text/html")).unwrap_or(0.0);
+    quality("application/json").is_some_and(|json| json > 0.0 && json >= text)
+}
+
+#[cfg(test)]
+mod tests;

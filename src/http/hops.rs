@@ -1,0 +1,190 @@
+//! Who stood between the client and this server, as far as the request shows it: `Via` (RFC 9110 7.6.3), `Forwarded`
+//! (RFC 7239) and its forerunners, headers that products leave behind, the HTTP version. Pure.
+//!
+//! The peer's address is certain: it is the last hop's, or the client's own. Everything else is what the request says of
+//! itself, and may be of the client's making.
+
+use std::net::IpAddr;
+
+use super::head::{Head, Version};
+use super::shown::{bare, shown};
+use crate::proxy::Proxy;
+
+/// Hops before the last that are named one by one.
+const EARLIER_MAX: usize = 4;
+
+/// Signs of a hop that are listed.
+const EVIDENCE_MAX: usize = 8;
+
+/// Headers that a product writes into the requests that it passes on.
+const HINTS: [(&str, Proxy); 12] = [
+    ("x-envoy-external-address", Proxy::Envoy),
+    ("x-envoy-expected-rq-timeout-ms", Proxy::Envoy),
+    ("x-envoy-internal", Proxy::Envoy),
+    ("x-envoy-original-path", Proxy::Envoy),
+    ("x-varnish", Proxy::Varnish),
+    ("x-arr-log-id", Proxy::Iis),
+    ("x-arr-ssl", Proxy::Iis),
+    ("cf-ray", Proxy::Cloudflare),
+    ("cf-connecting-ip", Proxy::Cloudflare),
+    ("x-amzn-trace-id", Proxy::Aws),
+    ("x-amz-cf-id", Proxy::Aws),
+    ("x-cloud-trace-context", Proxy::Google),
+];
+
+/// Headers that say that the request was passed on, and not by what.
+const FORWARDING: [&str; 7] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+    "x-real-ip",
+];
+
+/// The hop that handed the request to this server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Its address: the peer's.
+    pub address: IpAddr,
+    /// What it calls itself in `Via`.
+    pub name: Option<String>,
+    /// The product that it is.
+    pub proxy: Option<Proxy>,
+    /// Whether it names that product itself; else it is only likely.
+    pub certain: bool,
+    /// Hops before it, nearest the client first, as `Via` or the forwarding headers name them.
+    pub earlier: Vec<String>,
+    /// What all this was taken from, each a header as it came.
+    pub evidence: Vec<String>,
+}
+
+impl Hop {
+    /// The last hop of a request whose head could not be read.
+    pub fn unread(peer: IpAddr) -> Self {
+        let address = peer.to_canonical();
+        Self { address, name: None, proxy: None, certain: false, earlier: Vec::new(), evidence: Vec::new() }
+    }
+
+    /// The last hop of this request.
+    pub fn of(head: &Head<'_>, peer: IpAddr) -> Self {
+        let mut hop = Self::unread(peer);
+        let via: Vec<_> = head.tokens("via").collect();
+        let addresses = forwarded_addresses(head);
+        hop.evidence = evidence(head);
+        hop.name = via.last().and_then(|element| received_by(element));
+        hop.earlier = earlier(&via, &addresses);
+        let hops = via.len().max(addresses.len());
+        let named = via.last().and_then(|element| Proxy::named_in(&bare(element)));
+        // Where the forwarding headers count more hops than Via, the last one to sign need not be the last.
+        let signed = named.filter(|proxy| could_be_at(*proxy, hop.address) && via.len() == hops);
+        hop.certain = signed.is_some();
+        hop.proxy =
+            signed.or_else(|| nginx_by_default(head)).or(named).or_else(|| hinted(head)).or_else(|| habits(head));
+        if hop.proxy.is_some_and(|proxy| !could_be_at(proxy, hop.address)) {
+            hop.proxy = None;
+        }
+        hop
+    }
+
+    /// Whether the request shows that it was passed on.
+    pub fn is_seen(&self) -> bool {
+        !self.evidence.is_empty()
+    }
+
+    /// Address, name and product, for the middle of a sentence.
+    pub fn describe(&self) -> String {
+        let name = self.name.as_ref().map(|name| format!("\"{name}\" in Via"));
+        let proxy =
+            self.proxy.map(|proxy| if self.certain { proxy.to_string() } else { format!("most likely {proxy}") });
+        let parts: Vec<_> = name.into_iter().chain(proxy).collect();
+        match parts.is_empty() {
+            true => self.address.to_string(),
+            false => format!("{} ({})", self.address, parts.join(", ")),
+        }
+    }
+}
+
+/// The host or pseudonym in an element of Via: behind the protocol.
+fn received_by(element: &[u8]) -> Option<String> {
+    element.split(|b| matches!(b, b' ' | b'\t')).filter(|word| !word.is_empty()).nth(1).map(bare)
+}
+
+/// Who the hops received the request from: the client first, or who claims to be it.
+fn forwarded_addresses(head: &Head<'_>) -> Vec<String> {
+    let listed: Vec<_> = head.tokens("x-forwarded-for").map(bare).collect();
+    if !listed.is_empty() {
+        return listed;
+    }
+    let elements = head.tokens("forwarded").map(|element| String::from_utf8_lossy(element).into_owned());
+    let of_element = |element: String| {
+        let mut pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
+        let (_, address) = pairs.find(|(key, _)| key.eq_ignore_ascii_case("for"))?;
+        Some(bare(address.trim_matches('"').as_bytes()))
+    };
+    elements.map(|element| of_element(element).unwrap_or_else(|| "unknown".to_owned())).collect()
+}
+
+/// All but the last. The first forwarded address is the client's, so there is one more hop than further addresses.
+fn earlier(via: &[&[u8]], addresses: &[String]) -> Vec<String> {
+    let signed: Vec<_> = via.iter().map(|element| bare(element)).collect();
+    let before_last = signed.split_last().map_or(&[][..], |(_, before)| before);
+    let further = addresses.get(1..).unwrap_or_default();
+    let mut earlier = if before_last.len() >= further.len() { before_last } else { further }.to_vec();
+    if earlier.len() > EARLIER_MAX {
+        let more = earlier.len() - EARLIER_MAX;
+        earlier.truncate(EARLIER_MAX);
+        earlier.push(format!("{more} more"));
+    }
+    earlier
+}
+
+/// What shows that the request was passed on.
+fn evidence(head: &Head<'_>) -> Vec<String> {
+    let hints = HINTS.iter().map(|(name, _)| *name);
+    let names = ["via"].into_iter().chain(FORWARDING).chain(hints);
+    names
+        .filter_map(|name| head.headers.iter().find(|(came, _)| came.eq_ignore_ascii_case(name)))
+        .map(|(name, value)| format!("{name}: {}", shown(value)))
+        .take(EVIDENCE_MAX)
+        .collect()
+}
+
+/// `proxy_pass` without further lines: HTTP/1.0, with Host and `Connection: close` in front of what the client sent.
+fn nginx_by_default(head: &Head<'_>) -> Option<Proxy> {
+    let [(host, _), (connection, value), ..] = &head.headers[..] else { return None };
+    let fits = host.eq_ignore_ascii_case("host")
+        && connection.eq_ignore_ascii_case("connection")
+        && value.eq_ignore_ascii_case(b"close");
+    (head.version == Version::Http10 && fits).then_some(Proxy::Nginx)
+}
+
+fn hinted(head: &Head<'_>) -> Option<Proxy> {
+    HINTS.iter().find(|(name, _)| head.header(name).next().is_some()).map(|(_, proxy)| *proxy)
+}
+
+/// What products write unless they are told not to; others can be told to write it.
+fn habits(head: &Head<'_>) -> Option<Proxy> {
+    let has = |name| head.header(name).next().is_some();
+    if has("x-forwarded-server") {
+        return Some(if has("x-forwarded-port") { Proxy::Traefik } else { Proxy::Apache });
+    }
+    has("x-real-ip").then_some(Proxy::Nginx)
+}
+
+/// Services of others don't connect from this machine or network: something nearer, which says nothing of itself, does.
+fn could_be_at(proxy: Proxy, address: IpAddr) -> bool {
+    let private = match address {
+        IpAddr::V4(address) => address.is_private() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_unique_local() || address.is_unicast_link_local(),
+    };
+    match proxy {
+        Proxy::Cloudflare | Proxy::Google => !private && !address.is_loopback(),
+        Proxy::Aws => !address.is_loopback(),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests;
