@@ -390,6 +390,8 @@ impl Connection {
                         sources.push(Source::Own);
                         slices.push(batch.bytes.into());
                         membership.cursor = batch.end_seq;
+                        // A copy of its own: one at a time is held for a member that doesn't read.
+                        break;
                     }
                     Read::Lapped(first_kept) => {
                         if !can_be_told {

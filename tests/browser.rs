@@ -71,52 +71,68 @@ impl Drop for Driver {
 /// A hop between the page and the server, which can fail, or know too little of WebSockets.
 struct Hop {
     port: u16,
-    is_up: Arc<AtomicBool>,
-    sockets: Arc<Mutex<Vec<TcpStream>>>,
+    state: Arc<HopState>,
+}
+
+#[derive(Default)]
+struct HopState {
+    is_down: AtomicBool,
+    /// What the server says gets lost.
+    is_deaf: AtomicBool,
+    sockets: Mutex<Vec<TcpStream>>,
 }
 
 impl Hop {
     /// Leads to the server; drops `Sec-WebSocket-Protocol` if it is told to.
     fn start(server: &Server, drops_protocol: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let hop =
-            Self { port: listener.local_addr().unwrap().port(), is_up: Arc::new(true.into()), sockets: Arc::default() };
-        let (is_up, sockets, server) = (Arc::clone(&hop.is_up), Arc::clone(&hop.sockets), server.address());
+        let hop = Self { port: listener.local_addr().unwrap().port(), state: Arc::default() };
+        let (state, server) = (Arc::clone(&hop.state), server.address());
         std::thread::spawn(move || {
-            for near in listener.incoming().map_while(Result::ok).filter(|_| is_up.load(Ordering::SeqCst)) {
+            for near in listener.incoming().map_while(Result::ok) {
                 let Ok(far) = TcpStream::connect(server) else { continue };
-                let both = [near.try_clone().unwrap(), far.try_clone().unwrap()];
-                sockets.lock().unwrap().extend(both);
-                let (near_again, far_again) = (near.try_clone().unwrap(), far.try_clone().unwrap());
-                std::thread::spawn(move || pass_on(near, far, drops_protocol));
-                std::thread::spawn(move || pass_on(far_again, near_again, false));
+                if state.is_down.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let both = || [near.try_clone().unwrap(), far.try_clone().unwrap()];
+                state.sockets.lock().unwrap().extend(both());
+                let [near, far] = both();
+                let loses = move |line: &[u8]| {
+                    drops_protocol && line.to_ascii_lowercase().starts_with(b"sec-websocket-protocol")
+                };
+                std::thread::spawn(move || pass_on(near, far, loses));
+                let ([near, far], state) = (both(), Arc::clone(&state));
+                std::thread::spawn(move || pass_on(far, near, move |_| state.is_deaf.load(Ordering::SeqCst)));
             }
         });
         hop
     }
 
+    /// From now on the page hears nothing, and the server hears the page.
+    fn deafen(&self) {
+        self.state.is_deaf.store(true, Ordering::SeqCst);
+    }
+
     /// Every connection breaks, and no new one gets through.
     fn cut(&self) {
-        self.is_up.store(false, Ordering::SeqCst);
-        for socket in self.sockets.lock().unwrap().drain(..) {
+        self.state.is_down.store(true, Ordering::SeqCst);
+        for socket in self.state.sockets.lock().unwrap().drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 
     fn mend(&self) {
-        self.is_up.store(true, Ordering::SeqCst);
+        self.state.is_deaf.store(false, Ordering::SeqCst);
+        self.state.is_down.store(false, Ordering::SeqCst);
     }
 }
 
-/// Copies until either end is gone. Request heads of a browser arrive in one piece here.
-fn pass_on(mut from: TcpStream, mut to: TcpStream, drops_protocol: bool) {
+/// Copies until either end is gone, but for lines that get lost. A browser's request head arrives in one piece here.
+fn pass_on(mut from: TcpStream, mut to: TcpStream, loses: impl Fn(&[u8]) -> bool) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        let chunk = &buffer[..count];
-        let lines = chunk.split_inclusive(|byte| *byte == b'\n');
-        let is_kept =
-            |line: &&[u8]| !drops_protocol || !line.to_ascii_lowercase().starts_with(b"sec-websocket-protocol");
-        if to.write_all(&lines.filter(is_kept).collect::<Vec<_>>().concat()).is_err() {
+        let lines = buffer[..count].split_inclusive(|byte| *byte == b'\n').filter(|line| !loses(line));
+        if to.write_all(&lines.collect::<Vec<_>>().concat()).is_err() {
             break;
         }
     }
@@ -328,6 +344,17 @@ async fn after_a_reconnect_nothing_is_lost_or_doubled_and_a_gap_is_shown() {
     let lines = page.lines().await;
     let said: Vec<_> = lines.iter().filter(|line| !line.contains("ann!") && !line.contains("ann left")).collect();
     assert_eq!(said, ["before", "reconnected", "m0", "m1", "m2", "m3", "m4", "after"], "{lines:?}");
+
+    // What the page can't know of, it says; when it knows, it takes it back.
+    hop.deafen();
+    page.say("doubted").await;
+    while witness.json()["Message"] != "doubted" {}
+    hop.cut();
+    page.wait_text("#messages .notice", "Perhaps not delivered: doubted").await;
+    hop.mend();
+    page.wait_text("#messages .own .text", "doubted").await;
+    let lines = page.lines().await;
+    assert_eq!(lines.iter().filter(|line| line.contains("doubted")).count(), 1, "{lines:?}");
 
     // More than the server keeps.
     miss(&hop, &page, &mut witness, 5..40).await;

@@ -235,3 +235,6 @@ impl Registry {
 }
 
 const UNPOISONED: &str = "the registry's lock is never held over a panic";
+
+#[cfg(test)]
+mod tests;

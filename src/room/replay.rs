@@ -112,7 +112,7 @@ impl Replay {
         if self.frames.is_empty() {
             self.frames = VecDeque::new();
         }
-        debug_assert!(self.bytes <= bytes_max && (self.bytes > 0) == !self.frames.is_empty());
+        debug_assert!(self.bytes <= bytes_max && (self.bytes == 0) == self.frames.is_empty());
     }
 
     /// Whether everything from `seq` on is here; nothing at all is missing if `seq` is that of the next frame.

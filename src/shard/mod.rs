@@ -3,6 +3,7 @@
 //! - [`turn`]: completions in, frames out, one submission
 //! - [`commands`]: what a frame makes happen
 //! - [`rooms`]: the logs and members on this shard
+//! - [`v1`]: what `hi.v1` adds to a connection's beginning and end
 //! - [`run`]: the thread's life: turns, ticks, stop
 
 use std::collections::VecDeque;
@@ -24,10 +25,10 @@ use crate::metrics::counters::{CLOSED_ABNORMALLY, Counters};
 use crate::metrics::delivery::Sampler;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
-use crate::protocol::v1::{Code, Hello, Refusal};
+use crate::protocol::v1::{Code, Refusal};
 use crate::protocol::{Dialect, broadcast, v0};
 use crate::rate::{Bucket, RateLimit};
-use crate::relay::{Order, Relay};
+use crate::relay::Relay;
 use crate::ring::{DataRing, Received};
 use crate::room::registry::{Joined, Registry};
 use crate::room::replay::Since;
@@ -38,21 +39,17 @@ pub mod commands;
 pub mod rooms;
 pub mod run;
 pub mod turn;
+pub mod v1;
 
 use rooms::LocalRooms;
+pub use v1::Opening;
 
 /// Seconds that a peer has to answer our Close, or to end after we did.
 const CLOSE_SECONDS: u32 = 3;
 /// Of the frames that a room has for a member, so many bytes go ahead of a reply to it.
 const SETTLE_BYTES_MAX: usize = 64 * 1024;
-/// When the server stops, the clients of v1 on this shard come back at this distance from one another, in milliseconds,
-const RETURN_STEP_MS: u64 = 1;
-/// the first of them after so long,
-const RETURN_FIRST_MS: u64 = 1000;
-/// all of them within at least
-const RETURN_SPAN_MS_MIN: u64 = 1000;
-/// and at most so long.
-const RETURN_SPAN_MS_MAX: u64 = 29_000;
+/// Who comes while the server stops is sent back after one of so many times.
+const LATE_COMERS: usize = 1000;
 
 /// A connection, safe against the reuse of its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,15 +100,6 @@ pub struct Upgraded {
     pub response: Bytes,
     /// What arrived behind the request head.
     pub leftover: Vec<u8>,
-}
-
-/// What the handshake knows of a connection that speaks v1.
-#[derive(Debug)]
-pub struct Opening {
-    /// This process, as clients see it.
-    pub instance: Arc<str>,
-    /// `?resume=`: the secret of a connection that it takes the name over from.
-    pub resume: Option<String>,
 }
 
 /// The state of one shard. Everything here runs on its thread, and nothing waits.
@@ -210,7 +198,7 @@ impl<R: DataRing> Shard<R> {
         }
         self.counters.connections(self.connections[slot as usize].speech()).add(1);
         if self.stopping {
-            self.send_away(slot, RETURN_FIRST_MS + u64::from(serial) % RETURN_SPAN_MS_MIN);
+            self.send_away(slot, v1::retry_ms(serial as usize % LATE_COMERS, LATE_COMERS));
         } else if let Some(room) = room
             && let Err(JoinError::NameTaken | JoinError::Gone) = self.join(slot, namespace, &room, None)
         {
@@ -237,64 +225,8 @@ impl<R: DataRing> Shard<R> {
         self.read_clock();
         self.stopping = true;
         let slots: Vec<u32> = self.connections.iter().map(|(slot, _)| slot as u32).collect();
-        let span_ms = (slots.len() as u64 * RETURN_STEP_MS).clamp(RETURN_SPAN_MS_MIN, RETURN_SPAN_MS_MAX);
         for (index, slot) in slots.iter().enumerate() {
-            self.send_away(*slot, RETURN_FIRST_MS + span_ms * index as u64 / slots.len() as u64);
-        }
-    }
-
-    /// Closes a connection because the server stops; a client of v1 comes back after exactly so long.
-    fn send_away(&mut self, slot: u32, retry_ms: u64) {
-        if self.connection(slot).state != State::Open {
-            return;
-        }
-        if self.connection(slot).dialect == Dialect::V0 {
-            return self.close(slot, &CloseReason::GoingAway);
-        }
-        self.reply(slot, broadcast::drain(retry_ms));
-        self.close(slot, &CloseReason::Restart { retry_ms });
-    }
-
-    /// The first frame of v1; and the connection that this one takes over is told to go.
-    fn greet(&mut self, slot: u32, opening: &Opening) {
-        let member = self.member_id(slot);
-        let ping = self.config.ping_interval.as_secs();
-        let resume_key = self.registry.resume_key();
-        let resume = resume_key.issue(member);
-        let predecessor = opening.resume.as_deref().and_then(|secret| resume_key.redeem(secret));
-        let connection = &mut self.connections[slot as usize];
-        connection.dialect = Dialect::V1;
-        connection.predecessor = predecessor.map(Box::new);
-        let Some(user) = connection.user().cloned() else { return };
-        let hello = Hello {
-            op: "hello",
-            client: format!("{}-{}", member.shard, connection.serial),
-            user: &user,
-            ping,
-            instance: &opening.instance,
-            version: env!("CARGO_PKG_VERSION"),
-            resume,
-        };
-        self.reply(slot, hello.frame());
-        if let Some(MemberId { shard, connection }) = predecessor
-            && let Some(inbox) = self.registry.inboxes().get(shard)
-        {
-            self.wakes.note(shard, inbox.order(Order::TakeOver { connection, user }));
-        }
-    }
-
-    /// Does what others have asked for.
-    fn obey_orders(&mut self) {
-        for order in self.registry.inboxes()[self.id].take_orders() {
-            match order {
-                Order::Disconnect(order) => self.disconnect(order),
-                Order::TakeOver { connection, user } => {
-                    let key = Key { slot: connection as u32, serial: (connection >> 32) as u32 };
-                    if self.is_current(key) && self.connection(key.slot).user() == Some(&user) {
-                        self.close(key.slot, &CloseReason::TakenOver);
-                    }
-                }
-            }
+            self.send_away(*slot, v1::retry_ms(index, slots.len()));
         }
     }
 

@@ -16,6 +16,7 @@ use crate::frame::encode;
 use crate::metrics::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE, Lapped};
 use crate::protocol::broadcast;
 use crate::protocol::close_code::CloseReason;
+use crate::relay::Order;
 use crate::ring::{Completion, DataRing, Received};
 use fastwebsockets::OpCode;
 
@@ -68,6 +69,16 @@ impl<R: DataRing> Shard<R> {
         // What ended meanwhile has left its rooms: their members must not wait for the next turn to hear of it.
         self.wakes.wake_all(self.registry.inboxes());
         Ok(!owes_nothing || !reaped_all || !self.send_queue.is_empty() || !self.arrivals.is_empty())
+    }
+
+    /// Does what others have asked for.
+    fn obey_orders(&mut self) {
+        for order in self.registry.inboxes()[self.id].take_orders() {
+            match order {
+                Order::Disconnect(order) => self.disconnect(order),
+                Order::TakeOver { connection, user } => self.taken_over(connection, &user),
+            }
+        }
     }
 
     /// Handles completions; false if there may be more.

@@ -1,0 +1,103 @@
+//! What `hi.v1` adds to a connection's beginning and end: `hello`, the take-over of a lost connection's name, and a time of
+//! its own to come back at when the server stops.
+
+use std::sync::Arc;
+
+use super::{Key, Shard};
+use crate::connection::State;
+use crate::protocol::close_code::CloseReason;
+use crate::protocol::v1::Hello;
+use crate::protocol::{Dialect, broadcast};
+use crate::relay::Order;
+use crate::ring::DataRing;
+use crate::room::MemberId;
+
+/// When the server stops, the clients of v1 on this shard come back at this distance from one another, in milliseconds,
+const RETURN_STEP_MS: u64 = 1;
+/// the first of them after so long,
+const RETURN_FIRST_MS: u64 = 1000;
+/// all of them within at least
+const RETURN_SPAN_MS_MIN: u64 = 1000;
+/// and at most so long.
+const RETURN_SPAN_MS_MAX: u64 = 29_000;
+
+/// What the handshake knows of a connection that speaks v1.
+#[derive(Debug)]
+pub struct Opening {
+    /// This process, as clients see it.
+    pub instance: Arc<str>,
+    /// `?resume=`: the secret of a connection that it takes the name over from.
+    pub resume: Option<String>,
+}
+
+/// When the client `index` of `count` is to come back, in milliseconds.
+pub(super) fn retry_ms(index: usize, count: usize) -> u64 {
+    let span_ms = (count as u64 * RETURN_STEP_MS).clamp(RETURN_SPAN_MS_MIN, RETURN_SPAN_MS_MAX);
+    RETURN_FIRST_MS + span_ms * index as u64 / count as u64
+}
+
+impl<R: DataRing> Shard<R> {
+    /// Closes a connection because the server stops; a client of v1 comes back after exactly so long.
+    pub(super) fn send_away(&mut self, slot: u32, retry_ms: u64) {
+        if self.connection(slot).state != State::Open {
+            return;
+        }
+        if self.connection(slot).dialect == Dialect::V0 {
+            return self.close(slot, &CloseReason::GoingAway);
+        }
+        self.reply(slot, broadcast::drain(retry_ms));
+        self.close(slot, &CloseReason::Restart { retry_ms });
+    }
+
+    /// The first frame of v1; and the connection that this one takes over is told to go.
+    pub(super) fn greet(&mut self, slot: u32, opening: &Opening) {
+        let member = self.member_id(slot);
+        let ping = self.config.ping_interval.as_secs();
+        let resume_key = self.registry.resume_key();
+        let resume = resume_key.issue(member);
+        let predecessor = opening.resume.as_deref().and_then(|secret| resume_key.redeem(secret));
+        let connection = &mut self.connections[slot as usize];
+        connection.dialect = Dialect::V1;
+        connection.predecessor = predecessor.map(Box::new);
+        let Some(user) = connection.user().cloned() else { return };
+        let hello = Hello {
+            op: "hello",
+            client: format!("{}-{}", member.shard, connection.serial),
+            user: &user,
+            ping,
+            instance: &opening.instance,
+            version: env!("CARGO_PKG_VERSION"),
+            resume,
+        };
+        self.reply(slot, hello.frame());
+        if let Some(MemberId { shard, connection }) = predecessor
+            && let Some(inbox) = self.registry.inboxes().get(shard)
+        {
+            self.wakes.note(shard, inbox.order(Order::TakeOver { connection, user }));
+        }
+    }
+
+    /// Closes a connection whose user has come back over another one.
+    pub(super) fn taken_over(&mut self, connection: u64, user: &Arc<str>) {
+        let key = Key { slot: connection as u32, serial: (connection >> 32) as u32 };
+        if self.is_current(key) && self.connection(key.slot).user() == Some(user) {
+            self.close(key.slot, &CloseReason::TakenOver);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::retry_ms;
+
+    #[test]
+    fn clients_come_back_evenly_and_within_half_a_minute() {
+        for count in [1, 2, 40, 5000, 29_000, 100_000] {
+            let times: Vec<u64> = (0..count).map(|index| retry_ms(index, count)).collect();
+            assert!(times.is_sorted() && times[0] == 1000 && times[count - 1] < 30_000, "{count}");
+            let steps = times.windows(2).map(|pair| pair[1] - pair[0]);
+            let (least, most) = steps.fold((u64::MAX, 0), |(least, most), step| (least.min(step), most.max(step)));
+            assert!(count == 1 || most - least <= 1, "{count}: steps from {least} to {most} ms");
+        }
+    }
+}
