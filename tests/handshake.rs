@@ -1,4 +1,4 @@
-//! From TCP to 101, and every way in which it doesn't get there.
+//! From TCP to 101, however the bytes arrive. The ways in which it doesn't get there: `tests/refusals.rs`.
 
 mod support;
 
@@ -9,24 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
-use support::wire::{BINARY, CLOSE, FIN, KEY, PING, PONG, TEXT, Wire, close_frame, frame, handshake};
+use support::wire::{BINARY, CLOSE, FIN, PING, PONG, TEXT, Wire, close_frame, frame, handshake, handshake_but};
 use support::{PATIENCE, Server, seeded};
 
 /// The longest request head (PROTOCOL.md).
 const HEAD_BYTES_MAX: usize = 8192;
 const PATH: &str = "/raw/handshake?echo=1";
-const SOUND: [&str; 4] = [
-    "Upgrade: websocket",
-    "Connection: Upgrade",
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-    "Sec-WebSocket-Version: 13",
-];
 
 /// A handshake for [`PATH`] without the headers named in `without`, and with those in `with`.
 fn changed(without: &[&str], with: &[&str]) -> String {
-    let kept = SOUND.iter().filter(|line| !without.iter().any(|name| line.starts_with(&format!("{name}:"))));
-    let lines: Vec<_> = kept.chain(with).copied().collect();
-    format!("GET {PATH} HTTP/1.1\r\nHost: hi\r\n{}\r\n\r\n", lines.join("\r\n")).replace("\r\n\r\n\r\n", "\r\n\r\n")
+    handshake_but(PATH, without, with)
 }
 
 /// A sound handshake of exactly so many bytes.
@@ -258,198 +250,6 @@ fn a_head_of_8192_bytes_and_100_headers_works() {
     let head = changed(&[], &many.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(head.lines().count(), 102, "request line, 100 headers, empty line");
     assert_eq!(server.ask(head).status, 101);
-}
-
-#[test]
-fn a_head_beyond_the_limits_is_431() {
-    let server = Server::start(&[]);
-    let many: Vec<_> = (0..96).map(|number| format!("X-{number}: {number}")).collect();
-    let many = changed(&[], &many.iter().map(String::as_str).collect::<Vec<_>>());
-    let endless = format!("GET {PATH} HTTP/1.1\r\nHost: hi\r\nCookie: {}", "x".repeat(1 << 20));
-    let (long, line) = (padded(HEAD_BYTES_MAX + 1), format!("GET /{} ", "x".repeat(HEAD_BYTES_MAX)));
-    for (request, says) in
-        [(&long, "8192 bytes"), (&many, "more than 100 headers"), (&endless, "8192 bytes"), (&line, "8192 bytes")]
-    {
-        let mut wire = server.wire();
-        // Of an endless head hi reads only the beginning.
-        wire.send_what_is_taken(request.as_bytes());
-        let answer = wire.answer();
-        assert_eq!((answer.status, answer.header("Connection")), (431, Some("close")), "{}", answer.body);
-        assert!(answer.body.contains(says), "{}", answer.body);
-        let logged = server.wait_for_log(&refused(&wire));
-        assert!(logged.contains(says), "{logged}");
-    }
-}
-
-/// The start of the log line about this connection.
-fn refused(wire: &Wire) -> String {
-    format!("handshake from {} refused: ", wire.stream.local_addr().unwrap())
-}
-
-/// A request that is no handshake: what it is, the status, the word in the log, what the body and the log say is
-/// missing, and what they must not say.
-struct Failure {
-    request: String,
-    status: u16,
-    reason: &'static str,
-    missing: &'static [&'static str],
-    sound: &'static [&'static str],
-}
-
-fn failures() -> Vec<Failure> {
-    const UPGRADE: &str = "Upgrade: websocket (absent)";
-    const CONNECTION: &str = "Connection: Upgrade (absent)";
-    const KEY_MISSING: &str = "one Sec-WebSocket-Key that is base64 of 16 bytes (absent)";
-    let failure = |request: String, status, reason, missing, sound| Failure { request, status, reason, missing, sound };
-    vec![
-        failure(changed(&["Upgrade"], &[]), 426, "upgrade_stripped", &[UPGRADE], &["Connection: Upgrade (", "base64"]),
-        failure(changed(&["Connection"], &[]), 426, "connection_stripped", &[CONNECTION], &["Upgrade: websocket ("]),
-        failure(
-            changed(&["Connection"], &["Connection: close"]),
-            426,
-            "connection_stripped",
-            &["Connection: Upgrade (arrived: \"close\")"],
-            &["Upgrade: websocket ("],
-        ),
-        failure(
-            changed(&["Upgrade", "Connection"], &[]),
-            426,
-            "upgrade_stripped",
-            &[UPGRADE, CONNECTION],
-            &["base64", "Sec-WebSocket-Version: 13 ("],
-        ),
-        failure(
-            changed(&[], &[]).replace("HTTP/1.1", "HTTP/1.0"),
-            426,
-            "http10_hop",
-            &["HTTP/1.1 (arrived: HTTP/1.0)"],
-            &["Upgrade: websocket (", "Connection: Upgrade ("],
-        ),
-        failure(
-            changed(&["Sec-WebSocket-Version"], &["Sec-WebSocket-Version: 8"]),
-            426,
-            "version_unsupported",
-            &["Sec-WebSocket-Version: 13 (arrived: \"8\")"],
-            &["Upgrade: websocket (", "base64"],
-        ),
-        failure(changed(&["Sec-WebSocket-Key"], &[]), 400, "key_missing", &[KEY_MISSING], &["Upgrade: websocket ("]),
-        failure(
-            changed(&["Sec-WebSocket-Key"], &["Sec-WebSocket-Key: c2hvcnQ="]),
-            400,
-            "key_invalid",
-            &["base64 of 16 bytes (arrived: \"c2hvcnQ=\")"],
-            &["Upgrade: websocket ("],
-        ),
-        failure(
-            changed(&[], &[&format!("Sec-WebSocket-Key: {KEY}")]),
-            400,
-            "key_invalid",
-            &["one Sec-WebSocket-Key"],
-            &["Upgrade: websocket ("],
-        ),
-        failure(
-            changed(&[], &[]).replace("GET ", "POST "),
-            400,
-            "method_not_get",
-            &["the method GET (arrived: \"POST\")"],
-            &["Upgrade: websocket ("],
-        ),
-        failure(
-            changed(&[], &["Content-Length: 5"]),
-            400,
-            "body_declared",
-            &["a request without a body"],
-            &["Upgrade: websocket ("],
-        ),
-        failure(
-            changed(&["Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version"], &[]),
-            426,
-            "not_a_websocket_request",
-            &[UPGRADE, CONNECTION, KEY_MISSING, "Sec-WebSocket-Version: 13 (absent)"],
-            &["HTTP/1.1 (arrived"],
-        ),
-    ]
-}
-
-#[test]
-fn a_failed_upgrade_says_exactly_what_is_missing_to_the_client_and_in_the_log() {
-    let server = Server::start(&[]);
-    for Failure { request, status, reason, missing, sound } in failures() {
-        let mut wire = server.wire();
-        wire.send(&request);
-        let answer = wire.answer();
-        assert_eq!(answer.status, status, "{request}{}", answer.body);
-        assert_eq!(answer.header("Upgrade"), (status == 426).then_some("websocket"), "RFC 9110 15.5.22");
-        assert_eq!(answer.header("Sec-WebSocket-Version"), (status == 426).then_some("13"), "RFC 6455 4.4");
-        let logged = server.wait_for_log(&refused(&wire));
-        assert!(logged.contains(reason), "{logged}");
-        for text in [&answer.body, &logged] {
-            missing.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in: {text}"));
-            sound.iter().for_each(|part| assert!(!text.contains(part), "{part:?} is not missing: {text}"));
-        }
-    }
-}
-
-#[test]
-fn a_key_that_survives_what_a_proxy_dropped_is_the_proof_and_the_cure_is_named() {
-    let server = Server::start(&[]);
-    let mut wire = server.wire();
-    wire.send(changed(&["Upgrade", "Connection"], &[]));
-    let body = wire.answer().body;
-    let logged = server.wait_for_log(&refused(&wire));
-    for text in [&body, &logged] {
-        for part in [
-            "Sec-WebSocket-Key and Sec-WebSocket-Version arrived",
-            "reverse proxy",
-            "proxy_http_version 1.1;",
-            "proxy_set_header Upgrade $http_upgrade;",
-            "proxy_set_header Connection \"upgrade\";",
-        ] {
-            assert!(text.contains(part), "no {part:?} in: {text}");
-        }
-    }
-}
-
-#[test]
-fn a_plain_get_on_an_upgrade_path_is_426() {
-    let server = Server::start(&[]);
-    for path in ["/ws", "//ws", "/below/ws", "/ws?username=ann", "/raw/x", "/raw/ws"] {
-        let answer = server.ask(format!("GET {path} HTTP/1.1\r\nHost: hi\r\n\r\n"));
-        assert_eq!(answer.status, 426, "{path}");
-        assert_eq!(answer.header("Upgrade"), Some("websocket"));
-        assert_eq!(answer.header("Connection"), Some("Upgrade, keep-alive"));
-    }
-}
-
-#[test]
-fn other_protocols_are_told_at_once_that_this_is_http_1() {
-    // With the default time limit: an answer that waited for it would come too late.
-    let server = Server::start(&["--handshake-timeout", "1h"]);
-    let client_hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on";
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0";
-    let cases: [(&[u8], u16, &str); 4] = [
-        (client_hello, 400, "TLS"),
-        (&client_hello[..1], 400, "TLS"),
-        (preface, 505, "HTTP/2"),
-        (b"\0\0\0\x01binary", 400, "not a valid HTTP/1.1 request"),
-    ];
-    for (bytes, status, says) in cases {
-        let mut wire = server.wire();
-        wire.send(bytes);
-        let answer = wire.answer();
-        assert_eq!(answer.status, status);
-        assert!(answer.body.contains(says), "{}", answer.body);
-        wire.expect_end();
-        assert!(server.wait_for_log(&refused(&wire)).contains(says));
-    }
-}
-
-#[test]
-fn raw_rooms_that_are_switched_off_say_so() {
-    let server = Server::start(&["--raw", "off"]);
-    let answer = server.ask(changed(&[], &[]));
-    assert_eq!(answer.status, 403);
-    assert!(answer.body.contains("--raw off"), "{}", answer.body);
 }
 
 #[test]

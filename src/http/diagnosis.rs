@@ -213,7 +213,7 @@ impl Verdict {
         // Whoever only opened the address as a page needs no lines.
         if self.hop_label() != "direct" {
             self.mends.iter().enumerate().for_each(|(at, mend)| {
-                let _ = write!(line, "{}{mend}", if at == 0 { " Mend: " } else { "; or " });
+                let _ = write!(line, "{}{mend}", if at == 0 { " Mend: " } else { " | or " });
             });
         }
         line

@@ -151,12 +151,13 @@ fn evidence(head: &Head<'_>) -> Vec<String> {
         .collect()
 }
 
-/// `proxy_pass` without further lines: HTTP/1.0, with Host and `Connection: close` in front of what the client sent.
+/// `proxy_pass` without further lines: HTTP/1.0, and `Connection: close` in front of what the client sent, behind nothing
+/// but other headers that the proxy writes.
 fn nginx_by_default(head: &Head<'_>) -> Option<Proxy> {
-    let [(host, _), (connection, value), ..] = &head.headers[..] else { return None };
-    let fits = host.eq_ignore_ascii_case("host")
-        && connection.eq_ignore_ascii_case("connection")
-        && value.eq_ignore_ascii_case(b"close");
+    let is_written =
+        |name: &str| name.eq_ignore_ascii_case("host") || FORWARDING.iter().any(|n| n.eq_ignore_ascii_case(name));
+    let (name, value) = head.headers.iter().find(|(name, _)| !is_written(name))?;
+    let fits = name.eq_ignore_ascii_case("connection") && value.eq_ignore_ascii_case(b"close");
     (head.version == Version::Http10 && fits).then_some(Proxy::Nginx)
 }
 

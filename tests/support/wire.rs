@@ -28,6 +28,15 @@ pub fn handshake(path: &str) -> String {
     )
 }
 
+/// A handshake for `path` without the headers named in `without`, and with the lines in `with`.
+pub fn handshake_but(path: &str, without: &[&str], with: &[&str]) -> String {
+    let sound = handshake(path);
+    let lines = sound.trim_end().lines();
+    let kept = lines.filter(|line| !without.iter().any(|name| line.starts_with(&format!("{name}:"))));
+    let lines: Vec<_> = kept.chain(with.iter().copied()).collect();
+    format!("{}\r\n\r\n", lines.join("\r\n"))
+}
+
 /// A masked frame, its length as short as possible; `first` is its first byte: FIN, RSV and opcode.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = header(first, payload.len());

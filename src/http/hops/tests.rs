@@ -64,12 +64,17 @@ fn nginx_without_further_lines_is_known_by_its_first_two() {
     let nginx = hop("HTTP/1.0", "127.0.0.1", &["Host: hi", "Connection: close", "Sec-WebSocket-Version: 13"]);
     assert_eq!((nginx.proxy, nginx.certain), (Some(Proxy::Nginx), false));
     assert_eq!(nginx.describe(), "127.0.0.1 (most likely nginx)");
-    for other in [&["Host: hi", "User-Agent: x", "Connection: close"][..], &["Connection: close"]] {
+    let forwards = &["X-Forwarded-For: 1.2.3.4", "Host: hi", "Connection: close", "Accept: x"];
+    assert_eq!(hop("HTTP/1.0", "127.0.0.1", forwards).proxy, Some(Proxy::Nginx));
+    assert_eq!(hop("HTTP/1.1", "127.0.0.1", forwards).proxy, None);
+    for other in [&["Host: hi", "User-Agent: x", "Connection: close"][..], &["Connection: keep-alive"]] {
         assert_eq!(hop("HTTP/1.0", "127.0.0.1", other).proxy, None, "{other:?}");
     }
-    // It passes on what the hop before it has signed; the signature of a product outweighs the habit.
-    let behind = hop("HTTP/1.0", "127.0.0.1", &["Host: hi", "Connection: close", "Via: 1.1 google"]);
-    assert_eq!((behind.proxy, behind.certain), (Some(Proxy::Nginx), false));
+    // It passes on what the hop before it has signed.
+    for via in ["Via: 1.1 google", "Via: 1.1 varnish (Varnish/7.1)"] {
+        let behind = hop("HTTP/1.0", "127.0.0.1", &["Host: hi", "Connection: close", via]);
+        assert_eq!((behind.proxy, behind.certain), (Some(Proxy::Nginx), false));
+    }
 }
 
 #[test]

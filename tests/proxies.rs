@@ -1,0 +1,266 @@
+//! What hi says about handshakes that real proxies break, and that the lines that it hands out mend those proxies.
+
+mod support;
+
+use std::io::{ErrorKind, Read};
+
+use serde_json::Value;
+use support::Server;
+use support::proxies::{Kind, Setup, cases};
+use support::wire::{Answer, Wire, handshake};
+
+const PATH: &str = "/raw/proxies";
+
+/// A handshake through the proxy, with this header more.
+fn ask_with(proxy: &support::proxies::Proxy, header: &str) -> Answer {
+    let mut wire = Wire::new(proxy.connect());
+    wire.send(handshake(PATH).replace("Host: hi\r\n", &format!("Host: hi\r\n{header}\r\n")));
+    wire.answer()
+}
+
+/// The verdict on a handshake through this proxy, which hi has to refuse.
+#[track_caller]
+fn verdict(setup: &Setup) -> Value {
+    let proxy = setup.start();
+    let answer = ask_with(&proxy, "Accept: application/json");
+    assert_eq!(answer.status, 426, "{}{}", answer.head, answer.body);
+    assert_eq!(answer.header("Content-Type"), Some("application/json"));
+    serde_json::from_str(&answer.body).expect("JSON")
+}
+
+#[track_caller]
+fn expect_a_way_through(setup: &Setup) {
+    let proxy = setup.start();
+    let mut wire = Wire::new(proxy.connect());
+    wire.send(handshake(PATH));
+    wire.expect_101();
+    wire.expect_echo("through");
+}
+
+/// The lines that hi hands out for this kind of proxy.
+#[track_caller]
+fn mend_for(verdict: &Value, kind: Kind) -> Value {
+    let mends = verdict["mend"].as_array().expect("mends");
+    mends
+        .iter()
+        .find(|mend| mend["proxy"] == kind.name())
+        .unwrap_or_else(|| panic!("none for {kind:?}: {verdict}"))
+        .clone()
+}
+
+/// A proxy that strips: what hi says of it, once in the log, and that the lines in the answer mend it.
+#[track_caller]
+fn expect_diagnosed(server: &Server, setup: &Setup, reason: &str, likely: Option<&str>) -> Value {
+    let said = verdict(setup);
+    assert_eq!((said["reason"].as_str(), said["status"].as_u64()), (Some(reason), Some(426)), "{said}");
+    assert_eq!((&said["hop"]["address"], said["hop"]["proxy"].as_str()), (&"127.0.0.1".into(), likely), "{said}");
+    assert_eq!(said["survived"], serde_json::json!(["Sec-WebSocket-Key", "Sec-WebSocket-Version"]));
+    let line = server.wait_for_log("refused: ");
+    for part in ["handshake from 127.0.0.1:", reason, said["sentence"].as_str().expect("a sentence"), "Mend: in "] {
+        assert!(line.contains(part), "no {part:?} in {line}");
+    }
+    let mend = mend_for(&said, setup.kind);
+    for part in mend["lines"].as_array().expect("lines") {
+        assert!(line.contains(part.as_str().unwrap()), "no {part} in {line}");
+    }
+    expect_a_way_through(&setup.mended(&mend));
+    said
+}
+
+#[test]
+fn nginx_as_it_comes_is_a_hop_of_http_1_0() {
+    let server = Server::start(&[]);
+    let setup = cases::http10(server.address());
+    let said = expect_diagnosed(&server, &setup, "http10_hop", Some("nginx"));
+    assert!(
+        said["sentence"].as_str().unwrap().contains("127.0.0.1 (most likely nginx), passes requests on as HTTP/1.0")
+    );
+    assert_eq!(said["mend"][0]["proxy"], "nginx", "the likely one first");
+}
+
+#[test]
+fn nginx_that_strips_both_or_one_of_the_two_is_named_and_mended() {
+    for (setup, reason) in [
+        (cases::strips_both as fn(_) -> _, "upgrade_stripped"),
+        (cases::drops_connection, "connection_stripped"),
+        (cases::drops_upgrade, "upgrade_stripped"),
+    ] {
+        let server = Server::start(&[]);
+        expect_diagnosed(&server, &setup(server.address()), reason, None);
+    }
+}
+
+#[test]
+fn haproxy_that_strips_is_mended_by_what_goes() {
+    for (setup, reason) in [
+        (cases::haproxy_strips_both as fn(_) -> _, "upgrade_stripped"),
+        (cases::haproxy_drops_upgrade, "upgrade_stripped"),
+        (cases::haproxy_drops_connection, "connection_stripped"),
+    ] {
+        let server = Server::start(&[]);
+        expect_diagnosed(&server, &setup(server.address()), reason, None);
+    }
+}
+
+#[test]
+fn apache_names_itself_with_via_and_is_likely_without() {
+    let server = Server::start(&[]);
+    let signs = expect_diagnosed(
+        &server,
+        &cases::apache_strips(server.address(), true),
+        "upgrade_stripped",
+        Some("Apache httpd"),
+    );
+    assert_eq!((&signs["hop"]["certain"], signs["mend"].as_array().unwrap().len()), (&true.into(), 1), "{signs}");
+    let server = Server::start(&[]);
+    let silent = expect_diagnosed(
+        &server,
+        &cases::apache_strips(server.address(), false),
+        "upgrade_stripped",
+        Some("Apache httpd"),
+    );
+    assert_eq!((&silent["hop"]["certain"], silent["mend"].as_array().unwrap().len()), (&false.into(), 4), "{silent}");
+}
+
+#[test]
+fn caddy_that_strips_is_mended() {
+    let server = Server::start(&[]);
+    expect_diagnosed(&server, &cases::caddy_strips(server.address()), "upgrade_stripped", None);
+}
+
+#[test]
+fn of_two_hops_the_last_is_named_and_the_other_one_mentioned() {
+    let server = Server::start(&[]);
+    let [outer, inner] = cases::inner_strips(server.address());
+    let inside = inner.start();
+    let said = verdict(&outer);
+    assert_eq!((&said["reason"], &said["hop"]["proxy"]), (&"http10_hop".into(), &"nginx".into()), "{said}");
+    assert_eq!(said["hop"]["earlier"], serde_json::json!(["127.0.0.1"]));
+    assert!(said["sentence"].as_str().unwrap().contains("the last of several hops"), "{said}");
+    drop(inside);
+    let mended = inner.mended(&mend_for(&said, Kind::Nginx)).start();
+    expect_a_way_through(&outer);
+    drop(mended);
+
+    // The inner one is sound, and says so by the header that it writes: the outer one strips.
+    let server = Server::start(&[]);
+    let [outer, inner] = cases::outer_strips(server.address());
+    let _inside = inner.start();
+    let said = verdict(&outer);
+    let sentence = said["sentence"].as_str().unwrap();
+    assert!(said["reason"] == "upgrade_stripped" && sentence.contains("from a hop before it"), "{said}");
+    expect_a_way_through(&outer.mended(&mend_for(&said, Kind::Nginx)));
+}
+
+#[test]
+fn proxies_that_are_set_right_carry_websockets() {
+    let server = Server::start(&[]);
+    let upstream = server.address();
+    for setup in [
+        cases::correct(upstream),
+        cases::buffers(upstream),
+        cases::haproxy_correct(upstream),
+        cases::apache_correct(upstream),
+        cases::caddy_correct(upstream),
+    ] {
+        expect_a_way_through(&setup);
+    }
+    assert!(!server.log().contains("refused"));
+}
+
+#[test]
+fn proxies_that_cut_idle_connections_do_so() {
+    let server = Server::start(&[]);
+    for setup in [cases::idle_after_2s(server.address()), cases::haproxy_idle_after_2s(server.address())] {
+        let proxy = setup.start();
+        let mut wire = Wire::new(proxy.connect());
+        wire.send(handshake(PATH));
+        wire.expect_101();
+        wire.expect_echo("awake");
+        // hi pings after 25 s: too late for this proxy.
+        let end = wire.stream.read(&mut [0; 1]);
+        assert!(matches!(&end, Ok(0)) || end.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+    }
+}
+
+#[test]
+fn what_never_reaches_hi_is_answered_by_the_proxy() {
+    for (setup, status, says) in [
+        (cases::redirects("https://chat.example.com/"), 301, "chat.example.com"),
+        (cases::html(200), 200, "Not here"),
+        (cases::html(403), 403, "Not here"),
+        (cases::dead_upstream(), 502, "502"),
+        (cases::haproxy_dead_upstream(), 503, "503"),
+    ] {
+        let proxy = setup.start();
+        let mut wire = Wire::new(proxy.connect());
+        wire.send(handshake(PATH).replace("Host: hi\r\n", "Host: hi\r\nX-Close: 1\r\n"));
+        let mut text = String::new();
+        let mut buffer = [0; 4096];
+        while !text.contains(says) {
+            let count = wire.stream.read(&mut buffer).expect("an answer, in time");
+            assert!(count > 0, "no {says:?} in {text}");
+            text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+        assert_eq!(text.split(' ').nth(1), Some(&*status.to_string()), "{text}");
+    }
+}
+
+#[test]
+fn proxies_that_speak_another_protocol_are_named_with_what_to_write() {
+    for (setup, reason, kind) in [
+        (cases::speaks_tls as fn(_) -> _, "tls_on_plain_port", Kind::Nginx),
+        (cases::haproxy_speaks_http2, "http2_on_http1_port", Kind::Haproxy),
+    ] {
+        let server = Server::start(&[]);
+        let setup: Setup = setup(server.address());
+        let answer = ask_with(&setup.start(), "X-Test: 1");
+        assert!(matches!(answer.status, 502 | 503), "{}", answer.head);
+        let line = server.wait_for_log("refused: ");
+        let mend = match kind {
+            Kind::Nginx => format!("proxy_pass http://{};", server.address()),
+            _ => format!("server hi {}", server.address()),
+        };
+        assert!(line.contains(reason) && line.contains("127.0.0.1") && line.contains(&mend), "{line}");
+        let plain = serde_json::json!({"lines": [mend], "without": []});
+        expect_a_way_through(&setup.mended(&plain));
+    }
+}
+
+#[test]
+fn the_same_failure_is_one_line_and_then_a_count() {
+    let server = Server::start(&["--failure-log-interval", "3s"]);
+    let proxy = cases::strips_both(server.address()).start();
+    for _ in 0..6 {
+        assert_eq!(ask_with(&proxy, "X-Test: 1").status, 426);
+    }
+    server.wait_for_log("more handshakes refused: upgrade_stripped, hop 127.0.0.1");
+    let log = server.log();
+    let lines = log.lines().filter(|line| line.contains("handshake from 127.0.0.1:")).count();
+    let counts = log.lines().filter_map(|line| line.split(" more handshakes refused").next()?.rsplit(' ').next());
+    let counted: usize = counts.filter_map(|count| count.parse::<usize>().ok()).sum();
+    assert_eq!(lines + counted, 6, "{log}");
+    assert!(lines < 6, "{log}");
+
+    let server = Server::start(&[]);
+    let proxy = cases::http10(server.address()).start();
+    for _ in 0..6 {
+        assert_eq!(ask_with(&proxy, "X-Test: 1").status, 426);
+    }
+    assert_eq!(server.log().matches("refused").count(), 1, "{}", server.log());
+}
+
+#[test]
+fn origins_are_checked_behind_a_proxy_too() {
+    let server = Server::start(&["--origins", "https://chat.example.com"]);
+    let proxy = cases::correct(server.address()).start();
+    assert_eq!(ask_with(&proxy, "Origin: https://Chat.example.com:443").status, 101);
+    let refused = ask_with(&proxy, "Origin: https://evil.example");
+    assert_eq!(refused.status, 403);
+    assert!(!refused.body.contains("chat.example.com"));
+    let line = server.wait_for_log("origin_refused");
+    assert!(
+        line.contains("https://evil.example") && line.contains("--origins allows https://chat.example.com"),
+        "{line}"
+    );
+}
