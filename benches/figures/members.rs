@@ -92,7 +92,7 @@ impl Members {
     fn check(&mut self, index: usize, mut bytes: &[u8]) {
         while let Some(first) = bytes.first() {
             let read = self.read[index];
-            if read % self.frame_bytes == 0 && matches!(first, 0x89 | 0) {
+            if read.is_multiple_of(self.frame_bytes) && matches!(first, 0x89 | 0) {
                 // The two bytes of a ping.
                 bytes = &bytes[1..];
                 continue;
