@@ -124,6 +124,16 @@ fn apache_names_itself_with_via_and_is_likely_without() {
 }
 
 #[test]
+fn apache_with_a_line_too_many_is_mended_by_what_goes() {
+    for (setup, reason) in
+        [(cases::apache_http10 as fn(_) -> _, "http10_hop"), (cases::apache_drops_upgrade, "upgrade_stripped")]
+    {
+        let server = Server::start(&[]);
+        expect_diagnosed(&server, &setup(server.address()), reason, Some("Apache httpd"));
+    }
+}
+
+#[test]
 fn caddy_that_strips_is_mended() {
     let server = Server::start(&[]);
     expect_diagnosed(&server, &cases::caddy_strips(server.address()), "upgrade_stripped", None);
@@ -161,6 +171,7 @@ fn proxies_that_are_set_right_carry_websockets() {
         cases::correct(upstream),
         cases::buffers(upstream),
         cases::haproxy_correct(upstream),
+        cases::haproxy_httpclose(upstream),
         cases::apache_correct(upstream),
         cases::caddy_correct(upstream),
     ] {
