@@ -94,7 +94,8 @@ impl Failures {
         None
     }
 
-    /// What was left out of the log for a whole interval, and is to be said now: how many of which kind.
+    /// What was left out of the log and won't be told by the next line of its kind, because no such line came for another
+    /// interval: how many of which kind. It is to be said now.
     pub fn overdue(&self, now: Instant) -> Vec<FailureCount> {
         let mut table = self.table();
         let Table { hops, other, lines } = &mut *table;
@@ -102,9 +103,8 @@ impl Failures {
         let mut overdue = Vec::new();
         for (hop, kinds) in of_hops.chain([(OTHER_HOPS, other)]) {
             for (reason, kind) in kinds {
-                let due = kind.said_at.is_none_or(|said_at| now.duration_since(said_at) >= self.interval);
+                let due = kind.said_at.is_none_or(|said_at| now.duration_since(said_at) >= 2 * self.interval);
                 if kind.left_out > 0 && due && lines.admit(now).is_some() {
-                    kind.said_at = Some(now);
                     let count = std::mem::take(&mut kind.left_out);
                     overdue.push(FailureCount { reason: *reason, hop: hop.to_owned(), count });
                 }

@@ -136,11 +136,9 @@ impl Proxy {
     /// The lines that must not be there: with them, [`Proxy::upgrade_lines`] are not enough.
     pub fn without(self) -> &'static [&'static str] {
         match self {
-            Self::Haproxy => {
-                &["http-request del-header Upgrade", "http-request del-header Connection", "option httpclose"]
-            }
-            Self::Apache => &["RequestHeader unset Upgrade", "SetEnv force-proxy-request-1.0"],
-            Self::Caddy => &["header_up -Upgrade", "header_up -Connection", "versions 1.0"],
+            Self::Haproxy => &["http-request del-header Upgrade", "http-request del-header Connection"],
+            Self::Apache => &["RequestHeader unset Upgrade", "SetEnv force-proxy-request-1.0 1"],
+            Self::Caddy => &["header_up -Upgrade", "header_up -Connection"],
             _ => &[],
         }
     }
@@ -249,7 +247,7 @@ mod tests {
         let mend = Proxy::Apache.upgrade_mend("[::1]:9000");
         assert_eq!(mend.lines[0], "ProxyPass \"/\" \"http://[::1]:9000/\" upgrade=websocket");
         assert!(mend.to_string().starts_with("in Apache httpd 2.4.47") && !mend.to_string().contains('\n'));
-        assert!(Proxy::Haproxy.upgrade_mend("x:1").to_string().ends_with("option httpclose"));
+        assert!(Proxy::Haproxy.upgrade_mend("x:1").to_string().ends_with("http-request del-header Connection"));
         for proxy in Proxy::COMMON {
             assert!(proxy.plain_mend("x:1").lines[0].contains("x:1"), "{proxy}");
         }

@@ -288,7 +288,7 @@ fn help_shows_every_option_with_its_default_and_its_unit() {
         assert!(own.contains("[env: HI_"), "{usage} has no name in the environment in {own:?}");
         let unit = name.unwrap();
         let units = [" <BYTES>", " <TIME>", " <COUNT>", " <PER_SECOND>", " <PORT>", " <ADDR:PORT>"];
-        let no_number = [" <MODE>", " <POLICY>", " <LEVEL>", " <FILE>"];
+        let no_number = [" <MODE>", " <POLICY>", " <LEVEL>", " <FILE>", " <ORIGIN>", " <URL>", " <NAME>"];
         assert!(units.contains(&unit.as_str()) || no_number.contains(&unit.as_str()), "{usage} has no unit");
         if unit == " <TIME>" {
             assert!(default.ends_with("s]") || default.ends_with("m]"), "{usage}: {default}");

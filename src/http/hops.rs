@@ -73,18 +73,18 @@ impl Hop {
         let via: Vec<_> = head.tokens("via").collect();
         let addresses = forwarded_addresses(head);
         hop.evidence = evidence(head);
-        hop.name = via.last().and_then(|element| received_by(element));
-        hop.earlier = earlier(&via, &addresses);
-        let hops = via.len().max(addresses.len());
+        let habit = nginx_by_default(head);
         let named = via.last().and_then(|element| Proxy::named_in(&bare(element)));
-        // Where the forwarding headers count more hops than Via, the last one to sign need not be the last.
-        let signed = named.filter(|proxy| could_be_at(*proxy, hop.address) && via.len() == hops);
-        hop.certain = signed.is_some();
-        hop.proxy =
-            signed.or_else(|| nginx_by_default(head)).or(named).or_else(|| hinted(head)).or_else(|| habits(head));
-        if hop.proxy.is_some_and(|proxy| !could_be_at(proxy, hop.address)) {
-            hop.proxy = None;
-        }
+        // The last one to sign is not the last hop where the forwarding headers count more hops, or its habits are another's.
+        let is_near = |proxy: &Proxy| could_be_at(*proxy, hop.address);
+        let last_signs = via.len() >= addresses.len()
+            && named.as_ref().is_none_or(is_near)
+            && habit.is_none_or(|habit| named == Some(habit));
+        let guesses = [habit, named, hinted(head), habits(head)];
+        hop.proxy = guesses.into_iter().flatten().find(is_near);
+        hop.certain = last_signs && named.is_some();
+        hop.name = via.last().filter(|_| last_signs).and_then(|element| received_by(element));
+        hop.earlier = earlier(&via[..via.len().saturating_sub(usize::from(last_signs))], &addresses);
         hop
     }
 
@@ -126,12 +126,11 @@ fn forwarded_addresses(head: &Head<'_>) -> Vec<String> {
     elements.map(|element| of_element(element).unwrap_or_else(|| "unknown".to_owned())).collect()
 }
 
-/// All but the last. The first forwarded address is the client's, so there is one more hop than further addresses.
-fn earlier(via: &[&[u8]], addresses: &[String]) -> Vec<String> {
-    let signed: Vec<_> = via.iter().map(|element| bare(element)).collect();
-    let before_last = signed.split_last().map_or(&[][..], |(_, before)| before);
+/// Those before the last: by their signatures, or by the addresses if there are more. The first of these is the client's.
+fn earlier(signatures: &[&[u8]], addresses: &[String]) -> Vec<String> {
+    let signed: Vec<_> = signatures.iter().map(|element| bare(element)).collect();
     let further = addresses.get(1..).unwrap_or_default();
-    let mut earlier = if before_last.len() >= further.len() { before_last } else { further }.to_vec();
+    let mut earlier = if signed.len() >= further.len() { signed } else { further.to_vec() };
     if earlier.len() > EARLIER_MAX {
         let more = earlier.len() - EARLIER_MAX;
         earlier.truncate(EARLIER_MAX);

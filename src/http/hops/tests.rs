@@ -73,7 +73,8 @@ fn nginx_without_further_lines_is_known_by_its_first_two() {
     // It passes on what the hop before it has signed.
     for via in ["Via: 1.1 google", "Via: 1.1 varnish (Varnish/7.1)"] {
         let behind = hop("HTTP/1.0", "127.0.0.1", &["Host: hi", "Connection: close", via]);
-        assert_eq!((behind.proxy, behind.certain), (Some(Proxy::Nginx), false));
+        assert_eq!((behind.proxy, behind.certain, behind.name), (Some(Proxy::Nginx), false, None));
+        assert_eq!(behind.earlier, [&via[5..]]);
     }
 }
 
@@ -86,11 +87,19 @@ fn a_service_of_others_does_not_connect_from_this_machine() {
         ("CF-Ray: 7", "fd00::1", None),
         ("CF-Ray: 7", "2606:4700::1", Some(Proxy::Cloudflare)),
         ("Via: 1.1 google", "::1", None),
+        ("Via: 1.1 google", "192.0.2.7", Some(Proxy::Google)),
         ("X-Amzn-Trace-Id: 1", "10.1.2.3", Some(Proxy::Aws)),
         ("X-Amzn-Trace-Id: 1", "127.0.0.1", None),
     ] {
         assert_eq!(hop("HTTP/1.1", peer, &["Host: x", header]).proxy, proxy, "{header} from {peer}");
     }
+}
+
+#[test]
+fn a_signature_from_afar_is_one_of_an_earlier_hop() {
+    let hop = hop("HTTP/1.1", "127.0.0.1", &["Host: x", "Via: 1.1 google", "X-Varnish: 7"]);
+    assert_eq!((hop.proxy, hop.certain, hop.name), (Some(Proxy::Varnish), false, None));
+    assert_eq!(hop.earlier, ["1.1 google"]);
 }
 
 #[test]
@@ -108,7 +117,8 @@ fn hops_before_the_last_are_listed() {
     }
     // One of two hops has signed: it need not be the last.
     let one_of_two = hop11(&["Via: 1.1 varnish", "X-Forwarded-For: 203.0.113.9, 10.0.0.2"]);
-    assert_eq!((one_of_two.proxy, one_of_two.certain), (Some(Proxy::Varnish), false));
+    assert_eq!((one_of_two.proxy, one_of_two.certain, one_of_two.name), (Some(Proxy::Varnish), false, None));
+    assert_eq!(one_of_two.earlier, ["1.1 varnish"]);
 }
 
 #[test]

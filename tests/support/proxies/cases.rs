@@ -116,6 +116,11 @@ pub fn haproxy_drops_connection(upstream: SocketAddr) -> Setup {
     haproxy(upstream, &["option forwardfor", "http-request del-header Connection"])
 }
 
+/// HAProxy that closes every connection after one answer.
+pub fn haproxy_httpclose(upstream: SocketAddr) -> Setup {
+    haproxy(upstream, &["option httpclose"])
+}
+
 /// HAProxy that cuts WebSockets on which nothing moves for 2 s.
 pub fn haproxy_idle_after_2s(upstream: SocketAddr) -> Setup {
     haproxy(upstream, &["timeout tunnel 2s"])
@@ -140,6 +145,20 @@ pub fn apache_correct(upstream: SocketAddr) -> Setup {
 pub fn apache_strips(upstream: SocketAddr, via: bool) -> Setup {
     let via = if via { "ProxyVia Full" } else { "ProxyVia Off" };
     Setup::new(Kind::Apache, &[via, &format!("ProxyPass \"/\" \"http://{upstream}/\"")])
+}
+
+/// Apache httpd as old instructions have it: HTTP/1.0, and both headers gone.
+pub fn apache_http10(upstream: SocketAddr) -> Setup {
+    let pass = format!("ProxyPass \"/\" \"http://{upstream}/\"");
+    let lines = ["SetEnv force-proxy-request-1.0 1", "SetEnv proxy-nokeepalive 1", &*pass];
+    Setup::new(Kind::Apache, &lines)
+}
+
+/// Apache httpd that would carry WebSockets, but for a line that drops `Upgrade`.
+pub fn apache_drops_upgrade(upstream: SocketAddr) -> Setup {
+    let mut setup = apache_correct(upstream);
+    setup.site.push("RequestHeader unset Upgrade".to_owned());
+    setup
 }
 
 /// Caddy that carries WebSockets: it needs no line for that.
