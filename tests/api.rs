@@ -97,6 +97,27 @@ fn a_message_for_nobody_is_accepted_and_says_so() {
 }
 
 #[test]
+fn what_is_published_while_nobody_is_there_waits_for_who_comes_back() {
+    let (server, internal) = Server::start_with_internal(&[]);
+    let (ann, joined) = server.join_v1("ann", "tea");
+    drop(ann);
+    let tea = json!({"room": "tea", "message": "you were missed"});
+    let published = loop {
+        let (status, answer) = internal.post("/api/publish", &tea);
+        if status == 202 {
+            break answer;
+        }
+    };
+    assert_eq!((&published["epoch"], &published["members"]), (&joined["Epoch"], &json!(0)));
+    let seq = published["seq"].as_u64().expect("its place in the room's order");
+    let (mut ann, _) = server.v1("username=ann");
+    let answer = ann.join_room("tea", Some(&json!({"Epoch": joined["Epoch"], "Seq": seq - 1})));
+    assert_eq!(answer["Recovered"], true, "{answer}");
+    let missed = ann.expect_message("api", "you were missed");
+    assert_eq!(missed["Seq"], seq);
+}
+
+#[test]
 fn a_broadcast_reaches_each_room_once_and_answers_for_each() {
     let (server, internal) = Server::start_with_internal(&[]);
     let (mut ann, mut bob) = (server.join("ann", "tea"), server.join("bob", "soup"));

@@ -250,6 +250,41 @@ fn what_is_over_the_rate_is_counted_and_not_admitted() {
     assert_eq!(internal.metric("hi_rate_limited_total{dialect=\"raw\"}"), 0.0);
 }
 
+#[test]
+fn clients_of_v1_and_their_returns_are_counted() {
+    let (server, internal) = Server::start_with_internal(&["--replay-frames", "2"]);
+    let (ann, joined) = server.join_v1("ann", "tea");
+    let (_bob, _) = server.join_v1("bob", "tea");
+    assert_eq!(internal.metric("hi_connections{dialect=\"v1\"}"), 2.0);
+    assert_eq!(internal.metric("hi_connections{dialect=\"v0\"}"), 0.0);
+    drop(ann);
+    internal.wait_for_metric("hi_connections{dialect=\"v1\"}", 1.0);
+    for _ in 0..3 {
+        assert_eq!(internal.post("/api/publish", &json!({"room": "tea", "message": "x"})).0, 200);
+    }
+    let last = internal.get("/api/rooms/tea").1["seq"].as_u64().unwrap();
+    let returns = |outcome: &str| internal.metric(&format!("hi_replay_requests_total{{outcome=\"{outcome}\"}}"));
+    let epoch = &joined["Epoch"];
+    let other_epoch = json!("0123456789abcdef");
+    let mut clients = Vec::new();
+    for (since, recovered, outcome) in [
+        (json!({"Epoch": epoch, "Seq": last - 2}), true, "recovered"),
+        (json!({"Epoch": epoch, "Seq": last - 3}), false, "too_old"),
+        (json!({"Epoch": other_epoch, "Seq": last}), false, "other_epoch"),
+    ] {
+        let before = returns(outcome);
+        let (mut client, _) = server.v1(&format!("username={outcome}"));
+        let answer = client.ask(&json!({"Op": "join", "Room": "tea", "Since": since}));
+        assert_eq!(answer["Recovered"], recovered, "{answer}");
+        assert_eq!(returns(outcome), before + 1.0);
+        if recovered {
+            let delivered = internal.metric("hi_deliveries_total");
+            assert!(delivered >= 2.0, "what was replayed is delivered, too");
+        }
+        clients.push(client);
+    }
+}
+
 /// Publishes more than the kernel takes for a member that doesn't read; one that reads gets all of it.
 fn flood(internal: Internal, path: &str, healthy: &mut Client) {
     let body = json!({"room": "tea", "message": "x".repeat(8000)});
