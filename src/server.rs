@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tokio::runtime::Runtime;
@@ -34,6 +34,10 @@ use crate::shard::run::{Stop, run};
 
 /// From the first signal, so much time remains until the process is gone.
 const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
+/// A port that is in use is tried again for so long,
+const PREDECESSOR_TIME_MAX: Duration = Duration::from_secs(2);
+/// so often.
+const PREDECESSOR_POLL: Duration = Duration::from_millis(20);
 /// File descriptors of each shard that are no connections: its rings, its runtime, eventfds.
 const FILES_PER_SHARD: u64 = 9;
 /// And for each address: the shard's listener, and the handle that shuts it down.
@@ -357,7 +361,7 @@ impl ShardThread {
 fn bind(config: &Config, shards: usize) -> Result<Vec<Vec<TcpListener>>, StartError> {
     let addresses = if config.listen.is_empty() { vec![os::any_address(config.port)] } else { config.listen.clone() };
     let bind_one = |address: SocketAddr| {
-        os::bind_shards(address, shards).map_err(|error| {
+        bind_patiently(address, shards).map_err(|error| {
             let mend = match error.kind() {
                 io::ErrorKind::AddrInUse => "something listens there already: stop it, or choose another port with -p",
                 io::ErrorKind::PermissionDenied => {
@@ -370,6 +374,20 @@ fn bind(config: &Config, shards: usize) -> Result<Vec<Vec<TcpListener>>, StartEr
         })
     };
     addresses.into_iter().map(bind_one).collect()
+}
+
+/// The kernel takes a moment to take the listeners out of the rings of a server that has just ended: who starts hi again
+/// must not be told that something listens there.
+fn bind_patiently(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
+    let deadline = Instant::now() + PREDECESSOR_TIME_MAX;
+    loop {
+        match os::bind_shards(address, shards) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(PREDECESSOR_POLL);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn bind_internal(config: &Config) -> Result<Option<InternalPort>, StartError> {
