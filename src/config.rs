@@ -109,7 +109,7 @@ pub struct Config {
     #[arg(long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = parse_time)]
     pub handshake_timeout: Duration,
 
-    /// Origins whose pages may open WebSockets, e.g. https://chat.example.com, several with commas between; what sends no
+    /// Origins whose pages may open WebSockets, e.g. `https://chat.example.com`, several with commas between; what sends no
     /// Origin header is no browser, and may [default: any]
     #[arg(long, value_name = "ORIGIN", env = "HI_ORIGINS", value_delimiter = ',')]
     pub origins: Vec<Origin>,
