@@ -124,7 +124,7 @@ pub struct Config {
     pub receive_buffers: u16,
 
     /// The address as users have it, e.g. wss://chat.example.com/ws: hi dials itself through it, and says when that fails
-    /// or leads to another server
+    /// or leads to another server [default: none]
     #[arg(long, value_name = "URL", env = "HI_PUBLIC_URL", value_parser = Target::parse)]
     pub public_url: Option<Target>,
 
@@ -132,7 +132,7 @@ pub struct Config {
     #[arg(long, value_name = "TIME", env = "HI_PUBLIC_INTERVAL", default_value = "60s", value_parser = parse_time)]
     pub public_interval: Duration,
 
-    /// A name that all servers behind the same public address share: any of them may answer there
+    /// A name that all servers behind the same public address share: any of them may answer there [default: none]
     #[arg(long, value_name = "NAME", env = "HI_GROUP")]
     pub group: Option<String>,
 
