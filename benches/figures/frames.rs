@@ -38,6 +38,11 @@ impl Frames {
         frame
     }
 
+    /// What a part of a payload is compared with: enough for any place in the digits.
+    fn pattern(self, message: u32) -> Vec<u8> {
+        digits(message).repeat(self.payload_bytes.min(COMPARED_BYTES) / DIGITS + 2)
+    }
+
     /// Bytes of a frame.
     pub(crate) fn len(self) -> u64 {
         (self.head_bytes() + self.payload_bytes) as u64
@@ -68,7 +73,7 @@ impl Expected {
     pub(crate) fn new(frames: Frames) -> Self {
         let mut head = frames.frame(0);
         head.truncate(frames.head_bytes());
-        Self { frames, head, message: 0, pattern: pattern(0) }
+        Self { pattern: frames.pattern(0), frames, head, message: 0 }
     }
 
     /// How many of `bytes`, which begin at the byte `at` of the whole stream, have been found right.
@@ -80,7 +85,7 @@ impl Expected {
             return count;
         }
         if message != self.message {
-            (self.message, self.pattern) = (message, pattern(message));
+            (self.message, self.pattern) = (message, self.frames.pattern(message));
         }
         let offset = offset - self.head.len();
         let count = bytes.len().min(self.frames.payload_bytes - offset).min(COMPARED_BYTES);
@@ -88,8 +93,4 @@ impl Expected {
         assert!(bytes[..count] == self.pattern[start..start + count], "the payload of message {message}");
         count
     }
-}
-
-fn pattern(message: u32) -> Vec<u8> {
-    digits(message).iter().copied().cycle().take(COMPARED_BYTES + DIGITS).collect()
 }

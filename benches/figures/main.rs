@@ -41,7 +41,8 @@ const SERVERS: [(&str, &str); 4] = [
     ("tokio", "tokio and fastwebsockets, a task and a queue per connection"),
 ];
 
-/// What to measure, from the command line: `--members 1000`, `--size 128`, `--seconds 5`, `--rounds 5`.
+/// What to measure, from the command line: `--members 1000`, `--size 128`, `--seconds 5`, `--rounds 5`; `--idle` alone:
+/// only the memory of idle connections.
 struct Plan {
     /// Numbers of members, and the size of the messages that they get.
     cases: Vec<(usize, Frames)>,
@@ -58,6 +59,9 @@ fn main() {
         None => {}
     }
     hi::os::raise_file_limit().expect("the file limit can be raised to the hard limit");
+    if args.iter().any(|arg| arg == "--idle") {
+        return idle_memory();
+    }
     let all = value(&args, "--members").is_none() && value(&args, "--size").is_none();
     let cases = if all {
         let small = [1, 100, 1000, 5000].map(|members| (members, PAYLOAD_BYTES));

@@ -39,6 +39,7 @@ pub(crate) struct Members {
     epoll: rustix::fd::OwnedFd,
     frame_bytes: u64,
     expected: Expected,
+    buffer: Vec<u8>,
 }
 
 impl Members {
@@ -50,7 +51,7 @@ impl Members {
             epoll::add(&epoll, stream, epoll::EventData::new_u64(index as u64), epoll::EventFlags::IN).unwrap();
         }
         let (frame_bytes, expected) = (frames.len(), Expected::new(frames));
-        Self { read: vec![0; count], streams, total: 0, epoll, frame_bytes, expected }
+        Self { read: vec![0; count], streams, total: 0, epoll, frame_bytes, expected, buffer: vec![0; 64 * 1024] }
     }
 
     pub(crate) fn read_while(&mut self, until: Instant) {
@@ -77,7 +78,7 @@ impl Members {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => panic!("epoll: {error}"),
         }
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = std::mem::take(&mut self.buffer);
         for event in events {
             let index = event.data.u64() as usize;
             match self.streams[index].read(&mut buffer) {
@@ -87,6 +88,7 @@ impl Members {
                 Err(error) => panic!("member {index}: {error}"),
             }
         }
+        self.buffer = buffer;
     }
 
     fn check(&mut self, index: usize, mut bytes: &[u8]) {

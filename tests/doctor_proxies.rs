@@ -1,0 +1,170 @@
+//! `hi doctor` through real proxies: its verdict, the hop that it names, what it hands out, its exit code; and what the
+//! server itself said meanwhile. At the end the whole story, with nginx as the forgotten proxy of the old address.
+
+#[path = "support/dns.rs"]
+mod dns;
+#[path = "support/doctor.rs"]
+mod run;
+mod support;
+
+use dns::Dns;
+use run::doctor;
+use support::Server;
+use support::proxies::{Kind, Setup, cases};
+
+/// The address of a proxy, as its users have it.
+fn url(setup: &Setup) -> String {
+    format!("ws://{}/ws", setup.address())
+}
+
+/// What the doctor has to find through a proxy.
+struct Expected {
+    /// The verdict, and the exit code that goes with it.
+    verdict: (&'static str, i32),
+    /// In the text of the verdict or of its mend.
+    says: &'static [&'static str],
+    /// In the lines of the mend.
+    lines: &'static [&'static str],
+    /// The reason in the server's own log, if the handshake reaches it.
+    logged: Option<&'static str>,
+}
+
+#[track_caller]
+fn expect(server: &Server, setup: &Setup, args: &[&str], expected: &Expected) {
+    let _proxy = setup.start();
+    let before = server.log().len();
+    let run = doctor(&[&[&*url(setup)], args].concat());
+    let said = run.expect(expected.verdict.0, expected.verdict.1);
+    for part in expected.says {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    let lines = run.json["diagnosis"]["verdict"]["mend"]["lines"].to_string();
+    for line in expected.lines {
+        assert!(lines.contains(line), "no {line:?} in {lines}");
+    }
+    match expected.logged {
+        Some(reason) => assert!(server.wait_for_log("refused").contains(reason), "{}", server.log()),
+        None => assert!(!server.log()[before..].contains("refused"), "{}", server.log()),
+    }
+}
+
+#[test]
+fn proxies_that_carry_websockets_are_sound() {
+    let server = Server::start(&[]);
+    let sound = Expected { verdict: ("sound", 0), says: &["works"], lines: &[], logged: None };
+    let upstream = server.address();
+    for setup in
+        [cases::correct(upstream), cases::buffers(upstream), cases::haproxy_correct(upstream), cases::apache_correct(upstream)]
+    {
+        expect(&server, &setup, &[], &sound);
+    }
+}
+
+#[test]
+fn nginx_that_strips_is_named_with_its_lines() {
+    const LINES: &[&str] = &["proxy_http_version 1.1;", "proxy_set_header Upgrade $http_upgrade;"];
+    for (case, verdict, says) in [
+        (cases::http10 as fn(_) -> Setup, "http10_hop", "HTTP/1.0"),
+        (cases::strips_both, "upgrade_stripped", "Upgrade"),
+        (cases::drops_upgrade, "upgrade_stripped", "Upgrade"),
+        (cases::drops_connection, "connection_stripped", "Connection"),
+    ] {
+        let server = Server::start(&[]);
+        let says: &'static [&'static str] = Box::leak(Box::new(["nginx", says]));
+        let expected = Expected { verdict: (verdict, 1), says, lines: LINES, logged: Some(verdict) };
+        expect(&server, &case(server.address()), &[], &expected);
+    }
+}
+
+#[test]
+fn haproxy_that_strips_is_diagnosed_too() {
+    for (case, verdict) in [
+        (cases::haproxy_strips_both as fn(_) -> Setup, "upgrade_stripped"),
+        (cases::haproxy_drops_upgrade, "upgrade_stripped"),
+        (cases::haproxy_drops_connection, "connection_stripped"),
+    ] {
+        let server = Server::start(&[]);
+        // HAProxy signs nothing: the doctor hands out the lines of all the usual ones.
+        let lines = &["timeout tunnel", "proxy_set_header Upgrade", "upgrade=websocket", "reverse_proxy"];
+        let expected = Expected { verdict: (verdict, 1), says: &[], lines, logged: Some(verdict) };
+        expect(&server, &case(server.address()), &[], &expected);
+    }
+}
+
+#[test]
+fn of_two_hops_the_inner_one_strips() {
+    let server = Server::start(&[]);
+    let [outer, mut inner] = cases::inner_strips(server.address());
+    inner.site.push("proxy_set_header Via \"1.0 inner-host\";".to_owned());
+    let _inner = inner.start();
+    let expected = Expected {
+        verdict: ("http10_hop", 1),
+        says: &["inner-host", "HTTP/1.0"],
+        lines: &["proxy_http_version 1.1;"],
+        logged: Some("http10_hop"),
+    };
+    expect(&server, &outer, &[], &expected);
+}
+
+#[test]
+fn what_never_reaches_hi_has_verdicts_of_its_own() {
+    let server = Server::start(&[]);
+    for (setup, verdict, says) in [
+        (cases::redirects("https://elsewhere.example.com/"), "redirect", "elsewhere.example.com"),
+        (cases::html(200), "html_instead_of_json", "nginx"),
+        (cases::html(403), "forbidden", "403"),
+        (cases::dead_upstream(), "bad_gateway", "502"),
+        (cases::haproxy_dead_upstream(), "bad_gateway", "503"),
+    ] {
+        let says: &'static [&'static str] = Box::leak(Box::new([says]));
+        expect(&server, &setup, &[], &Expected { verdict: (verdict, 1), says, lines: &[], logged: None });
+    }
+}
+
+#[test]
+fn an_idle_timeout_is_found_and_the_ping_interval_to_set() {
+    let server = Server::start(&[]);
+    for (setup, line) in [
+        (cases::idle_after_2s(server.address()), "proxy_read_timeout"),
+        (cases::haproxy_idle_after_2s(server.address()), "timeout tunnel"),
+    ] {
+        let _proxy = setup.start();
+        let run = doctor(&[&url(&setup), "--idle=5s"]);
+        let said = run.expect("idle_timeout", 1);
+        assert!(said.contains("2 s"), "{said}");
+        let verdict = run.json["diagnosis"]["verdict"].to_string();
+        assert!(verdict.contains("--ping-interval") && verdict.contains(line), "{verdict}");
+    }
+}
+
+#[test]
+fn the_whole_story() {
+    // The new server, and on the old address, same port, what the provider has put there.
+    let server = Server::start_on("127.0.0.3:0", &[]);
+    let mut forgotten = cases::http10(server.address());
+    forgotten.port = server.port();
+    forgotten.site.push("proxy_set_header Via \"1.0 old-host\";".to_owned());
+    assert_eq!(forgotten.kind, Kind::Nginx);
+    let proxy = forgotten.start();
+    let url = format!("ws://chat.example.com:{}/ws", server.port());
+    let args = |dns: &Dns| [url.clone(), "--resolver".into(), dns.address(), "--expect-ip".into(), "127.0.0.3".into()];
+    let examine = |dns: &Dns| doctor(&args(dns).each_ref().map(String::as_str));
+
+    // Everything but the chat works there: that is why nobody saw it.
+    let page = support::wire::Wire::new(proxy.connect()).get("/");
+    assert!(page.status == 200 && page.body.contains("<title>"), "{}", page.head);
+
+    let before = Dns::with_addresses(&[("chat", 3540, "127.0.0.1")]);
+    let said = examine(&before).expect("stale_address", 1);
+    for part in ["127.0.0.1 is not this server", "old-host", "HTTP/1.0", "TTL 3,540 s", "point the record at 127.0.0.3"] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    // The server knows it as well, by what has reached it.
+    let line = server.wait_for_log("refused");
+    for part in ["http10_hop", "127.0.0.1", "old-host"] {
+        assert!(line.contains(part), "no {part:?} in {line}");
+    }
+
+    let after = Dns::with_addresses(&[("chat", 60, "127.0.0.3")]);
+    examine(&after).expect("sound", 0);
+}
