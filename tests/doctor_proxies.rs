@@ -53,9 +53,12 @@ fn proxies_that_carry_websockets_are_sound() {
     let server = Server::start(&[]);
     let sound = Expected { verdict: ("sound", 0), says: &["works"], lines: &[], logged: None };
     let upstream = server.address();
-    for setup in
-        [cases::correct(upstream), cases::buffers(upstream), cases::haproxy_correct(upstream), cases::apache_correct(upstream)]
-    {
+    for setup in [
+        cases::correct(upstream),
+        cases::buffers(upstream),
+        cases::haproxy_correct(upstream),
+        cases::apache_correct(upstream),
+    ] {
         expect(&server, &setup, &[], &sound);
     }
 }
@@ -151,12 +154,15 @@ fn the_whole_story() {
     let examine = |dns: &Dns| doctor(&args(dns).each_ref().map(String::as_str));
 
     // Everything but the chat works there: that is why nobody saw it.
-    let page = support::wire::Wire::new(proxy.connect()).get("/");
+    let mut page = support::wire::Wire::new(proxy.connect());
+    page.send("GET / HTTP/1.1\r\nHost: chat.example.com\r\nConnection: close\r\n\r\n");
+    let page = page.answer();
     assert!(page.status == 200 && page.body.contains("<title>"), "{}", page.head);
 
     let before = Dns::with_addresses(&[("chat", 3540, "127.0.0.1")]);
     let said = examine(&before).expect("stale_address", 1);
-    for part in ["127.0.0.1 is not this server", "old-host", "HTTP/1.0", "TTL 3,540 s", "point the record at 127.0.0.3"] {
+    for part in ["127.0.0.1 is not this server", "old-host", "HTTP/1.0", "TTL 3,540 s", "point the record at 127.0.0.3"]
+    {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
     // The server knows it as well, by what has reached it.
