@@ -109,7 +109,7 @@ pub struct Config {
     #[arg(long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = parse_time)]
     pub handshake_timeout: Duration,
 
-    /// Origins whose pages may open WebSockets, e.g. `https://chat.example.com`, several with commas between; what sends no
+    /// Origins whose pages may open WebSockets and streams, e.g. `https://chat.example.com`, several with commas between; what sends no
     /// Origin header is no browser, and may [default: any]
     #[arg(long, value_name = "ORIGIN", env = "HI_ORIGINS", value_delimiter = ',')]
     pub origins: Vec<Origin>,
@@ -232,7 +232,7 @@ pub struct MemoryBudget {
     /// All shards together, only while a shard can't keep up: what waits in the inboxes, and as much again that the logs
     /// hold beyond their bound until it has been sent.
     pub inboxes_bytes: usize,
-    /// Each room and shard, while members lag.
+    /// Each room and shard, while members lag; as much again where there are listeners to server-sent events.
     pub room_log_bytes: usize,
     /// Each chat room, for clients that come back.
     pub replay_bytes: usize,
@@ -261,8 +261,8 @@ impl fmt::Display for MemoryBudget {
         }
         write!(
             f,
-            "{} a room and shard + {} a chat room and {} of rooms just left for replay + per connection {} of half a \
-             message and {} of unread replies, or {} of a request head",
+            "{} a room and shard (twice that with listeners) + {} a chat room and {} of rooms just left for replay + per \
+             connection {} of half a message and {} of unread replies, or {} of a request head",
             Size(self.room_log_bytes),
             Size(self.replay_bytes),
             Size(self.sleeping_bytes),

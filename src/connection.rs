@@ -14,13 +14,13 @@ use tokio_uring::net::TcpStream;
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
 use crate::metrics::counters::Speech;
-use crate::protocol::Dialect;
+use crate::protocol::{Dialect, sse};
 use crate::rate::Bucket;
 use crate::ring::{SLICES_PER_SEND_MAX, Slices};
-use crate::room::MemberId;
 use crate::room::log::Read;
 use crate::room::replay::Batch;
-use crate::shard::rooms::LocalRooms;
+use crate::room::{MemberId, Namespace};
+use crate::shard::rooms::{Form, LocalRooms};
 use crate::slice::Slice;
 
 mod outbox;
@@ -43,7 +43,7 @@ pub enum State {
     Closing,
     /// The peer's Close has arrived, ours is on its way; once it has left, the connection ends.
     Answering,
-    /// The peer broke the protocol. Our Close is on its way, and then only our end of the socket is closed: bytes that
+    /// The peer broke the protocol, or it is a stream. Our Close is on its way, and then only our end of the socket is closed: bytes that
     /// arrive are thrown away until the peer ends, so that no reset overtakes the Close.
     Lingering,
     /// The socket is shut down. As soon as the kernel has given back its receive, its send and its poll, it is gone.
@@ -65,6 +65,29 @@ pub enum Role {
         /// Whether it skips what it is too slow for, instead of being closed.
         lossy: bool,
     },
+    /// `/stream/ROOM`: a listener, who gets a chat room as server-sent events.
+    Stream {
+        /// What it has said all the same, in bytes.
+        ignored_bytes: u32,
+    },
+}
+
+impl Role {
+    /// Where its rooms are.
+    pub fn namespace(&self) -> Namespace {
+        match self {
+            Self::Chat { .. } | Self::Stream { .. } => Namespace::Chat,
+            Self::Raw { .. } => Namespace::Raw,
+        }
+    }
+
+    /// What it gets of them.
+    pub fn form(&self) -> Form {
+        match self {
+            Self::Chat { .. } | Self::Raw { .. } => Form::Frames,
+            Self::Stream { .. } => Form::Events,
+        }
+    }
 }
 
 /// A cursor into a room's log.
@@ -207,6 +230,7 @@ impl Connection {
     pub fn speech(&self) -> Speech {
         match (&self.role, self.dialect) {
             (Role::Raw { .. }, _) => Speech::Raw,
+            (Role::Stream { .. }, _) => Speech::Sse,
             (Role::Chat { .. }, Dialect::V0) => Speech::V0,
             (Role::Chat { .. }, Dialect::V1) => Speech::V1,
         }
@@ -216,8 +240,13 @@ impl Connection {
     pub fn user(&self) -> Option<&Arc<str>> {
         match &self.role {
             Role::Chat { user } => Some(user),
-            Role::Raw { .. } => None,
+            Role::Raw { .. } | Role::Stream { .. } => None,
         }
+    }
+
+    /// Whether it listens to server-sent events: no frames come from it, none go to it.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.role, Role::Stream { .. })
     }
 
     /// Whether the kernel holds nothing of it, so that its socket can be closed.
@@ -230,7 +259,7 @@ impl Connection {
         !self.sending && !self.awaiting_writable && self.state != State::Ended
     }
 
-    /// Completes the handshake: leaves before everything else.
+    /// Completes the handshake, or begins the stream: leaves before everything else.
     pub fn respond(&mut self, response: Bytes) {
         self.outbox.get_or_insert_default().respond(response);
     }
@@ -248,12 +277,16 @@ impl Connection {
         }
     }
 
-    /// Asks the peer for a sign of life.
+    /// Asks the peer for a sign of life; on a stream, gives one.
     pub fn ping(&mut self) {
-        self.pong(encode::frame(OpCode::Ping, b""));
+        let ping = match self.role {
+            Role::Stream { .. } => Bytes::from_static(sse::HEARTBEAT),
+            Role::Chat { .. } | Role::Raw { .. } => encode::frame(OpCode::Ping, b""),
+        };
+        self.pong(ping);
     }
 
-    /// Puts the Close frame behind everything that is owed, and moves on to `state`. The first Close stands.
+    /// Puts the Close frame, or the last words of a stream, behind everything that is owed, and moves on to `state`. The first Close stands.
     pub fn close(&mut self, frame: Bytes, state: State) {
         debug_assert!(matches!(state, State::Closing | State::Answering | State::Lingering));
         if self.state == State::Open {
@@ -366,7 +399,7 @@ impl Connection {
     ) -> bool {
         let mut bytes = 0;
         let can_be_told = match self.role {
-            Role::Chat { .. } => true,
+            Role::Chat { .. } | Role::Stream { .. } => true,
             Role::Raw { lossy, .. } => lossy,
         };
         for membership in &mut self.memberships {
@@ -381,7 +414,7 @@ impl Connection {
                     Read::AtTip => break,
                     Read::Lapped(first_kept) if membership.cursor < membership.joined_seq => {
                         let until = first_kept.min(membership.joined_seq);
-                        let room = &rooms.get(membership.room).room;
+                        let room = rooms.get(membership.room);
                         // Gone by now: half a replay would be a gap that nobody expects. It comes back and asks again.
                         let Some(batch) = room.replay(membership.cursor, until, REPLAY_BYTES_PER_SEND_MAX) else {
                             return false;

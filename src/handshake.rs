@@ -1,6 +1,6 @@
-//! From accept to 101: the tasks of the control ring.
+//! From accept to 101, or to the head of a stream: the tasks of the control ring.
 //!
-//! Each accepted socket gets a task that reads request heads and answers them. An upgrade hands the socket over to the
+//! Each accepted socket gets a task that reads request heads and answers them. An upgrade or a stream hands the socket over to the
 //! shard's data ring, together with the bytes that arrived behind the head; everything else is answered here.
 
 use std::cell::RefCell;
@@ -25,12 +25,14 @@ use crate::http::echo::{Identity, echo};
 use crate::http::head::{self, HEAD_BYTES_MAX, Head};
 use crate::http::origin;
 use crate::http::response::{Body, Connection, Response};
+use crate::http::stream;
 use crate::http::target::{self, ChatParams, Route};
 use crate::http::upgrade;
 use crate::metrics::counters::Counters;
 use crate::os;
 use crate::protocol::v1;
 use crate::ring::DataRing;
+use crate::room::replay::Since;
 use crate::shard::{Opening, Shard, Upgraded};
 use crate::throttle::Throttle;
 
@@ -143,7 +145,7 @@ pub async fn accept<R: DataRing + 'static>(listener: Rc<TcpListener>, front: Rc<
 /// What a request comes to.
 enum Outcome {
     Answer { bytes: Bytes, keep_alive: bool },
-    Upgrade { role: Role, room: Option<String>, opening: Option<Opening>, response: Bytes },
+    Upgrade { role: Role, room: Option<String>, opening: Option<Opening>, since: Option<Since>, response: Bytes },
 }
 
 /// Reads request heads from one socket and answers them, until it is upgraded or ends.
@@ -180,9 +182,9 @@ async fn serve<R: DataRing>(stream: TcpStream, peer: SocketAddr, front: &Front<R
             }
         };
         match outcome {
-            Outcome::Upgrade { role, room, opening, response } => {
+            Outcome::Upgrade { role, room, opening, since, response } => {
                 let leftover = buffer.split_off(used);
-                let upgraded = Upgraded { stream, role, room, opening, response, leftover };
+                let upgraded = Upgraded { stream, role, room, opening, since, response, leftover };
                 front.shard.borrow_mut().adopt(upgraded);
                 front.news.notify_one();
                 return;
@@ -250,15 +252,19 @@ fn answer<R: DataRing>(head: &Head<'_>, caller: Caller<'_>, front: &Front<R>) ->
             Ok(outcome) => return outcome,
             Err(fault) => refuse(fault),
         },
+        Ok(Route::Stream { room }) => match listen(head, room, caller, front) {
+            Ok(outcome) => return outcome,
+            Err(fault) => refuse(fault),
+        },
         Ok(_) if !matches!(head.method, "GET" | "HEAD") => {
             Response::text(405, "Only GET and HEAD work here.").header("Allow", "GET, HEAD")
         }
         Ok(Route::Page(asset)) => asset.response(head),
         Ok(Route::Healthz) => Response::text(200, "ok"),
         Ok(Route::DoctorEcho) => Response::json(200, echo(head, caller.peer, &front.identity())),
-        Ok(Route::Chat { .. } | Route::Raw { .. } | Route::Stream { .. } | Route::NotFound) => Response::text(
+        Ok(Route::Chat { .. } | Route::Raw { .. } | Route::NotFound) => Response::text(
             404,
-            "There is nothing at this address. The chat is at /, WebSockets are at /ws and /raw/ROOM.",
+            "There is nothing at this address. The chat is at /, WebSockets are at /ws and /raw/ROOM, events at /stream/ROOM.",
         ),
     };
     // A body would be read as the next request.
@@ -292,5 +298,30 @@ fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> 
         _ => unreachable!("only these two are upgrades"),
     };
     let protocol = opening.is_some().then_some(v1::SUBPROTOCOL);
-    Ok(Outcome::Upgrade { role, room, opening, response: upgrade::response_101(&handshake?, protocol) })
+    let response = upgrade::response_101(&handshake?, protocol);
+    Ok(Outcome::Upgrade { role, room, opening, since: None, response })
+}
+
+/// What a request for the events of a room comes to.
+fn listen<R: DataRing>(head: &Head<'_>, room: String, caller: Caller<'_>, front: &Front<R>) -> Result<Outcome, Fault> {
+    let room = target::stream_room(room)?;
+    let origins = &front.config.origins;
+    origin::check(head, origins)?;
+    let last = |bytes| Ok(Outcome::Answer { bytes, keep_alive: false });
+    match head.method {
+        "GET" => {}
+        "HEAD" => return last(stream::opened(head, origins).encode_open()),
+        "OPTIONS" => return last(stream::preflight(head, origins).encode(Connection::Close, Body::Sent)),
+        _ => return last(stream::method_not_allowed().encode(Connection::Close, Body::Sent)),
+    }
+    // A listener answers no pings: who doesn't take the heartbeats in time is gone. Without that the kernel waits longer.
+    let patience = front.config.ping_interval + front.config.ping_timeout;
+    let _ = os::limit_unacknowledged(caller.stream, patience);
+    Ok(Outcome::Upgrade {
+        role: Role::Stream { ignored_bytes: 0 },
+        room: Some(room),
+        opening: None,
+        since: stream::since(head),
+        response: stream::opened(head, origins).encode_open(),
+    })
 }

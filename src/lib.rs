@@ -8,7 +8,7 @@
 //! | [`config`] | the command line: every limit, with its unit |
 //! | [`server`] | starts the shards, listens to signals, stops |
 //! | [`probe`] | tries at start what hi needs of the kernel, and says what is missing |
-//! | [`handshake`] | from accept to 101: the tasks of the control ring |
+//! | [`handshake`] | from accept to 101, or to a stream: the tasks of the control ring |
 //! | [`handshake_failures`] | what failed, by reason and hop: for the log and for metrics |
 //! | [`http`] | request heads, the upgrade check, the diagnosis of what fails, responses, the page (pure) |
 //! | [`shard`] | one pinned thread: its connections, its rooms, its turns |

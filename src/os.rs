@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -155,6 +155,17 @@ pub fn local_address(stream: &TcpStream) -> io::Result<SocketAddr> {
     let address = SockRef::from(&socket).local_addr()?;
     let address = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
     Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
+}
+
+/// Ends a connection whose peer leaves what was sent unacknowledged, or unread, for so long (TCP_USER_TIMEOUT, tcp(7)).
+///
+/// # Errors
+/// When the connection is gone.
+#[allow(unsafe_code)]
+pub fn limit_unacknowledged(stream: &TcpStream, time: Duration) -> io::Result<()> {
+    // SAFETY: the stream owns its descriptor and is borrowed for longer than the descriptor is.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    SockRef::from(&socket).set_tcp_user_timeout(Some(time))
 }
 
 /// All addresses of the machine: dual stack where IPv6 exists, otherwise IPv4.

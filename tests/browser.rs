@@ -394,3 +394,43 @@ async fn where_the_subprotocol_does_not_get_through_the_page_speaks_v0() {
     page.wait("tea is gone from the list", "return !document.querySelector('#rooms [data-room=\"tea\"]')").await;
     page.client.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_source_comes_back_by_itself_and_misses_nothing() {
+    let driver = Driver::start();
+    let server = Server::start(&["--replay-frames", "20"]);
+    let hop = Hop::start(&server, false);
+    let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
+    let listen = "window.heard = []; window.opened = 0; window.events = new EventSource('/stream/tea'); \
+         events.onopen = () => opened++; \
+         events.onmessage = (event) => heard.push(JSON.parse(event.data).Message); \
+         events.addEventListener('gap', (event) => heard.push('gap of ' + JSON.parse(event.data).FromSeq))";
+    page.script(listen, vec![]).await;
+    page.wait("the stream is open", "return opened === 1").await;
+    let mut ann = server.join("ann", "tea");
+    let mut say = |texts: std::ops::Range<u32>| {
+        for number in texts {
+            ann.say("tea", &format!("m{number}"));
+            ann.expect_message("ann", &format!("m{number}"));
+        }
+    };
+    say(0..2);
+    page.wait("the first are there", "return heard.at(-1) === 'm1'").await;
+    hop.cut();
+    page.wait("the stream is lost", "return events.readyState === EventSource.CONNECTING").await;
+    say(2..6);
+    hop.mend();
+    page.wait("what was missed is there", "return heard.at(-1) === 'm5'").await;
+    hop.cut();
+    page.wait("the stream is lost again", "return events.readyState === EventSource.CONNECTING").await;
+    // More than the server keeps.
+    say(6..36);
+    hop.mend();
+    page.wait("the gap is told", "return heard.at(-1).startsWith('gap')").await;
+    say(36..37);
+    page.wait("it goes on", "return heard.at(-1) === 'm36'").await;
+    let heard = page.script("return heard", vec![]).await;
+    let expected = ["Welcome to tea, ann!", "m0", "m1", "m2", "m3", "m4", "m5", "gap of 8", "m36"];
+    assert_eq!(heard, json!(expected));
+    page.client.close().await.unwrap();
+}

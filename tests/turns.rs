@@ -119,6 +119,7 @@ impl Bench {
             role,
             room: Some(room.to_owned()),
             opening: None,
+            since: None,
             response,
             leftover: Vec::new(),
         });

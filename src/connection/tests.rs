@@ -13,7 +13,7 @@ use crate::rate::RateLimit;
 use crate::relay::{Inbox, Relay};
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
-use crate::room::{Joining, MemberId, Namespace, Room, Wakes};
+use crate::room::{Joining, MemberId, Room, Wakes};
 
 const ROOMS: usize = 3;
 /// As the shard has it for replies.
@@ -165,7 +165,7 @@ impl Bench {
             let joined =
                 registry.join(Namespace::Raw, &name.to_string(), &Joining::new(None, member), 0, &mut Wakes::default());
             let joined = joined.unwrap();
-            slots.push(rooms.join(&joined.room, joined.entered.first_seq, 1 << 20));
+            slots.push(rooms.join(&joined.room, Form::Frames, joined.entered.first_seq, 1 << 20));
             shared.push(joined.room);
         }
         let mut bench = Self {

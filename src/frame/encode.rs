@@ -29,6 +29,23 @@ pub fn frame(opcode: OpCode, payload: &[u8]) -> Bytes {
     Bytes::from(bytes)
 }
 
+/// The payload of the first of some whole frames that were made here, and the frames behind it.
+///
+/// # Panics
+/// If there is no whole frame.
+pub fn split(frames: &[u8]) -> (&[u8], &[u8]) {
+    // Ours are unmasked: the second byte is the length, or says how many bytes of it follow (RFC 6455 section 5.2).
+    let (start, len) = match frames[1] {
+        126 => (4, usize::from(u16::from_be_bytes([frames[2], frames[3]]))),
+        127 => {
+            let len = frames[2..10].try_into().expect("eight bytes");
+            (10, usize::try_from(u64::from_be_bytes(len)).expect("it is in memory"))
+        }
+        len => (2, usize::from(len)),
+    };
+    (&frames[start..start + len], &frames[start + len..])
+}
+
 /// A close frame with a code and a reason (RFC 6455 section 5.5.1). Of a reason longer than
 /// [`CLOSE_REASON_BYTES_MAX`], the whole characters that fit are sent.
 ///

@@ -129,7 +129,7 @@ impl Verdict {
             Fault::Origin(OriginRefused { arrived, allowed }) => {
                 self.missing = vec![format!("an Origin that is allowed here ({arrived})")];
                 self.detail = Some(format!("--origins allows {allowed}"));
-                let text = "Pages of this origin may not open WebSockets here: only those that the operator allows may \
+                let text = "Pages of this origin may not connect here: only those that the operator allows may \
                             (--origins).";
                 (Reason::OriginRefused, text.to_owned())
             }

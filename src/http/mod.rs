@@ -3,7 +3,7 @@
 //! In the order in which a request passes: [`head`] finds and parses the request head, [`target`] says what is asked for,
 //! [`upgrade`] says whether the request is a WebSocket handshake, [`origin`] whether its page may open one. When it fails,
 //! it has a [`reason`], [`hops`] says who passed it on, and [`diagnosis`] what to tell whom. What is answered comes from
-//! [`page`] (the chat page), [`echo`] (the request as it arrived) and [`response`] (the bytes on the wire).
+//! [`page`] (the chat page), [`stream`] (the head of server-sent events), [`echo`] (the request as it arrived) and [`response`] (the bytes on the wire).
 
 pub mod diagnosis;
 pub mod echo;
@@ -14,5 +14,6 @@ pub mod page;
 pub mod reason;
 pub mod response;
 mod shown;
+pub mod stream;
 pub mod target;
 pub mod upgrade;

@@ -79,9 +79,24 @@ impl Response {
         self.status
     }
 
+    /// The head alone of a response without a length: what follows is sent as it comes, and ends with the connection
+    /// (RFC 9112 6.3).
+    pub fn encode_open(&self) -> Bytes {
+        self.head(Connection::Close, None).into()
+    }
+
     /// The bytes to send.
     pub fn encode(&self, connection: Connection, body: Body) -> Bytes {
-        let mut bytes = Vec::with_capacity(512 + self.body.len());
+        let mut bytes = self.head(connection, Some(self.body.len()));
+        if body == Body::Sent && !self.never_has_a_body() {
+            bytes.extend_from_slice(&self.body);
+        }
+        bytes.into()
+    }
+
+    /// Everything before the body, which is so many bytes long.
+    fn head(&self, connection: Connection, length: Option<usize>) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(512 + length.unwrap_or(0));
         let mut line = |parts: [&str; 3]| {
             parts.iter().for_each(|part| bytes.extend_from_slice(part.as_bytes()));
             bytes.extend_from_slice(b"\r\n");
@@ -89,7 +104,9 @@ impl Response {
         line(["HTTP/1.1 ", &format!("{} ", self.status), reason_phrase(self.status)]);
         if !self.never_has_a_body() {
             line(["Content-Type", ": ", self.content_type]);
-            line(["Content-Length", ": ", &self.body.len().to_string()]);
+            if let Some(length) = length {
+                line(["Content-Length", ": ", &length.to_string()]);
+            }
         }
         let closing = match connection {
             Connection::Close => "close",
@@ -104,10 +121,7 @@ impl Response {
             line([name, ": ", value]);
         }
         line([""; 3]);
-        if body == Body::Sent && !self.never_has_a_body() {
-            bytes.extend_from_slice(&self.body);
-        }
-        bytes.into()
+        bytes
     }
 
     /// RFC 9110 6.4.1: the end of the head is the end of these responses, whatever their headers say.

@@ -40,7 +40,7 @@ pub enum Route<'t> {
         /// Behind the `?`; empty if there is none.
         query: &'t str,
     },
-    /// Server-sent events of a chat room: `/stream/ROOM`. Next: [`crate::protocol::name::check_room`].
+    /// Server-sent events of a chat room: `/stream/ROOM`. Next: [`stream_room`].
     Stream {
         /// Everything behind `/stream/`, decoded.
         room: String,
@@ -168,6 +168,14 @@ pub fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetError> {
         echo: switch(query, "echo")?.unwrap_or(true),
         lossy: switch(query, "lossy")?.unwrap_or(false),
     })
+}
+
+/// The room of [`Route::Stream`].
+///
+/// # Errors
+/// The room's name is invalid.
+pub fn stream_room(room: String) -> Result<String, TargetError> {
+    checked_room(room.into())
 }
 
 fn checked_room(room: Cow<'_, str>) -> Result<String, TargetError> {

@@ -110,7 +110,7 @@ impl Replay {
 
 /// A connection that ended without a Close (RFC 6455, 7.1.5).
 pub const CLOSED_ABNORMALLY: u16 = 1006;
-/// A Close that carried no code (RFC 6455, 7.1.5).
+/// A Close that carried no code (RFC 6455, 7.1.5); also a listener that goes, which has no way to give one.
 pub const CLOSED_WITHOUT_CODE: u16 = 1005;
 /// Codes that are counted one by one; peers may send any other, and those are counted together.
 pub const CLOSE_CODES: [u16; 18] = [
@@ -206,9 +206,9 @@ pub const DELIVERY_BOUNDS: [u64; 18] = [
 pub struct Counters {
     /// Frames of rooms that the kernel took, each once for every member.
     pub deliveries: Counter,
-    /// Bytes that the kernel took of what leaves through WebSockets.
+    /// Bytes that the kernel took of what leaves through WebSockets and streams.
     pub sent_bytes: Counter,
-    /// Bytes that arrived through WebSockets.
+    /// Bytes that arrived through WebSockets, and from listeners.
     pub received_bytes: Counter,
     /// Nanoseconds spent in turns.
     pub busy_nanos: Counter,

@@ -52,7 +52,12 @@ impl Scrape {
         page.counter("hi_accepts", "Connections accepted", None, self.sum(|c| &c.accepts))?;
         let codes = CLOSE_CODES.map(|code| (code.to_string(), self.sum(|c| c.disconnects(code))));
         let codes = codes.into_iter().chain([("other".to_owned(), self.sum(|c| c.disconnects(0)))]);
-        page.counters("hi_disconnects", "WebSockets that ended, by the first close code given", "code", codes)?;
+        page.counters(
+            "hi_disconnects",
+            "WebSockets and streams that ended, by the first close code given or due",
+            "code",
+            codes,
+        )?;
         let rooms = [("chat", Namespace::Chat), ("raw", Namespace::Raw)];
         let rooms = rooms.map(|(kind, namespace)| (kind, self.rooms.len(namespace) as u64));
         page.gauges("hi_rooms", "Rooms", "kind", rooms)
@@ -66,9 +71,9 @@ impl Scrape {
         page.counters("hi_rate_limited", "Messages refused for their rate", "dialect", limited)?;
         let help = "Messages and notices of rooms that the kernel took, once for each member";
         page.counter("hi_deliveries", help, None, self.sum(|c| &c.deliveries))?;
-        let help = "What the kernel took of all that leaves through WebSockets";
+        let help = "What the kernel took of all that leaves through WebSockets and streams";
         page.counter("hi_sent", help, Some(Unit::Bytes), self.sum(|c| &c.sent_bytes))?;
-        let help = "What arrived through WebSockets";
+        let help = "What arrived through WebSockets and from listeners";
         page.counter("hi_received", help, Some(Unit::Bytes), self.sum(|c| &c.received_bytes))?;
         let help = "From the receipt of a message to its acceptance by the kernel for each member, of sampled messages";
         let mut counts = [0; DELIVERY_BOUNDS.len() + 1];

@@ -91,6 +91,14 @@ pub fn gap(room: &str, first: u64, last: u64, epoch: u64) -> Bytes {
     message.0.finish(OpCode::Text)
 }
 
+/// The notice that nobody can say what was lost: who comes back names another life of the room, or none that there was.
+pub fn gap_of_unknown_length(room: &str, epoch: u64) -> Bytes {
+    let text = "You may have missed messages; nobody knows how many.";
+    let mut message = Unnumbered::begin(&format!("#{room}"), room, text, true);
+    message.write(format_args!(",\"Event\":\"gap\",\"Epoch\":\"{epoch:016x}\"}}"));
+    message.0.finish(OpCode::Text)
+}
+
 /// The notice to one client of v1 that the server stops, and when to come back.
 pub fn drain(retry_ms: u64) -> Bytes {
     let text = format!("The server stops: come back in {} s.", retry_ms.div_ceil(1000));

@@ -21,6 +21,8 @@ pub enum CloseReason<'a> {
     Unreadable,
     /// A message into a raw room that only listens (1008).
     ListenOnly,
+    /// Too many bytes from a listener to server-sent events (1008).
+    ListenerSpeaks,
     /// The operator wants it gone, for this reason (1008).
     Disconnected(&'a str),
     /// Its name is taken in the room of its address (4002).
@@ -44,7 +46,7 @@ impl CloseReason<'_> {
             Self::Violation(code, _) => *code,
             Self::BinaryInChat => 1003,
             Self::Unreadable => 1007,
-            Self::ListenOnly | Self::Disconnected(_) => 1008,
+            Self::ListenOnly | Self::ListenerSpeaks | Self::Disconnected(_) => 1008,
             Self::NameTaken => 4002,
             Self::TakenOver => 4003,
             Self::TooSlow | Self::RepliesUnread => 4101,
@@ -61,6 +63,7 @@ impl CloseReason<'_> {
             Self::BinaryInChat => "chat takes text messages only; binary ones go to /raw/ROOM",
             Self::Unreadable => "three messages in a row could not be read as JSON objects",
             Self::ListenOnly => "this server's raw rooms are for listening only (--raw listen)",
+            Self::ListenerSpeaks => "a stream is there to be read; messages go through /ws",
             Self::Disconnected(reason) => return Cow::Owned((*reason).to_owned()),
             Self::NameTaken => "that name is taken in this room; pick another",
             Self::TakenOver => "a newer connection of yours has taken over",

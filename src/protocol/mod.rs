@@ -5,6 +5,7 @@ pub mod close_code;
 mod json;
 pub mod name;
 pub mod resume;
+pub mod sse;
 pub mod v0;
 pub mod v1;
 

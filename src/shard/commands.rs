@@ -35,6 +35,8 @@ impl<R: DataRing> Shard<R> {
         let (rate, user) = match &connection.role {
             Role::Chat { user } => (&self.chat_rate, Some(Arc::clone(user))),
             Role::Raw { .. } => (&self.raw_rate, None),
+            // Nothing that it sends is decoded.
+            Role::Stream { .. } => return,
         };
         let speech = connection.speech();
         let verdict = connection.bucket.take(rate, now_ms);

@@ -3,6 +3,7 @@
 //! - [`turn`]: completions in, frames out, one submission
 //! - [`commands`]: what a frame makes happen
 //! - [`rooms`]: the logs and members on this shard
+//! - [`stream`]: listeners to server-sent events
 //! - [`v1`]: what `hi.v1` adds to a connection's beginning and end
 //! - [`run`]: the thread's life: turns, ticks, stop
 
@@ -21,12 +22,12 @@ use tracing::debug;
 use crate::config::Config;
 use crate::connection::{Connection, Role, State};
 use crate::frame::encode;
-use crate::metrics::counters::{CLOSED_ABNORMALLY, Counters};
+use crate::metrics::counters::{CLOSED_ABNORMALLY, Counters, Replay};
 use crate::metrics::delivery::Sampler;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::v1::{Code, Refusal};
-use crate::protocol::{Dialect, broadcast, v0};
+use crate::protocol::{Dialect, broadcast, sse, v0};
 use crate::rate::{Bucket, RateLimit};
 use crate::relay::Relay;
 use crate::ring::{DataRing, Received};
@@ -38,6 +39,7 @@ use crate::wheel::Wheel;
 pub mod commands;
 pub mod rooms;
 pub mod run;
+mod stream;
 pub mod turn;
 pub mod v1;
 
@@ -96,7 +98,9 @@ pub struct Upgraded {
     pub room: Option<String>,
     /// How v1 begins; `None` is v0, or a raw room.
     pub opening: Option<Opening>,
-    /// The 101 response: leaves in the first send, together with the first frames.
+    /// What a listener has of the room, if it comes back.
+    pub since: Option<Since>,
+    /// The 101 response, or the head of the stream: leaves in the first send, together with the first frames.
     pub response: Bytes,
     /// What arrived behind the request head.
     pub leftover: Vec<u8>,
@@ -182,10 +186,10 @@ impl<R: DataRing> Shard<R> {
     /// Takes over a socket whose handshake is done, and lets it into the room of its address.
     pub fn adopt(&mut self, upgraded: Upgraded) {
         self.read_clock();
-        let Upgraded { stream, role, room, opening, response, mut leftover } = upgraded;
+        let Upgraded { stream, role, room, opening, since, response, mut leftover } = upgraded;
         let rate = if matches!(role, Role::Chat { .. }) { &self.chat_rate } else { &self.raw_rate };
         let bucket = Bucket::new(rate, self.now.since_start_ms);
-        let namespace = if matches!(role, Role::Chat { .. }) { Namespace::Chat } else { Namespace::Raw };
+        let namespace = role.namespace();
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
         let slot = self.connections.insert(Connection::new(stream, serial, role, bucket)) as u32;
@@ -200,7 +204,7 @@ impl<R: DataRing> Shard<R> {
         if self.stopping {
             self.send_away(slot, v1::retry_ms(serial as usize % LATE_COMERS, LATE_COMERS));
         } else if let Some(room) = room
-            && let Err(JoinError::NameTaken | JoinError::Gone) = self.join(slot, namespace, &room, None)
+            && let Err(JoinError::NameTaken | JoinError::Gone) = self.enter(slot, namespace, &room, since)
         {
             let user = self.connection(slot).user().cloned().unwrap_or_default();
             let taken = v0::text::taken(&user);
@@ -254,6 +258,26 @@ impl<R: DataRing> Shard<R> {
         self.connections.get(key.slot as usize).is_some_and(|connection| connection.serial == key.serial)
     }
 
+    /// Enters the room of its address.
+    fn enter(&mut self, slot: u32, namespace: Namespace, name: &str, since: Option<Since>) -> Result<(), JoinError> {
+        if self.connection(slot).is_stream() {
+            return self.listen(slot, name, since);
+        }
+        self.join(slot, namespace, name, None).map(drop)
+    }
+
+    /// Counts what became of a request for what was missed.
+    fn count_replay(&self, room: &Room, since: Option<Since>, entered: &Entered) {
+        if let (Some(since), Some(recovered)) = (since, entered.recovered) {
+            let outcome = match recovered {
+                true => Replay::Recovered,
+                false if since.epoch == Some(room.epoch()) => Replay::TooOld,
+                false => Replay::OtherEpoch,
+            };
+            self.counters.replays(outcome).add(1);
+        }
+    }
+
     /// Joins a room by name. What it has missed since it was there is not yet on its way.
     fn join(
         &mut self,
@@ -268,7 +292,7 @@ impl<R: DataRing> Shard<R> {
             Joining { user: connection.user(), member, since, predecessor: connection.predecessor.as_deref().copied() };
         let Joined { room, entered } =
             self.registry.join(namespace, name, &joining, self.now.unix_ms, &mut self.wakes)?;
-        let room_slot = self.rooms.join(&room, entered.first_seq, self.config.backlog_bytes);
+        let room_slot = self.rooms.join(&room, connection.role.form(), entered.first_seq, self.config.backlog_bytes);
         let members = &mut self.rooms.get_mut(room_slot).members;
         let index = members.len() as u32;
         members.push(slot);
@@ -351,8 +375,14 @@ impl<R: DataRing> Shard<R> {
         debug!(shard = self.id, slot, code = reason.code(), "closing: {}", reason.text());
         self.count_end(slot, reason.code());
         self.settle(slot, usize::MAX);
-        let state = if reason.peer_broke_protocol() { State::Lingering } else { State::Closing };
-        self.connection(slot).close(encode::close(reason.code(), &reason.text()), state);
+        let connection = self.connection(slot);
+        let last = match connection.role {
+            Role::Stream { .. } => sse::end(reason),
+            Role::Chat { .. } | Role::Raw { .. } => encode::close(reason.code(), &reason.text()),
+        };
+        // Who listens answers no Close either.
+        let lingers = reason.peer_broke_protocol() || connection.is_stream();
+        connection.close(last, if lingers { State::Lingering } else { State::Closing });
         self.leave_all(slot);
         self.schedule(slot, CLOSE_SECONDS);
         self.queue(slot);
@@ -442,6 +472,11 @@ impl<R: DataRing> Shard<R> {
             (self.config.ping_interval.as_secs() as u32, self.config.ping_timeout.as_secs() as u32);
         let connection = self.connection(slot);
         match connection.state {
+            State::Open if connection.is_stream() => {
+                connection.ping();
+                self.schedule(slot, interval);
+                self.queue(slot);
+            }
             State::Open if connection.pinged && !connection.heard => {
                 debug!(slot, "no sign of life after a ping");
                 self.end(slot);

@@ -1,25 +1,57 @@
 //! A shard's side of the rooms that its connections are in: the log, and who reads it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use slab::Slab;
 
 use crate::metrics::delivery::{Deliveries, Sampled};
+use crate::protocol::sse;
 use crate::relay::{INBOX_BYTES_MAX, Relay};
 use crate::room::Room;
 use crate::room::log::Log;
+use crate::room::replay::Batch;
 
 /// What a log may hold beyond its bound, in bytes, until everyone who reads has been sent what is new: an inbox's worth.
 const LOG_EXCESS_BYTES_MAX: usize = INBOX_BYTES_MAX;
 
-/// A room as one shard has it.
+/// How a log holds what its room publishes. Members of both forms on one shard are two [`LocalRoom`]s, with the same `Seq`
+/// and cursors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// WebSocket frames, as they were published.
+    Frames,
+    /// Server-sent events made of them, once for all listeners.
+    Events,
+}
+
+/// The slots of a room, one for each form that has members.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slots {
+    frames: Option<u32>,
+    events: Option<u32>,
+}
+
+impl Slots {
+    fn of(&mut self, form: Form) -> &mut Option<u32> {
+        match form {
+            Form::Frames => &mut self.frames,
+            Form::Events => &mut self.events,
+        }
+    }
+}
+
+/// A room as one shard has it, in one form.
 #[derive(Debug)]
 pub struct LocalRoom {
     /// What all shards share of it.
     pub room: Arc<Room>,
-    /// The frames that arrived here.
+    /// The frames that arrived here, or their events.
     pub log: Log,
+    /// Which of the two.
+    form: Form,
     /// Slots of the connections that are members.
     pub members: Vec<u32>,
     /// Whether it stands in the list of rooms with news.
@@ -32,11 +64,22 @@ pub struct LocalRoom {
     backlog_bytes_max: usize,
 }
 
+impl LocalRoom {
+    /// What was published from `from` to before `until`, in this form: see [`Room::replay`].
+    pub fn replay(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
+        let batch = self.room.replay(from, until, bytes_max)?;
+        Some(match self.form {
+            Form::Frames => batch,
+            Form::Events => sse::events(&batch, self.room.epoch(), from),
+        })
+    }
+}
+
 /// The rooms of one shard: those with at least one member here.
 #[derive(Debug, Default)]
 pub struct LocalRooms {
     rooms: Slab<LocalRoom>,
-    by_id: HashMap<u64, u32>,
+    by_id: HashMap<u64, Slots>,
     /// Rooms whose log has grown since [`LocalRooms::take_news`].
     news: Vec<u32>,
     /// Rooms whose log has grown since [`LocalRooms::cut_back`].
@@ -47,11 +90,12 @@ pub struct LocalRooms {
 
 impl LocalRooms {
     /// The slot of a room that a connection joins, made if it is the first here. Its log begins at `first_seq`.
-    pub fn join(&mut self, room: &Arc<Room>, first_seq: u64, backlog_bytes_max: usize) -> u32 {
-        *self.by_id.entry(room.id()).or_insert_with(|| {
+    pub fn join(&mut self, room: &Arc<Room>, form: Form, first_seq: u64, backlog_bytes_max: usize) -> u32 {
+        *self.by_id.entry(room.id()).or_default().of(form).get_or_insert_with(|| {
             self.rooms.insert(LocalRoom {
                 room: Arc::clone(room),
                 log: Log::new(first_seq, backlog_bytes_max + LOG_EXCESS_BYTES_MAX),
+                form,
                 members: Vec::new(),
                 has_news: false,
                 sampled: Sampled::default(),
@@ -65,7 +109,12 @@ impl LocalRooms {
     pub fn remove(&mut self, slot: u32) {
         let local = self.rooms.remove(slot as usize);
         debug_assert!(local.members.is_empty());
-        self.by_id.remove(&local.room.id());
+        if let Entry::Occupied(mut entry) = self.by_id.entry(local.room.id()) {
+            *entry.get_mut().of(local.form) = None;
+            if entry.get().frames.is_none() && entry.get().events.is_none() {
+                entry.remove();
+            }
+        }
         if local.has_news {
             self.news.retain(|with_news| *with_news != slot);
         }
@@ -74,9 +123,9 @@ impl LocalRooms {
         }
     }
 
-    /// The slot of a room, if anyone here is in it.
+    /// The slot of a room's frames, if anyone here gets them.
     pub fn slot(&self, room: &Room) -> Option<u32> {
-        self.by_id.get(&room.id()).copied()
+        self.by_id.get(&room.id())?.frames
     }
 
     /// A room.
@@ -96,9 +145,18 @@ impl LocalRooms {
 
     /// Appends what was published. Nobody here in the room any more: nothing to do.
     pub fn append(&mut self, relay: &Relay) {
-        let Some(slot) = self.slot(&relay.room) else { return };
+        let Some(Slots { frames, events }) = self.by_id.get(&relay.room.id()).copied() else { return };
+        if let Some(slot) = frames {
+            self.append_to(slot, relay, &relay.frame);
+        }
+        if let Some(slot) = events {
+            self.append_to(slot, relay, &sse::event(&relay.frame, relay.room.epoch(), relay.seq));
+        }
+    }
+
+    fn append_to(&mut self, slot: u32, relay: &Relay, bytes: &Bytes) {
         let local = &mut self.rooms[slot as usize];
-        local.log.append(relay.seq, &relay.frame);
+        local.log.append(relay.seq, bytes);
         if let Some(received) = relay.received {
             local.sampled.add(relay.seq, received, local.log.first_seq());
         }

@@ -14,8 +14,8 @@ use crate::connection::{Gap, Next, Role, Sent, State};
 use crate::frame::decode::{Event, Violation};
 use crate::frame::encode;
 use crate::metrics::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE, Lapped};
-use crate::protocol::broadcast;
 use crate::protocol::close_code::CloseReason;
+use crate::protocol::{broadcast, sse};
 use crate::relay::Order;
 use crate::ring::{Completion, DataRing, Received};
 use fastwebsockets::OpCode;
@@ -180,6 +180,7 @@ impl<R: DataRing> Shard<R> {
                     }
                     self.ring.recycle(received);
                 }
+                None if current && self.connection(key.slot).is_stream() => self.listener_left(key.slot),
                 // Perhaps the peer has ended its direction only, and still reads what it is owed.
                 None if current => {
                     self.count_end(key.slot, CLOSED_ABNORMALLY);
@@ -201,6 +202,9 @@ impl<R: DataRing> Shard<R> {
 
     /// Decodes what a connection sent, and does what it says.
     pub(super) fn bytes_arrived(&mut self, slot: u32, mut input: &mut [u8]) {
+        if self.connection(slot).is_stream() {
+            return self.ignore(slot, input.len());
+        }
         let message_bytes_max = self.config.max_message;
         loop {
             let connection = self.connection(slot);
@@ -341,7 +345,10 @@ impl<R: DataRing> Shard<R> {
             return;
         }
         let room = &self.rooms.get(gap.room).room;
-        let notice = broadcast::gap(room.name(), gap.first, gap.last, room.epoch());
+        let mut notice = broadcast::gap(room.name(), gap.first, gap.last, room.epoch());
+        if self.connections[slot as usize].is_stream() {
+            notice = sse::gap(&notice, room.epoch(), gap.last);
+        }
         if self.config.slow == Slow::Close || !self.connection(slot).reply(notice) {
             // What its rooms have for it now lies behind the gap, and must not leave without a word about it.
             self.counters.lapped(Lapped::Close).add(1);

@@ -37,10 +37,13 @@ pub(super) fn retry_ms(index: usize, count: usize) -> u64 {
 }
 
 impl<R: DataRing> Shard<R> {
-    /// Closes a connection because the server stops; a client of v1 comes back after exactly so long.
+    /// Closes a connection because the server stops; a client of v1 and a listener come back after exactly so long.
     pub(super) fn send_away(&mut self, slot: u32, retry_ms: u64) {
         if self.connection(slot).state != State::Open {
             return;
+        }
+        if self.connection(slot).is_stream() {
+            return self.close(slot, &CloseReason::Restart { retry_ms });
         }
         if self.connection(slot).dialect == Dialect::V0 {
             return self.close(slot, &CloseReason::GoingAway);

@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
 pub mod internal;
+pub mod listener;
 pub mod proxies;
 pub mod wire;
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::{Namespace, Shard, name, text};
-use crate::metrics::counters::Replay;
 use crate::protocol::v1::{
     self, Answer, Code, Command, Fault, ROOMS_LISTED_MAX, Ref, Refusal, RoomEntry, USERS_LISTED_MAX,
 };
@@ -91,14 +90,7 @@ impl<R: DataRing> Shard<R> {
         let joined = self.join(slot, Namespace::Chat, name, since);
         let (room, entered) =
             joined.map_err(|_| Refusal::new(Code::NameTaken, format!("Somebody in the room {name} has your name.")))?;
-        if let (Some(since), Some(recovered)) = (since, entered.recovered) {
-            let outcome = match recovered {
-                true => Replay::Recovered,
-                false if since.epoch == Some(room.epoch()) => Replay::TooOld,
-                false => Replay::OtherEpoch,
-            };
-            self.counters.replays(outcome).add(1);
-        }
+        self.count_replay(&room, since, &entered);
         let answer = Answer::joined(name, room.epoch(), entered.from_seq - 1, entered.recovered, entered.users);
         self.reply_at_once(slot, answer.frame(reference));
         if let Some(head) = entered.head

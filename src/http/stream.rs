@@ -1,0 +1,83 @@
+//! The answer to a request for server-sent events, and to what browsers ask before one (the Fetch standard, 3.2). Pure.
+
+use super::head::Head;
+use super::origin::Origin;
+use super::response::Response;
+use crate::protocol::sse;
+use crate::room::replay::Since;
+
+/// The methods of `/stream/ROOM`.
+const METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// The head of an unending answer: the end of the connection is the end of it, so that it passes a hop of HTTP/1.0; no
+/// cache may keep it, and nginx may not hold it back. To be sent with [`Response::encode_open`].
+pub fn opened(head: &Head<'_>, allowed: &[Origin]) -> Response {
+    let response = Response::new(200, "text/event-stream", "").header("Cache-Control", "no-store");
+    sharing(response.header("X-Accel-Buffering", "no"), head, allowed)
+}
+
+/// The answer to a preflight: `fetch` asks before it sends `Last-Event-ID` to another origin.
+pub fn preflight(head: &Head<'_>, allowed: &[Origin]) -> Response {
+    let response = Response::text(204, "")
+        .header("Allow", METHODS)
+        .header("Access-Control-Allow-Methods", METHODS)
+        .header("Access-Control-Allow-Headers", "Last-Event-ID, Cache-Control");
+    sharing(response, head, allowed)
+}
+
+/// The answer to any other method.
+pub fn method_not_allowed() -> Response {
+    Response::text(405, "Events are there to be read: use GET. Messages go through /ws.").header("Allow", METHODS)
+}
+
+/// What the listener has of the room, if it says so.
+pub fn since(head: &Head<'_>) -> Option<Since> {
+    head.header("last-event-id").next().filter(|value| !value.is_empty()).map(sse::parse_last_event_id)
+}
+
+/// Lets pages of the origins that may open WebSockets read the answer, too. The request's origin has been checked.
+fn sharing(response: Response, head: &Head<'_>, allowed: &[Origin]) -> Response {
+    if allowed.is_empty() {
+        return response.header("Access-Control-Allow-Origin", "*");
+    }
+    let response = response.header("Vary", "Origin");
+    match head.header("origin").next().and_then(|origin| std::str::from_utf8(origin).ok()) {
+        Some(origin) => response.header("Access-Control-Allow-Origin", origin),
+        None => response,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::head::parse;
+    use super::*;
+
+    fn lines(headers: &str, allowed: &[&str]) -> String {
+        let allowed: Vec<Origin> = allowed.iter().map(|text| text.parse().expect("an origin")).collect();
+        let text = format!("GET /stream/tea HTTP/1.0\r\n{headers}\r\n");
+        let (head, _) = parse(text.as_bytes()).expect("well-formed").expect("whole");
+        String::from_utf8(opened(&head, &allowed).encode_open().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_head_announces_no_length_and_no_chunks() {
+        let head = lines("", &[]);
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{head}");
+        assert!(head.contains("\r\nConnection: close\r\n") && head.contains("\r\nX-Accel-Buffering: no\r\n"), "{head}");
+        assert!(head.ends_with("\r\n\r\n") && !head.contains("Content-Length") && !head.contains("Transfer"), "{head}");
+    }
+
+    #[test]
+    fn pages_that_may_open_websockets_may_read_events() {
+        let any = lines("Origin: https://a.example\r\n", &[]);
+        assert!(any.contains("\r\nAccess-Control-Allow-Origin: *\r\n"), "{any}");
+        let listed = lines("Origin: https://a.example\r\n", &["https://a.example"]);
+        assert!(listed.contains("\r\nAccess-Control-Allow-Origin: https://a.example\r\n"), "{listed}");
+        assert!(listed.contains("\r\nVary: Origin\r\n"), "{listed}");
+        let same_origin = lines("", &["https://a.example"]);
+        assert!(
+            !same_origin.contains("Access-Control") && same_origin.contains("\r\nVary: Origin\r\n"),
+            "{same_origin}"
+        );
+    }
+}

@@ -1,0 +1,74 @@
+//! Listeners: connections that get a room as server-sent events and say nothing.
+
+use super::{JoinError, Shard};
+use crate::connection::{Role, State};
+use crate::metrics::counters::CLOSED_WITHOUT_CODE;
+use crate::protocol::close_code::CloseReason;
+use crate::protocol::{broadcast, sse};
+use crate::ring::DataRing;
+use crate::room::replay::Since;
+use crate::room::{Entered, Namespace, Room};
+
+/// A listener whose connection is lost comes back after so long, in milliseconds,
+const RETRY_MS_MIN: u64 = 2000;
+/// and up to so much longer: those that a crash has cut off don't come all at once.
+const RETRY_SPREAD_MS: u64 = 2000;
+/// Bytes that a listener may send before it is shown the door: no client of HTTP has anything to say here.
+const IGNORED_BYTES_MAX: u32 = 16 * 1024;
+
+impl<R: DataRing> Shard<R> {
+    /// Lets a listener into the room: first where it stands and what it can't have any more, then what it has missed, then
+    /// what comes.
+    pub(super) fn listen(&mut self, slot: u32, name: &str, since: Option<Since>) -> Result<(), JoinError> {
+        let (room, entered) = self.join(slot, Namespace::Chat, name, since)?;
+        self.count_replay(&room, since, &entered);
+        let serial = u64::from(self.connections[slot as usize].serial);
+        let retry_ms = RETRY_MS_MIN + serial.wrapping_mul(0x9e37_79b9) % RETRY_SPREAD_MS;
+        let last_seq = entered.from_seq - 1;
+        if let Some(gap) = gap_since(&room, since, &entered) {
+            self.reply_at_once(slot, gap);
+        }
+        self.reply_at_once(slot, sse::opening(room.epoch(), last_seq, retry_ms));
+        if let Some(head) = entered.head {
+            let events = sse::events(&head, room.epoch(), entered.from_seq);
+            let connection = self.connection(slot);
+            let room_slot = connection.memberships[0].room;
+            connection.replay(room_slot, events);
+        }
+        Ok(())
+    }
+
+    /// A listener has said something. That is ignored, but not for ever.
+    pub(super) fn ignore(&mut self, slot: u32, count: usize) {
+        let connection = self.connection(slot);
+        if let Role::Stream { ignored_bytes } = &mut connection.role {
+            *ignored_bytes = ignored_bytes.saturating_add(count as u32);
+            if *ignored_bytes > IGNORED_BYTES_MAX {
+                self.close(slot, &CloseReason::ListenerSpeaks);
+            }
+        }
+    }
+
+    /// A listener has gone, as listeners do: there is no Close in HTTP.
+    pub(super) fn listener_left(&mut self, slot: u32) {
+        self.count_end(slot, CLOSED_WITHOUT_CODE);
+        self.connection(slot).state = State::Answering;
+        self.end(slot);
+    }
+}
+
+/// The event that says what a listener that has come back will not get; `None` if it gets everything.
+fn gap_since(room: &Room, since: Option<Since>, entered: &Entered) -> Option<bytes::Bytes> {
+    let since = since.filter(|_| entered.recovered == Some(false))?;
+    let (epoch, next_seq) = (room.epoch(), entered.first_seq);
+    let missed = since.epoch == Some(epoch) && since.seq < next_seq;
+    if missed && since.seq + 1 == next_seq {
+        // Nothing is kept, but nothing was said either.
+        return None;
+    }
+    let notice = match missed {
+        true => broadcast::gap(room.name(), since.seq + 1, next_seq - 1, epoch),
+        false => broadcast::gap_of_unknown_length(room.name(), epoch),
+    };
+    Some(sse::gap(&notice, epoch, next_seq - 1))
+}
