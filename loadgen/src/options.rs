@@ -214,7 +214,10 @@ impl Options {
         )?;
         refuse(self.shards == Some(0), "--shards has to be at least 1.")?;
         let slow_clients = slow_clients(&self.slow, self.clients)?;
-        refuse(self.stuck && slow_clients == 0, "--stuck says how the clients of --slow read: give --slow a number too.")?;
+        refuse(
+            self.stuck && slow_clients == 0,
+            "--stuck says how the clients of --slow read: give --slow a number too.",
+        )?;
         refuse(slow_clients >= self.clients, "--slow leaves no client that reads at full speed.")?;
         if let Some(url) = &self.url {
             Target::parse(url)?;

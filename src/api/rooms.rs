@@ -130,7 +130,10 @@ struct Disconnected {
 }
 
 /// `POST /api/disconnect`: closes the connections of a user, all of them or those in one room.
-pub(super) async fn disconnect(app: &App, call: &Call) -> Result<Answer, ApiError> {
+///
+/// # Errors
+/// A field is missing or wrong, or a shard is behind.
+pub async fn disconnect(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
     let user = fields.string("user")?;
     let (room, reason) = (fields.optional_string("room")?, fields.optional_string("reason")?);

@@ -69,11 +69,9 @@ pub fn router(app: Arc<App>) -> Router {
         router = router.route(route.path, service(&route, &app));
     }
     let lost = Arc::clone(&app);
-    router
-        .fallback(move |uri: Uri| async move { lost.refuse(not_found(&uri)) })
-        .method_not_allowed_fallback(move |method: Method, uri: Uri| async move {
-            app.refuse(method_not_allowed(&method, &uri))
-        })
+    router.fallback(move |uri: Uri| async move { lost.refuse(not_found(&uri)) }).method_not_allowed_fallback(
+        move |method: Method, uri: Uri| async move { app.refuse(method_not_allowed(&method, &uri)) },
+    )
 }
 
 fn service(route: &Route, app: &Arc<App>) -> MethodRouter {

@@ -74,7 +74,9 @@ impl Scrape {
         let messages = speakers.clone().map(|dialect| (dialect.as_str(), self.sum(|c| c.messages_in(dialect))));
         page.counters("hi_messages_in", "Messages that arrived and were admitted", "dialect", messages)?;
         // The internal port has no rate: it refuses while the shards are behind, which is an error of its own.
-        let limited = speakers.filter(|dialect| *dialect != Speech::Api).map(|dialect| (dialect.as_str(), self.sum(|c| c.rate_limited(dialect))));
+        let limited = speakers
+            .filter(|dialect| *dialect != Speech::Api)
+            .map(|dialect| (dialect.as_str(), self.sum(|c| c.rate_limited(dialect))));
         page.counters("hi_rate_limited", "Messages refused for their rate", "dialect", limited)?;
         let help = "Messages and notices of rooms that the kernel took, once for each member";
         page.counter("hi_deliveries", help, None, self.sum(|c| &c.deliveries))?;
