@@ -176,6 +176,8 @@ pub struct Connection {
     pub heard: bool,
     /// Whether a ping is out, unanswered so far.
     pub pinged: bool,
+    /// The tick of the first ping that is unanswered.
+    pub pinged_tick: u32,
     /// Messages in a row that could not be read.
     pub unreadable: u8,
     /// The tick at which its timer is due; other entries in the wheel are stale.
@@ -212,6 +214,7 @@ impl Connection {
             queued: false,
             heard: true,
             pinged: false,
+            pinged_tick: 0,
             unreadable: 0,
             due_tick: 0,
             decoder: Decoder::new(),

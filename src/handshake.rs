@@ -34,7 +34,6 @@ use crate::protocol::v1;
 use crate::ring::DataRing;
 use crate::room::replay::Since;
 use crate::shard::{Opening, Shard, Upgraded};
-use crate::throttle::Throttle;
 
 /// Accepts that wait at the same time on one listener: in a storm, so many connections come in with each submission.
 pub const ACCEPTS: usize = 8;
@@ -59,7 +58,6 @@ pub struct Front<R> {
     pub instance: Arc<str>,
     /// What the shard counts.
     pub counters: Arc<Counters>,
-    accept_failures: RefCell<Throttle>,
     failures: Arc<Failures>,
 }
 
@@ -72,7 +70,6 @@ impl<R: DataRing> Front<R> {
             news: Notify::new(),
             config,
             instance,
-            accept_failures: RefCell::new(Throttle::new(1)),
             failures,
         }
     }
@@ -130,7 +127,8 @@ pub async fn accept<R: DataRing + 'static>(listener: Rc<TcpListener>, front: Rc<
             // That one connection was gone before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                if front.accept_failures.borrow_mut().admit(std::time::Instant::now()).is_some() {
+                front.counters.accept_pauses.add(1);
+                if front.failures.note_pause(std::time::Instant::now()) {
                     warn!(
                         "accepting pauses: {error}; those connected notice nothing. More connections need a higher file \
                          limit (ulimit -n, or LimitNOFILE= in systemd)"

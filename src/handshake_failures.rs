@@ -43,6 +43,8 @@ pub struct FailureCount {
 pub struct Failures {
     interval: Duration,
     table: Mutex<Table>,
+    /// Lines about accepting that pauses.
+    pauses: Mutex<Throttle>,
     /// Told when something was left out of the log.
     left_out: Notify,
 }
@@ -75,7 +77,12 @@ impl Failures {
     pub fn new(interval: Duration) -> Self {
         let table =
             Table { hops: HashMap::new(), other: Kinds::new(), lines: Throttle::every(interval, LINES_PER_INTERVAL) };
-        Self { interval, table: Mutex::new(table), left_out: Notify::new() }
+        Self { interval, table: Mutex::new(table), pauses: Mutex::new(Throttle::new(1)), left_out: Notify::new() }
+    }
+
+    /// Whether to log that accepting pauses: all shards run out of files at the same time, and one line says it.
+    pub fn note_pause(&self, now: Instant) -> bool {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner).admit(now).is_some()
     }
 
     /// Counts a failure. Whether to log it; if so, how many of its kind were left out since the last line about it.

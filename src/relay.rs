@@ -92,6 +92,7 @@ pub struct Inbox {
     /// True from the push that promised a wake-up to the drain that answers it.
     woken: AtomicBool,
     dropped: AtomicU64,
+    orders_dropped: AtomicU64,
     wake_up: OwnedFd,
 }
 
@@ -105,6 +106,7 @@ impl Inbox {
             bytes_max,
             woken: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
+            orders_dropped: AtomicU64::new(0),
             wake_up,
         }
     }
@@ -130,6 +132,7 @@ impl Inbox {
         {
             let mut orders = self.orders.lock().expect("an inbox's lock is never held over a panic");
             if orders.len() >= ORDERS_MAX {
+                self.orders_dropped.fetch_add(1, Ordering::Relaxed);
                 return Pushed::Full;
             }
             orders.push(order);
@@ -174,5 +177,10 @@ impl Inbox {
     /// Frames dropped because the inbox was full.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Orders dropped because too many waited.
+    pub fn orders_dropped(&self) -> u64 {
+        self.orders_dropped.load(Ordering::Relaxed)
     }
 }

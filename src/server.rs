@@ -210,12 +210,13 @@ impl Server {
         }
     }
 
-    /// Waits until every shard has ended.
-    pub fn join(self) {
+    /// Waits until every shard has ended; how many connections had not closed by then.
+    pub fn join(self) -> usize {
         for thread in self.threads {
             // A panic has been reported where it happened.
             let _ = thread.join();
         }
+        self.stop.left()
     }
 }
 
@@ -296,7 +297,11 @@ fn serve_until_signal(server: Server, signals: Signals) -> ! {
         server.stop();
         let mut stopped = tokio::task::spawn_blocking(|| server.join());
         tokio::select! {
-            _ = &mut stopped => info!("stopped"),
+            left = &mut stopped => match left.unwrap_or_default() {
+                0 => info!("stopped"),
+                1 => warn!("stopped; 1 connection had not closed in time"),
+                left => warn!("stopped; {left} connections had not closed in time"),
+            },
             () = tokio::time::sleep(STOP_TIME_MAX) => warn!("stopped, though not everyone has closed"),
             _ = terminate.recv() => end_at_once(),
             _ = interrupt.recv() => end_at_once(),

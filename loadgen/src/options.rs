@@ -90,6 +90,9 @@ pub struct Options {
     /// Clients that read slowly: a number, or a part such as 1%
     #[arg(long, value_name = "COUNT|PERCENT", default_value = "0")]
     slow: String,
+    /// The --slow clients read nothing at all once they are connected
+    #[arg(long)]
+    stuck: bool,
     /// Clients a second that leave and come back
     #[arg(long, value_name = "PER_SECOND", default_value_t = 0.0)]
     churn: f64,
@@ -211,6 +214,10 @@ impl Options {
         )?;
         refuse(self.shards == Some(0), "--shards has to be at least 1.")?;
         let slow_clients = slow_clients(&self.slow, self.clients)?;
+        refuse(
+            self.stuck && slow_clients == 0,
+            "--stuck says how the clients of --slow read: give --slow a number too.",
+        )?;
         refuse(slow_clients >= self.clients, "--slow leaves no client that reads at full speed.")?;
         if let Some(url) = &self.url {
             Target::parse(url)?;
@@ -254,6 +261,7 @@ impl Options {
             warmup: self.warmup,
             ramp: self.ramp,
             slow_clients,
+            slow_are_stuck: self.stuck,
             churn_per_second: self.churn,
             threads: self.threads,
             name: self.name,
@@ -324,6 +332,7 @@ mod tests {
             (&["--url", "ws://127.0.0.1:1", "--server-pid", "4000000000"], "no process"),
             (&["--slow", "100%"], "--slow"),
             (&["--slow", "some"], "--slow"),
+            (&["--stuck"], "--stuck"),
             (&["--churn", "5", "--storm"], "--churn"),
             (&["--rate", "0"], "--rate"),
         ] {

@@ -107,6 +107,8 @@ pub struct Plan {
     pub ramp: u32,
     /// How many of the clients read slowly: the last ones.
     pub slow_clients: usize,
+    /// Whether those read nothing at all.
+    pub slow_are_stuck: bool,
     /// Clients a second that leave and come back.
     pub churn_per_second: f64,
     /// `--threads`.

@@ -12,6 +12,19 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::time::timeout;
 
+/// `code` of every error that there is, as `openapi.json` lists them.
+pub const ERROR_CODES: [&str; 10] = [
+    "bad_request",
+    "denied",
+    "not_found",
+    "room_not_found",
+    "method_not_allowed",
+    "too_late",
+    "key_reused",
+    "too_many_keys",
+    "too_big",
+    "busy",
+];
 /// Largest body that is taken.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
 /// Of a body that is too large, so much is read and thrown away, so that no reset overtakes the answer.
@@ -74,7 +87,7 @@ impl IntoResponse for Answer {
 pub struct ApiError {
     /// The HTTP status.
     pub status: u16,
-    /// One word for programs.
+    /// One word for programs: one of [`ERROR_CODES`].
     pub code: &'static str,
     /// One or two sentences for people; they name the field that is wrong.
     pub message: String,

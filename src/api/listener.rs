@@ -12,6 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::metrics::Metrics;
+use crate::metrics::counters::Speech;
+
 /// Connections at the same time; more wait in the system's queue.
 pub const CONNECTIONS_MAX: usize = 32;
 /// How long a connection may neither send nor take anything.
@@ -23,13 +26,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Bounded {
     listener: TcpListener,
+    metrics: Arc<Metrics>,
     places: Arc<Semaphore>,
 }
 
 impl Bounded {
-    /// All places are free.
-    pub fn new(listener: TcpListener) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    /// All places are free. How many are taken is counted in `metrics`, as a level of the internal port's.
+    pub fn new(listener: TcpListener, metrics: Arc<Metrics>) -> Self {
+        Self { listener, metrics, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 }
 
@@ -45,7 +49,9 @@ impl axum::serve::Listener for Bounded {
                     // An error means that the peer is gone: the read says so too.
                     let _ = stream.set_nodelay(true);
                     let idle = Box::pin(sleep(IDLE_TIME_MAX));
-                    return (Placed { stream, idle, _place: place }, peer);
+                    let metrics = Arc::clone(&self.metrics);
+                    metrics.of_internal_port().connections(Speech::Api).add(1);
+                    return (Placed { stream, idle, metrics, _place: place }, peer);
                 }
                 // Out of file descriptors, which the shards complain about, or that one connection was gone already.
                 Err(_) => sleep(ACCEPT_PAUSE).await,
@@ -64,7 +70,14 @@ pub struct Placed {
     stream: TcpStream,
     /// When it will have been silent for too long.
     idle: Pin<Box<Sleep>>,
+    metrics: Arc<Metrics>,
     _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        self.metrics.of_internal_port().connections(Speech::Api).subtract(1);
+    }
 }
 
 impl Placed {

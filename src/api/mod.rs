@@ -16,6 +16,8 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
+use axum::response::{IntoResponse, Response};
+
 use crate::config::RawMode;
 use crate::metrics::Metrics;
 use crate::metrics::delivery::Sampler;
@@ -33,6 +35,7 @@ pub mod request;
 pub mod rooms;
 pub mod routes;
 
+use call::ApiError;
 use health::Readiness;
 use key::Keys;
 use listener::Bounded;
@@ -73,6 +76,12 @@ impl App {
     ) -> Self {
         Self { rooms, metrics, readiness, raw, keys, once: Mutex::default(), sampler: Mutex::default() }
     }
+
+    /// Answers with an error, and counts it.
+    fn refuse(&self, error: ApiError) -> Response {
+        self.metrics.of_internal_port().api_errors(error.code).add(1);
+        error.into_response()
+    }
 }
 
 /// A port that is bound, and answers once it is served.
@@ -107,7 +116,7 @@ impl InternalPort {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _inside = runtime.enter();
-            Bounded::new(tokio::net::TcpListener::from_std(self.listener)?)
+            Bounded::new(tokio::net::TcpListener::from_std(self.listener)?, Arc::clone(&app.metrics))
         };
         let serve = move || runtime.block_on(async { axum::serve(listener, routes::router(app)).await });
         std::thread::Builder::new().name("hi-internal".to_owned()).spawn(serve).map(drop)

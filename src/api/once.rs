@@ -68,7 +68,7 @@ impl Once {
             )),
             None if self.bytes >= BYTES_MAX => Err(ApiError::temporary(
                 503,
-                "busy",
+                "too_many_keys",
                 "Idempotency-Key: too many were used in the last 5 minutes to remember one more. Nothing was published; \
                  wait, or publish without a key.",
             )),

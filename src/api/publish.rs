@@ -52,7 +52,10 @@ fn status(members: usize) -> u16 {
 }
 
 /// `POST /api/publish`: a message into a chat room.
-pub(super) fn publish(app: &App, call: &Call) -> Result<Answer, ApiError> {
+///
+/// # Errors
+/// A field is missing or wrong, the key was used before, or the shards are behind.
+pub fn publish(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
     let (room, message, from) = (fields.string("room")?, fields.string("message")?, from(&mut fields)?);
     fields.finish()?;
@@ -65,7 +68,10 @@ pub(super) fn publish(app: &App, call: &Call) -> Result<Answer, ApiError> {
 }
 
 /// `POST /api/broadcast`: a message into several chat rooms.
-pub(super) fn broadcast(app: &App, call: &Call) -> Result<Answer, ApiError> {
+///
+/// # Errors
+/// The same.
+pub fn broadcast(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
     let (rooms, message, from) = (fields.strings("rooms")?, fields.string("message")?, from(&mut fields)?);
     fields.finish()?;

@@ -130,7 +130,10 @@ struct Disconnected {
 }
 
 /// `POST /api/disconnect`: closes the connections of a user, all of them or those in one room.
-pub(super) async fn disconnect(app: &App, call: &Call) -> Result<Answer, ApiError> {
+///
+/// # Errors
+/// A field is missing or wrong, or a shard is behind.
+pub async fn disconnect(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
     let user = fields.string("user")?;
     let (room, reason) = (fields.optional_string("room")?, fields.optional_string("reason")?);
@@ -146,19 +149,21 @@ pub(super) async fn disconnect(app: &App, call: &Call) -> Result<Answer, ApiErro
     }
     let [user, reason] = [user, reason.unwrap_or_else(|| "disconnected by the operator".to_owned())].map(Arc::from);
     let room: Option<Arc<str>> = room.map(Arc::from);
+    let busy = || ApiError::temporary(503, "busy", "A shard is behind and has not answered: ask again.");
     let ask = |inbox: &crate::relay::Inbox| {
         let (closed, answer) = oneshot::channel();
         let (user, room, reason) = (Arc::clone(&user), room.clone(), Arc::clone(&reason));
-        if inbox.order(Order::Disconnect(Disconnect { user, room, reason, closed })) == Pushed::Wake {
-            inbox.wake();
+        match inbox.order(Order::Disconnect(Disconnect { user, room, reason, closed })) {
+            Pushed::Wake => inbox.wake(),
+            Pushed::Awake => {}
+            Pushed::Full => return Err(busy()),
         }
-        answer
+        Ok(answer)
     };
     let answers: Vec<_> = app.rooms.inboxes().iter().map(ask).collect();
     let mut closed = 0;
     for answer in answers {
-        let busy = |_| ApiError::temporary(503, "busy", "A shard is behind and has not answered: ask again.");
-        closed += timeout(SHARD_TIME_MAX, answer).await.map_err(busy)?.unwrap_or(0);
+        closed += timeout(SHARD_TIME_MAX, answer?).await.map_err(|_| busy())?.unwrap_or(0);
     }
     Ok(Answer::json(200, &Disconnected { closed }))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::http::{Method, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::App;
@@ -68,7 +68,10 @@ pub fn router(app: Arc<App>) -> Router {
     for route in routes() {
         router = router.route(route.path, service(&route, &app));
     }
-    router.fallback(not_found).method_not_allowed_fallback(method_not_allowed)
+    let lost = Arc::clone(&app);
+    router.fallback(move |uri: Uri| async move { lost.refuse(not_found(&uri)) }).method_not_allowed_fallback(
+        move |method: Method, uri: Uri| async move { app.refuse(method_not_allowed(&method, &uri)) },
+    )
 }
 
 fn service(route: &Route, app: &Arc<App>) -> MethodRouter {
@@ -76,7 +79,7 @@ fn service(route: &Route, app: &Arc<App>) -> MethodRouter {
     let (app, open, handler) = (Arc::clone(app), route.open, route.handler);
     on(filter, move |request: Request| async move {
         let outcome = answer(&app, open, handler, request).await;
-        outcome.map_or_else(ApiError::into_response, Answer::into_response)
+        outcome.map_or_else(|error| app.refuse(error), Answer::into_response)
     })
 }
 
@@ -103,15 +106,15 @@ async fn call(request: Request) -> Result<Call, ApiError> {
     Ok(Call { path, room, query, headers: parts.headers, body })
 }
 
-async fn not_found(uri: Uri) -> Response {
+fn not_found(uri: &Uri) -> ApiError {
     let paths: Vec<_> = routes().iter().map(|route| route.path.replace('*', "")).collect();
     let message = format!("There is nothing at {:?}. The internal port has: {}.", uri.path(), paths.join(", "));
-    ApiError::new(404, "not_found", message).into_response()
+    ApiError::new(404, "not_found", message)
 }
 
-async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+fn method_not_allowed(method: &Method, uri: &Uri) -> ApiError {
     let message = format!("{method} does not work at {:?}: see /api/openapi.json.", uri.path());
-    ApiError::new(405, "method_not_allowed", message).into_response()
+    ApiError::new(405, "method_not_allowed", message)
 }
 
 #[cfg(test)]
@@ -121,6 +124,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::api::call::ERROR_CODES;
 
     #[test]
     fn the_description_has_every_address_and_no_other() {
@@ -137,6 +141,24 @@ mod tests {
             }
         }
         assert_eq!(served, described);
+    }
+
+    #[test]
+    fn the_description_has_every_code_of_an_error() {
+        let description: Value = serde_json::from_str(OPENAPI).expect("JSON");
+        let mut lists = Vec::new();
+        let mut values = vec![&description];
+        while let Some(value) = values.pop() {
+            match value {
+                Value::Array(list) => values.extend(list),
+                Value::Object(fields) => {
+                    lists.extend(fields.get("code").and_then(|code| code["enum"].as_array()));
+                    values.extend(fields.values());
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(lists, [&ERROR_CODES.map(Value::from).to_vec()]);
     }
 
     #[test]

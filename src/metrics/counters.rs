@@ -6,6 +6,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::api::call::ERROR_CODES;
+use crate::protocol::v1::Code;
+
 /// A number that one thread writes and others read.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -222,11 +225,19 @@ pub struct Counters {
     pub gaps: Counter,
     /// Frames that lapped members lost.
     pub lost: Counter,
+    /// Pauses of an accept, because the system had no file or memory left.
+    pub accept_pauses: Counter,
+    /// Connections that gave no sign of life after a ping.
+    pub ping_timeouts: Counter,
+    /// Connections for which too many replies waited.
+    pub replies_unread: Counter,
     connections: [Counter; Speech::ALL.len()],
     messages_in: [Counter; Speech::ALL.len()],
     rate_limited: [Counter; Speech::ALL.len()],
     lapped: [Counter; Lapped::ALL.len()],
     replays: [Counter; Replay::ALL.len()],
+    refused: [Counter; Code::ALL.len()],
+    api_errors: [Counter; ERROR_CODES.len()],
     disconnects: [Counter; CLOSE_CODES.len() + 1],
 }
 
@@ -242,11 +253,16 @@ impl Default for Counters {
             accepts: Counter::default(),
             gaps: Counter::default(),
             lost: Counter::default(),
+            accept_pauses: Counter::default(),
+            ping_timeouts: Counter::default(),
+            replies_unread: Counter::default(),
             connections: Default::default(),
             messages_in: Default::default(),
             rate_limited: Default::default(),
             lapped: Default::default(),
             replays: Default::default(),
+            refused: Default::default(),
+            api_errors: Default::default(),
             disconnects: Default::default(),
         }
     }
@@ -278,6 +294,19 @@ impl Counters {
         &self.replays[outcome as usize]
     }
 
+    /// Requests of chat clients that were refused, of v0 under the code that v1 has for the same; those beyond the rate are
+    /// in [`Counters::rate_limited`].
+    pub fn refused(&self, code: Code) -> &Counter {
+        &self.refused[code as usize]
+    }
+
+    /// Requests to the internal port that were refused, by one of [`ERROR_CODES`].
+    pub fn api_errors(&self, code: &str) -> &Counter {
+        let index = ERROR_CODES.iter().position(|counted| *counted == code);
+        debug_assert!(index.is_some(), "{code} is not in the list");
+        &self.api_errors[index.unwrap_or_default()]
+    }
+
     /// Connections that ended, by the first close code that either side gave.
     pub fn disconnects(&self, code: u16) -> &Counter {
         let index = CLOSE_CODES.iter().position(|counted| *counted == code).unwrap_or(CLOSE_CODES.len());
@@ -299,6 +328,7 @@ mod tests {
         assert!(Speech::ALL.iter().enumerate().all(|(index, dialect)| *dialect as usize == index));
         assert!(Lapped::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
         assert!(Replay::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
+        assert!(Code::ALL.iter().enumerate().all(|(index, code)| *code as usize == index));
     }
 
     #[test]

@@ -9,7 +9,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::counters::{BATCH_BOUNDS, CLOSE_CODES, Counter, Counters, DELIVERY_BOUNDS, Lapped, Replay, Speech};
+use crate::api::call::ERROR_CODES;
 use crate::os;
+use crate::protocol::v1::Code;
 use crate::room::Namespace;
 use crate::room::registry::Registry;
 
@@ -30,6 +32,7 @@ impl Collector for Scrape {
         self.connections(&mut page)?;
         self.messages(&mut page)?;
         self.losses(&mut page)?;
+        self.refusals(&mut page)?;
         self.shards(&mut page)?;
         system(&mut page)
     }
@@ -50,6 +53,10 @@ impl Scrape {
         let connections = of_connections.map(|dialect| (dialect.as_str(), self.sum(|c| c.connections(dialect))));
         page.gauges("hi_connections", "Connections that are open, by what they speak", "dialect", connections)?;
         page.counter("hi_accepts", "Connections accepted", None, self.sum(|c| &c.accepts))?;
+        let help = "Times that accepting paused because the system had no file or memory left";
+        page.counter("hi_accept_pauses", help, None, self.sum(|c| &c.accept_pauses))?;
+        let help = "Connections to the internal port";
+        page.gauge("hi_internal_connections", help, self.sum(|c| c.connections(Speech::Api)))?;
         let codes = CLOSE_CODES.map(|code| (code.to_string(), self.sum(|c| c.disconnects(code))));
         let codes = codes.into_iter().chain([("other".to_owned(), self.sum(|c| c.disconnects(0)))]);
         page.counters(
@@ -60,14 +67,21 @@ impl Scrape {
         )?;
         let rooms = [("chat", Namespace::Chat), ("raw", Namespace::Raw)];
         let rooms = rooms.map(|(kind, namespace)| (kind, self.rooms.len(namespace) as u64));
-        page.gauges("hi_rooms", "Rooms", "kind", rooms)
+        page.gauges("hi_rooms", "Rooms", "kind", rooms)?;
+        let (asleep, evicted) = self.rooms.sleeping();
+        page.gauge("hi_sleeping_rooms", "Rooms that nobody is in, kept for those who come back", asleep as u64)?;
+        let help = "Rooms that nobody is in, dropped before their time because too many were kept";
+        page.counter("hi_sleeping_rooms_dropped", help, None, evicted)
     }
 
     fn messages(&self, page: &mut Page<'_>) -> fmt::Result {
         let speakers = Speech::ALL.into_iter().filter(|dialect| *dialect != Speech::Sse);
         let messages = speakers.clone().map(|dialect| (dialect.as_str(), self.sum(|c| c.messages_in(dialect))));
         page.counters("hi_messages_in", "Messages that arrived and were admitted", "dialect", messages)?;
-        let limited = speakers.map(|dialect| (dialect.as_str(), self.sum(|c| c.rate_limited(dialect))));
+        // The internal port has no rate: it refuses while the shards are behind, which is an error of its own.
+        let limited = speakers
+            .filter(|dialect| *dialect != Speech::Api)
+            .map(|dialect| (dialect.as_str(), self.sum(|c| c.rate_limited(dialect))));
         page.counters("hi_rate_limited", "Messages refused for their rate", "dialect", limited)?;
         let help = "Messages and notices of rooms that the kernel took, once for each member";
         page.counter("hi_deliveries", help, None, self.sum(|c| &c.deliveries))?;
@@ -95,6 +109,21 @@ impl Scrape {
         page.counters("hi_replay_requests", "Requests for what was missed while away", "outcome", replays)
     }
 
+    fn refusals(&self, page: &mut Page<'_>) -> fmt::Result {
+        // Beyond the rate: `hi_rate_limited_total`.
+        let codes = Code::ALL.into_iter().filter(|code| *code != Code::TooManyRequests);
+        let refused = codes.map(|code| (code.as_str(), self.sum(|c| c.refused(code))));
+        let help = "Requests of chat clients that were refused, by the code of the error";
+        page.counters("hi_refused_requests", help, "code", refused)?;
+        let errors = ERROR_CODES.map(|code| (code, self.sum(|c| c.api_errors(code))));
+        let help = "Requests to the internal port that were refused, by the code of the error";
+        page.counters("hi_internal_errors", help, "code", errors)?;
+        let help = "Connections closed because they did not read the replies to them";
+        page.counter("hi_replies_unread", help, None, self.sum(|c| &c.replies_unread))?;
+        let help = "Connections ended because they gave no sign of life after a ping";
+        page.counter("hi_ping_timeouts", help, None, self.sum(|c| &c.ping_timeouts))
+    }
+
     fn shards(&self, page: &mut Page<'_>) -> fmt::Result {
         let mut busy_seconds = page.0.encode_descriptor(
             "hi_shard_busy",
@@ -111,8 +140,10 @@ impl Scrape {
         let queued = inboxes.clone().map(|(shard, inbox)| (shard.to_string(), inbox.bytes() as u64));
         let help = "What waits in the inbox of a shard";
         page.family("hi_relay_queue", help, Some(Unit::Bytes), MetricType::Gauge, "shard", queued)?;
-        let dropped = inboxes.map(|(shard, inbox)| (shard.to_string(), inbox.dropped()));
-        page.counters("hi_relay_dropped", "Messages that found the inbox of a shard full", "shard", dropped)
+        let dropped = inboxes.clone().map(|(shard, inbox)| (shard.to_string(), inbox.dropped()));
+        page.counters("hi_relay_dropped", "Messages that found the inbox of a shard full", "shard", dropped)?;
+        let dropped = inboxes.map(|(shard, inbox)| (shard.to_string(), inbox.orders_dropped()));
+        page.counters("hi_orders_dropped", "Orders to a shard that found too many others waiting", "shard", dropped)
     }
 }
 

@@ -106,6 +106,16 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Self; 6] = [
+        Self::RoomNotFound,
+        Self::NameTaken,
+        Self::TooManyRooms,
+        Self::NotJoined,
+        Self::TooManyRequests,
+        Self::BadRequest,
+    ];
+
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -82,6 +82,11 @@ impl Registry {
         self.rooms(namespace).read().expect(UNPOISONED).awake.len()
     }
 
+    /// How many rooms wait for their last member to come back, and how many others had to go before their time so far.
+    pub fn sleeping(&self) -> (usize, u64) {
+        self.rooms(Namespace::Chat).read().expect(UNPOISONED).asleep.count()
+    }
+
     /// The first `max` rooms by name whose names begin with `prefix`, and how many there are of those.
     pub fn first_rooms(&self, namespace: Namespace, prefix: &str, max: usize) -> (Vec<Arc<Room>>, usize) {
         let all = self.rooms(namespace).read().expect(UNPOISONED);

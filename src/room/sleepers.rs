@@ -29,9 +29,16 @@ pub(super) struct Sleepers {
     /// By the end of their sleep, then by their number.
     order: BTreeMap<(u64, u64), Arc<str>>,
     bytes: usize,
+    /// How many had to go before their time.
+    evicted: u64,
 }
 
 impl Sleepers {
+    /// How many sleep, and how many others had to go before their time so far.
+    pub(super) fn count(&self) -> (usize, u64) {
+        (self.by_name.len(), self.evicted)
+    }
+
     /// Puts a room to sleep until `due_ms`.
     pub(super) fn insert(&mut self, room: Arc<Room>, due_ms: u64) {
         self.take(&Arc::clone(room.name()), u64::MAX);
@@ -43,6 +50,7 @@ impl Sleepers {
             && let Some(name) = self.order.first_key_value().map(|(_, name)| Arc::clone(name))
         {
             self.take(&name, u64::MAX);
+            self.evicted += 1;
         }
     }
 

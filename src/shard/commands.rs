@@ -15,6 +15,7 @@ use crate::protocol::broadcast::{self, to_one};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name;
 use crate::protocol::v0::{self, Command, text};
+use crate::protocol::v1::Code;
 use crate::rate::Verdict;
 use crate::relay::Disconnect;
 use crate::ring::DataRing;
@@ -90,7 +91,9 @@ impl<R: DataRing> Shard<R> {
             Err(why) => return self.unreadable(slot, &why),
         };
         self.connection(slot).unreadable = 0;
-        let Some(room) = self.room_of(slot, &said.room) else { return self.system(slot, text::NO_ROOM) };
+        let Some(room) = self.room_of(slot, &said.room) else {
+            return self.refuse(slot, Code::RoomNotFound, text::NO_ROOM);
+        };
         match v0::command(&said.message) {
             Command::Say => {
                 room.publish_chat(user, &said.message, self.now.unix_ms, &mut self.wakes);
@@ -102,12 +105,15 @@ impl<R: DataRing> Shard<R> {
                 let names = self.registry.names(Namespace::Chat).join(", ");
                 self.answer(slot, &room, &names);
             }
-            Command::Malformed => self.answer(slot, &room, &text::malformatted(&said.message)),
+            Command::Malformed => {
+                self.counters.refused(Code::BadRequest).add(1);
+                self.answer(slot, &room, &text::malformatted(&said.message));
+            }
         }
     }
 
     fn unreadable(&mut self, slot: u32, why: &str) {
-        self.system(slot, why);
+        self.refuse(slot, Code::BadRequest, why);
         self.count_unreadable(slot);
     }
 
@@ -121,25 +127,27 @@ impl<R: DataRing> Shard<R> {
 
     fn join_command(&mut self, slot: u32, user: &Arc<str>, name: &str) {
         if let Err(why) = name::check_room(name) {
-            return self.system(slot, &text::cannot_join(why));
+            return self.refuse(slot, Code::BadRequest, &text::cannot_join(why));
         }
         let rooms_max = self.config.max_rooms as usize;
         let joined = match self.room_of(slot, name) {
             Some(room) if self.is_member(slot, &room) => Err(JoinError::NameTaken),
             _ if self.connection(slot).memberships.len() >= rooms_max => {
-                return self.system(slot, &text::too_many_rooms(rooms_max));
+                return self.refuse(slot, Code::TooManyRooms, &text::too_many_rooms(rooms_max));
             }
             _ => self.join(slot, Namespace::Chat, name, None),
         };
         if joined.is_err() {
-            self.system(slot, &text::taken(user));
+            self.refuse(slot, Code::NameTaken, &text::taken(user));
         }
     }
 
     fn leave_command(&mut self, slot: u32, user: &Arc<str>, name: &str) {
-        let Some(room) = self.room_of(slot, name) else { return self.system(slot, &text::does_not_exist(name)) };
+        let Some(room) = self.room_of(slot, name) else {
+            return self.refuse(slot, Code::RoomNotFound, &text::does_not_exist(name));
+        };
         if !self.is_member(slot, &room) {
-            return self.system(slot, &text::not_present(name, user));
+            return self.refuse(slot, Code::NotJoined, &text::not_present(name, user));
         }
         if self.leave_settled(slot, &room) {
             self.system(slot, &text::left(name));
@@ -201,6 +209,12 @@ impl<R: DataRing> Shard<R> {
     fn is_member(&self, slot: u32, room: &Room) -> bool {
         let memberships = &self.connections[slot as usize].memberships;
         memberships.iter().any(|membership| self.rooms.get(membership.room).room.id() == room.id())
+    }
+
+    /// Tells a client of v0 that what it asked for is not done.
+    fn refuse(&mut self, slot: u32, code: Code, text: &str) {
+        self.counters.refused(code).add(1);
+        self.system(slot, text);
     }
 
     /// A message from hi to this connection.

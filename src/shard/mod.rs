@@ -374,6 +374,9 @@ impl<R: DataRing> Shard<R> {
         }
         debug!(shard = self.id, slot, code = reason.code(), "closing: {}", reason.text());
         self.count_end(slot, reason.code());
+        if matches!(reason, CloseReason::RepliesUnread) {
+            self.counters.replies_unread.add(1);
+        }
         self.settle(slot, usize::MAX);
         let connection = self.connection(slot);
         let last = match connection.role {
@@ -470,6 +473,7 @@ impl<R: DataRing> Shard<R> {
     fn timer(&mut self, slot: u32) {
         let (interval, timeout) =
             (self.config.ping_interval.as_secs() as u32, self.config.ping_timeout.as_secs() as u32);
+        let tick = self.now.tick();
         let connection = self.connection(slot);
         match connection.state {
             State::Open if connection.is_stream() => {
@@ -477,19 +481,23 @@ impl<R: DataRing> Shard<R> {
                 self.schedule(slot, interval);
                 self.queue(slot);
             }
-            State::Open if connection.pinged && !connection.heard => {
+            State::Open if connection.pinged && !connection.heard && tick >= connection.pinged_tick + timeout => {
                 debug!(slot, "no sign of life after a ping");
+                self.counters.ping_timeouts.add(1);
                 self.end(slot);
             }
-            State::Open if connection.pinged => {
+            State::Open if connection.pinged && connection.heard && timeout < interval => {
                 connection.pinged = false;
-                self.schedule(slot, interval.saturating_sub(timeout));
+                self.schedule(slot, interval - timeout);
             }
             State::Open => {
-                connection.pinged = true;
-                connection.heard = false;
+                // The time that it has begins with the first ping that it left unanswered; further ones may follow.
+                if connection.heard || !connection.pinged {
+                    (connection.pinged, connection.heard, connection.pinged_tick) = (true, false, tick);
+                }
                 connection.ping();
-                self.schedule(slot, timeout);
+                let left = connection.pinged_tick + timeout - tick;
+                self.schedule(slot, left.min(interval));
                 self.queue(slot);
             }
             State::Closing | State::Answering | State::Lingering => self.end(slot),

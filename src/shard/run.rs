@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -22,17 +22,25 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// Told to every shard at once: stop.
 #[derive(Debug, Default)]
-pub struct Stop(AtomicBool);
+pub struct Stop {
+    requested: AtomicBool,
+    left: AtomicUsize,
+}
 
 impl Stop {
     /// Asks the shards to stop; they have to be woken as well.
     pub fn request(&self) {
-        self.0.store(true, Ordering::Release);
+        self.requested.store(true, Ordering::Release);
     }
 
     /// Whether it was asked for.
     pub fn is_requested(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.requested.load(Ordering::Acquire)
+    }
+
+    /// Connections that had not closed when their shard's time to stop was over.
+    pub fn left(&self) -> usize {
+        self.left.load(Ordering::Acquire)
     }
 }
 
@@ -48,7 +56,9 @@ pub async fn run<R: DataRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<S
         let more = take_turns(&front, stopping && drained_by.is_none());
         if stopping {
             let deadline = *drained_by.get_or_insert_with(|| Instant::now() + DRAIN_TIME_MAX);
-            if front.shard.borrow().connections() == 0 || Instant::now() >= deadline {
+            let connections = front.shard.borrow().connections();
+            if connections == 0 || Instant::now() >= deadline {
+                stop.left.fetch_add(connections, Ordering::AcqRel);
                 return;
             }
         }

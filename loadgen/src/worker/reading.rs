@@ -81,7 +81,8 @@ impl Worker {
     }
 
     pub(super) fn read_slowly(&mut self, now_us: u64) {
-        if self.shared.plan.slow_clients == 0 || now_us < self.next_slow_us {
+        let plan = &self.shared.plan;
+        if plan.slow_clients == 0 || plan.slow_are_stuck || now_us < self.next_slow_us {
             return;
         }
         self.next_slow_us = now_us + SLOW_READ_EVERY_US;

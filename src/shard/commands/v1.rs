@@ -37,6 +37,7 @@ impl<R: DataRing> Shard<R> {
             Err(Fault::Unreadable(why) | Fault::Meaningless(why)) => Err(Refusal::new(Code::BadRequest, why)),
         };
         if let Err(refusal) = outcome {
+            self.counters.refused(refusal.code).add(1);
             self.reply(slot, refusal.frame(reference));
         }
         if is_unreadable {

@@ -1,0 +1,73 @@
+//! Bodies of the internal port, given to every address that takes JSON.
+
+use std::pin::pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, Waker};
+
+use hi::api::call::{Answer, ApiError, Call, ERROR_CODES};
+use hi::api::health::Readiness;
+use hi::api::key::Keys;
+use hi::api::{App, publish, rooms};
+use hi::config::RawMode;
+use hi::metrics::Metrics;
+use hi::protocol::resume::ResumeKey;
+use hi::room::registry::Registry;
+use hi::room::replay::ReplayBounds;
+use hi::shard::run::Stop;
+use serde_json::Value;
+
+use super::assert_sentence;
+
+/// The names of fields, of all addresses.
+const FIELDS: [&str; 6] = ["room", "rooms", "message", "from", "user", "reason"];
+
+/// A server without shards: nobody is in any room.
+static APP: LazyLock<App> = LazyLock::new(|| {
+    let rooms = Arc::new(Registry::new(Arc::new([]), 1, ResumeKey::new([1, 2]), ReplayBounds::OFF));
+    let metrics = Arc::new(Metrics::new("fuzz", 0, Arc::clone(&rooms)));
+    let readiness = Arc::new(Readiness::new(Arc::<Stop>::default()));
+    App::new(rooms, metrics, readiness, RawMode::Open, Keys::default())
+});
+
+/// The body of a request.
+pub fn check(body: &[u8]) {
+    let call = Call {
+        path: String::new(),
+        room: "tea".to_owned(),
+        query: String::new(),
+        headers: Default::default(),
+        body: body.to_vec().into(),
+    };
+    check_outcome(body, publish::publish(&APP, &call), 202);
+    check_outcome(body, publish::broadcast(&APP, &call), 202);
+    let disconnect = pin!(rooms::disconnect(&APP, &call));
+    match disconnect.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(outcome) => check_outcome(body, outcome, 200),
+        Poll::Pending => panic!("there is no shard to wait for"),
+    }
+}
+
+fn check_outcome(body: &[u8], outcome: Result<Answer, ApiError>, success: u16) {
+    let fields = match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Some(fields),
+        _ => None,
+    };
+    match outcome {
+        Ok(Answer { status, body, .. }) => {
+            assert!(fields.is_some() && status == success, "{status}");
+            assert!(matches!(serde_json::from_slice(&body), Ok(Value::Object(_))), "{}", body.escape_ascii());
+        }
+        Err(ApiError { status, code, message, temporary }) => {
+            assert_eq!((status, code, temporary), (400, "bad_request", false), "{message}");
+            assert!(ERROR_CODES.contains(&code));
+            assert_sentence(&message);
+            if let Some(fields) = fields {
+                let unknown = fields.keys().map(|name| name.escape_debug().to_string());
+                let mut names = FIELDS.into_iter().map(str::to_owned).chain(unknown);
+                let is_named =
+                    |name: String| message.strip_prefix(&name).is_some_and(|rest| rest.starts_with([':', '[']));
+                assert!(names.any(is_named), "{message} names no field");
+            }
+        }
+    }
+}

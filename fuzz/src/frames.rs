@@ -1,0 +1,64 @@
+//! Bytes of an upgraded connection: the first two say how much a message may have and where packets are cut, the others are
+//! what the client sends.
+
+use std::borrow::Cow;
+
+use hi::frame::decode::{Decoder, Event, Kind};
+
+/// What a decoder may hold beside twice what has arrived, in bytes.
+const HELD_BYTES_BESIDE: usize = 512;
+
+/// A stream of frames.
+pub fn check(input: &[u8]) {
+    let [limit, piece, stream @ ..] = input else { return };
+    let message_bytes_max = [0, 125, 1000, 16 * 1024][usize::from(limit % 4)];
+    let at_once = decode(stream, stream.len().max(1), message_bytes_max);
+    let in_pieces = decode(stream, usize::from(*piece).max(1), message_bytes_max);
+    assert_eq!(at_once, in_pieces, "packets of {piece} bytes");
+    for event in &at_once.0 {
+        match event {
+            Event::Message { kind, payload } => {
+                assert!(payload.len() <= message_bytes_max);
+                assert!(*kind == Kind::Binary || std::str::from_utf8(payload).is_ok());
+            }
+            Event::Ping(payload) | Event::Pong(payload) => assert!(payload.len() <= 125),
+            Event::Close(_) => assert_eq!(Some(event), at_once.0.last()),
+        }
+    }
+}
+
+/// The events, and the code of what was refused.
+fn decode(stream: &[u8], piece_bytes: usize, message_bytes_max: usize) -> (Vec<Event<'static>>, Option<u16>) {
+    let (mut decoder, mut events, mut fed) = (Decoder::new(), Vec::new(), 0);
+    for piece in stream.chunks(piece_bytes) {
+        let mut piece = piece.to_vec();
+        let mut input = &mut piece[..];
+        fed += input.len();
+        loop {
+            match decoder.next(&mut input, message_bytes_max) {
+                Ok(Some(event)) => events.push(owned(event)),
+                Ok(None) => break,
+                Err(violation) => {
+                    assert!(matches!(violation.close_code(), 1002 | 1007 | 1009));
+                    super::assert_sentence(&violation.to_string());
+                    return (events, Some(violation.close_code()));
+                }
+            }
+            if matches!(events.last(), Some(Event::Close(_))) {
+                return (events, None);
+            }
+        }
+        assert!(decoder.buffered_bytes() <= 2 * fed + HELD_BYTES_BESIDE, "{} for {fed}", decoder.buffered_bytes());
+    }
+    (events, None)
+}
+
+fn owned(event: Event<'_>) -> Event<'static> {
+    let own = |payload: Cow<'_, [u8]>| Cow::Owned(payload.into_owned());
+    match event {
+        Event::Message { kind, payload } => Event::Message { kind, payload: own(payload) },
+        Event::Ping(payload) => Event::Ping(own(payload)),
+        Event::Pong(payload) => Event::Pong(own(payload)),
+        Event::Close(status) => Event::Close(status),
+    }
+}
