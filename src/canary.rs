@@ -1,21 +1,22 @@
 //! The canary: the server dials itself through its public address, DNS and every hop included, as a user would.
 //!
 //! What a server can't see from inside is that nobody reaches it. It runs on a thread of its own, and only with
-//! `--public-url`; what it sends stays in a room of its own.
+//! `--public-url`; what it sends stays in a room of its own. It reads what strangers answer: should that ever make it
+//! panic, one look has failed, and the server goes on.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::doctor::facts::Facts;
 use crate::doctor::url::Target;
 use crate::doctor::verdict::{Diagnosis, Finding, Kind};
-use crate::doctor::{Depth, Options, examine};
+use crate::doctor::{Depth, Examination, Options, examine};
 use crate::metrics::Metrics;
 use crate::os;
 
@@ -23,6 +24,8 @@ use crate::os;
 const JITTER_PART: u32 = 10;
 /// The first look comes soon after the start, when the listeners are there.
 const FIRST_AFTER: Duration = Duration::from_secs(1);
+/// The name of its thread.
+const THREAD: &str = "hi-canary";
 
 /// Whom to dial, and who should answer.
 #[derive(Clone, Debug)]
@@ -48,9 +51,10 @@ pub struct Status {
     pub seconds: f64,
     /// Different addresses in the records.
     pub dns_addresses: usize,
-    /// The doctor's verdict, with its mend.
+    /// The doctor's verdict, with its mend; or why the look itself failed.
     pub sentence: String,
-    verdict: Kind,
+    /// `None`: the look itself failed.
+    verdict: Option<Kind>,
 }
 
 impl Status {
@@ -60,7 +64,7 @@ impl Status {
     }
 
     /// A change of these is worth a line in the log; times and addresses change all the time.
-    fn state(&self) -> (bool, bool, Kind) {
+    fn state(&self) -> (bool, bool, Option<Kind>) {
         (self.works, self.instance_matches, self.verdict)
     }
 }
@@ -107,13 +111,18 @@ pub struct Canary {
 impl Canary {
     /// The last look; `None` before the first.
     pub fn status(&self) -> Option<Status> {
-        self.last.lock().expect(UNPOISONED).clone()
+        self.last().clone()
     }
 
     /// For `/readyz`: whether the public path is right, and the sentence about it. It decides nothing there: a load balancer
     /// that took servers out because of it would make sure that the path stays broken.
     pub fn readiness(&self) -> (bool, String) {
         self.status().map_or((false, NOT_LOOKED_YET.to_owned()), |status| (status.is_good(), status.to_string()))
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Status>> {
+        // A status is replaced as a whole.
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts to look, until the process ends.
@@ -125,7 +134,7 @@ impl Canary {
         let ours = canary.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new()
-            .name("hi-canary".to_owned())
+            .name(THREAD.to_owned())
             .spawn(move || runtime.block_on(ours.look_around(plan, &metrics)))?;
         Ok(canary)
     }
@@ -135,22 +144,21 @@ impl Canary {
         let options = Options { depth: Depth::Handshake, ..Options::new(plan.target.clone()) };
         loop {
             let began = Instant::now();
-            match examine(&options).await {
-                Ok(found) => {
-                    let instance_matches = who_answers(&found.facts, &plan);
-                    let status = status(&found.facts, &found.diagnosis, instance_matches, began.elapsed());
-                    self.note(&plan.target.url, status, metrics);
+            let options = options.clone();
+            let status = match surviving(async move { examine(&options).await }).await {
+                Ok(Examination { facts, diagnosis, .. }) => {
+                    status(&facts, &diagnosis, who_answers(&facts, &plan), began.elapsed())
                 }
-                // Only a file of certificates can be refused, and none was given.
-                Err(why) => warn!("the public path can't be looked at: {why}"),
-            }
+                Err(why) => failed(&why, began.elapsed()),
+            };
+            self.note(&plan.target.url, status, metrics);
             tokio::time::sleep(pause(plan.interval, os::random_u64().unwrap_or(0))).await;
         }
     }
 
     fn note(&self, url: &str, status: Status, metrics: &Metrics) {
         self.gauges.set(&status);
-        let before = self.last.lock().expect(UNPOISONED).replace(status.clone());
+        let before = self.last().replace(status.clone());
         if before.is_none() {
             self.gauges.register(&mut metrics.registry());
         }
@@ -161,7 +169,20 @@ impl Canary {
     }
 }
 
-const UNPOISONED: &str = "the canary's lock is never held over a panic";
+/// Whether this thread is the canary's: a panic here ends one look, and not the process.
+pub fn is_this_thread() -> bool {
+    std::thread::current().name() == Some(THREAD)
+}
+
+/// A look, whose panic is an error like any other.
+async fn surviving<T: Send + 'static>(
+    look: impl Future<Output = Result<T, String>> + Send + 'static,
+) -> Result<T, String> {
+    tokio::spawn(look).await.unwrap_or_else(|_| {
+        error!("the look at the public address ended in a bug of hi; connections are not touched by it");
+        Err("a bug in hi ended the look, see the log".to_owned())
+    })
+}
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -206,7 +227,19 @@ fn status(facts: &Facts, diagnosis: &Diagnosis, instance_matches: bool, took: Du
         seconds: took.as_secs_f64(),
         dns_addresses: facts.addresses.iter().filter(|address| address.in_dns).count(),
         sentence: said.to_string(),
-        verdict: if fault.is_none() { Kind::Sound } else { said.kind },
+        verdict: Some(if fault.is_none() { Kind::Sound } else { said.kind }),
+    }
+}
+
+/// What is not known to work is not said to.
+fn failed(why: &str, took: Duration) -> Status {
+    Status {
+        works: false,
+        instance_matches: false,
+        seconds: took.as_secs_f64(),
+        dns_addresses: 0,
+        sentence: format!("It could not be looked at: {why}."),
+        verdict: None,
     }
 }
 
@@ -229,9 +262,19 @@ mod tests {
             seconds,
             dns_addresses: 1,
             sentence: String::new(),
-            verdict: Kind::Sound,
+            verdict: Some(Kind::Sound),
         };
         assert_eq!(status(true, 0.1).state(), status(true, 0.2).state());
         assert_ne!(status(true, 0.1).state(), status(false, 0.1).state());
+    }
+
+    #[test]
+    fn a_panic_is_a_look_that_failed() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let why = runtime.block_on(surviving::<()>(async { panic!("on purpose, in a test") })).unwrap_err();
+        let status = failed(&why, Duration::ZERO);
+        assert!(!status.is_good());
+        assert_eq!(status.to_string(), "It could not be looked at: a bug in hi ended the look, see the log.");
+        assert_eq!(runtime.block_on(surviving(async { Ok(1) })), Ok(1));
     }
 }

@@ -20,8 +20,11 @@
 //! | [`connection`] | one connection: its states, its cursors, what leaves next |
 //! | [`api`] | the internal HTTP port: publishing, rooms, health; `hi pub` and `hi rooms` |
 //! | [`metrics`] | what each shard counts, and all of it added up as text |
+//! | [`canary`] | the server dials itself through its public address, on a thread of its own |
+//! | [`doctor`] | `hi doctor`: every address, every hop, one verdict, and the mend |
+//! | [`checklist`] | `hi checklist`: what to do around a move, each thing ticked by a real check |
 //! | [`proxy`] | reverse proxies: how they are known, and the lines that mend them (pure) |
-//! | [`mod@slice`], [`wheel`], [`rate`] | shared bytes, timers, rate limits (pure) |
+//! | [`mod@slice`], [`wheel`], [`rate`], [`throttle`] | shared bytes, timers, rate limits, the pace of log lines (pure) |
 //! | [`os`] | limits, pinning, listeners |
 //! | [`faulty_ring`] | a data ring that goes wrong on purpose, for tests |
 //!

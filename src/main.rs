@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use hi::config::Config;
 use hi::ring::Ring;
-use hi::{api, checklist, doctor, server};
+use hi::{api, canary, checklist, doctor, server};
 
 /// Exit code for what the operator can mend: options, ports, the kernel's refusals.
 const EXIT_USAGE: u8 = 2;
@@ -71,11 +71,15 @@ fn serve(config: Config) -> ExitCode {
     }
 }
 
-/// A shard that died would take its connections with it and leave their rooms half served: better none than that.
+/// A shard that died would take its connections with it and leave their rooms half served: better none than that. The
+/// canary serves nobody: it looks again.
 fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
+        if canary::is_this_thread() {
+            return;
+        }
         tracing::error!("a bug in hi: {panic}; the process ends so that it can be started again");
         std::process::exit(EXIT_BUG);
     }));

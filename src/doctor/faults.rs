@@ -129,6 +129,11 @@ fn certificate(tls: &Tls, facts: &Facts) -> Option<Fault> {
         });
     };
     Some(match fault.kind {
+        CertificateFaultKind::Expired if own.days_left > 0 => Fault::new(
+            Kind::TlsExpired,
+            "a certificate that was sent with the server's own has expired",
+            "send the intermediate certificates that belong to the certificate now (fullchain.pem), and reload the proxy",
+        ),
         CertificateFaultKind::Expired => Fault::new(
             Kind::TlsExpired,
             format!("the certificate expired {} ago ({})", days(-own.days_left), own.not_after),

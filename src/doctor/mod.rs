@@ -150,16 +150,6 @@ pub async fn examine(options: &Options) -> Result<Examination, String> {
     Ok(Examination { facts, diagnosis, ms: milliseconds(began.elapsed()) })
 }
 
-/// The light variant for a server that looks at its own public address again and again: DNS, TCP, TLS, the echo and the
-/// handshake, in a room of the doctor's own; no messages. Compare [`facts::Address::instance`] with one's own.
-///
-/// # Errors
-/// The URL is not one, or this machine has no certificates to trust: a sentence for the operator.
-pub async fn probe_public(url: &str) -> Result<Examination, String> {
-    let target = Target::parse(url).map_err(|error| error.to_string())?;
-    examine(&Options { depth: Depth::Handshake, ..Options::new(target) }).await
-}
-
 /// Each address once: those of the sources in their order, then what is only expected.
 fn known_addresses(target: &Target, dns: &[Source], expected: &[IpAddr]) -> Vec<IpAddr> {
     let mut known: Vec<IpAddr> = Vec::new();
@@ -324,6 +314,5 @@ mod tests {
     fn an_examination_can_be_spawned() {
         fn spawnable(_: impl Future + Send) {}
         spawnable(examine(&Options::new(Target::parse("ws://h/ws").unwrap())));
-        spawnable(probe_public("ws://h/ws"));
     }
 }

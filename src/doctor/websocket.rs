@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use fastwebsockets::{FragmentCollector, Frame, OpCode, Payload, Role, WebSocket, WebSocketError};
+use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket, WebSocketError};
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
@@ -69,7 +69,9 @@ type Resumed = Join<Chain<Cursor<Vec<u8>>, ReadHalf<Stream>>, WriteHalf<Stream>>
 
 /// A WebSocket after its handshake.
 pub struct Socket {
-    frames: FragmentCollector<Resumed>,
+    frames: WebSocket<Resumed>,
+    /// The beginning of a message of several frames; at most [`MESSAGE_BYTES_MAX`].
+    begun: Vec<u8>,
     /// The room and the user of the doctor.
     name: String,
     /// Whether hi has welcomed us.
@@ -91,7 +93,7 @@ impl Socket {
             WebSocket::after_handshake(tokio::io::join(Cursor::new(leftover).chain(read), write), Role::Client);
         socket.set_auto_pong(false);
         socket.set_max_message_size(MESSAGE_BYTES_MAX);
-        Self { frames: FragmentCollector::new(socket), name: name.to_owned(), welcomed: false }
+        Self { frames: socket, begun: Vec::new(), name: name.to_owned(), welcomed: false }
     }
 
     /// Sends a ping, a message and, if `large`, one of 16 KiB, and waits for each to come back.
@@ -218,15 +220,23 @@ impl Socket {
     }
 
     async fn next(&mut self) -> Result<Came, Failure> {
-        let frame = self.frames.read_frame().await.map_err(|error| failure(&error))?;
-        let payload = frame.payload.to_vec();
-        match frame.opcode {
-            OpCode::Ping => Ok(Came::Ping(payload)),
-            OpCode::Pong => Ok(Came::Pong(payload)),
-            OpCode::Close => Err(closed(&payload)),
-            _ => {
-                self.welcomed |= self.is_welcome(&payload);
-                Ok(Came::Message(payload))
+        loop {
+            let frame = self.frames.read_frame().await.map_err(|error| failure(&error))?;
+            match frame.opcode {
+                OpCode::Ping => return Ok(Came::Ping(frame.payload.to_vec())),
+                OpCode::Pong => return Ok(Came::Pong(frame.payload.to_vec())),
+                OpCode::Close => return Err(closed(&frame.payload)),
+                OpCode::Text | OpCode::Binary => self.begun.clear(),
+                OpCode::Continuation => {}
+            }
+            if self.begun.len() + frame.payload.len() > MESSAGE_BYTES_MAX {
+                return Err(Failure::new(FailureKind::NotWebsocket, "what came is a message that does not end"));
+            }
+            self.begun.extend_from_slice(&frame.payload);
+            if frame.fin {
+                let message = std::mem::take(&mut self.begun);
+                self.welcomed |= self.is_welcome(&message);
+                return Ok(Came::Message(message));
             }
         }
     }
