@@ -184,3 +184,19 @@ impl Inbox {
         self.orders_dropped.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_beyond_the_bound_are_dropped_and_counted() {
+        let inbox = Inbox::new(os::new_eventfd().unwrap(), 1);
+        let order = || inbox.order(Order::TakeOver { connection: 1, user: "ann".into() });
+        assert_eq!(order(), Pushed::Wake);
+        assert!((1..ORDERS_MAX).all(|_| order() == Pushed::Awake));
+        assert_eq!((order(), order(), inbox.orders_dropped()), (Pushed::Full, Pushed::Full, 2));
+        assert_eq!(inbox.take_orders().len(), ORDERS_MAX);
+        assert_eq!((order(), inbox.orders_dropped()), (Pushed::Awake, 2));
+    }
+}

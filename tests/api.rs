@@ -514,4 +514,5 @@ fn a_body_that_stalls_is_told_so() {
     wire.send(internal::request("POST", "/api/publish", &[], 100) + "{");
     let (status, code, _, temporary) = error(internal::json(&wire.answer_to("POST")));
     assert_eq!((status, code.as_str(), temporary), (408, "too_late", true));
+    assert_eq!(internal.metric("hi_internal_errors_total{code=\"too_late\"}"), 1.0);
 }

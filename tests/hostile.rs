@@ -227,7 +227,7 @@ fn garbage_behind_a_refused_handshake_harms_nobody() {
 
 #[test]
 fn a_peer_that_never_answers_is_let_go() {
-    with_witnesses(&["--handshake-timeout", "1s", "--ping-interval", "1s", "--ping-timeout", "3s"], |server| {
+    with_witnesses(&["--handshake-timeout", "1s", "--ping-interval", "3s", "--ping-timeout", "3s"], |server| {
         let files = open_files(server);
         // Those that never ask, those that never finish, those that vanish in the chat. They are held until the end.
         let mut silent: Vec<_> = (0..200).map(|_| server.wire()).collect();

@@ -194,7 +194,7 @@ fn raw_rooms_may_be_given_a_rate_limit() {
 /// Takes 10 s: as long as the wire gives to a sender that never slows down.
 #[test]
 fn ten_seconds_beyond_the_rate_end_in_4102() {
-    let server = Server::start(&["--rate-limit", "1", "--rate-burst", "1"]);
+    let (server, internal) = Server::start_with_internal(&["--rate-limit", "1", "--rate-burst", "1"]);
     let mut ann = server.join("ann", "tea");
     let mut bob = server.join("bob", "tea");
     ann.expect_message("#tea", "Welcome to tea, bob!");
@@ -221,11 +221,12 @@ fn ten_seconds_beyond_the_rate_end_in_4102() {
         ann.expect_message("bob", "again");
     }
     ann.expect_message("#tea", "User bob left channel.");
+    assert_eq!(internal.metric("hi_disconnects_total{code=\"4102\"}"), 1.0);
 }
 
 #[test]
 fn who_asks_and_never_reads_is_closed_with_4101() {
-    let server = Server::start(&["--rate-limit", "0"]);
+    let (server, internal) = Server::start_with_internal(&["--rate-limit", "0"]);
     let mut ann = server.join("ann", "tea");
     let mut deaf = server.narrow_websocket("/ws?username=deaf&room=tea");
     ann.expect_message("#tea", "Welcome to tea, deaf!");
@@ -254,6 +255,10 @@ fn who_asks_and_never_reads_is_closed_with_4101() {
         answers += 1;
     }
     assert!((16..=asked).contains(&answers), "{answers} of {asked}");
+    // Told apart from those who were too slow for their rooms.
+    assert_eq!(internal.metric("hi_replies_unread_total"), 1.0);
+    assert_eq!(internal.metric("hi_disconnects_total{code=\"4101\"}"), 1.0);
+    assert_eq!(internal.metric("hi_lapped_total{policy=\"close\"}"), 0.0);
     ann.say("tea", "/list");
     ann.expect_message("#tea", "ann");
 }
@@ -289,7 +294,7 @@ fn who_reads_gets_every_answer_however_much_the_room_says() {
 
 #[test]
 fn a_peer_that_does_not_answer_pings_is_closed_and_one_that_does_stays() {
-    let server = Server::start(&["--ping-interval", "1s", "--ping-timeout", "1s"]);
+    let (server, internal) = Server::start_with_internal(&["--ping-interval", "1s", "--ping-timeout", "1s"]);
     let mut ann = server.join("ann", "tea");
     // This one never writes again; its kernel still acknowledges everything.
     let mut silent = server.upgraded("/ws?username=silent&room=tea");
@@ -302,6 +307,8 @@ fn a_peer_that_does_not_answer_pings_is_closed_and_one_that_does_stays() {
     silent.frame_or_ping();
     assert_eq!(silent.frame_or_ping().first, FIN | PING);
     silent.expect_end();
+    assert_eq!(internal.metric("hi_ping_timeouts_total"), 1.0);
+    assert_eq!(internal.metric("hi_disconnects_total{code=\"1006\"}"), 1.0);
     ann.say("tea", "hello");
     ann.expect_message("ann", "hello");
     // Any sign of life will do: this one sends, and never answers a ping.
@@ -316,6 +323,30 @@ fn a_peer_that_does_not_answer_pings_is_closed_and_one_that_does_stays() {
         std::thread::sleep(Duration::from_millis(200));
     }
     assert!(pings >= 1, "it was asked");
+}
+
+#[test]
+fn pings_come_at_their_interval_also_if_the_time_for_an_answer_is_longer() {
+    let server = Server::start(&["--ping-interval", "1s", "--ping-timeout", "3s"]);
+    let mut silent = server.upgraded("/raw/data");
+    assert_eq!(silent.frame_or_ping().first, FIN | PING);
+    let pinged = Instant::now();
+    let mut rest = Vec::new();
+    silent.stream.read_to_end(&mut rest).expect("an end in order");
+    let took = pinged.elapsed();
+    assert!(took > Duration::from_millis(1900), "it has three seconds from the first ping on, not {took:?}");
+    // A second and a third one, unless this machine slept through a tick.
+    assert!(rest == [0x89, 0, 0x89, 0] || rest == [0x89, 0], "{rest:x?}");
+    // Who answers late, but in time, stays.
+    let mut late = server.upgraded("/raw/data");
+    let mut pings = 0;
+    while pings < 6 {
+        assert_eq!(late.frame_or_ping().first, FIN | PING);
+        pings += 1;
+        if pings % 2 == 0 {
+            late.send(wire::frame(FIN | wire::PONG, b""));
+        }
+    }
 }
 
 #[test]

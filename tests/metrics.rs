@@ -64,6 +64,7 @@ fn the_text_is_what_prometheus_reads() {
     }
     assert_eq!(helped, typed.keys().cloned().collect());
     for name in [
+        "hi_accept_pauses_total",
         "hi_accepts_total",
         "hi_build_info",
         "hi_connections",
@@ -73,18 +74,26 @@ fn the_text_is_what_prometheus_reads() {
         "hi_gaps_total",
         "hi_handshake_failures_total",
         "hi_instance_info",
+        "hi_internal_connections",
+        "hi_internal_errors_total",
         "hi_lapped_total",
         "hi_messages_in_total",
         "hi_open_files",
         "hi_open_files_max",
+        "hi_orders_dropped_total",
+        "hi_ping_timeouts_total",
         "hi_rate_limited_total",
         "hi_received_bytes_total",
+        "hi_refused_requests_total",
         "hi_relay_queue_bytes",
+        "hi_replies_unread_total",
         "hi_replay_requests_total",
         "hi_rooms",
         "hi_send_batch_size_count",
         "hi_sent_bytes_total",
         "hi_shard_busy_seconds_total",
+        "hi_sleeping_rooms",
+        "hi_sleeping_rooms_dropped_total",
     ] {
         assert!(names.contains(name), "no {name}");
     }

@@ -20,10 +20,15 @@ impl Server {
     /// Starts `hi` with an internal port on a free port, two shards, and the given further arguments.
     pub fn start_with_internal(args: &[&str]) -> (Self, Internal) {
         let server = Self::start(&[&["--internal", "127.0.0.1:0"], args].concat());
-        let line = server.wait_for_log("the internal port is at http://");
-        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("the link");
-        let internal = Internal { address: address.parse().expect("an address") };
+        let internal = server.internal();
         (server, internal)
+    }
+
+    /// Its internal port.
+    pub fn internal(&self) -> Internal {
+        let line = self.wait_for_log("the internal port is at http://");
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("the link");
+        Internal { address: address.parse().expect("an address") }
     }
 }
 

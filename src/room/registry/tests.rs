@@ -145,3 +145,24 @@ fn rooms_fall_asleep_and_wake_on_many_threads_at_once() {
     assert!(registry.names(Namespace::Chat).is_empty());
     assert_eq!(registry.made.load(Ordering::Relaxed), 2, "none was forgotten on the way");
 }
+
+#[test]
+fn too_many_rooms_that_sleep_are_dropped_oldest_first_and_counted() {
+    const SLEEPERS_MAX: usize = 16_384;
+    let registry = registry(BOUNDS);
+    let visit = |number: usize, now_ms| Visit::new(&registry, &format!("r{number}"), None, now_ms);
+    let epochs: Vec<_> = (0..SLEEPERS_MAX + 2)
+        .map(|number| {
+            let visit = visit(number, 0);
+            let epoch = visit.epoch();
+            visit.end(number as u64 / 100);
+            epoch
+        })
+        .collect();
+    assert_eq!(registry.sleeping(), (SLEEPERS_MAX, 2));
+    assert_eq!(visit(2, 500).epoch(), epochs[2]);
+    assert_ne!(visit(1, 500).epoch(), epochs[1], "it had to go");
+    // Whose time is up is not dropped early.
+    registry.expire(u64::MAX);
+    assert_eq!(registry.sleeping(), (0, 2));
+}
