@@ -1,7 +1,7 @@
 //! From accept to 101, or to the head of a stream: the tasks of the control ring.
 //!
-//! Each accepted socket gets a task that reads request heads and answers them. An upgrade or a stream hands the socket over to the
-//! shard's data ring, together with the bytes that arrived behind the head; everything else is answered here.
+//! Each accepted socket gets a task that reads request heads and answers them. An upgrade or a stream hands the socket over
+//! to the shard's data ring, together with the bytes that arrived behind the head; everything else is answered here.
 
 use std::cell::RefCell;
 use std::io;
@@ -312,7 +312,7 @@ fn listen<R: DataRing>(head: &Head<'_>, room: String, caller: Caller<'_>, front:
         "OPTIONS" => return last(stream::preflight(head, origins).encode(Connection::Close, Body::Sent)),
         _ => return last(stream::method_not_allowed().encode(Connection::Close, Body::Sent)),
     }
-    // A listener answers no pings: who doesn't take the heartbeats in time is gone. Without that the kernel waits longer.
+    // A listener answers no pings: who doesn't take the heartbeats in time is gone. An error here means that it is already.
     let patience = front.config.ping_interval + front.config.ping_timeout;
     let _ = os::limit_unacknowledged(caller.stream, patience);
     Ok(Outcome::Upgrade {

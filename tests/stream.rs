@@ -162,6 +162,51 @@ fn without_replay_there_is_a_gap_only_if_something_was_said() {
     expect_seqs(&mut late, [4], 0);
 }
 
+#[test]
+fn members_and_listeners_of_one_shard_come_and_go_without_disturbing_each_other() {
+    let server = Server::start_on_one_shard(&["--replay-frames", "0"]);
+    let nobody = server.sockets();
+    let mut ann = server.join("ann", "tea");
+    let mut say = |listeners: &mut [&mut Listener], text: &str| {
+        ann.say("tea", text);
+        let expected = ann.text();
+        for listener in listeners {
+            assert_eq!(listener.next().unwrap().data, expected);
+        }
+    };
+    let mut first = server.listen("tea", None).opened();
+    say(&mut [&mut first], "one");
+    let mut second = server.listen("tea", None).opened();
+    say(&mut [&mut first, &mut second], "two");
+    drop(first);
+    server.wait_for_sockets(nobody + 2);
+    say(&mut [&mut second], "three");
+    drop(second);
+    server.wait_for_sockets(nobody + 1);
+    say(&mut [], "four");
+    let mut third = server.listen("tea", None).opened();
+    say(&mut [&mut third], "five");
+    ann.close();
+    server.wait_for_sockets(nobody + 1);
+    server.join("bob", "tea").close();
+    for expected in ["User ann left channel.", "Welcome to tea, bob!", "User bob left channel."] {
+        assert_eq!(third.message()["Message"], expected);
+    }
+}
+
+#[test]
+fn who_takes_nothing_any_more_is_gone_after_a_while() {
+    let args = ["--rate-limit", "0", "--max-message", "64k", "--ping-interval", "1s", "--ping-timeout", "1s"];
+    let (server, internal) = Server::start_with_internal(&args);
+    let (mut publisher, _) = publisher(&server, "tea", 1, 0);
+    let stuck = Listener::open(server.connect_narrow(), "tea", None).opened();
+    // Enough for a full socket.
+    publish(&mut publisher, "tea", 3..3 + FLOOD, FLOOD_BYTES);
+    // Its end of the connection is still open.
+    internal.wait_for_metric("hi_connections{dialect=\"sse\"}", 0.0);
+    drop(stuck);
+}
+
 /// More than the kernel takes for a listener that doesn't read.
 const FLOOD: u64 = 700;
 const FLOOD_BYTES: usize = 8_000;
