@@ -3,7 +3,7 @@
 mod support;
 
 use std::fmt;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
