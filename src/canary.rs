@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use crate::doctor::facts::Facts;
 use crate::doctor::url::Target;
 use crate::doctor::verdict::{Diagnosis, Finding, Kind};
-use crate::doctor::{Depth, Examination, Options, examine};
+use crate::doctor::{self, Depth, Examination, Options, examine};
 use crate::metrics::Metrics;
 use crate::os;
 
@@ -132,7 +132,7 @@ impl Canary {
     pub fn start(plan: Plan, metrics: Arc<Metrics>) -> std::io::Result<Self> {
         let canary = Self::default();
         let ours = canary.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = doctor::runtime()?;
         std::thread::Builder::new()
             .name(THREAD.to_owned())
             .spawn(move || runtime.block_on(ours.look_around(plan, &metrics)))?;

@@ -24,6 +24,7 @@
 //! | [`doctor`] | `hi doctor`: every address, every hop, one verdict, and the mend |
 //! | [`checklist`] | `hi checklist`: what to do around a move, each thing ticked by a real check |
 //! | [`proxy`] | reverse proxies: how they are known, and the lines that mend them (pure) |
+//! | [`mod@printable`] | what strangers wrote, so that it can do nothing in a terminal, a log or a document (pure) |
 //! | [`mod@slice`], [`wheel`], [`rate`], [`throttle`] | shared bytes, timers, rate limits, the pace of log lines (pure) |
 //! | [`os`] | limits, pinning, listeners |
 //! | [`faulty_ring`] | a data ring that goes wrong on purpose, for tests |
@@ -44,6 +45,7 @@ pub mod handshake_failures;
 pub mod http;
 pub mod metrics;
 pub mod os;
+pub mod printable;
 pub mod probe;
 pub mod protocol;
 pub mod proxy;

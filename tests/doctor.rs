@@ -242,6 +242,19 @@ fn an_origin_decides() {
 }
 
 #[test]
+fn pages_of_the_site_itself_that_are_refused_are_worth_a_note() {
+    let server = Server::start(&["--origins", "https://elsewhere.example"]);
+    let run = examine(server.port());
+    run.expect("sound", 0);
+    assert_eq!(run.others(), ["forbidden_origin"]);
+    let said = run.json["diagnosis"]["others"][0]["mend"]["text"].as_str().unwrap().to_owned();
+    assert!(said.contains(&format!("add http://127.0.0.1:{} to", server.port())), "{said}");
+    let run = doctor(&[&at(server.port()), "--origin", "https://elsewhere.example"]);
+    run.expect("sound", 0);
+    assert_eq!(run.others(), Vec::<&str>::new());
+}
+
+#[test]
 fn a_handshake_that_promises_too_much() {
     let wrong_key = odd_server(|head| {
         let answer = switching("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==");

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
 use super::items::{Item, Phase, State};
+use crate::printable::{printable_json, printable_markdown};
 
 /// In a Markdown file, the JSON stands in a comment behind this.
 const COMMENT: &str = "<!-- hi-checklist ";
@@ -43,7 +44,7 @@ impl Document {
         let count = |state| self.items.iter().filter(|item| item.state == state).count();
         let mut text = format!(
             "# {phase} the move of {}\n\n{} done, {} open, {} to be answered by you.\n",
-            self.url,
+            printable_markdown(&self.url),
             count(State::Done),
             count(State::Open),
             count(State::Ask)
@@ -55,7 +56,7 @@ impl Document {
             }
             for Item { title, detail, .. } in items {
                 let tick = if state == State::Done { 'x' } else { ' ' };
-                let _ = writeln!(text, "- [{tick}] **{title}.** {}", one_line(detail));
+                let _ = writeln!(text, "- [{tick}] **{title}.** {}", printable_markdown(detail));
             }
         }
         text
@@ -71,7 +72,7 @@ impl Document {
     /// For programs.
     pub fn json(&self, pretty: bool) -> String {
         let json = if pretty { serde_json::to_string_pretty(self) } else { serde_json::to_string(self) };
-        json.expect("strings, numbers and addresses are JSON")
+        printable_json(&json.expect("strings, numbers and addresses are JSON")).into_owned()
     }
 
     /// Reads what [`Document::json`] or [`Document::markdown_with_json`] wrote.
@@ -90,9 +91,9 @@ impl Document {
 
 /// What changed from one list to another, in Markdown.
 pub fn diff(old: &Document, new: &Document) -> String {
-    let mut text = format!("# What changed at {}\n", new.url);
+    let mut text = format!("# What changed at {}\n", printable_markdown(&new.url));
     if old.url != new.url {
-        let _ = writeln!(text, "\nThe first list is of another address: {}.", old.url);
+        let _ = writeln!(text, "\nThe first list is of another address: {}.", printable_markdown(&old.url));
     }
     let mut changes = Vec::new();
     changed(&mut changes, "Addresses in the records", &old.facts.in_records(), &new.facts.in_records());
@@ -112,10 +113,11 @@ pub fn diff(old: &Document, new: &Document) -> String {
                 State::Ask => "to be answered",
             };
             changes.push(format!(
-                "**{title}:** {}, was {}. {}",
+                "**{}:** {}, was {}. {}",
+                printable_markdown(title),
                 words(item.state),
                 words(before.state),
-                one_line(&item.detail)
+                printable_markdown(&item.detail)
             ));
         }
     }
@@ -135,20 +137,8 @@ fn changed<T: Ord + Display>(changes: &mut Vec<String>, what: &str, old: &BTreeS
     }
     let list = |values: &BTreeSet<T>| match values.is_empty() {
         true => "none".to_owned(),
-        false => values.iter().map(T::to_string).collect::<Vec<_>>().join(", "),
+        // A server names itself, and a file may be anybody's.
+        false => values.iter().map(|value| printable_markdown(&value.to_string())).collect::<Vec<_>>().join(", "),
     };
     changes.push(format!("**{what}:** {}, was {}.", list(new), list(old)));
-}
-
-/// A detail may quote what a stranger's server sent: it stays in its line, and is no markup.
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '<' => line.push_str("&lt;"),
-            letter if letter.is_control() => line.push(' '),
-            letter => line.push(letter),
-        }
-    }
-    line
 }

@@ -53,6 +53,9 @@ const TTL_SECONDS_STEADY: u32 = 1800;
 const CERTIFICATE_DAYS_MIN: i64 = 14;
 /// An address of this machine alone can't be moved.
 const NO_RESOLVER: &str = "No resolver knows the host: it is an IP address, or a name in this machine's /etc/hosts.";
+const NO_RECORDS: &str = "There are no records.";
+/// What a check says that needs to know what moves.
+const OLD_UNKNOWN: &str = "The old addresses are not known.";
 /// Beside connections, hi needs some hundred files; a limit below this is the system's untouched default.
 const FILES_MIN: u64 = 10_000;
 
@@ -137,7 +140,7 @@ fn works(facts: &Facts) -> Item {
     let detail = if verdict.mend.is_empty() {
         verdict.sentence.clone()
     } else {
-        format!("{} Mend: {}", verdict.sentence, verdict.mend)
+        format!("{} Mend: {}.", verdict.sentence, verdict.mend.trim_end_matches('.'))
     };
     check("address_works", "The address works for everybody, at every address that it has", verdict.sound, detail)
 }
@@ -145,7 +148,7 @@ fn works(facts: &Facts) -> Item {
 fn ttl_low(facts: &Facts) -> Item {
     let title = "The TTL is low, so that users move within minutes";
     let Some(ttl) = facts.ttl_seconds_max() else {
-        return check("ttl_low", title, false, "There are no records.".to_owned());
+        return check("ttl_low", title, false, NO_RECORDS.to_owned());
     };
     let low = ttl <= TTL_SECONDS_LOW;
     let detail = if low {
@@ -159,9 +162,12 @@ fn ttl_low(facts: &Facts) -> Item {
 }
 
 fn ttl_steady(facts: &Facts) -> Item {
-    let ttl = facts.ttl_seconds_max().unwrap_or(0);
+    let title = "The TTL is back to a steady value";
+    let Some(ttl) = facts.ttl_seconds_max() else {
+        return check("ttl_steady", title, false, NO_RECORDS.to_owned());
+    };
     let detail = format!("The longest is {ttl} s. When nothing has to be turned back any more, an hour is usual.");
-    check("ttl_steady", "The TTL is back to a steady value", ttl >= TTL_SECONDS_STEADY, detail)
+    check("ttl_steady", title, ttl >= TTL_SECONDS_STEADY, detail)
 }
 
 /// Without the old and the new addresses, half of the list would be true of nothing.
@@ -180,6 +186,7 @@ fn both_families(facts: &Facts) -> Item {
         |addresses: &BTreeSet<IpAddr>| (addresses.iter().any(IpAddr::is_ipv4), addresses.iter().any(IpAddr::is_ipv6));
     let (old, new) = (families(&facts.old), families(&facts.new));
     let detail = match (old.0 && !new.0, old.1 && !new.1) {
+        _ if facts.old.is_empty() => OLD_UNKNOWN,
         (false, false) => "Every family of the old addresses has a new one.",
         (true, _) => {
             "The old server has an IPv4 address and the new one has none: its A record would have nowhere to point."
@@ -204,6 +211,7 @@ fn all_sound(name: &str, title: &str, facts: &Facts, addresses: &BTreeSet<IpAddr
 fn records_point_to_new(facts: &Facts) -> Item {
     let still_old = with_old(facts);
     let detail = match still_old.is_empty() {
+        true if facts.old.is_empty() => OLD_UNKNOWN.to_owned(),
         true => "No resolver gives an old address any more.".to_owned(),
         false => format!("Still old: {}.", still_old.join("; ")),
     };
@@ -215,7 +223,12 @@ fn records_point_to_new(facts: &Facts) -> Item {
 fn old_gone_from_records(facts: &Facts) -> Item {
     let still_old = with_old(facts);
     let detail = match still_old.is_empty() {
-        true => format!("{} resolvers were asked.", facts.resolvers.len()),
+        true if facts.old.is_empty() => OLD_UNKNOWN.to_owned(),
+        true => {
+            let silent = facts.resolvers.iter().filter(|resolver| resolver.trouble.is_some()).map(records_of);
+            let silent: Vec<_> = silent.map(|trouble| format!(" {trouble}.")).collect();
+            format!("Resolvers asked: {}.{}", facts.resolvers.len(), silent.concat())
+        }
         false => format!("Still there: {}. Change the record in the zone, or wait for the TTL.", still_old.join("; ")),
     };
     let known = !facts.old.is_empty() && facts.resolvers.iter().all(|resolver| resolver.trouble.is_none());
@@ -238,6 +251,7 @@ fn old_is_silent(facts: &Facts) -> Item {
     let answering: Vec<String> =
         old.iter().filter(|at| at.answers).map(|at| format!("{}: {}", at.address, at.says)).collect();
     let detail = match answering.is_empty() {
+        true if old.is_empty() => OLD_UNKNOWN.to_owned(),
         true => "Nothing answers there.".to_owned(),
         false => format!(
             "Something answers: {}. If it is the provider's proxy, users who still come there lose the chat, and nobody \

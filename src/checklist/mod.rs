@@ -26,7 +26,7 @@ use gather::{Subject, gather};
 use items::{Phase, items};
 
 use crate::doctor::url::Target;
-use crate::doctor::{Options, parse_resolver};
+use crate::doctor::{self, Options, parse_resolver};
 
 /// Exit code while a check is open.
 const EXIT_OPEN: u8 = 1;
@@ -141,10 +141,7 @@ fn make(phase: Phase, args: ListArgs) -> Result<(String, ExitCode), String> {
     }
     let options = Options { resolvers: args.resolver, ca: args.ca, ..Options::new(target) };
     let subject = Subject { options, old, new, old_internal: args.old_internal, here: !args.elsewhere };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("a runtime can't be had: {error}."))?;
+    let runtime = doctor::runtime().map_err(|error| format!("a runtime can't be had: {error}."))?;
     let facts = runtime.block_on(gather(phase, &subject))?;
     let made_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let document = Document { phase, url: args.url, made_unix_ms, items: items(phase, &facts), facts };

@@ -153,3 +153,15 @@ fn the_difference_names_addresses_ttl_verdict_and_ticks() {
         assert!(text.contains(part), "{part} is not in {text}");
     }
 }
+
+#[test]
+fn where_nothing_is_known_no_detail_says_that_all_is_well() {
+    for phase in [Phase::During, Phase::After] {
+        for item in items(phase, &Facts::default()) {
+            let known = item.detail.contains("not known") || item.name == "addresses_known";
+            let about_old = ["both_families", "records_moved", "old_gone", "old_silent"].contains(&&*item.name);
+            assert!(!about_old || known && item.state == State::Open, "{phase:?}: {item:?}");
+            assert_ne!(item.state, State::Done, "{phase:?}: {item:?}");
+        }
+    }
+}

@@ -11,6 +11,9 @@ use super::facts::Certificate;
 /// Seconds of a day.
 const DAY: i64 = 24 * 60 * 60;
 
+/// Characters of a name that are repeated: who made the certificate chose their number.
+const NAME_CHARS_MAX: usize = 120;
+
 /// What a certificate says about itself. One that can't be read says so in its subject.
 pub(super) fn describe(der: &CertificateDer<'_>) -> Certificate {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else {
@@ -20,17 +23,21 @@ pub(super) fn describe(der: &CertificateDer<'_>) -> Certificate {
     let not_after = certificate.validity().not_after;
     let names = certificate.subject_alternative_name().ok().flatten();
     Certificate {
-        subject: certificate.subject().to_string(),
-        issuer: certificate.issuer().to_string(),
+        subject: cut(&certificate.subject().to_string()),
+        issuer: cut(&certificate.issuer().to_string()),
         names: names.map(|names| names.value.general_names.iter().filter_map(name).collect()).unwrap_or_default(),
         days_left: (not_after.timestamp() - ASN1Time::now().timestamp()) / DAY,
         not_after: not_after.to_rfc2822().unwrap_or_else(|raw| raw),
     }
 }
 
+fn cut(text: &str) -> String {
+    text.chars().take(NAME_CHARS_MAX).collect()
+}
+
 fn name(name: &GeneralName<'_>) -> Option<String> {
     match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::DNSName(name) => Some(cut(name)),
         GeneralName::IPAddress(bytes) => match bytes.len() {
             4 => <[u8; 4]>::try_from(*bytes).ok().map(|bytes| Ipv4Addr::from(bytes).to_string()),
             _ => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| Ipv6Addr::from(bytes).to_string()),

@@ -177,7 +177,8 @@ fn days(number: i64) -> String {
     }
 }
 
-fn listed(names: &[String]) -> String {
+/// All names of a few, some of many.
+pub(super) fn listed(names: &[String]) -> String {
     match names {
         [] => "no name".to_owned(),
         [names @ .., last] if names.len() > 3 => format!("{} and {} others ({last}, ...)", names[0], names.len()),

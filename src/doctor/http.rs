@@ -132,6 +132,9 @@ fn parse_head(buffer: &[u8]) -> Result<Option<Head>, Failure> {
             let version = if response.version == Some(0) { "HTTP/1.0" } else { "HTTP/1.1" };
             Ok(Some((response.code.unwrap_or_default(), version.to_owned(), headers, used)))
         }
+        Err(httparse::Error::TooManyHeaders) => {
+            Err(Failure::new(FailureKind::NotHttp, format!("the answer has more than {HEADERS_MAX} headers")))
+        }
         Err(_) => {
             let beginning: String = buffer.iter().take(24).map(|byte| byte.escape_ascii().to_string()).collect();
             Err(Failure::new(FailureKind::NotHttp, format!("what answers is no HTTP/1: \"{beginning}\"")))

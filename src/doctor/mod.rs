@@ -40,9 +40,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 use crate::config::parse_time;
+use crate::printable::printable_json;
 use facts::{Facts, Source};
 use net::Trust;
 use report::Color;
@@ -117,6 +119,14 @@ pub struct Examination {
     pub ms: f64,
 }
 
+impl Examination {
+    /// All of it as JSON.
+    pub fn json(&self) -> String {
+        let json = serde_json::to_string_pretty(self).expect("strings, numbers and addresses are JSON");
+        printable_json(&json).into_owned()
+    }
+}
+
 /// Examines an address: DNS, then every IP address in parallel. Bounded: each step by `options.step_time`, all of it by
 /// about ten of them (and the time of silence). Runs on any tokio runtime with IO and time; touches no io_uring.
 ///
@@ -148,6 +158,15 @@ pub async fn examine(options: &Options) -> Result<Examination, String> {
     let facts = Facts { target: target.clone(), dns, expected: options.expected.clone(), addresses };
     let diagnosis = diagnosis::diagnose(&facts);
     Ok(Examination { facts, diagnosis, ms: milliseconds(began.elapsed()) })
+}
+
+/// A runtime for [`examine`] on this thread.
+///
+/// # Errors
+/// The system has none to give.
+pub fn runtime() -> io::Result<Runtime> {
+    // Time is looked at between any two polls: the usual 61 of them are many seconds if a server floods us.
+    Builder::new_current_thread().enable_all().event_interval(1).build()
 }
 
 /// Each address once: those of the sources in their order, then what is only expected.
@@ -250,8 +269,7 @@ pub fn run(args: Args) -> ExitCode {
         depth: args.idle.map_or(Depth::Messages, Depth::Idle),
         ..Options::new(args.url)
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = match runtime {
+    let result = match runtime() {
         Ok(runtime) => runtime.block_on(examine(&options)),
         Err(error) => Err(format!("no runtime: {error}")),
     };
@@ -265,7 +283,7 @@ pub fn run(args: Args) -> ExitCode {
     let mut stdout = io::stdout();
     // The exit code is the same if nobody reads the report.
     let _ = match json {
-        true => writeln!(stdout, "{}", serde_json::to_string_pretty(&examination).unwrap_or_default()),
+        true => writeln!(stdout, "{}", examination.json()),
         false => stdout.write_all(report::text(&examination, color(&stdout)).as_bytes()),
     };
     match examination.diagnosis.is_sound() {

@@ -20,6 +20,8 @@ use super::{Depth, Options};
 const ECHO_PATH: &str = "/-/doctor/echo";
 /// So much of a body is kept, in characters: enough for the words of a refusal.
 const BODY_CHARS_KEPT: usize = 4096;
+/// So much of the names that a server gives itself is kept, in characters.
+const NAME_CHARS_KEPT: usize = 120;
 /// Silences that are tried, in seconds, each on a connection of its own.
 const SILENCES: [u64; 16] = [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 600, 1800, 3600];
 
@@ -170,9 +172,13 @@ impl Patient<'_> {
     async fn echo_over(&self, mut stream: Stream, path: String, upgrade: bool) -> Result<Echo, Failure> {
         let (request, _) = self.request(&path, upgrade);
         let Exchange { mut answer, .. } = exchange(&mut stream, &request, self.step_time()).await?;
-        let received: Option<Received> = serde_json::from_str(&answer.body).ok().filter(|_| answer.status == 200);
+        let mut received: Option<Received> = serde_json::from_str(&answer.body).ok().filter(|_| answer.status == 200);
+        if let Some(received) = &mut received {
+            keep_the_beginning(&mut received.instance, NAME_CHARS_KEPT);
+            keep_the_beginning(&mut received.version, NAME_CHARS_KEPT);
+        }
         let diff = received.as_ref().map(|received| Diff::between(&path, &request.headers, received, &answer));
-        keep_the_beginning(&mut answer.body);
+        keep_the_beginning(&mut answer.body, BODY_CHARS_KEPT);
         Ok(Echo { path, answer, received, diff })
     }
 
@@ -192,6 +198,9 @@ impl Patient<'_> {
                 socket = socket.or(opened);
             }
         }
+        if handshake.is_sound() && self.origin.is_none() {
+            handshake.other_origin = self.refusal_of(&own_origin, is_hi).await;
+        }
         let Some(mut socket) = socket else { return (Step::Done(handshake), Step::Skipped) };
         let dialect = if is_hi { Dialect::Chat } else { Dialect::Unknown };
         let chat = match talk {
@@ -202,6 +211,18 @@ impl Patient<'_> {
         (Step::Done(handshake), chat)
     }
 
+    /// Servers let in who sends no Origin, as it is no browser; pages of the site itself may be refused all the same.
+    async fn refusal_of(&self, origin: &str, is_hi: bool) -> Option<OtherOrigin> {
+        // The doctor's user is in the chat already.
+        let path = self.target.handshake_target(&random_name(), is_hi);
+        let (handshake, socket) = self.handshake(&path, Some(origin)).await.ok()?;
+        if let Some(socket) = socket {
+            socket.close().await;
+        }
+        let status = handshake.answer.status;
+        matches!(status, 401 | 403).then(|| OtherOrigin { origin: handshake.origin, status })
+    }
+
     /// A handshake, and the WebSocket if there is one.
     async fn handshake(&self, path: &str, origin: Option<&str>) -> Result<(Handshake, Option<Socket>), Failure> {
         let mut stream = self.route.connect().await?;
@@ -209,7 +230,7 @@ impl Patient<'_> {
         let origin = origin.map(str::to_owned);
         request.headers.extend(origin.clone().map(|origin| ("Origin".to_owned(), origin)));
         let Exchange { mut answer, leftover } = exchange(&mut stream, &request, self.step_time()).await?;
-        keep_the_beginning(&mut answer.body);
+        keep_the_beginning(&mut answer.body, BODY_CHARS_KEPT);
         let accept_matches = answer.header("sec-websocket-accept") == Some(&accept_of(&key));
         let handshake = Handshake { path: path.to_owned(), answer, accept_matches, origin, other_origin: None };
         let socket = handshake.is_sound().then(|| Socket::new(stream, leftover, &self.name));
@@ -273,9 +294,9 @@ impl Patient<'_> {
     }
 }
 
-fn keep_the_beginning(body: &mut String) {
-    if let Some((end, _)) = body.char_indices().nth(BODY_CHARS_KEPT) {
-        body.truncate(end);
+fn keep_the_beginning(text: &mut String, chars_max: usize) {
+    if let Some((end, _)) = text.char_indices().nth(chars_max) {
+        text.truncate(end);
     }
 }
 

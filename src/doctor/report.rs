@@ -8,7 +8,9 @@ use super::diff::Diff;
 use super::facts::{
     Address, Answer, Carried, Echo, Handshake, Idle, IdleFate, Lookup, LookupOutcome, Source, Step, Tls,
 };
-use super::verdict::{Finding, printable};
+use super::faults::listed;
+use super::verdict::Finding;
+use crate::printable::printable;
 
 /// The column of the steps' names, in characters.
 const NAME_WIDTH: usize = 17;
@@ -142,7 +144,7 @@ impl Page {
         let mut parts = vec![tls.version.clone()];
         parts.extend(tls.alpn.clone());
         if let Some(own) = tls.chain.first() {
-            parts.push(own.names.join(", "));
+            parts.push(listed(&own.names));
             parts.push(format!("{} days left", thousands_signed(own.days_left)));
             parts.push(format!("issued by {}", own.issuer));
         }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use crate::printable::printable;
 use crate::proxy::Proxy;
 
 /// What is wrong, or that nothing is. The names in JSON are stable. The order is that of causes: what stands first
@@ -170,19 +171,19 @@ impl Lines {
 
 impl Finding {
     /// Something that users notice.
-    pub fn broken(kind: Kind, address: Option<IpAddr>, text: impl Into<String>) -> Self {
-        Self { kind, broken: true, address, text: printable(text), mend: None }
+    pub fn broken(kind: Kind, address: Option<IpAddr>, text: impl AsRef<str>) -> Self {
+        Self { kind, broken: true, address, text: printable(text.as_ref()).into_owned(), mend: None }
     }
 
     /// Something to know.
-    pub fn warning(kind: Kind, address: Option<IpAddr>, text: impl Into<String>) -> Self {
+    pub fn warning(kind: Kind, address: Option<IpAddr>, text: impl AsRef<str>) -> Self {
         Self { broken: false, ..Self::broken(kind, address, text) }
     }
 
     /// The same with what to do about it.
     #[must_use]
-    pub fn mend(mut self, text: impl Into<String>) -> Self {
-        self.mend = Some(Mend { text: printable(text), lines: Vec::new() });
+    pub fn mend(mut self, text: impl AsRef<str>) -> Self {
+        self.mend = Some(Mend { text: printable(text.as_ref()).into_owned(), lines: Vec::new() });
         self
     }
 
@@ -194,12 +195,6 @@ impl Finding {
         }
         self
     }
-}
-
-/// A text that can do nothing in a terminal or a log: parts of it come from servers that nobody knows.
-pub(super) fn printable(text: impl Into<String>) -> String {
-    let text = text.into();
-    if text.contains(char::is_control) { text.replace(char::is_control, "?") } else { text }
 }
 
 impl fmt::Display for Finding {

@@ -308,6 +308,9 @@ fn advice(reason: Reason) -> Option<&'static str> {
     })
 }
 
+/// Media types in `Accept` that are looked at; browsers send about eight.
+const ACCEPTED_MAX: usize = 32;
+
 /// Whether `Accept` asks for JSON, and not rather for text (RFC 9110 12.5.1). Who takes anything gets text.
 fn prefers_json(head: &Head<'_>) -> bool {
     let quality = |media_type: &str| {
@@ -320,7 +323,7 @@ fn prefers_json(head: &Head<'_>) -> bool {
             let q = parts.find_map(|part| part.strip_prefix("q="));
             Some(q.map_or(1.0, |q| q.parse::<f32>().unwrap_or(0.0)))
         };
-        head.tokens("accept").filter_map(of_element).reduce(f32::max)
+        head.tokens("accept").take(ACCEPTED_MAX).filter_map(of_element).reduce(f32::max)
     };
     let text = quality("text/plain").or(quality("text/html")).unwrap_or(0.0);
     quality("application/json").is_some_and(|json| json > 0.0 && json >= text)

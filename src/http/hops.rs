@@ -13,6 +13,9 @@ use crate::proxy::Proxy;
 /// Hops before the last that are named one by one.
 const EARLIER_MAX: usize = 4;
 
+/// Addresses in the forwarding headers that are looked at: no real request passes more hops.
+const ADDRESSES_MAX: usize = 64;
+
 /// Signs of a hop that are listed.
 const EVIDENCE_MAX: usize = 8;
 
@@ -113,11 +116,12 @@ fn received_by(element: &[u8]) -> Option<String> {
 
 /// Who the hops received the request from: the client first, or who claims to be it.
 fn forwarded_addresses(head: &Head<'_>) -> Vec<String> {
-    let listed: Vec<_> = head.tokens("x-forwarded-for").map(bare).collect();
+    let listed: Vec<_> = head.tokens("x-forwarded-for").take(ADDRESSES_MAX).map(bare).collect();
     if !listed.is_empty() {
         return listed;
     }
-    let elements = head.tokens("forwarded").map(|element| String::from_utf8_lossy(element).into_owned());
+    let elements =
+        head.tokens("forwarded").take(ADDRESSES_MAX).map(|element| String::from_utf8_lossy(element).into_owned());
     let of_element = |element: String| {
         let mut pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
         let (_, address) = pairs.find(|(key, _)| key.eq_ignore_ascii_case("for"))?;
@@ -128,13 +132,14 @@ fn forwarded_addresses(head: &Head<'_>) -> Vec<String> {
 
 /// Those before the last: by their signatures, or by the addresses if there are more. The first of these is the client's.
 fn earlier(signatures: &[&[u8]], addresses: &[String]) -> Vec<String> {
-    let signed: Vec<_> = signatures.iter().map(|element| bare(element)).collect();
     let further = addresses.get(1..).unwrap_or_default();
-    let mut earlier = if signed.len() >= further.len() { signed } else { further.to_vec() };
-    if earlier.len() > EARLIER_MAX {
-        let more = earlier.len() - EARLIER_MAX;
-        earlier.truncate(EARLIER_MAX);
-        earlier.push(format!("{more} more"));
+    let count = signatures.len().max(further.len());
+    let mut earlier: Vec<_> = match signatures.len() == count {
+        true => signatures.iter().take(EARLIER_MAX).map(|element| bare(element)).collect(),
+        false => further.iter().take(EARLIER_MAX).cloned().collect(),
+    };
+    if count > EARLIER_MAX {
+        earlier.push(format!("{} more", count - EARLIER_MAX));
     }
     earlier
 }

@@ -75,6 +75,8 @@ pub enum Reply {
     Answer(String),
     /// Answers, and says nothing more.
     AnswerAndFallSilent(String),
+    /// Answers, then repeats these bytes for as long as anybody takes them.
+    AnswerAndFlood(String, Vec<u8>),
     /// Says nothing at all.
     Silence,
     /// Passes the connection on to this port of 127.0.0.1.
@@ -94,6 +96,10 @@ pub fn odd_server(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> u16 
             Reply::AnswerAndFallSilent(answer) => {
                 let _ = stream.write_all(answer.as_bytes());
                 read_to_the_end(&mut stream);
+            }
+            Reply::AnswerAndFlood(answer, flood) => {
+                let _ = stream.write_all(answer.as_bytes());
+                while stream.write_all(&flood).is_ok() {}
             }
             Reply::Silence => read_to_the_end(&mut stream),
             Reply::Pass(port) => pass(stream, &head, ([127, 0, 0, 1], port).into()),

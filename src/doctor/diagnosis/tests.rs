@@ -291,6 +291,7 @@ fn certificates_and_tls() {
         broken(failed(FailureKind::Tls), Kind::TlsFailed, "it failed", "TLS 1.2"),
         broken(failed(FailureKind::OnlyHttp2), Kind::Http2Only, "HTTP/2", "http/1.1"),
         broken(fault(CertificateFaultKind::Expired, -3), Kind::TlsExpired, "3 days ago", "renew"),
+        broken(fault(CertificateFaultKind::Expired, 50), Kind::TlsExpired, "with the server's own", "intermediate"),
         broken(fault(CertificateFaultKind::NotYetValid, 3), Kind::TlsNotYetValid, "not valid yet", "clocks"),
         broken(
             fault(CertificateFaultKind::WrongName, 3),

@@ -58,7 +58,7 @@ pub(super) fn handshake(address: &Address, facts: &Facts) -> Option<Fault> {
     let who = server(answer);
     let path = &facts.target.path;
     Some(match answer.status {
-        101 if handshake.accept_matches => return None,
+        101 if handshake.accept_matches => return own_pages_refused(handshake, facts),
         101 => Fault::new(
             Kind::WrongAcceptKey,
             format!("{who} answers 101 with a Sec-WebSocket-Accept that does not belong to the key"),
@@ -123,6 +123,19 @@ fn redirect(answer: &Answer, facts: &Facts) -> Fault {
         answer.status
     );
     Fault::new(Kind::Redirect, clause, mend)
+}
+
+/// A handshake without Origin is accepted, and one from a page of the site itself is not. Pages may live elsewhere.
+fn own_pages_refused(handshake: &Handshake, facts: &Facts) -> Option<Fault> {
+    let other = handshake.other_origin.as_ref().filter(|other| matches!(other.status, 401 | 403))?;
+    let origin = other.origin.clone().unwrap_or_else(|| facts.target.origin());
+    let clause = format!(
+        "pages of {origin} can't open a WebSocket here ({}): the server accepts other origins, and programs that send none",
+        other.status
+    );
+    let mend =
+        format!("if the page is served there, add {origin} to the allowed origins of the server (hi: --origins)");
+    Some(Fault::new(Kind::ForbiddenOrigin, clause, mend).warning())
 }
 
 /// The name of the doctor's own user and room means nothing to anyone.
