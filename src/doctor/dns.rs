@@ -22,6 +22,8 @@ use super::milliseconds;
 const HOSTS_FILE: &str = "/etc/hosts";
 /// The sources of a name that is never asked for (RFC 6761 6.3).
 const LOCALHOST: &str = "this machine";
+/// Records, and aliases, of one answer that are kept: an answer has 64 KiB, and who owns the zone fills them.
+const RECORDS_MAX: usize = 64;
 /// Resolvers that are asked at the same time at most; the system itself uses three.
 const RESOLVERS_MAX: usize = 16;
 
@@ -119,13 +121,16 @@ fn found(answers: &[hickory_resolver::proto::rr::Record], timed: bool) -> Lookup
             RData::A(a) => a.0.into(),
             RData::AAAA(aaaa) => aaaa.0.into(),
             RData::CNAME(to) => {
+                if lookup.aliases.len() == RECORDS_MAX {
+                    continue;
+                }
                 let [name, to] = [&answer.name, &to.0].map(|name| name.to_ascii().trim_end_matches('.').to_owned());
                 lookup.aliases.push(Alias { name, to, ttl_seconds: answer.ttl });
                 continue;
             }
             _ => continue,
         };
-        if lookup.records.iter().all(|record| record.ip != ip) {
+        if lookup.records.len() < RECORDS_MAX && lookup.records.iter().all(|record| record.ip != ip) {
             lookup.records.push(Record { ip, ttl_seconds: timed.then_some(answer.ttl) });
         }
     }
@@ -185,4 +190,22 @@ fn localhost() -> Source {
     };
     let (a, aaaa) = (lookup(Ipv4Addr::LOCALHOST.into()), lookup(Ipv6Addr::LOCALHOST.into()));
     Source { name: LOCALHOST.to_owned(), local: true, a, aaaa, ms: 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_resolver::proto::rr::{Record, rdata};
+
+    use super::*;
+
+    #[test]
+    fn of_an_answer_without_measure_the_beginning_is_kept() {
+        let name = Name::from_ascii("chat.example.com.").unwrap();
+        let record = |data| Record::from_rdata(name.clone(), 60, data);
+        let addresses = (0..3000u32).map(|number| record(RData::A(rdata::A(Ipv4Addr::from(number)))));
+        let aliases = (0..3000).map(|_| record(RData::CNAME(rdata::CNAME(name.clone()))));
+        let lookup = found(&addresses.chain(aliases).collect::<Vec<_>>(), true);
+        assert_eq!((lookup.records.len(), lookup.aliases.len()), (RECORDS_MAX, RECORDS_MAX));
+        assert_eq!(lookup.records[1].ip, Ipv4Addr::new(0, 0, 0, 1));
+    }
 }

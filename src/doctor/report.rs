@@ -258,6 +258,9 @@ impl Page {
             for line in &lines.lines {
                 let _ = writeln!(self.text, "      {line}");
             }
+            if !lines.without.is_empty() {
+                let _ = writeln!(self.text, "  and without: {}", lines.without.join(", "));
+            }
         }
     }
 }
@@ -318,6 +321,16 @@ mod tests {
         let text = text(&examination(), Color::None);
         assert!(text.starts_with(expected), "{text}");
         assert!(text.ends_with("      proxy_set_header Connection \"upgrade\";\n"), "{text}");
+    }
+
+    #[test]
+    fn lines_that_must_not_be_there_are_named() {
+        let mut examination = examination();
+        let lines = Lines::for_upgrade(Some(Proxy::Haproxy));
+        examination.diagnosis.verdict = examination.diagnosis.verdict.lines(lines);
+        let text = text(&examination, Color::None);
+        let end = "  and without: http-request del-header Upgrade, http-request del-header Connection\n";
+        assert!(text.ends_with(end), "{text}");
     }
 
     #[test]

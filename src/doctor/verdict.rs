@@ -147,24 +147,35 @@ pub struct Mend {
 pub struct Lines {
     /// Where they belong: the end of a sentence that begins with "In ...".
     pub place: String,
-    /// The lines.
+    /// The lines to have there, in place of those of the same name.
     pub lines: Vec<String>,
+    /// The lines not to have there.
+    pub without: &'static [&'static str],
 }
 
 impl Lines {
     /// What makes a proxy pass WebSocket handshakes on; those of the common ones if it is not known which it is.
     pub fn for_upgrade(proxy: Option<Proxy>) -> Vec<Self> {
-        Self::of(proxy, |proxy| proxy.upgrade_lines().iter().map(|line| (*line).to_owned()).collect())
+        let lines = |proxy: Proxy| proxy.upgrade_lines().iter().map(|line| (*line).to_owned()).collect();
+        Self::of(proxy, lines, Proxy::without)
     }
 
     /// What makes a proxy leave idle connections alone for so long.
     pub fn for_idle(proxy: Option<Proxy>, seconds: u64) -> Vec<Self> {
-        Self::of(proxy, |proxy| proxy.idle_lines(seconds))
+        Self::of(proxy, |proxy| proxy.idle_lines(seconds), |_| &[])
     }
 
-    fn of(proxy: Option<Proxy>, lines: impl Fn(Proxy) -> Vec<String>) -> Vec<Self> {
+    fn of(
+        proxy: Option<Proxy>,
+        lines: impl Fn(Proxy) -> Vec<String>,
+        without: impl Fn(Proxy) -> &'static [&'static str],
+    ) -> Vec<Self> {
         let proxies = proxy.map_or(Proxy::COMMON.to_vec(), |proxy| vec![proxy]);
-        let each = proxies.into_iter().map(|proxy| Self { place: proxy.place().to_owned(), lines: lines(proxy) });
+        let each = proxies.into_iter().map(|proxy| Self {
+            place: proxy.place().to_owned(),
+            lines: lines(proxy),
+            without: without(proxy),
+        });
         each.filter(|lines| !lines.lines.is_empty()).collect()
     }
 }
