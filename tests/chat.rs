@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, json};
+use support::listener::Listener;
 use support::wire::{self, FIN, TEXT, handshake};
 use support::{Client, Server};
 use tungstenite::Message;
@@ -32,7 +33,8 @@ fn every_path_that_ends_in_ws_leads_to_the_chat_and_its_default_room() {
 fn our_own_folders_win_over_paths_that_end_in_ws() {
     let server = Server::start(&[]);
     assert_eq!(server.ask(handshake("/-/ws?username=a")).status, 404);
-    assert_ne!(server.ask(handshake("/stream/ws?username=a")).status, 101);
+    let stream = Listener::ask(server.connect(), &handshake("/stream/ws?username=a"));
+    assert!(stream.head.contains("text/event-stream"), "{}", stream.head);
     let mut raw = server.websocket("/raw/ws?username=a");
     raw.send_text("not JSON");
     assert_eq!(raw.text(), "not JSON", "/raw/ws is a raw room");
