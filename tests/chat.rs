@@ -3,11 +3,12 @@
 mod support;
 
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, json};
+use support::listener::Listener;
 use support::wire::{self, FIN, TEXT, handshake};
 use support::{Client, Server};
 use tungstenite::Message;
@@ -32,11 +33,8 @@ fn every_path_that_ends_in_ws_leads_to_the_chat_and_its_default_room() {
 fn our_own_folders_win_over_paths_that_end_in_ws() {
     let server = Server::start(&[]);
     assert_eq!(server.ask(handshake("/-/ws?username=a")).status, 404);
-    let mut stream = server.wire();
-    stream.send(handshake("/stream/ws?username=a"));
-    let mut head = [0; 15];
-    stream.stream.read_exact(&mut head).expect("an answer");
-    assert_eq!(&head, b"HTTP/1.1 200 OK", "/stream/ws is a room's events");
+    let stream = Listener::ask(server.connect(), &handshake("/stream/ws?username=a"));
+    assert!(stream.head.contains("text/event-stream"), "{}", stream.head);
     let mut raw = server.websocket("/raw/ws?username=a");
     raw.send_text("not JSON");
     assert_eq!(raw.text(), "not JSON", "/raw/ws is a raw room");
