@@ -191,6 +191,9 @@ impl fmt::Display for Status {
                 let plural = if self.dns_addresses == 1 { "" } else { "es" };
                 write!(f, "works, and leads here ({} address{plural})", self.dns_addresses)
             }
+            (true, false) if self.verdict == Some(Kind::NotHi) => f.write_str(
+                "works, and which server answers can't be seen: let the proxy pass /-/doctor/echo on to hi too",
+            ),
             (true, false) => f.write_str(
                 "works, and leads to another server than this one: see its DNS records, or give all servers behind it the \
                  same --group",
@@ -227,7 +230,7 @@ fn status(facts: &Facts, diagnosis: &Diagnosis, instance_matches: bool, took: Du
         seconds: took.as_secs_f64(),
         dns_addresses: facts.addresses.iter().filter(|address| address.in_dns).count(),
         sentence: said.to_string(),
-        verdict: Some(if fault.is_none() { Kind::Sound } else { said.kind }),
+        verdict: Some(said.kind),
     }
 }
 

@@ -14,6 +14,8 @@ use support::{PATIENCE, Server};
 const FORWARD: u16 = 0;
 /// As the proxy of the story: HTTP/1.0, and no `Upgrade`.
 const STRIP: u16 = 1;
+/// All but hi's own addresses, which tell who it is.
+const HIDE: u16 = 3;
 /// Nothing behind it.
 const HANG_UP: u16 = 2;
 
@@ -34,7 +36,7 @@ impl PublicAddress {
             for stream in listener.incoming().flatten() {
                 let (behaviour, target) = (shared.0.load(Ordering::SeqCst), shared.1.load(Ordering::SeqCst));
                 if behaviour != HANG_UP {
-                    std::thread::spawn(move || relay(stream, target, behaviour == STRIP));
+                    std::thread::spawn(move || relay(stream, target, behaviour));
                 }
             }
         });
@@ -54,7 +56,7 @@ impl PublicAddress {
     }
 }
 
-fn relay(mut client: TcpStream, target: u16, strip: bool) {
+fn relay(mut client: TcpStream, target: u16, behaviour: u16) {
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", target)) else { return };
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -65,7 +67,11 @@ fn relay(mut client: TcpStream, target: u16, strip: bool) {
         head.push(byte[0]);
     }
     let mut head = String::from_utf8(head).unwrap();
-    if strip {
+    if behaviour == HIDE && head.starts_with("GET /-/") {
+        let _ = client.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        return;
+    }
+    if behaviour == STRIP {
         let kept = head.lines().filter(|line| {
             let line = line.to_ascii_lowercase();
             !line.starts_with("upgrade:") && !line.starts_with("connection:")
@@ -135,6 +141,16 @@ fn another_server_at_the_public_address_is_named_and_one_of_the_group_is_right()
     assert!(of_group.wait_for_log("public path").contains("works, and leads here"), "{}", of_group.log());
     let of_other = watching(&public.url(), &["--group", "green"]);
     assert!(of_other.wait_for_log("public path").contains("leads to another server"), "{}", of_other.log());
+}
+
+#[test]
+fn a_proxy_that_hides_who_answers_is_told_from_another_server() {
+    let public = PublicAddress::new();
+    let server = watching(&public.url(), &[]);
+    public.behave(HIDE);
+    public.lead_to(&server);
+    let line = server.wait_for_log("which server answers can't be seen");
+    assert!(line.contains("pass /-/doctor/echo on"), "{line}");
 }
 
 #[test]

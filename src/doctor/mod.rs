@@ -74,7 +74,7 @@ pub struct Options {
     pub expected: Vec<IpAddr>,
     /// A PEM file of certificates to trust beside the system's.
     pub ca: Option<PathBuf>,
-    /// The `Origin` of the handshake; none: none is sent at first.
+    /// The `Origin` of the handshake; none: one without, and one with that of the site itself.
     pub origin: Option<String>,
     /// How long one step may take.
     pub step_time: Duration,
@@ -206,8 +206,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// The Origin to send with the handshake, e.g. `https://www.example.com` [default: none; that of the site itself after
-    /// a refusal]
+    /// The Origin to send with the handshake, e.g. `https://www.example.com` [default: none, and then that of the site
+    /// itself]
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     origin: Option<String>,
 
