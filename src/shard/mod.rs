@@ -39,7 +39,7 @@ use crate::wheel::Wheel;
 pub mod commands;
 pub mod rooms;
 pub mod run;
-mod stream;
+pub mod stream;
 pub mod turn;
 pub mod v1;
 
