@@ -2,9 +2,9 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`gather`] | makes the checks |
+//! | [`mod@gather`] | makes the checks |
 //! | [`facts`] | what they found (plain data, saved with the list) |
-//! | [`items`] | the list itself: from facts to ticks (pure) |
+//! | [`mod@items`] | the list itself: from facts to ticks (pure) |
 //! | [`document`] | Markdown, JSON, and what changed between two lists (pure) |
 
 pub mod document;
