@@ -19,6 +19,9 @@ use crate::ring::RECEIVE_BUFFER_BYTES;
 use crate::room::SLEEPING_BYTES_MAX;
 use crate::room::replay::ReplayBounds;
 
+/// Between two looks at the public address.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+
 /// Where the internal port is, and where `hi pub` and `hi rooms` look for it.
 pub const INTERNAL_DEFAULT: &str = "127.0.0.1:8081";
 
@@ -129,7 +132,7 @@ pub struct Config {
     pub public_url: Option<Target>,
 
     /// Time between two looks at the public address
-    #[arg(long, value_name = "TIME", env = "HI_PUBLIC_INTERVAL", default_value = "60s", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", env = "HI_PUBLIC_INTERVAL", default_value = "60s", value_parser = parse_interval)]
     pub public_interval: Duration,
 
     /// A name that all servers behind the same public address share: any of them may answer there [default: none]
@@ -335,6 +338,12 @@ fn parse_time_or_0(text: &str) -> Result<Duration, String> {
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let time = parse_time(text)?;
     if time.subsec_nanos() == 0 { Ok(time) } else { Err(format!("{text}: give whole seconds")) }
+}
+
+/// A time between two looks: what comes more often is a load of its own.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let time = parse_time(text)?;
+    if time >= INTERVAL_MIN { Ok(time) } else { Err(format!("{text} is too short: give 100ms or more")) }
 }
 
 fn parse_buffers(text: &str) -> Result<u16, String> {
