@@ -34,8 +34,8 @@ pub enum State {
     Closing,
     /// The peer's Close has arrived, ours is on its way; once it has left, the connection ends.
     Answering,
-    /// The peer broke the protocol, or it is a stream. Our Close is on its way, and then only our end of the socket is closed: bytes that
-    /// arrive are thrown away until the peer ends, so that no reset overtakes the Close.
+    /// The peer broke the protocol, or it is a stream. Our Close is on its way, and then only our end of the socket is
+    /// closed: bytes that arrive are thrown away until the peer ends, so that no reset overtakes the Close.
     Lingering,
     /// The socket is shut down. As soon as the kernel has given back its receive, its send and its poll, it is gone.
     Ended,
@@ -280,7 +280,8 @@ impl Connection {
         self.pong(ping);
     }
 
-    /// Puts the Close frame, or the last words of a stream, behind everything that is owed, and moves on to `state`. The first Close stands.
+    /// Puts the Close frame, or the last words of a stream, behind everything that is owed, and moves on to `state`. The
+    /// first Close stands.
     pub fn close(&mut self, frame: Bytes, state: State) {
         debug_assert!(matches!(state, State::Closing | State::Answering | State::Lingering));
         if self.state == State::Open {

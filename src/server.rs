@@ -178,21 +178,6 @@ impl Server {
         self.internal
     }
 
-    /// What `/metrics` says: others add to it here.
-    pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
-    }
-
-    /// What `/readyz` says: others add their checks here.
-    pub fn readiness(&self) -> &Arc<Readiness> {
-        &self.readiness
-    }
-
-    /// The handshakes that failed so far, counted by reason and hop: what `hi_handshake_failures_total` says.
-    pub fn failures(&self) -> &Arc<Failures> {
-        &self.failures
-    }
-
     /// How many shards there are.
     pub fn shards(&self) -> usize {
         self.threads.len()
