@@ -129,6 +129,14 @@ impl DataRing for FaultyRing {
     fn recycle(&mut self, received: Received) {
         self.ring.recycle(received);
     }
+
+    fn attended(&mut self) {
+        self.ring.attended();
+    }
+
+    fn unattended(&mut self) -> bool {
+        self.ring.unattended()
+    }
 }
 
 /// The first `count` bytes.

@@ -102,12 +102,6 @@ pub fn eventfd_signal(eventfd: &impl AsFd) {
     let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
 }
 
-/// Makes an eventfd unreadable again.
-pub fn eventfd_clear(eventfd: &impl AsFd) {
-    // EAGAIN: it was not signalled.
-    let _ = rustix::io::read(eventfd, &mut [0u8; 8]);
-}
-
 /// Milliseconds since 1970 (the `Ts` of the wire).
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)

@@ -141,9 +141,14 @@ impl Inbox {
         if self.woken.swap(true, Ordering::AcqRel) { Pushed::Awake } else { Pushed::Wake }
     }
 
+    /// Whether orders wait.
+    pub fn has_orders(&self) -> bool {
+        self.ordered.load(Ordering::Acquire)
+    }
+
     /// Takes the orders that wait. To be called after [`Inbox::drain`], which answers the wake-up for them, too.
     pub fn take_orders(&self) -> Vec<Order> {
-        if !self.ordered.load(Ordering::Acquire) || !self.ordered.swap(false, Ordering::AcqRel) {
+        if !self.has_orders() || !self.ordered.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
         std::mem::take(&mut self.orders.lock().expect("an inbox's lock is never held over a panic"))

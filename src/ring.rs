@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -35,8 +35,8 @@ pub const SLICES_PER_SEND_MAX: usize = 8;
 /// What a shard asks of its data ring. A trait, so that a seeded stand-in can break the IO (see
 /// [`crate::faulty_ring`]).
 pub trait DataRing: Sized {
-    /// A ring with `receive_buffers` provided buffers (a power of two, at most 32,768) that makes the eventfd `wake_up`
-    /// readable when there is a completion.
+    /// A ring with `receive_buffers` provided buffers (a power of two, at most 32,768) that signals the eventfd `wake_up`
+    /// when there is a completion, unless it is [`DataRing::attended`].
     ///
     /// # Errors
     /// What the kernel refused; see [`RingError`].
@@ -56,6 +56,10 @@ pub trait DataRing: Sized {
     fn next(&mut self) -> Option<Completion>;
     /// Gives a receive buffer back to the kernel.
     fn recycle(&mut self, received: Received);
+    /// Completions are looked for from now on: the eventfd need not be signalled.
+    fn attended(&mut self);
+    /// From now on the eventfd tells of completions again. False if there are some of which it has not told.
+    fn unattended(&mut self) -> bool;
 }
 
 /// What one send holds: nearly always a single slice.
@@ -442,6 +446,18 @@ impl DataRing for Ring {
     fn recycle(&mut self, received: Received) {
         self.buffers.provide(received.buffer);
         self.buffers_changed = true;
+    }
+
+    fn attended(&mut self) {
+        self.uring.completion().disable_eventfd();
+    }
+
+    fn unattended(&mut self) -> bool {
+        self.uring.completion().enable_eventfd();
+        // The kernel first adds work and then looks whether to signal; we do it the other way round: whatever the order,
+        // one of the two sees the other's.
+        fence(Ordering::SeqCst);
+        self.aside.is_empty() && self.uring.completion().is_empty() && !self.uring.submission().taskrun()
     }
 }
 

@@ -23,7 +23,9 @@ use hi::ring::{Completion, DataRing, Received, Ring, RingError, Slices};
 use hi::room::registry::Registry;
 use hi::room::{Joining, MemberId, Namespace, Room, Wakes};
 use hi::shard::{Shard, Upgraded};
-use support::wire::{FIN, PING, frame};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use support::PATIENCE;
+use support::wire::{BINARY, FIN, PING, frame};
 
 /// More than are sent to in one turn.
 const MANY: usize = 1100;
@@ -80,6 +82,14 @@ impl DataRing for Scripted {
 
     fn recycle(&mut self, received: Received) {
         self.ring.recycle(received);
+    }
+
+    fn attended(&mut self) {
+        self.ring.attended();
+    }
+
+    fn unattended(&mut self) -> bool {
+        self.ring.unattended()
     }
 }
 
@@ -206,4 +216,24 @@ fn who_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
     bench.registry.inboxes()[1].drain(&mut relays);
     assert_eq!(relays.len(), 2);
     assert!(bench.script.broken.get().is_none());
+}
+
+#[test]
+fn a_shard_is_woken_by_what_comes_while_it_sleeps_and_never_by_itself() {
+    let mut bench = Bench::new();
+    let raw = Role::Raw { echo: true, lossy: true };
+    let mut speaking = bench.connect(raw, "tea");
+    let mut listening = bench.connect(Role::Raw { echo: true, lossy: true }, "tea");
+    bench.turn_until_idle();
+    for message in [b"one", b"two"] {
+        speaking.write_all(&frame(FIN | BINARY, message)).unwrap();
+        let mut woken = [PollFd::new(&bench.ring_wake_up, PollFlags::IN)];
+        let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        assert_eq!(poll(&mut woken, Some(&patience)).unwrap(), 1, "the kernel says that something came");
+        assert!(take_signal(&bench.ring_wake_up));
+        while bench.shard.turns() {}
+        assert!(contains(&arrived(&mut listening), message));
+        assert!(!take_signal(&bench.inbox_wake_up), "its own message is no news to it");
+        assert!(!take_signal(&bench.ring_wake_up), "what it sent was done before it slept");
+    }
 }

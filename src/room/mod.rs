@@ -135,6 +135,20 @@ impl Wakes {
         }
     }
 
+    /// This shard has drained its inbox: what was pushed into it needs no wake-up any more.
+    pub fn drained(&mut self, own: usize) {
+        self.shards.retain(|shard| *shard != own);
+    }
+
+    /// Wakes every shard that was pushed to and not woken yet, but for `own`, which is awake; true: its inbox has to be
+    /// drained again before it sleeps.
+    pub fn wake_others(&mut self, inboxes: &[Inbox], own: usize) -> bool {
+        let pushed_to_itself = self.shards.contains(&own);
+        self.drained(own);
+        self.wake_all(inboxes);
+        pushed_to_itself
+    }
+
     /// Wakes every shard that was pushed to and not woken yet.
     pub fn wake_all(&mut self, inboxes: &[Inbox]) {
         for shard in self.shards.drain(..) {

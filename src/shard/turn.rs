@@ -34,13 +34,14 @@ impl<R: DataRing> Shard<R> {
     pub fn turns(&mut self) -> bool {
         let began = Instant::now();
         loop {
-            match self.turn() {
-                Ok(true) if began.elapsed() < TURNS_TIME_MAX => {}
-                Ok(more) => {
-                    self.counters.busy(began.elapsed());
-                    return more;
-                }
+            self.ring.attended();
+            let more = match self.turn() {
+                Ok(more) => more || !self.ring.unattended(),
                 Err(error) => self.fatal(&error),
+            };
+            if !more || began.elapsed() >= TURNS_TIME_MAX {
+                self.counters.busy(began.elapsed());
+                return more;
             }
         }
     }
@@ -58,7 +59,7 @@ impl<R: DataRing> Shard<R> {
         }
         self.obey_orders();
         self.queue_news();
-        self.wakes.wake_all(self.registry.inboxes());
+        let more_news = self.wakes.wake_others(self.registry.inboxes(), self.id);
         self.send();
         self.receive_again();
         self.ring.submit()?;
@@ -67,8 +68,9 @@ impl<R: DataRing> Shard<R> {
             self.rooms.cut_back();
         }
         // What ended meanwhile has left its rooms: their members must not wait for the next turn to hear of it.
-        self.wakes.wake_all(self.registry.inboxes());
-        Ok(!owes_nothing || !reaped_all || !self.send_queue.is_empty() || !self.arrivals.is_empty())
+        let more_news = self.wakes.wake_others(self.registry.inboxes(), self.id) || more_news;
+        let is_behind = !owes_nothing || !reaped_all || !self.send_queue.is_empty() || !self.arrivals.is_empty();
+        Ok(is_behind || more_news || self.registry.inboxes()[self.id].has_orders())
     }
 
     /// Does what others have asked for.
@@ -273,6 +275,7 @@ impl<R: DataRing> Shard<R> {
     pub(super) fn drain_inbox(&mut self) {
         let mut relays = std::mem::take(&mut self.relays);
         self.registry.inboxes()[self.id].drain(&mut relays);
+        self.wakes.drained(self.id);
         for relay in relays.drain(..) {
             self.rooms.append(&relay);
         }

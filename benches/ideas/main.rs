@@ -1,0 +1,164 @@
+//! Ways to give the kernel the same sends, measured against each other: `cargo bench --bench ideas`.
+//!
+//! One thread sends, another one, on another core, reads. The same sockets get one message after the other, each in
+//! another way, in an order that is shuffled for every round: what drifts in the machine drifts for all of them. The
+//! figure is CPU time of the sending thread (`CLOCK_THREAD_CPUTIME_ID`: what the kernel does for it included) per
+//! delivery, and its ratio to the first way in the table, with the interval that holds the true median of the rounds'
+//! ratios in 95 of 100 runs. What came of it: docs/performance.md.
+//!
+//! `cargo bench --bench ideas -- [sends|order|sizes|several|wake-ups]... [--members 1000] [--rounds 300] [--seed 1]`
+
+mod members;
+mod provided;
+mod sends;
+mod wake_ups;
+
+use std::time::{Duration, Instant};
+
+use members::Members;
+use sends::{FLOOR, Message, Operation, Order, Way, Ways};
+
+/// Time between two messages, for each member: as in the figures, 100,000 deliveries a second.
+const PERIOD_PER_MEMBER: Duration = Duration::from_micros(10);
+/// A chat message with its header.
+const FRAME_BYTES: usize = 130;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |name: &str, default: usize| -> usize {
+        let value = args.iter().position(|arg| arg == name).and_then(|index| args.get(index + 1));
+        value.map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} takes a number")))
+    };
+    let (members, rounds) = (number("--members", 1000), number("--rounds", 300));
+    let seed = number("--seed", 1) as u64;
+    let groups = ["sends", "order", "sizes", "several", "wake-ups"];
+    let chosen =
+        |group: &str| args.iter().any(|arg| arg == group) || !args.iter().any(|arg| groups.contains(&&arg[..]));
+    hi::os::raise_file_limit().expect("the file limit can be raised to the hard limit");
+    let cores = hi::os::allowed_cores().expect("the kernel tells");
+    assert!(cores.len() > 1, "one core sends and another one reads: this takes two");
+    hi::os::pin_to_core(cores[0]).expect("our own core");
+    let last = *cores.last().expect("there are two");
+    if chosen("sends") {
+        compare("sends", &ways_to_send(), members, Message { frames: 1, frame_bytes: FRAME_BYTES }, rounds, seed, last);
+    }
+    if chosen("order") {
+        compare("order", &orders(), members, Message { frames: 1, frame_bytes: FRAME_BYTES }, rounds, seed, last);
+    }
+    if chosen("sizes") {
+        for frame_bytes in [1 << 10, 16 << 10, 64 << 10, 256 << 10] {
+            let rounds = rounds.min((64 << 20) / frame_bytes / 4);
+            compare("sizes", &zero_copy(), members.min(100), Message { frames: 1, frame_bytes }, rounds, seed, last);
+        }
+    }
+    if chosen("several") {
+        compare(
+            "several",
+            &ways_for_several(),
+            members,
+            Message { frames: 8, frame_bytes: FRAME_BYTES },
+            rounds,
+            seed,
+            last,
+        );
+    }
+    if chosen("wake-ups") {
+        wake_ups::compare(rounds, last);
+    }
+}
+
+fn ways_to_send() -> Vec<(&'static str, Way)> {
+    let dont_wait = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let skip = Way { flags: dont_wait | libc::MSG_WAITALL, skip_success: true, ..FLOOR };
+    vec![
+        ("one io_uring batch, MSG_WAITALL: the floor", FLOOR),
+        ("a loop of send(2)", Way { operation: Operation::SystemCall, ..FLOOR }),
+        ("MSG_DONTWAIT, as hi sends", Way { flags: dont_wait, ..FLOOR }),
+        ("registered files", Way { registered_files: true, ..FLOOR }),
+        ("SKIP_SUCCESS, MSG_DONTWAIT | MSG_WAITALL", skip),
+        ("SKIP_SUCCESS and registered files", Way { registered_files: true, ..skip }),
+        ("slices of 256", Way { slice: 256, ..FLOOR }),
+        ("slices of 32", Way { slice: 32, ..FLOOR }),
+        ("IORING_OP_SENDMSG", Way { operation: Operation::SendMsg, ..FLOOR }),
+        ("IORING_OP_WRITE", Way { operation: Operation::Write, ..FLOOR }),
+        ("IORING_OP_SEND_ZC", Way { operation: Operation::SendZc, ..FLOOR }),
+        ("no DEFER_TASKRUN", Way { defer_taskrun: false, ..FLOOR }),
+    ]
+}
+
+fn orders() -> Vec<(&'static str, Way)> {
+    vec![
+        ("in the order of accepting: the floor", FLOOR),
+        ("shuffled once", Way { order: Order::Shuffled, ..FLOOR }),
+        ("by the descriptors' numbers, backwards", Way { order: Order::Backwards, ..FLOOR }),
+    ]
+}
+
+fn zero_copy() -> Vec<(&'static str, Way)> {
+    vec![("IORING_OP_SEND", FLOOR), ("IORING_OP_SEND_ZC", Way { operation: Operation::SendZc, ..FLOOR })]
+}
+
+fn ways_for_several() -> Vec<(&'static str, Way)> {
+    vec![
+        ("one send of contiguous frames, as the log keeps them", FLOOR),
+        ("one sendmsg, a vector entry for each frame", Way { operation: Operation::SendMsg, ..FLOOR }),
+        ("a bundle: a provided buffer for each frame", Way { operation: Operation::Bundle, ..FLOOR }),
+        ("linked sends, one for each frame", Way { operation: Operation::Linked, ..FLOOR }),
+    ]
+}
+
+/// One table.
+fn compare(
+    group: &str,
+    ways: &[(&'static str, Way)],
+    members: usize,
+    message: Message,
+    rounds: usize,
+    seed: u64,
+    reading_core: usize,
+) {
+    let Message { frames, frame_bytes } = message;
+    println!("\n{group}: {members} members, {frames} x {frame_bytes} bytes, {rounds} rounds, seed {seed}");
+    let members = Members::connect(members, reading_core);
+    let mut all = Ways::new(ways, members.sending(), message, seed);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut order: Vec<usize> = (0..ways.len()).collect();
+    let mut costs: Vec<Vec<f64>> = vec![Vec::with_capacity(rounds); ways.len()];
+    // The first round warms up: every ring and every socket has been used once.
+    for round in 0..=rounds {
+        random.shuffle(&mut order);
+        for way in &order {
+            let due = Instant::now() + PERIOD_PER_MEMBER * members.len() as u32;
+            let before = cpu_time();
+            all.send(*way);
+            let spent = cpu_time() - before;
+            members.wait_for_all(message.bytes());
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if round > 0 {
+                costs[*way].push(spent.as_secs_f64() * 1e6 / members.len() as f64);
+            }
+        }
+    }
+    println!("{:>8} {:>7} {:>17}", "CPU us", "ratio", "95 of 100 runs");
+    for ((name, _), of_way) in ways.iter().zip(&costs) {
+        let mut ratios: Vec<f64> = of_way.iter().zip(&costs[0]).map(|(cost, first)| cost / first).collect();
+        let (low, ratio, high) = median(&mut ratios);
+        let (_, cost, _) = median(&mut of_way.clone());
+        println!("{cost:8.3} {ratio:7.3} {low:9.3} - {high:5.3}   {name}");
+    }
+}
+
+/// The median, and the order statistics between which the true one lies in 95 of 100 samples.
+fn median(values: &mut [f64]) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let count = values.len();
+    let reach = (0.98 * (count as f64).sqrt()).ceil() as usize;
+    let middle = count / 2;
+    (values[middle.saturating_sub(reach)], values[middle], values[(middle + reach).min(count - 1)])
+}
+
+/// CPU time of this thread.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}

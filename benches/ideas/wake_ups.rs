@@ -1,0 +1,131 @@
+//! How one shard may wake another one: an eventfd written to, or a completion posted into its ring (`MSG_RING`).
+//!
+//! The woken thread sleeps as a shard does: in epoll, on an eventfd that is registered with its ring. Round trips, since
+//! each thread must be asleep when it is woken; the CPU time of both counts.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use io_uring::types::Fd;
+use io_uring::{IoUring, opcode};
+use rustix::event::epoll;
+
+use crate::{cpu_time, median};
+
+/// Wake-ups there and back in one round.
+const ROUND_TRIPS: u32 = 200;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Eventfd,
+    MsgRing,
+}
+
+/// A thread's place to sleep.
+struct Sleeper {
+    ring: IoUring,
+    eventfd: OwnedFd,
+    epoll: OwnedFd,
+}
+
+impl Sleeper {
+    fn new() -> Self {
+        let ring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().build(64);
+        let ring: IoUring = ring.expect("io_uring");
+        let eventfd = hi::os::new_eventfd().expect("an eventfd");
+        ring.submitter().register_eventfd(eventfd.as_raw_fd()).expect("the kernel takes the eventfd");
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
+        epoll::add(&epoll, &eventfd, epoll::EventData::new_u64(0), epoll::EventFlags::IN).expect("an eventfd");
+        Self { ring, eventfd, epoll }
+    }
+
+    /// What the other thread has to know to wake this one.
+    fn address(&self) -> (OwnedFd, i32) {
+        (self.eventfd.try_clone().expect("a descriptor"), self.ring.as_raw_fd())
+    }
+
+    #[allow(unsafe_code)]
+    fn wake(&mut self, way: Way, (eventfd, ring): &(OwnedFd, i32)) {
+        if way == Way::Eventfd {
+            return hi::os::eventfd_signal(eventfd);
+        }
+        let message =
+            opcode::MsgRingData::new(Fd(*ring), 0, 7, None).build().flags(io_uring::squeue::Flags::SKIP_SUCCESS);
+        // SAFETY: the operation points at no memory, and the other ring is open until both threads have ended.
+        unsafe { self.ring.submission().push(&message) }.expect("an empty ring has room");
+        self.ring.submit().expect("submit");
+    }
+
+    fn sleep(&mut self, way: Way) {
+        let mut events = Vec::with_capacity(4);
+        loop {
+            epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None).expect("epoll");
+            let _ = rustix::io::read(&self.eventfd, &mut [0u8; 8]);
+            if way == Way::Eventfd {
+                return;
+            }
+            // Runs what the kernel has deferred.
+            if self.ring.submission().taskrun() {
+                self.ring.submit_and_wait(0).expect("submit");
+            }
+            if self.ring.completion().any(|completion| completion.user_data() == 7) {
+                return;
+            }
+        }
+    }
+}
+
+/// The table.
+pub(crate) fn compare(rounds: usize, other_core: usize) {
+    println!("\nwake-ups: {ROUND_TRIPS} round trips between two threads, {rounds} rounds");
+    let mut here = Sleeper::new();
+    let (to_here, from_there) = channel();
+    let (to_there, orders) = channel();
+    let address = here.address();
+    let there = std::thread::spawn(move || answer(&to_here, &orders, &address, other_core));
+    let (address, _) = from_there.recv().expect("the thread has begun");
+    let address = address.expect("it says where it sleeps");
+    let mut costs = [Vec::new(), Vec::new()];
+    for round in 0..=rounds {
+        let both = if round % 2 == 0 { [Way::Eventfd, Way::MsgRing] } else { [Way::MsgRing, Way::Eventfd] };
+        for way in both {
+            to_there.send(way).expect("the thread runs");
+            let before = cpu_time();
+            for _ in 0..ROUND_TRIPS {
+                here.wake(way, &address);
+                here.sleep(way);
+            }
+            let (_, theirs) = from_there.recv().expect("the thread runs");
+            let spent: Duration = cpu_time() - before + theirs;
+            if round > 0 {
+                costs[usize::from(way == Way::MsgRing)].push(spent.as_secs_f64() * 1e6 / f64::from(2 * ROUND_TRIPS));
+            }
+        }
+    }
+    drop(to_there);
+    there.join().expect("the other thread has ended well");
+    println!("{:>8} {:>7} {:>17}", "CPU us", "ratio", "95 of 100 runs");
+    for (name, of_way) in ["an eventfd", "MSG_RING"].iter().zip(&costs) {
+        let mut ratios: Vec<f64> = of_way.iter().zip(&costs[0]).map(|(cost, first)| cost / first).collect();
+        let (low, ratio, high) = median(&mut ratios);
+        println!("{:8.3} {ratio:7.3} {low:9.3} - {high:5.3}   {name}", median(&mut of_way.clone()).1);
+    }
+}
+
+type Address = (OwnedFd, i32);
+
+/// The other thread: answers as many wake-ups as a round has, in the way that the round is about.
+fn answer(to_here: &Sender<(Option<Address>, Duration)>, orders: &Receiver<Way>, address: &Address, core: usize) {
+    hi::os::pin_to_core(core).expect("our own core");
+    let mut sleeper = Sleeper::new();
+    to_here.send((Some(sleeper.address()), Duration::ZERO)).expect("the first thread waits");
+    for way in orders {
+        let before = cpu_time();
+        for _ in 0..ROUND_TRIPS {
+            sleeper.sleep(way);
+            sleeper.wake(way, address);
+        }
+        to_here.send((None, cpu_time() - before)).expect("the first thread waits");
+    }
+}
