@@ -7,8 +7,11 @@ use crate::servers::Kind;
 use crate::sides::{Costs, Sides, Slices};
 use crate::statistics::{Sure, median};
 
-/// The machine drifts within seconds: turns are shorter than that.
-const SLICES: Slices = Slices { steady: Duration::from_millis(500), alone: Duration::from_millis(150) };
+/// The machine drifts within seconds: turns are shorter than that,
+const STEADY: Duration = Duration::from_millis(250);
+const ALONE: Duration = Duration::from_millis(100);
+/// but contain some messages.
+const MESSAGES_MIN: u32 = 4;
 
 /// A table for each room.
 pub(crate) fn run(options: &Options) {
@@ -27,14 +30,15 @@ pub(crate) fn table(kinds: &[Kind], case: Case, options: &Options) {
     let Case { members, frames, rate } = case;
     let (rounds, bytes) = (options.rounds, frames.payload_bytes);
     println!("\n{members} members, {rate} messages/s of {bytes} bytes, {rounds} rounds");
-    let costs = Sides::start(kinds, case, options).fan_out(rounds, SLICES);
+    let steady = STEADY.max(Duration::from_secs(1) * MESSAGES_MIN / rate as u32);
+    let costs = Sides::start(kinds, case, options).fan_out(rounds, Slices { steady, alone: ALONE });
     let first = kinds[0].what();
     println!("   CPU us   wall us   {:18}   {:18}", format!("{first}: CPU"), "wall");
-    for (kind, of_kind) in kinds.iter().zip(&costs) {
+    for (index, (kind, of_kind)) in kinds.iter().zip(&costs).enumerate() {
         let (cpu, wall) = (median(&of_kind.cpu), median(&of_kind.wall));
-        let (cpu_ratio, wall_ratio) = match *kind == kinds[0] {
-            true => ("1".into(), "1".into()),
-            false => (
+        let (cpu_ratio, wall_ratio) = match index {
+            0 => ("1".into(), "1".into()),
+            _ => (
                 Sure::of_ratios(&costs[0].cpu, &of_kind.cpu).to_string(),
                 Sure::of_ratios(&costs[0].wall, &of_kind.wall).to_string(),
             ),

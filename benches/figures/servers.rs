@@ -49,20 +49,17 @@ impl Kind {
     }
 }
 
-/// A process that ends with its measurement.
-pub(crate) struct Guard(pub(crate) Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// A server that runs, and ends with its measurement.
+pub(crate) struct Server {
+    process: Child,
+    pub(crate) address: SocketAddr,
 }
 
-/// A server that runs.
-pub(crate) struct Server {
-    process: Guard,
-    pub(crate) address: SocketAddr,
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 impl Server {
@@ -104,8 +101,8 @@ impl Server {
 
     fn spawn(command: &mut Command, address: impl FnOnce(&mut Child) -> String) -> Self {
         hi::os::allow_cores(&ALL_CORES).expect("our own cores");
-        let mut process = Guard(command.spawn().expect("the server starts"));
-        let address = address(&mut process.0).parse().expect("an address");
+        let mut process = command.spawn().expect("the server starts");
+        let address = address(&mut process).parse().expect("an address");
         // What the server started has its cores; from now on only we move.
         hi::os::pin_to_core(*ALL_CORES.last().expect("there is a core")).expect("our own core");
         Self { process, address }
@@ -127,13 +124,13 @@ impl Server {
 
     /// Resident memory.
     pub(crate) fn resident_bytes(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has memory");
         line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
     }
 
     fn threads(&self) -> Vec<PathBuf> {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", self.process.0.id())).expect("the server lives");
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("the server lives");
         threads.map(|thread| thread.unwrap().path()).collect()
     }
 }

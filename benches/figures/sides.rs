@@ -1,23 +1,32 @@
 //! The servers of one table, all up with all their members, each driven by a process of its own; they take turns.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use fastrand::Rng;
 
 use crate::driver::{Order, Outcome};
 use crate::options::{Case, Options};
-use crate::servers::{Guard, Kind};
+use crate::servers::Kind;
 
 /// The order of the turns is shuffled, but the same in every run.
-const SEED: u64 = 0x68_69;
+const SEED: u64 = 0x6869;
 
 /// One server, its members and their driver.
 struct Side {
-    orders: ChildStdin,
+    driver: Child,
+    /// There until the driver has to end.
+    orders: Option<ChildStdin>,
     outcomes: BufReader<ChildStdout>,
-    _driver: Guard,
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        // It ends its server first, which it couldn't if it were killed.
+        drop(self.orders.take());
+        let _ = self.driver.wait();
+    }
 }
 
 impl Side {
@@ -26,15 +35,16 @@ impl Side {
         command.args(["--drive", &kind.name(), "--members", &case.members.to_string()]);
         command.args(["--size", &case.frames.payload_bytes.to_string(), "--rate", &case.rate.to_string()]);
         command.args(options.against.iter().flat_map(|file| ["--against".into(), file.clone()]));
-        let mut driver = Guard(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts again"));
-        let (orders, outcomes) = (driver.0.stdin.take().unwrap(), driver.0.stdout.take().unwrap());
-        let mut side = Self { orders, outcomes: BufReader::new(outcomes), _driver: driver };
+        let mut driver = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts again");
+        let (orders, outcomes) = (driver.stdin.take(), BufReader::new(driver.stdout.take().unwrap()));
+        let mut side = Self { driver, orders, outcomes };
         assert!(matches!(side.outcome(), Outcome::Ready), "members connect first");
         side
     }
 
     fn obey(&mut self, order: Order) -> Outcome {
-        writeln!(self.orders, "{}", serde_json::to_string(&order).unwrap()).expect("the driver lives");
+        let orders = self.orders.as_mut().expect("it is not the end");
+        writeln!(orders, "{}", serde_json::to_string(&order).unwrap()).expect("the driver lives");
         self.outcome()
     }
 
