@@ -14,6 +14,9 @@ use crate::members::Members;
 use crate::options::Case;
 use crate::servers::{Kind, Server};
 
+/// Before a slice is measured, so many messages. After a pause the kernel acknowledges up to 16 segments at once
+/// (TCP_MAX_QUICKACKS), which costs the sender more than at a steady rate, and caches hold what others left there.
+const WARM_UP_MESSAGES: u32 = 18;
 /// In the slice of one message after the other, at least so many.
 const ALONE_MIN: u32 = 3;
 
@@ -104,9 +107,10 @@ impl Driver {
 
     fn steady(&mut self, time: Duration) -> Outcome {
         let rest = (self.server.cpu_time() - self.slept.0, self.slept.1.elapsed());
-        // What other servers left in the caches is no part of a steady rate.
-        self.publish();
-        self.members.read_until(self.sent);
+        for _ in 0..WARM_UP_MESSAGES {
+            self.publish();
+            self.members.read_until(self.sent);
+        }
         let before = self.server.cpu_time();
         let began = Instant::now();
         let rate = self.case.rate as u32;

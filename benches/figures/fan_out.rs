@@ -8,7 +8,7 @@ use crate::sides::{Costs, Sides, Slices};
 use crate::statistics::{Sure, median};
 
 /// The machine drifts within seconds: turns are shorter than that,
-const STEADY: Duration = Duration::from_millis(250);
+const STEADY: Duration = Duration::from_millis(500);
 const ALONE: Duration = Duration::from_millis(100);
 /// but contain some messages.
 const MESSAGES_MIN: u32 = 4;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::connect::open;
 use crate::members::Members;
 use crate::options::Options;
-use crate::servers::Server;
+use crate::servers::{Kind, Server};
 
 /// Connections whose memory is compared.
 const FEW: usize = 1_000;
@@ -23,7 +23,7 @@ pub(crate) fn run(options: &Options) {
 
 /// Resident bytes per idle connection.
 fn memory(options: &Options) {
-    let server = Server::hi_with(&["--shards", "1", "--ping-interval", "1h"]);
+    let server = Server::start(Kind::Hi, options.chat(MANY), None);
     let connect = |count| {
         let members = Members::connect(server.address, count, options.chat(count).frames);
         // A round trip: what was asked for before is done.
@@ -38,7 +38,7 @@ fn memory(options: &Options) {
 
 /// CPU time of a server whose connections do nothing but answer pings.
 fn pings(options: &Options) {
-    let server = Server::hi_with(&["--shards", "1"]);
+    let server = Server::hi_with_pings();
     let mut members = Members::connect(server.address, PINGED, options.chat(PINGED).frames);
     let (before, pings_before, began) = (server.cpu_time(), members.pings, Instant::now());
     members.read_while(began + PING_INTERVAL);

@@ -12,7 +12,7 @@ const MEMBERS: [usize; 6] = [1, 10, 100, 1_000, 3_000, 9_000];
 /// Before each message.
 const REST: Duration = Duration::from_millis(60);
 /// Messages for each round of other tables: these are short.
-const MESSAGES_PER_ROUND: usize = 2;
+const MESSAGES_PER_ROUND: usize = 3;
 
 /// The table: hi beside the floor.
 pub(crate) fn run(options: &Options) {

@@ -19,7 +19,7 @@ const BYTES_PER_SECOND: usize = 400 << 20;
 /// Messages a second at most: with few members, time would be spent on waiting.
 const RATE_MAX: usize = 2_000;
 /// Rounds of a table unless the command line says otherwise.
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 8;
 /// The cases of a run without arguments.
 const MEMBERS: [usize; 5] = [1, 100, 1_000, 5_000, 9_000];
 const LARGE_BYTES: [usize; 3] = [1 << 10, 16 << 10, 256 << 10];

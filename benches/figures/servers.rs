@@ -14,6 +14,9 @@ use crate::options::Case;
 /// A server that has been given nothing to do sleeps after at most so long.
 const SETTLED_AFTER_MAX: Duration = Duration::from_secs(5);
 
+/// Members read, and answer pings, only while they have their turn.
+const PATIENT: [&str; 4] = ["--ping-interval", "1h", "--ping-timeout", "1h"];
+
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
@@ -67,12 +70,9 @@ impl Server {
     /// to the first one.
     pub(crate) fn start(kind: Kind, case: Case, other_hi: Option<&Path>) -> Self {
         match kind {
-            Kind::Hi => Self::hi(&hi_here(), &["--shards", "1", "--ping-interval", "1h"]),
-            Kind::OtherHi => {
-                let file = other_hi.expect("--against says which build");
-                Self::hi(file, &["--shards", "1", "--ping-interval", "1h"])
-            }
-            Kind::TwoShards => Self::hi(&hi_here(), &["--shards", "2", "--ping-interval", "1h"]),
+            Kind::Hi => Self::hi(&hi_here(), "1", &PATIENT),
+            Kind::OtherHi => Self::hi(other_hi.expect("--against says which build"), "1", &PATIENT),
+            Kind::TwoShards => Self::hi(&hi_here(), "2", &PATIENT),
             Kind::Send | Kind::IoUring | Kind::Tokio => {
                 let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
                 command.args(["--serve", &kind.name(), "--members", &case.members.to_string()]);
@@ -82,14 +82,14 @@ impl Server {
         }
     }
 
-    /// hi, of this build, with these arguments.
-    pub(crate) fn hi_with(args: &[&str]) -> Self {
-        Self::hi(&hi_here(), args)
+    /// One shard of this build's hi, with its default for pings.
+    pub(crate) fn hi_with_pings() -> Self {
+        Self::hi(&hi_here(), "1", &[])
     }
 
-    fn hi(file: &Path, args: &[&str]) -> Self {
+    fn hi(file: &Path, shards: &str, args: &[&str]) -> Self {
         let mut command = Command::new(file);
-        command.args(["--listen", "127.0.0.1:0", "--internal", "off"]);
+        command.args(["--listen", "127.0.0.1:0", "--internal", "off", "--shards", shards]);
         // Members may lag by a few of the largest messages.
         command.args(["--max-message", "1m", "--backlog-bytes", "16m"]);
         Self::spawn(command.args(args).stderr(Stdio::piped()), |child| {
