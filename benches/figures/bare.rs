@@ -3,24 +3,35 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Instant;
 
 use io_uring::{IoUring, opcode, types};
 
-use crate::frames::Frames;
+use crate::options::Case;
 
-/// The bare servers: they accept the members and a control connection, and for each number that comes through it they
-/// send the frame to every member, with nothing around it.
-pub(crate) fn serve(kind: &str, members: usize, frames: Frames) {
+/// In a message's number: says that the publisher wants to hear how long the sends took, in nanoseconds.
+pub(crate) const TIMED: u32 = 1 << 31;
+/// Fits every request head of ours.
+const HEAD_BYTES_MAX: usize = 1024;
+/// To the one key that our clients send.
+const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI=\r\n\r\n";
+
+/// The bare servers: they accept the members and a publisher, and for each number that comes from it they send the frame
+/// to every member, with nothing around it.
+pub(crate) fn serve(in_one_batch: bool, case: Case) {
     hi::os::raise_file_limit().unwrap();
     hi::os::pin_to_core(hi::os::allowed_cores().unwrap()[0]).unwrap();
     let listener = hi::os::bind_shards(([127, 0, 0, 1], 0).into(), 1).unwrap().pop().unwrap();
     println!("{}", listener.local_addr().unwrap());
-    let sockets: Vec<TcpStream> = (0..members).map(|_| accept(&listener)).collect();
-    let mut control = accept(&listener);
-    let mut batch = (kind == "io_uring").then(|| Batch::new(members));
+    let sockets: Vec<TcpStream> = (0..case.members).map(|_| accept(&listener)).collect();
+    let mut publisher = accept(&listener);
+    let mut batch = in_one_batch.then(|| Batch::new(case.members));
     let mut message = [0; 4];
-    while control.read_exact(&mut message).is_ok() {
-        let frame = frames.frame(u32::from_be_bytes(message));
+    while publisher.read_exact(&mut message).is_ok() {
+        let message = u32::from_be_bytes(message);
+        let frame = case.frames.frame(message & !TIMED);
+        let began = Instant::now();
         match &mut batch {
             Some(batch) => batch.send(sockets.iter().map(AsRawFd::as_raw_fd), &frame),
             None => {
@@ -29,12 +40,25 @@ pub(crate) fn serve(kind: &str, members: usize, frames: Frames) {
                 }
             }
         }
+        if message & TIMED != 0 {
+            let nanoseconds = began.elapsed().as_nanos() as u64;
+            publisher.write_all(&nanoseconds.to_be_bytes()).expect("the publisher listens");
+        }
     }
 }
 
+/// The least that a handshake takes: accept, read the head, answer it. No parser, no check.
 fn accept(listener: &TcpListener) -> TcpStream {
-    let (socket, _) = listener.accept().expect("a member comes");
+    let (mut socket, _) = listener.accept().expect("a member comes");
     socket.set_nodelay(true).unwrap();
+    let mut head = [0; HEAD_BYTES_MAX];
+    let mut len = 0;
+    while !head[..len].ends_with(b"\r\n\r\n") {
+        let count = socket.read(&mut head[len..]).expect("a request");
+        assert!(count > 0, "the head of a request is whole and short");
+        len += count;
+    }
+    socket.write_all(ANSWER).expect("the member waits for its answer");
     socket
 }
 

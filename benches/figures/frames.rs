@@ -8,7 +8,7 @@ const DIGITS: usize = 8;
 const COMPARED_BYTES: usize = 16 * 1024;
 
 /// Messages of one size.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Frames {
     /// Bytes of each payload.
     pub(crate) payload_bytes: usize,

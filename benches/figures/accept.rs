@@ -1,0 +1,69 @@
+//! What a connection costs from accept to 101, when very many come at once.
+
+use std::time::Instant;
+
+use fastrand::Rng;
+
+use crate::members::Members;
+use crate::options::Options;
+use crate::servers::{Kind, Server};
+use crate::statistics::{Sure, median};
+
+/// Connections of each storm.
+const CONNECTIONS: usize = 9_000;
+/// The bare server is the one that sends in a loop: before it sends it has only accepted.
+const SERVERS: [(Kind, &str); 3] = [
+    (Kind::Hi, "hi"),
+    (Kind::Send, "accept4, read, a fixed answer: nothing else"),
+    (Kind::Tokio, "tokio, hyper and fastwebsockets, a task per connection"),
+];
+/// The order of the turns is shuffled, but the same in every run.
+const SEED: u64 = 0x6869;
+
+/// The table: each server takes a storm, in turn, and starts anew for the next one.
+pub(crate) fn run(options: &Options) {
+    let count = options.members.unwrap_or(CONNECTIONS);
+    // A round takes as long as several of other tables.
+    let rounds = options.rounds.div_ceil(2);
+    println!("\n{count} connections at once, accepted and upgraded, {rounds} rounds");
+    let wanted = |kind| options.only.is_empty() || options.only.contains(&kind);
+    let mut rng = Rng::with_seed(SEED);
+    let mut costs: [Vec<Cost>; SERVERS.len()] = Default::default();
+    for _ in 0..rounds {
+        let mut order: Vec<usize> = (0..SERVERS.len()).filter(|index| wanted(SERVERS[*index].0)).collect();
+        rng.shuffle(&mut order);
+        for index in order {
+            costs[index].push(storm(SERVERS[index].0, count, options));
+        }
+    }
+    let cpu = |index: usize| costs[index].iter().map(|cost| cost.cpu).collect::<Vec<_>>();
+    println!("   CPU us   connections/s   hi: CPU");
+    for (index, (kind, what)) in SERVERS.iter().enumerate().filter(|(_, (kind, _))| wanted(*kind)) {
+        let per_second = median(&costs[index].iter().map(|cost| cost.per_second).collect::<Vec<_>>());
+        let ratio = match *kind == Kind::Hi || !wanted(Kind::Hi) {
+            true => "1".into(),
+            false => Sure::of_ratios(&cpu(0), &cpu(index)).to_string(),
+        };
+        println!("{:9.3} {per_second:15.0}   {ratio:18}   {what}", median(&cpu(index)));
+    }
+}
+
+struct Cost {
+    /// Microseconds of the server's CPU time per connection.
+    cpu: f64,
+    per_second: f64,
+}
+
+fn storm(kind: Kind, count: usize, options: &Options) -> Cost {
+    let case = options.chat(count);
+    let server = Server::start(kind, case, options.against.as_deref());
+    let before = server.cpu_time();
+    let began = Instant::now();
+    let members = Members::connect(server.address, count, case.frames);
+    let wall = began.elapsed();
+    let cpu = server.cpu_time() - before;
+    // The server is gone first: the profile of a run shows handshakes, not closing.
+    drop(server);
+    drop(members);
+    Cost { cpu: cpu.as_secs_f64() * 1e6 / count as f64, per_second: count as f64 / wall.as_secs_f64() }
+}

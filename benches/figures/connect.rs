@@ -1,0 +1,153 @@
+//! Opening connections: one after the other, or as many at once as a storm brings.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+use rustix::fd::OwnedFd;
+use rustix::time::Timespec;
+use socket2::{Domain, Socket, Type};
+
+/// So many connections are being opened at the same time.
+const AT_ONCE: usize = 512;
+/// The answer of a server that is not stuck takes less.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// A response head is shorter.
+const HEAD_BYTES_MAX: usize = 4096;
+
+/// One upgraded connection, blocking.
+pub(crate) fn open(address: SocketAddr, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("the server accepts");
+    stream.set_nodelay(true).unwrap();
+    stream.write_all(&request(path)).expect("the server reads");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("the server answers the handshake");
+        head.push(byte[0]);
+    }
+    check_head(&head);
+    stream
+}
+
+fn request(path: &str) -> Vec<u8> {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+fn check_head(head: &[u8]) {
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(head));
+}
+
+/// Connections that don't block, upgraded, registered for reading with an epoll instance under their index.
+pub(crate) struct Opened {
+    pub(crate) streams: Vec<TcpStream>,
+    pub(crate) epoll: OwnedFd,
+}
+
+/// Opens so many connections, as fast as the server answers.
+pub(crate) fn open_many(address: SocketAddr, path: &str, count: usize) -> Opened {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll instance");
+    let mut storm =
+        Storm { address, request: request(path), streams: Vec::with_capacity(count), waiting: Vec::new(), epoll };
+    storm.waiting.resize(count, Waiting::Request);
+    let mut answered = 0;
+    while answered < count {
+        while storm.streams.len() < count.min(answered + AT_ONCE) {
+            storm.begin();
+        }
+        answered += storm.proceed();
+    }
+    Opened { streams: storm.streams, epoll: storm.epoll }
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// To be connected, so that the request can leave.
+    Request,
+    Answer,
+}
+
+struct Storm {
+    address: SocketAddr,
+    request: Vec<u8>,
+    streams: Vec<TcpStream>,
+    waiting: Vec<Waiting>,
+    epoll: OwnedFd,
+}
+
+impl Storm {
+    fn begin(&mut self) {
+        let index = self.streams.len();
+        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None).expect("a file is left");
+        socket.set_nonblocking(true).unwrap();
+        socket.set_tcp_nodelay(true).unwrap();
+        // Ends with a reset: thousands of addresses that rest for a minute would weigh on the next measurement.
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+        match socket.connect(&self.address.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => panic!("connection {index}: {error}"),
+        }
+        self.streams.push(socket.into());
+        // On loopback the answer to the SYN is here already, nearly always.
+        let flags = match self.request(index) {
+            true => epoll::EventFlags::IN,
+            false => epoll::EventFlags::OUT,
+        };
+        epoll::add(&self.epoll, &self.streams[index], epoll::EventData::new_u64(index as u64), flags).unwrap();
+    }
+
+    /// Whether the request has left.
+    fn request(&mut self, index: usize) -> bool {
+        match self.streams[index].write(&self.request) {
+            Ok(count) => assert_eq!(count, self.request.len(), "an empty socket has room for a request"),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => return false,
+            Err(error) => panic!("connection {index}: {error}"),
+        }
+        self.waiting[index] = Waiting::Answer;
+        true
+    }
+
+    /// Waits for something to happen; how many more connections are upgraded.
+    fn proceed(&mut self) -> usize {
+        let events = wait(&self.epoll, Instant::now() + ANSWER_TIME_MAX);
+        assert!(!events.is_empty(), "the server is stuck: no answer in {ANSWER_TIME_MAX:?}");
+        let mut answered = 0;
+        for event in events {
+            let index = event.data.u64() as usize;
+            match self.waiting[index] {
+                Waiting::Request => {
+                    if self.request(index) {
+                        let data = epoll::EventData::new_u64(index as u64);
+                        epoll::modify(&self.epoll, &self.streams[index], data, epoll::EventFlags::IN).unwrap();
+                    }
+                }
+                Waiting::Answer => {
+                    let mut head = [0; HEAD_BYTES_MAX];
+                    let count = self.streams[index].read(&mut head).expect("the server answers the handshake");
+                    check_head(&head[..count]);
+                    assert!(head[..count].ends_with(b"\r\n\r\n"), "a head comes in one piece, and nothing behind it");
+                    answered += 1;
+                }
+            }
+        }
+        answered
+    }
+}
+
+/// What is readable or writable, at the latest when `until` comes.
+pub(crate) fn wait(epoll: &OwnedFd, until: Instant) -> Vec<epoll::Event> {
+    let mut events = Vec::with_capacity(1024);
+    let left = until.saturating_duration_since(Instant::now());
+    let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+    match epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), Some(&left)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => events,
+        Err(error) => panic!("epoll: {}", io::Error::from(error)),
+    }
+}

@@ -1,0 +1,155 @@
+//! One server with its members, in a process of its own: a process may have 20,000 files, and four servers with 9,000
+//! members each need more. Does what standard input says, a line at a time, and sleeps in between.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bare::TIMED;
+use crate::connect;
+use crate::members::Members;
+use crate::options::Case;
+use crate::servers::{Kind, Server};
+
+/// Before a slice is measured, so many messages. After a pause the kernel acknowledges up to 16 segments at once
+/// (TCP_MAX_QUICKACKS), which costs the sender more than at a steady rate, and caches hold what others left there.
+const WARM_UP_MESSAGES: u32 = 18;
+/// In the slice of one message after the other, at least so many.
+const ALONE_MIN: u32 = 3;
+
+/// What to do.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// Publish at the steady rate for so long.
+    Steady(Duration),
+    /// Publish the next message when all have the last one, for so long.
+    Alone(Duration),
+    /// Publish one message after so much rest.
+    Last(Duration),
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    /// All members are connected.
+    Ready,
+    Steady {
+        deliveries: u32,
+        /// CPU time of the server.
+        cpu: Duration,
+        /// The server's CPU time since the slice before, and how long ago that was.
+        rest: (Duration, Duration),
+    },
+    Alone {
+        deliveries: u32,
+        wall: Duration,
+    },
+    Last {
+        /// From before the publisher's write until the last member had the whole message.
+        latency: Duration,
+        /// What the bare servers took for their sends, as they saw it.
+        sends: Duration,
+    },
+}
+
+/// Starts the server, connects its members, and obeys until standard input ends.
+pub(crate) fn drive(kind: Kind, case: Case, other_hi: Option<&Path>) {
+    let server = Server::start(kind, case, other_hi);
+    let members = Members::connect(server.address, case.members, case.frames);
+    let publisher = connect::open(server.address, "/raw/figures?echo=0");
+    let mut driver =
+        Driver { kind, case, members, publisher, sent: 0, slept: (Duration::ZERO, Instant::now()), server };
+    driver.publish();
+    driver.members.read_until(driver.sent);
+    driver.slept = (driver.server.cpu_time(), Instant::now());
+    println!("{}", serde_json::to_string(&Outcome::Ready).unwrap());
+    for line in std::io::stdin().lines() {
+        let order = serde_json::from_str(&line.expect("standard input is text")).expect("an order");
+        println!("{}", serde_json::to_string(&driver.obey(order)).unwrap());
+    }
+}
+
+struct Driver {
+    kind: Kind,
+    case: Case,
+    members: Members,
+    publisher: TcpStream,
+    /// Messages so far.
+    sent: u32,
+    /// The server's CPU time when it was last left alone, and when that was.
+    slept: (Duration, Instant),
+    // Ends last: its members are gone by then.
+    server: Server,
+}
+
+impl Driver {
+    fn obey(&mut self, order: Order) -> Outcome {
+        let outcome = match order {
+            Order::Steady(time) => self.steady(time),
+            Order::Alone(time) => self.alone(time),
+            Order::Last(rest) => self.last(rest),
+        };
+        self.slept = (self.server.cpu_time(), Instant::now());
+        outcome
+    }
+
+    fn publish(&mut self) {
+        let bytes = match self.kind.is_whole() {
+            true => self.case.frames.masked(self.sent),
+            false => self.sent.to_be_bytes().to_vec(),
+        };
+        self.publisher.write_all(&bytes).expect("the server takes the message");
+        self.sent += 1;
+    }
+
+    fn steady(&mut self, time: Duration) -> Outcome {
+        let rest = (self.server.cpu_time() - self.slept.0, self.slept.1.elapsed());
+        for _ in 0..WARM_UP_MESSAGES {
+            self.publish();
+            self.members.read_until(self.sent);
+        }
+        let before = self.server.cpu_time();
+        let began = Instant::now();
+        let rate = self.case.rate as u32;
+        let messages = (rate * time.as_millis() as u32 / 1000).max(1);
+        for message in 1..=messages {
+            self.members.read_while(began + Duration::from_secs(1) * message / rate);
+            self.publish();
+        }
+        self.members.read_until(self.sent);
+        let cpu = self.server.cpu_time() - before;
+        Outcome::Steady { deliveries: messages * self.case.members as u32, cpu, rest }
+    }
+
+    fn alone(&mut self, time: Duration) -> Outcome {
+        let mut messages = 0;
+        let began = Instant::now();
+        while messages < ALONE_MIN || began.elapsed() < time {
+            self.publish();
+            self.members.read_until(self.sent);
+            messages += 1;
+        }
+        Outcome::Alone { deliveries: messages * self.case.members as u32, wall: began.elapsed() }
+    }
+
+    fn last(&mut self, rest: Duration) -> Outcome {
+        std::thread::sleep(rest);
+        let mut sends = [0; 8];
+        let began = Instant::now();
+        if self.kind.is_whole() {
+            self.publish();
+        } else {
+            self.publisher.write_all(&(self.sent | TIMED).to_be_bytes()).expect("the server takes the message");
+            self.sent += 1;
+        }
+        self.members.read_until(self.sent);
+        let latency = began.elapsed();
+        if !self.kind.is_whole() {
+            self.publisher.read_exact(&mut sends).expect("the server says how long its sends took");
+        }
+        Outcome::Last { latency, sends: Duration::from_nanos(u64::from_be_bytes(sends)) }
+    }
+}
