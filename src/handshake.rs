@@ -1,20 +1,25 @@
 //! From accept to 101, or to the head of a stream: the tasks of the control ring.
 //!
-//! Each accepted socket gets a task that reads request heads and answers them. An upgrade or a stream hands the socket over
-//! to the shard's data ring, together with the bytes that arrived behind the head; everything else is answered here.
+//! An upgrade or a stream hands the socket over to the shard's data ring, together with the bytes that arrived behind the
+//! head; everything else is answered here. Most peers have sent their head when they are accepted: then that takes no task
+//! and no wait. The others get a task that reads request heads and answers them.
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::mem;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::net::{RecvFlags, recv};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_uring::buf::BoundedBuf;
-use tokio_uring::net::{TcpListener, TcpStream};
+use tokio_uring::net::TcpStream;
 use tracing::{info, warn};
 
 use crate::config::{Config, RawMode};
@@ -35,8 +40,8 @@ use crate::ring::DataRing;
 use crate::room::replay::Since;
 use crate::shard::{Opening, Shard, Upgraded};
 
-/// Accepts that wait at the same time on one listener: in a storm, so many connections come in with each submission.
-pub const ACCEPTS: usize = 8;
+/// In a storm, so many are accepted before those who are in are served.
+const ACCEPTS_IN_A_ROW: usize = 64;
 /// How long accepting pauses when the system has no file descriptor or memory left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Most request heads fit; a larger one grows the buffer.
@@ -79,6 +84,13 @@ impl<R: DataRing> Front<R> {
         Identity { instance: &self.instance, group: self.config.group.as_deref(), version: env!("CARGO_PKG_VERSION") }
     }
 
+    /// Hands a socket over to the data ring, with what arrived behind its head.
+    fn adopt(&self, stream: TcpStream, upgrade: Upgrade, leftover: Vec<u8>) {
+        let Upgrade { role, room, opening, since, response } = upgrade;
+        self.shard.borrow_mut().adopt(Upgraded { stream, role, room, opening, since, response, leftover });
+        self.news.notify_one();
+    }
+
     /// Says and counts why a handshake failed.
     fn refuse(&self, fault: impl Into<Fault>, head: Option<&Head<'_>>, caller: Caller<'_>) -> Verdict {
         let Caller { stream, peer } = caller;
@@ -113,29 +125,76 @@ pub async fn log_left_out(failures: Arc<Failures>) {
     }
 }
 
+/// A listener, watched by the runtime of the thread that made it.
+pub struct Door {
+    listener: AsyncFd<TcpListener>,
+    /// Told when a row of accepts has ended and another one has to follow.
+    next_row: AsyncFd<OwnedFd>,
+}
+
+impl Door {
+    /// Watches the listener.
+    ///
+    /// # Errors
+    /// Out of file descriptors or memory.
+    pub fn new(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener: os::watch(listener)?, next_row: os::watch(os::new_eventfd()?)? })
+    }
+}
+
 /// Accepts for as long as the listener lives. Without file descriptors it pauses; those connected notice nothing.
-pub async fn accept<R: DataRing + 'static>(listener: Rc<TcpListener>, front: Rc<Front<R>>) {
+pub async fn accept<R: DataRing + 'static>(door: Door, front: Rc<Front<R>>) {
+    let mut buffer = Vec::new();
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                front.counters.accepts.add(1);
-                let front = Rc::clone(&front);
-                drop(tokio_uring::spawn(async move { serve(stream, peer, &front).await }));
-            }
-            // The listener was shut down: the server stops.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
-            // That one connection was gone before it was accepted.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                front.counters.accept_pauses.add(1);
-                if front.failures.note_pause(std::time::Instant::now()) {
-                    warn!(
-                        "accepting pauses: {error}; those connected notice nothing. More connections need a higher file \
-                         limit (ulimit -n, or LimitNOFILE= in systemd)"
-                    );
+        let mut ready = door.listener.readable().await.expect("the runtime runs");
+        for _ in 0..ACCEPTS_IN_A_ROW {
+            let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) else { break };
+            match accepted {
+                Ok((stream, peer)) => {
+                    front.counters.accepts.add(1);
+                    welcome(stream, peer, &mut buffer, &front);
                 }
-                sleep(ACCEPT_PAUSE).await;
+                // The listener was shut down: the server stops.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
+                // That one connection was gone before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    front.counters.accept_pauses.add(1);
+                    if front.failures.note_pause(std::time::Instant::now()) {
+                        warn!(
+                            "accepting pauses: {error}; those connected notice nothing. More connections need a higher \
+                             file limit (ulimit -n, or LimitNOFILE= in systemd)"
+                        );
+                    }
+                    sleep(ACCEPT_PAUSE).await;
+                }
             }
+        }
+        // The thread parks in between, as after a turn that is not the last one: the control ring is submitted only then.
+        os::eventfd_signal(door.next_row.get_ref());
+        door.next_row.readable().await.expect("the runtime runs").clear_ready();
+    }
+}
+
+/// Serves a connection at once as far as what it has sent allows, and hands the rest to a task. `buffer` is used again
+/// unless it goes with the task.
+fn welcome<R: DataRing + 'static>(
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    buffer: &mut Vec<u8>,
+    front: &Rc<Front<R>>,
+) {
+    buffer.clear();
+    buffer.reserve(HEAD_BYTES_USUAL);
+    // Nothing yet, or the end of it, or an error: the task reads again, and finds out.
+    let _ = recv(&stream, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT);
+    let stream = TcpStream::from_std(stream);
+    match outcome(buffer, 0, Caller { stream: &stream, peer }, front) {
+        Some((Outcome::Upgrade(upgrade), used)) => front.adopt(stream, upgrade, buffer.split_off(used)),
+        first => {
+            let (buffer, front) = (mem::take(buffer), Rc::clone(front));
+            drop(tokio_uring::spawn(async move { serve(stream, peer, buffer, first, &front).await }));
         }
     }
 }
@@ -143,50 +202,66 @@ pub async fn accept<R: DataRing + 'static>(listener: Rc<TcpListener>, front: Rc<
 /// What a request comes to.
 enum Outcome {
     Answer { bytes: Bytes, keep_alive: bool },
-    Upgrade { role: Role, room: Option<String>, opening: Option<Opening>, since: Option<Since>, response: Bytes },
+    Upgrade(Upgrade),
 }
 
-/// Reads request heads from one socket and answers them, until it is upgraded or ends.
-async fn serve<R: DataRing>(stream: TcpStream, peer: SocketAddr, front: &Front<R>) {
-    // Frames are small and wait for nobody. An error means that the peer is gone: the read says so too.
-    let _ = stream.set_nodelay(true);
-    let mut buffer = Vec::with_capacity(HEAD_BYTES_USUAL);
-    let mut searched = 0;
+/// A socket that goes to the data ring, and as what.
+struct Upgrade {
+    role: Role,
+    room: Option<String>,
+    opening: Option<Opening>,
+    since: Option<Since>,
+    response: Bytes,
+}
+
+/// What the first request in the buffer comes to, and its length. `None`: its head is not complete. So many bytes have been
+/// searched for its end before.
+fn outcome<R: DataRing>(
+    buffer: &[u8],
+    searched: usize,
+    caller: Caller<'_>,
+    front: &Front<R>,
+) -> Option<(Outcome, usize)> {
+    match head::parse_more(buffer, searched) {
+        Ok(Some((head, used))) => Some((answer(&head, caller, front), used)),
+        Ok(None) => None,
+        Err(error) => {
+            let bytes = front.refuse(error, None, caller).response(None).encode(Connection::Close, Body::Sent);
+            Some((Outcome::Answer { bytes, keep_alive: false }, buffer.len()))
+        }
+    }
+}
+
+/// Reads request heads from one socket and answers them, until it is upgraded or ends. `buffer` holds what has been read,
+/// `first` what the request in it comes to.
+async fn serve<R: DataRing>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    mut buffer: Vec<u8>,
+    mut first: Option<(Outcome, usize)>,
+    front: &Front<R>,
+) {
+    let mut searched = buffer.len();
     let mut deadline = Instant::now() + front.config.handshake_timeout;
     loop {
-        let (outcome, used) = match head::parse_more(&buffer, searched) {
-            Ok(Some((head, used))) => (answer(&head, Caller { stream: &stream, peer }, front), used),
-            Ok(None) => {
-                searched = buffer.len();
-                let read;
-                (read, buffer) = match timeout_at(deadline, read_more(&stream, buffer)).await {
-                    Ok(read) => read,
-                    Err(_) => return end(stream, peer, searched > 0, front).await,
-                };
-                if !matches!(read, Ok(1..)) {
-                    if searched > 0 {
-                        front.refuse(Fault::CutOff(searched), None, Caller { stream: &stream, peer });
-                    }
-                    return;
+        let caller = Caller { stream: &stream, peer };
+        let Some((outcome, used)) = first.take().or_else(|| outcome(&buffer, searched, caller, front)) else {
+            searched = buffer.len();
+            let read;
+            (read, buffer) = match timeout_at(deadline, read_more(&stream, buffer)).await {
+                Ok(read) => read,
+                Err(_) => return end(stream, peer, searched > 0, front).await,
+            };
+            if !matches!(read, Ok(1..)) {
+                if searched > 0 {
+                    front.refuse(Fault::CutOff(searched), None, caller);
                 }
-                continue;
-            }
-            Err(error) => {
-                let answer = front.refuse(error, None, Caller { stream: &stream, peer }).response(None);
-                (
-                    Outcome::Answer { bytes: answer.encode(Connection::Close, Body::Sent), keep_alive: false },
-                    buffer.len(),
-                )
-            }
-        };
-        match outcome {
-            Outcome::Upgrade { role, room, opening, since, response } => {
-                let leftover = buffer.split_off(used);
-                let upgraded = Upgraded { stream, role, room, opening, since, response, leftover };
-                front.shard.borrow_mut().adopt(upgraded);
-                front.news.notify_one();
                 return;
             }
+            continue;
+        };
+        match outcome {
+            Outcome::Upgrade(upgrade) => return front.adopt(stream, upgrade, buffer.split_off(used)),
             Outcome::Answer { bytes, keep_alive } => {
                 deadline = Instant::now() + front.config.handshake_timeout;
                 let written = timeout_at(deadline, stream.write_all(bytes)).await;
@@ -297,7 +372,7 @@ fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> 
     };
     let protocol = opening.is_some().then_some(v1::SUBPROTOCOL);
     let response = upgrade::response_101(&handshake?, protocol);
-    Ok(Outcome::Upgrade { role, room, opening, since: None, response })
+    Ok(Outcome::Upgrade(Upgrade { role, room, opening, since: None, response }))
 }
 
 /// What a request for the events of a room comes to.
@@ -315,11 +390,11 @@ fn listen<R: DataRing>(head: &Head<'_>, room: String, caller: Caller<'_>, front:
     // A listener answers no pings: who doesn't take the heartbeats in time is gone. An error here means that it is already.
     let patience = front.config.ping_interval + front.config.ping_timeout;
     let _ = os::limit_unacknowledged(caller.stream, patience);
-    Ok(Outcome::Upgrade {
+    Ok(Outcome::Upgrade(Upgrade {
         role: Role::Stream { ignored_bytes: 0 },
         room: Some(room),
         opening: None,
         since: stream::since(head),
         response: stream::opened(head, origins).encode_open(),
-    })
+    }))
 }

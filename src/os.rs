@@ -86,14 +86,14 @@ pub fn try_files(count: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Registers an eventfd with the calling thread's runtime, to wait until it is readable.
+/// Registers something that owns its file descriptor with the calling thread's runtime, to wait until it is readable.
 ///
 /// # Errors
 /// When epoll has no room for it.
 #[allow(unsafe_code)]
-pub fn watch_eventfd(eventfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` names the same open file for as long as it lives, and the `AsyncFd` owns it.
-    unsafe { AsyncFd::register_with_interest(eventfd, Interest::READABLE) }.map_err(Into::into)
+pub fn watch<T: AsRawFd + Into<OwnedFd>>(file: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: what turns into an `OwnedFd` names the same open file for as long as it lives, and the `AsyncFd` owns it.
+    unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }.map_err(Into::into)
 }
 
 /// Makes an eventfd readable.
@@ -179,6 +179,8 @@ fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
+    // Frames are small and wait for nobody. What is accepted inherits it.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }

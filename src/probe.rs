@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::os;
 use crate::ring::{Completion, DataRing, Ring, RingError, Slices};
+use crate::shard::run::control_ring;
 
 /// The oldest kernel that has all of it: deferred task work came last.
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
@@ -88,24 +89,24 @@ fn try_data_ring() -> Result<(), RingError> {
     Ok(())
 }
 
-/// The control ring's: a listener, an accept, a read, a write.
+/// The control ring's: a read, a write.
 fn try_control_ring() -> Result<(), RingError> {
     let step = |operation| move |error| RingError { operation, error };
     // tokio-uring panics where io_uring can't be had at all, so that is asked first.
     Ring::try_plain()?;
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(step("a listener on 127.0.0.1"))?;
     let address = listener.local_addr().map_err(step("a listener on 127.0.0.1"))?;
-    tokio_uring::start(async move {
+    control_ring().start(async move {
         let tried = async {
             let client = std::net::TcpStream::connect(address).map_err(step("a connection to 127.0.0.1"))?;
-            let listener = tokio_uring::net::TcpListener::from_std(listener);
-            let (served, _) = listener.accept().await.map_err(step("an accept"))?;
+            let (served, _) = listener.accept().map_err(step("an accept"))?;
+            let served = tokio_uring::net::TcpStream::from_std(served);
             let client = tokio_uring::net::TcpStream::from_std(client);
             served.write_all(b"hi".to_vec()).await.0.map_err(step("a write"))?;
             client.read(Vec::with_capacity(2)).await.0.map_err(step("a read"))?;
             Ok(())
         };
-        let silent = |_| RingError { operation: "an accept, a read or a write", error: io::ErrorKind::TimedOut.into() };
+        let silent = |_| RingError { operation: "a read or a write", error: io::ErrorKind::TimedOut.into() };
         tokio::time::timeout(ANSWER_TIME_MAX, tried).await.map_err(silent)?
     })
 }

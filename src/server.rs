@@ -19,7 +19,7 @@ use crate::api::key::Keys;
 use crate::api::{self, App, InternalPort};
 use crate::canary::{Canary, Plan};
 use crate::config::{Config, Internal};
-use crate::handshake::{self, Front};
+use crate::handshake::{self, Door, Front};
 use crate::handshake_failures::{FailureMetric, Failures};
 use crate::metrics::Metrics;
 use crate::metrics::counters::Counters;
@@ -30,7 +30,7 @@ use crate::relay::{INBOX_BYTES_MAX, Inbox};
 use crate::ring::{DataRing, RingError};
 use crate::room::registry::Registry;
 use crate::shard::Shard;
-use crate::shard::run::{Stop, run};
+use crate::shard::run::{Stop, control_ring, run};
 
 mod ports;
 
@@ -329,17 +329,17 @@ impl ShardThread {
             Ok(ring) => ring,
             Err(error) => return drop(ready.send(Err(error))),
         };
-        tokio_uring::start(async {
+        control_ring().start(async {
             let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring).counting_in(self.counters);
             if self.id == 0 {
                 drop(tokio_uring::spawn(handshake::log_left_out(Arc::clone(&self.failures))));
             }
             let front = Rc::new(Front::new(shard, self.config, self.instance, self.failures));
-            for listener in self.listeners {
-                let listener = Rc::new(tokio_uring::net::TcpListener::from_std(listener));
-                for _ in 0..handshake::ACCEPTS {
-                    drop(tokio_uring::spawn(handshake::accept(Rc::clone(&listener), Rc::clone(&front))));
-                }
+            match self.listeners.into_iter().map(Door::new).collect::<io::Result<Vec<_>>>() {
+                Ok(doors) => doors.into_iter().for_each(|door| {
+                    drop(tokio_uring::spawn(handshake::accept(door, Rc::clone(&front))));
+                }),
+                Err(error) => return drop(ready.send(Err(RingError { operation: "a file descriptor", error }))),
             }
             let _ = ready.send(Ok(()));
             run(front, self.wake_up, self.stop).await;

@@ -20,6 +20,16 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// Time for everyone to answer our Close, once the server stops.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
 
+/// The control ring as shards use it. Its completions wait until the thread enters the kernel by itself, as it does every
+/// turn: nothing interrupts it meanwhile.
+pub fn control_ring() -> tokio_uring::Builder {
+    let mut flags = tokio_uring::uring_builder();
+    flags.setup_coop_taskrun();
+    let mut builder = tokio_uring::builder();
+    builder.uring_builder(&flags);
+    builder
+}
+
 /// Told to every shard at once: stop.
 #[derive(Debug, Default)]
 pub struct Stop {
@@ -46,7 +56,7 @@ impl Stop {
 
 /// Runs the shard until it has stopped. `wake_up` is the eventfd of its data ring and of its inbox.
 pub async fn run<R: DataRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<Stop>) {
-    let wake_up = os::watch_eventfd(wake_up).expect("epoll takes an eventfd");
+    let wake_up = os::watch(wake_up).expect("epoll takes an eventfd");
     let tick = sleep_until(Instant::now() + TICK);
     tokio::pin!(tick);
     let mut drained_by = None;
