@@ -55,6 +55,33 @@ const NAMES: [(&str, Proxy); 16] = [
     ("arr/", Proxy::Iis),
 ];
 
+/// Headers that say that a request was passed on, and not by what.
+pub const FORWARDING: [&str; 7] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+    "x-real-ip",
+];
+
+/// Headers that a product writes into the requests that it passes on.
+pub const HINTS: [(&str, Proxy); 12] = [
+    ("x-envoy-external-address", Proxy::Envoy),
+    ("x-envoy-expected-rq-timeout-ms", Proxy::Envoy),
+    ("x-envoy-internal", Proxy::Envoy),
+    ("x-envoy-original-path", Proxy::Envoy),
+    ("x-varnish", Proxy::Varnish),
+    ("x-arr-log-id", Proxy::Iis),
+    ("x-arr-ssl", Proxy::Iis),
+    ("cf-ray", Proxy::Cloudflare),
+    ("cf-connecting-ip", Proxy::Cloudflare),
+    ("x-amzn-trace-id", Proxy::Aws),
+    ("x-amz-cf-id", Proxy::Aws),
+    ("x-cloud-trace-context", Proxy::Google),
+];
+
 impl Proxy {
     /// The product that a value of `Via` or `Server` names.
     pub fn named_in(value: &str) -> Option<Self> {
