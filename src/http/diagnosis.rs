@@ -235,7 +235,8 @@ impl Verdict {
         }
         text.push_str(
             "\nUpgrade and Connection are hop-by-hop headers (RFC 9110 7.6.1): a reverse proxy drops them unless it is told \
-             to forward them. These lines, in place of those of the same name, make it do so.\n",
+             to forward them. These lines, in place of those of the same name, make it do so. Meanwhile, GET /stream/ROOM \
+             reads a chat room without an upgrade (server-sent events).\n",
         );
         for mend in &self.mends {
             let _ = writeln!(text, "\nIn {}:\n", mend.place);
