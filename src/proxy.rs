@@ -55,6 +55,33 @@ const NAMES: [(&str, Proxy); 16] = [
     ("arr/", Proxy::Iis),
 ];
 
+/// Headers that say that a request was passed on, and not by what.
+pub const FORWARDING: [&str; 7] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+    "x-real-ip",
+];
+
+/// Headers that a product writes into the requests that it passes on.
+pub const HINTS: [(&str, Proxy); 12] = [
+    ("x-envoy-external-address", Proxy::Envoy),
+    ("x-envoy-expected-rq-timeout-ms", Proxy::Envoy),
+    ("x-envoy-internal", Proxy::Envoy),
+    ("x-envoy-original-path", Proxy::Envoy),
+    ("x-varnish", Proxy::Varnish),
+    ("x-arr-log-id", Proxy::Iis),
+    ("x-arr-ssl", Proxy::Iis),
+    ("cf-ray", Proxy::Cloudflare),
+    ("cf-connecting-ip", Proxy::Cloudflare),
+    ("x-amzn-trace-id", Proxy::Aws),
+    ("x-amz-cf-id", Proxy::Aws),
+    ("x-cloud-trace-context", Proxy::Google),
+];
+
 impl Proxy {
     /// The product that a value of `Via` or `Server` names.
     pub fn named_in(value: &str) -> Option<Self> {
@@ -155,13 +182,13 @@ impl Proxy {
     }
 
     /// What to write where so that it passes handshakes on to the server at `upstream` (`HOST:PORT`).
-    pub fn upgrade_mend(self, upstream: &str) -> Mend {
-        Mend::new(self, self.upgrade_lines(), self.without(), upstream)
+    pub fn upgrade_mend(self, upstream: &str) -> Lines {
+        Lines::to_upstream(self, self.upgrade_lines(), self.without(), upstream)
     }
 
     /// What to write where so that it speaks plain HTTP/1.1 to the server at `upstream`.
-    pub fn plain_mend(self, upstream: &str) -> Mend {
-        Mend::new(self, self.plain_lines(), &[], upstream)
+    pub fn plain_mend(self, upstream: &str) -> Lines {
+        Lines::to_upstream(self, self.plain_lines(), &[], upstream)
     }
 
     /// The lines that make it leave a connection alone on which nothing moves for `seconds`.
@@ -189,12 +216,12 @@ impl Proxy {
 /// Where the lines of this file say the server is.
 pub const EXAMPLE_UPSTREAM: &str = "127.0.0.1:8080";
 
-/// What to change in the configuration of one proxy.
+/// Lines for the configuration of one proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Mend {
+pub struct Lines {
     /// Which one: [`Proxy::name`].
     pub proxy: &'static str,
-    /// Where: the end of a sentence that begins with "In ...".
+    /// Where they belong: the end of a sentence that begins with "In ...".
     pub place: &'static str,
     /// The lines to have there, in place of those of the same name.
     pub lines: Vec<String>,
@@ -202,14 +229,33 @@ pub struct Mend {
     pub without: &'static [&'static str],
 }
 
-impl Mend {
-    fn new(proxy: Proxy, lines: &[&str], without: &'static [&'static str], upstream: &str) -> Self {
-        let lines = lines.iter().map(|line| line.replace(EXAMPLE_UPSTREAM, upstream)).collect();
+impl Lines {
+    /// What makes a proxy pass WebSocket handshakes on, to a server at [`EXAMPLE_UPSTREAM`]; for each of the common ones if
+    /// it is not known which it is.
+    pub fn for_upgrade(proxy: Option<Proxy>) -> Vec<Self> {
+        or_common(proxy).map(|proxy| proxy.upgrade_mend(EXAMPLE_UPSTREAM)).collect()
+    }
+
+    /// What makes a proxy leave a connection alone on which nothing moves for `seconds`, as far as that can be set.
+    pub fn for_idle(proxy: Option<Proxy>, seconds: u64) -> Vec<Self> {
+        let each = or_common(proxy).map(|proxy| Self::of(proxy, proxy.idle_lines(seconds), &[]));
+        each.filter(|lines| !lines.lines.is_empty()).collect()
+    }
+
+    fn to_upstream(proxy: Proxy, lines: &[&str], without: &'static [&'static str], upstream: &str) -> Self {
+        Self::of(proxy, lines.iter().map(|line| line.replace(EXAMPLE_UPSTREAM, upstream)).collect(), without)
+    }
+
+    fn of(proxy: Proxy, lines: Vec<String>, without: &'static [&'static str]) -> Self {
         Self { proxy: proxy.name(), place: proxy.place(), lines, without }
     }
 }
 
-impl fmt::Display for Mend {
+fn or_common(proxy: Option<Proxy>) -> impl Iterator<Item = Proxy> {
+    proxy.map_or(Proxy::COMMON.to_vec(), |proxy| vec![proxy]).into_iter()
+}
+
+impl fmt::Display for Lines {
     /// In one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "in {}: {}", self.place, self.lines.join(" / "))?;

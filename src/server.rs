@@ -225,7 +225,8 @@ pub fn serve<R: DataRing + 'static>(config: Config) -> Result<(), StartError> {
     let shards = server.shards();
     // Before the line that says that hi is open: who reads it may send a signal at once.
     let signals = Signals::listen()?;
-    info!("hi is open at {}; {shards} shards; {kernel}", Links(server.addresses()));
+    let plural = if shards == 1 { "" } else { "s" };
+    info!("hi is open at {}; {shards} shard{plural}; {kernel}", Links(server.addresses()));
     if let Some(address) = server.internal_address() {
         info!("the internal port is at http://{address}/ (publishing, rooms, health, metrics)");
         if server.internal_is_open && !address.ip().is_loopback() {

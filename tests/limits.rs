@@ -177,6 +177,16 @@ fn raw_rooms_may_be_given_a_rate_limit() {
     for number in 5..50 {
         publisher.send_text(&number.to_string());
     }
+    // The pong says that all of it has been dealt with: what is said later is not refused for what was said before.
+    publisher.socket.send(Message::Ping("all?".into())).unwrap();
+    let mut own = Vec::new();
+    loop {
+        match publisher.socket.read().unwrap() {
+            Message::Text(text) => own.push(text.to_string()),
+            Message::Pong(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
     // A raw room has no frame to say it in: what is refused is missing, and nothing else is.
     std::thread::sleep(Duration::from_millis(110));
     publisher.send_text("end");
@@ -186,9 +196,10 @@ fn raw_rooms_may_be_given_a_rate_limit() {
     }
     assert_eq!(received[..5], ["0", "1", "2", "3", "4"]);
     assert!(received.len() < 50, "{received:?}");
-    for message in received {
-        assert_eq!(publisher.text(), message);
+    while own.len() < received.len() {
+        own.push(publisher.text());
     }
+    assert_eq!(own, received);
 }
 
 /// Takes 10 s: as long as the wire gives to a sender that never slows down.
@@ -201,9 +212,10 @@ fn ten_seconds_beyond_the_rate_end_in_4102() {
     let mut delivered = 0;
     let began = Instant::now();
     loop {
-        let took = began.elapsed();
         bob.say("tea", "again");
-        match bob.next() {
+        let answer = bob.next();
+        let took = began.elapsed();
+        match answer {
             Message::Text(text) if text.contains("Too fast") => {}
             Message::Text(_) => delivered += 1,
             Message::Close(close) => {
@@ -294,26 +306,29 @@ fn who_reads_gets_every_answer_however_much_the_room_says() {
 
 #[test]
 fn a_peer_that_does_not_answer_pings_is_closed_and_one_that_does_stays() {
-    let (server, internal) = Server::start_with_internal(&["--ping-interval", "1s", "--ping-timeout", "1s"]);
+    let (server, internal) = Server::start_with_internal(&["--ping-interval", "1s", "--ping-timeout", "2s"]);
     let mut ann = server.join("ann", "tea");
+    let began = Instant::now();
     // This one never writes again; its kernel still acknowledges everything.
     let mut silent = server.upgraded("/ws?username=silent&room=tea");
-    let began = Instant::now();
     ann.expect_message("#tea", "Welcome to tea, silent!");
     // Reading is what makes ann's library answer pings; it goes on until the other one is gone.
     ann.expect_message("#tea", "User silent left channel.");
     let took = began.elapsed();
-    assert!((Duration::from_secs(1)..Duration::from_secs(5)).contains(&took), "{took:?}");
+    assert!(took >= Duration::from_secs(1), "it had time to answer: {took:?}");
     silent.frame_or_ping();
     assert_eq!(silent.frame_or_ping().first, FIN | PING);
-    silent.expect_end();
+    // Another one, unless this machine slept through a tick.
+    let mut rest = Vec::new();
+    silent.stream.read_to_end(&mut rest).expect("an end in order");
+    assert!(rest == [0x89, 0] || rest.is_empty(), "{rest:x?}");
     assert_eq!(internal.metric("hi_ping_timeouts_total"), 1.0);
     assert_eq!(internal.metric("hi_disconnects_total{code=\"1006\"}"), 1.0);
     ann.say("tea", "hello");
     ann.expect_message("ann", "hello");
     // Any sign of life will do: this one sends, and never answers a ping.
     let mut busy = server.upgraded("/raw/data");
-    let until = Instant::now() + Duration::from_millis(2500);
+    let until = Instant::now() + Duration::from_millis(4500);
     let mut pings = 0;
     while Instant::now() < until {
         busy.send(wire::frame(FIN | TEXT, b"x"));
@@ -370,7 +385,7 @@ fn a_handshake_that_takes_too_long_is_told_and_closed() {
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert_eq!(silent.read(&mut [0; 100]).expect("the end"), 0, "nothing was asked, nothing is said");
     let took = began.elapsed();
-    assert!((Duration::from_millis(1000)..Duration::from_secs(4)).contains(&took), "{took:?}");
+    assert!(took >= Duration::from_secs(1), "{took:?}");
     ann.say("tea", "hello");
     ann.expect_message("ann", "hello");
 }

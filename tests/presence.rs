@@ -1,8 +1,9 @@
-//! A storm of joins is no storm of notices. `HI_TEST_JOINS=10000 cargo test --release --test presence` makes it 10,000.
+//! Who comes and who leaves is told one by one while a room is small and quiet; a storm of joins is no storm of notices.
+//! `HI_TEST_JOINS=10000 cargo test --release --test presence` makes it 10,000.
 
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::wire::{Wire, handshake};
@@ -95,4 +96,98 @@ fn a_storm_of_joins_and_of_leaves_is_told_once_a_second() {
     let large = farewells.iter().take_while(|notice| notice.users > SMALL_ROOM).count();
     assert_one_a_second(&farewells[..large]);
     println!("and their leaves: {} notices", farewells.len());
+}
+
+/// Reads notices until `names` came in order (a folded one names the first three), and checks each against the texts;
+/// returns when each was published.
+fn read_welcomes(client: &mut Client, names: &[String]) -> Vec<(String, u64)> {
+    let mut notices = Vec::new();
+    let mut rest = names;
+    while !rest.is_empty() {
+        let notice = client.json();
+        let text = notice["Message"].as_str().unwrap().to_owned();
+        let more = text.strip_suffix(" more.").and_then(|text| text.rsplit(' ').next()?.parse::<usize>().ok());
+        let count = more.map_or(text.matches(", ").count().max(1), |more| 3 + more);
+        let count = if text.contains(": ") && more.is_none() { text.matches(", ").count() + 1 } else { count };
+        let (now, later) = rest.split_at(count);
+        let expected = match now {
+            [name] => format!("Welcome to tea, {name}!"),
+            [_, _] | [_, _, _] => format!("Welcome to tea: {}.", now.join(", ")),
+            many => format!("Welcome to tea: {} and {} more.", many[..3].join(", "), many.len() - 3),
+        };
+        assert_eq!((notice["From"].as_str(), text.as_str()), (Some("#tea"), expected.as_str()));
+        assert_eq!(notice["Event"], if count == 1 { "join" } else { "presence" });
+        notices.push((text, notice["Ts"].as_u64().unwrap()));
+        rest = later;
+    }
+    notices
+}
+
+fn names(numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(|number| format!("u{number}")).collect()
+}
+
+fn enter(server: &Server, names: &[String]) -> Vec<Client> {
+    names.iter().map(|name| server.websocket(&format!("/ws?username={name}&room=tea"))).collect()
+}
+
+/// So many at most in any second.
+#[track_caller]
+fn assert_notices_per_second(notices: &[(String, u64)], max: usize) {
+    for (_, end) in notices {
+        let within = notices.iter().filter(|(_, ts)| (end.saturating_sub(999)..=*end).contains(ts)).count();
+        assert!(within <= max, "{within} notices in a second: {notices:?}");
+    }
+}
+
+#[test]
+fn the_seventeenth_notice_within_a_second_is_folded() {
+    // On a machine so busy that 20 handshakes take longer, nothing has to be folded: then once more.
+    for _attempt in 0..10 {
+        let server = Server::start(&[]);
+        let began = Instant::now();
+        let mut watcher = server.websocket("/ws?username=u0&room=tea");
+        let _others = enter(&server, &names(1..20));
+        let in_time = began.elapsed() < Duration::from_millis(900);
+        let notices = read_welcomes(&mut watcher, &names(0..20));
+        assert_notices_per_second(&notices, 16);
+        if in_time {
+            assert_eq!(notices.len(), 17, "{notices:?}");
+            assert_eq!(notices[16].0, "Welcome to tea: u16, u17, u18 and 1 more.");
+            return;
+        }
+    }
+    panic!("20 handshakes took more than 0.9 s ten times");
+}
+
+#[test]
+fn in_a_room_of_more_than_32_joins_and_leaves_are_told_once_a_second() {
+    let server = Server::start(&[]);
+    let mut watcher = server.websocket("/ws?username=u0&room=tea");
+    let mut others = enter(&server, &names(1..33));
+    read_welcomes(&mut watcher, &names(0..33));
+    // Members are 33 now, and it is quiet: everything is folded.
+    others.extend(enter(&server, &names(33..43)));
+    let notices = read_welcomes(&mut watcher, &names(33..43));
+    assert_notices_per_second(&notices, 1);
+    let mut before = notices.last().unwrap().1;
+    let mut left = 0;
+    drop(others.split_off(32));
+    while left < 10 {
+        let notice = watcher.json();
+        let text = notice["Message"].as_str().unwrap();
+        match text.strip_suffix(" users left channel.") {
+            Some(count) => left += count.parse::<usize>().unwrap(),
+            None => {
+                assert!(text.starts_with("User u") && text.ends_with(" left channel."), "{text}");
+                left += 1;
+            }
+        }
+        let ts = notice["Ts"].as_u64().unwrap();
+        assert!(ts - before >= 1000, "{notice}");
+        before = ts;
+    }
+    watcher.say("tea", "/list");
+    let users = watcher.json()["Message"].as_str().unwrap().split(", ").count();
+    assert_eq!((left, users), (10, 33));
 }

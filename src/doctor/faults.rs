@@ -1,7 +1,8 @@
 //! What is wrong with one address, looked at alone: its faults in the order of causes. Pure.
 
 use super::facts::{Address, CertificateFaultKind, Facts, FailureKind, Step, Tls};
-use super::verdict::{Finding, Kind, Lines};
+use super::verdict::{Finding, Kind};
+use crate::proxy::Lines;
 
 mod handshake;
 

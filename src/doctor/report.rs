@@ -298,9 +298,9 @@ fn thousands_signed(number: i64) -> String {
 mod tests {
     use super::super::facts::Facts;
     use super::super::url::Target;
-    use super::super::verdict::{Diagnosis, Kind, Lines};
+    use super::super::verdict::{Diagnosis, Kind};
     use super::*;
-    use crate::proxy::Proxy;
+    use crate::proxy::{Lines, Proxy};
 
     fn examination() -> Examination {
         let target = Target::parse("ws://h/ws").unwrap();

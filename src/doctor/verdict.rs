@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::printable::printable;
-use crate::proxy::Proxy;
+use crate::proxy::Lines;
 
 /// What is wrong, or that nothing is. The names in JSON are stable. The order is that of causes: what stands first
 /// explains what stands behind it.
@@ -140,44 +140,6 @@ pub struct Mend {
     pub text: String,
     /// The lines to write, where there are such.
     pub lines: Vec<Lines>,
-}
-
-/// Lines for a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Lines {
-    /// Where they belong: the end of a sentence that begins with "In ...".
-    pub place: String,
-    /// The lines to have there, in place of those of the same name.
-    pub lines: Vec<String>,
-    /// The lines not to have there.
-    pub without: &'static [&'static str],
-}
-
-impl Lines {
-    /// What makes a proxy pass WebSocket handshakes on; those of the common ones if it is not known which it is.
-    pub fn for_upgrade(proxy: Option<Proxy>) -> Vec<Self> {
-        let lines = |proxy: Proxy| proxy.upgrade_lines().iter().map(|line| (*line).to_owned()).collect();
-        Self::of(proxy, lines, Proxy::without)
-    }
-
-    /// What makes a proxy leave idle connections alone for so long.
-    pub fn for_idle(proxy: Option<Proxy>, seconds: u64) -> Vec<Self> {
-        Self::of(proxy, |proxy| proxy.idle_lines(seconds), |_| &[])
-    }
-
-    fn of(
-        proxy: Option<Proxy>,
-        lines: impl Fn(Proxy) -> Vec<String>,
-        without: impl Fn(Proxy) -> &'static [&'static str],
-    ) -> Vec<Self> {
-        let proxies = proxy.map_or(Proxy::COMMON.to_vec(), |proxy| vec![proxy]);
-        let each = proxies.into_iter().map(|proxy| Self {
-            place: proxy.place().to_owned(),
-            lines: lines(proxy),
-            without: without(proxy),
-        });
-        each.filter(|lines| !lines.lines.is_empty()).collect()
-    }
 }
 
 impl Finding {

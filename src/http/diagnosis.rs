@@ -15,7 +15,7 @@ use super::reason::Reason;
 use super::response::Response;
 use super::target::TargetError;
 use super::upgrade::Refusal;
-use crate::proxy::{EXAMPLE_UPSTREAM, Mend, Proxy};
+use crate::proxy::{EXAMPLE_UPSTREAM, Lines, Proxy};
 
 /// What failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ pub struct Verdict {
     /// What only the operator may know.
     pub detail: Option<String>,
     /// What to change in which proxy; empty where no proxy is the cause.
-    pub mends: Vec<Mend>,
+    pub mends: Vec<Lines>,
 }
 
 /// The verdict on a failed handshake; `head` is its head, if it could be read.
@@ -177,8 +177,8 @@ impl Verdict {
     }
 
     /// For the proxy that the evidence names; where it names none, for what most sites run, the likely one first.
-    fn mends_for(&self, upstream: &str) -> Vec<Mend> {
-        let mend: fn(Proxy, &str) -> Mend = match self.reason {
+    fn mends_for(&self, upstream: &str) -> Vec<Lines> {
+        let mend: fn(Proxy, &str) -> Lines = match self.reason {
             reason if reason.points_at_a_proxy() => Proxy::upgrade_mend,
             reason if reason.is_wrong_protocol() => Proxy::plain_mend,
             _ => return Vec::new(),
@@ -235,7 +235,8 @@ impl Verdict {
         }
         text.push_str(
             "\nUpgrade and Connection are hop-by-hop headers (RFC 9110 7.6.1): a reverse proxy drops them unless it is told \
-             to forward them. These lines, in place of those of the same name, make it do so.\n",
+             to forward them. These lines, in place of those of the same name, make it do so. Meanwhile, GET /stream/ROOM \
+             reads a chat room without an upgrade (server-sent events).\n",
         );
         for mend in &self.mends {
             let _ = writeln!(text, "\nIn {}:\n", mend.place);

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::head::{Head, Version};
 use super::shown::{bare, shown};
-use crate::proxy::Proxy;
+use crate::proxy::{FORWARDING, HINTS, Proxy};
 
 /// Hops before the last that are named one by one.
 const EARLIER_MAX: usize = 4;
@@ -18,33 +18,6 @@ const ADDRESSES_MAX: usize = 64;
 
 /// Signs of a hop that are listed.
 const EVIDENCE_MAX: usize = 8;
-
-/// Headers that a product writes into the requests that it passes on.
-const HINTS: [(&str, Proxy); 12] = [
-    ("x-envoy-external-address", Proxy::Envoy),
-    ("x-envoy-expected-rq-timeout-ms", Proxy::Envoy),
-    ("x-envoy-internal", Proxy::Envoy),
-    ("x-envoy-original-path", Proxy::Envoy),
-    ("x-varnish", Proxy::Varnish),
-    ("x-arr-log-id", Proxy::Iis),
-    ("x-arr-ssl", Proxy::Iis),
-    ("cf-ray", Proxy::Cloudflare),
-    ("cf-connecting-ip", Proxy::Cloudflare),
-    ("x-amzn-trace-id", Proxy::Aws),
-    ("x-amz-cf-id", Proxy::Aws),
-    ("x-cloud-trace-context", Proxy::Google),
-];
-
-/// Headers that say that the request was passed on, and not by what.
-const FORWARDING: [&str; 7] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-forwarded-server",
-    "x-real-ip",
-];
 
 /// The hop that handed the request to this server.
 #[derive(Clone, Debug, PartialEq, Eq)]

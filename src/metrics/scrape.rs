@@ -51,7 +51,8 @@ impl Scrape {
     fn connections(&self, page: &mut Page<'_>) -> fmt::Result {
         let of_connections = Speech::ALL.into_iter().filter(|dialect| *dialect != Speech::Api);
         let connections = of_connections.map(|dialect| (dialect.as_str(), self.sum(|c| c.connections(dialect))));
-        page.gauges("hi_connections", "Connections that are open, by what they speak", "dialect", connections)?;
+        let help = "Connections that are open, by what they speak";
+        page.family("hi_connections", help, None, MetricType::Gauge, "dialect", connections)?;
         page.counter("hi_accepts", "Connections accepted", None, self.sum(|c| &c.accepts))?;
         let help = "Times that accepting paused because the system had no file or memory left";
         page.counter("hi_accept_pauses", help, None, self.sum(|c| &c.accept_pauses))?;
@@ -59,15 +60,11 @@ impl Scrape {
         page.gauge("hi_internal_connections", help, self.sum(|c| c.connections(Speech::Api)))?;
         let codes = CLOSE_CODES.map(|code| (code.to_string(), self.sum(|c| c.disconnects(code))));
         let codes = codes.into_iter().chain([("other".to_owned(), self.sum(|c| c.disconnects(0)))]);
-        page.counters(
-            "hi_disconnects",
-            "WebSockets and streams that ended, by the first close code given or due",
-            "code",
-            codes,
-        )?;
+        let help = "WebSockets and streams that ended, by the first close code given or due";
+        page.family("hi_disconnects", help, None, MetricType::Counter, "code", codes)?;
         let rooms = [("chat", Namespace::Chat), ("raw", Namespace::Raw)];
         let rooms = rooms.map(|(kind, namespace)| (kind, self.rooms.len(namespace) as u64));
-        page.gauges("hi_rooms", "Rooms", "kind", rooms)?;
+        page.family("hi_rooms", "Rooms", None, MetricType::Gauge, "kind", rooms)?;
         let (asleep, evicted) = self.rooms.sleeping();
         page.gauge("hi_sleeping_rooms", "Rooms that nobody is in, kept for those who come back", asleep as u64)?;
         let help = "Rooms that nobody is in, dropped before their time because too many were kept";
@@ -77,12 +74,14 @@ impl Scrape {
     fn messages(&self, page: &mut Page<'_>) -> fmt::Result {
         let speakers = Speech::ALL.into_iter().filter(|dialect| *dialect != Speech::Sse);
         let messages = speakers.clone().map(|dialect| (dialect.as_str(), self.sum(|c| c.messages_in(dialect))));
-        page.counters("hi_messages_in", "Messages that arrived and were admitted", "dialect", messages)?;
+        let help = "Messages that arrived and were admitted";
+        page.family("hi_messages_in", help, None, MetricType::Counter, "dialect", messages)?;
         // The internal port has no rate: it refuses while the shards are behind, which is an error of its own.
         let limited = speakers
             .filter(|dialect| *dialect != Speech::Api)
             .map(|dialect| (dialect.as_str(), self.sum(|c| c.rate_limited(dialect))));
-        page.counters("hi_rate_limited", "Messages refused for their rate", "dialect", limited)?;
+        let help = "Messages refused for their rate";
+        page.family("hi_rate_limited", help, None, MetricType::Counter, "dialect", limited)?;
         let help = "Messages and notices of rooms that the kernel took, once for each member";
         page.counter("hi_deliveries", help, None, self.sum(|c| &c.deliveries))?;
         let help = "What the kernel took of all that leaves through WebSockets and streams";
@@ -103,10 +102,12 @@ impl Scrape {
     fn losses(&self, page: &mut Page<'_>) -> fmt::Result {
         page.counter("hi_gaps", "Notices of a gap to slow members", None, self.sum(|c| &c.gaps))?;
         let lapped = Lapped::ALL.map(|outcome| (outcome.as_str(), self.sum(|c| c.lapped(outcome))));
-        page.counters("hi_lapped", "Members that fell behind the oldest message kept", "policy", lapped)?;
+        let help = "Members that fell behind the oldest message kept";
+        page.family("hi_lapped", help, None, MetricType::Counter, "policy", lapped)?;
         page.counter("hi_lost_messages", "Messages that lapped members lost", None, self.sum(|c| &c.lost))?;
         let replays = Replay::ALL.map(|outcome| (outcome.as_str(), self.sum(|c| c.replays(outcome))));
-        page.counters("hi_replay_requests", "Requests for what was missed while away", "outcome", replays)
+        let help = "Requests for what was missed while away";
+        page.family("hi_replay_requests", help, None, MetricType::Counter, "outcome", replays)
     }
 
     fn refusals(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -114,10 +115,10 @@ impl Scrape {
         let codes = Code::ALL.into_iter().filter(|code| *code != Code::TooManyRequests);
         let refused = codes.map(|code| (code.as_str(), self.sum(|c| c.refused(code))));
         let help = "Requests of chat clients that were refused, by the code of the error";
-        page.counters("hi_refused_requests", help, "code", refused)?;
+        page.family("hi_refused_requests", help, None, MetricType::Counter, "code", refused)?;
         let errors = ERROR_CODES.map(|code| (code, self.sum(|c| c.api_errors(code))));
         let help = "Requests to the internal port that were refused, by the code of the error";
-        page.counters("hi_internal_errors", help, "code", errors)?;
+        page.family("hi_internal_errors", help, None, MetricType::Counter, "code", errors)?;
         let help = "Connections closed because they did not read the replies to them";
         page.counter("hi_replies_unread", help, None, self.sum(|c| &c.replies_unread))?;
         let help = "Connections ended because they gave no sign of life after a ping";
@@ -141,9 +142,11 @@ impl Scrape {
         let help = "What waits in the inbox of a shard";
         page.family("hi_relay_queue", help, Some(Unit::Bytes), MetricType::Gauge, "shard", queued)?;
         let dropped = inboxes.clone().map(|(shard, inbox)| (shard.to_string(), inbox.dropped()));
-        page.counters("hi_relay_dropped", "Messages that found the inbox of a shard full", "shard", dropped)?;
+        let help = "Messages that found the inbox of a shard full";
+        page.family("hi_relay_dropped", help, None, MetricType::Counter, "shard", dropped)?;
         let dropped = inboxes.map(|(shard, inbox)| (shard.to_string(), inbox.orders_dropped()));
-        page.counters("hi_orders_dropped", "Orders to a shard that found too many others waiting", "shard", dropped)
+        let help = "Orders to a shard that found too many others waiting";
+        page.family("hi_orders_dropped", help, None, MetricType::Counter, "shard", dropped)
     }
 }
 
@@ -164,26 +167,6 @@ impl Page<'_> {
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         // A level without a bound is no i64: the format's own limit.
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value.min(i64::MAX as u64))
-    }
-
-    fn counters<L: AsRef<str>>(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        self.family(name, help, None, MetricType::Counter, label, values)
-    }
-
-    fn gauges<L: AsRef<str>>(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        self.family(name, help, None, MetricType::Gauge, label, values)
     }
 
     fn family<L: AsRef<str>>(

@@ -84,6 +84,7 @@ pub async fn run<R: DataRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<S
             }
             () = front.news.notified() => {}
             () = &mut tick => {}
+            () = at(drained_by) => {}
         }
         if tick.deadline() <= Instant::now() || tick.deadline() > Instant::now() + TICK {
             let mut shard = front.shard.borrow_mut();
@@ -91,6 +92,14 @@ pub async fn run<R: DataRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<S
             let next = if shard.is_idle() { IDLE } else { TICK };
             tick.as_mut().reset(Instant::now() + next);
         }
+    }
+}
+
+/// Waits for a time, if there is one to wait for: ticks alone would come up to a second after it.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -13,6 +13,7 @@ pub mod wire;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,9 @@ pub struct Server {
 #[derive(Default)]
 struct Log {
     text: Mutex<String>,
+    /// Also told when the log has ended.
     grown: Condvar,
+    ended: AtomicBool,
 }
 
 impl Server {
@@ -86,6 +89,9 @@ impl Server {
                 text.push('\n');
                 sink.grown.notify_all();
             }
+            let _text = sink.text.lock().unwrap();
+            sink.ended.store(true, Ordering::SeqCst);
+            sink.grown.notify_all();
         });
         let mut server = Self { child, log, address: ([127, 0, 0, 1], 0).into() };
         let line = server.wait_for_log("hi is open at http://");
@@ -138,16 +144,22 @@ impl Server {
         kill_process(pid, signal).expect("the process is ours");
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for the last line of its log.
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
-        loop {
+        let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
+                break status;
             }
             assert!(Instant::now() < deadline, "hi did not end; its log:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
-        }
+        };
+        let text = self.log.text.lock().unwrap();
+        let has_more = |_: &mut String| !self.log.ended.load(Ordering::SeqCst);
+        let (text, waited) = self.log.grown.wait_timeout_while(text, PATIENCE, has_more).unwrap();
+        drop(text);
+        assert!(!waited.timed_out(), "the log does not end");
+        status
     }
 
     /// A plain TCP connection to it, whose reads and writes are bounded by [`PATIENCE`].

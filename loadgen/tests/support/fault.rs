@@ -31,7 +31,7 @@ pub enum Fault {
     Sends { member: usize, at: u64, bytes: Vec<u8>, end: bool },
     /// At one message, a member gets it and the end of the connection in one segment.
     EndsWith { member: usize, at: u64 },
-    /// At message 20 everyone is pinged; who has not answered by message 60 is closed.
+    /// At message 20 everyone is pinged; who has not answered by message 110 is closed.
     Pings,
     /// Who comes back under a name that was there already gets no message.
     ForgetsReturned,

@@ -112,6 +112,11 @@ impl Server {
         self.shared.rooms.lock().unwrap().values().map(|room| room.messages).sum()
     }
 
+    /// Everyone who has been a member of a room.
+    pub fn members(&self) -> Vec<String> {
+        self.shared.rooms.lock().unwrap().values().flat_map(|room| room.names.clone()).collect()
+    }
+
     /// Messages that it did not understand.
     pub fn misunderstood(&self) -> Vec<String> {
         self.shared.misunderstood.lock().unwrap().clone()
@@ -141,12 +146,10 @@ impl Shared {
                 stream.write_all(&answer).unwrap();
                 return wait_for_end(stream);
             }
-            _ => stream.write_all(&answer).unwrap(),
+            _ => {}
         }
         let path = head.split(' ').nth(1).expect("a path").to_owned();
         let (out, queue) = channel();
-        let writer = stream.try_clone().unwrap();
-        std::thread::spawn(move || write(writer, &queue));
         let name = path.split("client=").nth(1).unwrap_or_default().to_owned();
         let peer = Arc::new(Peer {
             name,
@@ -155,6 +158,14 @@ impl Shared {
             forgotten: AtomicBool::new(false),
             held: Mutex::default(),
         });
+        let listens = !matches!(self.fault, Fault::Floods | Fault::Sinks);
+        // Before the answer: who has been told 101 is a member, however late this thread gets to run again.
+        if let Some(room) = room_in(&path, "/room/").filter(|_| listens) {
+            self.join(&peer, &room);
+        }
+        stream.write_all(&answer).unwrap();
+        let writer = stream.try_clone().unwrap();
+        std::thread::spawn(move || write(writer, &queue));
         match self.fault {
             Fault::Floods => return self.flood(&peer, stream),
             Fault::Sinks => return wait_for_end(stream),
@@ -180,11 +191,7 @@ impl Shared {
     }
 
     fn listen(&self, peer: &Arc<Peer>, path: &str, stream: TcpStream) {
-        let room = |prefix| path.strip_prefix(prefix).and_then(|rest: &str| rest.split('?').next()).map(str::to_owned);
-        if let Some(room) = room("/room/") {
-            self.join(peer, &room);
-        }
-        let room = room("/room/").or_else(|| room("/publish/"));
+        let room = room_in(path, "/room/").or_else(|| room_in(path, "/publish/"));
         let mut socket = WebSocket::from_raw_socket(stream, Role::Server, None);
         while let Ok(message) = socket.read() {
             let Message::Text(text) = message else {
@@ -222,6 +229,10 @@ impl Shared {
         let room = rooms.entry(name.to_owned()).or_default();
         let number = room.messages;
         room.messages += 1;
+        // What a publisher says behind that message arrives on a connection that is over, though its end may come later.
+        if matches!(self.fault, Fault::CutsPublishers { at } if number > at) {
+            return;
+        }
         if matches!(self.fault, Fault::Stalls { at } if at == number) {
             std::thread::sleep(PAUSE);
         }
@@ -285,13 +296,18 @@ impl Shared {
                 let _ = peer.out.send(Out::End);
             }
             Fault::Pings if number == 20 => peer.send([bytes, frame(0x89, b"are you there?")].concat()),
-            Fault::Pings if number == 60 && peer.pongs.load(Ordering::SeqCst) == 0 => {
+            Fault::Pings if number == 110 && peer.pongs.load(Ordering::SeqCst) == 0 => {
                 peer.send(close_frame(1011, "no pong"));
                 let _ = peer.out.send(Out::End);
             }
             _ => peer.send(bytes),
         }
     }
+}
+
+/// The room that a path names behind this prefix.
+fn room_in(path: &str, prefix: &str) -> Option<String> {
+    path.strip_prefix(prefix).and_then(|rest| rest.split('?').next()).map(str::to_owned)
 }
 
 fn read_head(stream: &mut TcpStream) -> Option<String> {

@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 use super::super::diff::{Diff, Hop};
 use super::super::facts::*;
 use super::super::url::Target;
-use super::super::verdict::Lines;
 use super::*;
-use crate::proxy::Proxy;
+use crate::proxy::{Lines, Proxy};
 
 const OLD: &str = "192.0.2.7";
 const NEW: &str = "198.51.100.9";

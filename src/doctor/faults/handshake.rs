@@ -3,10 +3,10 @@
 use super::super::diff::Diff;
 use super::super::facts::{Address, Answer, Echo, Facts, FailureKind, Handshake};
 use super::super::url::Target;
-use super::super::verdict::{Kind, Lines};
+use super::super::verdict::Kind;
 use super::super::websocket::NAME_PREFIX;
 use super::{Fault, http2_only};
-use crate::proxy::Proxy;
+use crate::proxy::{Lines, Proxy};
 
 /// Characters of a foreign text that are repeated.
 const SHOWN_CHARS_MAX: usize = 120;

@@ -112,6 +112,8 @@ fn a_stripped_handshake_names_its_hop_to_both_sides() {
     for part in [&*verdict.sentence, "hop-by-hop", "  Upgrade: websocket (absent)\n", &format!("\n    {lines}\n")] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
+    assert!(text.contains("GET /stream/ROOM reads a chat room without an upgrade"), "{text}");
+    assert!(!changed(&["Sec-WebSocket-Version"], &[]).client_text().contains("/stream/"), "no proxy is the cause");
     let line = verdict.operator_text();
     for part in
         ["upgrade_stripped; missing Upgrade: websocket (absent)", &verdict.sentence, "Seen: Via: \"1.1 www", lines]
