@@ -27,6 +27,11 @@ def reasons(run):
     return run["verdict"].get("reasons", [])
 
 
+def holds(run, slo_ms):
+    """Whether everything arrived, and in time: p99 within so many milliseconds."""
+    return verdict(run) == "sound" and run["latency"]["p99_us"] <= slo_ms * 1e3
+
+
 def median(values):
     """Of a list that may be empty."""
     values = [value for value in values if value is not None]
