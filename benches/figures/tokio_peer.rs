@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Sender, channel};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 /// Frames that wait for one connection; beyond it the connection is dropped.
 const QUEUE_FRAMES: usize = 1024;
@@ -50,7 +50,7 @@ async fn answer(mut request: Request<Incoming>, members: Members) -> Result<Resp
     spawn_local(async move {
         let Ok(socket) = socket.await else { return };
         let (reading, mut writing) = tokio::io::split(socket.into_inner());
-        if receives {
+        let writer = receives.then(|| {
             let (sender, mut queue) = channel::<Bytes>(QUEUE_FRAMES);
             members.borrow_mut().push(sender);
             spawn_local(async move {
@@ -59,9 +59,11 @@ async fn answer(mut request: Request<Incoming>, members: Members) -> Result<Resp
                         break;
                     }
                 }
-            });
-        }
+            })
+        });
         read(reading, &members).await;
+        // Who has left takes no socket and no task until the next message finds out.
+        writer.inspect(JoinHandle::abort);
     });
     Ok(response)
 }

@@ -114,6 +114,14 @@ fn share(plan: Plan, url: &str, threads: usize) -> Result<Shared, String> {
 /// How far a thread is: connections open, deliveries, latencies so far.
 type ThreadProgress = (usize, u64, Option<Box<Histogram<u64>>>);
 
+/// Everyone is back after a storm.
+struct Back {
+    /// Since the storm began.
+    seconds: f64,
+    /// The server's, in that time.
+    server_cpu: Option<Duration>,
+}
+
 /// The threads of a run, and what is known of them.
 struct Driver {
     shared: Arc<Shared>,
@@ -130,6 +138,8 @@ struct Driver {
     resident_before: Option<u64>,
     own_resident_before: u64,
     connect_seconds: f64,
+    /// The server's CPU time while the clients came in.
+    connect_cpu: Option<Duration>,
 }
 
 impl Drop for Driver {
@@ -162,6 +172,7 @@ impl Driver {
             settled: 0,
             next_sequence: 0,
             connect_seconds: 0.0,
+            connect_cpu: None,
         };
         for id in 0..driver.shared.threads {
             let (command, commands) = channel();
@@ -179,16 +190,18 @@ impl Driver {
 
     fn run(&mut self) -> Result<Run, String> {
         let began = Instant::now();
+        let cpu = self.server_cpu();
         self.wait_all_open("connecting", self.connect_time_max())?;
         self.connect_seconds = began.elapsed().as_secs_f64();
+        self.connect_cpu = self.server_cpu_since(cpu);
         let resident_after = self.pid.and_then(os::process_resident_bytes);
         let plan = self.shared.plan.clone();
         let mut limit = None;
-        let mut storm_seconds = None;
+        let mut back = None;
         let measured = match plan.mode {
             Mode::Idle => self.idle(plan.duration)?,
             Mode::Steady => self.steady(plan.rate, plan.warmup, plan.duration, None)?,
-            Mode::Storm => self.steady(plan.rate, plan.warmup, plan.duration, Some(&mut storm_seconds))?,
+            Mode::Storm => self.steady(plan.rate, plan.warmup, plan.duration, Some(&mut back))?,
             Mode::FindLimit(slo) => {
                 let (measured, found) = self.find_limit(slo)?;
                 limit = Some(found);
@@ -202,10 +215,11 @@ impl Driver {
             run.verdict = Verdict::Invalid(vec![reason]);
         }
         run.limit = limit;
-        run.storm = storm_seconds.map(|seconds| Storm {
+        run.storm = back.map(|back| Storm {
             connections: plan.clients as u64,
-            seconds,
+            seconds: back.seconds,
             handshake: Distribution::of(&measured.all.storm),
+            server_cpu_us_per_connection: back.server_cpu.map(|cpu| per_connection_us(cpu, plan.clients)),
         });
         if let (Some(before), Some(after), Some(cost)) = (self.resident_before, resident_after, &mut run.server) {
             cost.memory_bytes_per_connection = after.saturating_sub(before) as f64 / connections as f64;
@@ -287,7 +301,7 @@ impl Driver {
         rate: f64,
         warmup: Duration,
         duration: Duration,
-        storm: Option<&mut Option<f64>>,
+        storm: Option<&mut Option<Back>>,
     ) -> Result<Measured, String> {
         let publishers = self.shared.plan.publishers;
         let each = |time: Duration| (time.as_secs_f64() * rate / publishers as f64).ceil() as u32;
@@ -308,14 +322,14 @@ impl Driver {
         let (from, end) = (at(step.measured_from_us(publishers)), at(step.end_us(publishers)));
         self.listen(from, "warming up", |_| false)?;
         let cpu = self.server_cpu();
-        if let Some(seconds) = storm {
+        if let Some(back) = storm {
             self.listen(from + (end - from) / 2, "measuring", |_| false)?;
             self.all_open = 0;
-            let began = Instant::now();
+            let (began, cpu) = (Instant::now(), self.server_cpu());
             self.tell(Command::Storm);
             let threads = self.shared.threads;
             self.listen(began + self.connect_time_max(), "reconnecting", |driver| driver.all_open == threads)?;
-            *seconds = Some(began.elapsed().as_secs_f64());
+            *back = Some(Back { seconds: began.elapsed().as_secs_f64(), server_cpu: self.server_cpu_since(cpu) });
         }
         self.listen(end, "measuring", |_| false)?;
         self.drain()?;
@@ -348,6 +362,11 @@ impl Driver {
         self.pid.and_then(os::process_cpu_time)
     }
 
+    fn server_cpu_since(&self, before: Option<Duration>) -> Option<Duration> {
+        // Threads that have ended have taken their time with them.
+        Some(self.server_cpu()?.saturating_sub(before?))
+    }
+
     fn collect(&mut self) -> Result<(Collected, f64), String> {
         self.tell(Command::Collect);
         let mut all: Option<Collected> = None;
@@ -368,6 +387,11 @@ impl Driver {
         }
         all.map(|all| (all, busiest)).ok_or_else(|| "there are no threads.".to_owned())
     }
+}
+
+/// CPU time spread over so many connections, in microseconds.
+fn per_connection_us(cpu: Duration, connections: usize) -> f64 {
+    cpu.as_secs_f64() * 1e6 / connections as f64
 }
 
 fn own_resident_bytes() -> u64 {

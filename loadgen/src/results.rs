@@ -206,6 +206,9 @@ pub struct Connects {
     pub per_second: f64,
     /// From the connect to the 101.
     pub handshake: Distribution,
+    /// The server's CPU time for each connection while they came in, in microseconds, if its process is known.
+    #[serde(default)]
+    pub server_cpu_us_per_connection: Option<f64>,
 }
 
 /// What the server's process spent.
@@ -327,4 +330,8 @@ pub struct Storm {
     pub seconds: f64,
     /// From the connect to the 101.
     pub handshake: Distribution,
+    /// The server's CPU time for each connection from the cut until the last one was back, in microseconds, if its process is
+    /// known: what it took to end the old ones is in it, and what was delivered meanwhile.
+    #[serde(default)]
+    pub server_cpu_us_per_connection: Option<f64>,
 }

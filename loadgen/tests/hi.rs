@@ -109,6 +109,8 @@ fn a_storm_is_survived() {
         let storm = run.storm.as_ref().expect("a storm");
         assert_eq!((storm.connections, storm.handshake.count), (100, 100));
         assert!(storm.seconds > 0.0 && storm.handshake.max_us > 0);
+        let each_us = [run.connects.server_cpu_us_per_connection, storm.server_cpu_us_per_connection];
+        assert!(each_us.iter().all(|us| us.is_some_and(|us| us > 0.0)), "{each_us:?}");
         assert!(run.deliveries > 100 * 50, "they were back for the second half: {}", run.deliveries);
     });
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::drive::Driver;
+use crate::drive::{Driver, per_connection_us};
 use crate::faults::Faults;
 use crate::os;
 use crate::results::{Audit, Connects, Distribution, Generator, Machine, Run, Second, ServerCost};
@@ -62,6 +62,7 @@ impl Driver {
                 count: connections,
                 per_second: connections as f64 / self.connect_seconds.max(1e-9),
                 handshake: Distribution::of(&all.handshake),
+                server_cpu_us_per_connection: self.connect_cpu.map(|cpu| per_connection_us(cpu, connections as usize)),
             },
             bytes_received: all.bytes,
             server: server.map(|(after, before)| {

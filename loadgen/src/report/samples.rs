@@ -55,7 +55,12 @@ pub(super) fn sound() -> Run {
         latency: distribution(1210, 21_000),
         latency_uncorrected: distribution(1110, 9000),
         timeline: (0..10).map(second).collect(),
-        connects: Connects { count: 10_001, per_second: 9120.4, handshake: distribution(900, 40_100) },
+        connects: Connects {
+            count: 10_001,
+            per_second: 9120.4,
+            handshake: distribution(900, 40_100),
+            server_cpu_us_per_connection: None,
+        },
         bytes_received: 1_629_794_620,
         server: Some(ServerCost {
             cpu_us_per_delivery: 0.712,
@@ -150,7 +155,13 @@ pub(super) fn idle() -> Run {
 pub(super) fn storm() -> Run {
     let mut run = sound();
     run.name = "storm".to_owned();
-    run.storm = Some(Storm { connections: 10_000, seconds: 1.352, handshake: distribution(410_000, 1_310_000) });
+    run.connects.server_cpu_us_per_connection = Some(31.2);
+    run.storm = Some(Storm {
+        connections: 10_000,
+        seconds: 1.352,
+        handshake: distribution(410_000, 1_310_000),
+        server_cpu_us_per_connection: Some(44.5),
+    });
     run
 }
 

@@ -97,6 +97,7 @@ pub(super) const SECTIONS: &[Section] = &[
             row("handshake p50", |run| spent(&run.connects.handshake, |times| times.p50_us)),
             row("handshake p99", |run| spent(&run.connects.handshake, |times| times.p99_us)),
             row("handshake max", |run| spent(&run.connects.handshake, |times| times.max_us)),
+            row("server CPU time each", |run| run.connects.server_cpu_us_per_connection.map(time)),
         ],
     },
     Section {
@@ -108,6 +109,7 @@ pub(super) const SECTIONS: &[Section] = &[
             row("handshake p50", |run| storm(run, |storm| facts::time_of(&storm.handshake, |times| times.p50_us))),
             row("handshake p99", |run| storm(run, |storm| facts::time_of(&storm.handshake, |times| times.p99_us))),
             row("handshake max", |run| storm(run, |storm| facts::time_of(&storm.handshake, |times| times.max_us))),
+            row("server CPU time each", |run| run.storm.as_ref()?.server_cpu_us_per_connection.map(time)),
         ],
     },
     Section {

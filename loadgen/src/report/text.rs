@@ -4,7 +4,7 @@ use std::iter::once;
 
 use crate::report::table::{DELIVERIES, LATENCIES, SECTIONS};
 use crate::report::{facts, units};
-use crate::results::{Distribution, Limit, Run};
+use crate::results::{Connects, Distribution, Limit, Run};
 
 /// Lines are at most so many characters long,
 const COLUMNS_MAX: usize = 100;
@@ -41,16 +41,16 @@ pub fn render(run: &Run, screen: Screen) -> String {
         page.latencies(run);
         page.deliveries(run);
     }
-    let connects =
-        format!("{} per second; handshake {}", units::number(run.connects.per_second), spread(&run.connects.handshake));
-    page.paragraph("connects", &connects);
+    let Connects { per_second, handshake, server_cpu_us_per_connection, .. } = &run.connects;
+    let (spread_out, each) = (spread(handshake), each_cost(*server_cpu_us_per_connection));
+    page.paragraph("connects", &format!("{} per second; handshake {spread_out}{each}", units::number(*per_second)));
     page.paragraph("server", &server(run));
     page.paragraph("load generator", &generator(run));
     if let Some(storm) = &run.storm {
         let connections = units::plural(storm.connections, "connection");
         let back = units::time(storm.seconds * 1e6);
-        let text = format!("{connections} cut, all back after {back}; handshake {}", spread(&storm.handshake));
-        page.paragraph("storm", &text);
+        let (spread_out, each) = (spread(&storm.handshake), each_cost(storm.server_cpu_us_per_connection));
+        page.paragraph("storm", &format!("{connections} cut, all back after {back}; handshake {spread_out}{each}"));
     }
     if let Some(limit) = &run.limit {
         page.limit(run, limit);
@@ -120,6 +120,11 @@ fn markdown_cell(text: &str) -> String {
 fn spread(times: &Distribution) -> String {
     let of = |quantile| facts::time_of(times, quantile);
     format!("p50 {}, p99 {}, max {}", of(|times| times.p50_us), of(|times| times.p99_us), of(|times| times.max_us))
+}
+
+/// What a connection that came in cost the server, if that is known.
+fn each_cost(us: Option<f64>) -> String {
+    us.map_or_else(String::new, |us| format!("; {} of the server's CPU time each", units::time(us)))
 }
 
 fn server(run: &Run) -> String {
