@@ -138,6 +138,25 @@ pub fn bind_shards(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpList
     Ok(listeners)
 }
 
+/// Who is accepted has sent something already, or has been silent for a second (TCP_DEFER_ACCEPT, tcp(7)): a storm of
+/// connections comes in with one wake-up each, and those who only open them hold neither a descriptor nor memory of ours.
+#[allow(unsafe_code)]
+fn defer_accept(socket: &Socket) -> io::Result<()> {
+    let seconds: libc::c_int = 1;
+    let length = size_of_val(&seconds) as libc::socklen_t;
+    // SAFETY: the option takes a `c_int`, which lives until the call returns; the descriptor is the socket's own.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The address of this end of a connection; of IPv4 also where it came in through IPv6.
 ///
 /// # Errors
@@ -181,6 +200,7 @@ fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     socket.set_reuse_port(reuse_port)?;
     // Frames are small and wait for nobody. What is accepted inherits it.
     socket.set_tcp_nodelay(true)?;
+    defer_accept(&socket)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }

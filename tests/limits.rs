@@ -5,6 +5,7 @@ mod support;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 use support::wire::{self, BINARY, CONTINUATION, FIN, PING, TEXT, handshake};
 use support::{Client, Server};
@@ -341,6 +342,25 @@ fn a_peer_that_does_not_answer_pings_is_closed_and_one_that_does_stays() {
 }
 
 #[test]
+fn who_answered_while_the_server_was_stopped_stays() {
+    // Which of its duties a shard finds first when it goes on is up to chance: eight chances.
+    let servers: Vec<_> =
+        (0..8).map(|_| Server::start_on_one_shard(&["--ping-interval", "1s", "--ping-timeout", "2s"])).collect();
+    let mut peers: Vec<_> = servers.iter().map(|server| server.upgraded("/raw/data")).collect();
+    for (server, peer) in servers.iter().zip(&mut peers) {
+        assert_eq!(peer.frame_or_ping().first, FIN | PING);
+        server.signal(Signal::STOP);
+        peer.send(wire::frame(FIN | wire::PONG, b""));
+    }
+    std::thread::sleep(Duration::from_millis(3500));
+    servers.iter().for_each(|server| server.signal(Signal::CONT));
+    for peer in &mut peers {
+        peer.send(wire::frame(FIN | TEXT, b"still here"));
+        while peer.frame_or_ping().first == FIN | PING {}
+    }
+}
+
+#[test]
 fn pings_come_at_their_interval_also_if_the_time_for_an_answer_is_longer() {
     let server = Server::start(&["--ping-interval", "1s", "--ping-timeout", "3s"]);
     let mut silent = server.upgraded("/raw/data");
@@ -351,7 +371,7 @@ fn pings_come_at_their_interval_also_if_the_time_for_an_answer_is_longer() {
     let took = pinged.elapsed();
     assert!(took > Duration::from_millis(1900), "it has three seconds from the first ping on, not {took:?}");
     // A second and a third one, unless this machine slept through a tick.
-    assert!(rest == [0x89, 0, 0x89, 0] || rest == [0x89, 0], "{rest:x?}");
+    assert!(!rest.is_empty() && rest.chunks(2).all(|ping| ping == [0x89, 0]), "{rest:x?}");
     // Who answers late, but in time, stays.
     let mut late = server.upgraded("/raw/data");
     let mut pings = 0;

@@ -60,14 +60,20 @@ struct Key {
     serial: u32,
 }
 
-/// Something to read, or the end of it, that waits for its turn.
+/// Something to read that waits for its turn.
 #[derive(Debug)]
 struct Arrival {
     key: Key,
-    /// `None`: the peer has ended.
-    received: Option<Received>,
+    received: Received,
     /// The turn in which it came.
     at: Instant,
+}
+
+/// The end of what a peer says, to be heard once so many arrivals have been read: its own are among them.
+#[derive(Debug)]
+struct End {
+    key: Key,
+    behind: u64,
 }
 
 /// What time it is, as the shard sees it for one turn.
@@ -121,6 +127,9 @@ pub struct Shard<R> {
     /// Connections with something to send, each at most once.
     send_queue: VecDeque<Key>,
     arrivals: VecDeque<Arrival>,
+    /// Arrivals read since the shard began.
+    arrivals_read: u64,
+    ends: VecDeque<End>,
     /// Connections whose receive ended because buffers ran out.
     starved: Vec<Key>,
     wheel: Wheel<Key>,
@@ -131,6 +140,8 @@ pub struct Shard<R> {
     wakes: Wakes,
     started: Instant,
     now: Now,
+    /// When time was last asked for.
+    last_tick: u32,
     /// Which messages' deliveries are timed.
     sampler: Sampler,
     stopping: bool,
@@ -155,6 +166,8 @@ impl<R: DataRing> Shard<R> {
             rooms: LocalRooms::default(),
             send_queue: VecDeque::new(),
             arrivals: VecDeque::new(),
+            arrivals_read: 0,
+            ends: VecDeque::new(),
             starved: Vec::new(),
             wheel: Wheel::new(0),
             folded: Vec::new(),
@@ -162,6 +175,7 @@ impl<R: DataRing> Shard<R> {
             wakes: Wakes::default(),
             started,
             now: Now { instant: started, unix_ms: os::unix_ms(), since_start_ms: 0 },
+            last_tick: 0,
             sampler: Sampler::default(),
             stopping: false,
             relays: Vec::new(),
@@ -458,8 +472,13 @@ impl<R: DataRing> Shard<R> {
     /// Does what time asks for: pings, connections that don't answer, folded notices, logs that everyone has read.
     pub fn tick(&mut self) {
         self.read_clock();
+        let tick = self.now.tick();
+        let since_last = tick.saturating_sub(std::mem::replace(&mut self.last_tick, tick));
+        if u64::from(since_last) > self.config.ping_timeout.as_secs() {
+            self.forgive_silence();
+        }
         let mut due = Vec::new();
-        self.wheel.advance(self.now.tick(), &mut due);
+        self.wheel.advance(tick, &mut due);
         for (due_tick, key) in due {
             if self.is_current(key) && self.connection(key.slot).due_tick == due_tick {
                 self.timer(key.slot);
@@ -468,6 +487,14 @@ impl<R: DataRing> Shard<R> {
         self.announce_folded();
         self.trim_logs();
         self.nobody_sleeps = self.registry.expire(self.now.unix_ms);
+    }
+
+    /// The process was stopped, or the machine: answers to pings may lie unread. Their time begins anew.
+    fn forgive_silence(&mut self) {
+        let tick = self.now.tick();
+        for (_, connection) in &mut self.connections {
+            connection.pinged_tick = tick;
+        }
     }
 
     fn timer(&mut self, slot: u32) {

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use super::{Arrival, Key, Shard};
+use super::{Arrival, End, Key, Shard};
 use crate::config::Slow;
 use crate::connection::{Gap, Next, Role, Sent, State};
 use crate::frame::decode::{Event, Violation};
@@ -24,6 +24,8 @@ use fastwebsockets::OpCode;
 const COMPLETIONS_PER_TURN: usize = 8192;
 /// Arrivals read in one turn.
 const ARRIVALS_PER_TURN: usize = 256;
+/// Connections that are taken down in one turn: when thousands end at once, those who stay go on hearing.
+const ENDS_PER_TURN: usize = 32;
 /// Sends submitted in one turn: the first members of a large room don't wait for the last ones' submissions.
 const SENDS_PER_TURN: usize = 1024;
 /// Turns follow one another for so long before the control ring runs.
@@ -69,8 +71,9 @@ impl<R: DataRing> Shard<R> {
         }
         // What ended meanwhile has left its rooms: their members must not wait for the next turn to hear of it.
         let more_news = self.wakes.wake_others(self.registry.inboxes(), self.id) || more_news;
-        let is_behind = !owes_nothing || !reaped_all || !self.send_queue.is_empty() || !self.arrivals.is_empty();
-        Ok(is_behind || more_news || self.registry.inboxes()[self.id].has_orders())
+        let is_behind = !owes_nothing || !reaped_all || !self.send_queue.is_empty();
+        let more_arrived = !self.arrivals.is_empty() || !self.ends.is_empty();
+        Ok(is_behind || more_arrived || more_news || self.registry.inboxes()[self.id].has_orders())
     }
 
     /// Does what others have asked for.
@@ -155,11 +158,14 @@ impl<R: DataRing> Shard<R> {
                 if !armed && received.is_some() {
                     self.starved.push(key);
                 }
-                self.arrivals.push_back(Arrival { key, received, at: self.now.instant });
+                match received {
+                    Some(received) => self.arrivals.push_back(Arrival { key, received, at: self.now.instant }),
+                    None => self.ends.push_back(End { key, behind: self.arrivals_in_all() }),
+                }
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.starved.push(key),
             // The peer is gone; what it said before it went is heard first.
-            Err(_) => self.arrivals.push_back(Arrival { key, received: None, at: self.now.instant }),
+            Err(_) => self.ends.push_back(End { key, behind: self.arrivals_in_all() }),
         }
         self.remove_if_released(slot);
     }
@@ -171,25 +177,38 @@ impl<R: DataRing> Shard<R> {
             return;
         }
         for _ in 0..ARRIVALS_PER_TURN {
-            let Some(Arrival { key, received, at }) = self.arrivals.pop_front() else { return };
-            let current = self.is_current(key);
-            match received {
-                Some(mut received) => {
-                    self.counters.received_bytes.add(received.bytes().len() as u64);
-                    self.sampler.arrived(at);
-                    if current {
-                        self.bytes_arrived(key.slot, received.bytes());
-                    }
-                    self.ring.recycle(received);
-                }
-                None if current && self.connection(key.slot).is_stream() => self.listener_left(key.slot),
-                // Perhaps the peer has ended its direction only, and still reads what it is owed.
-                None if current => {
-                    self.count_end(key.slot, CLOSED_ABNORMALLY);
-                    self.peer_closes(key.slot, None);
-                }
-                None => {}
+            let Some(Arrival { key, mut received, at }) = self.arrivals.pop_front() else { break };
+            self.arrivals_read += 1;
+            self.counters.received_bytes.add(received.bytes().len() as u64);
+            self.sampler.arrived(at);
+            if self.is_current(key) {
+                self.bytes_arrived(key.slot, received.bytes());
             }
+            self.ring.recycle(received);
+        }
+        for _ in 0..ENDS_PER_TURN {
+            if self.ends.front().is_none_or(|end| end.behind > self.arrivals_read) {
+                break;
+            }
+            let End { key, .. } = self.ends.pop_front().expect("there is one, as just seen");
+            if self.is_current(key) {
+                self.peer_ended(key.slot);
+            }
+        }
+    }
+
+    /// Arrivals since the shard began, read or not.
+    fn arrivals_in_all(&self) -> u64 {
+        self.arrivals_read + self.arrivals.len() as u64
+    }
+
+    fn peer_ended(&mut self, slot: u32) {
+        if self.connection(slot).is_stream() {
+            self.listener_left(slot);
+        } else {
+            // Perhaps the peer has ended its direction only, and still reads what it is owed.
+            self.count_end(slot, CLOSED_ABNORMALLY);
+            self.peer_closes(slot, None);
         }
     }
 

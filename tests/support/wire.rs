@@ -279,6 +279,14 @@ impl Wire {
         assert!(ended, "the end of the stream expected, not {:?}", self.unread.escape_ascii().to_string());
     }
 
+    /// Whether bytes have come that were not read, or the end.
+    pub fn has_something(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).unwrap();
+        peeked.is_ok()
+    }
+
     /// Sends a text message and sees it come back: the room is served.
     #[track_caller]
     pub fn expect_echo(&mut self, message: &str) {
