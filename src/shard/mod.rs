@@ -5,11 +5,12 @@
 //! - [`rooms`]: the logs and members on this shard
 //! - [`stream`]: listeners to server-sent events
 //! - [`v1`]: what `hi.v1` adds to a connection's beginning and end
+//! - [`ends`]: closing, and what is left of a connection after it
+//! - [`time`]: timers, pings, what is due
 //! - [`run`]: the thread's life: turns, ticks, stop
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,17 +18,15 @@ use std::time::Instant;
 use bytes::Bytes;
 use slab::Slab;
 use tokio_uring::net::TcpStream;
-use tracing::debug;
 
 use crate::config::Config;
 use crate::connection::{Connection, Role, State};
-use crate::frame::encode;
-use crate::metrics::counters::{CLOSED_ABNORMALLY, Counters, Replay};
+use crate::metrics::counters::{Counters, Replay};
 use crate::metrics::delivery::Sampler;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::v1::{Code, Refusal};
-use crate::protocol::{Dialect, broadcast, sse, v0};
+use crate::protocol::{Dialect, broadcast, v0};
 use crate::rate::{Bucket, RateLimit};
 use crate::relay::Relay;
 use crate::ring::{DataRing, Received};
@@ -37,9 +36,11 @@ use crate::room::{Announced, Entered, JoinError, Joining, MemberId, Namespace, R
 use crate::wheel::Wheel;
 
 pub mod commands;
+pub mod ends;
 pub mod rooms;
 pub mod run;
 pub mod stream;
+pub mod time;
 pub mod turn;
 pub mod v1;
 
@@ -381,70 +382,6 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    /// Closes with a code and a reason; what was owed until now goes ahead.
-    fn close(&mut self, slot: u32, reason: &CloseReason<'_>) {
-        if self.connection(slot).state != State::Open {
-            return;
-        }
-        debug!(shard = self.id, slot, code = reason.code(), "closing: {}", reason.text());
-        self.count_end(slot, reason.code());
-        if matches!(reason, CloseReason::RepliesUnread) {
-            self.counters.replies_unread.add(1);
-        }
-        self.settle(slot, usize::MAX);
-        let connection = self.connection(slot);
-        let last = match connection.role {
-            Role::Stream { .. } => sse::end(reason),
-            Role::Chat { .. } | Role::Raw { .. } => encode::close(reason.code(), &reason.text()),
-        };
-        // Who listens answers no Close either.
-        let lingers = reason.peer_broke_protocol() || connection.is_stream();
-        connection.close(last, if lingers { State::Lingering } else { State::Closing });
-        self.leave_all(slot);
-        self.schedule(slot, CLOSE_SECONDS);
-        self.queue(slot);
-    }
-
-    /// Counts the end of an open connection, whichever side began it.
-    fn count_end(&mut self, slot: u32, code: u16) {
-        if self.connection(slot).state == State::Open {
-            self.counters.disconnects(code).add(1);
-        }
-    }
-
-    /// Our Close frame has left.
-    fn close_has_left(&mut self, slot: u32) {
-        match self.connection(slot).state {
-            State::Answering => self.end(slot),
-            // An error here means that the peer is gone: the receive says so too.
-            State::Lingering => drop(self.connection(slot).stream.shutdown(Shutdown::Write)),
-            State::Open | State::Closing | State::Ended => {}
-        }
-    }
-
-    /// Shuts the socket down, which makes the kernel give back all that it holds of the connection.
-    fn end(&mut self, slot: u32) {
-        self.count_end(slot, CLOSED_ABNORMALLY);
-        let connection = self.connection(slot);
-        if connection.state != State::Ended {
-            connection.state = State::Ended;
-            // An error here means that the peer is gone already.
-            let _ = connection.stream.shutdown(Shutdown::Both);
-            self.leave_all(slot);
-        }
-        self.remove_if_released(slot);
-    }
-
-    /// Forgets a connection that has ended and of which the kernel holds nothing more.
-    fn remove_if_released(&mut self, slot: u32) {
-        let connection = self.connection(slot);
-        if connection.state == State::Ended && connection.is_released() {
-            debug_assert!(connection.memberships.is_empty());
-            let connection = self.connections.remove(slot as usize);
-            self.counters.connections(connection.speech()).subtract(1);
-        }
-    }
-
     fn receive(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         if connection.state != State::Ended && !connection.receiving {
@@ -459,101 +396,6 @@ impl<R: DataRing> Shard<R> {
         if !connection.queued && connection.may_send() {
             connection.queued = true;
             self.send_queue.push_back(Key { slot, serial: connection.serial });
-        }
-    }
-
-    fn schedule(&mut self, slot: u32, seconds: u32) {
-        let due_tick = self.now.tick() + seconds.max(1);
-        self.connection(slot).due_tick = due_tick;
-        let key = self.key(slot);
-        self.wheel.schedule(due_tick, key);
-    }
-
-    /// Does what time asks for: pings, connections that don't answer, folded notices, logs that everyone has read.
-    pub fn tick(&mut self) {
-        self.read_clock();
-        let tick = self.now.tick();
-        let since_last = tick.saturating_sub(std::mem::replace(&mut self.last_tick, tick));
-        if u64::from(since_last) > self.config.ping_timeout.as_secs() {
-            self.forgive_silence();
-        }
-        let mut due = Vec::new();
-        self.wheel.advance(tick, &mut due);
-        for (due_tick, key) in due {
-            if self.is_current(key) && self.connection(key.slot).due_tick == due_tick {
-                self.timer(key.slot);
-            }
-        }
-        self.announce_folded();
-        self.trim_logs();
-        self.nobody_sleeps = self.registry.expire(self.now.unix_ms);
-    }
-
-    /// The process was stopped, or the machine: answers to pings may lie unread. Their time begins anew.
-    fn forgive_silence(&mut self) {
-        let tick = self.now.tick();
-        for (_, connection) in &mut self.connections {
-            connection.pinged_tick = tick;
-        }
-    }
-
-    fn timer(&mut self, slot: u32) {
-        let (interval, timeout) =
-            (self.config.ping_interval.as_secs() as u32, self.config.ping_timeout.as_secs() as u32);
-        let tick = self.now.tick();
-        let connection = self.connection(slot);
-        match connection.state {
-            State::Open if connection.is_stream() => {
-                connection.ping();
-                self.schedule(slot, interval);
-                self.queue(slot);
-            }
-            State::Open if connection.pinged && !connection.heard && tick >= connection.pinged_tick + timeout => {
-                debug!(slot, "no sign of life after a ping");
-                self.counters.ping_timeouts.add(1);
-                self.end(slot);
-            }
-            State::Open if connection.pinged && connection.heard && timeout < interval => {
-                connection.pinged = false;
-                self.schedule(slot, interval - timeout);
-            }
-            State::Open => {
-                // The time that it has begins with the first ping that it left unanswered; further ones may follow.
-                if connection.heard || !connection.pinged {
-                    (connection.pinged, connection.heard, connection.pinged_tick) = (true, false, tick);
-                }
-                connection.ping();
-                let left = connection.pinged_tick + timeout - tick;
-                self.schedule(slot, left.min(interval));
-                self.queue(slot);
-            }
-            State::Closing | State::Answering | State::Lingering => self.end(slot),
-            State::Ended => {}
-        }
-    }
-
-    fn announce_folded(&mut self) {
-        let now_ms = self.now.unix_ms;
-        let due: Vec<_> = self.folded.extract_if(.., |(due_ms, _)| *due_ms <= now_ms).collect();
-        for (_, room) in due {
-            room.announce_folded(now_ms, &mut self.wakes);
-        }
-    }
-
-    /// Drops the frames that every member has got.
-    fn trim_logs(&mut self) {
-        for slot in self.rooms.slots() {
-            let local = self.rooms.get_mut(slot);
-            local.room.cut_replay(self.now.unix_ms);
-            if local.log.bytes() == 0 {
-                continue;
-            }
-            let cursor = |member: &u32| {
-                let memberships = &self.connections[*member as usize].memberships;
-                memberships.iter().find(|membership| membership.room == slot).map(|membership| membership.cursor)
-            };
-            let slowest = local.members.iter().filter_map(cursor).min().unwrap_or(u64::MAX);
-            local.log.trim(slowest.min(local.log.tip()));
         }
     }
 

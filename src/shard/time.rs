@@ -1,0 +1,104 @@
+//! What time asks of a shard: pings, connections that don't answer, folded notices, logs that everyone has read.
+
+use tracing::debug;
+
+use super::Shard;
+use crate::connection::State;
+use crate::ring::DataRing;
+
+impl<R: DataRing> Shard<R> {
+    pub(super) fn schedule(&mut self, slot: u32, seconds: u32) {
+        let due_tick = self.now.tick() + seconds.max(1);
+        self.connection(slot).due_tick = due_tick;
+        let key = self.key(slot);
+        self.wheel.schedule(due_tick, key);
+    }
+
+    /// Does what time asks for: pings, connections that don't answer, folded notices, logs that everyone has read.
+    pub fn tick(&mut self) {
+        self.read_clock();
+        let tick = self.now.tick();
+        let since_last = tick.saturating_sub(std::mem::replace(&mut self.last_tick, tick));
+        if u64::from(since_last) > self.config.ping_timeout.as_secs() {
+            self.forgive_silence();
+        }
+        let mut due = Vec::new();
+        self.wheel.advance(tick, &mut due);
+        for (due_tick, key) in due {
+            if self.is_current(key) && self.connection(key.slot).due_tick == due_tick {
+                self.timer(key.slot);
+            }
+        }
+        self.announce_folded();
+        self.trim_logs();
+        self.nobody_sleeps = self.registry.expire(self.now.unix_ms);
+    }
+
+    /// The process was stopped, or the machine: answers to pings may lie unread. Their time begins anew.
+    fn forgive_silence(&mut self) {
+        let tick = self.now.tick();
+        for (_, connection) in &mut self.connections {
+            connection.pinged_tick = tick;
+        }
+    }
+
+    fn timer(&mut self, slot: u32) {
+        let (interval, timeout) =
+            (self.config.ping_interval.as_secs() as u32, self.config.ping_timeout.as_secs() as u32);
+        let tick = self.now.tick();
+        let connection = self.connection(slot);
+        match connection.state {
+            State::Open if connection.is_stream() => {
+                connection.ping();
+                self.schedule(slot, interval);
+                self.queue(slot);
+            }
+            State::Open if connection.pinged && !connection.heard && tick >= connection.pinged_tick + timeout => {
+                debug!(slot, "no sign of life after a ping");
+                self.counters.ping_timeouts.add(1);
+                self.end(slot);
+            }
+            State::Open if connection.pinged && connection.heard && timeout < interval => {
+                connection.pinged = false;
+                self.schedule(slot, interval - timeout);
+            }
+            State::Open => {
+                // The time that it has begins with the first ping that it left unanswered; further ones may follow.
+                if connection.heard || !connection.pinged {
+                    (connection.pinged, connection.heard, connection.pinged_tick) = (true, false, tick);
+                }
+                connection.ping();
+                let left = connection.pinged_tick + timeout - tick;
+                self.schedule(slot, left.min(interval));
+                self.queue(slot);
+            }
+            State::Closing | State::Answering | State::Lingering => self.end(slot),
+            State::Ended => {}
+        }
+    }
+
+    fn announce_folded(&mut self) {
+        let now_ms = self.now.unix_ms;
+        let due: Vec<_> = self.folded.extract_if(.., |(due_ms, _)| *due_ms <= now_ms).collect();
+        for (_, room) in due {
+            room.announce_folded(now_ms, &mut self.wakes);
+        }
+    }
+
+    /// Drops the frames that every member has got.
+    fn trim_logs(&mut self) {
+        for slot in self.rooms.slots() {
+            let local = self.rooms.get_mut(slot);
+            local.room.cut_replay(self.now.unix_ms);
+            if local.log.bytes() == 0 {
+                continue;
+            }
+            let cursor = |member: &u32| {
+                let memberships = &self.connections[*member as usize].memberships;
+                memberships.iter().find(|membership| membership.room == slot).map(|membership| membership.cursor)
+            };
+            let slowest = local.members.iter().filter_map(cursor).min().unwrap_or(u64::MAX);
+            local.log.trim(slowest.min(local.log.tip()));
+        }
+    }
+}
