@@ -6,16 +6,18 @@
 //! delivery, and its ratio to the first way in the table, with the interval that holds the true median of the rounds'
 //! ratios in 95 of 100 runs. What came of it: docs/performance.md.
 //!
-//! `cargo bench --bench ideas -- [sends|order|sizes|several|wake-ups]... [--members 1000] [--rounds 300] [--seed 1]`
+//! `cargo bench --bench ideas -- [sends|order|sizes|several|wake-ups|counts]... [--members 1000] [--rounds 300] [--seed 1]`
 
 mod members;
-mod provided;
 mod sends;
 mod wake_ups;
 
+use std::hint::black_box;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use members::Members;
+use members::{BYTE, Members};
 use sends::{FLOOR, Message, Operation, Order, Way, Ways};
 
 /// Time between two messages, for each member: as in the figures, 100,000 deliveries a second.
@@ -31,7 +33,7 @@ fn main() {
     };
     let (members, rounds) = (number("--members", 1000), number("--rounds", 300));
     let seed = number("--seed", 1) as u64;
-    let groups = ["sends", "order", "sizes", "several", "wake-ups"];
+    let groups = ["sends", "order", "sizes", "several", "wake-ups", "counts"];
     let chosen =
         |group: &str| args.iter().any(|arg| arg == group) || !args.iter().any(|arg| groups.contains(&&arg[..]));
     hi::os::raise_file_limit().expect("the file limit can be raised to the hard limit");
@@ -64,6 +66,9 @@ fn main() {
     }
     if chosen("wake-ups") {
         wake_ups::compare(rounds, last);
+    }
+    if chosen("counts") {
+        reference_counts(rounds);
     }
 }
 
@@ -102,7 +107,6 @@ fn ways_for_several() -> Vec<(&'static str, Way)> {
     vec![
         ("one send of contiguous frames, as the log keeps them", FLOOR),
         ("one sendmsg, a vector entry for each frame", Way { operation: Operation::SendMsg, ..FLOOR }),
-        ("a bundle: a provided buffer for each frame", Way { operation: Operation::Bundle, ..FLOOR }),
         ("linked sends, one for each frame", Way { operation: Operation::Linked, ..FLOOR }),
     ]
 }
@@ -145,6 +149,27 @@ fn compare(
         let (low, ratio, high) = median(&mut ratios);
         let (_, cost, _) = median(&mut of_way.clone());
         println!("{cost:8.3} {ratio:7.3} {low:9.3} - {high:5.3}   {name}");
+    }
+}
+
+/// What one more reference to shared bytes costs, and its end: once a send.
+fn reference_counts(rounds: usize) {
+    const PAIRS: u32 = 100_000;
+    println!("\ncounts: a clone and its drop, ns, {rounds} rounds");
+    let (atomic, plain) = (Arc::<[u8]>::from([BYTE; 64]), Rc::<[u8]>::from([BYTE; 64]));
+    let mut costs = [Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        let began = Instant::now();
+        (0..PAIRS).for_each(|_| drop(black_box(Arc::clone(black_box(&atomic)))));
+        let middle = Instant::now();
+        (0..PAIRS).for_each(|_| drop(black_box(Rc::clone(black_box(&plain)))));
+        let end = Instant::now();
+        for (costs, time) in costs.iter_mut().zip([middle - began, end - middle]) {
+            costs.push(time.as_secs_f64() * 1e9 / f64::from(PAIRS));
+        }
+    }
+    for (name, costs) in ["Arc", "Rc"].iter().zip(&mut costs) {
+        println!("{:8.2}   {name}", median(costs).1);
     }
 }
 

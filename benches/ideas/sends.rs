@@ -8,7 +8,6 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::members::BYTE;
-use crate::provided::Provided;
 
 /// What each member gets at once.
 #[derive(Clone, Copy)]
@@ -32,7 +31,6 @@ pub(crate) enum Operation {
     SendMsg,
     SendZc,
     Write,
-    Bundle,
     Linked,
 }
 
@@ -104,7 +102,6 @@ struct Batch {
     /// A vector entry for each frame, and the header that names them: every member gets the same.
     vector: Vec<libc::iovec>,
     header: Box<libc::msghdr>,
-    provided: Option<Provided>,
 }
 
 impl Batch {
@@ -128,12 +125,10 @@ impl Batch {
             Order::Backwards => files.reverse(),
             Order::Shuffled => fastrand::Rng::with_seed(seed).shuffle(&mut files),
         }
-        let provided = (way.operation == Operation::Bundle)
-            .then(|| Provided::new(&ring, (sockets.len() * message.frames).next_power_of_two()));
         let vector = vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; message.frames];
         // SAFETY: a plain C struct of integers and pointers, for which all-zero is valid.
         let header = Box::new(unsafe { std::mem::zeroed() });
-        Self { way, ring, files, message, vector, header, provided }
+        Self { way, ring, files, message, vector, header }
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -143,9 +138,6 @@ impl Batch {
             *entry = libc::iovec { iov_base, iov_len: self.message.frame_bytes };
         }
         (self.header.msg_iov, self.header.msg_iovlen) = (self.vector.as_mut_ptr(), self.vector.len());
-        if let Some(provided) = &mut self.provided {
-            provided.fill(bytes, self.message.frame_bytes, self.files.len());
-        }
         let mut pending = 0;
         for index in 0..self.files.len() {
             if self.way.operation == Operation::Linked {
@@ -182,7 +174,6 @@ impl Batch {
             Operation::SendMsg => opcode::SendMsg::new(file, &raw const *self.header).flags(flags as u32).build(),
             Operation::SendZc => opcode::SendZc::new(file, bytes.as_ptr(), length).flags(flags).build(),
             Operation::Write => opcode::Write::new(file, bytes.as_ptr(), length).build(),
-            Operation::Bundle => opcode::SendBundle::new(file, 0).flags(flags).len(length).build(),
         };
         // SAFETY: the message, the vector and its header outlive `send`, which waits for every completion. The file is a
         // descriptor of an open socket, or, with `FIXED_FILE`, its place in the table.

@@ -4,9 +4,12 @@
 //! each thread must be asleep when it is woken; the CPU time of both counts.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use io_uring::squeue::Flags;
 use io_uring::types::Fd;
 use io_uring::{IoUring, opcode};
 use rustix::event::epoll;
@@ -27,6 +30,16 @@ struct Sleeper {
     ring: IoUring,
     eventfd: OwnedFd,
     epoll: OwnedFd,
+    /// Wake-ups that others have sent, as an inbox would tell, and those that were answered.
+    sent: Arc<AtomicU32>,
+    answered: u32,
+}
+
+/// What a thread has to know to wake another one.
+struct Address {
+    eventfd: OwnedFd,
+    ring: i32,
+    sent: Arc<AtomicU32>,
 }
 
 impl Sleeper {
@@ -37,42 +50,39 @@ impl Sleeper {
         ring.submitter().register_eventfd(eventfd.as_raw_fd()).expect("the kernel takes the eventfd");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
         epoll::add(&epoll, &eventfd, epoll::EventData::new_u64(0), epoll::EventFlags::IN).expect("an eventfd");
-        Self { ring, eventfd, epoll }
+        Self { ring, eventfd, epoll, sent: Arc::default(), answered: 0 }
     }
 
-    /// What the other thread has to know to wake this one.
-    fn address(&self) -> (OwnedFd, i32) {
-        (self.eventfd.try_clone().expect("a descriptor"), self.ring.as_raw_fd())
+    fn address(&self) -> Address {
+        let eventfd = self.eventfd.try_clone().expect("a descriptor");
+        Address { eventfd, ring: self.ring.as_raw_fd(), sent: Arc::clone(&self.sent) }
     }
 
     #[allow(unsafe_code)]
-    fn wake(&mut self, way: Way, (eventfd, ring): &(OwnedFd, i32)) {
+    fn wake(&mut self, way: Way, other: &Address) {
+        other.sent.fetch_add(1, Ordering::Release);
         if way == Way::Eventfd {
-            return hi::os::eventfd_signal(eventfd);
+            return hi::os::eventfd_signal(&other.eventfd);
         }
-        let message =
-            opcode::MsgRingData::new(Fd(*ring), 0, 7, None).build().flags(io_uring::squeue::Flags::SKIP_SUCCESS);
+        let message = opcode::MsgRingData::new(Fd(other.ring), 0, 0, None).build().flags(Flags::SKIP_SUCCESS);
         // SAFETY: the operation points at no memory, and the other ring is open until both threads have ended.
         unsafe { self.ring.submission().push(&message) }.expect("an empty ring has room");
         self.ring.submit().expect("submit");
     }
 
-    fn sleep(&mut self, way: Way) {
+    /// Until one wake-up more has come.
+    fn sleep(&mut self) {
         let mut events = Vec::with_capacity(4);
-        loop {
+        while self.sent.load(Ordering::Acquire) == self.answered {
             epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None).expect("epoll");
             let _ = rustix::io::read(&self.eventfd, &mut [0u8; 8]);
-            if way == Way::Eventfd {
-                return;
-            }
             // Runs what the kernel has deferred.
             if self.ring.submission().taskrun() {
-                self.ring.submit_and_wait(0).expect("submit");
+                self.ring.submit().expect("submit");
             }
-            if self.ring.completion().any(|completion| completion.user_data() == 7) {
-                return;
-            }
+            self.ring.completion().for_each(drop);
         }
+        self.answered += 1;
     }
 }
 
@@ -94,7 +104,7 @@ pub(crate) fn compare(rounds: usize, other_core: usize) {
             let before = cpu_time();
             for _ in 0..ROUND_TRIPS {
                 here.wake(way, &address);
-                here.sleep(way);
+                here.sleep();
             }
             let (_, theirs) = from_there.recv().expect("the thread runs");
             let spent: Duration = cpu_time() - before + theirs;
@@ -113,8 +123,6 @@ pub(crate) fn compare(rounds: usize, other_core: usize) {
     }
 }
 
-type Address = (OwnedFd, i32);
-
 /// The other thread: answers as many wake-ups as a round has, in the way that the round is about.
 fn answer(to_here: &Sender<(Option<Address>, Duration)>, orders: &Receiver<Way>, address: &Address, core: usize) {
     hi::os::pin_to_core(core).expect("our own core");
@@ -123,7 +131,7 @@ fn answer(to_here: &Sender<(Option<Address>, Duration)>, orders: &Receiver<Way>,
     for way in orders {
         let before = cpu_time();
         for _ in 0..ROUND_TRIPS {
-            sleeper.sleep(way);
+            sleeper.sleep();
             sleeper.wake(way, address);
         }
         to_here.send((None, cpu_time() - before)).expect("the first thread waits");
