@@ -106,6 +106,8 @@ enum Source {
     Close,
 }
 
+type Sources = SmallVec<[Source; 1]>;
+
 impl Source {
     /// Frames from a member's cursor to before `end`.
     fn frames(membership: &Membership, end: u64) -> Self {
@@ -157,6 +159,8 @@ pub struct Connection {
     pub state: State,
     /// True exactly while the kernel holds a receive.
     pub receiving: bool,
+    /// Whether the kernel has told of the end of what the peer says.
+    pub peer_ended: bool,
     /// True exactly while the kernel holds a send.
     pub sending: bool,
     /// True exactly while the kernel holds a poll for room to send.
@@ -186,10 +190,8 @@ pub struct Connection {
     /// The rooms it is in.
     pub memberships: SmallVec<[Membership; 1]>,
     outbox: Option<Box<Outbox>>,
-    /// Where the slice of the send in flight came from,
-    source: Source,
-    /// or, if there are several, where each of them did. Without capacity in between.
-    sources: Vec<Source>,
+    /// Where each slice of the send in flight came from: nearly always one.
+    in_flight: Sources,
 }
 
 impl Connection {
@@ -200,6 +202,7 @@ impl Connection {
             serial,
             state: State::Open,
             receiving: false,
+            peer_ended: false,
             sending: false,
             awaiting_writable: false,
             queued: false,
@@ -215,8 +218,7 @@ impl Connection {
             predecessor: None,
             memberships: SmallVec::new(),
             outbox: None,
-            source: Source::Own,
-            sources: Vec::new(),
+            in_flight: Sources::new(),
         }
     }
 
@@ -295,7 +297,7 @@ impl Connection {
     /// Whether our Close frame still waits to leave.
     pub fn has_close_to_send(&self) -> bool {
         self.outbox.as_ref().is_some_and(|outbox| outbox.has_close())
-            || (self.sending && self.in_flight().contains(&Source::Close))
+            || (self.sending && self.in_flight.contains(&Source::Close))
     }
 
     /// It has left the room: what a send in flight still holds of it is delivered whole, and no cursor moves back.
@@ -303,7 +305,7 @@ impl Connection {
     pub fn left(&mut self, room: u32) -> u64 {
         let mut delivered = 0;
         self.memberships.retain(|membership| membership.room != room);
-        let mut owned = |source: &mut Source| {
+        let owned = |source: &mut Source| {
             if let Source::Room { room: left, frames, .. } = source
                 && *left == room
             {
@@ -311,8 +313,7 @@ impl Connection {
                 *source = Source::Own;
             }
         };
-        owned(&mut self.source);
-        self.sources.iter_mut().for_each(owned);
+        self.in_flight.iter_mut().for_each(owned);
         delivered
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::outbox::OUTBOX_BYTES_MAX;
-use super::{Connection, Gap, Membership, Next, Role, Sent, Source, State};
+use super::{Connection, Gap, Membership, Next, Role, Sent, Source, Sources, State};
 use crate::ring::{SLICES_PER_SEND_MAX, Slices};
 use crate::room::log::Read;
 use crate::room::replay::Batch;
@@ -31,12 +31,12 @@ impl Connection {
             && let Read::Frames(slice, cursor) = rooms.log(membership.room).read(membership.cursor, u64::MAX)
         {
             // Nearly every send of a broadcast ends here.
-            self.source = Source::frames(membership, cursor);
+            self.in_flight = Sources::from_buf([Source::frames(membership, cursor)]);
             membership.cursor = cursor;
             return Next::Send(Slices::One(slice));
         }
         let mut slices = Vec::new();
-        let mut sources = Vec::new();
+        let mut sources = Sources::new();
         self.take_own(&mut slices, &mut sources);
         if self.state == State::Open && !self.take_rooms(rooms, &mut slices, &mut sources, gaps) {
             // Nothing of what was taken must be lost: the Close comes behind it.
@@ -51,15 +51,12 @@ impl Connection {
             sources.push(Source::Close);
         }
         self.release_outbox();
+        self.in_flight = sources;
         if slices.len() > 1 {
-            self.sources = sources;
             return Next::Send(Slices::Many(slices));
         }
         match slices.pop() {
-            Some(slice) => {
-                self.source = sources[0];
-                Next::Send(Slices::One(slice))
-            }
+            Some(slice) => Next::Send(Slices::One(slice)),
             None => {
                 self.forget_own();
                 Next::Nothing
@@ -67,7 +64,7 @@ impl Connection {
         }
     }
 
-    fn take_own(&mut self, slices: &mut Vec<Slice>, sources: &mut Vec<Source>) {
+    fn take_own(&mut self, slices: &mut Vec<Slice>, sources: &mut Sources) {
         let Some(outbox) = &mut self.outbox else { return };
         while slices.len() < SLICES_PER_SEND_MAX {
             let Some(bytes) = outbox.take() else { return };
@@ -81,7 +78,7 @@ impl Connection {
         &mut self,
         rooms: &LocalRooms,
         slices: &mut Vec<Slice>,
-        sources: &mut Vec<Source>,
+        sources: &mut Sources,
         gaps: &mut Vec<Gap>,
     ) -> bool {
         let mut bytes = 0;
@@ -138,19 +135,20 @@ impl Connection {
     /// from; a frame that left in part keeps only the rest of itself alive.
     pub fn sent(&mut self, slices: Slices, mut count: usize, rooms: &LocalRooms) -> Sent {
         let whole = count == slices.len();
-        let closed = self.in_flight().contains(&Source::Close);
+        let closed = self.in_flight.contains(&Source::Close);
         if whole {
-            for source in self.in_flight() {
+            for source in &self.in_flight {
                 if let Source::Room { room, frames, from } = *source {
                     rooms.delivered(room, from, from + u64::from(frames));
                 }
             }
+            self.in_flight = Sources::new();
             self.forget_own();
-            self.forget_sources();
+            self.release_outbox();
             return if closed { Sent::Closed } else { Sent::Whole };
         }
-        let sources = self.in_flight().to_vec();
-        self.forget_sources();
+        let sources = std::mem::take(&mut self.in_flight);
+        self.release_outbox();
         let slices = match slices {
             Slices::One(slice) => vec![slice],
             Slices::Many(slices) => slices,
@@ -257,10 +255,6 @@ impl Connection {
         }
     }
 
-    pub(super) fn in_flight(&self) -> &[Source] {
-        if self.sources.is_empty() { std::slice::from_ref(&self.source) } else { &self.sources }
-    }
-
     /// Forgets which messages were its own, as far as it has skipped them: with nothing in flight no cursor moves back.
     fn forget_own(&mut self) {
         let cursor = self.memberships.first().map_or(u64::MAX, |membership| membership.cursor);
@@ -268,12 +262,6 @@ impl Connection {
             outbox.forget_skipped(cursor);
             self.release_outbox();
         }
-    }
-
-    fn forget_sources(&mut self) {
-        self.sources = Vec::new();
-        self.source = Source::Own;
-        self.release_outbox();
     }
 
     /// Gives the outbox's memory back once nothing is in it.

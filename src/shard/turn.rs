@@ -152,20 +152,24 @@ impl<R: DataRing> Shard<R> {
 
     fn received(&mut self, slot: u32, result: io::Result<Option<Received>>, armed: bool) {
         let key = self.key(slot);
-        self.connection(slot).receiving = armed;
+        let behind = self.arrivals_in_all();
+        let connection = self.connection(slot);
+        connection.receiving = armed;
         match result {
-            Ok(received) => {
-                if !armed && received.is_some() {
+            // Behind its end nothing is read: bytes could be missing in between.
+            Ok(Some(received)) if connection.peer_ended => self.ring.recycle(received),
+            Ok(Some(received)) => {
+                if !armed {
                     self.starved.push(key);
                 }
-                match received {
-                    Some(received) => self.arrivals.push_back(Arrival { key, received, at: self.now.instant }),
-                    None => self.ends.push_back(End { key, behind: self.arrivals_in_all() }),
-                }
+                self.arrivals.push_back(Arrival { key, received, at: self.now.instant });
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.starved.push(key),
-            // The peer is gone; what it said before it went is heard first.
-            Err(_) => self.ends.push_back(End { key, behind: self.arrivals_in_all() }),
+            // The peer has ended, or is gone; what it said before it went is heard first.
+            Ok(None) | Err(_) => {
+                connection.peer_ended = true;
+                self.ends.push_back(End { key, behind });
+            }
         }
         self.remove_if_released(slot);
     }
