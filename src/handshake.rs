@@ -146,10 +146,11 @@ impl Door {
 /// Accepts for as long as the listener lives. Without file descriptors it pauses; those connected notice nothing.
 pub async fn accept<R: DataRing + 'static>(door: Door, front: Rc<Front<R>>) {
     let mut buffer = Vec::new();
-    loop {
+    'rows: loop {
         let mut ready = door.listener.readable().await.expect("the runtime runs");
         for _ in 0..ACCEPTS_IN_A_ROW {
-            let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) else { break };
+            // Nobody waits any more.
+            let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) else { continue 'rows };
             match accepted {
                 Ok((stream, peer)) => {
                     front.counters.accepts.add(1);

@@ -47,6 +47,7 @@ impl Sure {
 
 impl std::fmt::Display for Sure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.2} ({:.2}-{:.2})", self.median, self.low, self.high)
+        let digits = f.precision().unwrap_or(2);
+        write!(f, "{:.digits$} ({:.digits$}-{:.digits$})", self.median, self.low, self.high)
     }
 }

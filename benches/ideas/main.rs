@@ -3,13 +3,15 @@
 //! One thread sends, another one, on another core, reads. The same sockets get one message after the other, each in
 //! another way, in an order that is shuffled for every round: what drifts in the machine drifts for all of them. The
 //! figure is CPU time of the sending thread (`CLOCK_THREAD_CPUTIME_ID`: what the kernel does for it included) per
-//! delivery, and its ratio to the first way in the table, with the interval that holds the true median of the rounds'
-//! ratios in 95 of 100 runs. What came of it: docs/performance.md.
+//! delivery, and its ratio to the first way in the table: the median of the rounds' ratios, and its 95 % interval. What
+//! came of it: docs/performance.md.
 //!
 //! `cargo bench --bench ideas -- [sends|order|sizes|several|wake-ups|counts]... [--members 1000] [--rounds 300] [--seed 1]`
 
 mod members;
 mod sends;
+#[path = "../figures/statistics.rs"]
+mod statistics;
 mod wake_ups;
 
 use std::hint::black_box;
@@ -19,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use members::{BYTE, Members};
 use sends::{FLOOR, Message, Operation, Order, Way, Ways};
+use statistics::{Sure, median};
 
 /// Time between two messages, for each member: as in the figures, 100,000 deliveries a second.
 const PERIOD_PER_MEMBER: Duration = Duration::from_micros(10);
@@ -143,12 +146,15 @@ fn compare(
             }
         }
     }
-    println!("{:>8} {:>7} {:>17}", "CPU us", "ratio", "95 of 100 runs");
-    for ((name, _), of_way) in ways.iter().zip(&costs) {
-        let mut ratios: Vec<f64> = of_way.iter().zip(&costs[0]).map(|(cost, first)| cost / first).collect();
-        let (low, ratio, high) = median(&mut ratios);
-        let (_, cost, _) = median(&mut of_way.clone());
-        println!("{cost:8.3} {ratio:7.3} {low:9.3} - {high:5.3}   {name}");
+    let names: Vec<_> = ways.iter().map(|(name, _)| *name).collect();
+    print_costs(&names, &costs);
+}
+
+/// What each way took, and its ratio to the first one.
+fn print_costs(names: &[&str], costs: &[Vec<f64>]) {
+    println!("{:>8}   ratio", "CPU us");
+    for (name, of_way) in names.iter().zip(costs) {
+        println!("{:8.3}   {:.3}   {name}", median(of_way), Sure::of_ratios(of_way, &costs[0]));
     }
 }
 
@@ -168,18 +174,9 @@ fn reference_counts(rounds: usize) {
             costs.push(time.as_secs_f64() * 1e9 / f64::from(PAIRS));
         }
     }
-    for (name, costs) in ["Arc", "Rc"].iter().zip(&mut costs) {
-        println!("{:8.2}   {name}", median(costs).1);
+    for (name, costs) in ["Arc", "Rc"].iter().zip(&costs) {
+        println!("{:8.2}   {name}", median(costs));
     }
-}
-
-/// The median, and the order statistics between which the true one lies in 95 of 100 samples.
-fn median(values: &mut [f64]) -> (f64, f64, f64) {
-    values.sort_by(f64::total_cmp);
-    let count = values.len();
-    let reach = (0.98 * (count as f64).sqrt()).ceil() as usize;
-    let middle = count / 2;
-    (values[middle.saturating_sub(reach)], values[middle], values[(middle + reach).min(count - 1)])
 }
 
 /// CPU time of this thread.

@@ -14,7 +14,7 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, opcode};
 use rustix::event::epoll;
 
-use crate::{cpu_time, median};
+use crate::{cpu_time, print_costs};
 
 /// Wake-ups there and back in one round.
 const ROUND_TRIPS: u32 = 200;
@@ -115,12 +115,7 @@ pub(crate) fn compare(rounds: usize, other_core: usize) {
     }
     drop(to_there);
     there.join().expect("the other thread has ended well");
-    println!("{:>8} {:>7} {:>17}", "CPU us", "ratio", "95 of 100 runs");
-    for (name, of_way) in ["an eventfd", "MSG_RING"].iter().zip(&costs) {
-        let mut ratios: Vec<f64> = of_way.iter().zip(&costs[0]).map(|(cost, first)| cost / first).collect();
-        let (low, ratio, high) = median(&mut ratios);
-        println!("{:8.3} {ratio:7.3} {low:9.3} - {high:5.3}   {name}", median(&mut of_way.clone()).1);
-    }
+    print_costs(&["an eventfd", "MSG_RING"], &costs);
 }
 
 /// The other thread: answers as many wake-ups as a round has, in the way that the round is about.

@@ -144,7 +144,6 @@ impl Connection {
             }
             self.in_flight = Sources::new();
             self.forget_own();
-            self.release_outbox();
             return if closed { Sent::Closed } else { Sent::Whole };
         }
         let sources = std::mem::take(&mut self.in_flight);
