@@ -115,7 +115,7 @@ fn relay(criterion: &mut Criterion) {
     let mut wakes = Wakes::default();
     let mut room = None;
     for shard in 0..2 {
-        let member = MemberId { shard, connection: 1 };
+        let member = MemberId { shard, slot: 0, serial: 1 };
         let joined = registry
             .join(Namespace::Raw, "bench", &Joining::new(None, member), 0, &mut wakes)
             .expect("raw rooms have no names");

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -179,6 +179,15 @@ pub fn limit_unacknowledged(stream: &TcpStream, time: Duration) -> io::Result<()
     // SAFETY: the stream owns its descriptor and is borrowed for longer than the descriptor is.
     let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
     SockRef::from(&socket).set_tcp_user_timeout(Some(time))
+}
+
+/// Whether the peer of a socket has ended what it says, or is gone; what it said before may still be unread.
+#[allow(unsafe_code)]
+pub fn peer_has_ended(socket: RawFd) -> bool {
+    let mut asked = libc::pollfd { fd: socket, events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one `pollfd`, which lives until the call returns. Whatever the number names is only looked at.
+    let answers = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    answers > 0 && asked.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
 }
 
 /// All addresses of the machine: dual stack where IPv6 exists, otherwise IPv4.

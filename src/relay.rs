@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::os;
-use crate::room::Room;
+use crate::room::{MemberId, Room};
 
 /// Bytes of frames that may wait in one inbox.
 pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -57,8 +57,8 @@ pub enum Order {
     Disconnect(Disconnect),
     /// Close this connection of this user with 4003: a newer one has taken over.
     TakeOver {
-        /// See [`MemberId::connection`](crate::room::MemberId::connection).
-        connection: u64,
+        /// The connection.
+        member: MemberId,
         /// Whose it has to be.
         user: Arc<str>,
     },
@@ -197,7 +197,8 @@ mod tests {
     #[test]
     fn orders_beyond_the_bound_are_dropped_and_counted() {
         let inbox = Inbox::new(os::new_eventfd().unwrap(), 1);
-        let order = || inbox.order(Order::TakeOver { connection: 1, user: "ann".into() });
+        let order =
+            || inbox.order(Order::TakeOver { member: MemberId { shard: 0, slot: 0, serial: 1 }, user: "ann".into() });
         assert_eq!(order(), Pushed::Wake);
         assert!((1..ORDERS_MAX).all(|_| order() == Pushed::Awake));
         assert_eq!((order(), order(), inbox.orders_dropped()), (Pushed::Full, Pushed::Full, 2));

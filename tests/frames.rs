@@ -8,11 +8,11 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use support::wire::{
     BINARY, CLOSE, CONTINUATION, FIN, Frame, MASKED, PING, PONG, TEXT, Wire, close_frame, frame, handshake, header,
 };
-use support::{PATIENCE, Server, seeded};
+use support::{PATIENCE, Server, reset, seeded};
 
 /// The default of `--max-message`.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
@@ -439,10 +439,10 @@ fn a_peer_that_vanishes_leaves_its_room_at_once() {
         watcher.expect_message("#tea", "Welcome to tea, guest!");
         // In the middle of a frame.
         wire.send(&text("half a frame")[..9]);
-        if end == "reset" {
-            SockRef::from(&wire.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        match end {
+            "reset" => reset(wire.stream),
+            _ => drop(wire),
         }
-        drop(wire);
         watcher.expect_message("#tea", "User guest left channel.");
     }
 }

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
 use support::wire::{BINARY, CLOSE, FIN, PING, PONG, TEXT, Wire, close_frame, frame, handshake, handshake_but};
-use support::{PATIENCE, Server, seeded};
+use support::{PATIENCE, Server, reset, seeded};
 
 /// The longest request head (PROTOCOL.md).
 const HEAD_BYTES_MAX: usize = 8192;
@@ -313,10 +312,6 @@ fn peers_that_reset_at_once_harm_nobody() {
     let mut bystander = server.upgraded("/raw/bystander");
     let sockets = server.sockets();
     let head = changed(&[], &[]);
-    let reset = |stream: TcpStream| {
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-        drop(stream);
-    };
     for round in 0..500 {
         let mut stream = server.connect();
         // Before the head, within it, behind it, and in the middle of a frame.

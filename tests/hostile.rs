@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use socket2::SockRef;
 use support::wire::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, Wire, close_frame, frame, handshake, header};
-use support::{Client, PATIENCE, Server, seeded};
+use support::{Client, PATIENCE, Server, reset, seeded};
 use tungstenite::Message;
 
 /// On two shards, so many witnesses are hardly ever all on one.
@@ -78,12 +77,6 @@ fn wait_for_files(server: &Server, count: usize) {
         assert!(Instant::now() < deadline, "{} files are open instead of {count}", open_files(server));
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Closes with a reset, at once.
-fn reset(stream: TcpStream) {
-    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(stream);
 }
 
 /// Bytes without sense.

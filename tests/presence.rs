@@ -3,11 +3,14 @@
 
 mod support;
 
+use std::collections::HashSet;
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
-use support::wire::{Wire, handshake};
-use support::{Client, Server};
+use support::wire::{FIN, TEXT, Wire, frame, handshake};
+use support::{Client, Server, reset};
 
 /// Members up to which joins may be told one by one.
 const SMALL_ROOM: u64 = 32;
@@ -190,4 +193,51 @@ fn in_a_room_of_more_than_32_joins_and_leaves_are_told_once_a_second() {
     watcher.say("tea", "/list");
     let users = watcher.json()["Message"].as_str().unwrap().split(", ").count();
     assert_eq!((left, users), (10, 33));
+}
+
+#[test]
+fn who_is_cut_and_comes_back_at_once_has_a_free_name() {
+    const USERS: usize = 300;
+    let server = Server::start(&[]);
+    let mut watcher = server.join("watcher", "tea");
+    let path = |user: usize| format!("/ws?username=u{user}&room=tea");
+    let said = |text: &str| frame(FIN | TEXT, format!(r#"{{"Message":"{text}","Room":"tea"}}"#).as_bytes());
+    let lost: Vec<Wire> = (0..USERS).map(|user| server.upgraded(&path(user))).collect();
+    // All of it waits when hi goes on: last words, ends, resets, and those who come back.
+    server.signal(Signal::STOP);
+    let cut = lost.into_iter().enumerate().filter_map(|(user, mut wire)| match user % 2 {
+        0 => {
+            wire.send(said("last words"));
+            wire.stream.shutdown(Shutdown::Write).unwrap();
+            Some(wire)
+        }
+        _ => {
+            reset(wire.stream);
+            None
+        }
+    });
+    let _cut: Vec<Wire> = cut.collect();
+    let mut back: Vec<Wire> = (0..USERS).map(|_| server.wire()).collect();
+    for (user, wire) in back.iter_mut().enumerate() {
+        wire.send(handshake(&path(user)));
+        wire.send(said("back again"));
+    }
+    server.signal(Signal::CONT);
+    let (mut last_words, mut returned) = (0, HashSet::new());
+    while last_words < USERS / 2 || returned.len() < USERS {
+        let message = watcher.json();
+        match message["Message"].as_str().expect("a text") {
+            "last words" => last_words += 1,
+            "back again" => assert!(returned.insert(message["From"].to_string()), "{message} twice"),
+            _ => {}
+        }
+    }
+    watcher.say("tea", "/list");
+    let users = loop {
+        let message = watcher.json()["Message"].as_str().expect("a text").to_owned();
+        if message.contains("watcher") {
+            break message.split(", ").count();
+        }
+    };
+    assert_eq!((last_words, users), (USERS / 2, USERS + 1));
 }

@@ -210,7 +210,7 @@ fn who_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
     let mut bench = Bench::new();
     let mut ann = bench.connect(chat("ann"), "tea");
     let _bob = bench.connect(chat("bob"), "tea");
-    let member = MemberId { shard: 1, connection: 0 };
+    let member = MemberId { shard: 1, slot: 0, serial: 0 };
     let far = "far".into();
     let joining = Joining::new(Some(&far), member);
     let far = bench.registry.join(Namespace::Chat, "tea", &joining, 0, &mut Wakes::default());

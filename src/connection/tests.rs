@@ -161,7 +161,7 @@ impl Bench {
         let mut rooms = LocalRooms::default();
         let (mut shared, mut slots) = (Vec::new(), Vec::new());
         for name in 0..ROOMS {
-            let member = MemberId { shard: 0, connection: 99 };
+            let member = MemberId { shard: 0, slot: 99, serial: 0 };
             let joined =
                 registry.join(Namespace::Raw, &name.to_string(), &Joining::new(None, member), 0, &mut Wakes::default());
             let joined = joined.unwrap();

@@ -9,7 +9,7 @@ use crate::room::MemberId;
 
 /// Bytes of the tag.
 const TAG_BYTES: usize = 16;
-/// Shard (4 bytes) and connection (8) in front of the tag.
+/// Shard, slot and serial number in front of the tag, 4 bytes each.
 const ID_BYTES: usize = 12;
 
 /// What makes and reads the secrets of one process.
@@ -48,9 +48,9 @@ impl ResumeKey {
         let (id, tag) = bytes.split_first_chunk::<ID_BYTES>()?;
         // As long for a wrong tag as for a nearly right one.
         let differs = self.tag(id).iter().zip(tag).fold(0, |differs, (ours, theirs)| differs | (ours ^ theirs));
-        let (shard, connection) = id.split_first_chunk()?;
-        let shard = u32::from_be_bytes(*shard) as usize;
-        (differs == 0).then_some(MemberId { shard, connection: u64::from_be_bytes(connection.try_into().ok()?) })
+        let (numbers, _) = id.as_chunks();
+        let number = |at: usize| u32::from_be_bytes(numbers[at]);
+        (differs == 0).then(|| MemberId { shard: number(0), slot: number(1), serial: number(2) })
     }
 
     /// The key stands on both sides, and the length is fixed: a tag can't be continued.
@@ -69,8 +69,10 @@ impl ResumeKey {
 
 fn id_of(member: MemberId) -> [u8; ID_BYTES] {
     let mut id = [0; ID_BYTES];
-    id[..4].copy_from_slice(&(member.shard as u32).to_be_bytes());
-    id[4..].copy_from_slice(&member.connection.to_be_bytes());
+    let (places, _) = id.as_chunks_mut();
+    for (place, number) in places.iter_mut().zip([member.shard, member.slot, member.serial]) {
+        *place = number.to_be_bytes();
+    }
     id
 }
 
@@ -81,7 +83,7 @@ mod tests {
     #[test]
     fn only_the_process_that_issued_a_secret_redeems_it() {
         let (ours, theirs) = (ResumeKey::new([1, 2]), ResumeKey::new([1, 3]));
-        let member = MemberId { shard: 3, connection: 7 << 32 | 5 };
+        let member = MemberId { shard: 3, slot: 5, serial: 7 };
         let secret = ours.issue(member);
         assert_eq!(ours.redeem(&secret), Some(member));
         assert_eq!(theirs.redeem(&secret), None);
@@ -90,7 +92,7 @@ mod tests {
     #[test]
     fn a_secret_that_was_changed_anywhere_is_none() {
         let key = ResumeKey::new([1, 2]);
-        let secret = key.issue(MemberId { shard: 0, connection: 9 });
+        let secret = key.issue(MemberId { shard: 0, slot: 9, serial: 1 });
         for at in 0..secret.len() {
             let mut changed = secret.clone().into_bytes();
             changed[at] = if changed[at] == b'0' { b'1' } else { b'0' };

@@ -5,27 +5,33 @@
 //! The fan-out itself takes no lock: every shard appends what its inbox brought to its own [`log::Log`].
 
 use std::collections::{BinaryHeap, HashMap};
+use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::os;
 use crate::protocol::broadcast;
-use crate::relay::{Inbox, Pushed, Relay};
+use crate::relay::{Inbox, Relay};
 
 pub mod log;
 pub mod presence;
 pub mod registry;
 pub mod replay;
 mod sleepers;
+mod wakes;
 
 pub use sleepers::SLEEPING_BYTES_MAX;
+pub use wakes::Wakes;
 
 use presence::{Announce, Notice, Presence};
 use replay::{Batch, Replay, ReplayBounds, Since};
 
 /// Of what a client that comes back has missed, so many bytes are taken with its join; the rest is read as it is sent.
 const REPLAY_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// A member that has none never ends: poll(2) looks for nothing there.
+const NO_SOCKET: RawFd = -1;
 
 /// Chat rooms and raw rooms never meet, even under the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,9 +46,19 @@ pub enum Namespace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberId {
     /// The shard that accepted it.
-    pub shard: usize,
-    /// Its key there.
-    pub connection: u64,
+    pub shard: u32,
+    /// Its slot there,
+    pub slot: u32,
+    /// safe against the reuse of the slot.
+    pub serial: u32,
+}
+
+/// Who has a name in a room.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    member: MemberId,
+    /// See [`Joining::socket`].
+    socket: RawFd,
 }
 
 /// Who wants to join, and how.
@@ -52,6 +68,8 @@ pub struct Joining<'a> {
     pub user: Option<&'a Arc<str>>,
     /// The connection.
     pub member: MemberId,
+    /// Its socket, open for as long as it is in the room.
+    pub socket: RawFd,
     /// What it has of the room, if it comes back.
     pub since: Option<Since>,
     /// The connection whose name it takes over, if that is in the room.
@@ -59,9 +77,9 @@ pub struct Joining<'a> {
 }
 
 impl<'a> Joining<'a> {
-    /// A newcomer.
+    /// A newcomer without a socket.
     pub fn new(user: Option<&'a Arc<str>>, member: MemberId) -> Self {
-        Self { user, member, since: None, predecessor: None }
+        Self { user, member, socket: NO_SOCKET, since: None, predecessor: None }
     }
 }
 
@@ -108,53 +126,10 @@ struct State {
     alive: bool,
     next_seq: u64,
     replay: Replay,
-    users: HashMap<Arc<str>, MemberId>,
+    users: HashMap<Arc<str>, Holder>,
     members_by_shard: Box<[u32]>,
     members: usize,
     presence: Presence,
-}
-
-/// What a publisher has to do after a publish, once its turn's publishes are done: wake these shards.
-#[derive(Debug, Default)]
-pub struct Wakes {
-    shards: Vec<usize>,
-    /// When what is published now was received, if its deliveries are to be timed.
-    pub received: Option<Instant>,
-}
-
-impl Wakes {
-    /// Nobody to wake yet; what is published is timed if `received` is given.
-    pub fn received(received: Option<Instant>) -> Self {
-        Self { shards: Vec::new(), received }
-    }
-
-    /// Remembers that a push into this shard's inbox asked for a wake-up.
-    pub fn note(&mut self, shard: usize, pushed: Pushed) {
-        if pushed == Pushed::Wake {
-            self.shards.push(shard);
-        }
-    }
-
-    /// This shard has drained its inbox: what was pushed into it needs no wake-up any more.
-    pub fn drained(&mut self, own: usize) {
-        self.shards.retain(|shard| *shard != own);
-    }
-
-    /// Wakes every shard that was pushed to and not woken yet, but for `own`, which is awake; true: its inbox has to be
-    /// drained again before it sleeps.
-    pub fn wake_others(&mut self, inboxes: &[Inbox], own: usize) -> bool {
-        let pushed_to_itself = self.shards.contains(&own);
-        self.drained(own);
-        self.wake_all(inboxes);
-        pushed_to_itself
-    }
-
-    /// Wakes every shard that was pushed to and not woken yet.
-    pub fn wake_all(&mut self, inboxes: &[Inbox]) {
-        for shard in self.shards.drain(..) {
-            inboxes[shard].wake();
-        }
-    }
 }
 
 /// What somebody publishes who is no member.
@@ -178,6 +153,13 @@ pub enum Announced {
     Done,
     /// Folded: whoever got this calls [`Room::announce_folded`] at that time (ms).
     At(u64),
+}
+
+impl Announced {
+    /// What two changes in a row came to.
+    fn and(self, next: Self) -> Self {
+        if self == Self::Done { next } else { self }
+    }
 }
 
 impl Room {
@@ -314,23 +296,29 @@ impl Room {
     }
 
     /// Adds a member. A chat room announces it, the newcomer included; one that takes its name over from its own lost
-    /// connection has never been away.
+    /// connection has never been away. A name whose holder has ended is free, though the holder's shard may not have heard
+    /// of the end yet: who comes back at once must not find its own name taken.
     fn join(self: &Arc<Self>, joining: &Joining<'_>, now_ms: u64, wakes: &mut Wakes) -> Result<Entered, JoinError> {
-        let Joining { user, member, since, predecessor } = *joining;
+        let Joining { user, member, socket, since, predecessor } = *joining;
         let mut state = self.lock();
         if !state.alive {
             return Err(JoinError::Gone);
         }
         let mut announces = user.is_some();
+        let mut announced = Announced::Done;
         if let Some(user) = user {
-            let holder = state.users.get(user).copied();
-            if holder.is_some() && holder != predecessor {
-                return Err(JoinError::NameTaken);
+            match state.users.get(user).copied() {
+                None => {}
+                Some(holder) if Some(holder.member) == predecessor => announces = false,
+                Some(holder) if os::peer_has_ended(holder.socket) => {
+                    state.users.remove(user);
+                    announced = self.say_farewell(&mut state, user, now_ms, wakes);
+                }
+                Some(_) => return Err(JoinError::NameTaken),
             }
-            announces = holder.is_none();
-            state.users.insert(Arc::clone(user), member);
+            state.users.insert(Arc::clone(user), Holder { member, socket });
         }
-        state.members_by_shard[member.shard] += 1;
+        state.members_by_shard[member.shard as usize] += 1;
         state.members += 1;
         let first_seq = state.next_seq;
         state.replay.cut(now_ms);
@@ -339,13 +327,12 @@ impl Room {
         });
         let from_seq = since.filter(|_| recovered == Some(true)).map_or(first_seq, |since| since.seq + 1);
         let head = state.replay.read(from_seq, first_seq, REPLAY_HEAD_BYTES_MAX);
-        let mut announced = Announced::Done;
         if let Some(user) = user
             && announces
         {
             let members = state.members;
             let announce = state.presence.joined(&self.name, user, members, now_ms);
-            announced = self.announce(&mut state, announce, now_ms, wakes);
+            announced = announced.and(self.announce(&mut state, announce, now_ms, wakes));
         }
         Ok(Entered { first_seq, from_seq, head, recovered, users: state.users.len(), announced })
     }
@@ -360,9 +347,9 @@ impl Room {
         wakes: &mut Wakes,
     ) -> (Announced, bool) {
         let mut state = self.lock();
-        state.members_by_shard[member.shard] -= 1;
+        state.members_by_shard[member.shard as usize] -= 1;
         state.members -= 1;
-        let user = user.filter(|user| state.users.get(*user) == Some(&member));
+        let user = user.filter(|user| state.users.get(*user).is_some_and(|holder| holder.member == member));
         if let Some(user) = user {
             state.users.remove(user);
         }
@@ -370,10 +357,13 @@ impl Room {
             state.alive = false;
             return (Announced::Done, true);
         }
-        let Some(user) = user else { return (Announced::Done, false) };
-        let members = state.members;
-        let announce = state.presence.left(user, members, now_ms);
-        (self.announce(&mut state, announce, now_ms, wakes), false)
+        let announced = user.map(|user| self.say_farewell(&mut state, user, now_ms, wakes));
+        (announced.unwrap_or(Announced::Done), false)
+    }
+
+    fn say_farewell(self: &Arc<Self>, state: &mut State, user: &Arc<str>, now_ms: u64, wakes: &mut Wakes) -> Announced {
+        let announce = state.presence.left(user, state.members, now_ms);
+        self.announce(state, announce, now_ms, wakes)
     }
 
     fn is_alive(&self) -> bool {

@@ -251,8 +251,7 @@ impl<R: DataRing> Shard<R> {
 
     /// A connection as the other shards know it.
     fn member_id(&self, slot: u32) -> MemberId {
-        let serial = self.connections[slot as usize].serial;
-        MemberId { shard: self.id, connection: u64::from(serial) << 32 | u64::from(slot) }
+        MemberId { shard: self.id as u32, slot, serial: self.connections[slot as usize].serial }
     }
 
     fn read_clock(&mut self) {
@@ -303,8 +302,13 @@ impl<R: DataRing> Shard<R> {
     ) -> Result<(Arc<Room>, Entered), JoinError> {
         let member = self.member_id(slot);
         let connection = &self.connections[slot as usize];
-        let joining =
-            Joining { user: connection.user(), member, since, predecessor: connection.predecessor.as_deref().copied() };
+        let joining = Joining {
+            user: connection.user(),
+            member,
+            socket: connection.stream.as_raw_fd(),
+            since,
+            predecessor: connection.predecessor.as_deref().copied(),
+        };
         let Joined { room, entered } =
             self.registry.join(namespace, name, &joining, self.now.unix_ms, &mut self.wakes)?;
         let room_slot = self.rooms.join(&room, connection.role.form(), entered.first_seq, self.config.backlog_bytes);

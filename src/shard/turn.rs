@@ -81,7 +81,7 @@ impl<R: DataRing> Shard<R> {
         for order in self.registry.inboxes()[self.id].take_orders() {
             match order {
                 Order::Disconnect(order) => self.disconnect(order),
-                Order::TakeOver { connection, user } => self.taken_over(connection, &user),
+                Order::TakeOver { member, user } => self.taken_over(member, &user),
             }
         }
     }

@@ -73,16 +73,16 @@ impl<R: DataRing> Shard<R> {
             resume,
         };
         self.reply(slot, hello.frame());
-        if let Some(MemberId { shard, connection }) = predecessor
-            && let Some(inbox) = self.registry.inboxes().get(shard)
+        if let Some(member) = predecessor
+            && let Some(inbox) = self.registry.inboxes().get(member.shard as usize)
         {
-            self.wakes.note(shard, inbox.order(Order::TakeOver { connection, user }));
+            self.wakes.note(member.shard as usize, inbox.order(Order::TakeOver { member, user }));
         }
     }
 
     /// Closes a connection whose user has come back over another one.
-    pub(super) fn taken_over(&mut self, connection: u64, user: &Arc<str>) {
-        let key = Key { slot: connection as u32, serial: (connection >> 32) as u32 };
+    pub(super) fn taken_over(&mut self, member: MemberId, user: &Arc<str>) {
+        let key = Key { slot: member.slot, serial: member.serial };
         if self.is_current(key) && self.connection(key.slot).user() == Some(user) {
             self.close(key.slot, &CloseReason::TakenOver);
         }

@@ -4,7 +4,7 @@ use crate::room::replay::Since;
 
 const AGE_MS: u64 = 1000;
 const BOUNDS: ReplayBounds = ReplayBounds { frames_max: 100, bytes_max: 1 << 20, age_max_ms: AGE_MS };
-const MEMBER: MemberId = MemberId { shard: 0, connection: 1 };
+const MEMBER: MemberId = MemberId { shard: 0, slot: 0, serial: 1 };
 
 fn registry(bounds: ReplayBounds) -> Registry {
     let inbox = Inbox::new(os::new_eventfd().unwrap(), 1 << 30);
@@ -122,11 +122,11 @@ fn rooms_fall_asleep_and_wake_on_many_threads_at_once() {
     let registry = registry(BOUNDS);
     let names = ["tea", "milk"];
     std::thread::scope(|scope| {
-        for thread in 0..4u64 {
+        for thread in 0..4u32 {
             let registry = &registry;
             scope.spawn(move || {
                 let user: Arc<str> = format!("u{thread}").into();
-                let member = MemberId { shard: 0, connection: thread };
+                let member = MemberId { shard: 0, slot: thread, serial: 0 };
                 for number in 0..3000u64 {
                     let name = names[(number % 2) as usize];
                     let wakes = &mut Wakes::default();
