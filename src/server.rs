@@ -44,6 +44,8 @@ const FILES_PER_SHARD: u64 = 9;
 const FILES_PER_LISTENER: u64 = 2;
 /// Those of the internal port: its listener, its runtime, and its connections.
 const FILES_OF_INTERNAL_PORT: u64 = 4 + api::listener::CONNECTIONS_MAX as u64;
+/// The kernel's table of our files has room for so many from the start: half a megabyte at most.
+const FILES_AT_START_MAX: u64 = 65_536;
 /// Those of the process: standard streams, the main thread's runtime, signals, and some to spare.
 const FILES_BESIDE: u64 = 16;
 
@@ -219,6 +221,8 @@ pub fn serve<R: DataRing + 'static>(config: Config) -> Result<(), StartError> {
              `ulimit -n`, or LimitNOFILE= in systemd, or lower --shards."
         ))
     })?;
+    // Before there are threads. An error means that the table grows later, at its price.
+    let _ = os::grow_file_table(files.min(FILES_AT_START_MAX));
     let kernel = probe::try_kernel().map_err(StartError)?;
     let budget_config = config.clone();
     let server = Server::start::<R>(config)?;

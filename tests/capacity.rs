@@ -171,6 +171,7 @@ fn ten_thousand_are_held_and_hear_everything_in_order() {
         println!("with a limit of {files} files only {count} clients can be tried: see `ulimit -Hn`");
     }
     let mut server = Server::start(&["--ping-interval", "3s"]);
+    assert!(server.file_table_size() >= count, "no shard has to sleep until the kernel's table has grown");
     let mut crowd = Crowd::new();
     while crowd.clients.len() < count {
         let more = CONNECTS_AT_A_TIME.min(count - crowd.clients.len());

@@ -277,9 +277,19 @@ impl Server {
 
     /// Resident memory in bytes (VmRSS).
     pub fn resident_bytes(&self) -> usize {
+        self.status("VmRSS") * 1024
+    }
+
+    /// Files for which the kernel's table of the process has room (FDSize).
+    pub fn file_table_size(&self) -> usize {
+        self.status("FDSize")
+    }
+
+    /// A number in /proc/PID/status.
+    fn status(&self, name: &str) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
     }
 }
 
