@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::event::epoll;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
@@ -25,6 +26,14 @@ pub fn raise_file_limit() -> (u64, u64) {
         return (hard, hard);
     }
     (soft, hard)
+}
+
+/// Makes the kernel's table of this process's files large enough for `count` of them. With several threads, each doubling of
+/// the table makes the thread that connects sleep for some milliseconds, and its handshake would look as slow.
+pub fn grow_file_table(count: u64) {
+    let last = i32::try_from(count.saturating_sub(1)).unwrap_or(i32::MAX);
+    // An error means that the table grows later.
+    let _ = epoll::create(epoll::CreateFlags::CLOEXEC).and_then(|file| rustix::io::fcntl_dupfd_cloexec(file, last));
 }
 
 /// Characters that fit in a line of this terminal, if it tells.

@@ -79,6 +79,7 @@ pub fn check_limits(plan: &Plan) -> Result<(), String> {
             plan.clients
         ));
     }
+    os::grow_file_table(needed);
     let memory = plan.clients as u64 * MEMORY_PER_CLIENT_BYTES;
     match os::available_memory_bytes() {
         Some(available) if available < memory => Err(format!(
