@@ -94,7 +94,7 @@ impl DataRing for FaultyRing {
         self.ring.await_writable(token, fd);
     }
 
-    fn submit(&mut self) -> io::Result<()> {
+    fn submit(&mut self) -> io::Result<bool> {
         self.ripe = self.late.len();
         self.ring.submit()
     }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{OwnedFd, RawFd};
@@ -37,6 +38,10 @@ struct Script {
     flooded: RefCell<Option<Arc<Room>>>,
     /// The next send of this connection finds its peer gone.
     broken: Cell<Option<u32>>,
+    /// Turns that have begun.
+    turns: Cell<u32>,
+    /// The turn of the last send of each connection.
+    sent: RefCell<HashMap<u32, u32>>,
 }
 
 /// The real ring, with a script.
@@ -56,6 +61,7 @@ impl DataRing for Scripted {
     }
 
     fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {
+        self.script.sent.borrow_mut().insert(token, self.script.turns.get());
         if self.script.broken.get() == Some(token) {
             self.script.broken.set(None);
             let result = Err(ErrorKind::BrokenPipe.into());
@@ -69,7 +75,7 @@ impl DataRing for Scripted {
         self.ring.await_writable(token, fd);
     }
 
-    fn submit(&mut self) -> io::Result<()> {
+    fn submit(&mut self) -> io::Result<bool> {
         if let Some(room) = &*self.script.flooded.borrow() {
             room.publish_raw(&encode::frame(OpCode::Text, b"and on it goes"), &mut Wakes::default());
         }
@@ -85,6 +91,7 @@ impl DataRing for Scripted {
     }
 
     fn attended(&mut self) {
+        self.script.turns.update(|turns| turns + 1);
         self.ring.attended();
     }
 
@@ -248,4 +255,23 @@ fn a_shard_is_woken_by_what_comes_while_it_sleeps_and_never_by_itself() {
         assert!(!take_signal(&bench.inbox_wake_up), "its own message is no news to it");
         assert!(!take_signal(&bench.ring_wake_up), "what it sent was done before it slept");
     }
+}
+
+#[test]
+fn a_message_behind_many_ends_is_passed_on_in_the_turn_that_finds_it() {
+    // The kernel finishes the receives of only 20 of them in one call.
+    const ENDS: usize = 200;
+    const LISTENING: u32 = 1;
+    let mut bench = Bench::new();
+    let raw = || Role::Raw { echo: true, lossy: true };
+    let mut speaking = bench.connect(raw(), "tea");
+    let mut listening = bench.connect(raw(), "tea");
+    let crowd: Vec<_> = (0..ENDS).map(|_| bench.connect(raw(), "crowd")).collect();
+    bench.turn_until_idle();
+    drop(crowd);
+    speaking.write_all(&frame(FIN | BINARY, b"behind them")).unwrap();
+    let turns = bench.script.turns.get();
+    bench.turn_until_idle();
+    hear(&mut listening, &[b"behind them"]);
+    assert_eq!(bench.script.sent.borrow()[&LISTENING], turns + 1);
 }
