@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 use support::wire::{FIN, TEXT, Wire, frame, handshake};
-use support::{Client, Server, reset};
+use support::{Client, PATIENCE, Server, reset};
 
 /// Members up to which joins may be told one by one.
 const SMALL_ROOM: u64 = 32;
@@ -195,6 +195,14 @@ fn in_a_room_of_more_than_32_joins_and_leaves_are_told_once_a_second() {
     assert_eq!((left, users), (10, 33));
 }
 
+/// Connections of the server that nobody has ended, as its kernel knows it: all but the watcher's are cut.
+fn established(server: &Server) -> usize {
+    let (port, established) = (format!(":{:04X}", server.address().port()), "01");
+    let all = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let fields = all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    fields.filter(|fields| fields[1].ends_with(&port) && fields[3] == established).count()
+}
+
 #[test]
 fn who_is_cut_and_comes_back_at_once_has_a_free_name() {
     const USERS: usize = 300;
@@ -217,6 +225,11 @@ fn who_is_cut_and_comes_back_at_once_has_a_free_name() {
         }
     });
     let _cut: Vec<Wire> = cut.collect();
+    let deadline = Instant::now() + PATIENCE;
+    while established(&server) > 1 {
+        assert!(Instant::now() < deadline, "the ends don't reach the server's side");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let mut back: Vec<Wire> = (0..USERS).map(|_| server.wire()).collect();
     for (user, wire) in back.iter_mut().enumerate() {
         wire.send(handshake(&path(user)));

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -109,6 +109,8 @@ struct Bench {
     inbox_wake_up: OwnedFd,
     ring_wake_up: OwnedFd,
     listener: TcpListener,
+    /// The shard's end of the newest connection, once more.
+    newest: Option<TcpStream>,
 }
 
 impl Bench {
@@ -123,13 +125,15 @@ impl Bench {
         let ring = Scripted { ring, script: Rc::clone(&script), failed: None };
         let shard = Shard::new(0, Arc::new(config), Arc::clone(&registry), ring);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        Self { shard, script, registry, inbox_wake_up, ring_wake_up, listener }
+        Self { shard, script, registry, inbox_wake_up, ring_wake_up, listener, newest: None }
     }
 
     /// A connection of this shard, and the peer's end of it.
     fn connect(&mut self, role: Role, room: &str) -> TcpStream {
         let peer = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
-        let stream = tokio_uring::net::TcpStream::from_std(self.listener.accept().unwrap().0);
+        let (stream, _) = self.listener.accept().unwrap();
+        self.newest = Some(stream.try_clone().unwrap());
+        let stream = tokio_uring::net::TcpStream::from_std(stream);
         let response = Bytes::from_static(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
         self.shard.adopt(Upgraded {
             stream,
@@ -157,6 +161,12 @@ impl Bench {
 
 fn take_signal(wake_up: &OwnedFd) -> bool {
     rustix::io::read(wake_up, &mut [0u8; 8]).is_ok()
+}
+
+fn wait_for_input(file: &impl AsFd) {
+    let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    let came = poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&patience)).unwrap();
+    assert_eq!(came, 1, "the kernel says that something came");
 }
 
 fn chat(user: &str) -> Role {
@@ -246,9 +256,7 @@ fn a_shard_is_woken_by_what_comes_while_it_sleeps_and_never_by_itself() {
     bench.turn_until_idle();
     for message in [b"one".as_slice(), b"two"] {
         speaking.write_all(&frame(FIN | BINARY, message)).unwrap();
-        let mut woken = [PollFd::new(&bench.ring_wake_up, PollFlags::IN)];
-        let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-        assert_eq!(poll(&mut woken, Some(&patience)).unwrap(), 1, "the kernel says that something came");
+        wait_for_input(&bench.ring_wake_up);
         assert!(take_signal(&bench.ring_wake_up));
         while bench.shard.turns() {}
         hear(&mut listening, &[message]);
@@ -265,11 +273,13 @@ fn a_message_behind_many_ends_is_passed_on_in_the_turn_that_finds_it() {
     let mut bench = Bench::new();
     let raw = || Role::Raw { echo: true, lossy: true };
     let mut speaking = bench.connect(raw(), "tea");
+    let spoken_to = bench.newest.take().unwrap();
     let mut listening = bench.connect(raw(), "tea");
     let crowd: Vec<_> = (0..ENDS).map(|_| bench.connect(raw(), "crowd")).collect();
     bench.turn_until_idle();
     drop(crowd);
     speaking.write_all(&frame(FIN | BINARY, b"behind them")).unwrap();
+    wait_for_input(&spoken_to);
     let turns = bench.script.turns.get();
     bench.turn_until_idle();
     hear(&mut listening, &[b"behind them"]);
