@@ -1,4 +1,5 @@
-//! The data ring: receives and sends of upgraded connections. The only file that names the `io-uring` crate.
+//! The data ring: receives and sends of upgraded connections. Nothing but this file and `ring/buffers.rs`, for what
+//! arrives, names the `io-uring` crate.
 //!
 //! A shard owns one [`Ring`]. What it hands to the kernel stays alive until its completion: a send owns its
 //! [`Slice`]s here, and a receive buffer is either the kernel's, or inside one [`Received`]. Nothing is sent to the
@@ -7,26 +8,25 @@
 //! Sends never block: the kernel takes what the socket has room for, or answers `EAGAIN`, and then
 //! [`DataRing::await_writable`] waits without keeping any of our memory.
 
-use std::alloc::Layout;
+mod buffers;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::ptr::NonNull;
-use std::rc::Rc;
-use std::sync::atomic::{AtomicU16, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
-use io_uring::types::{BufRingEntry, Fd};
+use io_uring::types::Fd;
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use slab::Slab;
 
 use crate::slice::Slice;
+use buffers::BufferRing;
+pub use buffers::{RECEIVE_BUFFER_BYTES, Received};
 
 /// Sends, receives and polls that fit between two submissions; more submit by themselves.
 const SUBMISSION_ENTRIES: u32 = 2048;
 /// Completions that fit before the kernel has to keep them aside.
 const COMPLETION_ENTRIES: u32 = 16 * 1024;
-/// Bytes of one receive buffer.
-pub const RECEIVE_BUFFER_BYTES: usize = 4096;
 /// The one group of provided buffers.
 const BUFFER_GROUP: u16 = 0;
 /// Slices that leave in one send.
@@ -126,115 +126,6 @@ pub struct RingError {
     pub error: io::Error,
 }
 
-/// Bytes that arrived, in one of the ring's buffers. Give it back with [`DataRing::recycle`].
-#[derive(Debug)]
-pub struct Received {
-    buffer: u16,
-    len: usize,
-    memory: Rc<BufferMemory>,
-}
-
-impl Received {
-    /// The bytes, to be read and unmasked in place.
-    pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the buffer was given to us by a completion and is not the kernel's again before `recycle` takes this
-        // value, so nobody else reads or writes it; `memory` keeps it allocated, and `len` is at most its size.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::slice::from_raw_parts_mut(self.memory.buffer(self.buffer), self.len)
-        }
-    }
-}
-
-/// The memory of all receive buffers, one behind the other, never moved.
-#[derive(Debug)]
-struct BufferMemory {
-    start: NonNull<u8>,
-    layout: Layout,
-}
-
-#[allow(unsafe_code)]
-impl BufferMemory {
-    fn new(buffers: u16) -> Self {
-        let layout = Layout::array::<[u8; RECEIVE_BUFFER_BYTES]>(buffers.into()).expect("at most 128 MiB");
-        // SAFETY: the layout's size is not zero: there is at least one buffer.
-        let start = unsafe { std::alloc::alloc_zeroed(layout) };
-        let start = NonNull::new(start).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
-        Self { start, layout }
-    }
-
-    fn buffer(&self, index: u16) -> *mut u8 {
-        let offset = usize::from(index) * RECEIVE_BUFFER_BYTES;
-        assert!(offset < self.layout.size(), "the kernel names only buffers that it was given");
-        // SAFETY: the offset lies inside the allocation, as just asserted.
-        unsafe { self.start.as_ptr().add(offset) }
-    }
-}
-
-#[allow(unsafe_code)]
-impl Drop for BufferMemory {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout, freed only here.
-        unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) }
-    }
-}
-
-/// The ring of buffers that the kernel takes from: entries shared with it, of which we write the tail.
-struct BufferRing {
-    entries: NonNull<BufRingEntry>,
-    layout: Layout,
-    mask: u16,
-    tail: u16,
-    memory: Rc<BufferMemory>,
-}
-
-#[allow(unsafe_code)]
-impl BufferRing {
-    fn new(buffers: u16) -> Self {
-        assert!(buffers.is_power_of_two(), "the kernel wants a power of two");
-        let layout = Layout::array::<BufRingEntry>(buffers.into())
-            .and_then(|layout| layout.align_to(4096))
-            .expect("at most 512 KiB");
-        // SAFETY: the layout's size is not zero. All-zero is a valid entry.
-        let entries = unsafe { std::alloc::alloc_zeroed(layout) };
-        let entries = NonNull::new(entries.cast()).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
-        Self { entries, layout, mask: buffers - 1, tail: 0, memory: Rc::new(BufferMemory::new(buffers)) }
-    }
-
-    /// Makes `buffer` the kernel's. It must not be the kernel's already, nor inside a [`Received`].
-    fn provide(&mut self, buffer: u16) {
-        let slot = self.tail & self.mask;
-        // SAFETY: `slot` is within the entries, the kernel reads an entry only after the tail has moved past it, and
-        // there are never more buffers provided than slots, as each buffer is provided at most once at a time. The
-        // entry's address and length lie in `memory`, which lives at least as long as the ring.
-        unsafe {
-            let entry = &mut *self.entries.as_ptr().add(usize::from(slot));
-            entry.set_addr(self.memory.buffer(buffer) as u64);
-            entry.set_len(RECEIVE_BUFFER_BYTES as u32);
-            entry.set_bid(buffer);
-        }
-        self.tail = self.tail.wrapping_add(1);
-    }
-
-    /// Lets the kernel see what was provided.
-    fn publish(&self) {
-        // SAFETY: the tail lies in the first entry, is valid for as long as `entries`, aligned, and written by us only;
-        // the kernel reads it atomically.
-        unsafe {
-            let tail = BufRingEntry::tail(self.entries.as_ptr()).cast_mut();
-            AtomicU16::from_ptr(tail).store(self.tail, Ordering::Release);
-        }
-    }
-}
-
-#[allow(unsafe_code)]
-impl Drop for BufferRing {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout, freed only here.
-        unsafe { std::alloc::dealloc(self.entries.as_ptr().cast(), self.layout) }
-    }
-}
-
 /// A send that the kernel holds.
 struct InFlight {
     token: u32,
@@ -286,8 +177,6 @@ pub struct Ring {
     /// Registered with the ring.
     _wake_up: OwnedFd,
     buffers: BufferRing,
-    /// Buffers came back since the kernel was last told.
-    buffers_changed: bool,
     sends: Slab<InFlight>,
     /// Completions taken from the kernel's queue to make room in it.
     aside: VecDeque<cqueue::Entry>,
@@ -338,12 +227,10 @@ impl Ring {
         if kind == Kind::Writable as u64 {
             return Completion::Writable { token };
         }
-        let received = cqueue::buffer_select(flags).map(|buffer| {
-            let len = result.as_ref().map_or(0, |len| (*len).min(RECEIVE_BUFFER_BYTES));
-            Received { buffer, len, memory: Rc::clone(&self.buffers.memory) }
-        });
+        let received = cqueue::buffer_select(flags)
+            .map(|buffer| self.buffers.received(buffer, result.as_ref().map_or(0, |len| *len)));
         let result = match received {
-            Some(received) if received.len > 0 => Ok(Some(received)),
+            Some(received) if received.len() > 0 => Ok(Some(received)),
             Some(empty) => {
                 self.recycle(empty);
                 result.map(|_| None)
@@ -371,21 +258,10 @@ impl DataRing for Ring {
         submitter.register_eventfd(wake_up.as_raw_fd()).map_err(step("IORING_REGISTER_EVENTFD"))?;
         let mut buffers = BufferRing::new(receive_buffers);
         // SAFETY: the entries are page-aligned, as many as said, and live until the ring is dropped: see `drop`.
-        unsafe {
-            submitter.register_buf_ring_with_flags(buffers.entries.as_ptr() as u64, receive_buffers, BUFFER_GROUP, 0)
-        }
-        .map_err(step("IORING_REGISTER_PBUF_RING"))?;
-        (0..receive_buffers).for_each(|buffer| buffers.provide(buffer));
-        buffers.publish();
-        Ok(Self {
-            uring,
-            _wake_up: wake_up,
-            buffers,
-            buffers_changed: false,
-            sends: Slab::new(),
-            aside: VecDeque::new(),
-            waiting: 0,
-        })
+        unsafe { submitter.register_buf_ring_with_flags(buffers.address(), receive_buffers, BUFFER_GROUP, 0) }
+            .map_err(step("IORING_REGISTER_PBUF_RING"))?;
+        buffers.provide_all();
+        Ok(Self { uring, _wake_up: wake_up, buffers, sends: Slab::new(), aside: VecDeque::new(), waiting: 0 })
     }
 
     fn receive(&mut self, token: u32, fd: RawFd) {
@@ -417,10 +293,7 @@ impl DataRing for Ring {
     }
 
     fn submit(&mut self) -> io::Result<bool> {
-        if self.buffers_changed {
-            self.buffers.publish();
-            self.buffers_changed = false;
-        }
+        self.buffers.publish();
         let queue = self.uring.submission();
         if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
             return Ok(false);
@@ -445,8 +318,7 @@ impl DataRing for Ring {
     }
 
     fn recycle(&mut self, received: Received) {
-        self.buffers.provide(received.buffer);
-        self.buffers_changed = true;
+        self.buffers.recycle(received);
     }
 
     fn attended(&mut self) {
