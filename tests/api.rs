@@ -3,7 +3,6 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -486,33 +485,4 @@ fn the_description_is_served_and_every_address_in_it_answers() {
             assert!(answer.status != 405, "{method} {path}: {answer:?}");
         }
     }
-}
-
-#[test]
-fn so_many_connections_have_a_place_and_the_next_waits_for_one() {
-    let (_server, internal) = Server::start_with_internal(&[]);
-    let health = internal::request("GET", "/healthz", &[], 0);
-    let mut open: Vec<_> = (0..32).map(|_| internal.wire()).collect();
-    for wire in &mut open {
-        wire.send(&health);
-        assert_eq!(wire.answer().body, "ok");
-    }
-    let mut next = internal.wire();
-    next.send(&health);
-    next.stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    let waited = next.stream.read(&mut [0; 1]).expect_err("there is no place");
-    assert!(matches!(waited.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{waited}");
-    next.stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
-    drop(open.pop());
-    assert_eq!(next.answer().body, "ok");
-}
-
-#[test]
-fn a_body_that_stalls_is_told_so() {
-    let (_server, internal) = Server::start_with_internal(&[]);
-    let mut wire = internal.wire();
-    wire.send(internal::request("POST", "/api/publish", &[], 100) + "{");
-    let (status, code, _, temporary) = error(internal::json(&wire.answer_to("POST")));
-    assert_eq!((status, code.as_str(), temporary), (408, "too_late", true));
-    assert_eq!(internal.metric("hi_internal_errors_total{code=\"too_late\"}"), 1.0);
 }

@@ -1,9 +1,12 @@
-//! Every bound has a counter, and it moves when the bound bites: what `docs/limits.md` lists and no other test counts.
+//! Every bound bites and is counted: what `docs/limits.md` lists and no other test shows.
 
 mod support;
 
+use std::io::{ErrorKind, Read};
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use support::internal::{File, Internal};
+use support::internal::{self, File, Internal};
 use support::wire::{BINARY, FIN, TEXT, frame, handshake, handshake_but};
 use support::{Client, Server};
 
@@ -184,7 +187,7 @@ fn what_is_remembered_of_idempotency_keys_is_bounded_and_what_is_too_much_is_cou
 #[test]
 fn connections_to_the_internal_port_are_a_level() {
     let (_server, internal) = Server::start_with_internal(&[]);
-    let health = support::internal::request("GET", "/healthz", &[], 0);
+    let health = internal::request("GET", "/healthz", &[], 0);
     let mut open: Vec<_> = (0..5).map(|_| internal.wire()).collect();
     for wire in &mut open {
         wire.send(&health);
@@ -207,4 +210,34 @@ fn rooms_that_wait_for_their_last_member_are_a_level() {
     // Its time is up: that is no loss.
     internal.wait_for_metric("hi_sleeping_rooms", 0.0);
     assert_eq!(internal.metric("hi_sleeping_rooms_dropped_total"), 0.0);
+}
+
+#[test]
+fn so_many_connections_have_a_place_and_the_next_waits_for_one() {
+    let (_server, internal) = Server::start_with_internal(&[]);
+    let health = internal::request("GET", "/healthz", &[], 0);
+    let mut open: Vec<_> = (0..32).map(|_| internal.wire()).collect();
+    for wire in &mut open {
+        wire.send(&health);
+        assert_eq!(wire.answer().body, "ok");
+    }
+    let mut next = internal.wire();
+    next.send(&health);
+    next.stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let waited = next.stream.read(&mut [0; 1]).expect_err("there is no place");
+    assert!(matches!(waited.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{waited}");
+    next.stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    drop(open.pop());
+    assert_eq!(next.answer().body, "ok");
+}
+
+#[test]
+fn a_body_that_stalls_is_told_so() {
+    let (_server, internal) = Server::start_with_internal(&[]);
+    let mut wire = internal.wire();
+    wire.send(internal::request("POST", "/api/publish", &[], 100) + "{");
+    let (status, body) = internal::json(&wire.answer_to("POST"));
+    let error = &body["error"];
+    assert_eq!((status, &error["code"], &error["temporary"]), (408, &json!("too_late"), &json!(true)), "{body}");
+    assert_eq!(coded(internal, "hi_internal_errors_total", "too_late"), 1.0);
 }

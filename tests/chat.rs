@@ -2,12 +2,11 @@
 
 mod support;
 
-use std::io::Write;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use support::listener::Listener;
-use support::wire::{self, FIN, TEXT, handshake};
+use support::wire::handshake;
 use support::{Client, Server};
 use tungstenite::Message;
 
@@ -411,102 +410,4 @@ fn a_room_vanishes_with_the_last_leave_and_begins_anew() {
     epochs.sort();
     epochs.dedup();
     assert_eq!(epochs.len(), 3, "each life has an Epoch of its own: {epochs:?}");
-}
-
-#[test]
-fn everything_said_before_a_leave_is_received_before_its_confirmation() {
-    let server = Server::start(&["--rate-limit", "0"]);
-    let mut ann = server.join("ann", "tea");
-    let mut others: Vec<Client> = (0..4).map(|number| server.join(&format!("u{number}"), "tea")).collect();
-    for (number, other) in others.iter_mut().enumerate() {
-        ann.expect_message("#tea", &format!("Welcome to tea, u{number}!"));
-        for message in 0..50 {
-            other.say("tea", &format!("m{message}"));
-        }
-    }
-    for other in &mut others {
-        // Whoever sees all of it knows that it has its place in the room's order.
-        let mut seen = 0;
-        while seen < 200 {
-            seen += usize::from(other.json()["Meta"] == false);
-        }
-    }
-    ann.say("tea", "/leave tea");
-    for seq in 6..206 {
-        assert_eq!(ann.json()["Seq"], seq);
-    }
-    ann.expect_system("Left channel tea.");
-}
-
-#[test]
-fn a_leave_of_a_member_that_lags_loses_nothing_untold() {
-    // Twice: what waits is more than the kernel takes, and more than hi keeps for one connection.
-    for messages in [250, 1000] {
-        let server = Server::start(&["--rate-limit", "0", "--backlog-bytes", "64m"]);
-        let mut slow = server.narrow_websocket("/ws?username=slow&room=tea");
-        let mut ann = server.join("ann", "tea");
-        let text = "x".repeat(10_000);
-        for _ in 0..messages {
-            ann.say("tea", &text);
-            ann.expect_message("ann", &text);
-        }
-        slow.say("tea", "/leave tea");
-        ann.expect_message("#tea", "User slow left channel.");
-        slow.expect_message("#tea", "Welcome to tea, slow!");
-        let (mut next, mut heard) = (2, 0);
-        let last = loop {
-            let message = slow.json();
-            match message["FromSeq"].as_u64() {
-                Some(from) => {
-                    assert_eq!((from, &message["Event"]), (next, &json!("gap")));
-                    next = message["ToSeq"].as_u64().unwrap() + 1;
-                }
-                None if message["From"] == "hi" => break message,
-                None => {
-                    assert_eq!(message["Seq"], next, "neither sent nor told of");
-                    next += 1;
-                    heard += 1;
-                }
-            }
-        };
-        assert_eq!((&last["Message"], next), (&json!("Left channel tea."), messages + 3));
-        assert!(heard > 20, "what was on its way has come: {heard}");
-    }
-}
-
-#[test]
-fn an_answer_comes_behind_what_was_said_before_it() {
-    let server = Server::start(&["--rate-limit", "0"]);
-    let mut others: Vec<Client> = (0..4).map(|number| server.join_quietly(&format!("u{number}"), "tea")).collect();
-    let mut ann = server.join_quietly("ann", "tea");
-    for round in 0..30 {
-        // Whoever has read its own message knows that it has its place in the room's order.
-        let other = &mut others[round % 4];
-        other.say("tea", &format!("m{round}"));
-        while other.json()["Message"] != format!("m{round}") {}
-        ann.say("tea", &format!("ann's {round}"));
-        ann.say("tea", "/channels");
-        ann.expect_message(&format!("u{}", round % 4), &format!("m{round}"));
-        ann.expect_message("ann", &format!("ann's {round}"));
-        ann.expect_message("#tea", "tea");
-    }
-}
-
-#[test]
-fn what_one_says_in_the_same_breath_as_leaving_is_heard_by_all_and_oneself() {
-    let server = Server::start(&["--rate-limit", "0"]);
-    let mut ann = server.join("ann", "tea");
-    let mut bob = server.join("bob", "tea");
-    ann.expect_message("#tea", "Welcome to tea, bob!");
-    let said = |text: String| wire::frame(FIN | TEXT, json!({"Room": "tea", "Message": text}).to_string().as_bytes());
-    let text = |number: usize| format!("{number} {}", "x".repeat(number * 100));
-    let breath: Vec<u8> = (0..50).map(text).chain(["/leave tea".into()]).flat_map(said).collect();
-    bob.socket.get_mut().write_all(&breath).unwrap();
-    for number in 0..50 {
-        for client in [&mut ann, &mut bob] {
-            client.expect_message("bob", &text(number));
-        }
-    }
-    bob.expect_system("Left channel tea.");
-    ann.expect_message("#tea", "User bob left channel.");
 }
