@@ -56,6 +56,8 @@ pub struct Client {
     pub since_us: u64,
     /// It has ended and does not come back.
     pub gone: bool,
+    /// Its end has been counted, and it has not been open since.
+    pub missed: bool,
     /// It was closed as too slow.
     pub too_slow: bool,
     /// What it has seen.
@@ -89,6 +91,7 @@ impl Client {
             state: State::Away,
             since_us: 0,
             gone: false,
+            missed: false,
             too_slow: false,
             auditor: Auditor::new(audited),
             answered_us: 0,
@@ -188,7 +191,7 @@ impl Client {
     pub fn read(
         &mut self,
         buffer: &mut [u8],
-        mut on: impl FnMut(&mut Auditor, &mut u64, &[u8]),
+        mut on: impl FnMut(&mut Auditor, &mut u64, &[u8], u64),
     ) -> (usize, bool, Progress) {
         let (State::Handshaking(socket, _) | State::Open(socket)) = &self.state else {
             return (0, false, Progress::Waiting);
@@ -229,12 +232,12 @@ impl Client {
         }
     }
 
-    fn frames(&mut self, bytes: &[u8], on: &mut impl FnMut(&mut Auditor, &mut u64, &[u8])) -> Progress {
+    fn frames(&mut self, bytes: &[u8], on: &mut impl FnMut(&mut Auditor, &mut u64, &[u8], u64)) -> Progress {
         let mut pongs = Vec::new();
         let mut closed = None;
         let (auditor, answered_us) = (&mut self.auditor, &mut self.answered_us);
         let fed = self.reader.feed(bytes, |event| match event {
-            Event::Message(begin) => on(auditor, answered_us, begin),
+            Event::Message(begin, bytes) => on(auditor, answered_us, begin, bytes),
             Event::Ping(payload) => wire::write_frame(&mut pongs, wire::PONG, payload),
             Event::Close(code, reason) => closed = closed.take().or(Some((code, reason))),
         });

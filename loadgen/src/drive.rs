@@ -27,6 +27,8 @@ use result::Measured;
 
 /// All clients are in within this time, or nothing moves any more.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(120);
+/// In a storm, when for so long nobody has come back, as long as a handshake may take, the rest does not.
+const STILL_MAX: Duration = Duration::from_secs(30);
 /// Once all is sent, so long may nothing arrive before the rest counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Nor is the rest waited for longer than this, if it only trickles.
@@ -48,7 +50,7 @@ pub fn run(plan: Plan, command: String) -> Result<Run, String> {
     let cores = os::cores();
     let (server, url, pid) = match &plan.subject {
         Subject::Private { binary, shards } => {
-            let server = PrivateServer::start(binary.clone(), *shards)?;
+            let server = PrivateServer::start(binary.clone(), *shards, plan.message_bytes)?;
             let (url, pid) = (server.url.clone(), server.pid());
             (Some(server), url, Some(pid))
         }
@@ -97,13 +99,14 @@ fn share(plan: Plan, url: &str, threads: usize) -> Result<Shared, String> {
     let ports = os::ephemeral_ports();
     preflight::check_ports(plan.connections(), ports, address)?;
     let sent = (0..plan.rooms * plan.publishers).map(|_| AtomicU32::new(0)).collect();
+    let message_bytes = plan.message_bytes;
     Ok(Shared {
         plan,
         address,
         host: target.host,
         path,
         publish_at,
-        stamper: Stamper::new(fastrand::u32(..)),
+        stamper: Stamper::new(fastrand::u32(..), message_bytes),
         clock: Instant::now(),
         threads,
         ports,
@@ -114,8 +117,10 @@ fn share(plan: Plan, url: &str, threads: usize) -> Result<Shared, String> {
 /// How far a thread is: connections open, deliveries, latencies so far.
 type ThreadProgress = (usize, u64, Option<Box<Histogram<u64>>>);
 
-/// Everyone is back after a storm.
+/// Everyone is back after a storm, or is waited for no longer.
 struct Back {
+    /// Clients that are not.
+    missing: u64,
     /// Since the storm began.
     seconds: f64,
     /// The server's, in that time.
@@ -180,10 +185,13 @@ impl Driver {
                 .map_err(|error| format!("a thread can't be set up: {error}."))?;
             driver.commands.push(command);
             let core = cores[id % cores.len()];
-            driver.threads.push(std::thread::spawn(move || {
+            let thread = std::thread::Builder::new().spawn(move || {
                 os::stay_on(&[core]);
                 worker.run();
-            }));
+            });
+            driver
+                .threads
+                .push(thread.map_err(|error| format!("a thread can't be had: {error}: take fewer --threads."))?);
         }
         Ok(driver)
     }
@@ -214,9 +222,13 @@ impl Driver {
         if let (Verdict::Sound, Some(reason)) = (&run.verdict, limit.as_ref().and_then(own_limit)) {
             run.verdict = Verdict::Invalid(vec![reason]);
         }
+        if run.verdict == Verdict::Sound && plan.mode != Mode::Idle && run.deliveries_expected == 0 {
+            run.verdict = Verdict::Invalid(vec!["nothing was measured: no client had a message to expect".to_owned()]);
+        }
         run.limit = limit;
         run.storm = back.map(|back| Storm {
             connections: plan.clients as u64,
+            missing: back.missing,
             seconds: back.seconds,
             handshake: Distribution::of(&measured.all.storm),
             server_cpu_us_per_connection: back.server_cpu.map(|cpu| per_connection_us(cpu, plan.clients)),
@@ -252,10 +264,14 @@ impl Driver {
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return Err("the threads have ended.".into()),
             }
-            let open = self.progress.iter().map(|(open, ..)| open).sum();
+            let open = self.open();
             let deliveries = self.deliveries();
             self.display.show(phase, open, deliveries, left, || merged(&self.progress));
         }
+    }
+
+    fn open(&self) -> usize {
+        self.progress.iter().map(|(open, ..)| open).sum()
     }
 
     fn deliveries(&self) -> u64 {
@@ -267,7 +283,7 @@ impl Driver {
         let threads = self.shared.threads;
         self.listen(Instant::now() + time_max, phase, |driver| driver.all_open == threads)?;
         if self.all_open < threads {
-            let open: usize = self.progress.iter().map(|(open, ..)| open).sum();
+            let open = self.open();
             return Err(format!("after {} s only {open} connections are open.", time_max.as_secs()));
         }
         Ok(())
@@ -295,6 +311,12 @@ impl Driver {
         Ok(Measured { all, busiest, resident, seconds: began.elapsed().as_secs_f64(), server })
     }
 
+    /// The messages of one rate, beginning now; none if there are not numbers enough.
+    fn step(&self, rate: f64, warmup: Duration, duration: Duration) -> Option<Step> {
+        let start_us = self.shared.now_us() + LEAD_US;
+        Step::new(start_us, rate, self.shared.plan.publishers, self.next_sequence, (warmup, duration))
+    }
+
     /// One rate: warm-up, measured time, drain.
     fn steady(
         &mut self,
@@ -304,14 +326,7 @@ impl Driver {
         storm: Option<&mut Option<Back>>,
     ) -> Result<Measured, String> {
         let publishers = self.shared.plan.publishers;
-        let each = |time: Duration| (time.as_secs_f64() * rate / publishers as f64).ceil() as u32;
-        let step = Step {
-            start_us: self.shared.now_us() + LEAD_US,
-            interval_ns: (1e9 / rate) as u64,
-            first: self.next_sequence,
-            warm: each(warmup),
-            measured: each(duration).max(1),
-        };
+        let step = self.step(rate, warmup, duration).ok_or("there are no numbers for so many messages.")?;
         self.next_sequence = step.end();
         for progress in &mut self.progress {
             (progress.1, progress.2) = (0, None);
@@ -328,8 +343,18 @@ impl Driver {
             let (began, cpu) = (Instant::now(), self.server_cpu());
             self.tell(Command::Storm);
             let threads = self.shared.threads;
-            self.listen(began + self.connect_time_max(), "reconnecting", |driver| driver.all_open == threads)?;
-            *back = Some(Back { seconds: began.elapsed().as_secs_f64(), server_cpu: self.server_cpu_since(cpu) });
+            let (mut last, mut since) = (self.open(), began);
+            self.listen(began + self.connect_time_max(), "reconnecting", |driver| {
+                if driver.open() != last {
+                    (last, since) = (driver.open(), Instant::now());
+                }
+                driver.all_open == threads || since.elapsed() >= STILL_MAX
+            })?;
+            let open = self.open();
+            let missing =
+                if self.all_open == threads { 0 } else { self.shared.plan.connections().saturating_sub(open) };
+            let seconds = began.elapsed().as_secs_f64();
+            *back = Some(Back { missing: missing as u64, seconds, server_cpu: self.server_cpu_since(cpu) });
         }
         self.listen(end, "measuring", |_| false)?;
         self.drain()?;

@@ -16,6 +16,8 @@ pub struct Faults {
     pub reordered: u64,
     /// Arrived in another room.
     pub astray: u64,
+    /// Arrived, and were not what was sent.
+    pub damaged: u64,
     /// The server said that they are lost.
     pub announced: u64,
     /// Connections that ended.
@@ -37,15 +39,15 @@ impl Faults {
 
     /// Those that no load excuses.
     pub fn inexcusable(&self) -> Self {
-        let Self { doubled, reordered, astray, .. } = *self;
-        let first = if doubled + reordered + astray > 0 { self.first.clone() } else { Vec::new() };
-        Self { doubled, reordered, astray, first, ..Self::default() }
+        let Self { doubled, reordered, astray, damaged, .. } = *self;
+        let first = if doubled + reordered + astray + damaged > 0 { self.first.clone() } else { Vec::new() };
+        Self { doubled, reordered, astray, damaged, first, ..Self::default() }
     }
 
     /// Takes those of a whole run instead of its own.
     pub fn replace_inexcusable(&mut self, of_all: Self) {
-        let Self { doubled, reordered, astray, first, .. } = of_all;
-        (self.doubled, self.reordered, self.astray) = (doubled, reordered, astray);
+        let Self { doubled, reordered, astray, damaged, first, .. } = of_all;
+        (self.doubled, self.reordered, self.astray, self.damaged) = (doubled, reordered, astray, damaged);
         if !first.is_empty() {
             self.first = first;
         }
@@ -57,6 +59,7 @@ impl Faults {
         self.doubled += other.doubled;
         self.reordered += other.reordered;
         self.astray += other.astray;
+        self.damaged += other.damaged;
         self.announced += other.announced;
         self.closed += other.closed;
         self.too_slow += other.too_slow;
@@ -98,6 +101,13 @@ impl Faults {
                 "client {client} got message {sequence} of publisher {publisher} of room {room}, which it is not in"
             )
         });
+    }
+
+    /// A message came that is shorter than the one that was sent, or has other bytes.
+    pub fn damaged(&mut self, client: usize, stamp: &Stamp) {
+        self.damaged += 1;
+        let Stamp { publisher, sequence, .. } = stamp;
+        self.name(|| format!("client {client} got message {sequence} of publisher {publisher} cut off or altered"));
     }
 
     /// At the end, messages had not come.

@@ -1,13 +1,14 @@
 //! The `loadgen` command.
 
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use loadgen::options::{Command, CommandLine, Options};
-use loadgen::preflight::{Files, create};
+use loadgen::preflight::{Files, create, each_its_own};
+use loadgen::progress::say;
 use loadgen::report::text::Screen;
 use loadgen::results::Run;
 use loadgen::{drive, os, report};
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(sentence) => {
-            eprintln!("{sentence}");
+            say(&sentence);
             ExitCode::from(EXIT_USAGE)
         }
     }
@@ -33,11 +34,20 @@ fn main() -> ExitCode {
 fn measure(options: Options) -> Result<ExitCode, String> {
     let plan = options.plan()?;
     let files = Files::create(&plan.outputs)?;
-    let command = std::env::args().collect::<Vec<_>>().join(" ");
-    let run = drive::run(plan, command)?;
-    print!("{}", report::text::render(&run, screen()));
+    let words: Vec<_> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let run = drive::run(plan, words.join(" "))?;
     write_all(files, &run)?;
+    show(&report::text::render(&run, screen()))?;
     Ok(ExitCode::from(run.verdict.exit_code()))
+}
+
+/// Writes to stdout. Whoever reads there may have read enough.
+fn show(text: &str) -> Result<(), String> {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("stdout can't be written: {error}.")),
+        _ => Ok(()),
+    }
 }
 
 /// Where the result is shown.
@@ -72,15 +82,21 @@ fn write_all(files: Files, run: &Run) -> Result<(), String> {
 }
 
 fn compare(paths: &[PathBuf], html: Option<&PathBuf>, svg: Option<&PathBuf>) -> Result<ExitCode, String> {
-    let (html, svg) = (create(html)?, create(svg)?);
     let runs = paths.iter().map(report::load).collect::<Result<Vec<Run>, _>>()?;
-    print!("{}", report::text::render_comparison(&runs));
+    let (html, svg) = (create(html)?, create(svg)?);
+    for output in [&html, &svg].into_iter().flatten() {
+        for run in paths {
+            each_its_own(&[run, &output.0])?;
+        }
+    }
+    each_its_own(&[&html, &svg].into_iter().flatten().map(|(path, _)| path.as_path()).collect::<Vec<_>>())?;
     if let Some(file) = html {
         write(file, report::html::page(&runs).as_bytes())?;
     }
     if let Some(file) = svg {
         write(file, report::chart::svg(&runs.iter().collect::<Vec<_>>()).as_bytes())?;
     }
+    show(&report::text::render_comparison(&runs))?;
     Ok(ExitCode::SUCCESS)
 }
 

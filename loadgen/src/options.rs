@@ -7,7 +7,13 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::payload::STAMP_BYTES;
 use crate::plan::{Dialect, Mode, Outputs, Plan, Subject};
+use crate::schedule::Step;
 use crate::target::{Target, Template};
+
+/// More threads than this only get in each other's way.
+const THREADS_MAX: usize = 1024;
+/// Longer times are a slip of the pen, in seconds: 1000 hours.
+const TIME_MAX_SECONDS: f64 = 3.6e6;
 
 /// Measures a WebSocket server under load, honestly: an open loop with latencies from the intended send time, an audit of
 /// every delivery, and a watch on itself.
@@ -205,7 +211,15 @@ impl Options {
             self.churn > 0.0 && (self.idle || self.storm || self.find_limit),
             "--churn goes with neither --idle, --storm nor --find-limit.",
         )?;
-        refuse(self.threads == Some(0), "--threads has to be at least 1.")?;
+        refuse(
+            !self.idle && Step::new(0, self.rate, self.publishers, 0, (self.warmup, self.duration)).is_none(),
+            "--rate for so long is more messages than have numbers, four billion of each publisher: take a shorter \
+             --duration or a lower --rate.",
+        )?;
+        refuse(
+            self.threads.is_some_and(|threads| threads == 0 || threads > THREADS_MAX),
+            &format!("--threads has to be from 1 to {THREADS_MAX}."),
+        )?;
         let outputs = [&self.json, &self.hgrm, &self.html, &self.svg];
         let named_before = |index: usize| outputs[..index].iter().any(|before| *before == outputs[index]);
         refuse(
@@ -288,15 +302,16 @@ fn slow_clients(text: &str, clients: usize) -> Result<usize, String> {
 /// A time: digits, and ms, s, m or h.
 fn parse_time(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let seconds = match &text[digits.len()..] {
+    let wrong = || "give a time such as 500ms, 10s or 2m, at most 1000h".to_owned();
+    let unit = match &text[digits.len()..] {
         "ms" => 0.001,
         "" | "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
-        _ => return Err("give a time such as 500ms, 10s or 2m".to_owned()),
+        _ => return Err(wrong()),
     };
-    let number: f64 = digits.parse().map_err(|_| "give a time such as 500ms, 10s or 2m".to_owned())?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| "give a time such as 500ms, 10s or 2m".to_owned())
+    let seconds = digits.parse::<f64>().map_err(|_| wrong())? * unit;
+    if (0.0..=TIME_MAX_SECONDS).contains(&seconds) { Ok(Duration::from_secs_f64(seconds)) } else { Err(wrong()) }
 }
 
 #[cfg(test)]
@@ -335,10 +350,22 @@ mod tests {
             (&["--stuck"], "--stuck"),
             (&["--churn", "5", "--storm"], "--churn"),
             (&["--rate", "0"], "--rate"),
+            (&["--rate", "100000", "--duration", "12h"], "--duration"),
+            (&["--threads", "18446744073709551615"], "--threads"),
         ] {
             let sentence = plan(args).unwrap_err();
             assert!(sentence.contains(part), "{args:?}: {sentence}");
             assert_eq!(sentence.lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn times_have_units_and_a_bound() {
+        for (text, ms) in [("500ms", 500), ("10", 10_000), ("1.5s", 1500), ("2m", 120_000), ("1000h", 3_600_000_000)] {
+            assert_eq!(parse_time(text), Ok(Duration::from_millis(ms)));
+        }
+        for text in ["", "s", "1d", "-1s", "1001h", "1e19", "NaN", "inf"] {
+            assert!(parse_time(text).is_err(), "{text}");
         }
     }
 

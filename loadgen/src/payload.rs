@@ -1,9 +1,12 @@
-//! What a message carries: which run and publisher it is from, its number, and when it was meant to be sent.
+//! What a message carries: which run and publisher it is from, its number, and when it was meant to be sent; behind that,
+//! filling up to its length.
 //!
-//! Pure. The stamp is plain ASCII, so that it survives being a JSON string, and is found by its marker wherever a server
+//! Pure. All is plain ASCII, so that it survives being a JSON string; the stamp is found by its marker wherever a server
 //! puts it.
 
 use memchr::memmem::Finder;
+
+use crate::wire::PREFIX_BYTES;
 
 /// Length of the marker that begins a stamp.
 const MARKER_BYTES: usize = 10;
@@ -23,37 +26,46 @@ pub struct Stamp {
     pub intended_us: u64,
 }
 
+/// What fills a payload.
+const FILLING: [u8; PREFIX_BYTES] = [b'x'; PREFIX_BYTES];
+
 /// Writes and finds the stamps of one run; those of other runs are not seen.
 #[derive(Clone, Debug)]
 pub struct Stamper {
     finder: Finder<'static>,
+    payload_bytes: usize,
 }
 
 impl Stamper {
-    /// For the run with this number.
-    pub fn new(run: u32) -> Self {
-        Self { finder: Finder::new(format!("lg{run:08x}").as_bytes()).into_owned() }
+    /// For the run with this number, and payloads of so many bytes, at least [`STAMP_BYTES`].
+    pub fn new(run: u32, payload_bytes: usize) -> Self {
+        Self { finder: Finder::new(format!("lg{run:08x}").as_bytes()).into_owned(), payload_bytes }
     }
 
-    /// A payload of `bytes` bytes, at least [`STAMP_BYTES`].
-    pub fn payload(&self, stamp: &Stamp, bytes: usize) -> String {
+    /// The payload with this stamp.
+    pub fn payload(&self, stamp: &Stamp) -> String {
         let marker = std::str::from_utf8(self.finder.needle()).expect("hex digits");
         let Stamp { room, publisher, sequence, intended_us } = stamp;
         let mut text = format!("{marker}{room:06x}{publisher:04x}{sequence:08x}{intended_us:010x}");
-        text.extend(std::iter::repeat_n('x', bytes.saturating_sub(STAMP_BYTES)));
+        text.extend(std::iter::repeat_n('x', self.payload_bytes.saturating_sub(STAMP_BYTES)));
         text
     }
 
-    /// The stamp in what arrived, if there is one.
-    pub fn find(&self, bytes: &[u8]) -> Option<Stamp> {
-        let start = self.finder.find(bytes)? + MARKER_BYTES;
-        let digits = bytes.get(start..start + STAMP_BYTES - MARKER_BYTES)?;
-        Some(Stamp {
+    /// The stamp in what arrived, if there is one, and whether the payload is whole: of a message of `bytes` bytes, its
+    /// `begin`.
+    pub fn find(&self, begin: &[u8], bytes: u64) -> Option<(Stamp, bool)> {
+        let start = self.finder.find(begin)?;
+        let digits = begin.get(start + MARKER_BYTES..start + STAMP_BYTES)?;
+        let stamp = Stamp {
             room: hex(&digits[..6])? as u32,
             publisher: hex(&digits[6..10])? as u16,
             sequence: hex(&digits[10..18])? as u32,
             intended_us: hex(&digits[18..])?,
-        })
+        };
+        let end = (start + self.payload_bytes).min(begin.len());
+        let filling = begin.get(start + STAMP_BYTES..end).unwrap_or_default();
+        let whole = filling == &FILLING[..filling.len()] && bytes >= (start + self.payload_bytes) as u64;
+        Some((stamp, whole))
     }
 }
 
@@ -80,14 +92,38 @@ const NIBBLES: [u8; 256] = {
 mod tests {
     use super::*;
 
+    const STAMP: Stamp = Stamp { room: 65_537, publisher: 513, sequence: 70_000, intended_us: 1 << 39 };
+
+    fn find(stamper: &Stamper, message: &str) -> Option<(Stamp, bool)> {
+        stamper.find(&message.as_bytes()[..message.len().min(PREFIX_BYTES)], message.len() as u64)
+    }
+
     #[test]
     fn a_stamp_is_found_inside_whatever_a_server_makes_of_it() {
-        let stamper = Stamper::new(0xdead_beef);
-        let stamp = Stamp { room: 65_537, publisher: 513, sequence: 70_000, intended_us: 1 << 39 };
-        let payload = stamper.payload(&stamp, 128);
-        assert_eq!(payload.len(), 128);
-        assert_eq!(stamper.find(format!("{{\"Message\":\"{payload}\"}}").as_bytes()), Some(stamp));
-        assert_eq!(Stamper::new(1).find(payload.as_bytes()), None, "of another run");
-        assert_eq!(stamper.find(&payload.as_bytes()[..STAMP_BYTES - 1]), None, "cut off");
+        for bytes in [STAMP_BYTES, 128, PREFIX_BYTES - 14, PREFIX_BYTES, 5000] {
+            let stamper = Stamper::new(0xdead_beef, bytes);
+            let payload = stamper.payload(&STAMP);
+            assert_eq!(payload.len(), bytes);
+            assert_eq!(find(&stamper, &payload), Some((STAMP, true)));
+            assert_eq!(find(&stamper, &format!("{{\"Message\":\"{payload}\"}}")), Some((STAMP, true)));
+            assert_eq!(find(&Stamper::new(1, bytes), &payload), None, "of another run");
+            assert_eq!(find(&stamper, &payload[..STAMP_BYTES - 1]), None, "cut off");
+        }
+    }
+
+    #[test]
+    fn a_payload_that_is_cut_off_or_altered_is_not_whole() {
+        for bytes in [128, 5000] {
+            let stamper = Stamper::new(0xdead_beef, bytes);
+            let payload = stamper.payload(&STAMP);
+            for cut_off in [STAMP_BYTES, bytes - 1] {
+                assert_eq!(find(&stamper, &payload[..cut_off]), Some((STAMP, false)));
+            }
+            for at in [STAMP_BYTES, bytes.min(PREFIX_BYTES) - 1] {
+                let mut altered = payload.clone();
+                altered.replace_range(at..=at, "y");
+                assert_eq!(find(&stamper, &altered), Some((STAMP, false)));
+            }
+        }
     }
 }

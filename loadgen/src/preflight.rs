@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::os;
@@ -41,13 +42,37 @@ impl Files {
     /// # Errors
     /// One sentence: which, and why.
     pub fn create(outputs: &Outputs) -> Result<Self, String> {
-        Ok(Self {
+        let files = Self {
             json: create(outputs.json.as_ref())?,
             hgrm: create(outputs.hgrm.as_ref())?,
             html: create(outputs.html.as_ref())?,
             svg: create(outputs.svg.as_ref())?,
-        })
+        };
+        let created = [&files.json, &files.hgrm, &files.html, &files.svg];
+        each_its_own(&created.into_iter().flatten().map(|(path, _)| path.as_path()).collect::<Vec<_>>())?;
+        Ok(files)
     }
+}
+
+/// Sees that no two of these paths lead to the same file: one would overwrite the other. Devices and pipes may be named
+/// twice.
+///
+/// # Errors
+/// One sentence: which do.
+pub fn each_its_own(paths: &[&Path]) -> Result<(), String> {
+    let identity = |path: &Path| {
+        let metadata = path.metadata().ok().filter(|metadata| metadata.is_file());
+        metadata.map(|metadata| (metadata.dev(), metadata.ino()))
+    };
+    for (index, path) in paths.iter().enumerate() {
+        let same =
+            |before: &&&Path| identity(path).is_some_and(|identity_of_it| identity(before) == Some(identity_of_it));
+        if let Some(before) = paths[..index].iter().find(same) {
+            let (before, path) = (before.display(), path.display());
+            return Err(format!("{before} and {path} are the same file: name one for each."));
+        }
+    }
+    Ok(())
 }
 
 /// Creates one file.

@@ -4,12 +4,19 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::os;
+use crate::progress::say;
 
 /// What to do where there is no hi.
 const MEND: &str = "install hi, or name one with --hi, or a server with --url";
+/// hi takes messages up to this size by itself,
+const HI_MESSAGE_BYTES: usize = 16 * 1024;
+/// of which so much at most is the JSON around a text.
+const ENVELOPE_BYTES: usize = 1024;
+/// A build that takes longer is announced.
+const QUIET_BUILD_TIME: Duration = Duration::from_secs(1);
 /// hi says its address within this time.
 const START_TIME_MAX: Duration = Duration::from_secs(20);
 
@@ -23,17 +30,21 @@ pub struct PrivateServer {
 }
 
 impl PrivateServer {
-    /// Starts hi with so many shards (by default on half of the cores), its limits on rates off.
+    /// Starts hi with so many shards (by default on half of the cores), its limits on rates off, ready for messages with
+    /// so many bytes of text.
     ///
     /// # Errors
     /// One sentence: no hi to be found, or what it said.
-    pub fn start(binary: Option<PathBuf>, shards: Option<usize>) -> Result<Self, String> {
+    pub fn start(binary: Option<PathBuf>, shards: Option<usize>, message_bytes: usize) -> Result<Self, String> {
         let binary = match binary {
             Some(binary) => binary,
             None => find()?,
         };
         let shards = shards.unwrap_or_else(|| (os::cores().len() / 2).max(1));
         let mut command = Command::new(&binary);
+        if message_bytes + ENVELOPE_BYTES > HI_MESSAGE_BYTES {
+            command.args(["--max-message", &(message_bytes + ENVELOPE_BYTES).to_string()]);
+        }
         command.args([
             "--listen",
             "127.0.0.1:0",
@@ -58,12 +69,15 @@ impl PrivateServer {
                 let _ = sender.send(line);
             }
         });
-        let mut said = String::new();
+        let mut said = "it said nothing, and nothing of where it listens".to_owned();
         while let Ok(line) = lines.recv_timeout(START_TIME_MAX) {
             if let Some(address) = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()) {
                 return Ok(Self { child, url: format!("ws://{address}"), shards });
             }
-            said = line;
+            // The error is what counts, not the advice behind it.
+            if !line.is_empty() && !said.starts_with("error: ") {
+                said = line;
+            }
         }
         let _ = child.kill();
         let _ = child.wait();
@@ -119,14 +133,27 @@ fn build(cargo: &str, workspace: &Path, ourselves: &Path) -> Result<PathBuf, Str
         || std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.with_file_name("target"), PathBuf::from);
     let target = folder.and_then(Path::parent).map_or_else(usual, Path::to_path_buf);
     command.arg("--target-dir").arg(&target);
-    let binary = target.join(profile).join("hi");
-    if !binary.exists() {
-        eprintln!("hi is built first, which takes minutes; --hi names one that exists");
+    // What `cargo run` sets for us would make build scripts that look at it run again, and again without us.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|of_us| name.to_string_lossy().starts_with(of_us)) {
+            command.env_remove(name);
+        }
     }
-    let built =
-        command.status().map_err(|error| format!("hi can't be built: {cargo} can't be run: {error}; {MEND}."))?;
+    let failed = |error| format!("hi can't be built: {cargo} can't be run: {error}; {MEND}.");
+    let mut build = command.spawn().map_err(failed)?;
+    let (began, mut announced) = (Instant::now(), false);
+    let built = loop {
+        if let Some(status) = build.try_wait().map_err(failed)? {
+            break status;
+        }
+        if !announced && began.elapsed() >= QUIET_BUILD_TIME {
+            say("hi is being built, which may take minutes; --hi names one that exists");
+            announced = true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
     if !built.success() {
         return Err(format!("hi can't be built: see cargo's message above, or {MEND}."));
     }
-    Ok(binary)
+    Ok(target.join(profile).join("hi"))
 }

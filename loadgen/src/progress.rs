@@ -1,6 +1,6 @@
 //! What is seen while a run is under way: a live line on a terminal, a plain line every few seconds in a pipe.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -16,6 +16,11 @@ const FRAME_EVERY: Duration = Duration::from_millis(200);
 
 /// Deliveries a second are counted over this time: the threads report less often than the line changes.
 const RATE_OVER: Duration = Duration::from_secs(1);
+
+/// A line on stderr, where nobody may listen any more: that ends no run.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
 
 /// How fast messages arrive.
 struct Rate {
@@ -57,13 +62,8 @@ impl Display {
         });
         if !plan.quiet {
             let whose = if private { " (a private hi)" } else { "" };
-            eprintln!(
-                "{url}{whose}: {} clients in {} room{}, {}",
-                plan.clients,
-                plan.rooms,
-                if plan.rooms == 1 { "" } else { "s" },
-                plan.dialect.name()
-            );
+            let (clients, rooms, s) = (plan.clients, plan.rooms, if plan.rooms == 1 { "" } else { "s" });
+            say(&format!("{url}{whose}: {clients} clients in {rooms} room{s}, {}", plan.dialect.name()));
         }
         Self { bar, quiet: plan.quiet, connections: plan.connections(), last: None, rate: None }
     }
@@ -110,7 +110,7 @@ impl Display {
                 bar.set_message(line);
                 bar.tick();
             }
-            None => eprintln!("{line}"),
+            None => say(&line),
         }
     }
 
@@ -129,7 +129,7 @@ impl Display {
         );
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            None => say(&line),
         }
     }
 

@@ -271,6 +271,9 @@ pub struct Audit {
     /// Arrived at a client of another room.
     #[serde(default)]
     pub astray: u64,
+    /// Arrived shorter than they were sent, or with other bytes within their first KiB.
+    #[serde(default)]
+    pub damaged: u64,
     /// Lost, and the server said so.
     pub announced: u64,
     /// Connections that the server closed, or that broke; slow clients that were closed as too slow are apart.
@@ -324,9 +327,12 @@ pub struct LimitStep {
 /// How a reconnect storm went.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Storm {
-    /// Connections that were cut and came back.
+    /// Connections that were cut.
     pub connections: u64,
-    /// Until the last one was back, in seconds.
+    /// Of these, those that did not come back within `seconds`.
+    #[serde(default)]
+    pub missing: u64,
+    /// Until the last one was back, or was waited for no longer, in seconds.
     pub seconds: f64,
     /// From the connect to the 101.
     pub handshake: Distribution,

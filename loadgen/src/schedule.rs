@@ -1,5 +1,7 @@
 //! The schedule: when each message is due, whatever the server does. Pure.
 
+use std::time::Duration;
+
 /// A time of messages at one rate.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
@@ -16,6 +18,25 @@ pub struct Step {
 }
 
 impl Step {
+    /// Messages at `rate` a second of all `publishers` of a room, for `warmup` and then for `duration`. None: they are more
+    /// than there are numbers.
+    pub fn new(
+        start_us: u64,
+        rate: f64,
+        publishers: usize,
+        first: u32,
+        (warmup, duration): (Duration, Duration),
+    ) -> Option<Self> {
+        let each = |time: Duration| {
+            let messages = (time.as_secs_f64() * rate / publishers as f64).ceil();
+            (messages < f64::from(u32::MAX)).then_some(messages as u32)
+        };
+        let (warm, measured) = (each(warmup)?, each(duration)?.max(1));
+        // The last number of all means that nothing has been seen: see `audit`.
+        first.checked_add(warm)?.checked_add(measured)?.checked_add(1)?;
+        Some(Self { start_us, interval_ns: (1e9 / rate) as u64, first, warm, measured })
+    }
+
     /// When message `index` of the publisher `number` of `publishers` is due.
     pub fn due_us(&self, index: u32, number: u16, publishers: usize) -> u64 {
         let place = u64::from(index) * publishers as u64 + u64::from(number);
@@ -47,5 +68,21 @@ impl Step {
     /// Number behind the last message.
     pub fn end(&self) -> u32 {
         self.first + self.warm + self.measured
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_numbered_or_there_is_no_step() {
+        let seconds = |warmup, duration| (Duration::from_secs(warmup), Duration::from_secs(duration));
+        let step = Step::new(5, 10.0, 4, 100, seconds(1, 2)).unwrap();
+        assert_eq!((step.warm, step.measured, step.interval_ns, step.end()), (3, 5, 100_000_000, 108));
+        assert!(Step::new(0, 1e6, 1, 0, seconds(2, 4292)).is_some());
+        assert!(Step::new(0, 1e6, 1, 0, seconds(2, 4293)).is_none());
+        assert!(Step::new(0, 1e6, 1, u32::MAX - 5_000_000, seconds(1, 4)).is_none(), "with those before it");
+        assert!(Step::new(0, 1e6, 1, 0, seconds(0, u64::MAX)).is_none());
     }
 }

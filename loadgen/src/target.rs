@@ -33,7 +33,7 @@ impl Target {
     /// # Errors
     /// One sentence on what is wrong with it.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let Some(rest) = url.strip_prefix("ws://") else {
+        let Some((_, rest)) = url.split_once("://").filter(|(scheme, _)| scheme.eq_ignore_ascii_case("ws")) else {
             return Err(format!(
                 "{url:?} has to begin with ws:// (for wss://, measure the server behind the TLS proxy)."
             ));
@@ -41,6 +41,10 @@ impl Target {
         let (host, path) = rest.find(['/', '?']).map_or((rest, ""), |index| rest.split_at(index));
         if host.is_empty() || host.contains('@') || host.contains(char::is_whitespace) {
             return Err(format!("{url:?} has no host: give ws://HOST:PORT/PATH."));
+        }
+        let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
+        if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
+            return Err(format!("the port of {url:?} has to be from 1 to 65535."));
         }
         let path = match path {
             "" | "/" => None,
@@ -75,6 +79,11 @@ mod tests {
         assert_eq!(Target::parse("ws://host/").unwrap().path, None);
         assert!(Target::parse("wss://host/").is_err());
         assert!(Target::parse("ws:///x").is_err());
+        assert_eq!(Target::parse("WS://host/x"), Target::parse("ws://host/x"));
+        for port in ["99999", "", "0", "http"] {
+            assert!(Target::parse(&format!("ws://host:{port}/")).unwrap_err().contains("port"));
+        }
+        assert_eq!(Target::parse("ws://[::1]/").unwrap().address(), Ok("[::1]:80".parse().unwrap()));
         assert_eq!(Target::parse("ws://127.0.0.1:9").unwrap().address(), Ok(([127, 0, 0, 1], 9).into()));
     }
 }

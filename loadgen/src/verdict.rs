@@ -105,6 +105,7 @@ fn faults(all: &Collected, audit: &Audit, late_us: u64) -> Vec<String> {
         (audit.doubled, "messages came twice"),
         (audit.reordered, "messages came out of order"),
         (audit.astray, "messages came to clients of another room"),
+        (audit.damaged, "messages came cut off or altered"),
         (audit.closed, "connections were closed or broke"),
         (audit.closed_as_too_slow, &too_slow),
         (audit.unsendable, "messages could not be sent: their publishers' connections had ended"),

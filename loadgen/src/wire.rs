@@ -12,6 +12,8 @@ use sha1::{Digest, Sha1};
 
 /// Of a message, so many bytes are looked at; a stamp or a notice has to be within them.
 pub const PREFIX_BYTES: usize = 1024;
+/// Of what a server says to people, so many characters are shown.
+const SHOWN_CHARS_MAX: usize = 600;
 /// RFC 6455, 1.3.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The nonce of every handshake: a load generator has nothing to hide from a cache.
@@ -20,8 +22,8 @@ const KEY: &str = "bG9hZGdlbiBsb2FkZ2VuIQ==";
 /// Something that the server sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// The begin of a message, at most [`PREFIX_BYTES`], as soon as all of it has arrived.
-    Message(&'a [u8]),
+    /// The begin of a message, at most [`PREFIX_BYTES`], and how many bytes it has, as soon as all of it has arrived.
+    Message(&'a [u8], u64),
     /// To be answered with the same bytes.
     Ping(&'a [u8]),
     /// The server closes, with a code if it gave one, and a reason.
@@ -46,8 +48,10 @@ pub struct Reader {
     stash: Option<Vec<u8>>,
     /// Bytes of a payload that need not be looked at.
     skip: u64,
-    /// The begin of a message that is not whole yet.
+    /// The begin of a message that is not whole yet,
     message: Option<Vec<u8>>,
+    /// and the length of its frames so far.
+    message_bytes: u64,
     /// Whether the frame under way is that message's last one.
     last: bool,
 }
@@ -76,7 +80,7 @@ impl Reader {
                 && self.last
                 && let Some(begin) = self.message.take()
             {
-                on(Event::Message(&begin));
+                on(Event::Message(&begin, self.message_bytes));
             }
             if bytes.is_empty() {
                 return Ok(());
@@ -102,14 +106,15 @@ impl Reader {
         match (head.opcode, self.message.is_some()) {
             (0, false) => return Err(Violation("a continuation frame without a message".into())),
             (1 | 2, true) => return Err(Violation("a new message inside a fragmented one".into())),
-            (1 | 2, false) if head.fin && self.skip == 0 => on(Event::Message(payload)),
+            (1 | 2, false) if head.fin && self.skip == 0 => on(Event::Message(payload, head.len)),
             (0..=2, _) => {
+                self.message_bytes = head.len + if head.opcode == 0 { self.message_bytes } else { 0 };
                 self.message.get_or_insert_default().extend_from_slice(payload);
                 self.last = head.fin;
             }
             (8, _) => {
                 let code = payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]]));
-                on(Event::Close(code, String::from_utf8_lossy(payload.get(2..).unwrap_or_default()).into_owned()));
+                on(Event::Close(code, printable(payload.get(2..).unwrap_or_default()).replace('\n', " ")));
             }
             (9, _) => on(Event::Ping(payload)),
             (10, _) => {}
@@ -199,7 +204,7 @@ pub enum Answer {
 pub fn read_answer(bytes: &[u8]) -> Answer {
     let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
         return if bytes.len() > 16 * 1024 {
-            Answer::Refused("no end of the answer's head".into())
+            Answer::Refused(format!("without an end of its head, which begins:\n{}", printable(bytes)))
         } else {
             Answer::Partial
         };
@@ -208,11 +213,9 @@ pub fn read_answer(bytes: &[u8]) -> Answer {
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap_or_default();
     if !status.starts_with("HTTP/1.1 101") {
-        let body = String::from_utf8_lossy(&bytes[end + 4..]);
-        // It goes to a terminal, where control characters are commands.
-        let body: String = body.chars().filter(|letter| *letter == '\n' || !letter.is_control()).take(600).collect();
+        let body = printable(&bytes[end + 4..]);
         let shown = if body.is_empty() { ", without a body".to_owned() } else { format!("; the body begins:\n{body}") };
-        return Answer::Refused(format!("{status}, not 101 Switching Protocols{shown}"));
+        return Answer::Refused(format!("{}, not 101 Switching Protocols{shown}", printable(status.as_bytes())));
     }
     let accept = lines
         .filter_map(|line| line.split_once(':'))
@@ -222,6 +225,12 @@ pub fn read_answer(bytes: &[u8]) -> Answer {
         Some((_, value)) if value.trim() == expected => Answer::Open(end + 4),
         _ => Answer::Refused("101, but its Sec-WebSocket-Accept is not the answer to our key".into()),
     }
+}
+
+/// The begin of what a server said, as a terminal may show it: control characters are commands there.
+fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.chars().filter(|letter| *letter == '\n' || !letter.is_control()).take(SHOWN_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -273,12 +282,12 @@ mod tests {
     fn a_message_is_there_when_its_last_byte_is() {
         let large = server_frame(1, &vec![b'a'; 5000]);
         let parts = [&[0x01, 2, b'a', b'b'][..], &server_frame(9, b"ping"), &[0x00, 1, b'c', 0x80, 1, b'd']].concat();
-        for (bytes, begin) in [(large, &[b'a'; PREFIX_BYTES][..]), (parts, b"abcd")] {
+        for (bytes, begin, all) in [(large, &[b'a'; PREFIX_BYTES][..], 5000), (parts, b"abcd", 4)] {
             let (mut reader, mut messages) = (Reader::default(), Vec::new());
             let mut feed = |bytes: &[u8]| {
                 let on = |event: Event<'_>| {
-                    if let Event::Message(begin) = event {
-                        messages.push(begin.to_vec());
+                    if let Event::Message(begin, bytes) = event {
+                        messages.push((begin.to_vec(), bytes));
                     }
                 };
                 reader.feed(bytes, on).unwrap();
@@ -287,7 +296,7 @@ mod tests {
             let (last, rest) = bytes.split_last().unwrap();
             assert_eq!(feed(rest), 0);
             assert_eq!(feed(&[*last]), 1);
-            assert_eq!(messages, [begin]);
+            assert_eq!(messages, [(begin.to_vec(), all)]);
         }
     }
 
@@ -315,5 +324,11 @@ mod tests {
         assert!(matches!(read_answer(b"HTTP/1.1 101 X\r\n\r\n"), Answer::Refused(why) if why.contains("Accept")));
         let refused = read_answer(b"HTTP/1.1 403 Forbidden\r\n\r\nnot you");
         assert!(matches!(refused, Answer::Refused(why) if why.contains("403 Forbidden") && why.contains("not you")));
+        let escapes = read_answer(b"HTTP/1.1 403 \x1b[2JNo\r\n\r\n\x1b]0;not\x07 you");
+        assert!(
+            matches!(escapes, Answer::Refused(why) if why.contains("403 [2JNo") && !why.contains(['\x1b', '\x07']))
+        );
+        let endless = read_answer(&[b'g'; 20_000]);
+        assert!(matches!(endless, Answer::Refused(why) if why.contains("without an end") && why.contains("ggg")));
     }
 }

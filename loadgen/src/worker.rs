@@ -318,3 +318,7 @@ pub fn room_name(room: usize) -> String {
 fn client_name(number: usize) -> String {
     format!("loadgen-{number}")
 }
+
+fn publisher_name(number: usize) -> String {
+    format!("loadgen-publisher-{number}")
+}

@@ -163,6 +163,29 @@ fn messages_of_another_room_are_a_fault() {
 }
 
 #[test]
+fn what_is_cut_off_or_altered_is_a_fault() {
+    let start = || Server::start(Fault::Damages { member: 3, cut_off: 40, altered: 60 });
+    let outcome = measure(start, &short(&[]));
+    let run = outcome.failed();
+    assert_eq!((counts(run), run.audit.damaged), ((0, 0, 0, 0, 0), 2));
+    assert_eq!(reasons(run), ["2 messages came cut off or altered"]);
+    let named = [40, 60].map(|number| format!("client 3 got message {number} of publisher 0 cut off or altered"));
+    assert_eq!(run.audit.first, named);
+}
+
+#[test]
+fn who_is_not_back_after_a_storm_is_told() {
+    // A look at the target for each address, ten clients and a publisher; then six more.
+    let start = || Server::start(Fault::Full { after: 2 + 11 + 6 });
+    let outcome = measure(start, &short(&["--storm"]));
+    let run = outcome.failed();
+    let storm = run.storm.as_ref().expect("a storm");
+    assert_eq!((storm.connections, storm.missing, storm.handshake.count), (10, 4, 6));
+    assert_eq!(run.audit.closed, 4, "each counts once, however often it tried");
+    assert!(outcome.stdout.contains("10 connections cut, 4 not back after "), "{}", outcome.stdout);
+}
+
+#[test]
 fn what_is_no_fault_is_none() {
     let told = Fault::Loses { members: vec![3], told: vec!["loadgen-3".to_owned()], from: 50, to: 59 };
     let announced = (10, 0, 0, 10, 0);

@@ -5,7 +5,7 @@ mod support;
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::fault::Fault;
@@ -120,6 +120,50 @@ fn files_that_cannot_be_written_are_named_before_anything_is_connected() {
     assert_sentence(outcome.refused());
     listener.set_nonblocking(true).unwrap();
     assert_eq!(listener.accept().map(drop).unwrap_err().kind(), ErrorKind::WouldBlock, "nobody may have connected");
+}
+
+#[test]
+fn outputs_that_would_overwrite_each_other_are_refused() {
+    let folder = Folder::new();
+    let path = |name: &str| folder.file(name).to_str().unwrap().to_owned();
+    let (one, other, run_file) = (path("one"), path("other"), path("run.json"));
+    std::os::unix::fs::symlink(&one, &other).unwrap();
+    let expect_same = |outcome: Outcome| {
+        assert_sentence(outcome.refused());
+        assert!(outcome.stderr.contains("are the same file"), "{}", outcome.stderr);
+    };
+    expect_same(run(&["--url", "ws://127.0.0.1:1/", "--json", &one, "--html", &other]));
+    let server = Server::start(Fault::None);
+    let ran = run(&short(&["--url", &server.room_url(), "--json", &run_file]));
+    assert_ne!(ran.code, Some(2), "{ran:?}");
+    let before = std::fs::read(&run_file).unwrap();
+    expect_same(run(&["report", &run_file, "--html", &run_file]));
+    expect_same(run(&["report", &run_file, "--html", &one, "--svg", &other]));
+    assert_eq!(std::fs::read(&run_file).unwrap(), before, "the run is still there");
+}
+
+#[test]
+fn a_result_that_nobody_reads_is_written_to_its_files_all_the_same() {
+    let folder = Folder::new();
+    let file = folder.file("run.json");
+    let server = Server::start(Fault::None);
+    let url = server.room_url();
+    let args = short(&["--url", &url, "--json", file.to_str().unwrap()]);
+    for (device, codes) in [("/dev/full", &[2][..]), ("closed", &[0, 3])] {
+        let stdout = match device {
+            "closed" => Stdio::from(std::io::pipe().unwrap().1),
+            device => Stdio::from(std::fs::File::create(device).unwrap()),
+        };
+        std::fs::write(&file, "").unwrap();
+        let output = command().args(&args).stdout(stdout).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code().is_some_and(|code| codes.contains(&code)), "{device}: {output:?}");
+        assert_eq!(said.contains("stdout can't be written"), device == "/dev/full", "{said}");
+        assert!(serde_json::from_slice::<loadgen::results::Run>(&std::fs::read(&file).unwrap()).is_ok());
+    }
+    let mut silent = command();
+    silent.args(["--clients", "0"]).stderr(std::fs::File::create("/dev/full").unwrap());
+    assert_eq!(silent.status().unwrap().code(), Some(2), "a complaint that can't be made is no panic");
 }
 
 #[test]

@@ -43,6 +43,10 @@ impl Driver {
                 broken = Some(broken.unwrap_or(f64::INFINITY).min(rate));
                 best.get_or_insert(measured);
             }
+            if self.open() == 0 {
+                // There is no server any more.
+                break;
+            }
             rate = match (held, broken) {
                 (Some(held), Some(broken)) => {
                     refinements += 1;
@@ -52,6 +56,9 @@ impl Driver {
                 (None, Some(broken)) if broken < 0.1 => break,
                 (None, Some(broken)) => broken / 4.0,
             };
+            if self.step(rate, plan.warmup, plan.duration).is_none() {
+                break;
+            }
         }
         let knee = steps.iter().filter(|step| step.held).max_by(|a, b| a.rate.total_cmp(&b.rate));
         let limit = Limit {
@@ -70,10 +77,23 @@ impl Driver {
         let latency = Distribution::of(&measured.all.latency);
         let faults = &measured.all.faults;
         let generator = self.generator(measured, &latency);
+        let wrong: Vec<String> = [
+            (faults.lost, "messages lost"),
+            (faults.closed, "connections closed"),
+            (faults.doubled, "messages doubled"),
+            (faults.reordered, "out of order"),
+            (faults.astray, "of another room"),
+            (faults.damaged, "cut off or altered"),
+            (measured.all.unsendable, "not sent for want of a connection"),
+        ]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
         let reason = if let Some(reason) = bound(&measured.all, &generator, &latency).into_iter().next() {
             Some(format!("{BOUND}: {reason}"))
-        } else if faults.lost + faults.closed > 0 {
-            Some(format!("{} messages lost, {} connections closed", faults.lost, faults.closed))
+        } else if !wrong.is_empty() {
+            Some(wrong.join(", "))
         } else if latency.p99_us > slo_us {
             Some(format!("p99 {:.1} ms", latency.p99_us as f64 / 1e3))
         } else {

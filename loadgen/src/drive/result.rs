@@ -84,12 +84,14 @@ impl Driver {
 }
 
 fn audit(all: &Collected) -> Audit {
-    let Faults { lost, doubled, reordered, astray, announced, closed, too_slow, first, .. } = all.faults.clone();
+    let Faults { lost, doubled, reordered, astray, damaged, announced, closed, too_slow, first, .. } =
+        all.faults.clone();
     Audit {
         lost,
         doubled,
         reordered,
         astray,
+        damaged,
         announced: announced.min(lost),
         closed,
         closed_as_too_slow: too_slow,

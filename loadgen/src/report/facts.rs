@@ -153,6 +153,7 @@ pub(super) fn audit(run: &Run) -> String {
         (audit.doubled, "doubled"),
         (audit.reordered, "out of order"),
         (audit.astray, "of another room"),
+        (audit.damaged, "cut off or altered"),
     ];
     for (number, word) in counts.into_iter().filter(|(number, _)| *number > 0) {
         wrong.push(format!("{} {word}", units::count(number)));

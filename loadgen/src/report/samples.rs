@@ -158,6 +158,7 @@ pub(super) fn storm() -> Run {
     run.connects.server_cpu_us_per_connection = Some(31.2);
     run.storm = Some(Storm {
         connections: 10_000,
+        missing: 0,
         seconds: 1.352,
         handshake: distribution(410_000, 1_310_000),
         server_cpu_us_per_connection: Some(44.5),

@@ -105,7 +105,10 @@ pub(super) const SECTIONS: &[Section] = &[
         prefix: "storm: ",
         rows: &[
             row("connections cut", |run| storm(run, |storm| count(storm.connections))),
-            row("all back after", |run| storm(run, |storm| time(storm.seconds * 1e6))),
+            row("not back", |run| occurred(run.storm.as_ref()?.missing)),
+            row("all back after", |run| {
+                run.storm.as_ref().filter(|storm| storm.missing == 0).map(|storm| time(storm.seconds * 1e6))
+            }),
             row("handshake p50", |run| storm(run, |storm| facts::time_of(&storm.handshake, |times| times.p50_us))),
             row("handshake p99", |run| storm(run, |storm| facts::time_of(&storm.handshake, |times| times.p99_us))),
             row("handshake max", |run| storm(run, |storm| facts::time_of(&storm.handshake, |times| times.max_us))),
@@ -130,6 +133,7 @@ pub(super) const SECTIONS: &[Section] = &[
             row("doubled", |run| busy(run, count(run.audit.doubled))),
             row("out of order", |run| busy(run, count(run.audit.reordered))),
             row("of another room", |run| busy(run, count(run.audit.astray))),
+            row("cut off or altered", |run| occurred(run.audit.damaged)),
             row("connections closed or broken", |run| Some(count(run.audit.closed))),
             row("of them as too slow (4101)", |run| occurred(run.audit.closed_as_too_slow)),
             row("slow clients closed (4101)", |run| (run.plan.slow_clients > 0).then(|| count(run.audit.slow_closed))),

@@ -48,9 +48,13 @@ pub fn render(run: &Run, screen: Screen) -> String {
     page.paragraph("load generator", &generator(run));
     if let Some(storm) = &run.storm {
         let connections = units::plural(storm.connections, "connection");
-        let back = units::time(storm.seconds * 1e6);
+        let time = units::time(storm.seconds * 1e6);
+        let back = match storm.missing {
+            0 => format!("all back after {time}"),
+            missing => format!("{} not back after {time}", units::count(missing)),
+        };
         let (spread_out, each) = (spread(&storm.handshake), each_cost(storm.server_cpu_us_per_connection));
-        page.paragraph("storm", &format!("{connections} cut, all back after {back}; handshake {spread_out}{each}"));
+        page.paragraph("storm", &format!("{connections} cut, {back}; handshake {spread_out}{each}"));
     }
     if let Some(limit) = &run.limit {
         page.limit(run, limit);
@@ -230,7 +234,9 @@ impl Page {
             }
         }
         if facts::knee(run).is_none() {
-            self.line("no rate was held: give a lower --rate to begin with, or a higher --slo");
+            let by_latency = limit.steps.iter().any(|step| step.p99_us > limit.slo_us);
+            let mend = if by_latency { ": give a lower --rate to begin with, or a higher --slo" } else { "" };
+            self.line(&format!("no rate was held{mend}"));
         }
         self.blank();
     }

@@ -94,6 +94,7 @@ impl Worker {
         self.open += 1;
         let now_us = self.shared.now_us();
         let took_us = now_us - std::mem::replace(&mut client.since_us, now_us);
+        client.missed = false;
         self.stats.connected(took_us, self.storm);
         if let Dialect::Template { subscribe: Some(subscribe), .. } = &self.shared.plan.dialect
             && matches!(client.role, Role::Member { .. })
@@ -131,14 +132,19 @@ impl Worker {
             let _ = self.reports.send(Report::Fatal(format!("{what}: {why}")));
             return;
         }
-        self.stats.faults.closed(format!("{what}: {why}"));
+        if !std::mem::replace(&mut client.missed, true) {
+            // Once, however often it tries again in vain.
+            self.stats.faults.closed(format!("{what}: {why}"));
+        }
         if why.starts_with(TOO_SLOW) && matches!(client.role, Role::Member { .. }) {
             client.too_slow = true;
             self.stats.faults.too_slow += 1;
         }
         let comes_back = self.storm || self.shared.plan.churn_per_second > 0.0;
         if comes_back || matches!(self.shared.plan.mode, Mode::FindLimit(_)) {
-            client.auditor.begin_again();
+            if client.too_slow {
+                client.auditor.begin_again();
+            }
             self.retries.push(Reverse((self.shared.now_us() + RETRY_AFTER_US, index)));
         } else {
             client.gone = true;

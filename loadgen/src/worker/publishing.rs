@@ -9,7 +9,7 @@ use crate::plan::Dialect;
 use crate::schedule::Step;
 use crate::wire;
 use crate::worker::ending::End;
-use crate::worker::{Shared, Worker, client_name, room_name};
+use crate::worker::{Shared, Worker, publisher_name, room_name};
 
 /// Messages that are sent before the thread reads again: one that is behind its schedule must still read and answer.
 const SEND_BATCH_MAX: usize = 1024;
@@ -104,12 +104,12 @@ impl Worker {
 }
 
 fn message_frame(shared: &Shared, client: &Client, stamp: &Stamp) -> Vec<u8> {
-    let payload = shared.stamper.payload(stamp, shared.plan.message_bytes);
+    let payload = shared.stamper.payload(stamp);
     let room = room_name(client.room);
     let text = match &shared.plan.dialect {
         Dialect::Chat => format!("{{\"From\":\"\",\"Message\":\"{payload}\",\"Room\":\"{room}\",\"Meta\":false}}"),
         Dialect::Raw => payload,
-        Dialect::Template { publish, .. } => publish.fill(&room, &client_name(client.number), &payload),
+        Dialect::Template { publish, .. } => publish.fill(&room, &publisher_name(client.number), &payload),
     };
     let mut frame = Vec::with_capacity(text.len() + 14);
     wire::write_frame(&mut frame, wire::TEXT, text.as_bytes());

@@ -9,7 +9,7 @@ use crate::client::{Progress, Role};
 use crate::payload::Stamp;
 use crate::stats::Stats;
 use crate::wire;
-use crate::worker::{Shared, Worker, client_name, room_name};
+use crate::worker::{Shared, Worker, client_name, publisher_name, room_name};
 
 /// Slow clients read so much,
 const SLOW_READ_BYTES: usize = 1024;
@@ -48,13 +48,16 @@ impl Worker {
         let (stats, shared) = (&mut self.stats, &self.shared);
         let (role, number, room) = (client.role, client.number, client.room);
         let mut reading = Reading { client: number, room, now_us: 0, messages: 0, longest_us: 0 };
-        let (bytes, more, progress) = client.read(buffer, |auditor, answered_us, begin| {
+        let (bytes, more, progress) = client.read(buffer, |auditor, answered_us, begin, bytes| {
             if reading.now_us == 0 {
                 reading.now_us = shared.now_us();
             }
-            match shared.stamper.find(begin) {
-                Some(stamp) => {
+            match shared.stamper.find(begin, bytes) {
+                Some((stamp, whole)) => {
                     if let Role::Member { slow } = role {
+                        if !whole {
+                            stats.faults.damaged(number, &stamp);
+                        }
                         reading.arrived(stats, auditor, answered_us, &stamp, slow);
                     }
                 }
@@ -147,7 +150,7 @@ fn request(shared: &Shared, number: usize, room: usize, role: Role) -> String {
         Role::Member { .. } => wire::request(&shared.host, &shared.path.fill(&room, &client_name(number), "")),
         Role::Publisher { .. } => {
             let (_, host, path) = &shared.publish_at;
-            wire::request(host, &path.fill(&room, &format!("loadgen-publisher-{number}"), ""))
+            wire::request(host, &path.fill(&room, &publisher_name(number), ""))
         }
     }
 }

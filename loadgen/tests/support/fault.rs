@@ -23,6 +23,8 @@ pub enum Fault {
     Loses { members: Vec<usize>, told: Vec<String>, from: u64, to: u64 },
     /// At one message, nothing moves for [`PAUSE`].
     Stalls { at: u64 },
+    /// A member gets one message without its last bytes, and one with another last byte.
+    Damages { member: usize, cut_off: u64, altered: u64 },
     /// Every message comes in parts, with a ping between them.
     Fragments,
     /// At one message, a member gets the first 4,000 bytes of it, and the rest after [`PAUSE`].

@@ -269,6 +269,14 @@ impl Shared {
                     peer.send(frame(0x81, notice.as_bytes()));
                 }
             }
+            Fault::Damages { member, cut_off, .. } if peer.is(*member) && number == *cut_off => {
+                peer.send(frame(0x81, &text.as_bytes()[..text.len() - 9]));
+            }
+            Fault::Damages { member, altered, .. } if peer.is(*member) && number == *altered => {
+                let mut bytes = bytes;
+                *bytes.last_mut().expect("a message") = b'?';
+                peer.send(bytes);
+            }
             Fault::Fragments => {
                 let (begin, rest) = text.as_bytes().split_at(5);
                 let (middle, end) = rest.split_at(9);
