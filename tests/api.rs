@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -281,6 +282,14 @@ fn a_body_above_1_mib_is_refused_with_an_answer() {
     }
     wire.send("0\r\n\r\n");
     assert_eq!(wire.answer_to("POST").status, 413);
+    // Who asks first is told at once.
+    for (length, status) in [(BODY_BYTES_MAX + 1, b"HTTP/1.1 413 "), (BODY_BYTES_MAX, b"HTTP/1.1 100 ")] {
+        let mut wire = internal.wire();
+        wire.send(internal::request("POST", "/pub/data", &[("Expect", "100-continue")], length));
+        let mut begin = [0; 13];
+        wire.stream.read_exact(&mut begin).unwrap();
+        assert_eq!(&begin, status);
+    }
 }
 
 #[test]

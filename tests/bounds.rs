@@ -2,8 +2,8 @@
 
 mod support;
 
-use std::io::{ErrorKind, Read};
-use std::time::Duration;
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::internal::{self, File, Internal};
@@ -216,19 +216,58 @@ fn rooms_that_wait_for_their_last_member_are_a_level() {
 fn so_many_connections_have_a_place_and_the_next_waits_for_one() {
     let (_server, internal) = Server::start_with_internal(&[]);
     let health = internal::request("GET", "/healthz", &[], 0);
+    // With a request that has begun, each keeps its place.
     let mut open: Vec<_> = (0..32).map(|_| internal.wire()).collect();
     for wire in &mut open {
         wire.send(&health);
         assert_eq!(wire.answer().body, "ok");
+        wire.send(&health[..10]);
     }
     let mut next = internal.wire();
     next.send(&health);
-    next.stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    next.stream.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
     let waited = next.stream.read(&mut [0; 1]).expect_err("there is no place");
     assert!(matches!(waited.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{waited}");
     next.stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
     drop(open.pop());
     assert_eq!(next.answer().body, "ok");
+}
+
+#[test]
+fn who_asks_nothing_makes_room_for_who_does() {
+    let (_server, internal) = Server::start_with_internal(&[]);
+    let health = internal::request("GET", "/healthz", &[], 0);
+    let mut open: Vec<_> = (0..32).map(|_| internal.wire()).collect();
+    for (number, wire) in open.iter_mut().enumerate() {
+        // Some have asked before, some never.
+        if number % 2 == 0 {
+            wire.send(&health);
+            assert_eq!(wire.answer().body, "ok");
+        }
+    }
+    let began = Instant::now();
+    assert_eq!(internal.ask("GET", "/healthz", &[], b"").body, "ok");
+    assert!(began.elapsed() < Duration::from_secs(15), "long before a minute of silence: {:?}", began.elapsed());
+}
+
+#[test]
+fn a_request_that_never_ends_holds_its_place_for_a_bounded_time() {
+    let (_server, internal) = Server::start_with_internal(&[]);
+    let mut wire = internal.wire();
+    wire.send("GET /healthz HTTP/1.1\r\n");
+    wire.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let began = Instant::now();
+    // A byte now and then is no progress.
+    let ended = loop {
+        assert!(began.elapsed() < 2 * support::PATIENCE, "it is still listened to");
+        let sent = wire.stream.write_all(b"x");
+        let mut byte = [0; 1];
+        match wire.stream.read(&mut byte) {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && sent.is_ok() => {}
+            _ => break began.elapsed(),
+        }
+    };
+    assert!(ended >= Duration::from_secs(19), "{ended:?}");
 }
 
 #[test]

@@ -157,6 +157,9 @@ fn any_text_comes_back_as_it_was_said() {
     }
     ann.send_text(r#" { "Room" : "tea" , "Message" : "\ud83e\udd80\/\u0000" , "Extra" : [{"a":[]}, 1.5e3] } "#);
     ann.expect_message("ann", "🦀/\0");
+    // As JSON.stringify writes a text that was cut inside a character; the Go program read it so.
+    ann.send_text(r#"{"Room":"tea","Message":"cut \ud83d"}"#);
+    ann.expect_message("ann", "cut \u{fffd}");
 }
 
 /// Milliseconds since 1970.

@@ -11,6 +11,7 @@ use hi::api::{App, publish, rooms};
 use hi::config::RawMode;
 use hi::metrics::Metrics;
 use hi::protocol::resume::ResumeKey;
+use hi::protocol::surrogates::without_lone_surrogates;
 use hi::room::registry::Registry;
 use hi::room::replay::ReplayBounds;
 use hi::shard::run::Stop;
@@ -48,7 +49,7 @@ pub fn check(body: &[u8]) {
 }
 
 fn check_outcome(body: &[u8], outcome: Result<Answer, ApiError>, success: u16) {
-    let fields = match serde_json::from_slice(body) {
+    let fields = match serde_json::from_slice(&without_lone_surrogates(body)) {
         Ok(Value::Object(fields)) => Some(fields),
         _ => None,
     };

@@ -1,6 +1,7 @@
 //! What a client of 2017 says.
 
 use hi::protocol::broadcast::Unnumbered;
+use hi::protocol::surrogates::without_lone_surrogates;
 use hi::protocol::v0::{self, Command};
 
 use super::tree::Tree;
@@ -17,6 +18,7 @@ fn is_right(key: &str, value: &Tree) -> bool {
 
 /// One message of a client.
 pub fn check(payload: &[u8]) {
+    let payload = &*without_lone_surrogates(payload);
     let members = Tree::members(payload);
     let wrong = members.as_ref().map(|members| members.iter().find(|(key, value)| !is_right(key, value)));
     match v0::parse(payload) {

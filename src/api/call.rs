@@ -136,11 +136,15 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Reads a whole body.
+/// Reads a whole body. A client that asks first (`Expect: 100-continue`, RFC 9110, section 10.1.1) need not send one that
+/// is too large.
 ///
 /// # Errors
 /// It is too large (413), does not arrive in time (408), or breaks off.
-pub async fn read_body(body: Body) -> Result<Bytes, ApiError> {
+pub async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    if headers.contains_key(header::EXPECT) && body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_big());
+    }
     let too_late = || {
         let seconds = BODY_TIME_MAX.as_secs();
         ApiError::temporary(
@@ -169,8 +173,12 @@ async fn read(mut body: Body) -> Result<Bytes, ApiError> {
         }
     }
     if excess > 0 {
-        let message = format!("The body is larger than {BODY_BYTES_MAX} bytes (1 MiB): send less at once.");
-        return Err(ApiError::new(413, "too_big", message));
+        return Err(too_big());
     }
     Ok(bytes.into())
+}
+
+fn too_big() -> ApiError {
+    let message = format!("The body is larger than {BODY_BYTES_MAX} bytes (1 MiB): send less at once.");
+    ApiError::new(413, "too_big", message)
 }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::call::ApiError;
+use crate::protocol::surrogates::without_lone_surrogates;
 
 /// The fields that have not been taken yet.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ impl Fields {
     /// # Errors
     /// It is not a JSON object.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        match serde_json::from_slice(body) {
+        match serde_json::from_slice(&without_lone_surrogates(body)) {
             Ok(Value::Object(left)) => Ok(Self { left, known: Vec::new() }),
             Ok(_) => Err(ApiError::bad_request("The body has to be a JSON object, in braces.")),
             Err(error) => Err(ApiError::bad_request(format!("The body is not JSON: {error}."))),
@@ -121,6 +122,8 @@ mod tests {
         assert_eq!(said(fields().strings("b")), "b[1]: it is a number; give a string.");
         assert_eq!(said(fields().strings("c")), "c: it is a string; give a list of strings.");
         assert_eq!((fields().string("c").unwrap(), fields().optional_string("d").unwrap()), ("y".to_owned(), None));
+        let cut = Fields::parse(br#"{"c": "cut \ud83d"}"#).unwrap().string("c");
+        assert_eq!(cut.unwrap(), "cut \u{fffd}", "JSON.stringify writes half a character so");
         let mut fields = Fields::parse(br#"{"room": "r", "mesage": ""}"#).unwrap();
         fields.string("room").unwrap();
         assert_eq!(said(fields.finish()), "mesage: there is no such field here; there are room.");

@@ -1,9 +1,10 @@
-//! Connections to the internal port: so many at once, and none that is silent for long.
+//! Connections to the internal port: so many at once, and none that holds its place for long without need.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,10 +16,15 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::metrics::Metrics;
 use crate::metrics::counters::Speech;
 
-/// Connections at the same time; more wait in the system's queue.
+/// Connections at the same time; more wait for a place.
 pub const CONNECTIONS_MAX: usize = 32;
-/// How long a connection may neither send nor take anything.
+/// How long a connection may stay without a request, or take nothing of an answer.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long it may stay without a request while another one waits for a place.
+const IDLE_TIME_MAX_WHEN_FULL: Duration = Duration::from_secs(1);
+/// From the first byte of a request to its answer: ten seconds for the head, and as much for the body as
+/// [`super::call::read_body`] gives it.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long accepting pauses when the system has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -28,12 +34,25 @@ pub struct Bounded {
     listener: TcpListener,
     metrics: Arc<Metrics>,
     places: Arc<Semaphore>,
+    /// Someone waits for a place.
+    full: Arc<AtomicBool>,
 }
 
 impl Bounded {
     /// All places are free. How many are taken is counted in `metrics`, as a level of the internal port's.
     pub fn new(listener: TcpListener, metrics: Arc<Metrics>) -> Self {
-        Self { listener, metrics, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Self { listener, metrics, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), full: Arc::default() }
+    }
+
+    async fn place(&self) -> OwnedSemaphorePermit {
+        let places = Arc::clone(&self.places);
+        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            return place;
+        }
+        self.full.store(true, Ordering::Relaxed);
+        let place = places.acquire_owned().await.expect("the semaphore is never closed");
+        self.full.store(false, Ordering::Relaxed);
+        place
     }
 }
 
@@ -42,16 +61,16 @@ impl axum::serve::Listener for Bounded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Placed, SocketAddr) {
-        let place = Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed");
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
+                    let place = self.place().await;
                     // An error means that the peer is gone: the read says so too.
                     let _ = stream.set_nodelay(true);
-                    let idle = Box::pin(sleep(IDLE_TIME_MAX));
-                    let metrics = Arc::clone(&self.metrics);
+                    let (metrics, full) = (Arc::clone(&self.metrics), Arc::clone(&self.full));
                     metrics.of_internal_port().connections(Speech::Api).add(1);
-                    return (Placed { stream, idle, metrics, _place: place }, peer);
+                    let (phase, timer) = (Phase::Idle(Instant::now()), Box::pin(sleep(Duration::ZERO)));
+                    return (Placed { stream, phase, timer, full, metrics, _place: place }, peer);
                 }
                 // Out of file descriptors, which the shards complain about, or that one connection was gone already.
                 Err(_) => sleep(ACCEPT_PAUSE).await,
@@ -64,12 +83,23 @@ impl axum::serve::Listener for Bounded {
     }
 }
 
+/// What a connection does, and since when.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// It may ask again, or take the rest of an answer.
+    Idle(Instant),
+    /// A request has begun, and no answer yet.
+    Asking(Instant),
+}
+
 /// A connection that has a place.
 #[derive(Debug)]
 pub struct Placed {
     stream: TcpStream,
-    /// When it will have been silent for too long.
-    idle: Pin<Box<Sleep>>,
+    phase: Phase,
+    /// When to look again whether that takes too long.
+    timer: Pin<Box<Sleep>>,
+    full: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
     _place: OwnedSemaphorePermit,
 }
@@ -81,14 +111,23 @@ impl Drop for Placed {
 }
 
 impl Placed {
-    /// Passes progress on; a wait ends when the connection has been silent for too long.
-    fn progress<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if poll.is_ready() {
-            self.idle.as_mut().reset(Instant::now() + IDLE_TIME_MAX);
-            return poll;
+    /// A wait for the peer ends when it takes too long. `wants_a_request`: nothing is owed to the peer meanwhile.
+    fn wait<T>(&mut self, context: &mut Context<'_>, wants_a_request: bool) -> Poll<io::Result<T>> {
+        loop {
+            let now = Instant::now();
+            let full = wants_a_request && self.full.load(Ordering::Relaxed);
+            let until = match self.phase {
+                Phase::Idle(since) if full => since + IDLE_TIME_MAX_WHEN_FULL,
+                Phase::Idle(since) => since + IDLE_TIME_MAX,
+                Phase::Asking(since) => since + REQUEST_TIME_MAX,
+            };
+            if now >= until {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            // Nobody wakes this task when the places run out.
+            self.timer.as_mut().reset(until.min(now + IDLE_TIME_MAX_WHEN_FULL));
+            ready!(self.timer.as_mut().poll(context));
         }
-        ready!(self.idle.as_mut().poll(context));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -98,15 +137,27 @@ impl AsyncRead for Placed {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.progress(context, poll)
+        match Pin::new(&mut self.stream).poll_read(context, buffer) {
+            Poll::Ready(outcome) => {
+                if let Phase::Idle(_) = self.phase {
+                    self.phase = Phase::Asking(Instant::now());
+                }
+                Poll::Ready(outcome)
+            }
+            Poll::Pending => self.wait(context, true),
+        }
     }
 }
 
 impl AsyncWrite for Placed {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.progress(context, poll)
+        match Pin::new(&mut self.stream).poll_write(context, bytes) {
+            Poll::Ready(outcome) => {
+                self.phase = Phase::Idle(Instant::now());
+                Poll::Ready(outcome)
+            }
+            Poll::Pending => self.wait(context, false),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -100,7 +100,7 @@ async fn call(request: Request) -> Result<Call, ApiError> {
         .await
         .map_err(|_| ApiError::bad_request("room: the name in the address is not UTF-8 in percent-encoding."))?;
     let room = params.iter().next().map(|(_, room)| room.to_owned()).unwrap_or_default();
-    let body = read_body(body).await?;
+    let body = read_body(&parts.headers, body).await?;
     let query = parts.uri.query().unwrap_or_default().to_owned();
     let path = parts.uri.path().to_owned();
     Ok(Call { path, room, query, headers: parts.headers, body })

@@ -6,6 +6,7 @@ mod json;
 pub mod name;
 pub mod resume;
 pub mod sse;
+pub mod surrogates;
 pub mod v0;
 pub mod v1;
 

@@ -14,6 +14,7 @@ use crate::protocol::Dialect;
 use crate::protocol::broadcast::{self, to_one};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name;
+use crate::protocol::surrogates::without_lone_surrogates;
 use crate::protocol::v0::{self, Command, text};
 use crate::protocol::v1::Code;
 use crate::rate::Verdict;
@@ -83,10 +84,11 @@ impl<R: DataRing> Shard<R> {
         if matches!(kind, Kind::Binary) {
             return self.close(slot, &CloseReason::BinaryInChat);
         }
+        let payload = without_lone_surrogates(payload);
         if self.connection(slot).dialect == Dialect::V1 {
-            return self.request(slot, user, payload);
+            return self.request(slot, user, &payload);
         }
-        let said = match v0::parse(payload) {
+        let said = match v0::parse(&payload) {
             Ok(said) => said,
             Err(why) => return self.unreadable(slot, &why),
         };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Namespace, Shard, name, text};
+use crate::protocol::surrogates::without_lone_surrogates;
 use crate::protocol::v1::{
     self, Answer, Code, Command, Fault, ROOMS_LISTED_MAX, Ref, Refusal, RoomEntry, USERS_LISTED_MAX,
 };
@@ -47,7 +48,8 @@ impl<R: DataRing> Shard<R> {
 
     /// Beyond the rate nothing is done; which request it was is read all the same.
     pub(super) fn refuse_too_fast(&mut self, slot: u32, payload: &[u8]) {
-        let request = v1::parse(payload);
+        let payload = without_lone_surrogates(payload);
+        let request = v1::parse(&payload);
         let refusal = Refusal::new(Code::TooManyRequests, text::too_fast(self.config.rate_limit));
         self.reply(slot, refusal.frame(request.reference.as_ref()));
     }
