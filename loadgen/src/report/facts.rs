@@ -48,7 +48,11 @@ pub(super) fn headline(run: &Run) -> [Figure; 2] {
     let figure = |value: String, label: &str| Figure { value, label: label.to_owned() };
     if is_idle(run) {
         let memory = match &run.server {
-            Some(server) => figure(units::bytes(server.memory_bytes_per_connection), "memory per connection"),
+            Some(server) if server.memory_bytes_per_connection > 0.0 => {
+                figure(units::bytes(server.memory_bytes_per_connection), "memory per connection")
+            }
+            // It had held as many before.
+            Some(_) => figure("unknown".to_owned(), "memory per connection (start the server anew)"),
             None => figure("unknown".to_owned(), "memory per connection (give --server-pid)"),
         };
         return [memory, figure(units::number(run.connects.per_second), "connects per second")];
