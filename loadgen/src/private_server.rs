@@ -69,7 +69,7 @@ impl PrivateServer {
                 let _ = sender.send(line);
             }
         });
-        let mut said = "it said nothing, and nothing of where it listens".to_owned();
+        let mut said = "it ended without a word".to_owned();
         while let Ok(line) = lines.recv_timeout(START_TIME_MAX) {
             if let Some(address) = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()) {
                 return Ok(Self { child, url: format!("ws://{address}"), shards });
