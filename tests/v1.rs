@@ -42,12 +42,20 @@ fn the_subprotocol_is_chosen_when_it_is_offered_and_hello_comes_first() {
     for key in ["Client", "Instance", "Resume"] {
         assert!(hello[key].as_str().is_some_and(|value| !value.is_empty()), "{key}: {hello}");
     }
+    assert_eq!(hello["Limits"], json!({"Message": 16384, "Rooms": 32, "Rate": 20}));
     let (_bob, other) = server.v1("username=ann");
     assert!(
         other["Instance"] == hello["Instance"]
             && other["Client"] != hello["Client"]
             && other["Resume"] != hello["Resume"]
     );
+}
+
+#[test]
+fn hello_says_the_limits_of_this_server_and_zero_for_none() {
+    let server = Server::start(&["--max-message", "1000", "--max-rooms", "3", "--rate-limit", "0"]);
+    let (_ann, hello) = server.v1("username=ann");
+    assert_eq!(hello["Limits"], json!({"Message": 1000, "Rooms": 3, "Rate": 0}), "{hello}");
 }
 
 #[test]

@@ -177,8 +177,22 @@ pub struct Hello<'a> {
     pub instance: &'a str,
     /// Of the program.
     pub version: &'static str,
+    /// What the client may send.
+    pub limits: Limits,
     /// The secret with which a new connection takes the name over.
     pub resume: String,
+}
+
+/// The limits of a connection, so that a client can keep to them; 0 is no limit.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Limits {
+    /// Bytes of a message: the payload of its WebSocket frames, added up.
+    pub message: usize,
+    /// Rooms that the connection may be in at once.
+    pub rooms: u32,
+    /// Messages a second.
+    pub rate: u32,
 }
 
 impl Hello<'_> {

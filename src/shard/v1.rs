@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use super::{Key, Shard};
+use crate::config::Config;
 use crate::connection::State;
 use crate::protocol::close_code::CloseReason;
-use crate::protocol::v1::Hello;
+use crate::protocol::v1::{Hello, Limits};
 use crate::protocol::{Dialect, broadcast};
 use crate::relay::Order;
 use crate::ring::DataRing;
@@ -55,7 +56,9 @@ impl<R: DataRing> Shard<R> {
     /// The first frame of v1; and the connection that this one takes over is told to go.
     pub(super) fn greet(&mut self, slot: u32, opening: &Opening) {
         let member = self.member_id(slot);
-        let ping = self.config.ping_interval.as_secs();
+        let Config { max_message, max_rooms, rate_limit, ping_interval, .. } = &*self.config;
+        let ping = ping_interval.as_secs();
+        let limits = Limits { message: *max_message, rooms: *max_rooms, rate: *rate_limit };
         let resume_key = self.registry.resume_key();
         let resume = resume_key.issue(member);
         let predecessor = opening.resume.as_deref().and_then(|secret| resume_key.redeem(secret));
@@ -70,6 +73,7 @@ impl<R: DataRing> Shard<R> {
             ping,
             instance: &opening.instance,
             version: env!("CARGO_PKG_VERSION"),
+            limits,
             resume,
         };
         self.reply(slot, hello.frame());
