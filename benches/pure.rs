@@ -14,6 +14,7 @@ use hi::frame::encode;
 use hi::http::{head, upgrade};
 use hi::os;
 use hi::protocol::broadcast::Unnumbered;
+use hi::protocol::name::Name;
 use hi::protocol::resume::ResumeKey;
 use hi::relay::Inbox;
 use hi::room::log::{Log, Read};
@@ -112,12 +113,13 @@ fn log(criterion: &mut Criterion) {
 fn relay(criterion: &mut Criterion) {
     let inbox = || Inbox::new(os::new_eventfd().expect("an eventfd"), 1 << 30);
     let registry = Registry::new([inbox(), inbox()].into(), 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
+    let name = Name::room("bench").expect("a name");
     let mut wakes = Wakes::default();
     let mut room = None;
     for shard in 0..2 {
         let member = MemberId { shard, slot: 0, serial: 1 };
         let joined = registry
-            .join(Namespace::Raw, "bench", &Joining::new(None, member), 0, &mut wakes)
+            .join(Namespace::Raw, &name, &Joining::new(None, member), 0, &mut wakes)
             .expect("raw rooms have no names");
         room = Some(joined.room);
     }

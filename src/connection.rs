@@ -3,8 +3,6 @@
 //! Pure bookkeeping: the shard asks [`Connection::next_send`] what to give to the kernel, and tells
 //! [`Connection::sent`] what became of it. A connection that is idle or at the tip of its rooms holds no buffer.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use fastwebsockets::OpCode;
 use smallvec::SmallVec;
@@ -13,6 +11,7 @@ use tokio_uring::net::TcpStream;
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
 use crate::metrics::counters::Speech;
+use crate::protocol::name::Name;
 use crate::protocol::{Dialect, sse};
 use crate::rate::Bucket;
 use crate::ring::Slices;
@@ -47,7 +46,7 @@ pub enum Role {
     /// `/ws`: the user's name.
     Chat {
         /// Set as `From` on everything that the connection says.
-        user: Arc<str>,
+        user: Name,
     },
     /// `/raw/ROOM`.
     Raw {
@@ -233,7 +232,7 @@ impl Connection {
     }
 
     /// The user's name, in chat.
-    pub fn user(&self) -> Option<&Arc<str>> {
+    pub fn user(&self) -> Option<&Name> {
         match &self.role {
             Role::Chat { user } => Some(user),
             Role::Raw { .. } | Role::Stream { .. } => None,

@@ -35,6 +35,7 @@ use crate::http::target::{self, ChatParams, Route};
 use crate::http::upgrade;
 use crate::metrics::counters::Counters;
 use crate::os;
+use crate::protocol::name::Name;
 use crate::protocol::v1;
 use crate::ring::DataRing;
 use crate::room::replay::Since;
@@ -209,7 +210,7 @@ enum Outcome {
 /// A socket that goes to the data ring, and as what.
 struct Upgrade {
     role: Role,
-    room: Option<String>,
+    room: Option<Name>,
     opening: Option<Opening>,
     since: Option<Since>,
     response: Bytes,
@@ -326,7 +327,7 @@ fn answer<R: DataRing>(head: &Head<'_>, caller: Caller<'_>, front: &Front<R>) ->
             Ok(outcome) => return outcome,
             Err(fault) => refuse(fault),
         },
-        Ok(Route::Stream { room }) => match listen(head, room, caller, front) {
+        Ok(Route::Stream { room }) => match listen(head, &room, caller, front) {
             Ok(outcome) => return outcome,
             Err(fault) => refuse(fault),
         },
@@ -367,7 +368,7 @@ fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> 
             let ChatParams { user, room, room_named, resume } = target::chat_params(query)?;
             let speaks_v1 = handshake.as_ref().is_ok_and(|handshake| handshake.offers(v1::SUBPROTOCOL));
             let opening = speaks_v1.then(|| Opening { instance: Arc::clone(&front.instance), resume });
-            (Role::Chat { user: user.into() }, (room_named || !speaks_v1).then_some(room), opening)
+            (Role::Chat { user }, (room_named || !speaks_v1).then_some(room), opening)
         }
         _ => unreachable!("only these two are upgrades"),
     };
@@ -377,7 +378,7 @@ fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> 
 }
 
 /// What a request for the events of a room comes to.
-fn listen<R: DataRing>(head: &Head<'_>, room: String, caller: Caller<'_>, front: &Front<R>) -> Result<Outcome, Fault> {
+fn listen<R: DataRing>(head: &Head<'_>, room: &str, caller: Caller<'_>, front: &Front<R>) -> Result<Outcome, Fault> {
     let room = target::stream_room(room)?;
     let origins = &front.config.origins;
     origin::check(head, origins)?;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::os;
+use crate::protocol::name::Name;
 use crate::room::{MemberId, Room};
 
 /// Bytes of frames that may wait in one inbox.
@@ -41,9 +42,9 @@ pub struct Relay {
 #[derive(Debug)]
 pub struct Disconnect {
     /// Whose.
-    pub user: Arc<str>,
+    pub user: Name,
     /// Only those that are in this chat room.
-    pub room: Option<Arc<str>>,
+    pub room: Option<Name>,
     /// What they are told.
     pub reason: Arc<str>,
     /// Told how many were closed.
@@ -60,7 +61,7 @@ pub enum Order {
         /// The connection.
         member: MemberId,
         /// Whose it has to be.
-        user: Arc<str>,
+        user: Name,
     },
 }
 
@@ -197,8 +198,12 @@ mod tests {
     #[test]
     fn orders_beyond_the_bound_are_dropped_and_counted() {
         let inbox = Inbox::new(os::new_eventfd().unwrap(), 1);
-        let order =
-            || inbox.order(Order::TakeOver { member: MemberId { shard: 0, slot: 0, serial: 1 }, user: "ann".into() });
+        let order = || {
+            inbox.order(Order::TakeOver {
+                member: MemberId { shard: 0, slot: 0, serial: 1 },
+                user: Name::user("ann").unwrap(),
+            })
+        };
         assert_eq!(order(), Pushed::Wake);
         assert!((1..ORDERS_MAX).all(|_| order() == Pushed::Awake));
         assert_eq!((order(), order(), inbox.orders_dropped()), (Pushed::Full, Pushed::Full, 2));

@@ -41,12 +41,21 @@ fn hi_pub_publishes_from_the_command_line() {
     done(run(&["--raw", "a/b"], "as it is\n"));
     raw.expect_frame(TEXT, "as it is\n");
     assert_eq!(done(run(&["nowhere", "x"], "")), "Nobody is in nowhere: nobody got the message.\n");
-    for (args, part) in
-        [(&["a b", "x"][..], "white space"), (&["tea", "x", "--from", "#tea"], "--from"), (&[], "Usage")]
-    {
+    for (args, part) in [
+        (&["a b", "x"][..], "white space"),
+        (&["tea", "x", "--from", "#tea"], "--from"),
+        (&["tea", "x", "--from", "Hi"], "--from"),
+        (&["tea", ""], "The message is empty"),
+        (&["tea", " \u{200b}\t"], "The message is empty"),
+        (&["tea"], "The message is empty"),
+        (&[], "Usage"),
+    ] {
         let (code, stdout, stderr) = run(args, "");
         assert!((code, stdout.as_str()) == (2, "") && stderr.contains(part), "{stderr}");
     }
+    // In a raw room, nothing is a payload, too.
+    done(run(&["--raw", "a/b", ""], ""));
+    raw.expect_frame(TEXT, "");
     let (code, _, stderr) = run(&["tea"], &"x".repeat(BODY_BYTES_MAX + 1));
     assert!(code == 2 && stderr.contains("1 MiB"), "{stderr}");
     // It fits as it is, and not as JSON: that is for the server to say.

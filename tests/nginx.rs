@@ -8,10 +8,15 @@ use support::Server;
 use support::proxies::{Proxy, free_port};
 use tungstenite::Message;
 
-/// The README's block, with the ports of this test.
-fn readme_block(nginx_port: u16, hi_port: u16) -> String {
+/// A block of the README's, counted from 1.
+fn block(number: usize) -> &'static str {
     let readme = include_str!("../README.md");
-    let block = readme.split("```nginx\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the nginx block");
+    readme.split("```nginx\n").nth(number).and_then(|rest| rest.split("```").next()).expect("the nginx block")
+}
+
+/// The README's whole configuration, with the ports of this test.
+fn readme_block(nginx_port: u16, hi_port: u16) -> String {
+    let block = block(1);
     for part in ["listen 80;", "127.0.0.1:8080", "server_name chat.example.com;"] {
         assert!(block.contains(part), "the README's block has {part:?}");
     }
@@ -20,16 +25,54 @@ fn readme_block(nginx_port: u16, hi_port: u16) -> String {
         .replace("127.0.0.1:8080", &format!("127.0.0.1:{hi_port}"))
 }
 
+/// The answer to a GET through nginx.
+fn get(nginx: &Proxy, path: &str) -> String {
+    let mut stream = nginx.connect();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: chat.example.com\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn under_a_path_prefix_the_page_its_files_and_the_chat_are_there_and_the_slash_is_added() {
+    let server = Server::start(&[]);
+    let port = free_port();
+    let whole = readme_block(port, server.port());
+    let root = "    location / {\n        proxy_pass http://hi;\n    }\n";
+    assert!(whole.contains(root), "the location that the second block takes the place of");
+    let nginx = Proxy::nginx(port, &whole.replace(root, block(2)));
+
+    let answer = get(&nginx, "/chat");
+    assert!(answer.starts_with("HTTP/1.1 301 "), "{answer}");
+    let location = answer.lines().find_map(|line| line.strip_prefix("Location: ")).expect("where to");
+    assert!(location.ends_with("/chat/"), "{location}");
+    let page = get(&nginx, "/chat/");
+    assert!(page.starts_with("HTTP/1.1 200 OK"), "{page}");
+    // Every file that the page names is found beside it.
+    let files = page.split(['"', '\'']).filter(|text| text.ends_with(".js") || text.ends_with(".css"));
+    let files: Vec<_> = files.map(|file| file.trim_start_matches("./")).collect();
+    assert!(files.len() >= 2, "{page}");
+    for file in files {
+        let answer = get(&nginx, &format!("/chat/{file}"));
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{file}: {answer}");
+    }
+    // As the page builds it: its own path, and "ws" behind it.
+    let (mut ann, _) = tungstenite::client("ws://chat.example.com/chat/ws?username=ann&room=tea", nginx.connect())
+        .expect("the upgrade passes through nginx");
+    let Message::Text(welcome) = ann.read().unwrap() else { panic!("a text") };
+    assert!(welcome.contains("Welcome to tea, ann!"), "{welcome}");
+    assert!(get(&nginx, "/").starts_with("HTTP/1.1 404"), "the rest of the site is not hi's");
+}
+
 #[test]
 fn the_block_of_the_readme_carries_the_page_and_the_chat() {
     let server = Server::start(&[]);
     let port = free_port();
     let nginx = Proxy::nginx(port, &readme_block(port, server.port()));
 
-    let mut page = nginx.connect();
-    page.write_all(b"GET / HTTP/1.1\r\nHost: chat.example.com\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    page.read_to_string(&mut answer).unwrap();
+    let answer = get(&nginx, "/");
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.to_lowercase().contains("<!doctype html"), "{answer}");
 
     let stream = nginx.connect();

@@ -18,11 +18,12 @@ use hi::config::Config;
 use hi::connection::Role;
 use hi::frame::encode;
 use hi::os;
+use hi::protocol::name::Name;
 use hi::protocol::resume::ResumeKey;
 use hi::relay::{INBOX_BYTES_MAX, Inbox};
 use hi::ring::{Completion, DataRing, Received, Ring, RingError, Slices};
 use hi::room::registry::Registry;
-use hi::room::{Joining, MemberId, Namespace, Room, Wakes};
+use hi::room::{Joining, MemberId, Namespace, Room, Speaker, Wakes};
 use hi::shard::{Shard, Upgraded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use support::PATIENCE;
@@ -138,7 +139,7 @@ impl Bench {
         self.shard.adopt(Upgraded {
             stream,
             role,
-            room: Some(room.to_owned()),
+            room: Some(Name::room(room).unwrap()),
             opening: None,
             since: None,
             response,
@@ -170,7 +171,7 @@ fn wait_for_input(file: &impl AsFd) {
 }
 
 fn chat(user: &str) -> Role {
-    Role::Chat { user: user.into() }
+    Role::Chat { user: Name::user(user).unwrap() }
 }
 
 /// What has arrived at a peer.
@@ -206,7 +207,7 @@ fn a_flood_from_another_shard_does_not_deafen_this_one() {
     let mut asking = bench.connect(raw, "flood");
     let _others: Vec<_> = (1..MANY).map(|_| bench.connect(Role::Raw { echo: true, lossy: true }, "flood")).collect();
     bench.turn_until_idle();
-    let room = bench.registry.get(Namespace::Raw, "flood").unwrap();
+    let room = bench.registry.get(Namespace::Raw, &Name::room("flood").unwrap()).unwrap();
     *bench.script.flooded.borrow_mut() = Some(room);
     // From now on there is always someone to send to.
     assert!(bench.shard.turns());
@@ -228,16 +229,16 @@ fn who_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
     let mut ann = bench.connect(chat("ann"), "tea");
     let _bob = bench.connect(chat("bob"), "tea");
     let member = MemberId { shard: 1, slot: 0, serial: 0 };
-    let far = "far".into();
-    let joining = Joining::new(Some(&far), member);
-    let far = bench.registry.join(Namespace::Chat, "tea", &joining, 0, &mut Wakes::default());
+    let user = Name::user("far").unwrap();
+    let joining = Joining::new(Some(&user), member);
+    let far = bench.registry.join(Namespace::Chat, &Name::room("tea").unwrap(), &joining, 0, &mut Wakes::default());
     let room = far.unwrap().room;
     bench.turn_until_idle();
     bench.registry.inboxes()[1].drain(&mut Vec::new());
     arrived(&mut ann);
 
     bench.script.broken.set(Some(1));
-    room.publish_chat("far", "bob doesn't get this", 0, &mut Wakes::default());
+    room.publish_chat(&Speaker::Member(&user), "bob doesn't get this", 0, &mut Wakes::default()).unwrap();
     bench.turn_until_asleep();
     hear(&mut ann, &[b"bob doesn't get this", b"User bob left channel."]);
     // The other shard has it too, and has been told.

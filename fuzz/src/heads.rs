@@ -55,7 +55,10 @@ fn check_head(head: &Head<'_>) {
         Err(error) => Err(error),
     };
     match params {
-        Ok(room) => assert!(!room.is_empty() && room.len() <= 64 && !room.contains(char::is_control), "{room:?}"),
+        Ok(room) => {
+            let name = room.as_str();
+            assert!((1..=64).contains(&name.len()) && !name.contains(char::is_control), "{room:?}");
+        }
         Err(error) => check_refusal(error, Some(head)),
     }
 }

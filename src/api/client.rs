@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::call::BODY_BYTES_MAX;
 use super::request::{Request, Response};
 use crate::config::INTERNAL_DEFAULT;
-use crate::protocol::name::{check_room, check_user};
+use crate::protocol::name::Name;
+use crate::protocol::unicode::is_blank;
 
 /// The server is there and says no, or it isn't there.
 const EXIT_REFUSED: u8 = 1;
@@ -101,8 +102,8 @@ fn finish(outcome: Result<String, Failure>) -> ExitCode {
 }
 
 fn try_publish(args: &PublishArgs) -> Result<String, Failure> {
-    check_room(&args.room).map_err(|why| Failure::usage(why.to_string()))?;
-    check_user(&args.from).map_err(|why| Failure::usage(format!("--from: {why}")))?;
+    Name::room(&args.room).map_err(|why| Failure::usage(why.to_string()))?;
+    Name::of_program(&args.from).map_err(|why| Failure::usage(format!("--from: {why}")))?;
     let message = match &args.message {
         Some(message) if message != "-" => message.clone().into_bytes(),
         explicit => from_stdin(explicit.is_some())?,
@@ -120,6 +121,9 @@ fn try_publish(args: &PublishArgs) -> Result<String, Failure> {
         } else {
             &text
         };
+        if is_blank(text) {
+            return Err(Failure::usage("The message is empty: give one in which something can be seen."));
+        }
         let body = json!({"room": args.room, "message": text, "from": args.from});
         ("/api/publish".to_owned(), "application/json", body.to_string().into_bytes())
     };

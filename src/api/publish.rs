@@ -14,7 +14,9 @@ use crate::config::RawMode;
 use crate::frame::encode;
 use crate::metrics::counters::Speech;
 use crate::os;
-use crate::protocol::name::{check_room, check_user};
+use crate::protocol::name::Name;
+use crate::protocol::unicode::is_blank;
+use crate::protocol::v0::text;
 use crate::room::{Namespace, Payload, Wakes};
 
 /// Rooms of one broadcast.
@@ -57,12 +59,12 @@ fn status(members: usize) -> u16 {
 /// A field is missing or wrong, the key was used before, or the shards are behind.
 pub fn publish(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
-    let (room, message, from) = (fields.string("room")?, fields.string("message")?, from(&mut fields)?);
+    let (room, message, from) = (fields.string("room")?, message(&mut fields)?, from(&mut fields)?);
     fields.finish()?;
-    check_room(&room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
+    let room = Name::room(&room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
     once(app, call, || {
         let published =
-            Publisher::new(app)?.publish(Namespace::Chat, &room, Payload::Chat { from: &from, text: &message });
+            Publisher::new(app)?.publish(Namespace::Chat, &room, Payload::Chat { from: from.as_str(), text: &message });
         Ok(Answer::json(status(published.members), &published))
     })
 }
@@ -73,24 +75,26 @@ pub fn publish(app: &App, call: &Call) -> Result<Answer, ApiError> {
 /// The same.
 pub fn broadcast(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
-    let (rooms, message, from) = (fields.strings("rooms")?, fields.string("message")?, from(&mut fields)?);
+    let (rooms, message, from) = (fields.strings("rooms")?, message(&mut fields)?, from(&mut fields)?);
     fields.finish()?;
     if rooms.len() > ROOMS_MAX {
         let message = format!("rooms: it names {} rooms; give at most {ROOMS_MAX} at once.", rooms.len());
         return Err(ApiError::bad_request(message));
     }
-    for (index, room) in rooms.iter().enumerate() {
-        check_room(room).map_err(|why| ApiError::bad_request(format!("rooms[{index}]: {why}")))?;
-    }
+    let name = |(index, room): (usize, &String)| {
+        Name::room(room).map_err(|why| ApiError::bad_request(format!("rooms[{index}]: {why}")))
+    };
+    let names = rooms.iter().enumerate().map(name).collect::<Result<Vec<_>, _>>()?;
     once(app, call, || {
         let mut publisher = Publisher::new(app)?;
         let mut members = 0;
-        let mut publish = |room| {
-            let published = publisher.publish(Namespace::Chat, room, Payload::Chat { from: &from, text: &message });
+        let publish = |(room, name)| {
+            let payload = Payload::Chat { from: from.as_str(), text: &message };
+            let published = publisher.publish(Namespace::Chat, name, payload);
             members += published.members;
             PublishedIn { room, published }
         };
-        let rooms = rooms.iter().map(|room| publish(room)).collect();
+        let rooms = rooms.iter().map(String::as_str).zip(&names).map(publish).collect();
         Ok(Answer::json(status(members), &Broadcast { rooms, members }))
     })
 }
@@ -100,7 +104,7 @@ pub(super) fn publish_raw(app: &App, call: &Call) -> Result<Answer, ApiError> {
     if app.raw == RawMode::Off {
         return Err(ApiError::new(403, "denied", "Raw rooms are switched off on this server (--raw off)."));
     }
-    check_room(&call.room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
+    let room = Name::room(&call.room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
     let opcode = if is_text(call) { OpCode::Text } else { OpCode::Binary };
     if opcode == OpCode::Text && simdutf8::basic::from_utf8(&call.body).is_err() {
         let message = "The body is not UTF-8, as its Content-Type asks for: send it as application/octet-stream.";
@@ -108,15 +112,21 @@ pub(super) fn publish_raw(app: &App, call: &Call) -> Result<Answer, ApiError> {
     }
     once(app, call, || {
         let frame = encode::frame(opcode, &call.body);
-        let published = Publisher::new(app)?.publish(Namespace::Raw, &call.room, Payload::Frame(&frame));
+        let published = Publisher::new(app)?.publish(Namespace::Raw, &room, Payload::Frame(&frame));
         Ok(Answer::json(status(published.members), &published))
     })
 }
 
-fn from(fields: &mut Fields) -> Result<String, ApiError> {
-    let from = fields.optional_string("from")?.unwrap_or_else(|| FROM_DEFAULT.to_owned());
-    check_user(&from).map_err(|why| ApiError::bad_request(format!("from: {why}")))?;
-    Ok(from)
+fn message(fields: &mut Fields) -> Result<String, ApiError> {
+    let message = fields.string("message")?;
+    if is_blank(&message) { Err(ApiError::bad_request(format!("message: {}", text::EMPTY))) } else { Ok(message) }
+}
+
+/// The operator's own program may speak as anybody; the name has to be one all the same.
+fn from(fields: &mut Fields) -> Result<Name, ApiError> {
+    let from = fields.optional_string("from")?;
+    let from = Name::of_program(from.as_deref().unwrap_or(FROM_DEFAULT));
+    from.map_err(|why| ApiError::bad_request(format!("from: {why}")))
 }
 
 /// Whether the media type is text or JSON (RFC 9110 8.3.1, RFC 6839 3.1).
@@ -164,7 +174,7 @@ impl<'a> Publisher<'a> {
         Ok(Self { app, wakes: Wakes::received(sampler.sample()) })
     }
 
-    fn publish(&mut self, namespace: Namespace, room: &str, payload: Payload<'_>) -> Published {
+    fn publish(&mut self, namespace: Namespace, room: &Name, payload: Payload<'_>) -> Published {
         self.app.metrics.of_internal_port().messages_in(Speech::Api).add(1);
         let rooms = &self.app.rooms;
         match rooms.publish_from_outside(namespace, room, payload, os::unix_ms(), &mut self.wakes) {

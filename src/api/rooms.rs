@@ -11,7 +11,7 @@ use super::App;
 use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
 use crate::frame::encode::CLOSE_REASON_BYTES_MAX;
-use crate::protocol::name::{check_room, check_user};
+use crate::protocol::name::{Name, room_key_prefix};
 use crate::relay::{Disconnect, Order, Pushed};
 use crate::room::{Namespace, Room};
 
@@ -100,8 +100,9 @@ pub(super) fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let asked = |namespace: &Namespace| query.namespace.is_none_or(|asked| asked == *namespace);
     let namespaces = [Namespace::Chat, Namespace::Raw].into_iter().filter(asked);
     let named = |namespace| app.rooms.names(namespace).into_iter().map(move |name| (namespace, name));
-    let found: Vec<_> =
-        namespaces.flat_map(named).filter(|(_, name)| name.starts_with(query.prefix.as_str())).collect();
+    let prefix = room_key_prefix(&query.prefix);
+    let is_meant = |name: &Name| prefix.as_ref().is_some_and(|prefix| name.key().starts_with(prefix));
+    let found: Vec<_> = namespaces.flat_map(named).filter(|(_, name)| is_meant(name)).collect();
     let count = found.len();
     // A room may have gone meanwhile.
     let listed = found.into_iter().take(ROOMS_MAX).filter_map(|(namespace, name)| app.rooms.get(namespace, &name));
@@ -111,9 +112,9 @@ pub(super) fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
 /// `GET /api/rooms/ROOM`: one room, and who is in it.
 pub(super) fn one_room(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let query = Query::parse(&call.query, false)?;
-    check_room(&call.room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
+    let name = Name::room(&call.room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
     let namespace = query.namespace.unwrap_or(Namespace::Chat);
-    let Some(room) = app.rooms.get(namespace, &call.room) else {
+    let Some(room) = app.rooms.get(namespace, &name) else {
         let message = format!("room: nobody is in a {} room of that name.", kind(namespace));
         return Err(ApiError::new(404, "room_not_found", message));
     };
@@ -138,21 +139,19 @@ pub async fn disconnect(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let user = fields.string("user")?;
     let (room, reason) = (fields.optional_string("room")?, fields.optional_string("reason")?);
     fields.finish()?;
-    check_user(&user).map_err(|why| ApiError::bad_request(format!("user: {why}")))?;
-    if let Some(room) = &room {
-        check_room(room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
-    }
+    let user = Name::user(&user).map_err(|why| ApiError::bad_request(format!("user: {why}")))?;
+    let room = room.as_deref().map(Name::room).transpose();
+    let room = room.map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
     if reason.as_ref().is_some_and(|reason| reason.len() > CLOSE_REASON_BYTES_MAX || reason.contains(char::is_control))
     {
         let message = format!("reason: give at most {CLOSE_REASON_BYTES_MAX} bytes without control characters.");
         return Err(ApiError::bad_request(message));
     }
-    let [user, reason] = [user, reason.unwrap_or_else(|| "disconnected by the operator".to_owned())].map(Arc::from);
-    let room: Option<Arc<str>> = room.map(Arc::from);
+    let reason: Arc<str> = reason.map_or_else(|| "disconnected by the operator".into(), Arc::from);
     let busy = || ApiError::temporary(503, "busy", "A shard is behind and has not answered: ask again.");
     let ask = |inbox: &crate::relay::Inbox| {
         let (closed, answer) = oneshot::channel();
-        let (user, room, reason) = (Arc::clone(&user), room.clone(), Arc::clone(&reason));
+        let (user, room, reason) = (user.clone(), room.clone(), Arc::clone(&reason));
         match inbox.order(Order::Disconnect(Disconnect { user, room, reason, closed })) {
             Pushed::Wake => inbox.wake(),
             Pushed::Awake => {}

@@ -162,8 +162,13 @@ impl Bench {
         let (mut shared, mut slots) = (Vec::new(), Vec::new());
         for name in 0..ROOMS {
             let member = MemberId { shard: 0, slot: 99, serial: 0 };
-            let joined =
-                registry.join(Namespace::Raw, &name.to_string(), &Joining::new(None, member), 0, &mut Wakes::default());
+            let joined = registry.join(
+                Namespace::Raw,
+                &Name::room(&name.to_string()).unwrap(),
+                &Joining::new(None, member),
+                0,
+                &mut Wakes::default(),
+            );
             let joined = joined.unwrap();
             slots.push(rooms.join(&joined.room, Form::Frames, joined.entered.first_seq, 1 << 20));
             shared.push(joined.room);
@@ -390,7 +395,7 @@ enum Kind {
 impl From<Kind> for Role {
     fn from(kind: Kind) -> Self {
         match kind {
-            Kind::Chat => Self::Chat { user: "ann".into() },
+            Kind::Chat => Self::Chat { user: Name::user("ann").unwrap() },
             Kind::Raw => Self::Raw { echo: true, lossy: false },
             Kind::RawNoEcho => Self::Raw { echo: false, lossy: false },
             Kind::RawLossy => Self::Raw { echo: false, lossy: true },

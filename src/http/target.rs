@@ -11,7 +11,7 @@ use percent_encoding::percent_decode;
 
 use super::page::{self, Asset};
 use super::reason::Reason;
-use crate::protocol::name::{check_room, check_user};
+use crate::protocol::name::Name;
 
 /// The body for every user name that is refused; clients of the original hi know it by heart.
 pub const USERNAME_TEXT: &str = "Need a valid username (shorter than 80 characters and does not start with a hash)";
@@ -59,10 +59,10 @@ impl Route<'_> {
 /// Who wants into the chat, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatParams {
-    /// A valid user name.
-    pub user: String,
-    /// A valid room name.
-    pub room: String,
+    /// The user's name.
+    pub user: Name,
+    /// The room's name.
+    pub room: Name,
     /// Whether the address named the room; if not, it is [`ROOM_DEFAULT`] (v1 joins only what is named).
     pub room_named: bool,
     /// `resume`: the secret of a lost connection, as it came.
@@ -72,8 +72,8 @@ pub struct ChatParams {
 /// Which raw room, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawParams {
-    /// A valid room name.
-    pub room: String,
+    /// The room's name.
+    pub room: Name,
     /// Whether the sender gets its own messages back (`echo=0`: no).
     pub echo: bool,
     /// Whether a lapped member skips what it lost instead of being closed (`lossy=1`: yes).
@@ -150,12 +150,12 @@ pub fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
         Ok(None) => return Err(TargetError::username("The address has no `username`.")),
         Err(fault) => return Err(TargetError::username(fault.to_string())),
     };
-    check_user(&user).map_err(|error| TargetError::username(error.to_string()))?;
+    let user = Name::user(&user).map_err(|error| TargetError::username(error.to_string()))?;
     let room = single(query, "room").map_err(|fault| TargetError::new(Reason::NameInvalid, fault.to_string()))?;
     let room_named = room.is_some();
-    let room = checked_room(room.unwrap_or_else(|| ROOM_DEFAULT.into()))?;
+    let room = room_name(&room.unwrap_or_else(|| ROOM_DEFAULT.into()))?;
     let resume = single(query, "resume").map_err(|fault| TargetError::new(Reason::QueryInvalid, fault.to_string()))?;
-    Ok(ChatParams { user: user.into_owned(), room, room_named, resume: resume.map(Cow::into_owned) })
+    Ok(ChatParams { user, room, room_named, resume: resume.map(Cow::into_owned) })
 }
 
 /// The parameters of [`Route::Raw`]; keys other than `echo` and `lossy` are not looked at.
@@ -164,7 +164,7 @@ pub fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
 /// The room's name is invalid, or `echo` or `lossy` is neither 0 nor 1, or given twice.
 pub fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetError> {
     Ok(RawParams {
-        room: checked_room(room.into())?,
+        room: room_name(room)?,
         echo: switch(query, "echo")?.unwrap_or(true),
         lossy: switch(query, "lossy")?.unwrap_or(false),
     })
@@ -174,13 +174,12 @@ pub fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetError> {
 ///
 /// # Errors
 /// The room's name is invalid.
-pub fn stream_room(room: String) -> Result<String, TargetError> {
-    checked_room(room.into())
+pub fn stream_room(room: &str) -> Result<Name, TargetError> {
+    room_name(room)
 }
 
-fn checked_room(room: Cow<'_, str>) -> Result<String, TargetError> {
-    check_room(&room).map_err(|error| TargetError::new(Reason::NameInvalid, error.to_string()))?;
-    Ok(room.into_owned())
+fn room_name(room: &str) -> Result<Name, TargetError> {
+    Name::room(room).map_err(|error| TargetError::new(Reason::NameInvalid, error.to_string()))
 }
 
 fn switch(query: &str, key: &'static str) -> Result<Option<bool>, TargetError> {

@@ -7,7 +7,8 @@ use fastwebsockets::OpCode;
 use serde::Serialize;
 
 use crate::frame::encode::FrameWriter;
-use crate::room::presence::{Event, Notice};
+use crate::protocol::name::Name;
+use crate::room::presence::{Event, Folded, Notice};
 
 /// Bytes that [`Unnumbered::number`] adds at most, and the keys around the texts.
 const KEYS_BYTES: usize = 160;
@@ -40,11 +41,17 @@ impl Unnumbered {
         match &notice.event {
             Event::Join(user) | Event::Leave(user) => {
                 message.write(format_args!(",\"User\":"));
-                message.write_json(&**user);
+                message.write_json(user.as_str());
             }
-            Event::Presence { joined, left } => message.write(format_args!(",\"Joined\":{joined},\"Left\":{left}")),
+            Event::Presence { joined, left } => {
+                message.write(format_args!(",\"Joined\":{},\"Left\":{}", joined.count, left.count));
+            }
         }
         message.write(format_args!(",\"Users\":{users}"));
+        if let Event::Presence { joined, left } = &notice.event {
+            message.write_names("JoinedUsers", joined);
+            message.write_names("LeftUsers", left);
+        }
         message
     }
 
@@ -64,6 +71,11 @@ impl Unnumbered {
         }
         message.write(format_args!(",\"Meta\":{meta}"));
         message
+    }
+
+    fn write_names(&mut self, key: &str, users: &Folded) {
+        self.write(format_args!(",\"{key}\":"));
+        self.write_json(&users.first.iter().map(Name::as_str).collect::<Vec<_>>());
     }
 
     fn write(&mut self, text: std::fmt::Arguments<'_>) {
@@ -123,15 +135,20 @@ mod tests {
             json(&frame),
             r#"{"From":"ann","Room":"tea","Message":"a \"b\" <c>\n","Meta":false,"Seq":7,"Epoch":"00000000000000ab","Ts":1000}"#
         );
-        let notice = Notice { event: Event::Join("ann".into()), text: "Welcome to tea, ann!".into() };
+        let notice = Notice { event: Event::Join(Name::user("ann").unwrap()), text: "Welcome to tea, ann!".into() };
         assert_eq!(
             json(&Unnumbered::notice("tea", &notice, 3).number(8, 1, 2)),
             r##"{"From":"#tea","Room":"tea","Message":"Welcome to tea, ann!","Meta":true,"Event":"join","User":"ann","Users":3,"Seq":8,"Epoch":"0000000000000001","Ts":2}"##
         );
-        let notice = Notice { event: Event::Presence { joined: 4, left: 2 }, text: "...".into() };
+        let folded = |first: &[&str], count| Folded {
+            first: first.iter().map(|name| Name::user(name).unwrap()).collect(),
+            count,
+        };
+        let event = Event::Presence { joined: folded(&["a", "b", "C"], 4), left: folded(&["d\"e"], 1) };
+        let notice = Notice { event, text: "...".into() };
         assert_eq!(
             json(&Unnumbered::notice("tea", &notice, 5).number(9, 1, 2)),
-            r##"{"From":"#tea","Room":"tea","Message":"...","Meta":true,"Event":"presence","Joined":4,"Left":2,"Users":5,"Seq":9,"Epoch":"0000000000000001","Ts":2}"##
+            r##"{"From":"#tea","Room":"tea","Message":"...","Meta":true,"Event":"presence","Joined":4,"Left":1,"Users":5,"JoinedUsers":["a","b","C"],"LeftUsers":["d\"e"],"Seq":9,"Epoch":"0000000000000001","Ts":2}"##
         );
     }
 

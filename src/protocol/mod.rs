@@ -7,6 +7,7 @@ pub mod name;
 pub mod resume;
 pub mod sse;
 pub mod surrogates;
+pub mod unicode;
 pub mod v0;
 pub mod v1;
 

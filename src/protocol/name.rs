@@ -1,7 +1,22 @@
-//! What a user and a room may be called; the one place with these rules, for the handshake, for commands and for the
-//! internal port alike.
+//! What a user and a room may be called, and which names are the same; the one place with these rules, for the handshake,
+//! for commands and for the internal port alike.
+//!
+//! Names follow the nickname profile of RFC 8266 ([`precis`]): two that differ only in case, width or composition are the
+//! same, and what nobody sees, or what turns text round, is in none. Letters of other alphabets that look alike (a Cyrillic
+//! а) are different letters: a name proves nothing.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use icu_normalizer::DecomposingNormalizerBorrowed;
+use icu_properties::props::GeneralCategory;
+
+use super::unicode::{category, is_invisible, is_mark};
+
+mod precis;
 
 /// The longest user name, in bytes of UTF-8. The original hi promised "shorter than 80 characters" and counted bytes.
 pub const USER_BYTES_MAX: usize = 79;
@@ -9,47 +24,189 @@ pub const USER_BYTES_MAX: usize = 79;
 /// The longest room name, in bytes of UTF-8.
 pub const ROOM_BYTES_MAX: usize = 64;
 
-/// Checks a user name: 1 to [`USER_BYTES_MAX`] bytes, no `#` in front (that is how notices of a room sign), no control
-/// characters, no white space but U+0020.
+/// Marks on one letter, at most (UTS 39, 5.4): more of them run over the lines above and below.
+const MARKS_MAX: usize = 4;
+
+/// What is read as the `#` with which the notices of rooms sign: U+0023, and the signs that look like it.
+const HASHES: [char; 5] = ['#', '\u{266f}', '\u{22d5}', '\u{2317}', '\u{29e3}'];
+
+/// Who signs system messages, and messages of the internal port that name no one.
+const RESERVED: [&str; 2] = [SERVER, API];
+const SERVER: &str = "hi";
+const API: &str = "api";
+
+/// The name of a user or a room, prepared: as it is shown, and as it is compared.
 ///
-/// # Errors
-/// The first rule that the name breaks, as a sentence for whoever chose it.
-pub fn check_user(name: &str) -> Result<(), NameError> {
-    let refuse = |problem| Err(NameError { kind: Kind::User, problem });
-    if name.starts_with('#') {
-        return refuse(Problem::StartsWithHash);
+/// Equality, order and hash are those of [`Name::key`]: `Ada` and `ada` are the same name.
+#[derive(Clone)]
+pub struct Name(
+    /// The name as it is shown, behind it its key where that differs, and last one character: the length of the first.
+    /// One allocation, because every connection holds a name.
+    Arc<str>,
+);
+
+impl Name {
+    /// Prepares the name of a user: 1 to [`USER_BYTES_MAX`] bytes before and after, nothing in front that is read as `#`
+    /// (that is how notices of a room sign), and neither `hi` nor `api`.
+    ///
+    /// # Errors
+    /// The first rule that the name breaks, as a sentence for whoever chose it.
+    pub fn user(text: &str) -> Result<Self, NameError> {
+        Self::of_user(text, &RESERVED)
     }
-    match common_problem(name, USER_BYTES_MAX, |c| c == ' ') {
-        Some(problem) => refuse(problem),
-        None => Ok(()),
+
+    /// Prepares the name under which a program of the operator's speaks: a user's, or `api`.
+    ///
+    /// # Errors
+    /// As [`Name::user`].
+    pub fn of_program(text: &str) -> Result<Self, NameError> {
+        Self::of_user(text, &[SERVER])
+    }
+
+    fn of_user(text: &str, reserved: &[&'static str]) -> Result<Self, NameError> {
+        let refuse = |problem| NameError { kind: Kind::User, problem };
+        if text.starts_with('#') {
+            return Err(refuse(Problem::StartsWithHash));
+        }
+        let name = Self::prepare(text, USER_BYTES_MAX).map_err(refuse)?;
+        if name.as_str().starts_with(HASHES) {
+            return Err(refuse(Problem::StartsWithHash));
+        }
+        match reserved.iter().find(|reserved| **reserved == name.key()) {
+            Some(reserved) => Err(refuse(Problem::Reserved(reserved))),
+            None => Ok(name),
+        }
+    }
+
+    /// Prepares the name of a room: 1 to [`ROOM_BYTES_MAX`] bytes before and after, no white space.
+    ///
+    /// # Errors
+    /// The first rule that the name breaks, as a sentence for whoever chose it.
+    pub fn room(text: &str) -> Result<Self, NameError> {
+        let refuse = |problem| NameError { kind: Kind::Room, problem };
+        let white_space = |text: &str| {
+            text.chars().find(|c| c.is_whitespace() && !c.is_control()).map(|c| refuse(Problem::WhiteSpace(c)))
+        };
+        if text.len() <= ROOM_BYTES_MAX
+            && let Some(error) = white_space(text)
+        {
+            return Err(error);
+        }
+        let name = Self::prepare(text, ROOM_BYTES_MAX).map_err(refuse)?;
+        // An accent by itself becomes a space and a mark.
+        match white_space(name.as_str()) {
+            Some(error) => Err(error),
+            None => Ok(name),
+        }
+    }
+
+    /// The rules that users and rooms share. Length first: the work on the characters is then bounded by it.
+    fn prepare(text: &str, bytes_max: usize) -> Result<Self, Problem> {
+        let fits = |text: &str| match text.len() {
+            0 => Err(Problem::Empty),
+            bytes if bytes > bytes_max => Err(Problem::TooLong { bytes, bytes_max }),
+            _ => Ok(()),
+        };
+        fits(text)?;
+        let shown = precis::enforce(text).map_err(Problem::from)?;
+        fits(&shown)?;
+        check_marks(&shown)?;
+        let key = precis::fold(&shown);
+        let length = u8::try_from(shown.len()).expect("shorter than 80 bytes");
+        let mut packed = shown;
+        if key != packed {
+            packed.push_str(&key);
+        }
+        packed.push(char::from(length));
+        Ok(Self(packed.into()))
+    }
+
+    /// The name as it is shown: everything on the wire has this form.
+    pub fn as_str(&self) -> &str {
+        let (both, length) = self.unpack();
+        &both[..length]
+    }
+
+    /// What is compared of it.
+    pub fn key(&self) -> &str {
+        match self.unpack() {
+            (both, length) if length == both.len() => both,
+            (both, length) => &both[length..],
+        }
+    }
+
+    fn unpack(&self) -> (&str, usize) {
+        let (both, length) = self.0.split_at(self.0.len() - 1);
+        (both, usize::from(length.as_bytes()[0]))
     }
 }
 
-/// Checks a room name: 1 to [`ROOM_BYTES_MAX`] bytes, no control characters, no Unicode white space.
-///
-/// # Errors
-/// The first rule that the name breaks, as a sentence for whoever chose it.
-pub fn check_room(name: &str) -> Result<(), NameError> {
-    match common_problem(name, ROOM_BYTES_MAX, |_| false) {
-        Some(problem) => Err(NameError { kind: Kind::Room, problem }),
-        None => Ok(()),
+/// What the [`Name::key`] of a room begins with if its name begins with `text`; `None` if no room's can.
+pub fn room_key_prefix(text: &str) -> Option<String> {
+    (text.len() <= ROOM_BYTES_MAX).then(|| precis::fold(text))
+}
+
+/// A mark needs a letter to stand on, and letters carry only a few.
+fn check_marks(shown: &str) -> Result<(), Problem> {
+    const NFD: DecomposingNormalizerBorrowed<'static> = DecomposingNormalizerBorrowed::new_nfd();
+    let (mut before, mut stacked) = (' ', 0);
+    for c in NFD.normalize(shown).chars() {
+        if is_mark(c) && before == ' ' {
+            return Err(Problem::LooseMark(c));
+        }
+        let takes_no_place = matches!(category(c), GeneralCategory::NonspacingMark | GeneralCategory::EnclosingMark);
+        stacked = if takes_no_place { stacked + 1 } else { 0 };
+        if stacked > MARKS_MAX || takes_no_place && c == before {
+            return Err(Problem::TooManyMarks);
+        }
+        before = c;
+    }
+    Ok(())
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
     }
 }
 
-/// Length first: the scan over the characters is then bounded by it.
-fn common_problem(name: &str, bytes_max: usize, allowed: impl Fn(char) -> bool) -> Option<Problem> {
-    if name.is_empty() {
-        return Some(Problem::Empty);
+impl Eq for Name {}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
-    if name.len() > bytes_max {
-        return Some(Problem::TooLong { bytes: name.len(), bytes_max });
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(other.key())
     }
-    name.chars().find_map(|c| match c {
-        c if allowed(c) => None,
-        c if c.is_control() => Some(Problem::Control(c)),
-        c if c.is_whitespace() => Some(Problem::WhiteSpace(c)),
-        _ => None,
-    })
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+/// A map of names is asked by [`Name::key`].
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        self.key()
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Why a name was refused. `Display` is one sentence: what, why, and what to do. It never contains the name itself, so
@@ -71,8 +228,30 @@ enum Problem {
     Empty,
     TooLong { bytes: usize, bytes_max: usize },
     StartsWithHash,
+    Reserved(&'static str),
     Control(char),
     WhiteSpace(char),
+    Invisible(char),
+    Unassigned(char),
+    Disallowed(char),
+    OutOfPlace(char),
+    LooseMark(char),
+    TooManyMarks,
+    Unstable,
+}
+
+impl From<precis::Fault> for Problem {
+    fn from(fault: precis::Fault) -> Self {
+        match fault {
+            precis::Fault::Disallowed(c) if c.is_control() => Self::Control(c),
+            precis::Fault::Disallowed(c) if c.is_whitespace() => Self::WhiteSpace(c),
+            precis::Fault::Disallowed(c) | precis::Fault::OutOfPlace(c) if is_invisible(c) => Self::Invisible(c),
+            precis::Fault::Disallowed(c) => Self::Disallowed(c),
+            precis::Fault::OutOfPlace(c) => Self::OutOfPlace(c),
+            precis::Fault::Unassigned(c) => Self::Unassigned(c),
+            precis::Fault::Unstable => Self::Unstable,
+        }
+    }
 }
 
 impl fmt::Display for NameError {
@@ -81,105 +260,47 @@ impl fmt::Display for NameError {
             Kind::User => ("user", USER_BYTES_MAX),
             Kind::Room => ("room", ROOM_BYTES_MAX),
         };
+        write!(f, "The {kind} name ")?;
         match self.problem {
-            Problem::Empty => {
-                write!(f, "The {kind} name is empty: choose one of 1 to {bytes_max} bytes.")
+            Problem::Empty => write!(f, "is empty: choose one of 1 to {bytes_max} bytes."),
+            Problem::TooLong { bytes, bytes_max } => {
+                write!(f, "is {bytes} bytes long (UTF-8) and at most {bytes_max} are allowed: choose a shorter one.")
             }
-            Problem::TooLong { bytes, bytes_max } => write!(
-                f,
-                "The {kind} name is {bytes} bytes long (UTF-8) and at most {bytes_max} are allowed: choose a shorter one."
-            ),
-            Problem::StartsWithHash => write!(
-                f,
-                "The {kind} name starts with a hash (#), which marks the notices of rooms: choose one without it."
-            ),
-            Problem::Control(c) => write!(
-                f,
-                "The {kind} name contains the control character U+{:04X}, which is not allowed: leave it out.",
-                u32::from(c)
-            ),
-            Problem::WhiteSpace(c) => write!(
-                f,
-                "The {kind} name contains the white space character U+{:04X}, which is not allowed: {}.",
-                u32::from(c),
-                match self.kind {
-                    Kind::User => "use a plain space or leave it out",
-                    Kind::Room => "leave it out",
-                }
-            ),
+            Problem::StartsWithHash => {
+                write!(f, "starts with a hash (#), which marks the notices of rooms: choose one without it.")
+            }
+            Problem::Reserved(name) => {
+                write!(f, "reads as {name:?}, which is a name of the server itself: choose another one.")
+            }
+            Problem::Control(c) => refuse_char(f, "the control character", c),
+            Problem::WhiteSpace(c) => refuse_char(f, "the white space character", c),
+            Problem::Invisible(c) => refuse_char(f, "the invisible character", c),
+            Problem::Unassigned(c) => refuse_char(f, "the unknown character", c),
+            Problem::Disallowed(c) => refuse_char(f, "the character", c),
+            Problem::OutOfPlace(c) => {
+                write!(f, "contains the character {}, which is allowed between certain letters only: ", code_point(c))?;
+                f.write_str("leave it out.")
+            }
+            Problem::LooseMark(c) => {
+                write!(f, "contains the mark {} without a letter in front of it: leave it out.", code_point(c))
+            }
+            Problem::TooManyMarks => {
+                write!(f, "has a letter with more than {MARKS_MAX} marks, or one of them twice: use fewer.")
+            }
+            Problem::Unstable => write!(f, "has no normal form (RFC 8264): choose another one."),
         }
     }
+}
+
+fn refuse_char(f: &mut fmt::Formatter<'_>, what: &str, c: char) -> fmt::Result {
+    write!(f, "contains {what} {}, which is not allowed: leave it out.", code_point(c))
+}
+
+fn code_point(c: char) -> String {
+    format!("U+{:04X}", u32::from(c))
 }
 
 impl std::error::Error for NameError {}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn said(result: Result<(), NameError>) -> String {
-        result.expect_err("refused").to_string()
-    }
-
-    #[test]
-    fn ordinary_names_pass() {
-        for name in ["a", "Veit", "two words", "Zoë", "日本語", "a#b", "<b>", "%", "🦀"] {
-            assert_eq!(check_user(name), Ok(()), "{name}");
-        }
-        for name in ["general", "#odd", "Zoë", "a/b", "日本語"] {
-            assert_eq!(check_room(name), Ok(()), "{name}");
-        }
-    }
-
-    #[test]
-    fn the_limits_are_bytes_and_inclusive() {
-        assert_eq!(check_user(&"u".repeat(79)), Ok(()));
-        assert!(said(check_user(&"u".repeat(80))).contains("80 bytes long"));
-        assert!(said(check_user(&"é".repeat(40))).contains("80 bytes long"));
-        assert_eq!(check_room(&"r".repeat(64)), Ok(()));
-        let sentence = said(check_room(&"r".repeat(65)));
-        assert!(sentence.contains("65 bytes long") && sentence.contains("64"), "{sentence}");
-        assert!(said(check_user("")).contains("empty"));
-        assert!(said(check_room("")).contains("empty"));
-    }
-
-    #[test]
-    fn a_user_may_have_plain_spaces_and_a_room_no_white_space() {
-        assert_eq!(check_user("a b"), Ok(()));
-        assert!(said(check_room("a b")).contains("U+0020"));
-        for c in ['\u{a0}', '\u{2003}', '\u{2028}', '\u{3000}'] {
-            assert!(check_user(&format!("a{c}b")).is_err(), "{c:?}");
-            assert!(check_room(&format!("a{c}b")).is_err(), "{c:?}");
-        }
-    }
-
-    #[test]
-    fn a_user_never_signs_like_a_room() {
-        assert!(said(check_user("#general")).contains("hash"));
-        assert_eq!(check_room("#general"), Ok(()));
-    }
-
-    #[test]
-    fn control_characters_are_named_and_never_repeated() {
-        for c in ['\0', '\t', '\n', '\r', '\u{1b}', '\u{7f}', '\u{85}'] {
-            for sentence in [said(check_user(&format!("a{c}"))), said(check_room(&format!("a{c}")))] {
-                assert!(sentence.contains(&format!("U+{:04X}", u32::from(c))), "{sentence}");
-                assert!(!sentence.contains(char::is_control), "{sentence:?}");
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_rules_hold_for_any_string(name in "\\PC{0,100}|[\\s\\S]{0,100}") {
-            let user = (1..80).contains(&name.len())
-                && !name.starts_with('#')
-                && !name.chars().any(|c| c.is_control() || (c.is_whitespace() && c != ' '));
-            let room = (1..=64).contains(&name.len())
-                && !name.chars().any(|c| c.is_control() || c.is_whitespace());
-            prop_assert_eq!(check_user(&name).is_ok(), user);
-            prop_assert_eq!(check_room(&name).is_ok(), room);
-        }
-    }
-}
+mod tests;

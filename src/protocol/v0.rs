@@ -67,6 +67,9 @@ pub mod text {
     /// A room that nobody is in.
     pub const NO_ROOM: &str = "room does not exist.";
 
+    /// A message in which nobody would see anything.
+    pub const EMPTY: &str = "The message is empty.";
+
     /// A name that another member has.
     pub fn taken(user: &str) -> String {
         format!("User {user} is already in room.")

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::os;
 use crate::protocol::broadcast;
+use crate::protocol::name::Name;
 use crate::relay::{Inbox, Relay};
 
 pub mod log;
@@ -19,9 +20,11 @@ pub mod presence;
 pub mod registry;
 pub mod replay;
 mod sleepers;
+mod speaker;
 mod wakes;
 
 pub use sleepers::SLEEPING_BYTES_MAX;
+pub use speaker::{Speaker, Visitor};
 pub use wakes::Wakes;
 
 use presence::{Announce, Notice, Presence};
@@ -65,7 +68,7 @@ struct Holder {
 #[derive(Clone, Copy, Debug)]
 pub struct Joining<'a> {
     /// Given in chat rooms.
-    pub user: Option<&'a Arc<str>>,
+    pub user: Option<&'a Name>,
     /// The connection.
     pub member: MemberId,
     /// Its socket, open for as long as it is in the room.
@@ -78,7 +81,7 @@ pub struct Joining<'a> {
 
 impl<'a> Joining<'a> {
     /// A newcomer without a socket.
-    pub fn new(user: Option<&'a Arc<str>>, member: MemberId) -> Self {
+    pub fn new(user: Option<&'a Name>, member: MemberId) -> Self {
         Self { user, member, socket: NO_SOCKET, since: None, predecessor: None }
     }
 }
@@ -113,7 +116,7 @@ pub enum JoinError {
 #[derive(Debug)]
 pub struct Room {
     id: u64,
-    name: Arc<str>,
+    name: Name,
     namespace: Namespace,
     epoch: u64,
     inboxes: Arc<[Inbox]>,
@@ -126,7 +129,7 @@ struct State {
     alive: bool,
     next_seq: u64,
     replay: Replay,
-    users: HashMap<Arc<str>, Holder>,
+    users: HashMap<Name, Holder>,
     members_by_shard: Box<[u32]>,
     members: usize,
     presence: Presence,
@@ -163,14 +166,7 @@ impl Announced {
 }
 
 impl Room {
-    fn new(
-        id: u64,
-        name: Arc<str>,
-        namespace: Namespace,
-        epoch: u64,
-        inboxes: Arc<[Inbox]>,
-        replay: ReplayBounds,
-    ) -> Self {
+    fn new(id: u64, name: Name, namespace: Namespace, epoch: u64, inboxes: Arc<[Inbox]>, replay: ReplayBounds) -> Self {
         let state = State {
             alive: true,
             next_seq: 1,
@@ -188,8 +184,13 @@ impl Room {
         self.id
     }
 
-    /// The name that messages are published to.
-    pub fn name(&self) -> &Arc<str> {
+    /// Its name as whoever made it wrote it: everything that the room says carries this form.
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    /// The name by which it is found.
+    pub fn key(&self) -> &Name {
         &self.name
     }
 
@@ -204,7 +205,7 @@ impl Room {
     }
 
     /// Users in it, sorted. Raw rooms have none.
-    pub fn users(&self) -> Vec<Arc<str>> {
+    pub fn users(&self) -> Vec<Name> {
         let mut users: Vec<_> = self.lock().users.keys().cloned().collect();
         users.sort();
         users
@@ -221,7 +222,7 @@ impl Room {
     }
 
     /// The first `max` users by name, and how many there are.
-    pub fn first_users(&self, max: usize) -> (Vec<Arc<str>>, usize) {
+    pub fn first_users(&self, max: usize) -> (Vec<Name>, usize) {
         let state = self.lock();
         let mut first = BinaryHeap::with_capacity(max + 1);
         for user in state.users.keys() {
@@ -256,12 +257,26 @@ impl Room {
         self.lock().replay.cut(now_ms);
     }
 
-    /// Publishes the chat message `text` of `user` and returns its `Seq`.
-    pub fn publish_chat(self: &Arc<Self>, user: &str, text: &str, now_ms: u64, wakes: &mut Wakes) -> u64 {
-        let message = broadcast::Unnumbered::message(user, &self.name, text);
+    /// Publishes the chat message `text` and returns its `Seq`.
+    ///
+    /// # Errors
+    /// [`JoinError::NameTaken`]: somebody else in the room has the speaker's name.
+    pub fn publish_chat(
+        self: &Arc<Self>,
+        speaker: &Speaker<'_>,
+        text: &str,
+        now_ms: u64,
+        wakes: &mut Wakes,
+    ) -> Result<u64, JoinError> {
+        let message = broadcast::Unnumbered::message(speaker.user().as_str(), self.name(), text);
         let mut state = self.lock();
+        if let Speaker::Visitor(visitor) = speaker
+            && state.is_taken_from(visitor)
+        {
+            return Err(JoinError::NameTaken);
+        }
         let frame = message.number(state.next_seq, self.epoch, now_ms);
-        self.publish(&mut state, &frame, now_ms, wakes)
+        Ok(self.publish(&mut state, &frame, now_ms, wakes))
     }
 
     /// Publishes a frame as it is, and returns its `Seq`. Raw rooms keep nothing: no client could ask for it.
@@ -277,7 +292,7 @@ impl Room {
         wakes: &mut Wakes,
     ) -> (u64, usize) {
         let message = match payload {
-            Payload::Chat { from, text } => Ok(broadcast::Unnumbered::message(from, &self.name, text)),
+            Payload::Chat { from, text } => Ok(broadcast::Unnumbered::message(from, self.name(), text)),
             Payload::Frame(frame) => Err(frame.clone()),
         };
         let mut state = self.lock();
@@ -288,7 +303,7 @@ impl Room {
     /// Publishes the notice about the joins and leaves that were folded until now.
     pub fn announce_folded(self: &Arc<Self>, now_ms: u64, wakes: &mut Wakes) {
         let mut state = self.lock();
-        if let Some(notice) = state.presence.flush(&self.name, now_ms)
+        if let Some(notice) = state.presence.flush(self.name(), now_ms)
             && state.members > 0
         {
             self.publish_notice(&mut state, &notice, now_ms, wakes);
@@ -307,16 +322,19 @@ impl Room {
         let mut announces = user.is_some();
         let mut announced = Announced::Done;
         if let Some(user) = user {
-            match state.users.get(user).copied() {
-                None => {}
-                Some(holder) if Some(holder.member) == predecessor => announces = false,
-                Some(holder) if os::peer_has_ended(holder.socket) => {
-                    state.users.remove(user);
-                    announced = self.say_farewell(&mut state, user, now_ms, wakes);
-                }
-                Some(_) => return Err(JoinError::NameTaken),
+            let holder = state.users.get(user).copied();
+            if holder.is_some_and(|holder| Some(holder.member) != predecessor && !os::peer_has_ended(holder.socket)) {
+                return Err(JoinError::NameTaken);
             }
-            state.users.insert(Arc::clone(user), Holder { member, socket });
+            // Removed, and not only replaced: the newcomer may write the name in another way.
+            if let Some((former, holder)) = state.users.remove_entry(user) {
+                if Some(holder.member) == predecessor {
+                    announces = false;
+                } else {
+                    announced = self.say_farewell(&mut state, &former, now_ms, wakes);
+                }
+            }
+            state.users.insert(user.clone(), Holder { member, socket });
         }
         state.members_by_shard[member.shard as usize] += 1;
         state.members += 1;
@@ -331,7 +349,7 @@ impl Room {
             && announces
         {
             let members = state.members;
-            let announce = state.presence.joined(&self.name, user, members, now_ms);
+            let announce = state.presence.joined(self.name(), user, members, now_ms);
             announced = announced.and(self.announce(&mut state, announce, now_ms, wakes));
         }
         Ok(Entered { first_seq, from_seq, head, recovered, users: state.users.len(), announced })
@@ -341,7 +359,7 @@ impl Room {
     /// name was taken over leaves in silence.
     fn leave(
         self: &Arc<Self>,
-        user: Option<&Arc<str>>,
+        user: Option<&Name>,
         member: MemberId,
         now_ms: u64,
         wakes: &mut Wakes,
@@ -361,7 +379,7 @@ impl Room {
         (announced.unwrap_or(Announced::Done), false)
     }
 
-    fn say_farewell(self: &Arc<Self>, state: &mut State, user: &Arc<str>, now_ms: u64, wakes: &mut Wakes) -> Announced {
+    fn say_farewell(self: &Arc<Self>, state: &mut State, user: &Name, now_ms: u64, wakes: &mut Wakes) -> Announced {
         let announce = state.presence.left(user, state.members, now_ms);
         self.announce(state, announce, now_ms, wakes)
     }
@@ -390,7 +408,7 @@ impl Room {
     }
 
     fn publish_notice(self: &Arc<Self>, state: &mut State, notice: &Notice, now_ms: u64, wakes: &mut Wakes) {
-        let message = broadcast::Unnumbered::notice(&self.name, notice, state.users.len());
+        let message = broadcast::Unnumbered::notice(self.name(), notice, state.users.len());
         let frame = message.number(state.next_seq, self.epoch, now_ms);
         self.publish(state, &frame, now_ms, wakes);
     }

@@ -4,7 +4,8 @@
 //! otherwise they are counted and told together, once a second.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+
+use crate::protocol::name::Name;
 
 /// Up to so many members, joins and leaves are announced one by one.
 const MEMBERS_ANNOUNCED_MAX: usize = 32;
@@ -19,16 +20,34 @@ const FOLD_MS: u64 = 1000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// This user came.
-    Join(Arc<str>),
+    Join(Name),
     /// This user left.
-    Leave(Arc<str>),
+    Leave(Name),
     /// Several came or left.
     Presence {
-        /// How many came.
-        joined: usize,
-        /// How many left.
-        left: usize,
+        /// Those that came.
+        joined: Folded,
+        /// Those that left.
+        left: Folded,
     },
+}
+
+/// Users of a folded notice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Folded {
+    /// The first of them, [`NAMES_MAX`] at most.
+    pub first: Vec<Name>,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl Folded {
+    fn push(&mut self, user: &Name) {
+        if self.first.len() < NAMES_MAX {
+            self.first.push(user.clone());
+        }
+        self.count += 1;
+    }
 }
 
 impl Event {
@@ -67,34 +86,28 @@ pub enum Announce {
 pub struct Presence {
     /// When the notices of the last second were published (ms), oldest first.
     recent: VecDeque<u64>,
-    joined: Vec<Arc<str>>,
-    joined_count: usize,
-    left: Option<Arc<str>>,
-    left_count: usize,
+    joined: Folded,
+    left: Folded,
 }
 
 impl Presence {
     /// `user` came into `room`, which now has `members`.
-    pub fn joined(&mut self, room: &str, user: &Arc<str>, members: usize, now_ms: u64) -> Announce {
+    pub fn joined(&mut self, room: &str, user: &Name, members: usize, now_ms: u64) -> Announce {
         if self.announces(members, now_ms) {
-            return Announce::Now(Notice { event: Event::Join(Arc::clone(user)), text: welcome(room, user) });
+            return Announce::Now(Notice { event: Event::Join(user.clone()), text: welcome(room, user) });
         }
         let first = !self.is_pending();
-        if self.joined.len() < NAMES_MAX {
-            self.joined.push(Arc::clone(user));
-        }
-        self.joined_count += 1;
+        self.joined.push(user);
         if first { Announce::At(now_ms + FOLD_MS) } else { Announce::Folded }
     }
 
     /// `user` left; `members` remain.
-    pub fn left(&mut self, user: &Arc<str>, members: usize, now_ms: u64) -> Announce {
+    pub fn left(&mut self, user: &Name, members: usize, now_ms: u64) -> Announce {
         if self.announces(members, now_ms) {
-            return Announce::Now(Notice { event: Event::Leave(Arc::clone(user)), text: farewell(user) });
+            return Announce::Now(Notice { event: Event::Leave(user.clone()), text: farewell(user) });
         }
         let first = !self.is_pending();
-        self.left = Some(Arc::clone(user));
-        self.left_count += 1;
+        self.left.push(user);
         if first { Announce::At(now_ms + FOLD_MS) } else { Announce::Folded }
     }
 
@@ -103,35 +116,35 @@ impl Presence {
         if !self.is_pending() {
             return None;
         }
+        let (joined, left) = (std::mem::take(&mut self.joined), std::mem::take(&mut self.left));
         let mut sentences = Vec::with_capacity(2);
-        match self.joined_count {
-            0 => {}
-            1 => sentences.push(welcome(room, &self.joined[0])),
-            count => {
-                let mut names = self.joined.join(", ");
-                if count > self.joined.len() {
-                    names.push_str(&format!(" and {} more", count - self.joined.len()));
+        match &joined.first[..] {
+            [] => {}
+            [user] => sentences.push(welcome(room, user)),
+            users => {
+                let mut names = users.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
+                if joined.count > users.len() {
+                    names.push_str(&format!(" and {} more", joined.count - users.len()));
                 }
                 sentences.push(format!("Welcome to {room}: {names}."));
             }
         }
-        match (self.left_count, &self.left) {
-            (1, Some(user)) => sentences.push(farewell(user)),
-            (0, _) => {}
-            (count, _) => sentences.push(format!("{count} users left channel.")),
+        match &left.first[..] {
+            [] => {}
+            [user] => sentences.push(farewell(user)),
+            _ => sentences.push(format!("{} users left channel.", left.count)),
         }
-        let event = match (self.joined_count, self.left_count, &self.joined[..], &self.left) {
-            (1, 0, [user], _) => Event::Join(Arc::clone(user)),
-            (0, 1, _, Some(user)) => Event::Leave(Arc::clone(user)),
-            (joined, left, ..) => Event::Presence { joined, left },
+        let event = match (&joined.first[..], &left.first[..]) {
+            ([user], []) => Event::Join(user.clone()),
+            ([], [user]) => Event::Leave(user.clone()),
+            _ => Event::Presence { joined, left },
         };
-        *self = Self { recent: std::mem::take(&mut self.recent), ..Self::default() };
         self.note(now_ms);
         Some(Notice { event, text: sentences.join(" ") })
     }
 
     fn is_pending(&self) -> bool {
-        self.joined_count + self.left_count > 0
+        self.joined.count + self.left.count > 0
     }
 
     /// Whether a change is announced by itself; counts it if so. What follows a folded change is folded too, so that
@@ -153,11 +166,11 @@ impl Presence {
     }
 }
 
-fn welcome(room: &str, user: &str) -> String {
+fn welcome(room: &str, user: &Name) -> String {
     format!("Welcome to {room}, {user}!")
 }
 
-fn farewell(user: &str) -> String {
+fn farewell(user: &Name) -> String {
     format!("User {user} left channel.")
 }
 
@@ -165,8 +178,12 @@ fn farewell(user: &str) -> String {
 mod tests {
     use super::*;
 
-    fn name(number: usize) -> Arc<str> {
-        format!("u{number}").into()
+    fn name(number: usize) -> Name {
+        Name::user(&format!("u{number}")).unwrap()
+    }
+
+    fn folded(numbers: impl IntoIterator<Item = usize>, count: usize) -> Folded {
+        Folded { first: numbers.into_iter().map(name).collect(), count }
     }
 
     #[test]
@@ -188,11 +205,13 @@ mod tests {
         }
         let notice = presence.flush("tea", 1500).unwrap();
         assert_eq!(notice.text, "Welcome to tea: u0, u1, u2 and 297 more.");
-        assert_eq!(notice.event, Event::Presence { joined: 300, left: 0 });
+        assert_eq!(notice.event, Event::Presence { joined: folded(0..3, 300), left: Folded::default() });
         for number in 0..14 {
             presence.left(&name(number), 300, 1600);
         }
-        assert_eq!(presence.flush("tea", 2600).unwrap().text, "14 users left channel.");
+        let notice = presence.flush("tea", 2600).unwrap();
+        assert_eq!(notice.text, "14 users left channel.");
+        assert_eq!(notice.event, Event::Presence { joined: Folded::default(), left: folded(0..3, 14) });
     }
 
     #[test]
@@ -205,6 +224,7 @@ mod tests {
         assert_eq!(presence.joined("tea", &name(99), 5, 1150), Announce::Folded, "order is kept");
         let notice = presence.flush("tea", 1200).unwrap();
         assert_eq!(notice.text, "Welcome to tea, u99! User u3 left channel.");
+        assert_eq!(notice.event, Event::Presence { joined: folded([99], 1), left: folded([3], 1) });
         assert!(matches!(presence.joined("tea", &name(100), 5, 1300), Announce::Now(_)), "quiet again");
     }
 }

@@ -9,12 +9,13 @@ use std::sync::{Arc, RwLock};
 use super::replay::ReplayBounds;
 use super::sleepers::Sleepers;
 use super::{Announced, Entered, JoinError, Joining, MemberId, Namespace, Payload, Room, Wakes};
+use crate::protocol::name::Name;
 use crate::protocol::resume::ResumeKey;
 use crate::relay::Inbox;
 
 #[derive(Debug, Default)]
 struct Rooms {
-    awake: HashMap<Arc<str>, Arc<Room>>,
+    awake: HashMap<Name, Arc<Room>>,
     asleep: Sleepers,
 }
 
@@ -66,12 +67,12 @@ impl Registry {
     }
 
     /// The room of that name, if someone is in it.
-    pub fn get(&self, namespace: Namespace, name: &str) -> Option<Arc<Room>> {
+    pub fn get(&self, namespace: Namespace, name: &Name) -> Option<Arc<Room>> {
         self.rooms(namespace).read().expect(UNPOISONED).awake.get(name).cloned()
     }
 
     /// The names of all rooms of a namespace, sorted.
-    pub fn names(&self, namespace: Namespace) -> Vec<Arc<str>> {
+    pub fn names(&self, namespace: Namespace) -> Vec<Name> {
         let mut names: Vec<_> = self.rooms(namespace).read().expect(UNPOISONED).awake.keys().cloned().collect();
         names.sort();
         names
@@ -87,13 +88,14 @@ impl Registry {
         self.rooms(Namespace::Chat).read().expect(UNPOISONED).asleep.count()
     }
 
-    /// The first `max` rooms by name whose names begin with `prefix`, and how many there are of those.
+    /// The first `max` rooms by name whose keys begin with `prefix`, and how many there are of those.
     pub fn first_rooms(&self, namespace: Namespace, prefix: &str, max: usize) -> (Vec<Arc<Room>>, usize) {
         let all = self.rooms(namespace).read().expect(UNPOISONED);
-        let mut rooms: Vec<_> = all.awake.values().filter(|room| room.name().starts_with(prefix)).cloned().collect();
+        let mut rooms: Vec<_> =
+            all.awake.values().filter(|room| room.key().key().starts_with(prefix)).cloned().collect();
         drop(all);
         let count = rooms.len();
-        rooms.sort_by(|a, b| a.name().cmp(b.name()));
+        rooms.sort_by(|a, b| a.key().cmp(b.key()));
         rooms.truncate(max);
         (rooms, count)
     }
@@ -105,7 +107,7 @@ impl Registry {
     pub fn join(
         &self,
         namespace: Namespace,
-        name: &str,
+        name: &Name,
         joining: &Joining<'_>,
         now_ms: u64,
         wakes: &mut Wakes,
@@ -125,7 +127,7 @@ impl Registry {
     pub fn leave(
         &self,
         room: &Arc<Room>,
-        user: Option<&Arc<str>>,
+        user: Option<&Name>,
         member: MemberId,
         now_ms: u64,
         wakes: &mut Wakes,
@@ -142,7 +144,7 @@ impl Registry {
     pub fn publish_from_outside(
         &self,
         namespace: Namespace,
-        name: &str,
+        name: &Name,
         payload: Payload<'_>,
         now_ms: u64,
         wakes: &mut Wakes,
@@ -180,24 +182,23 @@ impl Registry {
         chat.asleep.is_empty()
     }
 
-    fn get_or_make(&self, namespace: Namespace, name: &str, now_ms: u64) -> Arc<Room> {
+    fn get_or_make(&self, namespace: Namespace, name: &Name, now_ms: u64) -> Arc<Room> {
         if let Some(room) = self.get(namespace, name) {
             return room;
         }
-        let name: Arc<str> = name.into();
         let mut rooms = self.rooms(namespace).write().expect(UNPOISONED);
         let Rooms { awake, asleep } = &mut *rooms;
-        let room = awake.entry(Arc::clone(&name)).or_insert_with(|| match asleep.take(&name, now_ms) {
+        let room = awake.entry(name.clone()).or_insert_with(|| match asleep.take(name, now_ms) {
             Some(room) => {
                 room.wake();
                 room
             }
-            None => self.make(namespace, name),
+            None => self.make(namespace, name.clone()),
         });
         Arc::clone(room)
     }
 
-    fn make(&self, namespace: Namespace, name: Arc<str>) -> Arc<Room> {
+    fn make(&self, namespace: Namespace, name: Name) -> Arc<Room> {
         let id = self.made.fetch_add(1, Ordering::Relaxed);
         let epoch = self.epoch_base.wrapping_add(id);
         Arc::new(Room::new(id, name, namespace, epoch, Arc::clone(&self.inboxes), self.kept(namespace)))
@@ -216,7 +217,7 @@ impl Registry {
     fn take_out(&self, room: &Arc<Room>, now_ms: u64) {
         let mut rooms = self.rooms(room.namespace()).write().expect(UNPOISONED);
         let Rooms { awake, asleep } = &mut *rooms;
-        if let Entry::Occupied(entry) = awake.entry(Arc::clone(room.name()))
+        if let Entry::Occupied(entry) = awake.entry(room.key().clone())
             && entry.get().id() == room.id()
             && !room.is_alive()
         {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::Room;
+use crate::protocol::name::Name;
 
 /// Rooms that sleep at most.
 const ROOMS_MAX: usize = 16_384;
@@ -25,9 +26,9 @@ struct Sleeper {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Sleepers {
-    by_name: HashMap<Arc<str>, Sleeper>,
+    by_name: HashMap<Name, Sleeper>,
     /// By the end of their sleep, then by their number.
-    order: BTreeMap<(u64, u64), Arc<str>>,
+    order: BTreeMap<(u64, u64), Name>,
     bytes: usize,
     /// How many had to go before their time.
     evicted: u64,
@@ -41,13 +42,13 @@ impl Sleepers {
 
     /// Puts a room to sleep until `due_ms`.
     pub(super) fn insert(&mut self, room: Arc<Room>, due_ms: u64) {
-        self.take(&Arc::clone(room.name()), u64::MAX);
+        self.take(room.key(), u64::MAX);
         let bytes = room.replay_bytes() + ROOM_OVERHEAD_BYTES;
         self.bytes += bytes;
-        self.order.insert((due_ms, room.id()), Arc::clone(room.name()));
-        self.by_name.insert(Arc::clone(room.name()), Sleeper { room, due_ms, bytes });
+        self.order.insert((due_ms, room.id()), room.key().clone());
+        self.by_name.insert(room.key().clone(), Sleeper { room, due_ms, bytes });
         while (self.by_name.len() > ROOMS_MAX || self.bytes > SLEEPING_BYTES_MAX)
-            && let Some(name) = self.order.first_key_value().map(|(_, name)| Arc::clone(name))
+            && let Some(name) = self.order.first_key_value().map(|(_, name)| name.clone())
         {
             self.take(&name, u64::MAX);
             self.evicted += 1;
@@ -55,7 +56,7 @@ impl Sleepers {
     }
 
     /// Takes a room out; `None` if there is none, or its time is up.
-    pub(super) fn take(&mut self, name: &str, now_ms: u64) -> Option<Arc<Room>> {
+    pub(super) fn take(&mut self, name: &Name, now_ms: u64) -> Option<Arc<Room>> {
         let Sleeper { room, due_ms, bytes } = self.by_name.remove(name)?;
         self.order.remove(&(due_ms, room.id()));
         self.bytes -= bytes;
@@ -73,9 +74,9 @@ impl Sleepers {
     }
 
     /// One whose time is up.
-    pub(super) fn due(&self, now_ms: u64) -> Option<Arc<str>> {
+    pub(super) fn due(&self, now_ms: u64) -> Option<Name> {
         let ((due_ms, _), name) = self.order.first_key_value()?;
-        (*due_ms <= now_ms).then(|| Arc::clone(name))
+        (*due_ms <= now_ms).then(|| name.clone())
     }
 
     /// Whether nobody sleeps.

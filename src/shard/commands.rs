@@ -13,14 +13,15 @@ use crate::metrics::counters::Lapped;
 use crate::protocol::Dialect;
 use crate::protocol::broadcast::{self, to_one};
 use crate::protocol::close_code::CloseReason;
-use crate::protocol::name;
+use crate::protocol::name::Name;
 use crate::protocol::surrogates::without_lone_surrogates;
+use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::{self, Command, text};
 use crate::protocol::v1::Code;
 use crate::rate::Verdict;
 use crate::relay::Disconnect;
 use crate::ring::DataRing;
-use crate::room::{JoinError, Namespace, Room};
+use crate::room::{JoinError, Namespace, Room, Speaker, Visitor};
 
 mod v1;
 
@@ -35,7 +36,7 @@ impl<R: DataRing> Shard<R> {
         let now_ms = self.now.since_start_ms;
         let connection = &mut self.connections[slot as usize];
         let (rate, user) = match &connection.role {
-            Role::Chat { user } => (&self.chat_rate, Some(Arc::clone(user))),
+            Role::Chat { user } => (&self.chat_rate, Some(user.clone())),
             Role::Raw { .. } => (&self.raw_rate, None),
             // Nothing that it sends is decoded.
             Role::Stream { .. } => return,
@@ -80,7 +81,7 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    fn chat_message(&mut self, slot: u32, user: &Arc<str>, kind: Kind, payload: &[u8]) {
+    fn chat_message(&mut self, slot: u32, user: &Name, kind: Kind, payload: &[u8]) {
         if matches!(kind, Kind::Binary) {
             return self.close(slot, &CloseReason::BinaryInChat);
         }
@@ -97,21 +98,35 @@ impl<R: DataRing> Shard<R> {
             return self.refuse(slot, Code::RoomNotFound, text::NO_ROOM);
         };
         match v0::command(&said.message) {
+            Command::Say if is_blank(&said.message) => self.refuse(slot, Code::BadRequest, text::EMPTY),
             Command::Say => {
-                room.publish_chat(user, &said.message, self.now.unix_ms, &mut self.wakes);
+                if self.say(slot, user, &room, &said.message).is_err() {
+                    self.refuse(slot, Code::NameTaken, &text::taken(user.as_str()));
+                }
             }
             Command::Join(name) => self.join_command(slot, user, name),
             Command::Leave(name) => self.leave_command(slot, user, name),
-            Command::List => self.answer(slot, &room, &room.users().join(", ")),
+            Command::List => self.answer(slot, &room, &joined(&room.users())),
             Command::Channels => {
-                let names = self.registry.names(Namespace::Chat).join(", ");
-                self.answer(slot, &room, &names);
+                let names = self.registry.names(Namespace::Chat);
+                self.answer(slot, &room, &joined(&names));
             }
             Command::Malformed => {
                 self.counters.refused(Code::BadRequest).add(1);
                 self.answer(slot, &room, &text::malformatted(&said.message));
             }
         }
+    }
+
+    /// Publishes what a connection says in a room, its own or another, and returns the message's `Seq`.
+    fn say(&mut self, slot: u32, user: &Name, room: &Arc<Room>, text: &str) -> Result<u64, JoinError> {
+        let speaker = if self.is_member(slot, room) {
+            Speaker::Member(user)
+        } else {
+            let predecessor = self.connections[slot as usize].predecessor.as_deref().copied();
+            Speaker::Visitor(Visitor { user, predecessor })
+        };
+        room.publish_chat(&speaker, text, self.now.unix_ms, &mut self.wakes)
     }
 
     fn unreadable(&mut self, slot: u32, why: &str) {
@@ -127,32 +142,33 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    fn join_command(&mut self, slot: u32, user: &Arc<str>, name: &str) {
-        if let Err(why) = name::check_room(name) {
-            return self.refuse(slot, Code::BadRequest, &text::cannot_join(why));
-        }
+    fn join_command(&mut self, slot: u32, user: &Name, name: &str) {
+        let name = match Name::room(name) {
+            Ok(name) => name,
+            Err(why) => return self.refuse(slot, Code::BadRequest, &text::cannot_join(why)),
+        };
         let rooms_max = self.config.max_rooms as usize;
-        let joined = match self.room_of(slot, name) {
+        let joined = match self.registry.get(Namespace::Chat, &name) {
             Some(room) if self.is_member(slot, &room) => Err(JoinError::NameTaken),
             _ if self.connection(slot).memberships.len() >= rooms_max => {
                 return self.refuse(slot, Code::TooManyRooms, &text::too_many_rooms(rooms_max));
             }
-            _ => self.join(slot, Namespace::Chat, name, None),
+            _ => self.join(slot, Namespace::Chat, &name, None),
         };
         if joined.is_err() {
-            self.refuse(slot, Code::NameTaken, &text::taken(user));
+            self.refuse(slot, Code::NameTaken, &text::taken(user.as_str()));
         }
     }
 
-    fn leave_command(&mut self, slot: u32, user: &Arc<str>, name: &str) {
+    fn leave_command(&mut self, slot: u32, user: &Name, name: &str) {
         let Some(room) = self.room_of(slot, name) else {
             return self.refuse(slot, Code::RoomNotFound, &text::does_not_exist(name));
         };
         if !self.is_member(slot, &room) {
-            return self.refuse(slot, Code::NotJoined, &text::not_present(name, user));
+            return self.refuse(slot, Code::NotJoined, &text::not_present(room.name(), user.as_str()));
         }
         if self.leave_settled(slot, &room) {
-            self.system(slot, &text::left(name));
+            self.system(slot, &text::left(room.name()));
         }
     }
 
@@ -184,7 +200,7 @@ impl<R: DataRing> Shard<R> {
         let Disconnect { user, room, reason, closed } = order;
         let in_room = |connection: &Connection| {
             let mut rooms = connection.memberships.iter().map(|membership| &self.rooms.get(membership.room).room);
-            room.as_ref().is_none_or(|name| rooms.any(|room| room.name() == name))
+            room.as_ref().is_none_or(|name| rooms.any(|room| room.key() == name))
         };
         let is_meant = |connection: &Connection| {
             connection.state == State::Open && connection.user() == Some(&user) && in_room(connection)
@@ -198,14 +214,15 @@ impl<R: DataRing> Shard<R> {
         let _ = closed.send(slots.len());
     }
 
-    /// A room by name: one of the connection's own without asking the registry.
+    /// A room by name: one of the connection's own, named as it names itself, is found without preparing the name and
+    /// without asking the registry.
     fn room_of(&self, slot: u32, name: &str) -> Option<Arc<Room>> {
         let memberships = &self.connections[slot as usize].memberships;
         let own = memberships.iter().map(|membership| &self.rooms.get(membership.room).room);
         own.into_iter()
-            .find(|room| &**room.name() == name)
+            .find(|room| room.name() == name)
             .cloned()
-            .or_else(|| self.registry.get(Namespace::Chat, name))
+            .or_else(|| self.registry.get(Namespace::Chat, &Name::room(name).ok()?))
     }
 
     fn is_member(&self, slot: u32, room: &Room) -> bool {
@@ -228,4 +245,8 @@ impl<R: DataRing> Shard<R> {
     fn answer(&mut self, slot: u32, room: &Room, text: &str) {
         self.reply(slot, to_one(&format!("#{}", room.name()), room.name(), text));
     }
+}
+
+fn joined(names: &[Name]) -> String {
+    names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
 }

@@ -25,6 +25,7 @@ use crate::metrics::counters::{Counters, Replay};
 use crate::metrics::delivery::Sampler;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
+use crate::protocol::name::Name;
 use crate::protocol::v1::{Code, Refusal};
 use crate::protocol::{Dialect, broadcast, v0};
 use crate::rate::{Bucket, RateLimit};
@@ -102,7 +103,7 @@ pub struct Upgraded {
     /// What it is for.
     pub role: Role,
     /// The room that its address names, or that is the default there; in v1, none if it names none.
-    pub room: Option<String>,
+    pub room: Option<Name>,
     /// How v1 begins; `None` is v0, or a raw room.
     pub opening: Option<Opening>,
     /// What a listener has of the room, if it comes back.
@@ -221,8 +222,7 @@ impl<R: DataRing> Shard<R> {
         } else if let Some(room) = room
             && let Err(JoinError::NameTaken | JoinError::Gone) = self.enter(slot, namespace, &room, since)
         {
-            let user = self.connection(slot).user().cloned().unwrap_or_default();
-            let taken = v0::text::taken(&user);
+            let taken = v0::text::taken(self.connection(slot).user().map(Name::as_str).unwrap_or_default());
             let refusal = match self.connection(slot).dialect {
                 Dialect::V0 => broadcast::to_one("hi", "", &taken),
                 Dialect::V1 => Refusal::new(Code::NameTaken, taken).frame(None),
@@ -273,7 +273,7 @@ impl<R: DataRing> Shard<R> {
     }
 
     /// Enters the room of its address.
-    fn enter(&mut self, slot: u32, namespace: Namespace, name: &str, since: Option<Since>) -> Result<(), JoinError> {
+    fn enter(&mut self, slot: u32, namespace: Namespace, name: &Name, since: Option<Since>) -> Result<(), JoinError> {
         if self.connection(slot).is_stream() {
             return self.listen(slot, name, since);
         }
@@ -297,7 +297,7 @@ impl<R: DataRing> Shard<R> {
         &mut self,
         slot: u32,
         namespace: Namespace,
-        name: &str,
+        name: &Name,
         since: Option<Since>,
     ) -> Result<(Arc<Room>, Entered), JoinError> {
         let member = self.member_id(slot);

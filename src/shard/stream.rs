@@ -4,6 +4,7 @@ use super::{JoinError, Shard};
 use crate::connection::{Role, State};
 use crate::metrics::counters::CLOSED_WITHOUT_CODE;
 use crate::protocol::close_code::CloseReason;
+use crate::protocol::name::Name;
 use crate::protocol::{broadcast, sse};
 use crate::ring::DataRing;
 use crate::room::replay::Since;
@@ -19,7 +20,7 @@ const IGNORED_BYTES_MAX: u32 = 16 * 1024;
 impl<R: DataRing> Shard<R> {
     /// Lets a listener into the room: first where it stands and what it can't have any more, then what it has missed, then
     /// what comes.
-    pub(super) fn listen(&mut self, slot: u32, name: &str, since: Option<Since>) -> Result<(), JoinError> {
+    pub(super) fn listen(&mut self, slot: u32, name: &Name, since: Option<Since>) -> Result<(), JoinError> {
         let (room, entered) = self.join(slot, Namespace::Chat, name, since)?;
         self.count_replay(&room, since, &entered);
         let serial = u64::from(self.connections[slot as usize].serial);

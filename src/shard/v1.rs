@@ -7,6 +7,7 @@ use super::{Key, Shard};
 use crate::config::Config;
 use crate::connection::State;
 use crate::protocol::close_code::CloseReason;
+use crate::protocol::name::Name;
 use crate::protocol::v1::{Hello, Limits};
 use crate::protocol::{Dialect, broadcast};
 use crate::relay::Order;
@@ -69,7 +70,7 @@ impl<R: DataRing> Shard<R> {
         let hello = Hello {
             op: "hello",
             client: format!("{}-{}", member.shard, connection.serial),
-            user: &user,
+            user: user.as_str(),
             ping,
             instance: &opening.instance,
             version: env!("CARGO_PKG_VERSION"),
@@ -85,7 +86,7 @@ impl<R: DataRing> Shard<R> {
     }
 
     /// Closes a connection whose user has come back over another one.
-    pub(super) fn taken_over(&mut self, member: MemberId, user: &Arc<str>) {
+    pub(super) fn taken_over(&mut self, member: MemberId, user: &Name) {
         let key = Key { slot: member.slot, serial: member.serial };
         if self.is_current(key) && self.connection(key.slot).user() == Some(user) {
             self.close(key.slot, &CloseReason::TakenOver);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::os;
+use crate::room::Speaker;
 use crate::room::replay::Since;
 
 const AGE_MS: u64 = 1000;
@@ -11,19 +12,27 @@ fn registry(bounds: ReplayBounds) -> Registry {
     Registry::new([inbox].into(), 7, ResumeKey::new([1, 2]), bounds)
 }
 
+fn user(name: &str) -> Name {
+    Name::user(name).unwrap()
+}
+
+fn tea() -> Name {
+    Name::room("tea").unwrap()
+}
+
 /// A user's visit to a room.
 struct Visit<'a> {
     registry: &'a Registry,
-    user: Arc<str>,
+    user: Name,
     joined: Joined,
 }
 
 impl<'a> Visit<'a> {
     fn new(registry: &'a Registry, room: &str, since: Option<(u64, u64)>, now_ms: u64) -> Self {
-        let user: Arc<str> = "ann".into();
+        let (user, room) = (user("ann"), Name::room(room).unwrap());
         let since = since.map(|(epoch, seq)| Since { epoch: Some(epoch), seq });
         let joining = Joining { since, ..Joining::new(Some(&user), MEMBER) };
-        let joined = registry.join(Namespace::Chat, room, &joining, now_ms, &mut Wakes::default()).unwrap();
+        let joined = registry.join(Namespace::Chat, &room, &joining, now_ms, &mut Wakes::default()).unwrap();
         Self { registry, user, joined }
     }
 
@@ -43,12 +52,12 @@ fn a_room_sleeps_for_its_age_and_is_hidden_while_it_does() {
     let epoch = visit.epoch();
     assert_eq!(visit.joined.entered.first_seq, 1);
     visit.end(100);
-    assert!(registry.get(Namespace::Chat, "tea").is_none() && registry.names(Namespace::Chat).is_empty());
+    assert!(registry.get(Namespace::Chat, &tea()).is_none() && registry.names(Namespace::Chat).is_empty());
     assert!(!registry.expire(100 + AGE_MS - 1), "it sleeps on");
     let visit = Visit::new(&registry, "tea", Some((epoch, 0)), 100 + AGE_MS - 1);
     assert_eq!((visit.epoch(), visit.joined.entered.first_seq), (epoch, 2));
     assert_eq!(visit.joined.entered.recovered, Some(false), "the welcome of the first visit is too old");
-    assert!(registry.get(Namespace::Chat, "tea").is_some() && registry.expire(u64::MAX), "nobody sleeps");
+    assert!(registry.get(Namespace::Chat, &tea()).is_some() && registry.expire(u64::MAX), "nobody sleeps");
     visit.end(2000);
     let visit = Visit::new(&registry, "tea", Some((epoch, 2)), 2000 + AGE_MS);
     assert_ne!(visit.epoch(), epoch, "its time was up, though nobody had looked");
@@ -104,7 +113,8 @@ fn what_sleeps_is_bounded_in_bytes() {
             let visit = Visit::new(&registry, &format!("r{number}"), None, 0);
             let epoch = visit.epoch();
             for _ in 0..10 {
-                visit.joined.room.publish_chat("ann", &text, 0, &mut Wakes::default());
+                let speaker = Speaker::Member(&visit.user);
+                visit.joined.room.publish_chat(&speaker, &text, 0, &mut Wakes::default()).unwrap();
             }
             registry.inboxes()[0].drain(&mut Vec::new());
             visit.end(number);
@@ -120,15 +130,15 @@ fn what_sleeps_is_bounded_in_bytes() {
 #[test]
 fn rooms_fall_asleep_and_wake_on_many_threads_at_once() {
     let registry = registry(BOUNDS);
-    let names = ["tea", "milk"];
+    let names = ["tea", "milk"].map(|name| Name::room(name).unwrap());
     std::thread::scope(|scope| {
         for thread in 0..4u32 {
-            let registry = &registry;
+            let (registry, names) = (&registry, &names);
             scope.spawn(move || {
-                let user: Arc<str> = format!("u{thread}").into();
+                let user = user(&format!("u{thread}"));
                 let member = MemberId { shard: 0, slot: thread, serial: 0 };
                 for number in 0..3000u64 {
-                    let name = names[(number % 2) as usize];
+                    let name = &names[(number % 2) as usize];
                     let wakes = &mut Wakes::default();
                     let joined =
                         registry.join(Namespace::Chat, name, &Joining::new(Some(&user), member), 0, wakes).unwrap();

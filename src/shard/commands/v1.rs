@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Namespace, Shard, name, text};
+use super::{Namespace, Shard, is_blank, text};
+use crate::protocol::name::{Name, room_key_prefix};
 use crate::protocol::surrogates::without_lone_surrogates;
 use crate::protocol::v1::{
     self, Answer, Code, Command, Fault, ROOMS_LISTED_MAX, Ref, Refusal, RoomEntry, USERS_LISTED_MAX,
@@ -14,7 +15,7 @@ use crate::shard::SETTLE_BYTES_MAX;
 
 impl<R: DataRing> Shard<R> {
     /// A message of v1 has arrived.
-    pub(super) fn request(&mut self, slot: u32, user: &Arc<str>, payload: &[u8]) {
+    pub(super) fn request(&mut self, slot: u32, user: &Name, payload: &[u8]) {
         let v1::Request { reference, command } = v1::parse(payload);
         let reference = reference.as_ref();
         let is_unreadable = matches!(command, Err(Fault::Unreadable(_)));
@@ -58,14 +59,17 @@ impl<R: DataRing> Shard<R> {
         &mut self,
         slot: u32,
         reference: Option<&Ref<'_>>,
-        user: &Arc<str>,
+        user: &Name,
         name: &str,
         message: &str,
     ) -> Result<(), Refusal> {
         let room = self.existing_room(slot, name)?;
-        let seq = room.publish_chat(user, message, self.now.unix_ms, &mut self.wakes);
+        if is_blank(message) {
+            return Err(Refusal::new(Code::BadRequest, text::EMPTY));
+        }
+        let seq = self.say(slot, user, &room, message).map_err(|_| name_taken(room.name()))?;
         if reference.is_some() {
-            self.reply(slot, Answer::published(name, room.epoch(), seq).frame(reference));
+            self.reply(slot, Answer::published(room.name(), room.epoch(), seq).frame(reference));
         }
         Ok(())
     }
@@ -77,12 +81,12 @@ impl<R: DataRing> Shard<R> {
         name: &str,
         since: Option<Since>,
     ) -> Result<(), Refusal> {
-        name::check_room(name).map_err(|why| Refusal::new(Code::BadRequest, format!("Room: {why}")))?;
+        let name = Name::room(name).map_err(|why| Refusal::new(Code::BadRequest, format!("Room: {why}")))?;
         let rooms_max = self.config.max_rooms as usize;
-        if let Some(room) = self.room_of(slot, name)
+        if let Some(room) = self.registry.get(Namespace::Chat, &name)
             && self.is_member(slot, &room)
         {
-            return Err(Refusal::new(Code::NameTaken, format!("You are in the room {name} already.")));
+            return Err(Refusal::new(Code::NameTaken, format!("You are in the room {} already.", room.name())));
         }
         if self.connection(slot).memberships.len() >= rooms_max {
             let why = format!("You are in {rooms_max} rooms, which is as many as you may: leave one first.");
@@ -90,11 +94,9 @@ impl<R: DataRing> Shard<R> {
         }
         // What the other rooms had for it goes ahead; of this one, nothing may come before the answer.
         self.settle(slot, SETTLE_BYTES_MAX);
-        let joined = self.join(slot, Namespace::Chat, name, since);
-        let (room, entered) =
-            joined.map_err(|_| Refusal::new(Code::NameTaken, format!("Somebody in the room {name} has your name.")))?;
+        let (room, entered) = self.join(slot, Namespace::Chat, &name, since).map_err(|_| name_taken(name.as_str()))?;
         self.count_replay(&room, since, &entered);
-        let answer = Answer::joined(name, room.epoch(), entered.from_seq - 1, entered.recovered, entered.users);
+        let answer = Answer::joined(room.name(), room.epoch(), entered.from_seq - 1, entered.recovered, entered.users);
         self.reply_at_once(slot, answer.frame(reference));
         if let Some(head) = entered.head
             && let Some(room_slot) = self.rooms.slot(&room)
@@ -108,28 +110,31 @@ impl<R: DataRing> Shard<R> {
         &mut self,
         slot: u32,
         reference: Option<&Ref<'_>>,
-        user: &Arc<str>,
+        user: &Name,
         name: &str,
     ) -> Result<(), Refusal> {
         let room = self.existing_room(slot, name)?;
         if !self.is_member(slot, &room) {
-            return Err(Refusal::new(Code::NotJoined, text::not_present(name, user)));
+            return Err(Refusal::new(Code::NotJoined, text::not_present(room.name(), user.as_str())));
         }
         if self.leave_settled(slot, &room) {
-            self.reply(slot, Answer::left(name).frame(reference));
+            self.reply(slot, Answer::left(room.name()).frame(reference));
         }
         Ok(())
     }
 
     fn who(&mut self, slot: u32, reference: Option<&Ref<'_>>, name: &str) -> Result<(), Refusal> {
-        let (users, count) = self.existing_room(slot, name)?.first_users(USERS_LISTED_MAX);
-        let users = users.iter().map(|user| &**user).collect();
-        self.reply(slot, Answer::who(name, users, count).frame(reference));
+        let room = self.existing_room(slot, name)?;
+        let (users, count) = room.first_users(USERS_LISTED_MAX);
+        let users = users.iter().map(Name::as_str).collect();
+        self.reply(slot, Answer::who(room.name(), users, count).frame(reference));
         Ok(())
     }
 
     fn list_rooms(&mut self, slot: u32, reference: Option<&Ref<'_>>, prefix: &str) {
-        let (rooms, count) = self.registry.first_rooms(Namespace::Chat, prefix, ROOMS_LISTED_MAX);
+        let (rooms, count) = room_key_prefix(prefix).map_or_else(Default::default, |prefix| {
+            self.registry.first_rooms(Namespace::Chat, &prefix, ROOMS_LISTED_MAX)
+        });
         let rooms = rooms.iter().map(|room| RoomEntry { room: room.name(), users: room.user_count() });
         self.reply(slot, Answer::rooms(rooms.collect(), count).frame(reference));
     }
@@ -138,4 +143,8 @@ impl<R: DataRing> Shard<R> {
         let not_found = || Refusal::new(Code::RoomNotFound, format!("There is nobody in the room {name}."));
         self.room_of(slot, name).ok_or_else(not_found)
     }
+}
+
+fn name_taken(room: &str) -> Refusal {
+    Refusal::new(Code::NameTaken, format!("Somebody in the room {room} has your name."))
 }

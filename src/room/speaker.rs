@@ -1,0 +1,41 @@
+//! Who says something in a room: a client can't speak for another, also not from outside.
+
+use super::{MemberId, State};
+use crate::os;
+use crate::protocol::name::Name;
+
+/// Who says something in a chat room.
+#[derive(Clone, Copy, Debug)]
+pub enum Speaker<'a> {
+    /// A member, under the name that it has there.
+    Member(&'a Name),
+    /// A connection that is not in the room: it may speak, unless another one has its name there.
+    Visitor(Visitor<'a>),
+}
+
+impl<'a> Speaker<'a> {
+    /// Its name.
+    pub fn user(&self) -> &'a Name {
+        match self {
+            Self::Member(user) | Self::Visitor(Visitor { user, .. }) => user,
+        }
+    }
+}
+
+/// A connection that speaks in a room without being in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Visitor<'a> {
+    /// Its name.
+    pub user: &'a Name,
+    /// The connection whose name it takes over.
+    pub predecessor: Option<MemberId>,
+}
+
+impl State {
+    /// Whether a visitor would speak for a member. A member that has ended, or that the visitor takes over, is no other.
+    pub(super) fn is_taken_from(&self, visitor: &Visitor<'_>) -> bool {
+        self.users
+            .get(visitor.user)
+            .is_some_and(|holder| Some(holder.member) != visitor.predecessor && !os::peer_has_ended(holder.socket))
+    }
+}
