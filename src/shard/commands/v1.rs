@@ -23,7 +23,7 @@ impl<R: DataRing> Shard<R> {
             self.connection(slot).unreadable = 0;
         }
         let outcome = match command {
-            Ok(Command::Publish { room, message }) => self.publish(slot, reference, user, &room, &message),
+            Ok(Command::Publish { room, message }) => self.publish(slot, reference, user, payload, &room, &message),
             Ok(Command::Join { room, since }) => self.join_request(slot, reference, &room, since),
             Ok(Command::Leave { room }) => self.leave_request(slot, reference, user, &room),
             Ok(Command::Who { room }) => self.who(slot, reference, &room),
@@ -60,12 +60,16 @@ impl<R: DataRing> Shard<R> {
         slot: u32,
         reference: Option<&Ref<'_>>,
         user: &Name,
+        payload: &[u8],
         name: &str,
         message: &str,
     ) -> Result<(), Refusal> {
         let room = self.existing_room(slot, name)?;
         if is_blank(message) {
             return Err(Refusal::new(Code::BadRequest, text::EMPTY));
+        }
+        if !self.may_publish(&room, payload) {
+            return Ok(());
         }
         let seq = self.say(slot, user, &room, message).map_err(|_| name_taken(room.name()))?;
         if reference.is_some() {
