@@ -252,7 +252,9 @@ fn with_slow_close_the_stream_of_a_slow_listener_ends() {
         next += 1;
     }
     assert!(next < 3 + FLOOD && slow.last_event_id == format!("{epoch}:{}", next - 1));
-    assert_eq!(slow.comments, ["too slow: messages were lost; come back"]);
+    // On a busy machine, heartbeats come before it.
+    let said: Vec<_> = slow.comments.iter().filter(|comment| !comment.is_empty()).collect();
+    assert_eq!(said, ["too slow: messages were lost; come back"]);
     internal.wait_for_metric("hi_disconnects_total{code=\"4101\"}", 1.0);
     drop(slow);
     internal.wait_for_metric("hi_connections{dialect=\"sse\"}", 0.0);

@@ -239,7 +239,11 @@ impl Member {
                 let seen = orders.frames.get(&(room.to_owned(), answer["Seq"].as_u64().unwrap()));
                 assert!(seen.is_none_or(|seen| seen["Message"] == text), "{answer}: {seen:?}");
             }
-            Asked::Publish { .. } => assert_eq!(answer["Code"], "room_not_found", "{answer}"),
+            Asked::Publish { room, .. } => {
+                // From outside, while a half-open connection of its own still has its name there.
+                assert!(["room_not_found", "name_taken"].contains(&answer["Code"].as_str().unwrap()), "{answer}");
+                assert!(!self.rooms.contains_key(room), "u{} is in {room}: {answer}", self.number);
+            }
         }
     }
 }
