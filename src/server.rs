@@ -74,6 +74,7 @@ pub struct Server {
     internal: Option<SocketAddr>,
     /// Whether the internal port asks for no key.
     internal_is_open: bool,
+    instance: Arc<str>,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     registry: Arc<Registry>,
@@ -118,6 +119,7 @@ impl Server {
             internal: internal.as_ref().map(InternalPort::address),
             internal_is_open: !keys.is_set(),
             metrics: Arc::new(Metrics::new(&instance, shards, Arc::clone(&registry))),
+            instance,
             readiness: Arc::new(Readiness::new(Arc::clone(&stop))),
             registry,
             failures,
@@ -147,19 +149,27 @@ impl Server {
             counters: Arc::clone(server.metrics.of_shard(id)),
             config: Arc::clone(&config),
             registry: Arc::clone(&server.registry),
-            instance: Arc::clone(&instance),
+            instance: Arc::clone(&server.instance),
             failures: Arc::clone(&server.failures),
             stop: Arc::clone(&server.stop),
         });
         let threads: Vec<_> = threads.collect();
-        if let Err(error) = server.start_shards::<R>(threads) {
-            // Those that did start.
-            server.stop();
-            server.join();
-            return Err(error);
+        let started = server.start_shards::<R>(threads).and_then(|()| server.start_beside(&config, internal, keys));
+        match started {
+            Ok(()) => Ok(server),
+            Err(error) => {
+                // Those that did start.
+                server.stop();
+                server.join();
+                Err(error)
+            }
         }
-        if let Some(port) = internal {
-            let Self { registry, metrics, readiness, .. } = &server;
+    }
+
+    /// Starts what runs beside the shards: the internal port, and the canary.
+    fn start_beside(&self, config: &Config, port: Option<InternalPort>, keys: Keys) -> Result<(), StartError> {
+        if let Some(port) = port {
+            let Self { registry, metrics, readiness, .. } = self;
             let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(readiness), config.raw, keys);
             port.serve(Arc::new(app)).map_err(out_of_files)?;
         }
@@ -167,16 +177,16 @@ impl Server {
             let plan = Plan {
                 target: target.clone(),
                 interval: config.public_interval,
-                instance,
+                instance: Arc::clone(&self.instance),
                 group: config.group.clone(),
             };
-            let canary = Canary::start(plan, Arc::clone(&server.metrics)).map_err(out_of_files)?;
-            server.readiness.add(move || {
+            let canary = Canary::start(plan, Arc::clone(&self.metrics)).map_err(out_of_files)?;
+            self.readiness.add(move || {
                 let (ok, detail) = canary.readiness();
                 Check { name: "public path", ok, decides: false, detail }
             });
         }
-        Ok(server)
+        Ok(())
     }
 
     /// Starts the threads of the shards, and waits until each has reported.
@@ -249,15 +259,16 @@ impl Server {
     }
 }
 
-/// The `hi` command: listens to signals, raises the file limit, tries the kernel, serves until a signal, and stops.
+/// The `hi` command: raises the file limit, listens to signals, tries the kernel, serves until a signal, and stops.
 ///
 /// # Errors
 /// Why it can't start.
 pub fn serve<R: DataRing + 'static>(config: Config) -> Result<Infallible, StartError> {
+    // Needs no time. Listening to signals needs files.
+    let files = Files::prepare(&config)?;
     // Before all that takes time: a signal without a handler would end hi without a word, or be lost (PID 1).
     let (runtime, signals) =
         Signals::listen().map_err(|error| StartError(format!("can't listen to signals: {error}")))?;
-    let files = Files::prepare(&config)?;
     let budget_config = config.clone();
     runtime.block_on(async {
         let starting = tokio::task::spawn_blocking(|| {

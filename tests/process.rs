@@ -18,8 +18,6 @@ use support::{PATIENCE, Server, hi, run};
 
 /// From the signal to the end of the process.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
-/// A port in use is tried again for two seconds: a start that takes so long is under way in this time.
-const START_UNDER_WAY: Duration = Duration::from_millis(1500);
 
 /// Handshakes that fail, until log lines about them are dropped; all of them are answered.
 fn fill_log(server: &Server) {
@@ -129,7 +127,7 @@ fn expect_end_during_start(mut child: Child, hi: impl Fn() -> Option<u32>) {
             break pid;
         }
         assert!(began.elapsed() < PATIENCE, "it doesn't listen to signals");
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(1));
     };
     kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::TERM).unwrap();
     let deadline = Instant::now() + PATIENCE;
