@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fastwebsockets::OpCode;
+use hi::clock::Time;
 use hi::frame::decode::Decoder;
 use hi::frame::encode;
 use hi::http::{head, upgrade};
@@ -117,7 +118,7 @@ fn relay(criterion: &mut Criterion) {
     for shard in 0..2 {
         let member = MemberId { shard, slot: 0, serial: 1 };
         let joined = registry
-            .join(Namespace::Raw, "bench", &Joining::new(None, member), 0, &mut wakes)
+            .join(Namespace::Raw, "bench", &Joining::new(None, member), Time::default(), &mut wakes)
             .expect("raw rooms have no names");
         room = Some(joined.room);
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -112,11 +112,6 @@ pub fn watch<T: AsRawFd + Into<OwnedFd>>(file: T) -> io::Result<AsyncFd<T>> {
 pub fn eventfd_signal(eventfd: &impl AsFd) {
     // The only error is a counter at its maximum (EAGAIN): it is readable then, which is all that was wanted.
     let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
-}
-
-/// Milliseconds since 1970 (the `Ts` of the wire).
-pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// A random number from the kernel.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use clap::Parser;
 use fastwebsockets::OpCode;
+use hi::clock::Time;
 use hi::config::Config;
 use hi::connection::Role;
 use hi::frame::encode;
@@ -230,14 +231,14 @@ fn who_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
     let member = MemberId { shard: 1, slot: 0, serial: 0 };
     let far = "far".into();
     let joining = Joining::new(Some(&far), member);
-    let far = bench.registry.join(Namespace::Chat, "tea", &joining, 0, &mut Wakes::default());
+    let far = bench.registry.join(Namespace::Chat, "tea", &joining, Time::default(), &mut Wakes::default());
     let room = far.unwrap().room;
     bench.turn_until_idle();
     bench.registry.inboxes()[1].drain(&mut Vec::new());
     arrived(&mut ann);
 
     bench.script.broken.set(Some(1));
-    room.publish_chat("far", "bob doesn't get this", 0, &mut Wakes::default());
+    room.publish_chat("far", "bob doesn't get this", Time::default(), &mut Wakes::default());
     bench.turn_until_asleep();
     hear(&mut ann, &[b"bob doesn't get this", b"User bob left channel."]);
     // The other shard has it too, and has been told.

@@ -10,10 +10,10 @@ use super::App;
 use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
 use super::once::{self, KEY_BYTES_MAX};
+use crate::clock::Time;
 use crate::config::RawMode;
 use crate::frame::encode;
 use crate::metrics::counters::Speech;
-use crate::os;
 use crate::protocol::name::{check_room, check_user};
 use crate::room::{Namespace, Payload, Wakes};
 
@@ -167,7 +167,8 @@ impl<'a> Publisher<'a> {
     fn publish(&mut self, namespace: Namespace, room: &str, payload: Payload<'_>) -> Published {
         self.app.metrics.of_internal_port().messages_in(Speech::Api).add(1);
         let rooms = &self.app.rooms;
-        match rooms.publish_from_outside(namespace, room, payload, os::unix_ms(), &mut self.wakes) {
+        let now = Time::read(Instant::now());
+        match rooms.publish_from_outside(namespace, room, payload, now, &mut self.wakes) {
             Some((room, seq, members)) => {
                 Published { seq: Some(seq), epoch: Some(format!("{:016x}", room.epoch())), members }
             }

@@ -258,13 +258,13 @@ impl<'a> Answer<'a> {
 }
 
 /// The answer to `ping`; the time in ms since 1970.
-pub fn pong(reference: Option<&Ref<'_>>, now_ms: u64) -> Bytes {
+pub fn pong(reference: Option<&Ref<'_>>, unix_ms: u64) -> Bytes {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
     struct Pong {
         ts: u64,
     }
-    encode(&Tagged { op: "pong", reference, body: Pong { ts: now_ms } })
+    encode(&Tagged { op: "pong", reference, body: Pong { ts: unix_ms } })
 }
 
 #[derive(Serialize)]

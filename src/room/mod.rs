@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
+use crate::clock::Time;
 use crate::os;
 use crate::protocol::broadcast;
 use crate::relay::{Inbox, Relay};
@@ -151,7 +152,7 @@ pub enum Payload<'a> {
 pub enum Announced {
     /// It has been, or somebody else will.
     Done,
-    /// Folded: whoever got this calls [`Room::announce_folded`] at that time (ms).
+    /// Folded: whoever got this calls [`Room::announce_folded`] at that time ([`Time::monotonic_ms`]).
     At(u64),
 }
 
@@ -252,53 +253,49 @@ impl Room {
     }
 
     /// Drops what is too old to be replayed.
-    pub fn cut_replay(&self, now_ms: u64) {
-        self.lock().replay.cut(now_ms);
+    pub fn cut_replay(&self, now: Time) {
+        self.lock().replay.cut(now.monotonic_ms);
     }
 
     /// Publishes the chat message `text` of `user` and returns its `Seq`.
-    pub fn publish_chat(self: &Arc<Self>, user: &str, text: &str, now_ms: u64, wakes: &mut Wakes) -> u64 {
+    pub fn publish_chat(self: &Arc<Self>, user: &str, text: &str, now: Time, wakes: &mut Wakes) -> u64 {
         let message = broadcast::Unnumbered::message(user, &self.name, text);
         let mut state = self.lock();
-        let frame = message.number(state.next_seq, self.epoch, now_ms);
-        self.publish(&mut state, &frame, now_ms, wakes)
+        let frame = message.number(state.next_seq, self.epoch, now.unix_ms);
+        self.publish(&mut state, &frame, now, wakes)
     }
 
     /// Publishes a frame as it is, and returns its `Seq`. Raw rooms keep nothing: no client could ask for it.
     pub fn publish_raw(self: &Arc<Self>, frame: &Bytes, wakes: &mut Wakes) -> u64 {
-        self.publish(&mut self.lock(), frame, 0, wakes)
+        self.publish(&mut self.lock(), frame, Time::default(), wakes)
     }
 
     /// Publishes for somebody who is no member, and returns the message's `Seq` and how many members it goes to.
-    pub fn publish_from_outside(
-        self: &Arc<Self>,
-        payload: Payload<'_>,
-        now_ms: u64,
-        wakes: &mut Wakes,
-    ) -> (u64, usize) {
+    pub fn publish_from_outside(self: &Arc<Self>, payload: Payload<'_>, now: Time, wakes: &mut Wakes) -> (u64, usize) {
         let message = match payload {
             Payload::Chat { from, text } => Ok(broadcast::Unnumbered::message(from, &self.name, text)),
             Payload::Frame(frame) => Err(frame.clone()),
         };
         let mut state = self.lock();
-        let frame = message.map_or_else(|frame| frame, |message| message.number(state.next_seq, self.epoch, now_ms));
-        (self.publish(&mut state, &frame, now_ms, wakes), state.members)
+        let frame =
+            message.map_or_else(|frame| frame, |message| message.number(state.next_seq, self.epoch, now.unix_ms));
+        (self.publish(&mut state, &frame, now, wakes), state.members)
     }
 
     /// Publishes the notice about the joins and leaves that were folded until now.
-    pub fn announce_folded(self: &Arc<Self>, now_ms: u64, wakes: &mut Wakes) {
+    pub fn announce_folded(self: &Arc<Self>, now: Time, wakes: &mut Wakes) {
         let mut state = self.lock();
-        if let Some(notice) = state.presence.flush(&self.name, now_ms)
+        if let Some(notice) = state.presence.flush(&self.name, now.monotonic_ms)
             && state.members > 0
         {
-            self.publish_notice(&mut state, &notice, now_ms, wakes);
+            self.publish_notice(&mut state, &notice, now, wakes);
         }
     }
 
     /// Adds a member. A chat room announces it, the newcomer included; one that takes its name over from its own lost
     /// connection has never been away. A name whose holder has ended is free, though the holder's shard may not have heard
     /// of the end yet: who comes back at once must not find its own name taken.
-    fn join(self: &Arc<Self>, joining: &Joining<'_>, now_ms: u64, wakes: &mut Wakes) -> Result<Entered, JoinError> {
+    fn join(self: &Arc<Self>, joining: &Joining<'_>, now: Time, wakes: &mut Wakes) -> Result<Entered, JoinError> {
         let Joining { user, member, socket, since, predecessor } = *joining;
         let mut state = self.lock();
         if !state.alive {
@@ -312,7 +309,7 @@ impl Room {
                 Some(holder) if Some(holder.member) == predecessor => announces = false,
                 Some(holder) if os::peer_has_ended(holder.socket) => {
                     state.users.remove(user);
-                    announced = self.say_farewell(&mut state, user, now_ms, wakes);
+                    announced = self.say_farewell(&mut state, user, now, wakes);
                 }
                 Some(_) => return Err(JoinError::NameTaken),
             }
@@ -321,7 +318,7 @@ impl Room {
         state.members_by_shard[member.shard as usize] += 1;
         state.members += 1;
         let first_seq = state.next_seq;
-        state.replay.cut(now_ms);
+        state.replay.cut(now.monotonic_ms);
         let recovered = since.map(|since| {
             since.epoch == Some(self.epoch) && since.seq < first_seq && state.replay.reaches(since.seq + 1)
         });
@@ -331,8 +328,8 @@ impl Room {
             && announces
         {
             let members = state.members;
-            let announce = state.presence.joined(&self.name, user, members, now_ms);
-            announced = announced.and(self.announce(&mut state, announce, now_ms, wakes));
+            let announce = state.presence.joined(&self.name, user, members, now.monotonic_ms);
+            announced = announced.and(self.announce(&mut state, announce, now, wakes));
         }
         Ok(Entered { first_seq, from_seq, head, recovered, users: state.users.len(), announced })
     }
@@ -343,7 +340,7 @@ impl Room {
         self: &Arc<Self>,
         user: Option<&Arc<str>>,
         member: MemberId,
-        now_ms: u64,
+        now: Time,
         wakes: &mut Wakes,
     ) -> (Announced, bool) {
         let mut state = self.lock();
@@ -357,13 +354,13 @@ impl Room {
             state.alive = false;
             return (Announced::Done, true);
         }
-        let announced = user.map(|user| self.say_farewell(&mut state, user, now_ms, wakes));
+        let announced = user.map(|user| self.say_farewell(&mut state, user, now, wakes));
         (announced.unwrap_or(Announced::Done), false)
     }
 
-    fn say_farewell(self: &Arc<Self>, state: &mut State, user: &Arc<str>, now_ms: u64, wakes: &mut Wakes) -> Announced {
-        let announce = state.presence.left(user, state.members, now_ms);
-        self.announce(state, announce, now_ms, wakes)
+    fn say_farewell(self: &Arc<Self>, state: &mut State, user: &Arc<str>, now: Time, wakes: &mut Wakes) -> Announced {
+        let announce = state.presence.left(user, state.members, now.monotonic_ms);
+        self.announce(state, announce, now, wakes)
     }
 
     fn is_alive(&self) -> bool {
@@ -378,10 +375,10 @@ impl Room {
         state.presence = Presence::default();
     }
 
-    fn announce(self: &Arc<Self>, state: &mut State, announce: Announce, now_ms: u64, wakes: &mut Wakes) -> Announced {
+    fn announce(self: &Arc<Self>, state: &mut State, announce: Announce, now: Time, wakes: &mut Wakes) -> Announced {
         match announce {
             Announce::Now(notice) => {
-                self.publish_notice(state, &notice, now_ms, wakes);
+                self.publish_notice(state, &notice, now, wakes);
                 Announced::Done
             }
             Announce::At(due_ms) => Announced::At(due_ms),
@@ -389,17 +386,17 @@ impl Room {
         }
     }
 
-    fn publish_notice(self: &Arc<Self>, state: &mut State, notice: &Notice, now_ms: u64, wakes: &mut Wakes) {
+    fn publish_notice(self: &Arc<Self>, state: &mut State, notice: &Notice, now: Time, wakes: &mut Wakes) {
         let message = broadcast::Unnumbered::notice(&self.name, notice, state.users.len());
-        let frame = message.number(state.next_seq, self.epoch, now_ms);
-        self.publish(state, &frame, now_ms, wakes);
+        let frame = message.number(state.next_seq, self.epoch, now.unix_ms);
+        self.publish(state, &frame, now, wakes);
     }
 
     /// One push for each shard that has members. A full inbox drops the frame; the hole in `Seq` tells the shard.
-    fn publish(self: &Arc<Self>, state: &mut State, frame: &Bytes, now_ms: u64, wakes: &mut Wakes) -> u64 {
+    fn publish(self: &Arc<Self>, state: &mut State, frame: &Bytes, now: Time, wakes: &mut Wakes) -> u64 {
         let seq = state.next_seq;
         state.next_seq += 1;
-        state.replay.push(frame, now_ms);
+        state.replay.push(frame, now.monotonic_ms);
         for (shard, inbox) in self.inboxes.iter().enumerate() {
             if state.members_by_shard[shard] == 0 {
                 continue;

@@ -9,6 +9,7 @@ use std::sync::{Arc, RwLock};
 use super::replay::ReplayBounds;
 use super::sleepers::Sleepers;
 use super::{Announced, Entered, JoinError, Joining, MemberId, Namespace, Payload, Room, Wakes};
+use crate::clock::Time;
 use crate::protocol::resume::ResumeKey;
 use crate::relay::Inbox;
 
@@ -107,15 +108,15 @@ impl Registry {
         namespace: Namespace,
         name: &str,
         joining: &Joining<'_>,
-        now_ms: u64,
+        now: Time,
         wakes: &mut Wakes,
     ) -> Result<Joined, JoinError> {
         loop {
-            let room = self.get_or_make(namespace, name, now_ms);
-            match room.join(joining, now_ms, wakes) {
+            let room = self.get_or_make(namespace, name, now);
+            match room.join(joining, now, wakes) {
                 Ok(entered) => return Ok(Joined { room, entered }),
                 // Its last member left between our two steps, and is about to take it out.
-                Err(JoinError::Gone) => self.take_out(&room, now_ms),
+                Err(JoinError::Gone) => self.take_out(&room, now),
                 Err(refused) => return Err(refused),
             }
         }
@@ -127,12 +128,12 @@ impl Registry {
         room: &Arc<Room>,
         user: Option<&Arc<str>>,
         member: MemberId,
-        now_ms: u64,
+        now: Time,
         wakes: &mut Wakes,
     ) -> Announced {
-        let (announced, was_last) = room.leave(user, member, now_ms, wakes);
+        let (announced, was_last) = room.leave(user, member, now, wakes);
         if was_last {
-            self.take_out(room, now_ms);
+            self.take_out(room, now);
         }
         announced
     }
@@ -144,11 +145,11 @@ impl Registry {
         namespace: Namespace,
         name: &str,
         payload: Payload<'_>,
-        now_ms: u64,
+        now: Time,
         wakes: &mut Wakes,
     ) -> Option<(Arc<Room>, u64, usize)> {
         if let Some(room) = self.get(namespace, name) {
-            let (seq, members) = room.publish_from_outside(payload, now_ms, wakes);
+            let (seq, members) = room.publish_from_outside(payload, now, wakes);
             return Some((room, seq, members));
         }
         let bounds = self.kept(namespace);
@@ -158,36 +159,36 @@ impl Registry {
         let mut rooms = self.rooms(namespace).write().expect(UNPOISONED);
         // Somebody may have woken it meanwhile.
         let awake = rooms.awake.get(name).cloned();
-        let room = awake.or_else(|| rooms.asleep.take(name, now_ms))?;
-        let (seq, members) = room.publish_from_outside(payload, now_ms, wakes);
+        let room = awake.or_else(|| rooms.asleep.take(name, now.monotonic_ms))?;
+        let (seq, members) = room.publish_from_outside(payload, now, wakes);
         if !rooms.awake.contains_key(name) {
             // Only now: what it keeps counts with what was published.
-            rooms.asleep.insert(Arc::clone(&room), now_ms.saturating_add(bounds.age_max_ms));
+            rooms.asleep.insert(Arc::clone(&room), now.monotonic_ms.saturating_add(bounds.age_max_ms));
         }
         Some((room, seq, members))
     }
 
     /// Forgets the rooms that have slept long enough; false if others sleep on.
-    pub fn expire(&self, now_ms: u64) -> bool {
+    pub fn expire(&self, now: Time) -> bool {
         let chat = self.chat.read().expect(UNPOISONED);
-        let (is_due, nobody_sleeps) = (chat.asleep.due(now_ms).is_some(), chat.asleep.is_empty());
+        let (is_due, nobody_sleeps) = (chat.asleep.due(now.monotonic_ms).is_some(), chat.asleep.is_empty());
         drop(chat);
         if !is_due {
             return nobody_sleeps;
         }
         let mut chat = self.chat.write().expect(UNPOISONED);
-        chat.asleep.expire(now_ms);
+        chat.asleep.expire(now.monotonic_ms);
         chat.asleep.is_empty()
     }
 
-    fn get_or_make(&self, namespace: Namespace, name: &str, now_ms: u64) -> Arc<Room> {
+    fn get_or_make(&self, namespace: Namespace, name: &str, now: Time) -> Arc<Room> {
         if let Some(room) = self.get(namespace, name) {
             return room;
         }
         let name: Arc<str> = name.into();
         let mut rooms = self.rooms(namespace).write().expect(UNPOISONED);
         let Rooms { awake, asleep } = &mut *rooms;
-        let room = awake.entry(Arc::clone(&name)).or_insert_with(|| match asleep.take(&name, now_ms) {
+        let room = awake.entry(Arc::clone(&name)).or_insert_with(|| match asleep.take(&name, now.monotonic_ms) {
             Some(room) => {
                 room.wake();
                 room
@@ -213,7 +214,7 @@ impl Registry {
 
     /// Takes out a room that is no longer alive, unless its name has already been given to a new one. It may have been
     /// woken meanwhile, too.
-    fn take_out(&self, room: &Arc<Room>, now_ms: u64) {
+    fn take_out(&self, room: &Arc<Room>, now: Time) {
         let mut rooms = self.rooms(room.namespace()).write().expect(UNPOISONED);
         let Rooms { awake, asleep } = &mut *rooms;
         if let Entry::Occupied(entry) = awake.entry(Arc::clone(room.name()))
@@ -223,7 +224,7 @@ impl Registry {
             entry.remove();
             let bounds = self.kept(room.namespace());
             if !bounds.is_off() {
-                asleep.insert(Arc::clone(room), now_ms.saturating_add(bounds.age_max_ms));
+                asleep.insert(Arc::clone(room), now.monotonic_ms.saturating_add(bounds.age_max_ms));
             }
         }
         if awake.len() < awake.capacity() / 4 {

@@ -1,6 +1,6 @@
 //! What a chat room keeps for those who come back: its last frames, once for all shards.
 //!
-//! Pure. The frames are the shared bytes that went to the shards; the list stands under the room's lock, which a publish
+//! Pure: time comes in as milliseconds of a clock that never goes back. The frames are the shared bytes that went to the shards; the list stands under the room's lock, which a publish
 //! holds anyway. It has bounds of its own: what slow members may lag behind is the business of [`super::log`].
 
 use std::collections::VecDeque;
@@ -52,7 +52,7 @@ pub struct Batch {
 #[derive(Debug)]
 struct Kept {
     frame: Bytes,
-    /// When it was published (ms since 1970).
+    /// When it was published, on a clock that never goes back.
     at_ms: u64,
 }
 

@@ -32,7 +32,7 @@ const UNREADABLE_MAX: u8 = 3;
 impl<R: DataRing> Shard<R> {
     /// A whole message has arrived.
     pub(super) fn message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
-        let now_ms = self.now.since_start_ms;
+        let now_ms = self.now.time.monotonic_ms;
         let connection = &mut self.connections[slot as usize];
         let (rate, user) = match &connection.role {
             Role::Chat { user } => (&self.chat_rate, Some(Arc::clone(user))),
@@ -98,7 +98,7 @@ impl<R: DataRing> Shard<R> {
         };
         match v0::command(&said.message) {
             Command::Say => {
-                room.publish_chat(user, &said.message, self.now.unix_ms, &mut self.wakes);
+                room.publish_chat(user, &said.message, self.now.time, &mut self.wakes);
             }
             Command::Join(name) => self.join_command(slot, user, name),
             Command::Leave(name) => self.leave_command(slot, user, name),

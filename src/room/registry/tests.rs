@@ -6,6 +6,11 @@ const AGE_MS: u64 = 1000;
 const BOUNDS: ReplayBounds = ReplayBounds { frames_max: 100, bytes_max: 1 << 20, age_max_ms: AGE_MS };
 const MEMBER: MemberId = MemberId { shard: 0, slot: 0, serial: 1 };
 
+/// That many milliseconds after the start, by a clock that nobody sets.
+fn at(monotonic_ms: u64) -> Time {
+    Time { unix_ms: 1_800_000_000_000u64.saturating_add(monotonic_ms), monotonic_ms }
+}
+
 fn registry(bounds: ReplayBounds) -> Registry {
     let inbox = Inbox::new(os::new_eventfd().unwrap(), 1 << 30);
     Registry::new([inbox].into(), 7, ResumeKey::new([1, 2]), bounds)
@@ -23,7 +28,7 @@ impl<'a> Visit<'a> {
         let user: Arc<str> = "ann".into();
         let since = since.map(|(epoch, seq)| Since { epoch: Some(epoch), seq });
         let joining = Joining { since, ..Joining::new(Some(&user), MEMBER) };
-        let joined = registry.join(Namespace::Chat, room, &joining, now_ms, &mut Wakes::default()).unwrap();
+        let joined = registry.join(Namespace::Chat, room, &joining, at(now_ms), &mut Wakes::default()).unwrap();
         Self { registry, user, joined }
     }
 
@@ -32,7 +37,7 @@ impl<'a> Visit<'a> {
     }
 
     fn end(self, now_ms: u64) {
-        self.registry.leave(&self.joined.room, Some(&self.user), MEMBER, now_ms, &mut Wakes::default());
+        self.registry.leave(&self.joined.room, Some(&self.user), MEMBER, at(now_ms), &mut Wakes::default());
     }
 }
 
@@ -44,16 +49,16 @@ fn a_room_sleeps_for_its_age_and_is_hidden_while_it_does() {
     assert_eq!(visit.joined.entered.first_seq, 1);
     visit.end(100);
     assert!(registry.get(Namespace::Chat, "tea").is_none() && registry.names(Namespace::Chat).is_empty());
-    assert!(!registry.expire(100 + AGE_MS - 1), "it sleeps on");
+    assert!(!registry.expire(at(100 + AGE_MS - 1)), "it sleeps on");
     let visit = Visit::new(&registry, "tea", Some((epoch, 0)), 100 + AGE_MS - 1);
     assert_eq!((visit.epoch(), visit.joined.entered.first_seq), (epoch, 2));
     assert_eq!(visit.joined.entered.recovered, Some(false), "the welcome of the first visit is too old");
-    assert!(registry.get(Namespace::Chat, "tea").is_some() && registry.expire(u64::MAX), "nobody sleeps");
+    assert!(registry.get(Namespace::Chat, "tea").is_some() && registry.expire(at(u64::MAX)), "nobody sleeps");
     visit.end(2000);
     let visit = Visit::new(&registry, "tea", Some((epoch, 2)), 2000 + AGE_MS);
     assert_ne!(visit.epoch(), epoch, "its time was up, though nobody had looked");
     visit.end(4000);
-    assert!(registry.expire(4000 + AGE_MS), "forgotten");
+    assert!(registry.expire(at(4000 + AGE_MS)), "forgotten");
 }
 
 #[test]
@@ -73,7 +78,7 @@ fn without_replay_nothing_sleeps() {
     let visit = Visit::new(&registry, "tea", None, 0);
     let epoch = visit.epoch();
     visit.end(0);
-    assert!(registry.expire(0));
+    assert!(registry.expire(at(0)));
     assert_ne!(Visit::new(&registry, "tea", None, 0).epoch(), epoch);
 }
 
@@ -104,7 +109,7 @@ fn what_sleeps_is_bounded_in_bytes() {
             let visit = Visit::new(&registry, &format!("r{number}"), None, 0);
             let epoch = visit.epoch();
             for _ in 0..10 {
-                visit.joined.room.publish_chat("ann", &text, 0, &mut Wakes::default());
+                visit.joined.room.publish_chat("ann", &text, at(0), &mut Wakes::default());
             }
             registry.inboxes()[0].drain(&mut Vec::new());
             visit.end(number);
@@ -131,10 +136,10 @@ fn rooms_fall_asleep_and_wake_on_many_threads_at_once() {
                     let name = names[(number % 2) as usize];
                     let wakes = &mut Wakes::default();
                     let joined =
-                        registry.join(Namespace::Chat, name, &Joining::new(Some(&user), member), 0, wakes).unwrap();
+                        registry.join(Namespace::Chat, name, &Joining::new(Some(&user), member), at(0), wakes).unwrap();
                     let found = registry.get(Namespace::Chat, name).expect("somebody is in it");
                     assert!(Arc::ptr_eq(&found, &joined.room), "there is one room of a name");
-                    registry.leave(&joined.room, Some(&user), member, 0, wakes);
+                    registry.leave(&joined.room, Some(&user), member, at(0), wakes);
                     if thread == 0 {
                         registry.inboxes()[0].drain(&mut Vec::new());
                     }
@@ -163,6 +168,75 @@ fn too_many_rooms_that_sleep_are_dropped_oldest_first_and_counted() {
     assert_eq!(visit(2, 500).epoch(), epochs[2]);
     assert_ne!(visit(1, 500).epoch(), epochs[1], "it had to go");
     // Whose time is up is not dropped early.
-    registry.expire(u64::MAX);
+    registry.expire(at(u64::MAX));
     assert_eq!(registry.sleeping(), (0, 2));
+}
+
+/// What a room's members see of 600 joins, leaves and messages, without `Ts`. `unix_ms` is what the system's clock says
+/// at each moment.
+fn story(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
+    let registry = registry(BOUNDS);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (mut story, mut inside, mut folded): (_, Vec<(Arc<str>, Arc<Room>)>, _) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut monotonic_ms, mut since) = (0, None);
+    for step in 0..600 {
+        monotonic_ms += [0, 0, 20, 300, 1200][rng.usize(..5)];
+        let now = Time { unix_ms: unix_ms(monotonic_ms), monotonic_ms };
+        let wakes = &mut Wakes::default();
+        let fills = step % 300 < 160;
+        match rng.usize(..4) {
+            0 | 1 if fills || inside.is_empty() => {
+                let user: Arc<str> = format!("u{step}").into();
+                let joining = Joining { since, ..Joining::new(Some(&user), MEMBER) };
+                let Joined { room, entered } = registry.join(Namespace::Chat, "tea", &joining, now, wakes).unwrap();
+                let head_end = entered.head.map(|head| head.end_seq);
+                story.push(format!("{:?} {} {head_end:?}", entered.recovered, entered.from_seq));
+                folded.push((Arc::clone(&room), entered.announced));
+                inside.push((user, room));
+            }
+            0..=2 if !inside.is_empty() => {
+                let (user, room) = inside.swap_remove(rng.usize(..inside.len()));
+                since = Some(Since { epoch: Some(room.epoch()), seq: room.last_seq() });
+                let announced = registry.leave(&room, Some(&user), MEMBER, now, wakes);
+                folded.push((room, announced));
+            }
+            _ => {
+                let payload = Payload::Chat { from: "api", text: "hello" };
+                let published = registry.publish_from_outside(Namespace::Chat, "tea", payload, now, wakes);
+                story.push(format!("{:?}", published.map(|(room, seq, members)| (room.epoch(), seq, members))));
+            }
+        }
+        let is_due = |announced: &Announced| matches!(announced, Announced::At(due_ms) if *due_ms <= monotonic_ms);
+        for (room, _) in folded.extract_if(.., |(_, announced)| is_due(announced)) {
+            room.announce_folded(now, wakes);
+        }
+        story.push(format!("nobody sleeps: {}", registry.expire(now)));
+        let mut relays = Vec::new();
+        registry.inboxes()[0].drain(&mut relays);
+        story.extend(relays.iter().map(|relay| without_ts(&relay.frame)));
+    }
+    story
+}
+
+/// The text of a frame up to its `Ts`, which stands last.
+fn without_ts(frame: &[u8]) -> String {
+    let text = String::from_utf8_lossy(frame);
+    let (before, _) = text.rsplit_once(",\"Ts\":").expect("a broadcast has a Ts");
+    before[before.find('{').expect("it is an object")..].to_owned()
+}
+
+#[test]
+fn a_clock_that_is_set_changes_nothing_but_ts() {
+    const NOW_MS: u64 = 1_800_000_000_000;
+    for seed in 0..20 {
+        let true_story = story(seed, |passed_ms| NOW_MS + passed_ms);
+        for said in ["Some(true)", "Some(false)", "Welcome to tea, u", "Welcome to tea: ", "nobody sleeps: false"] {
+            assert!(true_story.iter().any(|line| line.contains(said)), "{seed}: the story never says {said}");
+        }
+        // Set forward by five minutes, back by an hour, to 1970, and to and fro without end.
+        assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms + 300_000 * (passed_ms / 2000)), true_story);
+        assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms - 3_600_000 * u64::from(passed_ms > 5000)), true_story);
+        assert_eq!(story(seed, |passed_ms| if passed_ms > 5000 { 0 } else { NOW_MS + passed_ms }), true_story);
+        assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms * 7919 % 600_000), true_story);
+    }
 }

@@ -31,7 +31,7 @@ impl<R: DataRing> Shard<R> {
                 Ok(())
             }
             Ok(Command::Ping) => {
-                let pong = v1::pong(reference, self.now.unix_ms);
+                let pong = v1::pong(reference, self.now.time.unix_ms);
                 self.reply(slot, pong);
                 Ok(())
             }
@@ -63,7 +63,7 @@ impl<R: DataRing> Shard<R> {
         message: &str,
     ) -> Result<(), Refusal> {
         let room = self.existing_room(slot, name)?;
-        let seq = room.publish_chat(user, message, self.now.unix_ms, &mut self.wakes);
+        let seq = room.publish_chat(user, message, self.now.time, &mut self.wakes);
         if reference.is_some() {
             self.reply(slot, Answer::published(name, room.epoch(), seq).frame(reference));
         }
