@@ -19,10 +19,6 @@ pub use parse::parse;
 
 /// The name in `Sec-WebSocket-Protocol`.
 pub const SUBPROTOCOL: &str = "hi.v1";
-/// Users that `who` lists at most.
-pub const USERS_LISTED_MAX: usize = 100;
-/// Rooms that `rooms` lists at most: the answer fits into what may wait for a connection, whatever they are called.
-pub const ROOMS_LISTED_MAX: usize = 1000;
 
 /// `Ref`: chosen by the client, repeated as it came.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -4,8 +4,8 @@
 //! push it into the inbox of each shard that has members: that push, under the lock, is what makes one total order.
 //! The fan-out itself takes no lock: every shard appends what its inbox brought to its own [`log::Log`].
 
-use std::collections::{BinaryHeap, HashMap};
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -15,18 +15,22 @@ use crate::os;
 use crate::protocol::broadcast;
 use crate::relay::{Inbox, Relay};
 
+mod expiry;
 pub mod log;
 pub mod presence;
 pub mod registry;
 pub mod replay;
 mod sleepers;
+pub mod sorted;
 mod wakes;
 
 pub use sleepers::SLEEPING_BYTES_MAX;
 pub use wakes::Wakes;
 
+use expiry::Expiry;
 use presence::{Announce, Notice, Presence};
-use replay::{Batch, Replay, ReplayBounds, Since};
+use replay::{Batch, Gathered, Replay, ReplayBounds, Since};
+use sorted::Sorted;
 
 /// Of what a client that comes back has missed, so many bytes are taken with its join; the rest is read as it is sent.
 const REPLAY_HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -118,6 +122,11 @@ pub struct Room {
     namespace: Namespace,
     epoch: u64,
     inboxes: Arc<[Inbox]>,
+    expiry: Arc<Expiry>,
+    /// As in the state, for those who list many rooms: read without the lock.
+    users: AtomicUsize,
+    /// Likewise.
+    members: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -127,7 +136,9 @@ struct State {
     alive: bool,
     next_seq: u64,
     replay: Replay,
-    users: HashMap<Arc<str>, Holder>,
+    /// Whether the room is on the list of those that keep something.
+    expires: bool,
+    users: Sorted<Holder>,
     members_by_shard: Box<[u32]>,
     members: usize,
     presence: Presence,
@@ -170,18 +181,30 @@ impl Room {
         namespace: Namespace,
         epoch: u64,
         inboxes: Arc<[Inbox]>,
+        expiry: Arc<Expiry>,
         replay: ReplayBounds,
     ) -> Self {
         let state = State {
             alive: true,
             next_seq: 1,
             replay: Replay::new(1, replay),
-            users: HashMap::new(),
+            expires: false,
+            users: Sorted::default(),
             members_by_shard: vec![0; inboxes.len()].into(),
             members: 0,
             presence: Presence::default(),
         };
-        Self { id, name, namespace, epoch, inboxes, state: Mutex::new(state) }
+        Self {
+            id,
+            name,
+            namespace,
+            epoch,
+            inboxes,
+            expiry,
+            users: AtomicUsize::new(0),
+            members: AtomicUsize::new(0),
+            state: Mutex::new(state),
+        }
     }
 
     /// A number that no other room of this process has, or had.
@@ -204,16 +227,9 @@ impl Room {
         self.epoch
     }
 
-    /// Users in it, sorted. Raw rooms have none.
-    pub fn users(&self) -> Vec<Arc<str>> {
-        let mut users: Vec<_> = self.lock().users.keys().cloned().collect();
-        users.sort();
-        users
-    }
-
     /// How many members it has.
     pub fn members(&self) -> usize {
-        self.lock().members
+        self.members.load(Ordering::Relaxed)
     }
 
     /// `Seq` of its newest frame; 0 before the first.
@@ -221,30 +237,23 @@ impl Room {
         self.lock().next_seq - 1
     }
 
-    /// The first `max` users by name, and how many there are.
+    /// The first `max` users by name, and how many there are. Raw rooms have none.
     pub fn first_users(&self, max: usize) -> (Vec<Arc<str>>, usize) {
         let state = self.lock();
-        let mut first = BinaryHeap::with_capacity(max + 1);
-        for user in state.users.keys() {
-            if first.len() < max {
-                first.push(user);
-            } else if first.peek().is_some_and(|last| user < *last) {
-                first.pop();
-                first.push(user);
-            }
-        }
-        (first.into_sorted_vec().into_iter().cloned().collect(), state.users.len())
+        let first = state.users.iter().take(max).map(|(user, _)| Arc::clone(user));
+        (first.collect(), state.users.len())
     }
 
     /// How many users are in it.
     pub fn user_count(&self) -> usize {
-        self.lock().users.len()
+        self.users.load(Ordering::Relaxed)
     }
 
     /// Frames from `from` to before `until` for a member that catches up; `None` if some are no longer kept. At most
     /// `bytes_max` bytes, but always one frame.
     pub fn replay(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
-        self.lock().replay.read(from, until, bytes_max)
+        let gathered = self.lock().replay.gather(from, until, bytes_max);
+        gathered.map(Gathered::batch)
     }
 
     /// Bytes kept for those who come back.
@@ -252,9 +261,23 @@ impl Room {
         self.lock().replay.bytes()
     }
 
-    /// Drops what is too old to be replayed.
-    pub fn cut_replay(&self, now: Time) {
-        self.lock().replay.cut(now.monotonic_ms);
+    /// Drops what is too old to be replayed, and has the rest looked at when that is too old. The room has just come off
+    /// the list of those that keep something.
+    fn cut_replay(self: &Arc<Self>, now: Time) {
+        let mut state = self.lock();
+        state.replay.cut(now.monotonic_ms);
+        state.expires = false;
+        self.schedule_expiry(&mut state);
+    }
+
+    /// Puts the room on the list of those that keep something, unless it stands there, or keeps nothing.
+    fn schedule_expiry(self: &Arc<Self>, state: &mut State) {
+        if !state.expires
+            && let Some(due_ms) = state.replay.due_ms()
+        {
+            state.expires = true;
+            self.expiry.schedule(self, due_ms);
+        }
     }
 
     /// Publishes the chat message `text` of `user` and returns its `Seq`.
@@ -323,7 +346,7 @@ impl Room {
             since.epoch == Some(self.epoch) && since.seq < first_seq && state.replay.reaches(since.seq + 1)
         });
         let from_seq = since.filter(|_| recovered == Some(true)).map_or(first_seq, |since| since.seq + 1);
-        let head = state.replay.read(from_seq, first_seq, REPLAY_HEAD_BYTES_MAX);
+        let head = state.replay.gather(from_seq, first_seq, REPLAY_HEAD_BYTES_MAX);
         if let Some(user) = user
             && announces
         {
@@ -331,7 +354,10 @@ impl Room {
             let announce = state.presence.joined(&self.name, user, members, now.monotonic_ms);
             announced = announced.and(self.announce(&mut state, announce, now, wakes));
         }
-        Ok(Entered { first_seq, from_seq, head, recovered, users: state.users.len(), announced })
+        let users = self.count(&state);
+        drop(state);
+        let head = head.map(Gathered::batch);
+        Ok(Entered { first_seq, from_seq, head, recovered, users, announced })
     }
 
     /// Removes a member; the second value says whether it was the last one, with which the room is no longer alive. Whose
@@ -346,10 +372,11 @@ impl Room {
         let mut state = self.lock();
         state.members_by_shard[member.shard as usize] -= 1;
         state.members -= 1;
-        let user = user.filter(|user| state.users.get(*user).is_some_and(|holder| holder.member == member));
+        let user = user.filter(|user| state.users.get(user).is_some_and(|holder| holder.member == member));
         if let Some(user) = user {
             state.users.remove(user);
         }
+        self.count(&state);
         if state.members == 0 {
             state.alive = false;
             return (Announced::Done, true);
@@ -361,6 +388,13 @@ impl Room {
     fn say_farewell(self: &Arc<Self>, state: &mut State, user: &Arc<str>, now: Time, wakes: &mut Wakes) -> Announced {
         let announce = state.presence.left(user, state.members, now.monotonic_ms);
         self.announce(state, announce, now, wakes)
+    }
+
+    /// Shows who is in the room now to those who list many rooms; how many users that is.
+    fn count(&self, state: &State) -> usize {
+        self.users.store(state.users.len(), Ordering::Relaxed);
+        self.members.store(state.members, Ordering::Relaxed);
+        state.users.len()
     }
 
     fn is_alive(&self) -> bool {
@@ -397,6 +431,7 @@ impl Room {
         let seq = state.next_seq;
         state.next_seq += 1;
         state.replay.push(frame, now.monotonic_ms);
+        self.schedule_expiry(state);
         for (shard, inbox) in self.inboxes.iter().enumerate() {
             if state.members_by_shard[shard] == 0 {
                 continue;

@@ -10,13 +10,13 @@ use crate::connection::{Connection, Gap, OUTBOX_BYTES_MAX, Role, State};
 use crate::frame::decode::Kind;
 use crate::frame::encode;
 use crate::metrics::counters::Lapped;
-use crate::protocol::Dialect;
 use crate::protocol::broadcast::{self, to_one};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name;
 use crate::protocol::surrogates::without_lone_surrogates;
 use crate::protocol::v0::{self, Command, text};
 use crate::protocol::v1::Code;
+use crate::protocol::{Dialect, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::rate::Verdict;
 use crate::relay::Disconnect;
 use crate::ring::DataRing;
@@ -102,16 +102,25 @@ impl<R: DataRing> Shard<R> {
             }
             Command::Join(name) => self.join_command(slot, user, name),
             Command::Leave(name) => self.leave_command(slot, user, name),
-            Command::List => self.answer(slot, &room, &room.users().join(", ")),
-            Command::Channels => {
-                let names = self.registry.names(Namespace::Chat).join(", ");
-                self.answer(slot, &room, &names);
-            }
+            Command::List => self.list_users(slot, &room),
+            Command::Channels => self.list_channels(slot, &room),
             Command::Malformed => {
                 self.counters.refused(Code::BadRequest).add(1);
                 self.answer(slot, &room, &text::malformatted(&said.message));
             }
         }
+    }
+
+    fn list_users(&mut self, slot: u32, room: &Room) {
+        let (users, count) = room.first_users(USERS_LISTED_MAX);
+        let names: Vec<_> = users.iter().map(|user| &**user).collect();
+        self.answer(slot, room, &text::list(&names, count));
+    }
+
+    fn list_channels(&mut self, slot: u32, room: &Room) {
+        let (rooms, count) = self.registry.first_rooms(Namespace::Chat, "", ROOMS_LISTED_MAX);
+        let names: Vec<_> = rooms.iter().map(|room| &**room.name()).collect();
+        self.answer(slot, room, &text::list(&names, count));
     }
 
     fn unreadable(&mut self, slot: u32, why: &str) {

@@ -89,7 +89,6 @@ impl<R: DataRing> Shard<R> {
     fn trim_logs(&mut self) {
         for slot in self.rooms.slots() {
             let local = self.rooms.get_mut(slot);
-            local.room.cut_replay(self.now.time);
             if local.log.bytes() == 0 {
                 continue;
             }

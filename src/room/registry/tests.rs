@@ -48,7 +48,7 @@ fn a_room_sleeps_for_its_age_and_is_hidden_while_it_does() {
     let epoch = visit.epoch();
     assert_eq!(visit.joined.entered.first_seq, 1);
     visit.end(100);
-    assert!(registry.get(Namespace::Chat, "tea").is_none() && registry.names(Namespace::Chat).is_empty());
+    assert!(registry.get(Namespace::Chat, "tea").is_none() && registry.len(Namespace::Chat) == 0);
     assert!(!registry.expire(at(100 + AGE_MS - 1)), "it sleeps on");
     let visit = Visit::new(&registry, "tea", Some((epoch, 0)), 100 + AGE_MS - 1);
     assert_eq!((visit.epoch(), visit.joined.entered.first_seq), (epoch, 2));
@@ -147,7 +147,7 @@ fn rooms_fall_asleep_and_wake_on_many_threads_at_once() {
             });
         }
     });
-    assert!(registry.names(Namespace::Chat).is_empty());
+    assert_eq!(registry.len(Namespace::Chat), 0);
     assert_eq!(registry.made.load(Ordering::Relaxed), 2, "none was forgotten on the way");
 }
 
@@ -238,5 +238,73 @@ fn a_clock_that_is_set_changes_nothing_but_ts() {
         assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms - 3_600_000 * u64::from(passed_ms > 5000)), true_story);
         assert_eq!(story(seed, |passed_ms| if passed_ms > 5000 { 0 } else { NOW_MS + passed_ms }), true_story);
         assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms * 7919 % 600_000), true_story);
+    }
+}
+
+#[test]
+fn what_rooms_keep_goes_with_its_age_whether_anybody_asks_or_not() {
+    let registry = registry(BOUNDS);
+    let wakes = &mut Wakes::default();
+    let visits: Vec<_> =
+        (0..5000).map(|number| Visit::new(&registry, &format!("r{number}"), None, number / 10)).collect();
+    let keeping = || visits.iter().filter(|visit| visit.joined.room.replay_bytes() > 0).count();
+    // One room goes on talking: it stands on the list once, however much it says.
+    let busy = &visits[4999].joined.room;
+    for ms in 500..1400 {
+        busy.publish_chat("ann", "x", at(ms), wakes);
+    }
+    assert_eq!(registry.expiry.len(), 5000);
+    assert!(!registry.expire(at(AGE_MS - 1)));
+    assert_eq!(keeping(), 5000);
+    registry.expire(at(AGE_MS + 99));
+    assert_eq!((keeping(), registry.expiry.len()), (4000, 4000), "the welcomes of the first 100 ms were too old");
+    // More than one tick does.
+    let mut ticks = 0;
+    while registry.expiry.len() > 1 {
+        registry.expire(at(1500));
+        ticks += 1;
+    }
+    assert_eq!((keeping(), ticks), (1, 1));
+    assert!(busy.replay(busy.last_seq(), busy.last_seq() + 1, 1000).is_some(), "the newest is young");
+    assert!(!registry.expire(at(2398)), "there is one left");
+    assert!(registry.expire(at(2399)), "and it was the last");
+    assert_eq!(keeping(), 0);
+    busy.publish_chat("ann", "x", at(2400), wakes);
+    assert!(!registry.expire(at(2400)), "a room that keeps something again is on the list again");
+}
+
+#[test]
+fn a_tick_does_not_do_the_work_of_many() {
+    let registry = registry(BOUNDS);
+    let visits: Vec<_> = (0..10_000).map(|number| Visit::new(&registry, &format!("r{number}"), None, 0)).collect();
+    let ticks = (0..10).take_while(|tick| !registry.expire(at(AGE_MS * (1 + tick)))).count();
+    assert_eq!(ticks, 2, "10,000 rooms of which a tick looks at 4,096");
+    assert!(visits.iter().all(|visit| visit.joined.room.replay_bytes() == 0));
+}
+
+#[test]
+fn counts_are_read_without_the_lock_and_are_those_of_the_last_change() {
+    let registry = registry(BOUNDS);
+    let mut rng = fastrand::Rng::with_seed(3);
+    let mut inside: Vec<(Option<Arc<str>>, Arc<Room>)> = Vec::new();
+    for step in 0..2000 {
+        // Listeners are members without a name.
+        let user = (rng.u8(..4) > 0).then(|| Arc::<str>::from(format!("u{step}")));
+        if inside.is_empty() || rng.bool() {
+            let joining = Joining::new(user.as_ref(), MEMBER);
+            let joined = registry.join(Namespace::Chat, "tea", &joining, at(step), &mut Wakes::default()).unwrap();
+            inside.push((user, joined.room));
+        } else {
+            let (user, room) = inside.swap_remove(rng.usize(..inside.len()));
+            registry.leave(&room, user.as_ref(), MEMBER, at(step), &mut Wakes::default());
+        }
+        let mut names: Vec<_> = inside.iter().filter_map(|(user, _)| user.clone()).collect();
+        names.sort();
+        let (rooms, count) = registry.first_rooms(Namespace::Chat, "te", 5);
+        assert_eq!((rooms.len(), count), (usize::from(!inside.is_empty()), rooms.len()));
+        for room in rooms {
+            assert_eq!((room.members(), room.user_count()), (inside.len(), names.len()));
+            assert_eq!(room.first_users(7), (names[..names.len().min(7)].to_vec(), names.len()));
+        }
     }
 }

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::{Namespace, Shard, name, text};
 use crate::protocol::surrogates::without_lone_surrogates;
-use crate::protocol::v1::{
-    self, Answer, Code, Command, Fault, ROOMS_LISTED_MAX, Ref, Refusal, RoomEntry, USERS_LISTED_MAX,
-};
+use crate::protocol::v1::{self, Answer, Code, Command, Fault, Ref, Refusal, RoomEntry};
+use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::ring::DataRing;
 use crate::room::Room;
 use crate::room::replay::Since;
