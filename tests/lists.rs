@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::wire::{FIN, TEXT, Wire, frame};
+use support::wire::{FIN, TEXT, Wire, frame, handshake_but};
 use support::{Client, Server, seeded};
 
 /// Users in a list, and rooms in one.
@@ -137,4 +137,36 @@ fn a_list_in_a_room_of_hundreds_of_long_names_is_short() {
     names.push("ann".to_owned());
     ann.send(request(&json!({"Room": "tea", "Message": "/list"})).repeat(20));
     expect_answers(&mut ann, &listed(&names, USERS_LISTED_MAX), 20);
+}
+
+#[test]
+fn a_client_that_asks_forty_times_at_once_and_then_reads_gets_forty_answers() {
+    let server = Server::start(&PATIENT);
+    // What JSON escapes is longer on the wire than in a name.
+    let quoted = |number| format!("{number:05}{}", "\"".repeat(59));
+    let mut rooms: Vec<_> = (0..1200).map(quoted).collect();
+    let _everywhere = joined(&server, &rooms);
+    let names = long_names(120, 79);
+    let _users: Vec<_> = names.iter().map(|name| server.join_v1(name, "tea").0).collect();
+    rooms.extend(["lobby", "tea"].map(str::to_owned));
+    let mut v0 = server.upgraded("/ws?username=judge&room=lobby");
+    let [list, channels] = ["/list", "/channels"].map(|command| request(&json!({"Room": "tea", "Message": command})));
+    v0.send(list.repeat(40));
+    expect_answers(&mut v0, &listed(&names, USERS_LISTED_MAX), 40);
+    v0.send(channels.repeat(40));
+    expect_answers(&mut v0, &listed(&rooms, ROOMS_LISTED_MAX), 40);
+
+    let mut v1 = server.wire();
+    v1.send(handshake_but("/ws?username=judge1", &[], &["Sec-WebSocket-Protocol: hi.v1"]));
+    v1.expect_101();
+    assert_eq!(next_json(&mut v1)["Op"], "hello");
+    let asked = |number: usize| [("rooms", "Rooms", ROOMS_LISTED_MAX), ("who", "Users", USERS_LISTED_MAX)][number % 2];
+    let requests = (0..40).map(|number| request(&json!({"Op": asked(number).0, "Ref": number, "Room": "tea"})));
+    v1.send(requests.collect::<Vec<_>>().concat());
+    for number in 0..40 {
+        let (_, field, max) = asked(number);
+        let answer = next_json(&mut v1);
+        assert_eq!((&answer["Op"], &answer["Ref"]), (&json!("ok"), &json!(number)));
+        assert_eq!(answer[field].as_array().map(Vec::len), Some(max));
+    }
 }

@@ -20,8 +20,8 @@ use hi::connection::Role;
 use hi::frame::encode;
 use hi::os;
 use hi::protocol::resume::ResumeKey;
-use hi::relay::{INBOX_BYTES_MAX, Inbox};
-use hi::ring::{Completion, DataRing, Received, Ring, RingError, Slices};
+use hi::relay;
+use hi::ring::{Completion, DataRing, Receive, Received, Ring, RingError, Slices};
 use hi::room::registry::Registry;
 use hi::room::{Joining, MemberId, Namespace, Room, Wakes};
 use hi::shard::{Shard, Upgraded};
@@ -57,8 +57,12 @@ impl DataRing for Scripted {
         unreachable!("the test makes it")
     }
 
-    fn receive(&mut self, token: u32, fd: RawFd) {
-        self.ring.receive(token, fd);
+    fn receive(&mut self, token: u32, fd: RawFd, how: Receive) {
+        self.ring.receive(token, fd, how);
+    }
+
+    fn stop_receiving(&mut self, token: u32) {
+        self.ring.stop_receiving(token);
     }
 
     fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {
@@ -119,8 +123,8 @@ impl Bench {
         let config = Config::try_parse_from(["hi"]).unwrap();
         let [inbox_wake_up, ring_wake_up, other_wake_up] = [(); 3].map(|()| os::new_eventfd().unwrap());
         let inboxes = [inbox_wake_up.try_clone().unwrap(), other_wake_up];
-        let inboxes = inboxes.map(|wake_up| Inbox::new(wake_up, INBOX_BYTES_MAX));
-        let registry = Arc::new(Registry::new(inboxes.into(), 1, ResumeKey::new([1, 2]), config.replay_bounds()));
+        let inboxes = relay::inboxes(inboxes, config.inbox_bytes_max(2));
+        let registry = Arc::new(Registry::new(inboxes, 1, ResumeKey::new([1, 2]), config.replay_bounds()));
         let script = Rc::new(Script::default());
         let ring = Ring::new(64, ring_wake_up.try_clone().unwrap()).unwrap();
         let ring = Scripted { ring, script: Rc::clone(&script), failed: None };
@@ -234,7 +238,7 @@ fn who_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
     let far = bench.registry.join(Namespace::Chat, "tea", &joining, Time::default(), &mut Wakes::default());
     let room = far.unwrap().room;
     bench.turn_until_idle();
-    bench.registry.inboxes()[1].drain(&mut Vec::new());
+    bench.registry.inboxes()[1].drain(&mut Vec::new(), &mut Vec::new());
     arrived(&mut ann);
 
     bench.script.broken.set(Some(1));
@@ -243,7 +247,7 @@ fn who_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
     hear(&mut ann, &[b"bob doesn't get this", b"User bob left channel."]);
     // The other shard has it too, and has been told.
     let mut relays = Vec::new();
-    bench.registry.inboxes()[1].drain(&mut relays);
+    bench.registry.inboxes()[1].drain(&mut relays, &mut Vec::new());
     assert_eq!(relays.len(), 2);
     assert!(bench.script.broken.get().is_none());
 }

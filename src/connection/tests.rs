@@ -11,7 +11,7 @@ use crate::clock::Time;
 use crate::os;
 use crate::protocol::resume::ResumeKey;
 use crate::rate::RateLimit;
-use crate::relay::{Inbox, Relay};
+use crate::relay::{self, Relay};
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
 use crate::room::{Joining, MemberId, Room, Wakes};
@@ -157,7 +157,7 @@ impl Bench {
         let lossy = !matches!(role, Role::Raw { lossy: false, .. });
         let bucket = Bucket::new(&RateLimit::OFF, 0);
         let connection = Connection::new(TcpStream::from_std(stream), 1, role, bucket);
-        let inboxes: Arc<[Inbox]> = [Inbox::new(os::new_eventfd().unwrap(), 1 << 30)].into();
+        let inboxes = relay::inboxes([os::new_eventfd().unwrap()], 1 << 30);
         let registry = Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF);
         let mut rooms = LocalRooms::default();
         let (mut shared, mut slots) = (Vec::new(), Vec::new());
@@ -224,7 +224,7 @@ impl Bench {
         if self.connection.state == State::Open {
             self.connection.settle(&self.rooms, SETTLE_BYTES_MAX);
             self.connection.close(encode(&Frame::Close, 2), State::Closing);
-            self.slots.iter().for_each(|room| _ = self.connection.left(*room));
+            self.slots.iter().for_each(|room| _ = self.connection.left(*room, &self.rooms));
         }
     }
 
@@ -256,7 +256,7 @@ impl Bench {
             Step::Leave(room) if self.is_chat() && self.is_member(room) => {
                 let slot = self.slots[room];
                 let lost = self.connection.settle_last(slot, &self.rooms, OUTBOX_BYTES_MAX / 4 * 3);
-                self.connection.left(slot);
+                self.connection.left(slot, &self.rooms);
                 if let Some(Gap { first, last, .. }) = lost {
                     self.reply(&Frame::Gap(room, first, last + 1), 0);
                 }

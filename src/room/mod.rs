@@ -5,7 +5,7 @@
 //! The fan-out itself takes no lock: every shard appends what its inbox brought to its own [`log::Log`].
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -127,6 +127,8 @@ pub struct Room {
     users: AtomicUsize,
     /// Likewise.
     members: AtomicUsize,
+    /// Shards that have yet to send much of what was published: see [`Room::is_behind`].
+    behind: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -201,6 +203,7 @@ impl Room {
             epoch,
             inboxes,
             expiry,
+            behind: AtomicU32::new(0),
             users: AtomicUsize::new(0),
             members: AtomicUsize::new(0),
             state: Mutex::new(state),
@@ -225,6 +228,20 @@ impl Room {
     /// Tells this life of the room from earlier ones under the same name.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Whether a shard is behind with the room's fan-out: whoever publishes into it waits, and nobody else.
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::SeqCst) > 0
+    }
+
+    /// A shard falls behind with the room's fan-out, or has caught up.
+    pub fn set_behind(&self, is_behind: bool) {
+        if is_behind {
+            self.behind.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.behind.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     /// How many members it has.
@@ -426,7 +443,7 @@ impl Room {
         self.publish(state, &frame, now, wakes);
     }
 
-    /// One push for each shard that has members. A full inbox drops the frame; the hole in `Seq` tells the shard.
+    /// One push for each shard that has members.
     fn publish(self: &Arc<Self>, state: &mut State, frame: &Bytes, now: Time, wakes: &mut Wakes) -> u64 {
         let seq = state.next_seq;
         state.next_seq += 1;

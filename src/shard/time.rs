@@ -96,7 +96,7 @@ impl<R: DataRing> Shard<R> {
                 let memberships = &self.connections[*member as usize].memberships;
                 memberships.iter().find(|membership| membership.room == slot).map(|membership| membership.cursor)
             };
-            let slowest = local.members.iter().filter_map(cursor).min().unwrap_or(u64::MAX);
+            let slowest = local.members().iter().filter_map(cursor).min().unwrap_or(u64::MAX);
             local.log.trim(slowest.min(local.log.tip()));
         }
     }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::os;
+use crate::relay;
 use crate::room::replay::Since;
 
 const AGE_MS: u64 = 1000;
@@ -12,8 +13,7 @@ fn at(monotonic_ms: u64) -> Time {
 }
 
 fn registry(bounds: ReplayBounds) -> Registry {
-    let inbox = Inbox::new(os::new_eventfd().unwrap(), 1 << 30);
-    Registry::new([inbox].into(), 7, ResumeKey::new([1, 2]), bounds)
+    Registry::new(relay::inboxes([os::new_eventfd().unwrap()], 1 << 30), 7, ResumeKey::new([1, 2]), bounds)
 }
 
 /// A user's visit to a room.
@@ -111,7 +111,7 @@ fn what_sleeps_is_bounded_in_bytes() {
             for _ in 0..10 {
                 visit.joined.room.publish_chat("ann", &text, at(0), &mut Wakes::default());
             }
-            registry.inboxes()[0].drain(&mut Vec::new());
+            registry.inboxes()[0].drain(&mut Vec::new(), &mut Vec::new());
             visit.end(number);
             epoch
         })
@@ -141,7 +141,7 @@ fn rooms_fall_asleep_and_wake_on_many_threads_at_once() {
                     assert!(Arc::ptr_eq(&found, &joined.room), "there is one room of a name");
                     registry.leave(&joined.room, Some(&user), member, at(0), wakes);
                     if thread == 0 {
-                        registry.inboxes()[0].drain(&mut Vec::new());
+                        registry.inboxes()[0].drain(&mut Vec::new(), &mut Vec::new());
                     }
                 }
             });
@@ -212,7 +212,7 @@ fn story(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
         }
         story.push(format!("nobody sleeps: {}", registry.expire(now)));
         let mut relays = Vec::new();
-        registry.inboxes()[0].drain(&mut relays);
+        registry.inboxes()[0].drain(&mut relays, &mut Vec::new());
         story.extend(relays.iter().map(|relay| without_ts(&relay.frame)));
     }
     story
