@@ -87,17 +87,13 @@ impl<R: DataRing> Shard<R> {
 
     /// Drops the frames that every member has got.
     fn trim_logs(&mut self) {
-        for slot in self.rooms.slots() {
-            let local = self.rooms.get_mut(slot);
-            if local.log.bytes() == 0 {
-                continue;
-            }
+        let connections = &self.connections;
+        self.rooms.trim(|room, members| {
             let cursor = |member: &u32| {
-                let memberships = &self.connections[*member as usize].memberships;
-                memberships.iter().find(|membership| membership.room == slot).map(|membership| membership.cursor)
+                let memberships = &connections[*member as usize].memberships;
+                memberships.iter().find(|membership| membership.room == room).map(|membership| membership.cursor)
             };
-            let slowest = local.members().iter().filter_map(cursor).min().unwrap_or(u64::MAX);
-            local.log.trim(slowest.min(local.log.tip()));
-        }
+            members.iter().filter_map(cursor).min().unwrap_or(u64::MAX)
+        });
     }
 }
