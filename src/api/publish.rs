@@ -223,8 +223,7 @@ async fn publish_in(
 ) -> Option<Published> {
     let received = Instant::now();
     let inboxes = app.rooms.inboxes();
-    let must_wait =
-        || inboxes[0].pressure().is_congested() || app.rooms.get(namespace, room).is_some_and(|room| room.is_behind());
+    let must_wait = || app.rooms.is_congested() || app.rooms.get(namespace, room).is_some_and(|room| room.is_behind());
     while must_wait() {
         if Instant::now() >= until {
             return None;

@@ -27,7 +27,7 @@ const FRAGMENT_BYTES_PER_UNIT: usize = 64;
 /// Connections that are taken down in one turn: when thousands end at once, those who stay go on hearing.
 const ENDS_PER_TURN: usize = 32;
 /// Bytes of replies from which on a connection has to read before it is heard again.
-const REPLIES_BYTES_HELD: usize = 64 * 1024;
+pub(super) const REPLIES_BYTES_HELD: usize = 64 * 1024;
 /// A connection holds at most one of so many receive buffers of its shard.
 const BUFFERS_SHARE: usize = 8;
 
@@ -78,7 +78,7 @@ impl<R: DataRing> Shard<R> {
         let share = (WORK_PER_TURN / self.line.len().max(1)).max(SHARE_MIN);
         let mut left = WORK_PER_TURN;
         for _ in 0..self.line.len() {
-            if self.pressure().is_congested() {
+            if self.registry.is_congested() {
                 return;
             }
             if left == 0 {
@@ -213,7 +213,7 @@ impl<R: DataRing> Shard<R> {
     /// Whether nothing more of this connection may be read just now.
     fn must_wait(&self, slot: u32) -> bool {
         let connection = &self.connections[slot as usize];
-        if self.pressure().is_congested() || connection.replies_bytes() > REPLIES_BYTES_HELD {
+        if self.registry.is_congested() || connection.replies_bytes() > REPLIES_BYTES_HELD {
             return true;
         }
         matches!(connection.role, Role::Raw { .. })
