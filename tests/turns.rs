@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use clap::Parser;
 use fastwebsockets::OpCode;
+use hi::clock::Time;
 use hi::config::Config;
 use hi::connection::Role;
 use hi::frame::encode;
@@ -256,14 +257,16 @@ fn who_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
     let member = MemberId { shard: 1, slot: 0, serial: 0 };
     let user = Name::user("far").unwrap();
     let joining = Joining::new(Some(&user), member);
-    let far = bench.registry.join(Namespace::Chat, &Name::room("tea").unwrap(), &joining, 0, &mut Wakes::default());
+    let tea = Name::room("tea").unwrap();
+    let far = bench.registry.join(Namespace::Chat, &tea, &joining, Time::default(), &mut Wakes::default());
     let room = far.unwrap().room;
     bench.turn_until_idle();
     bench.registry.inboxes()[1].drain(&mut Vec::new(), &mut Vec::new());
     arrived(&mut ann);
 
     bench.script.broken.set(Some(1));
-    room.publish_chat(&Speaker::Member(&user), "bob doesn't get this", 0, &mut Wakes::default()).unwrap();
+    let speaker = Speaker::Member(&user);
+    room.publish_chat(&speaker, "bob doesn't get this", Time::default(), &mut Wakes::default()).unwrap();
     bench.turn_until_asleep();
     hear(&mut ann, &[b"bob doesn't get this", b"User bob left channel."]);
     // The other shard has it too, and has been told.
@@ -424,7 +427,9 @@ fn what_a_full_inbox_drops_is_told_at_once_also_if_nothing_follows() {
     let tea = room(&bench, Namespace::Chat, "tea");
     let text = "x".repeat(200);
     let far = Name::user("far").unwrap();
-    let say = |text: &str| tea.publish_chat(&Speaker::Member(&far), text, 0, &mut Wakes::default()).unwrap();
+    let say = |text: &str| {
+        tea.publish_chat(&Speaker::Member(&far), text, Time::default(), &mut Wakes::default()).unwrap()
+    };
     let last = (0..100).map(|_| say(&text)).last().unwrap();
     assert!(bench.registry.inboxes()[0].dropped() > 50);
     bench.turn_until_idle();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::clock::Time;
 use crate::metrics::counters::Counters;
 use crate::os;
 use crate::protocol::resume::ResumeKey;
@@ -176,7 +177,7 @@ impl Bench {
                 Namespace::Raw,
                 &Name::room(&name.to_string()).unwrap(),
                 &Joining::new(None, member),
-                0,
+                Time::default(),
                 &mut Wakes::default(),
             );
             let joined = joined.unwrap();
@@ -234,7 +235,7 @@ impl Bench {
         if self.connection.state == State::Open {
             self.connection.settle(&self.rooms, SETTLE_BYTES_MAX);
             self.connection.close(encode(&Frame::Close, 2), State::Closing);
-            self.slots.iter().for_each(|room| _ = self.connection.left(*room, &self.rooms));
+            self.slots.iter().for_each(|room| self.connection.left(*room, &self.rooms));
         }
     }
 

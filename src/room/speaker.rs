@@ -35,7 +35,7 @@ impl State {
     /// Whether a visitor would speak for a member. A member that has ended, or that the visitor takes over, is no other.
     pub(super) fn is_taken_from(&self, visitor: &Visitor<'_>) -> bool {
         self.users
-            .get(visitor.user)
+            .get(visitor.user.key())
             .is_some_and(|holder| Some(holder.member) != visitor.predecessor && !os::peer_has_ended(holder.socket))
     }
 }

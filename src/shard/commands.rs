@@ -11,7 +11,6 @@ use crate::connection::{Connection, Gap, OUTBOX_BYTES_MAX, Role, State};
 use crate::frame::decode::Kind;
 use crate::frame::encode;
 use crate::metrics::counters::Lapped;
-use crate::protocol::Dialect;
 use crate::protocol::broadcast::{self, to_one};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
@@ -19,6 +18,7 @@ use crate::protocol::surrogates::without_lone_surrogates;
 use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::{self, Command, text};
 use crate::protocol::v1::Code;
+use crate::protocol::{Dialect, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::rate::Verdict;
 use crate::relay::Disconnect;
 use crate::ring::DataRing;
@@ -34,7 +34,7 @@ const UNREADABLE_MAX: u8 = 3;
 impl<R: DataRing> Shard<R> {
     /// A whole message has arrived.
     pub(super) fn message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
-        let now_ms = self.now.since_start_ms;
+        let now_ms = self.now.time.monotonic_ms;
         let connection = &mut self.connections[slot as usize];
         let (rate, is_chat) = match connection.role {
             Role::Chat { .. } => (&self.chat_rate, true),
@@ -127,11 +127,8 @@ impl<R: DataRing> Shard<R> {
             Command::Say => {}
             Command::Join(name) => self.join_command(slot, user, name),
             Command::Leave(name) => self.leave_command(slot, user, name),
-            Command::List => self.answer(slot, &room, &joined(&room.users())),
-            Command::Channels => {
-                let names = self.registry.names(Namespace::Chat);
-                self.answer(slot, &room, &joined(&names));
-            }
+            Command::List => self.list_users(slot, &room),
+            Command::Channels => self.list_channels(slot, &room),
             Command::Malformed => {
                 self.counters.refused(Code::BadRequest).add(1);
                 self.answer(slot, &room, &text::malformatted(&said.message));
@@ -147,7 +144,19 @@ impl<R: DataRing> Shard<R> {
             let predecessor = self.connections[slot as usize].predecessor.as_deref().copied();
             Speaker::Visitor(Visitor { user, predecessor })
         };
-        room.publish_chat(&speaker, text, self.now.unix_ms, &mut self.wakes)
+        room.publish_chat(&speaker, text, self.now.time, &mut self.wakes)
+    }
+
+    fn list_users(&mut self, slot: u32, room: &Room) {
+        let (users, count) = room.first_users(USERS_LISTED_MAX);
+        let names: Vec<_> = users.iter().map(Name::as_str).collect();
+        self.answer(slot, room, &text::list(&names, count));
+    }
+
+    fn list_channels(&mut self, slot: u32, room: &Room) {
+        let (rooms, count) = self.registry.first_rooms(Namespace::Chat, "", ROOMS_LISTED_MAX);
+        let names: Vec<_> = rooms.iter().map(|room| room.name()).collect();
+        self.answer(slot, room, &text::list(&names, count));
     }
 
     fn unreadable(&mut self, slot: u32, why: &str) {
@@ -266,8 +275,4 @@ impl<R: DataRing> Shard<R> {
     fn answer(&mut self, slot: u32, room: &Room, text: &str) {
         self.reply(slot, to_one(&format!("#{}", room.name()), room.name(), text));
     }
-}
-
-fn joined(names: &[Name]) -> String {
-    names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
 }

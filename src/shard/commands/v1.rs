@@ -5,9 +5,8 @@ use std::sync::Arc;
 use super::{Namespace, Shard, is_blank, text};
 use crate::protocol::name::{Name, room_key_prefix};
 use crate::protocol::surrogates::without_lone_surrogates;
-use crate::protocol::v1::{
-    self, Answer, Code, Command, Fault, ROOMS_LISTED_MAX, Ref, Refusal, RoomEntry, USERS_LISTED_MAX,
-};
+use crate::protocol::v1::{self, Answer, Code, Command, Fault, Ref, Refusal, RoomEntry};
+use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::ring::DataRing;
 use crate::room::Room;
 use crate::room::replay::Since;
@@ -32,7 +31,7 @@ impl<R: DataRing> Shard<R> {
                 Ok(())
             }
             Ok(Command::Ping) => {
-                let pong = v1::pong(reference, self.now.unix_ms);
+                let pong = v1::pong(reference, self.now.time.unix_ms);
                 self.reply(slot, pong);
                 Ok(())
             }
