@@ -149,6 +149,9 @@ pub fn room_key_prefix(text: &str) -> Option<String> {
 /// A mark needs a letter to stand on, and letters carry only a few.
 fn check_marks(shown: &str) -> Result<(), Problem> {
     const NFD: DecomposingNormalizerBorrowed<'static> = DecomposingNormalizerBorrowed::new_nfd();
+    if shown.is_ascii() {
+        return Ok(());
+    }
     let (mut before, mut stacked) = (' ', 0);
     for c in NFD.normalize(shown).chars() {
         if is_mark(c) && before == ' ' {

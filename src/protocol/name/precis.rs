@@ -7,8 +7,10 @@
 use std::borrow::Cow;
 
 use icu_normalizer::ComposingNormalizerBorrowed;
-use icu_properties::CodePointMapData;
-use icu_properties::props::{CanonicalCombiningClass, GeneralCategory, HangulSyllableType, JoiningType, Script};
+use icu_properties::props::{
+    CanonicalCombiningClass, GeneralCategory, HangulSyllableType, JoiningType, Script, SoftDotted,
+};
+use icu_properties::{CodePointMapData, CodePointSetData};
 
 use crate::protocol::unicode::{category, is_invisible};
 
@@ -18,6 +20,7 @@ const NFKC: ComposingNormalizerBorrowed<'static> = ComposingNormalizerBorrowed::
 const PASSES_MAX: usize = 4;
 const ZERO_WIDTH_NON_JOINER: char = '\u{200c}';
 const ZERO_WIDTH_JOINER: char = '\u{200d}';
+const DOT_ABOVE: char = '\u{307}';
 
 /// Why the profile refuses a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +38,9 @@ pub(super) enum Fault {
 /// The form in which a name is used (RFC 8266, 2.3): spaces of all kinds become U+0020, none at the ends and never two
 /// in a row, and what Unicode calls compatible becomes the same (Normalization Form KC).
 pub(super) fn enforce(text: &str) -> Result<String, Fault> {
+    if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
     let mut text = Cow::Borrowed(text);
     for _ in 0..PASSES_MAX {
         check_class(&text)?;
@@ -49,19 +55,37 @@ pub(super) fn enforce(text: &str) -> Result<String, Fault> {
 }
 
 /// What is compared of an enforced name (RFC 8266, 2.4), and a little more: letters count as the same also where only
-/// their capitals are (ß and ss, σ and ς), and joiners, which nobody sees, count as nothing.
+/// their capitals are (ß and ss, σ and ς), and what nobody sees counts as nothing: joiners, and a dot on a letter that has
+/// one (i and U+0307).
 pub(super) fn fold(enforced: &str) -> String {
+    if enforced.is_ascii() {
+        return enforced.to_ascii_lowercase();
+    }
     let mut text = enforced.to_owned();
     for _ in 0..PASSES_MAX {
-        let visible = text.chars().filter(|c| !matches!(*c, ZERO_WIDTH_NON_JOINER | ZERO_WIDTH_JOINER));
-        let lower: String = visible.flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect();
-        let folded = NFKC.normalize(&lower).into_owned();
+        let lower = text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase);
+        let mut seen = String::with_capacity(text.len());
+        for c in lower {
+            let is_seen = match c {
+                ZERO_WIDTH_NON_JOINER | ZERO_WIDTH_JOINER => false,
+                DOT_ABOVE => !seen.ends_with(has_dot),
+                _ => true,
+            };
+            if is_seen {
+                seen.push(c);
+            }
+        }
+        let folded = NFKC.normalize(&seen).into_owned();
         if folded == text {
             break;
         }
         text = folded;
     }
     text
+}
+
+fn has_dot(c: char) -> bool {
+    CodePointSetData::new::<SoftDotted>().contains(c)
 }
 
 fn is_space(c: char) -> bool {

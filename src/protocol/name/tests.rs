@@ -144,6 +144,8 @@ const USERS: &[(&str, Result<&str, &str>)] = &[
     (" Hi ", Err("reads as \"hi\"")),
     ("ｈｉ", Err("reads as \"hi\"")),
     ("ℎ𝐢", Err("reads as \"hi\"")),
+    ("hi\u{307}", Err("reads as \"hi\"")),
+    ("hı", Err("reads as \"hi\"")),
     ("api", Err("reads as \"api\"")),
     ("ApI", Err("reads as \"api\"")),
     ("ａｐｉ", Err("reads as \"api\"")),
@@ -181,6 +183,9 @@ fn names_that_differ_in_case_width_or_composition_are_the_same() {
         ("می\u{200c}خواهم", "میخواهم"),
         ("ශ්\u{200d}රී", "ශ්රී"),
         ("Ꭰ", "ꭰ"),
+        ("veit", "vei\u{307}t"),
+        ("veit", "Veİt"),
+        ("ajda", "aj\u{307}da"),
         ("ა", "Ა"),
     ] {
         assert_eq!(user(one), user(other));
