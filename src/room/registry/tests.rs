@@ -187,7 +187,7 @@ fn too_many_rooms_that_sleep_are_dropped_oldest_first_and_counted() {
 fn story(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
     let registry = registry(BOUNDS);
     let mut rng = fastrand::Rng::with_seed(seed);
-    let (mut story, mut inside, mut folded): (_, Vec<(Arc<str>, Arc<Room>)>, _) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut story, mut inside, mut folded): (_, Vec<(Name, Arc<Room>)>, _) = (Vec::new(), Vec::new(), Vec::new());
     let (mut monotonic_ms, mut since) = (0, None);
     for step in 0..600 {
         monotonic_ms += [0, 0, 20, 300, 1200][rng.usize(..5)];
@@ -196,9 +196,9 @@ fn story(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
         let fills = step % 300 < 160;
         match rng.usize(..4) {
             0 | 1 if fills || inside.is_empty() => {
-                let user: Arc<str> = format!("u{step}").into();
+                let user = user(&format!("u{step}"));
                 let joining = Joining { since, ..Joining::new(Some(&user), MEMBER) };
-                let Joined { room, entered } = registry.join(Namespace::Chat, "tea", &joining, now, wakes).unwrap();
+                let Joined { room, entered } = registry.join(Namespace::Chat, &tea(), &joining, now, wakes).unwrap();
                 let head_end = entered.head.map(|head| head.end_seq);
                 story.push(format!("{:?} {} {head_end:?}", entered.recovered, entered.from_seq));
                 folded.push((Arc::clone(&room), entered.announced));
@@ -212,7 +212,7 @@ fn story(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
             }
             _ => {
                 let payload = Payload::Chat { from: "api", text: "hello" };
-                let published = registry.publish_from_outside(Namespace::Chat, "tea", payload, now, wakes);
+                let published = registry.publish_from_outside(Namespace::Chat, &tea(), payload, now, wakes);
                 story.push(format!("{:?}", published.map(|(room, seq, members)| (room.epoch(), seq, members))));
             }
         }
@@ -302,7 +302,7 @@ fn counts_are_read_without_the_lock_and_are_those_of_the_last_change() {
         let user = (rng.u8(..4) > 0).then(|| Arc::<str>::from(format!("u{step}")));
         if inside.is_empty() || rng.bool() {
             let joining = Joining::new(user.as_ref(), MEMBER);
-            let joined = registry.join(Namespace::Chat, "tea", &joining, at(step), &mut Wakes::default()).unwrap();
+            let joined = registry.join(Namespace::Chat, &tea(), &joining, at(step), &mut Wakes::default()).unwrap();
             inside.push((user, joined.room));
         } else {
             let (user, room) = inside.swap_remove(rng.usize(..inside.len()));
