@@ -26,6 +26,7 @@
 //! | [`proxy`] | reverse proxies: how they are known, and the lines that mend them (pure) |
 //! | [`mod@printable`] | what strangers wrote, so that it can do nothing in a terminal, a log or a document (pure) |
 //! | [`mod@slice`], [`wheel`], [`rate`], [`throttle`] | shared bytes, timers, rate limits, the pace of log lines (pure) |
+//! | [`clock`] | the two readings of time: one for `Ts`, one for ages and intervals |
 //! | [`os`] | limits, affinity, listeners |
 //! | [`cores`] | how many shards there are, and which cores they are pinned to |
 //! | [`mod@environment`] | which variables of the environment count, and errors that name them |
@@ -39,6 +40,7 @@
 pub mod api;
 pub mod canary;
 pub mod checklist;
+pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod cores;
