@@ -107,7 +107,8 @@ impl Socket {
             large: Step::Skipped,
             welcomed: self.welcomed,
         };
-        let dialect = if self.welcomed { Dialect::Chat } else { dialect };
+        // hi is known by its welcome, where its echo is off.
+        let (dialect, large) = if self.welcomed { (Dialect::Chat, true) } else { (dialect, large) };
         if dialect == Dialect::Unknown || matches!(carried.ping, Step::Failed(_)) && dialect != Dialect::Raw {
             return carried;
         }
