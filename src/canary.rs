@@ -27,7 +27,7 @@ const FIRST_AFTER: Duration = Duration::from_secs(1);
 /// The name of its thread.
 const THREAD: &str = "hi-canary";
 
-/// Whom to dial, and who should answer.
+/// The address to dial, and the server that should answer.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The public address.
@@ -45,7 +45,7 @@ pub struct Plan {
 pub struct Status {
     /// Whether a user gets a WebSocket at every address.
     pub works: bool,
-    /// Whether the one who answers is this server, or one of its group, at every address that answers as hi.
+    /// Whether this server answers, or one of its group, at every address that answers as hi.
     pub instance_matches: bool,
     /// How long the look took, in seconds.
     pub seconds: f64,

@@ -40,6 +40,9 @@ fn straight_at_hi_a_wrong_path_is_the_fault_and_no_proxy_is() {
         assert!(!verdict.contains("proxy") && !verdict.contains("does not name itself"), "{path}: {text}");
         assert!(text.contains("hi 0.") && (path.starts_with("/raw") || verdict.contains(&used)), "{path}: {text}");
     }
+    let (_server, internal) = Server::start_with_internal(&[]);
+    let said = doctor(&[&at(internal.address.port(), "/ws")]).expect("not_found", 1);
+    assert!(said.contains("hi's internal port answers there") && !said.contains("proxy"), "{said}");
     let off = Server::start(&["--raw", "off"]);
     let said = doctor(&[&at(off.port(), "/raw/tea")]).expect("forbidden", 1);
     assert!(said.contains("--raw off") && said.contains("--raw open") && !said.contains("proxy"), "{said}");

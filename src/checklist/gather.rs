@@ -20,7 +20,7 @@ const CONNECTIONS: &str = "hi_connections";
 /// What a list is made of, beside the address.
 #[derive(Clone, Debug)]
 pub struct Subject {
-    /// The address as users have it, whom to ask for it, whom to trust.
+    /// The address as users have it, the resolvers to ask, the certificates to trust.
     pub options: Options,
     /// Where it lived before the move; empty, before it: where the records point beside the new addresses.
     pub old: BTreeSet<IpAddr>,

@@ -1,4 +1,4 @@
-//! What the hops between did to a request: what was sent against what arrived, and who is known to have been there. Pure.
+//! What the hops between did to a request: what was sent against what arrived, and which hops are known to have been there. Pure.
 
 use serde::Serialize;
 
@@ -110,7 +110,7 @@ fn header<'h>(headers: &'h [(String, String)], name: &str) -> Option<&'h str> {
 }
 
 /// The hops that name themselves: each member of `Via`, and a `Server` in the answer (hi sends none). Without either, the
-/// headers that products leave behind, or that speak for the client, show that someone was there.
+/// headers that products leave behind, or that speak for the client, show that a hop was there.
 fn hops(added: &[(String, String)], answer: &Answer) -> Vec<Hop> {
     let via = added.iter().filter(|(name, _)| name.eq_ignore_ascii_case("via"));
     let mut hops: Vec<Hop> = via

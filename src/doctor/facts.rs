@@ -260,7 +260,7 @@ pub enum CertificateFaultKind {
     WrongName,
     /// It is signed by itself.
     SelfSigned,
-    /// Nobody whom this machine trusts has signed it: often an intermediate certificate is missing.
+    /// No authority that this machine trusts has signed it: often an intermediate certificate is missing.
     UnknownIssuer,
     /// Anything else.
     Other,
@@ -279,7 +279,7 @@ pub struct Carried {
     pub ping: Step<RoundTrip>,
     /// A message of 16 KiB and its way back.
     pub large: Step<RoundTrip>,
-    /// Whether hi's own words came: it welcomes who enters a room.
+    /// Whether hi's own words came: it welcomes users who enter a room.
     pub welcomed: bool,
 }
 

@@ -71,7 +71,7 @@ const EXIT_USAGE: u8 = 2;
 pub struct Options {
     /// The address.
     pub target: Target,
-    /// Whom to ask; empty: as the system does (`/etc/hosts` and `/etc/resolv.conf`).
+    /// The resolvers to ask; empty: as the system does (`/etc/hosts` and `/etc/resolv.conf`).
     pub resolvers: Vec<SocketAddr>,
     /// Addresses that should be there. They are examined even if no resolver names them.
     pub expected: Vec<IpAddr>,

@@ -110,7 +110,7 @@ impl Probe {
         let plain = Route { tls: None, ..self.route.clone() };
         let Ok(mut stream) = plain.connect().await else { return failure };
         match exchange(&mut stream, &self.request(ECHO_PATH, false).0, self.step_time()).await {
-            // Servers with TLS say so to who speaks plain HTTP.
+            // Servers with TLS say so to clients that speak plain HTTP.
             Ok(exchange) if exchange.answer.status != 400 => {
                 Failure::new(FailureKind::PlainNotTls, "plain HTTP is spoken there")
             }

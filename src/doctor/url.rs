@@ -149,7 +149,9 @@ impl Target {
         if !names_a_user && !looks_like_hi {
             return self.with_query(query);
         }
-        let others = query.split('&').filter(|pair| !pair.is_empty() && !matches!(key(pair), "username" | "room"));
+        // With its secret, the doctor would take a user's name over.
+        let is_own = |pair: &&str| matches!(key(pair), "username" | "room" | "resume");
+        let others = query.split('&').filter(|pair| !pair.is_empty() && !is_own(pair));
         let own = [format!("username={own_name}"), format!("room={own_name}")];
         let pairs: Vec<&str> = own.iter().map(String::as_str).chain(others).collect();
         self.with_query(&pairs.join("&"))
@@ -285,7 +287,7 @@ mod tests {
         let target = |url, is_hi| parsed(url).handshake_target("d", is_hi);
         assert_eq!(target("ws://h/ws", false), "/ws?username=d&room=d");
         assert_eq!(target("ws://h/ws?username=ann&room=tea", true), "/ws?username=d&room=d");
-        assert_eq!(target("ws://h/ws?room=tea&token=1", true), "/ws?username=d&room=d&token=1");
+        assert_eq!(target("ws://h/ws?room=tea&token=1&resume=2", true), "/ws?username=d&room=d&token=1");
         assert_eq!(target("ws://h/ws?username=ann", false), "/ws?username=d&room=d");
         assert_eq!(target("ws://h/socket?v=2", false), "/socket?v=2");
         assert_eq!(target("ws://h/socket", false), "/socket");

@@ -55,7 +55,7 @@ pub enum Kind {
     TlsWrongName,
     /// The certificate is signed by itself.
     TlsSelfSigned,
-    /// Nobody whom this machine trusts has signed the certificate.
+    /// No authority that this machine trusts has signed the certificate.
     TlsUnknownIssuer,
     /// The certificate is refused for another reason.
     TlsInvalid,

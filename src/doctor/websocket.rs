@@ -246,7 +246,7 @@ impl Socket {
         }
     }
 
-    /// hi tells who enters a room, in the name of the room (PROTOCOL.md).
+    /// hi tells when a user enters a room, in the name of the room (PROTOCOL.md).
     fn is_welcome(&self, payload: &[u8]) -> bool {
         let room = format!("#{}", self.name);
         serde_json::from_slice::<Value>(payload).is_ok_and(|value| value["From"] == *room && value["Meta"] == true)

@@ -98,6 +98,7 @@ pub(super) fn html(address: &Address, answer: &Answer, status: u16, facts: &Fact
 }
 
 pub(super) fn ok_200(address: &Address, answer: &Answer, facts: &Facts) -> Fault {
+    let product = product(address, answer);
     Fault::new(
         Kind::Ok200InsteadOf101,
         format!(
@@ -105,9 +106,13 @@ pub(super) fn ok_200(address: &Address, answer: &Answer, facts: &Facts) -> Fault
             server(address, answer),
             facts.target.path
         ),
-        "let the proxy pass this path on to hi, with its upgrade",
+        match product {
+            Some(product) => format!("let {product} pass this path on to hi, with its upgrade"),
+            None => "check the address; if a proxy stands before hi there, let it pass this path on, with its upgrade"
+                .to_owned(),
+        },
     )
-    .lines(Lines::for_upgrade(product(address, answer)))
+    .lines(Lines::for_upgrade(product))
 }
 
 pub(super) fn unexpected(address: &Address, answer: &Answer, status: u16) -> Fault {

@@ -19,9 +19,7 @@ pub(super) fn own_pages_refused(address: &Address, handshake: &Handshake, facts:
         "pages of {origin} can't open a WebSocket here ({}): the server accepts other origins, and programs that send none",
         other.status
     );
-    let fix = format!(
-        "if the page is served there, add {origin} to the allowed origins of the server (hi: --origins {origin})"
-    );
+    let fix = format!("if the page is served there, add {origin} to the allowed origins of the server (hi: --origins)");
     Some(Fault::new(Kind::ForbiddenOrigin, clause, fix).warning())
 }
 
@@ -42,10 +40,9 @@ pub(super) fn origin_refused(address: &Address, handshake: &Handshake, who: &str
     Some(match refused {
         // Browsers send that of the page: those of the site itself get in.
         None => fault.warning(),
-        Some(origin) => Fault {
-            fix: format!("add {origin} to the allowed origins of the server (hi: --origins {origin})"),
-            ..fault
-        },
+        Some(origin) => {
+            Fault { fix: format!("add {origin} to the allowed origins of the server (hi: --origins)"), ..fault }
+        }
     })
 }
 
@@ -64,7 +61,7 @@ fn host_changed(address: &Address, handshake: &Handshake, origin: &str, status: 
     );
     let proxy = product(address, &handshake.answer);
     let fix = format!(
-        "let {} pass Host on as it came, or start hi with --origins {origin}",
+        "let {} pass Host on as it came, or start hi with --origins same-host,{origin}",
         proxy.map_or("the proxy", Proxy::name)
     );
     Some(Fault::new(Kind::ForbiddenOrigin, clause, fix).lines(Lines::for_host(proxy)))

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use serde_json::Value;
+
 use super::super::facts::{Address, Answer, Facts};
 use super::super::url::Target;
 use super::super::verdict::Kind;
@@ -31,11 +33,22 @@ fn chat(address: &Address, facts: &Facts) -> String {
     }
 }
 
+/// An error of hi's internal port (`src/api`).
+fn is_internal_port(answer: &Answer) -> bool {
+    let body: Option<Value> = serde_json::from_str(&answer.body).ok();
+    body.is_some_and(|body| body["error"]["code"].is_string() && body["error"]["temporary"].is_boolean())
+}
+
 /// Nothing at the path. Where hi itself has nothing there, nobody else is to blame.
 pub(super) fn not_found(address: &Address, answer: &Answer, facts: &Facts) -> Fault {
     let path = &facts.target.path;
     let nothing = |who: &str| format!("{who} answers there and has nothing at {path} (404)");
     match at_path(address, facts) {
+        None if is_internal_port(answer) => Fault::new(
+            Kind::NotFound,
+            format!("hi's internal port answers there and has no WebSockets (404 at {path})"),
+            "use the public port (hi --listen; 8080 unless it says otherwise)",
+        ),
         None => Fault::new(
             Kind::NotFound,
             nothing(&server(address, answer)),
