@@ -68,17 +68,20 @@ impl Cores {
 
     /// Chooses a core for each of so many shards.
     pub fn place(&self, pin: Pin, shards: usize) -> Placement {
-        let all = || (0..shards).map(|shard| Some(self.allowed[shard % self.allowed.len()])).collect();
-        let none = |why| Placement { cores: vec![None; shards], why: Some(why) };
+        let none = |why| Placement { cores: vec![None; shards], why: Some(why), _turn: None };
         match pin {
-            Pin::On => Placement { cores: all(), why: None },
+            Pin::On => self.place_beside(&[], shards),
             Pin::Off => none(Unpinned::Asked),
             // There is nothing to choose.
-            Pin::Auto if self.allowed.len() == 1 => Placement { cores: all(), why: None },
+            Pin::Auto if self.allowed.len() == 1 => self.place_beside(&[], shards),
             Pin::Auto if self.parallelism < self.allowed.len() => none(Unpinned::Quota),
-            Pin::Auto => match pinned_by_others() {
-                None => none(Unpinned::Unseen),
-                Some(taken) => self.place_beside(&taken, shards),
+            Pin::Auto => match take_turn() {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => none(Unpinned::Busy),
+                // Without unix sockets, what may be missed is a server that starts at this very moment.
+                turn => match pinned_by_others() {
+                    None => none(Unpinned::Unseen),
+                    Some(taken) => Placement { _turn: turn.ok(), ..self.place_beside(&taken, shards) },
+                },
             },
         }
     }
@@ -90,17 +93,18 @@ impl Cores {
         let core = |shard: usize| if all_free { Some(free[shard % free.len()]) } else { free.get(shard).copied() };
         let cores: Vec<_> = (0..shards).map(core).collect();
         let why = cores.contains(&None).then_some(Unpinned::Taken);
-        Placement { cores, why }
+        Placement { cores, why, _turn: None }
     }
 }
 
-/// Where each shard runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where each shard runs. While this lives, no other hi chooses cores: it would not see the shards yet.
+#[derive(Debug)]
 pub struct Placement {
     /// The core of each shard; `None`: any.
     pub cores: Vec<Option<usize>>,
     /// Why not all of them are pinned.
     pub why: Option<Unpinned>,
+    _turn: Option<UnixListener>,
 }
 
 /// Why a shard is not pinned.
@@ -112,6 +116,8 @@ pub enum Unpinned {
     Quota,
     /// Other processes are pinned to these cores.
     Taken,
+    /// Another hi is choosing its cores, and doesn't get done with it.
+    Busy,
     /// hi can't see all processes: it runs in a container, or /proc hides them.
     Unseen,
 }
@@ -122,27 +128,21 @@ impl fmt::Display for Unpinned {
             Self::Asked => "--pin off",
             Self::Quota => "there is a CPU quota",
             Self::Taken => "other processes are pinned to the same cores",
+            Self::Busy => "another hi was starting at the same time",
             Self::Unseen => "processes outside this container may be pinned to the same cores",
         })
     }
 }
 
-/// While it is held, no other hi chooses cores: two that start at once would not see each other's shards yet. Nothing is lost
-/// without it but that, so it is not waited for without end.
-#[derive(Debug)]
-pub struct Turn(#[allow(dead_code, reason = "it is held, not used")] Option<UnixListener>);
-
-impl Turn {
-    /// Waits until no other hi holds it, for a second at most.
-    pub fn wait() -> Self {
-        let deadline = Instant::now() + TURN_TIME_MAX;
-        loop {
-            match SocketAddr::from_abstract_name(TURN_NAME).and_then(|name| UnixListener::bind_addr(&name)) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                    thread::sleep(TURN_POLL);
-                }
-                outcome => return Self(outcome.ok()),
+/// Waits for the name that a server has while it chooses its cores, for a second at most.
+fn take_turn() -> io::Result<UnixListener> {
+    let deadline = Instant::now() + TURN_TIME_MAX;
+    loop {
+        match SocketAddr::from_abstract_name(TURN_NAME).and_then(|name| UnixListener::bind_addr(&name)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(TURN_POLL);
             }
+            outcome => return outcome,
         }
     }
 }
@@ -196,25 +196,27 @@ mod tests {
         Cores { allowed: allowed.to_vec(), parallelism }
     }
 
+    fn parts(placement: Placement) -> (Vec<Option<usize>>, Option<Unpinned>) {
+        (placement.cores, placement.why)
+    }
+
     #[test]
     fn a_quota_or_a_word_of_the_operator_unpins_all() {
-        let unpinned = |why| Placement { cores: vec![None, None], why: Some(why) };
-        assert_eq!(cores(&[0, 1, 2], 2).place(Pin::Auto, 2), unpinned(Unpinned::Quota));
-        assert_eq!(cores(&[0, 1, 2], 3).place(Pin::Off, 2), unpinned(Unpinned::Asked));
-        assert_eq!(cores(&[4, 6], 1).place(Pin::On, 3).cores, [Some(4), Some(6), Some(4)]);
-        assert_eq!(cores(&[4], 1).place(Pin::Auto, 2), Placement { cores: vec![Some(4), Some(4)], why: None });
+        let unpinned = |why| (vec![None, None], Some(why));
+        assert_eq!(parts(cores(&[0, 1, 2], 2).place(Pin::Auto, 2)), unpinned(Unpinned::Quota));
+        assert_eq!(parts(cores(&[0, 1, 2], 3).place(Pin::Off, 2)), unpinned(Unpinned::Asked));
+        assert_eq!(parts(cores(&[4, 6], 1).place(Pin::On, 3)), (vec![Some(4), Some(6), Some(4)], None));
+        assert_eq!(parts(cores(&[4], 1).place(Pin::Auto, 2)), (vec![Some(4), Some(4)], None));
     }
 
     #[test]
     fn cores_of_others_are_left_to_them() {
-        let cores = cores(&[0, 1, 4, 5], 4);
-        assert_eq!(cores.place_beside(&[], 5).cores, [Some(0), Some(1), Some(4), Some(5), Some(0)]);
-        assert_eq!(cores.place_beside(&[2, 3], 2), Placement { cores: vec![Some(0), Some(1)], why: None });
-        assert_eq!(cores.place_beside(&[0, 4], 2), Placement { cores: vec![Some(1), Some(5)], why: None });
-        let some = Placement { cores: vec![Some(1), Some(5), None], why: Some(Unpinned::Taken) };
-        assert_eq!(cores.place_beside(&[0, 4], 3), some);
-        let none = Placement { cores: vec![None], why: Some(Unpinned::Taken) };
-        assert_eq!(cores.place_beside(&[0, 1, 4, 5], 1), none);
+        let place = |taken: &[usize], shards| parts(cores(&[0, 1, 4, 5], 4).place_beside(taken, shards));
+        assert_eq!(place(&[], 5), (vec![Some(0), Some(1), Some(4), Some(5), Some(0)], None));
+        assert_eq!(place(&[2, 3], 2), (vec![Some(0), Some(1)], None));
+        assert_eq!(place(&[0, 4], 2), (vec![Some(1), Some(5)], None));
+        assert_eq!(place(&[0, 4], 3), (vec![Some(1), Some(5), None], Some(Unpinned::Taken)));
+        assert_eq!(place(&[0, 1, 4, 5], 1), (vec![None], Some(Unpinned::Taken)));
     }
 
     #[test]

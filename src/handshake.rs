@@ -120,7 +120,11 @@ pub async fn log_left_out(failures: Arc<Failures>) {
         while failures.has_left_out() {
             sleep(failures.interval()).await;
             for FailureCount { reason, hop, count } in failures.overdue(std::time::Instant::now()) {
-                info!("{count} more handshakes refused: {}, hop {hop}; not logged one by one", reason.as_str());
+                let (plural, interval) = (if count == 1 { "" } else { "s" }, failures.interval());
+                info!(
+                    "{count} more handshake{plural} refused in the last {interval:?} ({}, via {hop})",
+                    reason.as_str()
+                );
             }
         }
     }

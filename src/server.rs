@@ -19,7 +19,7 @@ use crate::api::key::Keys;
 use crate::api::{self, App, InternalPort};
 use crate::canary::{Canary, Plan};
 use crate::config::{Config, Internal};
-use crate::cores::{Cores, Pin, Turn, Unpinned};
+use crate::cores::{Cores, Unpinned};
 use crate::handshake::{self, Door, Front};
 use crate::handshake_failures::{FailureMetric, Failures};
 use crate::log;
@@ -134,14 +134,13 @@ impl Server {
                 listeners[shard].push(listener);
             }
         }
-        // Held until the shards are pinned.
-        let _turn = (config.pin == Pin::Auto).then(Turn::wait);
+        // It lives until the shards are pinned.
         let placement = cores.place(config.pin, shards);
         server.unpinned = placement.why;
-        let threads = listeners.into_iter().zip(wake_ups).zip(placement.cores).enumerate();
+        let threads = listeners.into_iter().zip(wake_ups).zip(&placement.cores).enumerate();
         let threads = threads.map(|(id, ((listeners, wake_up), core))| ShardThread {
             id,
-            core,
+            core: *core,
             listeners,
             wake_up,
             counters: Arc::clone(server.metrics.of_shard(id)),
@@ -469,44 +468,21 @@ fn out_of_files(error: io::Error) -> StartError {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::RawFd;
     use std::sync::mpsc;
 
     use clap::Parser;
 
     use super::*;
-    use crate::ring::{Completion, Receive, Received, Slices};
-
-    /// A ring whose shard panics before it can report.
-    struct PanickingRing;
-
-    impl DataRing for PanickingRing {
-        fn new(_: u16, _: OwnedFd) -> Result<Self, RingError> {
-            panic!("on purpose")
-        }
-        fn receive(&mut self, _: u32, _: RawFd, _: Receive) {}
-        fn stop_receiving(&mut self, _: u32) {}
-        fn send(&mut self, _: u32, _: RawFd, _: Slices) {}
-        fn await_writable(&mut self, _: u32, _: RawFd) {}
-        fn submit(&mut self) -> io::Result<bool> {
-            Ok(false)
-        }
-        fn next(&mut self) -> Option<Completion> {
-            None
-        }
-        fn recycle(&mut self, _: Received) {}
-        fn attended(&mut self) {}
-        fn unattended(&mut self) -> bool {
-            true
-        }
-    }
+    use crate::ring::Ring;
 
     #[test]
     fn a_shard_that_panics_before_it_reports_is_an_error_of_the_start() {
-        let config = Config::parse_from(["hi", "--listen", "127.0.0.1:0", "--internal", "off", "--shards", "2"]);
-        let (outcome, of_thread) = mpsc::channel();
-        std::thread::spawn(move || outcome.send(Server::start::<PanickingRing>(config).map(drop)));
-        let outcome = of_thread.recv_timeout(Duration::from_secs(20)).expect("the start ends");
+        let mut config = Config::parse_from(["hi", "--listen", "127.0.0.1:0", "--internal", "off", "--shards", "2"]);
+        // No option can say so: the ring asserts that it is a power of two.
+        config.receive_buffers = 3;
+        let (ended, outcome) = mpsc::channel();
+        std::thread::spawn(move || ended.send(Server::start::<Ring>(config).map(drop)));
+        let outcome = outcome.recv_timeout(Duration::from_secs(20)).expect("the start ends");
         assert!(outcome.unwrap_err().to_string().contains("panicked"));
     }
 

@@ -326,8 +326,7 @@ fn cores_of_shards(server: &Server) -> Vec<String> {
     });
     let status = shards.map(|thread| fs::read_to_string(thread.path().join("status")).unwrap());
     let cores = status.map(|status| {
-        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim().to_owned();
-        line
+        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim().to_owned()
     });
     cores.collect()
 }

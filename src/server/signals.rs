@@ -24,10 +24,12 @@ enum Request {
 }
 
 /// All of them would end the process without a Close if they were not listened to.
-const SIGNALS: [(libc::c_int, &str, Request); 7] = [
+const SIGNALS: [(libc::c_int, &str, Request); 8] = [
     (libc::SIGTERM, "SIGTERM", Request::Stop),
     (libc::SIGINT, "SIGINT", Request::Stop),
     (libc::SIGQUIT, "SIGQUIT", Request::Stop),
+    // How LXC asks the first process of a container to stop.
+    (libc::SIGPWR, "SIGPWR", Request::Stop),
     (libc::SIGHUP, "SIGHUP", Request::Reload),
     (libc::SIGUSR1, "SIGUSR1", Request::Nothing),
     (libc::SIGUSR2, "SIGUSR2", Request::Nothing),
