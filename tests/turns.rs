@@ -427,9 +427,8 @@ fn what_a_full_inbox_drops_is_told_at_once_also_if_nothing_follows() {
     let tea = room(&bench, Namespace::Chat, "tea");
     let text = "x".repeat(200);
     let far = Name::user("far").unwrap();
-    let say = |text: &str| {
-        tea.publish_chat(&Speaker::Member(&far), text, Time::default(), &mut Wakes::default()).unwrap()
-    };
+    let say =
+        |text: &str| tea.publish_chat(&Speaker::Member(&far), text, Time::default(), &mut Wakes::default()).unwrap();
     let last = (0..100).map(|_| say(&text)).last().unwrap();
     assert!(bench.registry.inboxes()[0].dropped() > 50);
     bench.turn_until_idle();

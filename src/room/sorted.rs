@@ -115,7 +115,8 @@ impl<K: Borrow<str>, V, const MAX: usize> Sorted<K, V, MAX> {
     /// The first place whose name does not come before what is sought; behind all entries, if there is none. `is_before`
     /// is true for the names up to some point, and false from there on.
     fn place(&self, is_before: impl Fn(&str) -> bool) -> Place {
-        let chunk = self.chunks.partition_point(|entries| entries.last().is_some_and(|(name, _)| is_before(name.borrow())));
+        let chunk =
+            self.chunks.partition_point(|entries| entries.last().is_some_and(|(name, _)| is_before(name.borrow())));
         let Some(entries) = self.chunks.get(chunk) else {
             let last = self.chunks.len().saturating_sub(1);
             return Place { chunk: last, index: self.chunks.last().map_or(0, Vec::len) };
@@ -159,7 +160,10 @@ impl<K: Borrow<str>, V, const MAX: usize> Sorted<K, V, MAX> {
     /// The order of all names is checked while there are few: at full length it would make debug builds crawl.
     fn check(&self) {
         debug_assert!(self.chunks.iter().all(|entries| (1..=MAX).contains(&entries.len())));
-        debug_assert!(self.len > 64 || self.len == self.iter().count() && self.iter().is_sorted_by(|a, b| a.0.borrow() < b.0.borrow()));
+        debug_assert!(
+            self.len > 64
+                || self.len == self.iter().count() && self.iter().is_sorted_by(|a, b| a.0.borrow() < b.0.borrow())
+        );
     }
 }
 

@@ -259,9 +259,9 @@ fn what_rooms_keep_goes_with_its_age_whether_anybody_asks_or_not() {
         (0..5000).map(|number| Visit::new(&registry, &format!("r{number}"), None, number / 10)).collect();
     let keeping = || visits.iter().filter(|visit| visit.joined.room.replay_bytes() > 0).count();
     // One room goes on talking: it stands on the list once, however much it says.
-    let busy = &visits[4999].joined.room;
+    let Visit { joined: Joined { room: busy, .. }, user, .. } = &visits[4999];
     for ms in 500..1400 {
-        busy.publish_chat("ann", "x", at(ms), wakes);
+        busy.publish_chat(&Speaker::Member(user), "x", at(ms), wakes).unwrap();
     }
     assert_eq!(registry.expiry.len(), 5000);
     assert!(!registry.expire(at(AGE_MS - 1)));
@@ -279,7 +279,7 @@ fn what_rooms_keep_goes_with_its_age_whether_anybody_asks_or_not() {
     assert!(!registry.expire(at(2398)), "there is one left");
     assert!(registry.expire(at(2399)), "and it was the last");
     assert_eq!(keeping(), 0);
-    busy.publish_chat("ann", "x", at(2400), wakes);
+    busy.publish_chat(&Speaker::Member(user), "x", at(2400), wakes).unwrap();
     assert!(!registry.expire(at(2400)), "a room that keeps something again is on the list again");
 }
 
@@ -296,10 +296,10 @@ fn a_tick_does_not_do_the_work_of_many() {
 fn counts_are_read_without_the_lock_and_are_those_of_the_last_change() {
     let registry = registry(BOUNDS);
     let mut rng = fastrand::Rng::with_seed(3);
-    let mut inside: Vec<(Option<Arc<str>>, Arc<Room>)> = Vec::new();
+    let mut inside: Vec<(Option<Name>, Arc<Room>)> = Vec::new();
     for step in 0..2000 {
         // Listeners are members without a name.
-        let user = (rng.u8(..4) > 0).then(|| Arc::<str>::from(format!("u{step}")));
+        let user = (rng.u8(..4) > 0).then(|| user(&format!("u{step}")));
         if inside.is_empty() || rng.bool() {
             let joining = Joining::new(user.as_ref(), MEMBER);
             let joined = registry.join(Namespace::Chat, &tea(), &joining, at(step), &mut Wakes::default()).unwrap();

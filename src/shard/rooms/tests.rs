@@ -3,6 +3,7 @@ use std::cell::RefCell;
 use super::*;
 use crate::clock::Time;
 use crate::os;
+use crate::protocol::name::Name;
 use crate::protocol::resume::ResumeKey;
 use crate::relay;
 use crate::room::registry::Registry;
@@ -24,9 +25,10 @@ impl Shard {
 
     /// A raw room with so many members, and its slot.
     fn room(&mut self, name: &str, members: u32) -> (Arc<Room>, u32) {
+        let name = Name::room(name).unwrap();
         let joining = Joining::new(None, MemberId { shard: 0, slot: 0, serial: 1 });
         let wakes = &mut Wakes::default();
-        let room = self.registry.join(Namespace::Raw, name, &joining, Time::default(), wakes).unwrap().room;
+        let room = self.registry.join(Namespace::Raw, &name, &joining, Time::default(), wakes).unwrap().room;
         let slot = self.rooms.join(&room, Form::Frames, room.last_seq() + 1, 1 << 20);
         for member in 0..members {
             self.rooms.get_mut(slot).add_member(member);
