@@ -403,7 +403,8 @@ fn a_member_that_leaves_during_the_visits_makes_nobody_miss_one() {
         }
     }
     bench.turn_until_idle();
-    let all: Vec<u8> = (1..=messages).flat_map(|message| encode::frame(OpCode::Binary, &message.to_be_bytes())).collect();
+    let all: Vec<u8> =
+        (1..=messages).flat_map(|message| encode::frame(OpCode::Binary, &message.to_be_bytes())).collect();
     let mut stayed = 0;
     for member in members.iter_mut().flatten() {
         hear(member, &[&all]);

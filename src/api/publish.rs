@@ -149,10 +149,11 @@ async fn publish_to_one(
         Begun::Answered(answer) => return Ok(answer),
         Begun::Run(request) => request,
     };
-    let published = publish_in(app, namespace, room, payload, Instant::now() + WAIT_TIME_MAX).await.ok_or_else(|| {
-        let message = "The server is behind with its deliveries. Nothing was published; retry in a second.";
-        ApiError::temporary(503, "busy", message)
-    })?;
+    let published =
+        publish_in(app, namespace, room, payload, Instant::now() + WAIT_TIME_MAX).await.ok_or_else(|| {
+            let message = "The server is behind with its deliveries. Nothing was published; retry in a second.";
+            ApiError::temporary(503, "busy", message)
+        })?;
     Ok(request.answer(Answer::json(status(published.members), &published)))
 }
 
@@ -222,8 +223,7 @@ async fn publish_in(
 ) -> Option<Published> {
     let received = Instant::now();
     let inboxes = app.rooms.inboxes();
-    let must_wait =
-        || app.rooms.is_congested() || app.rooms.get(namespace, room).is_some_and(|room| room.is_behind());
+    let must_wait = || app.rooms.is_congested() || app.rooms.get(namespace, room).is_some_and(|room| room.is_behind());
     while must_wait() {
         if Instant::now() >= until {
             return None;
