@@ -18,12 +18,13 @@ use crate::rate::Bucket;
 use crate::ring::Slices;
 use crate::room::{MemberId, Namespace};
 use crate::shard::rooms::{Form, LocalRooms};
+use crate::slice::Slice;
 
 mod outbox;
 mod sending;
 
 pub use outbox::OUTBOX_BYTES_MAX;
-use outbox::Outbox;
+use outbox::{Outbox, Rest};
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +103,8 @@ enum Source {
     Room { room: u32, frames: u32, from: u64 },
     /// The outbox.
     Own,
+    /// The outbox: what another send left over, which keeps more in memory than itself.
+    Rest { pinned_bytes: u32 },
     /// The Close frame.
     Close,
 }
@@ -113,6 +116,20 @@ impl Source {
     fn frames(membership: &Membership, end: u64) -> Self {
         // A slice is smaller than 4 GiB, and so is the number of frames in it.
         Self::Room { room: membership.room, frames: (end - membership.cursor) as u32, from: membership.cursor }
+    }
+
+    /// What a slice from here keeps in memory, in bytes.
+    fn pinned_bytes(&self, slice: &Slice) -> usize {
+        match self {
+            Self::Rest { pinned_bytes } => *pinned_bytes as usize,
+            Self::Room { .. } | Self::Own | Self::Close => slice.len(),
+        }
+    }
+
+    /// A slice of which nothing was sent.
+    fn rest(&self, slice: Slice) -> Rest {
+        let pinned_bytes = self.pinned_bytes(&slice);
+        Rest::new(slice, pinned_bytes)
     }
 }
 
@@ -315,6 +332,25 @@ impl Connection {
         };
         self.in_flight.iter_mut().for_each(owned);
         delivered
+    }
+
+    /// Memory taken by what waits in its outbox, in bytes.
+    pub fn outbox_bytes(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.held_bytes())
+    }
+
+    /// Whether replies wait for it.
+    pub fn has_replies(&self) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| outbox.replies_bytes() > 0)
+    }
+
+    /// Gives back what it holds in memory, for want of that: a half-read message, and all that waits in the outbox but the end
+    /// of a frame that was cut off. It has to be closed.
+    pub fn give_up(&mut self) {
+        self.decoder = Decoder::new();
+        if let Some(outbox) = &mut self.outbox {
+            outbox.drop_unread();
+        }
     }
 
     /// Remembers that the message `seq` is its own and must not come back (`?echo=0`).

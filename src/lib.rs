@@ -20,6 +20,7 @@
 //! | [`connection`] | one connection: its states, its cursors, what leaves next |
 //! | [`api`] | the internal HTTP port: publishing, rooms, health; `hi pub` and `hi rooms` |
 //! | [`metrics`] | what each shard counts, and all of it added up as text |
+//! | [`memory`] | one budget for everything that is kept for others; who gives when it is used up |
 //! | [`canary`] | the server dials itself through its public address, on a thread of its own |
 //! | [`doctor`] | `hi doctor`: every address, every hop, one verdict, and the mend |
 //! | [`checklist`] | `hi checklist`: what to do around a move, each thing ticked by a real check |
@@ -43,6 +44,7 @@ pub mod frame;
 pub mod handshake;
 pub mod handshake_failures;
 pub mod http;
+pub mod memory;
 pub mod metrics;
 pub mod os;
 pub mod printable;

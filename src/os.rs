@@ -80,6 +80,18 @@ pub fn allow_cores(cores: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
+/// Gives memory that the process has freed back to the system. The allocator keeps it otherwise, for the thread that took
+/// it: what one shard has given back would not be there for another.
+#[allow(unsafe_code)]
+pub fn return_free_memory() {
+    // The GNU C library; others give it back by themselves.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes the allocator's own locks, and touches only what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// A new eventfd that never blocks.
 ///
 /// # Errors

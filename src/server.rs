@@ -21,6 +21,7 @@ use crate::canary::{Canary, Plan};
 use crate::config::{Config, Internal};
 use crate::handshake::{self, Door, Front};
 use crate::handshake_failures::{FailureMetric, Failures};
+use crate::memory::{Memory, MemoryMetric, Size};
 use crate::metrics::Metrics;
 use crate::metrics::counters::Counters;
 use crate::os;
@@ -114,6 +115,9 @@ impl Server {
             listeners: Vec::new(),
             threads: Vec::new(),
         };
+        let memory = Arc::new(Memory::new(config.memory_bytes_max(), shards));
+        let metric = MemoryMetric { memory: Arc::clone(&memory), rooms: Arc::clone(&server.registry) };
+        server.metrics.registry().register_collector(Box::new(metric));
         server.metrics.registry().register_collector(Box::new(FailureMetric(Arc::clone(&server.failures))));
         let mut listeners: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
         for of_address in per_address {
@@ -132,6 +136,7 @@ impl Server {
                 counters: Arc::clone(server.metrics.of_shard(id)),
                 config: Arc::clone(&config),
                 registry: Arc::clone(&server.registry),
+                memory: Arc::clone(&memory),
                 instance: Arc::clone(&instance),
                 failures: Arc::clone(&server.failures),
                 stop: Arc::clone(&server.stop),
@@ -152,7 +157,7 @@ impl Server {
         if let Some(port) = internal {
             let Self { registry, metrics, readiness, .. } = &server;
             let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(readiness), config.raw, keys);
-            port.serve(Arc::new(app)).map_err(out_of_files)?;
+            port.serve(Arc::new(app), memory).map_err(out_of_files)?;
         }
         if let Some(target) = &config.public_url {
             let plan = Plan {
@@ -224,7 +229,7 @@ pub fn serve<R: DataRing + 'static>(config: Config) -> Result<(), StartError> {
     // Before there are threads. An error means that the table grows later, at its price.
     let _ = os::grow_file_table(files.min(FILES_AT_START_MAX));
     let kernel = probe::try_kernel().map_err(StartError)?;
-    let budget_config = config.clone();
+    let memory_max = Size(config.memory_bytes_max());
     let server = Server::start::<R>(config)?;
     let shards = server.shards();
     // Before the line that says that hi is open: who reads it may send a signal at once.
@@ -240,7 +245,7 @@ pub fn serve<R: DataRing + 'static>(config: Config) -> Result<(), StartError> {
         }
     }
     let connections = files.saturating_sub(files_needed);
-    info!("the file limit of {files} allows {connections} connections; {}", budget_config.memory_budget(shards));
+    info!("the file limit of {files} allows {connections} connections; memory at most: {memory_max} for what is kept for others");
     serve_until_signal(server, signals)
 }
 
@@ -315,6 +320,7 @@ struct ShardThread {
     counters: Arc<Counters>,
     config: Arc<Config>,
     registry: Arc<Registry>,
+    memory: Arc<Memory>,
     instance: Arc<str>,
     failures: Arc<Failures>,
     stop: Arc<Stop>,
@@ -335,7 +341,9 @@ impl ShardThread {
             Err(error) => return drop(ready.send(Err(error))),
         };
         control_ring().start(async {
-            let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring).counting_in(self.counters);
+            self.memory.enroll(self.id);
+            let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring);
+            let shard = shard.counting_in(self.counters).keeping_to(self.memory);
             if self.id == 0 {
                 drop(tokio_uring::spawn(handshake::log_left_out(Arc::clone(&self.failures))));
             }

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use axum::response::{IntoResponse, Response};
 
 use crate::config::RawMode;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::metrics::delivery::Sampler;
 use crate::room::registry::Registry;
@@ -112,13 +113,16 @@ impl InternalPort {
     ///
     /// # Errors
     /// The thread or its runtime can't be had.
-    pub fn serve(self, app: Arc<App>) -> io::Result<()> {
+    pub fn serve(self, app: Arc<App>, memory: Arc<Memory>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _inside = runtime.enter();
             Bounded::new(tokio::net::TcpListener::from_std(self.listener)?, Arc::clone(&app.metrics))
         };
-        let serve = move || runtime.block_on(async { axum::serve(listener, routes::router(app)).await });
+        let serve = move || {
+            memory.enroll_internal_port();
+            runtime.block_on(async { axum::serve(listener, routes::router(app)).await })
+        };
         std::thread::Builder::new().name("hi-internal".to_owned()).spawn(serve).map(drop)
     }
 }

@@ -4,20 +4,48 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::Source;
+use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
+use crate::slice::Slice;
+
 /// Bytes of replies that may wait for one connection; a peer that asks on without reading is closed beyond it.
 pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
 /// Pongs (and our own pings) that wait for one connection. Beyond it a newer one takes the place of the last: RFC 6455,
 /// 5.5.3 asks only for an answer to the most recent ping.
 const PONGS_MAX: usize = 16;
 
+/// What a frame that waits costs beside its bytes: its place in the list, its allocation and its count of owners.
+const FRAME_OVERHEAD_BYTES: usize = size_of::<Rest>() + 2 * ALLOCATION_OVERHEAD_BYTES + 24;
+
+/// What a send left over of one slice.
+#[derive(Debug)]
+pub(super) struct Rest {
+    bytes: Bytes,
+    /// What they keep in memory: the frame that they are the end of.
+    pinned_bytes: usize,
+}
+
+impl Rest {
+    /// The end of a slice that keeps `pinned_bytes` in memory. If less than half of that is left, it gets a copy of its own:
+    /// what a member that is stuck pins is never more than twice what it is owed.
+    pub(super) fn new(slice: Slice, pinned_bytes: usize) -> Self {
+        let bytes = match slice {
+            Slice::Shared(bytes) if bytes.len() < pinned_bytes.div_ceil(2) => Bytes::copy_from_slice(&bytes),
+            Slice::Shared(bytes) => return Self { bytes, pinned_bytes },
+            chunk => chunk.detached(),
+        };
+        Self { pinned_bytes: bytes.len(), bytes }
+    }
+}
+
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Outbox {
     /// The 101 response: not even a pong may leave before it.
     response: Option<Bytes>,
     /// Behind a send that the kernel took only in part: the end of a frame, and whole frames of our own. Never more than
     /// one send held.
-    rest: VecDeque<Bytes>,
+    rest: VecDeque<Rest>,
     pongs: VecDeque<Bytes>,
     replies: VecDeque<Bytes>,
     /// Bytes in `replies`.
@@ -26,12 +54,29 @@ pub(super) struct Outbox {
     close: Option<Bytes>,
     /// `Seq` of the connection's own messages, which it doesn't get (`?echo=0`), ascending.
     own: VecDeque<u64>,
+    held: Held,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            response: None,
+            rest: VecDeque::new(),
+            pongs: VecDeque::new(),
+            replies: VecDeque::new(),
+            replies_bytes: 0,
+            close: None,
+            own: VecDeque::new(),
+            held: Held::new(What::Outboxes),
+        }
+    }
 }
 
 impl Outbox {
     /// Sets the 101 response.
     pub(super) fn respond(&mut self, response: Bytes) {
         self.response = Some(response);
+        self.account();
     }
 
     /// Appends a reply, unless too many wait already.
@@ -41,6 +86,7 @@ impl Outbox {
         }
         self.replies_bytes += frame.len();
         self.replies.push_back(frame);
+        self.account();
         true
     }
 
@@ -50,11 +96,13 @@ impl Outbox {
             self.pongs.pop_back();
         }
         self.pongs.push_back(frame);
+        self.account();
     }
 
     /// Sets the Close frame, or what is left of it.
     pub(super) fn close(&mut self, frame: Bytes) {
         self.close = Some(frame);
+        self.account();
     }
 
     /// Whether a Close waits.
@@ -63,21 +111,35 @@ impl Outbox {
     }
 
     /// Puts bytes that must leave first back, in order.
-    pub(super) fn give_back(&mut self, bytes: VecDeque<Bytes>) {
-        for bytes in bytes.into_iter().rev() {
-            self.rest.push_front(bytes);
+    pub(super) fn give_back(&mut self, rest: VecDeque<Rest>) {
+        for rest in rest.into_iter().rev() {
+            self.rest.push_front(rest);
         }
+        self.account();
     }
 
     /// The next frame: the response first; then the rest of a frame, as nothing may come between its parts; then pongs,
     /// then replies.
-    pub(super) fn take(&mut self) -> Option<Bytes> {
-        let first = self.response.take().or_else(|| self.rest.pop_front()).or_else(|| self.pongs.pop_front());
-        first.or_else(|| {
+    pub(super) fn take(&mut self) -> Option<(Bytes, Source)> {
+        let taken = self.take_first();
+        self.account();
+        taken
+    }
+
+    fn take_first(&mut self) -> Option<(Bytes, Source)> {
+        if let Some(response) = self.response.take() {
+            return Some((response, Source::Own));
+        }
+        if let Some(Rest { bytes, pinned_bytes }) = self.rest.pop_front() {
+            // A frame is smaller than 4 GiB.
+            return Some((bytes, Source::Rest { pinned_bytes: pinned_bytes as u32 }));
+        }
+        let frame = self.pongs.pop_front().or_else(|| {
             let reply = self.replies.pop_front()?;
             self.replies_bytes -= reply.len();
             Some(reply)
-        })
+        })?;
+        Some((frame, Source::Own))
     }
 
     /// The Close frame, once nothing else is left.
@@ -98,7 +160,7 @@ impl Outbox {
 
     /// Whether there is anything to send.
     pub(super) fn has_frames(&self) -> bool {
-        let waiting = [&self.rest, &self.pongs, &self.replies].into_iter().any(|frames| !frames.is_empty());
+        let waiting = !self.rest.is_empty() || !self.pongs.is_empty() || !self.replies.is_empty();
         waiting || self.response.is_some() || self.close.is_some()
     }
 
@@ -111,6 +173,7 @@ impl Outbox {
     pub(super) fn skip(&mut self, seq: u64, first_kept: u64) {
         self.forget_skipped(first_kept);
         self.own.push_back(seq);
+        self.account();
     }
 
     /// The first message from `cursor` on that must not come back.
@@ -123,6 +186,34 @@ impl Outbox {
     pub(super) fn forget_skipped(&mut self, cursor: u64) {
         if self.own.front().is_some_and(|seq| *seq < cursor) {
             self.own = self.own.split_off(self.own.partition_point(|seq| *seq < cursor));
+            self.account();
         }
+    }
+
+    /// Memory taken in bytes, itself included.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held.bytes()
+    }
+
+    /// Drops everything but the end of the frame that was cut off: behind that a Close can still be read.
+    pub(super) fn drop_unread(&mut self) {
+        self.rest.truncate(1);
+        self.rest.shrink_to_fit();
+        self.pongs = VecDeque::new();
+        self.replies = VecDeque::new();
+        self.replies_bytes = 0;
+        self.own = VecDeque::new();
+        self.account();
+    }
+
+    /// Counts what is held now.
+    fn account(&mut self) {
+        let single = [&self.response, &self.close].into_iter().flatten().map(Bytes::len).sum::<usize>();
+        let rest = self.rest.iter().map(|rest| rest.pinned_bytes).sum::<usize>();
+        let pongs = self.pongs.iter().map(Bytes::len).sum::<usize>();
+        let frames = self.rest.len() + self.pongs.len() + self.replies.len();
+        let own = self.own.capacity() * size_of::<u64>();
+        let bytes = single + rest + pongs + self.replies_bytes + frames * FRAME_OVERHEAD_BYTES + own;
+        self.held.set(size_of::<Self>() + ALLOCATION_OVERHEAD_BYTES + bytes);
     }
 }

@@ -2,10 +2,9 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::outbox::OUTBOX_BYTES_MAX;
+use super::outbox::{OUTBOX_BYTES_MAX, Rest};
 use super::{Connection, Gap, Membership, Next, Role, Sent, Source, Sources, State};
 use crate::ring::{SLICES_PER_SEND_MAX, Slices};
 use crate::room::log::Read;
@@ -40,7 +39,8 @@ impl Connection {
         self.take_own(&mut slices, &mut sources);
         if self.state == State::Open && !self.take_rooms(rooms, &mut slices, &mut sources, gaps) {
             // Nothing of what was taken must be lost: the Close comes behind it.
-            self.give_back(slices.into_iter().map(Slice::detached).collect());
+            let rest = slices.into_iter().zip(sources).map(|(slice, source)| source.rest(slice));
+            self.give_back(rest.collect());
             return Next::TooSlow;
         }
         if slices.len() < SLICES_PER_SEND_MAX
@@ -67,9 +67,9 @@ impl Connection {
     fn take_own(&mut self, slices: &mut Vec<Slice>, sources: &mut Sources) {
         let Some(outbox) = &mut self.outbox else { return };
         while slices.len() < SLICES_PER_SEND_MAX {
-            let Some(bytes) = outbox.take() else { return };
+            let Some((bytes, source)) = outbox.take() else { return };
             slices.push(bytes.into());
-            sources.push(Source::Own);
+            sources.push(source);
         }
     }
 
@@ -155,6 +155,7 @@ impl Connection {
         let mut rest = VecDeque::new();
         let mut rewound: SmallVec<[u32; 4]> = SmallVec::new();
         for (mut slice, source) in slices.into_iter().zip(sources) {
+            let pinned_bytes = source.pinned_bytes(&slice);
             let taken = count.min(slice.len());
             count -= taken;
             if taken == slice.len() {
@@ -186,10 +187,10 @@ impl Connection {
                         slice.advance(taken);
                     }
                 }
-                Source::Own => slice.advance(taken),
+                Source::Own | Source::Rest { .. } => slice.advance(taken),
             }
             if !slice.is_empty() {
-                rest.push_back(slice.detached());
+                rest.push_back(Rest::new(slice, pinned_bytes));
             }
         }
         self.give_back(rest);
@@ -248,9 +249,9 @@ impl Connection {
     }
 
     /// Puts bytes that must leave first back into the outbox, in order.
-    fn give_back(&mut self, bytes: VecDeque<Bytes>) {
-        if !bytes.is_empty() {
-            self.outbox.get_or_insert_default().give_back(bytes);
+    fn give_back(&mut self, rest: VecDeque<Rest>) {
+        if !rest.is_empty() {
+            self.outbox.get_or_insert_default().give_back(rest);
         }
     }
 

@@ -251,6 +251,16 @@ impl Room {
         self.lock().replay.bytes()
     }
 
+    /// Memory taken by what is kept for those who come back, in bytes.
+    pub fn replay_held_bytes(&self) -> usize {
+        self.lock().replay.held_bytes()
+    }
+
+    /// Drops the oldest of what is kept for those who come back, until it takes at most so much memory.
+    pub fn shrink_replay(&self, held_bytes_max: usize) {
+        self.lock().replay.shrink(held_bytes_max);
+    }
+
     /// Drops what is too old to be replayed.
     pub fn cut_replay(&self, now_ms: u64) {
         self.lock().replay.cut(now_ms);

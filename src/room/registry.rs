@@ -9,6 +9,7 @@ use std::sync::{Arc, RwLock};
 use super::replay::ReplayBounds;
 use super::sleepers::Sleepers;
 use super::{Announced, Entered, JoinError, Joining, MemberId, Namespace, Payload, Room, Wakes};
+use crate::memory::plan;
 use crate::protocol::resume::ResumeKey;
 use crate::relay::Inbox;
 
@@ -178,6 +179,29 @@ impl Registry {
         let mut chat = self.chat.write().expect(UNPOISONED);
         chat.asleep.expire(now_ms);
         chat.asleep.is_empty()
+    }
+
+    /// Takes `give_bytes` of memory back from what chat rooms keep for those who come back, from the largest on and only from
+    /// those that take more than `floor_bytes`; rooms that nobody is in go with it. Returns how many gave, and how much.
+    pub fn shrink_replays(&self, floor_bytes: usize, give_bytes: usize) -> (u64, usize) {
+        let chat = self.chat.read().expect(UNPOISONED);
+        let rooms: Vec<_> = chat.awake.values().cloned().chain(chat.asleep.rooms()).collect();
+        drop(chat);
+        let sized = rooms.into_iter().map(|room| (room.replay_held_bytes(), room));
+        let mut large: Vec<_> = sized.filter(|(bytes, _)| *bytes > floor_bytes).collect();
+        large.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let sizes: Vec<_> = large.iter().map(|(bytes, _)| *bytes).collect();
+        let level = plan::level(&sizes, give_bytes);
+        let (mut gave, mut given_bytes) = (0, 0);
+        for (bytes, room) in large.iter().take_while(|(bytes, _)| *bytes > level) {
+            room.shrink_replay(level);
+            gave += 1;
+            given_bytes += bytes.saturating_sub(room.replay_held_bytes());
+            if given_bytes >= give_bytes {
+                break;
+            }
+        }
+        (gave, given_bytes)
     }
 
     fn get_or_make(&self, namespace: Namespace, name: &str, now_ms: u64) -> Arc<Room> {

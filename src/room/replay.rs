@@ -7,8 +7,12 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
+
 /// What a frame costs beside its bytes, counted against the bound.
 const FRAME_OVERHEAD_BYTES: usize = size_of::<Kept>();
+/// What shared bytes cost beside themselves: their allocation, and the count of who shares them with its own.
+const SHARED_OVERHEAD_BYTES: usize = 2 * ALLOCATION_OVERHEAD_BYTES + 24;
 
 /// How much a room keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +68,13 @@ pub struct Replay {
     end_seq: u64,
     bytes: usize,
     frames: VecDeque<Kept>,
+    held: Held,
 }
 
 impl Replay {
     /// Empty; the first frame will be `first_seq`.
     pub fn new(first_seq: u64, bounds: ReplayBounds) -> Self {
-        Self { bounds, end_seq: first_seq, bytes: 0, frames: VecDeque::new() }
+        Self { bounds, end_seq: first_seq, bytes: 0, frames: VecDeque::new(), held: Held::new(What::Replay) }
     }
 
     /// Whether anybody can recover from it.
@@ -113,6 +118,29 @@ impl Replay {
             self.frames = VecDeque::new();
         }
         debug_assert!(self.bytes <= bytes_max && (self.bytes == 0) == self.frames.is_empty());
+        self.account();
+    }
+
+    /// Memory taken in bytes: `bytes` counts each frame's place in the list once, the list itself may be longer.
+    pub fn held_bytes(&self) -> usize {
+        let (count, capacity) = (self.frames.len(), self.frames.capacity());
+        self.bytes + count * SHARED_OVERHEAD_BYTES + (capacity - count) * size_of::<Kept>()
+    }
+
+    /// Drops the oldest frames until at most `held_bytes_max` bytes of memory are taken, and gives the memory back at once:
+    /// who asks for what is gone is told that it can't be had.
+    pub fn shrink(&mut self, held_bytes_max: usize) {
+        while self.bytes + self.frames.len() * SHARED_OVERHEAD_BYTES > held_bytes_max
+            && let Some(oldest) = self.frames.pop_front()
+        {
+            self.bytes -= oldest.frame.len() + FRAME_OVERHEAD_BYTES;
+        }
+        self.frames.shrink_to_fit();
+        self.account();
+    }
+
+    fn account(&mut self) {
+        self.held.set(self.held_bytes());
     }
 
     /// Whether everything from `seq` on is here; nothing at all is missing if `seq` is that of the next frame.

@@ -72,6 +72,11 @@ impl Sleepers {
         }
     }
 
+    /// All of them.
+    pub(super) fn rooms(&self) -> impl Iterator<Item = Arc<Room>> {
+        self.by_name.values().map(|sleeper| Arc::clone(&sleeper.room))
+    }
+
     /// One whose time is up.
     pub(super) fn due(&self, now_ms: u64) -> Option<Arc<str>> {
         let ((due_ms, _), name) = self.order.first_key_value()?;

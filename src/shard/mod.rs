@@ -6,6 +6,7 @@
 //! - [`stream`]: listeners to server-sent events
 //! - [`v1`]: what `hi.v1` adds to a connection's beginning and end
 //! - [`ends`]: closing, and what is left of a connection after it
+//! - [`memory`]: what a shard gives back when too much is taken
 //! - [`time`]: timers, pings, what is due
 //! - [`run`]: the thread's life: turns, ticks, stop
 
@@ -21,6 +22,7 @@ use tokio_uring::net::TcpStream;
 
 use crate::config::Config;
 use crate::connection::{Connection, Role, State};
+use crate::memory::Memory;
 use crate::metrics::counters::{Counters, Replay};
 use crate::metrics::delivery::Sampler;
 use crate::os;
@@ -37,6 +39,7 @@ use crate::wheel::Wheel;
 
 pub mod commands;
 pub mod ends;
+pub mod memory;
 pub mod rooms;
 pub mod run;
 pub mod stream;
@@ -146,6 +149,9 @@ pub struct Shard<R> {
     /// Which messages' deliveries are timed.
     sampler: Sampler,
     stopping: bool,
+    memory: Arc<Memory>,
+    /// The last call to look at the sum of what is taken that was followed.
+    memory_calls: u64,
     /// Emptied and filled again every turn.
     relays: Vec<Relay>,
 }
@@ -179,6 +185,8 @@ impl<R: DataRing> Shard<R> {
             last_tick: 0,
             sampler: Sampler::default(),
             stopping: false,
+            memory: Arc::new(Memory::unlimited()),
+            memory_calls: 0,
             relays: Vec::new(),
         }
     }
@@ -186,6 +194,11 @@ impl<R: DataRing> Shard<R> {
     /// The same shard, which counts where others can read it.
     pub fn counting_in(self, counters: Arc<Counters>) -> Self {
         Self { counters, ..self }
+    }
+
+    /// The same shard, which keeps to a budget that others share. The thread has to be [enrolled](Memory::enroll).
+    pub fn keeping_to(self, memory: Arc<Memory>) -> Self {
+        Self { memory, ..self }
     }
 
     /// Where it counts.

@@ -192,6 +192,11 @@ impl LocalRooms {
         Some(slot)
     }
 
+    /// The slots of all rooms, with the memory that their logs take, in bytes.
+    pub fn held_bytes(&self) -> impl Iterator<Item = (u32, usize)> {
+        self.rooms.iter().map(|(slot, local)| (slot as u32, local.log.held_bytes()))
+    }
+
     /// All slots in use.
     pub fn slots(&self) -> Vec<u32> {
         self.rooms.iter().map(|(slot, _)| slot as u32).collect()

@@ -31,6 +31,7 @@ impl<R: DataRing> Shard<R> {
         }
         self.announce_folded();
         self.trim_logs();
+        self.review_memory();
         self.nobody_sleeps = self.registry.expire(self.now.unix_ms);
     }
 

@@ -1,0 +1,97 @@
+//! Which holders give memory back, and how much: the largest first, and small ones never while larger ones exist.
+//!
+//! Pure. Every thread keeps the sizes of its holders in classes of powers of two. From the sum of all threads follows the
+//! floor, the largest size at which cutting every larger holder down to it is enough; and from a shard's own part in that,
+//! what the shard gives. On the shard, [`level`] says exactly how far its largest holders go down.
+
+use crate::metrics::counters::Counter;
+
+use super::Demand;
+
+/// Holders smaller than this are one class, in bytes.
+const CLASS_BYTES_MIN: usize = 1024;
+/// Classes: the last holds everything from half a GiB on.
+const CLASSES: usize = 21;
+
+/// Holders by size: how many there are in each class, and how many bytes they hold together.
+#[derive(Debug, Default)]
+pub struct Sizes {
+    holders: [Counter; CLASSES],
+    bytes: [Counter; CLASSES],
+}
+
+/// The class of a holder of this size.
+fn class(bytes: usize) -> usize {
+    ((bytes / CLASS_BYTES_MIN).checked_ilog2().map_or(0, |power| power + 1) as usize).min(CLASSES - 1)
+}
+
+/// The size from which holders are in this class or a higher one.
+fn smallest(class: usize) -> usize {
+    if class == 0 { 0 } else { CLASS_BYTES_MIN << (class - 1) }
+}
+
+impl Sizes {
+    /// A holder's size has changed; 0 is no holder.
+    pub fn change(&self, before: usize, after: usize) {
+        if before > 0 {
+            self.holders[class(before)].subtract(1);
+            self.bytes[class(before)].subtract(before as u64);
+        }
+        if after > 0 {
+            self.holders[class(after)].add(1);
+            self.bytes[class(after)].add(after as u64);
+        }
+    }
+
+    /// Adds the holders of another thread.
+    pub fn add(&self, other: &Self) {
+        for (own, other) in self.holders.iter().zip(&other.holders).chain(self.bytes.iter().zip(&other.bytes)) {
+            own.add(other.get());
+        }
+    }
+
+    /// Bytes that come back when every larger holder is cut down to the smallest size of `class`.
+    fn gain(&self, class: usize) -> usize {
+        // A holder that is given up on another thread than it was taken on counts below zero there.
+        let sum = |counters: &[Counter]| counters[class..].iter().map(|counter| counter.get().cast_signed()).sum::<i64>();
+        let (holders, bytes) = (sum(&self.holders).max(0) as usize, sum(&self.bytes).max(0) as usize);
+        bytes.saturating_sub(holders.saturating_mul(smallest(class)))
+    }
+}
+
+/// Divides `excess` bytes among the shards (of whose holders `own` are the calling shard's) and the replays, in proportion to
+/// what each has above the floor.
+pub fn divide(excess: usize, on_shards: &Sizes, replays: &Sizes, own: &Sizes) -> Demand {
+    let gain = |class| on_shards.gain(class) + replays.gain(class);
+    let class = (0..CLASSES).rev().find(|class| gain(*class) >= excess).unwrap_or(0);
+    let all = gain(class).max(1);
+    let part = |gain: usize| {
+        let part = (excess.min(all) as u128 * gain as u128).div_ceil(all as u128);
+        (part as usize).min(gain)
+    };
+    let (own_gain, all_shards) = (own.gain(class), on_shards.gain(class));
+    Demand {
+        floor_bytes: smallest(class),
+        own_bytes: part(own_gain),
+        replay_bytes: part(replays.gain(class)),
+        others: own_gain < all_shards,
+    }
+}
+
+/// The size down to which the largest of `sizes` (descending) go, so that all of what is above it is at least `give` bytes; 0
+/// if that is more than there is.
+pub fn level(sizes: &[usize], give: usize) -> usize {
+    debug_assert!(sizes.is_sorted_by(|a, b| a >= b));
+    let mut above = 0;
+    for (index, size) in sizes.iter().enumerate() {
+        let next = sizes.get(index + 1).copied().unwrap_or(0);
+        let count = index + 1;
+        // All so far go down to `next`; if that is enough, perhaps not as far.
+        let gain = above + (size - next) * count;
+        if gain >= give {
+            return next + (gain - give) / count;
+        }
+        above = gain;
+    }
+    0
+}
