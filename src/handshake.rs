@@ -33,6 +33,7 @@ use crate::http::response::{Body, Connection, Response};
 use crate::http::stream;
 use crate::http::target::{self, ChatParams, Route};
 use crate::http::upgrade;
+use crate::memory::{Held, Memory, What, held};
 use crate::metrics::counters::Counters;
 use crate::os;
 use crate::protocol::v1;
@@ -64,6 +65,7 @@ pub struct Front<R> {
     /// What the shard counts.
     pub counters: Arc<Counters>,
     failures: Arc<Failures>,
+    memory: Arc<Memory>,
 }
 
 impl<R: DataRing> Front<R> {
@@ -71,6 +73,7 @@ impl<R: DataRing> Front<R> {
     pub fn new(shard: Shard<R>, config: Arc<Config>, instance: Arc<str>, failures: Arc<Failures>) -> Self {
         Self {
             counters: Arc::clone(shard.counters()),
+            memory: Arc::clone(shard.memory()),
             shard: RefCell::new(shard),
             news: Notify::new(),
             config,
@@ -242,12 +245,17 @@ async fn serve<R: DataRing>(
     mut first: Option<(Outcome, usize)>,
     front: &Front<R>,
 ) {
+    let mut held = Held::new(What::Heads);
     let mut searched = buffer.len();
     let mut deadline = Instant::now() + front.config.handshake_timeout;
     loop {
         let caller = Caller { stream: &stream, peer };
         let Some((outcome, used)) = first.take().or_else(|| outcome(&buffer, searched, caller, front)) else {
             searched = buffer.len();
+            if !has_space(&mut buffer, &mut held, &front.memory) {
+                drop((buffer, held));
+                return turn_away(stream).await;
+            }
             let read;
             (read, buffer) = match timeout_at(deadline, read_more(&stream, buffer)).await {
                 Ok(read) => read,
@@ -274,19 +282,42 @@ async fn serve<R: DataRing>(
                     return linger(stream).await;
                 }
                 buffer.drain(..used);
+                buffer.shrink_to(HEAD_BYTES_USUAL);
                 searched = 0;
             }
         }
     }
 }
 
-/// Appends what arrives next to `buffer`, at most up to the limit of a head.
-async fn read_more(stream: &TcpStream, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+/// Makes space in the buffer for what arrives next, at most up to the limit of a head. False: the head is longer than usual,
+/// and all heads together have taken what they may.
+fn has_space(buffer: &mut Vec<u8>, held: &mut Held, memory: &Memory) -> bool {
     let len = buffer.len();
     if len == buffer.capacity() {
         // One byte more than a head may have: the parser sees that it is too long.
-        buffer.reserve_exact((len.max(HEAD_BYTES_USUAL) * 2).min(HEAD_BYTES_MAX + 1) - len);
+        let more = (len.max(HEAD_BYTES_USUAL) * 2).min(HEAD_BYTES_MAX + 1) - len;
+        if len >= HEAD_BYTES_USUAL && !memory.admits_head(more) {
+            held::count_lap(What::Heads, 1);
+            return false;
+        }
+        buffer.reserve_exact(more);
     }
+    held.set(buffer.capacity());
+    true
+}
+
+/// Answers a head for which there is no memory.
+async fn turn_away(stream: TcpStream) {
+    let text = "The server is short of memory for long request heads. Send fewer or shorter headers, or try again later.";
+    let answer = Response::text(503, text).header("Retry-After", "1").encode(Connection::Close, Body::Sent);
+    if let Ok((Ok(()), _)) = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(answer)).await {
+        linger(stream).await;
+    }
+}
+
+/// Appends what arrives next to `buffer`, which has space for it.
+async fn read_more(stream: &TcpStream, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    let len = buffer.len();
     let capacity = buffer.capacity();
     let (read, slice) = stream.read(buffer.slice(len..capacity)).await;
     (read, slice.into_inner())

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -28,6 +28,7 @@ pub mod machine;
 pub mod plan;
 
 pub use held::{Held, Ledger, What};
+use machine::Resident;
 use plan::Sizes;
 
 /// The smallest budget that can be set, in bytes: less than a few busy rooms need.
@@ -36,6 +37,8 @@ pub const BUDGET_BYTES_MIN: usize = 16 << 20;
 const REVIEW_STEP_BYTES: u64 = 64 * 1024;
 /// Half-read request heads may take this part of the budget; beyond it, a head longer than usual is refused.
 const HEADS_PART: usize = 4;
+/// The allocator is asked at most this often to give back what it keeps, while memory is short.
+const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// What an allocation costs beside its bytes: the allocator's header and rounding.
 pub const ALLOCATION_OVERHEAD_BYTES: usize = 16;
 
@@ -61,7 +64,10 @@ pub struct Memory {
     calls: AtomicU64,
     /// Given back since the allocator was last asked to give it back to the system.
     given_bytes: AtomicUsize,
+    /// How often the allocator is asked without that.
+    trims: Mutex<Throttle>,
     lines: Mutex<Throttle>,
+    resident: Resident,
 }
 
 impl Memory {
@@ -72,6 +78,8 @@ impl Memory {
             ledgers: (0..=shards).map(|_| Arc::default()).collect(),
             calls: AtomicU64::new(0),
             given_bytes: AtomicUsize::new(0),
+            trims: Mutex::new(Throttle::every(TRIM_INTERVAL, 1)),
+            resident: Resident::open(),
             lines: Mutex::new(Throttle::new(1)),
         }
     }
@@ -121,21 +129,28 @@ impl Memory {
         held::has_grown_by(REVIEW_STEP_BYTES) || called
     }
 
-    /// What the calling shard has to give, if too much is taken. While a shard still owes frames to members that read
-    /// (`is_busy`), it may go to the limit: they would lose what they are about to be sent.
+    /// What the calling shard has to give, if too much is taken. While it still owes frames to members that read (`is_busy`),
+    /// it may go to the limit: they would lose what they are about to be sent.
     pub fn review(&self, inboxes: &[Inbox], is_busy: bool) -> Option<Demand> {
-        let inbox_bytes: usize = inboxes.iter().map(Inbox::bytes).sum();
-        let taken = inbox_bytes + What::ALL.iter().map(|what| self.bytes(*what)).sum::<usize>();
-        let limit = if is_busy { self.bytes_max } else { self.bytes_max - self.bytes_max / 8 };
-        if taken <= limit {
-            return None;
-        }
-        let excess = taken - (self.bytes_max - self.bytes_max / 4);
+        let taken = self.taken(inboxes);
+        let excess = plan::excess(self.bytes_max, taken, self.resident.bytes(), is_busy)?;
         let (on_shards, replays) = (Sizes::default(), Sizes::default());
         for ledger in &self.ledgers {
             ledger.add_sizes(&on_shards, &replays);
         }
         Some(held::with_sizes_here(|own| plan::divide(excess, &on_shards, &replays, own)))
+    }
+
+    /// Bytes that are kept for others, all together.
+    fn taken(&self, inboxes: &[Inbox]) -> usize {
+        let inbox_bytes = inboxes.iter().map(Inbox::bytes).sum::<usize>();
+        inbox_bytes + What::ALL.iter().map(|what| self.bytes(*what)).sum::<usize>()
+    }
+
+    /// Whether the allocator should give back what it keeps: three quarters of the budget are resident. Once a second at most.
+    pub fn wants_trim(&self) -> bool {
+        self.resident.bytes() > self.bytes_max - self.bytes_max / 4
+            && self.trims.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now()).is_some()
     }
 
     /// Asks all other shards to look, too.
@@ -193,9 +208,10 @@ impl Collector for MemoryMetric {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let inboxes: usize = self.rooms.inboxes().iter().map(Inbox::bytes).sum();
         let held = What::ALL.map(|what| (what.as_str(), self.memory.bytes(what)));
-        let help = "Memory taken by what is kept for others";
+        let other = self.memory.resident.bytes().saturating_sub(self.memory.taken(self.rooms.inboxes()));
+        let help = "Resident memory: what is kept for others, by kind, and all other";
         let mut metric = encoder.encode_descriptor("hi_memory", help, Some(&Unit::Bytes), MetricType::Gauge)?;
-        for (what, bytes) in held.into_iter().chain([("inboxes", inboxes)]) {
+        for (what, bytes) in held.into_iter().chain([("inboxes", inboxes), ("other", other)]) {
             metric.encode_family(&[("what", what)])?.encode_gauge(&(bytes as u64))?;
         }
         let help = "The budget for all of hi_memory_bytes together";

@@ -13,6 +13,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_uring::net::TcpStream;
 
+/// Bytes that the kernel takes for one connection beyond what is on its way to the peer (TCP_NOTSENT_LOWAT, tcp(7)).
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
 /// Raises the soft limit of open files to the hard one and returns it.
 ///
 /// # Errors
@@ -233,6 +236,7 @@ fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     socket.set_reuse_port(reuse_port)?;
     // Frames are small and wait for nobody. What is accepted inherits it.
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     defer_accept(&socket)?;
     socket.bind(&address.into())?;
     Ok(socket)

@@ -1,10 +1,38 @@
-//! What the machine allows: its memory, or less if a control group says so.
+//! What the machine allows: its memory, or less if a control group says so; and what the process has of it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Without any answer of the system, in bytes.
 const MACHINE_BYTES_UNKNOWN: usize = 1 << 30;
+
+/// What the process has resident, asked of the system.
+#[derive(Debug)]
+pub struct Resident {
+    /// /proc/self/statm, kept open.
+    file: Option<File>,
+    page_bytes: usize,
+}
+
+impl Resident {
+    /// Gets ready to ask.
+    pub fn open() -> Self {
+        Self { file: File::open("/proc/self/statm").ok(), page_bytes: rustix::param::page_size() }
+    }
+
+    /// Bytes; 0 if the system doesn't say.
+    pub fn bytes(&self) -> usize {
+        let mut text = [0; 128];
+        let len = self.file.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or(0);
+        statm_pages(&text[..len]).unwrap_or(0) * self.page_bytes
+    }
+}
+
+/// The second number of /proc/self/statm.
+fn statm_pages(statm: &[u8]) -> Option<usize> {
+    std::str::from_utf8(statm).ok()?.split_whitespace().nth(1)?.parse().ok()
+}
 
 /// Bytes of memory that this process may use: the machine's, or the least that a control group around it allows.
 pub fn allowed_bytes() -> usize {
@@ -75,6 +103,12 @@ mod tests {
         assert_eq!(limit_bytes("536870912\n"), Some(512 << 20));
         assert_eq!(limit_bytes("max\n"), None);
         assert_eq!(limit_bytes("9223372036854771712\n"), None, "version 1 without a limit");
+    }
+
+    #[test]
+    fn the_process_has_something_resident() {
+        assert_eq!(statm_pages(b"1000 250 100 10 0 200 0\n"), Some(250));
+        assert!((1 << 20..1 << 40).contains(&Resident::open().bytes()));
     }
 
     #[test]

@@ -59,6 +59,15 @@ impl Sizes {
     }
 }
 
+/// By how much `taken` bytes are too many, if they are: then an eighth of the budget is free again afterwards, and the next
+/// time is not at once. What the process has resident beside them (itself, its connections and buffers, what the allocator
+/// keeps) is in the budget, too, but half of it is always there for what is kept for others.
+pub fn excess(bytes_max: usize, taken: usize, resident: usize, is_busy: bool) -> Option<usize> {
+    let bytes_max = bytes_max - resident.saturating_sub(taken).min(bytes_max / 2);
+    let limit = if is_busy { bytes_max } else { bytes_max - bytes_max / 8 };
+    (taken > limit).then(|| taken - (bytes_max - bytes_max / 4))
+}
+
 /// Divides `excess` bytes among the shards (of whose holders `own` are the calling shard's) and the replays, in proportion to
 /// what each has above the floor.
 pub fn divide(excess: usize, on_shards: &Sizes, replays: &Sizes, own: &Sizes) -> Demand {

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use proptest::prelude::*;
 
 use super::held::count_in;
-use super::plan::{divide, level};
+use super::plan::{divide, excess, level};
 use super::*;
 
 /// Holders of one thread, one for each size.
@@ -44,19 +44,30 @@ fn what_is_taken_on_one_thread_and_given_back_on_another_is_nothing() {
 
 #[test]
 fn the_budget_is_kept_by_the_largest() {
-    let memory = Memory::new(16 << 20, 1);
+    // So much that what this process has resident makes no difference.
+    let memory = Memory::new(16 << 30, 1);
     memory.enroll(0);
     let mut small: Vec<_> = (0..100).map(|_| Held::new(What::Logs)).collect();
-    small.iter_mut().for_each(|held| held.set(40_000));
+    small.iter_mut().for_each(|held| held.set(40_000_000));
     let mut large = Held::new(What::Outboxes);
-    large.set(9 << 20);
-    assert_eq!(memory.review(&[], false), None, "13 of 16 MiB");
-    large.set(11 << 20);
+    large.set(9 << 30);
+    assert_eq!(memory.review(&[], false), None, "13 of 16 GiB");
+    large.set(11 << 30);
     assert_eq!(memory.review(&[], true), None, "a busy shard may go to the limit");
-    let demand = memory.review(&[], false).expect("15 of 16 MiB are more than 14");
-    assert!(demand.floor_bytes >= 40_000, "{demand:?}: the small ones are left alone");
-    assert!(demand.own_bytes >= 2 << 20 && demand.replay_bytes == 0 && !demand.others, "{demand:?}");
+    let demand = memory.review(&[], false).expect("15 of 16 GiB are more than 14");
+    assert!(demand.floor_bytes >= 40_000_000, "{demand:?}: the small ones are left alone");
+    assert!(demand.own_bytes >= 2 << 30 && demand.replay_bytes == 0 && !demand.others, "{demand:?}");
     count_in(Arc::default());
+}
+
+#[test]
+fn the_process_itself_is_in_the_budget_but_leaves_half_of_it() {
+    assert_eq!(excess(1000, 870, 870, false), None);
+    assert_eq!(excess(1000, 880, 880, false), Some(130), "down to three quarters");
+    assert_eq!(excess(1000, 880, 880, true), None);
+    // 200 are taken by other things: 800 are left.
+    assert_eq!((excess(1000, 690, 890, false), excess(1000, 710, 910, false)), (None, Some(110)));
+    assert_eq!((excess(1000, 430, 5000, false), excess(1000, 440, 5000, false)), (None, Some(65)));
 }
 
 #[test]

@@ -206,6 +206,11 @@ impl<R: DataRing> Shard<R> {
         &self.counters
     }
 
+    /// The budget that it keeps to.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
     /// Connections that are not gone yet.
     pub fn connections(&self) -> usize {
         self.connections.len()

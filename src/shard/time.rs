@@ -4,6 +4,7 @@ use tracing::debug;
 
 use super::Shard;
 use crate::connection::State;
+use crate::os;
 use crate::ring::DataRing;
 
 impl<R: DataRing> Shard<R> {
@@ -32,6 +33,9 @@ impl<R: DataRing> Shard<R> {
         self.announce_folded();
         self.trim_logs();
         self.review_memory();
+        if self.memory.wants_trim() {
+            os::return_free_memory();
+        }
         self.nobody_sleeps = self.registry.expire(self.now.unix_ms);
     }
 
