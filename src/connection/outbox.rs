@@ -217,3 +217,40 @@ impl Outbox {
         self.held.set(size_of::<Self>() + ALLOCATION_OVERHEAD_BYTES + bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rest(frame: &Bytes, left: usize, pinned_bytes: usize) -> Rest {
+        Rest::new(Slice::Shared(frame.slice(frame.len() - left..)), pinned_bytes)
+    }
+
+    #[test]
+    fn the_end_of_a_large_frame_counts_as_what_it_keeps_in_memory_or_gets_a_copy_of_its_own() {
+        let frame: Bytes = vec![7; 1_000_000].into();
+        let large = rest(&frame, 600_000, frame.len());
+        assert_eq!((large.pinned_bytes, large.bytes.as_ptr()), (1_000_000, frame[400_000..].as_ptr()));
+        // Cut off again, little by little.
+        let small = rest(&frame, 499_999, large.pinned_bytes);
+        assert_eq!((small.pinned_bytes, &small.bytes), (499_999, &frame.slice(500_001..)));
+        assert_ne!(small.bytes.as_ptr(), frame[500_001..].as_ptr());
+    }
+
+    #[test]
+    fn everything_that_waits_is_counted_and_given_up_but_for_the_frame_that_was_cut_off() {
+        let mut outbox = Outbox::default();
+        let frame: Bytes = vec![7; 100_000].into();
+        outbox.give_back([rest(&frame, 90_000, 100_000), rest(&frame, 100_000, 100_000)].into());
+        assert!(outbox.reply(frame.clone()) && outbox.reply(frame));
+        outbox.pong(vec![7; 125].into());
+        (0..1000).for_each(|seq| outbox.skip(seq, 0));
+        assert!((408_125..415_000).contains(&outbox.held_bytes()), "{}", outbox.held_bytes());
+        outbox.drop_unread();
+        assert!((100_000..101_000).contains(&outbox.held_bytes()), "{}", outbox.held_bytes());
+        outbox.close(Bytes::from_static(b"close"));
+        assert_eq!(outbox.take_close(), None, "behind the frame that was cut off");
+        assert_eq!(outbox.take().map(|(bytes, _)| bytes.len()), Some(90_000));
+        assert_eq!(outbox.take_close(), Some(Bytes::from_static(b"close")));
+    }
+}

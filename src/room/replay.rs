@@ -227,6 +227,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn memory_that_is_short_takes_the_oldest_frames_and_keeps_the_tip() {
+        let mut replay = Replay::new(1, ReplayBounds { frames_max: 1000, ..BOUNDS });
+        (1..=100).for_each(|_| replay.push(&vec![b'x'; 1000].into(), 0));
+        assert!(replay.held_bytes() > 100_000 && replay.held.bytes() == replay.held_bytes());
+        replay.shrink(20_000);
+        assert!((15_000..=20_000).contains(&replay.held_bytes()), "{}", replay.held_bytes());
+        assert!(replay.first_seq() > 80 && !replay.reaches(80) && replay.reaches(100));
+        replay.shrink(0);
+        assert_eq!((replay.first_seq(), replay.held_bytes(), replay.bytes()), (101, 0, 0));
+        assert!(!replay.reaches(100) && replay.reaches(101), "who has everything recovers");
+    }
+
     proptest! {
         #[test]
         fn batches_joined_up_are_the_frames_in_order(count in 1..60u64, from in 1..60u64, bytes_max in 0..40usize) {
