@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::api;
 use crate::doctor::url::Target;
 use crate::http::origin::Origin;
 use crate::memory::{self, machine};
 use crate::rate::RateLimit;
+use crate::relay;
 use crate::room::replay::ReplayBounds;
 
 /// Between two looks at the public address.
@@ -209,6 +211,11 @@ impl Config {
             bytes_max: self.replay_bytes,
             age_max_ms: self.replay_age.as_millis() as u64,
         }
+    }
+
+    /// Bytes of relays that the inbox of one of so many shards can hold.
+    pub fn inbox_bytes_max(&self, shards: usize) -> usize {
+        relay::inbox_bytes_max(shards, self.max_message.max(api::call::BODY_BYTES_MAX))
     }
 
     /// The budget for everything that is kept for others, in bytes.

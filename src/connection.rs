@@ -13,6 +13,7 @@ use tokio_uring::net::TcpStream;
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
 use crate::metrics::counters::Speech;
+use crate::metrics::delivery::Carried;
 use crate::protocol::{Dialect, sse};
 use crate::rate::Bucket;
 use crate::ring::Slices;
@@ -22,9 +23,11 @@ use crate::slice::Slice;
 
 mod outbox;
 mod sending;
+pub mod unread;
 
 pub use outbox::OUTBOX_BYTES_MAX;
-use outbox::{Outbox, Rest};
+use outbox::Outbox;
+use unread::Unread;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,11 +105,18 @@ enum Source {
     /// The log of a room: so many frames, from this `Seq` on.
     Room { room: u32, frames: u32, from: u64 },
     /// The outbox.
-    Own,
-    /// The outbox: what another send left over, which keeps more in memory than itself.
-    Rest { pinned_bytes: u32 },
+    Own(Own),
     /// The Close frame.
     Close,
+}
+
+/// What is known of bytes from the outbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Own {
+    /// The frames of rooms among them.
+    carried: Carried,
+    /// What they keep in memory, if that is more than themselves.
+    pinned_bytes: u32,
 }
 
 type Sources = SmallVec<[Source; 1]>;
@@ -121,15 +131,9 @@ impl Source {
     /// What a slice from here keeps in memory, in bytes.
     fn pinned_bytes(&self, slice: &Slice) -> usize {
         match self {
-            Self::Rest { pinned_bytes } => *pinned_bytes as usize,
-            Self::Room { .. } | Self::Own | Self::Close => slice.len(),
+            Self::Own(own) => slice.len().max(own.pinned_bytes as usize),
+            Self::Room { .. } | Self::Close => slice.len(),
         }
-    }
-
-    /// A slice of which nothing was sent.
-    fn rest(&self, slice: Slice) -> Rest {
-        let pinned_bytes = self.pinned_bytes(&slice);
-        Rest::new(slice, pinned_bytes)
     }
 }
 
@@ -176,6 +180,8 @@ pub struct Connection {
     pub state: State,
     /// True exactly while the kernel holds a receive.
     pub receiving: bool,
+    /// Whether it takes no more than one receive buffer at a time: it has said more than was read, or had to wait.
+    pub one_at_a_time: bool,
     /// Whether the kernel has told of the end of what the peer says.
     pub peer_ended: bool,
     /// True exactly while the kernel holds a send.
@@ -206,6 +212,8 @@ pub struct Connection {
     pub predecessor: Option<Box<MemberId>>,
     /// The rooms it is in.
     pub memberships: SmallVec<[Membership; 1]>,
+    /// What it has said and waits to be read. Then it stands in the shard's line, exactly once.
+    pub unread: Option<Box<Unread>>,
     outbox: Option<Box<Outbox>>,
     /// Where each slice of the send in flight came from: nearly always one.
     in_flight: Sources,
@@ -219,6 +227,7 @@ impl Connection {
             serial,
             state: State::Open,
             receiving: false,
+            one_at_a_time: false,
             peer_ended: false,
             sending: false,
             awaiting_writable: false,
@@ -234,6 +243,7 @@ impl Connection {
             dialect: Dialect::V0,
             predecessor: None,
             memberships: SmallVec::new(),
+            unread: None,
             outbox: None,
             in_flight: Sources::new(),
         }
@@ -267,6 +277,11 @@ impl Connection {
         !self.receiving && !self.sending && !self.awaiting_writable
     }
 
+    /// Whether what it says is still read: messages, or only the answer to our Close.
+    pub fn is_heard(&self) -> bool {
+        matches!(self.state, State::Open | State::Closing)
+    }
+
     /// Whether a send may be given to the kernel: at most one is in flight, and none while the socket is full.
     pub fn may_send(&self) -> bool {
         !self.sending && !self.awaiting_writable && self.state != State::Ended
@@ -280,7 +295,12 @@ impl Connection {
     /// Appends a reply. False: too many wait already, the peer isn't reading them; nothing was appended.
     #[must_use]
     pub fn reply(&mut self, frame: Bytes) -> bool {
-        self.outbox.get_or_insert_default().reply(frame)
+        self.outbox.get_or_insert_default().reply(frame.into())
+    }
+
+    /// Bytes of replies that wait.
+    pub fn replies_bytes(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.replies_bytes())
     }
 
     /// Answers a ping, before anything else that waits. Once a Close is on its way nothing may follow it.
@@ -317,21 +337,17 @@ impl Connection {
             || (self.sending && self.in_flight.contains(&Source::Close))
     }
 
-    /// It has left the room: what a send in flight still holds of it is delivered whole, and no cursor moves back.
-    /// Returns how many frames that is.
-    pub fn left(&mut self, room: u32) -> u64 {
-        let mut delivered = 0;
+    /// It has left the room: what a send in flight still holds of it is its own now, and no cursor moves back.
+    pub fn left(&mut self, room: u32, rooms: &LocalRooms) {
         self.memberships.retain(|membership| membership.room != room);
-        let owned = |source: &mut Source| {
-            if let Source::Room { room: left, frames, .. } = source
-                && *left == room
+        for source in &mut self.in_flight {
+            if let Source::Room { room: left, frames, from } = *source
+                && left == room
             {
-                delivered += u64::from(*frames);
-                *source = Source::Own;
+                let carried = rooms.carried(room, from, from + u64::from(frames));
+                *source = Source::Own(Own { carried, pinned_bytes: 0 });
             }
-        };
-        self.in_flight.iter_mut().for_each(owned);
-        delivered
+        }
     }
 
     /// Memory taken by what waits in its outbox, in bytes.

@@ -308,7 +308,8 @@ fn has_space(buffer: &mut Vec<u8>, held: &mut Held, memory: &Memory) -> bool {
 
 /// Answers a head for which there is no memory.
 async fn turn_away(stream: TcpStream) {
-    let text = "The server is short of memory for long request heads. Send fewer or shorter headers, or try again later.";
+    let text =
+        "The server is short of memory for long request heads. Send fewer or shorter headers, or try again later.";
     let answer = Response::text(503, text).header("Retry-After", "1").encode(Connection::Close, Body::Sent);
     if let Ok((Ok(()), _)) = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(answer)).await {
         linger(stream).await;

@@ -72,7 +72,13 @@ impl Attack<'_> {
 
     /// Keeps [`EACH`] connections to `path` of a number, writing to each what `load` makes and reading up to `drip` bytes at a
     /// time. One that is closed is replaced.
-    fn keep(&self, rng: &mut Rng, drip: usize, path: impl Fn(usize) -> String, mut load: impl FnMut(&mut Rng, usize) -> Vec<u8>) {
+    fn keep(
+        &self,
+        rng: &mut Rng,
+        drip: usize,
+        path: impl Fn(usize) -> String,
+        mut load: impl FnMut(&mut Rng, usize) -> Vec<u8>,
+    ) {
         let mut all: Vec<Option<(TcpStream, Vec<u8>, usize)>> = (0..EACH).map(|_| None).collect();
         let mut bytes = vec![0; drip.max(1)];
         while self.goes_on() {
@@ -214,7 +220,8 @@ fn healthy_members_notice_nothing_of_any_attack() {
             println!("{most_files} of {FILES} files were open at most");
         });
     });
-    let laps: Vec<Value> = internal.metrics().lines().filter(|line| line.starts_with("hi_memory_")).map(Value::from).collect();
+    let laps: Vec<Value> =
+        internal.metrics().lines().filter(|line| line.starts_with("hi_memory_")).map(Value::from).collect();
     println!("{laps:#?}");
     assert_eq!(server.log().matches("a bug in hi").count(), 0);
 }

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::Source;
+use super::Own;
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
+use crate::metrics::delivery::Carried;
 use crate::slice::Slice;
 
 /// Bytes of replies that may wait for one connection; a peer that asks on without reading is closed beyond it.
@@ -15,26 +16,42 @@ pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
 const PONGS_MAX: usize = 16;
 
 /// What a frame that waits costs beside its bytes: its place in the list, its allocation and its count of owners.
-const FRAME_OVERHEAD_BYTES: usize = size_of::<Rest>() + 2 * ALLOCATION_OVERHEAD_BYTES + 24;
+const FRAME_OVERHEAD_BYTES: usize = size_of::<Owed>() + 2 * ALLOCATION_OVERHEAD_BYTES + 24;
 
-/// What a send left over of one slice.
+/// Bytes that one connection is owed.
 #[derive(Debug)]
-pub(super) struct Rest {
-    bytes: Bytes,
-    /// What they keep in memory: the frame that they are the end of.
-    pinned_bytes: usize,
+pub(super) struct Owed {
+    pub(super) bytes: Bytes,
+    pub(super) own: Own,
 }
 
-impl Rest {
+impl Owed {
+    /// A whole slice.
+    pub(super) fn whole(slice: Slice, carried: Carried) -> Self {
+        Self { bytes: slice.detached(), own: Own { carried, pinned_bytes: 0 } }
+    }
+
     /// The end of a slice that keeps `pinned_bytes` in memory. If less than half of that is left, it gets a copy of its own:
     /// what a member that is stuck pins is never more than twice what it is owed.
-    pub(super) fn new(slice: Slice, pinned_bytes: usize) -> Self {
-        let bytes = match slice {
-            Slice::Shared(bytes) if bytes.len() < pinned_bytes.div_ceil(2) => Bytes::copy_from_slice(&bytes),
-            Slice::Shared(bytes) => return Self { bytes, pinned_bytes },
-            chunk => chunk.detached(),
+    pub(super) fn rest(slice: Slice, carried: Carried, pinned_bytes: usize) -> Self {
+        let (bytes, pinned_bytes) = match slice {
+            Slice::Shared(bytes) if bytes.len() < pinned_bytes.div_ceil(2) => (Bytes::copy_from_slice(&bytes), 0),
+            // A frame is smaller than 4 GiB.
+            Slice::Shared(bytes) => (bytes, pinned_bytes as u32),
+            chunk => (chunk.detached(), 0),
         };
-        Self { pinned_bytes: bytes.len(), bytes }
+        Self { bytes, own: Own { carried, pinned_bytes } }
+    }
+
+    /// What they keep in memory.
+    fn pinned_bytes(&self) -> usize {
+        self.bytes.len().max(self.own.pinned_bytes as usize)
+    }
+}
+
+impl From<Bytes> for Owed {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, own: Own::default() }
     }
 }
 
@@ -45,9 +62,9 @@ pub(super) struct Outbox {
     response: Option<Bytes>,
     /// Behind a send that the kernel took only in part: the end of a frame, and whole frames of our own. Never more than
     /// one send held.
-    rest: VecDeque<Rest>,
+    rest: VecDeque<Owed>,
     pongs: VecDeque<Bytes>,
-    replies: VecDeque<Bytes>,
+    replies: VecDeque<Owed>,
     /// Bytes in `replies`.
     replies_bytes: usize,
     /// The Close frame: behind everything else.
@@ -80,12 +97,13 @@ impl Outbox {
     }
 
     /// Appends a reply, unless too many wait already.
-    pub(super) fn reply(&mut self, frame: Bytes) -> bool {
-        if self.replies_bytes + frame.len() > OUTBOX_BYTES_MAX && !self.replies.is_empty() {
+    pub(super) fn reply(&mut self, reply: Owed) -> bool {
+        let len = reply.bytes.len();
+        if self.replies_bytes + len > OUTBOX_BYTES_MAX && !self.replies.is_empty() {
             return false;
         }
-        self.replies_bytes += frame.len();
-        self.replies.push_back(frame);
+        self.replies_bytes += len;
+        self.replies.push_back(reply);
         self.account();
         true
     }
@@ -111,35 +129,28 @@ impl Outbox {
     }
 
     /// Puts bytes that must leave first back, in order.
-    pub(super) fn give_back(&mut self, rest: VecDeque<Rest>) {
-        for rest in rest.into_iter().rev() {
-            self.rest.push_front(rest);
+    pub(super) fn give_back(&mut self, owed: VecDeque<Owed>) {
+        for owed in owed.into_iter().rev() {
+            self.rest.push_front(owed);
         }
         self.account();
     }
 
     /// The next frame: the response first; then the rest of a frame, as nothing may come between its parts; then pongs,
     /// then replies.
-    pub(super) fn take(&mut self) -> Option<(Bytes, Source)> {
+    pub(super) fn take(&mut self) -> Option<Owed> {
         let taken = self.take_first();
         self.account();
         taken
     }
 
-    fn take_first(&mut self) -> Option<(Bytes, Source)> {
-        if let Some(response) = self.response.take() {
-            return Some((response, Source::Own));
-        }
-        if let Some(Rest { bytes, pinned_bytes }) = self.rest.pop_front() {
-            // A frame is smaller than 4 GiB.
-            return Some((bytes, Source::Rest { pinned_bytes: pinned_bytes as u32 }));
-        }
-        let frame = self.pongs.pop_front().or_else(|| {
+    fn take_first(&mut self) -> Option<Owed> {
+        let first = self.response.take().map(Owed::from).or_else(|| self.rest.pop_front());
+        first.or_else(|| self.pongs.pop_front().map(Owed::from)).or_else(|| {
             let reply = self.replies.pop_front()?;
-            self.replies_bytes -= reply.len();
+            self.replies_bytes -= reply.bytes.len();
             Some(reply)
-        })?;
-        Some((frame, Source::Own))
+        })
     }
 
     /// The Close frame, once nothing else is left.
@@ -209,7 +220,7 @@ impl Outbox {
     /// Counts what is held now.
     fn account(&mut self) {
         let single = [&self.response, &self.close].into_iter().flatten().map(Bytes::len).sum::<usize>();
-        let rest = self.rest.iter().map(|rest| rest.pinned_bytes).sum::<usize>();
+        let rest = self.rest.iter().map(Owed::pinned_bytes).sum::<usize>();
         let pongs = self.pongs.iter().map(Bytes::len).sum::<usize>();
         let frames = self.rest.len() + self.pongs.len() + self.replies.len();
         let own = self.own.capacity() * size_of::<u64>();
@@ -222,18 +233,18 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    fn rest(frame: &Bytes, left: usize, pinned_bytes: usize) -> Rest {
-        Rest::new(Slice::Shared(frame.slice(frame.len() - left..)), pinned_bytes)
+    fn rest(frame: &Bytes, left: usize, pinned_bytes: usize) -> Owed {
+        Owed::rest(Slice::Shared(frame.slice(frame.len() - left..)), Carried::default(), pinned_bytes)
     }
 
     #[test]
     fn the_end_of_a_large_frame_counts_as_what_it_keeps_in_memory_or_gets_a_copy_of_its_own() {
         let frame: Bytes = vec![7; 1_000_000].into();
         let large = rest(&frame, 600_000, frame.len());
-        assert_eq!((large.pinned_bytes, large.bytes.as_ptr()), (1_000_000, frame[400_000..].as_ptr()));
+        assert_eq!((large.pinned_bytes(), large.bytes.as_ptr()), (1_000_000, frame[400_000..].as_ptr()));
         // Cut off again, little by little.
-        let small = rest(&frame, 499_999, large.pinned_bytes);
-        assert_eq!((small.pinned_bytes, &small.bytes), (499_999, &frame.slice(500_001..)));
+        let small = rest(&frame, 499_999, large.pinned_bytes());
+        assert_eq!((small.pinned_bytes(), &small.bytes), (499_999, &frame.slice(500_001..)));
         assert_ne!(small.bytes.as_ptr(), frame[500_001..].as_ptr());
     }
 
@@ -242,7 +253,7 @@ mod tests {
         let mut outbox = Outbox::default();
         let frame: Bytes = vec![7; 100_000].into();
         outbox.give_back([rest(&frame, 90_000, 100_000), rest(&frame, 100_000, 100_000)].into());
-        assert!(outbox.reply(frame.clone()) && outbox.reply(frame));
+        assert!(outbox.reply(frame.clone().into()) && outbox.reply(frame.into()));
         outbox.pong(vec![7; 125].into());
         (0..1000).for_each(|seq| outbox.skip(seq, 0));
         assert!((408_125..415_000).contains(&outbox.held_bytes()), "{}", outbox.held_bytes());
@@ -250,7 +261,7 @@ mod tests {
         assert!((100_000..101_000).contains(&outbox.held_bytes()), "{}", outbox.held_bytes());
         outbox.close(Bytes::from_static(b"close"));
         assert_eq!(outbox.take_close(), None, "behind the frame that was cut off");
-        assert_eq!(outbox.take().map(|(bytes, _)| bytes.len()), Some(90_000));
+        assert_eq!(outbox.take().map(|owed| owed.bytes.len()), Some(90_000));
         assert_eq!(outbox.take_close(), Some(Bytes::from_static(b"close")));
     }
 }

@@ -17,15 +17,17 @@ pub enum What {
     Outboxes,
     /// Half-read frames and messages.
     Messages,
+    /// What connections have said that waits to be read.
+    Unread,
     /// Half-read request heads.
     Heads,
 }
 
 impl What {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 5] = [Self::Logs, Self::Replay, Self::Outboxes, Self::Messages, Self::Heads];
+    pub const ALL: [Self; 6] = [Self::Logs, Self::Replay, Self::Outboxes, Self::Messages, Self::Unread, Self::Heads];
     /// Those that give memory back when the budget is used up. A head is refused before it takes any.
-    pub const GIVING: [Self; 4] = [Self::Logs, Self::Replay, Self::Outboxes, Self::Messages];
+    pub const GIVING: [Self; 5] = [Self::Logs, Self::Replay, Self::Outboxes, Self::Messages, Self::Unread];
 
     /// As a label.
     pub fn as_str(self) -> &'static str {
@@ -34,6 +36,7 @@ impl What {
             Self::Replay => "replay",
             Self::Outboxes => "outboxes",
             Self::Messages => "messages",
+            Self::Unread => "unread",
             Self::Heads => "heads",
         }
     }
@@ -45,6 +48,7 @@ impl What {
             Self::Replay => "replays",
             Self::Outboxes => "unread outboxes",
             Self::Messages => "half-read messages",
+            Self::Unread => "unread inputs",
             Self::Heads => "request heads",
         }
     }
@@ -87,7 +91,7 @@ impl Ledger {
         counter.add(after as u64);
         self.taken.add(after.saturating_sub(before) as u64);
         let sizes = match what {
-            What::Logs | What::Outboxes | What::Messages => &self.on_shard,
+            What::Logs | What::Outboxes | What::Messages | What::Unread => &self.on_shard,
             What::Replay => &self.replays,
             What::Heads => return,
         };

@@ -92,7 +92,8 @@ mod tests {
         }
         assert!(files.iter().all(|file| file.starts_with("/cg")));
         let files = limit_files("9:name=systemd:/x\n4:cpu,memory:/docker/1\n0::/\n", Path::new("/cg"));
-        for file in ["/cg/memory/docker/1/memory.limit_in_bytes", "/cg/memory/memory.limit_in_bytes", "/cg/memory.max"] {
+        for file in ["/cg/memory/docker/1/memory.limit_in_bytes", "/cg/memory/memory.limit_in_bytes", "/cg/memory.max"]
+        {
             assert!(files.contains(&file.into()), "{file} in {files:?}");
         }
         assert!(!files.iter().any(|file| file.ends_with("x/memory.limit_in_bytes")));

@@ -53,7 +53,8 @@ impl Sizes {
     /// Bytes that come back when every larger holder is cut down to the smallest size of `class`.
     fn gain(&self, class: usize) -> usize {
         // A holder that is given up on another thread than it was taken on counts below zero there.
-        let sum = |counters: &[Counter]| counters[class..].iter().map(|counter| counter.get().cast_signed()).sum::<i64>();
+        let sum =
+            |counters: &[Counter]| counters[class..].iter().map(|counter| counter.get().cast_signed()).sum::<i64>();
         let (holders, bytes) = (sum(&self.holders).max(0) as usize, sum(&self.bytes).max(0) as usize);
         bytes.saturating_sub(holders.saturating_mul(smallest(class)))
     }
@@ -68,22 +69,20 @@ pub fn excess(bytes_max: usize, taken: usize, resident: usize, is_busy: bool) ->
     (taken > limit).then(|| taken - (bytes_max - bytes_max / 4))
 }
 
-/// Divides `excess` bytes among the shards (of whose holders `own` are the calling shard's) and the replays, in proportion to
-/// what each has above the floor.
+/// Divides `excess` bytes. Of what is above the floor, replays give first: they are kept for clients that may never come. The
+/// shards (of whose holders `own` are the calling shard's) give the rest, in proportion to what each has.
 pub fn divide(excess: usize, on_shards: &Sizes, replays: &Sizes, own: &Sizes) -> Demand {
     let gain = |class| on_shards.gain(class) + replays.gain(class);
     let class = (0..CLASSES).rev().find(|class| gain(*class) >= excess).unwrap_or(0);
-    let all = gain(class).max(1);
-    let part = |gain: usize| {
-        let part = (excess.min(all) as u128 * gain as u128).div_ceil(all as u128);
-        (part as usize).min(gain)
-    };
+    let replay_bytes = replays.gain(class).min(excess);
     let (own_gain, all_shards) = (own.gain(class), on_shards.gain(class));
+    let rest = (excess - replay_bytes).min(all_shards);
+    let own_bytes = (rest as u128 * own_gain as u128).div_ceil(all_shards.max(1) as u128) as usize;
     Demand {
         floor_bytes: smallest(class),
-        own_bytes: part(own_gain),
-        replay_bytes: part(replays.gain(class)),
-        others: own_gain < all_shards,
+        own_bytes: own_bytes.min(own_gain),
+        replay_bytes,
+        others: rest > 0 && own_gain < all_shards,
     }
 }
 

@@ -121,9 +121,7 @@ impl Log {
 
     /// Memory taken in bytes, also by what is not filled yet.
     pub fn held_bytes(&self) -> usize {
-        self.body_bytes
-            + self.frames.capacity() * size_of::<Frame>()
-            + self.chunks.capacity() * size_of::<Stored>()
+        self.body_bytes + self.frames.capacity() * size_of::<Frame>() + self.chunks.capacity() * size_of::<Stored>()
     }
 
     /// Appends the frame `seq`. Older than the tip: ignored, it is from before this log began. Newer: frames are
@@ -142,6 +140,17 @@ impl Log {
         self.frames.push_back(Frame { chunk, start, len });
         self.bytes += frame.len() + FRAME_OVERHEAD_BYTES;
         self.cut_back(self.bytes_max);
+    }
+
+    /// The frames before `seq` that are not here will never come: every cursor before `seq` is lapped. False: they are
+    /// here, or were.
+    pub fn skip_to(&mut self, seq: u64) -> bool {
+        if seq <= self.tip() {
+            return false;
+        }
+        self.clear();
+        self.first_seq = seq;
+        true
     }
 
     fn store(&mut self, frame: &Bytes) -> (u32, u32) {

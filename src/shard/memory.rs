@@ -35,9 +35,9 @@ impl<R: DataRing> Shard<R> {
 
     /// Gives back this shard's part of what is too much.
     pub(super) fn review_memory(&mut self) {
-        let is_busy = !self.send_queue.is_empty();
+        let is_busy = !self.send_queue.is_empty() || self.rooms.in_line() > 0;
         let Some(demand) = self.memory.review(self.registry.inboxes(), is_busy) else { return };
-        let own_bytes = if demand.own_bytes > 0 { self.give(&demand) } else { 0 };
+        let own_bytes = if demand.own_bytes > 0 { self.give_back(&demand) } else { 0 };
         let mut replay_bytes = 0;
         if demand.replay_bytes > 0 {
             let (gave, bytes) = self.registry.shrink_replays(demand.floor_bytes, demand.replay_bytes);
@@ -56,13 +56,16 @@ impl<R: DataRing> Shard<R> {
     }
 
     /// The largest holders go down to a common level, until enough is given back; how much that was.
-    fn give(&mut self, demand: &Demand) -> usize {
+    fn give_back(&mut self, demand: &Demand) -> usize {
         let mut holders = self.holders(demand.floor_bytes);
         holders.sort_unstable_by_key(|holder| Reverse(holder.bytes));
         let sizes: Vec<_> = holders.iter().map(|holder| holder.bytes).collect();
         let level = plan::level(&sizes, demand.own_bytes);
         let mut given_bytes = 0;
-        for holder in holders.into_iter().take_while(|holder| holder.bytes > level) {
+        // A log that is cut back costs nobody a connection.
+        let (logs, others): (Vec<_>, Vec<_>) =
+            holders.into_iter().filter(|holder| holder.bytes > level).partition(|holder| holder.what == What::Logs);
+        for holder in logs.into_iter().chain(others) {
             if given_bytes >= demand.own_bytes {
                 break;
             }
@@ -82,6 +85,7 @@ impl<R: DataRing> Shard<R> {
             [
                 holder(What::Outboxes, connection.outbox_bytes()),
                 holder(What::Messages, connection.decoder.buffered_bytes()),
+                holder(What::Unread, connection.unread.as_ref().map_or(0, |unread| unread.held_bytes())),
             ]
         });
         logs.chain(connections).filter(|holder| holder.bytes > floor_bytes).collect()
@@ -98,13 +102,15 @@ impl<R: DataRing> Shard<R> {
         // Closed a moment ago for the other thing that it held.
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let reason = match what {
-            What::Messages => CloseReason::OutOfMemory,
+            What::Messages | What::Unread => CloseReason::OutOfMemory,
             _ if connection.has_replies() => CloseReason::RepliesUnread,
             _ => CloseReason::TooSlow,
         };
         connection.give_up();
         let left_bytes = if what == What::Outboxes { connection.outbox_bytes() } else { 0 };
-        if connection.state != State::Open || left_bytes > bytes / 2 {
+        let state = connection.state;
+        self.discard_unread(slot);
+        if state != State::Open || left_bytes > bytes / 2 {
             // It had its Close already, or is in the middle of a frame as large as all it holds, and doesn't read it.
             self.end_for(slot, &reason);
             return bytes;
