@@ -1,6 +1,6 @@
 //! Rooms that their last member has left, kept for a while so that it can come back to what it missed.
 //!
-//! Pure, and bounded three ways: by the age of what they keep, in number, and in bytes; beyond a bound, whoever has slept
+//! Pure: time comes in as milliseconds of a clock that never goes back. Bounded three ways: by the age of what they keep, in number, and in bytes; beyond a bound, whoever has slept
 //! longest goes.
 
 use std::collections::{BTreeMap, HashMap};
@@ -70,11 +70,6 @@ impl Sleepers {
         if self.by_name.len() < self.by_name.capacity() / 4 {
             self.by_name.shrink_to_fit();
         }
-    }
-
-    /// All of them.
-    pub(super) fn rooms(&self) -> impl Iterator<Item = Arc<Room>> {
-        self.by_name.values().map(|sleeper| Arc::clone(&sleeper.room))
     }
 
     /// One whose time is up.
