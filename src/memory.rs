@@ -147,6 +147,11 @@ impl Memory {
         inbox_bytes + What::ALL.iter().map(|what| self.bytes(*what)).sum::<usize>()
     }
 
+    /// Whether more is resident than may be: what can be given back was not enough.
+    pub fn is_exhausted(&self) -> bool {
+        self.resident.bytes() > self.bytes_max
+    }
+
     /// Whether the allocator should give back what it keeps: three quarters of the budget are resident. Once a second at most.
     pub fn wants_trim(&self) -> bool {
         self.resident.bytes() > self.bytes_max - self.bytes_max / 4

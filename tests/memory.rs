@@ -62,9 +62,10 @@ fn flooders_that_never_read_are_lapped_before_memory_is_used_up() {
     let (server, internal) = start(&[]);
     let mut flooders: Vec<_> =
         (0..FLOODERS).map(|number| server.narrow_upgraded(&format!("/raw/flood{number}"))).collect();
+    let message = frame(FIN | BINARY, &[b'x'; 16_000]);
+    let messages = EACH_BYTES / message.len();
+    let flood = message.repeat(messages);
     beside_healthy_rooms(&server, |watch| {
-        let message = frame(FIN | BINARY, &[b'x'; 16_000]);
-        let flood = message.repeat(EACH_BYTES / message.len());
         let mut written = vec![0; FLOODERS];
         flooders.iter().for_each(|wire| wire.stream.set_nonblocking(true).unwrap());
         while written.iter().any(|written| *written < flood.len()) {
@@ -80,17 +81,21 @@ fn flooders_that_never_read_are_lapped_before_memory_is_used_up() {
     assert!(taken_bytes(internal) <= BUDGET_BYTES as f64);
     assert_eq!(internal.metric("hi_memory_max_bytes"), BUDGET_BYTES as f64);
     server.wait_for_log("the memory budget of 32 MiB is used up");
-    // One of them reads at last: what it gets is whole, and then it is told.
-    let flooder = &mut flooders[0];
-    flooder.stream.set_nonblocking(false).unwrap();
-    let code = loop {
-        let frame = flooder.frame();
-        if frame.first == FIN | CLOSE {
-            break u16::from_be_bytes([frame.payload[0], frame.payload[1]]);
+    // They read at last: what comes is whole, up to the last message or, for those that were lapped, a Close that says so.
+    let mut closed = 0;
+    for flooder in &mut flooders {
+        flooder.stream.set_nonblocking(false).unwrap();
+        for _ in 0..messages {
+            let frame = flooder.frame();
+            if frame.first == FIN | CLOSE {
+                assert_eq!(frame.payload[..2], 4101u16.to_be_bytes());
+                closed += 1;
+                break;
+            }
+            assert!(frame.first == FIN | BINARY && frame.payload == [b'x'; 16_000]);
         }
-        assert!(frame.first == FIN | BINARY && frame.payload == [b'x'; 16_000]);
-    };
-    assert_eq!(code, 4101);
+    }
+    assert!(closed > 0 && internal.metric("hi_lapped_total{policy=\"close\"}") >= f64::from(closed), "{closed}");
 }
 
 #[test]
@@ -198,6 +203,31 @@ fn long_heads_that_never_end_take_a_part_of_the_budget_and_are_told_so() {
     let answer = refused.next().expect("14 MB don't fit into 8 MiB").answer();
     assert!(answer.status == 503 && answer.body.contains("short of memory"), "{answer:?}");
     assert!(laps(internal, "heads") > 0.0);
+}
+
+#[test]
+fn connections_in_a_room_get_no_further_ones_while_memory_is_used_up() {
+    let (server, internal) = Server::start_with_internal(&["--memory-max", "16m", "--rate-limit", "0"]);
+    let mut members = Vec::new();
+    let refusal = 'all: loop {
+        let (mut member, _) = server.v1(&format!("username=member{}", members.len()));
+        for room in 0..32 {
+            member.send_text(&json!({"Op": "join", "Room": format!("{}-{room}", members.len())}).to_string());
+        }
+        for _ in 0..32 {
+            let answer = std::iter::repeat_with(|| member.json()).find(|answer| answer["Op"].is_string()).unwrap();
+            if answer["Op"] == "err" {
+                break 'all answer;
+            }
+        }
+        members.push(member);
+        assert!(members.len() < 3000, "96,000 rooms take more than 16 MiB");
+    };
+    assert_eq!(refusal["Code"], "too_many_rooms");
+    assert!(refusal["Message"].as_str().unwrap().contains("short of memory"), "{refusal}");
+    // The first room is everyone's.
+    let _ = server.join("ann", "tea");
+    assert!(internal.metric("hi_refused_requests_total{code=\"too_many_rooms\"}") >= 1.0);
 }
 
 #[test]

@@ -154,8 +154,8 @@ impl Replay {
         self.bytes + count * SHARED_OVERHEAD_BYTES + (capacity - count) * size_of::<Kept>()
     }
 
-    /// Drops the oldest frames until at most `held_bytes_max` bytes of memory are taken, and gives the memory back at once:
-    /// who asks for what is gone is told that it can't be had.
+    /// Drops the oldest frames until at most `held_bytes_max` bytes of memory are taken, and gives the memory back at once. A
+    /// client that asks for what is gone is told so.
     pub fn shrink(&mut self, held_bytes_max: usize) {
         while self.bytes + self.frames.len() * SHARED_OVERHEAD_BYTES > held_bytes_max
             && let Some(oldest) = self.frames.pop_front()

@@ -33,6 +33,12 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
+    /// Whether a connection may join one more room. Rooms give nothing back while someone is in them, so a connection that is
+    /// in one gets no further ones while memory is used up.
+    pub(super) fn has_memory_to_join(&self, slot: u32) -> bool {
+        self.connections[slot as usize].memberships.is_empty() || !self.memory.is_exhausted()
+    }
+
     /// Gives back this shard's part of what is too much.
     pub(super) fn review_memory(&mut self) {
         let is_busy = !self.send_queue.is_empty() || self.rooms.in_line() > 0;
