@@ -12,6 +12,7 @@ mod buffers;
 
 use std::collections::VecDeque;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{Ordering, fence};
 
@@ -41,8 +42,11 @@ pub trait DataRing: Sized {
     /// # Errors
     /// What the kernel refused; see [`RingError`].
     fn new(receive_buffers: u16, wake_up: OwnedFd) -> Result<Self, RingError>;
-    /// Receives from `fd` until the peer ends or buffers run out; each arrival is a [`Completion::Received`].
-    fn receive(&mut self, token: u32, fd: RawFd);
+    /// Receives from `fd`; each arrival is a [`Completion::Received`].
+    fn receive(&mut self, token: u32, fd: RawFd, how: Receive);
+    /// Ends a receive that goes on by itself: it completes with `ECANCELED`, unless it has ended meanwhile. What has
+    /// arrived before comes first.
+    fn stop_receiving(&mut self, token: u32);
     /// Sends `slices`, at most [`SLICES_PER_SEND_MAX`], in order, as far as the socket has room.
     fn send(&mut self, token: u32, fd: RawFd, slices: Slices);
     /// Waits until `fd` has room to send again, or is at its end.
@@ -56,11 +60,23 @@ pub trait DataRing: Sized {
     /// The next completion, if there is one.
     fn next(&mut self) -> Option<Completion>;
     /// Gives a receive buffer back to the kernel.
+    ///
+    /// # Panics
+    /// It came from another ring.
     fn recycle(&mut self, received: Received);
     /// Completions are looked for from now on: the eventfd need not be signalled.
     fn attended(&mut self);
     /// From now on the eventfd tells of completions again. False if there are some of which it has not told.
     fn unattended(&mut self) -> bool;
+}
+
+/// How much a receive takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receive {
+    /// All that comes, until the peer ends or buffers run out.
+    All,
+    /// One buffer at most.
+    Once,
 }
 
 /// What one send holds: nearly always a single slice.
@@ -161,6 +177,7 @@ enum Kind {
     Receive = 0,
     Send = 1,
     Writable = 2,
+    Stop = 3,
 }
 
 impl Kind {
@@ -182,6 +199,8 @@ pub struct Ring {
     aside: VecDeque<cqueue::Entry>,
     /// Receives and polls that the kernel has not finished.
     waiting: usize,
+    /// `SINGLE_ISSUER`: the kernel takes submissions from the thread that made the ring, so it is not `Send`.
+    _of_this_thread: PhantomData<*const ()>,
 }
 
 impl Ring {
@@ -199,11 +218,14 @@ impl Ring {
         Ok(())
     }
 
+    /// Adds a submission, and submits where there is no room for it.
+    ///
+    /// # Safety
+    /// What the entry points at stays where it is and unchanged until its completion.
     #[allow(unsafe_code)]
-    fn push(&mut self, entry: squeue::Entry) {
+    unsafe fn push(&mut self, entry: squeue::Entry) {
         loop {
-            // SAFETY: the callers see to it that what the entry points at lives until its completion: sends own their
-            // slices and vectors in `self.sends`, receives use the registered buffers, polls no memory at all.
+            // SAFETY: the caller's promise is the one that is asked for.
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -261,15 +283,39 @@ impl DataRing for Ring {
         unsafe { submitter.register_buf_ring_with_flags(buffers.address(), receive_buffers, BUFFER_GROUP, 0) }
             .map_err(step("IORING_REGISTER_PBUF_RING"))?;
         buffers.provide_all();
-        Ok(Self { uring, _wake_up: wake_up, buffers, sends: Slab::new(), aside: VecDeque::new(), waiting: 0 })
+        Ok(Self {
+            uring,
+            _wake_up: wake_up,
+            buffers,
+            sends: Slab::new(),
+            aside: VecDeque::new(),
+            waiting: 0,
+            _of_this_thread: PhantomData,
+        })
     }
 
-    fn receive(&mut self, token: u32, fd: RawFd) {
+    #[allow(unsafe_code)]
+    fn receive(&mut self, token: u32, fd: RawFd, how: Receive) {
         self.waiting += 1;
-        let entry = opcode::RecvMulti::new(Fd(fd), BUFFER_GROUP).build();
-        self.push(entry.user_data(Kind::Receive.user_data(token.into())));
+        let entry = match how {
+            Receive::All => opcode::RecvMulti::new(Fd(fd), BUFFER_GROUP).build(),
+            Receive::Once => {
+                let entry = opcode::Recv::new(Fd(fd), std::ptr::null_mut(), 0).buf_group(BUFFER_GROUP).build();
+                entry.flags(squeue::Flags::BUFFER_SELECT)
+            }
+        };
+        // SAFETY: it points at nothing of ours; the kernel fills registered buffers, which outlive the ring.
+        unsafe { self.push(entry.user_data(Kind::Receive.user_data(token.into()))) };
     }
 
+    #[allow(unsafe_code)]
+    fn stop_receiving(&mut self, token: u32) {
+        let entry = opcode::AsyncCancel::new(Kind::Receive.user_data(token.into())).build();
+        // SAFETY: it points at no memory: a receive is named by its number.
+        unsafe { self.push(entry.user_data(Kind::Stop.user_data(token.into()))) };
+    }
+
+    #[allow(unsafe_code)]
     fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {
         let (entry, gather) = match &slices {
             Slices::One(slice) => {
@@ -283,13 +329,17 @@ impl DataRing for Ring {
             }
         };
         let key = self.sends.insert(InFlight { token, slices, _gather: gather });
-        self.push(entry.user_data(Kind::Send.user_data(key as u64)));
+        // SAFETY: slices, and the vector that points at them, are in `self.sends` until the completion. Neither moves when
+        // its owner does: slices are shared memory on the heap, the vector is boxed.
+        unsafe { self.push(entry.user_data(Kind::Send.user_data(key as u64))) };
     }
 
+    #[allow(unsafe_code)]
     fn await_writable(&mut self, token: u32, fd: RawFd) {
         self.waiting += 1;
         let entry = opcode::PollAdd::new(Fd(fd), libc::POLLOUT as u32).build();
-        self.push(entry.user_data(Kind::Writable.user_data(token.into())));
+        // SAFETY: a poll points at no memory.
+        unsafe { self.push(entry.user_data(Kind::Writable.user_data(token.into()))) };
     }
 
     fn submit(&mut self) -> io::Result<bool> {
@@ -313,8 +363,13 @@ impl DataRing for Ring {
     }
 
     fn next(&mut self) -> Option<Completion> {
-        let entry = self.aside.pop_front().or_else(|| self.uring.completion().next())?;
-        Some(self.completion(&entry))
+        loop {
+            let entry = self.aside.pop_front().or_else(|| self.uring.completion().next())?;
+            // What came of an order to stop is told by the receive itself.
+            if entry.user_data() & 3 != Kind::Stop as u64 {
+                return Some(self.completion(&entry));
+            }
+        }
     }
 
     fn recycle(&mut self, received: Received) {

@@ -29,6 +29,8 @@ impl Server {
     pub(crate) fn hi(file: &Path, shards: &str, args: &[&str]) -> Self {
         let mut command = Command::new(file);
         command.args(["--listen", "127.0.0.1:0", "--internal", "off", "--shards", shards]);
+        // Whatever else is pinned there: we are, and so is the build that this one is compared with.
+        command.env("HI_PIN", "on");
         Self::spawn(command.args(args).stderr(Stdio::piped()), |child| {
             let mut log = child.stderr.take().unwrap();
             let line = first_line(&mut log);

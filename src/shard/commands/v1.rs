@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::{Namespace, Shard, name, text};
 use crate::protocol::surrogates::without_lone_surrogates;
-use crate::protocol::v1::{
-    self, Answer, Code, Command, Fault, ROOMS_LISTED_MAX, Ref, Refusal, RoomEntry, USERS_LISTED_MAX,
-};
+use crate::protocol::v1::{self, Answer, Code, Command, Fault, Ref, Refusal, RoomEntry};
+use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::ring::DataRing;
 use crate::room::Room;
 use crate::room::replay::Since;
@@ -22,7 +21,7 @@ impl<R: DataRing> Shard<R> {
             self.connection(slot).unreadable = 0;
         }
         let outcome = match command {
-            Ok(Command::Publish { room, message }) => self.publish(slot, reference, user, &room, &message),
+            Ok(Command::Publish { room, message }) => self.publish(slot, reference, user, payload, &room, &message),
             Ok(Command::Join { room, since }) => self.join_request(slot, reference, &room, since),
             Ok(Command::Leave { room }) => self.leave_request(slot, reference, user, &room),
             Ok(Command::Who { room }) => self.who(slot, reference, &room),
@@ -31,7 +30,7 @@ impl<R: DataRing> Shard<R> {
                 Ok(())
             }
             Ok(Command::Ping) => {
-                let pong = v1::pong(reference, self.now.unix_ms);
+                let pong = v1::pong(reference, self.now.time.unix_ms);
                 self.reply(slot, pong);
                 Ok(())
             }
@@ -59,11 +58,15 @@ impl<R: DataRing> Shard<R> {
         slot: u32,
         reference: Option<&Ref<'_>>,
         user: &Arc<str>,
+        payload: &[u8],
         name: &str,
         message: &str,
     ) -> Result<(), Refusal> {
         let room = self.existing_room(slot, name)?;
-        let seq = room.publish_chat(user, message, self.now.unix_ms, &mut self.wakes);
+        if !self.may_publish(&room, payload) {
+            return Ok(());
+        }
+        let seq = room.publish_chat(user, message, self.now.time, &mut self.wakes);
         if reference.is_some() {
             self.reply(slot, Answer::published(name, room.epoch(), seq).frame(reference));
         }
