@@ -92,11 +92,10 @@ export class Connection {
   #connect() {
     this.#hangUp();
     const room = this.rooms.has(this.home) ? this.home : this.rooms.keys().next().value;
-    const query = this.v1 ? { username: this.name, resume: this.resume } : { username: this.name, room };
-    const url = beside("ws");
-    // Not URLSearchParams: that would write a space as "+".
-    url.search = Object.entries(query).map(([key, value]) => `${key}=${encodeURIComponent(value)}`).join("&");
-    const address = url.href;
+    // Not URLSearchParams: that would write a space as "+". The diagnosis must not show the secret to logs.
+    const query = `?username=${encodeURIComponent(this.name)}`;
+    const url = beside("ws" + query + (this.v1 ? `&resume=${this.resume}` : `&room=${encodeURIComponent(room)}`));
+    const address = beside(`ws${query}&room=${encodeURIComponent(room)}`);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(url, this.v1 ? ["hi.v1"] : []);
     const link = {

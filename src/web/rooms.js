@@ -63,7 +63,7 @@ export function addRoom(name, kept) {
   const item = element("li");
   const label = element("bdi");
   const badge = element("span", { className: "unread" });
-  const button = element("button", { className: "room" }, label, badge);
+  const button = element("button", { className: "room" }, label, " ", badge);
   const cross = element("button", { className: "leave" }, "×");
   const room = { item, label, badge, button, cross, lines: [], pending: [], unread: 0, draft: "", ...kept };
   button.onclick = () => show(room);

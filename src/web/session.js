@@ -8,14 +8,14 @@ const LINES_SAVED = 100; // of each room, where they find room
 const SAVE_MS = 1_000;
 const CLAIM_MS = 150;
 
-const tab = String(Math.random());
+/** What was saved, or undefined. */
+export const loadSession = () => attempt(() => JSON.parse(sessionStorage.getItem(KEY))) ?? undefined;
+
+const tab = loadSession()?.tab ?? String(Math.random());
 const channel = globalThis.BroadcastChannel && new BroadcastChannel(KEY);
 if (channel) {
   channel.addEventListener("message", ({ data }) => data.ask === tab && channel.postMessage({ here: tab }));
 }
-
-/** What was saved, or undefined. */
-export const loadSession = () => attempt(() => JSON.parse(sessionStorage.getItem(KEY))) ?? undefined;
 
 function saveSession(state) {
   const store = (lines) => {

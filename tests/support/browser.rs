@@ -83,7 +83,7 @@ struct HopState {
     /// What the server says gets lost.
     is_deaf: AtomicBool,
     accepted: AtomicUsize,
-    /// Connections accepted before so many others carry nothing any more, and stay open.
+    /// WebSockets among the first connections, up to this count, carry nothing any more, and stay open.
     silent: AtomicUsize,
     sockets: Mutex<Vec<TcpStream>>,
 }
@@ -103,12 +103,16 @@ impl Hop {
                 let number = state.accepted.fetch_add(1, Ordering::SeqCst);
                 let both = || [near.try_clone().unwrap(), far.try_clone().unwrap()];
                 state.sockets.lock().unwrap().extend(both());
+                let is_websocket = Arc::new(AtomicBool::new(false));
+                let found = Arc::clone(&is_websocket);
                 let loses = move |line: &[u8]| {
                     let line = line.to_ascii_lowercase();
+                    found.fetch_or(line.starts_with(b"upgrade: websocket"), Ordering::SeqCst);
                     drops.iter().any(|name| line.starts_with(format!("{name}:").as_bytes()))
                 };
                 let ([near, far], silent) = (both(), Arc::clone(&state));
-                let is_silent = move || number < silent.silent.load(Ordering::SeqCst);
+                let is_silent =
+                    move || is_websocket.load(Ordering::SeqCst) && number < silent.silent.load(Ordering::SeqCst);
                 std::thread::spawn({
                     let is_silent = is_silent.clone();
                     move || pass_on(near, far, loses, is_silent)
@@ -126,7 +130,7 @@ impl Hop {
         self.state.is_deaf.store(true, Ordering::SeqCst);
     }
 
-    /// What is connected now goes silent: nothing gets through, and neither end is told. New connections are good.
+    /// The WebSockets that are open now go silent: nothing gets through, and neither end is told. New ones are good.
     pub fn silence(&self) {
         self.state.silent.store(self.state.accepted.load(Ordering::SeqCst), Ordering::SeqCst);
     }
