@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::Value;
 use tokio::time::timeout;
 
 /// `code` of every error that there is, as `openapi.json` lists them.
@@ -93,12 +94,14 @@ pub struct ApiError {
     pub message: String,
     /// Whether the same request may succeed later.
     pub temporary: bool,
+    /// What else the answer says, beside `error`: an object, or null.
+    pub beside: Value,
 }
 
 impl ApiError {
     /// An error that stays until the request is changed.
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), temporary: false }
+        Self { status, code, message: message.into(), temporary: false, beside: Value::Null }
     }
 
     /// What the client sent is wrong (400).
@@ -109,6 +112,11 @@ impl ApiError {
     /// The server can't just now; the same request may succeed later.
     pub fn temporary(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self { temporary: true, ..Self::new(status, code, message) }
+    }
+
+    /// The same, and in the answer the keys of this object as well.
+    pub fn with(self, beside: Value) -> Self {
+        Self { beside, ..self }
     }
 }
 
@@ -122,8 +130,11 @@ impl std::error::Error for ApiError {}
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Self { status, code, message, temporary } = self;
-        let body = serde_json::json!({"error": {"code": code, "message": message, "temporary": temporary}});
+        let Self { status, code, message, temporary, beside } = self;
+        let mut body = serde_json::json!({"error": {"code": code, "message": message, "temporary": temporary}});
+        if let (Value::Object(body), Value::Object(beside)) = (&mut body, beside) {
+            body.extend(beside);
+        }
         let mut response = Answer::json(status, &body).into_response();
         let headers = response.headers_mut();
         if temporary {

@@ -40,6 +40,7 @@ use health::Readiness;
 use key::Keys;
 use listener::Bounded;
 use once::Once;
+use publish::PublishedIn;
 
 /// Of one request, its body and what it is read into take so much.
 const REQUEST_BYTES_MAX: usize = 3 * call::BODY_BYTES_MAX;
@@ -60,7 +61,7 @@ pub struct App {
     /// Who gets in.
     pub keys: Keys,
     /// What has been published under an `Idempotency-Key`.
-    pub once: Mutex<Once>,
+    pub once: Mutex<Once<PublishedIn>>,
     /// Which of the messages are timed.
     pub sampler: Mutex<Sampler>,
 }
