@@ -32,7 +32,8 @@ async fn the_log_stays_at_its_end_whatever_is_sent() {
             page.type_into("#message-input", "").await;
             let (shift, enter) = (char::from(Key::Shift), char::from(Key::Enter));
             // A second Shift lets go of it.
-            let lines = format!("n{number}{shift}{enter}{shift}two{shift}{enter}{shift}three{shift}{enter}{shift}four{enter}");
+            let lines =
+                format!("n{number}{shift}{enter}{shift}two{shift}{enter}{shift}three{shift}{enter}{shift}four{enter}");
             page.client.active_element().await.unwrap().send_keys(&lines).await.unwrap();
             page.wait_text("#messages .own:not(.pending) .text", &format!("n{number}\ntwo\nthree\nfour")).await;
             page.wait(
@@ -44,7 +45,11 @@ async fn the_log_stays_at_its_end_whatever_is_sent() {
         }
         // Whoever scrolls up stays there, and is told of what comes.
         page.script("document.querySelector('#messages').scrollTop = 100", vec![]).await;
-        page.wait("it is seen", "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))").await;
+        page.wait(
+            "it is seen",
+            "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))",
+        )
+        .await;
         witness.say("general", "news");
         page.wait_text("#to-end", "1 new").await;
         is_true(&page, "return document.querySelector('#messages').scrollTop === 100").await;
@@ -74,7 +79,11 @@ async fn what_is_read_further_up_never_moves() {
     say(0..500);
     page.wait_text("#messages .text", "m499").await;
     page.script("document.querySelector('#messages').scrollTop -= 3000", vec![]).await;
-    page.wait("it is seen", "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))").await;
+    page.wait(
+        "it is seen",
+        "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))",
+    )
+    .await;
     let under_the_eye = "return document.elementFromPoint(500, 300).closest('.message').textContent";
     let before = page.script(under_the_eye, vec![]).await;
     say(500..2500);
@@ -95,7 +104,8 @@ async fn names_are_isolated_and_nothing_is_cut_off() {
     let page = Page::open(&driver, &server, (1000, 700)).await;
     page.join(name).await;
     page.wait_text("#messages .notice", &format!("{name} joined")).await;
-    is_true(&page, &format!("return document.querySelector('#messages .notice bdi').textContent === {}", json!(name))).await;
+    is_true(&page, &format!("return document.querySelector('#messages .notice bdi').textContent === {}", json!(name)))
+        .await;
     page.say("/list").await;
     page.wait_text("#messages .notice:last-child bdi", name).await;
     let fits = "const button = document.querySelector('#sign-out'); \
@@ -165,7 +175,8 @@ async fn a_proxy_that_drops_upgrades_is_explained_to_users_and_the_fix_is_folded
     let hop = Hop::start(&server, &["upgrade", "connection"]);
     let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
     page.join("ann").await;
-    page.wait_text("#join-error p", "A proxy on the way blocks the chat's WebSocket. Tell whoever runs this site.").await;
+    page.wait_text("#join-error p", "A proxy on the way blocks the chat's WebSocket. Tell whoever runs this site.")
+        .await;
     is_true(&page, "return document.querySelector('#join-error details').open === false").await;
     let fix = page.script("return document.querySelector('#join-error pre').textContent", vec![]).await;
     let fix = fix.as_str().unwrap();

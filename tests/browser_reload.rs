@@ -11,7 +11,10 @@ use support::Server;
 const TITLE: &str = "return location.hash + ' ' + document.querySelector('#title').textContent";
 
 async fn wait_room(page: &Page, room: &str) {
-    let script = format!("return location.hash + document.querySelector('#title').textContent === {}", json!(format!("#{room}{room}")));
+    let script = format!(
+        "return location.hash + document.querySelector('#title').textContent === {}",
+        json!(format!("#{room}{room}"))
+    );
     page.wait(&format!("the room {room}"), &script).await;
 }
 
@@ -170,7 +173,8 @@ async fn a_duplicated_tab_does_not_take_the_name_away() {
     let copy = "const key = Object.keys(sessionStorage)[0]; window.open(location.href); return key !== undefined";
     assert_eq!(page.script(copy, vec![]).await, true);
     let first = page.client.window().await.unwrap();
-    let other = page.client.windows().await.unwrap().into_iter().find(|window| *window != first).expect("a second window");
+    let other =
+        page.client.windows().await.unwrap().into_iter().find(|window| *window != first).expect("a second window");
     page.client.switch_to_window(other).await.unwrap();
     page.wait("it asks for a name", "return document.querySelector('#join-form')?.checkVisibility() === true && !document.querySelector('#unloaded')").await;
     page.client.switch_to_window(first).await.unwrap();

@@ -30,7 +30,8 @@ async fn an_own_message_is_there_at_once_and_settled_by_its_echo() {
         hop.deafen();
         page.say("first").await;
         page.say("second").await;
-        let pending = "return [...document.querySelectorAll('#messages [aria-busy=true] .text')].map((e) => e.textContent)";
+        let pending =
+            "return [...document.querySelectorAll('#messages [aria-busy=true] .text')].map((e) => e.textContent)";
         assert_eq!(page.script(pending, vec![]).await, json!(["first", "second"]));
         // Nobody will ever say what became of them: the connection that carried them ends.
         hop.cut();
@@ -158,7 +159,10 @@ async fn too_long_a_text_is_refused_before_it_ends_the_chat() {
             page.wait("it is delivered", "return !document.querySelector('#messages :is(.pending, .failure)')").await;
         }
         let first = refused[0];
-        assert!(first > max - 50 && refused == (first..first + 9).collect::<Vec<_>>(), "no byte is wasted: {refused:?}");
+        assert!(
+            first > max - 50 && refused == (first..first + 9).collect::<Vec<_>>(),
+            "no byte is wasted: {refused:?}"
+        );
         let quotes = "\"é\n".repeat(max);
         put(&page, &quotes).await;
         let hint = page.script(HINT, vec![]).await;
@@ -189,7 +193,11 @@ async fn a_limit_that_nobody_told_of_is_learned_and_the_chat_goes_on() {
     assert!(page.script(HINT, vec![]).await.as_str().unwrap().starts_with("Too long by "));
     assert_eq!(page.script(FIELD, vec![]).await, long);
     put(&page, "short").await;
-    page.wait("its echo", "return [...document.querySelectorAll('#messages .own:not(.pending) .text')].at(-1).textContent === 'short'").await;
+    page.wait(
+        "its echo",
+        "return [...document.querySelectorAll('#messages .own:not(.pending) .text')].at(-1).textContent === 'short'",
+    )
+    .await;
     page.client.close().await.unwrap();
 }
 
@@ -220,7 +228,8 @@ async fn what_was_too_fast_need_not_be_typed_again() {
         let (sent, failed) = (list(0), list(1));
         assert!(!failed.is_empty() && state[2] != "", "one is back in the field, the others have a button: {state}");
         assert!(list(3).iter().all(|why| why.as_str().unwrap().starts_with("Not sent, too fast")), "{state}");
-        let mut all: Vec<_> = sent.iter().chain(&failed).chain([&state[2]]).map(|text| text.as_str().unwrap()).collect();
+        let mut all: Vec<_> =
+            sent.iter().chain(&failed).chain([&state[2]]).map(|text| text.as_str().unwrap()).collect();
         all.sort_by_key(|text| text[1..].parse::<u32>().unwrap());
         let expected: Vec<_> = (0..12).map(|number| format!("m{number}")).collect();
         assert_eq!(all, expected, "each is somewhere, once");

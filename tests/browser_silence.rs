@@ -12,7 +12,8 @@ const TOLD: &str = "dispatchEvent(new Event('online'))";
 const SEEN: &str = "document.dispatchEvent(new Event('visibilitychange'))";
 
 /// Without the timer that asks now and then, only an event can make the page ask.
-const NO_PING_TIMER: &str = "const real = setTimeout; window.setTimeout = (act, ms, ...all) => ms === 20000 ? 0 : real(act, ms, ...all)";
+const NO_PING_TIMER: &str =
+    "const real = setTimeout; window.setTimeout = (act, ms, ...all) => ms === 20000 ? 0 : real(act, ms, ...all)";
 
 /// A page that only reads, on a path that goes silent while ten messages are said. One script runs before it joins, the
 /// other after that.
@@ -27,6 +28,8 @@ async fn read_through_a_silence(drops: &'static [&'static str], before: &str, af
     page.join("ann").await;
     page.wait_text("#messages .notice", "ann joined").await;
     let mut witness = server.join_quietly("witness", "general");
+    // All that was on its way has come: the silence begins in order.
+    page.wait_text("#messages .notice", "witness joined").await;
     hop.silence();
     for number in 0..10 {
         witness.say("general", &format!("m{number}"));
@@ -84,7 +87,10 @@ async fn a_good_path_is_asked_in_silence() {
         page.script(SEEN, vec![]).await;
         page.wait("the answer", "return heard === 2").await;
         assert_eq!(page.lines().await, ["ann joined"], "answers are not shown");
-        assert_eq!(page.script("return document.querySelector('#status').dataset.state", vec![]).await, Value::from("connected"));
+        assert_eq!(
+            page.script("return document.querySelector('#status').dataset.state", vec![]).await,
+            Value::from("connected")
+        );
         page.client.close().await.unwrap();
     }
 }
