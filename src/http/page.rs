@@ -16,10 +16,11 @@ pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'
 
 /// The files: each with the path that it has beside the page.
 static ASSETS: LazyLock<[(&str, Asset); 10]> = LazyLock::new(|| {
+    let html = |source| Asset::new("text/html; charset=utf-8", without_comments(source));
     let script = |source| Asset::new("text/javascript; charset=utf-8", without_comments(source));
     let style = |source| Asset::new("text/css; charset=utf-8", without_comments(source));
     [
-        ("", Asset::new("text/html; charset=utf-8", include_str!("../web/index.html"))),
+        ("", html(include_str!("../web/index.html"))),
         ("app.js", script(include_str!("../web/app.js"))),
         ("connection.js", script(include_str!("../web/connection.js"))),
         ("diagnosis.js", script(include_str!("../web/diagnosis.js"))),
@@ -32,7 +33,7 @@ static ASSETS: LazyLock<[(&str, Asset); 10]> = LazyLock::new(|| {
     ]
 });
 
-/// A script or style without indentation and comments: they are for readers of the source. A comment begins its line, or
+/// A file without indentation and comments: they are for readers of the source. A comment begins its line, or
 /// follows a `;`, `,` or `{` there, and ends its line.
 fn without_comments(source: &str) -> &'static str {
     let mut slim = String::with_capacity(source.len());

@@ -10,6 +10,7 @@ const PONG_QUICK_MS = 4_000; // the same where somebody looks, or the network ha
 const ANSWER_MS = 10_000; // for everything else that has an answer, and for connecting
 const STABLE_MS = 10_000; // a connection older than this was good: the backoff starts anew
 const NAME_HELD_MS = 75_000; // our own dead connection may hold our name: two heartbeats and a margin
+const OWN_MS = 5_000; // the server may see our attempt with v1, which looks to it like v0, end only after this time
 const REFUSED_MS = 2_000; // v0 doesn't say which message was too fast: those that have not come back after this time
 const MESSAGE_BYTES_MAX = 16_384; // until the server says its own limit
 
@@ -52,6 +53,7 @@ export class Connection {
   handlers = {};
   #keep = false; // reconnects: not while the user is still asked for a name
   #proven = false; // a handshake has succeeded
+  #fellBack = 0; // when v1 failed
   #learned = Infinity; // the server closed for a message longer than this
   #link = null; // the one socket and what belongs to it, see #connect
   #retry = { at: 0, timer: 0, attempt: 0, heldSince: 0 }; // heldSince: refused for our own name since then
@@ -340,7 +342,12 @@ export class Connection {
     this.#hangUp();
     if (!link.opened && !this.#proven) {
       this.v1 = !this.v1;
+      this.#fellBack = Date.now();
       if (!this.v1) return this.#connect();
+    }
+    if (code === 4002 && !this.#keep && !this.v1 && Date.now() - this.#fellBack < OWN_MS) {
+      setTimeout(() => this.#link || this.#connect(), 300);
+      return;
     }
     const offline = navigator.onLine ? "The connection was lost." : "You're offline.";
     const text = CLOSE_TEXT[code] ?? (reason ? `The server closed the connection: ${reason}.` : offline);
