@@ -27,6 +27,7 @@
 //! | [`mod@printable`] | what strangers wrote, so that it can do nothing in a terminal, a log or a document (pure) |
 //! | [`mod@slice`], [`wheel`], [`rate`], [`throttle`] | shared bytes, timers, rate limits, the pace of log lines (pure) |
 //! | [`os`] | limits, pinning, listeners |
+//! | [`output`] | what commands print, and how they end where that can't be written |
 //! | [`faulty_ring`] | a data ring that goes wrong on purpose, for tests |
 //!
 //! The design and its measurements: `docs/`. Who wants to change how a message flows begins at
@@ -45,6 +46,7 @@ pub mod handshake_failures;
 pub mod http;
 pub mod metrics;
 pub mod os;
+pub mod output;
 pub mod printable;
 pub mod probe;
 pub mod protocol;
