@@ -5,6 +5,7 @@
 //! and no wait. The others get a task that reads request heads and answers them.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener};
@@ -22,8 +23,9 @@ use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::TcpStream;
 use tracing::{info, warn};
 
-use crate::config::{Config, RawMode};
+use crate::config::{Config, EchoMode, RawMode};
 use crate::connection::Role;
+use crate::descriptors::{self, Descriptors};
 use crate::handshake_failures::{FailureCount, Failures};
 use crate::http::diagnosis::{Ends, Fault, Verdict, diagnose};
 use crate::http::echo::{Identity, echo};
@@ -42,10 +44,10 @@ use crate::shard::{Opening, Shard, Upgraded};
 
 /// In a storm, so many are accepted before those who are in are served.
 const ACCEPTS_IN_A_ROW: usize = 64;
-/// How long accepting pauses when the system has no file descriptor or memory left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Most request heads fit; a larger one grows the buffer.
 const HEAD_BYTES_USUAL: usize = 1024;
+/// The methods of what is read.
+const METHODS: &str = "GET, HEAD, OPTIONS";
 /// After the last answer, so much of what the peer still sends is read, so that no reset overtakes the answer.
 const LINGER_BYTES_MAX: usize = 64 * 1024;
 /// And for so long.
@@ -64,11 +66,18 @@ pub struct Front<R> {
     /// What the shard counts.
     pub counters: Arc<Counters>,
     failures: Arc<Failures>,
+    descriptors: Arc<Descriptors>,
 }
 
 impl<R: DataRing> Front<R> {
     /// What the tasks of `shard` share.
-    pub fn new(shard: Shard<R>, config: Arc<Config>, instance: Arc<str>, failures: Arc<Failures>) -> Self {
+    pub fn new(
+        shard: Shard<R>,
+        config: Arc<Config>,
+        instance: Arc<str>,
+        failures: Arc<Failures>,
+        descriptors: Arc<Descriptors>,
+    ) -> Self {
         Self {
             counters: Arc::clone(shard.counters()),
             shard: RefCell::new(shard),
@@ -76,6 +85,7 @@ impl<R: DataRing> Front<R> {
             config,
             instance,
             failures,
+            descriptors,
         }
     }
 
@@ -89,6 +99,17 @@ impl<R: DataRing> Front<R> {
         let Upgrade { role, room, opening, since, response } = upgrade;
         self.shard.borrow_mut().adopt(Upgraded { stream, role, room, opening, since, response, leftover });
         self.news.notify_one();
+    }
+
+    /// Says and counts that accepting pauses.
+    fn note_pause(&self, why: &dyn fmt::Display) {
+        self.counters.accept_pauses.add(1);
+        if self.failures.note_pause(std::time::Instant::now()) {
+            warn!(
+                "accepting pauses: {why}; those connected notice nothing. More connections need a higher file limit \
+                 (ulimit -n, or LimitNOFILE= in systemd)"
+            );
+        }
     }
 
     /// Says and counts why a handshake failed.
@@ -152,8 +173,12 @@ pub async fn accept<R: DataRing + 'static>(door: Door, front: Rc<Front<R>>) {
             // Nobody waits any more.
             let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) else { continue 'rows };
             match accepted {
-                Ok((stream, peer)) => {
+                Ok((mut stream, peer)) => {
                     front.counters.accepts.add(1);
+                    if !front.descriptors.fits(&stream) {
+                        front.note_pause(&"the last free file descriptors are those of the internal port");
+                        stream = front.descriptors.move_down(stream).await;
+                    }
                     welcome(stream, peer, &mut buffer, &front);
                 }
                 // The listener was shut down: the server stops.
@@ -161,14 +186,9 @@ pub async fn accept<R: DataRing + 'static>(door: Door, front: Rc<Front<R>>) {
                 // That one connection was gone before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    front.counters.accept_pauses.add(1);
-                    if front.failures.note_pause(std::time::Instant::now()) {
-                        warn!(
-                            "accepting pauses: {error}; those connected notice nothing. More connections need a higher \
-                             file limit (ulimit -n, or LimitNOFILE= in systemd)"
-                        );
-                    }
-                    sleep(ACCEPT_PAUSE).await;
+                    front.note_pause(&error);
+                    let _ = front.descriptors.make_room();
+                    sleep(descriptors::PAUSE).await;
                 }
             }
         }
@@ -244,15 +264,19 @@ async fn serve<R: DataRing>(
 ) {
     let mut searched = buffer.len();
     let mut deadline = Instant::now() + front.config.handshake_timeout;
+    // After an answer, for as long as nothing of another request is there.
+    let mut idle = false;
     loop {
         let caller = Caller { stream: &stream, peer };
         let Some((outcome, used)) = first.take().or_else(|| outcome(&buffer, searched, caller, front)) else {
             searched = buffer.len();
-            let read;
-            (read, buffer) = match timeout_at(deadline, read_more(&stream, buffer)).await {
-                Ok(read) => read,
-                Err(_) => return end(stream, peer, searched > 0, front).await,
-            };
+            let read = timeout_at(deadline, read_more(&stream, buffer));
+            let read = if idle { front.descriptors.while_idle(read).await } else { Some(read.await) };
+            let Some(Ok((read, more))) = read else { return end(stream, peer, searched > 0, front).await };
+            buffer = more;
+            if mem::take(&mut idle) {
+                deadline = Instant::now() + front.config.handshake_timeout;
+            }
             if !matches!(read, Ok(1..)) {
                 if searched > 0 {
                     front.refuse(Fault::CutOff(searched), None, caller);
@@ -274,7 +298,13 @@ async fn serve<R: DataRing>(
                     return linger(stream).await;
                 }
                 buffer.drain(..used);
+                // What a large head needed is not kept for the next one.
+                buffer.shrink_to(HEAD_BYTES_USUAL);
                 searched = 0;
+                idle = buffer.is_empty();
+                if idle {
+                    deadline = Instant::now() + front.config.keepalive_timeout;
+                }
             }
         }
     }
@@ -322,29 +352,44 @@ fn answer<R: DataRing>(head: &Head<'_>, caller: Caller<'_>, front: &Front<R>) ->
     let refuse = |fault: Fault| front.refuse(fault, Some(head), caller).response(Some(head));
     let response = match target::route(head.target) {
         Err(error) => refuse(error.into()),
+        Ok(Route::DoctorEcho) if front.config.echo == EchoMode::Off => not_found(),
+        Ok(Route::NotFound) if head.method == "OPTIONS" => not_found(),
+        Ok(route) if head.method == "OPTIONS" && answers_options(&route) => {
+            let methods = if route.is_upgrade() { "GET, OPTIONS" } else { METHODS };
+            Response::text(204, "").header("Allow", methods)
+        }
         Ok(route) if route.is_upgrade() => match examine(head, route, front) {
             Ok(outcome) => return outcome,
             Err(fault) => refuse(fault),
         },
-        Ok(Route::Stream { room }) => match listen(head, room, caller, front) {
+        Ok(Route::Stream { room, query }) => match listen(head, room, query, caller, front) {
             Ok(outcome) => return outcome,
             Err(fault) => refuse(fault),
         },
         Ok(_) if !matches!(head.method, "GET" | "HEAD") => {
-            Response::text(405, "Only GET and HEAD work here.").header("Allow", "GET, HEAD")
+            Response::text(405, "Only GET and HEAD work here.").header("Allow", METHODS)
         }
         Ok(Route::Page(asset)) => asset.response(head),
         Ok(Route::Healthz) => Response::text(200, "ok"),
         Ok(Route::DoctorEcho) => Response::json(200, echo(head, caller.peer, &front.identity())),
-        Ok(Route::Chat { .. } | Route::Raw { .. } | Route::NotFound) => Response::text(
-            404,
-            "There is nothing at this address. The chat is at /, WebSockets are at /ws and /raw/ROOM, events at /stream/ROOM.",
-        ),
+        Ok(Route::Chat { .. } | Route::Raw { .. } | Route::Server | Route::NotFound) => not_found(),
     };
     // A body would be read as the next request.
-    let keep_alive = head.keep_alive() && !head.body_declared();
+    let keep_alive = head.keep_alive() && !head.body_declared() && !front.descriptors.are_short();
     let connection = if keep_alive { Connection::KeepAlive } else { Connection::Close };
     Outcome::Answer { bytes: response.encode(connection, Body::to_method(head.method)), keep_alive }
+}
+
+/// Health checks of load balancers ask `OPTIONS` of whatever address they are given; streams answer preflights themselves.
+fn answers_options(route: &Route<'_>) -> bool {
+    !matches!(route, Route::Stream { .. })
+}
+
+fn not_found() -> Response {
+    Response::text(
+        404,
+        "There is nothing at this address. The chat is at /, WebSockets are at /ws and /raw/ROOM, events at /stream/ROOM.",
+    )
 }
 
 fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> Result<Outcome, Fault> {
@@ -377,7 +422,13 @@ fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> 
 }
 
 /// What a request for the events of a room comes to.
-fn listen<R: DataRing>(head: &Head<'_>, room: String, caller: Caller<'_>, front: &Front<R>) -> Result<Outcome, Fault> {
+fn listen<R: DataRing>(
+    head: &Head<'_>,
+    room: String,
+    query: &str,
+    caller: Caller<'_>,
+    front: &Front<R>,
+) -> Result<Outcome, Fault> {
     let room = target::stream_room(room)?;
     let origins = &front.config.origins;
     origin::check(head, origins)?;
@@ -388,6 +439,7 @@ fn listen<R: DataRing>(head: &Head<'_>, room: String, caller: Caller<'_>, front:
         "OPTIONS" => return last(stream::preflight(head, origins).encode(Connection::Close, Body::Sent)),
         _ => return last(stream::method_not_allowed().encode(Connection::Close, Body::Sent)),
     }
+    let since = stream::since(head, query)?;
     // A listener answers no pings: who doesn't take the heartbeats in time is gone. An error here means that it is already.
     let patience = front.config.ping_interval + front.config.ping_timeout;
     let _ = os::limit_unacknowledged(caller.stream, patience);
@@ -395,7 +447,7 @@ fn listen<R: DataRing>(head: &Head<'_>, room: String, caller: Caller<'_>, front:
         role: Role::Stream { ignored_bytes: 0 },
         room: Some(room),
         opening: None,
-        since: stream::since(head),
+        since,
         response: stream::opened(head, origins).encode_open(),
     }))
 }
