@@ -11,7 +11,7 @@ use serde_json::json;
 use super::accept::{Media, wanted};
 use super::head::{Head, HeadError};
 use super::hops::Hop;
-use super::origin::{Origin, OriginRefused};
+use super::origin::OriginRefused;
 use super::reason::Reason;
 use super::response::Response;
 use super::target::TargetError;
@@ -308,12 +308,10 @@ fn origin_advice(refused: &OriginRefused) -> String {
         );
     }
     match origin {
-        Some(Origin::Null) => {
-            mends.push("serve it from a web server: files and sandboxed frames have no origin".to_owned())
+        Some(origin) if origin == "null" => {
+            mends.push("serve it from a web server: files and sandboxed frames have no origin".to_owned());
         }
-        Some(origin) if origin.to_string().len() > ORIGIN_BYTES_SHOWN => {
-            mends.push("add its origin to --origins".to_owned())
-        }
+        Some(origin) if origin.len() > ORIGIN_BYTES_SHOWN => mends.push("add its origin to --origins".to_owned()),
         Some(origin) if host.is_some() => mends.push(format!("start hi with --origins same-host,{origin}")),
         Some(origin) => mends.push(format!("add {origin} to --origins")),
         None => mends.push("see that the client sends one whole Origin".to_owned()),

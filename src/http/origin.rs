@@ -142,8 +142,8 @@ pub fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
 pub struct OriginRefused {
     /// Its origin as it came, for one line of text.
     pub arrived: String,
-    /// The same, to be given to `--origins`, if that would let it in.
-    pub origin: Option<Origin>,
+    /// The same, as `--origins` takes it; `None` if it is no origin.
+    pub origin: Option<String>,
     /// The `Host` that arrived, if pages of the same host are let in: a proxy may have rewritten it.
     pub host: Option<String>,
     /// What may come, for one line of text: for the operator alone.
@@ -171,6 +171,7 @@ pub fn check(head: &Head<'_>, allowed: &[Allowed]) -> Result<(), OriginRefused> 
         listed.push(format!("{} more", allowed.len() - LISTED_MAX));
     }
     let host = allowed.contains(&Allowed::SameHost).then(|| arrived(head, "host"));
+    let origin = origin.as_ref().map(ToString::to_string);
     Err(OriginRefused { arrived: arrived(head, "origin"), origin, host, allowed: listed.join(", ") })
 }
 
@@ -266,7 +267,7 @@ mod tests {
         assert_eq!(refused.allowed, "https://a.example, http://b.example");
         assert_eq!((refused.origin, refused.host), (None, None));
         let refused = judge(&["same-host"], "Origin: HTTPS://a.example\r\n").unwrap_err();
-        assert_eq!(refused.origin.unwrap().to_string(), "https://a.example");
+        assert_eq!(refused.origin.as_deref(), Some("https://a.example"));
         assert_eq!((refused.host.as_deref(), &*refused.allowed), (Some("arrived: \"x\""), "same-host"));
     }
 
