@@ -15,7 +15,7 @@ use hi::http::{head, upgrade};
 use hi::os;
 use hi::protocol::broadcast::Unnumbered;
 use hi::protocol::resume::ResumeKey;
-use hi::relay::Inbox;
+use hi::relay;
 use hi::room::log::{Log, Read};
 use hi::room::registry::Registry;
 use hi::room::replay::ReplayBounds;
@@ -110,8 +110,8 @@ fn log(criterion: &mut Criterion) {
 
 /// From the room's lock into the inboxes of two shards, and out of them.
 fn relay(criterion: &mut Criterion) {
-    let inbox = || Inbox::new(os::new_eventfd().expect("an eventfd"), 1 << 30);
-    let registry = Registry::new([inbox(), inbox()].into(), 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
+    let wake_ups = [(); 2].map(|()| os::new_eventfd().expect("an eventfd"));
+    let registry = Registry::new(relay::inboxes(wake_ups, 1 << 30), 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
     let mut wakes = Wakes::default();
     let mut room = None;
     for shard in 0..2 {
@@ -129,7 +129,7 @@ fn relay(criterion: &mut Criterion) {
             Arc::clone(&room).publish_raw(&frame, &mut wakes);
             wakes.wake_all(registry.inboxes());
             for inbox in registry.inboxes() {
-                inbox.drain(&mut relays);
+                inbox.drain(&mut relays, &mut Vec::new());
                 black_box(relays.drain(..).count());
             }
         });

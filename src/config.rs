@@ -14,7 +14,7 @@ use crate::doctor::url::Target;
 use crate::http::head::HEAD_BYTES_MAX;
 use crate::http::origin::Allowed;
 use crate::rate::RateLimit;
-use crate::relay::INBOX_BYTES_MAX;
+use crate::relay;
 use crate::ring::RECEIVE_BUFFER_BYTES;
 use crate::room::SLEEPING_BYTES_MAX;
 use crate::room::replay::ReplayBounds;
@@ -230,11 +230,16 @@ impl Config {
         }
     }
 
+    /// Bytes of relays that the inbox of one of so many shards can hold.
+    pub fn inbox_bytes_max(&self, shards: usize) -> usize {
+        relay::inbox_bytes_max(shards, self.max_message.max(api::call::BODY_BYTES_MAX))
+    }
+
     /// What the server's own memory is made of, at the worst.
     pub fn memory_budget(&self, shards: usize) -> MemoryBudget {
         MemoryBudget {
             receive_buffers_bytes: shards * usize::from(self.receive_buffers) * RECEIVE_BUFFER_BYTES,
-            inboxes_bytes: shards * 2 * INBOX_BYTES_MAX,
+            inboxes_bytes: shards * 2 * self.inbox_bytes_max(shards),
             room_log_bytes: self.backlog_bytes.max(self.max_message),
             replay_bytes: if self.replay_bounds().is_off() { 0 } else { self.replay_bytes },
             sleeping_bytes: if self.replay_bounds().is_off() { 0 } else { SLEEPING_BYTES_MAX },

@@ -13,6 +13,7 @@ use tokio_uring::net::TcpStream;
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
 use crate::metrics::counters::Speech;
+use crate::metrics::delivery::Carried;
 use crate::protocol::{Dialect, sse};
 use crate::rate::Bucket;
 use crate::ring::Slices;
@@ -21,9 +22,11 @@ use crate::shard::rooms::{Form, LocalRooms};
 
 mod outbox;
 mod sending;
+pub mod unread;
 
 pub use outbox::OUTBOX_BYTES_MAX;
 use outbox::Outbox;
+use unread::Unread;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,8 +103,8 @@ pub struct Membership {
 enum Source {
     /// The log of a room: so many frames, from this `Seq` on.
     Room { room: u32, frames: u32, from: u64 },
-    /// The outbox.
-    Own,
+    /// The outbox, and the frames of rooms that it carried.
+    Own(Carried),
     /// The Close frame.
     Close,
 }
@@ -159,6 +162,8 @@ pub struct Connection {
     pub state: State,
     /// True exactly while the kernel holds a receive.
     pub receiving: bool,
+    /// Whether it takes no more than one receive buffer at a time: it has said more than was read, or had to wait.
+    pub one_at_a_time: bool,
     /// Whether the kernel has told of the end of what the peer says.
     pub peer_ended: bool,
     /// True exactly while the kernel holds a send.
@@ -189,6 +194,8 @@ pub struct Connection {
     pub predecessor: Option<Box<MemberId>>,
     /// The rooms it is in.
     pub memberships: SmallVec<[Membership; 1]>,
+    /// What it has said and waits to be read. Then it stands in the shard's line, exactly once.
+    pub unread: Option<Box<Unread>>,
     outbox: Option<Box<Outbox>>,
     /// Where each slice of the send in flight came from: nearly always one.
     in_flight: Sources,
@@ -202,6 +209,7 @@ impl Connection {
             serial,
             state: State::Open,
             receiving: false,
+            one_at_a_time: false,
             peer_ended: false,
             sending: false,
             awaiting_writable: false,
@@ -217,6 +225,7 @@ impl Connection {
             dialect: Dialect::V0,
             predecessor: None,
             memberships: SmallVec::new(),
+            unread: None,
             outbox: None,
             in_flight: Sources::new(),
         }
@@ -250,6 +259,11 @@ impl Connection {
         !self.receiving && !self.sending && !self.awaiting_writable
     }
 
+    /// Whether what it says is still read: messages, or only the answer to our Close.
+    pub fn is_heard(&self) -> bool {
+        matches!(self.state, State::Open | State::Closing)
+    }
+
     /// Whether a send may be given to the kernel: at most one is in flight, and none while the socket is full.
     pub fn may_send(&self) -> bool {
         !self.sending && !self.awaiting_writable && self.state != State::Ended
@@ -263,7 +277,12 @@ impl Connection {
     /// Appends a reply. False: too many wait already, the peer isn't reading them; nothing was appended.
     #[must_use]
     pub fn reply(&mut self, frame: Bytes) -> bool {
-        self.outbox.get_or_insert_default().reply(frame)
+        self.outbox.get_or_insert_default().reply(frame.into())
+    }
+
+    /// Bytes of replies that wait.
+    pub fn replies_bytes(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.replies_bytes())
     }
 
     /// Answers a ping, before anything else that waits. Once a Close is on its way nothing may follow it.
@@ -300,21 +319,16 @@ impl Connection {
             || (self.sending && self.in_flight.contains(&Source::Close))
     }
 
-    /// It has left the room: what a send in flight still holds of it is delivered whole, and no cursor moves back.
-    /// Returns how many frames that is.
-    pub fn left(&mut self, room: u32) -> u64 {
-        let mut delivered = 0;
+    /// It has left the room: what a send in flight still holds of it is its own now, and no cursor moves back.
+    pub fn left(&mut self, room: u32, rooms: &LocalRooms) {
         self.memberships.retain(|membership| membership.room != room);
-        let owned = |source: &mut Source| {
-            if let Source::Room { room: left, frames, .. } = source
-                && *left == room
+        for source in &mut self.in_flight {
+            if let Source::Room { room: left, frames, from } = *source
+                && left == room
             {
-                delivered += u64::from(*frames);
-                *source = Source::Own;
+                *source = Source::Own(rooms.carried(room, from, from + u64::from(frames)));
             }
-        };
-        self.in_flight.iter_mut().for_each(owned);
-        delivered
+        }
     }
 
     /// Remembers that the message `seq` is its own and must not come back (`?echo=0`).

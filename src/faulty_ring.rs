@@ -9,7 +9,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::os;
-use crate::ring::{Completion, DataRing, Received, Ring, RingError, Slices};
+use crate::ring::{Completion, DataRing, Receive, Received, Ring, RingError, Slices};
 use crate::slice::Slice;
 
 /// What the next ring is seeded with.
@@ -72,8 +72,12 @@ impl DataRing for FaultyRing {
         })
     }
 
-    fn receive(&mut self, token: u32, fd: RawFd) {
-        self.ring.receive(token, fd);
+    fn receive(&mut self, token: u32, fd: RawFd, how: Receive) {
+        self.ring.receive(token, fd, how);
+    }
+
+    fn stop_receiving(&mut self, token: u32) {
+        self.ring.stop_receiving(token);
     }
 
     fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::os;
-use crate::ring::{Completion, DataRing, Ring, RingError, Slices};
+use crate::ring::{Completion, DataRing, Receive, Ring, RingError, Slices};
 use crate::shard::run::control_ring;
 
 /// The oldest kernel that has all of it: deferred task work came last.
@@ -55,7 +55,7 @@ fn try_data_ring() -> Result<(), RingError> {
     let mut ring = Ring::new(2, wake_up)?;
     let (ours, theirs) = UnixStream::pair().map_err(step("socketpair"))?;
     let hello = || Bytes::from_static(b"hi").into();
-    ring.receive(1, theirs.as_raw_fd());
+    ring.receive(1, theirs.as_raw_fd(), Receive::All);
     ring.send(2, ours.as_raw_fd(), Slices::One(hello()));
     ring.send(3, ours.as_raw_fd(), Slices::Many(vec![hello(), hello()]));
     ring.await_writable(4, ours.as_raw_fd());

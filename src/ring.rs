@@ -41,8 +41,11 @@ pub trait DataRing: Sized {
     /// # Errors
     /// What the kernel refused; see [`RingError`].
     fn new(receive_buffers: u16, wake_up: OwnedFd) -> Result<Self, RingError>;
-    /// Receives from `fd` until the peer ends or buffers run out; each arrival is a [`Completion::Received`].
-    fn receive(&mut self, token: u32, fd: RawFd);
+    /// Receives from `fd`; each arrival is a [`Completion::Received`].
+    fn receive(&mut self, token: u32, fd: RawFd, how: Receive);
+    /// Ends a receive that goes on by itself: it completes with `ECANCELED`, unless it has ended meanwhile. What has
+    /// arrived before comes first.
+    fn stop_receiving(&mut self, token: u32);
     /// Sends `slices`, at most [`SLICES_PER_SEND_MAX`], in order, as far as the socket has room.
     fn send(&mut self, token: u32, fd: RawFd, slices: Slices);
     /// Waits until `fd` has room to send again, or is at its end.
@@ -61,6 +64,15 @@ pub trait DataRing: Sized {
     fn attended(&mut self);
     /// From now on the eventfd tells of completions again. False if there are some of which it has not told.
     fn unattended(&mut self) -> bool;
+}
+
+/// How much a receive takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receive {
+    /// All that comes, until the peer ends or buffers run out.
+    All,
+    /// One buffer at most.
+    Once,
 }
 
 /// What one send holds: nearly always a single slice.
@@ -161,6 +173,7 @@ enum Kind {
     Receive = 0,
     Send = 1,
     Writable = 2,
+    Stop = 3,
 }
 
 impl Kind {
@@ -264,10 +277,21 @@ impl DataRing for Ring {
         Ok(Self { uring, _wake_up: wake_up, buffers, sends: Slab::new(), aside: VecDeque::new(), waiting: 0 })
     }
 
-    fn receive(&mut self, token: u32, fd: RawFd) {
+    fn receive(&mut self, token: u32, fd: RawFd, how: Receive) {
         self.waiting += 1;
-        let entry = opcode::RecvMulti::new(Fd(fd), BUFFER_GROUP).build();
+        let entry = match how {
+            Receive::All => opcode::RecvMulti::new(Fd(fd), BUFFER_GROUP).build(),
+            Receive::Once => {
+                let entry = opcode::Recv::new(Fd(fd), std::ptr::null_mut(), 0).buf_group(BUFFER_GROUP).build();
+                entry.flags(squeue::Flags::BUFFER_SELECT)
+            }
+        };
         self.push(entry.user_data(Kind::Receive.user_data(token.into())));
+    }
+
+    fn stop_receiving(&mut self, token: u32) {
+        let entry = opcode::AsyncCancel::new(Kind::Receive.user_data(token.into())).build();
+        self.push(entry.user_data(Kind::Stop.user_data(token.into())));
     }
 
     fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {
@@ -313,8 +337,13 @@ impl DataRing for Ring {
     }
 
     fn next(&mut self) -> Option<Completion> {
-        let entry = self.aside.pop_front().or_else(|| self.uring.completion().next())?;
-        Some(self.completion(&entry))
+        loop {
+            let entry = self.aside.pop_front().or_else(|| self.uring.completion().next())?;
+            // What came of an order to stop is told by the receive itself.
+            if entry.user_data() & 3 != Kind::Stop as u64 {
+                return Some(self.completion(&entry));
+            }
+        }
     }
 
     fn recycle(&mut self, received: Received) {

@@ -27,7 +27,7 @@ use crate::metrics::counters::Counters;
 use crate::os;
 use crate::probe;
 use crate::protocol::resume::ResumeKey;
-use crate::relay::{INBOX_BYTES_MAX, Inbox};
+use crate::relay;
 use crate::ring::{DataRing, RingError};
 use crate::room::registry::Registry;
 use crate::shard::Shard;
@@ -92,14 +92,12 @@ impl Server {
         let internal = bind_internal(&config)?;
         let addresses = per_address.iter().map(|listeners| local_address(&listeners[0])).collect::<Result<_, _>>()?;
         let wake_ups = many(shards, os::new_eventfd)?;
-        let inboxes = many(shards, {
-            let mut wake_ups = wake_ups.iter();
-            move || Ok(Inbox::new(wake_ups.next().expect("one each").try_clone()?, INBOX_BYTES_MAX))
-        })?;
+        let mut to_wake = wake_ups.iter();
+        let to_wake = many(shards, || to_wake.next().expect("one each").try_clone())?;
         let random = || os::random_u64().map_err(|error| StartError(format!("no random numbers: {error}")));
         let instance: Arc<str> = format!("{:016x}", random()?).into();
         let registry = Arc::new(Registry::new(
-            inboxes.into(),
+            relay::inboxes(to_wake, config.inbox_bytes_max(shards)),
             random()?,
             ResumeKey::new([random()?, random()?]),
             config.replay_bounds(),

@@ -19,14 +19,14 @@ use hi::connection::Role;
 use hi::frame::encode;
 use hi::os;
 use hi::protocol::resume::ResumeKey;
-use hi::relay::{INBOX_BYTES_MAX, Inbox};
-use hi::ring::{Completion, DataRing, Received, Ring, RingError, Slices};
+use hi::relay;
+use hi::ring::{Completion, DataRing, Receive, Received, Ring, RingError, Slices};
 use hi::room::registry::Registry;
 use hi::room::{Joining, MemberId, Namespace, Room, Wakes};
 use hi::shard::{Shard, Upgraded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use support::PATIENCE;
-use support::wire::{BINARY, FIN, PING, frame};
+use support::wire::{BINARY, FIN, PING, TEXT, frame};
 
 /// More than are sent to in one turn.
 const MANY: usize = 1100;
@@ -40,6 +40,9 @@ struct Script {
     broken: Cell<Option<u32>>,
     /// Turns that have begun.
     turns: Cell<u32>,
+    /// Bytes given to the kernel in this turn, and the most in any.
+    bytes: Cell<usize>,
+    most_bytes: Cell<usize>,
     /// The turn of the last send of each connection.
     sent: RefCell<HashMap<u32, u32>>,
 }
@@ -56,12 +59,17 @@ impl DataRing for Scripted {
         unreachable!("the test makes it")
     }
 
-    fn receive(&mut self, token: u32, fd: RawFd) {
-        self.ring.receive(token, fd);
+    fn receive(&mut self, token: u32, fd: RawFd, how: Receive) {
+        self.ring.receive(token, fd, how);
+    }
+
+    fn stop_receiving(&mut self, token: u32) {
+        self.ring.stop_receiving(token);
     }
 
     fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {
         self.script.sent.borrow_mut().insert(token, self.script.turns.get());
+        self.script.bytes.update(|bytes| bytes + slices.len());
         if self.script.broken.get() == Some(token) {
             self.script.broken.set(None);
             let result = Err(ErrorKind::BrokenPipe.into());
@@ -92,6 +100,8 @@ impl DataRing for Scripted {
 
     fn attended(&mut self) {
         self.script.turns.update(|turns| turns + 1);
+        let bytes = self.script.bytes.take();
+        self.script.most_bytes.update(|most| most.max(bytes));
         self.ring.attended();
     }
 
@@ -116,10 +126,16 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let config = Config::try_parse_from(["hi"]).unwrap();
+        let inbox_bytes_max = config.inbox_bytes_max(2);
+        Self::with_inboxes(config, inbox_bytes_max)
+    }
+
+    /// The same, with inboxes that hold at most so many bytes.
+    fn with_inboxes(config: Config, inbox_bytes_max: usize) -> Self {
         let [inbox_wake_up, ring_wake_up, other_wake_up] = [(); 3].map(|()| os::new_eventfd().unwrap());
         let inboxes = [inbox_wake_up.try_clone().unwrap(), other_wake_up];
-        let inboxes = inboxes.map(|wake_up| Inbox::new(wake_up, INBOX_BYTES_MAX));
-        let registry = Arc::new(Registry::new(inboxes.into(), 1, ResumeKey::new([1, 2]), config.replay_bounds()));
+        let inboxes = relay::inboxes(inboxes, inbox_bytes_max);
+        let registry = Arc::new(Registry::new(inboxes, 1, ResumeKey::new([1, 2]), config.replay_bounds()));
         let script = Rc::new(Script::default());
         let ring = Ring::new(64, ring_wake_up.try_clone().unwrap()).unwrap();
         let ring = Scripted { ring, script: Rc::clone(&script), failed: None };
@@ -171,6 +187,15 @@ fn wait_for_input(file: &impl AsFd) {
 
 fn chat(user: &str) -> Role {
     Role::Chat { user: user.into() }
+}
+
+fn raw() -> Role {
+    Role::Raw { echo: true, lossy: true }
+}
+
+/// A room that is there.
+fn room(bench: &Bench, namespace: Namespace, name: &str) -> Arc<Room> {
+    bench.registry.get(namespace, name).unwrap()
 }
 
 /// What has arrived at a peer.
@@ -233,7 +258,7 @@ fn who_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
     let far = bench.registry.join(Namespace::Chat, "tea", &joining, 0, &mut Wakes::default());
     let room = far.unwrap().room;
     bench.turn_until_idle();
-    bench.registry.inboxes()[1].drain(&mut Vec::new());
+    bench.registry.inboxes()[1].drain(&mut Vec::new(), &mut Vec::new());
     arrived(&mut ann);
 
     bench.script.broken.set(Some(1));
@@ -242,7 +267,7 @@ fn who_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
     hear(&mut ann, &[b"bob doesn't get this", b"User bob left channel."]);
     // The other shard has it too, and has been told.
     let mut relays = Vec::new();
-    bench.registry.inboxes()[1].drain(&mut relays);
+    bench.registry.inboxes()[1].drain(&mut relays, &mut Vec::new());
     assert_eq!(relays.len(), 2);
     assert!(bench.script.broken.get().is_none());
 }
@@ -271,7 +296,6 @@ fn a_message_behind_many_ends_is_passed_on_in_the_turn_that_finds_it() {
     const ENDS: usize = 200;
     const LISTENING: u32 = 1;
     let mut bench = Bench::new();
-    let raw = || Role::Raw { echo: true, lossy: true };
     let mut speaking = bench.connect(raw(), "tea");
     let spoken_to = bench.newest.take().unwrap();
     let mut listening = bench.connect(raw(), "tea");
@@ -284,4 +308,154 @@ fn a_message_behind_many_ends_is_passed_on_in_the_turn_that_finds_it() {
     bench.turn_until_idle();
     hear(&mut listening, &[b"behind them"]);
     assert_eq!(bench.script.sent.borrow()[&LISTENING], turns + 1);
+}
+
+/// A client that sends frames without end, and reads nothing.
+struct Flooder {
+    peer: TcpStream,
+    frames: Vec<u8>,
+    at: usize,
+}
+
+impl Flooder {
+    /// Sends as much as the sockets take.
+    fn pour(&mut self) {
+        loop {
+            match self.peer.write(&self.frames[self.at..]) {
+                Ok(count) => self.at = (self.at + count) % self.frames.len(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => panic!("the flood is cut off: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flood_waits_for_its_turns_and_others_have_theirs() {
+    const READERS: usize = 300;
+    let mut bench = Bench::new();
+    // Frames that cost nothing to send, and frames that cost every reader a kilobyte.
+    let floods = [frame(FIN | BINARY, b"").repeat(100_000), frame(FIN | BINARY, &[7; 1024]).repeat(1000)];
+    let mut flooders = floods.map(|frames| Flooder { peer: bench.connect(raw(), "flood"), frames, at: 0 });
+    let _readers: Vec<_> = (0..READERS).map(|_| bench.connect(raw(), "flood")).collect();
+    let mut speaking = bench.connect(raw(), "tea");
+    let mut listening = bench.connect(raw(), "tea");
+    let listener = (flooders.len() + READERS + 1) as u32;
+    bench.turn_until_idle();
+    let flood = room(&bench, Namespace::Raw, "flood");
+    let began = bench.script.turns.get();
+    for message in 1..=20u32 {
+        flooders.iter_mut().for_each(Flooder::pour);
+        bench.shard.turns();
+        let before = bench.script.turns.get();
+        speaking.write_all(&frame(FIN | BINARY, &message.to_be_bytes())).unwrap();
+        while bench.script.sent.borrow().get(&listener).is_none_or(|turn| *turn <= before) {
+            bench.shard.turns();
+            assert!(bench.script.turns.get() < before + 100, "message {message} is not passed on in 100 turns");
+        }
+        let turns = bench.script.sent.borrow()[&listener] - before;
+        assert!(turns <= 3, "message {message} waited for {turns} turns");
+        hear(&mut listening, &[&message.to_be_bytes()]);
+        listening.set_nonblocking(true).unwrap();
+    }
+    // And no turn is long, however much there is to do.
+    let turns = u64::from(bench.script.turns.get() - began);
+    assert!(flood.last_seq() > 10_000, "{} messages are no flood", flood.last_seq());
+    assert!(flood.last_seq() / turns < 1100, "{} messages in {turns} turns", flood.last_seq());
+    let most = bench.script.most_bytes.get();
+    assert!(most < 3 << 20, "{most} bytes in one turn");
+}
+
+#[test]
+fn a_large_room_takes_many_turns_and_a_small_one_does_not_wait_for_them() {
+    const LARGE: usize = 2000;
+    let mut bench = Bench::new();
+    let _large: Vec<_> = (0..LARGE).map(|_| bench.connect(raw(), "large")).collect();
+    let mut small = bench.connect(raw(), "small");
+    bench.turn_until_idle();
+    let [large_room, small_room] = ["large", "small"].map(|name| room(&bench, Namespace::Raw, name));
+    bench.script.sent.borrow_mut().clear();
+    large_room.publish_raw(&encode::frame(OpCode::Text, b"to many"), &mut Wakes::default());
+    small_room.publish_raw(&encode::frame(OpCode::Text, b"to one"), &mut Wakes::default());
+    bench.turn_until_idle();
+    let sent = bench.script.sent.borrow();
+    let turns: Vec<_> = (0..LARGE as u32).map(|slot| sent[&slot]).collect();
+    let (first, last) = (turns.iter().min().unwrap(), turns.iter().max().unwrap());
+    assert!(last - first >= 3, "2,000 members in turns {first} to {last}");
+    assert_eq!(sent[&(LARGE as u32)], *first);
+    hear(&mut small, &[b"to one"]);
+}
+
+#[test]
+fn a_member_that_leaves_during_the_visits_makes_nobody_miss_one() {
+    const MEMBERS: usize = 1500;
+    let mut bench = Bench::new();
+    let mut members: Vec<_> = (0..MEMBERS).map(|_| Some(bench.connect(raw(), "large"))).collect();
+    bench.turn_until_idle();
+    let large = room(&bench, Namespace::Raw, "large");
+    let mut random = fastrand::Rng::with_seed(7);
+    let messages = 40u32;
+    for message in 1..=messages {
+        large.publish_raw(&encode::frame(OpCode::Binary, &message.to_be_bytes()), &mut Wakes::default());
+        bench.shard.turns();
+        for _ in 0..10 {
+            members[random.usize(..MEMBERS)] = None;
+        }
+    }
+    bench.turn_until_idle();
+    let all: Vec<u8> =
+        (1..=messages).flat_map(|message| encode::frame(OpCode::Binary, &message.to_be_bytes())).collect();
+    let mut stayed = 0;
+    for member in members.iter_mut().flatten() {
+        hear(member, &[&all]);
+        stayed += 1;
+    }
+    assert!((MEMBERS - 400..MEMBERS).contains(&stayed), "{stayed}");
+}
+
+#[test]
+fn what_a_full_inbox_drops_is_told_at_once_also_if_nothing_follows() {
+    let config = Config::try_parse_from(["hi"]).unwrap();
+    let mut bench = Bench::with_inboxes(config, 4096);
+    let mut ann = bench.connect(chat("ann"), "tea");
+    bench.turn_until_idle();
+    hear(&mut ann, &[b"Welcome to tea, ann!"]);
+    let tea = room(&bench, Namespace::Chat, "tea");
+    let text = "x".repeat(200);
+    let last = (0..100).map(|_| tea.publish_chat("far", &text, 0, &mut Wakes::default())).last().unwrap();
+    assert!(bench.registry.inboxes()[0].dropped() > 50);
+    bench.turn_until_idle();
+    hear(&mut ann, &[format!("\"ToSeq\":{last}").as_bytes()]);
+    ann.set_nonblocking(true).unwrap();
+    // And what follows goes on behind the gap.
+    let next = tea.publish_chat("far", "here again", 0, &mut Wakes::default());
+    bench.turn_until_idle();
+    hear(&mut ann, &[b"here again", format!("\"Seq\":{next}").as_bytes()]);
+}
+
+#[test]
+fn a_message_to_a_room_that_is_behind_waits_without_turns_and_is_published_then() {
+    let mut bench = Bench::new();
+    let mut ann = bench.connect(chat("ann"), "tea");
+    let mut speaking = bench.connect(raw(), "live");
+    bench.turn_until_idle();
+    hear(&mut ann, &[b"Welcome to tea, ann!"]);
+    ann.set_nonblocking(true).unwrap();
+    let rooms = [room(&bench, Namespace::Chat, "tea"), room(&bench, Namespace::Raw, "live")];
+    let before = rooms.each_ref().map(|room| room.last_seq());
+    rooms.iter().for_each(|room| room.set_behind(true));
+    ann.write_all(&frame(FIN | TEXT, br#"{"Room":"tea","Message":"waits"}"#)).unwrap();
+    ann.write_all(&frame(FIN | TEXT, br#"{"Room":"tea","Message":"and this"}"#)).unwrap();
+    speaking.write_all(&frame(FIN | BINARY, b"waits, too")).unwrap();
+    wait_for_input(&bench.ring_wake_up);
+    bench.turn_until_idle();
+    assert_eq!(rooms.each_ref().map(|room| room.last_seq()), before);
+    assert!(!bench.shard.turns(), "whoever waits costs no turns");
+    rooms.iter().for_each(|room| room.set_behind(false));
+    bench.registry.inboxes()[1].pressure().released(bench.registry.inboxes());
+    assert!(take_signal(&bench.inbox_wake_up), "the shard is woken when the rooms have caught up");
+    bench.turn_until_idle();
+    hear(&mut ann, &[b"\"waits\"", b"\"and this\""]);
+    hear(&mut speaking, &[b"waits, too"]);
+    assert_eq!(rooms.each_ref().map(|room| room.last_seq()), [before[0] + 2, before[1] + 1]);
 }

@@ -38,12 +38,16 @@ pub fn check(body: &[u8]) {
         query: String::new(),
         headers: Default::default(),
         body: body.to_vec().into(),
+        turn: None,
     };
-    check_outcome(body, publish::publish(&APP, &call), 202);
-    check_outcome(body, publish::broadcast(&APP, &call), 202);
-    let disconnect = pin!(rooms::disconnect(&APP, &call));
-    match disconnect.poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(outcome) => check_outcome(body, outcome, 200),
+    check_outcome(body, at_once(publish::publish(&APP, &call)), 202);
+    check_outcome(body, at_once(publish::broadcast(&APP, &call)), 202);
+    check_outcome(body, at_once(rooms::disconnect(&APP, &call)), 200);
+}
+
+fn at_once<T>(outcome: impl Future<Output = T>) -> T {
+    match pin!(outcome).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(outcome) => outcome,
         Poll::Pending => panic!("there is no shard to wait for"),
     }
 }
@@ -58,7 +62,7 @@ fn check_outcome(body: &[u8], outcome: Result<Answer, ApiError>, success: u16) {
             assert!(fields.is_some() && status == success, "{status}");
             assert!(matches!(serde_json::from_slice(&body), Ok(Value::Object(_))), "{}", body.escape_ascii());
         }
-        Err(ApiError { status, code, message, temporary }) => {
+        Err(ApiError { status, code, message, temporary, .. }) => {
             assert_eq!((status, code, temporary), (400, "bad_request", false), "{message}");
             assert!(ERROR_CODES.contains(&code));
             assert_sentence(&message);

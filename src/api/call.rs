@@ -102,12 +102,14 @@ pub struct ApiError {
     pub message: String,
     /// Whether the same request may succeed later.
     pub temporary: bool,
+    /// What else the answer says, beside `error`: an object, or null.
+    pub beside: Value,
 }
 
 impl ApiError {
     /// An error that stays until the request is changed.
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), temporary: false }
+        Self { status, code, message: message.into(), temporary: false, beside: Value::Null }
     }
 
     /// What the client sent is wrong (400).
@@ -117,13 +119,22 @@ impl ApiError {
 
     /// The body of the answer.
     pub fn to_json(&self) -> Value {
-        let Self { code, message, temporary, .. } = self;
-        json!({"error": {"code": code, "message": message, "temporary": temporary}})
+        let Self { code, message, temporary, beside, .. } = self;
+        let mut body = json!({"error": {"code": code, "message": message, "temporary": temporary}});
+        if let (Value::Object(body), Value::Object(beside)) = (&mut body, beside) {
+            body.extend(beside.clone());
+        }
+        body
     }
 
     /// The server can't just now; the same request may succeed later.
     pub fn temporary(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self { temporary: true, ..Self::new(status, code, message) }
+    }
+
+    /// The same, and in the answer the keys of this object as well.
+    pub fn with(self, beside: Value) -> Self {
+        Self { beside, ..self }
     }
 }
 

@@ -43,6 +43,7 @@ use call::ApiError;
 use health::Readiness;
 use key::Keys;
 use once::Once;
+use publish::PublishedIn;
 
 /// Requests with a large body at the same time; further ones wait for their turn.
 const LARGE_BODIES_MAX: usize = 24;
@@ -70,7 +71,7 @@ pub struct App {
     /// Who gets in.
     pub keys: Keys,
     /// What has been published under an `Idempotency-Key`.
-    pub once: Mutex<Once>,
+    pub once: Mutex<Once<PublishedIn>>,
     /// Which of the messages are timed.
     pub sampler: Mutex<Sampler>,
     /// Room for requests with a large body.

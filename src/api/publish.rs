@@ -1,15 +1,17 @@
 //! Publishing from outside: into chat rooms, into raw rooms.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use axum::http::header;
 use fastwebsockets::OpCode;
 use serde::Serialize;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
 
 use super::App;
 use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
-use super::once::{self, KEY_BYTES_MAX};
+use super::once::{self, Begun, End, KEY_BYTES_MAX};
 use crate::config::RawMode;
 use crate::frame::encode;
 use crate::metrics::counters::Speech;
@@ -22,8 +24,13 @@ const ROOMS_MAX: usize = 1000;
 /// Who speaks if nobody is named.
 const FROM_DEFAULT: &str = "api";
 
+/// How long a request waits for shards that are behind with their deliveries.
+const WAIT_TIME_MAX: Duration = Duration::from_secs(5);
+/// Between two looks whether they have caught up.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
 /// What became of a message in one room.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Published {
     /// Its place in the room's order; none if nobody is in the room.
     seq: Option<u64>,
@@ -33,17 +40,25 @@ struct Published {
     members: usize,
 }
 
-#[derive(Debug, Serialize)]
-struct PublishedIn<'a> {
-    room: &'a str,
+/// The same, and the room's name.
+#[derive(Clone, Debug, Serialize)]
+pub struct PublishedIn {
+    room: String,
     #[serde(flatten)]
     published: Published,
 }
 
 #[derive(Debug, Serialize)]
-struct Broadcast<'a> {
-    rooms: Vec<PublishedIn<'a>>,
+struct Broadcast {
+    rooms: Vec<PublishedIn>,
     members: usize,
+}
+
+impl Broadcast {
+    fn new(rooms: Vec<PublishedIn>) -> Self {
+        let members = rooms.iter().map(|PublishedIn { published, .. }| published.members).sum();
+        Self { rooms, members }
+    }
 }
 
 /// 200 if somebody gets it; 202 if nobody is there.
@@ -54,24 +69,20 @@ fn status(members: usize) -> u16 {
 /// `POST /api/publish`: a message into a chat room.
 ///
 /// # Errors
-/// A field is missing or wrong, the key was used before, or the shards are behind.
-pub fn publish(app: &App, call: &Call) -> Result<Answer, ApiError> {
+/// A field is missing or wrong, the key was used before, or the shards are behind and don't catch up in time.
+pub async fn publish(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
     let (room, message, from) = (fields.string("room")?, fields.string("message")?, from(&mut fields)?);
     fields.finish()?;
     check_room(&room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
-    once(app, call, || {
-        let published =
-            Publisher::new(app)?.publish(Namespace::Chat, &room, Payload::Chat { from: &from, text: &message });
-        Ok(Answer::json(status(published.members), &published))
-    })
+    publish_to_one(app, call, Namespace::Chat, &room, Payload::Chat { from: &from, text: &message }).await
 }
 
 /// `POST /api/broadcast`: a message into several chat rooms.
 ///
 /// # Errors
 /// The same.
-pub fn broadcast(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub async fn broadcast(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
     let (rooms, message, from) = (fields.strings("rooms")?, fields.string("message")?, from(&mut fields)?);
     fields.finish()?;
@@ -82,21 +93,37 @@ pub fn broadcast(app: &App, call: &Call) -> Result<Answer, ApiError> {
     for (index, room) in rooms.iter().enumerate() {
         check_room(room).map_err(|why| ApiError::bad_request(format!("rooms[{index}]: {why}")))?;
     }
-    once(app, call, || {
-        let mut publisher = Publisher::new(app)?;
-        let mut members = 0;
-        let mut publish = |room| {
-            let published = publisher.publish(Namespace::Chat, room, Payload::Chat { from: &from, text: &message });
-            members += published.members;
-            PublishedIn { room, published }
+    let mut request = match Request::begin(app, call)? {
+        Begun::Answered(answer) => return Ok(answer),
+        Begun::Run(request) => request,
+    };
+    let payload = Payload::Chat { from: &from, text: &message };
+    let until = Instant::now() + WAIT_TIME_MAX;
+    for room in &rooms[request.done.len()..] {
+        let Some(published) = publish_in(app, Namespace::Chat, room, payload, until).await else {
+            return Err(broken_off(&rooms, &request.done));
         };
-        let rooms = rooms.iter().map(|room| publish(room)).collect();
-        Ok(Answer::json(status(members), &Broadcast { rooms, members }))
-    })
+        request.done.push(PublishedIn { room: room.to_string(), published });
+    }
+    let broadcast = Broadcast::new(request.done.clone());
+    Ok(request.answer(Answer::json(status(broadcast.members), &broadcast)))
+}
+
+/// The shards are behind; which rooms have the message, and which don't.
+fn broken_off(rooms: &[String], done: &[PublishedIn]) -> ApiError {
+    let (done, open) = (Broadcast::new(done.to_vec()), &rooms[done.len()..]);
+    let message = format!(
+        "The server is behind with its deliveries: published in {} of {} rooms. Retry for those in `remaining`; with an \
+         Idempotency-Key, send the same request again.",
+        done.rooms.len(),
+        rooms.len(),
+    );
+    ApiError::temporary(503, "busy", message)
+        .with(json!({"rooms": done.rooms, "members": done.members, "remaining": open}))
 }
 
 /// `POST /pub/ROOM`: the body into a raw room, as it is.
-pub(super) fn publish_raw(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub(super) async fn publish_raw(app: &App, call: &Call) -> Result<Answer, ApiError> {
     if app.raw == RawMode::Off {
         return Err(ApiError::new(403, "denied", "Raw rooms are switched off on this server (--raw off)."));
     }
@@ -106,11 +133,28 @@ pub(super) fn publish_raw(app: &App, call: &Call) -> Result<Answer, ApiError> {
         let message = "The body is not UTF-8, as its Content-Type asks for: send it as application/octet-stream.";
         return Err(ApiError::bad_request(message));
     }
-    once(app, call, || {
-        let frame = encode::frame(opcode, &call.body);
-        let published = Publisher::new(app)?.publish(Namespace::Raw, &call.room, Payload::Frame(&frame));
-        Ok(Answer::json(status(published.members), &published))
-    })
+    let frame = encode::frame(opcode, &call.body);
+    publish_to_one(app, call, Namespace::Raw, &call.room, Payload::Frame(&frame)).await
+}
+
+/// A request that publishes one message, and its answer.
+async fn publish_to_one(
+    app: &App,
+    call: &Call,
+    namespace: Namespace,
+    room: &str,
+    payload: Payload<'_>,
+) -> Result<Answer, ApiError> {
+    let request = match Request::begin(app, call)? {
+        Begun::Answered(answer) => return Ok(answer),
+        Begun::Run(request) => request,
+    };
+    let published =
+        publish_in(app, namespace, room, payload, Instant::now() + WAIT_TIME_MAX).await.ok_or_else(|| {
+            let message = "The server is behind with its deliveries. Nothing was published; retry in a second.";
+            ApiError::temporary(503, "busy", message)
+        })?;
+    Ok(request.answer(Answer::json(status(published.members), &published)))
 }
 
 fn from(fields: &mut Fields) -> Result<String, ApiError> {
@@ -126,58 +170,81 @@ fn is_text(call: &Call) -> bool {
     media_type.starts_with("text/") || media_type == "application/json" || media_type.ends_with("+json")
 }
 
-/// Does it, unless the request has an `Idempotency-Key` with which it has been done before. Nothing waits in between, so
-/// two requests with one key can't both be the first.
-fn once(app: &App, call: &Call, publish: impl FnOnce() -> Result<Answer, ApiError>) -> Result<Answer, ApiError> {
-    let Some(key) = call.headers.get("idempotency-key") else { return publish() };
-    let key = key.to_str().ok().filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len())).ok_or_else(|| {
-        ApiError::bad_request(format!("Idempotency-Key: give 1 to {KEY_BYTES_MAX} visible ASCII characters."))
-    })?;
-    let content_type = call.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
-    let fingerprint = once::fingerprint(&[call.path.as_bytes(), content_type, &call.body]);
-    let now = Instant::now();
-    let mut once = app.once.lock().expect("it is never held over a panic");
-    if let Some(answer) = once.recall(key, &fingerprint, now)? {
-        return Ok(answer);
-    }
-    let answer = publish()?;
-    once.remember(key, fingerprint, answer.clone(), now);
-    Ok(answer)
-}
-
-/// Publishes some messages, and then wakes the shards that they go to.
-struct Publisher<'a> {
+/// A request that publishes, and what it has published so far. With an `Idempotency-Key` it is remembered, also if it breaks
+/// off: then it goes on where it was when it is sent again.
+struct Request<'a> {
     app: &'a App,
-    wakes: Wakes,
+    key: Option<&'a str>,
+    done: Vec<PublishedIn>,
 }
 
-impl<'a> Publisher<'a> {
-    /// # Errors
-    /// The shards are behind with what they have to deliver.
-    fn new(app: &'a App) -> Result<Self, ApiError> {
-        if app.rooms.inboxes().iter().any(|inbox| inbox.is_congested()) {
-            let message = "The server is behind with its deliveries. Nothing was published; try again in a second.";
-            return Err(ApiError::temporary(503, "busy", message));
-        }
-        let mut sampler = app.sampler.lock().expect("it is never held over a panic");
-        sampler.arrived(Instant::now());
-        Ok(Self { app, wakes: Wakes::received(sampler.sample()) })
+impl<'a> Request<'a> {
+    fn begin(app: &'a App, call: &'a Call) -> Result<Begun<Self>, ApiError> {
+        let Some(key) = call.headers.get("idempotency-key") else {
+            return Ok(Begun::Run(Self { app, key: None, done: Vec::new() }));
+        };
+        let key = key.to_str().ok().filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len())).ok_or_else(|| {
+            ApiError::bad_request(format!("Idempotency-Key: give 1 to {KEY_BYTES_MAX} visible ASCII characters."))
+        })?;
+        let content_type = call.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+        let fingerprint = once::fingerprint(&[call.path.as_bytes(), content_type, &call.body]);
+        let begun = app.once.lock().expect(UNPOISONED).begin(key, fingerprint, Instant::now().into())?;
+        Ok(match begun {
+            Begun::Answered(answer) => Begun::Answered(answer),
+            Begun::Run(done) => Begun::Run(Self { app, key: Some(key), done }),
+        })
     }
 
-    fn publish(&mut self, namespace: Namespace, room: &str, payload: Payload<'_>) -> Published {
-        self.app.metrics.of_internal_port().messages_in(Speech::Api).add(1);
-        let rooms = &self.app.rooms;
-        match rooms.publish_from_outside(namespace, room, payload, os::unix_ms(), &mut self.wakes) {
-            Some((room, seq, members)) => {
-                Published { seq: Some(seq), epoch: Some(format!("{:016x}", room.epoch())), members }
-            }
-            None => Published { seq: None, epoch: None, members: 0 },
+    /// All of it is done.
+    fn answer(mut self, answer: Answer) -> Answer {
+        if let Some(key) = self.key.take() {
+            self.app.once.lock().expect(UNPOISONED).end(key, End::Answered(answer.clone()));
         }
+        answer
     }
 }
 
-impl Drop for Publisher<'_> {
+impl Drop for Request<'_> {
     fn drop(&mut self) {
-        self.wakes.wake_all(self.app.rooms.inboxes());
+        if let Some(key) = self.key {
+            self.app.once.lock().expect(UNPOISONED).end(key, End::BrokenOff(std::mem::take(&mut self.done)));
+        }
     }
 }
+
+/// Publishes a message as soon as that costs no other room anything, and wakes the shards that it goes to. `None`: the
+/// shards have not caught up by then.
+async fn publish_in(
+    app: &App,
+    namespace: Namespace,
+    room: &str,
+    payload: Payload<'_>,
+    until: Instant,
+) -> Option<Published> {
+    let received = Instant::now();
+    let inboxes = app.rooms.inboxes();
+    let must_wait = || app.rooms.is_congested() || app.rooms.get(namespace, room).is_some_and(|room| room.is_behind());
+    while must_wait() {
+        if Instant::now() >= until {
+            return None;
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+    let sample = {
+        let mut sampler = app.sampler.lock().expect(UNPOISONED);
+        sampler.arrived(received.into());
+        sampler.sample()
+    };
+    let mut wakes = Wakes::received(sample);
+    app.metrics.of_internal_port().messages_in(Speech::Api).add(1);
+    let published = app.rooms.publish_from_outside(namespace, room, payload, os::unix_ms(), &mut wakes);
+    wakes.wake_all(inboxes);
+    Some(match published {
+        Some((room, seq, members)) => {
+            Published { seq: Some(seq), epoch: Some(format!("{:016x}", room.epoch())), members }
+        }
+        None => Published { seq: None, epoch: None, members: 0 },
+    })
+}
+
+const UNPOISONED: &str = "it is never held over a panic";

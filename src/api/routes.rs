@@ -28,7 +28,7 @@ type Later<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 enum Handler {
     /// At once.
     Now(fn(&App, &Call) -> Outcome),
-    /// Once the shards have answered.
+    /// Once the shards have answered, or have caught up.
     Later(for<'a> fn(&'a App, &'a Call) -> Later<'a>),
 }
 
@@ -50,9 +50,9 @@ fn routes() -> Vec<Route> {
         open("/healthz", health::healthz),
         open("/readyz", health::readyz),
         open("/metrics", health::metrics),
-        guarded(Method::POST, "/api/publish", Now(publish::publish)),
-        guarded(Method::POST, "/api/broadcast", Now(publish::broadcast)),
-        guarded(Method::POST, "/pub/{*room}", Now(publish::publish_raw)),
+        guarded(Method::POST, "/api/publish", Later(|app, call| Box::pin(publish::publish(app, call)))),
+        guarded(Method::POST, "/api/broadcast", Later(|app, call| Box::pin(publish::broadcast(app, call)))),
+        guarded(Method::POST, "/pub/{*room}", Later(|app, call| Box::pin(publish::publish_raw(app, call)))),
         guarded(Method::GET, "/api/rooms", Now(rooms::rooms)),
         guarded(Method::GET, "/api/rooms/{*room}", Now(rooms::one_room)),
         guarded(Method::POST, "/api/disconnect", Later(|app, call| Box::pin(rooms::disconnect(app, call)))),

@@ -4,11 +4,26 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::metrics::delivery::Carried;
+
 /// Bytes of replies that may wait for one connection; a peer that asks on without reading is closed beyond it.
 pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
 /// Pongs (and our own pings) that wait for one connection. Beyond it a newer one takes the place of the last: RFC 6455,
 /// 5.5.3 asks only for an answer to the most recent ping.
 const PONGS_MAX: usize = 16;
+
+/// Bytes that one connection is owed, and the frames of its rooms among them.
+#[derive(Debug)]
+pub(super) struct Owed {
+    pub(super) bytes: Bytes,
+    pub(super) carried: Carried,
+}
+
+impl From<Bytes> for Owed {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, carried: Carried::default() }
+    }
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -17,9 +32,9 @@ pub(super) struct Outbox {
     response: Option<Bytes>,
     /// Behind a send that the kernel took only in part: the end of a frame, and whole frames of our own. Never more than
     /// one send held.
-    rest: VecDeque<Bytes>,
+    rest: VecDeque<Owed>,
     pongs: VecDeque<Bytes>,
-    replies: VecDeque<Bytes>,
+    replies: VecDeque<Owed>,
     /// Bytes in `replies`.
     replies_bytes: usize,
     /// The Close frame: behind everything else.
@@ -35,12 +50,13 @@ impl Outbox {
     }
 
     /// Appends a reply, unless too many wait already.
-    pub(super) fn reply(&mut self, frame: Bytes) -> bool {
-        if self.replies_bytes + frame.len() > OUTBOX_BYTES_MAX && !self.replies.is_empty() {
+    pub(super) fn reply(&mut self, reply: Owed) -> bool {
+        let len = reply.bytes.len();
+        if self.replies_bytes + len > OUTBOX_BYTES_MAX && !self.replies.is_empty() {
             return false;
         }
-        self.replies_bytes += frame.len();
-        self.replies.push_back(frame);
+        self.replies_bytes += len;
+        self.replies.push_back(reply);
         true
     }
 
@@ -63,19 +79,19 @@ impl Outbox {
     }
 
     /// Puts bytes that must leave first back, in order.
-    pub(super) fn give_back(&mut self, bytes: VecDeque<Bytes>) {
-        for bytes in bytes.into_iter().rev() {
-            self.rest.push_front(bytes);
+    pub(super) fn give_back(&mut self, owed: VecDeque<Owed>) {
+        for owed in owed.into_iter().rev() {
+            self.rest.push_front(owed);
         }
     }
 
     /// The next frame: the response first; then the rest of a frame, as nothing may come between its parts; then pongs,
     /// then replies.
-    pub(super) fn take(&mut self) -> Option<Bytes> {
-        let first = self.response.take().or_else(|| self.rest.pop_front()).or_else(|| self.pongs.pop_front());
-        first.or_else(|| {
+    pub(super) fn take(&mut self) -> Option<Owed> {
+        let first = self.response.take().map(Owed::from).or_else(|| self.rest.pop_front());
+        first.or_else(|| self.pongs.pop_front().map(Owed::from)).or_else(|| {
             let reply = self.replies.pop_front()?;
-            self.replies_bytes -= reply.len();
+            self.replies_bytes -= reply.bytes.len();
             Some(reply)
         })
     }
@@ -98,7 +114,7 @@ impl Outbox {
 
     /// Whether there is anything to send.
     pub(super) fn has_frames(&self) -> bool {
-        let waiting = [&self.rest, &self.pongs, &self.replies].into_iter().any(|frames| !frames.is_empty());
+        let waiting = !self.rest.is_empty() || !self.pongs.is_empty() || !self.replies.is_empty();
         waiting || self.response.is_some() || self.close.is_some()
     }
 

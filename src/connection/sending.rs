@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::outbox::OUTBOX_BYTES_MAX;
+use super::outbox::{OUTBOX_BYTES_MAX, Owed};
 use super::{Connection, Gap, Membership, Next, Role, Sent, Source, Sources, State};
+use crate::metrics::delivery::Carried;
 use crate::ring::{SLICES_PER_SEND_MAX, Slices};
 use crate::room::log::Read;
 use crate::room::replay::Batch;
@@ -18,6 +18,26 @@ const SEND_BYTES_MAX: usize = 256 * 1024;
 
 /// Of what a member missed while it was away, so many bytes are put together for one send.
 const REPLAY_BYTES_PER_SEND_MAX: usize = 64 * 1024;
+
+impl Source {
+    /// The frames of rooms in the bytes that came from here, if those become the connection's own.
+    fn carried(&self, rooms: &LocalRooms) -> Carried {
+        match *self {
+            Self::Room { room, frames, from } => rooms.carried(room, from, from + u64::from(frames)),
+            Self::Own(carried) => carried,
+            Self::Close => Carried::default(),
+        }
+    }
+
+    /// The kernel took all of it.
+    fn delivered(&self, rooms: &LocalRooms) {
+        match *self {
+            Self::Room { room, frames, from } => rooms.delivered(room, from, from + u64::from(frames)),
+            Self::Own(carried) => rooms.delivered_own(carried),
+            Self::Close => {}
+        }
+    }
+}
 
 impl Connection {
     /// Takes what leaves next, in this order: the 101, the rest of a frame, pongs, replies, the rooms from cursor to tip,
@@ -40,7 +60,9 @@ impl Connection {
         self.take_own(&mut slices, &mut sources);
         if self.state == State::Open && !self.take_rooms(rooms, &mut slices, &mut sources, gaps) {
             // Nothing of what was taken must be lost: the Close comes behind it.
-            self.give_back(slices.into_iter().map(Slice::detached).collect());
+            let owed =
+                |(slice, source): (Slice, Source)| Owed { bytes: slice.detached(), carried: source.carried(rooms) };
+            self.give_back(slices.into_iter().zip(sources).map(owed).collect());
             return Next::TooSlow;
         }
         if slices.len() < SLICES_PER_SEND_MAX
@@ -67,9 +89,9 @@ impl Connection {
     fn take_own(&mut self, slices: &mut Vec<Slice>, sources: &mut Sources) {
         let Some(outbox) = &mut self.outbox else { return };
         while slices.len() < SLICES_PER_SEND_MAX {
-            let Some(bytes) = outbox.take() else { return };
+            let Some(Owed { bytes, carried }) = outbox.take() else { return };
             slices.push(bytes.into());
-            sources.push(Source::Own);
+            sources.push(Source::Own(carried));
         }
     }
 
@@ -104,7 +126,7 @@ impl Connection {
                             return false;
                         };
                         bytes += batch.bytes.len();
-                        sources.push(Source::Own);
+                        sources.push(Source::Own(Carried::default()));
                         slices.push(batch.bytes.into());
                         membership.cursor = batch.end_seq;
                         // A copy of its own: one at a time is held for a member that doesn't read.
@@ -137,11 +159,7 @@ impl Connection {
         let whole = count == slices.len();
         let closed = self.in_flight.contains(&Source::Close);
         if whole {
-            for source in &self.in_flight {
-                if let Source::Room { room, frames, from } = *source {
-                    rooms.delivered(room, from, from + u64::from(frames));
-                }
-            }
+            self.in_flight.iter().for_each(|source| source.delivered(rooms));
             self.in_flight = Sources::new();
             self.forget_own();
             return if closed { Sent::Closed } else { Sent::Whole };
@@ -158,11 +176,10 @@ impl Connection {
             let taken = count.min(slice.len());
             count -= taken;
             if taken == slice.len() {
-                if let Source::Room { room, frames, from } = source {
-                    rooms.delivered(room, from, from + u64::from(frames));
-                }
+                source.delivered(rooms);
                 continue;
             }
+            let mut carried = source.carried(rooms);
             match source {
                 // The last of a send: whatever did not leave stands before it in the outbox.
                 Source::Close => {
@@ -171,25 +188,27 @@ impl Connection {
                     continue;
                 }
                 Source::Room { room, .. } if rewound.contains(&room) => continue,
-                Source::Room { room, frames, from } => {
+                Source::Room { room, from, .. } => {
                     if let Some(membership) = self.memberships.iter_mut().find(|membership| membership.room == room)
                         && let Some((cursor, missing)) = rooms.log(room).position_after(from, taken)
                     {
                         membership.cursor = cursor;
-                        rooms.delivered(room, from, cursor);
                         rewound.push(room);
+                        // A frame that was cut counts when its rest has left.
+                        let whole_until = if missing > 0 { cursor - 1 } else { cursor };
+                        rooms.delivered(room, from, whole_until);
+                        carried = rooms.carried(room, whole_until, cursor);
                         slice.advance(taken);
                         slice.truncate(missing);
                     } else {
-                        // It has left the room, or the log has moved on: what was promised is kept whole.
-                        rooms.delivered(room, from, from + u64::from(frames));
+                        // The log has moved on: what was promised is kept whole.
                         slice.advance(taken);
                     }
                 }
-                Source::Own => slice.advance(taken),
+                Source::Own(_) => slice.advance(taken),
             }
             if !slice.is_empty() {
-                rest.push_back(slice.detached());
+                rest.push_back(Owed { bytes: slice.detached(), carried });
             }
         }
         self.give_back(rest);
@@ -198,8 +217,7 @@ impl Connection {
 
     /// Puts the beginning of what it missed in a room behind the reply to its join, if there is space.
     pub fn replay(&mut self, room: u32, head: Batch) {
-        let waiting_bytes = self.outbox.as_ref().map_or(0, |outbox| outbox.replies_bytes());
-        if waiting_bytes + head.bytes.len() <= OUTBOX_BYTES_MAX / 2
+        if self.replies_bytes() + head.bytes.len() <= OUTBOX_BYTES_MAX / 2
             && let Some(index) = self.memberships.iter().position(|membership| membership.room == room)
             && self.reply(head.bytes)
         {
@@ -237,20 +255,22 @@ impl Connection {
                 continue;
             }
             let Read::Frames(slice, next) = rooms.log(room).read(cursor, own.unwrap_or(u64::MAX)) else { break };
-            let waiting_bytes = self.outbox.as_ref().map_or(0, |outbox| outbox.replies_bytes());
-            if waiting_bytes + slice.len() > bytes_max || !self.reply(slice.detached()) {
+            let waiting_bytes = self.replies_bytes();
+            let carried = rooms.carried(room, cursor, next);
+            if waiting_bytes + slice.len() > bytes_max
+                || !self.outbox.get_or_insert_default().reply(Owed { bytes: slice.detached(), carried })
+            {
                 break;
             }
-            rooms.delivered(room, cursor, next);
             cursor = next;
         }
         self.memberships[index].cursor = cursor;
     }
 
     /// Puts bytes that must leave first back into the outbox, in order.
-    fn give_back(&mut self, bytes: VecDeque<Bytes>) {
-        if !bytes.is_empty() {
-            self.outbox.get_or_insert_default().give_back(bytes);
+    fn give_back(&mut self, owed: VecDeque<Owed>) {
+        if !owed.is_empty() {
+            self.outbox.get_or_insert_default().give_back(owed);
         }
     }
 

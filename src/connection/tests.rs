@@ -7,10 +7,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::metrics::counters::Counters;
 use crate::os;
 use crate::protocol::resume::ResumeKey;
 use crate::rate::RateLimit;
-use crate::relay::{Inbox, Relay};
+use crate::relay::{self, Relay};
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
 use crate::room::{Joining, MemberId, Room, Wakes};
@@ -54,13 +55,22 @@ fn encode(frame: &Frame, len: usize) -> Bytes {
     bytes.into()
 }
 
-fn decode(mut bytes: &[u8]) -> Vec<Frame> {
+fn decode(bytes: &[u8]) -> Vec<Frame> {
+    let (frames, rest) = decode_whole(bytes);
+    assert!(rest.is_empty(), "the stream ends in the middle of a frame");
+    frames
+}
+
+/// The whole frames, and what follows them.
+fn decode_whole(mut bytes: &[u8]) -> (Vec<Frame>, &[u8]) {
     let mut frames = Vec::new();
     while let Some((header, rest)) = bytes.split_first_chunk::<22>() {
         let (kind, room) = (header[0], usize::from(header[1]));
         let [number, other] = [2, 10].map(|at| u64::from_be_bytes(header[at..at + 8].try_into().unwrap()));
         let len = u32::from_be_bytes(header[18..].try_into().unwrap()) as usize;
-        assert!(rest.len() >= len, "the stream ends in the middle of a frame");
+        if rest.len() < len {
+            break;
+        }
         assert!(filler(kind, room, number, len).eq(rest[..len].iter().copied()), "bytes of something else in a frame");
         bytes = &rest[len..];
         frames.push(match kind {
@@ -73,8 +83,7 @@ fn decode(mut bytes: &[u8]) -> Vec<Frame> {
             other => panic!("no frame begins with {other}: {frames:?}"),
         });
     }
-    assert_eq!(bytes.len(), 0, "the stream ends in the middle of a header");
-    frames
+    (frames, bytes)
 }
 
 #[derive(Clone, Debug)]
@@ -141,6 +150,7 @@ struct Bench {
     pongs: u64,
     lossy: bool,
     too_slow: bool,
+    counters: Counters,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +166,7 @@ impl Bench {
         let lossy = !matches!(role, Role::Raw { lossy: false, .. });
         let bucket = Bucket::new(&RateLimit::OFF, 0);
         let connection = Connection::new(TcpStream::from_std(stream), 1, role, bucket);
-        let inboxes: Arc<[Inbox]> = [Inbox::new(os::new_eventfd().unwrap(), 1 << 30)].into();
+        let inboxes = relay::inboxes([os::new_eventfd().unwrap()], 1 << 30);
         let registry = Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF);
         let mut rooms = LocalRooms::default();
         let (mut shared, mut slots) = (Vec::new(), Vec::new());
@@ -180,6 +190,7 @@ impl Bench {
             pongs: 0,
             lossy,
             too_slow: false,
+            counters: Counters::default(),
         };
         bench.join(0);
         bench
@@ -218,7 +229,7 @@ impl Bench {
         if self.connection.state == State::Open {
             self.connection.settle(&self.rooms, SETTLE_BYTES_MAX);
             self.connection.close(encode(&Frame::Close, 2), State::Closing);
-            self.slots.iter().for_each(|room| _ = self.connection.left(*room));
+            self.slots.iter().for_each(|room| _ = self.connection.left(*room, &self.rooms));
         }
     }
 
@@ -250,7 +261,7 @@ impl Bench {
             Step::Leave(room) if self.is_chat() && self.is_member(room) => {
                 let slot = self.slots[room];
                 let lost = self.connection.settle_last(slot, &self.rooms, OUTBOX_BYTES_MAX / 4 * 3);
-                self.connection.left(slot);
+                self.connection.left(slot, &self.rooms);
                 if let Some(Gap { first, last, .. }) = lost {
                     self.reply(&Frame::Gap(room, first, last + 1), 0);
                 }
@@ -303,7 +314,10 @@ impl Bench {
         };
         let count = if taken == 1000 { all.len() } else { (all.len() - 1) * taken / 1000 };
         self.output.extend(&all[..count]);
-        match self.connection.sent(slices, count, &self.rooms) {
+        let sent = self.connection.sent(slices, count, &self.rooms);
+        self.rooms.deliveries.report(&self.counters);
+        assert!(self.counters.deliveries.get() <= self.whole_room_frames(), "what has not left is not delivered");
+        match sent {
             Sent::Full => {
                 assert!(count < all.len());
                 self.connection.awaiting_writable = true;
@@ -311,6 +325,12 @@ impl Bench {
             Sent::Whole => assert_eq!(count, all.len()),
             Sent::Closed => self.connection.state = State::Ended,
         }
+    }
+
+    /// Frames of rooms that the kernel has taken, to the last byte.
+    fn whole_room_frames(&self) -> u64 {
+        let frames = decode_whole(&self.output).0;
+        frames.iter().filter(|frame| matches!(frame, Frame::Room(..))).count() as u64
     }
 
     /// Lets everything out, and compares.
@@ -336,6 +356,7 @@ impl Bench {
         let pongs = numbers(|frame| if let Frame::Pong(number) = frame { Some(*number) } else { None });
         assert!(pongs.is_sorted());
         assert_eq!(pongs.last().copied().unwrap_or(0), self.pongs, "the last ping is answered");
+        assert_eq!(self.counters.deliveries.get(), self.whole_room_frames());
         for room in 0..ROOMS {
             self.compare_room(room, &frames, closed);
         }

@@ -64,14 +64,31 @@ impl Sampled {
 
     /// One member got the frames from `from` to before `end`.
     pub fn delivered(&self, from: u64, end: u64, deliveries: &Deliveries) {
-        if from > self.newest {
-            return;
-        }
-        let first = self.messages.partition_point(|(seq, _)| *seq < from);
-        for (_, received) in self.messages.range(first..).take_while(|(seq, _)| *seq < end) {
-            deliveries.sampled(*received);
-        }
+        self.between(from, end).for_each(|received| deliveries.sampled(received));
     }
+
+    /// When the first message that is followed, of those from `from` to before `end`, was received.
+    pub fn first(&self, from: u64, end: u64) -> Option<Instant> {
+        self.between(from, end).next()
+    }
+
+    fn between(&self, from: u64, end: u64) -> impl Iterator<Item = Instant> {
+        let first = if from > self.newest {
+            self.messages.len()
+        } else {
+            self.messages.partition_point(|(seq, _)| *seq < from)
+        };
+        self.messages.range(first..).take_while(move |(seq, _)| *seq < end).map(|(_, received)| *received)
+    }
+}
+
+/// Frames of a room among the bytes that one connection is owed: they count as delivered once those have left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// How many.
+    pub frames: u32,
+    /// When the first of them that is followed was received.
+    pub received: Option<Instant>,
 }
 
 /// What was delivered on one shard since the last report.
@@ -89,7 +106,7 @@ impl Deliveries {
     }
 
     /// A message that is followed was delivered to one member.
-    fn sampled(&self, received: Instant) {
+    pub fn sampled(&self, received: Instant) {
         let mut sampled = self.sampled.borrow_mut();
         let pending = sampled.len();
         match sampled.last_mut() {

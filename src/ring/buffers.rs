@@ -21,7 +21,7 @@ pub struct Received {
 
 impl Received {
     /// How many bytes.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 

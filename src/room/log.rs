@@ -113,6 +113,17 @@ impl Log {
         self.cut_back(self.bytes_max);
     }
 
+    /// The frames before `seq` that are not here will never come: every cursor before `seq` is lapped. False: they are
+    /// here, or were.
+    pub fn skip_to(&mut self, seq: u64) -> bool {
+        if seq <= self.tip() {
+            return false;
+        }
+        self.clear();
+        self.first_seq = seq;
+        true
+    }
+
     fn store(&mut self, frame: &Bytes) -> (u32, u32) {
         let end_seq = self.tip() + 1;
         let len = u32::try_from(frame.len()).expect("frames are smaller than 4 GiB");

@@ -6,6 +6,7 @@
 
 use std::collections::{BinaryHeap, HashMap};
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -117,6 +118,8 @@ pub struct Room {
     namespace: Namespace,
     epoch: u64,
     inboxes: Arc<[Inbox]>,
+    /// Shards that have yet to send much of what was published: see [`Room::is_behind`].
+    behind: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -180,7 +183,7 @@ impl Room {
             members: 0,
             presence: Presence::default(),
         };
-        Self { id, name, namespace, epoch, inboxes, state: Mutex::new(state) }
+        Self { id, name, namespace, epoch, inboxes, behind: AtomicU32::new(0), state: Mutex::new(state) }
     }
 
     /// A number that no other room of this process has, or had.
@@ -201,6 +204,20 @@ impl Room {
     /// Tells this life of the room from earlier ones under the same name.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Whether a shard is behind with the room's fan-out: whoever publishes into it waits, and nobody else.
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::SeqCst) > 0
+    }
+
+    /// A shard falls behind with the room's fan-out, or has caught up.
+    pub fn set_behind(&self, is_behind: bool) {
+        if is_behind {
+            self.behind.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.behind.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     /// Users in it, sorted. Raw rooms have none.
@@ -395,7 +412,7 @@ impl Room {
         self.publish(state, &frame, now_ms, wakes);
     }
 
-    /// One push for each shard that has members. A full inbox drops the frame; the hole in `Seq` tells the shard.
+    /// One push for each shard that has members.
     fn publish(self: &Arc<Self>, state: &mut State, frame: &Bytes, now_ms: u64, wakes: &mut Wakes) -> u64 {
         let seq = state.next_seq;
         state.next_seq += 1;

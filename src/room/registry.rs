@@ -65,6 +65,11 @@ impl Registry {
         &self.inboxes
     }
 
+    /// Whether some shard is behind with what all publish: the next message has to wait.
+    pub fn is_congested(&self) -> bool {
+        self.inboxes.first().is_some_and(|inbox| inbox.pressure().is_congested())
+    }
+
     /// The room of that name, if someone is in it.
     pub fn get(&self, namespace: Namespace, name: &str) -> Option<Arc<Room>> {
         self.rooms(namespace).read().expect(UNPOISONED).awake.get(name).cloned()

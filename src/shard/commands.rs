@@ -6,6 +6,7 @@ use fastwebsockets::OpCode;
 
 use super::Shard;
 use crate::config::{RawMode, Slow};
+use crate::connection::unread::Parked;
 use crate::connection::{Connection, Gap, OUTBOX_BYTES_MAX, Role, State};
 use crate::frame::decode::Kind;
 use crate::frame::encode;
@@ -34,33 +35,51 @@ impl<R: DataRing> Shard<R> {
     pub(super) fn message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
         let now_ms = self.now.since_start_ms;
         let connection = &mut self.connections[slot as usize];
-        let (rate, user) = match &connection.role {
-            Role::Chat { user } => (&self.chat_rate, Some(Arc::clone(user))),
-            Role::Raw { .. } => (&self.raw_rate, None),
+        let (rate, is_chat) = match connection.role {
+            Role::Chat { .. } => (&self.chat_rate, true),
+            Role::Raw { .. } => (&self.raw_rate, false),
             // Nothing that it sends is decoded.
             Role::Stream { .. } => return,
         };
         let speech = connection.speech();
         let verdict = connection.bucket.take(rate, now_ms);
-        if verdict == Verdict::Pass {
-            self.counters.messages_in(speech).add(1);
-            self.wakes.received = self.sampler.sample();
-        } else {
+        if verdict != Verdict::Pass {
             self.counters.rate_limited(speech).add(1);
         }
-        match (verdict, user) {
+        match (verdict, is_chat) {
+            (Verdict::Pass, _) => {
+                self.counters.messages_in(speech).add(1);
+                self.passed_message(slot, kind, payload);
+            }
             (Verdict::RefusedTooLong, _) => self.close(slot, &CloseReason::RateLimit),
-            (Verdict::Refused, Some(_)) if connection.dialect == Dialect::V1 => self.refuse_too_fast(slot, payload),
-            (Verdict::Refused, Some(_)) => {
+            (Verdict::Refused, true) if connection.dialect == Dialect::V1 => self.refuse_too_fast(slot, payload),
+            (Verdict::Refused, true) => {
                 let refusal = text::too_fast(self.config.rate_limit);
                 self.system(slot, &refusal);
             }
             // A raw room has no frame to say it in.
-            (Verdict::Refused, None) => {}
-            (Verdict::Pass, Some(user)) => self.chat_message(slot, &user, kind, payload),
-            (Verdict::Pass, None) => self.raw_message(slot, kind, payload),
+            (Verdict::Refused, false) => {}
+        }
+    }
+
+    /// A message within its connection's rate: one that has just arrived, or one that was parked.
+    pub(super) fn passed_message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
+        self.wakes.received = self.sampler.sample();
+        match &self.connections[slot as usize].role {
+            Role::Chat { user } => self.chat_message(slot, &Arc::clone(user), kind, payload),
+            Role::Raw { .. } => self.raw_message(slot, kind, payload),
+            Role::Stream { .. } => {}
         }
         self.wakes.received = None;
+    }
+
+    /// Whether the room can take a message now. If not, the message is parked until it can: nothing of it has been done.
+    fn may_publish(&mut self, room: &Arc<Room>, payload: &[u8]) -> bool {
+        let may_publish = !room.is_behind();
+        if !may_publish {
+            self.parked = Some(Parked { room: Arc::clone(room), kind: Kind::Text, payload: payload.into() });
+        }
+        may_publish
     }
 
     fn raw_message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
@@ -84,6 +103,7 @@ impl<R: DataRing> Shard<R> {
         if matches!(kind, Kind::Binary) {
             return self.close(slot, &CloseReason::BinaryInChat);
         }
+        let payload_arrived = payload;
         let payload = without_lone_surrogates(payload);
         if self.connection(slot).dialect == Dialect::V1 {
             return self.request(slot, user, &payload);
@@ -97,9 +117,10 @@ impl<R: DataRing> Shard<R> {
             return self.refuse(slot, Code::RoomNotFound, text::NO_ROOM);
         };
         match v0::command(&said.message) {
-            Command::Say => {
+            Command::Say if self.may_publish(&room, payload_arrived) => {
                 room.publish_chat(user, &said.message, self.now.unix_ms, &mut self.wakes);
             }
+            Command::Say => {}
             Command::Join(name) => self.join_command(slot, user, name),
             Command::Leave(name) => self.leave_command(slot, user, name),
             Command::List => self.answer(slot, &room, &room.users().join(", ")),

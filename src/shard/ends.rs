@@ -62,6 +62,7 @@ impl<R: DataRing> Shard<R> {
             connection.state = State::Ended;
             // An error here means that the peer is gone already.
             let _ = connection.stream.shutdown(Shutdown::Both);
+            self.discard_unread(slot);
             self.leave_all(slot);
         }
         self.remove_if_released(slot);

@@ -1,6 +1,7 @@
 //! One shard: the connections that it accepted, its side of their rooms, and its data ring.
 //!
 //! - [`turn`]: completions in, frames out, one submission
+//! - [`reading`]: whose input is read, how much of it, and who has to wait
 //! - [`commands`]: what a frame makes happen
 //! - [`rooms`]: the logs and members on this shard
 //! - [`stream`]: listeners to server-sent events
@@ -20,7 +21,8 @@ use slab::Slab;
 use tokio_uring::net::TcpStream;
 
 use crate::config::Config;
-use crate::connection::{Connection, Role, State};
+use crate::connection::unread::Parked;
+use crate::connection::{Connection, Gap, Role, State};
 use crate::metrics::counters::{Counters, Replay};
 use crate::metrics::delivery::Sampler;
 use crate::os;
@@ -29,7 +31,7 @@ use crate::protocol::v1::{Code, Refusal};
 use crate::protocol::{Dialect, broadcast, v0};
 use crate::rate::{Bucket, RateLimit};
 use crate::relay::Relay;
-use crate::ring::{DataRing, Received};
+use crate::ring::DataRing;
 use crate::room::registry::{Joined, Registry};
 use crate::room::replay::Since;
 use crate::room::{Announced, Entered, JoinError, Joining, MemberId, Namespace, Room, Wakes};
@@ -37,6 +39,7 @@ use crate::wheel::Wheel;
 
 pub mod commands;
 pub mod ends;
+pub mod reading;
 pub mod rooms;
 pub mod run;
 pub mod stream;
@@ -51,6 +54,8 @@ pub use v1::Opening;
 const CLOSE_SECONDS: u32 = 3;
 /// Of the frames that a room has for a member, so many bytes go ahead of a reply to it.
 const SETTLE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a reply that take a microsecond to be put together.
+const REPLY_BYTES_PER_UNIT: usize = 128;
 /// Who comes while the server stops is sent back after one of so many times.
 const LATE_COMERS: usize = 1000;
 
@@ -59,22 +64,6 @@ const LATE_COMERS: usize = 1000;
 struct Key {
     slot: u32,
     serial: u32,
-}
-
-/// Something to read that waits for its turn.
-#[derive(Debug)]
-struct Arrival {
-    key: Key,
-    received: Received,
-    /// The turn in which it came.
-    at: Instant,
-}
-
-/// The end of what a peer says, to be heard once so many arrivals have been read: its own are among them.
-#[derive(Debug)]
-struct End {
-    key: Key,
-    behind: u64,
 }
 
 /// What time it is, as the shard sees it for one turn.
@@ -127,12 +116,24 @@ pub struct Shard<R> {
     rooms: LocalRooms,
     /// Connections with something to send, each at most once.
     send_queue: VecDeque<Key>,
-    arrivals: VecDeque<Arrival>,
-    /// Arrivals read since the shard began.
-    arrivals_read: u64,
-    ends: VecDeque<End>,
+    /// Connections with something unread, each exactly once, in the order of their turns.
+    line: VecDeque<Key>,
+    /// Whether somebody in line need not wait.
+    someone_may_go_on: bool,
+    /// Units of work that are left of a connection's turn: see [`reading`].
+    work_left: usize,
+    /// A message that the connection whose turn it is could not publish yet.
+    parked: Option<Parked>,
+    /// Receive buffers that hold something unread.
+    pinned: usize,
+    /// Connections whose peers have ended, and of which nothing is unread.
+    ends: VecDeque<Key>,
     /// Connections whose receive ended because buffers ran out.
-    starved: Vec<Key>,
+    starved: VecDeque<Key>,
+    /// Filled by one send, and emptied again.
+    gaps: Vec<Gap>,
+    /// Connections that lost something, and have to be told; without a gap: closed.
+    laggards: Vec<(u32, Option<Gap>)>,
     wheel: Wheel<Key>,
     /// Rooms with folded notices, and when they are due (ms since 1970).
     folded: Vec<(u64, Arc<Room>)>,
@@ -154,6 +155,7 @@ impl<R: DataRing> Shard<R> {
     /// A shard without connections, on the calling thread.
     pub fn new(id: usize, config: Arc<Config>, registry: Arc<Registry>, ring: R) -> Self {
         let started = Instant::now();
+        let inbox_bytes_max = config.inbox_bytes_max(registry.inboxes().len());
         Self {
             id,
             chat_rate: config.chat_rate(),
@@ -164,12 +166,17 @@ impl<R: DataRing> Shard<R> {
             ring,
             connections: Slab::new(),
             next_serial: 0,
-            rooms: LocalRooms::default(),
+            rooms: LocalRooms::new(inbox_bytes_max),
             send_queue: VecDeque::new(),
-            arrivals: VecDeque::new(),
-            arrivals_read: 0,
+            line: VecDeque::new(),
+            someone_may_go_on: false,
+            work_left: 0,
+            parked: None,
+            pinned: 0,
             ends: VecDeque::new(),
-            starved: Vec::new(),
+            starved: VecDeque::new(),
+            gaps: Vec::new(),
+            laggards: Vec::new(),
             wheel: Wheel::new(0),
             folded: Vec::new(),
             nobody_sleeps: true,
@@ -201,7 +208,7 @@ impl<R: DataRing> Shard<R> {
     /// Takes over a socket whose handshake is done, and lets it into the room of its address.
     pub fn adopt(&mut self, upgraded: Upgraded) {
         self.read_clock();
-        let Upgraded { stream, role, room, opening, since, response, mut leftover } = upgraded;
+        let Upgraded { stream, role, room, opening, since, response, leftover } = upgraded;
         let rate = if matches!(role, Role::Chat { .. }) { &self.chat_rate } else { &self.raw_rate };
         let bucket = Bucket::new(rate, self.now.since_start_ms);
         let namespace = role.namespace();
@@ -233,8 +240,7 @@ impl<R: DataRing> Shard<R> {
         // First: a connection that ends over its first bytes stays until the kernel has given the receive back.
         self.receive(slot);
         if !leftover.is_empty() {
-            self.sampler.arrived(self.now.instant);
-            self.bytes_arrived(slot, &mut leftover);
+            self.has_said(slot, leftover);
         }
         self.queue(slot);
     }
@@ -312,9 +318,7 @@ impl<R: DataRing> Shard<R> {
         let Joined { room, entered } =
             self.registry.join(namespace, name, &joining, self.now.unix_ms, &mut self.wakes)?;
         let room_slot = self.rooms.join(&room, connection.role.form(), entered.first_seq, self.config.backlog_bytes);
-        let members = &mut self.rooms.get_mut(room_slot).members;
-        let index = members.len() as u32;
-        members.push(slot);
+        let index = self.rooms.get_mut(room_slot).add_member(slot);
         self.connection(slot).memberships.push(crate::connection::Membership {
             room: room_slot,
             index,
@@ -331,20 +335,18 @@ impl<R: DataRing> Shard<R> {
         let Some(membership) = connection.memberships.iter().find(|membership| membership.room == room_slot) else {
             return;
         };
-        let index = membership.index as usize;
+        let index = membership.index;
         let user = connection.user().cloned();
-        let delivered = connection.left(room_slot);
-        self.counters.deliveries.add(delivered);
+        connection.left(room_slot, &self.rooms);
         let member = self.member_id(slot);
-        let local = self.rooms.get_mut(room_slot);
+        let (local, connections) = (self.rooms.get_mut(room_slot), &mut self.connections);
         let room = Arc::clone(&local.room);
-        local.members.swap_remove(index);
-        if let Some(moved) = local.members.get(index).copied() {
-            let memberships = &mut self.connections[moved as usize].memberships;
+        local.remove_member(index, |moved, index| {
+            let memberships = &mut connections[moved as usize].memberships;
             let membership = memberships.iter_mut().find(|membership| membership.room == room_slot);
-            membership.expect("who is in a room's list has a membership").index = index as u32;
-        }
-        if local.members.is_empty() {
+            membership.expect("a connection in a room's list has a membership").index = index;
+        });
+        if local.members().is_empty() {
             self.rooms.remove(room_slot);
         }
         let announced = self.registry.leave(&room, user.as_ref(), member, self.now.unix_ms, &mut self.wakes);
@@ -371,6 +373,7 @@ impl<R: DataRing> Shard<R> {
 
     /// The same, ahead of what its rooms have for it.
     fn reply_at_once(&mut self, slot: u32, frame: Bytes) {
+        self.spend(frame.len() / REPLY_BYTES_PER_UNIT);
         if self.connection(slot).reply(frame) {
             self.queue(slot);
         } else {
@@ -383,14 +386,6 @@ impl<R: DataRing> Shard<R> {
         if self.connection(slot).state == State::Open {
             self.drain_inbox();
             self.connections[slot as usize].settle(&self.rooms, bytes_max);
-        }
-    }
-
-    fn receive(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot as usize];
-        if connection.state != State::Ended && !connection.receiving {
-            connection.receiving = true;
-            self.ring.receive(slot, connection.stream.as_raw_fd());
         }
     }
 

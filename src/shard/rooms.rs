@@ -1,21 +1,26 @@
-//! A shard's side of the rooms that its connections are in: the log, and who reads it.
+//! A shard's side of the rooms that its connections are in: the log, who reads it, and whose turn it is.
+//!
+//! A room that has published owes its members a visit. Rooms that owe stand in line, and each turn visits some members of
+//! each: a large or a busy room takes many turns, and a small one never waits for it. What is published into a room during
+//! its visits is theirs as well; with more than [`ROOM_BYTES_HELD`] of it, the room is behind, and whoever publishes into
+//! it waits.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use slab::Slab;
 
-use crate::metrics::delivery::{Deliveries, Sampled};
+use crate::metrics::delivery::{Carried, Deliveries, Sampled};
 use crate::protocol::sse;
-use crate::relay::{INBOX_BYTES_MAX, Relay};
+use crate::relay::{Lost, Relay};
 use crate::room::Room;
-use crate::room::log::Log;
+use crate::room::log::{FRAME_OVERHEAD_BYTES, Log};
 use crate::room::replay::Batch;
 
-/// What a log may hold beyond its bound, in bytes, until everyone who reads has been sent what is new: an inbox's worth.
-const LOG_EXCESS_BYTES_MAX: usize = INBOX_BYTES_MAX;
+/// Bytes that may wait for a room's members to be visited, as its log counts them, before publishers are held back.
+pub const ROOM_BYTES_HELD: usize = 128 * 1024;
 
 /// How a log holds what its room publishes. Members of both forms on one shard are two [`LocalRoom`]s, with the same `Seq`
 /// and cursors.
@@ -52,16 +57,44 @@ pub struct LocalRoom {
     pub log: Log,
     /// Which of the two.
     form: Form,
-    /// Slots of the connections that are members.
-    pub members: Vec<u32>,
-    /// Whether it stands in the list of rooms with news.
-    pub has_news: bool,
+    /// Slots of the connections that are members: first those that have been visited.
+    members: Vec<u32>,
+    visits: Visits,
     /// Frames whose deliveries are timed.
     sampled: Sampled,
     /// Whether it stands in the list of rooms that have grown.
     has_grown: bool,
     /// The log's bound.
     backlog_bytes_max: usize,
+}
+
+/// How far the members of a room have been visited: one round after the other, while the log grows.
+#[derive(Debug, Default)]
+struct Visits {
+    /// Members that this round has visited; they stand first.
+    visited: usize,
+    /// Bytes appended to the log so far, when this round began, and when the last complete one began.
+    appended_bytes: u64,
+    began_bytes: u64,
+    done_bytes: u64,
+    /// Whether the room stands in line.
+    in_line: bool,
+    /// Whether publishers are held back.
+    behind: bool,
+}
+
+impl Visits {
+    /// Bytes that some member has not been visited for.
+    fn owed_bytes(&self) -> u64 {
+        self.appended_bytes - self.done_bytes
+    }
+
+    /// Every member has been visited; true: the log has grown meanwhile, and another round begins.
+    fn complete(&mut self) -> bool {
+        self.visited = 0;
+        self.done_bytes = self.began_bytes;
+        self.owed_bytes() > 0
+    }
 }
 
 impl LocalRoom {
@@ -73,6 +106,35 @@ impl LocalRoom {
             Form::Events => sse::events(&batch, self.room.epoch(), from),
         })
     }
+
+    /// Slots of the connections that are members, in no order.
+    pub fn members(&self) -> &[u32] {
+        &self.members
+    }
+
+    /// Adds a member, and returns its place in the list.
+    pub fn add_member(&mut self, slot: u32) -> u32 {
+        self.members.push(slot);
+        self.members.len() as u32 - 1
+    }
+
+    /// Takes out the member at `index`. Calls `moved` for each member that has another place now.
+    pub fn remove_member(&mut self, index: u32, mut moved: impl FnMut(u32, u32)) {
+        let mut hole = index as usize;
+        if hole < self.visits.visited {
+            // The last of those visited fills the hole: nobody is passed over in this round.
+            self.visits.visited -= 1;
+            self.members.swap(hole, self.visits.visited);
+            if hole < self.visits.visited {
+                moved(self.members[hole], hole as u32);
+            }
+            hole = self.visits.visited;
+        }
+        self.members.swap_remove(hole);
+        if let Some(filled) = self.members.get(hole) {
+            moved(*filled, hole as u32);
+        }
+    }
 }
 
 /// The rooms of one shard: those with at least one member here.
@@ -80,24 +142,34 @@ impl LocalRoom {
 pub struct LocalRooms {
     rooms: Slab<LocalRoom>,
     by_id: HashMap<u64, Slots>,
-    /// Rooms whose log has grown since [`LocalRooms::take_news`].
-    news: Vec<u32>,
-    /// Rooms whose log has grown since [`LocalRooms::cut_back`].
+    /// Rooms that owe their members a visit, each once, in the order of their turns.
+    line: VecDeque<u32>,
+    /// Rooms whose log has grown since it was cut back.
     grown: Vec<u32>,
+    /// Bytes that a log may hold beyond its bound, while its members have not all been visited.
+    log_excess_bytes_max: usize,
+    /// Whether a room has caught up since [`LocalRooms::take_released`].
+    released: bool,
     /// What was delivered and is not reported yet.
     pub deliveries: Deliveries,
 }
 
 impl LocalRooms {
+    /// No rooms yet. Inboxes hold at most `inbox_bytes_max`: what is published before publishers hear that a room is
+    /// behind is in one inbox, or comes with the next.
+    pub fn new(inbox_bytes_max: usize) -> Self {
+        Self { log_excess_bytes_max: ROOM_BYTES_HELD + 2 * inbox_bytes_max, ..Self::default() }
+    }
+
     /// The slot of a room that a connection joins, made if it is the first here. Its log begins at `first_seq`.
     pub fn join(&mut self, room: &Arc<Room>, form: Form, first_seq: u64, backlog_bytes_max: usize) -> u32 {
         *self.by_id.entry(room.id()).or_default().of(form).get_or_insert_with(|| {
             self.rooms.insert(LocalRoom {
                 room: Arc::clone(room),
-                log: Log::new(first_seq, backlog_bytes_max + LOG_EXCESS_BYTES_MAX),
+                log: Log::new(first_seq, backlog_bytes_max + self.log_excess_bytes_max),
                 form,
                 members: Vec::new(),
-                has_news: false,
+                visits: Visits::default(),
                 sampled: Sampled::default(),
                 has_grown: false,
                 backlog_bytes_max,
@@ -115,8 +187,12 @@ impl LocalRooms {
                 entry.remove();
             }
         }
-        if local.has_news {
-            self.news.retain(|with_news| *with_news != slot);
+        if local.visits.behind {
+            local.room.set_behind(false);
+            self.released = true;
+        }
+        if local.visits.in_line {
+            self.line.retain(|in_line| *in_line != slot);
         }
         if local.has_grown {
             self.grown.retain(|grown| *grown != slot);
@@ -160,14 +236,79 @@ impl LocalRooms {
         if let Some(received) = relay.received {
             local.sampled.add(relay.seq, received, local.log.first_seq());
         }
-        if !local.has_news {
-            local.has_news = true;
-            self.news.push(slot);
+        local.visits.appended_bytes += (bytes.len() + FRAME_OVERHEAD_BYTES) as u64;
+        if !local.visits.behind && local.visits.owed_bytes() > ROOM_BYTES_HELD as u64 {
+            local.visits.behind = true;
+            local.room.set_behind(true);
         }
         if !local.has_grown {
             local.has_grown = true;
             self.grown.push(slot);
         }
+        self.stand_in_line(slot);
+    }
+
+    /// Frames were dropped on their way here: every member behind them is lapped, and visited to be told.
+    pub fn lose(&mut self, lost: &Lost) {
+        let Some(Slots { frames, events }) = self.by_id.get(&lost.room.id()).copied() else { return };
+        for slot in [frames, events].into_iter().flatten() {
+            let local = &mut self.rooms[slot as usize];
+            if local.log.skip_to(lost.last_seq + 1) {
+                local.visits.appended_bytes += FRAME_OVERHEAD_BYTES as u64;
+                self.stand_in_line(slot);
+            }
+        }
+    }
+
+    fn stand_in_line(&mut self, slot: u32) {
+        let visits = &mut self.rooms[slot as usize].visits;
+        if !visits.in_line {
+            visits.in_line = true;
+            self.line.push_back(slot);
+        }
+    }
+
+    /// How many rooms owe their members a visit.
+    pub fn in_line(&self) -> usize {
+        self.line.len()
+    }
+
+    /// The room whose turn it is.
+    pub fn first_in_line(&self) -> Option<u32> {
+        self.line.front().copied()
+    }
+
+    /// The next member of the first room in line that is to be visited.
+    pub fn visit(&mut self) -> Option<u32> {
+        let local = &mut self.rooms[*self.line.front()? as usize];
+        if local.visits.visited == 0 {
+            local.visits.began_bytes = local.visits.appended_bytes;
+        }
+        let member = local.members.get(local.visits.visited)?;
+        local.visits.visited += 1;
+        Some(*member)
+    }
+
+    /// The turn of the first room in line is over: it stands at the end again, unless it owes nothing more.
+    pub fn end_of_visits(&mut self) {
+        let Some(slot) = self.line.pop_front() else { return };
+        let LocalRoom { room, members, visits, .. } = &mut self.rooms[slot as usize];
+        let owes = visits.visited < members.len() || visits.complete();
+        if visits.behind && visits.owed_bytes() <= ROOM_BYTES_HELD as u64 {
+            visits.behind = false;
+            room.set_behind(false);
+            self.released = true;
+        }
+        if owes {
+            self.line.push_back(slot);
+        } else {
+            visits.in_line = false;
+        }
+    }
+
+    /// Whether a room has caught up, for which publishers may wait, since this was last asked.
+    pub fn take_released(&mut self) -> bool {
+        std::mem::take(&mut self.released)
     }
 
     /// The kernel took the frames from `from` to before `end` for one member.
@@ -176,20 +317,32 @@ impl LocalRooms {
         self.rooms[slot as usize].sampled.delivered(from, end, &self.deliveries);
     }
 
-    /// Cuts every log back to its bound: everyone who reads has been sent what was new, and who lags has had its time.
-    pub fn cut_back(&mut self) {
-        for slot in self.grown.drain(..) {
-            let local = &mut self.rooms[slot as usize];
-            local.has_grown = false;
-            local.log.cut_back(local.backlog_bytes_max);
+    /// The kernel took bytes that once were frames of a room.
+    pub fn delivered_own(&self, carried: Carried) {
+        self.deliveries.count(carried.frames.into());
+        if let Some(received) = carried.received {
+            self.deliveries.sampled(received);
         }
     }
 
-    /// The next room whose log has grown.
-    pub fn take_news(&mut self) -> Option<u32> {
-        let slot = self.news.pop()?;
-        self.rooms[slot as usize].has_news = false;
-        Some(slot)
+    /// The frames of a room from `from` to before `end`, to be counted as delivered when their bytes have left.
+    pub fn carried(&self, slot: u32, from: u64, end: u64) -> Carried {
+        // Bytes of one slice, which is smaller than 4 GiB.
+        Carried { frames: (end - from) as u32, received: self.rooms[slot as usize].sampled.first(from, end) }
+    }
+
+    /// Cuts the logs of rooms that owe nothing back to their bound: members who read have been sent what was new, and
+    /// members who lag have had their time.
+    pub fn cut_back(&mut self) {
+        let rooms = &mut self.rooms;
+        self.grown.retain(|slot| {
+            let local = &mut rooms[*slot as usize];
+            local.has_grown = local.visits.in_line;
+            if !local.has_grown {
+                local.log.cut_back(local.backlog_bytes_max);
+            }
+            local.has_grown
+        });
     }
 
     /// All slots in use.

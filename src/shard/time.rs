@@ -3,7 +3,9 @@
 use tracing::debug;
 
 use super::Shard;
+use super::reading::REPLIES_BYTES_HELD;
 use crate::connection::State;
+use crate::protocol::close_code::CloseReason;
 use crate::ring::DataRing;
 
 impl<R: DataRing> Shard<R> {
@@ -54,6 +56,10 @@ impl<R: DataRing> Shard<R> {
                 self.queue(slot);
             }
             State::Open if connection.pinged && !connection.heard && tick >= connection.pinged_tick + timeout => {
+                if connection.replies_bytes() > REPLIES_BYTES_HELD {
+                    // It was not heard, because it asks and doesn't read.
+                    return self.close(slot, &CloseReason::RepliesUnread);
+                }
                 debug!(slot, "no sign of life after a ping");
                 self.counters.ping_timeouts.add(1);
                 self.end(slot);
@@ -97,7 +103,7 @@ impl<R: DataRing> Shard<R> {
                 let memberships = &self.connections[*member as usize].memberships;
                 memberships.iter().find(|membership| membership.room == slot).map(|membership| membership.cursor)
             };
-            let slowest = local.members.iter().filter_map(cursor).min().unwrap_or(u64::MAX);
+            let slowest = local.members().iter().filter_map(cursor).min().unwrap_or(u64::MAX);
             local.log.trim(slowest.min(local.log.tip()));
         }
     }

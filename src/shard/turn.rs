@@ -1,19 +1,20 @@
 //! The turn: completions in, frames out, one submission.
 //!
-//! What has arrived, from connections and from other shards, is read only when everything owed has been given to the
-//! kernel: a publisher is slowed down to what the fan-out can do, by its own TCP window. Logs are cut back to their
-//! bound only then, so that members who read are never lapped because the server was busy.
+//! A turn is bounded in work, on both sides: what is read of connections (see [`super::reading`]), and what is given to
+//! the kernel. A publisher is slowed down to what the fan-out of its room can do, by its own TCP window. Logs are cut back
+//! to their bound only when their members have been visited, so that members who read are never lapped because the server
+//! was busy.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use super::{Arrival, End, Key, Shard};
+use super::Shard;
 use crate::config::Slow;
 use crate::connection::{Gap, Next, Role, Sent, State};
-use crate::frame::decode::{Event, Violation};
+use crate::frame::decode::Violation;
 use crate::frame::encode;
-use crate::metrics::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE, Lapped};
+use crate::metrics::counters::{CLOSED_WITHOUT_CODE, Lapped};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{broadcast, sse};
 use crate::relay::Order;
@@ -22,16 +23,42 @@ use fastwebsockets::OpCode;
 
 /// Completions taken in one turn.
 const COMPLETIONS_PER_TURN: usize = 8192;
-/// The kernel is asked so often for what it deferred, until there are as many arrivals as a turn reads.
+/// The kernel is asked so often for what it deferred, until so many receive buffers wait to be read.
 const SUBMISSIONS_BEFORE_READING: usize = 16;
-/// Arrivals read in one turn.
-const ARRIVALS_PER_TURN: usize = 256;
-/// Connections that are taken down in one turn: when thousands end at once, those who stay go on hearing.
-const ENDS_PER_TURN: usize = 32;
-/// Sends submitted in one turn: the first members of a large room don't wait for the last ones' submissions.
-const SENDS_PER_TURN: usize = 1024;
+/// See [`SUBMISSIONS_BEFORE_READING`].
+const BUFFERS_BEFORE_READING: usize = 256;
+/// What one turn gives to the kernel: about two milliseconds of it.
+const PER_TURN: Budget = Budget { sends: 512, bytes: 2 * 1024 * 1024 };
+/// The least number of members that a room visits in its turn.
+const VISITS_MIN: usize = 16;
+/// Room for relays that is kept from one turn to the next.
+const RELAYS_KEPT_MAX: usize = 1024;
 /// Turns follow one another for so long before the control ring runs.
 const TURNS_TIME_MAX: Duration = Duration::from_millis(4);
+
+/// What may still be given to the kernel.
+#[derive(Clone, Copy)]
+struct Budget {
+    sends: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    fn is_spent(self) -> bool {
+        self.sends == 0 || self.bytes == 0
+    }
+
+    /// One of so many equal parts.
+    fn share(self, parts: usize) -> Self {
+        let parts = parts.max(1);
+        Self { sends: (self.sends / parts).max(1), bytes: (self.bytes / parts).max(1) }
+    }
+
+    fn take(&mut self, sends: usize, bytes: usize) {
+        self.sends = self.sends.saturating_sub(sends);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
 
 impl<R: DataRing> Shard<R> {
     /// Takes turns until there is nothing to do, or the control ring has waited long enough; true: there is more.
@@ -57,18 +84,15 @@ impl<R: DataRing> Shard<R> {
         for _ in 0..SUBMISSIONS_BEFORE_READING {
             let deferred_more = self.ring.submit()?;
             self.reap();
-            if !deferred_more || self.arrivals.len() >= ARRIVALS_PER_TURN {
+            if !deferred_more || self.pinned >= BUFFERS_BEFORE_READING {
                 break;
             }
         }
-        self.queue_news();
-        let owes_nothing = self.send_queue.is_empty();
-        if owes_nothing {
-            self.read_arrivals();
-            self.drain_inbox();
-        }
+        self.drain_inbox();
+        self.read_line();
+        self.hear_ends();
+        self.drain_inbox();
         self.obey_orders();
-        self.queue_news();
         let more_news = self.wakes.wake_others(self.registry.inboxes(), self.id);
         self.send();
         self.receive_again();
@@ -77,11 +101,23 @@ impl<R: DataRing> Shard<R> {
         if reaped_all && self.send_queue.is_empty() {
             self.rooms.cut_back();
         }
+        if self.rooms.take_released() {
+            self.pressure().released(self.registry.inboxes());
+        }
         // What ended meanwhile has left its rooms: their members must not wait for the next turn to hear of it.
         let more_news = self.wakes.wake_others(self.registry.inboxes(), self.id) || more_news;
-        let is_behind = !owes_nothing || !reaped_all || !self.send_queue.is_empty();
-        let more_arrived = !self.arrivals.is_empty() || !self.ends.is_empty();
-        Ok(is_behind || more_arrived || more_news || self.registry.inboxes()[self.id].has_orders())
+        let is_behind = !reaped_all || !self.send_queue.is_empty() || self.rooms.in_line() > 0;
+        let more = is_behind || more_news || !self.ends.is_empty() || self.registry.inboxes()[self.id].has_orders();
+        Ok(more || self.reads_on())
+    }
+
+    /// Whether there is something to read at once. If all that is in line has to wait, whoever it waits for wakes this shard.
+    fn reads_on(&self) -> bool {
+        if self.someone_may_go_on || self.line.is_empty() {
+            return !self.line.is_empty();
+        }
+        self.pressure().wait();
+        self.may_anyone_go_on()
     }
 
     /// Does what others have asked for.
@@ -160,125 +196,48 @@ impl<R: DataRing> Shard<R> {
 
     fn received(&mut self, slot: u32, result: io::Result<Option<Received>>, armed: bool) {
         let key = self.key(slot);
-        let behind = self.arrivals_in_all();
         let connection = self.connection(slot);
         connection.receiving = armed;
         match result {
             // Behind its end nothing is read: bytes could be missing in between.
-            Ok(Some(received)) if connection.peer_ended => self.ring.recycle(received),
-            Ok(Some(received)) => {
-                if !armed {
-                    self.starved.push(key);
-                }
-                self.arrivals.push_back(Arrival { key, received, at: self.now.instant });
+            Ok(Some(received)) if connection.peer_ended || connection.state == State::Ended => {
+                self.ring.recycle(received)
             }
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.starved.push(key),
+            Ok(Some(received)) => self.has_arrived(slot, received),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                connection.one_at_a_time = true;
+                self.starved.push_back(key);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {
+                if connection.unread.is_none() {
+                    self.receive(slot);
+                }
+            }
             // The peer has ended, or is gone; what it said before it went is heard first.
             Ok(None) | Err(_) => {
                 connection.peer_ended = true;
-                self.ends.push_back(End { key, behind });
+                if connection.unread.is_none() {
+                    self.ends.push_back(key);
+                }
             }
         }
         self.remove_if_released(slot);
     }
 
-    /// Reads what has arrived, unless another shard is behind with what this one publishes.
-    fn read_arrivals(&mut self) {
-        let others = self.registry.inboxes().iter().enumerate().filter(|(shard, _)| *shard != self.id);
-        if !self.arrivals.is_empty() && others.into_iter().any(|(_, inbox)| inbox.is_congested()) {
-            return;
-        }
-        for _ in 0..ARRIVALS_PER_TURN {
-            let Some(Arrival { key, mut received, at }) = self.arrivals.pop_front() else { break };
-            self.arrivals_read += 1;
-            self.counters.received_bytes.add(received.bytes().len() as u64);
-            self.sampler.arrived(at);
-            if self.is_current(key) {
-                self.bytes_arrived(key.slot, received.bytes());
-            }
-            self.ring.recycle(received);
-        }
-        for _ in 0..ENDS_PER_TURN {
-            if self.ends.front().is_none_or(|end| end.behind > self.arrivals_read) {
-                break;
-            }
-            let End { key, .. } = self.ends.pop_front().expect("there is one, as just seen");
-            if self.is_current(key) {
-                self.peer_ended(key.slot);
-            }
-        }
+    /// A ping is answered (RFC 6455, 5.5.2).
+    pub(super) fn ping_arrived(&mut self, slot: u32, payload: &[u8]) {
+        self.connection(slot).pong(encode::frame(OpCode::Pong, payload));
+        self.queue(slot);
     }
 
-    /// Arrivals since the shard began, read or not.
-    fn arrivals_in_all(&self) -> u64 {
-        self.arrivals_read + self.arrivals.len() as u64
-    }
-
-    fn peer_ended(&mut self, slot: u32) {
-        if self.connection(slot).is_stream() {
-            self.listener_left(slot);
-        } else {
-            // Perhaps the peer has ended its direction only, and still reads what it is owed.
-            self.count_end(slot, CLOSED_ABNORMALLY);
-            self.peer_closes(slot, None);
-        }
-    }
-
-    /// Arms the receives that ended for want of buffers, now that some have been given back.
-    fn receive_again(&mut self) {
-        for key in std::mem::take(&mut self.starved) {
-            if self.is_current(key) {
-                self.receive(key.slot);
-            }
-        }
-    }
-
-    /// Decodes what a connection sent, and does what it says.
-    pub(super) fn bytes_arrived(&mut self, slot: u32, mut input: &mut [u8]) {
-        if self.connection(slot).is_stream() {
-            return self.ignore(slot, input.len());
-        }
-        let message_bytes_max = self.config.max_message;
-        loop {
-            let connection = self.connection(slot);
-            connection.heard = true;
-            if !matches!(connection.state, State::Open | State::Closing) {
-                return;
-            }
-            match connection.decoder.next(&mut input, message_bytes_max) {
-                Ok(Some(event)) => self.event(slot, event),
-                Ok(None) => return,
-                Err(violation) => {
-                    self.violation(slot, &violation);
-                    return;
-                }
-            }
-            if !self.connections.contains(slot as usize) {
-                return;
-            }
-        }
-    }
-
-    fn event(&mut self, slot: u32, event: Event<'_>) {
-        let state = self.connection(slot).state;
-        match event {
-            Event::Message { kind, payload } if state == State::Open => self.message(slot, kind, &payload),
-            Event::Message { .. } | Event::Pong(_) => {}
-            Event::Ping(payload) => {
-                self.connection(slot).pong(encode::frame(OpCode::Pong, &payload));
-                self.queue(slot);
-            }
-            Event::Close(status) => {
-                let code = status.map(|(code, _)| code);
-                self.count_end(slot, code.unwrap_or(CLOSED_WITHOUT_CODE));
-                self.peer_closes(slot, code);
-            }
-        }
+    pub(super) fn close_arrived(&mut self, slot: u32, code: Option<u16>) {
+        self.count_end(slot, code.unwrap_or(CLOSED_WITHOUT_CODE));
+        self.peer_closes(slot, code);
     }
 
     /// The peer's Close, or its end without one: answered with its own code (RFC 6455, 5.5.1), behind what it is still
     /// owed.
-    fn peer_closes(&mut self, slot: u32, code: Option<u16>) {
+    pub(super) fn peer_closes(&mut self, slot: u32, code: Option<u16>) {
         let answer = code.map_or_else(|| encode::frame(OpCode::Close, b""), |code| encode::close(code, ""));
         self.settle(slot, usize::MAX);
         let connection = self.connection(slot);
@@ -292,7 +251,7 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    fn violation(&mut self, slot: u32, violation: &Violation) {
+    pub(super) fn violation(&mut self, slot: u32, violation: &Violation) {
         let connection = self.connection(slot);
         match connection.state {
             State::Open => self.close(slot, &CloseReason::Violation(violation.close_code(), violation)),
@@ -304,66 +263,101 @@ impl<R: DataRing> Shard<R> {
 
     /// Appends what all shards published to the logs here.
     pub(super) fn drain_inbox(&mut self) {
-        let mut relays = std::mem::take(&mut self.relays);
-        self.registry.inboxes()[self.id].drain(&mut relays);
+        let (mut relays, mut lost) = (std::mem::take(&mut self.relays), Vec::new());
+        let inboxes = self.registry.inboxes();
+        let was_congested = inboxes[self.id].drain(&mut relays, &mut lost);
+        if was_congested {
+            self.pressure().released(inboxes);
+        }
         self.wakes.drained(self.id);
         for relay in relays.drain(..) {
             self.rooms.append(&relay);
         }
+        lost.iter().for_each(|lost| self.rooms.lose(lost));
+        relays.shrink_to(RELAYS_KEPT_MAX);
         self.relays = relays;
     }
 
-    /// Queues every member of each room whose log has grown.
-    fn queue_news(&mut self) {
-        while let Some(room) = self.rooms.take_news() {
-            for slot in &self.rooms.get(room).members {
-                let connection = &mut self.connections[*slot as usize];
-                if !connection.queued && connection.may_send() {
-                    connection.queued = true;
-                    self.send_queue.push_back(Key { slot: *slot, serial: connection.serial });
-                }
-            }
-        }
-    }
-
+    /// Gives the kernel what is owed: to connections that wait for something of their own, and to members of rooms.
     fn send(&mut self) {
-        let sends = self.send_queued();
+        let mut left = PER_TURN;
+        let mut own = PER_TURN.share(2);
+        self.send_queued(&mut own);
+        left.take(PER_TURN.share(2).sends - own.sends, PER_TURN.share(2).bytes - own.bytes);
+        self.visit_members(&mut left);
+        self.send_queued(&mut left);
+        let sends = PER_TURN.sends - left.sends;
         if sends > 0 {
-            self.counters.send_batch.record(sends, 1);
+            self.counters.send_batch.record(sends as u64, 1);
         }
     }
 
-    /// Gives the kernel what is owed; how many sends that took.
-    fn send_queued(&mut self) -> u64 {
-        let mut gaps = Vec::new();
-        let mut sends = 0;
-        for _ in 0..SENDS_PER_TURN {
+    fn send_queued(&mut self, left: &mut Budget) {
+        while !left.is_spent() {
             let Some(key) = self.send_queue.pop_front() else { break };
-            if !self.is_current(key) {
-                continue;
-            }
-            let connection = &mut self.connections[key.slot as usize];
-            connection.queued = false;
-            if !connection.may_send() {
-                continue;
-            }
-            match connection.next_send(&self.rooms, &mut gaps) {
-                Next::Send(slices) => {
-                    connection.sending = true;
-                    sends += 1;
-                    self.ring.send(key.slot, connection.stream.as_raw_fd(), slices);
-                }
-                Next::Nothing => {}
-                Next::TooSlow => {
-                    self.counters.lapped(Lapped::Close).add(1);
-                    self.close(key.slot, &CloseReason::TooSlow);
-                }
-            }
-            for gap in gaps.drain(..) {
-                self.lapped(key.slot, gap);
+            if self.is_current(key) {
+                self.connection(key.slot).queued = false;
+                self.give(key.slot, left);
+                self.tell_laggards();
             }
         }
-        sends
+    }
+
+    /// One round of the rooms in line: each visits its share of members.
+    fn visit_members(&mut self, left: &mut Budget) {
+        let rooms = self.rooms.in_line();
+        let share = left.share(rooms);
+        for _ in 0..rooms {
+            if left.is_spent() {
+                break;
+            }
+            let mut of_room = share;
+            let visits_max = share.sends.max(VISITS_MIN);
+            for _ in 0..visits_max {
+                let Some(slot) = self.rooms.visit() else { break };
+                self.give(slot, &mut of_room);
+                if of_room.bytes == 0 {
+                    break;
+                }
+            }
+            left.take(share.sends - of_room.sends, share.bytes - of_room.bytes);
+            self.rooms.end_of_visits();
+            self.tell_laggards();
+        }
+    }
+
+    /// Gives the kernel what one connection is owed, unless it has to wait.
+    fn give(&mut self, slot: u32, left: &mut Budget) {
+        let connection = &mut self.connections[slot as usize];
+        if !connection.may_send() {
+            return;
+        }
+        match connection.next_send(&self.rooms, &mut self.gaps) {
+            Next::Send(slices) => {
+                connection.sending = true;
+                left.take(1, slices.len());
+                self.ring.send(slot, connection.stream.as_raw_fd(), slices);
+            }
+            Next::Nothing => {}
+            Next::TooSlow => self.laggards.push((slot, None)),
+        }
+        self.laggards.extend(self.gaps.drain(..).map(|gap| (slot, Some(gap))));
+    }
+
+    /// Tells members what they have lost, or closes those that can't be told.
+    fn tell_laggards(&mut self) {
+        if self.laggards.is_empty() {
+            return;
+        }
+        for (slot, gap) in std::mem::take(&mut self.laggards) {
+            match gap {
+                Some(gap) => self.lapped(slot, gap),
+                None => {
+                    self.counters.lapped(Lapped::Close).add(1);
+                    self.close(slot, &CloseReason::TooSlow);
+                }
+            }
+        }
     }
 
     /// Tells a member what it lost, or closes it, as the policy says. A lossy raw member isn't told.

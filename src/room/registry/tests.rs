@@ -1,5 +1,6 @@
 use super::*;
 use crate::os;
+use crate::relay;
 use crate::room::replay::Since;
 
 const AGE_MS: u64 = 1000;
@@ -7,8 +8,7 @@ const BOUNDS: ReplayBounds = ReplayBounds { frames_max: 100, bytes_max: 1 << 20,
 const MEMBER: MemberId = MemberId { shard: 0, slot: 0, serial: 1 };
 
 fn registry(bounds: ReplayBounds) -> Registry {
-    let inbox = Inbox::new(os::new_eventfd().unwrap(), 1 << 30);
-    Registry::new([inbox].into(), 7, ResumeKey::new([1, 2]), bounds)
+    Registry::new(relay::inboxes([os::new_eventfd().unwrap()], 1 << 30), 7, ResumeKey::new([1, 2]), bounds)
 }
 
 /// A user's visit to a room.
@@ -106,7 +106,7 @@ fn what_sleeps_is_bounded_in_bytes() {
             for _ in 0..10 {
                 visit.joined.room.publish_chat("ann", &text, 0, &mut Wakes::default());
             }
-            registry.inboxes()[0].drain(&mut Vec::new());
+            registry.inboxes()[0].drain(&mut Vec::new(), &mut Vec::new());
             visit.end(number);
             epoch
         })
@@ -136,7 +136,7 @@ fn rooms_fall_asleep_and_wake_on_many_threads_at_once() {
                     assert!(Arc::ptr_eq(&found, &joined.room), "there is one room of a name");
                     registry.leave(&joined.room, Some(&user), member, 0, wakes);
                     if thread == 0 {
-                        registry.inboxes()[0].drain(&mut Vec::new());
+                        registry.inboxes()[0].drain(&mut Vec::new(), &mut Vec::new());
                     }
                 }
             });

@@ -22,7 +22,7 @@ impl<R: DataRing> Shard<R> {
             self.connection(slot).unreadable = 0;
         }
         let outcome = match command {
-            Ok(Command::Publish { room, message }) => self.publish(slot, reference, user, &room, &message),
+            Ok(Command::Publish { room, message }) => self.publish(slot, reference, user, payload, &room, &message),
             Ok(Command::Join { room, since }) => self.join_request(slot, reference, &room, since),
             Ok(Command::Leave { room }) => self.leave_request(slot, reference, user, &room),
             Ok(Command::Who { room }) => self.who(slot, reference, &room),
@@ -59,10 +59,14 @@ impl<R: DataRing> Shard<R> {
         slot: u32,
         reference: Option<&Ref<'_>>,
         user: &Arc<str>,
+        payload: &[u8],
         name: &str,
         message: &str,
     ) -> Result<(), Refusal> {
         let room = self.existing_room(slot, name)?;
+        if !self.may_publish(&room, payload) {
+            return Ok(());
+        }
         let seq = room.publish_chat(user, message, self.now.unix_ms, &mut self.wakes);
         if reference.is_some() {
             self.reply(slot, Answer::published(name, room.epoch(), seq).frame(reference));
