@@ -140,7 +140,8 @@ pub fn haproxy_speaks_http2(upstream: SocketAddr) -> Setup {
 
 /// Apache httpd that carries WebSockets.
 pub fn apache_correct(upstream: SocketAddr) -> Setup {
-    Setup::new(Kind::Apache, &[&format!("ProxyPass \"/\" \"http://{upstream}/\" upgrade=websocket")])
+    let pass = format!("ProxyPass \"/\" \"http://{upstream}/\" upgrade=websocket");
+    Setup::new(Kind::Apache, &["ProxyPreserveHost On", &*pass])
 }
 
 /// Apache httpd as it is without further words: both headers gone. `via`: whether it signs.
