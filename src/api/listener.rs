@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::App;
 use super::call::ApiError;
-use super::slots::{Held, Phase, Slots, Slotted};
+use super::slots::{Held, Phase, Slot, Slots, Slotted};
 use crate::http::head::{HEAD_BYTES_MAX, HeadError};
 use crate::http::response::{self, Connection, Response};
 
@@ -121,25 +121,26 @@ async fn serve_one(stream: TcpStream, held: Held, router: Router, app: Arc<App>,
         }
     };
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner().into_stream();
-    // What came just now, or behind the last request.
+    refuse_the_rest(parts.io.into_inner().into_stream(), &parts.read_buf, slot, too_large, &app).await;
+}
+
+/// Answers whatever has begun on a connection that has to end before its next request is whole, and closes it.
+async fn refuse_the_rest(mut stream: TcpStream, read_ahead: &[u8], slot: &Slot, too_large: bool, app: &App) {
+    // What came just now, or behind the last request, has begun too.
     let has_begun = slot.phase() == Phase::Head
-        || !parts.read_buf.is_empty()
+        || !read_ahead.is_empty()
         || stream.try_read(&mut [0; 1]).is_ok_and(|count| count > 0);
-    if has_begun {
-        let error = if too_large { head_is_too_large() } else { head_is_too_late() };
-        app.metrics.of_internal_port().api_errors(error.code).add(1);
-        let linger = if slot.is_told_to_go() { Duration::ZERO } else { LINGER_TIME_MAX };
-        let _ = timeout(LINGER_TIME_MAX, end(&mut stream, &error, linger)).await;
+    if !has_begun {
+        return;
     }
-}
-
-fn head_is_too_large() -> ApiError {
-    ApiError::new(431, "too_big", HeadError::TooLarge.to_string())
-}
-
-fn head_is_too_late() -> ApiError {
-    ApiError::temporary(408, "too_late", "The head of the request did not arrive in time: send it whole, at once.")
+    let error = if too_large {
+        ApiError::new(431, "too_big", HeadError::TooLarge.to_string())
+    } else {
+        ApiError::temporary(408, "too_late", "The head of the request did not arrive in time: send it whole, at once.")
+    };
+    app.metrics.of_internal_port().api_errors(error.code).add(1);
+    let linger = if slot.is_told_to_go() { Duration::ZERO } else { LINGER_TIME_MAX };
+    let _ = timeout(LINGER_TIME_MAX, end(&mut stream, &error, linger)).await;
 }
 
 /// Answers and closes. What still comes is read for the time `linger`.
