@@ -12,10 +12,10 @@ use super::App;
 use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
 use super::once::{self, Begun, End, KEY_BYTES_MAX};
+use crate::clock::Time;
 use crate::config::RawMode;
 use crate::frame::encode;
 use crate::metrics::counters::Speech;
-use crate::os;
 use crate::protocol::name::{check_room, check_user};
 use crate::room::{Namespace, Payload, Wakes};
 
@@ -237,7 +237,8 @@ async fn publish_in(
     };
     let mut wakes = Wakes::received(sample);
     app.metrics.of_internal_port().messages_in(Speech::Api).add(1);
-    let published = app.rooms.publish_from_outside(namespace, room, payload, os::unix_ms(), &mut wakes);
+    let now = Time::read(Instant::now().into());
+    let published = app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes);
     wakes.wake_all(inboxes);
     Some(match published {
         Some((room, seq, members)) => {
