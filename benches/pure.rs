@@ -9,12 +9,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fastwebsockets::OpCode;
+use hi::clock::Time;
 use hi::frame::decode::Decoder;
 use hi::frame::encode;
 use hi::http::{head, upgrade};
 use hi::os;
-use hi::protocol::broadcast::Unnumbered;
+use hi::protocol::broadcast::{Unnumbered, to_one};
 use hi::protocol::resume::ResumeKey;
+use hi::protocol::v0::text;
+use hi::protocol::v1::{Answer, RoomEntry};
+use hi::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use hi::relay;
 use hi::room::log::{Log, Read};
 use hi::room::registry::Registry;
@@ -117,7 +121,7 @@ fn relay(criterion: &mut Criterion) {
     for shard in 0..2 {
         let member = MemberId { shard, slot: 0, serial: 1 };
         let joined = registry
-            .join(Namespace::Raw, "bench", &Joining::new(None, member), 0, &mut wakes)
+            .join(Namespace::Raw, "bench", &Joining::new(None, member), Time::default(), &mut wakes)
             .expect("raw rooms have no names");
         room = Some(joined.room);
     }
@@ -136,5 +140,45 @@ fn relay(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, decode, encode_once, handshake, log, relay);
+/// The answers to `/channels` and `rooms` on a server with ten thousand rooms, of which they show a thousand; and to `who`
+/// in a room of ten thousand users.
+fn lists(criterion: &mut Criterion) {
+    let inboxes = relay::inboxes([os::new_eventfd().expect("an eventfd")], 1 << 30);
+    let registry = Registry::new(inboxes, 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
+    let (member, mut wakes) = (MemberId { shard: 0, slot: 0, serial: 1 }, Wakes::default());
+    let mut join = |room: &str, user: String| {
+        let user = user.into();
+        let joining = Joining::new(Some(&user), member);
+        registry.join(Namespace::Chat, room, &joining, Time::default(), &mut wakes).expect("the name is free").room
+    };
+    for number in 0..10_000 {
+        join(&format!("room-{number:050}"), "ann".to_owned());
+    }
+    let large: Vec<_> = (0..10_000).map(|number| join("room-", format!("user-{number:050}"))).collect();
+    let mut group = criterion.benchmark_group("lists");
+    group.bench_function("rooms", |bencher| {
+        bencher.iter(|| {
+            let (rooms, count) = registry.first_rooms(Namespace::Chat, "room-", ROOMS_LISTED_MAX);
+            let entries = rooms.iter().map(|room| RoomEntry { room: room.name(), users: room.user_count() });
+            black_box(Answer::rooms(entries.collect(), count).frame(None))
+        });
+    });
+    group.bench_function("channels", |bencher| {
+        bencher.iter(|| {
+            let (rooms, count) = registry.first_rooms(Namespace::Chat, "", ROOMS_LISTED_MAX);
+            let names: Vec<_> = rooms.iter().map(|room| &**room.name()).collect();
+            black_box(to_one("#tea", "tea", &text::list(&names, count)))
+        });
+    });
+    group.bench_function("who", |bencher| {
+        bencher.iter(|| {
+            let (users, count) = large[0].first_users(USERS_LISTED_MAX);
+            let users = users.iter().map(|user| &**user).collect();
+            black_box(Answer::who("tea", users, count).frame(None))
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, decode, encode_once, handshake, log, relay, lists);
 criterion_main!(benches);

@@ -11,7 +11,7 @@ use clap::{Parser, ValueEnum};
 use crate::api;
 use crate::connection::OUTBOX_BYTES_MAX;
 use crate::cores::Pin;
-use crate::doctor::url::Target;
+use crate::doctor::url::{Target, TargetParser};
 use crate::http::head::HEAD_BYTES_MAX;
 use crate::http::origin::Origin;
 use crate::rate::RateLimit;
@@ -134,7 +134,7 @@ pub struct Config {
 
     /// The address as users have it, e.g. wss://chat.example.com/ws: hi dials itself through it, and says when that fails
     /// or leads to another server [default: none]
-    #[arg(long, value_name = "URL", env = "HI_PUBLIC_URL", value_parser = Target::parse)]
+    #[arg(long, value_name = "URL", env = "HI_PUBLIC_URL", value_parser = TargetParser)]
     pub public_url: Option<Target>,
 
     /// Time between two looks at the public address

@@ -21,11 +21,12 @@
 //! | [`api`] | the internal HTTP port: publishing, rooms, health; `hi pub` and `hi rooms` |
 //! | [`metrics`] | what each shard counts, and all of it added up as text |
 //! | [`canary`] | the server dials itself through its public address, on a thread of its own |
-//! | [`doctor`] | `hi doctor`: every address, every hop, one verdict, and the mend |
+//! | [`doctor`] | `hi doctor`: every address, every hop, one verdict, and the fix |
 //! | [`checklist`] | `hi checklist`: what to do around a move, each thing ticked by a real check |
-//! | [`proxy`] | reverse proxies: how they are known, and the lines that mend them (pure) |
+//! | [`proxy`] | reverse proxies: how they are known, and the lines that fix them (pure) |
 //! | [`mod@printable`] | what strangers wrote, so that it can do nothing in a terminal, a log or a document (pure) |
 //! | [`mod@slice`], [`wheel`], [`rate`], [`throttle`] | shared bytes, timers, rate limits, the pace of log lines (pure) |
+//! | [`clock`] | the two readings of time: one for `Ts`, one for ages and intervals |
 //! | [`os`] | limits, affinity, listeners |
 //! | [`cores`] | how many shards there are, and which cores they are pinned to |
 //! | [`mod@environment`] | which variables of the environment count, and errors that name them |
@@ -39,6 +40,7 @@
 pub mod api;
 pub mod canary;
 pub mod checklist;
+pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod cores;

@@ -35,7 +35,7 @@ struct CommandLine {
 /// What else `hi` does than to serve.
 #[derive(Subcommand)]
 enum Command {
-    /// Finds out why a WebSocket address doesn't work: every address, every hop, one verdict, and the mend
+    /// Diagnoses a WebSocket address: checks every IP and proxy on the way, prints one verdict and the fix
     Doctor(Box<doctor::Args>),
     /// The things to do before, during and after a move to another server, each ticked by a real check
     Checklist(checklist::Args),

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -145,11 +145,6 @@ pub fn hold_signals(signals: &[libc::c_int], hold: bool) {
         // It fails only for a `how` that doesn't exist.
         libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
     }
-}
-
-/// Milliseconds since 1970 (the `Ts` of the wire).
-pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// A random number from the kernel.

@@ -79,7 +79,10 @@ fn converse(clients: &mut [Client; 2], messages: usize) {
                     continue;
                 }
                 let seq = message["Seq"].as_u64().unwrap_or_else(|| panic!("no message of the room: {message}"));
-                assert!(message["Event"] != "gap" && next_seq.is_none_or(|next| next == seq), "{next_seq:?}: {message}");
+                assert!(
+                    message["Event"] != "gap" && next_seq.is_none_or(|next| next == seq),
+                    "{next_seq:?}: {message}"
+                );
                 *next_seq = Some(seq + 1);
                 heard |= message["Message"] == text;
             }

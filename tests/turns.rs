@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use clap::Parser;
 use fastwebsockets::OpCode;
+use hi::clock::Time;
 use hi::config::Config;
 use hi::connection::Role;
 use hi::frame::encode;
@@ -255,14 +256,14 @@ fn who_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
     let member = MemberId { shard: 1, slot: 0, serial: 0 };
     let far = "far".into();
     let joining = Joining::new(Some(&far), member);
-    let far = bench.registry.join(Namespace::Chat, "tea", &joining, 0, &mut Wakes::default());
+    let far = bench.registry.join(Namespace::Chat, "tea", &joining, Time::default(), &mut Wakes::default());
     let room = far.unwrap().room;
     bench.turn_until_idle();
     bench.registry.inboxes()[1].drain(&mut Vec::new(), &mut Vec::new());
     arrived(&mut ann);
 
     bench.script.broken.set(Some(1));
-    room.publish_chat("far", "bob doesn't get this", 0, &mut Wakes::default());
+    room.publish_chat("far", "bob doesn't get this", Time::default(), &mut Wakes::default());
     bench.turn_until_asleep();
     hear(&mut ann, &[b"bob doesn't get this", b"User bob left channel."]);
     // The other shard has it too, and has been told.
@@ -403,7 +404,8 @@ fn a_member_that_leaves_during_the_visits_makes_nobody_miss_one() {
         }
     }
     bench.turn_until_idle();
-    let all: Vec<u8> = (1..=messages).flat_map(|message| encode::frame(OpCode::Binary, &message.to_be_bytes())).collect();
+    let all: Vec<u8> =
+        (1..=messages).flat_map(|message| encode::frame(OpCode::Binary, &message.to_be_bytes())).collect();
     let mut stayed = 0;
     for member in members.iter_mut().flatten() {
         hear(member, &[&all]);
@@ -421,13 +423,13 @@ fn what_a_full_inbox_drops_is_told_at_once_also_if_nothing_follows() {
     hear(&mut ann, &[b"Welcome to tea, ann!"]);
     let tea = room(&bench, Namespace::Chat, "tea");
     let text = "x".repeat(200);
-    let last = (0..100).map(|_| tea.publish_chat("far", &text, 0, &mut Wakes::default())).last().unwrap();
+    let last = (0..100).fold(0, |_, _| tea.publish_chat("far", &text, Time::default(), &mut Wakes::default()));
     assert!(bench.registry.inboxes()[0].dropped() > 50);
     bench.turn_until_idle();
     hear(&mut ann, &[format!("\"ToSeq\":{last}").as_bytes()]);
     ann.set_nonblocking(true).unwrap();
     // And what follows goes on behind the gap.
-    let next = tea.publish_chat("far", "here again", 0, &mut Wakes::default());
+    let next = tea.publish_chat("far", "here again", Time::default(), &mut Wakes::default());
     bench.turn_until_idle();
     hear(&mut ann, &[b"here again", format!("\"Seq\":{next}").as_bytes()]);
 }

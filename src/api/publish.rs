@@ -12,10 +12,10 @@ use super::App;
 use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
 use super::once::{self, Begun, End, KEY_BYTES_MAX};
+use crate::clock::Time;
 use crate::config::RawMode;
 use crate::frame::encode;
 use crate::metrics::counters::Speech;
-use crate::os;
 use crate::protocol::name::{check_room, check_user};
 use crate::room::{Namespace, Payload, Wakes};
 
@@ -149,10 +149,11 @@ async fn publish_to_one(
         Begun::Answered(answer) => return Ok(answer),
         Begun::Run(request) => request,
     };
-    let published = publish_in(app, namespace, room, payload, Instant::now() + WAIT_TIME_MAX).await.ok_or_else(|| {
-        let message = "The server is behind with its deliveries. Nothing was published; retry in a second.";
-        ApiError::temporary(503, "busy", message)
-    })?;
+    let published =
+        publish_in(app, namespace, room, payload, Instant::now() + WAIT_TIME_MAX).await.ok_or_else(|| {
+            let message = "The server is behind with its deliveries. Nothing was published; retry in a second.";
+            ApiError::temporary(503, "busy", message)
+        })?;
     Ok(request.answer(Answer::json(status(published.members), &published)))
 }
 
@@ -222,8 +223,7 @@ async fn publish_in(
 ) -> Option<Published> {
     let received = Instant::now();
     let inboxes = app.rooms.inboxes();
-    let must_wait =
-        || app.rooms.is_congested() || app.rooms.get(namespace, room).is_some_and(|room| room.is_behind());
+    let must_wait = || app.rooms.is_congested() || app.rooms.get(namespace, room).is_some_and(|room| room.is_behind());
     while must_wait() {
         if Instant::now() >= until {
             return None;
@@ -237,7 +237,8 @@ async fn publish_in(
     };
     let mut wakes = Wakes::received(sample);
     app.metrics.of_internal_port().messages_in(Speech::Api).add(1);
-    let published = app.rooms.publish_from_outside(namespace, room, payload, os::unix_ms(), &mut wakes);
+    let now = Time::read(Instant::now().into());
+    let published = app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes);
     wakes.wake_all(inboxes);
     Some(match published {
         Some((room, seq, members)) => {

@@ -12,13 +12,10 @@ use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
 use crate::frame::encode::CLOSE_REASON_BYTES_MAX;
 use crate::protocol::name::{check_room, check_user};
+use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::relay::{Disconnect, Order, Pushed};
 use crate::room::{Namespace, Room};
 
-/// Rooms in one list.
-const ROOMS_MAX: usize = 1000;
-/// Users in one list.
-const USERS_MAX: usize = 100;
 /// A shard answers within a turn; one that doesn't is in trouble.
 const SHARD_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -98,14 +95,13 @@ impl Query {
 pub(super) fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let query = Query::parse(&call.query, true)?;
     let asked = |namespace: &Namespace| query.namespace.is_none_or(|asked| asked == *namespace);
-    let namespaces = [Namespace::Chat, Namespace::Raw].into_iter().filter(asked);
-    let named = |namespace| app.rooms.names(namespace).into_iter().map(move |name| (namespace, name));
-    let found: Vec<_> =
-        namespaces.flat_map(named).filter(|(_, name)| name.starts_with(query.prefix.as_str())).collect();
-    let count = found.len();
-    // A room may have gone meanwhile.
-    let listed = found.into_iter().take(ROOMS_MAX).filter_map(|(namespace, name)| app.rooms.get(namespace, &name));
-    Ok(Answer::json(200, &Rooms { rooms: listed.map(|room| Listed::new(&room)).collect(), count }))
+    let (mut listed, mut count) = (Vec::new(), 0);
+    for namespace in [Namespace::Chat, Namespace::Raw].into_iter().filter(asked) {
+        let (first, of_kind) = app.rooms.first_rooms(namespace, &query.prefix, ROOMS_LISTED_MAX - listed.len());
+        listed.extend(first.iter().map(|room| Listed::new(room)));
+        count += of_kind;
+    }
+    Ok(Answer::json(200, &Rooms { rooms: listed, count }))
 }
 
 /// `GET /api/rooms/ROOM`: one room, and who is in it.
@@ -117,9 +113,8 @@ pub(super) fn one_room(app: &App, call: &Call) -> Result<Answer, ApiError> {
         let message = format!("room: nobody is in a {} room of that name.", kind(namespace));
         return Err(ApiError::new(404, "room_not_found", message));
     };
-    let users = room.users();
-    let count = users.len();
-    let users = users.iter().take(USERS_MAX).map(ToString::to_string).collect();
+    let (users, count) = room.first_users(USERS_LISTED_MAX);
+    let users = users.iter().map(ToString::to_string).collect();
     let (seq, epoch) = (room.last_seq(), format!("{:016x}", room.epoch()));
     Ok(Answer::json(200, &OneRoom { listed: Listed::new(&room), seq, epoch, users, count }))
 }

@@ -60,7 +60,8 @@ impl Connection {
         self.take_own(&mut slices, &mut sources);
         if self.state == State::Open && !self.take_rooms(rooms, &mut slices, &mut sources, gaps) {
             // Nothing of what was taken must be lost: the Close comes behind it.
-            let owed = |(slice, source): (Slice, Source)| Owed { bytes: slice.detached(), carried: source.carried(rooms) };
+            let owed =
+                |(slice, source): (Slice, Source)| Owed { bytes: slice.detached(), carried: source.carried(rooms) };
             self.give_back(slices.into_iter().zip(sources).map(owed).collect());
             return Next::TooSlow;
         }

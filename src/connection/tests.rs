@@ -7,6 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::clock::Time;
 use crate::metrics::counters::Counters;
 use crate::os;
 use crate::protocol::resume::ResumeKey;
@@ -172,8 +173,13 @@ impl Bench {
         let (mut shared, mut slots) = (Vec::new(), Vec::new());
         for name in 0..ROOMS {
             let member = MemberId { shard: 0, slot: 99, serial: 0 };
-            let joined =
-                registry.join(Namespace::Raw, &name.to_string(), &Joining::new(None, member), 0, &mut Wakes::default());
+            let joined = registry.join(
+                Namespace::Raw,
+                &name.to_string(),
+                &Joining::new(None, member),
+                Time::default(),
+                &mut Wakes::default(),
+            );
             let joined = joined.unwrap();
             slots.push(rooms.join(&joined.room, Form::Frames, joined.entered.first_seq, 1 << 20));
             shared.push(joined.room);
@@ -229,7 +235,7 @@ impl Bench {
         if self.connection.state == State::Open {
             self.connection.settle(&self.rooms, SETTLE_BYTES_MAX);
             self.connection.close(encode(&Frame::Close, 2), State::Closing);
-            self.slots.iter().for_each(|room| _ = self.connection.left(*room, &self.rooms));
+            self.slots.iter().for_each(|room| self.connection.left(*room, &self.rooms));
         }
     }
 

@@ -49,8 +49,8 @@ impl Unnumbered {
     }
 
     /// Adds `Seq`, `Epoch` and `Ts` (ms since 1970) and closes the frame.
-    pub fn number(mut self, seq: u64, epoch: u64, now_ms: u64) -> Bytes {
-        self.write(format_args!(",\"Seq\":{seq},\"Epoch\":\"{epoch:016x}\",\"Ts\":{now_ms}}}"));
+    pub fn number(mut self, seq: u64, epoch: u64, unix_ms: u64) -> Bytes {
+        self.write(format_args!(",\"Seq\":{seq},\"Epoch\":\"{epoch:016x}\",\"Ts\":{unix_ms}}}"));
         self.0.finish(OpCode::Text)
     }
 

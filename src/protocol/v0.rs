@@ -102,6 +102,15 @@ pub mod text {
         format!("Couldn't join channel: you are in {rooms_max} rooms, which is as many as you may. /leave one first.")
     }
 
+    /// The answer to `/list` and `/channels`: the first names of `count`.
+    pub fn list(names: &[&str], count: usize) -> String {
+        let mut list = names.join(", ");
+        if count > names.len() {
+            list.push_str(&format!(", and {} more", count - names.len()));
+        }
+        list
+    }
+
     /// A message beyond the rate limit.
     pub fn too_fast(per_second: u32) -> String {
         format!("Too fast: that message was not delivered. You may send {per_second} messages a second.")
@@ -194,6 +203,13 @@ mod tests {
     fn deep_nesting_is_refused_without_harm() {
         let payload = format!("{{\"x\":{}", "[".repeat(16_000));
         assert!(parse(payload.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_list_says_how_many_it_leaves_out() {
+        assert_eq!(text::list(&["ann", "bob"], 2), "ann, bob");
+        assert_eq!(text::list(&["ann", "bob"], 3), "ann, bob, and 1 more");
+        assert_eq!(text::list(&[], 0), "");
     }
 
     #[test]

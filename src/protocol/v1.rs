@@ -19,10 +19,6 @@ pub use parse::parse;
 
 /// The name in `Sec-WebSocket-Protocol`.
 pub const SUBPROTOCOL: &str = "hi.v1";
-/// Users that `who` lists at most.
-pub const USERS_LISTED_MAX: usize = 100;
-/// Rooms that `rooms` lists at most: the answer fits into what may wait for a connection, whatever they are called.
-pub const ROOMS_LISTED_MAX: usize = 1000;
 
 /// `Ref`: chosen by the client, repeated as it came.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -258,13 +254,13 @@ impl<'a> Answer<'a> {
 }
 
 /// The answer to `ping`; the time in ms since 1970.
-pub fn pong(reference: Option<&Ref<'_>>, now_ms: u64) -> Bytes {
+pub fn pong(reference: Option<&Ref<'_>>, unix_ms: u64) -> Bytes {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
     struct Pong {
         ts: u64,
     }
-    encode(&Tagged { op: "pong", reference, body: Pong { ts: now_ms } })
+    encode(&Tagged { op: "pong", reference, body: Pong { ts: unix_ms } })
 }
 
 #[derive(Serialize)]

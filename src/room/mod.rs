@@ -4,29 +4,33 @@
 //! push it into the inbox of each shard that has members: that push, under the lock, is what makes one total order.
 //! The fan-out itself takes no lock: every shard appends what its inbox brought to its own [`log::Log`].
 
-use std::collections::{BinaryHeap, HashMap};
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
+use crate::clock::Time;
 use crate::os;
 use crate::protocol::broadcast;
 use crate::relay::{Inbox, Relay};
 
+mod expiry;
 pub mod log;
 pub mod presence;
 pub mod registry;
 pub mod replay;
 mod sleepers;
+pub mod sorted;
 mod wakes;
 
 pub use sleepers::SLEEPING_BYTES_MAX;
 pub use wakes::Wakes;
 
+use expiry::Expiry;
 use presence::{Announce, Notice, Presence};
-use replay::{Batch, Replay, ReplayBounds, Since};
+use replay::{Batch, Gathered, Replay, ReplayBounds, Since};
+use sorted::Sorted;
 
 /// Of what a client that comes back has missed, so many bytes are taken with its join; the rest is read as it is sent.
 const REPLAY_HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -118,6 +122,11 @@ pub struct Room {
     namespace: Namespace,
     epoch: u64,
     inboxes: Arc<[Inbox]>,
+    expiry: Arc<Expiry>,
+    /// As in the state, for those who list many rooms: read without the lock.
+    users: AtomicUsize,
+    /// Likewise.
+    members: AtomicUsize,
     /// Shards that have yet to send much of what was published: see [`Room::is_behind`].
     behind: AtomicU32,
     state: Mutex<State>,
@@ -129,7 +138,9 @@ struct State {
     alive: bool,
     next_seq: u64,
     replay: Replay,
-    users: HashMap<Arc<str>, Holder>,
+    /// Whether the room is on the list of those that keep something.
+    expires: bool,
+    users: Sorted<Holder>,
     members_by_shard: Box<[u32]>,
     members: usize,
     presence: Presence,
@@ -154,7 +165,7 @@ pub enum Payload<'a> {
 pub enum Announced {
     /// It has been, or somebody else will.
     Done,
-    /// Folded: whoever got this calls [`Room::announce_folded`] at that time (ms).
+    /// Folded: whoever got this calls [`Room::announce_folded`] at that time ([`Time::monotonic_ms`]).
     At(u64),
 }
 
@@ -172,18 +183,31 @@ impl Room {
         namespace: Namespace,
         epoch: u64,
         inboxes: Arc<[Inbox]>,
+        expiry: Arc<Expiry>,
         replay: ReplayBounds,
     ) -> Self {
         let state = State {
             alive: true,
             next_seq: 1,
             replay: Replay::new(1, replay),
-            users: HashMap::new(),
+            expires: false,
+            users: Sorted::default(),
             members_by_shard: vec![0; inboxes.len()].into(),
             members: 0,
             presence: Presence::default(),
         };
-        Self { id, name, namespace, epoch, inboxes, behind: AtomicU32::new(0), state: Mutex::new(state) }
+        Self {
+            id,
+            name,
+            namespace,
+            epoch,
+            inboxes,
+            expiry,
+            behind: AtomicU32::new(0),
+            users: AtomicUsize::new(0),
+            members: AtomicUsize::new(0),
+            state: Mutex::new(state),
+        }
     }
 
     /// A number that no other room of this process has, or had.
@@ -220,16 +244,9 @@ impl Room {
         }
     }
 
-    /// Users in it, sorted. Raw rooms have none.
-    pub fn users(&self) -> Vec<Arc<str>> {
-        let mut users: Vec<_> = self.lock().users.keys().cloned().collect();
-        users.sort();
-        users
-    }
-
     /// How many members it has.
     pub fn members(&self) -> usize {
-        self.lock().members
+        self.members.load(Ordering::Relaxed)
     }
 
     /// `Seq` of its newest frame; 0 before the first.
@@ -237,30 +254,23 @@ impl Room {
         self.lock().next_seq - 1
     }
 
-    /// The first `max` users by name, and how many there are.
+    /// The first `max` users by name, and how many there are. Raw rooms have none.
     pub fn first_users(&self, max: usize) -> (Vec<Arc<str>>, usize) {
         let state = self.lock();
-        let mut first = BinaryHeap::with_capacity(max + 1);
-        for user in state.users.keys() {
-            if first.len() < max {
-                first.push(user);
-            } else if first.peek().is_some_and(|last| user < *last) {
-                first.pop();
-                first.push(user);
-            }
-        }
-        (first.into_sorted_vec().into_iter().cloned().collect(), state.users.len())
+        let first = state.users.iter().take(max).map(|(user, _)| Arc::clone(user));
+        (first.collect(), state.users.len())
     }
 
     /// How many users are in it.
     pub fn user_count(&self) -> usize {
-        self.lock().users.len()
+        self.users.load(Ordering::Relaxed)
     }
 
     /// Frames from `from` to before `until` for a member that catches up; `None` if some are no longer kept. At most
     /// `bytes_max` bytes, but always one frame.
     pub fn replay(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
-        self.lock().replay.read(from, until, bytes_max)
+        let gathered = self.lock().replay.gather(from, until, bytes_max);
+        gathered.map(Gathered::batch)
     }
 
     /// Bytes kept for those who come back.
@@ -268,54 +278,64 @@ impl Room {
         self.lock().replay.bytes()
     }
 
-    /// Drops what is too old to be replayed.
-    pub fn cut_replay(&self, now_ms: u64) {
-        self.lock().replay.cut(now_ms);
+    /// Drops what is too old to be replayed, and has the rest looked at when that is too old. The room has just come off
+    /// the list of those that keep something.
+    fn cut_replay(self: &Arc<Self>, now: Time) {
+        let mut state = self.lock();
+        state.replay.cut(now.monotonic_ms);
+        state.expires = false;
+        self.schedule_expiry(&mut state);
+    }
+
+    /// Puts the room on the list of those that keep something, unless it stands there, or keeps nothing.
+    fn schedule_expiry(self: &Arc<Self>, state: &mut State) {
+        if !state.expires
+            && let Some(due_ms) = state.replay.due_ms()
+        {
+            state.expires = true;
+            self.expiry.schedule(self, due_ms);
+        }
     }
 
     /// Publishes the chat message `text` of `user` and returns its `Seq`.
-    pub fn publish_chat(self: &Arc<Self>, user: &str, text: &str, now_ms: u64, wakes: &mut Wakes) -> u64 {
+    pub fn publish_chat(self: &Arc<Self>, user: &str, text: &str, now: Time, wakes: &mut Wakes) -> u64 {
         let message = broadcast::Unnumbered::message(user, &self.name, text);
         let mut state = self.lock();
-        let frame = message.number(state.next_seq, self.epoch, now_ms);
-        self.publish(&mut state, &frame, now_ms, wakes)
+        let frame = message.number(state.next_seq, self.epoch, now.unix_ms);
+        self.publish(&mut state, &frame, now, wakes)
     }
 
     /// Publishes a frame as it is, and returns its `Seq`. Raw rooms keep nothing: no client could ask for it.
     pub fn publish_raw(self: &Arc<Self>, frame: &Bytes, wakes: &mut Wakes) -> u64 {
-        self.publish(&mut self.lock(), frame, 0, wakes)
+        self.publish(&mut self.lock(), frame, Time::default(), wakes)
     }
 
     /// Publishes for somebody who is no member, and returns the message's `Seq` and how many members it goes to.
-    pub fn publish_from_outside(
-        self: &Arc<Self>,
-        payload: Payload<'_>,
-        now_ms: u64,
-        wakes: &mut Wakes,
-    ) -> (u64, usize) {
+    pub fn publish_from_outside(self: &Arc<Self>, payload: Payload<'_>, now: Time, wakes: &mut Wakes) -> (u64, usize) {
         let message = match payload {
             Payload::Chat { from, text } => Ok(broadcast::Unnumbered::message(from, &self.name, text)),
             Payload::Frame(frame) => Err(frame.clone()),
         };
         let mut state = self.lock();
-        let frame = message.map_or_else(|frame| frame, |message| message.number(state.next_seq, self.epoch, now_ms));
-        (self.publish(&mut state, &frame, now_ms, wakes), state.members)
+        let frame =
+            message.map_or_else(|frame| frame, |message| message.number(state.next_seq, self.epoch, now.unix_ms));
+        (self.publish(&mut state, &frame, now, wakes), state.members)
     }
 
     /// Publishes the notice about the joins and leaves that were folded until now.
-    pub fn announce_folded(self: &Arc<Self>, now_ms: u64, wakes: &mut Wakes) {
+    pub fn announce_folded(self: &Arc<Self>, now: Time, wakes: &mut Wakes) {
         let mut state = self.lock();
-        if let Some(notice) = state.presence.flush(&self.name, now_ms)
+        if let Some(notice) = state.presence.flush(&self.name, now.monotonic_ms)
             && state.members > 0
         {
-            self.publish_notice(&mut state, &notice, now_ms, wakes);
+            self.publish_notice(&mut state, &notice, now, wakes);
         }
     }
 
     /// Adds a member. A chat room announces it, the newcomer included; one that takes its name over from its own lost
     /// connection has never been away. A name whose holder has ended is free, though the holder's shard may not have heard
     /// of the end yet: who comes back at once must not find its own name taken.
-    fn join(self: &Arc<Self>, joining: &Joining<'_>, now_ms: u64, wakes: &mut Wakes) -> Result<Entered, JoinError> {
+    fn join(self: &Arc<Self>, joining: &Joining<'_>, now: Time, wakes: &mut Wakes) -> Result<Entered, JoinError> {
         let Joining { user, member, socket, since, predecessor } = *joining;
         let mut state = self.lock();
         if !state.alive {
@@ -329,7 +349,7 @@ impl Room {
                 Some(holder) if Some(holder.member) == predecessor => announces = false,
                 Some(holder) if os::peer_has_ended(holder.socket) => {
                     state.users.remove(user);
-                    announced = self.say_farewell(&mut state, user, now_ms, wakes);
+                    announced = self.say_farewell(&mut state, user, now, wakes);
                 }
                 Some(_) => return Err(JoinError::NameTaken),
             }
@@ -338,20 +358,23 @@ impl Room {
         state.members_by_shard[member.shard as usize] += 1;
         state.members += 1;
         let first_seq = state.next_seq;
-        state.replay.cut(now_ms);
+        state.replay.cut(now.monotonic_ms);
         let recovered = since.map(|since| {
             since.epoch == Some(self.epoch) && since.seq < first_seq && state.replay.reaches(since.seq + 1)
         });
         let from_seq = since.filter(|_| recovered == Some(true)).map_or(first_seq, |since| since.seq + 1);
-        let head = state.replay.read(from_seq, first_seq, REPLAY_HEAD_BYTES_MAX);
+        let head = state.replay.gather(from_seq, first_seq, REPLAY_HEAD_BYTES_MAX);
         if let Some(user) = user
             && announces
         {
             let members = state.members;
-            let announce = state.presence.joined(&self.name, user, members, now_ms);
-            announced = announced.and(self.announce(&mut state, announce, now_ms, wakes));
+            let announce = state.presence.joined(&self.name, user, members, now.monotonic_ms);
+            announced = announced.and(self.announce(&mut state, announce, now, wakes));
         }
-        Ok(Entered { first_seq, from_seq, head, recovered, users: state.users.len(), announced })
+        let users = self.count(&state);
+        drop(state);
+        let head = head.map(Gathered::batch);
+        Ok(Entered { first_seq, from_seq, head, recovered, users, announced })
     }
 
     /// Removes a member; the second value says whether it was the last one, with which the room is no longer alive. Whose
@@ -360,27 +383,35 @@ impl Room {
         self: &Arc<Self>,
         user: Option<&Arc<str>>,
         member: MemberId,
-        now_ms: u64,
+        now: Time,
         wakes: &mut Wakes,
     ) -> (Announced, bool) {
         let mut state = self.lock();
         state.members_by_shard[member.shard as usize] -= 1;
         state.members -= 1;
-        let user = user.filter(|user| state.users.get(*user).is_some_and(|holder| holder.member == member));
+        let user = user.filter(|user| state.users.get(user).is_some_and(|holder| holder.member == member));
         if let Some(user) = user {
             state.users.remove(user);
         }
+        self.count(&state);
         if state.members == 0 {
             state.alive = false;
             return (Announced::Done, true);
         }
-        let announced = user.map(|user| self.say_farewell(&mut state, user, now_ms, wakes));
+        let announced = user.map(|user| self.say_farewell(&mut state, user, now, wakes));
         (announced.unwrap_or(Announced::Done), false)
     }
 
-    fn say_farewell(self: &Arc<Self>, state: &mut State, user: &Arc<str>, now_ms: u64, wakes: &mut Wakes) -> Announced {
-        let announce = state.presence.left(user, state.members, now_ms);
-        self.announce(state, announce, now_ms, wakes)
+    fn say_farewell(self: &Arc<Self>, state: &mut State, user: &Arc<str>, now: Time, wakes: &mut Wakes) -> Announced {
+        let announce = state.presence.left(user, state.members, now.monotonic_ms);
+        self.announce(state, announce, now, wakes)
+    }
+
+    /// Shows who is in the room now to those who list many rooms; how many users that is.
+    fn count(&self, state: &State) -> usize {
+        self.users.store(state.users.len(), Ordering::Relaxed);
+        self.members.store(state.members, Ordering::Relaxed);
+        state.users.len()
     }
 
     fn is_alive(&self) -> bool {
@@ -395,10 +426,10 @@ impl Room {
         state.presence = Presence::default();
     }
 
-    fn announce(self: &Arc<Self>, state: &mut State, announce: Announce, now_ms: u64, wakes: &mut Wakes) -> Announced {
+    fn announce(self: &Arc<Self>, state: &mut State, announce: Announce, now: Time, wakes: &mut Wakes) -> Announced {
         match announce {
             Announce::Now(notice) => {
-                self.publish_notice(state, &notice, now_ms, wakes);
+                self.publish_notice(state, &notice, now, wakes);
                 Announced::Done
             }
             Announce::At(due_ms) => Announced::At(due_ms),
@@ -406,17 +437,18 @@ impl Room {
         }
     }
 
-    fn publish_notice(self: &Arc<Self>, state: &mut State, notice: &Notice, now_ms: u64, wakes: &mut Wakes) {
+    fn publish_notice(self: &Arc<Self>, state: &mut State, notice: &Notice, now: Time, wakes: &mut Wakes) {
         let message = broadcast::Unnumbered::notice(&self.name, notice, state.users.len());
-        let frame = message.number(state.next_seq, self.epoch, now_ms);
-        self.publish(state, &frame, now_ms, wakes);
+        let frame = message.number(state.next_seq, self.epoch, now.unix_ms);
+        self.publish(state, &frame, now, wakes);
     }
 
     /// One push for each shard that has members.
-    fn publish(self: &Arc<Self>, state: &mut State, frame: &Bytes, now_ms: u64, wakes: &mut Wakes) -> u64 {
+    fn publish(self: &Arc<Self>, state: &mut State, frame: &Bytes, now: Time, wakes: &mut Wakes) -> u64 {
         let seq = state.next_seq;
         state.next_seq += 1;
-        state.replay.push(frame, now_ms);
+        state.replay.push(frame, now.monotonic_ms);
+        self.schedule_expiry(state);
         for (shard, inbox) in self.inboxes.iter().enumerate() {
             if state.members_by_shard[shard] == 0 {
                 continue;

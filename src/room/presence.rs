@@ -1,6 +1,6 @@
 //! Who came and who left, said without storms: the folding rule of the wire's chapter "v0".
 //!
-//! Pure: time comes in as milliseconds. While a room is small and quiet, each join and leave is announced by itself;
+//! Pure: time comes in as milliseconds of a clock that never goes back. While a room is small and quiet, each join and leave is announced by itself;
 //! otherwise they are counted and told together, once a second.
 
 use std::collections::VecDeque;

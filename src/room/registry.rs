@@ -1,20 +1,21 @@
 //! The registry: rooms that exist while someone is in them, found by name; and for a while those that nobody is in any
 //! more, found only by who joins.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
+use super::expiry::Expiry;
 use super::replay::ReplayBounds;
 use super::sleepers::Sleepers;
+use super::sorted::Sorted;
 use super::{Announced, Entered, JoinError, Joining, MemberId, Namespace, Payload, Room, Wakes};
+use crate::clock::Time;
 use crate::protocol::resume::ResumeKey;
 use crate::relay::Inbox;
 
 #[derive(Debug, Default)]
 struct Rooms {
-    awake: HashMap<Arc<str>, Arc<Room>>,
+    awake: Sorted<Arc<Room>>,
     asleep: Sleepers,
 }
 
@@ -24,6 +25,7 @@ pub struct Registry {
     chat: RwLock<Rooms>,
     raw: RwLock<Rooms>,
     inboxes: Arc<[Inbox]>,
+    expiry: Arc<Expiry>,
     /// What chat rooms keep for those who come back.
     replay: ReplayBounds,
     resume_key: ResumeKey,
@@ -48,6 +50,7 @@ impl Registry {
             chat: RwLock::default(),
             raw: RwLock::default(),
             inboxes,
+            expiry: Arc::default(),
             replay,
             resume_key,
             epoch_base,
@@ -75,13 +78,6 @@ impl Registry {
         self.rooms(namespace).read().expect(UNPOISONED).awake.get(name).cloned()
     }
 
-    /// The names of all rooms of a namespace, sorted.
-    pub fn names(&self, namespace: Namespace) -> Vec<Arc<str>> {
-        let mut names: Vec<_> = self.rooms(namespace).read().expect(UNPOISONED).awake.keys().cloned().collect();
-        names.sort();
-        names
-    }
-
     /// How many rooms there are in a namespace.
     pub fn len(&self, namespace: Namespace) -> usize {
         self.rooms(namespace).read().expect(UNPOISONED).awake.len()
@@ -95,12 +91,8 @@ impl Registry {
     /// The first `max` rooms by name whose names begin with `prefix`, and how many there are of those.
     pub fn first_rooms(&self, namespace: Namespace, prefix: &str, max: usize) -> (Vec<Arc<Room>>, usize) {
         let all = self.rooms(namespace).read().expect(UNPOISONED);
-        let mut rooms: Vec<_> = all.awake.values().filter(|room| room.name().starts_with(prefix)).cloned().collect();
-        drop(all);
-        let count = rooms.len();
-        rooms.sort_by(|a, b| a.name().cmp(b.name()));
-        rooms.truncate(max);
-        (rooms, count)
+        let (found, count) = all.awake.with_prefix(prefix);
+        (found.take(max).map(|(_, room)| Arc::clone(room)).collect(), count)
     }
 
     /// Joins a room; the first join makes it, or wakes it.
@@ -112,15 +104,15 @@ impl Registry {
         namespace: Namespace,
         name: &str,
         joining: &Joining<'_>,
-        now_ms: u64,
+        now: Time,
         wakes: &mut Wakes,
     ) -> Result<Joined, JoinError> {
         loop {
-            let room = self.get_or_make(namespace, name, now_ms);
-            match room.join(joining, now_ms, wakes) {
+            let room = self.get_or_make(namespace, name, now);
+            match room.join(joining, now, wakes) {
                 Ok(entered) => return Ok(Joined { room, entered }),
                 // Its last member left between our two steps, and is about to take it out.
-                Err(JoinError::Gone) => self.take_out(&room, now_ms),
+                Err(JoinError::Gone) => self.take_out(&room, now),
                 Err(refused) => return Err(refused),
             }
         }
@@ -132,12 +124,12 @@ impl Registry {
         room: &Arc<Room>,
         user: Option<&Arc<str>>,
         member: MemberId,
-        now_ms: u64,
+        now: Time,
         wakes: &mut Wakes,
     ) -> Announced {
-        let (announced, was_last) = room.leave(user, member, now_ms, wakes);
+        let (announced, was_last) = room.leave(user, member, now, wakes);
         if was_last {
-            self.take_out(room, now_ms);
+            self.take_out(room, now);
         }
         announced
     }
@@ -149,11 +141,11 @@ impl Registry {
         namespace: Namespace,
         name: &str,
         payload: Payload<'_>,
-        now_ms: u64,
+        now: Time,
         wakes: &mut Wakes,
     ) -> Option<(Arc<Room>, u64, usize)> {
         if let Some(room) = self.get(namespace, name) {
-            let (seq, members) = room.publish_from_outside(payload, now_ms, wakes);
+            let (seq, members) = room.publish_from_outside(payload, now, wakes);
             return Some((room, seq, members));
         }
         let bounds = self.kept(namespace);
@@ -163,49 +155,71 @@ impl Registry {
         let mut rooms = self.rooms(namespace).write().expect(UNPOISONED);
         // Somebody may have woken it meanwhile.
         let awake = rooms.awake.get(name).cloned();
-        let room = awake.or_else(|| rooms.asleep.take(name, now_ms))?;
-        let (seq, members) = room.publish_from_outside(payload, now_ms, wakes);
-        if !rooms.awake.contains_key(name) {
+        let room = awake.or_else(|| rooms.asleep.take(name, now.monotonic_ms))?;
+        let (seq, members) = room.publish_from_outside(payload, now, wakes);
+        if rooms.awake.get(name).is_none() {
             // Only now: what it keeps counts with what was published.
-            rooms.asleep.insert(Arc::clone(&room), now_ms.saturating_add(bounds.age_max_ms));
+            rooms.asleep.insert(Arc::clone(&room), now.monotonic_ms.saturating_add(bounds.age_max_ms));
         }
         Some((room, seq, members))
     }
 
-    /// Forgets the rooms that have slept long enough; false if others sleep on.
-    pub fn expire(&self, now_ms: u64) -> bool {
+    /// Forgets the rooms that have slept long enough, and what is too old of what rooms keep; false if there is more to
+    /// forget later.
+    pub fn expire(&self, now: Time) -> bool {
+        for room in self.expiry.take_due(now.monotonic_ms) {
+            room.cut_replay(now);
+        }
+        self.expire_sleepers(now) && self.expiry.len() == 0
+    }
+
+    /// False if some sleep on.
+    fn expire_sleepers(&self, now: Time) -> bool {
         let chat = self.chat.read().expect(UNPOISONED);
-        let (is_due, nobody_sleeps) = (chat.asleep.due(now_ms).is_some(), chat.asleep.is_empty());
+        let (is_due, nobody_sleeps) = (chat.asleep.due(now.monotonic_ms).is_some(), chat.asleep.is_empty());
         drop(chat);
         if !is_due {
             return nobody_sleeps;
         }
         let mut chat = self.chat.write().expect(UNPOISONED);
-        chat.asleep.expire(now_ms);
+        chat.asleep.expire(now.monotonic_ms);
         chat.asleep.is_empty()
     }
 
-    fn get_or_make(&self, namespace: Namespace, name: &str, now_ms: u64) -> Arc<Room> {
+    fn get_or_make(&self, namespace: Namespace, name: &str, now: Time) -> Arc<Room> {
         if let Some(room) = self.get(namespace, name) {
             return room;
         }
         let name: Arc<str> = name.into();
         let mut rooms = self.rooms(namespace).write().expect(UNPOISONED);
         let Rooms { awake, asleep } = &mut *rooms;
-        let room = awake.entry(Arc::clone(&name)).or_insert_with(|| match asleep.take(&name, now_ms) {
+        // Another shard may have been faster.
+        if let Some(room) = awake.get(&name) {
+            return Arc::clone(room);
+        }
+        let room = match asleep.take(&name, now.monotonic_ms) {
             Some(room) => {
                 room.wake();
                 room
             }
-            None => self.make(namespace, name),
-        });
-        Arc::clone(room)
+            None => self.make(namespace, Arc::clone(&name)),
+        };
+        awake.insert(name, Arc::clone(&room));
+        room
     }
 
     fn make(&self, namespace: Namespace, name: Arc<str>) -> Arc<Room> {
         let id = self.made.fetch_add(1, Ordering::Relaxed);
         let epoch = self.epoch_base.wrapping_add(id);
-        Arc::new(Room::new(id, name, namespace, epoch, Arc::clone(&self.inboxes), self.kept(namespace)))
+        Arc::new(Room::new(
+            id,
+            name,
+            namespace,
+            epoch,
+            Arc::clone(&self.inboxes),
+            Arc::clone(&self.expiry),
+            self.kept(namespace),
+        ))
     }
 
     /// What rooms of a namespace keep for those who come back.
@@ -218,21 +232,15 @@ impl Registry {
 
     /// Takes out a room that is no longer alive, unless its name has already been given to a new one. It may have been
     /// woken meanwhile, too.
-    fn take_out(&self, room: &Arc<Room>, now_ms: u64) {
+    fn take_out(&self, room: &Arc<Room>, now: Time) {
         let mut rooms = self.rooms(room.namespace()).write().expect(UNPOISONED);
         let Rooms { awake, asleep } = &mut *rooms;
-        if let Entry::Occupied(entry) = awake.entry(Arc::clone(room.name()))
-            && entry.get().id() == room.id()
-            && !room.is_alive()
-        {
-            entry.remove();
+        if awake.get(room.name()).is_some_and(|found| found.id() == room.id()) && !room.is_alive() {
+            awake.remove(room.name());
             let bounds = self.kept(room.namespace());
             if !bounds.is_off() {
-                asleep.insert(Arc::clone(room), now_ms.saturating_add(bounds.age_max_ms));
+                asleep.insert(Arc::clone(room), now.monotonic_ms.saturating_add(bounds.age_max_ms));
             }
-        }
-        if awake.len() < awake.capacity() / 4 {
-            awake.shrink_to_fit();
         }
     }
 

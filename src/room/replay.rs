@@ -1,11 +1,12 @@
 //! What a chat room keeps for those who come back: its last frames, once for all shards.
 //!
-//! Pure. The frames are the shared bytes that went to the shards; the list stands under the room's lock, which a publish
+//! Pure: time comes in as milliseconds of a clock that never goes back. The frames are the shared bytes that went to the shards; the list stands under the room's lock, which a publish
 //! holds anyway. It has bounds of its own: what slow members may lag behind is the business of [`super::log`].
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 /// What a frame costs beside its bytes, counted against the bound.
 const FRAME_OVERHEAD_BYTES: usize = size_of::<Kept>();
@@ -49,10 +50,36 @@ pub struct Batch {
     pub end_seq: u64,
 }
 
+/// Frames as they are kept, not yet put together.
+#[derive(Debug)]
+pub struct Gathered {
+    /// Never empty.
+    frames: SmallVec<[Bytes; 1]>,
+    /// All of them together.
+    bytes: usize,
+    /// See [`Batch::end_seq`].
+    end_seq: u64,
+}
+
+impl Gathered {
+    /// Puts the frames together: one alone is shared as it is, several are copied.
+    pub fn batch(mut self) -> Batch {
+        let end_seq = self.end_seq;
+        if self.frames.len() == 1
+            && let Some(bytes) = self.frames.pop()
+        {
+            return Batch { bytes, end_seq };
+        }
+        let mut all = Vec::with_capacity(self.bytes);
+        self.frames.iter().for_each(|frame| all.extend_from_slice(frame));
+        Batch { bytes: all.into(), end_seq }
+    }
+}
+
 #[derive(Debug)]
 struct Kept {
     frame: Bytes,
-    /// When it was published (ms since 1970).
+    /// When it was published, on a clock that never goes back.
     at_ms: u64,
 }
 
@@ -120,31 +147,28 @@ impl Replay {
         !self.is_off() && (self.first_seq()..=self.end_seq).contains(&seq)
     }
 
+    /// When the oldest frame becomes too old, if any is kept.
+    pub fn due_ms(&self) -> Option<u64> {
+        self.frames.front().map(|oldest| oldest.at_ms.saturating_add(self.bounds.age_max_ms))
+    }
+
     /// Frames from `from` to before `until`: at most `bytes_max` bytes of them, but always the first. `None`: no longer
-    /// here.
-    pub fn read(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
+    /// here. No frame is copied, as the room's lock is held meanwhile.
+    pub fn gather(&self, from: u64, until: u64, bytes_max: usize) -> Option<Gathered> {
         if from < self.first_seq() || until > self.end_seq || from >= until {
             return None;
         }
         let start = (from - self.first_seq()) as usize;
-        let frames = self.frames.range(start..start + (until - from) as usize);
-        let (mut count, mut bytes) = (0, 0);
-        for Kept { frame, .. } in frames.clone() {
-            if count > 0 && bytes + frame.len() > bytes_max {
+        let mut gathered = Gathered { frames: SmallVec::new(), bytes: 0, end_seq: from };
+        for Kept { frame, .. } in self.frames.range(start..start + (until - from) as usize) {
+            if !gathered.frames.is_empty() && gathered.bytes + frame.len() > bytes_max {
                 break;
             }
-            count += 1;
-            bytes += frame.len();
+            gathered.bytes += frame.len();
+            gathered.end_seq += 1;
+            gathered.frames.push(frame.clone());
         }
-        let end_seq = from + count as u64;
-        if count == 1 {
-            return Some(Batch { bytes: self.frames[start].frame.clone(), end_seq });
-        }
-        let mut all = Vec::with_capacity(bytes);
-        for Kept { frame, .. } in frames.take(count) {
-            all.extend_from_slice(frame);
-        }
-        Some(Batch { bytes: all.into(), end_seq })
+        Some(gathered)
     }
 }
 
@@ -156,6 +180,10 @@ mod tests {
 
     const BOUNDS: ReplayBounds = ReplayBounds { frames_max: 4, bytes_max: 1 << 20, age_max_ms: 1000 };
 
+    fn read(replay: &Replay, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
+        replay.gather(from, until, bytes_max).map(Gathered::batch)
+    }
+
     fn frame(seq: u64) -> Bytes {
         format!("<{seq}>").into()
     }
@@ -166,14 +194,14 @@ mod tests {
         (1..=6).for_each(|seq| replay.push(&frame(seq), seq * 100));
         assert_eq!(replay.first_seq(), 3, "four frames");
         assert!(!replay.reaches(2) && replay.reaches(3) && replay.reaches(7) && !replay.reaches(8));
-        assert_eq!(replay.read(3, 7, 1000), Some(Batch { bytes: "<3><4><5><6>".into(), end_seq: 7 }));
-        assert_eq!(replay.read(4, 7, 6), Some(Batch { bytes: "<4><5>".into(), end_seq: 6 }));
-        assert_eq!(replay.read(4, 7, 0), Some(Batch { bytes: "<4>".into(), end_seq: 5 }), "always the first");
-        assert_eq!(replay.read(2, 7, 1000), None);
+        assert_eq!(read(&replay, 3, 7, 1000), Some(Batch { bytes: "<3><4><5><6>".into(), end_seq: 7 }));
+        assert_eq!(read(&replay, 4, 7, 6), Some(Batch { bytes: "<4><5>".into(), end_seq: 6 }));
+        assert_eq!(read(&replay, 4, 7, 0), Some(Batch { bytes: "<4>".into(), end_seq: 5 }), "always the first");
+        assert_eq!(read(&replay, 2, 7, 1000), None);
         replay.cut(1400);
-        assert_eq!(replay.first_seq(), 5, "a second old is too old");
+        assert_eq!((replay.first_seq(), replay.due_ms()), (5, Some(1500)), "a second old is too old");
         replay.cut(9000);
-        assert_eq!((replay.first_seq(), replay.bytes()), (7, 0));
+        assert_eq!((replay.first_seq(), replay.bytes(), replay.due_ms()), (7, 0, None));
         assert!(replay.reaches(7), "who has everything recovers");
     }
 
@@ -208,7 +236,7 @@ mod tests {
             let due: String = (at..=count).map(|seq| format!("<{seq}>")).collect();
             let mut came = Vec::new();
             while at <= count {
-                let batch = replay.read(at, count + 1, bytes_max).unwrap();
+                let batch = read(&replay, at, count + 1, bytes_max).unwrap();
                 prop_assert!(batch.end_seq > at);
                 came.extend_from_slice(&batch.bytes);
                 at = batch.end_seq;

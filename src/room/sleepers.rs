@@ -1,6 +1,6 @@
 //! Rooms that their last member has left, kept for a while so that it can come back to what it missed.
 //!
-//! Pure, and bounded three ways: by the age of what they keep, in number, and in bytes; beyond a bound, whoever has slept
+//! Pure: time comes in as milliseconds of a clock that never goes back. Bounded three ways: by the age of what they keep, in number, and in bytes; beyond a bound, whoever has slept
 //! longest goes.
 
 use std::collections::{BTreeMap, HashMap};

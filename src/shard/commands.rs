@@ -11,13 +11,13 @@ use crate::connection::{Connection, Gap, OUTBOX_BYTES_MAX, Role, State};
 use crate::frame::decode::Kind;
 use crate::frame::encode;
 use crate::metrics::counters::Lapped;
-use crate::protocol::Dialect;
 use crate::protocol::broadcast::{self, to_one};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name;
 use crate::protocol::surrogates::without_lone_surrogates;
 use crate::protocol::v0::{self, Command, text};
 use crate::protocol::v1::Code;
+use crate::protocol::{Dialect, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::rate::Verdict;
 use crate::relay::Disconnect;
 use crate::ring::DataRing;
@@ -33,7 +33,7 @@ const UNREADABLE_MAX: u8 = 3;
 impl<R: DataRing> Shard<R> {
     /// A whole message has arrived.
     pub(super) fn message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
-        let now_ms = self.now.since_start_ms;
+        let now_ms = self.now.time.monotonic_ms;
         let connection = &mut self.connections[slot as usize];
         let (rate, is_chat) = match connection.role {
             Role::Chat { .. } => (&self.chat_rate, true),
@@ -118,21 +118,30 @@ impl<R: DataRing> Shard<R> {
         };
         match v0::command(&said.message) {
             Command::Say if self.may_publish(&room, payload_arrived) => {
-                room.publish_chat(user, &said.message, self.now.unix_ms, &mut self.wakes);
+                room.publish_chat(user, &said.message, self.now.time, &mut self.wakes);
             }
             Command::Say => {}
             Command::Join(name) => self.join_command(slot, user, name),
             Command::Leave(name) => self.leave_command(slot, user, name),
-            Command::List => self.answer(slot, &room, &room.users().join(", ")),
-            Command::Channels => {
-                let names = self.registry.names(Namespace::Chat).join(", ");
-                self.answer(slot, &room, &names);
-            }
+            Command::List => self.list_users(slot, &room),
+            Command::Channels => self.list_channels(slot, &room),
             Command::Malformed => {
                 self.counters.refused(Code::BadRequest).add(1);
                 self.answer(slot, &room, &text::malformatted(&said.message));
             }
         }
+    }
+
+    fn list_users(&mut self, slot: u32, room: &Room) {
+        let (users, count) = room.first_users(USERS_LISTED_MAX);
+        let names: Vec<_> = users.iter().map(|user| &**user).collect();
+        self.answer(slot, room, &text::list(&names, count));
+    }
+
+    fn list_channels(&mut self, slot: u32, room: &Room) {
+        let (rooms, count) = self.registry.first_rooms(Namespace::Chat, "", ROOMS_LISTED_MAX);
+        let names: Vec<_> = rooms.iter().map(|room| &**room.name()).collect();
+        self.answer(slot, room, &text::list(&names, count));
     }
 
     fn unreadable(&mut self, slot: u32, why: &str) {

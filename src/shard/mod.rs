@@ -20,12 +20,12 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio_uring::net::TcpStream;
 
+use crate::clock::Time;
 use crate::config::Config;
 use crate::connection::unread::Parked;
 use crate::connection::{Connection, Gap, Role, State};
 use crate::metrics::counters::{Counters, Replay};
 use crate::metrics::delivery::Sampler;
-use crate::os;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::v1::{Code, Refusal};
 use crate::protocol::{Dialect, broadcast, v0};
@@ -71,16 +71,14 @@ struct Key {
 struct Now {
     /// When the turn began.
     instant: Instant,
-    /// Milliseconds since 1970.
-    unix_ms: u64,
-    /// Milliseconds since the shard began; never goes back.
-    since_start_ms: u64,
+    /// The same moment in milliseconds.
+    time: Time,
 }
 
 impl Now {
-    /// Seconds since the shard began: the ticks of the timer wheel.
-    fn tick(self) -> u32 {
-        (self.since_start_ms / 1000) as u32
+    fn read() -> Self {
+        let instant = Instant::now();
+        Self { instant, time: Time::read(instant) }
     }
 }
 
@@ -136,12 +134,11 @@ pub struct Shard<R> {
     /// Connections that lost something, and have to be told; without a gap: closed.
     laggards: Vec<(u32, Option<Gap>)>,
     wheel: Wheel<Key>,
-    /// Rooms with folded notices, and when they are due (ms since 1970).
+    /// Rooms with folded notices, and when they are due ([`Time::monotonic_ms`]).
     folded: Vec<(u64, Arc<Room>)>,
     /// Whether no room waits for its last member to come back, as of the last tick.
     nobody_sleeps: bool,
     wakes: Wakes,
-    started: Instant,
     now: Now,
     /// When time was last asked for.
     last_tick: u32,
@@ -155,7 +152,7 @@ pub struct Shard<R> {
 impl<R: DataRing> Shard<R> {
     /// A shard without connections, on the calling thread.
     pub fn new(id: usize, config: Arc<Config>, registry: Arc<Registry>, ring: R) -> Self {
-        let started = Instant::now();
+        let now = Now::read();
         let inbox_bytes_max = config.inbox_bytes_max(registry.inboxes().len());
         Self {
             id,
@@ -178,13 +175,12 @@ impl<R: DataRing> Shard<R> {
             starved: VecDeque::new(),
             gaps: Vec::new(),
             laggards: Vec::new(),
-            wheel: Wheel::new(0),
+            wheel: Wheel::new(now.time.tick()),
             folded: Vec::new(),
             nobody_sleeps: true,
             wakes: Wakes::default(),
-            started,
-            now: Now { instant: started, unix_ms: os::unix_ms(), since_start_ms: 0 },
-            last_tick: 0,
+            now,
+            last_tick: now.time.tick(),
             sampler: Sampler::default(),
             stopping: false,
             relays: Vec::new(),
@@ -211,7 +207,7 @@ impl<R: DataRing> Shard<R> {
         self.read_clock();
         let Upgraded { stream, role, room, opening, since, response, leftover } = upgraded;
         let rate = if matches!(role, Role::Chat { .. }) { &self.chat_rate } else { &self.raw_rate };
-        let bucket = Bucket::new(rate, self.now.since_start_ms);
+        let bucket = Bucket::new(rate, self.now.time.monotonic_ms);
         let namespace = role.namespace();
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
@@ -262,9 +258,7 @@ impl<R: DataRing> Shard<R> {
     }
 
     fn read_clock(&mut self) {
-        let instant = Instant::now();
-        let since_start_ms = instant.duration_since(self.started).as_millis() as u64;
-        self.now = Now { instant, unix_ms: os::unix_ms(), since_start_ms };
+        self.now = Now::read();
     }
 
     fn connection(&mut self, slot: u32) -> &mut Connection {
@@ -316,8 +310,7 @@ impl<R: DataRing> Shard<R> {
             since,
             predecessor: connection.predecessor.as_deref().copied(),
         };
-        let Joined { room, entered } =
-            self.registry.join(namespace, name, &joining, self.now.unix_ms, &mut self.wakes)?;
+        let Joined { room, entered } = self.registry.join(namespace, name, &joining, self.now.time, &mut self.wakes)?;
         let room_slot = self.rooms.join(&room, connection.role.form(), entered.first_seq, self.config.backlog_bytes);
         let index = self.rooms.get_mut(room_slot).add_member(slot);
         self.connection(slot).memberships.push(crate::connection::Membership {
@@ -350,7 +343,7 @@ impl<R: DataRing> Shard<R> {
         if local.members().is_empty() {
             self.rooms.remove(room_slot);
         }
-        let announced = self.registry.leave(&room, user.as_ref(), member, self.now.unix_ms, &mut self.wakes);
+        let announced = self.registry.leave(&room, user.as_ref(), member, self.now.time, &mut self.wakes);
         self.fold(announced, room);
     }
 

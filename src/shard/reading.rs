@@ -224,7 +224,8 @@ impl<R: DataRing> Shard<R> {
     /// Whether somebody in line could be read now: asked before the shard sleeps.
     pub(super) fn may_anyone_go_on(&self) -> bool {
         let may_go_on = |key: &Key| {
-            let connection = self.connections.get(key.slot as usize).filter(|connection| connection.serial == key.serial);
+            let connection =
+                self.connections.get(key.slot as usize).filter(|connection| connection.serial == key.serial);
             let Some(unread) = connection.and_then(|connection| connection.unread.as_ref()) else { return false };
             !self.must_wait(key.slot) && unread.parked.as_ref().is_none_or(|parked| !parked.room.is_behind())
         };

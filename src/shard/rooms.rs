@@ -7,6 +7,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,6 +22,9 @@ use crate::room::replay::Batch;
 
 /// Bytes that may wait for a room's members to be visited, as its log counts them, before publishers are held back.
 pub const ROOM_BYTES_HELD: usize = 128 * 1024;
+
+/// Members whose cursors are looked at by one [`LocalRooms::trim`], or those of a single room: about a millisecond's work.
+const MEMBERS_PER_TRIM: usize = 32_768;
 
 /// How a log holds what its room publishes. Members of both forms on one shard are two [`LocalRoom`]s, with the same `Seq`
 /// and cursors.
@@ -64,6 +68,8 @@ pub struct LocalRoom {
     sampled: Sampled,
     /// Whether it stands in the list of rooms that have grown.
     has_grown: bool,
+    /// Its number among the rooms whose log holds something; none if nothing is in there.
+    filled: Option<NonZeroU64>,
     /// The log's bound.
     backlog_bytes_max: usize,
 }
@@ -146,6 +152,11 @@ pub struct LocalRooms {
     line: VecDeque<u32>,
     /// Rooms whose log has grown since it was cut back.
     grown: Vec<u32>,
+    /// Rooms whose log holds something, each once, with its number: a room that has gone since, or another one in its slot,
+    /// has none or another.
+    filled: VecDeque<(u32, NonZeroU64)>,
+    /// Numbers given out.
+    numbers: u64,
     /// Bytes that a log may hold beyond its bound, while its members have not all been visited.
     log_excess_bytes_max: usize,
     /// Whether a room has caught up since [`LocalRooms::take_released`].
@@ -172,6 +183,7 @@ impl LocalRooms {
                 visits: Visits::default(),
                 sampled: Sampled::default(),
                 has_grown: false,
+                filled: None,
                 backlog_bytes_max,
             }) as u32
         })
@@ -244,6 +256,11 @@ impl LocalRooms {
         if !local.has_grown {
             local.has_grown = true;
             self.grown.push(slot);
+        }
+        if local.filled.is_none() {
+            self.numbers += 1;
+            local.filled = NonZeroU64::new(self.numbers);
+            self.filled.extend(local.filled.map(|number| (slot, number)));
         }
         self.stand_in_line(slot);
     }
@@ -345,8 +362,27 @@ impl LocalRooms {
         });
     }
 
-    /// All slots in use.
-    pub fn slots(&self) -> Vec<u32> {
-        self.rooms.iter().map(|(slot, _)| slot as u32).collect()
+    /// Drops the frames that every member has got from the logs that hold something: some of them, and the others when this
+    /// is called again. `slowest` says the smallest cursor of a room's members.
+    pub fn trim(&mut self, slowest: impl Fn(u32, &[u32]) -> u64) {
+        let mut members_left = MEMBERS_PER_TRIM;
+        for _ in 0..self.filled.len() {
+            if members_left == 0 {
+                break;
+            }
+            let Some((slot, number)) = self.filled.pop_front() else { break };
+            let found = self.rooms.get_mut(slot as usize).filter(|local| local.filled == Some(number));
+            let Some(local) = found else { continue };
+            members_left = members_left.saturating_sub(local.members.len());
+            local.log.trim(slowest(slot, &local.members).min(local.log.tip()));
+            if local.log.bytes() > 0 {
+                self.filled.push_back((slot, number));
+            } else {
+                local.filled = None;
+            }
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use crate::ring::DataRing;
 
 impl<R: DataRing> Shard<R> {
     pub(super) fn schedule(&mut self, slot: u32, seconds: u32) {
-        let due_tick = self.now.tick() + seconds.max(1);
+        let due_tick = self.now.time.tick() + seconds.max(1);
         self.connection(slot).due_tick = due_tick;
         let key = self.key(slot);
         self.wheel.schedule(due_tick, key);
@@ -19,7 +19,7 @@ impl<R: DataRing> Shard<R> {
     /// Does what time asks for: pings, connections that don't answer, folded notices, logs that everyone has read.
     pub fn tick(&mut self) {
         self.read_clock();
-        let tick = self.now.tick();
+        let tick = self.now.time.tick();
         let since_last = tick.saturating_sub(std::mem::replace(&mut self.last_tick, tick));
         if u64::from(since_last) > self.config.ping_timeout.as_secs() {
             self.forgive_silence();
@@ -33,12 +33,12 @@ impl<R: DataRing> Shard<R> {
         }
         self.announce_folded();
         self.trim_logs();
-        self.nobody_sleeps = self.registry.expire(self.now.unix_ms);
+        self.nobody_sleeps = self.registry.expire(self.now.time);
     }
 
     /// The process was stopped, or the machine: answers to pings may lie unread. Their time begins anew.
     fn forgive_silence(&mut self) {
-        let tick = self.now.tick();
+        let tick = self.now.time.tick();
         for (_, connection) in &mut self.connections {
             connection.pinged_tick = tick;
         }
@@ -47,7 +47,7 @@ impl<R: DataRing> Shard<R> {
     fn timer(&mut self, slot: u32) {
         let (interval, timeout) =
             (self.config.ping_interval.as_secs() as u32, self.config.ping_timeout.as_secs() as u32);
-        let tick = self.now.tick();
+        let tick = self.now.time.tick();
         let connection = self.connection(slot);
         match connection.state {
             State::Open if connection.is_stream() => {
@@ -84,27 +84,22 @@ impl<R: DataRing> Shard<R> {
     }
 
     fn announce_folded(&mut self) {
-        let now_ms = self.now.unix_ms;
-        let due: Vec<_> = self.folded.extract_if(.., |(due_ms, _)| *due_ms <= now_ms).collect();
+        let now = self.now.time;
+        let due: Vec<_> = self.folded.extract_if(.., |(due_ms, _)| *due_ms <= now.monotonic_ms).collect();
         for (_, room) in due {
-            room.announce_folded(now_ms, &mut self.wakes);
+            room.announce_folded(now, &mut self.wakes);
         }
     }
 
     /// Drops the frames that every member has got.
     fn trim_logs(&mut self) {
-        for slot in self.rooms.slots() {
-            let local = self.rooms.get_mut(slot);
-            local.room.cut_replay(self.now.unix_ms);
-            if local.log.bytes() == 0 {
-                continue;
-            }
+        let connections = &self.connections;
+        self.rooms.trim(|room, members| {
             let cursor = |member: &u32| {
-                let memberships = &self.connections[*member as usize].memberships;
-                memberships.iter().find(|membership| membership.room == slot).map(|membership| membership.cursor)
+                let memberships = &connections[*member as usize].memberships;
+                memberships.iter().find(|membership| membership.room == room).map(|membership| membership.cursor)
             };
-            let slowest = local.members().iter().filter_map(cursor).min().unwrap_or(u64::MAX);
-            local.log.trim(slowest.min(local.log.tip()));
-        }
+            members.iter().filter_map(cursor).min().unwrap_or(u64::MAX)
+        });
     }
 }

@@ -200,7 +200,9 @@ impl<R: DataRing> Shard<R> {
         connection.receiving = armed;
         match result {
             // Behind its end nothing is read: bytes could be missing in between.
-            Ok(Some(received)) if connection.peer_ended || connection.state == State::Ended => self.ring.recycle(received),
+            Ok(Some(received)) if connection.peer_ended || connection.state == State::Ended => {
+                self.ring.recycle(received)
+            }
             Ok(Some(received)) => self.has_arrived(slot, received),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                 connection.one_at_a_time = true;

@@ -7,6 +7,11 @@ const AGE_MS: u64 = 1000;
 const BOUNDS: ReplayBounds = ReplayBounds { frames_max: 100, bytes_max: 1 << 20, age_max_ms: AGE_MS };
 const MEMBER: MemberId = MemberId { shard: 0, slot: 0, serial: 1 };
 
+/// That many milliseconds after the start, by a clock that nobody sets.
+fn at(monotonic_ms: u64) -> Time {
+    Time { unix_ms: 1_800_000_000_000u64.saturating_add(monotonic_ms), monotonic_ms }
+}
+
 fn registry(bounds: ReplayBounds) -> Registry {
     Registry::new(relay::inboxes([os::new_eventfd().unwrap()], 1 << 30), 7, ResumeKey::new([1, 2]), bounds)
 }
@@ -23,7 +28,7 @@ impl<'a> Visit<'a> {
         let user: Arc<str> = "ann".into();
         let since = since.map(|(epoch, seq)| Since { epoch: Some(epoch), seq });
         let joining = Joining { since, ..Joining::new(Some(&user), MEMBER) };
-        let joined = registry.join(Namespace::Chat, room, &joining, now_ms, &mut Wakes::default()).unwrap();
+        let joined = registry.join(Namespace::Chat, room, &joining, at(now_ms), &mut Wakes::default()).unwrap();
         Self { registry, user, joined }
     }
 
@@ -32,7 +37,7 @@ impl<'a> Visit<'a> {
     }
 
     fn end(self, now_ms: u64) {
-        self.registry.leave(&self.joined.room, Some(&self.user), MEMBER, now_ms, &mut Wakes::default());
+        self.registry.leave(&self.joined.room, Some(&self.user), MEMBER, at(now_ms), &mut Wakes::default());
     }
 }
 
@@ -43,17 +48,17 @@ fn a_room_sleeps_for_its_age_and_is_hidden_while_it_does() {
     let epoch = visit.epoch();
     assert_eq!(visit.joined.entered.first_seq, 1);
     visit.end(100);
-    assert!(registry.get(Namespace::Chat, "tea").is_none() && registry.names(Namespace::Chat).is_empty());
-    assert!(!registry.expire(100 + AGE_MS - 1), "it sleeps on");
+    assert!(registry.get(Namespace::Chat, "tea").is_none() && registry.len(Namespace::Chat) == 0);
+    assert!(!registry.expire(at(100 + AGE_MS - 1)), "it sleeps on");
     let visit = Visit::new(&registry, "tea", Some((epoch, 0)), 100 + AGE_MS - 1);
     assert_eq!((visit.epoch(), visit.joined.entered.first_seq), (epoch, 2));
     assert_eq!(visit.joined.entered.recovered, Some(false), "the welcome of the first visit is too old");
-    assert!(registry.get(Namespace::Chat, "tea").is_some() && registry.expire(u64::MAX), "nobody sleeps");
+    assert!(registry.get(Namespace::Chat, "tea").is_some() && registry.expire(at(u64::MAX)), "nobody sleeps");
     visit.end(2000);
     let visit = Visit::new(&registry, "tea", Some((epoch, 2)), 2000 + AGE_MS);
     assert_ne!(visit.epoch(), epoch, "its time was up, though nobody had looked");
     visit.end(4000);
-    assert!(registry.expire(4000 + AGE_MS), "forgotten");
+    assert!(registry.expire(at(4000 + AGE_MS)), "forgotten");
 }
 
 #[test]
@@ -73,7 +78,7 @@ fn without_replay_nothing_sleeps() {
     let visit = Visit::new(&registry, "tea", None, 0);
     let epoch = visit.epoch();
     visit.end(0);
-    assert!(registry.expire(0));
+    assert!(registry.expire(at(0)));
     assert_ne!(Visit::new(&registry, "tea", None, 0).epoch(), epoch);
 }
 
@@ -104,7 +109,7 @@ fn what_sleeps_is_bounded_in_bytes() {
             let visit = Visit::new(&registry, &format!("r{number}"), None, 0);
             let epoch = visit.epoch();
             for _ in 0..10 {
-                visit.joined.room.publish_chat("ann", &text, 0, &mut Wakes::default());
+                visit.joined.room.publish_chat("ann", &text, at(0), &mut Wakes::default());
             }
             registry.inboxes()[0].drain(&mut Vec::new(), &mut Vec::new());
             visit.end(number);
@@ -131,10 +136,10 @@ fn rooms_fall_asleep_and_wake_on_many_threads_at_once() {
                     let name = names[(number % 2) as usize];
                     let wakes = &mut Wakes::default();
                     let joined =
-                        registry.join(Namespace::Chat, name, &Joining::new(Some(&user), member), 0, wakes).unwrap();
+                        registry.join(Namespace::Chat, name, &Joining::new(Some(&user), member), at(0), wakes).unwrap();
                     let found = registry.get(Namespace::Chat, name).expect("somebody is in it");
                     assert!(Arc::ptr_eq(&found, &joined.room), "there is one room of a name");
-                    registry.leave(&joined.room, Some(&user), member, 0, wakes);
+                    registry.leave(&joined.room, Some(&user), member, at(0), wakes);
                     if thread == 0 {
                         registry.inboxes()[0].drain(&mut Vec::new(), &mut Vec::new());
                     }
@@ -142,7 +147,7 @@ fn rooms_fall_asleep_and_wake_on_many_threads_at_once() {
             });
         }
     });
-    assert!(registry.names(Namespace::Chat).is_empty());
+    assert_eq!(registry.len(Namespace::Chat), 0);
     assert_eq!(registry.made.load(Ordering::Relaxed), 2, "none was forgotten on the way");
 }
 
@@ -163,6 +168,143 @@ fn too_many_rooms_that_sleep_are_dropped_oldest_first_and_counted() {
     assert_eq!(visit(2, 500).epoch(), epochs[2]);
     assert_ne!(visit(1, 500).epoch(), epochs[1], "it had to go");
     // Whose time is up is not dropped early.
-    registry.expire(u64::MAX);
+    registry.expire(at(u64::MAX));
     assert_eq!(registry.sleeping(), (0, 2));
+}
+
+/// What a room's members see of 600 joins, leaves and messages, without `Ts`. `unix_ms` is what the system's clock says
+/// at each moment.
+fn story(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
+    let registry = registry(BOUNDS);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (mut story, mut inside, mut folded): (_, Vec<(Arc<str>, Arc<Room>)>, _) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut monotonic_ms, mut since) = (0, None);
+    for step in 0..600 {
+        monotonic_ms += [0, 0, 20, 300, 1200][rng.usize(..5)];
+        let now = Time { unix_ms: unix_ms(monotonic_ms), monotonic_ms };
+        let wakes = &mut Wakes::default();
+        let fills = step % 300 < 160;
+        match rng.usize(..4) {
+            0 | 1 if fills || inside.is_empty() => {
+                let user: Arc<str> = format!("u{step}").into();
+                let joining = Joining { since, ..Joining::new(Some(&user), MEMBER) };
+                let Joined { room, entered } = registry.join(Namespace::Chat, "tea", &joining, now, wakes).unwrap();
+                let head_end = entered.head.map(|head| head.end_seq);
+                story.push(format!("{:?} {} {head_end:?}", entered.recovered, entered.from_seq));
+                folded.push((Arc::clone(&room), entered.announced));
+                inside.push((user, room));
+            }
+            0..=2 if !inside.is_empty() => {
+                let (user, room) = inside.swap_remove(rng.usize(..inside.len()));
+                since = Some(Since { epoch: Some(room.epoch()), seq: room.last_seq() });
+                let announced = registry.leave(&room, Some(&user), MEMBER, now, wakes);
+                folded.push((room, announced));
+            }
+            _ => {
+                let payload = Payload::Chat { from: "api", text: "hello" };
+                let published = registry.publish_from_outside(Namespace::Chat, "tea", payload, now, wakes);
+                story.push(format!("{:?}", published.map(|(room, seq, members)| (room.epoch(), seq, members))));
+            }
+        }
+        let is_due = |announced: &Announced| matches!(announced, Announced::At(due_ms) if *due_ms <= monotonic_ms);
+        for (room, _) in folded.extract_if(.., |(_, announced)| is_due(announced)) {
+            room.announce_folded(now, wakes);
+        }
+        story.push(format!("nobody sleeps: {}", registry.expire(now)));
+        let mut relays = Vec::new();
+        registry.inboxes()[0].drain(&mut relays, &mut Vec::new());
+        story.extend(relays.iter().map(|relay| without_ts(&relay.frame)));
+    }
+    story
+}
+
+/// The text of a frame up to its `Ts`, which stands last.
+fn without_ts(frame: &[u8]) -> String {
+    let text = String::from_utf8_lossy(frame);
+    let (before, _) = text.rsplit_once(",\"Ts\":").expect("a broadcast has a Ts");
+    before[before.find('{').expect("it is an object")..].to_owned()
+}
+
+#[test]
+fn a_clock_that_is_set_changes_nothing_but_ts() {
+    const NOW_MS: u64 = 1_800_000_000_000;
+    for seed in 0..20 {
+        let true_story = story(seed, |passed_ms| NOW_MS + passed_ms);
+        for said in ["Some(true)", "Some(false)", "Welcome to tea, u", "Welcome to tea: ", "nobody sleeps: false"] {
+            assert!(true_story.iter().any(|line| line.contains(said)), "{seed}: the story never says {said}");
+        }
+        // Set forward by five minutes, back by an hour, to 1970, and to and fro without end.
+        assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms + 300_000 * (passed_ms / 2000)), true_story);
+        assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms - 3_600_000 * u64::from(passed_ms > 5000)), true_story);
+        assert_eq!(story(seed, |passed_ms| if passed_ms > 5000 { 0 } else { NOW_MS + passed_ms }), true_story);
+        assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms * 7919 % 600_000), true_story);
+    }
+}
+
+#[test]
+fn what_rooms_keep_goes_with_its_age_whether_anybody_asks_or_not() {
+    let registry = registry(BOUNDS);
+    let wakes = &mut Wakes::default();
+    let visits: Vec<_> =
+        (0..5000).map(|number| Visit::new(&registry, &format!("r{number}"), None, number / 10)).collect();
+    let keeping = || visits.iter().filter(|visit| visit.joined.room.replay_bytes() > 0).count();
+    // One room goes on talking: it stands on the list once, however much it says.
+    let busy = &visits[4999].joined.room;
+    for ms in 500..1400 {
+        busy.publish_chat("ann", "x", at(ms), wakes);
+    }
+    assert_eq!(registry.expiry.len(), 5000);
+    assert!(!registry.expire(at(AGE_MS - 1)));
+    assert_eq!(keeping(), 5000);
+    registry.expire(at(AGE_MS + 99));
+    assert_eq!((keeping(), registry.expiry.len()), (4000, 4000), "the welcomes of the first 100 ms were too old");
+    // More than one tick does.
+    let mut ticks = 0;
+    while registry.expiry.len() > 1 {
+        registry.expire(at(1500));
+        ticks += 1;
+    }
+    assert_eq!((keeping(), ticks), (1, 1));
+    assert!(busy.replay(busy.last_seq(), busy.last_seq() + 1, 1000).is_some(), "the newest is young");
+    assert!(!registry.expire(at(2398)), "there is one left");
+    assert!(registry.expire(at(2399)), "and it was the last");
+    assert_eq!(keeping(), 0);
+    busy.publish_chat("ann", "x", at(2400), wakes);
+    assert!(!registry.expire(at(2400)), "a room that keeps something again is on the list again");
+}
+
+#[test]
+fn a_tick_does_not_do_the_work_of_many() {
+    let registry = registry(BOUNDS);
+    let visits: Vec<_> = (0..10_000).map(|number| Visit::new(&registry, &format!("r{number}"), None, 0)).collect();
+    let ticks = (0..10).take_while(|tick| !registry.expire(at(AGE_MS * (1 + tick)))).count();
+    assert_eq!(ticks, 2, "10,000 rooms of which a tick looks at 4,096");
+    assert!(visits.iter().all(|visit| visit.joined.room.replay_bytes() == 0));
+}
+
+#[test]
+fn counts_are_read_without_the_lock_and_are_those_of_the_last_change() {
+    let registry = registry(BOUNDS);
+    let mut rng = fastrand::Rng::with_seed(3);
+    let mut inside: Vec<(Option<Arc<str>>, Arc<Room>)> = Vec::new();
+    for step in 0..2000 {
+        // Listeners are members without a name.
+        let user = (rng.u8(..4) > 0).then(|| Arc::<str>::from(format!("u{step}")));
+        if inside.is_empty() || rng.bool() {
+            let joining = Joining::new(user.as_ref(), MEMBER);
+            let joined = registry.join(Namespace::Chat, "tea", &joining, at(step), &mut Wakes::default()).unwrap();
+            inside.push((user, joined.room));
+        } else {
+            let (user, room) = inside.swap_remove(rng.usize(..inside.len()));
+            registry.leave(&room, user.as_ref(), MEMBER, at(step), &mut Wakes::default());
+        }
+        let mut names: Vec<_> = inside.iter().filter_map(|(user, _)| user.clone()).collect();
+        names.sort();
+        let (rooms, count) = registry.first_rooms(Namespace::Chat, "te", 5);
+        assert_eq!((rooms.len(), count), (usize::from(!inside.is_empty()), rooms.len()));
+        for room in rooms {
+            assert_eq!((room.members(), room.user_count()), (inside.len(), names.len()));
+            assert_eq!(room.first_users(7), (names[..names.len().min(7)].to_vec(), names.len()));
+        }
+    }
 }

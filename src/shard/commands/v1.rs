@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::{Namespace, Shard, name, text};
 use crate::protocol::surrogates::without_lone_surrogates;
-use crate::protocol::v1::{
-    self, Answer, Code, Command, Fault, ROOMS_LISTED_MAX, Ref, Refusal, RoomEntry, USERS_LISTED_MAX,
-};
+use crate::protocol::v1::{self, Answer, Code, Command, Fault, Ref, Refusal, RoomEntry};
+use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::ring::DataRing;
 use crate::room::Room;
 use crate::room::replay::Since;
@@ -31,7 +30,7 @@ impl<R: DataRing> Shard<R> {
                 Ok(())
             }
             Ok(Command::Ping) => {
-                let pong = v1::pong(reference, self.now.unix_ms);
+                let pong = v1::pong(reference, self.now.time.unix_ms);
                 self.reply(slot, pong);
                 Ok(())
             }
@@ -67,7 +66,7 @@ impl<R: DataRing> Shard<R> {
         if !self.may_publish(&room, payload) {
             return Ok(());
         }
-        let seq = room.publish_chat(user, message, self.now.unix_ms, &mut self.wakes);
+        let seq = room.publish_chat(user, message, self.now.time, &mut self.wakes);
         if reference.is_some() {
             self.reply(slot, Answer::published(name, room.epoch(), seq).frame(reference));
         }

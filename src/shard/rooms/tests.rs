@@ -1,0 +1,106 @@
+use std::cell::RefCell;
+
+use super::*;
+use crate::clock::Time;
+use crate::os;
+use crate::protocol::resume::ResumeKey;
+use crate::relay;
+use crate::room::registry::Registry;
+use crate::room::replay::ReplayBounds;
+use crate::room::{Joining, MemberId, Namespace, Wakes};
+
+/// Rooms that one shard has members in.
+struct Shard {
+    registry: Registry,
+    rooms: LocalRooms,
+}
+
+impl Shard {
+    fn new() -> Self {
+        let inboxes = relay::inboxes([os::new_eventfd().unwrap()], 1 << 30);
+        let registry = Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF);
+        Self { registry, rooms: LocalRooms::new(1 << 20) }
+    }
+
+    /// A raw room with so many members, and its slot.
+    fn room(&mut self, name: &str, members: u32) -> (Arc<Room>, u32) {
+        let joining = Joining::new(None, MemberId { shard: 0, slot: 0, serial: 1 });
+        let wakes = &mut Wakes::default();
+        let room = self.registry.join(Namespace::Raw, name, &joining, Time::default(), wakes).unwrap().room;
+        let slot = self.rooms.join(&room, Form::Frames, room.last_seq() + 1, 1 << 20);
+        for member in 0..members {
+            self.rooms.get_mut(slot).add_member(member);
+        }
+        (room, slot)
+    }
+
+    /// Something is said in a room.
+    fn publish(&mut self, room: &Arc<Room>) {
+        room.publish_raw(&Bytes::from_static(b"\x82\x01x"), &mut Wakes::default());
+        let mut relays = Vec::new();
+        self.registry.inboxes()[0].drain(&mut relays, &mut Vec::new());
+        relays.iter().for_each(|relay| self.rooms.append(relay));
+    }
+
+    /// The slots that a tick looks at, if all members of those in `behind` have got nothing yet, and all others everything.
+    fn trim(&mut self, behind: &[u32]) -> Vec<u32> {
+        let seen = RefCell::new(Vec::new());
+        self.rooms.trim(|slot, _| {
+            seen.borrow_mut().push(slot);
+            if behind.contains(&slot) { 1 } else { u64::MAX }
+        });
+        seen.into_inner()
+    }
+
+    fn forget(&mut self, slot: u32, members: u32) {
+        (0..members).for_each(|_| self.rooms.get_mut(slot).remove_member(0, |_, _| {}));
+        self.rooms.remove(slot);
+    }
+}
+
+#[test]
+fn a_tick_looks_at_the_logs_that_hold_something_and_at_no_others() {
+    let mut shard = Shard::new();
+    let [(tea, tea_slot), (milk, milk_slot), (_, quiet)] = ["tea", "milk", "quiet"].map(|name| shard.room(name, 2));
+    assert!(shard.trim(&[]).is_empty());
+    shard.publish(&tea);
+    shard.publish(&milk);
+    shard.publish(&tea);
+    assert_eq!(shard.trim(&[milk_slot]), [tea_slot, milk_slot]);
+    let held = [tea_slot, milk_slot, quiet].map(|slot| shard.rooms.log(slot).bytes() > 0);
+    assert_eq!(held, [false, true, false]);
+    assert_eq!(shard.trim(&[milk_slot]), [milk_slot], "somebody there has something to get");
+    shard.publish(&tea);
+    assert_eq!(shard.trim(&[]), [milk_slot, tea_slot]);
+    assert!(shard.trim(&[]).is_empty());
+}
+
+#[test]
+fn a_room_that_takes_the_slot_of_one_that_has_gone_is_looked_at_for_its_own_sake() {
+    let mut shard = Shard::new();
+    let (tea, slot) = shard.room("tea", 1);
+    shard.publish(&tea);
+    shard.forget(slot, 1);
+    let (milk, milk_slot) = shard.room("milk", 1);
+    assert_eq!(slot, milk_slot);
+    assert!(shard.trim(&[]).is_empty());
+    for _ in 0..3 {
+        shard.publish(&milk);
+        shard.forget(slot, 1);
+        shard.room("milk", 1);
+    }
+    shard.publish(&milk);
+    assert_eq!(shard.trim(&[]), [slot], "once, however often it has come and gone");
+}
+
+#[test]
+fn a_tick_does_not_look_at_everyone_and_the_next_ones_go_on() {
+    let mut shard = Shard::new();
+    let members = MEMBERS_PER_TRIM as u32 / 2;
+    let rooms: Vec<_> = (0..5).map(|number| shard.room(&number.to_string(), members)).collect();
+    rooms.iter().for_each(|(room, _)| shard.publish(room));
+    let slots: Vec<_> = rooms.iter().map(|(_, slot)| *slot).collect();
+    let looked_at: Vec<_> = (0..3).map(|_| shard.trim(&slots)).collect();
+    assert_eq!(looked_at, [&slots[..2], &slots[2..4], &[slots[4], slots[0]]]);
+    assert_eq!([(); 3].map(|()| shard.trim(&[]).len()), [2, 2, 1]);
+}
