@@ -27,7 +27,7 @@ const FIRST_AFTER: Duration = Duration::from_secs(1);
 /// The name of its thread.
 const THREAD: &str = "hi-canary";
 
-/// Whom to dial, and who should answer.
+/// The address to dial, and the server that should answer.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The public address.
@@ -45,13 +45,13 @@ pub struct Plan {
 pub struct Status {
     /// Whether a user gets a WebSocket at every address.
     pub works: bool,
-    /// Whether the one who answers is this server, or one of its group, at every address that answers as hi.
+    /// Whether this server answers, or one of its group, at every address that answers as hi.
     pub instance_matches: bool,
     /// How long the look took, in seconds.
     pub seconds: f64,
     /// Different addresses in the records.
     pub dns_addresses: usize,
-    /// The doctor's verdict, with its mend; or why the look itself failed.
+    /// The doctor's verdict, with its fix; or why the look itself failed.
     pub sentence: String,
     /// `None`: the look itself failed.
     verdict: Option<Kind>,
@@ -70,7 +70,7 @@ impl Status {
 }
 
 /// What a check on `/readyz` says before the first look.
-const NOT_LOOKED_YET: &str = "not looked at yet";
+const NOT_LOOKED_YET: &str = "not checked yet";
 
 /// The gauges at `/metrics`. They are there from the first look on: before it, nothing is known.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +87,7 @@ impl Gauges {
         registry.register("hi_public_path_ok", help, self.ok.clone());
         let help = "Whether this server, or one of its group, answers at the public URL";
         registry.register("hi_public_path_instance_match", help, self.instance_match.clone());
-        let help = "How long the last look at the public URL took";
+        let help = "How long the last check of the public URL took";
         registry.register_with_unit("hi_public_path", help, Unit::Seconds, self.seconds.clone());
         let help = "Addresses in the DNS records of the public URL";
         registry.register("hi_public_dns_addresses", help, self.dns_addresses.clone());
@@ -179,8 +179,8 @@ async fn surviving<T: Send + 'static>(
     look: impl Future<Output = Result<T, String>> + Send + 'static,
 ) -> Result<T, String> {
     tokio::spawn(look).await.unwrap_or_else(|_| {
-        error!("the look at the public address ended in a bug of hi; connections are not touched by it");
-        Err("a bug in hi ended the look, see the log".to_owned())
+        error!("the check of the public address ended in a bug in hi; connections are not affected");
+        Err("a bug in hi ended the check, see the log".to_owned())
     })
 }
 
@@ -192,10 +192,11 @@ impl fmt::Display for Status {
                 write!(f, "works, and leads here ({} address{plural})", self.dns_addresses)
             }
             (true, false) if self.verdict == Some(Kind::NotHi) => f.write_str(
-                "works, and which server answers can't be seen: let the proxy pass /-/doctor/echo on to hi too",
+                "works, but which server answers can't be seen: let the proxy pass /-/doctor/echo on to hi, and don't switch the echo \
+                 off (--echo off)",
             ),
             (true, false) => f.write_str(
-                "works, and leads to another server than this one: see its DNS records, or give all servers behind it the \
+                "works, but leads to another server than this one: check its DNS records, or give all servers behind it the \
                  same --group",
             ),
             (false, _) => f.write_str(&self.sentence),
@@ -241,7 +242,7 @@ fn failed(why: &str, took: Duration) -> Status {
         instance_matches: false,
         seconds: took.as_secs_f64(),
         dns_addresses: 0,
-        sentence: format!("It could not be looked at: {why}."),
+        sentence: format!("It could not be checked: {why}."),
         verdict: None,
     }
 }
@@ -277,7 +278,7 @@ mod tests {
         let why = runtime.block_on(surviving::<()>(async { panic!("on purpose, in a test") })).unwrap_err();
         let status = failed(&why, Duration::ZERO);
         assert!(!status.is_good());
-        assert_eq!(status.to_string(), "It could not be looked at: a bug in hi ended the look, see the log.");
+        assert_eq!(status.to_string(), "It could not be checked: a bug in hi ended the check, see the log.");
         assert_eq!(runtime.block_on(surviving(async { Ok(1) })), Ok(1));
     }
 }

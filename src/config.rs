@@ -10,7 +10,8 @@ use clap::{Parser, ValueEnum};
 
 use crate::api;
 use crate::connection::OUTBOX_BYTES_MAX;
-use crate::doctor::url::Target;
+use crate::cores::Pin;
+use crate::doctor::url::{Target, TargetParser};
 use crate::http::head::HEAD_BYTES_MAX;
 use crate::http::origin::Origin;
 use crate::rate::RateLimit;
@@ -47,10 +48,15 @@ pub struct Config {
     #[arg(long, value_name = "FILE", env = "HI_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
 
-    /// Shards: threads, each pinned to a core, with a listener and two rings of its own [default: the number of cores
-    /// that the process may use]
+    /// Shards: threads, each with a listener and two rings of its own [default: the number of cores that the process may
+    /// use, or that its CPU quota pays for]
     #[arg(long, value_name = "COUNT", env = "HI_SHARDS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub shards: Option<u16>,
+
+    /// Whether each shard stays on a core of its own: auto (where no other process is pinned and there is no CPU quota), on,
+    /// off
+    #[arg(long, value_name = "MODE", env = "HI_PIN", value_enum, default_value_t = Pin::Auto)]
+    pub pin: Pin,
 
     /// What clients may do in raw rooms: open (publish and listen), listen (only listen), off
     #[arg(long, value_name = "MODE", env = "HI_RAW", value_enum, default_value_t = RawMode::Open)]
@@ -128,7 +134,7 @@ pub struct Config {
 
     /// The address as users have it, e.g. wss://chat.example.com/ws: hi dials itself through it, and says when that fails
     /// or leads to another server [default: none]
-    #[arg(long, value_name = "URL", env = "HI_PUBLIC_URL", value_parser = Target::parse)]
+    #[arg(long, value_name = "URL", env = "HI_PUBLIC_URL", value_parser = TargetParser)]
     pub public_url: Option<Target>,
 
     /// Time between two looks at the public address
@@ -187,9 +193,9 @@ pub enum Slow {
 }
 
 impl Config {
-    /// How many shards there are on a machine that gives the process so many cores.
-    pub fn shard_count(&self, cores: usize) -> usize {
-        self.shards.map_or(cores, usize::from)
+    /// How many shards there are where so many threads can run all the time.
+    pub fn shard_count(&self, parallelism: usize) -> usize {
+        self.shards.map_or(parallelism, usize::from)
     }
 
     /// The rate limit of chat messages.

@@ -119,7 +119,11 @@ pub async fn log_left_out(failures: Arc<Failures>) {
         while failures.has_left_out() {
             sleep(failures.interval()).await;
             for FailureCount { reason, hop, count } in failures.overdue(std::time::Instant::now()) {
-                info!("{count} more handshakes refused: {}, hop {hop}; not logged one by one", reason.as_str());
+                let (plural, interval) = (if count == 1 { "" } else { "s" }, failures.interval());
+                info!(
+                    "{count} more handshake{plural} refused in the last {interval:?} ({}, via {hop})",
+                    reason.as_str()
+                );
             }
         }
     }
@@ -139,7 +143,7 @@ impl Door {
     /// Out of file descriptors or memory.
     pub fn new(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener: os::watch(listener)?, next_row: os::watch(os::new_eventfd()?)? })
+        Ok(Self { listener: os::watch_listener(listener)?, next_row: os::watch_eventfd(os::new_eventfd()?)? })
     }
 }
 
@@ -150,7 +154,7 @@ pub async fn accept<R: DataRing + 'static>(door: Door, front: Rc<Front<R>>) {
         let mut ready = door.listener.readable().await.expect("the runtime runs");
         for _ in 0..ACCEPTS_IN_A_ROW {
             // Nobody waits any more.
-            let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) else { continue 'rows };
+            let Ok(accepted) = ready.try_io(|listener| os::accept(listener.get_ref())) else { continue 'rows };
             match accepted {
                 Ok((stream, peer)) => {
                     front.counters.accepts.add(1);

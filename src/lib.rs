@@ -21,13 +21,17 @@
 //! | [`api`] | the internal HTTP port: publishing, rooms, health; `hi pub` and `hi rooms` |
 //! | [`metrics`] | what each shard counts, and all of it added up as text |
 //! | [`canary`] | the server dials itself through its public address, on a thread of its own |
-//! | [`doctor`] | `hi doctor`: every address, every hop, one verdict, and the mend |
+//! | [`doctor`] | `hi doctor`: every address, every hop, one verdict, and the fix |
 //! | [`checklist`] | `hi checklist`: what to do around a move, each thing ticked by a real check |
-//! | [`proxy`] | reverse proxies: how they are known, and the lines that mend them (pure) |
+//! | [`proxy`] | reverse proxies: how they are known, and the lines that fix them (pure) |
 //! | [`mod@printable`] | what strangers wrote, so that it can do nothing in a terminal, a log or a document (pure) |
 //! | [`mod@slice`], [`wheel`], [`rate`], [`throttle`] | shared bytes, timers, rate limits, the pace of log lines (pure) |
 //! | [`clock`] | the two readings of time: one for `Ts`, one for ages and intervals |
-//! | [`os`] | limits, pinning, listeners |
+//! | [`os`] | limits, affinity, listeners |
+//! | [`cores`] | how many shards there are, and which cores they are pinned to |
+//! | [`mod@environment`] | which variables of the environment count, and errors that name them |
+//! | [`mod@log`] | lines to stderr that nothing waits for |
+//! | [`output`] | what commands print, and how they end where that can't be written |
 //! | [`faulty_ring`] | a data ring that goes wrong on purpose, for tests |
 //!
 //! The design and its measurements: `docs/`. Who wants to change how a message flows begins at
@@ -39,14 +43,18 @@ pub mod checklist;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod cores;
 pub mod doctor;
+pub mod environment;
 pub mod faulty_ring;
 pub mod frame;
 pub mod handshake;
 pub mod handshake_failures;
 pub mod http;
+pub mod log;
 pub mod metrics;
 pub mod os;
+pub mod output;
 pub mod printable;
 pub mod probe;
 pub mod protocol;

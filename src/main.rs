@@ -1,12 +1,17 @@
 //! The `hi` command.
 
-use std::io::{IsTerminal, Write};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use hi::config::Config;
+use hi::environment::{self, ServiceLink};
 use hi::ring::Ring;
-use hi::{api, canary, checklist, doctor, server};
+use hi::server::signals;
+use hi::{api, canary, checklist, doctor, log, output, server};
 
 /// Exit code for what the operator can mend: options, ports, the kernel's refusals.
 const EXIT_USAGE: u8 = 2;
@@ -30,7 +35,7 @@ struct CommandLine {
 /// What else `hi` does than to serve.
 #[derive(Subcommand)]
 enum Command {
-    /// Finds out why a WebSocket address doesn't work: every address, every hop, one verdict, and the mend
+    /// Diagnoses a WebSocket address: checks every IP and proxy on the way, prints one verdict and the fix
     Doctor(Box<doctor::Args>),
     /// The things to do before, during and after a move to another server, each ticked by a real check
     Checklist(checklist::Args),
@@ -41,46 +46,54 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let CommandLine { command, config } = CommandLine::parse();
+    // Before anything else: one that comes now is dealt with as soon as it is clear by whom.
+    signals::hold();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let (CommandLine { command, config }, service_links) = match environment::parse(&arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => return explain(&error),
+    };
+    let Some(command) = command else { return serve(config, &service_links) };
+    signals::release();
     match command {
-        None => serve(config),
-        Some(Command::Doctor(args)) => doctor::run(*args),
-        Some(Command::Checklist(args)) => checklist::run(args),
-        Some(Command::Pub(args)) => api::client::publish(args),
-        Some(Command::Rooms(args)) => api::client::rooms(args),
+        Command::Doctor(args) => doctor::run(*args),
+        Command::Checklist(args) => checklist::run(args),
+        Command::Pub(args) => api::client::publish(args),
+        Command::Rooms(args) => api::client::rooms(args),
     }
 }
 
-fn serve(config: Config) -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_max_level(config.log)
-        .with_target(false)
-        // Who reads the log may end before hi does. To complain about that on stderr would be a panic.
-        .log_internal_errors(false)
-        .init();
+/// Prints help, the version, or what is wrong with the options.
+fn explain(error: &clap::Error) -> ExitCode {
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { output::finish(printed, ExitCode::SUCCESS) }
+}
+
+fn serve(config: Config, service_links: &[ServiceLink]) -> ExitCode {
+    log::start(config.log, io::stderr().is_terminal());
     end_on_panic();
-    match server::serve::<Ring>(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // The exit code is the same if nobody reads this.
-            let _ = writeln!(std::io::stderr(), "{error}");
-            ExitCode::from(EXIT_USAGE)
-        }
+    for link in service_links {
+        tracing::info!("{link}");
     }
+    let Err(error) = server::serve::<Ring>(config);
+    log::say(error);
+    log::exit(EXIT_USAGE.into(), Duration::MAX)
 }
 
 /// A shard that died would take its connections with it and leave their rooms half served: better none than that. The
-/// canary serves nobody: it looks again.
+/// canary serves nobody: it looks again. The log takes the report: stderr itself might make the dying shard wait for ever.
 fn end_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        log::say(format_args!("thread '{}' {panic}", thread.name().unwrap_or("?")));
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            log::say(backtrace);
+        }
         if canary::is_this_thread() {
             return;
         }
         tracing::error!("a bug in hi: {panic}; the process ends so that it can be started again");
-        std::process::exit(EXIT_BUG);
+        log::exit(EXIT_BUG, Duration::MAX)
     }));
 }

@@ -1,7 +1,7 @@
 //! What the operating system is asked for outside the data ring: limits, pinning, listeners, wake-ups.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -58,8 +58,12 @@ pub fn grow_file_table(count: u64) -> io::Result<()> {
 /// # Errors
 /// When the kernel refuses to say.
 pub fn allowed_cores() -> io::Result<Vec<usize>> {
-    let set = sched_getaffinity(None)?;
-    Ok((0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
+    Ok(cores_in(&sched_getaffinity(None)?).collect())
+}
+
+/// The cores of a set, in order.
+pub fn cores_in(set: &CpuSet) -> impl Iterator<Item = usize> {
+    (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core))
 }
 
 /// Pins the calling thread to one core.
@@ -98,20 +102,49 @@ pub fn try_files(count: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Registers something that owns its file descriptor with the calling thread's runtime, to wait until it is readable.
+/// Registers an eventfd with the calling thread's runtime, to wait until it is readable.
 ///
 /// # Errors
 /// When epoll has no room for it.
 #[allow(unsafe_code)]
-pub fn watch<T: AsRawFd + Into<OwnedFd>>(file: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: what turns into an `OwnedFd` names the same open file for as long as it lives, and the `AsyncFd` owns it.
-    unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }.map_err(Into::into)
+pub fn watch_eventfd(eventfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names the same open file for as long as it lives, the `AsyncFd` owns it and takes itself out of
+    // epoll before it drops it, and nobody takes it out: `into_inner` is the only way, and does the same.
+    unsafe { AsyncFd::register_with_interest(eventfd, Interest::READABLE) }.map_err(Into::into)
+}
+
+/// Registers a listener with the calling thread's runtime, to wait until there is a connection to accept.
+///
+/// # Errors
+/// When epoll has no room for it.
+#[allow(unsafe_code)]
+pub fn watch_listener(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: as above; a `TcpListener` is an `OwnedFd`.
+    unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }.map_err(Into::into)
 }
 
 /// Makes an eventfd readable.
 pub fn eventfd_signal(eventfd: &impl AsFd) {
     // The only error is a counter at its maximum (EAGAIN): it is readable then, which is all that was wanted.
     let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+}
+
+/// Has the signals wait that are about to get handlers, or lets them through again; for the calling thread and those that it
+/// starts. A signal that waits is not lost; one without a handler is, where the process is the first of its PID namespace
+/// (pid_namespaces(7)).
+#[allow(unsafe_code)]
+pub fn hold_signals(signals: &[libc::c_int], hold: bool) {
+    let how = if hold { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
+    // SAFETY: the set is a plain C struct, for which all-zero is valid, and lives until the calls return.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        // It fails only for a `how` that doesn't exist.
+        libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
+    }
 }
 
 /// A random number from the kernel.
@@ -125,24 +158,41 @@ pub fn random_u64() -> io::Result<u64> {
 }
 
 /// Binds `address` once for every shard (SO_REUSEPORT: the kernel spreads connections over them). Port 0 takes a free
-/// port, the same for all.
+/// port, the same for all. `ipv6_only`: all IPv6 addresses don't mean those of IPv4 as well.
 ///
 /// # Errors
 /// When the address can't be bound, also because another process listens there: SO_REUSEPORT alone would silently share
 /// the port with an older hi.
-pub fn bind_shards(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
+pub fn bind_shards(address: SocketAddr, ipv6_only: bool, shards: usize) -> io::Result<Vec<TcpListener>> {
     if address.port() != 0 {
-        bind(address, false)?.listen(1)?;
+        bind(address, ipv6_only, false)?.listen(1)?;
     }
     let mut listeners: Vec<TcpListener> = Vec::with_capacity(shards);
     for _ in 0..shards {
         let address = listeners.first().map_or(Ok(address), TcpListener::local_addr)?;
-        let socket = bind(address, true)?;
+        let socket = bind(address, ipv6_only, true)?;
         // The kernel cuts this to net.core.somaxconn.
         socket.listen(i32::MAX)?;
         listeners.push(socket.into());
     }
     Ok(listeners)
+}
+
+/// Accepts a connection. The peer's address is one of IPv4 also where it came in through IPv6.
+///
+/// # Errors
+/// Those of accept(2); `WouldBlock` when nobody waits.
+pub fn accept(listener: &TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    listener.accept().map(|(stream, peer)| (stream, canonical(peer)))
+}
+
+/// The same address, without the IPv6 clothes of one of IPv4 (`::ffff:192.0.2.1`).
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => (ip, address.port()).into(),
+        // With its scope, which a link-local address needs.
+        IpAddr::V6(_) => address,
+    }
 }
 
 /// Who is accepted has sent something already, or has been silent for a second (TCP_DEFER_ACCEPT, tcp(7)): a storm of
@@ -173,8 +223,7 @@ pub fn local_address(stream: &TcpStream) -> io::Result<SocketAddr> {
     // SAFETY: the stream owns its descriptor and is borrowed for longer than the descriptor is.
     let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
     let address = SockRef::from(&socket).local_addr()?;
-    let address = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-    Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    address.as_socket().map(canonical).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// Ends a connection whose peer leaves what was sent unacknowledged, or unread, for so long (TCP_USER_TIMEOUT, tcp(7)).
@@ -207,10 +256,10 @@ pub fn any_address(port: u16) -> SocketAddr {
     }
 }
 
-fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+fn bind(address: SocketAddr, ipv6_only: bool, reuse_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
+        socket.set_only_v6(ipv6_only || !address.ip().is_unspecified())?;
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;

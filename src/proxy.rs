@@ -36,23 +36,28 @@ pub enum Proxy {
 }
 
 /// What a product calls itself in `Via` or `Server`, in lower case; the first that fits decides.
-const NAMES: [(&str, Proxy); 16] = [
-    ("cloudflare", Proxy::Cloudflare),
-    ("openresty", Proxy::Nginx),
-    ("nginx", Proxy::Nginx),
-    ("haproxy", Proxy::Haproxy),
-    ("apache", Proxy::Apache),
-    ("caddy", Proxy::Caddy),
-    ("traefik", Proxy::Traefik),
-    ("envoy", Proxy::Envoy),
-    ("istio", Proxy::Envoy),
-    ("varnish", Proxy::Varnish),
-    ("squid", Proxy::Squid),
-    ("awselb", Proxy::Aws),
-    ("cloudfront", Proxy::Aws),
-    ("google", Proxy::Google),
-    ("microsoft-iis", Proxy::Iis),
-    ("arr/", Proxy::Iis),
+const NAMES: [(&str, Option<Proxy>); 20] = [
+    ("cloudflare", Some(Proxy::Cloudflare)),
+    ("openresty", Some(Proxy::Nginx)),
+    ("tengine", Some(Proxy::Nginx)),
+    ("nginx", Some(Proxy::Nginx)),
+    ("haproxy", Some(Proxy::Haproxy)),
+    // Other products of the same foundation.
+    ("apachetrafficserver", None),
+    ("apache-coyote", None),
+    ("apache", Some(Proxy::Apache)),
+    ("caddy", Some(Proxy::Caddy)),
+    ("traefik", Some(Proxy::Traefik)),
+    ("envoy", Some(Proxy::Envoy)),
+    ("istio", Some(Proxy::Envoy)),
+    ("varnish", Some(Proxy::Varnish)),
+    ("squid", Some(Proxy::Squid)),
+    ("awselb", Some(Proxy::Aws)),
+    ("cloudfront", Some(Proxy::Aws)),
+    ("google", Some(Proxy::Google)),
+    ("microsoft-iis", Some(Proxy::Iis)),
+    ("microsoft-httpapi", Some(Proxy::Iis)),
+    ("arr/", Some(Proxy::Iis)),
 ];
 
 /// Headers that say that a request was passed on, and not by what.
@@ -86,7 +91,7 @@ impl Proxy {
     /// The product that a value of `Via` or `Server` names.
     pub fn named_in(value: &str) -> Option<Self> {
         let value = value.to_ascii_lowercase();
-        NAMES.iter().find(|(name, _)| value.contains(name)).map(|(_, proxy)| *proxy)
+        NAMES.iter().find(|(name, _)| value.contains(name)).and_then(|(_, proxy)| *proxy)
     }
 
     /// Its name, as its users write it.
@@ -135,9 +140,12 @@ impl Proxy {
                 "proxy_http_version 1.1;",
                 "proxy_set_header Upgrade $http_upgrade;",
                 "proxy_set_header Connection \"upgrade\";",
+                NGINX_HOST,
             ],
             Self::Haproxy => &["mode http", "option http-server-close", "timeout tunnel 1h"],
-            Self::Apache => &["ProxyPass \"/\" \"http://127.0.0.1:8080/\" upgrade=websocket", "ProxyTimeout 3600"],
+            Self::Apache => {
+                &["ProxyPass \"/\" \"http://127.0.0.1:8080/\" upgrade=websocket", "ProxyTimeout 3600", APACHE_HOST]
+            }
             Self::Caddy => &["reverse_proxy 127.0.0.1:8080"],
             Self::Traefik => {
                 &["# without customRequestHeaders that set Upgrade or Connection: Traefik passes them by itself"]
@@ -157,6 +165,52 @@ impl Proxy {
             Self::Aws => &["use an Application Load Balancer (or a TCP listener): classic HTTP listeners drop Upgrade"],
             Self::Google => &["use an external Application Load Balancer with an HTTP backend service"],
             Self::Iis => &["Install-WindowsFeature Web-WebSockets", "iisreset"],
+        }
+    }
+
+    /// The lines that make it pass the `Host` of the request on as it came: a page may open a WebSocket to the host that it
+    /// comes from. Empty where that is what it does unless it is told otherwise.
+    pub fn host_lines(self) -> &'static [&'static str] {
+        match self {
+            // Not $host: that leaves the port out.
+            Self::Nginx => &[NGINX_HOST],
+            Self::Apache => &[APACHE_HOST],
+            Self::Aws => &["routing.http.preserve_host_header.enabled = true"],
+            Self::Iis => {
+                &["appcmd set config -section:system.webServer/proxy /preserveHostHeader:\"True\" /commit:apphost"]
+            }
+            _ => &[],
+        }
+    }
+
+    /// What it writes another `Host` with, where it does so only if it is told to.
+    pub fn without_for_host(self) -> &'static [&'static str] {
+        match self {
+            Self::Haproxy => &["http-request set-header Host ..."],
+            Self::Caddy => &["header_up Host ..."],
+            Self::Traefik => &["passHostHeader = false"],
+            Self::Envoy => &["host_rewrite_literal", "auto_host_rewrite"],
+            Self::Varnish => &["set bereq.http.host = ..."],
+            Self::Cloudflare => &["a Host Header override in the zone's origin rules"],
+            _ => &[],
+        }
+    }
+
+    /// The setting that says where it passes requests on to, as its users call it.
+    pub fn upstream_setting(self) -> &'static str {
+        match self {
+            Self::Nginx => "proxy_pass",
+            Self::Haproxy => "the server lines of the backend, and their checks",
+            Self::Apache => "ProxyPass",
+            Self::Caddy => "reverse_proxy",
+            Self::Traefik => "the servers of the service",
+            Self::Envoy => "the cluster of the route, and its health checks",
+            Self::Varnish => "backend, and its probe",
+            Self::Squid => "cache_peer",
+            Self::Cloudflare => "the DNS record of the zone, and the firewall of the server",
+            Self::Aws => "the targets of the target group, and their health check: GET /healthz",
+            Self::Google => "the backend service, and its health check: GET /healthz",
+            Self::Iis => "the URL of the rewrite rule",
         }
     }
 
@@ -213,6 +267,9 @@ impl Proxy {
     pub const COMMON: [Self; 4] = [Self::Nginx, Self::Haproxy, Self::Apache, Self::Caddy];
 }
 
+const NGINX_HOST: &str = "proxy_set_header Host $http_host;";
+const APACHE_HOST: &str = "ProxyPreserveHost On";
+
 /// Where the lines of this file say the server is.
 pub const EXAMPLE_UPSTREAM: &str = "127.0.0.1:8080";
 
@@ -234,6 +291,15 @@ impl Lines {
     /// it is not known which it is.
     pub fn for_upgrade(proxy: Option<Proxy>) -> Vec<Self> {
         or_common(proxy).map(|proxy| proxy.upgrade_mend(EXAMPLE_UPSTREAM)).collect()
+    }
+
+    /// What makes a proxy pass `Host` on as it came.
+    pub fn for_host(proxy: Option<Proxy>) -> Vec<Self> {
+        let each = or_common(proxy).map(|proxy| {
+            let lines = proxy.host_lines().iter().map(|line| (*line).to_owned()).collect();
+            Self::of(proxy, lines, proxy.without_for_host())
+        });
+        each.filter(|lines| !lines.lines.is_empty() || !lines.without.is_empty()).collect()
     }
 
     /// What makes a proxy leave a connection alone on which nothing moves for `seconds`, as far as that can be set.
@@ -259,7 +325,11 @@ impl fmt::Display for Lines {
     /// In one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "in {}: {}", self.place, self.lines.join(" / "))?;
-        if self.without.is_empty() { Ok(()) } else { write!(f, " / and without: {}", self.without.join(", ")) }
+        match (self.lines.is_empty(), self.without.is_empty()) {
+            (_, true) => Ok(()),
+            (true, false) => write!(f, "without: {}", self.without.join(", ")),
+            (false, false) => write!(f, " / and without: {}", self.without.join(", ")),
+        }
     }
 }
 
@@ -282,6 +352,9 @@ mod tests {
             ("1.1 google", Some(Proxy::Google)),
             ("1.1 Caddy", Some(Proxy::Caddy)),
             ("awselb/2.0", Some(Proxy::Aws)),
+            ("Microsoft-HTTPAPI/2.0", Some(Proxy::Iis)),
+            ("http/1.1 edge (ApacheTrafficServer/9.2.0 [uScMsSf pSeN:t c:])", None),
+            ("Apache-Coyote/1.1", None),
             ("1.0 old-host", None),
         ] {
             assert_eq!(Proxy::named_in(value), proxy, "{value}");
@@ -301,7 +374,7 @@ mod tests {
 
     #[test]
     fn every_product_has_lines() {
-        for (_, proxy) in NAMES {
+        for proxy in NAMES.into_iter().filter_map(|(_, proxy)| proxy) {
             assert!(!proxy.upgrade_lines().is_empty() && !proxy.place().is_empty() && !proxy.name().is_empty());
         }
     }

@@ -12,6 +12,7 @@ mod buffers;
 
 use std::collections::VecDeque;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{Ordering, fence};
 
@@ -59,6 +60,9 @@ pub trait DataRing: Sized {
     /// The next completion, if there is one.
     fn next(&mut self) -> Option<Completion>;
     /// Gives a receive buffer back to the kernel.
+    ///
+    /// # Panics
+    /// It came from another ring.
     fn recycle(&mut self, received: Received);
     /// Completions are looked for from now on: the eventfd need not be signalled.
     fn attended(&mut self);
@@ -195,6 +199,8 @@ pub struct Ring {
     aside: VecDeque<cqueue::Entry>,
     /// Receives and polls that the kernel has not finished.
     waiting: usize,
+    /// `SINGLE_ISSUER`: the kernel takes submissions from the thread that made the ring, so it is not `Send`.
+    _of_this_thread: PhantomData<*const ()>,
 }
 
 impl Ring {
@@ -212,11 +218,14 @@ impl Ring {
         Ok(())
     }
 
+    /// Adds a submission, and submits where there is no room for it.
+    ///
+    /// # Safety
+    /// What the entry points at stays where it is and unchanged until its completion.
     #[allow(unsafe_code)]
-    fn push(&mut self, entry: squeue::Entry) {
+    unsafe fn push(&mut self, entry: squeue::Entry) {
         loop {
-            // SAFETY: the callers see to it that what the entry points at lives until its completion: sends own their
-            // slices and vectors in `self.sends`, receives use the registered buffers, polls no memory at all.
+            // SAFETY: the caller's promise is the one that is asked for.
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -274,9 +283,18 @@ impl DataRing for Ring {
         unsafe { submitter.register_buf_ring_with_flags(buffers.address(), receive_buffers, BUFFER_GROUP, 0) }
             .map_err(step("IORING_REGISTER_PBUF_RING"))?;
         buffers.provide_all();
-        Ok(Self { uring, _wake_up: wake_up, buffers, sends: Slab::new(), aside: VecDeque::new(), waiting: 0 })
+        Ok(Self {
+            uring,
+            _wake_up: wake_up,
+            buffers,
+            sends: Slab::new(),
+            aside: VecDeque::new(),
+            waiting: 0,
+            _of_this_thread: PhantomData,
+        })
     }
 
+    #[allow(unsafe_code)]
     fn receive(&mut self, token: u32, fd: RawFd, how: Receive) {
         self.waiting += 1;
         let entry = match how {
@@ -286,14 +304,18 @@ impl DataRing for Ring {
                 entry.flags(squeue::Flags::BUFFER_SELECT)
             }
         };
-        self.push(entry.user_data(Kind::Receive.user_data(token.into())));
+        // SAFETY: it points at nothing of ours; the kernel fills registered buffers, which outlive the ring.
+        unsafe { self.push(entry.user_data(Kind::Receive.user_data(token.into()))) };
     }
 
+    #[allow(unsafe_code)]
     fn stop_receiving(&mut self, token: u32) {
         let entry = opcode::AsyncCancel::new(Kind::Receive.user_data(token.into())).build();
-        self.push(entry.user_data(Kind::Stop.user_data(token.into())));
+        // SAFETY: it points at no memory: a receive is named by its number.
+        unsafe { self.push(entry.user_data(Kind::Stop.user_data(token.into()))) };
     }
 
+    #[allow(unsafe_code)]
     fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {
         let (entry, gather) = match &slices {
             Slices::One(slice) => {
@@ -307,13 +329,17 @@ impl DataRing for Ring {
             }
         };
         let key = self.sends.insert(InFlight { token, slices, _gather: gather });
-        self.push(entry.user_data(Kind::Send.user_data(key as u64)));
+        // SAFETY: slices, and the vector that points at them, are in `self.sends` until the completion. Neither moves when
+        // its owner does: slices are shared memory on the heap, the vector is boxed.
+        unsafe { self.push(entry.user_data(Kind::Send.user_data(key as u64))) };
     }
 
+    #[allow(unsafe_code)]
     fn await_writable(&mut self, token: u32, fd: RawFd) {
         self.waiting += 1;
         let entry = opcode::PollAdd::new(Fd(fd), libc::POLLOUT as u32).build();
-        self.push(entry.user_data(Kind::Writable.user_data(token.into())));
+        // SAFETY: a poll points at no memory.
+        unsafe { self.push(entry.user_data(Kind::Writable.user_data(token.into()))) };
     }
 
     fn submit(&mut self) -> io::Result<bool> {

@@ -1,5 +1,6 @@
 //! Starts the shards, waits for a signal, and stops them.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
@@ -7,24 +8,25 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
-use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use tokio::task::JoinHandle as Task;
+use tracing::{debug, info, warn};
 
 use crate::api::health::{Check, Readiness};
 use crate::api::key::Keys;
 use crate::api::{self, App, InternalPort};
 use crate::canary::{Canary, Plan};
 use crate::config::{Config, Internal};
+use crate::cores::{Cores, Unpinned};
 use crate::handshake::{self, Door, Front};
 use crate::handshake_failures::{FailureMetric, Failures};
+use crate::log;
 use crate::metrics::Metrics;
-use crate::metrics::counters::Counters;
+use crate::metrics::counters::{Counters, Speech};
 use crate::os;
-use crate::probe;
+use crate::probe::{self, Kernel};
 use crate::protocol::resume::ResumeKey;
 use crate::relay;
 use crate::ring::{DataRing, RingError};
@@ -33,11 +35,18 @@ use crate::shard::Shard;
 use crate::shard::run::{Stop, control_ring, run};
 
 mod ports;
+pub mod signals;
 
 use ports::{Links, bind, bind_internal};
+use signals::Signals;
 
-/// From the first signal, so much time remains until the process is gone.
+/// From the first signal to the end of the process.
 const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
+/// What the log gets on top of it, if all of that time was needed.
+const LOG_TIME_MIN: Duration = Duration::from_millis(100);
+/// How long a start that is interrupted by a signal may take to its end: until then it is not known whether somebody is
+/// connected.
+const START_TIME_MAX: Duration = Duration::from_millis(2500);
 /// File descriptors of each shard that are no connections: its rings, its runtime, eventfds.
 const FILES_PER_SHARD: u64 = 9;
 /// And for each address: the shard's listener, and the handle that shuts it down.
@@ -65,6 +74,7 @@ pub struct Server {
     internal: Option<SocketAddr>,
     /// Whether the internal port asks for no key.
     internal_is_open: bool,
+    instance: Arc<str>,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     registry: Arc<Registry>,
@@ -72,16 +82,18 @@ pub struct Server {
     stop: Arc<Stop>,
     listeners: Vec<TcpListener>,
     threads: Vec<JoinHandle<()>>,
+    /// Why not every shard is pinned.
+    unpinned: Option<Unpinned>,
 }
 
 impl Server {
     /// Starts every shard; when this returns, connections are accepted.
     ///
     /// # Errors
-    /// An address that can't be bound, a thread or a ring that can't be had.
+    /// An address that can't be bound, a thread or a ring that can't be had, a shard that panics. Nothing is left running.
     pub fn start<R: DataRing + 'static>(config: Config) -> Result<Self, StartError> {
-        let cores = allowed_cores()?;
-        let shards = config.shard_count(cores.len());
+        let cores = cores()?;
+        let shards = config.shard_count(cores.parallelism());
         let config = Arc::new(config);
         let per_address = bind(&config, shards)?;
         let keys = config.api_key_file.as_deref().map_or(Ok(Keys::default()), Keys::load).map_err(StartError)?;
@@ -105,12 +117,14 @@ impl Server {
             internal: internal.as_ref().map(InternalPort::address),
             internal_is_open: !keys.is_set(),
             metrics: Arc::new(Metrics::new(&instance, shards, Arc::clone(&registry))),
+            instance,
             readiness: Arc::new(Readiness::new(Arc::clone(&stop))),
             registry,
             failures,
             stop,
             listeners: Vec::new(),
             threads: Vec::new(),
+            unpinned: None,
         };
         server.metrics.registry().register_collector(Box::new(FailureMetric(Arc::clone(&server.failures))));
         let mut listeners: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
@@ -120,35 +134,39 @@ impl Server {
                 listeners[shard].push(listener);
             }
         }
-        let (ready, started) = std::sync::mpsc::channel();
-        for (id, (listeners, wake_up)) in listeners.into_iter().zip(wake_ups).enumerate() {
-            let thread = ShardThread {
-                id,
-                core: cores[id % cores.len()],
-                listeners,
-                wake_up,
-                counters: Arc::clone(server.metrics.of_shard(id)),
-                config: Arc::clone(&config),
-                registry: Arc::clone(&server.registry),
-                instance: Arc::clone(&instance),
-                failures: Arc::clone(&server.failures),
-                stop: Arc::clone(&server.stop),
-            };
-            let ready = ready.clone();
-            let spawned = std::thread::Builder::new()
-                .name(format!("hi-shard-{id}"))
-                .spawn(move || thread.run::<R>(&ready))
-                .map_err(|error| StartError(format!("can't start a thread: {error}")))?;
-            server.threads.push(spawned);
+        // It lives until the shards are pinned.
+        let placement = cores.place(config.pin, shards);
+        server.unpinned = placement.why;
+        let threads = listeners.into_iter().zip(wake_ups).zip(&placement.cores).enumerate();
+        let threads = threads.map(|(id, ((listeners, wake_up), core))| ShardThread {
+            id,
+            core: *core,
+            listeners,
+            wake_up,
+            counters: Arc::clone(server.metrics.of_shard(id)),
+            config: Arc::clone(&config),
+            registry: Arc::clone(&server.registry),
+            instance: Arc::clone(&server.instance),
+            failures: Arc::clone(&server.failures),
+            stop: Arc::clone(&server.stop),
+        });
+        let threads: Vec<_> = threads.collect();
+        let started = server.start_shards::<R>(threads).and_then(|()| server.start_beside(&config, internal, keys));
+        match started {
+            Ok(()) => Ok(server),
+            Err(error) => {
+                // Those that did start.
+                server.stop();
+                server.join();
+                Err(error)
+            }
         }
-        for _ in 0..shards {
-            let outcome: Result<(), RingError> = started.recv().expect("every shard reports");
-            outcome.map_err(|RingError { operation, error }| {
-                StartError(format!("can't start a shard: the kernel refused {operation}: {error}"))
-            })?;
-        }
-        if let Some(port) = internal {
-            let Self { registry, metrics, readiness, .. } = &server;
+    }
+
+    /// Starts what runs beside the shards: the internal port, and the canary.
+    fn start_beside(&self, config: &Config, port: Option<InternalPort>, keys: Keys) -> Result<(), StartError> {
+        if let Some(port) = port {
+            let Self { registry, metrics, readiness, .. } = self;
             let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(readiness), config.raw, keys);
             port.serve(Arc::new(app)).map_err(out_of_files)?;
         }
@@ -156,16 +174,41 @@ impl Server {
             let plan = Plan {
                 target: target.clone(),
                 interval: config.public_interval,
-                instance,
+                instance: Arc::clone(&self.instance),
                 group: config.group.clone(),
             };
-            let canary = Canary::start(plan, Arc::clone(&server.metrics)).map_err(out_of_files)?;
-            server.readiness.add(move || {
+            let canary = Canary::start(plan, Arc::clone(&self.metrics)).map_err(out_of_files)?;
+            self.readiness.add(move || {
                 let (ok, detail) = canary.readiness();
                 Check { name: "public path", ok, decides: false, detail }
             });
         }
-        Ok(server)
+        Ok(())
+    }
+
+    /// Starts the threads of the shards, and waits until each has reported.
+    fn start_shards<R: DataRing + 'static>(&mut self, threads: Vec<ShardThread>) -> Result<(), StartError> {
+        let (ready, started) = std::sync::mpsc::channel();
+        let shards = threads.len();
+        for thread in threads {
+            let ready = ready.clone();
+            let spawned = std::thread::Builder::new()
+                .name(format!("hi-shard-{}", thread.id))
+                .spawn(move || thread.run::<R>(&ready))
+                .map_err(|error| StartError(format!("can't start a thread: {error}")))?;
+            self.threads.push(spawned);
+        }
+        // Only the shards hold it now: when all of them have ended, nothing is left to wait for.
+        drop(ready);
+        for _ in 0..shards {
+            let outcome: Result<(), RingError> = started
+                .recv()
+                .map_err(|_| StartError("can't start a shard: it has panicked, which is a bug in hi".to_owned()))?;
+            outcome.map_err(|RingError { operation, error }| {
+                StartError(format!("can't start a shard: the kernel refused {operation}: {error}"))
+            })?;
+        }
+        Ok(())
     }
 
     /// The addresses that it listens on.
@@ -181,6 +224,14 @@ impl Server {
     /// How many shards there are.
     pub fn shards(&self) -> usize {
         self.threads.len()
+    }
+
+    /// WebSockets and streams that are open.
+    pub fn clients(&self) -> u64 {
+        let dialects = || Speech::ALL.into_iter().filter(|dialect| *dialect != Speech::Api);
+        let of_shard = |shard| dialects().map(move |dialect| self.metrics.of_shard(shard).connections(dialect).get());
+        // Levels may wrap on one thread: a wrapping sum sets that right.
+        (0..self.shards()).flat_map(of_shard).fold(0, u64::wrapping_add)
     }
 
     /// Asks every shard to close its connections and to end; [`Server::join`] waits for it.
@@ -205,109 +256,160 @@ impl Server {
     }
 }
 
-/// The `hi` command: raises the file limit, tries the kernel, serves until a signal, and stops.
+/// The `hi` command: raises the file limit, listens to signals, tries the kernel, serves until a signal, and stops.
 ///
 /// # Errors
 /// Why it can't start.
-pub fn serve<R: DataRing + 'static>(config: Config) -> Result<(), StartError> {
-    let files = os::raise_file_limit()
-        .map_err(|error| StartError(format!("can't raise the limit of open files to the hard limit: {error}")))?;
-    let files_needed = files_needed(&config)?;
-    os::try_files(files_needed).map_err(|error| {
-        StartError(format!(
-            "can't open the {files_needed} files that the shards need ({error}, the limit is {files}): raise it with \
-             `ulimit -n`, or LimitNOFILE= in systemd, or lower --shards."
-        ))
-    })?;
-    // Before there are threads. An error means that the table grows later, at its price.
-    let _ = os::grow_file_table(files.min(FILES_AT_START_MAX));
-    let kernel = probe::try_kernel().map_err(StartError)?;
+pub fn serve<R: DataRing + 'static>(config: Config) -> Result<Infallible, StartError> {
+    // Needs no time. Listening to signals needs files.
+    let files = Files::prepare(&config)?;
+    // Before all that takes time: a signal without a handler would end hi without a word, or be lost (PID 1).
+    let (runtime, signals) =
+        Signals::listen().map_err(|error| StartError(format!("can't listen to signals: {error}")))?;
     let budget_config = config.clone();
-    let server = Server::start::<R>(config)?;
+    runtime.block_on(async {
+        let starting = tokio::task::spawn_blocking(|| {
+            let kernel = probe::try_kernel().map_err(StartError)?;
+            Server::start::<R>(config).map(|server| (kernel, server))
+        });
+        let (kernel, server, signals) = start_unless_stopped(starting, signals).await?;
+        announce(&server, &kernel);
+        info!("{files}");
+        debug!("{}", budget_config.memory_budget(server.shards()));
+        stop_on_signal(server, signals).await
+    })
+}
+
+fn cores() -> Result<Cores, StartError> {
+    Cores::of_this_process().map_err(|error| StartError(format!("can't read the CPU affinity: {error}")))
+}
+
+/// The limit of open files, and what of it is no connection.
+#[derive(Debug)]
+struct Files {
+    limit: u64,
+    needed: u64,
+}
+
+impl Files {
+    /// Raises the limit as far as it goes.
+    fn prepare(config: &Config) -> Result<Self, StartError> {
+        let limit = os::raise_file_limit()
+            .map_err(|error| StartError(format!("can't raise the limit of open files to the hard limit: {error}")))?;
+        let shards = config.shard_count(cores()?.parallelism()) as u64;
+        let addresses = config.listen.len().max(1) as u64;
+        let internal = if config.internal == Internal::Off { 0 } else { FILES_OF_INTERNAL_PORT };
+        let needed = FILES_BESIDE + internal + shards * (FILES_PER_SHARD + addresses * FILES_PER_LISTENER);
+        os::try_files(needed).map_err(|error| {
+            StartError(format!(
+                "can't open the {needed} files that the shards need ({error}, the limit is {limit}): raise it with \
+                 `ulimit -n`, or LimitNOFILE= in systemd, or lower --shards."
+            ))
+        })?;
+        // Before there are threads. An error means that the table grows later, at its price.
+        let _ = os::grow_file_table(limit.min(FILES_AT_START_MAX));
+        Ok(Self { limit, needed })
+    }
+}
+
+impl fmt::Display for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { limit, needed } = self;
+        write!(f, "room for {} connections (file limit {})", grouped(limit.saturating_sub(*needed)), grouped(*limit))
+    }
+}
+
+/// A number with commas between its thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
+}
+
+/// Waits for the start. A signal to stop ends the process instead, once nobody is connected.
+async fn start_unless_stopped(
+    mut starting: Task<Result<(Kernel, Server), StartError>>,
+    mut signals: Signals,
+) -> Result<(Kernel, Server, Signals), StartError> {
+    tokio::select! {
+        started = &mut starting => {
+            let panicked = |_| StartError("can't start: hi has panicked, which is a bug".to_owned());
+            let (kernel, server) = started.map_err(panicked)??;
+            Ok((kernel, server, signals))
+        }
+        () = signals.stop() => {
+            let began = Instant::now();
+            info!("stopping during the start");
+            // Shards that are ready serve already.
+            match tokio::time::timeout(START_TIME_MAX, starting).await {
+                Ok(Ok(Ok((_, server)))) => stop(server, signals, began).await,
+                _ => log::exit(0, STOP_TIME_MAX),
+            }
+        }
+    }
+}
+
+/// Says where the server is and how it runs.
+fn announce(server: &Server, kernel: &Kernel) {
     let shards = server.shards();
-    // Before the line that says that hi is open: who reads it may send a signal at once.
-    let signals = Signals::listen()?;
     let plural = if shards == 1 { "" } else { "s" };
     info!("hi is open at {}; {shards} shard{plural}; {kernel}", Links(server.addresses()));
+    match server.unpinned {
+        None | Some(Unpinned::Asked) => {}
+        Some(why) => info!("not every shard is pinned to a core: {why}; --pin on pins them all the same"),
+    }
     if let Some(address) = server.internal_address() {
         info!("the internal port is at http://{address}/ (publishing, rooms, health, metrics)");
-        if server.internal_is_open && !address.ip().is_loopback() {
+        if server.internal_is_open && !address.ip().to_canonical().is_loopback() {
             warn!(
-                "whoever reaches the internal port may publish: it is not on loopback, and asks for no key (--api-key-file)"
+                "anyone who reaches the internal port may publish: it is not on loopback, and asks for no key; set one with \
+                 --api-key-file"
             );
         }
     }
-    let connections = files.saturating_sub(files_needed);
-    info!("the file limit of {files} allows {connections} connections; {}", budget_config.memory_budget(shards));
-    serve_until_signal(server, signals)
 }
 
-fn allowed_cores() -> Result<Vec<usize>, StartError> {
-    os::allowed_cores().map_err(|error| StartError(format!("can't read the CPU affinity: {error}")))
+/// Stops at the first signal that asks for it; ends at once at the second.
+async fn stop_on_signal(server: Server, mut signals: Signals) -> ! {
+    signals.stop().await;
+    stop(server, signals, Instant::now()).await
 }
 
-/// File descriptors that are no connections.
-fn files_needed(config: &Config) -> Result<u64, StartError> {
-    let shards = config.shard_count(allowed_cores()?.len()) as u64;
-    let addresses = config.listen.len().max(1) as u64;
-    let internal = if config.internal == Internal::Off { 0 } else { FILES_OF_INTERNAL_PORT };
-    Ok(FILES_BESIDE + internal + shards * (FILES_PER_SHARD + addresses * FILES_PER_LISTENER))
-}
-
-/// What asks hi to stop, and the main thread's runtime that hears it.
-struct Signals {
-    runtime: Runtime,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, StartError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| StartError(format!("can't start the main thread's runtime: {error}")))?;
-        let listen = |kind| {
-            let _inside = runtime.enter();
-            signal(kind).map_err(|error| StartError(format!("can't listen to signals: {error}")))
-        };
-        let (terminate, interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-        Ok(Self { runtime, terminate, interrupt })
-    }
-}
-
-/// Stops at the first SIGTERM or SIGINT; ends at once at the second.
-fn serve_until_signal(server: Server, signals: Signals) -> ! {
-    let Signals { runtime, mut terminate, mut interrupt } = signals;
-    runtime.block_on(async {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        info!("stopping: no new connections, everyone is told to come back; a second signal ends at once");
-        server.stop();
-        let mut stopped = tokio::task::spawn_blocking(|| server.join());
-        tokio::select! {
-            left = &mut stopped => match left.unwrap_or_default() {
-                0 => info!("stopped"),
-                1 => warn!("stopped; 1 connection had not closed in time"),
-                left => warn!("stopped; {left} connections had not closed in time"),
-            },
-            () = tokio::time::sleep(STOP_TIME_MAX) => warn!("stopped, though not everyone has closed"),
-            _ = terminate.recv() => end_at_once(),
-            _ = interrupt.recv() => end_at_once(),
+/// Stops the server, and ends the process within [`STOP_TIME_MAX`] from `began`.
+async fn stop(server: Server, mut signals: Signals, began: Instant) -> ! {
+    let who = match server.clients() {
+        0 => "no client is connected".to_owned(),
+        1 => "asking 1 client to reconnect".to_owned(),
+        clients => format!("asking {} clients to reconnect", grouped(clients)),
+    };
+    info!("stopping: {who}; send the signal again to quit now");
+    server.stop();
+    let stopped = tokio::task::spawn_blocking(|| server.join());
+    tokio::select! {
+        left = stopped => {
+            let time = grouped(began.elapsed().as_millis() as u64);
+            match left.unwrap_or_default() {
+                0 => info!("stopped after {time} ms"),
+                1 => warn!("stopped after {time} ms; 1 connection had not closed in time"),
+                left => warn!("stopped after {time} ms; {} connections had not closed in time", grouped(left as u64)),
+            }
         }
-    });
+        () = tokio::time::sleep(STOP_TIME_MAX.saturating_sub(began.elapsed())) => {
+            warn!("stopped, though not every connection has closed");
+        }
+        () = signals.stop() => {
+            warn!("second signal: ended at once");
+            log::exit(1, STOP_TIME_MAX)
+        }
+    }
     // A thread that has not joined in time must not hold up the process.
-    std::process::exit(0)
-}
-
-fn end_at_once() {
-    warn!("second signal: ended at once");
-    std::process::exit(1)
+    log::exit(0, (STOP_TIME_MAX + LOG_TIME_MIN).saturating_sub(began.elapsed()))
 }
 
 /// What one shard's thread starts with.
 struct ShardThread {
     id: usize,
-    core: usize,
+    core: Option<usize>,
     listeners: Vec<TcpListener>,
     wake_up: OwnedFd,
     counters: Arc<Counters>,
@@ -320,8 +422,10 @@ struct ShardThread {
 
 impl ShardThread {
     fn run<R: DataRing + 'static>(self, ready: &std::sync::mpsc::Sender<Result<(), RingError>>) {
-        if let Err(error) = os::pin_to_core(self.core) {
-            warn!("shard {} runs unpinned: core {} can't be had: {error}", self.id, self.core);
+        if let Some(core) = self.core
+            && let Err(error) = os::pin_to_core(core)
+        {
+            warn!("shard {} runs unpinned: core {core} can't be had: {error}", self.id);
         }
         let ring = self
             .wake_up
@@ -360,4 +464,30 @@ fn many<T>(count: usize, make: impl FnMut() -> io::Result<T>) -> Result<Vec<T>, 
 
 fn out_of_files(error: io::Error) -> StartError {
     StartError(format!("can't open what the shards need: {error}; raise the file limit (ulimit -n) or lower --shards"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::ring::Ring;
+
+    #[test]
+    fn a_shard_that_panics_before_it_reports_is_an_error_of_the_start() {
+        let mut config = Config::parse_from(["hi", "--listen", "127.0.0.1:0", "--internal", "off", "--shards", "2"]);
+        // No option can say so: the ring asserts that it is a power of two.
+        config.receive_buffers = 3;
+        let (ended, outcome) = mpsc::channel();
+        std::thread::spawn(move || ended.send(Server::start::<Ring>(config).map(drop)));
+        let outcome = outcome.recv_timeout(Duration::from_secs(20)).expect("the start ends");
+        assert!(outcome.unwrap_err().to_string().contains("panicked"));
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!([0, 999, 1000, 20_000, 1_234_567].map(grouped), ["0", "999", "1,000", "20,000", "1,234,567"]);
+    }
 }

@@ -7,7 +7,9 @@ mod run;
 mod support;
 
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use run::{Proxy, Reply, Run, doctor, doctor_text, is_handshake, odd_server, response, switching};
@@ -278,7 +280,7 @@ fn a_websocket_server_that_is_not_hi() {
     });
     let run = examine(other);
     let said = run.expect("not_hi", 0);
-    assert!(said.contains("Sound as far as it can be seen"), "{said}");
+    assert!(said.contains("OK as far as can be seen"), "{said}");
     let chat = &run.address("127.0.0.1")["chat"]["done"];
     assert_eq!(chat["message"], "skipped", "only a ping is sent to strangers");
     assert!(!chat["ping"]["done"].is_null());
@@ -325,4 +327,32 @@ fn it_runs_where_io_uring_is_forbidden() {
     unsafe { command.pre_exec(apply) };
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+/// What becomes of a command whose report goes to `output`: the exit code and stderr.
+fn reporting_to(output: std::fs::File, args: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
+    let output = command.args(args).stdout(output).stderr(Stdio::piped()).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_report_that_is_lost_is_no_success_and_a_reader_that_has_left_is_none_of_our_business() {
+    let server = Server::start(&[]);
+    let url = at(server.port());
+    let nowhere = at(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
+    for (args, code) in [
+        (&["doctor", &url][..], 0),
+        (&["doctor", &url, "--json"], 0),
+        (&["doctor", &nowhere], 1),
+        (&["checklist", "before", &nowhere, "--elsewhere"], 1),
+    ] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let (lost, said) = reporting_to(full, args);
+        assert!(lost != 0 && lost != code && said.lines().count() == 1, "{args:?}: {lost} {said}");
+        assert!(said.contains("can't write"), "{said}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(reporting_to(OwnedFd::from(writer).into(), args), (code, String::new()), "{args:?}");
+    }
 }

@@ -8,7 +8,7 @@ mod support;
 use std::process::Command;
 use std::time::Duration;
 
-use run::{Reply, doctor, doctor_text, is_handshake, odd_server, response, switching};
+use run::{Reply, doctor, doctor_text, dripping_server, is_handshake, odd_server, response, switching};
 
 /// Two steps of one second each, and the time of a slow machine.
 const RUN_MAX: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ fn a_message_without_an_end_is_not_collected() {
     });
     let run = doctor(&[&at(port), "--timeout", "1s"]);
     let said = run.expect("message_lost", 1);
-    assert!(said.contains("a message that does not end"), "{said}");
+    assert!(said.contains("a message arrives that does not end"), "{said}");
     assert!(run.took < RUN_MAX, "{:?}", run.took);
 }
 
@@ -75,6 +75,44 @@ fn heads_and_bodies_without_an_end_have_one() {
         let kept = run.address("127.0.0.1")["handshake"]["done"]["answer"]["body"].as_str().unwrap();
         assert!(kept.len() <= 4096, "{} bytes", kept.len());
     }
+}
+
+#[test]
+fn a_step_is_over_in_its_time_however_slowly_bytes_come() {
+    let ok = "HTTP/1.1 200 OK\r\n";
+    for (answer, byte, kind) in [
+        (String::new(), b'\n', "no_http_answer"),
+        (format!("{ok}X-Drip: "), b'x', "no_http_answer"),
+        (format!("{ok}Content-Length: 1000000\r\n\r\n"), b'x', "ok_200_instead_of_101"),
+        (format!("{ok}Transfer-Encoding: chunked\r\n\r\nffff\r\n"), b'x', "ok_200_instead_of_101"),
+    ] {
+        let port = odd_server(move |_| Reply::AnswerAndDrip(answer.clone(), byte));
+        let run = doctor(&[&at(port), "--timeout", "1s"]);
+        run.expect(kind, 1);
+        assert!(run.took < RUN_MAX, "{:?}", run.took);
+        let answer = &run.address("127.0.0.1")["handshake"]["done"]["answer"];
+        assert!(answer.is_null() || answer["ms"].as_f64().unwrap() < 1_500.0, "one limit for head and body: {answer}");
+    }
+    // A frame of 64 KiB whose bytes trickle in, and the head of a TLS record.
+    let frame = String::from_utf8(b"\x01\x7e\x7f\x7f".to_vec()).unwrap();
+    let port =
+        odd_server(move |head| nobody(head).unwrap_or_else(|| Reply::AnswerAndDrip(switching(head) + &frame, b'x')));
+    let run = doctor(&[&at(port), "--timeout", "1s", "--idle=1s"]);
+    run.expect("message_lost", 1);
+    assert!(run.took < RUN_MAX, "{:?}", run.took);
+    let run = doctor(&[&at(dripping_server(b"\x16\x03\x03\x3f\xff")).replace("ws:", "wss:"), "--timeout", "1s"]);
+    run.expect("tls_failed", 1);
+    assert!(run.took < RUN_MAX, "{:?}", run.took);
+}
+
+#[test]
+fn pings_without_end_from_a_server_that_reads_nothing_do_not_hold_the_silence() {
+    let pings = b"\x89\x7d".iter().copied().chain([b'p'; 125]).collect::<Vec<_>>().repeat(64);
+    let port =
+        odd_server(move |head| nobody(head).unwrap_or_else(|| Reply::AnswerAndFlood(switching(head), pings.clone())));
+    let run = doctor(&[&at(port), "--timeout", "1s", "--idle=1s"]);
+    run.expect("message_lost", 1);
+    assert!(run.took < RUN_MAX, "{:?}", run.took);
 }
 
 /// What is printed to a terminal and what is saved.

@@ -12,6 +12,9 @@ use run::doctor;
 use support::Server;
 use support::proxies::{Kind, Setup, cases};
 
+/// A user of Caddy, with a password that nobody knows.
+const BASIC: &str = "staff $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG";
+
 /// The address of a proxy, as its users have it.
 fn url(setup: &Setup) -> String {
     format!("ws://{}/ws", setup.address())
@@ -58,8 +61,69 @@ fn proxies_that_carry_websockets_are_sound() {
         cases::buffers(upstream),
         cases::haproxy_correct(upstream),
         cases::apache_correct(upstream),
+        cases::caddy_correct(upstream),
     ] {
         expect(&server, &setup, &[], &sound);
+    }
+}
+
+#[test]
+fn apache_and_caddy_that_strip_are_named_with_their_lines() {
+    for (setup, name, line) in [
+        (cases::apache_strips as fn(_, _) -> Setup, "Apache", "upgrade=websocket"),
+        (|upstream, _| cases::caddy_strips(upstream), "Caddy", "reverse_proxy"),
+    ] {
+        let server = Server::start(&[]);
+        let says: &'static [&'static str] = Box::leak(Box::new([name, "drops Upgrade"]));
+        let lines: &'static [&'static str] = Box::leak(Box::new([line]));
+        let expected = Expected { verdict: ("upgrade_stripped", 1), says, lines, logged: Some("upgrade_stripped") };
+        expect(&server, &setup(server.address(), true), &[], &expected);
+    }
+}
+
+/// The page of another site, and hi's chat alone below it: that is no fault of anybody's.
+#[test]
+fn a_proxy_that_passes_only_the_chat_on_is_sound() {
+    let server = Server::start(&[]);
+    let pass = format!("reverse_proxy {}", server.address());
+    let page = ["handle {", "header Content-Type text/html", "respond \"<html>Elsewhere</html>\"", "}"];
+    let setup = Setup::new(Kind::Caddy, &[&["handle /ws* {", &pass, "}"][..], &page].concat());
+    expect(
+        &server,
+        &setup,
+        &[],
+        &Expected { verdict: ("sound", 0), says: &["works", "not passed on"], lines: &[], logged: None },
+    );
+}
+
+#[test]
+fn behind_a_proxy_a_path_that_hi_does_not_have_is_the_fault() {
+    let server = Server::start(&[]);
+    let setup = cases::correct(server.address());
+    let _proxy = setup.start();
+    let address = setup.address();
+    let run = doctor(&[&format!("ws://{address}/nothing")]);
+    let said = run.expect("not_found", 1);
+    assert!(
+        said.contains("has nothing at /nothing (404)") && said.contains(&format!("use ws://{address}/ws")),
+        "{said}"
+    );
+    assert!(!said.contains("drops"), "{said}");
+}
+
+#[test]
+fn proxies_that_redirect_and_refuse_are_told_apart() {
+    let server = Server::start(&[]);
+    let deny = format!("http-request deny deny_status 403 if {{ path_end /ws }}\nserver hi {}", server.address());
+    for (setup, verdict, says) in [
+        (Setup::new(Kind::Nginx, &["return 301 https://$host$request_uri;"]), "redirect", "use wss://127.0.0.1/ws"),
+        (Setup::new(Kind::Nginx, &["return 302 https://sso.example.com/?next=$uri;"]), "redirect", "to a login page"),
+        (Setup::new(Kind::Caddy, &["redir https://{host}{uri} permanent"]), "redirect", "use wss://127.0.0.1/ws"),
+        (Setup::new(Kind::Haproxy, &[&deny]), "forbidden", "refuses the handshake (403)"),
+        (Setup::new(Kind::Caddy, &["basicauth {", BASIC, "}", "respond ok"]), "forbidden", "asks for a login (401"),
+    ] {
+        let says: &'static [&'static str] = Box::leak(Box::new([says]));
+        expect(&server, &setup, &[], &Expected { verdict: (verdict, 1), says, lines: &[], logged: None });
     }
 }
 

@@ -61,7 +61,7 @@ fn certificates_that_no_browser_takes() {
             "tls_wrong_name",
             "for other.example.com, not for chat.example.com",
         ),
-        (self_signed(&[NAME]), "tls_self_signed", "signed by itself"),
+        (self_signed(&[NAME]), "tls_self_signed", "self-signed"),
         (stranger.certificate(&[NAME], 90), "tls_unknown_issuer", "--ca"),
     ] {
         let run = behind(config, &authority, &server);

@@ -77,6 +77,7 @@ fn the_text_is_what_prometheus_reads() {
         "hi_internal_connections",
         "hi_internal_errors_total",
         "hi_lapped_total",
+        "hi_log_lines_dropped_total",
         "hi_messages_in_total",
         "hi_open_files",
         "hi_open_files_max",

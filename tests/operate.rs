@@ -7,7 +7,7 @@ mod support;
 use std::io::Read;
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::CommandFactory;
@@ -15,35 +15,10 @@ use hi::config::Config;
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use support::wire::{BINARY, FIN, Wire, close_frame, frame, handshake};
-use support::{PATIENCE, Server};
+use support::{PATIENCE, Server, hi, run};
 
 /// From the signal to the end of the process: the promise.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
-
-fn hi() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
-    // What the user of this machine has set for his own hi.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HI_")) {
-        command.env_remove(name);
-    }
-    // Tests run side by side; who tests the internal port gives it an address.
-    command.env("HI_INTERNAL", "off");
-    command
-}
-
-/// Runs a `hi` that has to end by itself.
-fn run(mut command: Command) -> Output {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("it runs on: {:?}", child.wait_with_output());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.wait_with_output().unwrap()
-}
 
 /// It has ended with 2 and one sentence, which is returned.
 #[track_caller]
@@ -139,6 +114,11 @@ fn sigterm_closes_everyone_and_ends_in_time() {
 }
 
 #[test]
+fn sigquit_closes_everyone_and_ends_in_time() {
+    stops_on(Signal::QUIT);
+}
+
+#[test]
 fn sigint_closes_everyone_and_ends_in_time() {
     stops_on(Signal::INT);
 }
@@ -163,7 +143,7 @@ fn who_is_left_when_the_time_to_stop_is_over_is_counted() {
     late.expect_101();
     late.expect_close(1001);
     assert_eq!(server.wait().code(), Some(0));
-    server.wait_for_log("stopped; 1 connection had not closed in time");
+    server.wait_for_log("ms; 1 connection had not closed in time");
     assert!(began.elapsed() < STOP_TIME_MAX, "it took {:?} to stop", began.elapsed());
 }
 
@@ -180,8 +160,8 @@ fn a_server_where_everyone_answers_stops_without_waiting() {
     server.signal(Signal::TERM);
     clients.iter_mut().for_each(|client| assert_eq!(client.expect_close().0, 1001));
     assert_eq!(server.wait().code(), Some(0));
-    let last = server.wait_for_log(" stopped");
-    assert!(last.ends_with(" stopped"), "it has waited in vain: {last}");
+    let last = server.wait_for_log(" stopped after ");
+    assert!(last.ends_with(" ms"), "it has waited in vain: {last}");
 }
 
 #[test]
@@ -323,14 +303,15 @@ fn help_shows_every_option_with_its_default_and_its_unit() {
 #[test]
 fn port_0_takes_a_free_port_and_the_log_says_all_that_is_needed() {
     let mut command = hi();
-    command.args(["-p", "0", "--shards", "3"]);
+    command.args(["-p", "0", "--shards", "3", "--log", "debug"]);
     let server = Server::spawn(command);
     let line = server.wait_for_log("hi is open");
     assert!(line.contains(&format!("http://localhost:{}/", server.port())), "{line}");
     assert!(line.contains("3 shards") && line.contains("io_uring") && line.contains("Linux "), "{line}");
     assert!(line.contains("multishot receive") && line.contains("provided buffers"), "{line}");
     let line = server.wait_for_log("file limit");
-    assert!(line.contains("connections") && line.contains("memory at most"), "{line}");
+    assert!(line.contains("room for ") && line.contains(" connections"), "{line}");
+    server.wait_for_log("memory at most");
     assert!(server.get("/healthz").starts_with("HTTP/1.1 200"));
     let v6 = TcpStream::connect(("::1", server.port()));
     if std::net::TcpListener::bind("[::1]:0").is_ok() {

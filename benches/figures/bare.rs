@@ -22,7 +22,7 @@ const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r
 pub(crate) fn serve(in_one_batch: bool, case: Case) {
     hi::os::raise_file_limit().unwrap();
     hi::os::pin_to_core(hi::os::allowed_cores().unwrap()[0]).unwrap();
-    let listener = hi::os::bind_shards(([127, 0, 0, 1], 0).into(), 1).unwrap().pop().unwrap();
+    let listener = hi::os::bind_shards(([127, 0, 0, 1], 0).into(), false, 1).unwrap().pop().unwrap();
     println!("{}", listener.local_addr().unwrap());
     let sockets: Vec<TcpStream> = (0..case.members).map(|_| accept(&listener)).collect();
     let mut publisher = accept(&listener);

@@ -90,6 +90,8 @@ impl Server {
     fn hi(file: &Path, shards: &str, args: &[&str]) -> Self {
         let mut command = Command::new(file);
         command.args(["--listen", "127.0.0.1:0", "--internal", "off", "--shards", shards]);
+        // Whatever else is pinned there: we are, and so is the build that this one is compared with.
+        command.env("HI_PIN", "on");
         // Members may lag by a few of the largest messages.
         command.args(["--max-message", "1m", "--backlog-bytes", "16m"]);
         Self::spawn(command.args(args).stderr(Stdio::piped()), |child| {

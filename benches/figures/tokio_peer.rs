@@ -26,7 +26,7 @@ type Members = Rc<RefCell<Vec<Sender<Bytes>>>>;
 pub(crate) fn serve() {
     hi::os::raise_file_limit().expect("the file limit can be raised to the hard limit");
     hi::os::pin_to_core(hi::os::allowed_cores().expect("the kernel tells")[0]).expect("the first core");
-    let listener = hi::os::bind_shards(([127, 0, 0, 1], 0).into(), 1).expect("a free port").remove(0);
+    let listener = hi::os::bind_shards(([127, 0, 0, 1], 0).into(), false, 1).expect("a free port").remove(0);
     println!("{}", listener.local_addr().expect("it is bound"));
     listener.set_nonblocking(true).expect("a socket");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

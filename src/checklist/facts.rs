@@ -63,8 +63,9 @@ pub struct VerdictFacts {
     pub sound: bool,
     /// In plain words.
     pub sentence: String,
-    /// What mends it; empty where nothing is broken.
-    pub mend: String,
+    /// What fixes it; empty where nothing is broken. In JSON it has kept its first name.
+    #[serde(rename = "mend")]
+    pub fix: String,
 }
 
 /// The machine that is to run hi.

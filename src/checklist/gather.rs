@@ -20,7 +20,7 @@ const CONNECTIONS: &str = "hi_connections";
 /// What a list is made of, beside the address.
 #[derive(Clone, Debug)]
 pub struct Subject {
-    /// The address as users have it, whom to ask for it, whom to trust.
+    /// The address as users have it, the resolvers to ask, the certificates to trust.
     pub options: Options,
     /// Where it lived before the move; empty, before it: where the records point beside the new addresses.
     pub old: BTreeSet<IpAddr>,
@@ -78,7 +78,7 @@ fn at(address: &Address, examination: &Examination) -> AddressFacts {
         (Some(finding), _) => finding.text.clone(),
         (None, Some(failure)) => failure.detail.clone(),
         (None, None) if sound => "The chat works there.".to_owned(),
-        (None, None) => "The WebSocket handshake does not come about there.".to_owned(),
+        (None, None) => "The WebSocket handshake fails there.".to_owned(),
     };
     AddressFacts {
         address: address.ip(),
@@ -96,12 +96,12 @@ fn is_of_the_server(finding: &&Finding) -> bool {
 }
 
 fn verdict(diagnosis: &Diagnosis) -> VerdictFacts {
-    let Finding { kind, text, mend, .. } = &diagnosis.verdict;
+    let Finding { kind, text, fix, .. } = &diagnosis.verdict;
     VerdictFacts {
         name: kind.name(),
         sound: diagnosis.is_sound(),
         sentence: text.clone(),
-        mend: mend.as_ref().map(|mend| mend.text.clone()).unwrap_or_default(),
+        fix: fix.as_ref().map(|fix| fix.text.clone()).unwrap_or_default(),
     }
 }
 

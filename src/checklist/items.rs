@@ -137,10 +137,10 @@ fn resolvers_agree(facts: &Facts) -> Item {
 
 fn works(facts: &Facts) -> Item {
     let verdict = &facts.verdict;
-    let detail = if verdict.mend.is_empty() {
+    let detail = if verdict.fix.is_empty() {
         verdict.sentence.clone()
     } else {
-        format!("{} Mend: {}.", verdict.sentence, verdict.mend.trim_end_matches('.'))
+        format!("{} Fix: {}.", verdict.sentence, verdict.fix.trim_end_matches('.'))
     };
     check("address_works", "The address works for everybody, at every address that it has", verdict.sound, detail)
 }
@@ -166,7 +166,7 @@ fn ttl_steady(facts: &Facts) -> Item {
     let Some(ttl) = facts.ttl_seconds_max() else {
         return check("ttl_steady", title, false, NO_RECORDS.to_owned());
     };
-    let detail = format!("The longest is {ttl} s. When nothing has to be turned back any more, an hour is usual.");
+    let detail = format!("The longest is {ttl} s. Once the move can't be undone any more, an hour is usual.");
     check("ttl_steady", title, ttl >= TTL_SECONDS_STEADY, detail)
 }
 
@@ -254,8 +254,8 @@ fn old_is_silent(facts: &Facts) -> Item {
         true if old.is_empty() => OLD_UNKNOWN.to_owned(),
         true => "Nothing answers there.".to_owned(),
         false => format!(
-            "Something answers: {}. If it is the provider's proxy, users who still come there lose the chat, and nobody \
-             tells them.",
+            "Something answers: {}. If it is the provider's proxy, users who still connect to it lose the chat without \
+             being told.",
             answering.join("; ")
         ),
     };
@@ -268,7 +268,7 @@ fn nothing_arrives_at_old(facts: &Facts) -> Item {
     match &facts.old_connections {
         Some(Ok(0)) => check(name, title, true, "Its own count of connections is 0.".to_owned()),
         Some(Ok(count)) => check(name, title, false, format!("It still has {count} connections.")),
-        Some(Err(trouble)) => check(name, title, false, format!("Its count could not be had: {trouble}")),
+        Some(Err(trouble)) => check(name, title, false, format!("It did not tell its count: {trouble}")),
         None => ask(
             name,
             title,
@@ -306,7 +306,7 @@ fn certificate(facts: &Facts) -> Item {
 fn machine(facts: &Facts) -> Vec<Item> {
     let (kernel, files) = ("The new server's kernel has what hi needs", "The new server's file limit is high enough");
     let Some(machine) = &facts.machine else {
-        let detail = "Run this list on the new server, without --elsewhere: it looks by itself.";
+        let detail = "Run this list on the new server, without --elsewhere, to have it checked.";
         return vec![ask("kernel", kernel, detail), ask("file_limit", files, detail)];
     };
     let files_max = machine.files_max;
@@ -334,7 +334,7 @@ fn questions(phase: Phase) -> Vec<Item> {
             ),
             ("proxy_saved", "The proxy's configuration is saved", "Copy it to the new server, with its Upgrade lines."),
             ("firewall", "The new server's firewall is open for IPv4 and IPv6", "80 and 443, from the outside."),
-            ("way_back", "You know how to turn back", "Which record, to which address, and who does it."),
+            ("way_back", "You know how to turn back", "Which record, to which address, and whose job it is."),
         ],
         Phase::During => &[
             (

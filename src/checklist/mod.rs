@@ -27,10 +27,11 @@ use items::{Phase, items};
 
 use crate::doctor::url::Target;
 use crate::doctor::{self, Options, parse_resolver};
+use crate::output::print;
 
 /// Exit code while a check is open.
 const EXIT_OPEN: u8 = 1;
-/// Exit code for what the operator can mend on the command line.
+/// Exit code for what the operator can fix on the command line.
 const EXIT_USAGE: u8 = 2;
 
 /// The command line.
@@ -82,7 +83,7 @@ struct ListArgs {
     #[arg(long, value_name = "IP[:PORT]", value_parser = parse_resolver)]
     resolver: Vec<SocketAddr>,
 
-    /// A file with certificates (PEM) to trust beside the system's
+    /// Certificates to trust in addition to the system's, in PEM
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
@@ -90,7 +91,7 @@ struct ListArgs {
     #[arg(long, value_name = "IP:PORT")]
     old_internal: Option<SocketAddr>,
 
-    /// This machine is not to be the server: leave its kernel and its file limit out
+    /// Don't check this machine's kernel and file limit (the server is another machine)
     #[arg(long)]
     elsewhere: bool,
 
@@ -108,11 +109,7 @@ pub fn run(args: Args) -> ExitCode {
         What::Diff { a, b } => read(&a).and_then(|a| Ok((diff(&a, &read(&b)?), ExitCode::SUCCESS))),
     };
     match outcome {
-        Ok((text, code)) => {
-            // Who reads may have ended: the exit code stays the answer.
-            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
-            code
-        }
+        Ok((text, code)) => print(format!("{}\n", text.trim_end()), code),
         Err(sentence) => {
             let _ = writeln!(std::io::stderr(), "{sentence}");
             ExitCode::from(EXIT_USAGE)
@@ -139,12 +136,13 @@ fn make(phase: Phase, args: ListArgs) -> Result<(String, ExitCode), String> {
             .open(save)
             .map_err(|error| cant("written", save, &error))?;
     }
+    let url = target.url.clone();
     let options = Options { resolvers: args.resolver, ca: args.ca, ..Options::new(target) };
     let subject = Subject { options, old, new, old_internal: args.old_internal, here: !args.elsewhere };
     let runtime = doctor::runtime().map_err(|error| format!("a runtime can't be had: {error}."))?;
     let facts = runtime.block_on(gather(phase, &subject))?;
     let made_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    let document = Document { phase, url: args.url, made_unix_ms, items: items(phase, &facts), facts };
+    let document = Document { phase, url, made_unix_ms, items: items(phase, &facts), facts };
     if let Some(save) = &args.save {
         let is_json = save.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
         let text = if is_json { document.json(true) } else { document.markdown_with_json() };

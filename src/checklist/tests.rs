@@ -42,7 +42,7 @@ fn facts(address: &str) -> Facts {
         new: set(&[NEW]),
         resolvers: vec![resolver("10.0.0.1", &[(address, 300)]), resolver("10.0.0.2", &[(address, 120)])],
         addresses: vec![at(OLD, true, "The chat works.", Some("a")), at(NEW, true, "The chat works.", Some("a"))],
-        verdict: VerdictFacts { name: "sound".into(), sound: true, sentence: "It works.".into(), mend: String::new() },
+        verdict: VerdictFacts { name: "sound".into(), sound: true, sentence: "It works.".into(), fix: String::new() },
         machine: Some(MachineFacts { kernel: Ok("Linux 6.12".into()), files_max: 20_000 }),
         old_connections: Some(Ok(0)),
     }

@@ -11,7 +11,7 @@ use super::facts::Certificate;
 /// Seconds of a day.
 const DAY: i64 = 24 * 60 * 60;
 
-/// Characters of a name that are repeated: who made the certificate chose their number.
+/// Characters of a name that are repeated: whoever made the certificate chose their number.
 const NAME_CHARS_MAX: usize = 120;
 
 /// What a certificate says about itself. One that can't be read says so in its subject.

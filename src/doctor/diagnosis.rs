@@ -1,7 +1,7 @@
 //! From the facts to one verdict. Pure.
 //!
 //! Causes come in the order in which they explain each other: DNS, TCP, TLS, HTTP, WebSocket. The worst address decides,
-//! and the sound ones are the contrast that shows what should be there.
+//! and the healthy ones are the contrast that shows what should be there.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -59,7 +59,7 @@ impl<'f> Cases<'f> {
         &self.facts.target.host
     }
 
-    /// A family of which nothing can be connected to, while the other is sound.
+    /// A family of which nothing can be connected to, while the other is healthy.
     fn families(&self) -> Vec<Finding> {
         let of = |ipv4: bool| self.examined.iter().filter(move |(address, _)| address.address.is_ipv4() == ipv4);
         let is_dead = |ipv4| {
@@ -77,11 +77,11 @@ impl<'f> Cases<'f> {
                     "{name} is broken, the rest works. {}. Clients that try {name} first wait, or give up.",
                     each.collect::<Vec<_>>().join("; ")
                 );
-                let mend = format!(
+                let fix = format!(
                     "let the server listen on {name} (hi does unless --listen says otherwise) and open the firewall for \
                      it, or take the {record} record away"
                 );
-                findings.push(Finding::broken(kind, of(ipv4).next().map(|(address, _)| address.ip()), text).mend(mend));
+                findings.push(Finding::broken(kind, of(ipv4).next().map(|(address, _)| address.ip()), text).fix(fix));
             }
         }
         findings
@@ -110,7 +110,7 @@ impl<'f> Cases<'f> {
     }
 
     /// Whether an address with a fault is another machine than this server: it was not expected, or what answers there
-    /// is told apart from what answers at a sound address.
+    /// is told apart from what answers at a healthy address.
     fn is_stale(&self, address: &Address, fault: &Fault) -> bool {
         if !address.in_dns {
             return false;
@@ -126,14 +126,14 @@ impl<'f> Cases<'f> {
         let text =
             format!("{} is not this server: {clause}.{}", address.ip(), self.record_of(address, "still points to it"));
         let good = self.good(address);
-        let mend = match good.as_slice() {
+        let fix = match good.as_slice() {
             [] => format!("take the record of {} away", address.ip()),
             good => format!("point the record at {}.", good.join(" and ")).trim_end_matches('.').to_owned(),
         };
-        Finding::broken(Kind::StaleAddress, Some(address.ip()), text).mend(mend)
+        Finding::broken(Kind::StaleAddress, Some(address.ip()), text).fix(fix)
     }
 
-    /// Where a record should point instead: what was expected, or else what is sound, of the same family.
+    /// Where a record should point instead: what was expected, or else what is healthy, of the same family.
     fn good(&self, instead_of: &Address) -> Vec<String> {
         let same = |ip: &IpAddr| ip.is_ipv4() == instead_of.address.is_ipv4();
         let sound: Vec<_> = self.sound().map(Address::ip).collect();
@@ -178,15 +178,15 @@ impl<'f> Cases<'f> {
                     format!("{ip} is not among the expected addresses.{}", self.record_of(address, "points to it"));
                 let finding = Finding::broken(Kind::UnexpectedAddress, Some(ip), text);
                 findings.push(match self.good(address).as_slice() {
-                    [] => finding.mend(format!("take the record away, or expect it (--expect-ip {ip})")),
-                    good => finding.mend(format!("point the record at {}", good.join(" and "))),
+                    [] => finding.fix(format!("take the record away, or expect it (--expect-ip {ip})")),
+                    good => finding.fix(format!("point the record at {}", good.join(" and "))),
                 });
             }
             if expected && !address.in_dns {
                 let record = if ip.is_ipv4() { "A" } else { "AAAA" };
                 let text = format!("{ip} is expected, and no record of {} points to it.", self.host());
-                let mend = format!("add the {record} record {ip}, or wait until the old one has expired everywhere");
-                findings.push(Finding::broken(Kind::MissingAddress, Some(ip), text).mend(mend));
+                let fix = format!("add the {record} record {ip}, or wait until the old one has expired everywhere");
+                findings.push(Finding::broken(Kind::MissingAddress, Some(ip), text).fix(fix));
             }
         }
         findings
@@ -208,13 +208,13 @@ impl<'f> Cases<'f> {
         if instances.len() > 1 {
             let each = hi.iter().filter_map(|address| Some(format!("{} is {}", address.ip(), address.instance()?)));
             let text = format!(
-                "{} servers that know nothing of each other's rooms answer: {}. Who is connected to one does not hear who \
-                 is connected to another.",
+                "{} servers that know nothing of each other's rooms answer: {}. Users who are connected to one don't hear users \
+                 who are connected to another.",
                 instances.len(),
                 each.collect::<Vec<_>>().join(", ")
             );
-            let mend = "if that is not meant, let all records point to one of them";
-            findings.push(Finding::warning(Kind::AnotherInstance, None, text).mend(mend));
+            let fix = "if that is not meant, let all records point to one of them";
+            findings.push(Finding::warning(Kind::AnotherInstance, None, text).fix(fix));
         }
         findings.dedup_by_key(|finding| finding.kind == Kind::NotHi);
         findings
@@ -227,16 +227,22 @@ impl<'f> Cases<'f> {
             let each = self.examined.iter().map(|(address, _)| format!("{} ({})", address.ip(), family(address)));
             let each = each.collect::<Vec<_>>().join(", ");
             let text =
-                format!("Nothing can be said about {url}: this machine has no way to any of its addresses: {each}.");
-            return Finding::broken(Kind::NoRouteHere, None, text).mend("run the doctor on a machine that has one");
+                format!("Nothing can be said about {url}: this machine has no route to any of its addresses: {each}.");
+            return Finding::broken(Kind::NoRouteHere, None, text).fix("run the doctor on a machine that has one");
         }
-        Finding::warning(Kind::Sound, None, format!("{url} works at {}.", ips.join(" and ")))
+        let blind = self.sound().any(|address| address.is_hi() && address.received().is_none());
+        let unseen = match blind {
+            true => " Its echo is switched off (hi --echo off) or not passed on, so changes to headers can't be seen.",
+            false => "",
+        };
+        Finding::warning(Kind::Sound, None, format!("{url} works at {}.{unseen}", ips.join(" and ")))
     }
 }
 
 fn not_hi(address: &Address) -> Finding {
-    let text = "Sound as far as it can be seen: a WebSocket server answers that is not hi, or whose proxy keeps \
-        /-/doctor/echo from it. What becomes of headers and messages on the way can't be seen.";
+    let text = "OK as far as can be seen: a WebSocket server answers that is not hi, or whose echo is switched off \
+        (hi --echo off), or whose proxy does not pass /-/doctor/echo on. What happens to headers and messages on the way \
+        can't be seen.";
     Finding::warning(Kind::NotHi, Some(address.ip()), text)
 }
 
@@ -259,7 +265,7 @@ fn identity(address: &Address) -> Vec<String> {
     if hops.is_none() {
         names.extend(echo.and_then(|echo| echo.answer.header("server")).map(str::to_owned));
     }
-    // A request that arrives in another version or with another Host has met someone who says nothing about itself.
+    // A request that arrives in another version or with another Host has met a hop that says nothing about itself.
     let changed = echo.and_then(|echo| echo.diff.as_ref()).is_some_and(|diff| !diff.is_empty());
     if changed && names.is_empty() {
         names.push("a proxy".to_owned());
@@ -285,9 +291,9 @@ fn names(facts: &Facts) -> Vec<Finding> {
             .find(|lookup| matches!(lookup.outcome, LookupOutcome::NoAnswer | LookupOutcome::Failed));
         if let Some(bad) = bad {
             let detail = bad.detail.as_deref().unwrap_or("no answer");
-            let text = format!("The resolver {} does not help with {host}: {detail}.", source.name);
-            let mend = "mend the resolver, or take it out of the configuration of those who ask it";
-            findings.push(Finding::warning(Kind::ResolverSilent, None, text).mend(mend));
+            let text = format!("The resolver {} gives no answer for {host}: {detail}.", source.name);
+            let fix = "fix the resolver, or remove it from the configuration of the machines that ask it";
+            findings.push(Finding::warning(Kind::ResolverSilent, None, text).fix(fix));
         }
     }
     findings.extend(disagreement(facts));
@@ -301,18 +307,18 @@ fn no_address(facts: &Facts) -> Finding {
     let asked = asked.join(", ");
     if any(LookupOutcome::NoSuchName) {
         let text = format!("There is no name {host} (NXDOMAIN, says {asked}).");
-        let mend = "check the spelling; add an A and an AAAA record, and see that the domain has not expired";
-        Finding::broken(Kind::DnsNoSuchName, None, text).mend(mend)
+        let fix = "check the spelling; add an A and an AAAA record, and see that the domain has not expired";
+        Finding::broken(Kind::DnsNoSuchName, None, text).fix(fix)
     } else if any(LookupOutcome::NoAddress) {
         let text = format!("The name {host} exists and has no address, neither A nor AAAA (says {asked}).");
-        Finding::broken(Kind::DnsNoAddress, None, text).mend("add an A and an AAAA record for it")
+        Finding::broken(Kind::DnsNoAddress, None, text).fix("add an A and an AAAA record for it")
     } else {
         let source = facts.dns.first();
         let detail = source.and_then(|source| source.a.detail.clone()).unwrap_or_else(|| "no answer".to_owned());
-        let text = format!("No resolver says anything about {host}: {asked} ({detail}).");
-        let mend = "check the resolvers of this machine (/etc/resolv.conf) or give another one (--resolver 192.0.2.53); if \
+        let text = format!("No resolver answers for {host}: {asked} ({detail}).");
+        let fix = "check the resolvers of this machine (/etc/resolv.conf) or give another one (--resolver 192.0.2.53); if \
             others don't answer either, the name servers of the domain are down";
-        Finding::broken(Kind::DnsNoAnswer, None, text).mend(mend)
+        Finding::broken(Kind::DnsNoAnswer, None, text).fix(fix)
     }
 }
 
@@ -331,10 +337,8 @@ fn disagreement(facts: &Facts) -> Option<Finding> {
     let each = answered.iter().map(|source| format!("{} says {}", source.name, shown(source)));
     let longest = answered.iter().flat_map(|source| source.records()).filter_map(|record| record.ttl_seconds).max();
     let text = format!("The resolvers disagree about {}: {}.", facts.target.host, each.collect::<Vec<_>>().join("; "));
-    let mend = match (local_knows, longest) {
-        (true, _) => {
-            "what /etc/hosts says is seen by this machine only: take the line away once it is not needed".to_owned()
-        }
+    let fix = match (local_knows, longest) {
+        (true, _) => "only this machine sees what /etc/hosts says: remove the line once it is not needed".to_owned(),
         (_, Some(ttl)) => format!(
             "after a change of the record, wait: at the latest in {} s they agree; if they don't, compare the name servers \
              of the domain",
@@ -342,7 +346,7 @@ fn disagreement(facts: &Facts) -> Option<Finding> {
         ),
         _ => "compare the name servers of the domain".to_owned(),
     };
-    Some(Finding::warning(Kind::ResolversDisagree, None, text).mend(mend))
+    Some(Finding::warning(Kind::ResolversDisagree, None, text).fix(fix))
 }
 
 fn shown(source: &Source) -> String {
@@ -373,5 +377,7 @@ pub(super) fn thousands(number: u32) -> String {
     text
 }
 
+#[cfg(test)]
+mod fronts;
 #[cfg(test)]
 mod tests;

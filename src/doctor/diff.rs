@@ -1,4 +1,4 @@
-//! What the hops between did to a request: what was sent against what arrived, and who is known to have been there. Pure.
+//! What the hops between did to a request: what was sent against what arrived, and which hops are known to have been there. Pure.
 
 use serde::Serialize;
 
@@ -92,10 +92,16 @@ impl Diff {
     }
 }
 
-/// The options of these two are compared without case (RFC 9110 7.6.1, 7.8).
+/// The options of these two are compared without case (RFC 9110 7.6.1, 7.8). A value that hi does not show is not known to
+/// be another.
 fn same(name: &str, sent: &str, arrived: &str) -> bool {
     let has_options = ["connection", "upgrade"].iter().any(|options| name.eq_ignore_ascii_case(options));
-    sent == arrived || has_options && sent.eq_ignore_ascii_case(arrived)
+    sent == arrived || is_masked(arrived) || has_options && sent.eq_ignore_ascii_case(arrived)
+}
+
+/// hi's echo shows the values of some headers only (`src/http/echo.rs`).
+fn is_masked(value: &str) -> bool {
+    value.starts_with("(masked")
 }
 
 /// The last value under a name: what a hop adds under the same name stands behind it.
@@ -104,7 +110,7 @@ fn header<'h>(headers: &'h [(String, String)], name: &str) -> Option<&'h str> {
 }
 
 /// The hops that name themselves: each member of `Via`, and a `Server` in the answer (hi sends none). Without either, the
-/// headers that products leave behind, or that speak for the client, show that someone was there.
+/// headers that products leave behind, or that speak for the client, show that a hop was there.
 fn hops(added: &[(String, String)], answer: &Answer) -> Vec<Hop> {
     let via = added.iter().filter(|(name, _)| name.eq_ignore_ascii_case("via"));
     let mut hops: Vec<Hop> = via
@@ -124,7 +130,10 @@ fn hops(added: &[(String, String)], answer: &Answer) -> Vec<Hop> {
         let added = |trace: &str| added.iter().find(|(name, _)| name.eq_ignore_ascii_case(trace));
         let hint = HINTS.iter().find_map(|(trace, proxy)| Some((added(trace)?, Some(*proxy))));
         let trace = hint.or_else(|| FORWARDING.iter().find_map(|trace| Some((added(trace)?, None))));
-        hops.extend(trace.map(|((name, value), proxy)| Hop { trace: format!("{name}: {value}"), proxy }));
+        hops.extend(trace.map(|((name, value), proxy)| {
+            let trace = if is_masked(value) { name.clone() } else { format!("{name}: {value}") };
+            Hop { trace, proxy }
+        }));
     }
     hops
 }
@@ -200,6 +209,9 @@ mod tests {
         assert_eq!(traces.len(), 2, "{traces:?}");
         let nameless = Diff::between("/e", &[], &arrived, &answer(&[]));
         assert_eq!(nameless.hops, [Hop { trace: "X-Forwarded-For: 192.0.2.1".into(), proxy: None }]);
+        let masked = received("HTTP/1.1", &[("X-Hi-Doctor", "(masked, 3 bytes)"), ("X-Real-IP", "(masked, 9 bytes)")]);
+        let masked = Diff::between("/e", &pairs(&[("X-Hi-Doctor", "abc")]), &masked, &answer(&[]));
+        assert_eq!((masked.changed.len(), masked.hops[0].trace.as_str()), (0, "X-Real-IP"), "{masked:?}");
         let hinted = received("HTTP/1.1", &[("X-Forwarded-For", "192.0.2.1"), ("CF-Ray", "8-FRA")]);
         let hinted = Diff::between("/e", &[], &hinted, &answer(&[]));
         assert_eq!(hinted.hops, [Hop { trace: "CF-Ray: 8-FRA".into(), proxy: Some(Proxy::Cloudflare) }]);

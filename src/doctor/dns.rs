@@ -22,7 +22,7 @@ use super::milliseconds;
 const HOSTS_FILE: &str = "/etc/hosts";
 /// The sources of a name that is never asked for (RFC 6761 6.3).
 const LOCALHOST: &str = "this machine";
-/// Records, and aliases, of one answer that are kept: an answer has 64 KiB, and who owns the zone fills them.
+/// Records, and aliases, of one answer that are kept: an answer has 64 KiB, and the owner of the zone fills them.
 const RECORDS_MAX: usize = 64;
 /// Resolvers that are asked at the same time at most; the system itself uses three.
 const RESOLVERS_MAX: usize = 16;

@@ -5,12 +5,17 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use super::diff::Diff;
+use super::diff::Hop;
 use super::url::Target;
 
+mod http;
 mod names;
 
+pub use http::{Answer, Echo, Handshake, OtherOrigin, Received};
 pub use names::{Alias, Lookup, LookupOutcome, Record, Source};
+
+/// Where hi answers with the request as it arrived.
+pub const ECHO_PATH: &str = "/-/doctor/echo";
 
 /// Everything that was found out about one address.
 #[derive(Clone, Debug, Serialize)]
@@ -83,6 +88,25 @@ impl Address {
     /// Whether hi is known to be there.
     pub fn is_hi(&self) -> bool {
         self.received().is_some() || self.chat.done().is_some_and(|carried| carried.welcomed)
+    }
+
+    /// The hops that left a trace in a request that reached hi.
+    pub fn hops(&self) -> &[Hop] {
+        let diffs = [&self.echo, &self.echo_upgrade].into_iter().filter_map(|step| step.done()?.diff.as_ref());
+        diffs.map(|diff| diff.hops.as_slice()).find(|hops| !hops.is_empty()).unwrap_or_default()
+    }
+
+    /// Where hi's own addresses begin: what stands before `/-/doctor/echo` where hi answered. `None`: it did not.
+    pub fn base(&self) -> Option<&str> {
+        let echo = self.echo.done().filter(|echo| echo.received.is_some())?;
+        echo.path.strip_suffix(ECHO_PATH)
+    }
+
+    /// The `Host` with which a request arrived, if it is another than was sent.
+    pub fn changed_host(&self) -> Option<&str> {
+        let diff = self.echo.done()?.diff.as_ref()?;
+        let host = diff.changed.iter().find(|changed| changed.name.eq_ignore_ascii_case("host"))?;
+        Some(&host.arrived)
     }
 
     /// The name of the running server behind this address: equal names, same process.
@@ -236,106 +260,10 @@ pub enum CertificateFaultKind {
     WrongName,
     /// It is signed by itself.
     SelfSigned,
-    /// Nobody whom this machine trusts has signed it: often an intermediate certificate is missing.
+    /// No authority that this machine trusts has signed it: often an intermediate certificate is missing.
     UnknownIssuer,
     /// Anything else.
     Other,
-}
-
-/// An HTTP answer.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Answer {
-    /// The status.
-    pub status: u16,
-    /// `HTTP/1.1`.
-    pub http_version: String,
-    /// Names and values in order.
-    pub headers: Vec<(String, String)>,
-    /// The beginning of the body, as text.
-    pub body: String,
-    /// Time from the request to the end of the answer, in milliseconds.
-    pub ms: f64,
-}
-
-impl Answer {
-    /// The first value under a name.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-    }
-
-    /// Whether it is a web page.
-    pub fn is_html(&self) -> bool {
-        self.header("content-type").is_some_and(|kind| kind.to_ascii_lowercase().contains("text/html"))
-            || self.body.trim_start().to_ascii_lowercase().starts_with("<!doctype html")
-            || self.body.trim_start().to_ascii_lowercase().starts_with("<html")
-    }
-}
-
-/// An answer of `/-/doctor/echo`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Echo {
-    /// The path that was asked.
-    pub path: String,
-    /// The answer.
-    pub answer: Answer,
-    /// What hi received, if the answer is hi's.
-    pub received: Option<Received>,
-    /// What was done to the request on the way, if the answer is hi's.
-    pub diff: Option<Diff>,
-}
-
-/// A request as hi received it (`src/http/echo.rs`).
-#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
-pub struct Received {
-    /// `GET`.
-    pub method: String,
-    /// The target.
-    pub path: String,
-    /// `HTTP/1.1`.
-    pub http_version: String,
-    /// The last hop before hi.
-    pub peer: String,
-    /// Names and values in order.
-    pub headers: Vec<(String, String)>,
-    /// The name of the running server.
-    pub instance: String,
-    /// The name that it shares with other servers behind the same public address, if it was given one.
-    #[serde(default)]
-    pub group: Option<String>,
-    /// hi's version.
-    pub version: String,
-}
-
-/// A WebSocket handshake.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Handshake {
-    /// The target that was asked.
-    pub path: String,
-    /// The answer.
-    pub answer: Answer,
-    /// Whether `Sec-WebSocket-Accept` is the right one (RFC 6455 4.1).
-    pub accept_matches: bool,
-    /// The `Origin` that was sent, if any.
-    pub origin: Option<String>,
-    /// After a refusal (401, 403): the status of the same handshake with the other kind of `Origin`, that of the site
-    /// itself or none.
-    pub other_origin: Option<OtherOrigin>,
-}
-
-impl Handshake {
-    /// Whether a WebSocket came about.
-    pub fn is_sound(&self) -> bool {
-        self.answer.status == 101 && self.accept_matches
-    }
-}
-
-/// A second handshake after a refusal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct OtherOrigin {
-    /// The `Origin` that was sent this time, if any.
-    pub origin: Option<String>,
-    /// The status.
-    pub status: u16,
 }
 
 /// What a WebSocket carried.
@@ -351,7 +279,7 @@ pub struct Carried {
     pub ping: Step<RoundTrip>,
     /// A message of 16 KiB and its way back.
     pub large: Step<RoundTrip>,
-    /// Whether hi's own words came: it welcomes who enters a room.
+    /// Whether hi's own words came: it welcomes users who enter a room.
     pub welcomed: bool,
 }
 

@@ -4,9 +4,17 @@ use super::facts::{Address, CertificateFaultKind, Facts, FailureKind, Step, Tls}
 use super::verdict::{Finding, Kind};
 use crate::proxy::Lines;
 
+mod gateway;
 mod handshake;
+mod origins;
+mod paths;
+mod refusals;
+mod stripped;
 
 use handshake::{handshake, speaking};
+
+/// What to do where nothing tells more.
+const SERVER_LOG: &str = "see the log of what answers there";
 
 /// A certificate that expires in fewer days than this deserves attention: renewal is usually automatic, 30 days before.
 const DAYS_LEFT_MIN: i64 = 14;
@@ -17,13 +25,13 @@ pub(super) struct Fault {
     pub(super) kind: Kind,
     pub(super) broken: bool,
     pub(super) clause: String,
-    pub(super) mend: String,
+    pub(super) fix: String,
     pub(super) lines: Vec<Lines>,
 }
 
 impl Fault {
-    fn new(kind: Kind, clause: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { kind, broken: true, clause: clause.into(), mend: mend.into(), lines: Vec::new() }
+    fn new(kind: Kind, clause: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { kind, broken: true, clause: clause.into(), fix: fix.into(), lines: Vec::new() }
     }
 
     fn warning(self) -> Self {
@@ -38,7 +46,7 @@ impl Fault {
     pub(super) fn finding(&self, address: &Address) -> Finding {
         let text = format!("{}: {}.", address.ip(), self.clause);
         let finding = Finding { broken: self.broken, ..Finding::broken(self.kind, Some(address.ip()), text) };
-        if self.mend.is_empty() { finding } else { finding.mend(&self.mend).lines(self.lines.clone()) }
+        if self.fix.is_empty() { finding } else { finding.fix(&self.fix).lines(self.lines.clone()) }
     }
 
     /// Whether not even a connection came about.
@@ -70,7 +78,7 @@ fn connecting(address: &Address, facts: &Facts) -> Option<Fault> {
         FailureKind::Refused => Fault::new(
             Kind::Refused,
             format!("nothing listens there on port {port}"),
-            "start the server or its proxy there, on this port (`ss -ltn` lists who listens), or take the record away",
+            "start the server or its proxy there, on this port (`ss -ltn` lists what listens), or take the record away",
         ),
         FailureKind::TimedOut => Fault::new(
             Kind::TimedOut,
@@ -80,7 +88,7 @@ fn connecting(address: &Address, facts: &Facts) -> Option<Fault> {
         FailureKind::NoRouteHere => Fault::new(
             Kind::NoRouteHere,
             format!(
-                "this machine has no {} way out, so nothing can be said about it ({})",
+                "this machine has no {} route, so nothing can be said about it ({})",
                 family(address),
                 failure.detail
             ),
@@ -107,13 +115,13 @@ fn tls(address: &Address, facts: &Facts) -> Option<Fault> {
             FailureKind::PlainNotTls => Fault::new(
                 Kind::TlsNotSpoken,
                 format!("port {} speaks plain HTTP there, not TLS", facts.target.port),
-                "let the proxy there terminate TLS on this port (nginx: listen 443 ssl), or use ws:// where no TLS is \
-                 meant to be",
+                "let the proxy there terminate TLS on this port (nginx: listen 443 ssl), or use ws:// if there is to be \
+                 no TLS",
             ),
             FailureKind::OnlyHttp2 => http2_only(),
             _ => Fault::new(
                 Kind::TlsFailed,
-                format!("TLS does not come about: {}", failure.detail),
+                format!("the TLS handshake fails: {}", failure.detail),
                 "check the TLS configuration there: a certificate for this name, TLS 1.2 or 1.3",
             ),
         }),
@@ -126,7 +134,7 @@ fn certificate(tls: &Tls, facts: &Facts) -> Option<Fault> {
     let Some(fault) = &tls.fault else {
         return (own.days_left < DAYS_LEFT_MIN).then(|| {
             let clause = format!("the certificate expires in {} ({})", days(own.days_left), own.not_after);
-            Fault::new(Kind::TlsExpiresSoon, clause, "renew it, and see why that did not happen by itself").warning()
+            Fault::new(Kind::TlsExpiresSoon, clause, "renew it, and see why it was not renewed automatically").warning()
         });
     };
     Some(match fault.kind {
@@ -154,12 +162,12 @@ fn certificate(tls: &Tls, facts: &Facts) -> Option<Fault> {
         ),
         CertificateFaultKind::SelfSigned => Fault::new(
             Kind::TlsSelfSigned,
-            "the certificate is signed by itself, so no browser trusts it",
-            "get one from a certificate authority (e.g. with certbot); where that is on purpose, give --ca FILE",
+            "the certificate is self-signed, so no browser trusts it",
+            "get one from a certificate authority (e.g. with certbot); if that is intended, give --ca FILE",
         ),
         CertificateFaultKind::UnknownIssuer => Fault::new(
             Kind::TlsUnknownIssuer,
-            format!("the certificate was issued by {}, whom this machine does not trust", own.issuer),
+            format!("the certificate was issued by {}, which this machine does not trust", own.issuer),
             "send the intermediate certificates too (fullchain.pem, not cert.pem); for a private authority, give --ca FILE",
         ),
         CertificateFaultKind::Other => Fault::new(
@@ -190,7 +198,7 @@ pub(super) fn listed(names: &[String]) -> String {
 fn http2_only() -> Fault {
     Fault::new(
         Kind::Http2Only,
-        "only HTTP/2 is spoken there, and WebSocket clients ask in HTTP/1.1",
+        "only HTTP/2 is spoken there, and WebSocket clients speak HTTP/1.1",
         "let the proxy there offer http/1.1 too",
     )
 }
@@ -204,16 +212,18 @@ fn carrying(address: &Address) -> Option<Fault> {
             return Some(Fault::new(
                 Kind::MessageLost,
                 format!("the handshake at {path} is fine, but a {what} does not come back: {}", failure.detail),
-                "something between holds WebSocket frames back: switch buffering, caching and inspection off for this path \
-                 (nginx: proxy_buffering off)",
+                "something on the way holds WebSocket frames back: switch buffering, caching and inspection off for this \
+                 path (nginx: proxy_buffering off)",
             ));
         }
         if let Some(failure) = carried.large.failure() {
             let clause = format!("a message of 16 KiB does not come back at {path}: {}", failure.detail);
-            let fault = |mend| Fault::new(Kind::TooBig, clause.clone(), mend);
+            let fault = |fix| Fault::new(Kind::TooBig, clause.clone(), fix);
             return Some(match failure.kind {
-                FailureKind::TooBig => fault("if clients send so much, raise --max-message of hi").warning(),
-                _ => fault("raise the limit of the proxy between, or its time limits: small messages come through"),
+                FailureKind::TooBig => {
+                    fault("if clients send messages of that size, raise hi's --max-message").warning()
+                }
+                _ => fault("raise the size limit of the proxy, or its time limits: small messages come through"),
             });
         }
     }
@@ -240,8 +250,8 @@ fn idle(address: &Address) -> Option<Fault> {
     Some(
         Fault::new(
             Kind::IdleTimeout,
-            format!("the path cuts a connection on which nothing moves for {cut} s, before the server pings"),
-            format!("ping more often (hi --ping-interval {interval}s), or let the proxy wait for longer"),
+            format!("something on the way cuts a connection that is idle for {cut} s, before the server pings"),
+            format!("ping more often (hi --ping-interval {interval}s), or raise the proxy's idle timeout"),
         )
         .lines(Lines::for_idle(proxy, 75)),
     )

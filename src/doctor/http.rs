@@ -6,7 +6,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use super::facts::{Answer, Failure, FailureKind};
 use super::milliseconds;
@@ -52,7 +52,8 @@ pub struct Exchange {
     pub leftover: Vec<u8>,
 }
 
-/// Sends a request and reads the answer.
+/// Sends a request and reads the answer: all of it within the time of one step, however slowly its bytes come. A body
+/// that is not over by then, or never is (`text/event-stream`), is cut: its beginning says enough.
 ///
 /// # Errors
 /// No answer in time, none at all, or something that is no HTTP/1.
@@ -61,6 +62,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let began = Instant::now();
+    let deadline = tokio::time::Instant::now() + step_time;
     let mut buffer = Vec::new();
     let head = async {
         let sent = send(stream, request).await;
@@ -71,13 +73,12 @@ where
         }
     };
     let (status, http_version, headers, used) =
-        timeout(step_time, head).await.unwrap_or_else(|_| Err(timed_out("answer", step_time)))?;
+        timeout_at(deadline, head).await.unwrap_or_else(|_| Err(timed_out("answer", step_time)))?;
     let mut leftover = buffer.split_off(used);
     let mut answer = Answer { status, http_version, headers, body: String::new(), ms: milliseconds(began.elapsed()) };
     if status != 101 {
         let length = BodyLength::of(&answer);
-        // A body that never ends is cut: its beginning says enough.
-        let _ = timeout(step_time, length.read(stream, &mut leftover)).await;
+        let _ = timeout_at(deadline, length.read(stream, &mut leftover)).await;
         answer.body = length.text(std::mem::take(&mut leftover));
     }
     Ok(Exchange { answer, leftover })
@@ -137,7 +138,7 @@ fn parse_head(buffer: &[u8]) -> Result<Option<Head>, Failure> {
         }
         Err(_) => {
             let beginning: String = buffer.iter().take(24).map(|byte| byte.escape_ascii().to_string()).collect();
-            Err(Failure::new(FailureKind::NotHttp, format!("what answers is no HTTP/1: \"{beginning}\"")))
+            Err(Failure::new(FailureKind::NotHttp, format!("what answers is not HTTP/1: \"{beginning}\"")))
         }
     }
 }
@@ -154,8 +155,9 @@ impl BodyLength {
     fn of(answer: &Answer) -> Self {
         let coding = answer.header("transfer-encoding").map(str::to_ascii_lowercase);
         let length = answer.header("content-length").and_then(|value| value.trim().parse().ok());
+        let is_stream = answer.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"));
         match (answer.status, coding, length) {
-            (204 | 304, _, _) => Self::Bytes(0),
+            (status, _, _) if matches!(status, 204 | 304) || is_stream => Self::Bytes(0),
             (_, Some(coding), _) if coding.contains("chunked") => Self::Chunked,
             (_, _, Some(length)) => Self::Bytes(length),
             _ => Self::UntilTheEnd,

@@ -12,6 +12,7 @@
 //! | [`websocket`] | frames after the handshake: messages, pings, silence |
 //! | [`probe`] | one IP address, step by step |
 //! | [`facts`] | what was found (plain data) |
+//! | [`secrets`] | what the address holds and no report repeats (pure) |
 //! | [`diff`] | what the hops between did to a request (pure) |
 //! | [`verdict`] | the words for what can be wrong (pure) |
 //! | [`diagnosis`] | from the facts to one verdict (pure) |
@@ -29,6 +30,7 @@ pub mod http;
 pub mod net;
 pub mod probe;
 pub mod report;
+pub mod secrets;
 pub mod url;
 pub mod verdict;
 pub mod websocket;
@@ -44,11 +46,12 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 use crate::config::parse_time;
+use crate::output::print;
 use crate::printable::printable_json;
 use facts::{Facts, Source};
 use net::Trust;
 use report::Color;
-use url::Target;
+use url::{Target, TargetParser};
 use verdict::Diagnosis;
 
 /// How long one step (a question to a resolver, a connection, an answer) may take. A proxy whose server is dead says so
@@ -60,7 +63,7 @@ const ADDRESSES_MAX: usize = 32;
 const DNS_PORT: u16 = 53;
 /// Exit code: users notice something.
 const EXIT_BROKEN: u8 = 1;
-/// Exit code: the command line, or this machine, has to be mended first.
+/// Exit code: the command line, or this machine, has to be fixed first.
 const EXIT_USAGE: u8 = 2;
 
 /// What to examine, and how.
@@ -68,7 +71,7 @@ const EXIT_USAGE: u8 = 2;
 pub struct Options {
     /// The address.
     pub target: Target,
-    /// Whom to ask; empty: as the system does (`/etc/hosts` and `/etc/resolv.conf`).
+    /// The resolvers to ask; empty: as the system does (`/etc/hosts` and `/etc/resolv.conf`).
     pub resolvers: Vec<SocketAddr>,
     /// Addresses that should be there. They are examined even if no resolver names them.
     pub expected: Vec<IpAddr>,
@@ -149,7 +152,9 @@ pub async fn examine(options: &Options) -> Result<Examination, String> {
     let mut addresses = probes.join_all().await;
     addresses.sort_by_key(|(position, _)| *position);
     let mut addresses: Vec<_> = addresses.into_iter().map(|(_, address)| address).collect();
+    let secrets = target.secrets();
     for address in &mut addresses {
+        secrets.mask_address(address);
         let ip = address.ip();
         let records = || dns.iter().flat_map(Source::records).filter(move |record| record.ip == ip);
         address.in_dns = target.ip() == Some(ip) || records().next().is_some();
@@ -190,11 +195,11 @@ fn milliseconds(time: Duration) -> f64 {
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The address, e.g. wss://chat.example.com/ws; http:// and https:// mean the same
-    #[arg(value_name = "URL", value_parser = Target::parse)]
+    #[arg(value_name = "URL", value_parser = TargetParser)]
     url: Target,
 
-    /// A resolver to ask, with a port if it is not 53; may be given several times [default: as the system does, with
-    /// /etc/hosts and /etc/resolv.conf]
+    /// A resolver to ask, with a port if it is not 53; may be given several times [default: /etc/hosts and the resolvers
+    /// of /etc/resolv.conf]
     #[arg(long, value_name = "IP[:PORT]", value_parser = parse_resolver)]
     resolver: Vec<SocketAddr>,
 
@@ -202,12 +207,12 @@ pub struct Args {
     #[arg(long, value_name = "IP")]
     expect_ip: Vec<IpAddr>,
 
-    /// Certificates to trust beside the system's, in PEM
+    /// Certificates to trust in addition to the system's, in PEM
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// The Origin to send with the handshake, e.g. `https://www.example.com` [default: none, and then that of the site
-    /// itself]
+    /// The Origin to send with the handshake, e.g. `https://www.example.com` [default: first without one, then with the
+    /// site's own]
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     origin: Option<String>,
 
@@ -215,7 +220,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_step_time)]
     timeout: Duration,
 
-    /// Find out how long the path leaves an idle connection alone, up to this long
+    /// Find out after what time an idle connection is cut on the way; silence of up to this long is tried
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s",
           value_parser = parse_idle)]
     idle: Option<Duration>,
@@ -257,7 +262,7 @@ fn parse_idle(text: &str) -> Result<Duration, String> {
     })
 }
 
-/// `hi doctor`: examines, reports on stdout. The exit code: 0 sound, 1 something is broken, 2 the command line is.
+/// `hi doctor`: examines, reports on stdout. The exit code: 0 healthy, 1 something is broken, 2 the command line is.
 pub fn run(args: Args) -> ExitCode {
     let json = args.json;
     let options = Options {
@@ -280,16 +285,11 @@ pub fn run(args: Args) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let mut stdout = io::stdout();
-    // The exit code is the same if nobody reads the report.
-    let _ = match json {
-        true => writeln!(stdout, "{}", examination.json()),
-        false => stdout.write_all(report::text(&examination, color(&stdout)).as_bytes()),
+    let text = match json {
+        true => format!("{}\n", examination.json()),
+        false => report::text(&examination, color(&io::stdout())),
     };
-    match examination.diagnosis.is_sound() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(EXIT_BROKEN),
-    }
+    print(text, if examination.diagnosis.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN) })
 }
 
 /// Colors for a terminal whose user has not asked for none (no-color.org).

@@ -1,7 +1,7 @@
 //! TCP and TLS, with a limit on every wait.
 //!
 //! A certificate that is refused is a finding, not the end: the check is done as a browser would do it, its result is kept,
-//! and the handshake goes on, so that what lies behind can be told. Nothing secret is ever sent.
+//! and the handshake goes on, so that what lies behind can be told. The secrets of the address are not sent there.
 
 use std::fmt;
 use std::io;
@@ -42,7 +42,7 @@ pub enum Stream {
 /// What TLS trusts.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    /// `None`: nobody is asked for.
+    /// `None`: any certificate will do.
     verifier: Option<Arc<WebPkiServerVerifier>>,
 }
 
@@ -82,7 +82,7 @@ impl Trust {
 pub struct Route {
     /// Address and port.
     pub address: SocketAddr,
-    /// With TLS: the name that the certificate has to be for, and whom to trust.
+    /// With TLS: the name that the certificate has to be for, and what to trust.
     pub tls: Option<(ServerName<'static>, Trust)>,
     /// The time for TCP, and again for TLS.
     pub step_time: Duration,
@@ -106,7 +106,7 @@ impl Route {
         }
     }
 
-    /// Who can't be reached: the address, or everything of its family from here?
+    /// What can't be reached: the address, or everything of its family from here?
     fn no_connection(&self, error: &io::Error) -> Failure {
         let failure = refusal(error);
         match failure.kind {
@@ -187,7 +187,7 @@ pub fn timed_out(what: &str, step_time: Duration) -> Failure {
     Failure::new(FailureKind::TimedOut, format!("no {what} within {} s", step_time.as_secs_f64()))
 }
 
-/// What the system says, sorted by who is meant.
+/// What the system says, sorted by what it is about.
 pub fn refusal(error: &io::Error) -> Failure {
     let kind = match error.kind() {
         io::ErrorKind::ConnectionRefused => FailureKind::Refused,

@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 
 use super::diff::Diff;
 use super::facts::{
-    Address, Answer, Carried, Echo, Failure, FailureKind, Handshake, Idle, OtherOrigin, Received, Step,
+    Address, Answer, Carried, ECHO_PATH, Echo, Failure, FailureKind, Handshake, Idle, IdleConnection, OtherOrigin,
+    Received, Step,
 };
 use super::http::{Exchange, Request, exchange};
 use super::net::{Route, Stream, Trust};
@@ -16,8 +17,6 @@ use super::url::Target;
 use super::websocket::{Dialect, Socket, accept_of, random_key, random_name};
 use super::{Depth, Options};
 
-/// Where hi answers with the request as it arrived.
-const ECHO_PATH: &str = "/-/doctor/echo";
 /// So much of a body is kept, in characters: enough for the words of a refusal.
 const BODY_CHARS_KEPT: usize = 4096;
 /// So much of the names that a server gives itself is kept, in characters.
@@ -30,31 +29,32 @@ pub async fn probe(address: SocketAddr, options: &Options, trust: Option<Trust>)
     let target = &options.target;
     let tls = trust.and_then(|trust| Some((server_name(target)?, trust)));
     let route = Route { address, tls, step_time: options.step_time };
-    let patient = Patient { route, target, origin: options.origin.as_deref(), name: random_name() };
+    let probe = Probe { route, target: target.clone(), origin: options.origin.clone(), name: random_name() };
     let mut found = Address::unknown(address);
-    let Some(stream) = patient.open(&mut found).await else { return found };
+    let Some(stream) = probe.open(&mut found).await else { return found };
 
-    patient.plain_echo(stream, &mut found).await;
+    probe.plain_echo(stream, &mut found).await;
     if let Some(failure) = found.echo.failure()
         && matches!(failure.kind, FailureKind::NotHttp | FailureKind::TlsNotPlain | FailureKind::OnlyHttp2)
     {
         return found;
     }
+    // Whoever has that certificate may be anybody: what only the server may know stays here.
+    if found.tls.done().is_some_and(|tls| tls.fault.is_some()) && target.query.has_secrets() {
+        return found;
+    }
     let is_hi = found.received().is_some();
-    let base = match found.echo.done() {
-        Some(echo) if is_hi => echo.path.strip_suffix(ECHO_PATH).unwrap_or_default().to_owned(),
-        _ => String::new(),
-    };
+    let base = found.base().unwrap_or_default().to_owned();
     let talk = options.depth != Depth::Handshake;
     let (echo_upgrade, (handshake, chat), raw) = tokio::join!(
-        patient.echo(&base, true),
-        patient.handshake_and_chat(is_hi, talk),
-        patient.raw(&base, is_hi && talk)
+        probe.echo(&base, true),
+        probe.handshake_and_chat(is_hi, talk, found.changed_host()),
+        probe.raw(&base, is_hi && talk)
     );
     found.echo_upgrade = echo_upgrade.into();
     (found.handshake, found.chat, found.raw) = (handshake, chat, raw);
     if let Depth::Idle(longest) = options.depth {
-        found.idle = patient.idle(&found, longest).await;
+        found.idle = probe.idle(&found, longest).await;
     }
     found
 }
@@ -63,16 +63,17 @@ fn server_name(target: &Target) -> Option<ServerName<'static>> {
     ServerName::try_from(target.host.clone()).ok()
 }
 
-/// Who is examined, and what is known beforehand.
-struct Patient<'o> {
+/// What is examined, and what is known beforehand.
+#[derive(Clone)]
+struct Probe {
     route: Route,
-    target: &'o Target,
-    origin: Option<&'o str>,
+    target: Target,
+    origin: Option<String>,
     /// The doctor's user and room.
     name: String,
 }
 
-impl Patient<'_> {
+impl Probe {
     fn step_time(&self) -> Duration {
         self.route.step_time
     }
@@ -109,7 +110,7 @@ impl Patient<'_> {
         let plain = Route { tls: None, ..self.route.clone() };
         let Ok(mut stream) = plain.connect().await else { return failure };
         match exchange(&mut stream, &self.request(ECHO_PATH, false).0, self.step_time()).await {
-            // Servers with TLS say so to who speaks plain HTTP.
+            // Servers with TLS say so to clients that speak plain HTTP.
             Ok(exchange) if exchange.answer.status != 400 => {
                 Failure::new(FailureKind::PlainNotTls, "plain HTTP is spoken there")
             }
@@ -137,7 +138,7 @@ impl Patient<'_> {
         };
         if suspicious
             && self.route.tls.is_none()
-            && let Some(name) = server_name(self.target)
+            && let Some(name) = server_name(&self.target)
             && self.route.speaks_tls(name).await
         {
             found.echo = Step::Failed(Failure::new(FailureKind::TlsNotPlain, "TLS is spoken there"));
@@ -182,15 +183,21 @@ impl Patient<'_> {
         Ok(Echo { path, answer, received, diff })
     }
 
-    /// The handshake on the path of the URL, and what its WebSocket carries.
-    async fn handshake_and_chat(&self, is_hi: bool, talk: bool) -> (Step<Handshake>, Step<Carried>) {
+    /// The handshake on the path of the URL, and what its WebSocket carries. `host`: with which `Host` requests arrive, if
+    /// it is another than was sent.
+    async fn handshake_and_chat(
+        &self,
+        is_hi: bool,
+        talk: bool,
+        host: Option<&str>,
+    ) -> (Step<Handshake>, Step<Carried>) {
         let path = self.target.handshake_target(&self.name, is_hi);
-        let own_origin = self.target.origin();
-        let (mut handshake, mut socket) = match self.handshake(&path, self.origin).await {
+        let (mut handshake, mut socket) = match self.handshake(&path, self.origin.as_deref()).await {
             Ok(done) => done,
             Err(failure) => return (Step::Failed(failure), Step::Skipped),
         };
-        if matches!(handshake.answer.status, 401 | 403) {
+        let own_origin = self.target.origin();
+        if handshake.answer.is_refusal() {
             // Browsers always send an Origin: what they get is what counts.
             let other = if self.origin.is_none() { Some(own_origin.as_str()) } else { None };
             if let Ok((again, opened)) = self.handshake(&path, other).await {
@@ -199,7 +206,13 @@ impl Patient<'_> {
             }
         }
         if handshake.is_sound() && self.origin.is_none() {
-            handshake.other_origin = self.refusal_of(&own_origin, is_hi).await;
+            // A server lets in whatever sends no Origin, as it is no browser; pages of the site itself may be refused all
+            // the same.
+            let own = self.try_origin(&own_origin, is_hi).await;
+            handshake.other_origin = own.filter(|own| matches!(own.status, 401 | 403));
+        }
+        if let Some(host) = host.filter(|_| handshake.refuses_an_origin()) {
+            handshake.host_origin = self.try_origin(&self.target.origin_of(host), is_hi).await;
         }
         let Some(mut socket) = socket else { return (Step::Done(handshake), Step::Skipped) };
         let dialect = if is_hi { Dialect::Chat } else { Dialect::Unknown };
@@ -211,28 +224,31 @@ impl Patient<'_> {
         (Step::Done(handshake), chat)
     }
 
-    /// Servers let in who sends no Origin, as it is no browser; pages of the site itself may be refused all the same.
-    async fn refusal_of(&self, origin: &str, is_hi: bool) -> Option<OtherOrigin> {
+    /// What a page of this origin gets.
+    async fn try_origin(&self, origin: &str, is_hi: bool) -> Option<OtherOrigin> {
         // The doctor's user is in the chat already.
         let path = self.target.handshake_target(&random_name(), is_hi);
         let (handshake, socket) = self.handshake(&path, Some(origin)).await.ok()?;
         if let Some(socket) = socket {
             socket.close().await;
         }
-        let status = handshake.answer.status;
-        matches!(status, 401 | 403).then(|| OtherOrigin { origin: handshake.origin, status })
+        Some(OtherOrigin { origin: handshake.origin, status: handshake.answer.status })
     }
 
     /// A handshake, and the WebSocket if there is one.
     async fn handshake(&self, path: &str, origin: Option<&str>) -> Result<(Handshake, Option<Socket>), Failure> {
         let mut stream = self.route.connect().await?;
         let (mut request, key) = self.request(path, true);
+        // hi then says in a word why it refuses.
+        request.headers.push(("Accept".to_owned(), "application/json, */*;q=0.5".to_owned()));
         let origin = origin.map(str::to_owned);
         request.headers.extend(origin.clone().map(|origin| ("Origin".to_owned(), origin)));
         let Exchange { mut answer, leftover } = exchange(&mut stream, &request, self.step_time()).await?;
         keep_the_beginning(&mut answer.body, BODY_CHARS_KEPT);
         let accept_matches = answer.header("sec-websocket-accept") == Some(&accept_of(&key));
-        let handshake = Handshake { path: path.to_owned(), answer, accept_matches, origin, other_origin: None };
+        let (other_origin, host_origin) = (None, None);
+        let path = path.to_owned();
+        let handshake = Handshake { path, answer, accept_matches, origin, other_origin, host_origin };
         let socket = handshake.is_sound().then(|| Socket::new(stream, leftover, &self.name));
         Ok((handshake, socket))
     }
@@ -243,7 +259,7 @@ impl Patient<'_> {
             return Step::Skipped;
         }
         let path = format!("{base}/raw/{}", self.name);
-        match self.handshake(&path, self.origin).await {
+        match self.handshake(&path, self.origin.as_deref()).await {
             Err(failure) => Step::Failed(failure),
             Ok((_, Some(mut socket))) => {
                 let mut carried = socket.converse(&path, Dialect::Raw, true, self.step_time()).await;
@@ -270,27 +286,28 @@ impl Patient<'_> {
             // Each under a name of its own: in a chat, no two users may have the same.
             let name = random_name();
             let path = path.replace(&self.name, &name);
-            let patient = Patient { route: self.route.clone(), target: self.target, origin: self.origin, name };
-            let opened = patient.handshake(&path, self.origin).await;
-            match opened {
-                Ok((_, Some(mut socket))) => {
-                    let step_time = self.step_time();
-                    connections.spawn(async move {
-                        let connection = socket.be_silent(silence, step_time).await;
-                        socket.close().await;
-                        (position, connection)
-                    });
-                }
-                Ok((handshake, None)) => {
-                    let detail = format!("a further handshake was answered with {}", handshake.answer.status);
-                    return Step::Failed(Failure::new(FailureKind::Other, detail));
-                }
-                Err(failure) => return Step::Failed(failure),
-            }
+            let probe = Self { name, ..self.clone() };
+            connections.spawn(async move { probe.be_silent(&path, silence).await.map(|one| (position, one)) });
         }
-        let mut connections = connections.join_all().await;
-        connections.sort_by_key(|(position, _)| *position);
-        Step::Done(Idle { connections: connections.into_iter().map(|(_, connection)| connection).collect() })
+        let connections: Result<Vec<_>, Failure> = connections.join_all().await.into_iter().collect();
+        connections
+            .map(|mut connections| {
+                connections.sort_by_key(|(position, _)| *position);
+                Idle { connections: connections.into_iter().map(|(_, connection)| connection).collect() }
+            })
+            .into()
+    }
+
+    /// A connection on which nothing is said for so long.
+    async fn be_silent(&self, path: &str, silence: Duration) -> Result<IdleConnection, Failure> {
+        let (handshake, socket) = self.handshake(path, self.origin.as_deref()).await?;
+        let Some(mut socket) = socket else {
+            let detail = format!("a further handshake was answered with {}", handshake.answer.status);
+            return Err(Failure::new(FailureKind::Other, detail));
+        };
+        let connection = socket.be_silent(silence, self.step_time()).await;
+        socket.close().await;
+        Ok(connection)
     }
 }
 

@@ -161,7 +161,7 @@ impl Page {
 
     fn echo(&mut self, name: &str, echo: &Echo) {
         let Some(received) = &echo.received else {
-            let details = format!("not hi: {}", described(&echo.answer));
+            let details = format!("no echo of hi: {}", described(&echo.answer));
             return self.line(name, Tone::Careful, "-", Some(echo.answer.ms), &details);
         };
         let way = match echo.diff.as_ref().filter(|diff| !diff.is_empty()) {
@@ -238,7 +238,7 @@ impl Page {
         if idle.server_pings() > 0 {
             self.below(
                 Tone::Quiet,
-                "the server pinged meanwhile: longer silence than between its pings does not occur",
+                "the server pinged meanwhile: no connection is silent for longer than the time between its pings",
             );
         }
     }
@@ -251,15 +251,20 @@ impl Page {
         };
         let label = self.paint(tone, &format!("{label}: {}", finding.kind.name()));
         let _ = writeln!(self.text, "{label}\n  {}", finding.text);
-        let Some(mend) = &finding.mend else { return };
-        let _ = writeln!(self.text, "  Mend: {}.", mend.text.trim_end_matches('.'));
-        for lines in &mend.lines {
+        let Some(fix) = &finding.fix else { return };
+        let _ = writeln!(self.text, "  Fix: {}.", fix.text.trim_end_matches('.'));
+        for lines in &fix.lines {
+            let without = lines.without.join(", ");
+            if lines.lines.is_empty() {
+                let _ = writeln!(self.text, "  In {}, without: {without}", lines.place);
+                continue;
+            }
             let _ = writeln!(self.text, "  In {}:", lines.place);
             for line in &lines.lines {
                 let _ = writeln!(self.text, "      {line}");
             }
-            if !lines.without.is_empty() {
-                let _ = writeln!(self.text, "  and without: {}", lines.without.join(", "));
+            if !without.is_empty() {
+                let _ = writeln!(self.text, "  and without: {without}");
             }
         }
     }
@@ -285,8 +290,13 @@ fn addresses(lookup: &Lookup) -> String {
 fn described(answer: &Answer) -> String {
     let kind = if answer.is_html() { ", a web page" } else { "" };
     let server = answer.header("server").map(|server| format!(", {server}")).unwrap_or_default();
-    let to = answer.header("location").map(|to| format!(", to {to}")).unwrap_or_default();
+    let to = answer.header("location").map(|to| format!(", to {}", without_query(to))).unwrap_or_default();
     format!("{}{kind}{server}{to}", answer.status)
+}
+
+/// What a redirect carries is for its target alone.
+fn without_query(location: &str) -> &str {
+    location.split(['?', '#']).next().unwrap_or_default()
 }
 
 fn thousands_signed(number: i64) -> String {
@@ -305,7 +315,7 @@ mod tests {
     fn examination() -> Examination {
         let target = Target::parse("ws://h/ws").unwrap();
         let lines = Lines::for_upgrade(Some(Proxy::Nginx));
-        let verdict = Finding::broken(Kind::UpgradeStripped, None, "It drops Upgrade.").mend("let it").lines(lines);
+        let verdict = Finding::broken(Kind::UpgradeStripped, None, "It drops Upgrade.").fix("let it").lines(lines);
         let note = Finding::warning(Kind::ResolverSilent, None, "One is silent.");
         Examination {
             facts: Facts { target, dns: vec![], expected: vec![], addresses: vec![] },
@@ -317,10 +327,10 @@ mod tests {
     #[test]
     fn the_verdict_comes_last_with_its_lines() {
         let expected = "hi doctor ws://h/ws\n\nnote: resolver_silent\n  One is silent.\n\
-            verdict: upgrade_stripped\n  It drops Upgrade.\n  Mend: let it.\n  In nginx, in the location of this address:\n";
+            verdict: upgrade_stripped\n  It drops Upgrade.\n  Fix: let it.\n  In nginx, in the location of this address:\n";
         let text = text(&examination(), Color::None);
         assert!(text.starts_with(expected), "{text}");
-        assert!(text.ends_with("      proxy_set_header Connection \"upgrade\";\n"), "{text}");
+        assert!(text.ends_with("      proxy_set_header Host $http_host;\n"), "{text}");
     }
 
     #[test]
@@ -339,8 +349,8 @@ mod tests {
         page.below(Tone::Quiet, "\u{1b}[2J");
         page.line("echo", Tone::Good, "ok", None, "\u{7}bell");
         assert!(!page.text.trim_end_matches('\n').contains(['\u{1b}', '\u{7}']), "{:?}", page.text);
-        let finding = Finding::broken(Kind::Redirect, None, "to \u{1b}").mend("\u{1b}");
-        assert_eq!(finding.to_string(), "to ? Mend: ?");
+        let finding = Finding::broken(Kind::Redirect, None, "to \u{1b}").fix("\u{1b}");
+        assert_eq!(finding.to_string(), "to ? Fix: ?");
     }
 
     #[test]

@@ -1,10 +1,15 @@
 //! The address to examine: a WebSocket or HTTP URL (RFC 6455 3, RFC 3986). Pure.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
 use hickory_resolver::proto::rr::Name;
 use serde::Serialize;
+
+use super::secrets::{Query, Secrets, shown};
 
 /// Where hi serves the chat: the path of an address that names none.
 const PATH_DEFAULT: &str = "/ws";
@@ -12,7 +17,7 @@ const PATH_DEFAULT: &str = "/ws";
 /// A URL taken apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Target {
-    /// The address as it was given.
+    /// The address as it was given, with its secrets masked.
     pub url: String,
     /// Whether TLS is spoken (`wss`, `https`).
     pub tls: bool,
@@ -23,7 +28,7 @@ pub struct Target {
     /// The path; `/ws` if the URL has none.
     pub path: String,
     /// Behind the `?`; empty if there is none.
-    pub query: String,
+    pub query: Query,
 }
 
 /// Why an address can't be examined: a sentence that says what to give instead.
@@ -44,12 +49,14 @@ impl Target {
     /// # Errors
     /// It is not a `ws`, `wss`, `http` or `https` URL, or has a part that a WebSocket URL can't have.
     pub fn parse(url: &str) -> Result<Self, UrlError> {
-        let fail = |why: &str| UrlError(format!("{url}: {why}"));
+        let fail = |why: &str| UrlError(format!("{}: {why}", shown(url)));
         if url.chars().any(|letter| letter.is_control() || letter.is_whitespace()) {
             return Err(fail("an address has no spaces or control characters"));
         }
         let Some((scheme, rest)) = url.split_once("://") else {
-            return Err(fail(&format!("give the whole address, e.g. wss://{}", url.trim_start_matches('/'))));
+            let bare = url.trim_start_matches('/');
+            let scheme = if is_local(bare) { "ws" } else { "wss" };
+            return Err(fail(&format!("give the whole address, e.g. {scheme}://{}", shown(bare))));
         };
         let (tls, is_page) = match &*scheme.to_ascii_lowercase() {
             "ws" => (false, false),
@@ -64,7 +71,7 @@ impl Target {
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at(end);
         if authority.contains('@') {
-            return Err(fail("leave the user name and password out"));
+            return Err(fail("leave the user name and password out: browsers don't send them with a WebSocket"));
         }
         let (host, port) = split_port(authority).ok_or_else(|| fail("the host or its port is not valid"))?;
         let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
@@ -74,13 +81,23 @@ impl Target {
             return Err(fail("write letters outside of ASCII as %XX"));
         }
         Ok(Self {
-            url: url.to_owned(),
+            url: shown(url),
             tls,
             host: ascii_host(host).ok_or_else(|| fail("that is not a host name"))?,
             port: port.unwrap_or(if tls { 443 } else { 80 }),
             path: path.to_owned(),
-            query: query.to_owned(),
+            query: Query::new(query),
         })
+    }
+
+    /// The same with TLS.
+    pub fn with_tls(&self) -> Self {
+        Self { tls: true, ..self.clone() }
+    }
+
+    /// What must not be repeated in a report.
+    pub fn secrets(&self) -> Secrets {
+        Secrets::of(&self.query)
     }
 
     /// The host, if it is an IP address.
@@ -99,7 +116,17 @@ impl Target {
 
     /// The `Origin` of a page of this host.
     pub fn origin(&self) -> String {
-        format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority())
+        self.origin_of(&self.authority())
+    }
+
+    /// The `Origin` of a page of another host, with or without a port, of the same scheme.
+    pub fn origin_of(&self, host: &str) -> String {
+        format!("{}://{host}", if self.tls { "https" } else { "http" })
+    }
+
+    /// An address on the same host for WebSocket clients, without a query.
+    pub fn websocket(&self, path: &str) -> String {
+        format!("{}://{}{path}", if self.tls { "wss" } else { "ws" }, self.authority())
     }
 
     /// Where hi's own addresses (`/-/doctor/echo`, `/raw/ROOM`) may be mounted: the root of the host, and what is before
@@ -116,12 +143,15 @@ impl Target {
     /// The target of a handshake that disturbs nobody: in a chat of hi, the user and the room are the doctor's own. A
     /// query that says nothing about users is left alone unless it is known that hi is there.
     pub fn handshake_target(&self, own_name: &str, is_hi: bool) -> String {
-        let names_a_user = parameters(&self.query).any(|key| key == "username");
-        let looks_like_hi = is_hi || (self.query.is_empty() && self.path.ends_with("/ws"));
+        let query = self.query.as_sent();
+        let names_a_user = parameters(query).any(|key| key == "username");
+        let looks_like_hi = is_hi || (query.is_empty() && self.path.ends_with("/ws"));
         if !names_a_user && !looks_like_hi {
-            return self.with_query(&self.query);
+            return self.with_query(query);
         }
-        let others = self.query.split('&').filter(|pair| !pair.is_empty() && !matches!(key(pair), "username" | "room"));
+        // With its secret, the doctor would take a user's name over.
+        let is_own = |pair: &&str| matches!(key(pair), "username" | "room" | "resume");
+        let others = query.split('&').filter(|pair| !pair.is_empty() && !is_own(pair));
         let own = [format!("username={own_name}"), format!("room={own_name}")];
         let pairs: Vec<&str> = own.iter().map(String::as_str).chain(others).collect();
         self.with_query(&pairs.join("&"))
@@ -130,6 +160,32 @@ impl Target {
     fn with_query(&self, query: &str) -> String {
         if query.is_empty() { self.path.clone() } else { format!("{}?{query}", self.path) }
     }
+}
+
+/// For the command line. clap would repeat a value that it refuses, and with it what only the server may know.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetParser;
+
+impl TypedValueParser for TargetParser {
+    type Value = Target;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Target, clap::Error> {
+        Target::parse(&value.to_string_lossy()).map_err(|error| {
+            let name = arg.map(|arg| format!("{arg}: ")).unwrap_or_default();
+            clap::Error::raw(ErrorKind::ValueValidation, format!("{name}{error}.\n")).with_cmd(command)
+        })
+    }
+}
+
+/// Whether an address without a scheme is of this machine, where nobody has a certificate.
+fn is_local(bare: &str) -> bool {
+    let host = bare.split(['/', '?']).next().and_then(split_port).map_or("", |(host, _)| host);
+    host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 fn key(pair: &str) -> &str {
@@ -181,7 +237,7 @@ mod tests {
     #[test]
     fn an_address_is_taken_apart() {
         let target = parsed("wss://Chat.example.com/a/ws?token=1");
-        assert_eq!((target.tls, target.port, &*target.path, &*target.query), (true, 443, "/a/ws", "token=1"));
+        assert_eq!((target.tls, target.port, &*target.path, target.query.as_sent()), (true, 443, "/a/ws", "token=1"));
         assert_eq!(target.bases(), ["", "/a"]);
         assert_eq!(target.origin(), format!("https://{}", target.host));
         assert_eq!(parsed("ws://h").path, "/ws");
@@ -189,14 +245,17 @@ mod tests {
         assert_eq!(parsed("https://h/").path, "/ws");
         assert_eq!(parsed("http://h:8080/ws").authority(), "h:8080");
         assert_eq!(parsed("ws://[::1]:81/ws").authority(), "[::1]:81");
-        assert_eq!(parsed("https://h?a=b").query, "a=b");
+        assert_eq!(parsed("https://h?a=b").query.as_sent(), "a=b");
         assert_eq!(parsed("wss://bücher.example/ws").host, "xn--bcher-kva.example");
     }
 
     #[test]
     fn what_is_no_address_is_refused_with_a_sentence() {
         for (url, part) in [
-            ("chat.example.com/ws", "wss://chat.example.com/ws"),
+            ("chat.example.com/ws", "e.g. wss://chat.example.com/ws"),
+            ("127.0.0.1:18080/ws", "e.g. ws://127.0.0.1:18080/ws"),
+            ("localhost/ws", "e.g. ws://localhost/ws"),
+            ("[::1]:80/ws", "e.g. ws://[::1]:80/ws"),
             ("ftp://h/", "begins with wss://"),
             ("ws://h/ws#a", "fragment"),
             ("ws://u:p@h/", "password"),
@@ -213,11 +272,22 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_is_refused_keeps_its_secrets() {
+        for url in ["ws://ada:s3cret@h/", "h/ws?token=s3cret", "ftp://h/?token=s3cret", "ws://h/ws?token=s3cret#a"] {
+            let error = Target::parse(url).unwrap_err().to_string();
+            assert!(!error.contains("s3cret") && error.contains("***"), "{error}");
+        }
+        let target = parsed("ws://h/ws?token=s3cret");
+        let said = format!("{target:?} {}", serde_json::to_string(&target).unwrap());
+        assert!(!said.contains("s3cret"), "{said}");
+    }
+
+    #[test]
     fn the_doctor_never_enters_a_room_of_users() {
         let target = |url, is_hi| parsed(url).handshake_target("d", is_hi);
         assert_eq!(target("ws://h/ws", false), "/ws?username=d&room=d");
         assert_eq!(target("ws://h/ws?username=ann&room=tea", true), "/ws?username=d&room=d");
-        assert_eq!(target("ws://h/ws?room=tea&token=1", true), "/ws?username=d&room=d&token=1");
+        assert_eq!(target("ws://h/ws?room=tea&token=1&resume=2", true), "/ws?username=d&room=d&token=1");
         assert_eq!(target("ws://h/ws?username=ann", false), "/ws?username=d&room=d");
         assert_eq!(target("ws://h/socket?v=2", false), "/socket?v=2");
         assert_eq!(target("ws://h/socket", false), "/socket");

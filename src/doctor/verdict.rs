@@ -55,7 +55,7 @@ pub enum Kind {
     TlsWrongName,
     /// The certificate is signed by itself.
     TlsSelfSigned,
-    /// Nobody whom this machine trusts has signed the certificate.
+    /// No authority that this machine trusts has signed the certificate.
     TlsUnknownIssuer,
     /// The certificate is refused for another reason.
     TlsInvalid,
@@ -77,6 +77,8 @@ pub enum Kind {
     UpgradeStripped,
     /// A hop drops `Connection`.
     ConnectionStripped,
+    /// A hop refuses upgrades, and lets plain requests pass.
+    UpgradeRefused,
     /// A redirect, which WebSocket clients don't follow.
     Redirect,
     /// The handshake is refused because of its `Origin`.
@@ -129,13 +131,14 @@ pub struct Finding {
     pub address: Option<IpAddr>,
     /// What is the matter: whole sentences.
     pub text: String,
-    /// What to do about it.
-    pub mend: Option<Mend>,
+    /// What to do about it. In JSON it has kept its first name.
+    #[serde(rename = "mend")]
+    pub fix: Option<Fix>,
 }
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Mend {
+pub struct Fix {
     /// One or two sentences.
     pub text: String,
     /// The lines to write, where there are such.
@@ -145,7 +148,7 @@ pub struct Mend {
 impl Finding {
     /// Something that users notice.
     pub fn broken(kind: Kind, address: Option<IpAddr>, text: impl AsRef<str>) -> Self {
-        Self { kind, broken: true, address, text: printable(text.as_ref()).into_owned(), mend: None }
+        Self { kind, broken: true, address, text: printable(text.as_ref()).into_owned(), fix: None }
     }
 
     /// Something to know.
@@ -155,16 +158,16 @@ impl Finding {
 
     /// The same with what to do about it.
     #[must_use]
-    pub fn mend(mut self, text: impl AsRef<str>) -> Self {
-        self.mend = Some(Mend { text: printable(text.as_ref()).into_owned(), lines: Vec::new() });
+    pub fn fix(mut self, text: impl AsRef<str>) -> Self {
+        self.fix = Some(Fix { text: printable(text.as_ref()).into_owned(), lines: Vec::new() });
         self
     }
 
     /// The same with lines to write.
     #[must_use]
     pub fn lines(mut self, lines: Vec<Lines>) -> Self {
-        if let Some(mend) = &mut self.mend {
-            mend.lines = lines;
+        if let Some(fix) = &mut self.fix {
+            fix.lines = lines;
         }
         self
     }
@@ -174,8 +177,8 @@ impl fmt::Display for Finding {
     /// One line: what is the matter, and what to do about it; without the lines.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)?;
-        match &self.mend {
-            Some(mend) => write!(f, " Mend: {}", mend.text),
+        match &self.fix {
+            Some(fix) => write!(f, " Fix: {}", fix.text),
             None => Ok(()),
         }
     }

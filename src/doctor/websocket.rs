@@ -54,7 +54,7 @@ pub fn accept_of(key: &str) -> String {
     STANDARD.encode(Sha1::digest(format!("{key}{ACCEPT_GUID}")))
 }
 
-/// How to speak to who is there.
+/// How to speak to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// A raw room: what is said comes back as it is.
@@ -107,7 +107,8 @@ impl Socket {
             large: Step::Skipped,
             welcomed: self.welcomed,
         };
-        let dialect = if self.welcomed { Dialect::Chat } else { dialect };
+        // hi is known by its welcome, where its echo is off.
+        let (dialect, large) = if self.welcomed { (Dialect::Chat, true) } else { (dialect, large) };
         if dialect == Dialect::Unknown || matches!(carried.ping, Step::Failed(_)) && dialect != Dialect::Raw {
             return carried;
         }
@@ -138,7 +139,8 @@ impl Socket {
                 Ok(Ok(came)) => {
                     if let Came::Ping(payload) = came {
                         server_pings += 1;
-                        if self.write(OpCode::Pong, payload).await.is_err() {
+                        // A server that reads nothing any more would hold the pong, and with it this loop.
+                        if !matches!(timeout(step_time, self.write(OpCode::Pong, payload)).await, Ok(Ok(()))) {
                             break true;
                         }
                     }
@@ -233,7 +235,7 @@ impl Socket {
                 OpCode::Continuation => {}
             }
             if self.begun.len() + frame.payload.len() > MESSAGE_BYTES_MAX {
-                return Err(Failure::new(FailureKind::NotWebsocket, "what came is a message that does not end"));
+                return Err(Failure::new(FailureKind::NotWebsocket, "a message arrives that does not end"));
             }
             self.begun.extend_from_slice(&frame.payload);
             if frame.fin {
@@ -244,7 +246,7 @@ impl Socket {
         }
     }
 
-    /// hi tells who enters a room, in the name of the room (PROTOCOL.md).
+    /// hi tells when a user enters a room, in the name of the room (PROTOCOL.md).
     fn is_welcome(&self, payload: &[u8]) -> bool {
         let room = format!("#{}", self.name);
         serde_json::from_slice::<Value>(payload).is_ok_and(|value| value["From"] == *room && value["Meta"] == true)
@@ -272,7 +274,7 @@ fn failure(error: &WebSocketError) -> Failure {
         WebSocketError::UnexpectedEOF | WebSocketError::ConnectionClosed => {
             Failure::new(FailureKind::Closed, "the connection was ended")
         }
-        error => Failure::new(FailureKind::NotWebsocket, format!("what came is no WebSocket frame: {error}")),
+        error => Failure::new(FailureKind::NotWebsocket, format!("what arrives is not a WebSocket frame: {error}")),
     }
 }
 

@@ -10,6 +10,7 @@ use prometheus_client::registry::Unit;
 
 use super::counters::{BATCH_BOUNDS, CLOSE_CODES, Counter, Counters, DELIVERY_BOUNDS, Lapped, Replay, Speech};
 use crate::api::call::ERROR_CODES;
+use crate::log;
 use crate::os;
 use crate::protocol::v1::Code;
 use crate::room::Namespace;
@@ -151,6 +152,8 @@ impl Scrape {
 }
 
 fn system(page: &mut Page<'_>) -> fmt::Result {
+    let help = "Log lines that were dropped because nothing read stderr, or it took no more";
+    page.counter("hi_log_lines_dropped", help, None, log::dropped_lines())?;
     page.gauge("hi_open_files", "Files that the process has open: sockets and some others", os::open_files())?;
     page.gauge("hi_open_files_max", "Files that the process may have open", os::file_limit())
 }

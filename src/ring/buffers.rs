@@ -111,8 +111,10 @@ impl BufferRing {
         Received { buffer, len: len.min(RECEIVE_BUFFER_BYTES), memory: Rc::clone(&self.memory) }
     }
 
-    /// Makes the buffer the kernel's again, when it is next told.
+    /// Makes the buffer the kernel's again, when it is next told. It has to be one of this ring: the buffer of another ring
+    /// with the same number may be the kernel's already, or in somebody's hands.
     pub(super) fn recycle(&mut self, received: Received) {
+        assert!(Rc::ptr_eq(&received.memory, &self.memory), "a buffer goes back to the ring that it came from");
         self.provide(received.buffer);
     }
 
@@ -138,7 +140,8 @@ impl BufferRing {
             return;
         }
         // SAFETY: the tail lies in the first entry, is valid for as long as `entries`, aligned, and written by us only;
-        // the kernel reads it atomically.
+        // the kernel reads it atomically. `provide` writes the other fields of that entry, never this one, and its `&mut`
+        // has ended.
         unsafe {
             let tail = BufRingEntry::tail(self.entries.as_ptr()).cast_mut();
             AtomicU16::from_ptr(tail).store(self.tail, Ordering::Release);
@@ -151,5 +154,25 @@ impl Drop for BufferRing {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout, freed only here.
         unsafe { std::alloc::dealloc(self.entries.as_ptr().cast(), self.layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_goes_back_once_it_has_been_used() {
+        let mut ring = BufferRing::new(2);
+        let received = ring.received(1, 4);
+        ring.recycle(received);
+        assert!(ring.changed);
+    }
+
+    #[test]
+    #[should_panic(expected = "a buffer goes back to the ring that it came from")]
+    fn the_buffer_of_another_ring_is_refused() {
+        let (mut one, other) = (BufferRing::new(2), BufferRing::new(2));
+        one.recycle(other.received(1, 4));
     }
 }

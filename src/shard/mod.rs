@@ -108,6 +108,7 @@ pub struct Shard<R> {
     raw_rate: RateLimit,
     registry: Arc<Registry>,
     counters: Arc<Counters>,
+    /// Before `connections`, and so dropped before them: no socket may close while the kernel holds a request for it.
     ring: R,
     connections: Slab<Connection>,
     next_serial: u32,

@@ -56,7 +56,7 @@ impl Stop {
 
 /// Runs the shard until it has stopped. `wake_up` is the eventfd of its data ring and of its inbox.
 pub async fn run<R: DataRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<Stop>) {
-    let wake_up = os::watch(wake_up).expect("epoll takes an eventfd");
+    let wake_up = os::watch_eventfd(wake_up).expect("epoll takes an eventfd");
     let tick = sleep_until(Instant::now() + TICK);
     tokio::pin!(tick);
     let mut drained_by = None;

@@ -77,6 +77,8 @@ pub enum Reply {
     AnswerAndFallSilent(String),
     /// Answers, then repeats these bytes for as long as anybody takes them.
     AnswerAndFlood(String, Vec<u8>),
+    /// Answers, then sends a byte again and again, a few a second, for as long as anybody takes them.
+    AnswerAndDrip(String, u8),
     /// Says nothing at all.
     Silence,
     /// Passes the connection on to this port of 127.0.0.1.
@@ -101,6 +103,10 @@ pub fn odd_server(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> u16 
                 let _ = stream.write_all(answer.as_bytes());
                 while stream.write_all(&flood).is_ok() {}
             }
+            Reply::AnswerAndDrip(answer, byte) => {
+                let _ = stream.write_all(answer.as_bytes());
+                drip(&mut stream, byte);
+            }
             Reply::Silence => read_to_the_end(&mut stream),
             Reply::Pass(port) => pass(stream, &head, ([127, 0, 0, 1], port).into()),
             Reply::WebSocket(answer) => {
@@ -111,6 +117,24 @@ pub fn odd_server(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> u16 
         }
     });
     port
+}
+
+/// A server that sends these bytes to whoever connects, and then drips zeros; until the test ends. Returns its port.
+pub fn dripping_server(first: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    serve(listener, move |mut stream| {
+        let _ = stream.write_all(first);
+        drip(&mut stream, 0);
+    });
+    port
+}
+
+/// The pace is that of a client's patience with each read: far below any limit of a step.
+fn drip(stream: &mut TcpStream, byte: u8) {
+    while stream.write_all(&[byte]).is_ok() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// A response with a body.

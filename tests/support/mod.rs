@@ -12,7 +12,7 @@ pub mod wire;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -40,6 +40,31 @@ pub fn seeded() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
+/// The command, without what the user of this machine has set for his own hi.
+pub fn hi() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HI_")) {
+        command.env_remove(name);
+    }
+    // Tests run side by side; who tests the internal port gives it an address.
+    command.env("HI_INTERNAL", "off");
+    command
+}
+
+/// Runs a `hi` that has to end by itself.
+pub fn run(mut command: Command) -> Output {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it runs on: {:?}", child.wait_with_output());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
+}
+
 /// A running `hi`. Dropping it ends the process.
 pub struct Server {
     child: Child,
@@ -53,6 +78,15 @@ struct Log {
     /// Also told when the log has ended.
     grown: Condvar,
     ended: AtomicBool,
+}
+
+impl Log {
+    fn add(&self, line: &str) {
+        let mut text = self.text.lock().unwrap();
+        text.push_str(line);
+        text.push('\n');
+        self.grown.notify_all();
+    }
 }
 
 impl Server {
@@ -77,28 +111,44 @@ impl Server {
 
     /// Starts a prepared command, which has to be a `hi` that listens on 127.0.0.1.
     pub fn spawn(mut command: Command) -> Self {
-        // Tests run side by side; who tests the internal port gives it an address on the command line.
-        command.env("HI_INTERNAL", "off");
-        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("hi starts");
-        let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
-        let log = Arc::new(Log::default());
-        let sink = Arc::clone(&log);
+        let (mut server, stderr) = Self::begin(&mut command);
+        let sink = Arc::clone(&server.log);
         std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                let mut text = sink.text.lock().unwrap();
-                text.push_str(&line);
-                text.push('\n');
-                sink.grown.notify_all();
-            }
+            stderr.lines().map_while(Result::ok).for_each(|line| sink.add(&line));
             let _text = sink.text.lock().unwrap();
             sink.ended.store(true, Ordering::SeqCst);
             sink.grown.notify_all();
         });
-        let mut server = Self { child, log, address: ([127, 0, 0, 1], 0).into() };
-        let line = server.wait_for_log("hi is open at http://");
-        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("the link");
-        server.address = address.replace("localhost", "127.0.0.1").parse().expect("an address");
+        server.find_address();
         server
+    }
+
+    /// Starts a prepared command whose log is read up to the line that contains `part` and no further.
+    pub fn spawn_unread(mut command: Command, part: &str) -> (Self, BufReader<ChildStderr>) {
+        let (mut server, mut stderr) = Self::begin(&mut command);
+        let mut line = String::new();
+        while !line.contains(part) {
+            line.clear();
+            assert!(stderr.read_line(&mut line).expect("a line") > 0, "no {part:?} in:\n{}", server.log());
+            server.log.add(line.trim_end());
+        }
+        server.find_address();
+        server.log.ended.store(true, Ordering::SeqCst);
+        (server, stderr)
+    }
+
+    fn begin(command: &mut Command) -> (Self, BufReader<ChildStderr>) {
+        // Tests run side by side; who tests the internal port gives it an address on the command line.
+        command.env("HI_INTERNAL", "off");
+        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("hi starts");
+        let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        (Self { child, log: Arc::default(), address: ([127, 0, 0, 1], 0).into() }, stderr)
+    }
+
+    fn find_address(&mut self) {
+        let line = self.wait_for_log("hi is open at http://");
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("the link");
+        self.address = address.replace("localhost", "127.0.0.1").parse().expect("an address");
     }
 
     /// The port that it listens on.

@@ -52,7 +52,14 @@ fn echo_not_hi(answer: Answer) -> Step<Echo> {
 
 fn handshake(answer: Answer) -> Step<Handshake> {
     let accept_matches = answer.status == 101;
-    Step::Done(Handshake { path: "/ws".into(), answer, accept_matches, origin: None, other_origin: None })
+    Step::Done(Handshake {
+        path: "/ws".into(),
+        answer,
+        accept_matches,
+        origin: None,
+        other_origin: None,
+        host_origin: None,
+    })
 }
 
 fn trip() -> Step<RoundTrip> {
@@ -179,26 +186,26 @@ fn plain(mut facts: Facts) -> Facts {
     facts
 }
 
-/// What the verdict has to be, and what its text and its mend have to contain.
+/// What the verdict has to be, and what its text and its fix have to contain.
 struct Expected {
     facts: Facts,
     kind: Kind,
     broken: bool,
     text: &'static str,
-    mend: &'static str,
+    fix: &'static str,
 }
 
-fn broken(facts: Facts, kind: Kind, text: &'static str, mend: &'static str) -> Expected {
-    Expected { facts, kind, broken: true, text, mend }
+fn broken(facts: Facts, kind: Kind, text: &'static str, fix: &'static str) -> Expected {
+    Expected { facts, kind, broken: true, text, fix }
 }
 
 fn check(table: Vec<Expected>) {
-    for Expected { facts, kind, broken, text, mend } in table {
+    for Expected { facts, kind, broken, text, fix } in table {
         let Diagnosis { verdict, others } = diagnose(&facts);
         assert_eq!((verdict.kind, verdict.broken), (kind, broken), "{verdict} others: {others:?}");
         assert!(verdict.text.contains(text), "{text:?} in {verdict}");
-        let said = verdict.mend.as_ref().map(|mend| mend.text.clone()).unwrap_or_default();
-        assert!(said.contains(mend), "{mend:?} in {verdict}");
+        let said = verdict.fix.as_ref().map(|fix| fix.text.clone()).unwrap_or_default();
+        assert!(said.contains(fix), "{fix:?} in {verdict}");
         assert!(broken || others.iter().all(|other| !other.broken), "{others:?}");
     }
 }
@@ -212,7 +219,7 @@ fn the_example_of_the_story() {
     assert_eq!(
         verdict.to_string(),
         "192.0.2.7 is not this server: an HTTP/1.0 proxy (Via: 1.0 old-host) answers there and drops Upgrade. The A record \
-         of chat.example.com still points to it (TTL 3,540 s). Mend: point the record at 198.51.100.9"
+         of chat.example.com still points to it (TTL 3,540 s). Fix: point the record at 198.51.100.9"
     );
     facts.dns[0].a.aliases =
         vec![Alias { name: "chat.example.com".into(), to: "old.example.net".into(), ttl_seconds: 60 }];
@@ -264,7 +271,7 @@ fn connections() {
             "192.0.2.7: nothing listens",
             "record away",
         ),
-        broken(local(NEW6), Kind::NoRouteHere, "no way", "machine"),
+        broken(local(NEW6), Kind::NoRouteHere, "no route", "machine"),
         // What answers says more than what doesn't, where nothing works.
         broken(
             facts(vec![unconnected(OLD, FailureKind::Refused), other(NEW, &answer(502, &[], ""))]),
@@ -298,7 +305,7 @@ fn certificates_and_tls() {
             "for old.example.com, not",
             "server_name",
         ),
-        broken(fault(CertificateFaultKind::SelfSigned, 3), Kind::TlsSelfSigned, "by itself", "--ca"),
+        broken(fault(CertificateFaultKind::SelfSigned, 3), Kind::TlsSelfSigned, "self-signed", "--ca"),
         broken(fault(CertificateFaultKind::UnknownIssuer, 3), Kind::TlsUnknownIssuer, "CN=Some CA", "fullchain"),
         broken(fault(CertificateFaultKind::Other, 3), Kind::TlsInvalid, "no", "replace"),
         broken(
@@ -359,9 +366,9 @@ fn hops_that_strip() {
         ),
     ]);
     let verdict = diagnose(&upgrade(stripping(&both, nginx, None))).verdict;
-    assert_eq!(verdict.mend.unwrap().lines, Lines::for_upgrade(Some(Proxy::Nginx)));
+    assert_eq!(verdict.fix.unwrap().lines, Lines::for_upgrade(Some(Proxy::Nginx)));
     let verdict = diagnose(&upgrade(stripping(&both, None, None))).verdict;
-    assert_eq!(verdict.mend.unwrap().lines.len(), Proxy::COMMON.len());
+    assert_eq!(verdict.fix.unwrap().lines.len(), Proxy::COMMON.len());
 }
 
 #[test]
@@ -375,6 +382,7 @@ fn answers_that_are_no_101() {
             accept_matches: false,
             origin: None,
             other_origin: None,
+            host_origin: None,
         }),
         ..sound(NEW)
     };
@@ -401,8 +409,8 @@ fn answers_that_are_no_101() {
         broken(hi_but(answer(400, &[], "bad")), Kind::UnexpectedStatus, "with 400: \"bad\"", "log"),
         broken(facts(vec![wrong_key]), Kind::WrongAcceptKey, "does not belong", "cache"),
         broken(facts(vec![silent(FailureKind::Closed)]), Kind::HandshakeUnanswered, "plain requests", "firewall"),
-        broken(facts(vec![mute]), Kind::NoHttpAnswer, "comes about", "alive"),
-        broken(facts(vec![silent(FailureKind::NotHttp)]), Kind::NotHttp, "no web server", "port"),
+        broken(facts(vec![mute]), Kind::NoHttpAnswer, "accepts connections", "alive"),
+        broken(facts(vec![silent(FailureKind::NotHttp)]), Kind::NotHttp, "not a web server", "port"),
     ]);
 }
 
@@ -415,6 +423,7 @@ fn origins() {
             accept_matches: false,
             origin: origin.map(str::to_owned),
             other_origin: Some(OtherOrigin { origin: other.map(str::to_owned), status: 101 }),
+            host_origin: None,
         };
         facts(vec![Address { handshake: Step::Done(handshake), ..sound(NEW) }])
     };
@@ -475,14 +484,8 @@ fn who_is_where() {
     let only_expected = Address { in_dns: false, ..sound(NEW) };
     let refused = unconnected(OLD, FailureKind::Refused);
     check(vec![
-        Expected {
-            facts: facts(vec![sound(NEW), sound(NEW6)]),
-            kind: Kind::Sound,
-            broken: false,
-            text: NEW6,
-            mend: "",
-        },
-        Expected { facts: facts(vec![not_hi(NEW)]), kind: Kind::NotHi, broken: false, text: "not hi", mend: "" },
+        Expected { facts: facts(vec![sound(NEW), sound(NEW6)]), kind: Kind::Sound, broken: false, text: NEW6, fix: "" },
+        Expected { facts: facts(vec![not_hi(NEW)]), kind: Kind::NotHi, broken: false, text: "not hi", fix: "" },
         broken(facts(vec![not_hi(OLD), sound(NEW)]), Kind::StaleAddress, "a WebSocket server that is not hi", NEW),
         broken(expecting(vec![sound(OLD), sound(NEW)], &[NEW]), Kind::UnexpectedAddress, OLD, NEW),
         broken(expecting(vec![sound(NEW), only_expected_6()], &[NEW, NEW6]), Kind::MissingAddress, NEW6, "AAAA record"),

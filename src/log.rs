@@ -1,0 +1,245 @@
+//! The log: lines wait in a bounded queue for a thread that writes them to stderr.
+//!
+//! Nothing that serves waits for whoever reads stderr: with the queue full, lines are dropped and counted, and the log says
+//! how many where they are missing. One queue for the process, as there is one stderr.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer as Text;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+/// Bytes of lines that wait for stderr. As much again is being written.
+pub const QUEUE_BYTES_MAX: usize = 256 * 1024;
+/// How long the end of the process waits for what is still to be written.
+const FLUSH_TIME_MAX: Duration = Duration::from_millis(500);
+
+static LOG: Log = Log::new();
+
+/// Has everything of this `level` and above written to stderr from now on; in color if that is a terminal.
+pub fn start(level: LevelFilter, ansi: bool) {
+    tracing_subscriber::fmt()
+        .with_writer(Stderr)
+        .with_ansi(ansi)
+        .with_max_level(level)
+        .with_target(false)
+        .log_internal_errors(false)
+        .init();
+}
+
+/// Writes text to stderr behind the lines that wait, whatever the level.
+pub fn say(text: impl fmt::Display) {
+    LOG.push(format!("{text}\n").as_bytes());
+}
+
+/// Ends the process when the log is written, or after `time_max` (at most half a second) if stderr doesn't take it.
+pub fn exit(code: i32, time_max: Duration) -> ! {
+    LOG.flush(time_max.min(FLUSH_TIME_MAX));
+    std::process::exit(code)
+}
+
+/// Lines that never reached stderr.
+pub fn dropped_lines() -> u64 {
+    LOG.dropped.load(Ordering::Relaxed)
+}
+
+/// The queue, as a writer of whole lines.
+#[derive(Clone, Copy, Debug)]
+struct Stderr;
+
+impl MakeWriter<'_> for Stderr {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        Self
+    }
+}
+
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        LOG.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Log {
+    queue: Mutex<Queue>,
+    /// There are lines to write.
+    filled: Condvar,
+    /// All of them are written.
+    emptied: Condvar,
+    dropped: AtomicU64,
+}
+
+struct Queue {
+    lines: Vec<u8>,
+    /// Lines dropped since `lines` became full: all of them come after it.
+    dropped: u64,
+    /// The thread that writes exists,
+    has_writer: bool,
+    /// and has lines in hand.
+    writes: bool,
+}
+
+impl Log {
+    const fn new() -> Self {
+        let queue = Queue { lines: Vec::new(), dropped: 0, has_writer: false, writes: false };
+        Self { queue: Mutex::new(queue), filled: Condvar::new(), emptied: Condvar::new(), dropped: AtomicU64::new(0) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends `line` as a whole, or drops it. The first one starts the thread: the process has none before it needs one.
+    fn push(&'static self, line: &[u8]) {
+        let mut queue = self.lock();
+        if !queue.has_writer {
+            let writer = thread::Builder::new().name("hi-log".to_owned()).spawn(|| self.write());
+            queue.has_writer = writer.is_ok();
+        }
+        self.append(&mut queue, line);
+    }
+
+    fn append(&self, queue: &mut Queue, line: &[u8]) {
+        if queue.dropped > 0 || queue.lines.len() + line.len() > QUEUE_BYTES_MAX {
+            let lines = count_lines(line);
+            queue.dropped += lines;
+            self.dropped.fetch_add(lines, Ordering::Relaxed);
+        } else {
+            queue.lines.extend_from_slice(line);
+        }
+        self.filled.notify_one();
+    }
+
+    /// Waits for lines and moves them into `batch`. Returns how many were dropped behind them.
+    fn take(&self, batch: &mut Vec<u8>) -> u64 {
+        batch.clear();
+        let mut queue = self.lock();
+        queue.writes = false;
+        while queue.lines.is_empty() && queue.dropped == 0 {
+            self.emptied.notify_all();
+            queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.writes = true;
+        std::mem::swap(&mut queue.lines, batch);
+        std::mem::take(&mut queue.dropped)
+    }
+
+    /// Writes what comes, for as long as the process lives.
+    fn write(&self) {
+        let mut batch = Vec::new();
+        // Not told yet, as stderr failed just then.
+        let mut lost = 0;
+        loop {
+            let dropped = self.take(&mut batch);
+            if lost > 0 && write_stderr(notice(lost).as_bytes()) == 0 {
+                lost = 0;
+            }
+            let failed = write_stderr(&batch);
+            self.dropped.fetch_add(failed, Ordering::Relaxed);
+            lost += failed;
+            if dropped > 0 && write_stderr(notice(dropped).as_bytes()) > 0 {
+                lost += dropped;
+            }
+        }
+    }
+
+    /// Waits until everything is written, but not longer than `time_max`.
+    fn flush(&self, time_max: Duration) {
+        let deadline = Instant::now() + time_max;
+        let mut queue = self.lock();
+        if !queue.has_writer {
+            // No thread could be had, so this one writes: it is about to end.
+            write_stderr(&std::mem::take(&mut queue.lines));
+            return;
+        }
+        while !queue.lines.is_empty() || queue.dropped > 0 || queue.writes {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            queue = self.emptied.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+fn count_lines(text: &[u8]) -> u64 {
+    let ended = text.iter().filter(|byte| **byte == b'\n').count() as u64;
+    ended + u64::from(text.last().is_some_and(|byte| *byte != b'\n'))
+}
+
+/// The line that stands for those that are missing. It has no level to be filtered by.
+fn notice(dropped: u64) -> String {
+    let mut line = String::new();
+    // Without a time it says as much.
+    let _ = SystemTime.format_time(&mut Text::new(&mut line));
+    let plural = if dropped == 1 { "" } else { "s" };
+    line + &format!("  WARN {dropped} log line{plural} dropped: stderr was not read fast enough\n")
+}
+
+/// Writes to stderr, waiting where it must. Returns how many lines it didn't take.
+fn write_stderr(mut text: &[u8]) -> u64 {
+    let stderr = io::stderr();
+    while !text.is_empty() {
+        // Not by `Stderr::write`: its lock would be held while this waits.
+        match rustix::io::write(&stderr, text) {
+            Ok(0) => break,
+            Ok(count) => text = &text[count..],
+            Err(rustix::io::Errno::INTR) => {}
+            // Somebody who shares the terminal or the pipe has made it non-blocking.
+            Err(rustix::io::Errno::AGAIN) => drop(poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None)),
+            Err(_) => break,
+        }
+    }
+    count_lines(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_dropped_and_counted_until_there_is_room() {
+        let log = Log::new();
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        let append = |line: &[u8]| log.append(&mut log.lock(), line);
+        (0..QUEUE_BYTES_MAX / 1024).for_each(|_| append(&line));
+        append(b"one\n");
+        // Smaller ones wouldn't fit either; had they room, they would stand before the line that was dropped.
+        append(b"two\nthree\n");
+        assert_eq!(log.dropped.load(Ordering::Relaxed), 3);
+        let mut batch = Vec::new();
+        assert_eq!(log.take(&mut batch), 3);
+        assert_eq!(batch.len(), QUEUE_BYTES_MAX);
+        append(b"four\n");
+        assert_eq!((log.take(&mut batch), batch.as_slice()), (0, &b"four\n"[..]));
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_long() {
+        let log = Log::new();
+        log.lock().has_writer = true;
+        log.append(&mut log.lock(), b"nobody writes this\n");
+        log.flush(Duration::from_millis(1));
+        assert_eq!(log.lock().lines, b"nobody writes this\n");
+    }
+
+    #[test]
+    fn lines_are_counted_by_their_ends() {
+        assert_eq!([&b""[..], b"a\n", b"a\nb\n", b"a\nb"].map(count_lines), [0, 1, 2, 2]);
+        assert!(notice(1).ends_with("Z  WARN 1 log line dropped: stderr was not read fast enough\n"), "{}", notice(1));
+        assert!(notice(2).contains("2 log lines"));
+    }
+}
