@@ -1,4 +1,4 @@
-//! The chat page: three files inside the binary, with the headers that keep them harmless.
+//! The chat page: a few files inside the binary, with the headers that keep them harmless.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -9,17 +9,47 @@ use sha1::{Digest as _, Sha1};
 use super::head::Head;
 use super::response::Response;
 
-/// Nothing but the page's own three files and its own WebSocket; no inline script or style, no frame around it
+/// Nothing but the page's own files and its own WebSocket; no inline script or style, no frame around it
 /// (CSP Level 3). `connect-src 'self'` covers ws: and wss: of the same host and port.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-static INDEX: LazyLock<Asset> =
-    LazyLock::new(|| Asset::new("text/html; charset=utf-8", include_bytes!("../web/index.html")));
-static SCRIPT: LazyLock<Asset> =
-    LazyLock::new(|| Asset::new("text/javascript; charset=utf-8", include_bytes!("../web/app.js")));
-static STYLE: LazyLock<Asset> =
-    LazyLock::new(|| Asset::new("text/css; charset=utf-8", include_bytes!("../web/style.css")));
+/// The files: each with the path that it has beside the page.
+static ASSETS: LazyLock<[(&str, Asset); 10]> = LazyLock::new(|| {
+    let html = |source| Asset::new("text/html; charset=utf-8", without_comments(source));
+    let script = |source| Asset::new("text/javascript; charset=utf-8", without_comments(source));
+    let style = |source| Asset::new("text/css; charset=utf-8", without_comments(source));
+    [
+        ("", html(include_str!("../web/index.html"))),
+        ("app.js", script(include_str!("../web/app.js"))),
+        ("connection.js", script(include_str!("../web/connection.js"))),
+        ("diagnosis.js", script(include_str!("../web/diagnosis.js"))),
+        ("log.js", script(include_str!("../web/log.js"))),
+        ("messages.js", script(include_str!("../web/messages.js"))),
+        ("rooms.js", script(include_str!("../web/rooms.js"))),
+        ("session.js", script(include_str!("../web/session.js"))),
+        ("words.js", script(include_str!("../web/words.js"))),
+        ("style.css", style(include_str!("../web/style.css"))),
+    ]
+});
+
+/// A file without indentation and comments: they are for readers of the source. A comment begins its line, or
+/// follows a `;`, `,` or `{` there, and ends its line.
+fn without_comments(source: &str) -> &'static str {
+    let mut slim = String::with_capacity(source.len());
+    let mut in_comment = false;
+    for line in source.lines().map(str::trim_start).filter(|line| !line.is_empty()) {
+        in_comment |= line.starts_with("/*");
+        if !in_comment && !line.starts_with("//") {
+            let trailing = ["; // ", ", // ", "{ // "].iter().find_map(|mark| line.find(mark));
+            slim.push_str(trailing.map_or(line, |at| &line[..=at]));
+            slim.push('\n');
+        }
+        in_comment &= !line.ends_with("*/");
+    }
+    // Once for each file, for as long as the process lives.
+    slim.leak()
+}
 
 /// A file of the page.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,7 +85,8 @@ impl ETag {
 }
 
 impl Asset {
-    fn new(content_type: &'static str, bytes: &'static [u8]) -> Self {
+    fn new(content_type: &'static str, text: &'static str) -> Self {
+        let bytes = text.as_bytes();
         Self { content_type, bytes, etag: ETag::of(bytes) }
     }
 
@@ -91,14 +122,14 @@ impl fmt::Debug for Asset {
     }
 }
 
-/// The file of the page at this path, decoded and without query.
+/// The file of the page at this path, decoded and without query. A proxy that maps `/chat` to `/` makes `/chat/app.js`
+/// `//app.js`: slashes in front don't count.
 pub fn asset(path: &str) -> Option<Asset> {
-    match path {
-        "/" | "/index.html" => Some(*INDEX),
-        "/app.js" => Some(*SCRIPT),
-        "/style.css" => Some(*STYLE),
-        _ => None,
-    }
+    let name = match path.trim_start_matches('/') {
+        "index.html" => "",
+        name => name,
+    };
+    ASSETS.iter().find(|(known, _)| *known == name).map(|(_, asset)| *asset)
 }
 
 #[cfg(test)]
@@ -144,6 +175,7 @@ mod tests {
         );
         assert!(answer.ends_with(text("/")));
         assert_eq!(asset("/index.html"), asset("/"));
+        assert_eq!(asset("//app.js"), asset("/app.js"), "a proxy may leave a slash too much");
         assert_eq!(asset("/app.js/"), None);
     }
 
@@ -162,15 +194,25 @@ mod tests {
 
     #[test]
     fn the_files_together_are_small() {
-        let bytes: usize = ["/", "/app.js", "/style.css"].iter().map(|path| text(path).len()).sum();
-        assert!(bytes < 30 * 1024, "{bytes} bytes");
+        let bytes: usize = ASSETS.iter().map(|(_, asset)| asset.bytes.len()).sum();
+        assert!(bytes < 45 * 1024, "{bytes} bytes");
+    }
+
+    #[test]
+    fn comments_are_not_sent() {
+        let source = "// one\na;\n\n  /** two\n   * three */\n  b(\"//\"); // four\n/* five */\n* { c: d }\n";
+        assert_eq!(without_comments(source), "a;\nb(\"//\");\n* { c: d }\n");
+        for (path, asset) in &*ASSETS {
+            let text = String::from_utf8_lossy(asset.bytes);
+            assert!(!text.contains("/*") && !text.contains("*/"), "a comment in {path} does not begin or end its line");
+        }
     }
 
     #[test]
     fn nothing_is_fetched_from_elsewhere() {
-        for path in ["/", "/app.js", "/style.css"] {
+        for (path, asset) in &*ASSETS {
             // The names of XML namespaces look like addresses and are never fetched.
-            let text = text(path).to_lowercase().replace("http://www.w3.org/", "");
+            let text = String::from_utf8_lossy(asset.bytes).to_lowercase().replace("http://www.w3.org/", "");
             for far in ["http://", "https://", "src=\"//", "href=\"//", "src='//", "href='//", "url(//", "@import"] {
                 assert!(!text.contains(far), "{path} contains {far}");
             }
