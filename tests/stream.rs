@@ -271,6 +271,8 @@ fn with_slow_close_the_stream_of_a_slow_listener_ends() {
         next += 1;
     }
     assert!(next < 3 + FLOOD && slow.last_event_id == format!("{epoch}:{}", next - 1));
+    // An empty comment is a ping: on a busy machine one is due meanwhile.
+    slow.comments.retain(|comment| !comment.is_empty());
     assert_eq!(slow.comments, ["too slow: messages were lost; come back"]);
     internal.wait_for_metric("hi_disconnects_total{code=\"4101\"}", 1.0);
     drop(slow);
