@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 use crate::api;
 use crate::cores::Pin;
 use crate::doctor::url::{Target, TargetParser};
-use crate::http::origin::Origin;
+use crate::http::origin::Allowed;
 use crate::memory::{self, machine};
 use crate::rate::RateLimit;
 use crate::relay;
@@ -120,10 +120,20 @@ pub struct Config {
     #[arg(long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = parse_time)]
     pub handshake_timeout: Duration,
 
-    /// Origins whose pages may open WebSockets and streams, e.g. `https://chat.example.com`, several with commas between; what sends no
-    /// Origin header is no browser, and may [default: any]
-    #[arg(long, value_name = "ORIGIN", env = "HI_ORIGINS", value_delimiter = ',')]
-    pub origins: Vec<Origin>,
+    /// How long a connection without a WebSocket or stream is kept while it asks for nothing, on both ports; longer than
+    /// the 60 s of common load balancers, so that they never send a request into a connection that hi closes
+    #[arg(long, value_name = "TIME", env = "HI_KEEPALIVE_TIMEOUT", default_value = "75s", value_parser = parse_time)]
+    pub keepalive_timeout: Duration,
+
+    /// Origins whose pages may open WebSockets and streams, several with commas between: same-host (the page and the
+    /// request name the same host), any, or e.g. `https://chat.example.com`; what sends no Origin header is no browser,
+    /// and may
+    #[arg(long, value_name = "ORIGIN", env = "HI_ORIGINS", value_delimiter = ',', default_value = "same-host")]
+    pub origins: Vec<Allowed>,
+
+    /// Whether /-/doctor/echo shows requests as they arrive here, for `hi doctor`: on, off
+    #[arg(long, value_name = "MODE", env = "HI_ECHO", value_enum, default_value_t = EchoMode::On)]
+    pub echo: EchoMode,
 
     /// Time between two log lines about handshakes that failed for the same reason behind the same proxy; the others are
     /// counted
@@ -182,6 +192,15 @@ pub enum RawMode {
     /// Listen; only the internal port publishes.
     Listen,
     /// Nothing: there are no raw rooms.
+    Off,
+}
+
+/// Whether `/-/doctor/echo` is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EchoMode {
+    /// It shows each request as it arrived.
+    On,
+    /// It answers 404.
     Off,
 }
 
@@ -338,7 +357,8 @@ mod tests {
         assert_eq!((config.port, config.max_message, config.max_rooms), (8080, 16 * 1024, 32));
         assert_eq!((config.rate_limit, config.rate_burst, config.raw_rate_limit), (20, 40, 0));
         assert_eq!((config.ping_interval.as_secs(), config.ping_timeout.as_secs()), (25, 10));
-        assert_eq!(config.handshake_timeout.as_secs(), 10);
+        assert_eq!((config.handshake_timeout.as_secs(), config.keepalive_timeout.as_secs()), (10, 75));
+        assert_eq!((&config.origins[..], config.echo), (&[Allowed::SameHost][..], EchoMode::On));
         assert_eq!(config.internal, Internal::At(([127, 0, 0, 1], 8081).into()));
         let replay = ReplayBounds { frames_max: 1024, bytes_max: 1 << 20, age_max_ms: 60_000 };
         assert_eq!(config.replay_bounds(), replay);
@@ -358,6 +378,8 @@ mod tests {
             config.origins.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["https://a.example", "http://b.example"]
         );
+        let config = Config::try_parse_from(["hi", "--origins", "same-host", "--origins", "null,any"]).unwrap();
+        assert_eq!(config.origins.iter().map(ToString::to_string).collect::<Vec<_>>(), ["same-host", "null", "any"]);
         let refused = Config::try_parse_from(["hi", "--origins", "a.example"]).unwrap_err().to_string();
         assert!(refused.contains("e.g. https://chat.example.com"), "{refused}");
     }

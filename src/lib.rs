@@ -9,6 +9,7 @@
 //! | [`server`] | starts the shards, listens to signals, stops |
 //! | [`probe`] | tries at start what hi needs of the kernel, and says what is missing |
 //! | [`handshake`] | from accept to 101, or to a stream: the tasks of the control ring |
+//! | [`descriptors`] | file descriptors when they run out: some are left to the internal port |
 //! | [`handshake_failures`] | what failed, by reason and hop: for the log and for metrics |
 //! | [`http`] | request heads, the upgrade check, the diagnosis of what fails, responses, the page (pure) |
 //! | [`shard`] | one pinned thread: its connections, its rooms, its turns |
@@ -45,6 +46,7 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod cores;
+pub mod descriptors;
 pub mod doctor;
 pub mod environment;
 pub mod faulty_ring;

@@ -16,10 +16,11 @@ use tracing::{info, warn};
 
 use crate::api::health::{Check, Readiness};
 use crate::api::key::Keys;
-use crate::api::{self, App, InternalPort};
+use crate::api::{App, InternalPort};
 use crate::canary::{Canary, Plan};
 use crate::config::{Config, Internal};
 use crate::cores::{Cores, Unpinned};
+use crate::descriptors::Descriptors;
 use crate::handshake::{self, Door, Front};
 use crate::handshake_failures::{FailureMetric, Failures};
 use crate::log;
@@ -50,10 +51,13 @@ const LOG_TIME_MIN: Duration = Duration::from_millis(100);
 const START_TIME_MAX: Duration = Duration::from_millis(2500);
 /// File descriptors of each shard that are no connections: its rings, its runtime, eventfds.
 const FILES_PER_SHARD: u64 = 9;
-/// And for each address: the shard's listener, and the handle that shuts it down.
-const FILES_PER_LISTENER: u64 = 2;
-/// Those of the internal port: its listener, its runtime, and its connections.
-const FILES_OF_INTERNAL_PORT: u64 = 4 + api::listener::CONNECTIONS_MAX as u64;
+/// And for each address: the shard's listener, the handle that shuts it down, and a connection that waits for a descriptor.
+const FILES_PER_LISTENER: u64 = 3;
+/// Those of the internal port: its listener and its runtime, and the connections that it can have whatever the public port
+/// does.
+const FILES_OF_INTERNAL_PORT: u64 = 4 + FILES_RESERVED;
+/// Connections of the internal port for which files are kept, and some for what the process opens for a moment.
+const FILES_RESERVED: u64 = 48;
 /// The kernel's table of our files has room for so many from the start: half a megabyte at most.
 const FILES_AT_START_MAX: u64 = 65_536;
 /// Those of the process: standard streams, the main thread's runtime, signals, and some to spare.
@@ -112,6 +116,7 @@ impl Server {
             config.replay_bounds(),
         ));
         let failures = Arc::new(Failures::new(config.failure_log_interval));
+        let descriptors = Arc::new(Descriptors::new(os::file_limit(), files_reserved(&config, shards)));
         let stop = Arc::<Stop>::default();
         let mut server = Self {
             addresses,
@@ -153,6 +158,7 @@ impl Server {
             memory: Arc::clone(&memory),
             instance: Arc::clone(&server.instance),
             failures: Arc::clone(&server.failures),
+            descriptors: Arc::clone(&descriptors),
             stop: Arc::clone(&server.stop),
         });
         let threads: Vec<_> = threads.collect();
@@ -180,7 +186,7 @@ impl Server {
         if let Some(port) = port {
             let Self { registry, metrics, readiness, .. } = self;
             let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(readiness), config.raw, keys);
-            port.serve(Arc::new(app), memory).map_err(out_of_files)?;
+            port.serve(Arc::new(app), config.keepalive_timeout, memory).map_err(out_of_files)?;
         }
         if let Some(target) = &config.public_url {
             let plan = Plan {
@@ -417,6 +423,14 @@ async fn stop(server: Server, mut signals: Signals, began: Instant) -> ! {
     log::exit(0, (STOP_TIME_MAX + LOG_TIME_MIN).saturating_sub(began.elapsed()))
 }
 
+/// File descriptors that the public port leaves to the internal one, and those that its listeners may use beyond.
+fn files_reserved(config: &Config, shards: usize) -> u64 {
+    match config.internal {
+        Internal::Off => 0,
+        Internal::At(_) => FILES_RESERVED + (shards * config.listen.len().max(1)) as u64,
+    }
+}
+
 /// What one shard's thread starts with.
 struct ShardThread {
     id: usize,
@@ -429,6 +443,7 @@ struct ShardThread {
     memory: Arc<Memory>,
     instance: Arc<str>,
     failures: Arc<Failures>,
+    descriptors: Arc<Descriptors>,
     stop: Arc<Stop>,
 }
 
@@ -455,7 +470,7 @@ impl ShardThread {
             if self.id == 0 {
                 drop(tokio_uring::spawn(handshake::log_left_out(Arc::clone(&self.failures))));
             }
-            let front = Rc::new(Front::new(shard, self.config, self.instance, self.failures));
+            let front = Rc::new(Front::new(shard, self.config, self.instance, self.failures, self.descriptors));
             match self.listeners.into_iter().map(Door::new).collect::<io::Result<Vec<_>>>() {
                 Ok(doors) => doors.into_iter().for_each(|door| {
                     drop(tokio_uring::spawn(handshake::accept(door, Rc::clone(&front))));

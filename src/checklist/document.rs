@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
 use super::items::{Item, Phase, State};
+use crate::doctor::secrets::shown;
 use crate::printable::{printable_json, printable_markdown};
 
 /// In a Markdown file, the JSON stands in a comment behind this.
@@ -18,7 +19,7 @@ const COMMENT_END: &str = " -->";
 pub struct Document {
     /// When, with regard to the move.
     pub phase: Phase,
-    /// Of which address.
+    /// Of which address, without its secrets.
     pub url: String,
     /// When, in milliseconds since 1970.
     pub made_unix_ms: u64,
@@ -84,8 +85,8 @@ impl Document {
             Some(start) => text[start + COMMENT.len()..].trim_end().trim_end_matches(COMMENT_END.trim_start()),
             None => text,
         };
-        serde_json::from_str(json)
-            .map_err(|error| format!("it is not a list that `hi checklist --save` wrote: {error}"))
+        let document = serde_json::from_str(json).map(|document: Self| Self { url: shown(&document.url), ..document });
+        document.map_err(|error| format!("it is not a list that `hi checklist --save` wrote: {error}"))
     }
 }
 

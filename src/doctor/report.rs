@@ -9,6 +9,7 @@ use super::facts::{
     Address, Answer, Carried, Echo, Handshake, Idle, IdleFate, Lookup, LookupOutcome, Source, Step, Tls,
 };
 use super::faults::listed;
+use super::secrets::shown;
 use super::verdict::Finding;
 use crate::printable::printable;
 
@@ -127,6 +128,10 @@ impl Page {
         self.step("echo", &address.echo, Self::echo);
         self.step("echo, upgrade", &address.echo_upgrade, Self::echo);
         self.step("handshake", &address.handshake, Self::handshake);
+        if address.tls.done().is_some_and(|tls| tls.fault.is_some()) && address.handshake == Step::Skipped {
+            let why = "not tried: the certificate is refused, and the address holds secrets";
+            self.line("handshake", Tone::Careful, "-", None, why);
+        }
         self.step("chat", &address.chat, Self::carried);
         self.step("raw room", &address.raw, Self::carried);
         self.step("idle", &address.idle, Self::idle);
@@ -290,7 +295,7 @@ fn addresses(lookup: &Lookup) -> String {
 fn described(answer: &Answer) -> String {
     let kind = if answer.is_html() { ", a web page" } else { "" };
     let server = answer.header("server").map(|server| format!(", {server}")).unwrap_or_default();
-    let to = answer.header("location").map(|to| format!(", to {}", without_query(to))).unwrap_or_default();
+    let to = answer.header("location").map(|to| format!(", to {}", shown(without_query(to)))).unwrap_or_default();
     format!("{}{kind}{server}{to}", answer.status)
 }
 

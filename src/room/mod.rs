@@ -140,7 +140,7 @@ struct State {
     replay: Replay,
     /// Whether the room is on the list of those that keep something.
     expires: bool,
-    users: Sorted<Holder>,
+    users: Sorted<Arc<str>, Holder>,
     members_by_shard: Box<[u32]>,
     members: usize,
     presence: Presence,

@@ -16,7 +16,7 @@ use crate::relay::Inbox;
 
 #[derive(Debug, Default)]
 struct Rooms {
-    awake: Sorted<Arc<Room>>,
+    awake: Sorted<Arc<str>, Arc<Room>>,
     asleep: Sleepers,
 }
 

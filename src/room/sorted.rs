@@ -5,20 +5,18 @@
 //! single chunk. Whatever asks for a name halves its way to it; a change moves at most one chunk; and a count adds up
 //! the lengths of chunks: some thousand numbers for a million entries.
 
-use std::sync::Arc;
+use std::borrow::Borrow;
 
 use smallvec::SmallVec;
 
 /// Entries of a chunk at most.
 const CHUNK_ENTRIES_MAX: usize = 256;
 
-type Chunk<V> = Vec<(Arc<str>, V)>;
-
-/// See the module. `MAX` is how many entries a chunk may have.
+/// See the module. `N` is a name; `MAX` is how many entries a chunk may have.
 #[derive(Debug)]
-pub struct Sorted<V, const MAX: usize = CHUNK_ENTRIES_MAX> {
+pub struct Sorted<N, V, const MAX: usize = CHUNK_ENTRIES_MAX> {
     /// None of them is empty, and all names of one come before those of the next.
-    chunks: SmallVec<[Chunk<V>; 1]>,
+    chunks: SmallVec<[Vec<(N, V)>; 1]>,
     len: usize,
 }
 
@@ -29,14 +27,14 @@ struct Place {
     index: usize,
 }
 
-impl<V, const MAX: usize> Default for Sorted<V, MAX> {
+impl<N, V, const MAX: usize> Default for Sorted<N, V, MAX> {
     fn default() -> Self {
         const { assert!(MAX >= 2, "a full chunk is parted in two") };
         Self { chunks: SmallVec::new(), len: 0 }
     }
 }
 
-impl<V, const MAX: usize> Sorted<V, MAX> {
+impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.len
@@ -47,15 +45,15 @@ impl<V, const MAX: usize> Sorted<V, MAX> {
         self.len == 0
     }
 
-    /// The entry of a name.
+    /// The value of a name.
     pub fn get(&self, name: &str) -> Option<&V> {
         let Place { chunk, index } = self.find(name).ok()?;
         Some(&self.chunks[chunk][index].1)
     }
 
-    /// Sets the entry of a name, and returns the one that it had.
-    pub fn insert(&mut self, name: Arc<str>, value: V) -> Option<V> {
-        let Place { chunk, index } = match self.find(&name) {
+    /// Sets the value of a name, and returns the one that it had.
+    pub fn insert(&mut self, name: N, value: V) -> Option<V> {
+        let Place { chunk, index } = match self.find(name.borrow()) {
             Ok(Place { chunk, index }) => return Some(std::mem::replace(&mut self.chunks[chunk][index].1, value)),
             Err(place) => place,
         };
@@ -73,18 +71,18 @@ impl<V, const MAX: usize> Sorted<V, MAX> {
         None
     }
 
-    /// Takes the entry of a name out.
-    pub fn remove(&mut self, name: &str) -> Option<V> {
+    /// Takes out a name with its value.
+    pub fn remove(&mut self, name: &str) -> Option<(N, V)> {
         let Place { chunk, index } = self.find(name).ok()?;
-        let (_, value) = self.chunks[chunk].remove(index);
+        let entry = self.chunks[chunk].remove(index);
         self.len -= 1;
         self.give_memory_back(chunk);
         self.check();
-        Some(value)
+        Some(entry)
     }
 
     /// The entries whose names begin with `prefix`, in order, and how many there are.
-    pub fn with_prefix(&self, prefix: &str) -> (impl Iterator<Item = (&Arc<str>, &V)>, usize) {
+    pub fn with_prefix(&self, prefix: &str) -> (impl Iterator<Item = (&N, &V)>, usize) {
         let first = self.place(|name| name < prefix);
         let end = self.place(|name| name < prefix || name.starts_with(prefix));
         let count = self.rank(end) - self.rank(first);
@@ -94,7 +92,7 @@ impl<V, const MAX: usize> Sorted<V, MAX> {
     }
 
     /// All entries in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &V)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&N, &V)> {
         self.chunks.iter().flatten().map(|(name, value)| (name, value))
     }
 
@@ -102,7 +100,7 @@ impl<V, const MAX: usize> Sorted<V, MAX> {
     fn find(&self, name: &str) -> Result<Place, Place> {
         let place = self.place(|other| other < name);
         match self.chunks.get(place.chunk).and_then(|entries| entries.get(place.index)) {
-            Some((found, _)) if **found == *name => Ok(place),
+            Some((found, _)) if found.borrow() == name => Ok(place),
             _ => Err(place),
         }
     }
@@ -110,12 +108,13 @@ impl<V, const MAX: usize> Sorted<V, MAX> {
     /// The first place whose name does not come before what is sought; behind all entries, if there is none. `is_before`
     /// is true for the names up to some point, and false from there on.
     fn place(&self, is_before: impl Fn(&str) -> bool) -> Place {
-        let chunk = self.chunks.partition_point(|entries| entries.last().is_some_and(|(name, _)| is_before(name)));
+        let chunk =
+            self.chunks.partition_point(|entries| entries.last().is_some_and(|(name, _)| is_before(name.borrow())));
         let Some(entries) = self.chunks.get(chunk) else {
             let last = self.chunks.len().saturating_sub(1);
             return Place { chunk: last, index: self.chunks.last().map_or(0, Vec::len) };
         };
-        Place { chunk, index: entries.partition_point(|(name, _)| is_before(name)) }
+        Place { chunk, index: entries.partition_point(|(name, _)| is_before(name.borrow())) }
     }
 
     /// How many entries are before a place.
@@ -154,7 +153,10 @@ impl<V, const MAX: usize> Sorted<V, MAX> {
     /// The order of all names is checked while there are few: at full length it would make debug builds crawl.
     fn check(&self) {
         debug_assert!(self.chunks.iter().all(|entries| (1..=MAX).contains(&entries.len())));
-        debug_assert!(self.len > 64 || self.len == self.iter().count() && self.iter().is_sorted_by(|a, b| a.0 < b.0));
+        debug_assert!(
+            self.len > 64
+                || self.len == self.iter().count() && self.iter().is_sorted_by(|a, b| a.0.borrow() < b.0.borrow())
+        );
     }
 }
 

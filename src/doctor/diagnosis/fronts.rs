@@ -357,6 +357,19 @@ fn fronts_that_drop_what_a_handshake_needs() {
         row(("nginx", "/ws"), Page(404), (400, &NGINX[..1], GORILLA), (connection, "drops Connection", "let nginx")),
         row(("Apache", "/ws"), Page(404), (400, &APACHE[..1], SPRING), (upgrade, "drops Upgrade", "let Apache httpd")),
         row(("AWS", "/ws"), Page(404), (426, UPGRADE, ""), (upgrade, "a proxy that does not name itself", "")),
+        // What hi itself says decides.
+        row(
+            ("nginx", "/ws"),
+            Page(404),
+            (426, &NGINX[..1], r#"{"reason":"connection_stripped","sentence":"Upgrade header"}"#),
+            (connection, "drops Connection", "let nginx"),
+        ),
+        row(
+            ("nginx", "/ws"),
+            Page(404),
+            (426, &NGINX[..1], r#"{"reason":"version_unsupported","sentence":"Only version 13 is spoken here."}"#),
+            (Kind::UnexpectedStatus, "hi refuses the handshake (426): Only version 13", "which hop changes"),
+        ),
         // A hop of HTTP/1.0 before Envoy, which takes none.
         row(("Envoy", "/ws"), Same, (426, ENVOY_TEXT, "Upgrade Required"), (http10, "by a hop before it", "the proxy")),
         // What wants something else than a WebSocket.

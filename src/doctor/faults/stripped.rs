@@ -9,6 +9,21 @@ use super::Fault;
 use super::handshake::{cut, product, server, unexpected};
 use crate::proxy::{Lines, Proxy};
 
+/// What hi writes in plain text, and what the usual libraries write, in lower case.
+const SAID: [(&str, Kind); 11] = [
+    ("http/1.1 (arrived", Kind::Http10Hop),
+    ("upgrade: websocket (", Kind::UpgradeStripped),
+    ("connection: upgrade (", Kind::ConnectionStripped),
+    ("'upgrade' token not found in 'connection'", Kind::ConnectionStripped),
+    ("'websocket' token not found in 'upgrade'", Kind::UpgradeStripped),
+    ("\"connection\" must be \"upgrade\"", Kind::ConnectionStripped),
+    ("connection header", Kind::ConnectionStripped),
+    ("can \"upgrade\" only to \"websocket\"", Kind::UpgradeStripped),
+    ("upgrade header", Kind::UpgradeStripped),
+    ("upgrade required", Kind::UpgradeStripped),
+    ("not a websocket", Kind::UpgradeStripped),
+];
+
 /// What hi says about a handshake that it refuses (`src/http/diagnosis.rs`).
 #[derive(Deserialize)]
 pub(super) struct Told {
@@ -84,40 +99,25 @@ fn refused_by_hi(told: &Told, status: u16, facts: &Facts) -> Fault {
 
 /// What hi's answer, or that of another server, says is missing.
 fn told(address: &Address, answer: &Answer) -> Option<Kind> {
-    if answer.is_html() && answer.status == 400 {
+    if let Some(told) = told_by_hi(answer) {
+        return match &*told.reason {
+            "http10_hop" => Some(Kind::Http10Hop),
+            "upgrade_stripped" | "not_a_websocket_request" => Some(Kind::UpgradeStripped),
+            "connection_stripped" => Some(Kind::ConnectionStripped),
+            _ => None,
+        };
+    }
+    // The page of a front says nothing about the server behind it.
+    if answer.is_html() && answer.status == 400 || !asks_for_websockets(answer) {
         return None;
     }
-    let by_hi = told_by_hi(answer).and_then(|told| match &*told.reason {
-        "http10_hop" => Some(Kind::Http10Hop),
-        "upgrade_stripped" | "not_a_websocket_request" => Some(Kind::UpgradeStripped),
-        "connection_stripped" => Some(Kind::ConnectionStripped),
-        _ => None,
-    });
+    let plain = address.echo.done().map(|echo| echo.answer.status);
+    if answer.status == 426 && plain == Some(426) && product(address, answer) == Some(Proxy::Envoy) {
+        return Some(Kind::Http10Hop);
+    }
     let body = answer.body.to_ascii_lowercase();
-    // What hi writes in plain text, and what the usual libraries write.
-    let phrases = [
-        ("http/1.1 (arrived", Kind::Http10Hop),
-        ("upgrade: websocket (", Kind::UpgradeStripped),
-        ("connection: upgrade (", Kind::ConnectionStripped),
-        ("'upgrade' token not found in 'connection'", Kind::ConnectionStripped),
-        ("'websocket' token not found in 'upgrade'", Kind::UpgradeStripped),
-        ("\"connection\" must be \"upgrade\"", Kind::ConnectionStripped),
-        ("connection header", Kind::ConnectionStripped),
-        ("can \"upgrade\" only to \"websocket\"", Kind::UpgradeStripped),
-        ("upgrade header", Kind::UpgradeStripped),
-        ("upgrade required", Kind::UpgradeStripped),
-        ("not a websocket", Kind::UpgradeStripped),
-    ];
-    let said = || phrases.into_iter().find(|(phrase, _)| body.contains(phrase)).map(|(_, kind)| kind);
-    by_hi
-        .or_else(said)
-        .or((answer.status == 426).then_some(Kind::UpgradeStripped))
-        .map(|kind| {
-            let plain = address.echo.done().map(|echo| echo.answer.status);
-            let is_envoy = product(address, answer) == Some(Proxy::Envoy);
-            if is_envoy && answer.status == 426 && plain == Some(426) { Kind::Http10Hop } else { kind }
-        })
-        .filter(|_| asks_for_websockets(answer))
+    let said = SAID.into_iter().find(|(phrase, _)| body.contains(phrase)).map(|(_, kind)| kind);
+    said.or((answer.status == 426).then_some(Kind::UpgradeStripped))
 }
 
 /// 426 may also ask for TLS, HTTP/2 or another version of WebSocket (RFC 9110 15.5.22, RFC 6455 4.4).

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -36,17 +37,17 @@ proptest! {
         steps in prop::collection::vec(step(), 0..300),
         prefixes in prop::collection::vec(name(), 8),
     ) {
-        let (mut sorted, mut twin) = (Sorted::<u32, 4>::default(), BTreeMap::<Arc<str>, u32>::new());
+        let (mut sorted, mut twin) = (Sorted::<Arc<str>, u32, 4>::default(), BTreeMap::<Arc<str>, u32>::new());
         for step in steps {
             match step {
                 Step::Insert(name, value) => {
                     prop_assert_eq!(sorted.insert(name.as_str().into(), value), twin.insert(name.into(), value));
                 }
-                Step::Remove(name) => prop_assert_eq!(sorted.remove(&name), twin.remove(&*name)),
+                Step::Remove(name) => prop_assert_eq!(sorted.remove(&name), twin.remove_entry(&*name)),
                 Step::Clear(prefix) => {
                     let names: Vec<_> = twin.keys().filter(|name| name.starts_with(&*prefix)).cloned().collect();
                     for name in names {
-                        prop_assert_eq!(sorted.remove(&name), twin.remove(&name));
+                        prop_assert_eq!(sorted.remove(&name), twin.remove_entry(&name));
                     }
                 }
             }
@@ -78,11 +79,11 @@ fn memory_goes_back_as_entries_leave() {
     };
     let backwards: Vec<_> = names.iter().rev().cloned().collect();
     for leaving in [names.clone(), backwards, shuffled(&mut rng)] {
-        let mut sorted = Sorted::<u32>::default();
+        let mut sorted = Sorted::<Arc<str>, u32>::default();
         for name in shuffled(&mut rng) {
             sorted.insert(name, 0);
         }
-        let capacity = |sorted: &Sorted<u32>| sorted.chunks.iter().map(Vec::capacity).sum::<usize>();
+        let capacity = |sorted: &Sorted<Arc<str>, u32>| sorted.chunks.iter().map(Vec::capacity).sum::<usize>();
         assert!(capacity(&sorted) < 3 * names.len(), "{} for {}", capacity(&sorted), names.len());
         // All but each hundredth, and then those as well.
         let (staying, going): (Vec<_>, Vec<_>) = leaving.iter().partition(|name| name.ends_with("00"));

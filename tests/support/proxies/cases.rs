@@ -6,6 +6,8 @@ use super::{Kind, Setup};
 
 const KEEPS_UPGRADE: &str = "proxy_set_header Upgrade $http_upgrade;";
 const KEEPS_CONNECTION: &str = "proxy_set_header Connection \"upgrade\";";
+/// Pages may open WebSockets to the host that they come from.
+const KEEPS_HOST: &str = "proxy_set_header Host $http_host;";
 const FORWARDED: &str = "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;";
 
 fn nginx(upstream: SocketAddr, lines: &[&str]) -> Setup {
@@ -15,7 +17,7 @@ fn nginx(upstream: SocketAddr, lines: &[&str]) -> Setup {
 
 /// Carries WebSockets.
 pub fn correct(upstream: SocketAddr) -> Setup {
-    nginx(upstream, &["proxy_http_version 1.1;", KEEPS_UPGRADE, KEEPS_CONNECTION, FORWARDED])
+    nginx(upstream, &["proxy_http_version 1.1;", KEEPS_UPGRADE, KEEPS_CONNECTION, KEEPS_HOST, FORWARDED])
 }
 
 /// nginx as it is without further lines: HTTP/1.0, and both headers gone. The forgotten proxy of the old address.
@@ -138,7 +140,8 @@ pub fn haproxy_speaks_http2(upstream: SocketAddr) -> Setup {
 
 /// Apache httpd that carries WebSockets.
 pub fn apache_correct(upstream: SocketAddr) -> Setup {
-    Setup::new(Kind::Apache, &[&format!("ProxyPass \"/\" \"http://{upstream}/\" upgrade=websocket")])
+    let pass = format!("ProxyPass \"/\" \"http://{upstream}/\" upgrade=websocket");
+    Setup::new(Kind::Apache, &["ProxyPreserveHost On", &*pass])
 }
 
 /// Apache httpd as it is without further words: both headers gone. `via`: whether it signs.
