@@ -1,6 +1,5 @@
 //! The command line and the environment: every limit with its unit, and its default where the user can see it.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,15 +8,12 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use crate::api;
-use crate::connection::OUTBOX_BYTES_MAX;
 use crate::cores::Pin;
 use crate::doctor::url::{Target, TargetParser};
-use crate::http::head::HEAD_BYTES_MAX;
-use crate::http::origin::Origin;
+use crate::http::origin::Allowed;
+use crate::memory::{self, machine};
 use crate::rate::RateLimit;
 use crate::relay;
-use crate::ring::RECEIVE_BUFFER_BYTES;
-use crate::room::SLEEPING_BYTES_MAX;
 use crate::room::replay::ReplayBounds;
 
 /// Between two looks at the public address.
@@ -84,6 +80,12 @@ pub struct Config {
     #[arg(long, value_name = "PER_SECOND", env = "HI_RAW_RATE_LIMIT", default_value_t = 0)]
     pub raw_rate_limit: u32,
 
+    /// Memory for everything that is kept for others, in bytes: rooms' logs, replay, unread replies, half-read messages.
+    /// Beyond it, whatever holds most gives it back, and those who lose messages are told [default: half of what the
+    /// machine or its control group has]
+    #[arg(long, value_name = "BYTES", env = "HI_MEMORY_MAX", value_parser = parse_memory)]
+    pub memory_max: Option<usize>,
+
     /// What a slow member may lag behind, in bytes for each room and shard; beyond it, it loses the oldest messages and
     /// is told which
     #[arg(long, value_name = "BYTES", env = "HI_BACKLOG_BYTES", default_value = "1m", value_parser = parse_size)]
@@ -118,10 +120,20 @@ pub struct Config {
     #[arg(long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = parse_time)]
     pub handshake_timeout: Duration,
 
-    /// Origins whose pages may open WebSockets and streams, e.g. `https://chat.example.com`, several with commas between; what sends no
-    /// Origin header is no browser, and may [default: any]
-    #[arg(long, value_name = "ORIGIN", env = "HI_ORIGINS", value_delimiter = ',')]
-    pub origins: Vec<Origin>,
+    /// How long a connection without a WebSocket or stream is kept while it asks for nothing, on both ports; longer than
+    /// the 60 s of common load balancers, so that they never send a request into a connection that hi closes
+    #[arg(long, value_name = "TIME", env = "HI_KEEPALIVE_TIMEOUT", default_value = "75s", value_parser = parse_time)]
+    pub keepalive_timeout: Duration,
+
+    /// Origins whose pages may open WebSockets and streams, several with commas between: same-host (the page and the
+    /// request name the same host), any, or e.g. `https://chat.example.com`; what sends no Origin header is no browser,
+    /// and may
+    #[arg(long, value_name = "ORIGIN", env = "HI_ORIGINS", value_delimiter = ',', default_value = "same-host")]
+    pub origins: Vec<Allowed>,
+
+    /// Whether /-/doctor/echo shows requests as they arrive here, for `hi doctor`: on, off
+    #[arg(long, value_name = "MODE", env = "HI_ECHO", value_enum, default_value_t = EchoMode::On)]
+    pub echo: EchoMode,
 
     /// Time between two log lines about handshakes that failed for the same reason behind the same proxy; the others are
     /// counted
@@ -183,6 +195,15 @@ pub enum RawMode {
     Off,
 }
 
+/// Whether `/-/doctor/echo` is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EchoMode {
+    /// It shows each request as it arrived.
+    On,
+    /// It answers 404.
+    Off,
+}
+
 /// What happens to a chat member that was too slow and lost messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Slow {
@@ -222,97 +243,41 @@ impl Config {
         relay::inbox_bytes_max(shards, self.max_message.max(api::call::BODY_BYTES_MAX))
     }
 
-    /// What the server's own memory is made of, at the worst.
-    pub fn memory_budget(&self, shards: usize) -> MemoryBudget {
-        MemoryBudget {
-            receive_buffers_bytes: shards * usize::from(self.receive_buffers) * RECEIVE_BUFFER_BYTES,
-            inboxes_bytes: shards * 2 * self.inbox_bytes_max(shards),
-            room_log_bytes: self.backlog_bytes.max(self.max_message),
-            replay_bytes: if self.replay_bounds().is_off() { 0 } else { self.replay_bytes },
-            sleeping_bytes: if self.replay_bounds().is_off() { 0 } else { SLEEPING_BYTES_MAX },
-            handshake_bytes: HEAD_BYTES_MAX,
-            half_read_message_bytes: self.max_message,
-            outbox_bytes: OUTBOX_BYTES_MAX,
-            internal_bytes: if self.internal == Internal::Off { 0 } else { api::MEMORY_BYTES_MAX },
-        }
-    }
-}
-
-/// The bounds of the server's own memory; the kernel's socket buffers come on top.
-#[derive(Clone, Copy, Debug)]
-pub struct MemoryBudget {
-    /// All shards together, always.
-    pub receive_buffers_bytes: usize,
-    /// All shards together, only while a shard can't keep up: what waits in the inboxes, and as much again that the logs
-    /// hold beyond their bound until it has been sent.
-    pub inboxes_bytes: usize,
-    /// Each room and shard, while members lag; as much again where there are listeners to server-sent events.
-    pub room_log_bytes: usize,
-    /// Each chat room, for clients that come back.
-    pub replay_bytes: usize,
-    /// All rooms together that nobody is in any more, likewise.
-    pub sleeping_bytes: usize,
-    /// Each connection until it is upgraded.
-    pub handshake_bytes: usize,
-    /// Each connection, while it is in the middle of a message.
-    pub half_read_message_bytes: usize,
-    /// Each connection, while it doesn't read its replies.
-    pub outbox_bytes: usize,
-    /// The internal port, once: bodies of requests, and the answers that it remembers.
-    pub internal_bytes: usize,
-}
-
-impl fmt::Display for MemoryBudget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "memory at most: {} receive buffers + {} inboxes + ",
-            Size(self.receive_buffers_bytes),
-            Size(self.inboxes_bytes)
-        )?;
-        if self.internal_bytes > 0 {
-            write!(f, "{} internal port + ", Size(self.internal_bytes))?;
-        }
-        write!(
-            f,
-            "{} a room and shard (twice that with listeners) + {} a chat room and {} of rooms just left for replay + per \
-             connection {} of half a message and {} of unread replies, or {} of a request head",
-            Size(self.room_log_bytes),
-            Size(self.replay_bytes),
-            Size(self.sleeping_bytes),
-            Size(self.half_read_message_bytes),
-            Size(self.outbox_bytes),
-            Size(self.handshake_bytes),
-        )
-    }
-}
-
-struct Size(usize);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            bytes if bytes >= 1 << 20 => write!(f, "{} MiB", bytes.div_ceil(1 << 20)),
-            bytes => write!(f, "{} KiB", bytes.div_ceil(1024)),
-        }
+    /// The budget for everything that is kept for others, in bytes.
+    pub fn memory_bytes_max(&self) -> usize {
+        self.memory_max.unwrap_or_else(|| (machine::allowed_bytes() / 2).max(memory::BUDGET_BYTES_MIN))
     }
 }
 
 /// A number of bytes: digits, and k, m or g.
-fn parse_size(text: &str) -> Result<usize, String> {
+fn parse_bytes(text: &str) -> Result<usize, String> {
     let lower = text.to_ascii_lowercase();
     let digits = lower.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let not_a_size = || format!("{text} is not a size: give bytes, e.g. 65536, 64k or 1m");
     let unit: usize = match &lower[digits.len()..] {
         "" | "b" => 1,
         "k" | "kb" | "kib" => 1 << 10,
         "m" | "mb" | "mib" => 1 << 20,
         "g" | "gb" | "gib" => 1 << 30,
-        _ => return Err(format!("{text} is not a size: give bytes, e.g. 65536, 64k or 1m")),
+        _ => return Err(not_a_size()),
     };
-    let number: usize =
-        digits.parse().map_err(|_| format!("{text} is not a size: give bytes, e.g. 65536, 64k or 1m"))?;
-    // Frames and chunks count in 32 bits.
-    number.checked_mul(unit).filter(|bytes| *bytes <= 1 << 30).ok_or_else(|| format!("{text} is too much: at most 1g"))
+    let number: usize = digits.parse().map_err(|_| not_a_size())?;
+    number.checked_mul(unit).ok_or_else(|| format!("{text} is too much: no machine has as many bytes"))
+}
+
+/// The same, for what is counted in 32 bits: frames and chunks.
+fn parse_size(text: &str) -> Result<usize, String> {
+    parse_bytes(text).and_then(|bytes| match bytes {
+        0..=0x4000_0000 => Ok(bytes),
+        _ => Err(format!("{text} is too much: at most 1g")),
+    })
+}
+
+fn parse_memory(text: &str) -> Result<usize, String> {
+    parse_bytes(text).and_then(|bytes| match bytes {
+        memory::BUDGET_BYTES_MIN.. => Ok(bytes),
+        _ => Err(format!("{text} is too little: give at least {}", memory::Size(memory::BUDGET_BYTES_MIN))),
+    })
 }
 
 fn parse_message_bytes(text: &str) -> Result<usize, String> {
@@ -374,6 +339,9 @@ mod tests {
         assert_eq!(parse_size("32M"), Ok(32 << 20));
         assert!(parse_size("many").is_err());
         assert!(parse_size("99g").is_err());
+        assert_eq!(parse_memory("99g"), Ok(99 << 30));
+        assert!(parse_memory("15m").unwrap_err().contains("at least 16 MiB"));
+        assert!(parse_memory("99999999999g").unwrap_err().contains("too much"));
         assert_eq!(parse_time("1500ms"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_time("2m"), Ok(Duration::from_secs(120)));
         assert!(parse_time("0s").is_err());
@@ -389,7 +357,8 @@ mod tests {
         assert_eq!((config.port, config.max_message, config.max_rooms), (8080, 16 * 1024, 32));
         assert_eq!((config.rate_limit, config.rate_burst, config.raw_rate_limit), (20, 40, 0));
         assert_eq!((config.ping_interval.as_secs(), config.ping_timeout.as_secs()), (25, 10));
-        assert_eq!(config.handshake_timeout.as_secs(), 10);
+        assert_eq!((config.handshake_timeout.as_secs(), config.keepalive_timeout.as_secs()), (10, 75));
+        assert_eq!((&config.origins[..], config.echo), (&[Allowed::SameHost][..], EchoMode::On));
         assert_eq!(config.internal, Internal::At(([127, 0, 0, 1], 8081).into()));
         let replay = ReplayBounds { frames_max: 1024, bytes_max: 1 << 20, age_max_ms: 60_000 };
         assert_eq!(config.replay_bounds(), replay);
@@ -409,6 +378,8 @@ mod tests {
             config.origins.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["https://a.example", "http://b.example"]
         );
+        let config = Config::try_parse_from(["hi", "--origins", "same-host", "--origins", "null,any"]).unwrap();
+        assert_eq!(config.origins.iter().map(ToString::to_string).collect::<Vec<_>>(), ["same-host", "null", "any"]);
         let refused = Config::try_parse_from(["hi", "--origins", "a.example"]).unwrap_err().to_string();
         assert!(refused.contains("e.g. https://chat.example.com"), "{refused}");
     }

@@ -18,6 +18,7 @@ use crate::rate::Bucket;
 use crate::ring::Slices;
 use crate::room::{MemberId, Namespace};
 use crate::shard::rooms::{Form, LocalRooms};
+use crate::slice::Slice;
 
 mod outbox;
 mod sending;
@@ -102,10 +103,19 @@ pub struct Membership {
 enum Source {
     /// The log of a room: so many frames, from this `Seq` on.
     Room { room: u32, frames: u32, from: u64 },
-    /// The outbox, and the frames of rooms that it carried.
-    Own(Carried),
+    /// The outbox.
+    Own(Own),
     /// The Close frame.
     Close,
+}
+
+/// What is known of bytes from the outbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Own {
+    /// The frames of rooms among them.
+    carried: Carried,
+    /// What they keep in memory, if that is more than themselves.
+    pinned_bytes: u32,
 }
 
 type Sources = SmallVec<[Source; 1]>;
@@ -115,6 +125,14 @@ impl Source {
     fn frames(membership: &Membership, end: u64) -> Self {
         // A slice is smaller than 4 GiB, and so is the number of frames in it.
         Self::Room { room: membership.room, frames: (end - membership.cursor) as u32, from: membership.cursor }
+    }
+
+    /// What a slice from here keeps in memory, in bytes.
+    fn pinned_bytes(&self, slice: &Slice) -> usize {
+        match self {
+            Self::Own(own) => slice.len().max(own.pinned_bytes as usize),
+            Self::Room { .. } | Self::Close => slice.len(),
+        }
     }
 }
 
@@ -325,8 +343,28 @@ impl Connection {
             if let Source::Room { room: left, frames, from } = *source
                 && left == room
             {
-                *source = Source::Own(rooms.carried(room, from, from + u64::from(frames)));
+                let carried = rooms.carried(room, from, from + u64::from(frames));
+                *source = Source::Own(Own { carried, pinned_bytes: 0 });
             }
+        }
+    }
+
+    /// Memory taken by what waits in its outbox, in bytes.
+    pub fn outbox_bytes(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.held_bytes())
+    }
+
+    /// Whether replies wait for it.
+    pub fn has_replies(&self) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| outbox.replies_bytes() > 0)
+    }
+
+    /// Gives back what it holds in memory, for want of that: a half-read message, and all that waits in the outbox but the end
+    /// of a frame that was cut off. It has to be closed.
+    pub fn give_up(&mut self) {
+        self.decoder = Decoder::new();
+        if let Some(outbox) = &mut self.outbox {
+            outbox.drop_unread();
         }
     }
 

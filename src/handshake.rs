@@ -5,6 +5,7 @@
 //! and no wait. The others get a task that reads request heads and answers them.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener};
@@ -13,7 +14,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -22,29 +22,25 @@ use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::TcpStream;
 use tracing::{info, warn};
 
-use crate::config::{Config, RawMode};
-use crate::connection::Role;
+use crate::config::Config;
+use crate::descriptors::{self, Descriptors};
 use crate::handshake_failures::{FailureCount, Failures};
 use crate::http::diagnosis::{Ends, Fault, Verdict, diagnose};
-use crate::http::echo::{Identity, echo};
-use crate::http::head::{self, HEAD_BYTES_MAX, Head};
-use crate::http::origin;
+use crate::http::echo::Identity;
+use crate::http::head::{HEAD_BYTES_MAX, Head};
 use crate::http::response::{Body, Connection, Response};
-use crate::http::stream;
-use crate::http::target::{self, ChatParams, Route};
-use crate::http::upgrade;
+use crate::memory::{Held, Memory, What, held};
 use crate::metrics::counters::Counters;
 use crate::os;
-use crate::protocol::name::Name;
-use crate::protocol::v1;
 use crate::ring::DataRing;
-use crate::room::replay::Since;
-use crate::shard::{Opening, Shard, Upgraded};
+use crate::shard::{Shard, Upgraded};
+
+mod answer;
+
+use answer::{Outcome, Upgrade, outcome};
 
 /// In a storm, so many are accepted before those who are in are served.
 const ACCEPTS_IN_A_ROW: usize = 64;
-/// How long accepting pauses when the system has no file descriptor or memory left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Most request heads fit; a larger one grows the buffer.
 const HEAD_BYTES_USUAL: usize = 1024;
 /// After the last answer, so much of what the peer still sends is read, so that no reset overtakes the answer.
@@ -65,18 +61,28 @@ pub struct Front<R> {
     /// What the shard counts.
     pub counters: Arc<Counters>,
     failures: Arc<Failures>,
+    descriptors: Arc<Descriptors>,
+    memory: Arc<Memory>,
 }
 
 impl<R: DataRing> Front<R> {
     /// What the tasks of `shard` share.
-    pub fn new(shard: Shard<R>, config: Arc<Config>, instance: Arc<str>, failures: Arc<Failures>) -> Self {
+    pub fn new(
+        shard: Shard<R>,
+        config: Arc<Config>,
+        instance: Arc<str>,
+        failures: Arc<Failures>,
+        descriptors: Arc<Descriptors>,
+    ) -> Self {
         Self {
             counters: Arc::clone(shard.counters()),
+            memory: Arc::clone(shard.memory()),
             shard: RefCell::new(shard),
             news: Notify::new(),
             config,
             instance,
             failures,
+            descriptors,
         }
     }
 
@@ -90,6 +96,17 @@ impl<R: DataRing> Front<R> {
         let Upgrade { role, room, opening, since, response } = upgrade;
         self.shard.borrow_mut().adopt(Upgraded { stream, role, room, opening, since, response, leftover });
         self.news.notify_one();
+    }
+
+    /// Says and counts that accepting pauses.
+    fn note_pause(&self, why: &dyn fmt::Display) {
+        self.counters.accept_pauses.add(1);
+        if self.failures.note_pause(std::time::Instant::now()) {
+            warn!(
+                "accepting pauses: {why}; those connected notice nothing. More connections need a higher file limit \
+                 (ulimit -n, or LimitNOFILE= in systemd)"
+            );
+        }
     }
 
     /// Says and counts why a handshake failed.
@@ -157,8 +174,12 @@ pub async fn accept<R: DataRing + 'static>(door: Door, front: Rc<Front<R>>) {
             // Nobody waits any more.
             let Ok(accepted) = ready.try_io(|listener| os::accept(listener.get_ref())) else { continue 'rows };
             match accepted {
-                Ok((stream, peer)) => {
+                Ok((mut stream, peer)) => {
                     front.counters.accepts.add(1);
+                    if !front.descriptors.fits(&stream) {
+                        front.note_pause(&"the last free file descriptors are those of the internal port");
+                        stream = front.descriptors.move_down(stream).await;
+                    }
                     welcome(stream, peer, &mut buffer, &front);
                 }
                 // The listener was shut down: the server stops.
@@ -166,14 +187,9 @@ pub async fn accept<R: DataRing + 'static>(door: Door, front: Rc<Front<R>>) {
                 // That one connection was gone before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    front.counters.accept_pauses.add(1);
-                    if front.failures.note_pause(std::time::Instant::now()) {
-                        warn!(
-                            "accepting pauses: {error}; those connected notice nothing. More connections need a higher \
-                             file limit (ulimit -n, or LimitNOFILE= in systemd)"
-                        );
-                    }
-                    sleep(ACCEPT_PAUSE).await;
+                    front.note_pause(&error);
+                    let _ = front.descriptors.make_room();
+                    sleep(descriptors::PAUSE).await;
                 }
             }
         }
@@ -205,39 +221,6 @@ fn welcome<R: DataRing + 'static>(
     }
 }
 
-/// What a request comes to.
-enum Outcome {
-    Answer { bytes: Bytes, keep_alive: bool },
-    Upgrade(Upgrade),
-}
-
-/// A socket that goes to the data ring, and as what.
-struct Upgrade {
-    role: Role,
-    room: Option<Name>,
-    opening: Option<Opening>,
-    since: Option<Since>,
-    response: Bytes,
-}
-
-/// What the first request in the buffer comes to, and its length. `None`: its head is not complete. So many bytes have been
-/// searched for its end before.
-fn outcome<R: DataRing>(
-    buffer: &[u8],
-    searched: usize,
-    caller: Caller<'_>,
-    front: &Front<R>,
-) -> Option<(Outcome, usize)> {
-    match head::parse_more(buffer, searched) {
-        Ok(Some((head, used))) => Some((answer(&head, caller, front), used)),
-        Ok(None) => None,
-        Err(error) => {
-            let bytes = front.refuse(error, None, caller).response(None).encode(Connection::Close, Body::Sent);
-            Some((Outcome::Answer { bytes, keep_alive: false }, buffer.len()))
-        }
-    }
-}
-
 /// Reads request heads from one socket and answers them, until it is upgraded or ends. `buffer` holds what has been read,
 /// `first` what the request in it comes to.
 async fn serve<R: DataRing>(
@@ -247,17 +230,26 @@ async fn serve<R: DataRing>(
     mut first: Option<(Outcome, usize)>,
     front: &Front<R>,
 ) {
+    let mut held = Held::new(What::Heads);
     let mut searched = buffer.len();
     let mut deadline = Instant::now() + front.config.handshake_timeout;
+    // After an answer, for as long as nothing of another request is there.
+    let mut idle = false;
     loop {
         let caller = Caller { stream: &stream, peer };
         let Some((outcome, used)) = first.take().or_else(|| outcome(&buffer, searched, caller, front)) else {
             searched = buffer.len();
-            let read;
-            (read, buffer) = match timeout_at(deadline, read_more(&stream, buffer)).await {
-                Ok(read) => read,
-                Err(_) => return end(stream, peer, searched > 0, front).await,
-            };
+            if !has_space(&mut buffer, &mut held, &front.memory) {
+                drop((buffer, held));
+                return turn_away(stream).await;
+            }
+            let read = timeout_at(deadline, read_more(&stream, buffer));
+            let read = if idle { front.descriptors.while_idle(read).await } else { Some(read.await) };
+            let Some(Ok((read, more))) = read else { return end(stream, peer, searched > 0, front).await };
+            buffer = more;
+            if mem::take(&mut idle) {
+                deadline = Instant::now() + front.config.handshake_timeout;
+            }
             if !matches!(read, Ok(1..)) {
                 if searched > 0 {
                     front.refuse(Fault::CutOff(searched), None, caller);
@@ -279,19 +271,48 @@ async fn serve<R: DataRing>(
                     return linger(stream).await;
                 }
                 buffer.drain(..used);
+                // What a large head needed is not kept for the next one.
+                buffer.shrink_to(HEAD_BYTES_USUAL);
                 searched = 0;
+                idle = buffer.is_empty();
+                if idle {
+                    deadline = Instant::now() + front.config.keepalive_timeout;
+                }
             }
         }
     }
 }
 
-/// Appends what arrives next to `buffer`, at most up to the limit of a head.
-async fn read_more(stream: &TcpStream, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+/// Makes space in the buffer for what arrives next, at most up to the limit of a head. False: the head is longer than usual,
+/// and all heads together have taken what they may.
+fn has_space(buffer: &mut Vec<u8>, held: &mut Held, memory: &Memory) -> bool {
     let len = buffer.len();
     if len == buffer.capacity() {
         // One byte more than a head may have: the parser sees that it is too long.
-        buffer.reserve_exact((len.max(HEAD_BYTES_USUAL) * 2).min(HEAD_BYTES_MAX + 1) - len);
+        let more = (len.max(HEAD_BYTES_USUAL) * 2).min(HEAD_BYTES_MAX + 1) - len;
+        if len >= HEAD_BYTES_USUAL && !memory.admits_head(more) {
+            held::count_lap(What::Heads, 1);
+            return false;
+        }
+        buffer.reserve_exact(more);
     }
+    held.set(buffer.capacity());
+    true
+}
+
+/// Answers a head for which there is no memory.
+async fn turn_away(stream: TcpStream) {
+    let text =
+        "The server is short of memory for long request heads. Send fewer or shorter headers, or try again later.";
+    let answer = Response::text(503, text).header("Retry-After", "1").encode(Connection::Close, Body::Sent);
+    if let Ok((Ok(()), _)) = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(answer)).await {
+        linger(stream).await;
+    }
+}
+
+/// Appends what arrives next to `buffer`, which has space for it.
+async fn read_more(stream: &TcpStream, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    let len = buffer.len();
     let capacity = buffer.capacity();
     let (read, slice) = stream.read(buffer.slice(len..capacity)).await;
     (read, slice.into_inner())
@@ -321,86 +342,4 @@ async fn linger(stream: TcpStream) {
         }
     }
     drop(stream.shutdown(Shutdown::Both));
-}
-
-fn answer<R: DataRing>(head: &Head<'_>, caller: Caller<'_>, front: &Front<R>) -> Outcome {
-    let refuse = |fault: Fault| front.refuse(fault, Some(head), caller).response(Some(head));
-    let response = match target::route(head.target) {
-        Err(error) => refuse(error.into()),
-        Ok(route) if route.is_upgrade() => match examine(head, route, front) {
-            Ok(outcome) => return outcome,
-            Err(fault) => refuse(fault),
-        },
-        Ok(Route::Stream { room }) => match listen(head, &room, caller, front) {
-            Ok(outcome) => return outcome,
-            Err(fault) => refuse(fault),
-        },
-        Ok(_) if !matches!(head.method, "GET" | "HEAD") => {
-            Response::text(405, "Only GET and HEAD work here.").header("Allow", "GET, HEAD")
-        }
-        Ok(Route::Page(asset)) => asset.response(head),
-        Ok(Route::Healthz) => Response::text(200, "ok"),
-        Ok(Route::DoctorEcho) => Response::json(200, echo(head, caller.peer, &front.identity())),
-        Ok(Route::Chat { .. } | Route::Raw { .. } | Route::NotFound) => Response::text(
-            404,
-            "There is nothing at this address. The chat is at /, WebSockets are at /ws and /raw/ROOM, events at /stream/ROOM.",
-        ),
-    };
-    // A body would be read as the next request.
-    let keep_alive = head.keep_alive() && !head.body_declared();
-    let connection = if keep_alive { Connection::KeepAlive } else { Connection::Close };
-    Outcome::Answer { bytes: response.encode(connection, Body::to_method(head.method)), keep_alive }
-}
-
-fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> Result<Outcome, Fault> {
-    let handshake = upgrade::examine(head).map_err(Fault::from).and_then(|handshake| {
-        origin::check(head, &front.config.origins)?;
-        Ok(handshake)
-    });
-    // Who names a user is told first what is wrong with the name: a page can read that answer only with a plain GET.
-    let names_a_user = matches!(route, Route::Chat { query } if query.contains("username="));
-    let handshake = if names_a_user { handshake } else { Ok(handshake?) };
-    let (role, room, opening) = match route {
-        Route::Raw { .. } if front.config.raw == RawMode::Off => {
-            return Err(Fault::RawRoomsOff);
-        }
-        Route::Raw { room, query } => {
-            let params = target::raw_params(&room, query)?;
-            (Role::Raw { echo: params.echo, lossy: params.lossy }, Some(params.room), None)
-        }
-        Route::Chat { query } => {
-            let ChatParams { user, room, room_named, resume } = target::chat_params(query)?;
-            let speaks_v1 = handshake.as_ref().is_ok_and(|handshake| handshake.offers(v1::SUBPROTOCOL));
-            let opening = speaks_v1.then(|| Opening { instance: Arc::clone(&front.instance), resume });
-            (Role::Chat { user }, (room_named || !speaks_v1).then_some(room), opening)
-        }
-        _ => unreachable!("only these two are upgrades"),
-    };
-    let protocol = opening.is_some().then_some(v1::SUBPROTOCOL);
-    let response = upgrade::response_101(&handshake?, protocol);
-    Ok(Outcome::Upgrade(Upgrade { role, room, opening, since: None, response }))
-}
-
-/// What a request for the events of a room comes to.
-fn listen<R: DataRing>(head: &Head<'_>, room: &str, caller: Caller<'_>, front: &Front<R>) -> Result<Outcome, Fault> {
-    let room = target::stream_room(room)?;
-    let origins = &front.config.origins;
-    origin::check(head, origins)?;
-    let last = |bytes| Ok(Outcome::Answer { bytes, keep_alive: false });
-    match head.method {
-        "GET" => {}
-        "HEAD" => return last(stream::opened(head, origins).encode_open()),
-        "OPTIONS" => return last(stream::preflight(head, origins).encode(Connection::Close, Body::Sent)),
-        _ => return last(stream::method_not_allowed().encode(Connection::Close, Body::Sent)),
-    }
-    // A listener answers no pings: who doesn't take the heartbeats in time is gone. An error here means that it is already.
-    let patience = front.config.ping_interval + front.config.ping_timeout;
-    let _ = os::limit_unacknowledged(caller.stream, patience);
-    Ok(Outcome::Upgrade(Upgrade {
-        role: Role::Stream { ignored_bytes: 0 },
-        room: Some(room),
-        opening: None,
-        since: stream::since(head),
-        response: stream::opened(head, origins).encode_open(),
-    }))
 }

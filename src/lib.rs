@@ -9,6 +9,7 @@
 //! | [`server`] | starts the shards, listens to signals, stops |
 //! | [`probe`] | tries at start what hi needs of the kernel, and says what is missing |
 //! | [`handshake`] | from accept to 101, or to a stream: the tasks of the control ring |
+//! | [`descriptors`] | file descriptors when they run out: some are left to the internal port |
 //! | [`handshake_failures`] | what failed, by reason and hop: for the log and for metrics |
 //! | [`http`] | request heads, the upgrade check, the diagnosis of what fails, responses, the page (pure) |
 //! | [`shard`] | one pinned thread: its connections, its rooms, its turns |
@@ -20,6 +21,7 @@
 //! | [`connection`] | one connection: its states, its cursors, what leaves next |
 //! | [`api`] | the internal HTTP port: publishing, rooms, health; `hi pub` and `hi rooms` |
 //! | [`metrics`] | what each shard counts, and all of it added up as text |
+//! | [`memory`] | one budget for everything that is kept for others; who gives when it is used up |
 //! | [`canary`] | the server dials itself through its public address, on a thread of its own |
 //! | [`doctor`] | `hi doctor`: every address, every hop, one verdict, and the fix |
 //! | [`checklist`] | `hi checklist`: what to do around a move, each thing ticked by a real check |
@@ -44,6 +46,7 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod cores;
+pub mod descriptors;
 pub mod doctor;
 pub mod environment;
 pub mod faulty_ring;
@@ -52,6 +55,7 @@ pub mod handshake;
 pub mod handshake_failures;
 pub mod http;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod os;
 pub mod output;

@@ -13,6 +13,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_uring::net::TcpStream;
 
+/// Bytes that the kernel takes for one connection beyond what is on its way to the peer (TCP_NOTSENT_LOWAT, tcp(7)).
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
 /// Raises the soft limit of open files to the hard one and returns it.
 ///
 /// # Errors
@@ -82,6 +85,18 @@ pub fn allow_cores(cores: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     cores.iter().for_each(|core| set.set(*core));
     Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Gives memory that the process has freed back to the system. The allocator keeps it otherwise, for the thread that took
+/// it: what one shard has given back would not be there for another.
+#[allow(unsafe_code)]
+pub fn return_free_memory() {
+    // The GNU C library; others give it back by themselves.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes the allocator's own locks, and touches only what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// A new eventfd that never blocks.
@@ -265,6 +280,7 @@ fn bind(address: SocketAddr, ipv6_only: bool, reuse_port: bool) -> io::Result<So
     socket.set_reuse_port(reuse_port)?;
     // Frames are small and wait for nobody. What is accepted inherits it.
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     defer_accept(&socket)?;
     socket.bind(&address.into())?;
     Ok(socket)

@@ -12,17 +12,19 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tokio::task::JoinHandle as Task;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::api::health::{Check, Readiness};
 use crate::api::key::Keys;
-use crate::api::{self, App, InternalPort};
+use crate::api::{App, InternalPort};
 use crate::canary::{Canary, Plan};
 use crate::config::{Config, Internal};
 use crate::cores::{Cores, Unpinned};
+use crate::descriptors::Descriptors;
 use crate::handshake::{self, Door, Front};
 use crate::handshake_failures::{FailureMetric, Failures};
 use crate::log;
+use crate::memory::{Memory, MemoryMetric, Size};
 use crate::metrics::Metrics;
 use crate::metrics::counters::{Counters, Speech};
 use crate::os;
@@ -49,10 +51,13 @@ const LOG_TIME_MIN: Duration = Duration::from_millis(100);
 const START_TIME_MAX: Duration = Duration::from_millis(2500);
 /// File descriptors of each shard that are no connections: its rings, its runtime, eventfds.
 const FILES_PER_SHARD: u64 = 9;
-/// And for each address: the shard's listener, and the handle that shuts it down.
-const FILES_PER_LISTENER: u64 = 2;
-/// Those of the internal port: its listener, its runtime, and its connections.
-const FILES_OF_INTERNAL_PORT: u64 = 4 + api::listener::CONNECTIONS_MAX as u64;
+/// And for each address: the shard's listener, the handle that shuts it down, and a connection that waits for a descriptor.
+const FILES_PER_LISTENER: u64 = 3;
+/// Those of the internal port: its listener and its runtime, and the connections that it can have whatever the public port
+/// does.
+const FILES_OF_INTERNAL_PORT: u64 = 4 + FILES_RESERVED;
+/// Connections of the internal port for which files are kept, and some for what the process opens for a moment.
+const FILES_RESERVED: u64 = 48;
 /// The kernel's table of our files has room for so many from the start: half a megabyte at most.
 const FILES_AT_START_MAX: u64 = 65_536;
 /// Those of the process: standard streams, the main thread's runtime, signals, and some to spare.
@@ -111,6 +116,7 @@ impl Server {
             config.replay_bounds(),
         ));
         let failures = Arc::new(Failures::new(config.failure_log_interval));
+        let descriptors = Arc::new(Descriptors::new(os::file_limit(), files_reserved(&config, shards)));
         let stop = Arc::<Stop>::default();
         let mut server = Self {
             addresses,
@@ -126,6 +132,9 @@ impl Server {
             threads: Vec::new(),
             unpinned: None,
         };
+        let memory = Arc::new(Memory::new(config.memory_bytes_max(), shards));
+        let metric = MemoryMetric { memory: Arc::clone(&memory), rooms: Arc::clone(&server.registry) };
+        server.metrics.registry().register_collector(Box::new(metric));
         server.metrics.registry().register_collector(Box::new(FailureMetric(Arc::clone(&server.failures))));
         let mut listeners: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
         for of_address in per_address {
@@ -146,12 +155,15 @@ impl Server {
             counters: Arc::clone(server.metrics.of_shard(id)),
             config: Arc::clone(&config),
             registry: Arc::clone(&server.registry),
+            memory: Arc::clone(&memory),
             instance: Arc::clone(&server.instance),
             failures: Arc::clone(&server.failures),
+            descriptors: Arc::clone(&descriptors),
             stop: Arc::clone(&server.stop),
         });
         let threads: Vec<_> = threads.collect();
-        let started = server.start_shards::<R>(threads).and_then(|()| server.start_beside(&config, internal, keys));
+        let started =
+            server.start_shards::<R>(threads).and_then(|()| server.start_beside(&config, internal, keys, memory));
         match started {
             Ok(()) => Ok(server),
             Err(error) => {
@@ -164,11 +176,17 @@ impl Server {
     }
 
     /// Starts what runs beside the shards: the internal port, and the canary.
-    fn start_beside(&self, config: &Config, port: Option<InternalPort>, keys: Keys) -> Result<(), StartError> {
+    fn start_beside(
+        &self,
+        config: &Config,
+        port: Option<InternalPort>,
+        keys: Keys,
+        memory: Arc<Memory>,
+    ) -> Result<(), StartError> {
         if let Some(port) = port {
             let Self { registry, metrics, readiness, .. } = self;
             let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(readiness), config.raw, keys);
-            port.serve(Arc::new(app)).map_err(out_of_files)?;
+            port.serve(Arc::new(app), config.keepalive_timeout, memory).map_err(out_of_files)?;
         }
         if let Some(target) = &config.public_url {
             let plan = Plan {
@@ -266,7 +284,7 @@ pub fn serve<R: DataRing + 'static>(config: Config) -> Result<Infallible, StartE
     // Before all that takes time: a signal without a handler would end hi without a word, or be lost (PID 1).
     let (runtime, signals) =
         Signals::listen().map_err(|error| StartError(format!("can't listen to signals: {error}")))?;
-    let budget_config = config.clone();
+    let memory_max = Size(config.memory_bytes_max());
     runtime.block_on(async {
         let starting = tokio::task::spawn_blocking(|| {
             let kernel = probe::try_kernel().map_err(StartError)?;
@@ -274,8 +292,7 @@ pub fn serve<R: DataRing + 'static>(config: Config) -> Result<Infallible, StartE
         });
         let (kernel, server, signals) = start_unless_stopped(starting, signals).await?;
         announce(&server, &kernel);
-        info!("{files}");
-        debug!("{}", budget_config.memory_budget(server.shards()));
+        info!("{files}; memory at most: {memory_max} (--memory-max)");
         stop_on_signal(server, signals).await
     })
 }
@@ -406,6 +423,14 @@ async fn stop(server: Server, mut signals: Signals, began: Instant) -> ! {
     log::exit(0, (STOP_TIME_MAX + LOG_TIME_MIN).saturating_sub(began.elapsed()))
 }
 
+/// File descriptors that the public port leaves to the internal one, and those that its listeners may use beyond.
+fn files_reserved(config: &Config, shards: usize) -> u64 {
+    match config.internal {
+        Internal::Off => 0,
+        Internal::At(_) => FILES_RESERVED + (shards * config.listen.len().max(1)) as u64,
+    }
+}
+
 /// What one shard's thread starts with.
 struct ShardThread {
     id: usize,
@@ -415,8 +440,10 @@ struct ShardThread {
     counters: Arc<Counters>,
     config: Arc<Config>,
     registry: Arc<Registry>,
+    memory: Arc<Memory>,
     instance: Arc<str>,
     failures: Arc<Failures>,
+    descriptors: Arc<Descriptors>,
     stop: Arc<Stop>,
 }
 
@@ -437,11 +464,13 @@ impl ShardThread {
             Err(error) => return drop(ready.send(Err(error))),
         };
         control_ring().start(async {
-            let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring).counting_in(self.counters);
+            self.memory.enroll(self.id);
+            let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring);
+            let shard = shard.counting_in(self.counters).keeping_to(self.memory);
             if self.id == 0 {
                 drop(tokio_uring::spawn(handshake::log_left_out(Arc::clone(&self.failures))));
             }
-            let front = Rc::new(Front::new(shard, self.config, self.instance, self.failures));
+            let front = Rc::new(Front::new(shard, self.config, self.instance, self.failures, self.descriptors));
             match self.listeners.into_iter().map(Door::new).collect::<io::Result<Vec<_>>>() {
                 Ok(doors) => doors.into_iter().for_each(|door| {
                     drop(tokio_uring::spawn(handshake::accept(door, Rc::clone(&front))));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::internal::{self, File};
+use support::internal::{self, File, Internal};
 use support::wire::{BINARY, TEXT};
 use support::{Client, Server};
 use tungstenite::Message;
@@ -16,6 +16,7 @@ use tungstenite::Message;
 /// Enough connections that both of two shards have some of them.
 const MEMBERS_ON_BOTH_SHARDS: usize = 10;
 const BODY_BYTES_MAX: usize = 1 << 20;
+const KEY: &str = "correct-horse-battery-staple";
 
 /// Members of one chat room who have seen everybody come.
 fn members(server: &Server, room: &str, count: usize) -> Vec<Client> {
@@ -276,7 +277,7 @@ fn a_body_above_1_mib_is_refused_with_an_answer() {
     }
     // The length isn't always said in advance.
     let mut wire = internal.wire();
-    wire.send("POST /api/publish HTTP/1.1\r\nHost: hi\r\nTransfer-Encoding: chunked\r\n\r\n");
+    wire.send("POST /api/publish HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
     for _ in 0..17 {
         wire.send([b"10000\r\n", &[b' '; 0x10000][..], b"\r\n"].concat());
     }
@@ -348,7 +349,6 @@ fn requests_that_race_with_one_key_are_done_once() {
 
 #[test]
 fn with_a_key_only_health_and_metrics_are_open() {
-    const KEY: &str = "correct-horse-battery-staple";
     let file = File::new(&format!("{KEY}\n"));
     let (server, internal) = Server::start_with_internal(&["--api-key-file", file.path()]);
     assert!(!server.log().contains(KEY));
@@ -390,11 +390,77 @@ fn with_a_key_only_health_and_metrics_are_open() {
 
 #[test]
 fn without_a_key_no_web_page_gets_in() {
-    let (_server, internal) = Server::start_with_internal(&[]);
-    let answer = internal.ask("POST", "/pub/data", &[("Origin", "https://example.org")], b"x");
-    let (status, code, message, _) = error(internal::json(&answer));
-    assert_eq!((status, code.as_str()), (403, "denied"));
-    assert!(message.contains("--api-key-file"), "{message}");
+    let (server, internal) = Server::start_with_internal(&[]);
+    let mut member = server.upgraded("/raw/data");
+    for header in [("Origin", "https://example.org"), ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site")]
+    {
+        let answer = internal.ask("POST", "/pub/data", &[header], b"x");
+        let (status, code, message, _) = error(internal::json(&answer));
+        assert_eq!((status, code.as_str()), (403, "denied"), "{header:?}");
+        assert!(message.contains("--api-key-file"), "{message}");
+    }
+    // A person who types the address, and a program that says nothing of the kind.
+    assert_eq!(internal.ask("POST", "/pub/data", &[("Sec-Fetch-Site", "none")], b"typed").status, 200);
+    member.expect_frame(BINARY, "typed");
+}
+
+#[test]
+fn without_a_key_the_port_is_asked_by_address_so_that_no_name_can_be_rebound_to_it() {
+    let key = File::new(KEY);
+    let (_server, open) = Server::start_with_internal(&[]);
+    let (_other, guarded) = Server::start_with_internal(&["--api-key-file", key.path()]);
+    let ask = |internal: Internal, line: &str, host: &str, more: &str| {
+        let mut wire = internal.wire();
+        wire.send(format!("{line}\r\n{host}{more}\r\n"));
+        wire.answer()
+    };
+    let port = open.address.port();
+    for host in ["127.0.0.1".to_owned(), format!("127.0.0.1:{port}"), "[::1]:1".into(), format!("LOCALHOST:{port}")] {
+        assert_eq!(ask(open, "GET /api/rooms HTTP/1.1", &format!("Host: {host}\r\n"), "").status, 200, "{host}");
+    }
+    for host in ["evil.example", &format!("evil.example:{port}"), "localhost.evil.example", "127.0.0.1.evil.example"] {
+        let (line, more) = ("POST /pub/data HTTP/1.1", "Content-Length: 0\r\n");
+        let answer = ask(open, line, &format!("Host: {host}\r\n"), more);
+        let (status, code, message, _) = error(internal::json(&answer));
+        assert_eq!((status, code.as_str()), (403, "denied"), "{host}");
+        assert!(message.contains("localhost") && message.contains("--api-key-file"), "{message}");
+        // Whoever has the key may call the server what it likes, and so may what watches over it.
+        let more = format!("X-API-Key: {KEY}\r\n");
+        assert_eq!(ask(guarded, "GET /api/rooms HTTP/1.1", &format!("Host: {host}\r\n"), &more).status, 200);
+        assert_eq!(ask(open, "GET /metrics HTTP/1.1", &format!("Host: {host}\r\n"), "").status, 200);
+    }
+    assert_eq!(ask(open, "GET /api/rooms HTTP/1.0", "", "").status, 200, "HTTP/1.0 knows no Host");
+}
+
+#[test]
+fn options_says_what_works_where_also_to_http_1_0() {
+    let key = File::new(KEY);
+    let (_server, internal) = Server::start_with_internal(&["--api-key-file", key.path()]);
+    for (path, allow) in [
+        ("/", "GET, HEAD, OPTIONS, POST"),
+        ("*", "GET, HEAD, OPTIONS, POST"),
+        ("/healthz", "GET, HEAD, OPTIONS"),
+        ("/metrics", "GET, HEAD, OPTIONS"),
+        ("/api/publish", "OPTIONS, POST"),
+        ("/api/rooms/tea", "GET, HEAD, OPTIONS"),
+        ("/pub/tea", "OPTIONS, POST"),
+    ] {
+        // HAProxy's bare `option httpchk`, and what others send.
+        for request in
+            [format!("OPTIONS {path} HTTP/1.0\r\n\r\n"), format!("OPTIONS {path} HTTP/1.1\r\nHost: x\r\n\r\n")]
+        {
+            let mut wire = internal.wire();
+            wire.send(&request);
+            let answer = wire.answer_to("OPTIONS");
+            assert_eq!((answer.status, answer.header("Allow")), (204, Some(allow)), "{request:?}");
+            if request.contains("1.0") {
+                wire.expect_end();
+            }
+        }
+    }
+    for (method, path) in [("OPTIONS", "/nowhere"), ("GET", "/")] {
+        assert_eq!(internal.ask(method, path, &[], b"").status, 404, "{method} {path}");
+    }
 }
 
 #[test]

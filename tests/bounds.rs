@@ -2,12 +2,11 @@
 
 mod support;
 
-use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::internal::{self, File, Internal};
-use support::wire::{BINARY, FIN, TEXT, frame, handshake, handshake_but};
+use support::wire::{BINARY, FIN, TEXT, Wire, frame, handshake, handshake_but};
 use support::{Client, Server};
 
 /// The value of the only sample of a counter with this code.
@@ -125,7 +124,7 @@ fn handshakes_beyond_a_bound_are_counted_by_reason() {
         let counts = text.lines().filter(|line| line.starts_with(&begin)).filter_map(|line| line.rsplit_once(' '));
         counts.map(|(_, count)| count.parse::<f64>().unwrap()).sum::<f64>()
     };
-    let padding = format!("X-Padding: {}", "x".repeat(8192));
+    let padding = format!("X-Padding: {}", "x".repeat(16_384));
     let many: Vec<_> = (0..101).map(|number| format!("X-{number}: x")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     for (request, status, reason, count) in [
@@ -212,62 +211,169 @@ fn rooms_that_wait_for_their_last_member_are_a_level() {
     assert_eq!(internal.metric("hi_sleeping_rooms_dropped_total"), 0.0);
 }
 
+/// Slots of the internal port, and from how many on its answers end their connections.
+const SLOTS: usize = 256;
+const CROWDED_FROM: usize = 192;
+
 #[test]
-fn so_many_connections_have_a_place_and_the_next_waits_for_one() {
+fn a_crowd_of_keep_alive_publishers_loses_nothing_and_is_told_before_a_connection_ends() {
+    const ROUNDS: usize = 3;
     let (_server, internal) = Server::start_with_internal(&[]);
-    let health = internal::request("GET", "/healthz", &[], 0);
-    // With a request that has begun, each keeps its place.
-    let mut open: Vec<_> = (0..32).map(|_| internal.wire()).collect();
-    for wire in &mut open {
-        wire.send(&health);
-        assert_eq!(wire.answer().body, "ok");
-        wire.send(&health[..10]);
+    let body = json!({"room": "tea", "message": "x"}).to_string();
+    let publish = internal::request("POST", "/api/publish", &[], body.len()) + &body;
+    let (mut ends, mut kept_max) = (0, 0);
+    let mut wires: Vec<Option<Wire>> = (0..CROWDED_FROM + 40).map(|_| None).collect();
+    for _ in 0..ROUNDS {
+        for slot in &mut wires {
+            let mut wire = slot.take().unwrap_or_else(|| internal.wire());
+            wire.send(&publish);
+            let answer = wire.answer_to("POST");
+            assert_eq!(answer.status, 202, "{answer:?}");
+            if answer.header("Connection") == Some("close") {
+                ends += 1;
+                wire.expect_end();
+            } else {
+                *slot = Some(wire);
+            }
+        }
+        kept_max = kept_max.max(wires.iter().flatten().count());
+        // Longer than a connection is left alone where others wait for a slot: here nobody does.
+        assert!(wires.iter().flatten().next().expect("one that is kept").is_silent_for(Duration::from_millis(1100)));
     }
-    let mut next = internal.wire();
-    next.send(&health);
-    next.stream.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
-    let waited = next.stream.read(&mut [0; 1]).expect_err("there is no place");
-    assert!(matches!(waited.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{waited}");
-    next.stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
-    drop(open.pop());
-    assert_eq!(next.answer().body, "ok");
+    assert!(ends > 0 && (40..CROWDED_FROM).contains(&kept_max), "{ends} ended, {kept_max} kept");
+    let sent = (wires.len() * ROUNDS) as f64;
+    assert_eq!(internal.metric("hi_messages_in_total{dialect=\"api\"}"), sent);
 }
 
 #[test]
-fn who_asks_nothing_makes_room_for_who_does() {
+fn slow_heads_make_room_and_are_told_so() {
     let (_server, internal) = Server::start_with_internal(&[]);
     let health = internal::request("GET", "/healthz", &[], 0);
-    let mut open: Vec<_> = (0..32).map(|_| internal.wire()).collect();
-    for (number, wire) in open.iter_mut().enumerate() {
-        // Some have asked before, some never.
-        if number % 2 == 0 {
-            wire.send(&health);
-            assert_eq!(wire.answer().body, "ok");
+    let mut slow: Vec<_> = (0..SLOTS + 20).map(|_| internal.wire()).collect();
+    for wire in &mut slow {
+        wire.send(&health[..10]);
+    }
+    let began = Instant::now();
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(internal.ask("GET", path, &[], b"").status, 200);
+    }
+    assert!(began.elapsed() < Duration::from_secs(8), "long before a slow head's time is up: {:?}", began.elapsed());
+    let told = slow.iter().filter(|wire| wire.has_something()).count();
+    assert!((20..SLOTS).contains(&told), "{told}");
+    for mut wire in slow {
+        if wire.has_something() {
+            let (status, body) = internal::json(&wire.answer());
+            assert_eq!((status, &body["error"]["code"]), (408, &json!("too_late")), "{body}");
+        } else {
+            // It is not too late for the others.
+            wire.send(&health[10..]);
+            assert_eq!(wire.answer().status, 200);
         }
+    }
+}
+
+#[test]
+fn slow_bodies_make_room_and_are_told_so() {
+    let (_server, internal) = Server::start_with_internal(&[]);
+    let publish = internal::request("POST", "/api/publish", &[], 100) + "{";
+    let mut slow: Vec<_> = (0..SLOTS).map(|_| internal.wire()).collect();
+    for wire in &mut slow {
+        wire.send(&publish);
     }
     let began = Instant::now();
     assert_eq!(internal.ask("GET", "/healthz", &[], b"").body, "ok");
-    assert!(began.elapsed() < Duration::from_secs(15), "long before a minute of silence: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "long before a body's time is up: {:?}", began.elapsed());
+    let told = slow.iter_mut().find(|wire| wire.has_something()).expect("one made room");
+    let answer = told.answer_to("POST");
+    assert_eq!((answer.status, answer.header("Connection")), (408, Some("close")), "{answer:?}");
 }
 
 #[test]
-fn a_request_that_never_ends_holds_its_place_for_a_bounded_time() {
+fn whatever_asks_nothing_makes_room_for_what_does() {
+    let (_server, internal) = Server::start_with_internal(&[]);
+    let health = internal::request("GET", "/healthz", &[], 0);
+    // Some have asked before, most never.
+    let mut asked: Vec<_> = (0..10).map(|_| internal.wire()).collect();
+    for wire in &mut asked {
+        wire.send(&health);
+        assert_eq!(wire.answer().header("Connection"), None, "there is room for it to ask again");
+    }
+    let mut never: Vec<_> = (asked.len()..SLOTS).map(|_| internal.wire()).collect();
+    let began = Instant::now();
+    assert_eq!(internal.ask("GET", "/healthz", &[], b"").body, "ok");
+    assert!(began.elapsed() < Duration::from_secs(15), "long before a minute of silence: {:?}", began.elapsed());
+    for wire in &mut asked {
+        wire.send(&health);
+        assert_eq!(wire.answer().body, "ok", "one that never asked goes first");
+    }
+    never.iter_mut().find(|wire| wire.has_something()).expect("one made room").expect_end();
+}
+
+#[test]
+fn an_idle_connection_to_the_internal_port_is_kept_for_its_time() {
+    let (_server, internal) = Server::start_with_internal(&["--keepalive-timeout", "2s"]);
+    let mut wire = internal.wire();
+    wire.send(internal::request("GET", "/healthz", &[], 0));
+    assert_eq!(wire.answer().body, "ok");
+    let answered = Instant::now();
+    wire.expect_end();
+    assert!(answered.elapsed() >= Duration::from_millis(1900), "{:?}", answered.elapsed());
+}
+
+#[test]
+fn a_head_that_never_ends_is_told_so() {
     let (_server, internal) = Server::start_with_internal(&[]);
     let mut wire = internal.wire();
-    wire.send("GET /healthz HTTP/1.1\r\n");
-    wire.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    wire.send("GET /healthz HTTP/1.1\r\nX: ");
     let began = Instant::now();
     // A byte now and then is no progress.
-    let ended = loop {
+    while wire.is_silent_for(Duration::from_millis(100)) {
         assert!(began.elapsed() < 2 * support::PATIENCE, "it is still listened to");
-        let sent = wire.stream.write_all(b"x");
-        let mut byte = [0; 1];
-        match wire.stream.read(&mut byte) {
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && sent.is_ok() => {}
-            _ => break began.elapsed(),
-        }
+        wire.send_what_is_taken(b"x");
+    }
+    assert!(began.elapsed() >= Duration::from_secs(9), "{:?}", began.elapsed());
+    assert_eq!(wire.answer().status, 408);
+    assert_eq!(coded(internal, "hi_internal_errors_total", "too_late"), 1.0);
+}
+
+#[test]
+fn a_head_to_the_internal_port_may_have_16384_bytes_and_not_one_more() {
+    let (_server, internal) = Server::start_with_internal(&[]);
+    let head = |bytes: usize| {
+        let begin = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nCookie: ";
+        format!("{begin}{}\r\n\r\n", "x".repeat(bytes - begin.len() - 4))
     };
-    assert!(ended >= Duration::from_secs(19), "{ended:?}");
+    let mut wire = internal.wire();
+    for _ in 0..3 {
+        wire.send(head(16_384));
+        assert_eq!(wire.answer().body, "ok");
+    }
+    wire.send(head(16_385));
+    let answer = wire.answer();
+    let (status, body) = internal::json(&answer);
+    assert_eq!((status, &body["error"]["code"]), (431, &json!("too_big")), "{body}");
+    assert!(body["error"]["message"].as_str().unwrap().contains("16384 bytes"), "{body}");
+    assert_eq!(answer.header("Connection"), Some("close"));
+    assert_eq!(coded(internal, "hi_internal_errors_total", "too_big"), 1.0);
+}
+
+#[test]
+fn large_bodies_take_turns() {
+    let (_server, internal) = Server::start_with_internal(&[]);
+    let publish = internal::request("POST", "/pub/data", &[], 100_000);
+    // More than have a turn at the same time; none of them is complete.
+    let mut stalled: Vec<_> = (0..30).map(|_| internal.wire()).collect();
+    for wire in &mut stalled {
+        wire.send(publish.clone() + &"x".repeat(50_000));
+    }
+    // A small one needs none.
+    assert_eq!(internal.ask("POST", "/pub/data", &[], b"x").status, 202);
+    for wire in &mut stalled {
+        wire.send("x".repeat(50_000));
+    }
+    for wire in &mut stalled {
+        assert_eq!(wire.answer_to("POST").status, 202);
+    }
 }
 
 #[test]

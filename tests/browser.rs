@@ -1,221 +1,13 @@
-//! The chat page in a real browser: headless Chromium, driven through ChromeDriver.
+//! The chat page in a real browser.
 
+#[path = "support/browser.rs"]
+mod browser;
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
+use browser::{Driver, Hop, Page};
 use fantoccini::key::Key;
-use fantoccini::{Client, ClientBuilder, Locator};
-use serde_json::{Value, json};
-use support::{PATIENCE, Server};
-
-/// A ChromeDriver on a port that it chose.
-struct Driver {
-    child: Child,
-    url: String,
-}
-
-impl Driver {
-    fn start() -> Self {
-        let mut child = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("chromedriver is installed: ./check installs it");
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let started = "started successfully on port ";
-        let line = lines.into_iter().find(|line| line.contains(started)).expect("chromedriver starts");
-        let port = line.split(started).nth(1).unwrap().trim_end_matches('.').to_owned();
-        Self { child, url: format!("http://localhost:{port}") }
-    }
-
-    /// A window of a browser of its own: no storage is shared.
-    async fn window(&self, width: u32, height: u32) -> Client {
-        let options = json!({
-            "binary": "/usr/bin/chromium",
-            "args": [
-                "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                "--disable-dev-shm-usage", format!("--window-size={width},{height}"),
-            ],
-        });
-        let mut capabilities = serde_json::Map::new();
-        capabilities.insert("goog:chromeOptions".to_owned(), options);
-        capabilities.insert("goog:loggingPrefs".to_owned(), json!({"browser": "ALL"}));
-        ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
-            .capabilities(capabilities)
-            .connect(&self.url)
-            .await
-            .expect("chromium starts")
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        // Asked to shut down, it ends its browsers too; killed, it would leave them behind.
-        let address = self.url.trim_start_matches("http://");
-        if let Ok(mut stream) = std::net::TcpStream::connect(address) {
-            let _ = write!(stream, "GET /shutdown HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-            let _ = stream.read_to_end(&mut Vec::new());
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A hop between the page and the server, which can fail, or know too little of WebSockets.
-struct Hop {
-    port: u16,
-    state: Arc<HopState>,
-}
-
-#[derive(Default)]
-struct HopState {
-    is_down: AtomicBool,
-    /// What the server says gets lost.
-    is_deaf: AtomicBool,
-    sockets: Mutex<Vec<TcpStream>>,
-}
-
-impl Hop {
-    /// Leads to the server; drops `Sec-WebSocket-Protocol` if it is told to.
-    fn start(server: &Server, drops_protocol: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let hop = Self { port: listener.local_addr().unwrap().port(), state: Arc::default() };
-        let (state, server) = (Arc::clone(&hop.state), server.address());
-        std::thread::spawn(move || {
-            for near in listener.incoming().map_while(Result::ok) {
-                let Ok(far) = TcpStream::connect(server) else { continue };
-                if state.is_down.load(Ordering::SeqCst) {
-                    continue;
-                }
-                let both = || [near.try_clone().unwrap(), far.try_clone().unwrap()];
-                state.sockets.lock().unwrap().extend(both());
-                let [near, far] = both();
-                let loses = move |line: &[u8]| {
-                    drops_protocol && line.to_ascii_lowercase().starts_with(b"sec-websocket-protocol")
-                };
-                std::thread::spawn(move || pass_on(near, far, loses));
-                let ([near, far], state) = (both(), Arc::clone(&state));
-                std::thread::spawn(move || pass_on(far, near, move |_| state.is_deaf.load(Ordering::SeqCst)));
-            }
-        });
-        hop
-    }
-
-    /// From now on the page hears nothing, and the server hears the page.
-    fn deafen(&self) {
-        self.state.is_deaf.store(true, Ordering::SeqCst);
-    }
-
-    /// Every connection breaks, and no new one gets through.
-    fn cut(&self) {
-        self.state.is_down.store(true, Ordering::SeqCst);
-        for socket in self.state.sockets.lock().unwrap().drain(..) {
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn mend(&self) {
-        self.state.is_deaf.store(false, Ordering::SeqCst);
-        self.state.is_down.store(false, Ordering::SeqCst);
-    }
-}
-
-/// Copies until either end is gone, but for lines that get lost. A browser's request head arrives in one piece here.
-fn pass_on(mut from: TcpStream, mut to: TcpStream, loses: impl Fn(&[u8]) -> bool) {
-    let mut buffer = [0; 16 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        let lines = buffer[..count].split_inclusive(|byte| *byte == b'\n').filter(|line| !loses(line));
-        if to.write_all(&lines.collect::<Vec<_>>().concat()).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(Shutdown::Both);
-    let _ = from.shutdown(Shutdown::Both);
-}
-
-/// What the tests do on the page.
-struct Page {
-    client: Client,
-}
-
-impl Page {
-    async fn open(driver: &Driver, server: &Server, size: (u32, u32)) -> Self {
-        Self::open_at(driver, server.port(), size).await
-    }
-
-    async fn open_at(driver: &Driver, port: u16, (width, height): (u32, u32)) -> Self {
-        let client = driver.window(width, height).await;
-        client.goto(&format!("http://127.0.0.1:{port}/")).await.unwrap();
-        Self { client }
-    }
-
-    async fn type_into(&self, selector: &str, text: &str) {
-        let element = self.client.find(Locator::Css(selector)).await.unwrap();
-        element.clear().await.unwrap();
-        element.send_keys(text).await.unwrap();
-    }
-
-    async fn join(&self, name: &str) {
-        self.type_into("#join-name", &format!("{name}{}", char::from(Key::Enter))).await;
-    }
-
-    async fn say(&self, text: &str) {
-        self.type_into("#message-input", &format!("{text}{}", char::from(Key::Enter))).await;
-    }
-
-    async fn script(&self, script: &str, arguments: Vec<Value>) -> Value {
-        self.client.execute(script, arguments).await.unwrap()
-    }
-
-    /// Waits until the script gives true.
-    #[track_caller]
-    fn wait<'a>(&'a self, what: &'a str, script: &'a str) -> impl Future<Output = ()> + 'a {
-        let place = std::panic::Location::caller();
-        async move {
-            let deadline = tokio::time::Instant::now() + 3 * PATIENCE;
-            while self.script(script, vec![]).await != Value::Bool(true) {
-                if tokio::time::Instant::now() >= deadline {
-                    let body = self.script("return document.body.innerText", vec![]).await;
-                    panic!("{place}: {what}; the page shows: {body}");
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-    }
-
-    async fn wait_text(&self, selector: &str, text: &str) {
-        let script = format!(
-            "return [...document.querySelectorAll({})].some((e) => e.textContent.includes({}))",
-            json!(selector),
-            json!(text)
-        );
-        self.wait(&format!("{text:?} in {selector}"), &script).await;
-    }
-
-    async fn wait_state(&self, state: &str) {
-        let script = format!("return document.querySelector('#status').dataset.state === {}", json!(state));
-        self.wait(&format!("state {state}"), &script).await;
-    }
-
-    /// The texts of all messages and notices on the screen, in order.
-    async fn lines(&self) -> Vec<String> {
-        let script = "return [...document.querySelectorAll('#messages .text')].map((line) => line.textContent)";
-        serde_json::from_value(self.script(script, vec![]).await).unwrap()
-    }
-
-    /// Nothing that the browser complained about: a violated Content-Security-Policy would be here.
-    async fn assert_no_complaints(&self) {
-        let complaints = self.script("return window.complaints || []", vec![]).await;
-        assert_eq!(complaints, json!([]));
-    }
-}
+use serde_json::json;
+use support::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_windows_chat_join_a_room_and_come_back_after_a_restart() {
@@ -230,14 +22,14 @@ async fn two_windows_chat_join_a_room_and_come_back_after_a_restart() {
         page.script(watch, vec![]).await;
     }
     ann.join("ann").await;
-    ann.wait_text("#messages .notice", "Welcome to general, ann!").await;
+    ann.wait_text("#messages .notice", "ann joined").await;
 
     // A taken name is explained before the chat opens.
     bob.join("ann").await;
     bob.wait_text("#join-error", "ann").await;
     bob.wait("the chat stays shut", "return document.querySelector('#chat').checkVisibility() === false").await;
     bob.join("bob").await;
-    ann.wait_text("#messages .notice", "Welcome to general, bob!").await;
+    ann.wait_text("#messages .notice", "bob joined").await;
 
     // Text can't become markup.
     let markup = "<img src=x onerror=\"document.title='broken'\"> & <b>bold</b>";
@@ -254,7 +46,7 @@ async fn two_windows_chat_join_a_room_and_come_back_after_a_restart() {
 
     // A room is joined, and what is said elsewhere is counted.
     ann.say("/join tea").await;
-    ann.wait_text("#messages .notice", "Welcome to tea, ann!").await;
+    ann.wait_text("#messages .notice", "ann joined").await;
     bob.say("are you there?").await;
     ann.wait_text("#rooms [data-room='general'] .unread", "1").await;
     ann.say("/list").await;
@@ -311,7 +103,7 @@ async fn names_are_explained_before_anything_is_sent() {
         .send_keys(&format!("{}{}", char::from(Key::Tab), char::from(Key::Enter)))
         .await
         .unwrap();
-    page.wait_text("#messages .notice", "Welcome to general, ann!").await;
+    page.wait_text("#messages .notice", "ann joined").await;
     page.wait("the cursor is where one writes", "return document.activeElement.id === 'message-input'").await;
     page.client.close().await.unwrap();
 }
@@ -331,7 +123,7 @@ async fn miss(hop: &Hop, page: &Page, witness: &mut support::Client, texts: std:
 async fn after_a_reconnect_nothing_is_lost_or_doubled_and_a_gap_is_shown() {
     let driver = Driver::start();
     let server = Server::start(&["--replay-frames", "12", "--rate-limit", "0"]);
-    let hop = Hop::start(&server, false);
+    let hop = Hop::start(&server, &[]);
     let mut witness = server.join("witness", "general");
     let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
     page.join("ann").await;
@@ -342,7 +134,7 @@ async fn after_a_reconnect_nothing_is_lost_or_doubled_and_a_gap_is_shown() {
     page.say("after").await;
     page.wait_text("#messages .message", "after").await;
     let lines = page.lines().await;
-    let said: Vec<_> = lines.iter().filter(|line| !line.contains("ann!") && !line.contains("ann left")).collect();
+    let said: Vec<_> = lines.iter().filter(|line| *line != "ann joined" && *line != "ann left").collect();
     assert_eq!(said, ["before", "reconnected", "m0", "m1", "m2", "m3", "m4", "after"], "{lines:?}");
 
     // What the page can't know of, it says; when it knows, it takes it back.
@@ -350,7 +142,7 @@ async fn after_a_reconnect_nothing_is_lost_or_doubled_and_a_gap_is_shown() {
     page.say("doubted").await;
     while witness.json()["Message"] != "doubted" {}
     hop.cut();
-    page.wait_text("#messages .notice", "Perhaps not delivered: doubted").await;
+    page.wait_text("#messages .own .failure", "Perhaps not delivered").await;
     hop.mend();
     page.wait_text("#messages .own .text", "doubted").await;
     let lines = page.lines().await;
@@ -373,12 +165,12 @@ async fn after_a_reconnect_nothing_is_lost_or_doubled_and_a_gap_is_shown() {
 async fn where_the_subprotocol_does_not_get_through_the_page_speaks_v0() {
     let driver = Driver::start();
     let server = Server::start(&[]);
-    let hop = Hop::start(&server, true);
+    let hop = Hop::start(&server, &["sec-websocket-protocol"]);
     let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
     page.join("ann").await;
-    page.wait_text("#messages .notice", "Welcome to general, ann!").await;
+    page.wait_text("#messages .notice", "ann joined").await;
     page.say("/join tea").await;
-    page.wait_text("#messages .notice", "Welcome to tea, ann!").await;
+    page.wait_text("#messages .notice", "ann joined").await;
     page.say("/channels").await;
     page.wait_text("#messages .notice", "general, tea").await;
     let mut witness = server.join_quietly("witness", "tea");
@@ -399,7 +191,7 @@ async fn where_the_subprotocol_does_not_get_through_the_page_speaks_v0() {
 async fn an_event_source_comes_back_by_itself_and_misses_nothing() {
     let driver = Driver::start();
     let server = Server::start(&["--replay-frames", "20"]);
-    let hop = Hop::start(&server, false);
+    let hop = Hop::start(&server, &[]);
     let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
     let listen = "window.heard = []; window.opened = 0; window.events = new EventSource('/stream/tea'); \
          events.onopen = () => opened++; \

@@ -2,11 +2,14 @@
 
 mod support;
 
-use std::process::Command;
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use support::Server;
 use support::internal::{File, Internal};
 use support::wire::TEXT;
+use support::{PATIENCE, Server};
 
 const BODY_BYTES_MAX: usize = 1 << 20;
 
@@ -61,6 +64,53 @@ fn hi_pub_publishes_from_the_command_line() {
     // It fits as it is, and not as JSON: that is for the server to say.
     let (code, _, stderr) = run(&["tea"], &"\"".repeat(BODY_BYTES_MAX - 10));
     assert!(code == 1 && stderr.starts_with("hi refused:") && stderr.contains("1 MiB"), "{stderr}");
+}
+
+#[test]
+fn what_cannot_be_written_is_a_failure_and_a_reader_that_left_is_not() {
+    let (_server, Internal { address }) = Server::start_with_internal(&[]);
+    let address = &address.to_string();
+    for args in [&["pub", "--internal", address, "tea", "x"][..], &["rooms", "--internal", address]] {
+        let run = |stdout: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
+            let child = command.args(args).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+            let output = child.wait_with_output().unwrap();
+            (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+        };
+        let (code, stderr) = run(std::fs::File::options().write(true).open("/dev/full").unwrap().into());
+        assert_eq!(code, 74, "{args:?}: {stderr}");
+        assert!(stderr.contains("standard output") && stderr.lines().count() == 1, "{args:?}: {stderr}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(run(writer.into()), (0, String::new()), "{args:?}");
+    }
+}
+
+#[test]
+fn hi_pub_waits_for_a_whole_answer_no_longer_than_its_time() {
+    // A server that answers with a byte now and then, for ever.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        while stream.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    });
+    let began = Instant::now();
+    let (code, stdout, stderr) = hi(&["pub", "--internal", &address, "tea", "x"], "");
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    assert!(stderr.contains("no whole answer within 10s"), "{stderr}");
+    assert!(began.elapsed() < 3 * PATIENCE, "{:?}", began.elapsed());
+}
+
+#[test]
+fn hi_pub_asks_a_name_by_its_address() {
+    let (_server, Internal { address }) = Server::start_with_internal(&[]);
+    // Any name of this machine would do; this one is known everywhere.
+    let by_name = format!("localhost:{}", address.port());
+    let (code, stdout, stderr) = hi(&["pub", "--internal", &by_name, "tea", "x"], "");
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "Nobody is in tea: nobody got the message.\n", ""));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use support::wire::{BINARY, CLOSE, FIN, PING, PONG, TEXT, Wire, close_frame, fra
 use support::{PATIENCE, Server, reset, seeded};
 
 /// The longest request head (PROTOCOL.md).
-const HEAD_BYTES_MAX: usize = 8192;
+const HEAD_BYTES_MAX: usize = 16_384;
 const PATH: &str = "/raw/handshake?echo=1";
 
 /// A handshake for [`PATH`] without the headers named in `without`, and with those in `with`.
@@ -232,7 +232,7 @@ fn a_connection_that_asked_for_pages_can_still_be_upgraded() {
 }
 
 #[test]
-fn a_head_of_8192_bytes_and_100_headers_works() {
+fn a_head_of_16384_bytes_and_100_headers_works() {
     let server = Server::start(&[]);
     for frames in [vec![], text("x"), text(&"x".repeat(10_000))] {
         let head = padded(HEAD_BYTES_MAX);
@@ -253,7 +253,7 @@ fn a_head_of_8192_bytes_and_100_headers_works() {
 
 #[test]
 fn a_handshake_that_stalls_ends_in_time_and_harms_nobody() {
-    let server = Server::start(&["--handshake-timeout", "1s"]);
+    let server = Server::start(&["--handshake-timeout", "1s", "--keepalive-timeout", "2s"]);
     let mut bystander = server.upgraded("/raw/bystander");
     let sockets = server.sockets();
     let done = Arc::new(AtomicBool::new(false));

@@ -3,6 +3,7 @@
 mod support;
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::Server;
@@ -141,12 +142,39 @@ fn what_is_not_there_is_404_and_what_is_not_read_is_405() {
         assert_eq!(answer.status, 404, "{path}");
         assert!(answer.body.contains("/ws"), "it says where to go: {}", answer.body);
     }
-    for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"] {
+    for method in ["POST", "PUT", "DELETE", "PATCH", "BREW"] {
         for path in ["/", "/app.js", "/healthz", "/-/doctor/echo"] {
             let answer = server.ask(request(method, path, ""));
-            assert_eq!((answer.status, answer.header("Allow")), (405, Some("GET, HEAD")), "{method} {path}");
+            assert_eq!((answer.status, answer.header("Allow")), (405, Some("GET, HEAD, OPTIONS")), "{method} {path}");
         }
     }
+}
+
+#[test]
+fn options_says_what_works_where_also_to_http_1_0() {
+    let server = Server::start(&[]);
+    for (path, allow) in [
+        ("/", "GET, HEAD, OPTIONS"),
+        ("*", "GET, HEAD, OPTIONS"),
+        ("/app.js", "GET, HEAD, OPTIONS"),
+        ("/healthz", "GET, HEAD, OPTIONS"),
+        ("/-/doctor/echo", "GET, HEAD, OPTIONS"),
+        ("/ws", "GET, OPTIONS"),
+        ("/raw/tea", "GET, OPTIONS"),
+        ("/stream/tea", "GET, HEAD, OPTIONS"),
+    ] {
+        // HAProxy's bare `option httpchk`.
+        let mut wire = server.wire();
+        wire.send(format!("OPTIONS {path} HTTP/1.0\r\n\r\n"));
+        let answer = wire.answer_to("OPTIONS");
+        assert_eq!((answer.status, answer.header("Allow")), (204, Some(allow)), "{path}");
+        assert_eq!((answer.header("Content-Length"), answer.header("Connection")), (None, Some("close")), "{path}");
+        wire.expect_end();
+        let mut wire = server.wire();
+        wire.send(request("OPTIONS", path, ""));
+        assert_eq!(wire.answer_to("OPTIONS").header("Allow"), Some(allow), "{path}");
+    }
+    assert_eq!(server.ask(request("OPTIONS", "/nowhere", "")).status, 404);
 }
 
 #[test]
@@ -161,8 +189,9 @@ fn healthz_says_that_it_lives() {
 fn the_echo_shows_the_request_as_it_arrived() {
     let server = Server::start(&[]);
     let mut wire = server.wire();
-    let headers = "X-B: 2\r\nx-a:  1 \r\nCookie: session=hush\r\nAuthorization: Bearer hush\r\nX-Forwarded-For: ::1\r\n\
-                   X-B: again\r\nX-API-Key: hush\r\n";
+    let headers = "Via: 2\r\nx-forwarded-proto:  1 \r\nCookie: session=hush\r\nAuthorization: Bearer hush\r\n\
+                   X-Forwarded-For: ::1\r\nVia: again\r\nX-API-Key: hush\r\nX-Origin-Verify: hush\r\nX-Azure-FDID: hush\r\n\
+                   X-Amzn-Oidc-Data: hush\r\nX-Forwarded-Access-Token: hush\r\nX-Whatever: hush\r\n";
     wire.send(request("GET", "/-/doctor/echo?a=%20b&c", headers));
     let answer = wire.answer();
     assert_eq!((answer.status, answer.header("Content-Type")), (200, Some("application/json")));
@@ -172,13 +201,18 @@ fn the_echo_shows_the_request_as_it_arrived() {
         echoed["headers"],
         json!([
             ["Host", "hi"],
-            ["X-B", "2"],
-            ["x-a", "1"],
+            ["Via", "2"],
+            ["x-forwarded-proto", "1"],
             ["Cookie", "(masked, 12 bytes)"],
             ["Authorization", "(masked, 11 bytes)"],
             ["X-Forwarded-For", "::1"],
-            ["X-B", "again"],
+            ["Via", "again"],
             ["X-API-Key", "(masked, 4 bytes)"],
+            ["X-Origin-Verify", "(masked, 4 bytes)"],
+            ["X-Azure-FDID", "(masked, 4 bytes)"],
+            ["X-Amzn-Oidc-Data", "(masked, 4 bytes)"],
+            ["X-Forwarded-Access-Token", "(masked, 4 bytes)"],
+            ["X-Whatever", "(masked, 4 bytes)"],
         ])
     );
     assert_eq!((&echoed["method"], &echoed["path"]), (&json!("GET"), &json!("/-/doctor/echo?a=%20b&c")));
@@ -190,6 +224,38 @@ fn the_echo_shows_the_request_as_it_arrived() {
         let other: Value = serde_json::from_str(&get(&server, "/-/doctor/echo", "").body).unwrap();
         assert_eq!(other["instance"], echoed["instance"]);
     }
+}
+
+#[test]
+fn an_echo_that_is_off_is_not_there() {
+    let server = Server::start(&["--echo", "off"]);
+    for method in ["GET", "OPTIONS"] {
+        let answer = server.ask(request(method, "/-/doctor/echo", "X-Forwarded-For: 192.0.2.1\r\n"));
+        assert_eq!(answer.status, 404);
+        assert!(!answer.body.contains("192.0.2.1"), "{}", answer.body);
+    }
+    assert_eq!(get(&server, "/healthz", "").status, 200);
+}
+
+#[test]
+fn an_idle_connection_is_kept_for_its_time_and_a_head_has_another() {
+    let server = Server::start(&["--handshake-timeout", "1s", "--keepalive-timeout", "4s"]);
+    let mut wire = server.wire();
+    wire.send(request("GET", "/healthz", ""));
+    assert_eq!(wire.answer().body, "ok");
+    // Longer than a head may take, shorter than a connection may be idle.
+    assert!(wire.is_silent_for(Duration::from_secs(2)), "it is kept");
+    wire.send(request("GET", "/healthz", ""));
+    assert_eq!(wire.answer().body, "ok");
+    let answered = Instant::now();
+    wire.expect_end();
+    assert!(answered.elapsed() >= Duration::from_secs(4), "{:?}", answered.elapsed());
+    // What has begun is a head, and is told.
+    let mut wire = server.wire();
+    wire.send(request("GET", "/healthz", "") + "GET /heal");
+    assert_eq!(wire.answer().body, "ok");
+    assert_eq!((wire.answer().status, answered.elapsed() < support::PATIENCE), (408, true));
+    wire.expect_end();
 }
 
 #[test]

@@ -14,6 +14,7 @@ use clap::CommandFactory;
 use hi::config::Config;
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use support::internal::Internal;
 use support::wire::{BINARY, FIN, Wire, close_frame, frame, handshake};
 use support::{PATIENCE, Server, hi, run};
 
@@ -311,7 +312,7 @@ fn port_0_takes_a_free_port_and_the_log_says_all_that_is_needed() {
     assert!(line.contains("multishot receive") && line.contains("provided buffers"), "{line}");
     let line = server.wait_for_log("file limit");
     assert!(line.contains("room for ") && line.contains(" connections"), "{line}");
-    server.wait_for_log("memory at most");
+    assert!(line.contains("memory at most: ") && line.ends_with("iB (--memory-max)"), "{line}");
     assert!(server.get("/healthz").starts_with("HTTP/1.1 200"));
     let v6 = TcpStream::connect(("::1", server.port()));
     if std::net::TcpListener::bind("[::1]:0").is_ok() {
@@ -390,20 +391,42 @@ fn a_file_limit_that_is_too_low_is_said_in_one_sentence_or_is_enough() {
     assert!(refused > 0 && started > 0, "{refused} refused, {started} started");
 }
 
-#[test]
-fn without_file_descriptors_those_connected_notice_nothing() {
-    const FILES: u64 = 120;
+/// Enough for two shards, the internal port, and some connections.
+const FEW_FILES: u64 = 140;
+
+/// A server that may have [`FEW_FILES`] open.
+fn start_with_few_files(args: &[&str]) -> (Server, Internal) {
     let mut command = hi();
-    command.args(["--listen", "127.0.0.1:0", "--internal", "127.0.0.1:0", "--shards", "2"]);
-    limit_files(&mut command, FILES);
+    command.args(["--listen", "127.0.0.1:0", "--internal", "127.0.0.1:0", "--shards", "2"]).args(args);
+    limit_files(&mut command, FEW_FILES);
     let server = Server::spawn(command);
     let internal = server.internal();
+    (server, internal)
+}
+
+/// Files of the server that count: inherited ones may lie beyond the limit.
+fn files(server: &Server) -> usize {
+    let is_open = |fd: &u64| std::fs::exists(format!("/proc/{}/fd/{fd}", server.pid())).unwrap();
+    (0..FEW_FILES).filter(is_open).count()
+}
+
+/// Waits until no more files are open than before.
+#[track_caller]
+fn wait_for_files(server: &Server, before: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    while files(server) > before {
+        assert!(Instant::now() < deadline, "{} files are open instead of {before}", files(server));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn without_file_descriptors_those_connected_notice_nothing() {
+    let (server, internal) = start_with_few_files(&[]);
     let mut ann = server.join("ann", "tea");
     let mut bob = server.join("bob", "tea");
     ann.expect_message("#tea", "Welcome to tea, bob!");
-    // Inherited ones may lie beyond the limit.
-    let files = || (0..FILES).filter(|fd| std::fs::exists(format!("/proc/{}/fd/{fd}", server.pid())).unwrap()).count();
-    let before = files();
+    let before = files(&server);
     // More than fit; all of them ask at once.
     let mut waiting: Vec<_> = (0..200).map(|_| server.wire()).collect();
     waiting.iter_mut().for_each(|wire| wire.send(handshake("/raw/r")));
@@ -414,9 +437,8 @@ fn without_file_descriptors_those_connected_notice_nothing() {
         ann.expect_message(from, &number.to_string());
         bob.expect_message(from, &number.to_string());
     }
-    assert_eq!(files() as u64, FILES, "every file is in use");
     // Everyone gets in as others leave, in whatever order the shards take them.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + 2 * PATIENCE;
     while !waiting.is_empty() {
         assert!(Instant::now() < deadline, "{} still wait", waiting.len());
         waiting.retain_mut(|wire| {
@@ -431,15 +453,75 @@ fn without_file_descriptors_those_connected_notice_nothing() {
     }
     let pauses = internal.metric("hi_accept_pauses_total");
     assert!(pauses >= 1.0, "{pauses}");
-    let deadline = Instant::now() + PATIENCE;
-    while files() > before {
-        assert!(Instant::now() < deadline, "{} files are open instead of {before}", files());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_files(&server, before);
     ann.say("tea", "that was crowded");
     bob.expect_message("ann", "that was crowded");
     let log = server.log();
     assert_eq!(log.matches("accepting pauses").count(), 1, "one line a minute, of all shards together: {log}");
+}
+
+#[test]
+fn without_file_descriptors_the_internal_port_answers_all_the_same() {
+    let (server, internal) = start_with_few_files(&["--handshake-timeout", "10m"]);
+    let watched = |how: &str| {
+        let began = Instant::now();
+        for path in ["/healthz", "/readyz", "/metrics"].iter().cycle().take(30) {
+            assert_eq!(internal.ask("GET", path, &[], b"").status, 200, "{path} {how}");
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(8),
+            "before a slow head's time is up: {:?} {how}",
+            began.elapsed()
+        );
+    };
+    let crowds: [(&str, &dyn Fn() -> String); 3] = [
+        ("that say nothing", &String::new),
+        ("with half a head", &|| handshake("/raw/r")[..40].to_owned()),
+        ("that are upgraded", &|| handshake("/raw/r")),
+    ];
+    for (how, says) in crowds {
+        let before = files(&server);
+        let pauses = internal.metric("hi_accept_pauses_total");
+        let mut crowd: Vec<_> = (0..150).map(|_| server.wire()).collect();
+        crowd.iter_mut().for_each(|wire| wire.send(says()));
+        let deadline = Instant::now() + PATIENCE;
+        while internal.metric("hi_accept_pauses_total") == pauses {
+            assert!(Instant::now() < deadline, "{} files are open, and accepting goes on", files(&server));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        watched(how);
+        // More slow heads than files are kept for.
+        let mut slow: Vec<_> = (0..60).map(|_| internal.wire()).collect();
+        slow.iter_mut().for_each(|wire| wire.send("GET /healthz HTTP/1.1\r\nHo"));
+        watched(how);
+        drop((crowd, slow));
+        wait_for_files(&server, before);
+        assert!(server.get("/healthz").ends_with("ok"), "it recovers by itself");
+        watched(how);
+    }
+}
+
+#[test]
+fn idle_connections_make_room_where_file_descriptors_run_out() {
+    let (server, _internal) = start_with_few_files(&["--keepalive-timeout", "1h"]);
+    let ask = "GET /healthz HTTP/1.1\r\nHost: hi\r\n\r\n";
+    let mut idle = Vec::new();
+    // As many as fit: the others are told that their connection ends, or wait.
+    for _ in 0..FEW_FILES {
+        let mut wire = server.wire();
+        wire.send(ask);
+        if wire.answer().header("Connection") == Some("keep-alive") {
+            idle.push(wire);
+        }
+    }
+    assert!(idle.len() > 30, "{}", idle.len());
+    // Nobody leaves by itself, and all of these get in.
+    let mut members: Vec<_> = (0..30).map(|_| server.wire()).collect();
+    for wire in &mut members {
+        wire.send(handshake("/raw/r?echo=0"));
+        wire.expect_101();
+    }
+    assert!(idle.iter().filter(|wire| wire.has_something()).count() >= 20, "idle ones have made room");
 }
 
 #[test]

@@ -247,10 +247,12 @@ fn who_is_cut_and_comes_back_at_once_has_a_free_name() {
         }
     }
     watcher.say("tea", "/list");
+    // The first hundred by name, and how many others there are.
     let users = loop {
         let message = watcher.json()["Message"].as_str().expect("a text").to_owned();
-        if message.contains("watcher") {
-            break message.split(", ").count();
+        let others = message.strip_suffix(" more").and_then(|list| list.rsplit_once(", and "));
+        if let Some((names, more)) = others.filter(|(names, _)| names.starts_with("u0, u1, u10, ")) {
+            break names.split(", ").count() + more.parse::<usize>().expect("a number");
         }
     };
     assert_eq!((last_words, users), (USERS / 2, USERS + 1));

@@ -3,10 +3,11 @@
 mod support;
 
 use std::io::{ErrorKind, Read};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::proxies::{Kind, Proxy, Setup, cases};
+use support::proxies::{Kind, Proxy, Setup, cases, free_port};
 use support::wire::{Answer, Wire, handshake};
 use support::{PATIENCE, Server};
 
@@ -288,4 +289,59 @@ fn origins_are_checked_behind_a_proxy_too() {
         line.contains("https://evil.example") && line.contains("--origins allows https://chat.example.com"),
         "{line}"
     );
+}
+
+#[test]
+fn a_proxy_that_rewrites_host_is_named_as_the_cause_and_its_line_mends_it() {
+    let server = Server::start(&[]);
+    let mut setup = cases::correct(server.address());
+    setup.site.retain(|line| !line.contains(" Host "));
+    let proxy = setup.start();
+    let origin = format!("Origin: http://{}", proxy.address());
+    // Browsers send the address of the page as Host.
+    let from_page = |proxy: &Proxy| {
+        let mut wire = Wire::new(proxy.connect());
+        wire.send(handshake(PATH).replace("Host: hi\r\n", &format!("Host: {}\r\n{origin}\r\n", proxy.address())));
+        wire.answer()
+    };
+    let refused = from_page(&proxy);
+    let line = "proxy_set_header Host $http_host;";
+    assert_eq!(refused.status, 403);
+    for part in [line, &proxy.address().to_string(), &server.address().to_string()] {
+        assert!(refused.body.contains(part), "no {part} in {}", refused.body);
+    }
+    drop(proxy);
+    setup.site.push(line.to_owned());
+    assert_eq!(from_page(&setup.start()).status, 101);
+}
+
+#[test]
+fn the_bare_health_check_of_haproxy_finds_both_ports_up() {
+    let (server, internal) = Server::start_with_internal(&[]);
+    for upstream in [server.address(), internal.address] {
+        let check = format!("server hi {upstream} check inter 50ms fall 1 rise 1");
+        let mut setup = Setup::new(Kind::Haproxy, &["option httpchk", &check]);
+        setup.before = format!("listen stats\n bind 127.0.0.1:{}\n stats enable\n stats uri /", free_port());
+        let stats: SocketAddr = setup.before.split_whitespace().nth(3).unwrap().parse().unwrap();
+        let _proxy = setup.start();
+        let deadline = Instant::now() + PATIENCE;
+        let (status, code) = loop {
+            let mut wire = Wire::new(TcpStream::connect(stats).unwrap());
+            wire.send("GET /;csv HTTP/1.0\r\n\r\n");
+            let csv = wire.rest();
+            let field = |name: &str| {
+                let names = csv.lines().find(|line| line.starts_with("# pxname"))?.trim_start_matches("# ");
+                let at = names.split(',').position(|column| column == name)?;
+                csv.lines().find(|line| line.starts_with("site,hi,"))?.split(',').nth(at)
+            };
+            // Nothing has been checked yet.
+            let checked = field("check_code").filter(|code| !code.is_empty());
+            if let (Some(status), Some(code)) = (field("status"), checked) {
+                break (status.to_owned(), code.to_owned());
+            }
+            assert!(Instant::now() < deadline, "no check: {csv}");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!((status.as_str(), code.as_str()), ("UP", "204"), "{upstream}");
+    }
 }

@@ -4,10 +4,11 @@ mod support;
 
 use serde_json::Value;
 use support::Server;
+use support::listener::Listener;
 use support::wire::{KEY, Wire, handshake, handshake_but};
 
 /// The longest request head (PROTOCOL.md).
-const HEAD_BYTES_MAX: usize = 8192;
+const HEAD_BYTES_MAX: usize = 16_384;
 const PATH: &str = "/raw/refusals";
 
 /// A handshake for [`PATH`] without the headers named in `without`, and with those in `with`.
@@ -25,7 +26,7 @@ fn a_head_beyond_the_limits_is_431() {
         format!("GET /{} ", "x".repeat(HEAD_BYTES_MAX)),
     );
     for (request, says) in
-        [(&long, "8192 bytes"), (&many, "more than 100 headers"), (&endless, "8192 bytes"), (&line, "8192 bytes")]
+        [(&long, "16384 bytes"), (&many, "more than 100 headers"), (&endless, "16384 bytes"), (&line, "16384 bytes")]
     {
         // Each on a server of its own: a failure of the same kind is not logged twice in a minute.
         let server = Server::start(&[]);
@@ -248,9 +249,58 @@ fn only_pages_of_the_named_origins_open_websockets() {
 }
 
 #[test]
-fn by_default_pages_of_any_origin_may_come() {
-    let server = Server::start(&[]);
-    assert_eq!(server.ask(changed(&[], &["Origin: https://anywhere.example"])).status, 101);
+fn by_default_pages_of_the_same_host_open_websockets_and_streams() {
+    let (server, internal) = Server::start_with_internal(&[]);
+    let at = |host: &str, origin: &str| changed(&["Host"], &[&format!("Host: {host}"), &format!("Origin: {origin}")]);
+    for (host, origin) in [
+        ("chat.example.com", "https://chat.example.com"),
+        ("chat.example.com", "http://chat.example.com:80"),
+        ("Chat.example.com:443", "https://chat.EXAMPLE.com"),
+        ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("[2001:DB8::1]:8080", "http://[2001:db8::1]:8080"),
+        ("[::1]", "http://[::1]"),
+    ] {
+        assert_eq!(server.ask(at(host, origin)).status, 101, "{host} {origin}");
+    }
+    assert_eq!(server.ask(changed(&[], &[])).status, 101, "programs send no Origin");
+    let refused = [
+        ("backend:8080", "https://chat.example.com"),
+        ("chat.example.com", "http://chat.example.com:3000"),
+        ("chat.example.com", "https://evil.example"),
+        ("chat.example.com", "https://chat.example.com.evil.example"),
+        ("chat.example.com", "null"),
+        ("chat.example.com", ""),
+    ];
+    for (host, origin) in refused {
+        let answer = server.ask(at(host, origin));
+        assert_eq!(answer.status, 403, "{host} {origin}");
+        let parts = [host, origin, "proxy_set_header Host $http_host;", "--origins"];
+        for part in parts {
+            assert!(answer.body.contains(part), "no {part} in {}", answer.body);
+        }
+    }
+    let line = server.wait_for_log("origin_refused");
+    for part in ["\"https://chat.example.com\"", "\"backend:8080\"", "--origins same-host,https://chat.example.com"] {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
+    let stream = |origin: &str| format!("GET /stream/tea HTTP/1.1\r\nHost: a.example\r\nOrigin: {origin}\r\n\r\n");
+    assert_eq!(server.ask(stream("https://evil.example")).status, 403);
+    let listener = Listener::ask(server.connect(), &stream("https://a.example")).opened();
+    assert!(listener.head.contains("\r\nAccess-Control-Allow-Origin: https://a.example\r\n"), "{}", listener.head);
+    let sample = "hi_handshake_failures_total{reason=\"origin_refused\",hop=\"direct\"}";
+    assert_eq!(internal.metric(sample), refused.len() as f64 + 1.0);
+}
+
+#[test]
+fn any_page_may_come_where_the_operator_says_so() {
+    let server = Server::start(&["--origins", "any"]);
+    for origin in ["https://anywhere.example", "null"] {
+        assert_eq!(server.ask(changed(&[], &[&format!("Origin: {origin}")])).status, 101);
+    }
+    let both = Server::start(&["--origins", "same-host,https://a.example"]);
+    for (origin, status) in [("http://hi", 101), ("https://a.example", 101), ("https://b.example", 403)] {
+        assert_eq!(both.ask(changed(&[], &[&format!("Origin: {origin}")])).status, status, "{origin}");
+    }
 }
 
 #[test]

@@ -18,9 +18,13 @@ const HEAD_BYTES_MAX: usize = 4096;
 
 /// One upgraded connection, blocking.
 pub(crate) fn open(address: SocketAddr, path: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(address).expect("the server accepts");
+    upgrade(TcpStream::connect(address).expect("the server accepts"), path, "")
+}
+
+/// Upgrades a connection, with one more line in the head of the request, or none.
+pub(crate) fn upgrade(mut stream: TcpStream, path: &str, line: &str) -> TcpStream {
     stream.set_nodelay(true).unwrap();
-    stream.write_all(&request(path)).expect("the server reads");
+    stream.write_all(&request(path, line)).expect("the server reads");
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -31,9 +35,9 @@ pub(crate) fn open(address: SocketAddr, path: &str) -> TcpStream {
     stream
 }
 
-fn request(path: &str) -> Vec<u8> {
+fn request(path: &str, line: &str) -> Vec<u8> {
     format!(
-        "GET {path} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nHost: bench\r\n{line}Upgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
     .into_bytes()
@@ -53,7 +57,7 @@ pub(crate) struct Opened {
 pub(crate) fn open_many(address: SocketAddr, path: &str, count: usize) -> Opened {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll instance");
     let mut storm =
-        Storm { address, request: request(path), streams: Vec::with_capacity(count), waiting: Vec::new(), epoll };
+        Storm { address, request: request(path, ""), streams: Vec::with_capacity(count), waiting: Vec::new(), epoll };
     storm.waiting.resize(count, Waiting::Request);
     let mut answered = 0;
     while answered < count {

@@ -11,7 +11,7 @@
 //! - [`options`]: what to measure
 //! - [`fan_out`], [`last`], [`accept`], [`shards`], [`idle`]: a table each
 //! - [`sides`] and [`driver`]: the servers of a table take turns, each driven by a process of its own
-//! - [`servers`]: the processes that are measured; [`bare`] and [`tokio_peer`]: those that are not hi
+//! - [`servers`] and [`process`]: the processes that are measured; [`bare`] and [`tokio_peer`]: those that are not hi
 //! - [`members`], [`connect`] and [`frames`]: who reads, and what has to arrive
 //! - [`statistics`]: medians, and how sure they are
 
@@ -25,6 +25,7 @@ mod idle;
 mod last;
 mod members;
 mod options;
+mod process;
 mod servers;
 mod shards;
 mod sides;

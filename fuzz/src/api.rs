@@ -38,6 +38,7 @@ pub fn check(body: &[u8]) {
         query: String::new(),
         headers: Default::default(),
         body: body.to_vec().into(),
+        turn: None,
     };
     check_outcome(body, at_once(publish::publish(&APP, &call)), 202);
     check_outcome(body, at_once(publish::broadcast(&APP, &call)), 202);

@@ -9,6 +9,9 @@ use crate::audit::Auditor;
 use crate::os;
 use crate::wire::{self, Answer, Event, Reader};
 
+/// Pings and pongs that a server may send in one go, and each second after it. A server that sends more floods.
+const CONTROLS_MAX: u32 = 1_000;
+
 /// So begins the reason why a connection ended that the server closed as too slow.
 pub const TOO_SLOW: &str = "the server closed: 4101 ";
 
@@ -42,7 +45,6 @@ pub enum Role {
 
 /// One connection.
 #[derive(Debug)]
-#[allow(clippy::box_collection, reason = "nearly always empty: then it takes one pointer of ten thousand clients")]
 pub struct Client {
     /// Its number among all clients, or among all publishers.
     pub number: usize,
@@ -65,8 +67,35 @@ pub struct Client {
     /// When the last message arrived that a tool would have sent that waits for each answer.
     pub answered_us: u64,
     reader: Reader,
+    controls: Controls,
     /// What the socket had no room for.
-    unsent: Option<Box<VecDeque<u8>>>,
+    unsent: Option<Box<Unsent>>,
+}
+
+/// What waits for room in a socket.
+#[derive(Debug, Default)]
+struct Unsent {
+    bytes: VecDeque<u8>,
+    /// The answer to the latest ping: earlier ones that have not been answered need no answer any more (RFC 6455, 5.5.3).
+    pong: Option<Vec<u8>>,
+}
+
+/// How many pings and pongs have come lately: each counts for a while.
+#[derive(Clone, Copy, Debug, Default)]
+struct Controls {
+    count: u32,
+    /// When the count was right, in milliseconds of the run's clock.
+    at_ms: u32,
+}
+
+impl Controls {
+    /// One more has come. False: they are a flood.
+    fn take(&mut self, now_us: u64) -> bool {
+        let now_ms = (now_us / 1000) as u32;
+        let gone = u64::from(now_ms.saturating_sub(self.at_ms)) * u64::from(CONTROLS_MAX) / 1000;
+        *self = Self { count: self.count.saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX)) + 1, at_ms: now_ms };
+        self.count <= CONTROLS_MAX
+    }
 }
 
 /// What reading came to.
@@ -96,6 +125,7 @@ impl Client {
             auditor: Auditor::new(audited),
             answered_us: 0,
             reader: Reader::default(),
+            controls: Controls::default(),
             unsent: None,
         }
     }
@@ -108,6 +138,7 @@ impl Client {
     /// Takes a socket whose connect has begun.
     pub fn connect(&mut self, socket: Socket, now_us: u64) {
         self.reader = Reader::default();
+        self.controls = Controls::default();
         self.unsent = None;
         self.since_us = now_us;
         (self.gone, self.too_slow) = (false, false);
@@ -147,7 +178,7 @@ impl Client {
     pub fn send(&mut self, bytes: &[u8]) -> Progress {
         let (State::Handshaking(socket, _) | State::Open(socket)) = &self.state else { return Progress::Waiting };
         if let Some(unsent) = &mut self.unsent {
-            unsent.extend(bytes);
+            unsent.bytes.extend(bytes);
             return Progress::Waiting;
         }
         let mut rest = bytes;
@@ -155,7 +186,7 @@ impl Client {
             match (&*socket).write(rest) {
                 Ok(count) => rest = &rest[count..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.unsent = Some(Box::new(rest.to_vec().into()));
+                    self.unsent = Some(Box::new(Unsent { bytes: rest.to_vec().into(), pong: None }));
                     return Progress::Waiting;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -169,28 +200,46 @@ impl Client {
     fn send_waiting(&mut self) -> Progress {
         let (State::Handshaking(socket, _) | State::Open(socket)) = &self.state else { return Progress::Waiting };
         let Some(unsent) = &mut self.unsent else { return Progress::Waiting };
-        while !unsent.is_empty() {
-            match (&*socket).write(unsent.as_slices().0) {
-                Ok(count) => drop(unsent.drain(..count)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Progress::Waiting,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Progress::Ended(format!("sending failed: {error}")),
+        loop {
+            while !unsent.bytes.is_empty() {
+                match (&*socket).write(unsent.bytes.as_slices().0) {
+                    Ok(count) => drop(unsent.bytes.drain(..count)),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Progress::Waiting,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Progress::Ended(format!("sending failed: {error}")),
+                }
+            }
+            match unsent.pong.take() {
+                Some(pong) => unsent.bytes = pong.into(),
+                None => break,
             }
         }
         self.unsent = None;
         Progress::Waiting
     }
 
-    /// Bytes that wait for room in the socket.
-    pub fn unsent_bytes(&self) -> usize {
-        self.unsent.as_ref().map_or(0, |unsent| unsent.len())
+    /// Answers the latest ping. While the socket has no room, at most one answer waits.
+    fn answer_ping(&mut self, payload: &[u8]) -> Progress {
+        let mut pong = Vec::new();
+        wire::write_frame(&mut pong, wire::PONG, payload);
+        match &mut self.unsent {
+            Some(unsent) => unsent.pong = Some(pong),
+            None => return self.send(&pong),
+        }
+        Progress::Waiting
     }
 
-    /// Reads what has arrived, at most `buffer` at once; `on` gets the begins of messages. Returns the bytes of frames
-    /// that were read, and whether there may be more.
+    /// Bytes that wait for room in the socket.
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent.as_ref().map_or(0, |unsent| unsent.bytes.len())
+    }
+
+    /// Reads what has arrived, at most `buffer` at once; `on` gets the begins of messages, and `now_us` tells the time
+    /// of the run's clock. Returns the bytes of frames that were read, and whether there may be more.
     pub fn read(
         &mut self,
         buffer: &mut [u8],
+        now_us: impl Fn() -> u64,
         mut on: impl FnMut(&mut Auditor, &mut u64, &[u8], u64),
     ) -> (usize, bool, Progress) {
         let (State::Handshaking(socket, _) | State::Open(socket)) = &self.state else {
@@ -215,7 +264,7 @@ impl Client {
                         os::delay_acknowledgements(&socket);
                         self.state = State::Open(socket);
                     }
-                    match self.frames(&leftover, &mut on) {
+                    match self.frames(&leftover, &now_us, &mut on) {
                         Progress::Waiting => (leftover.len(), more, Progress::Opened),
                         ended => {
                             // It was over before anyone could count it as open.
@@ -226,19 +275,30 @@ impl Client {
                 }
             };
         }
-        match self.frames(&buffer[..count], &mut on) {
+        match self.frames(&buffer[..count], &now_us, &mut on) {
             Progress::Waiting => (count, more, Progress::Waiting),
             ended => (count, false, ended),
         }
     }
 
-    fn frames(&mut self, bytes: &[u8], on: &mut impl FnMut(&mut Auditor, &mut u64, &[u8], u64)) -> Progress {
-        let mut pongs = Vec::new();
-        let mut closed = None;
-        let (auditor, answered_us) = (&mut self.auditor, &mut self.answered_us);
+    fn frames(
+        &mut self,
+        bytes: &[u8],
+        now_us: &impl Fn() -> u64,
+        on: &mut impl FnMut(&mut Auditor, &mut u64, &[u8], u64),
+    ) -> Progress {
+        let mut ping: Option<Vec<u8>> = None;
+        let (mut closed, mut floods) = (None, false);
+        let (auditor, answered_us, controls) = (&mut self.auditor, &mut self.answered_us, &mut self.controls);
         let fed = self.reader.feed(bytes, |event| match event {
             Event::Message(begin, bytes) => on(auditor, answered_us, begin, bytes),
-            Event::Ping(payload) => wire::write_frame(&mut pongs, wire::PONG, payload),
+            Event::Ping(payload) => {
+                floods |= !controls.take(now_us());
+                let latest = ping.get_or_insert_default();
+                latest.clear();
+                latest.extend_from_slice(payload);
+            }
+            Event::Pong => floods |= !controls.take(now_us()),
             Event::Close(code, reason) => closed = closed.take().or(Some((code, reason))),
         });
         if let Err(violation) = fed {
@@ -248,8 +308,114 @@ impl Client {
             let code = code.map_or_else(|| "no code".to_owned(), |code| code.to_string());
             return Progress::Ended(format!("the server closed: {code} {reason}"));
         }
-        if pongs.is_empty() { Progress::Waiting } else { self.send(&pongs) }
+        if floods {
+            return Progress::Ended(format!(
+                "the server floods it with control frames: more than {CONTROLS_MAX} pings and pongs in a second"
+            ));
+        }
+        ping.map_or(Progress::Waiting, |payload| self.answer_ping(&payload))
     }
 }
 
 const _: () = assert!(size_of::<Client>() <= 256, "ten thousand clients have to be cheap");
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+
+    /// A client whose WebSocket is open, and the server's end.
+    fn open() -> (Client, TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let socket = Socket::from(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        socket.set_nonblocking(true).unwrap();
+        let mut client = Client::new(0, 0, Role::Member { slow: false }, 1);
+        client.state = State::Open(socket);
+        (client, listener.accept().unwrap().0)
+    }
+
+    fn pings(payloads: std::ops::Range<u32>) -> Vec<u8> {
+        payloads.flat_map(|number| [&[0x89, 4][..], &number.to_be_bytes()].concat()).collect()
+    }
+
+    fn pong(number: u32) -> Vec<u8> {
+        let mut pong = Vec::new();
+        wire::write_frame(&mut pong, wire::PONG, &number.to_be_bytes());
+        pong
+    }
+
+    /// Waits until something has arrived, and reads all of it.
+    fn read(client: &mut Client, now_us: u64) -> Progress {
+        let State::Open(socket) = &client.state else { panic!("{client:?}") };
+        poll(&mut [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)], None).unwrap();
+        client.read(&mut [0; 65536], || now_us, |_, _, _, _| {}).2
+    }
+
+    #[test]
+    fn of_the_pings_that_came_together_the_latest_is_answered() {
+        let (mut client, mut server) = open();
+        server.write_all(&pings(0..900)).unwrap();
+        assert_eq!(read(&mut client, 0), Progress::Waiting);
+        client.cut();
+        let mut answered = Vec::new();
+        server.read_to_end(&mut answered).unwrap();
+        assert_eq!(answered, pong(899));
+    }
+
+    #[test]
+    fn while_nothing_can_be_sent_one_answer_waits() {
+        let (mut client, mut server) = open();
+        let mut message = Vec::new();
+        wire::write_frame(&mut message, wire::TEXT, &[b'x'; 1 << 20]);
+        let mut sent = 0;
+        while client.unsent_bytes() == 0 {
+            assert_eq!(client.send(&message), Progress::Waiting);
+            sent += message.len();
+        }
+        let waiting = client.unsent_bytes();
+        for round in 0..50 {
+            server.write_all(&pings(round * 10..round * 10 + 10)).unwrap();
+            assert_eq!(read(&mut client, 0), Progress::Waiting);
+            assert_eq!(client.unsent_bytes(), waiting);
+        }
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            server.read_to_end(&mut all).map(|_| all)
+        });
+        while client.unsent.is_some() {
+            let State::Open(socket) = &client.state else { panic!("{client:?}") };
+            poll(&mut [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT)], None).unwrap();
+            assert_eq!(client.writable(String::new), Progress::Waiting);
+        }
+        client.cut();
+        let all = reader.join().unwrap().unwrap();
+        assert_eq!(all.len(), sent + pong(0).len());
+        assert_eq!(all[sent..], pong(499));
+    }
+
+    #[test]
+    fn a_flood_of_control_frames_is_named_and_a_ping_now_and_then_is_none() {
+        let pongs = |count: u32| [0x8a, 0].repeat(count as usize);
+        for (flood, name) in [(pings(0..CONTROLS_MAX + 1), "pings"), (pongs(CONTROLS_MAX + 1), "pongs")] {
+            let (mut client, mut server) = open();
+            server.write_all(&flood).unwrap();
+            let mut progress = Progress::Waiting;
+            while progress == Progress::Waiting {
+                progress = read(&mut client, 5_000_000);
+            }
+            assert!(matches!(progress, Progress::Ended(why) if why.contains("control frames") && why.contains(name)));
+        }
+        let (mut client, mut server) = open();
+        for second in 0..20 {
+            server.write_all(&pings(0..CONTROLS_MAX / 2)).unwrap();
+            assert_eq!(read(&mut client, second * 1_000_000), Progress::Waiting);
+        }
+        let mut long = Controls::default();
+        assert!((0..100_000).all(|ping| long.take(ping * 1_001)), "a thousand a second, for long");
+        assert!(Controls { count: 7, at_ms: u32::MAX }.take(0), "after 49 days the clock begins again");
+    }
+}

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 
+use crate::interrupt;
 use crate::os;
 use crate::payload::Stamper;
 use crate::plan::{Dialect, Mode, Plan, Subject};
@@ -16,7 +17,7 @@ use crate::progress::Display;
 use crate::results::{Distribution, Machine, Run, Storm, Verdict};
 use crate::schedule::Step;
 use crate::stats::{Collected, add};
-use crate::target::{Target, Template};
+use crate::target::{Endpoint, Target, Template, without_password};
 use crate::worker::{CATCH_UP_TIME_MAX_US, Command, Report, Shared, Worker, room_name};
 
 mod limit;
@@ -63,13 +64,14 @@ pub fn run(plan: Plan, command: String) -> Result<Run, String> {
     let ours = cores[cores.len() - threads.min(cores.len())..].to_vec();
     let machine = Machine { cores: cores.len(), processor: os::processor(), kernel: os::kernel() };
     let name = plan.name.clone().unwrap_or_else(|| {
-        let what = if private { "hi".to_owned() } else { url.clone() };
+        let what = if private { "hi".to_owned() } else { without_password(&url) };
         format!("{what}, {} clients", plan.clients)
     });
-    let run_summary = plan.summary(&url);
+    let run_summary = plan.summary(&without_password(&url));
     let shared = Arc::new(share(plan, &url, threads)?);
-    let display = Display::new(&shared.plan, &url, private);
+    let display = Display::new(&shared.plan, &without_password(&url), private);
     let mut driver = Driver::start(Arc::clone(&shared), &ours, pid, display)?;
+    interrupt::run_begins();
     let outcome = driver.run()?;
     drop(driver);
     drop(server);
@@ -87,31 +89,30 @@ fn share(plan: Plan, url: &str, threads: usize) -> Result<Shared, String> {
         })
     };
     let publish_target = plan.publish_url.as_deref().map_or_else(|| Ok(target.clone()), Target::parse)?;
-    let address = target.address()?;
-    let publish_at = (
-        publish_target.address()?,
-        publish_target.host.clone(),
-        publish_target.path.clone().unwrap_or_else(|| default_path(true)),
-    );
-    let path = target.path.clone().unwrap_or_else(|| default_path(false));
-    preflight::try_target(address, &target.host, &path.fill(&room_name(0), "loadgen-preflight", ""))?;
-    preflight::try_target(publish_at.0, &publish_at.1, &publish_at.2.fill(&room_name(0), "loadgen-preflight", ""))?;
+    let members_at = endpoint(target, default_path(false))?;
+    let publishers_at = endpoint(publish_target, default_path(true))?;
     let ports = os::ephemeral_ports();
-    preflight::check_ports(plan.connections(), ports, address)?;
+    preflight::check_ports(plan.connections(), ports, members_at.address)?;
     let sent = (0..plan.rooms * plan.publishers).map(|_| AtomicU32::new(0)).collect();
     let message_bytes = plan.message_bytes;
     Ok(Shared {
         plan,
-        address,
-        host: target.host,
-        path,
-        publish_at,
+        members_at,
+        publishers_at,
         stamper: Stamper::new(fastrand::u32(..), message_bytes),
         clock: Instant::now(),
         threads,
         ports,
         sent,
     })
+}
+
+/// Where a target answers; the path is for one that has none of its own.
+fn endpoint(target: Target, default_path: Template) -> Result<Endpoint, String> {
+    let path = target.path.clone().unwrap_or(default_path);
+    let tried = path.fill(&room_name(0), "loadgen-preflight", "");
+    let address = preflight::try_target(&target.addresses()?, &target, &tried)?;
+    Ok(Endpoint { address, target, path })
 }
 
 /// How far a thread is: connections open, deliveries, latencies so far.
@@ -140,6 +141,8 @@ struct Driver {
     ceased: usize,
     settled: usize,
     next_sequence: u32,
+    /// Whether a signal has ended a step before its time.
+    cut_short: bool,
     resident_before: Option<u64>,
     own_resident_before: u64,
     connect_seconds: f64,
@@ -176,6 +179,7 @@ impl Driver {
             ceased: 0,
             settled: 0,
             next_sequence: 0,
+            cut_short: false,
             connect_seconds: 0.0,
             connect_cpu: None,
         };
@@ -239,6 +243,16 @@ impl Driver {
         Ok(run)
     }
 
+    /// Takes reports until `until`, or until `enough` says so, or a signal ends the run.
+    fn listen_unless_cut(
+        &mut self,
+        until: Instant,
+        phase: &str,
+        mut enough: impl FnMut(&Self) -> bool,
+    ) -> Result<(), String> {
+        self.listen(until, phase, |driver| interrupt::has_come() || enough(driver))
+    }
+
     /// Takes reports until `until`, or until `enough` says so.
     fn listen(&mut self, until: Instant, phase: &str, mut enough: impl FnMut(&Self) -> bool) -> Result<(), String> {
         loop {
@@ -281,9 +295,15 @@ impl Driver {
     fn wait_all_open(&mut self, phase: &str, time_max: Duration) -> Result<(), String> {
         self.all_open = 0;
         let threads = self.shared.threads;
-        self.listen(Instant::now() + time_max, phase, |driver| driver.all_open == threads)?;
+        self.listen_unless_cut(Instant::now() + time_max, phase, |driver| driver.all_open == threads)?;
         if self.all_open < threads {
             let open = self.open();
+            if interrupt::has_come() {
+                let all = self.shared.plan.connections();
+                return Err(format!(
+                    "interrupted: {open} of {all} connections were open, and nothing was measured yet."
+                ));
+            }
             return Err(format!("after {} s only {open} connections are open.", time_max.as_secs()));
         }
         Ok(())
@@ -305,7 +325,8 @@ impl Driver {
     fn idle(&mut self, duration: Duration) -> Result<Measured, String> {
         let cpu = self.server_cpu();
         let began = Instant::now();
-        self.listen(began + duration, "holding", |_| false)?;
+        self.listen_unless_cut(began + duration, "holding", |_| false)?;
+        self.cut_short = interrupt::has_come();
         let (server, resident) = (self.server_cpu().zip(cpu), own_resident_bytes());
         let (all, busiest) = self.collect()?;
         Ok(Measured { all, busiest, resident, seconds: began.elapsed().as_secs_f64(), server })
@@ -315,6 +336,17 @@ impl Driver {
     fn step(&self, rate: f64, warmup: Duration, duration: Duration) -> Option<Step> {
         let start_us = self.shared.now_us() + LEAD_US;
         Step::new(start_us, rate, self.shared.plan.publishers, self.next_sequence, (warmup, duration))
+    }
+
+    /// The step as it is from now on: without what would be due later, if a signal has ended the run.
+    fn cut(&mut self, step: Step) -> Step {
+        if !interrupt::has_come() {
+            return step;
+        }
+        self.cut_short = true;
+        let step = step.until(self.shared.now_us(), self.shared.plan.publishers);
+        self.tell(Command::Shorten(step));
+        step
     }
 
     /// One rate: warm-up, measured time, drain.
@@ -335,33 +367,40 @@ impl Driver {
         let clock = self.shared.clock;
         let at = |us: u64| clock + Duration::from_micros(us);
         let (from, end) = (at(step.measured_from_us(publishers)), at(step.end_us(publishers)));
-        self.listen(from, "warming up", |_| false)?;
+        self.listen_unless_cut(from, "warming up", |_| false)?;
         let cpu = self.server_cpu();
         if let Some(back) = storm {
-            self.listen(from + (end - from) / 2, "measuring", |_| false)?;
-            self.all_open = 0;
-            let (began, cpu) = (Instant::now(), self.server_cpu());
-            self.tell(Command::Storm);
-            let threads = self.shared.threads;
-            let (mut last, mut since) = (self.open(), began);
-            self.listen(began + self.connect_time_max(), "reconnecting", |driver| {
-                if driver.open() != last {
-                    (last, since) = (driver.open(), Instant::now());
-                }
-                driver.all_open == threads || since.elapsed() >= STILL_MAX
-            })?;
-            let open = self.open();
-            let missing =
-                if self.all_open == threads { 0 } else { self.shared.plan.connections().saturating_sub(open) };
-            let seconds = began.elapsed().as_secs_f64();
-            *back = Some(Back { missing: missing as u64, seconds, server_cpu: self.server_cpu_since(cpu) });
+            self.listen_unless_cut(from + (end - from) / 2, "measuring", |_| false)?;
+            if !interrupt::has_come() {
+                *back = Some(self.storm()?);
+            }
         }
-        self.listen(end, "measuring", |_| false)?;
+        self.listen_unless_cut(end, "measuring", |_| false)?;
+        let end = if Instant::now() < end { at(self.cut(step).end_us(publishers)) } else { end };
         self.drain()?;
         let (server, resident) = (self.server_cpu().zip(cpu), own_resident_bytes());
         let (all, busiest) = self.collect()?;
         let last = at(all.last_arrival_us).max(end);
         Ok(Measured { all, busiest, resident, seconds: (last - from).as_secs_f64(), server })
+    }
+
+    /// Cuts all connections, and waits until everyone is back.
+    fn storm(&mut self) -> Result<Back, String> {
+        self.all_open = 0;
+        let (began, cpu) = (Instant::now(), self.server_cpu());
+        self.tell(Command::Storm);
+        let threads = self.shared.threads;
+        let (mut last, mut since) = (self.open(), began);
+        self.listen_unless_cut(began + self.connect_time_max(), "reconnecting", |driver| {
+            if driver.open() != last {
+                (last, since) = (driver.open(), Instant::now());
+            }
+            driver.all_open == threads || since.elapsed() >= STILL_MAX
+        })?;
+        let open = self.open();
+        let missing = if self.all_open == threads { 0 } else { self.shared.plan.connections().saturating_sub(open) };
+        let seconds = began.elapsed().as_secs_f64();
+        Ok(Back { missing: missing as u64, seconds, server_cpu: self.server_cpu_since(cpu) })
     }
 
     /// Waits for what is under way: until all that is owed is here, or nothing has come for a while.

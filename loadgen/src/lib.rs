@@ -4,7 +4,9 @@
 //! | --- | --- |
 //! | [`options`] | the command line: what contradicts itself is refused |
 //! | [`plan`] | what a run is asked to do |
-//! | [`preflight`] | limits, output files and the target, tried before the first client |
+//! | [`preflight`] | limits and the target, tried before the first client |
+//! | [`outputs`] | the files that a run writes |
+//! | [`interrupt`] | Ctrl-C: the run ends early, and is reported |
 //! | [`private_server`] | the hi that is started when there is no `--url` |
 //! | [`drive`] | the run: connect, warm up, measure, drain, judge |
 //! | [`schedule`] | when each message is due (pure) |
@@ -15,17 +17,21 @@
 //! | [`verdict`] | whether the numbers can be believed, and whose the faults are (pure) |
 //! | [`results`], [`report`] | the numbers, and how they are shown |
 //! | [`progress`] | what is seen meanwhile |
+//! | [`printable`] | text of others, made harmless (pure) |
 //! | [`os`] | limits, clocks, processes, sockets |
 
 pub mod audit;
 pub mod client;
 pub mod drive;
 pub mod faults;
+pub mod interrupt;
 pub mod options;
 pub mod os;
+pub mod outputs;
 pub mod payload;
 pub mod plan;
 pub mod preflight;
+pub mod printable;
 pub mod private_server;
 pub mod progress;
 pub mod report;

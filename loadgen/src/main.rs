@@ -1,17 +1,17 @@
 //! The `loadgen` command.
 
-use std::fs::File;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use loadgen::options::{Command, CommandLine, Options};
-use loadgen::preflight::{Files, create, each_its_own};
+use loadgen::outputs::{Files, Output, each_its_own};
 use loadgen::progress::say;
 use loadgen::report::text::Screen;
 use loadgen::results::Run;
-use loadgen::{drive, os, report};
+use loadgen::target::without_password;
+use loadgen::{drive, interrupt, os, report};
 
 /// Exit code for options, targets and files that don't work.
 const EXIT_USAGE: u8 = 2;
@@ -26,19 +26,20 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(sentence) => {
             say(&sentence);
-            ExitCode::from(EXIT_USAGE)
+            ExitCode::from(if interrupt::has_come() { interrupt::exit_code() } else { EXIT_USAGE })
         }
     }
 }
 
 fn measure(options: Options) -> Result<ExitCode, String> {
     let plan = options.plan()?;
+    interrupt::watch()?;
     let files = Files::create(&plan.outputs)?;
-    let words: Vec<_> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let words: Vec<_> = std::env::args_os().map(|word| without_password(&word.to_string_lossy())).collect();
     let run = drive::run(plan, words.join(" "))?;
     write_all(files, &run)?;
     show(&report::text::render(&run, screen()))?;
-    Ok(ExitCode::from(run.verdict.exit_code()))
+    Ok(ExitCode::from(if run.cut_short { interrupt::exit_code() } else { run.verdict.exit_code() }))
 }
 
 /// Writes to stdout. Whoever reads there may have read enough.
@@ -64,44 +65,38 @@ fn screen() -> Screen {
 
 fn write_all(files: Files, run: &Run) -> Result<(), String> {
     if let Some(file) = files.json {
-        write(file, &serde_json::to_vec_pretty(run).map_err(|error| format!("the result is no JSON: {error}."))?)?;
+        file.write(&serde_json::to_vec_pretty(run).map_err(|error| format!("the result is no JSON: {error}."))?)?;
     }
     if let Some(file) = files.hgrm {
         let mut bytes = Vec::new();
         report::hgrm::write(&run.latency, &mut bytes)
             .map_err(|error| format!("the histogram can't be written: {error}."))?;
-        write(file, &bytes)?;
+        file.write(&bytes)?;
     }
     if let Some(file) = files.html {
-        write(file, report::html::page(std::slice::from_ref(run)).as_bytes())?;
+        file.write(report::html::page(std::slice::from_ref(run)).as_bytes())?;
     }
     if let Some(file) = files.svg {
-        write(file, report::chart::svg(&[run]).as_bytes())?;
+        file.write(report::chart::svg(&[run]).as_bytes())?;
     }
     Ok(())
 }
 
 fn compare(paths: &[PathBuf], html: Option<&PathBuf>, svg: Option<&PathBuf>) -> Result<ExitCode, String> {
     let runs = paths.iter().map(report::load).collect::<Result<Vec<Run>, _>>()?;
-    let (html, svg) = (create(html)?, create(svg)?);
+    let (html, svg) = (Output::create(html)?, Output::create(svg)?);
     for output in [&html, &svg].into_iter().flatten() {
         for run in paths {
-            each_its_own(&[run, &output.0])?;
+            each_its_own(&[run, &output.path])?;
         }
     }
-    each_its_own(&[&html, &svg].into_iter().flatten().map(|(path, _)| path.as_path()).collect::<Vec<_>>())?;
+    each_its_own(&[&html, &svg].into_iter().flatten().map(|output| output.path.as_path()).collect::<Vec<_>>())?;
     if let Some(file) = html {
-        write(file, report::html::page(&runs).as_bytes())?;
+        file.write(report::html::page(&runs).as_bytes())?;
     }
     if let Some(file) = svg {
-        write(file, report::chart::svg(&runs.iter().collect::<Vec<_>>()).as_bytes())?;
+        file.write(report::chart::svg(&runs.iter().collect::<Vec<_>>()).as_bytes())?;
     }
     show(&report::text::render_comparison(&runs))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn write((path, mut file): (PathBuf, File), bytes: &[u8]) -> Result<(), String> {
-    // Pipes and devices have no length, and need none.
-    let _ = file.set_len(0);
-    file.write_all(bytes).map_err(|error| format!("{} can't be written: {error}.", path.display()))
 }

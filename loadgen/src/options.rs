@@ -18,8 +18,11 @@ const TIME_MAX_SECONDS: f64 = 3.6e6;
 /// Measures a WebSocket server under load, honestly: an open loop with latencies from the intended send time, an audit of
 /// every delivery, and a watch on itself.
 ///
-/// Without --url it starts a private hi on a free port, measures it and stops it. Exit code: 0 sound, 1 the server lost,
-/// doubled or reordered messages or closed connections, 2 usage, 3 the load generator itself was the limit.
+/// Without --url it starts a private hi on a free port, measures it and stops it. Ctrl-C or SIGTERM ends a run early: what
+/// was measured until then is reported, and written. A second one ends loadgen at once.
+///
+/// Exit code: 0 sound, 1 the server lost, doubled or reordered messages or closed connections, 2 usage, 3 the load
+/// generator itself was the limit, 130 cut short by Ctrl-C, 143 by SIGTERM.
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version, max_term_width = 110, args_conflicts_with_subcommands = true)]
 pub struct CommandLine {
@@ -54,7 +57,8 @@ pub struct Options {
     /// Clients that receive
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     clients: usize,
-    /// Server to measure, e.g. ws://127.0.0.1:8080; a path may hold {room} and {client} [default: a private hi]
+    /// Server to measure, e.g. ws://127.0.0.1:8080 or ws://USER:PASSWORD@HOST (Basic credentials); a path may hold {room} and
+    /// {client} [default: a private hi]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// URL that publishers connect to, if it is another

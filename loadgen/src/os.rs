@@ -114,6 +114,54 @@ pub fn end_with_us(command: &mut Command) {
     unsafe { command.pre_exec(ask) };
 }
 
+/// SIGINT and SIGTERM, kept from the process until someone waits for them.
+#[derive(Clone, Copy)]
+pub struct EndingSignals(libc::sigset_t);
+
+impl EndingSignals {
+    /// Keeps them from the calling thread and from those that it starts; child processes get them as ever. `None`: whoever
+    /// started us wants them ignored, as a shell does for what runs in the background.
+    #[allow(unsafe_code)]
+    pub fn block() -> Option<Self> {
+        let ignored = ignored_signals();
+        let wanted = [libc::SIGINT, libc::SIGTERM].into_iter().filter(|signal| ignored & 1 << (signal - 1) == 0);
+        let mut set = std::mem::MaybeUninit::uninit();
+        let mut some = false;
+        // SAFETY: sigemptyset makes the set valid before anything else looks at it; the signals' numbers are valid; and
+        // pthread_sigmask only reads the set, and may be given no room for the old mask.
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for signal in wanted {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+                some = true;
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+            some.then(|| Self(set.assume_init()))
+        }
+    }
+
+    /// Waits for the next one.
+    #[allow(unsafe_code)]
+    pub fn wait(&self) -> i32 {
+        let mut signal = 0;
+        // SAFETY: the set is valid since it was made, and the number outlives the call.
+        while unsafe { libc::sigwait(&raw const self.0, &raw mut signal) } != 0 {}
+        signal
+    }
+}
+
+/// One bit for each signal that this process ignores.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Has a child not get what a terminal sends us: Ctrl-C ends the run, not the server that is measured.
+pub fn keep_from_terminal(command: &mut Command) {
+    command.process_group(0);
+}
+
 /// The processor's name.
 pub fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

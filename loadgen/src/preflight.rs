@@ -1,99 +1,31 @@
-//! What has to be in order before the first client connects; each complaint is one sentence with its mend.
+//! What has to be in order before the first client connects; each complaint is one sentence that says how to fix it.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::os;
-use crate::plan::{Outputs, Plan};
+use crate::plan::Plan;
+use crate::target::Target;
 use crate::wire::{self, Answer};
 
 /// Files that are open beside the connections.
 const FILES_BESIDE: u64 = 64;
 /// What a client costs, ours and the kernel's (both ends, if the server is on this machine), in bytes.
 const MEMORY_PER_CLIENT_BYTES: u64 = 16 * 1024;
-/// The target answers within this time.
+/// The target connects and answers within this time, all together.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// More addresses of a name are not tried.
+const ADDRESSES_MAX: usize = 8;
 /// The rest of an answer, or the end of a connection that we close, is waited for so long.
 const REST_TIME_MAX: Duration = Duration::from_millis(500);
 /// Of the rest, so much is kept.
 const REST_BYTES_MAX: usize = 16 * 1024;
 
-/// The output files, created.
-#[derive(Debug, Default)]
-pub struct Files {
-    /// `--json`.
-    pub json: Option<(PathBuf, File)>,
-    /// `--hgrm`.
-    pub hgrm: Option<(PathBuf, File)>,
-    /// `--html`.
-    pub html: Option<(PathBuf, File)>,
-    /// `--svg`.
-    pub svg: Option<(PathBuf, File)>,
-}
-
-impl Files {
-    /// Creates every file, so that none turns out to be unwritable after the run. What a file holds stays there until
-    /// there is a result.
-    ///
-    /// # Errors
-    /// One sentence: which, and why.
-    pub fn create(outputs: &Outputs) -> Result<Self, String> {
-        let files = Self {
-            json: create(outputs.json.as_ref())?,
-            hgrm: create(outputs.hgrm.as_ref())?,
-            html: create(outputs.html.as_ref())?,
-            svg: create(outputs.svg.as_ref())?,
-        };
-        let created = [&files.json, &files.hgrm, &files.html, &files.svg];
-        each_its_own(&created.into_iter().flatten().map(|(path, _)| path.as_path()).collect::<Vec<_>>())?;
-        Ok(files)
-    }
-}
-
-/// Sees that no two of these paths lead to the same file: one would overwrite the other. Devices and pipes may be named
-/// twice.
-///
-/// # Errors
-/// One sentence: which do.
-pub fn each_its_own(paths: &[&Path]) -> Result<(), String> {
-    let identity = |path: &Path| {
-        let metadata = path.metadata().ok().filter(|metadata| metadata.is_file());
-        metadata.map(|metadata| (metadata.dev(), metadata.ino()))
-    };
-    for (index, path) in paths.iter().enumerate() {
-        let same =
-            |before: &&&Path| identity(path).is_some_and(|identity_of_it| identity(before) == Some(identity_of_it));
-        if let Some(before) = paths[..index].iter().find(same) {
-            let (before, path) = (before.display(), path.display());
-            return Err(format!("{before} and {path} are the same file: name one for each."));
-        }
-    }
-    Ok(())
-}
-
-/// Creates one file.
-///
-/// # Errors
-/// One sentence: which, and why.
-pub fn create(path: Option<&PathBuf>) -> Result<Option<(PathBuf, File)>, String> {
-    let Some(path) = path else { return Ok(None) };
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|error| format!("{} can't be written: {error}.", path.display()))?;
-    Ok(Some((path.clone(), file)))
-}
-
 /// Raises the file limit, and sees that files and memory are enough.
 ///
 /// # Errors
-/// One sentence: what is short, and the line that mends it.
+/// One sentence: what is short, and the line that fixes it.
 pub fn check_limits(plan: &Plan) -> Result<(), String> {
     let needed = (plan.clients + plan.rooms * plan.publishers) as u64 + FILES_BESIDE;
     let (soft, hard) = os::raise_file_limit();
@@ -120,7 +52,7 @@ pub fn check_limits(plan: &Plan) -> Result<(), String> {
 /// Sees that there are ports enough to connect from.
 ///
 /// # Errors
-/// One sentence: how many there are, and the line that mends it.
+/// One sentence: how many there are, and the line that fixes it.
 pub fn check_ports(connections: usize, ports: usize, target: SocketAddr) -> Result<(), String> {
     // Loopback has addresses enough, whatever the range: `os::source_address`.
     if os::has_other_sources(target) || connections <= ports {
@@ -132,28 +64,37 @@ pub fn check_ports(connections: usize, ports: usize, target: SocketAddr) -> Resu
     ))
 }
 
-/// One handshake, looked at closely, before ten thousand of them.
+/// One handshake, looked at closely, before ten thousand of them, at the first of these addresses that accepts a
+/// connection. Returns that address.
 ///
 /// # Errors
 /// One sentence: what the target did instead of opening a WebSocket.
-pub fn try_target(address: SocketAddr, host: &str, path: &str) -> Result<(), String> {
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIME_MAX)
-        .map_err(|error| format!("{host} can't be reached at {address}: {error}."))?;
-    let failed = |error| format!("{host} accepts the connection, and then the handshake fails: {error}.");
-    stream.set_read_timeout(Some(ANSWER_TIME_MAX)).map_err(failed)?;
-    stream.write_all(wire::request(host, path).as_bytes()).map_err(failed)?;
+pub fn try_target(addresses: &[SocketAddr], target: &Target, path: &str) -> Result<SocketAddr, String> {
+    // One time limit for all of it, however small the parts are that it comes in.
+    let until = Instant::now() + ANSWER_TIME_MAX;
+    let host = &target.host;
+    let (mut stream, address) = connect_first(addresses, host, until)?;
+    let failed = |error| format!("{host} accepts the connection at {address}, and then the handshake fails: {error}.");
+    stream.set_write_timeout(left(until)).map_err(failed)?;
+    stream.write_all(target.request(path).as_bytes()).map_err(failed)?;
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
     loop {
+        let late = |what: &str| {
+            let seconds = ANSWER_TIME_MAX.as_secs();
+            Err(format!("{host} gave {what} answer to {path} within {seconds} s at {address}."))
+        };
+        let what = if answer.is_empty() { "no" } else { "no whole" };
+        let Some(time) = left(until) else { return late(what) };
+        stream.set_read_timeout(Some(time)).map_err(failed)?;
         match stream.read(&mut buffer) {
             Ok(0) if answer.is_empty() => {
                 return Err(format!("{host} closed the connection without an answer to {path}."));
             }
             Ok(0) => return Err(format!("{host} closed the connection in the middle of its answer to {path}.")),
             Ok(count) => answer.extend_from_slice(&buffer[..count]),
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
-                return Err(format!("{host} gave no answer to {path} within {} s.", ANSWER_TIME_MAX.as_secs()));
-            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return late(what),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(failed(error)),
         }
         match wire::read_answer(&answer) {
@@ -164,7 +105,7 @@ pub fn try_target(address: SocketAddr, host: &str, path: &str) -> Result<(), Str
                 // Leaves in order, so that the server has forgotten it when the run begins.
                 let _ = stream.write_all(&close);
                 read_rest(&mut stream, &mut answer);
-                return Ok(());
+                return Ok(address);
             }
             Answer::Refused(_) => {
                 // The body may come behind its head.
@@ -176,13 +117,33 @@ pub fn try_target(address: SocketAddr, host: &str, path: &str) -> Result<(), Str
     }
 }
 
+/// Connects to the first of these addresses that accepts. One after the other (RFC 8305, without its head start): each may
+/// take its share of the time that is left, so that one that is silent leaves some for the others.
+fn connect_first(addresses: &[SocketAddr], host: &str, until: Instant) -> Result<(TcpStream, SocketAddr), String> {
+    let tried = &addresses[..addresses.len().min(ADDRESSES_MAX)];
+    let mut failures = Vec::new();
+    for (index, address) in tried.iter().enumerate() {
+        let Some(time) = left(until) else { break };
+        match TcpStream::connect_timeout(address, time / (tried.len() - index) as u32) {
+            Ok(stream) => return Ok((stream, *address)),
+            Err(error) => failures.push(format!("at {address}: {error}")),
+        }
+    }
+    Err(format!("{host} can't be reached {}.", failures.join(", nor ")))
+}
+
+/// The time that is left, if there is any.
+fn left(until: Instant) -> Option<Duration> {
+    Some(until.saturating_duration_since(Instant::now())).filter(|left| *left >= Duration::from_millis(1))
+}
+
 /// Reads until the server ends the connection; if it goes on talking or holds it open, not for long.
 fn read_rest(stream: &mut TcpStream, answer: &mut Vec<u8>) {
     let until = Instant::now() + REST_TIME_MAX;
     let mut buffer = [0; 4096];
     loop {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
+        let Some(left) = left(until) else { return };
+        if stream.set_read_timeout(Some(left)).is_err() {
             return;
         }
         match stream.read(&mut buffer) {
@@ -195,7 +156,43 @@ fn read_rest(stream: &mut TcpStream, answer: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    /// An address of loopback where nobody listens.
+    fn closed() -> SocketAddr {
+        TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
+    }
+
+    #[test]
+    fn all_addresses_of_a_name_are_tried_in_order() {
+        let [one, other] = [(); 2].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+        let [one, other] = [&one, &other].map(|listener| listener.local_addr().unwrap());
+        let soon = || Instant::now() + Duration::from_secs(5);
+        let reached = |addresses: &[SocketAddr]| connect_first(addresses, "two", soon()).map(|(_, address)| address);
+        assert_eq!(reached(&[closed(), other]), Ok(other));
+        assert_eq!(reached(&[one, other]), Ok(one));
+        let (first, second) = (closed(), closed());
+        let complaint = reached(&[first, second]).unwrap_err();
+        assert!(complaint.starts_with("two can't be reached at ") && complaint.lines().count() == 1, "{complaint}");
+        assert!(complaint.contains(&first.to_string()) && complaint.contains(&second.to_string()), "{complaint}");
+    }
+
+    #[test]
+    fn an_address_that_is_silent_leaves_time_for_the_next_one() {
+        // Its queue is full, and the kernel answers no further SYN.
+        let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        silent.listen(0).unwrap();
+        let address = silent.local_addr().unwrap().as_socket().unwrap();
+        let fill = || TcpStream::connect_timeout(&address, Duration::from_millis(200));
+        let _full: Vec<_> = std::iter::repeat_with(fill).take(64).map_while(Result::ok).collect();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let other = listener.local_addr().unwrap();
+        let until = Instant::now() + Duration::from_secs(2);
+        assert_eq!(connect_first(&[address, other], "two", until).map(|(_, address)| address), Ok(other));
+    }
 
     #[test]
     fn ports_are_short_only_where_there_is_one_address_to_come_from() {

@@ -10,7 +10,7 @@ use crate::os;
 use crate::progress::say;
 
 /// What to do where there is no hi.
-const MEND: &str = "install hi, or name one with --hi, or a server with --url";
+const FIX: &str = "install hi, or name one with --hi, or a server with --url";
 /// hi takes messages up to this size by itself,
 const HI_MESSAGE_BYTES: usize = 16 * 1024;
 /// of which so much at most is the JSON around a text.
@@ -56,6 +56,7 @@ impl PrivateServer {
             &shards.to_string(),
         ]);
         os::end_with_us(&mut command);
+        os::keep_from_terminal(&mut command);
         let mut child = command
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -70,7 +71,8 @@ impl PrivateServer {
             }
         });
         let mut said = "it ended without a word".to_owned();
-        while let Ok(line) = lines.recv_timeout(START_TIME_MAX) {
+        let until = Instant::now() + START_TIME_MAX;
+        while let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
             if let Some(address) = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()) {
                 return Ok(Self { child, url: format!("ws://{address}"), shards });
             }
@@ -112,7 +114,7 @@ fn find() -> Result<PathBuf, String> {
             if workspace.exists() {
                 build("cargo", &workspace, &ourselves)
             } else {
-                Err(format!("there is no hi beside loadgen or in PATH: {MEND}."))
+                Err(format!("there is no hi beside loadgen or in PATH: {FIX}."))
             }
         },
         Ok,
@@ -139,7 +141,7 @@ fn build(cargo: &str, workspace: &Path, ourselves: &Path) -> Result<PathBuf, Str
             command.env_remove(name);
         }
     }
-    let failed = |error| format!("hi can't be built: {cargo} can't be run: {error}; {MEND}.");
+    let failed = |error| format!("hi can't be built: {cargo} can't be run: {error}; {FIX}.");
     let mut build = command.spawn().map_err(failed)?;
     let (began, mut announced) = (Instant::now(), false);
     let built = loop {
@@ -153,7 +155,7 @@ fn build(cargo: &str, workspace: &Path, ourselves: &Path) -> Result<PathBuf, Str
         std::thread::sleep(Duration::from_millis(20));
     };
     if !built.success() {
-        return Err(format!("hi can't be built: see cargo's message above, or {MEND}."));
+        return Err(format!("hi can't be built: see cargo's message above, or {FIX}."));
     }
     Ok(target.join(profile).join("hi"))
 }

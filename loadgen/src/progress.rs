@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::plan::Plan;
+use crate::printable::{printable, printable_lines};
 use crate::results::LimitStep;
 
 /// In a pipe, a line comes so often.
@@ -17,9 +18,9 @@ const FRAME_EVERY: Duration = Duration::from_millis(200);
 /// Deliveries a second are counted over this time: the threads report less often than the line changes.
 const RATE_OVER: Duration = Duration::from_secs(1);
 
-/// A line on stderr, where nobody may listen any more: that ends no run.
+/// A line on stderr, where nobody may listen any more: that ends no run. Whatever it quotes, it is harmless.
 pub fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", printable_lines(line));
 }
 
 /// How fast messages arrive.
@@ -128,7 +129,7 @@ impl Display {
             step.p99_us as f64 / 1e3
         );
         match &self.bar {
-            Some(bar) => bar.println(line),
+            Some(bar) => bar.println(printable(&line)),
             None => say(&line),
         }
     }

@@ -19,6 +19,9 @@ pub struct Run {
     pub machine: Machine,
     /// What was asked for.
     pub plan: PlanSummary,
+    /// Whether a signal (Ctrl-C, SIGTERM) ended it before it had measured all that was asked for.
+    #[serde(default)]
+    pub cut_short: bool,
     /// Whether the numbers can be believed, and what was wrong.
     pub verdict: Verdict,
     /// Messages that arrived, each counted for each client, in the measured time.

@@ -43,6 +43,17 @@ impl Step {
         self.start_us + place * self.interval_ns / 1000
     }
 
+    /// The same, without the messages that are due later than `us`: each publisher keeps as many.
+    pub fn until(self, us: u64, publishers: usize) -> Self {
+        let due = match us.checked_sub(self.start_us) {
+            Some(since_us) => since_us * 1000 / self.interval_ns.max(1) + 1,
+            None => 0,
+        };
+        let each = u32::try_from(due / publishers as u64).unwrap_or(u32::MAX);
+        let warm = self.warm.min(each);
+        Self { warm, measured: self.measured.min(each - warm), ..self }
+    }
+
     /// When the measured time begins.
     pub fn measured_from_us(&self, publishers: usize) -> u64 {
         self.due_us(self.warm, 0, publishers)
@@ -74,6 +85,26 @@ impl Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_that_ends_early_keeps_what_was_due() {
+        let step = Step::new(1_000, 10.0, 4, 100, (Duration::from_secs(2), Duration::from_secs(4))).unwrap();
+        assert_eq!((step.warm, step.measured), (5, 10));
+        for (us, kept) in [
+            (0, (0, 0)),
+            (1_000, (0, 0)),
+            (301_000, (1, 0)),
+            (1_901_000, (5, 0)),
+            (2_300_999, (5, 0)),
+            (2_301_000, (5, 1)),
+            (u64::MAX / 2_000, (5, 10)),
+        ] {
+            let short = step.until(us, 4);
+            assert_eq!((short.warm, short.measured), kept, "{us}");
+            let all_due = (0..short.warm + short.measured).all(|index| step.due_us(index, 3, 4) <= us);
+            assert!(all_due && short.end() <= step.end() && short.first == step.first, "{us}");
+        }
+    }
 
     #[test]
     fn messages_are_numbered_or_there_is_no_step() {

@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use crate::audit::Auditor;
 use crate::faults::Faults;
 use crate::os;
+use crate::printable::printable;
 use crate::schedule::Step;
 
 /// The counters of one thread since the last [`Stats::begin`]. Handshakes are counted from the very begin.
@@ -215,7 +216,7 @@ impl Stats {
         {
             auditor.announced(to.saturating_add(1).saturating_sub(from));
         } else if to_publisher && value["From"] == "hi" {
-            self.publisher_told.get_or_insert_with(|| value["Message"].as_str().unwrap_or_default().to_owned());
+            self.publisher_told.get_or_insert_with(|| printable(value["Message"].as_str().unwrap_or_default()));
         }
     }
 

@@ -1,6 +1,17 @@
 //! Where to connect: `ws://` URLs with templates for rooms and clients. Pure but for the name look-up.
 
+use std::collections::HashSet;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::wire;
+
+/// A name that has no answer by then has none.
+const LOOKUP_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A text in which `{room}`, `{client}` and `{payload}` are replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,52 +30,146 @@ impl Template {
 }
 
 /// A server's address, and the path to ask it for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     /// Host and port, as the `Host` header has them.
     pub host: String,
     /// The path; `None` if the URL has none.
     pub path: Option<Template>,
+    /// What the `Authorization` header says, if the URL has a user (RFC 7617).
+    authorization: Option<String>,
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").field("host", &self.host).field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl Target {
     /// Reads a `ws://` URL.
     ///
     /// # Errors
-    /// One sentence on what is wrong with it.
+    /// One sentence on what is wrong with it. It never tells the URL's password.
     pub fn parse(url: &str) -> Result<Self, String> {
+        let shown = without_password(url);
         let Some((_, rest)) = url.split_once("://").filter(|(scheme, _)| scheme.eq_ignore_ascii_case("ws")) else {
             return Err(format!(
-                "{url:?} has to begin with ws:// (for wss://, measure the server behind the TLS proxy)."
+                "{shown:?} has to begin with ws:// (for wss://, measure the server behind the TLS proxy)."
             ));
         };
-        let (host, path) = rest.find(['/', '?']).map_or((rest, ""), |index| rest.split_at(index));
-        if host.is_empty() || host.contains('@') || host.contains(char::is_whitespace) {
-            return Err(format!("{url:?} has no host: give ws://HOST:PORT/PATH."));
+        let (authority, path) = rest.find(['/', '?', '#']).map_or((rest, ""), |index| rest.split_at(index));
+        let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+        let wrong_in = |text: &str| text.contains(|letter: char| letter.is_whitespace() || letter.is_control());
+        if wrong_in(path) {
+            return Err(format!("the path of {shown:?} has a space or a control character: write it as %20."));
+        }
+        if path.contains('#') {
+            return Err(format!("{shown:?} has a fragment, which no WebSocket has: leave out what begins with #."));
+        }
+        if host.is_empty() || host.starts_with(':') || wrong_in(host) {
+            return Err(format!("{shown:?} has no host: give ws://HOST:PORT/PATH."));
         }
         let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
         if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
-            return Err(format!("the port of {url:?} has to be from 1 to 65535."));
+            return Err(if user.is_none() && rest.contains('@') {
+                format!("the port of {shown:?} is no number: in a user or a password, write / as %2F and ? as %3F.")
+            } else {
+                format!("the port of {shown:?} has to be from 1 to 65535.")
+            });
         }
         let path = match path {
             "" | "/" => None,
             path if path.starts_with('/') => Some(Template::new(path)),
             query => Some(Template::new(format!("/{query}"))),
         };
-        Ok(Self { host: host.to_owned(), path })
+        let authorization = user.map(authorization);
+        Ok(Self { host: host.to_owned(), path, authorization })
     }
 
-    /// The first address of the host.
+    /// The addresses of the host, in the order in which they are to be tried (RFC 6724), each once.
     ///
     /// # Errors
     /// One sentence: the name can't be resolved.
-    pub fn address(&self) -> Result<SocketAddr, String> {
+    pub fn addresses(&self) -> Result<Vec<SocketAddr>, String> {
         let has_port = self.host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let with_port = if has_port { self.host.clone() } else { format!("{}:80", self.host) };
-        let mut addresses =
-            with_port.to_socket_addrs().map_err(|error| format!("{} can't be resolved: {error}.", self.host))?;
-        addresses.next().ok_or_else(|| format!("{} has no address.", self.host))
+        // The system's look-up knows no time limit of ours.
+        let (sender, answer) = channel();
+        std::thread::spawn(move || sender.send(with_port.to_socket_addrs().map(Vec::from_iter)));
+        let mut addresses = match answer.recv_timeout(LOOKUP_TIME_MAX) {
+            Ok(addresses) => addresses.map_err(|error| format!("{} can't be resolved: {error}.", self.host))?,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                let seconds = LOOKUP_TIME_MAX.as_secs();
+                return Err(format!("{} can't be resolved: no name server answers within {seconds} s.", self.host));
+            }
+        };
+        let mut seen = HashSet::new();
+        addresses.retain(|address| seen.insert(*address));
+        if addresses.is_empty() { Err(format!("{} has no address.", self.host)) } else { Ok(addresses) }
     }
+
+    /// The request that opens a WebSocket at this path.
+    pub fn request(&self, path: &str) -> String {
+        wire::request(&self.host, path, self.authorization.as_deref())
+    }
+}
+
+/// Where connections of one kind go, and the path that they ask for.
+pub struct Endpoint {
+    /// The address that has answered.
+    pub address: SocketAddr,
+    /// Whose it is.
+    pub target: Target,
+    /// The path.
+    pub path: Template,
+}
+
+impl Endpoint {
+    /// The request of one client.
+    pub fn request(&self, room: &str, client: &str) -> String {
+        self.target.request(&self.path.fill(room, client, ""))
+    }
+}
+
+/// A URL, or another word of the command line, as it may be shown: without the password of a URL that is in it. What is
+/// behind `://` and before an `@` is taken for one where it could be.
+pub fn without_password(word: &str) -> String {
+    let (begin, rest) = word.find("://").map_or(("", word), |index| word.split_at(index + 3));
+    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    // Beyond the authority an `@` belongs to the path, unless a password that is not written as it should be cuts it off.
+    let port = rest[..authority].rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
+    let cut_off = || port.is_some_and(|port| port.parse::<u16>().is_err());
+    let end = match rest[..authority].rfind('@') {
+        None if cut_off() => rest.rfind('@'),
+        end => end,
+    };
+    match end.map(|end| (&rest[..end], &rest[end..])) {
+        Some((userinfo, host)) => match userinfo.split_once(':') {
+            Some((user, _)) => format!("{begin}{user}:***{host}"),
+            None => word.to_owned(),
+        },
+        None => word.to_owned(),
+    }
+}
+
+/// Basic credentials of `user:password`, each as a URL writes it.
+fn authorization(userinfo: &str) -> String {
+    let with_colon = if userinfo.contains(':') { userinfo.to_owned() } else { format!("{userinfo}:") };
+    format!("Basic {}", STANDARD.encode(percent_decoded(&with_colon)))
+}
+
+/// RFC 3986, 2.1. What is no escape stays as it is.
+fn percent_decoded(text: &str) -> Vec<u8> {
+    let (mut decoded, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let [first, behind @ ..] = rest {
+        let digits = behind.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let escaped = digits.filter(|digits| *first == b'%' && digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let escaped = escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &behind[2..] } else { behind };
+    }
+    decoded
 }
 
 #[cfg(test)]
@@ -79,11 +184,54 @@ mod tests {
         assert_eq!(Target::parse("ws://host/").unwrap().path, None);
         assert!(Target::parse("wss://host/").is_err());
         assert!(Target::parse("ws:///x").is_err());
+        assert!(Target::parse("ws://:80/x").is_err());
+        assert!(Target::parse("ws://host/x#top").unwrap_err().contains("fragment"));
+        assert!(Target::parse("ws://host/x y").unwrap_err().contains("%20"));
+        assert!(Target::parse("ws://host/x\r\nHost: y").unwrap_err().contains("%20"));
         assert_eq!(Target::parse("WS://host/x"), Target::parse("ws://host/x"));
         for port in ["99999", "", "0", "http"] {
             assert!(Target::parse(&format!("ws://host:{port}/")).unwrap_err().contains("port"));
         }
-        assert_eq!(Target::parse("ws://[::1]/").unwrap().address(), Ok("[::1]:80".parse().unwrap()));
-        assert_eq!(Target::parse("ws://127.0.0.1:9").unwrap().address(), Ok(([127, 0, 0, 1], 9).into()));
+        assert_eq!(Target::parse("ws://[::1]/").unwrap().addresses(), Ok(vec!["[::1]:80".parse().unwrap()]));
+        assert_eq!(Target::parse("ws://127.0.0.1:9").unwrap().addresses(), Ok(vec![([127, 0, 0, 1], 9).into()]));
+    }
+
+    #[test]
+    fn a_user_of_a_url_is_sent_as_basic_credentials() {
+        for (url, host, credentials) in [
+            ("ws://ada:secret@host:81/x", "host:81", "ada:secret"),
+            ("ws://ada@host/x@y", "host", "ada:"),
+            ("ws://a%40da:s%3ae%2Fcret%@[::1]:9?q=@", "[::1]:9", "a@da:s:e/cret%"),
+            ("ws://a@b:c@host", "host", "a@b:c"),
+        ] {
+            let target = Target::parse(url).unwrap();
+            assert_eq!(target.host, host);
+            let line = format!("\r\nAuthorization: Basic {}\r\n", STANDARD.encode(credentials));
+            assert!(target.request("/").contains(&line), "{url}");
+            assert!(!format!("{target:?}").contains("secret"));
+        }
+        assert!(!Target::parse("ws://host/@x").unwrap().request("/@x").contains("Authorization"));
+    }
+
+    #[test]
+    fn no_complaint_tells_a_password() {
+        for url in [
+            "wss://ada:secret@host/",
+            "ada:secret@host",
+            "ws://ada:secret@",
+            "ws://ada:secret@host:99999",
+            "ws://ada:secret@host/a b",
+            "ws://ada:secret@host/#x",
+            "ws://ada:sec/secret@host/",
+            "ws://ada:sec?secret@host/",
+            "ws://ada:sec#secret@host/",
+        ] {
+            let complaint = Target::parse(url).unwrap_err();
+            assert!(!complaint.contains("secret") && complaint.contains("ada:***@"), "{complaint}");
+        }
+        assert_eq!(without_password("--url=ws://ada:secret@host/x"), "--url=ws://ada:***@host/x");
+        for word in ["ws://host:80/@x:y", "ws://ada@host/", "ws://host/a@b", "--name", "ws://[::1]/@"] {
+            assert_eq!(without_password(word), word);
+        }
     }
 }

@@ -10,10 +10,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
+use crate::printable::{printable, printable_lines};
+use crate::target::without_password;
+
 /// Of a message, so many bytes are looked at; a stamp or a notice has to be within them.
 pub const PREFIX_BYTES: usize = 1024;
 /// Of what a server says to people, so many characters are shown.
 const SHOWN_CHARS_MAX: usize = 600;
+/// Bytes of the head of an answer.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// RFC 6455, 1.3.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The nonce of every handshake: a load generator has nothing to hide from a cache.
@@ -26,6 +31,8 @@ pub enum Event<'a> {
     Message(&'a [u8], u64),
     /// To be answered with the same bytes.
     Ping(&'a [u8]),
+    /// Nothing to do: nobody asked for it.
+    Pong,
     /// The server closes, with a code if it gave one, and a reason.
     Close(Option<u16>, String),
 }
@@ -114,10 +121,10 @@ impl Reader {
             }
             (8, _) => {
                 let code = payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]]));
-                on(Event::Close(code, printable(payload.get(2..).unwrap_or_default()).replace('\n', " ")));
+                on(Event::Close(code, printable(&String::from_utf8_lossy(payload.get(2..).unwrap_or_default()))));
             }
             (9, _) => on(Event::Ping(payload)),
-            (10, _) => {}
+            (10, _) => on(Event::Pong),
             (opcode, _) => return Err(Violation(format!("a frame with the reserved opcode {opcode}"))),
         }
         Ok(())
@@ -142,6 +149,7 @@ impl Head {
         }
         let (len, bytes) = match (second & 0x7f, rest) {
             (126, [a, b, ..]) => (u64::from(u16::from_be_bytes([*a, *b])), 4),
+            (127, [top, ..]) if top & 0x80 != 0 => return Err(Violation("a frame of 2^63 bytes or more".into())),
             (127, rest) if rest.len() >= 8 => (u64::from_be_bytes(rest[..8].try_into().expect("eight bytes")), 10),
             (126 | 127, _) => return Ok(None),
             (len, _) => (u64::from(len), 2),
@@ -181,10 +189,11 @@ pub const CLOSE: u8 = 8;
 /// The opcode of a pong.
 pub const PONG: u8 = 10;
 
-/// The request that opens a WebSocket.
-pub fn request(host: &str, path: &str) -> String {
+/// The request that opens a WebSocket, with an `Authorization` header or without.
+pub fn request(host: &str, path: &str, authorization: Option<&str>) -> String {
+    let authorization = authorization.map_or_else(String::new, |value| format!("Authorization: {value}\r\n"));
     format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}Upgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
     )
 }
@@ -203,8 +212,8 @@ pub enum Answer {
 /// Reads the answer to a handshake.
 pub fn read_answer(bytes: &[u8]) -> Answer {
     let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
-        return if bytes.len() > 16 * 1024 {
-            Answer::Refused(format!("without an end of its head, which begins:\n{}", printable(bytes)))
+        return if bytes.len() > HEAD_BYTES_MAX {
+            Answer::Refused(format!("without an end of its head, which begins:\n{}", begin_of(bytes)))
         } else {
             Answer::Partial
         };
@@ -212,25 +221,58 @@ pub fn read_answer(bytes: &[u8]) -> Answer {
     let head = String::from_utf8_lossy(&bytes[..end]);
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap_or_default();
-    if !status.starts_with("HTTP/1.1 101") {
-        let body = printable(&bytes[end + 4..]);
-        let shown = if body.is_empty() { ", without a body".to_owned() } else { format!("; the body begins:\n{body}") };
-        return Answer::Refused(format!("{}, not 101 Switching Protocols{shown}", printable(status.as_bytes())));
+    let headers: Vec<_> = lines.filter_map(|line| line.split_once(':')).collect();
+    let header = |wanted: &str| {
+        headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
+    };
+    match status.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.split(' ').next()) {
+        Some("101") => {}
+        _ => return Answer::Refused(refusal(status, header("location"), &bytes[end + 4..])),
     }
-    let accept = lines
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-accept"));
     let expected = STANDARD.encode(Sha1::digest(format!("{KEY}{GUID}")));
-    match accept {
-        Some((_, value)) if value.trim() == expected => Answer::Open(end + 4),
+    match header("sec-websocket-accept") {
+        Some(value) if value == expected => Answer::Open(end + 4),
         _ => Answer::Refused("101, but its Sec-WebSocket-Accept is not the answer to our key".into()),
     }
 }
 
-/// The begin of what a server said, as a terminal may show it: control characters are commands there.
-fn printable(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    text.chars().filter(|letter| *letter == '\n' || !letter.is_control()).take(SHOWN_CHARS_MAX).collect()
+/// What a server answers instead of 101, and what to do about it where that is known.
+fn refusal(status: &str, location: Option<&str>, body: &[u8]) -> String {
+    let body = begin_of(body);
+    let body = if body.is_empty() { ", without a body".to_owned() } else { format!("; the body begins:\n{body}") };
+    let (shown, code) = (shortened(&printable(status)), status.split(' ').nth(1).unwrap_or_default());
+    let what = match location {
+        Some(location) if code.starts_with('3') => format!("{shown}: {}", redirection(location)),
+        _ if code == "401" => format!("{shown}: give a user and a password, as in ws://USER:PASSWORD@HOST"),
+        _ => format!("{shown}, not 101 Switching Protocols"),
+    };
+    what + &body
+}
+
+/// Where a server sends us: a load generator does not follow, it measures what it was told to measure.
+fn redirection(location: &str) -> String {
+    let shown = shortened(&printable(&without_password(location)));
+    let lower = location.to_ascii_lowercase();
+    if lower.starts_with("https://") || lower.starts_with("wss://") {
+        format!("it redirects to {shown}, which needs TLS: measure the server behind the TLS proxy")
+    } else if lower.starts_with("http://") {
+        format!("it redirects to {shown}: use that address, with ws:// for http://")
+    } else if lower.starts_with("ws://") {
+        format!("it redirects to {shown}: use that address")
+    } else {
+        format!("it redirects to {shown}: use that path")
+    }
+}
+
+/// The begin of what a server said to people; its lines can't be taken for lines of ours.
+fn begin_of(bytes: &[u8]) -> String {
+    let text = printable_lines(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * SHOWN_CHARS_MAX)]));
+    let shown: Vec<_> = shortened(text.trim_end()).lines().map(|line| format!("  {line}")).collect();
+    shown.join("\n")
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -309,6 +351,7 @@ mod tests {
             (&[0x80, 0x00], "continuation"),
             (&[0x09, 0x00], "control frame"),
             (&[0x01, 0x00, 0x81, 0x00], "inside a fragmented"),
+            (&[0x81, 0x7f, 0x80, 0, 0, 0, 0, 0, 0, 0], "2^63"),
         ] {
             let violation = Reader::default().feed(bytes, |_| {}).unwrap_err();
             assert!(violation.0.contains(what), "{violation}");
@@ -326,9 +369,36 @@ mod tests {
         assert!(matches!(refused, Answer::Refused(why) if why.contains("403 Forbidden") && why.contains("not you")));
         let escapes = read_answer(b"HTTP/1.1 403 \x1b[2JNo\r\n\r\n\x1b]0;not\x07 you");
         assert!(
-            matches!(escapes, Answer::Refused(why) if why.contains("403 [2JNo") && !why.contains(['\x1b', '\x07']))
+            matches!(escapes, Answer::Refused(why) if why.contains("403 \u{fffd}[2JNo") && !why.contains(['\x1b', '\x07']))
         );
+        let turned = read_answer("HTTP/1.1 403 No\u{202e}\r\n\r\na\u{2066}\nsound\u{200b}".as_bytes());
+        let shown =
+            "HTTP/1.1 403 No\u{fffd}, not 101 Switching Protocols; the body begins:\n  a\u{fffd}\n  sound\u{fffd}";
+        assert_eq!(turned, Answer::Refused(shown.into()));
+        assert!(matches!(read_answer(b"HTTP/1.1 1012 X\r\n\r\n"), Answer::Refused(_)));
         let endless = read_answer(&[b'g'; 20_000]);
         assert!(matches!(endless, Answer::Refused(why) if why.contains("without an end") && why.contains("ggg")));
+    }
+
+    #[test]
+    fn where_a_redirection_leads_is_said() {
+        for (location, said) in [
+            ("/new?a=b", "redirects to /new?a=b: use that path"),
+            ("http://other:81/x", "redirects to http://other:81/x: use that address, with ws:// for http://"),
+            ("ws://other/x", "redirects to ws://other/x: use that address"),
+            ("HTTPS://other/x", "redirects to HTTPS://other/x, which needs TLS"),
+            ("http://ada:secret@other/\u{202e}", "redirects to http://ada:***@other/\u{fffd}: use that address"),
+        ] {
+            for status in ["301 Moved Permanently", "307 Temporary Redirect"] {
+                let answer = format!("HTTP/1.1 {status}\r\nLOCATION:  {location}\r\n\r\n");
+                let Answer::Refused(why) = read_answer(answer.as_bytes()) else { panic!("{answer}") };
+                assert!(why.starts_with(&format!("HTTP/1.1 {status}: it ")) && why.contains(said), "{why}");
+            }
+        }
+        for answer in ["HTTP/1.1 301 Moved\r\n\r\n", "HTTP/1.1 404 Not Found\r\nLocation: /x\r\n\r\n"] {
+            assert!(matches!(read_answer(answer.as_bytes()), Answer::Refused(why) if why.contains("not 101")));
+        }
+        let unauthorized = read_answer(b"HTTP/1.1 401 Unauthorized\r\n\r\n");
+        assert!(matches!(unauthorized, Answer::Refused(why) if why.contains("ws://USER:PASSWORD@HOST")));
     }
 }

@@ -5,7 +5,6 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -22,7 +21,7 @@ use crate::payload::Stamper;
 use crate::plan::{Mode, Plan};
 use crate::schedule::Step;
 use crate::stats::{Collected, Stats};
-use crate::target::Template;
+use crate::target::Endpoint;
 
 mod connecting;
 mod ending;
@@ -52,14 +51,10 @@ const PROGRESS_EVERY_US: u64 = 250_000;
 pub struct Shared {
     /// What was asked for.
     pub plan: Plan,
-    /// Where clients connect.
-    pub address: SocketAddr,
-    /// The `Host` header.
-    pub host: String,
-    /// The path that members ask for.
-    pub path: Template,
-    /// Where publishers connect: address, host, path.
-    pub publish_at: (SocketAddr, String, Template),
+    /// Where members connect.
+    pub members_at: Endpoint,
+    /// Where publishers connect.
+    pub publishers_at: Endpoint,
     /// Writes and finds stamps.
     pub stamper: Stamper,
     /// The run's clock begins here.
@@ -84,6 +79,8 @@ impl Shared {
 pub enum Command {
     /// Publish and measure.
     Run(Step),
+    /// The step ends earlier than it was meant to.
+    Shorten(Step),
     /// Cut all members' connections and let them come back.
     Storm,
     /// Send what is overdue, and then nothing more.
@@ -137,6 +134,8 @@ pub struct Worker {
     reports: Sender<Report>,
     stats: Stats,
     buffer: Vec<u8>,
+    /// Clients with more to read than one turn allows.
+    unread: Vec<usize>,
     /// Clients whose connections a storm has yet to cut.
     to_cut: Vec<usize>,
     /// Clients that have to connect, the last first.
@@ -187,6 +186,7 @@ impl Worker {
         Ok(Self {
             id,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            unread: Vec::new(),
             to_cut: Vec::new(),
             to_connect: (0..clients.len()).rev().collect(),
             clients,
@@ -261,6 +261,7 @@ impl Worker {
             while let Ok(command) = self.commands.try_recv() {
                 match command {
                     Command::Run(step) => self.begin(step),
+                    Command::Shorten(step) => self.shorten(step),
                     Command::Storm => self.begin_storm(),
                     Command::Cease => self.cease(woken_us),
                     Command::Settle => self.settle(),
@@ -268,6 +269,7 @@ impl Worker {
                     Command::Stop => return,
                 }
             }
+            self.read_on(waiting_since_us);
             for event in &events {
                 self.ready(event.data.u64() as usize, event.flags, waiting_since_us);
             }
@@ -282,7 +284,7 @@ impl Worker {
     }
 
     fn sleep_time(&self) -> Duration {
-        if !self.to_cut.is_empty() {
+        if !self.to_cut.is_empty() || !self.unread.is_empty() {
             return Duration::ZERO;
         }
         let now_us = self.shared.now_us();

@@ -2,11 +2,14 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::sync::{LazyLock, Once};
 use std::time::{Duration, Instant};
 
 use loadgen::results::{Run, Verdict};
+use rustix::process::{Pid, Signal, kill_process_group};
 use support::{Folder, Outcome, beside_each_other, command, finish, finish_within, loadgen, spawn};
 
 /// A run that this machine was too busy for is repeated so often.
@@ -232,4 +235,26 @@ fn the_private_hi_ends_with_loadgen_even_if_that_is_killed() {
         assert!(Instant::now() < deadline, "hi ends");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+#[test]
+fn ctrl_c_in_a_terminal_does_not_reach_the_private_hi() {
+    let folder = Folder::new();
+    let json = folder.file("run.json");
+    let mut command = command();
+    command.args(["--hi", hi(), "--clients", "5", "--rate", "50", "--warmup", "200ms", "--duration", "60s"]);
+    command.arg("--json").arg(&json);
+    // A group of its own, as a shell gives each command: Ctrl-C goes to all of the group.
+    command.process_group(0);
+    let mut child = spawn(command);
+    let mut lines = BufReader::new(child.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with("measuring")), "it measures");
+    kill_process_group(Pid::from_child(&child.0), Signal::INT).unwrap();
+    let rest = std::thread::spawn(move || lines.collect::<Vec<_>>().join("\n"));
+    let status = child.0.wait().unwrap();
+    let said = rest.join().unwrap();
+    assert_eq!(status.code(), Some(130), "{said}");
+    let run = loadgen::report::load(&json).unwrap();
+    assert!(run.cut_short && run.audit.closed == 0 && run.audit.lost == run.audit.announced, "{:?}", run.audit);
+    assert!(said.contains("the run ends here"), "{said}");
 }

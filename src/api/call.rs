@@ -1,8 +1,9 @@
 //! A request with its body, the answer, and the errors that every address has in common.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
@@ -10,8 +11,11 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+
+use super::slots::Slot;
 
 /// `code` of every error that there is, as `openapi.json` lists them.
 pub const ERROR_CODES: [&str; 10] = [
@@ -28,6 +32,8 @@ pub const ERROR_CODES: [&str; 10] = [
 ];
 /// Largest body that is taken.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
+/// A body up to this size is read at once; of larger ones, a few at a time.
+pub const SMALL_BODY_BYTES_MAX: usize = 16 << 10;
 /// Of a body that is too large, so much is read and thrown away, so that no reset overtakes the answer.
 const EXCESS_BYTES_MAX: usize = 8 << 20;
 /// Time for a body to arrive.
@@ -46,6 +52,8 @@ pub struct Call {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// Held for as long as a large body is.
+    pub turn: Option<OwnedSemaphorePermit>,
 }
 
 /// What a request comes to, if it succeeds.
@@ -109,6 +117,16 @@ impl ApiError {
         Self::new(400, "bad_request", message)
     }
 
+    /// The body of the answer.
+    pub fn to_json(&self) -> Value {
+        let Self { code, message, temporary, beside, .. } = self;
+        let mut body = json!({"error": {"code": code, "message": message, "temporary": temporary}});
+        if let (Value::Object(body), Value::Object(beside)) = (&mut body, beside) {
+            body.extend(beside.clone());
+        }
+        body
+    }
+
     /// The server can't just now; the same request may succeed later.
     pub fn temporary(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self { temporary: true, ..Self::new(status, code, message) }
@@ -130,12 +148,8 @@ impl std::error::Error for ApiError {}
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Self { status, code, message, temporary, beside } = self;
-        let mut body = serde_json::json!({"error": {"code": code, "message": message, "temporary": temporary}});
-        if let (Value::Object(body), Value::Object(beside)) = (&mut body, beside) {
-            body.extend(beside);
-        }
-        let mut response = Answer::json(status, &body).into_response();
+        let Self { status, temporary, .. } = self;
+        let mut response = Answer::json(status, &self.to_json()).into_response();
         let headers = response.headers_mut();
         if temporary {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -147,37 +161,61 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Reads a whole body. A client that asks first (`Expect: 100-continue`, RFC 9110, section 10.1.1) need not send one that
-/// is too large.
+/// Reads a whole body, and takes a turn of `large_bodies` for a large one. A client that asks first (`Expect: 100-continue`,
+/// RFC 9110 10.1.1) need not send one that is too large.
 ///
 /// # Errors
-/// It is too large (413), does not arrive in time (408), or breaks off.
-pub async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+/// It is too large (413), does not arrive in time or before the connection's slot is needed (408), or breaks off.
+pub async fn read_body(
+    headers: &HeaderMap,
+    body: Body,
+    large_bodies: &Arc<Semaphore>,
+    slot: Option<&Slot>,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
     if headers.contains_key(header::EXPECT) && body.size_hint().lower() > BODY_BYTES_MAX as u64 {
         return Err(too_big());
     }
-    let too_late = || {
-        let seconds = BODY_TIME_MAX.as_secs();
-        ApiError::temporary(
-            408,
-            "too_late",
-            format!("The body did not arrive within {seconds} seconds: send it at once."),
-        )
+    let hurried = async {
+        match slot {
+            Some(slot) => slot.hurried().await,
+            None => pending().await,
+        }
     };
-    timeout(BODY_TIME_MAX, read(body)).await.unwrap_or_else(|_| Err(too_late()))
+    tokio::select! {
+        biased;
+        read = timeout(BODY_TIME_MAX, read(body, large_bodies)) => read.unwrap_or_else(|_| {
+            let seconds = BODY_TIME_MAX.as_secs();
+            Err(too_late(format!("The body did not arrive within {seconds} seconds: send it at once.")))
+        }),
+        () = hurried => {
+            Err(too_late("The body did not arrive before the connection was needed for another request: send it at once."))
+        }
+    }
 }
 
-async fn read(mut body: Body) -> Result<Bytes, ApiError> {
+fn too_late(message: impl Into<String>) -> ApiError {
+    ApiError::temporary(408, "too_late", message)
+}
+
+async fn read(
+    mut body: Body,
+    large_bodies: &Arc<Semaphore>,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
     let mut bytes = Vec::new();
     let mut excess = 0;
+    let mut turn = None;
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
         let frame = frame.map_err(|error| ApiError::bad_request(format!("The body broke off: {error}.")))?;
         let Ok(data) = frame.into_data() else { continue };
         if excess == 0 && bytes.len() + data.len() <= BODY_BYTES_MAX {
+            if turn.is_none() && bytes.len() + data.len() > SMALL_BODY_BYTES_MAX {
+                let semaphore = Arc::clone(large_bodies);
+                turn = Some(semaphore.acquire_owned().await.expect("the semaphore is never closed"));
+            }
             bytes.extend_from_slice(&data);
             continue;
         }
-        bytes = Vec::new();
+        (bytes, turn) = (Vec::new(), None);
         excess += data.len();
         if excess > EXCESS_BYTES_MAX {
             break;
@@ -186,7 +224,7 @@ async fn read(mut body: Body) -> Result<Bytes, ApiError> {
     if excess > 0 {
         return Err(too_big());
     }
-    Ok(bytes.into())
+    Ok((bytes.into(), turn))
 }
 
 fn too_big() -> ApiError {

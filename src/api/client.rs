@@ -1,6 +1,7 @@
 //! `hi pub` and `hi rooms`: the internal port from the command line.
 //!
-//! Exit codes: 0 done, 1 the server refused or can't be reached, 2 the command line is wrong.
+//! Exit codes: 0 done, 1 the server refused or can't be reached, 2 the command line is wrong, 74 the output can't be
+//! written ([`output::EXIT_OUTPUT`]).
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use super::call::BODY_BYTES_MAX;
 use super::request::{Request, Response};
 use crate::config::INTERNAL_DEFAULT;
+use crate::output;
 use crate::protocol::name::Name;
 use crate::protocol::unicode::is_blank;
 
@@ -88,13 +90,10 @@ pub fn rooms(args: RoomsArgs) -> ExitCode {
 }
 
 fn finish(outcome: Result<String, Failure>) -> ExitCode {
-    // The exit code is the same if nobody reads this.
     match outcome {
-        Ok(text) => {
-            let _ = writeln!(io::stdout(), "{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(text) => output::print(text + "\n", ExitCode::SUCCESS),
         Err(Failure(code, sentence)) => {
+            // The exit code is the same if nobody reads this.
             let _ = writeln!(io::stderr(), "{sentence}");
             ExitCode::from(code)
         }
@@ -127,7 +126,7 @@ fn try_publish(args: &PublishArgs) -> Result<String, Failure> {
         let body = json!({"room": args.room, "message": text, "from": args.from});
         ("/api/publish".to_owned(), "application/json", body.to_string().into_bytes())
     };
-    let answer = ask(&args.server, "POST", &path, content_type, body)?;
+    let answer = ask(&args.server, "POST", path, content_type, body)?;
     Ok(match (answer["members"].as_u64(), answer["seq"].as_u64()) {
         (Some(0), None) => format!("Nobody is in {}: nobody got the message.", args.room),
         (Some(members), Some(seq)) => format!("Message {seq} of {} goes to {}.", args.room, count(members, "member")),
@@ -139,7 +138,7 @@ fn try_rooms(args: &RoomsArgs) -> Result<String, Failure> {
     let prefix = args.prefix.as_deref().unwrap_or_default();
     let kind = if args.raw { "&kind=raw" } else { "" };
     let path = format!("/api/rooms?prefix={}{kind}", encoded(prefix));
-    let answer = ask(&args.server, "GET", &path, "", Vec::new())?;
+    let answer = ask(&args.server, "GET", path, "", Vec::new())?;
     let (Some(rooms), Some(all)) = (answer["rooms"].as_array(), answer["count"].as_u64()) else {
         return Err(not_ours(&args.server));
     };
@@ -189,8 +188,8 @@ fn from_stdin(explicit: bool) -> Result<Vec<u8>, Failure> {
 fn ask(
     server: &ServerArgs,
     method: &'static str,
-    path: &str,
-    content_type: &str,
+    path: String,
+    content_type: &'static str,
     body: Vec<u8>,
 ) -> Result<Value, Failure> {
     let address = &server.internal;

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::http::header;
 use serde::Serialize;
 
 use super::App;
 use super::call::{Answer, ApiError, Call};
-use crate::metrics;
+use crate::metrics::format::Format;
 use crate::shard::run::Stop;
 
 /// One of the things that have to be right for clients to be sent here.
@@ -78,7 +79,11 @@ pub(super) fn readyz(app: &App, _: &Call) -> Result<Answer, ApiError> {
     Ok(Answer::json(if ready { 200 } else { 503 }, &Ready { ready, checks }))
 }
 
-/// `GET /metrics`.
-pub(super) fn metrics(app: &App, _: &Call) -> Result<Answer, ApiError> {
-    Ok(Answer::text(metrics::CONTENT_TYPE, app.metrics.encode()))
+/// `GET /metrics`, in the format that `Accept` asks for.
+pub(super) fn metrics(app: &App, call: &Call) -> Result<Answer, ApiError> {
+    let values = call.headers.get_all(header::ACCEPT).iter();
+    let accept: Vec<_> =
+        values.flat_map(|value| value.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii).collect();
+    let format = Format::wanted(&accept);
+    Ok(Answer::text(format.content_type(), app.metrics.encode(format)))
 }

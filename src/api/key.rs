@@ -1,12 +1,14 @@
 //! The key that the internal port asks for, if the operator set one.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use axum::http::{HeaderMap, header};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::call::ApiError;
+use crate::http::origin::split_port;
 
 /// A shorter key could be guessed.
 const KEY_BYTES_MIN: usize = 16;
@@ -55,7 +57,7 @@ impl Keys {
     /// Lets a request pass, or not.
     ///
     /// # Errors
-    /// The key is missing or wrong (401); without keys: a web page asks (403).
+    /// The key is missing or wrong (401); without keys: a web page asks, or may (403).
     pub fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         if !self.is_set() {
             return admit_no_page(headers);
@@ -81,14 +83,37 @@ impl fmt::Debug for Keys {
     }
 }
 
-/// A browser on this machine reaches loopback too, and any page may make it post there: only browsers send `Origin`.
+/// A browser on this machine reaches loopback too, and any page may make it ask there. Only browsers send `Origin` and
+/// `Sec-Fetch-Site`; neither comes with every request of a page, and a page whose own name leads here (DNS rebinding) sends
+/// that name as `Host`.
 fn admit_no_page(headers: &HeaderMap) -> Result<(), ApiError> {
-    if headers.contains_key(header::ORIGIN) {
-        let message = "The request has an Origin header, so it comes from a web page. Pages get in only with an API key \
-                       (--api-key-file).";
+    let is =
+        |name: &str, value: &[u8]| headers.get_all(name).iter().any(|it| it.as_bytes().eq_ignore_ascii_case(value));
+    let sign = if headers.contains_key(header::ORIGIN) {
+        "has an Origin header"
+    } else if is("sec-fetch-site", b"cross-site") {
+        "says Sec-Fetch-Site: cross-site"
+    } else if is("sec-fetch-site", b"same-site") {
+        "says Sec-Fetch-Site: same-site"
+    } else if headers.get_all(header::HOST).iter().all(|host| is_address_or_localhost(host.as_bytes())) {
+        return Ok(());
+    } else {
+        let message = "The Host header is a name, and a web page whose name leads here (DNS rebinding) would send just \
+                       that. Ask by an IP address or as localhost, or with an API key (--api-key-file).";
         return Err(ApiError::new(403, "denied", message));
+    };
+    let message =
+        format!("The request {sign}, so it comes from a web page. Pages get in only with an API key (--api-key-file).");
+    Err(ApiError::new(403, "denied", message))
+}
+
+/// No page can have a name like these.
+fn is_address_or_localhost(host: &[u8]) -> bool {
+    let Some((host, _)) = std::str::from_utf8(host).ok().and_then(split_port) else { return false };
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => host.eq_ignore_ascii_case("localhost") || host.parse::<Ipv4Addr>().is_ok(),
     }
-    Ok(())
 }
 
 fn presented(headers: &HeaderMap) -> Option<&[u8]> {
@@ -136,7 +161,31 @@ mod tests {
     #[test]
     fn without_a_key_all_but_pages_get_in() {
         let keys = Keys::default();
-        assert!(keys.admit(&HeaderMap::new()).is_ok());
+        let in_alone = |name, value| keys.admit(&headers(name, value)).is_ok();
+        assert!(keys.admit(&HeaderMap::new()).is_ok(), "HTTP/1.0 without Host");
         assert_eq!(keys.admit(&headers("origin", "null")).unwrap_err().status, 403);
+        for site in ["cross-site", "Cross-Site", "same-site"] {
+            assert!(!in_alone("sec-fetch-site", site), "{site}");
+        }
+        assert!(in_alone("sec-fetch-site", "none") && in_alone("sec-fetch-site", "same-origin"));
+        for host in ["127.0.0.1", "127.0.0.1:8081", "10.0.0.7:80", "[::1]", "[::1]:8081", "localhost", "LocalHost:8081"]
+        {
+            assert!(in_alone("host", host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:8081",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "x@localhost",
+            "::1",
+            "",
+            "127.1",
+        ] {
+            assert!(!in_alone("host", host), "{host}");
+        }
+        let mut two = headers("host", "localhost");
+        two.append("host", "evil.example".parse().unwrap());
+        assert!(keys.admit(&two).is_err());
     }
 }

@@ -1,170 +1,163 @@
-//! Connections to the internal port: so many at once, and none that holds its place for long without need.
+//! Connections to the internal port: bounded in number and in time, and none is cut while a request is under way.
+//!
+//! From [`CROWDED_FROM`] connections on, each answer ends its connection and says so. Where all slots are taken, or the
+//! process has no file descriptor left, [`Slots`] chooses the connection that makes room, and whatever it has begun to ask
+//! is answered.
 
+use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::metrics::Metrics;
-use crate::metrics::counters::Speech;
+use super::App;
+use super::call::ApiError;
+use super::slots::{Held, Phase, Slot, Slots, Slotted};
+use crate::http::head::{HEAD_BYTES_MAX, HeadError};
+use crate::http::response::{self, Connection, Response};
 
-/// Connections at the same time; more wait for a place.
-pub const CONNECTIONS_MAX: usize = 32;
-/// How long a connection may stay without a request, or take nothing of an answer.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
-/// How long it may stay without a request while another one waits for a place.
-const IDLE_TIME_MAX_WHEN_FULL: Duration = Duration::from_secs(1);
-/// From the first byte of a request to its answer: ten seconds for the head, and as much for the body as
-/// [`super::call::read_body`] gives it.
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(20);
-/// How long accepting pauses when the system has no file descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections at the same time; further ones wait for a slot.
+pub const CONNECTIONS_MAX: usize = 256;
+/// From this many connections on, answers end theirs. The rest of the slots is then free for those with one request.
+pub const CROWDED_FROM: usize = 192;
+/// What hyper may read ahead on one connection, in bytes. A head ends before: [`Slotted`] sees to it.
+pub const READ_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
+/// Between two looks for a slot, or for a file descriptor.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Lingering close: time to discard what still comes, so that a reset does not destroy the last answer.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+/// Its bytes.
+const LINGER_BYTES_MAX: usize = 64 * 1024;
 
-/// A listener with places for [`CONNECTIONS_MAX`].
-#[derive(Debug)]
-pub struct Bounded {
-    listener: TcpListener,
-    metrics: Arc<Metrics>,
-    places: Arc<Semaphore>,
-    /// Someone waits for a place.
-    full: Arc<AtomicBool>,
+/// Serves connections for as long as the process lives. One that asks for nothing is kept for the time `keepalive`.
+pub(super) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, keepalive: Duration) {
+    let slots = Arc::new(Slots::new(CONNECTIONS_MAX, CROWDED_FROM));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            // That one connection was gone before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(_) => {
+                slots.set_short(true);
+                make_room(&slots).await;
+                continue;
+            }
+        };
+        slots.set_short(false);
+        // An error means that the peer is gone: the read says so too.
+        let _ = stream.set_nodelay(true);
+        let held = loop {
+            match Slots::take(&slots, Arc::clone(&app.metrics)) {
+                Some(held) => break held,
+                None => make_room(&slots).await,
+            }
+        };
+        drop(tokio::spawn(serve_one(stream, held, router.clone(), Arc::clone(&app), keepalive)));
+    }
 }
 
-impl Bounded {
-    /// All places are free. How many are taken is counted in `metrics`, as a level of the internal port's.
-    pub fn new(listener: TcpListener, metrics: Arc<Metrics>) -> Self {
-        Self { listener, metrics, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), full: Arc::default() }
-    }
+/// Has one connection make room, and waits until one has, but not for long: others may be ready to make room by then.
+async fn make_room(slots: &Slots) {
+    slots.make_room();
+    let _ = timeout(PAUSE, slots.freed()).await;
+}
 
-    async fn place(&self) -> OwnedSemaphorePermit {
-        let places = Arc::clone(&self.places);
-        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
-            return place;
+/// Serves one connection until it ends, or has to.
+async fn serve_one(stream: TcpStream, held: Held, router: Router, app: Arc<App>, keepalive: Duration) {
+    let slot = held.slot();
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        slot.enter(Phase::Asking);
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Arc::clone(slot));
+        let answer = router.call(request);
+        async {
+            let mut answer = answer.await.unwrap_or_else(|never: Infallible| match never {});
+            if held.is_crowded() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            slot.enter(Phase::Answering);
+            Ok::<_, Infallible>(answer)
         }
-        self.full.store(true, Ordering::Relaxed);
-        let place = places.acquire_owned().await.expect("the semaphore is never closed");
-        self.full.store(false, Ordering::Relaxed);
-        place
-    }
+    });
+    let io = TokioIo::new(Slotted::new(stream, Arc::clone(slot)));
+    let mut server = http1::Builder::new();
+    let mut connection = server.half_close(true).max_buf_size(READ_BYTES_MAX).serve_connection(io, service);
+    let mut has_hurried = false;
+    let too_large = loop {
+        let due = slot.due(keepalive);
+        tokio::select! {
+            biased;
+            _ = &mut connection => match slot.head_is_too_large() {
+                true => break true,
+                false => return,
+            },
+            () = slot.news() => {}
+            () = sleep_until(due) => {}
+        }
+        let is_told = slot.is_told_to_go() && !has_hurried;
+        if !is_told && Instant::now() < slot.due(keepalive) {
+            continue;
+        }
+        match slot.phase() {
+            Phase::New | Phase::Head | Phase::Waiting => break false,
+            // The body is no longer waited for: that is the answer.
+            Phase::Asking => {
+                slot.hurry();
+                has_hurried = true;
+            }
+            Phase::Answering => return,
+        }
+    };
+    let parts = connection.into_parts();
+    refuse_the_rest(parts.io.into_inner().into_stream(), &parts.read_buf, slot, too_large, &app).await;
 }
 
-impl axum::serve::Listener for Bounded {
-    type Io = Placed;
-    type Addr = SocketAddr;
+/// Answers whatever has begun on a connection that has to end before its next request is whole, and closes it.
+async fn refuse_the_rest(mut stream: TcpStream, read_ahead: &[u8], slot: &Slot, too_large: bool, app: &App) {
+    // What came just now, or behind the last request, has begun too.
+    let has_begun = slot.phase() == Phase::Head
+        || !read_ahead.is_empty()
+        || stream.try_read(&mut [0; 1]).is_ok_and(|count| count > 0);
+    if !has_begun {
+        return;
+    }
+    let error = if too_large {
+        ApiError::new(431, "too_big", HeadError::TooLarge.to_string())
+    } else {
+        ApiError::temporary(408, "too_late", "The head of the request did not arrive in time: send it whole, at once.")
+    };
+    app.metrics.of_internal_port().api_errors(error.code).add(1);
+    let linger = if slot.is_told_to_go() { Duration::ZERO } else { LINGER_TIME_MAX };
+    let _ = timeout(LINGER_TIME_MAX, end(&mut stream, &error, linger)).await;
+}
 
-    async fn accept(&mut self) -> (Placed, SocketAddr) {
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, peer)) => {
-                    let place = self.place().await;
-                    // An error means that the peer is gone: the read says so too.
-                    let _ = stream.set_nodelay(true);
-                    let (metrics, full) = (Arc::clone(&self.metrics), Arc::clone(&self.full));
-                    metrics.of_internal_port().connections(Speech::Api).add(1);
-                    let (phase, timer) = (Phase::Idle(Instant::now()), Box::pin(sleep(Duration::ZERO)));
-                    return (Placed { stream, phase, timer, full, metrics, _place: place }, peer);
-                }
-                // Out of file descriptors, which the shards complain about, or that one connection was gone already.
-                Err(_) => sleep(ACCEPT_PAUSE).await,
+/// Answers and closes. What still comes is read for the time `linger`.
+async fn end(stream: &mut TcpStream, error: &ApiError, linger: Duration) -> io::Result<()> {
+    let response = Response::json(error.status, error.to_json().to_string());
+    let response = if error.temporary { response.header("Retry-After", "1") } else { response };
+    stream.write_all(&response.encode(Connection::Close, response::Body::Sent)).await?;
+    stream.shutdown().await?;
+    let mut read = 0;
+    let drain = async {
+        while let Ok(count @ 1..) = stream.read(&mut [0; 4096]).await {
+            read += count;
+            if read > LINGER_BYTES_MAX {
+                break;
             }
         }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// What a connection does, and since when.
-#[derive(Clone, Copy, Debug)]
-enum Phase {
-    /// It may ask again, or take the rest of an answer.
-    Idle(Instant),
-    /// A request has begun, and no answer yet.
-    Asking(Instant),
-}
-
-/// A connection that has a place.
-#[derive(Debug)]
-pub struct Placed {
-    stream: TcpStream,
-    phase: Phase,
-    /// When to look again whether that takes too long.
-    timer: Pin<Box<Sleep>>,
-    full: Arc<AtomicBool>,
-    metrics: Arc<Metrics>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Drop for Placed {
-    fn drop(&mut self) {
-        self.metrics.of_internal_port().connections(Speech::Api).subtract(1);
-    }
-}
-
-impl Placed {
-    /// A wait for the peer ends when it takes too long. `wants_a_request`: nothing is owed to the peer meanwhile.
-    fn wait<T>(&mut self, context: &mut Context<'_>, wants_a_request: bool) -> Poll<io::Result<T>> {
-        loop {
-            let now = Instant::now();
-            let full = wants_a_request && self.full.load(Ordering::Relaxed);
-            let until = match self.phase {
-                Phase::Idle(since) if full => since + IDLE_TIME_MAX_WHEN_FULL,
-                Phase::Idle(since) => since + IDLE_TIME_MAX,
-                Phase::Asking(since) => since + REQUEST_TIME_MAX,
-            };
-            if now >= until {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            // Nobody wakes this task when the places run out.
-            self.timer.as_mut().reset(until.min(now + IDLE_TIME_MAX_WHEN_FULL));
-            ready!(self.timer.as_mut().poll(context));
-        }
-    }
-}
-
-impl AsyncRead for Placed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_read(context, buffer) {
-            Poll::Ready(outcome) => {
-                if let Phase::Idle(_) = self.phase {
-                    self.phase = Phase::Asking(Instant::now());
-                }
-                Poll::Ready(outcome)
-            }
-            Poll::Pending => self.wait(context, true),
-        }
-    }
-}
-
-impl AsyncWrite for Placed {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.stream).poll_write(context, bytes) {
-            Poll::Ready(outcome) => {
-                self.phase = Phase::Idle(Instant::now());
-                Poll::Ready(outcome)
-            }
-            Poll::Pending => self.wait(context, false),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
+    };
+    let _ = timeout(linger, drain).await;
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! A thread of its own beside the shards; what it publishes takes the same way as what a client says. In the order in
 //! which a request passes:
 //!
-//! - [`listener`]: connections, bounded in number and in idle time
+//! - [`listener`], [`slots`]: connections, bounded in number and in time
 //! - [`routes`]: every address, and the key that most of them ask for
 //! - [`call`]: a request with its body, and the answer
 //! - [`key`]: who gets in
@@ -15,10 +15,14 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::Semaphore;
 
 use crate::config::RawMode;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::metrics::delivery::Sampler;
 use crate::room::registry::Registry;
@@ -34,18 +38,25 @@ pub mod publish;
 pub mod request;
 pub mod rooms;
 pub mod routes;
+pub mod slots;
 
 use call::ApiError;
 use health::Readiness;
 use key::Keys;
-use listener::Bounded;
 use once::Once;
 use publish::PublishedIn;
 
-/// Of one request, its body and what it is read into take so much.
-const REQUEST_BYTES_MAX: usize = 3 * call::BODY_BYTES_MAX;
-/// What all of it may take.
-pub const MEMORY_BYTES_MAX: usize = listener::CONNECTIONS_MAX * REQUEST_BYTES_MAX + once::BYTES_MAX;
+/// Requests with a large body at the same time; further ones wait for their turn.
+const LARGE_BODIES_MAX: usize = 24;
+/// Connections that wait in the kernel, as long as none of the slots is free.
+const BACKLOG: i32 = 1024;
+/// Bytes of a body and of what it is read into, for each byte of the body.
+const COPIES: usize = 3;
+/// Memory bound of all requests together, in bytes, and of the answers that are remembered.
+pub const MEMORY_BYTES_MAX: usize = listener::CONNECTIONS_MAX
+    * (listener::READ_BYTES_MAX + COPIES * call::SMALL_BODY_BYTES_MAX)
+    + LARGE_BODIES_MAX * COPIES * call::BODY_BYTES_MAX
+    + once::BYTES_MAX;
 
 /// What the internal port works on.
 #[derive(Debug)]
@@ -64,6 +75,8 @@ pub struct App {
     pub once: Mutex<Once<PublishedIn>>,
     /// Which of the messages are timed.
     pub sampler: Mutex<Sampler>,
+    /// Room for requests with a large body.
+    large_bodies: Arc<Semaphore>,
 }
 
 impl App {
@@ -75,7 +88,8 @@ impl App {
         raw: RawMode,
         keys: Keys,
     ) -> Self {
-        Self { rooms, metrics, readiness, raw, keys, once: Mutex::default(), sampler: Mutex::default() }
+        let large_bodies = Arc::new(Semaphore::new(LARGE_BODIES_MAX));
+        Self { rooms, metrics, readiness, raw, keys, once: Mutex::default(), sampler: Mutex::default(), large_bodies }
     }
 
     /// Answers with an error, and counts it.
@@ -98,8 +112,12 @@ impl InternalPort {
     /// # Errors
     /// The address can't be had.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from(socket);
         let address = listener.local_addr()?;
         Ok(Self { listener, address })
     }
@@ -109,17 +127,22 @@ impl InternalPort {
         self.address
     }
 
-    /// Answers on a thread of its own for as long as the process lives.
+    /// Answers on a thread of its own for as long as the process lives. A connection that asks for nothing is kept for the
+    /// time `keepalive`.
     ///
     /// # Errors
     /// The thread or its runtime can't be had.
-    pub fn serve(self, app: Arc<App>) -> io::Result<()> {
+    pub fn serve(self, app: Arc<App>, keepalive: Duration, memory: Arc<Memory>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _inside = runtime.enter();
-            Bounded::new(tokio::net::TcpListener::from_std(self.listener)?, Arc::clone(&app.metrics))
+            tokio::net::TcpListener::from_std(self.listener)?
         };
-        let serve = move || runtime.block_on(async { axum::serve(listener, routes::router(app)).await });
+        let router = routes::router(Arc::clone(&app));
+        let serve = move || {
+            memory.enroll_internal_port();
+            runtime.block_on(listener::serve(listener, router, app, keepalive))
+        };
         std::thread::Builder::new().name("hi-internal".to_owned()).spawn(serve).map(drop)
     }
 }

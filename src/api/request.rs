@@ -1,11 +1,15 @@
 //! One HTTP request to the internal port, and its answer: for the command line, which needs no more.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
-/// For connecting, and for each wait on the way.
-const WAIT_MAX: Duration = Duration::from_secs(10);
+/// From looking up the name to the end of the answer.
+const TIME_MAX: Duration = Duration::from_secs(10);
+/// For connecting to one of several addresses.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
 /// No answer of ours is longer.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Header lines of an answer.
@@ -13,13 +17,13 @@ const HEADERS_MAX: usize = 32;
 
 /// What is asked.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub struct Request {
     /// GET or POST.
     pub method: &'static str,
     /// Path and query.
-    pub path: &'a str,
+    pub path: String,
     /// The media type of the body.
-    pub content_type: &'a str,
+    pub content_type: &'static str,
     /// The API key.
     pub key: Option<String>,
     /// The body.
@@ -35,16 +39,28 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
-impl Request<'_> {
-    /// Sends it to `address` (a host and a port), and waits for the answer.
+impl Request {
+    /// Sends it to `address` (a host and a port), and waits for the answer, for at most [`TIME_MAX`] in all.
     ///
     /// # Errors
-    /// Nobody answers there, or not in HTTP.
-    pub fn send(&self, address: &str) -> io::Result<Response> {
-        let mut stream = connect(address)?;
-        stream.set_read_timeout(Some(WAIT_MAX))?;
-        stream.set_write_timeout(Some(WAIT_MAX))?;
-        let mut request = format!("{} {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n", self.method, self.path);
+    /// Nobody answers there in time, or not in HTTP.
+    pub fn send(self, address: &str) -> io::Result<Response> {
+        let (done, outcome) = mpsc::channel();
+        let address = address.to_owned();
+        // A name is looked up for as long as the system likes, and each read may bring one byte: the limit is for all of it.
+        // The process ends soon after this returns, and with it the thread.
+        thread::spawn(move || {
+            let _ = done.send(self.exchange(&address));
+        });
+        let too_late = || io::Error::new(io::ErrorKind::TimedOut, format!("no whole answer within {TIME_MAX:?}"));
+        outcome.recv_timeout(TIME_MAX).unwrap_or_else(|_| Err(too_late()))
+    }
+
+    fn exchange(&self, address: &str) -> io::Result<Response> {
+        let (mut stream, peer) = connect(address)?;
+        // Without a key, the port wants to be asked by its address.
+        let host = if self.key.is_some() { address.to_owned() } else { peer.to_string() };
+        let mut request = format!("{} {} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n", self.method, self.path);
         if let Some(key) = &self.key {
             request += &format!("Authorization: Bearer {key}\r\n");
         }
@@ -59,11 +75,12 @@ impl Request<'_> {
     }
 }
 
-fn connect(address: &str) -> io::Result<TcpStream> {
+/// A connection, and the address that it leads to, without a scope.
+fn connect(address: &str) -> io::Result<(TcpStream, SocketAddr)> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, WAIT_MAX) {
-            Ok(stream) => return Ok(stream),
+        match TcpStream::connect_timeout(&address, CONNECT_TIME_MAX) {
+            Ok(stream) => return Ok((stream, SocketAddr::new(address.ip(), address.port()))),
             Err(error) => last = error,
         }
     }

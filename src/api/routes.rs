@@ -1,16 +1,18 @@
 //! Every address of the internal port.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{FromRequestParts, RawPathParams, Request};
-use axum::http::{Method, Uri};
-use axum::response::IntoResponse;
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::App;
 use super::call::{Answer, ApiError, Call, read_body};
+use super::slots::Slot;
 use super::{health, publish, rooms};
 
 /// The description of every address, as `/api/openapi.json` serves it.
@@ -68,10 +70,31 @@ pub fn router(app: Arc<App>) -> Router {
     for route in routes() {
         router = router.route(route.path, service(&route, &app));
     }
+    for path in routes().iter().map(|route| route.path).collect::<BTreeSet<_>>() {
+        router = router.route(path, on(MethodFilter::OPTIONS, async move || options(Some(path))));
+    }
     let lost = Arc::clone(&app);
-    router.fallback(move |uri: Uri| async move { lost.refuse(not_found(&uri)) }).method_not_allowed_fallback(
-        move |method: Method, uri: Uri| async move { app.refuse(method_not_allowed(&method, &uri)) },
-    )
+    let fallback = move |method: Method, uri: Uri| async move {
+        match (method, uri.path()) {
+            // The bare health check of HAProxy asks about `/`.
+            (Method::OPTIONS, "*" | "/") => options(None),
+            _ => lost.refuse(not_found(&uri)),
+        }
+    };
+    let wrong_method = move |method: Method, uri: Uri| async move { app.refuse(method_not_allowed(&method, &uri)) };
+    router.fallback(fallback).method_not_allowed_fallback(wrong_method)
+}
+
+/// The methods of an address, or of all of them (RFC 9110 9.3.7).
+fn options(path: Option<&str>) -> Response {
+    let routes = routes();
+    let here = routes.iter().filter(|route| path.is_none_or(|path| route.path == path));
+    let mut methods: BTreeSet<_> = here.map(|route| route.method.as_str()).chain(["OPTIONS"]).collect();
+    if methods.contains("GET") {
+        methods.insert("HEAD");
+    }
+    let allow = methods.into_iter().collect::<Vec<_>>().join(", ");
+    (StatusCode::NO_CONTENT, [(header::ALLOW, allow)]).into_response()
 }
 
 fn service(route: &Route, app: &Arc<App>) -> MethodRouter {
@@ -87,23 +110,24 @@ async fn answer(app: &App, open: bool, handler: Handler, request: Request) -> Ou
     if !open {
         app.keys.admit(request.headers())?;
     }
-    let call = call(request).await?;
+    let call = call(app, request).await?;
     match handler {
         Handler::Now(handler) => handler(app, &call),
         Handler::Later(handler) => handler(app, &call).await,
     }
 }
 
-async fn call(request: Request) -> Result<Call, ApiError> {
+async fn call(app: &App, request: Request) -> Result<Call, ApiError> {
     let (mut parts, body) = request.into_parts();
     let params = RawPathParams::from_request_parts(&mut parts, &())
         .await
         .map_err(|_| ApiError::bad_request("room: the name in the address is not UTF-8 in percent-encoding."))?;
     let room = params.iter().next().map(|(_, room)| room.to_owned()).unwrap_or_default();
-    let body = read_body(&parts.headers, body).await?;
+    let slot = parts.extensions.get::<Arc<Slot>>().map(|slot| &**slot);
+    let (body, turn) = read_body(&parts.headers, body, &app.large_bodies, slot).await?;
     let query = parts.uri.query().unwrap_or_default().to_owned();
     let path = parts.uri.path().to_owned();
-    Ok(Call { path, room, query, headers: parts.headers, body })
+    Ok(Call { path, room, query, headers: parts.headers, body, turn })
 }
 
 fn not_found(uri: &Uri) -> ApiError {
@@ -119,8 +143,6 @@ fn method_not_allowed(method: &Method, uri: &Uri) -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use serde_json::Value;
 
     use super::*;

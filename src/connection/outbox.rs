@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::Own;
+use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 use crate::metrics::delivery::Carried;
+use crate::slice::Slice;
 
 /// Bytes of replies that may wait for one connection; a peer that asks on without reading is closed beyond it.
 pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
@@ -12,21 +15,48 @@ pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
 /// 5.5.3 asks only for an answer to the most recent ping.
 const PONGS_MAX: usize = 16;
 
-/// Bytes that one connection is owed, and the frames of its rooms among them.
+/// What a frame that waits costs beside its bytes: its place in the list, its allocation and its count of owners.
+const FRAME_OVERHEAD_BYTES: usize = size_of::<Owed>() + 2 * ALLOCATION_OVERHEAD_BYTES + 24;
+
+/// Bytes that one connection is owed.
 #[derive(Debug)]
 pub(super) struct Owed {
     pub(super) bytes: Bytes,
-    pub(super) carried: Carried,
+    pub(super) own: Own,
+}
+
+impl Owed {
+    /// A whole slice.
+    pub(super) fn whole(slice: Slice, carried: Carried) -> Self {
+        Self { bytes: slice.detached(), own: Own { carried, pinned_bytes: 0 } }
+    }
+
+    /// The end of a slice that keeps `pinned_bytes` in memory. If less than half of that is left, it gets a copy of its own:
+    /// what a member that is stuck pins is never more than twice what it is owed.
+    pub(super) fn rest(slice: Slice, carried: Carried, pinned_bytes: usize) -> Self {
+        let (bytes, pinned_bytes) = match slice {
+            Slice::Shared(bytes) if bytes.len() < pinned_bytes.div_ceil(2) => (Bytes::copy_from_slice(&bytes), 0),
+            // A frame is smaller than 4 GiB.
+            Slice::Shared(bytes) => (bytes, pinned_bytes as u32),
+            chunk => (chunk.detached(), 0),
+        };
+        Self { bytes, own: Own { carried, pinned_bytes } }
+    }
+
+    /// What they keep in memory.
+    fn pinned_bytes(&self) -> usize {
+        self.bytes.len().max(self.own.pinned_bytes as usize)
+    }
 }
 
 impl From<Bytes> for Owed {
     fn from(bytes: Bytes) -> Self {
-        Self { bytes, carried: Carried::default() }
+        Self { bytes, own: Own::default() }
     }
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Outbox {
     /// The 101 response: not even a pong may leave before it.
     response: Option<Bytes>,
@@ -41,12 +71,29 @@ pub(super) struct Outbox {
     close: Option<Bytes>,
     /// `Seq` of the connection's own messages, which it doesn't get (`?echo=0`), ascending.
     own: VecDeque<u64>,
+    held: Held,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            response: None,
+            rest: VecDeque::new(),
+            pongs: VecDeque::new(),
+            replies: VecDeque::new(),
+            replies_bytes: 0,
+            close: None,
+            own: VecDeque::new(),
+            held: Held::new(What::Outboxes),
+        }
+    }
 }
 
 impl Outbox {
     /// Sets the 101 response.
     pub(super) fn respond(&mut self, response: Bytes) {
         self.response = Some(response);
+        self.account();
     }
 
     /// Appends a reply, unless too many wait already.
@@ -57,6 +104,7 @@ impl Outbox {
         }
         self.replies_bytes += len;
         self.replies.push_back(reply);
+        self.account();
         true
     }
 
@@ -66,11 +114,13 @@ impl Outbox {
             self.pongs.pop_back();
         }
         self.pongs.push_back(frame);
+        self.account();
     }
 
     /// Sets the Close frame, or what is left of it.
     pub(super) fn close(&mut self, frame: Bytes) {
         self.close = Some(frame);
+        self.account();
     }
 
     /// Whether a Close waits.
@@ -83,11 +133,18 @@ impl Outbox {
         for owed in owed.into_iter().rev() {
             self.rest.push_front(owed);
         }
+        self.account();
     }
 
     /// The next frame: the response first; then the rest of a frame, as nothing may come between its parts; then pongs,
     /// then replies.
     pub(super) fn take(&mut self) -> Option<Owed> {
+        let taken = self.take_first();
+        self.account();
+        taken
+    }
+
+    fn take_first(&mut self) -> Option<Owed> {
         let first = self.response.take().map(Owed::from).or_else(|| self.rest.pop_front());
         first.or_else(|| self.pongs.pop_front().map(Owed::from)).or_else(|| {
             let reply = self.replies.pop_front()?;
@@ -127,6 +184,7 @@ impl Outbox {
     pub(super) fn skip(&mut self, seq: u64, first_kept: u64) {
         self.forget_skipped(first_kept);
         self.own.push_back(seq);
+        self.account();
     }
 
     /// The first message from `cursor` on that must not come back.
@@ -139,6 +197,71 @@ impl Outbox {
     pub(super) fn forget_skipped(&mut self, cursor: u64) {
         if self.own.front().is_some_and(|seq| *seq < cursor) {
             self.own = self.own.split_off(self.own.partition_point(|seq| *seq < cursor));
+            self.account();
         }
+    }
+
+    /// Memory taken in bytes, itself included.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held.bytes()
+    }
+
+    /// Drops everything but the end of the frame that was cut off: behind that a Close can still be read.
+    pub(super) fn drop_unread(&mut self) {
+        self.rest.truncate(1);
+        self.rest.shrink_to_fit();
+        self.pongs = VecDeque::new();
+        self.replies = VecDeque::new();
+        self.replies_bytes = 0;
+        self.own = VecDeque::new();
+        self.account();
+    }
+
+    /// Counts what is held now.
+    fn account(&mut self) {
+        let single = [&self.response, &self.close].into_iter().flatten().map(Bytes::len).sum::<usize>();
+        let rest = self.rest.iter().map(Owed::pinned_bytes).sum::<usize>();
+        let pongs = self.pongs.iter().map(Bytes::len).sum::<usize>();
+        let frames = self.rest.len() + self.pongs.len() + self.replies.len();
+        let own = self.own.capacity() * size_of::<u64>();
+        let bytes = single + rest + pongs + self.replies_bytes + frames * FRAME_OVERHEAD_BYTES + own;
+        self.held.set(size_of::<Self>() + ALLOCATION_OVERHEAD_BYTES + bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rest(frame: &Bytes, left: usize, pinned_bytes: usize) -> Owed {
+        Owed::rest(Slice::Shared(frame.slice(frame.len() - left..)), Carried::default(), pinned_bytes)
+    }
+
+    #[test]
+    fn the_end_of_a_large_frame_counts_as_what_it_keeps_in_memory_or_gets_a_copy_of_its_own() {
+        let frame: Bytes = vec![7; 1_000_000].into();
+        let large = rest(&frame, 600_000, frame.len());
+        assert_eq!((large.pinned_bytes(), large.bytes.as_ptr()), (1_000_000, frame[400_000..].as_ptr()));
+        // Cut off again, little by little.
+        let small = rest(&frame, 499_999, large.pinned_bytes());
+        assert_eq!((small.pinned_bytes(), &small.bytes), (499_999, &frame.slice(500_001..)));
+        assert_ne!(small.bytes.as_ptr(), frame[500_001..].as_ptr());
+    }
+
+    #[test]
+    fn everything_that_waits_is_counted_and_given_up_but_for_the_frame_that_was_cut_off() {
+        let mut outbox = Outbox::default();
+        let frame: Bytes = vec![7; 100_000].into();
+        outbox.give_back([rest(&frame, 90_000, 100_000), rest(&frame, 100_000, 100_000)].into());
+        assert!(outbox.reply(frame.clone().into()) && outbox.reply(frame.into()));
+        outbox.pong(vec![7; 125].into());
+        (0..1000).for_each(|seq| outbox.skip(seq, 0));
+        assert!((408_125..415_000).contains(&outbox.held_bytes()), "{}", outbox.held_bytes());
+        outbox.drop_unread();
+        assert!((100_000..101_000).contains(&outbox.held_bytes()), "{}", outbox.held_bytes());
+        outbox.close(Bytes::from_static(b"close"));
+        assert_eq!(outbox.take_close(), None, "behind the frame that was cut off");
+        assert_eq!(outbox.take().map(|owed| owed.bytes.len()), Some(90_000));
+        assert_eq!(outbox.take_close(), Some(Bytes::from_static(b"close")));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::outbox::{OUTBOX_BYTES_MAX, Owed};
-use super::{Connection, Gap, Membership, Next, Role, Sent, Source, Sources, State};
+use super::{Connection, Gap, Membership, Next, Own, Role, Sent, Source, Sources, State};
 use crate::metrics::delivery::Carried;
 use crate::ring::{SLICES_PER_SEND_MAX, Slices};
 use crate::room::log::Read;
@@ -24,7 +24,7 @@ impl Source {
     fn carried(&self, rooms: &LocalRooms) -> Carried {
         match *self {
             Self::Room { room, frames, from } => rooms.carried(room, from, from + u64::from(frames)),
-            Self::Own(carried) => carried,
+            Self::Own(own) => own.carried,
             Self::Close => Carried::default(),
         }
     }
@@ -33,7 +33,7 @@ impl Source {
     fn delivered(&self, rooms: &LocalRooms) {
         match *self {
             Self::Room { room, frames, from } => rooms.delivered(room, from, from + u64::from(frames)),
-            Self::Own(carried) => rooms.delivered_own(carried),
+            Self::Own(own) => rooms.delivered_own(own.carried),
             Self::Close => {}
         }
     }
@@ -60,8 +60,10 @@ impl Connection {
         self.take_own(&mut slices, &mut sources);
         if self.state == State::Open && !self.take_rooms(rooms, &mut slices, &mut sources, gaps) {
             // Nothing of what was taken must be lost: the Close comes behind it.
-            let owed =
-                |(slice, source): (Slice, Source)| Owed { bytes: slice.detached(), carried: source.carried(rooms) };
+            let owed = |(slice, source): (Slice, Source)| {
+                let (carried, pinned_bytes) = (source.carried(rooms), source.pinned_bytes(&slice));
+                Owed::rest(slice, carried, pinned_bytes)
+            };
             self.give_back(slices.into_iter().zip(sources).map(owed).collect());
             return Next::TooSlow;
         }
@@ -89,9 +91,9 @@ impl Connection {
     fn take_own(&mut self, slices: &mut Vec<Slice>, sources: &mut Sources) {
         let Some(outbox) = &mut self.outbox else { return };
         while slices.len() < SLICES_PER_SEND_MAX {
-            let Some(Owed { bytes, carried }) = outbox.take() else { return };
+            let Some(Owed { bytes, own }) = outbox.take() else { return };
             slices.push(bytes.into());
-            sources.push(Source::Own(carried));
+            sources.push(Source::Own(own));
         }
     }
 
@@ -126,7 +128,7 @@ impl Connection {
                             return false;
                         };
                         bytes += batch.bytes.len();
-                        sources.push(Source::Own(Carried::default()));
+                        sources.push(Source::Own(Own::default()));
                         slices.push(batch.bytes.into());
                         membership.cursor = batch.end_seq;
                         // A copy of its own: one at a time is held for a member that doesn't read.
@@ -173,6 +175,7 @@ impl Connection {
         let mut rest = VecDeque::new();
         let mut rewound: SmallVec<[u32; 4]> = SmallVec::new();
         for (mut slice, source) in slices.into_iter().zip(sources) {
+            let pinned_bytes = source.pinned_bytes(&slice);
             let taken = count.min(slice.len());
             count -= taken;
             if taken == slice.len() {
@@ -208,7 +211,7 @@ impl Connection {
                 Source::Own(_) => slice.advance(taken),
             }
             if !slice.is_empty() {
-                rest.push_back(Owed { bytes: slice.detached(), carried });
+                rest.push_back(Owed::rest(slice, carried, pinned_bytes));
             }
         }
         self.give_back(rest);
@@ -258,7 +261,7 @@ impl Connection {
             let waiting_bytes = self.replies_bytes();
             let carried = rooms.carried(room, cursor, next);
             if waiting_bytes + slice.len() > bytes_max
-                || !self.outbox.get_or_insert_default().reply(Owed { bytes: slice.detached(), carried })
+                || !self.outbox.get_or_insert_default().reply(Owed::whole(slice, carried))
             {
                 break;
             }

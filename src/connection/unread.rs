@@ -6,17 +6,25 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::frame::decode::Kind;
+use crate::memory::{Held, What};
 use crate::ring::Received;
 use crate::room::Room;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Unread {
     parts: VecDeque<Part>,
     /// Bytes of the first part that have been read.
     read_bytes: usize,
     /// A message that has been read, and waits for its room.
     pub parked: Option<Parked>,
+    held: Held,
+}
+
+impl Default for Unread {
+    fn default() -> Self {
+        Self { parts: VecDeque::new(), read_bytes: 0, parked: None, held: Held::new(What::Unread) }
+    }
 }
 
 #[derive(Debug)]
@@ -117,8 +125,18 @@ impl Unread {
         })
     }
 
-    /// Bytes of memory that it holds beside receive buffers.
-    pub fn copied_bytes(&self) -> usize {
+    /// Counts what it holds now, receive buffers apart: called when it is put aside until the connection's next turn.
+    pub fn account(&mut self) {
+        let parts = self.parts.capacity() * size_of::<Part>();
+        self.held.set(size_of::<Self>() + parts + self.copied_bytes());
+    }
+
+    /// Bytes of memory as of [`Unread::account`].
+    pub fn held_bytes(&self) -> usize {
+        self.held.bytes()
+    }
+
+    fn copied_bytes(&self) -> usize {
         let copied = |part: &Part| match &part.body {
             Body::Copy(bytes) => bytes.len(),
             Body::Buffer(_) => 0,

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use fastwebsockets::{OpCode, unmask};
 
 pub use self::violation::Violation;
+use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 
 mod violation;
 
@@ -63,7 +64,7 @@ pub struct Decoder {
 }
 
 /// What has to be remembered until more bytes come.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Partial {
     /// The first bytes of a header of which the rest is missing.
     header: [u8; HEADER_BYTES_MAX],
@@ -75,9 +76,29 @@ struct Partial {
     control: Vec<u8>,
     /// The open message: fragmented, or its only frame is `frame`.
     message: Option<Message>,
+    held: Held,
+}
+
+impl Default for Partial {
+    fn default() -> Self {
+        Self {
+            header: [0; HEADER_BYTES_MAX],
+            header_len: 0,
+            frame: None,
+            control: Vec::new(),
+            message: None,
+            held: Held::new(What::Messages),
+        }
+    }
 }
 
 impl Partial {
+    /// Heap memory that it takes, in bytes, itself included.
+    fn bytes(&self) -> usize {
+        let message_bytes = self.message.as_ref().map_or(0, |message| message.payload.capacity());
+        size_of::<Self>() + ALLOCATION_OVERHEAD_BYTES + self.control.capacity() + message_bytes
+    }
+
     fn is_empty(&self) -> bool {
         self.header_len == 0 && self.frame.is_none() && self.message.is_none()
     }
@@ -123,6 +144,20 @@ impl Decoder {
         input: &mut &'a mut [u8],
         message_bytes_max: usize,
     ) -> Result<Option<Event<'a>>, Violation> {
+        let event = self.next_event(input, message_bytes_max);
+        if event.is_err() {
+            self.partial = None;
+        } else if let Some(partial) = &mut self.partial {
+            partial.held.set(partial.bytes());
+        }
+        event
+    }
+
+    fn next_event<'a>(
+        &mut self,
+        input: &mut &'a mut [u8],
+        message_bytes_max: usize,
+    ) -> Result<Option<Event<'a>>, Violation> {
         while !input.is_empty() {
             let resumed = self.partial.as_mut().and_then(|partial| partial.frame.take());
             let frame = match resumed {
@@ -146,13 +181,10 @@ impl Decoder {
         self.partial.is_none()
     }
 
-    /// Heap memory held for what is partial, in bytes: 0 if idle; otherwise a small constant and at most about twice
+    /// Heap memory held for what is partial, in bytes: 0 if idle; otherwise a small constant and at most a quarter more than
     /// the payload that has arrived.
     pub fn buffered_bytes(&self) -> usize {
-        self.partial.as_ref().map_or(0, |partial| {
-            let message_bytes = partial.message.as_ref().map_or(0, |message| message.payload.capacity());
-            size_of::<Partial>() + partial.control.capacity() + message_bytes
-        })
+        self.partial.as_ref().map_or(0, |partial| partial.bytes())
     }
 
     /// Takes a header from `input`, or what there is of it. `None`: the input is used up before the header is whole.
@@ -248,7 +280,7 @@ impl Decoder {
         let partial = self.partial.get_or_insert_default();
         // A continuation finds its message open: its header would have been refused otherwise.
         let message = partial.message.get_or_insert_with(|| Message { kind, payload: Vec::new(), valid_bytes: 0 });
-        message.append(piece)?;
+        message.append(piece, frame.payload_bytes - frame.taken_bytes)?;
         if !frame.is_whole() {
             partial.frame = Some(frame);
             return Ok(None);
@@ -310,8 +342,13 @@ impl Frame {
 }
 
 impl Message {
-    /// Appends a piece; the vector grows with what has arrived, whatever the header promised.
-    fn append(&mut self, piece: &[u8]) -> Result<(), Violation> {
+    /// Appends a piece. The vector grows with what has arrived, whatever the header promised: by a quarter at a time, and
+    /// never beyond the `missing_bytes` that the frame has still to bring.
+    fn append(&mut self, piece: &[u8], missing_bytes: usize) -> Result<(), Violation> {
+        if self.payload.capacity() - self.payload.len() < piece.len() {
+            let ahead = (self.payload.len() / 4).min(missing_bytes);
+            self.payload.reserve_exact(piece.len() + ahead);
+        }
         self.payload.extend_from_slice(piece);
         if self.kind == Kind::Binary {
             return Ok(());

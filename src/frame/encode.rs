@@ -11,6 +11,8 @@ use super::decode::{CONTROL_BYTES_MAX, close_code_is_sendable, is_control};
 
 /// Longest header of a server's frame, in bytes: 2 and the 64-bit length (RFC 6455 section 5.2).
 const HEADER_BYTES_MAX: usize = 10;
+/// Bytes that a frame may have allocated beyond its length: what waits for a slow member is counted by its length.
+const SPARE_BYTES_MAX: usize = 1024;
 /// Longest reason of a close frame, in bytes: a control frame's payload without the code (RFC 6455 section 5.5).
 pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 
@@ -74,8 +76,8 @@ pub struct FrameWriter {
 }
 
 impl FrameWriter {
-    /// An empty frame with room for a payload of so many bytes. The estimate is kept as it is: what it was too large
-    /// by stays allocated as long as the frame lives.
+    /// An empty frame with room for a payload of so many bytes. What the estimate is too large by stays allocated as long as
+    /// the frame lives, unless it is more than 1 KiB.
     pub fn with_capacity(payload_bytes: usize) -> Self {
         let mut bytes = Vec::with_capacity(HEADER_BYTES_MAX + payload_bytes);
         bytes.resize(HEADER_BYTES_MAX, 0);
@@ -95,6 +97,9 @@ impl FrameWriter {
         let (header, header_bytes) = header(opcode, &self.bytes[HEADER_BYTES_MAX..]);
         let start = HEADER_BYTES_MAX - header_bytes;
         self.bytes[start..HEADER_BYTES_MAX].copy_from_slice(&header[..header_bytes]);
+        if self.bytes.capacity() - self.bytes.len() > SPARE_BYTES_MAX {
+            self.bytes.shrink_to_fit();
+        }
         let mut bytes = Bytes::from(self.bytes);
         bytes.advance(start);
         bytes

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::accept::{Media, wanted};
 use super::head::{Head, HeadError};
 use super::hops::Hop;
 use super::origin::OriginRefused;
@@ -16,6 +17,9 @@ use super::response::Response;
 use super::target::TargetError;
 use super::upgrade::Refusal;
 use crate::proxy::{EXAMPLE_UPSTREAM, Lines, Proxy};
+
+/// The longest origin that is written out as a value for `--origins`.
+const ORIGIN_BYTES_SHOWN: usize = 120;
 
 /// What failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,12 +130,10 @@ impl Verdict {
                 self.detail = (error.detail != error.text).then_some(error.detail);
                 (error.reason, error.text)
             }
-            Fault::Origin(OriginRefused { arrived, allowed }) => {
-                self.missing = vec![format!("an Origin that is allowed here ({arrived})")];
-                self.detail = Some(format!("--origins allows {allowed}"));
-                let text = "Pages of this origin may not connect here: only those that the operator allows may \
-                            (--origins).";
-                (Reason::OriginRefused, text.to_owned())
+            Fault::Origin(refused) => {
+                self.missing = vec![format!("an Origin that is allowed here ({})", refused.arrived)];
+                self.detail = Some(format!("--origins allows {}", refused.allowed));
+                (Reason::OriginRefused, origin_advice(&refused))
             }
             Fault::RawRoomsOff => {
                 (Reason::RawRoomsOff, "Raw rooms are switched off on this server (--raw off).".to_owned())
@@ -291,6 +293,33 @@ impl Verdict {
     }
 }
 
+/// Why a page may not connect, and what lets it. The list of those that may is for the operator alone.
+fn origin_advice(refused: &OriginRefused) -> String {
+    let OriginRefused { arrived, origin, host, .. } = refused;
+    let mut text =
+        format!("This page may not connect: its Origin ({arrived}) is not among those that may (--origins).");
+    let mut mends = Vec::new();
+    if let Some(host) = host {
+        let _ = write!(text, " By default, pages of the host of the request may, and its Host is another ({host}).");
+        mends.push(
+            "let the proxy in front pass Host on as the browser sent it (nginx: proxy_set_header Host $http_host; Apache: \
+             ProxyPreserveHost On)"
+                .to_owned(),
+        );
+    }
+    match origin {
+        Some(origin) if origin == "null" => {
+            mends.push("serve it from a web server: files and sandboxed frames have no origin".to_owned());
+        }
+        Some(origin) if origin.len() > ORIGIN_BYTES_SHOWN => mends.push("add its origin to --origins".to_owned()),
+        Some(origin) if host.is_some() => mends.push(format!("start hi with --origins same-host,{origin}")),
+        Some(origin) => mends.push(format!("add {origin} to --origins")),
+        None => mends.push("see that the client sends one whole Origin".to_owned()),
+    }
+    let _ = write!(text, " If the page is yours: {}.", mends.join(", or "));
+    text
+}
+
 /// What to tell a client whose own request is wrong.
 fn advice(reason: Reason) -> Option<&'static str> {
     Some(match reason {
@@ -309,25 +338,12 @@ fn advice(reason: Reason) -> Option<&'static str> {
     })
 }
 
-/// Media types in `Accept` that are looked at; browsers send about eight.
-const ACCEPTED_MAX: usize = 32;
-
-/// Whether `Accept` asks for JSON, and not rather for text (RFC 9110 12.5.1). Who takes anything gets text.
+/// Whether `Accept` names JSON, and does not rather ask for text (RFC 9110 12.5.1). What takes anything gets text.
 fn prefers_json(head: &Head<'_>) -> bool {
-    let quality = |media_type: &str| {
-        let of_element = |element: &[u8]| {
-            let element = String::from_utf8_lossy(element).to_ascii_lowercase();
-            let mut parts = element.split(';').map(str::trim);
-            if parts.next() != Some(media_type) {
-                return None;
-            }
-            let q = parts.find_map(|part| part.strip_prefix("q="));
-            Some(q.map_or(1.0, |q| q.parse::<f32>().unwrap_or(0.0)))
-        };
-        head.tokens("accept").take(ACCEPTED_MAX).filter_map(of_element).reduce(f32::max)
-    };
-    let text = quality("text/plain").or(quality("text/html")).unwrap_or(0.0);
-    quality("application/json").is_some_and(|json| json > 0.0 && json >= text)
+    let of = |kind, subtype| wanted(head.tokens("accept"), Media { kind, subtype, parameter: None });
+    let named = |kind, subtype| of(kind, subtype).filter(|wanted| wanted.named).map(|wanted| wanted.quality);
+    let text = named("text", "plain").or(named("text", "html")).unwrap_or(0.0);
+    named("application", "json").is_some_and(|json| json > 0.0 && json >= text)
 }
 
 #[cfg(test)]

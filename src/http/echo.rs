@@ -8,9 +8,29 @@ use serde::Serialize;
 
 use super::head::Head;
 
-/// Words in the names of headers whose values are secrets: the names are shown, the values are not. What a proxy adds so
-/// that servers believe it (`X-Origin-Secret`) is not for whoever asks at its other side.
-const MASKED: [&str; 8] = ["authorization", "cookie", "secret", "token", "password", "api-key", "jwt", "signature"];
+/// Headers whose values are shown: what tells how the request came here. Whatever else a proxy adds, it may add so that
+/// servers believe it (`X-Origin-Verify`), and whoever asks from the other side of the proxy must not learn it.
+const SHOWN: [&str; 13] = [
+    "connection",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "origin",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "via",
+    // The doctor sends it, with a name that it makes up.
+    "x-hi-doctor",
+];
+/// What the names of others whose values are shown begin with.
+const SHOWN_PREFIXES: [&str; 2] = ["sec-websocket-", "x-forwarded-"];
+/// Words in a name that make an exception from [`SHOWN_PREFIXES`]: proxies that know their users send on who they are, and
+/// with what they may do it (`X-Forwarded-Access-Token`, `X-Forwarded-Email`, `X-Forwarded-Client-Cert`).
+const MASKED: [&str; 9] = ["auth", "cert", "cookie", "email", "group", "password", "secret", "token", "user"];
 
 #[derive(Serialize)]
 struct Echo<'r> {
@@ -52,11 +72,15 @@ pub fn echo(head: &Head<'_>, peer: SocketAddr, identity: &Identity<'_>) -> Vec<u
 }
 
 fn visible<'b>(name: &str, value: &'b [u8]) -> Cow<'b, str> {
-    let lower = name.to_ascii_lowercase();
-    if MASKED.iter().any(|masked| lower.contains(masked)) {
-        return format!("(masked, {} bytes)", value.len()).into();
+    if is_shown(&name.to_ascii_lowercase()) {
+        return String::from_utf8_lossy(value);
     }
-    String::from_utf8_lossy(value)
+    format!("(masked, {} bytes)", value.len()).into()
+}
+
+fn is_shown(lower: &str) -> bool {
+    let of_a_family = SHOWN_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
+    SHOWN.contains(&lower) || of_a_family && !MASKED.iter().any(|word| lower.contains(word))
 }
 
 #[cfg(test)]
@@ -73,24 +97,67 @@ mod tests {
 
     #[test]
     fn the_request_comes_back_as_it_arrived() {
-        let request = b"GET /-/doctor/echo?a=%20 HTTP/1.1\r\nHost: x\r\nX-B: \xe9\"\r\nx-b: 2\r\n\r\n";
+        let request = b"GET /-/doctor/echo?a=%20 HTTP/1.1\r\nHost: x\r\nVia: \xe9\"\r\nvia: 2\r\nX-B: 2\r\n\r\n";
         assert_eq!(
             echoed(request),
             serde_json::json!({
                 "method": "GET", "path": "/-/doctor/echo?a=%20", "http_version": "HTTP/1.1", "peer": "[2001:db8::1]:443",
-                "headers": [["Host", "x"], ["X-B", "\u{fffd}\""], ["x-b", "2"]],
+                "headers": [["Host", "x"], ["Via", "\u{fffd}\""], ["via", "2"], ["X-B", "(masked, 1 bytes)"]],
                 "instance": "i-1", "version": "0.1.0",
             })
         );
     }
 
     #[test]
-    fn secrets_are_masked_whatever_their_case() {
-        let request = b"GET / HTTP/1.0\r\nCOOKIE: secret\r\nauthorization: secret\r\nProxy-Authorization: secret\r\n\
-            Set-Cookie: secret\r\nX-API-Key: secret\r\nAuthorized: no\r\nX-Origin-Token: secret\r\n\r\n";
-        let echoed = echoed(request);
-        assert!(!echoed.to_string().contains("secret"));
-        assert_eq!(echoed["headers"][0], serde_json::json!(["COOKIE", "(masked, 6 bytes)"]));
-        assert_eq!(echoed["headers"][5][1], "no");
+    fn what_tells_the_way_is_shown_and_all_else_masked() {
+        let shown = [
+            "HOST",
+            "Connection",
+            "Upgrade",
+            "Keep-Alive",
+            "TE",
+            "Trailer",
+            "Transfer-Encoding",
+            "Proxy-Connection",
+            "Origin",
+            "Via",
+            "Forwarded",
+            "User-Agent",
+            "Sec-WebSocket-Key",
+            "sec-websocket-protocol",
+            "X-Forwarded-For",
+            "X-Forwarded-Proto",
+            "X-FORWARDED-HOST",
+            "X-Forwarded-Port",
+            "X-Hi-Doctor",
+        ];
+        let masked = [
+            "Cookie",
+            "Authorization",
+            "Proxy-Authorization",
+            "Proxy-Authenticate",
+            "Set-Cookie",
+            "X-API-Key",
+            "X-Origin-Verify",
+            "X-Azure-FDID",
+            "X-Amzn-Oidc-Data",
+            "X-Origin-Secret",
+            "X-Real-IP",
+            "Referer",
+            "Accept",
+            "X-Forwarded-Access-Token",
+            "X-Forwarded-User",
+            "X-Forwarded-Email",
+            "X-Forwarded-Client-Cert",
+            "X-Whatever",
+            "X-Host",
+            "Hosts",
+            "CF-Access-Jwt-Assertion",
+        ];
+        for (names, expected) in [(&shown[..], "hush"), (&masked[..], "(masked, 4 bytes)")] {
+            for name in names {
+                assert_eq!(visible(name, b"hush"), expected, "{name}");
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use super::reason::Reason;
 
 /// The longest request head, in bytes, from the first byte to the end of the empty line.
-pub const HEAD_BYTES_MAX: usize = 8 * 1024;
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The most header lines in one head.
 pub const HEADERS_MAX: usize = 100;

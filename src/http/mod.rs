@@ -2,9 +2,11 @@
 //!
 //! In the order in which a request passes: [`head`] finds and parses the request head, [`target`] says what is asked for,
 //! [`upgrade`] says whether the request is a WebSocket handshake, [`origin`] whether its page may open one. When it fails,
-//! it has a [`reason`], [`hops`] says who passed it on, and [`diagnosis`] what to tell whom. What is answered comes from
-//! [`page`] (the chat page), [`stream`] (the head of server-sent events), [`echo`] (the request as it arrived) and [`response`] (the bytes on the wire).
+//! it has a [`reason`], [`hops`] says what passed it on, and [`diagnosis`] what to tell whom. What is answered comes from
+//! [`page`] (the chat page), [`stream`] (the head of server-sent events), [`echo`] (the request as it arrived) and
+//! [`response`] (the bytes on the wire); where there is a choice, [`accept`] says what the client would rather have.
 
+pub mod accept;
 pub mod diagnosis;
 pub mod echo;
 pub mod head;

@@ -1,7 +1,7 @@
 //! Origins of web pages (RFC 6454): which of them may open WebSockets here.
 //!
 //! A browser sends cookies of this site with a WebSocket that any other site opens, and the same-origin policy does not
-//! hold it back; the `Origin` header is what the server has to judge by. Who sends none is no browser.
+//! hold it back; the `Origin` header is what the server has to judge by. What sends none is no browser.
 
 use std::fmt;
 use std::str::FromStr;
@@ -40,20 +40,12 @@ impl FromStr for Origin {
             return Err(fault());
         }
         let scheme = scheme.to_ascii_lowercase();
-        // A colon within the brackets of an IPv6 address begins no port.
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-            _ => (authority, None),
-        };
-        let port = match port {
-            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => Some(digits.parse().map_err(|_| fault())?),
-            Some(_) => return Err(fault()),
-            None => match &*scheme {
-                "http" | "ws" => Some(80),
-                "https" | "wss" => Some(443),
-                _ => None,
-            },
-        };
+        let (host, port) = split_port(authority).ok_or_else(fault)?;
+        let port = port.or(match &*scheme {
+            "http" | "ws" => Some(80),
+            "https" | "wss" => Some(443),
+            _ => None,
+        });
         if !is_host(host) {
             return Err(fault());
         }
@@ -81,34 +73,106 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A page of an origin that is not allowed.
+/// One entry of `--origins`: which pages may open WebSockets and streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// Those of the host that the request was sent to, as its `Host` header names it.
+    SameHost,
+    /// All.
+    Any,
+    /// Those of this origin.
+    Origin(Origin),
+}
+
+impl FromStr for Allowed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "same-host" => Ok(Self::SameHost),
+            "any" => Ok(Self::Any),
+            _ => text.parse().map(Self::Origin).map_err(|fault| format!("{fault}, or same-host, or any")),
+        }
+    }
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SameHost => f.write_str("same-host"),
+            Self::Any => f.write_str("any"),
+            Self::Origin(origin) => origin.fmt(f),
+        }
+    }
+}
+
+impl Allowed {
+    fn admits(&self, origin: &Origin, host: Option<&str>) -> bool {
+        match self {
+            Self::SameHost => host.is_some_and(|host| is_same_host(origin, host)),
+            Self::Any => true,
+            Self::Origin(allowed) => allowed == origin,
+        }
+    }
+}
+
+/// Whether the page comes from the host that `Host` names. A proxy that ends TLS hands on `Host` without a scheme, so the
+/// default ports of both schemes count as none.
+fn is_same_host(origin: &Origin, host: &str) -> bool {
+    let Origin::Web { host: page_host, port: page_port, .. } = origin else { return false };
+    let Some((host, port)) = split_port(host) else { return false };
+    let explicit = |port: Option<u16>| port.filter(|port| !matches!(port, 80 | 443));
+    is_host(host) && host.eq_ignore_ascii_case(page_host) && explicit(port) == explicit(*page_port)
+}
+
+/// Host and port of an authority (RFC 3986 3.2), without user information. `None`: the port is none.
+pub fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+    // A colon within the brackets of an IPv6 address begins no port.
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            let is_number = port.bytes().all(|b| b.is_ascii_digit());
+            is_number.then(|| port.parse().ok()).flatten().map(|port| (host, Some(port)))
+        }
+        _ => Some((authority, None)),
+    }
+}
+
+/// A page that may not open WebSockets or streams here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginRefused {
-    /// What came, for one line of text.
+    /// Its origin as it came, for one line of text.
     pub arrived: String,
-    /// What may come, likewise: for the operator alone.
+    /// The same, as `--origins` takes it; `None` if it is no origin.
+    pub origin: Option<String>,
+    /// The `Host` that arrived, if pages of the same host are let in: a proxy may have rewritten it.
+    pub host: Option<String>,
+    /// What may come, for one line of text: for the operator alone.
     pub allowed: String,
 }
 
 /// Allowed origins that are listed in the log.
 const LISTED_MAX: usize = 10;
 
-/// Whether this request may open a WebSocket; `allowed` empty: any may.
+/// Whether this request may open a WebSocket or a stream.
 ///
 /// # Errors
-/// It has an `Origin` that is not among `allowed`, is none, or is there twice.
-pub fn check(head: &Head<'_>, allowed: &[Origin]) -> Result<(), OriginRefused> {
+/// It has an `Origin` that no entry of `allowed` admits, is none, or is there twice.
+pub fn check(head: &Head<'_>, allowed: &[Allowed]) -> Result<(), OriginRefused> {
     let mut values = head.header("origin");
-    let Some(value) = values.next().filter(|_| !allowed.is_empty()) else { return Ok(()) };
-    let came = std::str::from_utf8(value).ok().and_then(|value| value.parse::<Origin>().ok());
-    if values.next().is_none() && came.is_some_and(|came| allowed.contains(&came)) {
+    let Some(value) = values.next().filter(|_| !allowed.contains(&Allowed::Any)) else { return Ok(()) };
+    let origin = std::str::from_utf8(value).ok().and_then(|value| value.parse::<Origin>().ok());
+    let origin = origin.filter(|_| values.next().is_none());
+    let host = head.header("host").next().and_then(|host| std::str::from_utf8(host).ok());
+    if origin.as_ref().is_some_and(|origin| allowed.iter().any(|entry| entry.admits(origin, host))) {
         return Ok(());
     }
     let mut listed: Vec<_> = allowed.iter().take(LISTED_MAX).map(ToString::to_string).collect();
     if allowed.len() > LISTED_MAX {
         listed.push(format!("{} more", allowed.len() - LISTED_MAX));
     }
-    Err(OriginRefused { arrived: arrived(head, "origin"), allowed: listed.join(", ") })
+    let host = allowed.contains(&Allowed::SameHost).then(|| arrived(head, "host"));
+    let origin = origin.as_ref().map(ToString::to_string);
+    Err(OriginRefused { arrived: arrived(head, "origin"), origin, host, allowed: listed.join(", ") })
 }
 
 #[cfg(test)]
@@ -117,8 +181,12 @@ mod tests {
     use super::*;
 
     fn judge(allowed: &[&str], headers: &str) -> Result<(), OriginRefused> {
-        let allowed: Vec<Origin> = allowed.iter().map(|text| text.parse().expect("an origin")).collect();
-        let text = format!("GET /ws HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+        judge_at(allowed, "Host: x\r\n", headers)
+    }
+
+    fn judge_at(allowed: &[&str], host: &str, headers: &str) -> Result<(), OriginRefused> {
+        let allowed: Vec<Allowed> = allowed.iter().map(|text| text.parse().expect("an entry")).collect();
+        let text = format!("GET /ws HTTP/1.0\r\n{host}{headers}\r\n");
         let (head, _) = parse(text.as_bytes()).expect("well-formed").expect("whole");
         check(&head, &allowed)
     }
@@ -147,11 +215,49 @@ mod tests {
     }
 
     #[test]
-    fn without_a_list_any_may_and_without_the_header_it_is_no_browser() {
-        assert_eq!(judge(&[], "Origin: https://evil.example\r\n"), Ok(()));
+    fn by_default_pages_of_the_same_host_may() {
+        for (host, origin, same) in [
+            ("chat.example.com", "https://chat.example.com", true),
+            ("chat.example.com", "http://chat.example.com:80", true),
+            ("chat.example.com:443", "https://chat.example.com", true),
+            ("chat.example.com:80", "https://chat.example.com:443", true),
+            ("CHAT.example.com", "https://chat.EXAMPLE.com", true),
+            ("chat.example.com:8080", "http://chat.example.com:8080", true),
+            ("[2001:DB8::1]", "http://[2001:db8::1]", true),
+            ("[::1]:8080", "http://[::1]:8080", true),
+            ("127.0.0.1:8080", "http://127.0.0.1:8080", true),
+            ("chat.example.com", "http://chat.example.com:8080", false),
+            ("chat.example.com:8080", "http://chat.example.com", false),
+            ("[::1]:8080", "http://[::1]:8081", false),
+            ("[::1]", "http://[::2]", false),
+            ("example.com", "https://chat.example.com", false),
+            ("chat.example.com", "https://chat.example.com.evil.example", false),
+            ("chat.example.com:x", "https://chat.example.com", false),
+            ("null", "null", false),
+            ("", "null", false),
+            ("", "https://", false),
+            ("user@chat.example.com", "https://user@chat.example.com", false),
+        ] {
+            let host_line = format!("Host: {host}\r\n");
+            let judged = judge_at(&["same-host"], &host_line, &format!("Origin: {origin}\r\n"));
+            assert_eq!(judged.is_ok(), same, "{host} {origin}");
+        }
+        assert!(judge_at(&["same-host"], "", "Origin: https://chat.example.com\r\n").is_err(), "HTTP/1.0 without Host");
+        assert_eq!(judge_at(&["same-host"], "", ""), Ok(()), "programs send no Origin");
+    }
+
+    #[test]
+    fn any_may_where_any_is_allowed_and_without_the_header_it_is_no_browser() {
+        for origin in ["https://evil.example", "null", ""] {
+            assert_eq!(judge(&["any"], &format!("Origin: {origin}\r\n")), Ok(()), "{origin}");
+        }
         assert_eq!(judge(&["https://chat.example.com"], ""), Ok(()));
         let twice = "Origin: https://chat.example.com\r\norigin: https://chat.example.com\r\n";
         assert!(judge(&["https://chat.example.com"], twice).is_err());
+        let both = ["same-host", "https://a.example"];
+        assert_eq!(judge(&both, "Origin: http://x\r\n"), Ok(()));
+        assert_eq!(judge(&both, "Origin: https://a.example\r\n"), Ok(()));
+        assert!(judge(&both[1..], "Origin: http://x\r\n").is_err(), "a list says all that may come");
     }
 
     #[test]
@@ -159,6 +265,10 @@ mod tests {
         let refused = judge(&["https://a.example", "http://b.example:80"], "Origin: https://e\x09vil\r\n").unwrap_err();
         assert_eq!(refused.arrived, "arrived: \"https://e\\tvil\"");
         assert_eq!(refused.allowed, "https://a.example, http://b.example");
+        assert_eq!((refused.origin, refused.host), (None, None));
+        let refused = judge(&["same-host"], "Origin: HTTPS://a.example\r\n").unwrap_err();
+        assert_eq!(refused.origin.as_deref(), Some("https://a.example"));
+        assert_eq!((refused.host.as_deref(), &*refused.allowed), (Some("arrived: \"x\""), "same-host"));
     }
 
     #[test]
@@ -166,7 +276,7 @@ mod tests {
         for text in
             ["", "chat.example.com", "https://", "https://a/", "https://a b", "https://a:b", "https://a:99999", "*"]
         {
-            assert!(text.parse::<Origin>().is_err_and(|fault| fault.contains("e.g. https://")), "{text}");
+            assert!(text.parse::<Allowed>().is_err_and(|fault| fault.contains("e.g. https://")), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The chat page: three files inside the binary, with the headers that keep them harmless.
+//! The chat page: a few files inside the binary, with the headers that keep them harmless.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -9,17 +9,27 @@ use sha1::{Digest as _, Sha1};
 use super::head::Head;
 use super::response::Response;
 
-/// Nothing but the page's own three files and its own WebSocket; no inline script or style, no frame around it
+/// Nothing but the page's own files and its own WebSocket; no inline script or style, no frame around it
 /// (CSP Level 3). `connect-src 'self'` covers ws: and wss: of the same host and port.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-static INDEX: LazyLock<Asset> =
-    LazyLock::new(|| Asset::new("text/html; charset=utf-8", include_bytes!("../web/index.html")));
-static SCRIPT: LazyLock<Asset> =
-    LazyLock::new(|| Asset::new("text/javascript; charset=utf-8", include_bytes!("../web/app.js")));
-static STYLE: LazyLock<Asset> =
-    LazyLock::new(|| Asset::new("text/css; charset=utf-8", include_bytes!("../web/style.css")));
+/// The files: each with the path that it has beside the page.
+static ASSETS: LazyLock<[(&str, Asset); 10]> = LazyLock::new(|| {
+    let script = |bytes: &'static [u8]| Asset::new("text/javascript; charset=utf-8", bytes);
+    [
+        ("", Asset::new("text/html; charset=utf-8", include_bytes!("../web/index.html"))),
+        ("app.js", script(include_bytes!("../web/app.js"))),
+        ("connection.js", script(include_bytes!("../web/connection.js"))),
+        ("diagnosis.js", script(include_bytes!("../web/diagnosis.js"))),
+        ("log.js", script(include_bytes!("../web/log.js"))),
+        ("messages.js", script(include_bytes!("../web/messages.js"))),
+        ("rooms.js", script(include_bytes!("../web/rooms.js"))),
+        ("session.js", script(include_bytes!("../web/session.js"))),
+        ("words.js", script(include_bytes!("../web/words.js"))),
+        ("style.css", Asset::new("text/css; charset=utf-8", include_bytes!("../web/style.css"))),
+    ]
+});
 
 /// A file of the page.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,14 +101,14 @@ impl fmt::Debug for Asset {
     }
 }
 
-/// The file of the page at this path, decoded and without query.
+/// The file of the page at this path, decoded and without query. A proxy that maps `/chat` to `/` makes `/chat/app.js`
+/// `//app.js`: slashes in front don't count.
 pub fn asset(path: &str) -> Option<Asset> {
-    match path {
-        "/" | "/index.html" => Some(*INDEX),
-        "/app.js" => Some(*SCRIPT),
-        "/style.css" => Some(*STYLE),
-        _ => None,
-    }
+    let name = match path.trim_start_matches('/') {
+        "index.html" => "",
+        name => name,
+    };
+    ASSETS.iter().find(|(known, _)| *known == name).map(|(_, asset)| *asset)
 }
 
 #[cfg(test)]
@@ -144,6 +154,7 @@ mod tests {
         );
         assert!(answer.ends_with(text("/")));
         assert_eq!(asset("/index.html"), asset("/"));
+        assert_eq!(asset("//app.js"), asset("/app.js"), "a proxy may leave a slash too much");
         assert_eq!(asset("/app.js/"), None);
     }
 
@@ -162,15 +173,15 @@ mod tests {
 
     #[test]
     fn the_files_together_are_small() {
-        let bytes: usize = ["/", "/app.js", "/style.css"].iter().map(|path| text(path).len()).sum();
-        assert!(bytes < 30 * 1024, "{bytes} bytes");
+        let bytes: usize = ASSETS.iter().map(|(_, asset)| asset.bytes.len()).sum();
+        assert!(bytes < 60 * 1024, "{bytes} bytes");
     }
 
     #[test]
     fn nothing_is_fetched_from_elsewhere() {
-        for path in ["/", "/app.js", "/style.css"] {
+        for (path, asset) in &*ASSETS {
             // The names of XML namespaces look like addresses and are never fetched.
-            let text = text(path).to_lowercase().replace("http://www.w3.org/", "");
+            let text = String::from_utf8_lossy(asset.bytes).to_lowercase().replace("http://www.w3.org/", "");
             for far in ["http://", "https://", "src=\"//", "href=\"//", "src='//", "href='//", "url(//", "@import"] {
                 assert!(!text.contains(far), "{path} contains {far}");
             }

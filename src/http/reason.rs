@@ -21,7 +21,7 @@ pub enum Reason {
     MethodNotGet,
     /// A body is announced: its bytes could not be told from frames.
     BodyDeclared,
-    /// The page that opens the WebSocket comes from an origin that `--origins` does not name.
+    /// The page that opens the WebSocket or the stream comes from an origin that `--origins` does not admit.
     OriginRefused,
     /// The user's or the room's name is not one.
     NameInvalid,

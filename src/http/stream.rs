@@ -1,8 +1,9 @@
 //! The answer to a request for server-sent events, and to what browsers ask before one (the Fetch standard, 3.2). Pure.
 
 use super::head::Head;
-use super::origin::Origin;
+use super::origin::Allowed;
 use super::response::Response;
+use super::target::{TargetError, last_event_id};
 use crate::protocol::sse;
 use crate::room::replay::Since;
 
@@ -11,13 +12,13 @@ const METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// The head of an unending answer: the end of the connection is the end of it, so that it passes a hop of HTTP/1.0; no
 /// cache may keep it, and nginx may not hold it back. To be sent with [`Response::encode_open`].
-pub fn opened(head: &Head<'_>, allowed: &[Origin]) -> Response {
+pub fn opened(head: &Head<'_>, allowed: &[Allowed]) -> Response {
     let response = Response::new(200, "text/event-stream", "").header("Cache-Control", "no-store");
     sharing(response.header("X-Accel-Buffering", "no"), head, allowed)
 }
 
 /// The answer to a preflight: `fetch` asks before it sends `Last-Event-ID` to another origin.
-pub fn preflight(head: &Head<'_>, allowed: &[Origin]) -> Response {
+pub fn preflight(head: &Head<'_>, allowed: &[Allowed]) -> Response {
     let response = Response::text(204, "")
         .header("Allow", METHODS)
         .header("Access-Control-Allow-Methods", METHODS)
@@ -30,14 +31,23 @@ pub fn method_not_allowed() -> Response {
     Response::text(405, "Events are there to be read: use GET. Messages go through /ws.").header("Allow", METHODS)
 }
 
-/// What the listener has of the room, if it says so.
-pub fn since(head: &Head<'_>) -> Option<Since> {
-    head.header("last-event-id").next().filter(|value| !value.is_empty()).map(sse::parse_last_event_id)
+/// What the listener has of the room, if it says so: in `Last-Event-ID`, or, where a polyfill can't set that header, in the
+/// query. A browser that reconnects to such an address sends both, and the header is the newer one.
+///
+/// # Errors
+/// The query gives it twice, or not in UTF-8.
+pub fn since(head: &Head<'_>, query: &str) -> Result<Option<Since>, TargetError> {
+    let header = head.header("last-event-id").next().filter(|value| !value.is_empty());
+    if let Some(value) = header {
+        return Ok(Some(sse::parse_last_event_id(value)));
+    }
+    let id = last_event_id(query)?.filter(|id| !id.is_empty());
+    Ok(id.map(|id| sse::parse_last_event_id(id.as_bytes())))
 }
 
 /// Lets pages of the origins that may open WebSockets read the answer, too. The request's origin has been checked.
-fn sharing(response: Response, head: &Head<'_>, allowed: &[Origin]) -> Response {
-    if allowed.is_empty() {
+fn sharing(response: Response, head: &Head<'_>, allowed: &[Allowed]) -> Response {
+    if allowed.contains(&Allowed::Any) {
         return response.header("Access-Control-Allow-Origin", "*");
     }
     let response = response.header("Vary", "Origin");
@@ -50,10 +60,11 @@ fn sharing(response: Response, head: &Head<'_>, allowed: &[Origin]) -> Response 
 #[cfg(test)]
 mod tests {
     use super::super::head::parse;
+    use super::super::reason::Reason;
     use super::*;
 
     fn lines(headers: &str, allowed: &[&str]) -> String {
-        let allowed: Vec<Origin> = allowed.iter().map(|text| text.parse().expect("an origin")).collect();
+        let allowed: Vec<Allowed> = allowed.iter().map(|text| text.parse().expect("an origin")).collect();
         let text = format!("GET /stream/tea HTTP/1.0\r\n{headers}\r\n");
         let (head, _) = parse(text.as_bytes()).expect("well-formed").expect("whole");
         String::from_utf8(opened(&head, &allowed).encode_open().to_vec()).unwrap()
@@ -61,15 +72,38 @@ mod tests {
 
     #[test]
     fn the_head_announces_no_length_and_no_chunks() {
-        let head = lines("", &[]);
+        let head = lines("", &["same-host"]);
         assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{head}");
         assert!(head.contains("\r\nConnection: close\r\n") && head.contains("\r\nX-Accel-Buffering: no\r\n"), "{head}");
         assert!(head.ends_with("\r\n\r\n") && !head.contains("Content-Length") && !head.contains("Transfer"), "{head}");
     }
 
     #[test]
+    fn the_query_says_what_the_header_says_unless_that_is_there() {
+        let asked = |headers: &str, query: &str| {
+            let text = format!("GET / HTTP/1.0\r\n{headers}\r\n");
+            let (head, _) = parse(text.as_bytes()).expect("well-formed").expect("whole");
+            since(&head, query)
+        };
+        let in_header = |id: &str| asked(&format!("Last-Event-ID: {id}\r\n"), "").expect("a header");
+        let id = "000000000000000a:7";
+        assert!(in_header(id).is_some() && in_header(id) != in_header("000000000000000a:8"));
+        for query in ["lastEventId=000000000000000a:7", "x=y&lastEventID=000000000000000a%3A7&x=z"] {
+            assert_eq!(asked("", query).expect("a query"), in_header(id), "{query}");
+            let newer = asked("Last-Event-ID: 000000000000000a:8\r\n", query).expect("a header");
+            assert_eq!(newer, in_header("000000000000000a:8"), "{query}");
+        }
+        for query in ["", "lastEventId=", "lasteventid=000000000000000a:7"] {
+            assert_eq!(asked("", query).expect("nothing"), None, "{query}");
+        }
+        for query in ["lastEventId=1&lastEventId=2", "lastEventId=1&lastEventID=2", "lastEventId=%zz"] {
+            assert_eq!(asked("", query).unwrap_err().reason, Reason::QueryInvalid, "{query}");
+        }
+    }
+
+    #[test]
     fn pages_that_may_open_websockets_may_read_events() {
-        let any = lines("Origin: https://a.example\r\n", &[]);
+        let any = lines("Origin: https://a.example\r\n", &["any"]);
         assert!(any.contains("\r\nAccess-Control-Allow-Origin: *\r\n"), "{any}");
         let listed = lines("Origin: https://a.example\r\n", &["https://a.example"]);
         assert!(listed.contains("\r\nAccess-Control-Allow-Origin: https://a.example\r\n"), "{listed}");

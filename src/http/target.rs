@@ -44,7 +44,11 @@ pub enum Route<'t> {
     Stream {
         /// Everything behind `/stream/`, decoded.
         room: String,
+        /// Behind the `?`; empty if there is none. Next: [`last_event_id`].
+        query: &'t str,
     },
+    /// `*`: the server as a whole (RFC 9110 9.3.7).
+    Server,
     /// Nothing of ours.
     NotFound,
 }
@@ -116,6 +120,9 @@ impl std::error::Error for TargetError {}
 /// # Errors
 /// The path is not valid percent-encoding, not UTF-8, or has control characters.
 pub fn route(target: &str) -> Result<Route<'_>, TargetError> {
+    if target == "*" {
+        return Ok(Route::Server);
+    }
     let Some((path, query)) = split(target) else { return Ok(Route::NotFound) };
     let path =
         decode(path, false).map_err(|fault| TargetError::new(Reason::PathInvalid, format!("The path {fault}.")))?;
@@ -125,7 +132,7 @@ pub fn route(target: &str) -> Result<Route<'_>, TargetError> {
     Ok(if let Some(room) = path.strip_prefix("/raw/") {
         Route::Raw { room: room.to_owned(), query }
     } else if let Some(room) = path.strip_prefix("/stream/") {
-        Route::Stream { room: room.to_owned() }
+        Route::Stream { room: room.to_owned(), query }
     } else if let Some(ours) = path.strip_prefix("/-/") {
         if ours == "doctor/echo" { Route::DoctorEcho } else { Route::NotFound }
     } else if path == "/healthz" {
@@ -176,6 +183,26 @@ pub fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetError> {
 /// The room's name is invalid.
 pub fn stream_room(room: &str) -> Result<Name, TargetError> {
     room_name(room)
+}
+
+/// The keys under which polyfills of `EventSource` send what native ones send as `Last-Event-ID`.
+const LAST_EVENT_ID_KEYS: [&str; 2] = ["lastEventId", "lastEventID"];
+
+/// The id of the last event that a listener has, from the query of [`Route::Stream`].
+///
+/// # Errors
+/// It is given more than once, or can't be decoded.
+pub fn last_event_id(query: &str) -> Result<Option<Cow<'_, str>>, TargetError> {
+    let [one, other] = LAST_EVENT_ID_KEYS.map(|key| single(query, key));
+    let fault = |fault: ParamError| TargetError::new(Reason::QueryInvalid, fault.to_string());
+    match (one.map_err(fault)?, other.map_err(fault)?) {
+        (Some(_), Some(_)) => {
+            let [one, other] = LAST_EVENT_ID_KEYS;
+            let text = format!("`{one}` and `{other}` mean the same: give one of them.");
+            Err(TargetError::new(Reason::QueryInvalid, text))
+        }
+        (one, other) => Ok(one.or(other)),
+    }
 }
 
 fn room_name(room: &str) -> Result<Name, TargetError> {

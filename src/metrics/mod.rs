@@ -3,6 +3,7 @@
 //! - [`counters`]: what one thread counts while it works; only that thread writes it
 //! - [`delivery`]: how long messages take, of some of them
 //! - [`scrape`]: all of it added up, at the moment when somebody asks
+//! - [`format`](mod@format): the text formats in which it is answered
 //!
 //! Whoever has something else to tell registers a collector: see [`Metrics::registry`].
 
@@ -16,12 +17,11 @@ use crate::room;
 
 pub mod counters;
 pub mod delivery;
+pub mod format;
 pub mod scrape;
 
 use counters::Counters;
-
-/// The media type of [`Metrics::encode`] (OpenMetrics 1.0).
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use format::Format;
 
 /// Everything that can be asked for at `/metrics`.
 #[derive(Debug)]
@@ -61,11 +61,11 @@ impl Metrics {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All metrics as text: see [`CONTENT_TYPE`].
-    pub fn encode(&self) -> String {
+    /// All metrics as text.
+    pub fn encode(&self, format: Format) -> String {
         let mut text = String::new();
         text::encode(&mut text, &self.registry()).expect("memory takes text");
-        text
+        format.convert(text)
     }
 }
 
@@ -82,7 +82,7 @@ mod tests {
         let gauge = prometheus_client::metrics::gauge::Gauge::<i64>::default();
         metrics.registry().register("hi_canary_ok", "The canary", gauge.clone());
         gauge.set(1);
-        let text = metrics.encode();
+        let text = metrics.encode(Format::OpenMetrics);
         for line in ["hi_canary_ok 1\n", "hi_instance_info{instance=\"0123\"} 1\n"] {
             assert!(text.contains(line), "{line} in {text}");
         }

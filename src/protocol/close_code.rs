@@ -33,6 +33,8 @@ pub enum CloseReason<'a> {
     TooSlow,
     /// It asks and doesn't read the answers (4101).
     RepliesUnread,
+    /// Its half-read message was the largest thing in a memory that is used up (1013).
+    OutOfMemory,
     /// It kept exceeding the rate limit (4102).
     RateLimit,
 }
@@ -47,6 +49,7 @@ impl CloseReason<'_> {
             Self::BinaryInChat => 1003,
             Self::Unreadable => 1007,
             Self::ListenOnly | Self::ListenerSpeaks | Self::Disconnected(_) => 1008,
+            Self::OutOfMemory => 1013,
             Self::NameTaken => 4002,
             Self::TakenOver => 4003,
             Self::TooSlow | Self::RepliesUnread => 4101,
@@ -69,13 +72,14 @@ impl CloseReason<'_> {
             Self::TakenOver => "a newer connection of yours has taken over",
             Self::TooSlow => "too slow: messages were lost; come back",
             Self::RepliesUnread => "too slow: the replies to you are not being read",
+            Self::OutOfMemory => "the server is short of memory for half-sent messages; try again later",
             Self::RateLimit => "over the rate limit for 10 seconds; slow down and come back",
         })
     }
 
-    /// Whether the peer can't be expected to answer our Close in order: see
+    /// Whether the peer can't be expected to answer our Close in order, or what it sends can't be read any more: see
     /// [`State::Lingering`](crate::connection::State::Lingering).
     pub fn peer_broke_protocol(&self) -> bool {
-        matches!(self, Self::Violation(..))
+        matches!(self, Self::Violation(..) | Self::OutOfMemory)
     }
 }

@@ -105,6 +105,10 @@ pub mod text {
         format!("Couldn't join channel: you are in {rooms_max} rooms, which is as many as you may. /leave one first.")
     }
 
+    /// The answer to a further `/join` while memory is used up.
+    pub const NO_MEMORY: &str =
+        "Couldn't join channel: the server is short of memory for further rooms. Try again later.";
+
     /// The answer to `/list` and `/channels`: the first names of `count`.
     pub fn list(names: &[&str], count: usize) -> String {
         let mut list = names.join(", ");

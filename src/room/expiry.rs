@@ -35,6 +35,11 @@ impl Expiry {
         due
     }
 
+    /// All rooms that keep something.
+    pub(super) fn rooms(&self) -> Vec<Arc<Room>> {
+        self.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
     /// How many rooms keep something.
     pub(super) fn len(&self) -> usize {
         self.lock().len()

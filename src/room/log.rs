@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 use crate::slice::{Chunk, Slice};
 
 /// Frames longer than this are kept as the shared bytes that they came in; shorter ones are copied into a chunk, once
@@ -71,13 +72,36 @@ pub struct Log {
     /// Number of the first of `chunks`.
     first_chunk: u64,
     chunks: VecDeque<Stored>,
+    /// What the bodies of `chunks` take.
+    body_bytes: usize,
+    held: Held,
+}
+
+impl Stored {
+    /// What its body takes, in bytes: a chunk all of its capacity, whatever is written in it.
+    fn body_bytes(&self) -> usize {
+        ALLOCATION_OVERHEAD_BYTES
+            + match &self.body {
+                Body::Copied(chunk) => chunk.capacity(),
+                Body::Shared(bytes) => bytes.len(),
+            }
+    }
 }
 
 impl Log {
     /// An empty log whose next frame will be `first_seq`, keeping at most `bytes_max` bytes (and always the newest
     /// frame, however large).
     pub fn new(first_seq: u64, bytes_max: usize) -> Self {
-        Self { bytes_max, bytes: 0, first_seq, frames: VecDeque::new(), first_chunk: 0, chunks: VecDeque::new() }
+        Self {
+            bytes_max,
+            bytes: 0,
+            first_seq,
+            frames: VecDeque::new(),
+            first_chunk: 0,
+            chunks: VecDeque::new(),
+            body_bytes: 0,
+            held: Held::new(What::Logs),
+        }
     }
 
     /// `Seq` of the oldest frame kept; the tip if there is none.
@@ -93,6 +117,11 @@ impl Log {
     /// Bytes kept, with their overhead.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Memory taken in bytes, also by what is not filled yet.
+    pub fn held_bytes(&self) -> usize {
+        self.body_bytes + self.frames.capacity() * size_of::<Frame>() + self.chunks.capacity() * size_of::<Stored>()
     }
 
     /// Appends the frame `seq`. Older than the tip: ignored, it is from before this log began. Newer: frames are
@@ -128,7 +157,7 @@ impl Log {
         let end_seq = self.tip() + 1;
         let len = u32::try_from(frame.len()).expect("frames are smaller than 4 GiB");
         if frame.len() > COPIED_FRAME_BYTES_MAX {
-            self.chunks.push_back(Stored { body: Body::Shared(frame.clone()), end_seq, end: frame.len() });
+            self.push_body(Stored { body: Body::Shared(frame.clone()), end_seq, end: frame.len() });
             return (0, len);
         }
         if let Some(Stored { body: Body::Copied(chunk), end_seq: last_end_seq, end }) = self.chunks.back_mut()
@@ -145,8 +174,13 @@ impl Log {
         let capacity = (before * 2).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX).max(frame.len());
         let chunk = Chunk::with_capacity(capacity);
         let range = chunk.append(frame).expect("a new chunk has room for the frame");
-        self.chunks.push_back(Stored { body: Body::Copied(chunk), end_seq, end: range.end });
+        self.push_body(Stored { body: Body::Copied(chunk), end_seq, end: range.end });
         (0, len)
+    }
+
+    fn push_body(&mut self, stored: Stored) {
+        self.body_bytes += stored.body_bytes();
+        self.chunks.push_back(stored);
     }
 
     /// What a member at `cursor` gets next: whole frames, of which the last is before `until` (the tip at most).
@@ -195,7 +229,29 @@ impl Log {
         while self.bytes > bytes_max && self.frames.len() > 1 {
             self.drop_first();
         }
-        self.check();
+        self.account();
+    }
+
+    /// Drops the oldest frames, whole chunks of them, until at most `held_bytes_max` bytes of memory are taken, and gives the
+    /// memory back at once. What is smaller than a chunk can't be had from a log that fills one: then all frames go.
+    pub fn shrink(&mut self, held_bytes_max: usize) {
+        // The lists are as long as they need to be afterwards.
+        let least = |log: &Self| {
+            log.body_bytes + log.frames.len() * size_of::<Frame>() + log.chunks.len() * size_of::<Stored>()
+        };
+        while least(self) > held_bytes_max {
+            let Some(oldest) = self.chunks.front().filter(|_| self.chunks.len() > 1) else {
+                self.clear();
+                break;
+            };
+            let end_seq = oldest.end_seq;
+            while self.first_seq < end_seq {
+                self.drop_first();
+            }
+        }
+        self.frames.shrink_to_fit();
+        self.chunks.shrink_to_fit();
+        self.account();
     }
 
     /// Drops all frames before `seq`: every member is beyond them.
@@ -206,7 +262,7 @@ impl Log {
         if self.frames.is_empty() {
             self.clear();
         }
-        self.check();
+        self.account();
     }
 
     fn frame(&self, seq: u64) -> Frame {
@@ -222,7 +278,9 @@ impl Log {
             if self.chunks.len() == 1 && self.frames.is_empty() {
                 break;
             }
-            self.chunks.pop_front();
+            if let Some(stored) = self.chunks.pop_front() {
+                self.body_bytes -= stored.body_bytes();
+            }
             self.first_chunk += 1;
         }
     }
@@ -234,9 +292,15 @@ impl Log {
         self.frames = VecDeque::new();
         self.chunks = VecDeque::new();
         self.bytes = 0;
+        self.body_bytes = 0;
     }
 
-    fn check(&self) {
+    /// Counts what is held now; in debug builds, checks it.
+    fn account(&mut self) {
+        self.held.set(self.held_bytes());
+        debug_assert!(
+            self.chunks.len() > 64 || self.body_bytes == self.chunks.iter().map(Stored::body_bytes).sum::<usize>()
+        );
         // The sum is checked while the log is short: at full length it would make debug builds crawl.
         debug_assert!(
             self.frames.len() > 64

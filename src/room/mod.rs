@@ -286,6 +286,16 @@ impl Room {
         self.lock().replay.bytes()
     }
 
+    /// Memory taken by what is kept for those who come back, in bytes.
+    pub fn replay_held_bytes(&self) -> usize {
+        self.lock().replay.held_bytes()
+    }
+
+    /// Drops the oldest of what is kept for those who come back, until it takes at most so much memory.
+    pub fn shrink_replay(&self, held_bytes_max: usize) {
+        self.lock().replay.shrink(held_bytes_max);
+    }
+
     /// Drops what is too old to be replayed, and has the rest looked at when that is too old. The room has just come off
     /// the list of those that keep something.
     fn cut_replay(self: &Arc<Self>, now: Time) {
@@ -371,7 +381,7 @@ impl Room {
                 return Err(JoinError::NameTaken);
             }
             // Removed, and not only replaced: the newcomer may write the name in another way.
-            if let Some((former, holder)) = state.users.remove_entry(user.key()) {
+            if let Some((former, holder)) = state.users.remove(user.key()) {
                 if Some(holder.member) == predecessor {
                     announces = false;
                 } else {

@@ -10,6 +10,7 @@ use super::sleepers::Sleepers;
 use super::sorted::Sorted;
 use super::{Announced, Entered, JoinError, Joining, MemberId, Namespace, Payload, Room, Wakes};
 use crate::clock::Time;
+use crate::memory::plan;
 use crate::protocol::name::Name;
 use crate::protocol::resume::ResumeKey;
 use crate::relay::Inbox;
@@ -185,6 +186,26 @@ impl Registry {
         let mut chat = self.chat.write().expect(UNPOISONED);
         chat.asleep.expire(now.monotonic_ms);
         chat.asleep.is_empty()
+    }
+
+    /// Takes `give_bytes` of memory back from what chat rooms keep for those who come back, from the largest on and only from
+    /// those that take more than `floor_bytes`; rooms that nobody is in go with it. Returns how many gave, and how much.
+    pub fn shrink_replays(&self, floor_bytes: usize, give_bytes: usize) -> (u64, usize) {
+        let sized = self.expiry.rooms().into_iter().map(|room| (room.replay_held_bytes(), room));
+        let mut large: Vec<_> = sized.filter(|(bytes, _)| *bytes > floor_bytes).collect();
+        large.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let sizes: Vec<_> = large.iter().map(|(bytes, _)| *bytes).collect();
+        let level = plan::level(&sizes, give_bytes);
+        let (mut gave, mut given_bytes) = (0, 0);
+        for (bytes, room) in large.iter().take_while(|(bytes, _)| *bytes > level) {
+            room.shrink_replay(level);
+            gave += 1;
+            given_bytes += bytes.saturating_sub(room.replay_held_bytes());
+            if given_bytes >= give_bytes {
+                break;
+            }
+        }
+        (gave, given_bytes)
     }
 
     fn get_or_make(&self, namespace: Namespace, name: &Name, now: Time) -> Arc<Room> {

@@ -8,8 +8,12 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
+
 /// What a frame costs beside its bytes, counted against the bound.
 const FRAME_OVERHEAD_BYTES: usize = size_of::<Kept>();
+/// What shared bytes cost beside themselves: their allocation, and the count of who shares them with its own.
+const SHARED_OVERHEAD_BYTES: usize = 2 * ALLOCATION_OVERHEAD_BYTES + 24;
 
 /// How much a room keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,12 +95,13 @@ pub struct Replay {
     end_seq: u64,
     bytes: usize,
     frames: VecDeque<Kept>,
+    held: Held,
 }
 
 impl Replay {
     /// Empty; the first frame will be `first_seq`.
     pub fn new(first_seq: u64, bounds: ReplayBounds) -> Self {
-        Self { bounds, end_seq: first_seq, bytes: 0, frames: VecDeque::new() }
+        Self { bounds, end_seq: first_seq, bytes: 0, frames: VecDeque::new(), held: Held::new(What::Replay) }
     }
 
     /// Whether anybody can recover from it.
@@ -140,6 +145,29 @@ impl Replay {
             self.frames = VecDeque::new();
         }
         debug_assert!(self.bytes <= bytes_max && (self.bytes == 0) == self.frames.is_empty());
+        self.account();
+    }
+
+    /// Memory taken in bytes: `bytes` counts each frame's place in the list once, the list itself may be longer.
+    pub fn held_bytes(&self) -> usize {
+        let (count, capacity) = (self.frames.len(), self.frames.capacity());
+        self.bytes + count * SHARED_OVERHEAD_BYTES + (capacity - count) * size_of::<Kept>()
+    }
+
+    /// Drops the oldest frames until at most `held_bytes_max` bytes of memory are taken, and gives the memory back at once. A
+    /// client that asks for what is gone is told so.
+    pub fn shrink(&mut self, held_bytes_max: usize) {
+        while self.bytes + self.frames.len() * SHARED_OVERHEAD_BYTES > held_bytes_max
+            && let Some(oldest) = self.frames.pop_front()
+        {
+            self.bytes -= oldest.frame.len() + FRAME_OVERHEAD_BYTES;
+        }
+        self.frames.shrink_to_fit();
+        self.account();
+    }
+
+    fn account(&mut self) {
+        self.held.set(self.held_bytes());
     }
 
     /// Whether everything from `seq` on is here; nothing at all is missing if `seq` is that of the next frame.
@@ -225,6 +253,19 @@ mod tests {
             replay.push(&frame(1), 0);
             assert!(!replay.reaches(1) && !replay.reaches(2) && replay.bytes() == 0, "{off:?}");
         }
+    }
+
+    #[test]
+    fn memory_that_is_short_takes_the_oldest_frames_and_keeps_the_tip() {
+        let mut replay = Replay::new(1, ReplayBounds { frames_max: 1000, ..BOUNDS });
+        (1..=100).for_each(|_| replay.push(&vec![b'x'; 1000].into(), 0));
+        assert!(replay.held_bytes() > 100_000 && replay.held.bytes() == replay.held_bytes());
+        replay.shrink(20_000);
+        assert!((15_000..=20_000).contains(&replay.held_bytes()), "{}", replay.held_bytes());
+        assert!(replay.first_seq() > 80 && !replay.reaches(80) && replay.reaches(100));
+        replay.shrink(0);
+        assert_eq!((replay.first_seq(), replay.held_bytes(), replay.bytes()), (101, 0, 0));
+        assert!(!replay.reaches(100) && replay.reaches(101), "who has everything recovers");
     }
 
     proptest! {

@@ -12,13 +12,11 @@ use smallvec::SmallVec;
 /// Entries of a chunk at most.
 const CHUNK_ENTRIES_MAX: usize = 256;
 
-type Chunk<K, V> = Vec<(K, V)>;
-
-/// See the module. A key is compared as the text that it borrows as. `MAX` is how many entries a chunk may have.
+/// See the module. `N` is a name; `MAX` is how many entries a chunk may have.
 #[derive(Debug)]
-pub struct Sorted<K, V, const MAX: usize = CHUNK_ENTRIES_MAX> {
+pub struct Sorted<N, V, const MAX: usize = CHUNK_ENTRIES_MAX> {
     /// None of them is empty, and all names of one come before those of the next.
-    chunks: SmallVec<[Chunk<K, V>; 1]>,
+    chunks: SmallVec<[Vec<(N, V)>; 1]>,
     len: usize,
 }
 
@@ -29,14 +27,14 @@ struct Place {
     index: usize,
 }
 
-impl<K, V, const MAX: usize> Default for Sorted<K, V, MAX> {
+impl<N, V, const MAX: usize> Default for Sorted<N, V, MAX> {
     fn default() -> Self {
         const { assert!(MAX >= 2, "a full chunk is parted in two") };
         Self { chunks: SmallVec::new(), len: 0 }
     }
 }
 
-impl<K: Borrow<str>, V, const MAX: usize> Sorted<K, V, MAX> {
+impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.len
@@ -47,14 +45,14 @@ impl<K: Borrow<str>, V, const MAX: usize> Sorted<K, V, MAX> {
         self.len == 0
     }
 
-    /// The entry of a name.
+    /// The value of a name.
     pub fn get(&self, name: &str) -> Option<&V> {
         let Place { chunk, index } = self.find(name).ok()?;
         Some(&self.chunks[chunk][index].1)
     }
 
-    /// Sets the entry of a name, and returns the one that it had.
-    pub fn insert(&mut self, name: K, value: V) -> Option<V> {
+    /// Sets the value of a name, and returns the one that it had.
+    pub fn insert(&mut self, name: N, value: V) -> Option<V> {
         let Place { chunk, index } = match self.find(name.borrow()) {
             Ok(Place { chunk, index }) => return Some(std::mem::replace(&mut self.chunks[chunk][index].1, value)),
             Err(place) => place,
@@ -73,13 +71,8 @@ impl<K: Borrow<str>, V, const MAX: usize> Sorted<K, V, MAX> {
         None
     }
 
-    /// Takes the entry of a name out.
-    pub fn remove(&mut self, name: &str) -> Option<V> {
-        self.remove_entry(name).map(|(_, value)| value)
-    }
-
-    /// Takes the entry of a name out, with its key.
-    pub fn remove_entry(&mut self, name: &str) -> Option<(K, V)> {
+    /// Takes out a name with its value.
+    pub fn remove(&mut self, name: &str) -> Option<(N, V)> {
         let Place { chunk, index } = self.find(name).ok()?;
         let entry = self.chunks[chunk].remove(index);
         self.len -= 1;
@@ -89,7 +82,7 @@ impl<K: Borrow<str>, V, const MAX: usize> Sorted<K, V, MAX> {
     }
 
     /// The entries whose names begin with `prefix`, in order, and how many there are.
-    pub fn with_prefix(&self, prefix: &str) -> (impl Iterator<Item = (&K, &V)>, usize) {
+    pub fn with_prefix(&self, prefix: &str) -> (impl Iterator<Item = (&N, &V)>, usize) {
         let first = self.place(|name| name < prefix);
         let end = self.place(|name| name < prefix || name.starts_with(prefix));
         let count = self.rank(end) - self.rank(first);
@@ -99,7 +92,7 @@ impl<K: Borrow<str>, V, const MAX: usize> Sorted<K, V, MAX> {
     }
 
     /// All entries in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&N, &V)> {
         self.chunks.iter().flatten().map(|(name, value)| (name, value))
     }
 

@@ -183,6 +183,7 @@ impl<R: DataRing> Shard<R> {
             _ if self.connection(slot).memberships.len() >= rooms_max => {
                 return self.refuse(slot, Code::TooManyRooms, &text::too_many_rooms(rooms_max));
             }
+            _ if !self.has_memory_to_join(slot) => return self.refuse(slot, Code::TooManyRooms, text::NO_MEMORY),
             _ => self.join(slot, Namespace::Chat, &name, None),
         };
         if joined.is_err() {

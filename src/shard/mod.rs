@@ -7,6 +7,7 @@
 //! - [`stream`]: listeners to server-sent events
 //! - [`v1`]: what `hi.v1` adds to a connection's beginning and end
 //! - [`ends`]: closing, and what is left of a connection after it
+//! - [`memory`]: what a shard gives back when too much is taken
 //! - [`time`]: timers, pings, what is due
 //! - [`run`]: the thread's life: turns, ticks, stop
 
@@ -24,6 +25,7 @@ use crate::clock::Time;
 use crate::config::Config;
 use crate::connection::unread::Parked;
 use crate::connection::{Connection, Gap, Role, State};
+use crate::memory::Memory;
 use crate::metrics::counters::{Counters, Replay};
 use crate::metrics::delivery::Sampler;
 use crate::protocol::close_code::CloseReason;
@@ -40,6 +42,7 @@ use crate::wheel::Wheel;
 
 pub mod commands;
 pub mod ends;
+pub mod memory;
 pub mod reading;
 pub mod rooms;
 pub mod run;
@@ -146,6 +149,9 @@ pub struct Shard<R> {
     /// Which messages' deliveries are timed.
     sampler: Sampler,
     stopping: bool,
+    memory: Arc<Memory>,
+    /// The last call to look at the sum of what is taken that was followed.
+    memory_calls: u64,
     /// Emptied and filled again every turn.
     relays: Vec<Relay>,
 }
@@ -184,6 +190,8 @@ impl<R: DataRing> Shard<R> {
             last_tick: now.time.tick(),
             sampler: Sampler::default(),
             stopping: false,
+            memory: Arc::new(Memory::unlimited()),
+            memory_calls: 0,
             relays: Vec::new(),
         }
     }
@@ -193,9 +201,19 @@ impl<R: DataRing> Shard<R> {
         Self { counters, ..self }
     }
 
+    /// The same shard, which keeps to a budget that others share. The thread has to be [enrolled](Memory::enroll).
+    pub fn keeping_to(self, memory: Arc<Memory>) -> Self {
+        Self { memory, ..self }
+    }
+
     /// Where it counts.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// The budget that it keeps to.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     /// Connections that are not gone yet.

@@ -127,6 +127,7 @@ impl<R: DataRing> Shard<R> {
             }
             self.stop_receiving(key.slot);
         }
+        unread.account();
         self.connection(key.slot).unread = Some(unread);
         if must_wait { Turn::Held } else { Turn::More }
     }

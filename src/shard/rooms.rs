@@ -362,6 +362,11 @@ impl LocalRooms {
         });
     }
 
+    /// The slots of all rooms, with the memory that their logs take, in bytes.
+    pub fn held_bytes(&self) -> impl Iterator<Item = (u32, usize)> {
+        self.rooms.iter().map(|(slot, local)| (slot as u32, local.log.held_bytes()))
+    }
+
     /// Drops the frames that every member has got from the logs that hold something: some of them, and the others when this
     /// is called again. `slowest` says the smallest cursor of a room's members.
     pub fn trim(&mut self, slowest: impl Fn(u32, &[u32]) -> u64) {

@@ -5,6 +5,7 @@ use tracing::debug;
 use super::Shard;
 use super::reading::REPLIES_BYTES_HELD;
 use crate::connection::State;
+use crate::os;
 use crate::protocol::close_code::CloseReason;
 use crate::ring::DataRing;
 
@@ -33,6 +34,10 @@ impl<R: DataRing> Shard<R> {
         }
         self.announce_folded();
         self.trim_logs();
+        self.review_memory();
+        if self.memory.wants_trim() {
+            os::return_free_memory();
+        }
         self.nobody_sleeps = self.registry.expire(self.now.time);
     }
 

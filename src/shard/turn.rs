@@ -104,6 +104,7 @@ impl<R: DataRing> Shard<R> {
         if self.rooms.take_released() {
             self.pressure().released(self.registry.inboxes());
         }
+        self.relieve_memory();
         // What ended meanwhile has left its rooms: their members must not wait for the next turn to hear of it.
         let more_news = self.wakes.wake_others(self.registry.inboxes(), self.id) || more_news;
         let is_behind = !reaped_all || !self.send_queue.is_empty() || self.rooms.in_line() > 0;

@@ -93,7 +93,7 @@ impl Internal {
 
 /// The head of a request with a body of so many bytes.
 pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body_bytes: usize) -> String {
-    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: hi\r\nContent-Length: {body_bytes}\r\n");
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {body_bytes}\r\n");
     headers.iter().for_each(|(name, value)| write!(request, "{name}: {value}\r\n").unwrap());
     request + "\r\n"
 }

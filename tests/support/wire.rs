@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
 
 use super::Server;
 
@@ -191,9 +192,11 @@ impl Wire {
             }
         };
         let head = String::from_utf8(self.unread.drain(..end).collect()).expect("UTF-8");
-        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|code| code.parse().ok());
+        // The internal port answers in the version in which it was asked.
+        let behind_version = head.strip_prefix("HTTP/1.1 ").or(head.strip_prefix("HTTP/1.0 "));
+        let status = behind_version.and_then(|rest| rest.get(..3)).and_then(|code| code.parse().ok());
         let mut answer = Answer { status: status.expect("a status line"), head, body: String::new() };
-        if method != "HEAD" && !matches!(answer.status, 101 | 304) {
+        if method != "HEAD" && !matches!(answer.status, 101 | 204 | 304) {
             let length = answer.header("Content-Length").expect("every body has a length").parse().unwrap();
             self.need(length);
             answer.body = String::from_utf8(self.unread.drain(..length).collect()).expect("UTF-8");
@@ -272,11 +275,27 @@ impl Wire {
         reason
     }
 
+    /// All that comes until the stream ends.
+    #[track_caller]
+    pub fn rest(&mut self) -> String {
+        while self.read_more() {}
+        String::from_utf8(std::mem::take(&mut self.unread)).expect("UTF-8")
+    }
+
     /// Nothing more comes, and the stream ends in order: not with a reset.
     #[track_caller]
     pub fn expect_end(&mut self) {
         let ended = self.unread.is_empty() && !self.read_more();
         assert!(ended, "the end of the stream expected, not {:?}", self.unread.escape_ascii().to_string());
+    }
+
+    /// Whether for this time nothing comes, and no end either.
+    pub fn is_silent_for(&self, time: Duration) -> bool {
+        let before = self.stream.read_timeout().unwrap();
+        self.stream.set_read_timeout(Some(time)).unwrap();
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_read_timeout(before).unwrap();
+        peeked.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
     }
 
     /// Whether bytes have come that were not read, or the end.

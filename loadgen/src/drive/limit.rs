@@ -30,7 +30,10 @@ impl Driver {
         let mut inexcusable = Faults::default();
         while steps.len() < LIMIT_STEPS_MAX && refinements <= LIMIT_REFINEMENTS {
             let measured = self.steady(rate, plan.warmup, plan.duration, None)?;
-            let step = self.judge_step(&measured, rate, slo_us);
+            let mut step = self.judge_step(&measured, rate, slo_us);
+            if self.cut_short {
+                (step.held, step.reason) = (false, Some("cut short".to_owned()));
+            }
             self.display.step(&step);
             handshake.get_or_insert_with(|| measured.all.handshake.clone());
             inexcusable.add(measured.all.faults.inexcusable());
@@ -43,8 +46,8 @@ impl Driver {
                 broken = Some(broken.unwrap_or(f64::INFINITY).min(rate));
                 best.get_or_insert(measured);
             }
-            if self.open() == 0 {
-                // There is no server any more.
+            if self.cut_short || self.open() == 0 {
+                // There is no time, or no server any more.
                 break;
             }
             rate = match (held, broken) {

@@ -50,6 +50,7 @@ impl Driver {
             started_unix_ms: 0,
             machine: Machine { cores: 0, processor: String::new(), kernel: String::new() },
             plan: self.shared.plan.summary(""),
+            cut_short: self.cut_short,
             verdict: verdict(all, &audit, &generator, &latency),
             deliveries: all.deliveries,
             deliveries_expected: all.deliveries + all.lost_measured,

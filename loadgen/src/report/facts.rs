@@ -105,6 +105,16 @@ pub(super) fn verdict_word(run: &Run) -> &'static str {
     }
 }
 
+/// Says that a signal ended the run early, and how far it came.
+pub(super) fn cut_short(run: &Run) -> Option<String> {
+    let (came, wanted) = (units::seconds(run.seconds), units::seconds(run.plan.duration_seconds));
+    match run.limit {
+        _ if !run.cut_short => None,
+        Some(_) => Some("cut short: not every rate was tried".to_owned()),
+        None => Some(format!("cut short after {came} of {wanted}")),
+    }
+}
+
 /// Slowest, median and fastest second, in deliveries; none, if there was no whole second.
 pub(super) fn seconds_spread(run: &Run) -> Option<[u64; 3]> {
     // A second that the end of the run cut short is no slow second.

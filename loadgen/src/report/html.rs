@@ -65,6 +65,8 @@ fn card(run: &Run, index: usize, named: bool) -> String {
             format!("<div class=\"verdict {class}\"><strong>{word}</strong>{reasons}</div>\n")
         }
     };
+    let cut = facts::cut_short(run).map(|cut| format!("<p class=\"own\">{}</p>\n", escape(&cut)));
+    text += &cut.unwrap_or_default();
     // A warning stands before the numbers that it is about.
     let (before, after) = if class == "sound" { ("", verdict.as_str()) } else { (verdict.as_str(), "") };
     text += before;

@@ -47,6 +47,7 @@ pub(super) fn sound() -> Run {
             slow_clients: 0,
             churn_per_second: 0.0,
         },
+        cut_short: false,
         verdict: Verdict::Sound,
         deliveries: 9_998_740,
         deliveries_expected: 9_998_740,

@@ -77,7 +77,8 @@ pub fn render_comparison(runs: &[Run]) -> String {
     }
     let mut text = markdown(&rows);
     for run in runs {
-        let (verdict, reasons) = facts::verdict(run);
+        let (verdict, mut reasons) = facts::verdict(run);
+        reasons.extend(facts::cut_short(run));
         if !reasons.is_empty() {
             text += &format!("\n- {}: {verdict}: {}", markdown_cell(&run.name), markdown_cell(&reasons.join("; ")));
         }
@@ -175,6 +176,8 @@ impl Page {
         let figures = facts::headline(run);
         let warning =
             Some(facts::verdict_word(run)).filter(|word| *word != "sound").map(|word| format!("{word}: see the end"));
+        let warning =
+            facts::cut_short(run).into_iter().chain(warning).reduce(|cut, warning| format!("{cut}; {warning}"));
         let plain = figures.iter().map(|figure| format!("{} {}", figure.value, figure.label)).chain(warning.clone());
         let together = plain.map(|part| part.chars().count() + 4).sum::<usize>() - 4 <= self.columns;
         let painted = figures.iter().map(|figure| format!("{} {}", self.paint("1", &figure.value), figure.label));
@@ -207,7 +210,7 @@ impl Page {
             let [slowest, median, fastest] = spread.map(units::count);
             self.paragraph("each second", &format!("min {slowest}, median {median}, max {fastest} deliveries"));
         }
-        let each_second = units::bytes(run.bytes_received as f64 / run.seconds);
+        let each_second = units::bytes(run.bytes_received as f64 / run.seconds.max(1e-9));
         self.paragraph("received", &format!("{} ({each_second}/s)", units::bytes(run.bytes_received as f64)));
     }
 
@@ -235,8 +238,8 @@ impl Page {
         }
         if facts::knee(run).is_none() {
             let by_latency = limit.steps.iter().any(|step| step.p99_us > limit.slo_us);
-            let mend = if by_latency { ": give a lower --rate to begin with, or a higher --slo" } else { "" };
-            self.line(&format!("no rate was held{mend}"));
+            let hint = if by_latency { ": give a lower --rate to begin with, or a higher --slo" } else { "" };
+            self.line(&format!("no rate was held{hint}"));
         }
         self.blank();
     }
@@ -254,6 +257,9 @@ impl Page {
 
     /// One line for each reason: a tool that reads this looks for whole reasons.
     fn verdict(&mut self, run: &Run) {
+        if let Some(cut) = facts::cut_short(run) {
+            self.line(&self.paint("1;31", &format!("{cut}: the verdict is on what was measured until then")));
+        }
         let (word, reasons) = facts::verdict(run);
         if reasons.is_empty() {
             let color = if word == "sound" { "1;32" } else { "1;31" };

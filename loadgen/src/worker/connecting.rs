@@ -60,8 +60,8 @@ impl Worker {
     fn connect(&mut self, index: usize, now_us: u64) {
         let client = &mut self.clients[index];
         let (address, place) = match client.role {
-            Role::Member { .. } => (self.shared.address, client.number),
-            Role::Publisher { .. } => (self.shared.publish_at.0, self.shared.plan.clients + client.number),
+            Role::Member { .. } => (self.shared.members_at.address, client.number),
+            Role::Publisher { .. } => (self.shared.publishers_at.address, self.shared.plan.clients + client.number),
         };
         let source = os::source_address(address, place, self.shared.ports);
         let receive_buffer = matches!(client.role, Role::Member { slow: true }).then_some(SLOW_SOCKET_BYTES);
@@ -76,14 +76,14 @@ impl Worker {
                 self.connecting += 1;
             }
             Err(error) => {
-                let mend = match error.raw_os_error() {
+                let fix = match error.raw_os_error() {
                     Some(libc::EADDRNOTAVAIL) => {
                         "; the ephemeral ports are used up: widen net.ipv4.ip_local_port_range"
                     }
                     Some(libc::EMFILE | libc::ENFILE) => "; raise the file limit: ulimit -n",
                     _ => "",
                 };
-                self.failed(index, &format!("a socket can't be had: {error}{mend}"));
+                self.failed(index, &format!("a socket can't be had: {error}{fix}"));
             }
         }
     }

@@ -68,7 +68,8 @@ impl Worker {
         self.due.clear();
         for client in self.clients.iter().filter(|client| matches!(client.role, Role::Publisher { .. })) {
             let sent = self.shared.sent[client.number].load(Ordering::Relaxed);
-            let unsent = u64::from(step.end() - sent);
+            // A step that was cut short ends before what some have sent.
+            let unsent = u64::from(step.end().saturating_sub(sent));
             *(if client.is_open() { &mut self.stats.never_sent } else { &mut self.stats.unsendable }) += unsent;
         }
     }

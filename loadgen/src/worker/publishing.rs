@@ -13,8 +13,12 @@ use crate::worker::{Shared, Worker, publisher_name, room_name};
 
 /// Messages that are sent before the thread reads again: one that is behind its schedule must still read and answer.
 const SEND_BATCH_MAX: usize = 1024;
-/// A publisher whose messages the server doesn't take is given up at so many bytes.
+/// A publisher whose messages the server doesn't take is given up when so many bytes wait,
 const UNSENT_BYTES_MAX: usize = 64 << 20;
+/// or earlier, so that those of all publishers together stay below this,
+const UNSENT_BYTES_MAX_OF_ALL: usize = 512 << 20;
+/// but not before so many wait: a message has to have room.
+const UNSENT_BYTES_MIN: usize = 2 << 20;
 /// A publisher without a connection is looked at so often.
 const AWAY_LOOK_US: u64 = 10_000;
 
@@ -45,9 +49,17 @@ impl Worker {
         }
     }
 
+    /// The step under way ends earlier than it was meant to.
+    pub(super) fn shorten(&mut self, step: Step) {
+        self.step = Some(step);
+        self.stats.begin(&step, self.shared.plan.publishers);
+        self.due.retain(|Reverse((.., message))| *message < step.warm + step.measured);
+    }
+
     pub(super) fn publish(&mut self, now_us: u64) {
         let Some(step) = self.step else { return };
         let publishers = self.shared.plan.publishers;
+        let unsent_max = unsent_bytes_max(publishers * self.shared.plan.rooms);
         for _ in 0..SEND_BATCH_MAX {
             let Some(Reverse((due_us, index, message))) = self.due.peek().copied() else { return };
             if due_us > now_us {
@@ -72,14 +84,16 @@ impl Worker {
             };
             let frame = message_frame(&self.shared, client, &stamp);
             let progress = client.send(&frame);
-            let stuck = client.unsent_bytes() > UNSENT_BYTES_MAX;
+            let stuck = client.unsent_bytes() > unsent_max;
             self.shared.sent[client.number].store(stamp.sequence + 1, Ordering::Relaxed);
             // While there was no connection, it is not this thread that was late.
             let late_us = self.shared.now_us().saturating_sub(due_us.max(client.since_us));
             self.stats.sent(late_us, stamp.sequence);
             match progress {
                 Progress::Ended(why) => self.ended(index, &why),
-                _ if stuck => self.ended(index, "the server doesn't take its messages: 64 MiB wait"),
+                _ if stuck => {
+                    self.ended(index, &format!("the server doesn't take its messages: {} MiB wait", unsent_max >> 20));
+                }
                 _ => {}
             }
             if message + 1 < step.warm + step.measured {
@@ -101,6 +115,11 @@ impl Worker {
             self.shared.sent[client.number].store(left, Ordering::Relaxed);
         }
     }
+}
+
+/// Bytes that may wait for each of so many publishers.
+fn unsent_bytes_max(publishers: usize) -> usize {
+    (UNSENT_BYTES_MAX_OF_ALL / publishers.max(1)).clamp(UNSENT_BYTES_MIN, UNSENT_BYTES_MAX)
 }
 
 fn message_frame(shared: &Shared, client: &Client, stamp: &Stamp) -> Vec<u8> {

@@ -8,9 +8,11 @@ use crate::audit::{Auditor, Seen};
 use crate::client::{Progress, Role};
 use crate::payload::Stamp;
 use crate::stats::Stats;
-use crate::wire;
 use crate::worker::{Shared, Worker, client_name, publisher_name, room_name};
 
+/// Reads in a row from one connection: one that sends faster than it can be read must not hold up the others, or the
+/// schedule.
+const READS_MAX: usize = 16;
 /// Slow clients read so much,
 const SLOW_READ_BYTES: usize = 1024;
 /// so often.
@@ -33,7 +35,7 @@ impl Worker {
         }
         if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP) {
             let mut buffer = std::mem::take(&mut self.buffer);
-            while self.read(index, &mut buffer, waiting_since_us) {}
+            self.read_some(index, &mut buffer, waiting_since_us);
             if flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
                 // The end that this edge told of lies behind what was read; no other edge will tell of it.
                 self.read(index, &mut buffer, waiting_since_us);
@@ -42,28 +44,55 @@ impl Worker {
         }
     }
 
+    fn read_some(&mut self, index: usize, buffer: &mut [u8], waiting_since_us: u64) {
+        for _ in 0..READS_MAX {
+            if !self.read(index, buffer, waiting_since_us) {
+                return;
+            }
+        }
+        self.unread.push(index);
+    }
+
+    /// Goes on with what the last turn left: no edge tells of that.
+    pub(super) fn read_on(&mut self, waiting_since_us: u64) {
+        let mut unread = std::mem::take(&mut self.unread);
+        unread.sort_unstable();
+        unread.dedup();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for index in unread {
+            self.read_some(index, &mut buffer, waiting_since_us);
+            // The connection's end may have been told of when there was more to read.
+            self.read(index, &mut buffer, waiting_since_us);
+        }
+        self.buffer = buffer;
+    }
+
     /// Reads once; true if there may be more.
     fn read(&mut self, index: usize, buffer: &mut [u8], waiting_since_us: u64) -> bool {
         let client = &mut self.clients[index];
         let (stats, shared) = (&mut self.stats, &self.shared);
         let (role, number, room) = (client.role, client.number, client.room);
         let mut reading = Reading { client: number, room, now_us: 0, messages: 0, longest_us: 0 };
-        let (bytes, more, progress) = client.read(buffer, |auditor, answered_us, begin, bytes| {
-            if reading.now_us == 0 {
-                reading.now_us = shared.now_us();
-            }
-            match shared.stamper.find(begin, bytes) {
-                Some((stamp, whole)) => {
-                    if let Role::Member { slow } = role {
-                        if !whole {
-                            stats.faults.damaged(number, &stamp);
-                        }
-                        reading.arrived(stats, auditor, answered_us, &stamp, slow);
-                    }
+        let (bytes, more, progress) = client.read(
+            buffer,
+            || shared.now_us(),
+            |auditor, answered_us, begin, bytes| {
+                if reading.now_us == 0 {
+                    reading.now_us = shared.now_us();
                 }
-                None => stats.notice(begin, auditor, matches!(role, Role::Publisher { .. })),
-            }
-        });
+                match shared.stamper.find(begin, bytes) {
+                    Some((stamp, whole)) => {
+                        if let Role::Member { slow } = role {
+                            if !whole {
+                                stats.faults.damaged(number, &stamp);
+                            }
+                            reading.arrived(stats, auditor, answered_us, &stamp, slow);
+                        }
+                    }
+                    None => stats.notice(begin, auditor, matches!(role, Role::Publisher { .. })),
+                }
+            },
+        );
         stats.bytes += bytes as u64;
         if reading.messages > 0 {
             // One late read makes many late messages; none is later than its whole way took.
@@ -147,10 +176,7 @@ impl Reading {
 fn request(shared: &Shared, number: usize, room: usize, role: Role) -> String {
     let room = room_name(room);
     match role {
-        Role::Member { .. } => wire::request(&shared.host, &shared.path.fill(&room, &client_name(number), "")),
-        Role::Publisher { .. } => {
-            let (_, host, path) = &shared.publish_at;
-            wire::request(host, &path.fill(&room, &publisher_name(number), ""))
-        }
+        Role::Member { .. } => shared.members_at.request(&room, &client_name(number)),
+        Role::Publisher { .. } => shared.publishers_at.request(&room, &publisher_name(number)),
     }
 }

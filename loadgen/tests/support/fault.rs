@@ -39,6 +39,8 @@ pub enum Fault {
     ForgetsReturned,
     /// At one message, every publisher's connection ends, that of its sender too.
     CutsPublishers { at: u64 },
+    /// Behind one message, publishers get these bytes, and the end of their connection.
+    ToldPublishers { at: u64, bytes: Vec<u8> },
     /// Every message goes to the members of all rooms.
     ForgetsRooms,
     /// Whatever comes after the handshake is read and thrown away.
@@ -53,6 +55,10 @@ pub enum Fault {
     NeverAnswers,
     /// A good answer to the handshake, with a Close behind it in one segment, once so many were good.
     ClosesAtOnce { after: usize },
+    /// A head that never ends is the answer to every handshake, a byte at a time.
+    Drips,
+    /// Whoever has been told 101 gets pings without end, and nothing is read, once so many were served well.
+    FloodsPings { after: usize },
     /// Whoever connects gets a message each millisecond, and its Close is not answered.
     Floods,
 }

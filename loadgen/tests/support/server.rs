@@ -141,6 +141,11 @@ impl Shared {
                 return refuse(stream, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 7\r\n\r\nfull up");
             }
             Fault::NeverAnswers => return wait_for_end(stream),
+            Fault::Drips => return drip(stream),
+            Fault::FloodsPings { after } if number >= *after => {
+                return while stream.write_all(&std::mem::replace(&mut answer, frame(0x89, b"still there?"))).is_ok() {
+                };
+            }
             Fault::ClosesAtOnce { after } if number >= *after => {
                 answer.extend(close_frame(1013, "try again later"));
                 stream.write_all(&answer).unwrap();
@@ -303,6 +308,10 @@ impl Shared {
             Fault::CutsPublishers { at } if peer.name.contains("publisher") && number == *at => {
                 let _ = peer.out.send(Out::End);
             }
+            Fault::ToldPublishers { at, bytes: told } if peer.name.contains("publisher") && number == *at => {
+                peer.send([&bytes[..], told].concat());
+                let _ = peer.out.send(Out::End);
+            }
             Fault::Pings if number == 20 => peer.send([bytes, frame(0x89, b"are you there?")].concat()),
             Fault::Pings if number == 110 && peer.pongs.load(Ordering::SeqCst) == 0 => {
                 peer.send(close_frame(1011, "no pong"));
@@ -334,6 +343,17 @@ fn refuse(mut stream: TcpStream, answer: &str) {
     // Who has gone without waiting for the body gets none.
     let _ = stream.write_all(body.as_bytes());
     wait_for_end(stream);
+}
+
+/// A byte comes often enough for any time limit that begins anew with each.
+fn drip(mut stream: TcpStream) {
+    let endless = b"HTTP/1.1 101 Switching Protocols\r\nX-Comment: ".iter().chain(std::iter::repeat(&b'x'));
+    for byte in endless {
+        if stream.write_all(&[*byte]).is_err() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn wait_for_end(mut stream: TcpStream) {

@@ -162,7 +162,7 @@ fn twin(bytes: &[u8]) -> Twin {
     }
     let mut lines = Vec::new();
     let mut used = start;
-    for line in bytes[start..bytes.len().min(8192)].split_inclusive(|b| *b == b'\n') {
+    for line in bytes[start..bytes.len().min(HEAD_BYTES_MAX)].split_inclusive(|b| *b == b'\n') {
         used += line.len();
         lines.push(line);
         if line == b"\n" || line == b"\r\n" {
@@ -170,7 +170,7 @@ fn twin(bytes: &[u8]) -> Twin {
         }
     }
     if !matches!(lines.last(), Some(&b"\n") | Some(&b"\r\n")) {
-        return if bytes.len() < 8192 { Ok(None) } else { Err(431) };
+        return if bytes.len() < HEAD_BYTES_MAX { Ok(None) } else { Err(431) };
     }
     if lines.iter().any(|line| !line.ends_with(b"\r\n")) {
         return Err(400);

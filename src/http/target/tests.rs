@@ -20,11 +20,11 @@ fn every_door_is_found() {
     assert_eq!(route("/raw/a%20b?echo=0"), Ok(Route::Raw { room: "a b".to_owned(), query: "echo=0" }));
     assert_eq!(route("/healthz?x"), Ok(Route::Healthz));
     assert_eq!(route("/-/doctor/echo?x=1"), Ok(Route::DoctorEcho));
-    assert_eq!(route("/stream/Zo%C3%AB"), Ok(Route::Stream { room: "Zoë".to_owned() }));
+    assert_eq!(route("/stream/Zo%C3%AB"), Ok(Route::Stream { room: "Zoë".to_owned(), query: "" }));
     for target in ["/", "/?x", "http://host", "HTTP://host?x", "/index.html", "/app.js", "/style.css"] {
         assert!(matches!(route(target), Ok(Route::Page(_))), "{target}");
     }
-    for target in ["/raw", "/stream", "/wss", "/ws/", "/x", "/favicon.ico", "*", "host:443", "", "ws", "?ws"] {
+    for target in ["/raw", "/stream", "/wss", "/ws/", "/x", "/favicon.ico", "host:443", "", "ws", "?ws"] {
         assert_eq!(route(target), Ok(Route::NotFound), "{target}");
     }
 }
@@ -33,7 +33,8 @@ fn every_door_is_found() {
 fn our_own_folders_win_over_what_ends_in_ws() {
     assert_eq!(route("/raw/ws"), Ok(Route::Raw { room: "ws".to_owned(), query: "" }));
     assert_eq!(route("/raw/a/ws"), Ok(Route::Raw { room: "a/ws".to_owned(), query: "" }));
-    assert_eq!(route("/stream/ws"), Ok(Route::Stream { room: "ws".to_owned() }));
+    assert_eq!(route("/stream/ws?a=b"), Ok(Route::Stream { room: "ws".to_owned(), query: "a=b" }));
+    assert_eq!((route("*"), route("**")), (Ok(Route::Server), Ok(Route::NotFound)));
     assert_eq!(route("/-/ws"), Ok(Route::NotFound));
     assert!(route("/ws").is_ok_and(|route| route.is_upgrade()));
     assert!(route("/raw/").is_ok_and(|route| route.is_upgrade()));

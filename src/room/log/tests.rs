@@ -83,6 +83,9 @@ enum Step {
     Trim {
         at: u64,
     },
+    Shrink {
+        held_bytes_max: usize,
+    },
     Read {
         at: u64,
         until: Option<u64>,
@@ -111,6 +114,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..50u64, frame_bytes()).prop_map(|(missing, frame_bytes)| Step::Jump { missing, frame_bytes }),
         1 => (1..50u64).prop_map(|back| Step::Late { back }),
         2 => any::<u64>().prop_map(|at| Step::Trim { at }),
+        1 => (0..200_000usize).prop_map(|held_bytes_max| Step::Shrink { held_bytes_max }),
         6 => (any::<u64>(), any::<Option<u64>>()).prop_map(|(at, until)| Step::Read { at, until }),
         4 => (any::<u64>(), prop_oneof![0..300usize, 0..200_000usize])
             .prop_map(|(at, sent)| Step::PositionAfter { at, sent }),
@@ -192,6 +196,13 @@ fn run(first_seq: u64, bytes_max: usize, steps: &[Step]) {
                 log.trim(seq);
                 twin.trim(seq);
             }
+            Step::Shrink { held_bytes_max } => {
+                let before = log.held_bytes();
+                log.shrink(held_bytes_max);
+                assert!(log.held_bytes() <= held_bytes_max, "{} of {held_bytes_max} held", log.held_bytes());
+                assert!(before > held_bytes_max || log.first_seq() == twin.first_seq, "it took no more than it may");
+                twin.trim(log.first_seq());
+            }
             Step::Read { at, until } => {
                 let until = until.map_or(u64::MAX, |at| near(&twin, at));
                 in_flight.extend(compare_read(&log, &twin, near(&twin, at), until));
@@ -204,6 +215,8 @@ fn run(first_seq: u64, bytes_max: usize, steps: &[Step]) {
         assert_eq!((log.first_seq(), log.tip(), log.bytes()), (twin.first_seq, twin.tip(), twin.bytes()));
         assert!(log.bytes() <= bytes_max || twin.frames.len() == 1, "{} of {bytes_max} bytes", log.bytes());
         assert!(held_bytes(&log) <= 2 * (bytes_max + largest) + 3 * CHUNK_BYTES_MAX, "{} held", held_bytes(&log));
+        let overhead = log.chunks.len() * ALLOCATION_OVERHEAD_BYTES + log.chunks.capacity() * size_of::<Stored>();
+        assert_eq!((log.held_bytes(), log.held.bytes()), (held_bytes(&log) + overhead, log.held_bytes()));
         if twin.frames.is_empty() {
             assert_eq!(held_bytes(&log), 0, "an emptied log gives its memory back");
         }

@@ -43,11 +43,11 @@ proptest! {
                 Step::Insert(name, value) => {
                     prop_assert_eq!(sorted.insert(name.as_str().into(), value), twin.insert(name.into(), value));
                 }
-                Step::Remove(name) => prop_assert_eq!(sorted.remove(&name), twin.remove(&*name)),
+                Step::Remove(name) => prop_assert_eq!(sorted.remove(&name), twin.remove_entry(&*name)),
                 Step::Clear(prefix) => {
                     let names: Vec<_> = twin.keys().filter(|name| name.starts_with(&*prefix)).cloned().collect();
                     for name in names {
-                        prop_assert_eq!(sorted.remove(&name), twin.remove(&name));
+                        prop_assert_eq!(sorted.remove(&name), twin.remove_entry(&name));
                     }
                 }
             }

@@ -95,6 +95,10 @@ impl<R: DataRing> Shard<R> {
             let why = format!("You are in {rooms_max} rooms, which is as many as you may: leave one first.");
             return Err(Refusal::new(Code::TooManyRooms, why));
         }
+        if !self.has_memory_to_join(slot) {
+            let why = "The server is short of memory for further rooms: try again later.".to_owned();
+            return Err(Refusal::new(Code::TooManyRooms, why));
+        }
         // What the other rooms had for it goes ahead; of this one, nothing may come before the answer.
         self.settle(slot, SETTLE_BYTES_MAX);
         let (room, entered) = self.join(slot, Namespace::Chat, &name, since).map_err(|_| name_taken(name.as_str()))?;

@@ -38,6 +38,20 @@ fn special(run: &Run) -> Vec<String> {
 }
 
 #[test]
+fn a_run_that_was_cut_short_says_so_at_both_ends() {
+    let mut run = samples::sound();
+    (run.cut_short, run.seconds) = (true, 2.5);
+    let text = render(&run, Screen::default());
+    let cut = format!("cut short after 2.5 s of {}", crate::report::units::seconds(run.plan.duration_seconds));
+    assert!(text.lines().next().unwrap().ends_with(&cut), "{text}");
+    assert!(text.contains(&format!("\n{cut}: the verdict is on what was measured until then\n")), "{text}");
+    assert!(render_comparison(&[run.clone()]).contains(&cut));
+    run.seconds = 0.0;
+    run.bytes_received = 0;
+    assert!(render(&run, Screen::default()).contains("cut short after 0 s of"));
+}
+
+#[test]
 fn a_sound_run_reads_like_this() {
     assert_eq!(render(&samples::sound(), Screen::default()), SOUND);
 }

@@ -1,0 +1,121 @@
+//! The process that attacks: it does what standard input says, a line at a time.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::attacks::Attack;
+
+const READY: &str = "ready";
+const GO: &str = "go";
+const STOP: &str = "stop";
+
+/// Another process of this program, which attacks when it is told to.
+pub(crate) struct Attacker {
+    process: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Attacker {
+    /// Starts it, and waits until it has all its connections.
+    pub(crate) fn start(attack: Attack, address: SocketAddr) -> Self {
+        let name = attack.to_possible_value().expect("every attack has a name").get_name().to_owned();
+        let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
+        command.args(["--attack", &name, "--address", &address.to_string()]);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts again");
+        let (orders, answers) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
+        let mut attacker = Self { process, orders, answers };
+        attacker.await_ready();
+        attacker
+    }
+
+    /// The attack begins, or goes on.
+    pub(crate) fn go(&mut self) {
+        self.tell(GO);
+    }
+
+    /// The attack rests.
+    pub(crate) fn stop(&mut self) {
+        self.tell(STOP);
+    }
+
+    fn tell(&mut self, order: &str) {
+        writeln!(self.orders, "{order}").expect("the attacker lives");
+        self.await_ready();
+    }
+
+    fn await_ready(&mut self) {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("the attacker answers");
+        assert_eq!(line.trim_end(), READY, "the attacker gave up; its reason is above");
+    }
+}
+
+/// Whether the attack is under way.
+#[derive(Clone, Default)]
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn set(&self, open: bool) {
+        *self.0.0.lock().unwrap() = open;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until it is.
+    pub(crate) fn pass(&self) {
+        let (open, changed) = &*self.0;
+        drop(changed.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
+    }
+
+    /// Calls this again and again in a thread of its own, while the attack is under way; `every` so often, if it is not as
+    /// fast as can be.
+    pub(crate) fn repeat(&self, every: Option<Duration>, mut what: impl FnMut() + Send + 'static) {
+        let gate = self.clone();
+        std::thread::spawn(move || {
+            loop {
+                gate.pass();
+                what();
+                every.into_iter().for_each(std::thread::sleep);
+            }
+        });
+    }
+}
+
+/// Connects, and attacks when standard input says so.
+pub(crate) fn obey(attack: Attack, address: SocketAddr) {
+    yield_to_others();
+    // An attack of which a thread is missing is none.
+    let complain = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        complain(panic);
+        std::process::exit(1);
+    }));
+    let gate = Gate::default();
+    attack.prepare(address, &gate);
+    println!("{READY}");
+    for line in std::io::stdin().lines() {
+        gate.set(line.expect("standard input is text") == GO);
+        println!("{READY}");
+    }
+}
+
+/// This thread, and those that it starts, run only while nobody else wants the core.
+#[allow(unsafe_code)]
+fn yield_to_others() {
+    let priority = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameter outlives the call, which only reads it.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const priority) };
+    assert_eq!(result, 0, "SCHED_IDLE: {}", std::io::Error::last_os_error());
+}

@@ -1,0 +1,95 @@
+//! A server's process: how it starts, and when it rests.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+/// A server that has been given nothing to do sleeps after at most so long.
+pub(crate) const SETTLED_AFTER_MAX: Duration = Duration::from_secs(5);
+
+/// A server that runs, and ends with its measurement.
+pub(crate) struct Server {
+    pub(crate) process: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Server {
+    /// hi with so many shards. Whoever calls this stays on the last core from now on: the shards are pinned to the first
+    /// ones.
+    pub(crate) fn hi(file: &Path, shards: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(file);
+        command.args(["--listen", "127.0.0.1:0", "--internal", "off", "--shards", shards]);
+        // Whatever else is pinned there: we are, and so is the build that this one is compared with.
+        command.env("HI_PIN", "on");
+        Self::spawn(command.args(args).stderr(Stdio::piped()), |child| {
+            let mut log = child.stderr.take().unwrap();
+            let line = first_line(&mut log);
+            // What else it says is read, and thrown away: a full pipe would hold it up.
+            std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+            let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
+            address.unwrap_or_else(|| panic!("hi says its address first, but it said: {line}")).to_owned()
+        })
+    }
+
+    /// Starts what a command says; `address` reads from it where it listens.
+    pub(crate) fn spawn(command: &mut Command, address: impl FnOnce(&mut Child) -> String) -> Self {
+        hi::os::allow_cores(&ALL_CORES).expect("our own cores");
+        let mut process = command.spawn().expect("the server starts");
+        let address = address(&mut process).parse().expect("an address");
+        // What the server started has its cores; from now on only we move.
+        hi::os::pin_to_core(*ALL_CORES.last().expect("there is a core")).expect("our own core");
+        Self { process, address }
+    }
+
+    /// Waits until all its threads sleep; false, if they don't for long.
+    pub(crate) fn settles(&self) -> bool {
+        let deadline = Instant::now() + SETTLED_AFTER_MAX;
+        while !self.threads().iter().all(|thread| sleeps(thread)) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        true
+    }
+
+    /// Their folders in `/proc`.
+    pub(crate) fn threads(&self) -> Vec<PathBuf> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("the server lives");
+        threads.map(|thread| thread.unwrap().path()).collect()
+    }
+}
+
+/// The cores that we and the servers may use.
+static ALL_CORES: LazyLock<Vec<usize>> = LazyLock::new(|| hi::os::allowed_cores().expect("the kernel tells"));
+
+/// This build's hi.
+pub(crate) fn hi_here() -> PathBuf {
+    env!("CARGO_BIN_EXE_hi").into()
+}
+
+/// The letter behind the name in parentheses (proc_pid_stat(5)).
+fn sleeps(thread: &Path) -> bool {
+    let stat = std::fs::read_to_string(thread.join("stat")).expect("the thread lives");
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'))
+}
+
+/// Byte by byte: what comes after the line stays in the pipe.
+pub(crate) fn first_line(pipe: &mut impl Read) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while pipe.read(&mut byte).expect("the server talks") == 1 && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).expect("text")
+}

@@ -1,0 +1,374 @@
+//! Slots for connections to the internal port: what each connection does, and which one makes room for another.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::http::head::HEAD_BYTES_MAX;
+use crate::metrics::Metrics;
+use crate::metrics::counters::Speech;
+
+/// Time for a request head, from its first byte.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a connection may take nothing of an answer.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
+/// A time that is never up: whatever answers has a limit of its own.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// What a connection does; in the order in which connections make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// It has never asked anything.
+    New,
+    /// The head of a request has begun.
+    Head,
+    /// Nothing of another request is there. One that is on its way would be lost without an answer.
+    Waiting,
+    /// A request is there, perhaps without its whole body, and is worked on.
+    Asking,
+    /// The answer is on its way.
+    Answering,
+}
+
+impl Phase {
+    /// How long a connection is left alone while others need its slot. A head comes in one piece, unless it is held back on
+    /// purpose; the others get time for what is on its way. Where there are any that never asked, one that has asked before
+    /// stays.
+    fn grace(self) -> Duration {
+        match self {
+            Self::Head => Duration::from_millis(250),
+            Self::New | Self::Asking | Self::Answering => Duration::from_secs(1),
+            Self::Waiting => Duration::from_secs(2),
+        }
+    }
+}
+
+/// One connection's slot.
+#[derive(Debug)]
+pub struct Slot {
+    /// What it does, and since when; of an answer, since some of it was taken.
+    phase: Mutex<(Phase, Instant)>,
+    /// Bytes of a head that is not complete.
+    head_bytes: AtomicUsize,
+    head_is_too_large: AtomicBool,
+    is_told_to_go: AtomicBool,
+    /// Another phase, or it is told to go.
+    news: Notify,
+    hurry: Notify,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            phase: Mutex::new((Phase::New, Instant::now())),
+            head_bytes: AtomicUsize::new(0),
+            head_is_too_large: AtomicBool::new(false),
+            is_told_to_go: AtomicBool::new(false),
+            news: Notify::new(),
+            hurry: Notify::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, (Phase, Instant)> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the connection does.
+    pub fn phase(&self) -> Phase {
+        self.state().0
+    }
+
+    /// From now on it does this.
+    pub fn enter(&self, phase: Phase) {
+        self.head_bytes.store(0, Ordering::Relaxed);
+        *self.state() = (phase, Instant::now());
+        self.news.notify_one();
+    }
+
+    /// When the time for what it does is up, given how long it may wait for a request.
+    pub fn due(&self, keepalive: Duration) -> Instant {
+        let (phase, since) = *self.state();
+        since
+            + match phase {
+                Phase::New | Phase::Waiting => keepalive,
+                Phase::Head => HEAD_TIME_MAX,
+                Phase::Asking => NEVER,
+                Phase::Answering => ANSWER_TIME_MAX,
+            }
+    }
+
+    /// Whether the head has no end within [`HEAD_BYTES_MAX`].
+    pub fn head_is_too_large(&self) -> bool {
+        self.head_is_too_large.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has to make room.
+    pub fn is_told_to_go(&self) -> bool {
+        self.is_told_to_go.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it does something else, and so has another time to do it in, or is told to go.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// The body of the request is no longer waited for.
+    pub fn hurry(&self) {
+        self.hurry.notify_one();
+    }
+
+    /// Waits for [`Slot::hurry`].
+    pub async fn hurried(&self) {
+        self.hurry.notified().await;
+    }
+
+    fn head_arrived(&self, bytes: usize) {
+        let mut state = self.state();
+        if matches!(state.0, Phase::New | Phase::Waiting) && bytes > 0 {
+            *state = (Phase::Head, Instant::now());
+            self.news.notify_one();
+        }
+        self.head_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// The slots of the port.
+#[derive(Debug)]
+pub struct Slots {
+    slots: Mutex<Slab<Arc<Slot>>>,
+    max: usize,
+    crowded_from: usize,
+    /// The last accept failed: no descriptor, or no memory.
+    is_short: AtomicBool,
+    freed: Notify,
+}
+
+impl Slots {
+    /// `max` slots; from `crowded_from` taken ones on, connections end with their answers.
+    pub fn new(max: usize, crowded_from: usize) -> Self {
+        let slots = Mutex::new(Slab::new());
+        Self { slots, max, crowded_from, is_short: AtomicBool::new(false), freed: Notify::new() }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slab<Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A slot, if one is free. How many are taken is a level of the internal port's in `metrics`.
+    pub fn take(slots: &Arc<Self>, metrics: Arc<Metrics>) -> Option<Held> {
+        let mut taken = slots.slots();
+        if taken.len() >= slots.max {
+            return None;
+        }
+        let slot = Arc::new(Slot::new());
+        let key = taken.insert(Arc::clone(&slot));
+        drop(taken);
+        metrics.of_internal_port().connections(Speech::Api).add(1);
+        Some(Held { slots: Arc::clone(slots), key, slot, metrics })
+    }
+
+    /// Whether accepting fails for want of descriptors.
+    pub fn set_short(&self, is_short: bool) {
+        self.is_short.store(is_short, Ordering::Relaxed);
+    }
+
+    /// Tells one connection to go, if there is one that may: the first in the order of [`Phase`], and of equals the one that
+    /// has done so for longest.
+    pub fn make_room(&self) {
+        let now = Instant::now();
+        let slots = self.slots();
+        let stays = slots.iter().map(|(_, slot)| slot).filter(|slot| !slot.is_told_to_go());
+        let may_go = stays.filter_map(|slot| {
+            let (phase, since) = *slot.state();
+            (now.duration_since(since) >= phase.grace()).then_some((phase, since, slot))
+        });
+        if let Some((.., slot)) = may_go.min_by_key(|(phase, since, _)| (*phase, *since)) {
+            slot.is_told_to_go.store(true, Ordering::Relaxed);
+            slot.news.notify_one();
+        }
+    }
+
+    /// Waits until a slot is given back.
+    pub async fn freed(&self) {
+        self.freed.notified().await;
+    }
+}
+
+/// A slot that is taken, until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    slots: Arc<Slots>,
+    key: usize,
+    slot: Arc<Slot>,
+    metrics: Arc<Metrics>,
+}
+
+impl Held {
+    /// The slot.
+    pub fn slot(&self) -> &Arc<Slot> {
+        &self.slot
+    }
+
+    /// Whether the connection should end with its next answer.
+    pub fn is_crowded(&self) -> bool {
+        self.slot.is_told_to_go()
+            || self.slots.is_short.load(Ordering::Relaxed)
+            || self.slots.slots().len() >= self.slots.crowded_from
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.slots.slots().remove(self.key));
+        self.slots.freed.notify_one();
+        self.metrics.of_internal_port().connections(Speech::Api).subtract(1);
+    }
+}
+
+/// The socket of a connection, which keeps its slot's phase up to date.
+#[derive(Debug)]
+pub struct Slotted {
+    stream: TcpStream,
+    slot: Arc<Slot>,
+}
+
+impl Slotted {
+    /// A connection that waits for its first request.
+    pub fn new(stream: TcpStream, slot: Arc<Slot>) -> Self {
+        Self { stream, slot }
+    }
+
+    /// The socket.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+}
+
+impl AsyncRead for Slotted {
+    /// Of a head, at most [`HEAD_BYTES_MAX`] bytes are read: the one that wants more is too large.
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if matches!(self.slot.phase(), Phase::Asking | Phase::Answering) {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let left = HEAD_BYTES_MAX.saturating_sub(self.slot.head_bytes.load(Ordering::Relaxed));
+        if left == 0 {
+            self.slot.head_is_too_large.store(true, Ordering::Relaxed);
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        let room = left.min(buffer.remaining());
+        let mut limited = ReadBuf::new(buffer.initialize_unfilled_to(room));
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut limited))?;
+        let arrived = limited.filled().len();
+        buffer.advance(arrived);
+        self.slot.head_arrived(arrived);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Slotted {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        let mut state = self.slot.state();
+        if state.0 == Phase::Answering {
+            state.1 = Instant::now();
+        }
+        drop(state);
+        Poll::Ready(Ok(written))
+    }
+
+    /// Called once all of an answer has been written.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        if self.slot.phase() == Phase::Answering {
+            self.slot.enter(Phase::Waiting);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::resume::ResumeKey;
+    use crate::room::registry::Registry;
+    use crate::room::replay::ReplayBounds;
+
+    fn taken(count: usize, slots: &Arc<Slots>) -> Vec<Held> {
+        let registry = Arc::new(Registry::new(Arc::new([]), 1, ResumeKey::new([1, 2]), ReplayBounds::OFF));
+        let metrics = Arc::new(Metrics::new("0123", 0, registry));
+        (0..count).map(|_| Slots::take(slots, Arc::clone(&metrics)).expect("a free slot")).collect()
+    }
+
+    fn since(slot: &Slot, phase: Phase, age: Duration) {
+        *slot.state() = (phase, Instant::now().checked_sub(age).expect("the machine runs for longer"));
+    }
+
+    #[test]
+    fn whatever_asks_nothing_goes_first_then_whatever_is_slow() {
+        let slots = Arc::new(Slots::new(5, 4));
+        let mut held = taken(5, &slots);
+        assert!(Slots::take(&slots, Arc::clone(&held[0].metrics)).is_none());
+        let gone = |held: &[Held]| held.iter().map(|held| held.slot().is_told_to_go()).collect::<Vec<_>>();
+        let phases = [Phase::Asking, Phase::Head, Phase::Waiting, Phase::New, Phase::Answering];
+        held.iter().zip(phases).for_each(|(held, phase)| held.slot().enter(phase));
+        slots.make_room();
+        assert_eq!(gone(&held), [false; 5], "all of them have only just begun");
+        since(held[1].slot(), Phase::Head, Duration::from_millis(300));
+        slots.make_room();
+        assert_eq!(gone(&held), [false, true, false, false, false], "a head comes at once");
+        held.iter().zip(phases).for_each(|(held, phase)| since(held.slot(), phase, Duration::from_secs(2)));
+        let mut order = Vec::new();
+        for _ in 0..5 {
+            let before = gone(&held);
+            slots.make_room();
+            order.extend(gone(&held).iter().zip(before).position(|(now, before)| *now != before));
+        }
+        assert_eq!(order, [3, 2, 0, 4], "each is told once");
+        assert!(held.iter().all(Held::is_crowded));
+        held.clear();
+        assert!(!taken(3, &slots)[0].is_crowded(), "all slots are free again");
+    }
+
+    #[test]
+    fn of_those_that_ask_nothing_the_oldest_goes() {
+        let slots = Arc::new(Slots::new(3, 3));
+        let held = taken(3, &slots);
+        for (held, seconds) in held.iter().zip([2, 4, 3]) {
+            since(held.slot(), Phase::Waiting, Duration::from_secs(seconds));
+        }
+        slots.make_room();
+        assert_eq!(held.iter().position(|held| held.slot().is_told_to_go()), Some(1));
+    }
+
+    #[test]
+    fn a_head_has_its_time_from_its_first_byte() {
+        let (slot, keepalive) = (Slot::new(), Duration::from_secs(75));
+        since(&slot, Phase::Waiting, Duration::from_secs(2));
+        let waiting_since = slot.state().1;
+        assert_eq!(slot.due(keepalive), waiting_since + keepalive);
+        slot.head_arrived(10);
+        let first = slot.state().1;
+        slot.head_arrived(10);
+        assert_eq!((slot.phase(), slot.due(keepalive)), (Phase::Head, first + HEAD_TIME_MAX));
+        assert!(first >= waiting_since + Duration::from_secs(2));
+        slot.enter(Phase::Asking);
+        assert!(slot.due(keepalive) > first + Duration::from_secs(1000), "answers have a limit of their own");
+    }
+}

@@ -1,0 +1,136 @@
+//! File descriptors when they run out: the last ones are left to the internal port, so that whoever watches over the server
+//! still sees it, and connections of the public port that only wait for another request make room for new ones.
+//!
+//! The kernel always gives the lowest free descriptor. One from [`Descriptors::public_max`] on says that all below it are in
+//! use: the connection that came with it waits, still unread, until one of those is free, and takes that. So each listener
+//! holds one connection too many at the most, and the fast path is one comparison.
+
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+/// Between two looks whether a descriptor has become free.
+pub const PAUSE: Duration = Duration::from_millis(100);
+/// The same, after an idle connection was told to go.
+const PAUSE_FOR_IDLE: Duration = Duration::from_millis(5);
+
+/// What the listeners of all shards share.
+#[derive(Debug)]
+pub struct Descriptors {
+    /// The public port uses those below this one.
+    public_max: RawFd,
+    /// Listeners that wait for one.
+    waiting: AtomicUsize,
+    /// Tells the connection that has been idle for longest to go.
+    go: Notify,
+    /// Connections that wait for another request and have not been told to go. Below 0 for a moment, when one that was told
+    /// got its request first.
+    idle: AtomicIsize,
+}
+
+impl Descriptors {
+    /// A process that may have `limit` files open, of which the public port leaves alone the last `reserved` ones.
+    pub fn new(limit: u64, reserved: u64) -> Self {
+        let public_max = limit.saturating_sub(reserved).try_into().unwrap_or(RawFd::MAX);
+        Self { public_max, waiting: AtomicUsize::new(0), go: Notify::new(), idle: AtomicIsize::new(0) }
+    }
+
+    /// Whether a connection that was just accepted may stay where it is.
+    pub fn fits(&self, stream: &TcpStream) -> bool {
+        stream.as_raw_fd() < self.public_max
+    }
+
+    /// Waits until a descriptor of the public port's is free, and moves the connection there.
+    pub async fn move_down(&self, stream: TcpStream) -> TcpStream {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let moved = loop {
+            let asked = self.make_room();
+            sleep(if asked { PAUSE_FOR_IDLE } else { PAUSE }).await;
+            // An error is the lack of any descriptor: that passes too.
+            if let Ok(duplicate) = rustix::io::fcntl_dupfd_cloexec(&stream, 0) {
+                let duplicate = TcpStream::from(duplicate);
+                if self.fits(&duplicate) {
+                    break duplicate;
+                }
+            }
+        };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        moved
+    }
+
+    /// Whether new connections wait for a descriptor: answers then end their connections, and say so.
+    pub fn are_short(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Ends the connection that has waited for another request for longest. Whether one does.
+    pub fn make_room(&self) -> bool {
+        let one_less = |idle: isize| (idle > 0).then(|| idle - 1);
+        let asked = self.idle.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
+        if asked {
+            self.go.notify_one();
+        }
+        asked
+    }
+
+    /// Waits for another request on a connection. `None`: it is to make room.
+    pub async fn while_idle<T>(&self, request: impl Future<Output = T>) -> Option<T> {
+        self.idle.fetch_add(1, Ordering::Relaxed);
+        tokio::select! {
+            biased;
+            outcome = request => {
+                self.idle.fetch_sub(1, Ordering::Relaxed);
+                Some(outcome)
+            }
+            () = self.go.notified() => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_one_that_is_idle_for_longest_makes_room_and_one_with_a_request_never() {
+        let descriptors = Descriptors::new(100, 10);
+        let (mut first, mut second) =
+            (Box::pin(descriptors.while_idle(pending::<()>())), Box::pin(descriptors.while_idle(pending::<()>())));
+        for idle in [&mut first, &mut second] {
+            assert!(tokio::time::timeout(Duration::ZERO, idle).await.is_err(), "nobody asked for room");
+        }
+        assert!(descriptors.make_room());
+        assert!(tokio::time::timeout(Duration::ZERO, &mut second).await.is_err());
+        assert_eq!(first.await, None);
+        assert_eq!(descriptors.while_idle(ready(7)).await, Some(7));
+        assert!(descriptors.make_room());
+        assert_eq!(second.await, None);
+        // There is none: the next one is not told in its place.
+        assert!(!descriptors.make_room());
+        assert_eq!(descriptors.while_idle(async { tokio::task::yield_now().await }).await, Some(()));
+    }
+
+    #[tokio::test]
+    async fn a_connection_waits_for_a_descriptor_of_the_public_port() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (lower, upper) = (connect(), connect());
+        let mut low = vec![lower];
+        // Other tests of this process open and close files meanwhile: only what this one holds is sure to be in use.
+        let descriptors = Descriptors::new(upper.as_raw_fd() as u64 + 10, 10);
+        low.retain(|stream| descriptors.fits(stream));
+        assert!(!descriptors.fits(&upper) && !descriptors.are_short());
+        let local = upper.local_addr().unwrap();
+        drop(low);
+        let moved = descriptors.move_down(upper).await;
+        assert!(descriptors.fits(&moved) && !descriptors.are_short());
+        assert_eq!(moved.local_addr().unwrap(), local);
+    }
+}

@@ -1,0 +1,152 @@
+// The log of the room on the screen: its lines, drawn, and the place where somebody reads.
+// Text from others reaches the page through textContent alone: it can never become markup.
+
+import { $, element } from "./words.js";
+
+const LINES_MAX = 500; // kept of each room
+const ROWS_MAX = 2 * LINES_MAX; // drawn while somebody reads further up
+const FOLLOW_MS = 180_000; // messages closer together than this share the heading
+const END_PX = 40; // this close to the end is at the end
+
+const messages = $("messages");
+const toEnd = $("to-end");
+const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
+const rows = new WeakMap(); // the element of each line that is drawn
+
+let shown = null; // the room on the screen
+let atEnd = true; // the log is scrolled to its end, and stays there
+let below = 0; // messages that came while somebody reads further up
+let isBehind = false; // of those, some are not drawn
+let sendAgain = () => {};
+
+/** What to do when "Send again" is pressed on a line. */
+export const onSendAgain = (act) => { sendAgain = act; };
+
+/** A name inside a sentence, which it can't turn round: a part of a line. */
+export const named = (name) => ({ name });
+
+/**
+ * A line of a room: `parts` (strings, and names by `named`), `time`, and `from` if it is a message; `kind` of a notice;
+ * `isPending` while its echo is due; `failure`, why a message was not sent, and its `text`.
+ */
+export function addLine(room, line) {
+  line.kind ??= "message" + (line.own ? " own" : "") + (follows(line, room.lines.at(-1)) ? " follows" : "");
+  room.lines.push(line);
+  if (room.lines.length > LINES_MAX) room.lines.shift();
+  if (room !== shown) return line;
+  if (!atEnd && line.from && !line.own) showBelow(below + 1);
+  // The rows under the reader's eyes stay: what doesn't fit is drawn when the end is looked at again.
+  if (!atEnd && messages.childElementCount >= ROWS_MAX) isBehind = true;
+  else insert(line, shown.pending[0]);
+  while (atEnd && messages.childElementCount - room.pending.length > LINES_MAX) messages.firstChild.remove();
+  stayAtEnd();
+  return line;
+}
+
+/** A message of ours that has not come back yet stays below all others. */
+export function addPending(room, line) {
+  line.isPending = true;
+  line.kind = "message own pending" + (follows(line, room.pending.at(-1) ?? room.lines.at(-1)) ? " follows" : "");
+  room.pending.push(line);
+  if (room !== shown) return;
+  goToEnd();
+  insert(line);
+}
+
+/** Takes a line away, wherever it is. */
+export function removeLine(room, line) {
+  for (const list of [room.lines, room.pending]) {
+    const at = list.indexOf(line);
+    if (at >= 0) list.splice(at, 1);
+  }
+  rows.get(line)?.remove();
+}
+
+/** Draws a room; `fromEnd`: pixels between the end and what was read. */
+export function showLog(room, fromEnd = 0) {
+  shown = room;
+  goToEnd(true);
+  // No news: not to be read out.
+  messages.ariaLive = "off";
+  setTimeout(() => { messages.ariaLive = "polite"; }, 500);
+  messages.ariaLabel = `Messages in ${room.name}`;
+  if (!fromEnd) return;
+  messages.scrollTop = messages.scrollHeight - fromEnd;
+  atEnd = false;
+}
+
+/** Pixels between the end and what is read; 0 at the end. */
+export const placeFromEnd = () => (atEnd ? 0 : messages.scrollHeight - messages.scrollTop);
+
+function goToEnd(anew = isBehind) {
+  atEnd = true;
+  isBehind = false;
+  showBelow(0);
+  if (anew) {
+    messages.replaceChildren();
+    for (const line of [...shown.lines, ...shown.pending]) insert(line);
+  }
+  stayAtEnd();
+}
+
+function showBelow(count) {
+  below = count;
+  toEnd.textContent = `↓ ${count} new`;
+  toEnd.hidden = !count;
+}
+
+const follows = (line, last) => line.from && line.from === last?.from && line.time - last.time < FOLLOW_MS;
+
+function insert(line, before) {
+  const row = draw(line);
+  rows.set(line, row);
+  messages.insertBefore(row, (before && rows.get(before)) ?? null);
+}
+
+const drawPart = (part) => (typeof part === "string" ? part : element("bdi", {}, part.name));
+
+function draw(line) {
+  const { kind, from, parts, time, failure, isPending } = line;
+  const row = element("div", { className: kind, title: new Date(time).toLocaleString() });
+  if (from) row.append(element("bdi", { className: "from" }, from));
+  row.append(element("time", {}, clock.format(time)));
+  row.append(element("span", { className: "text", dir: "auto" }, ...parts.map(drawPart)));
+  if (isPending) row.ariaBusy = "true";
+  if (failure) {
+    const again = element("button", { type: "button", onclick: () => sendAgain(line) }, "Send again");
+    row.append(element("span", { className: "failure" }, `${failure} `, again));
+  }
+  // A colour for each name, the same on every screen.
+  const hue = [...(from ?? "")].reduce((hash, char) => (hash * 31 + char.codePointAt(0)) % 360, 7);
+  row.style.setProperty("--hue", hue);
+  return row;
+}
+
+/** Once a frame: scrolling costs a layout. */
+let scrollDue = false;
+function stayAtEnd() {
+  if (!atEnd || scrollDue) return;
+  scrollDue = true;
+  requestAnimationFrame(() => {
+    scrollDue = false;
+    if (atEnd) messages.scrollTop = messages.scrollHeight;
+  });
+}
+
+let last = { top: 0, height: 0 };
+messages.onscroll = () => {
+  const { scrollTop: top, clientHeight: height, scrollHeight } = messages;
+  if (scrollHeight - top - height < END_PX) {
+    if (!atEnd) goToEnd();
+  } else if (top < last.top && height === last.height) atEnd = false; // the reader, not a field that shrinks
+  last = { top, height };
+};
+// A phone's keyboard opens: the last line stays in sight. The scroll event that this causes comes before the next frame.
+new ResizeObserver(() => {
+  stayAtEnd();
+  requestAnimationFrame(() => { last.height = messages.clientHeight; });
+}).observe(messages);
+toEnd.onclick = () => {
+  goToEnd();
+  messages.focus();
+};

@@ -1,0 +1,190 @@
+// The rooms of this page: the list, the one on the screen, and the address, which names it.
+
+import { Connection, attempt, bytes } from "./connection.js";
+import { addLine, named, showLog } from "./log.js";
+import { changed, signOut } from "./session.js";
+import { $, element, field, fitField, hint } from "./words.js";
+
+const ROOM_BYTES_MAX = 64;
+
+export const connection = new Connection();
+export const rooms = new Map(); // by name, in the order joined; they outlive connections
+export let current = null; // the room on the screen; null while the join form shows
+export const isTouch = matchMedia("(hover: none) and (pointer: coarse)");
+
+const sidebar = $("sidebar");
+
+const fold = (name) => name.normalize("NFKC").toLowerCase();
+export const findRoom = (name) => rooms.get(name) ?? [...rooms.values()].find((room) => fold(room.name) === fold(name));
+
+/** What the server would refuse, said before. */
+export const roomProblem = (name) =>
+  /\p{White_Space}/u.test(name) ? "A room name can't contain spaces." : textProblem("room name", name, ROOM_BYTES_MAX);
+
+export function textProblem(what, text, max) {
+  if (!text) return `Enter a ${what}.`;
+  if (/[\p{Cc}\p{Cs}]/u.test(text)) return `A ${what} can't contain control characters.`;
+  return bytes(text) > max ? `Too long: ${bytes(text)} of ${max} bytes.` : "";
+}
+
+/** Goes to a room, joined first if need be. False, with a hint, if that can't be. */
+export function goTo(name) {
+  const room = findRoom(name);
+  const max = connection.limits.Rooms;
+  if (roomProblem(name)) return hint(roomProblem(name));
+  if (!room && !connection.isConnected) return hint("Not joined: you're offline.");
+  if (!room && max && rooms.size >= max) return hint(`You're in ${max} rooms, the maximum. Leave one first.`);
+  if (room) show(room);
+  connection.join(room?.name ?? name);
+  hint("");
+  return true;
+}
+
+export function leave(room) {
+  const draft = room === current ? field.value : room.draft;
+  if (!draft.trim() || window.confirm("Leave the room and discard what you typed?")) connection.leave(room.name);
+}
+
+export function forget(name) {
+  const room = rooms.get(name);
+  if (!room) return;
+  if (rooms.size === 1) return signOut();
+  const hadFocus = room.item.contains(document.activeElement);
+  const beside = room.item.nextElementSibling ?? room.item.previousElementSibling;
+  rooms.delete(name);
+  room.item.remove();
+  if (room === current) show([...rooms.values()].at(-1));
+  else if (hadFocus) beside.querySelector(".room").focus();
+  showRooms();
+  changed();
+}
+
+export function addRoom(name, kept) {
+  const item = element("li");
+  const label = element("bdi");
+  const badge = element("span", { className: "unread" });
+  const button = element("button", { className: "room" }, label, " ", badge);
+  const cross = element("button", { className: "leave" }, "×");
+  const room = { item, label, badge, button, cross, lines: [], pending: [], unread: 0, draft: "", ...kept };
+  button.onclick = () => show(room);
+  cross.onclick = () => leave(room);
+  item.append(button, cross);
+  $("rooms").append(item);
+  rename(room, name);
+  return room;
+}
+
+/** Names a room; the server may write its name in another way than we did. */
+function rename(room, name) {
+  rooms.delete(room.name);
+  room.name = room.item.dataset.room = room.label.textContent = name;
+  room.cross.ariaLabel = `Leave ${name}`;
+  rooms.set(name, room);
+}
+
+export function showRooms() {
+  let total = 0;
+  for (const { name, item, button, badge, unread } of rooms.values()) {
+    const isAway = !connection.isIn(name);
+    total += unread;
+    showCount(badge, unread);
+    button.ariaLabel = name + (unread ? ` ${badge.textContent} unread` : "") + (isAway ? ", not joined" : "");
+    button.ariaCurrent = name === current.name;
+    item.classList.toggle("away", isAway);
+  }
+  showCount($("unread-total"), total);
+  $("rooms-toggle").ariaLabel = total ? `Rooms ${$("unread-total").textContent} unread` : "Rooms";
+  document.title = (document.hidden && total ? `(${total}) ` : "") + `${current.name} · hi`;
+}
+
+export const closeDrawer = () => sidebar.togglePopover?.(false);
+
+function showCount(badge, count) {
+  badge.textContent = count > 999 ? "999+" : count;
+  badge.hidden = !count;
+}
+
+export function show(room, fromEnd) {
+  const before = current;
+  if (before) before.draft = field.value;
+  current = room;
+  connection.home = room.name;
+  if (room !== before) {
+    field.value = room.draft;
+    fitField();
+    $("title").textContent = room.name;
+    showAddress(before && !history.state?.drawer);
+    showLog(room, fromEnd);
+    hint("");
+  }
+  room.unread = 0;
+  showRooms();
+  room.item.scrollIntoView({ block: "nearest" });
+  closeDrawer();
+  // On a phone, focus would open the keyboard over half of the log.
+  const quietly = before && document.activeElement !== field && isTouch.matches;
+  (quietly ? $("messages") : field).focus();
+  changed();
+}
+
+// ---- The address: a room each, so that Back goes to the room before, and a reload comes back here ----
+
+export const roomOfAddress = () => attempt(() => decodeURIComponent(location.hash.slice(1))) ?? "";
+
+/** Writes the current room into the address. `isNew`: Back will lead to what it was. */
+function showAddress(isNew) {
+  const address = "#" + encodeURIComponent(current.name);
+  const write = isNew && address !== location.hash ? "pushState" : "replaceState";
+  history[write]({ room: current.name }, "", address);
+}
+
+window.onpopstate = ({ state }) => {
+  if (!current || !state) return; // a link, see below
+  if (!state.drawer) closeDrawer();
+  const room = rooms.get(state.room);
+  if (room && room !== current) show(room);
+  else showAddress();
+};
+
+window.onhashchange = () => {
+  if (history.state) return;
+  if (!current) $("join-room").value = roomOfAddress();
+  else if (!goTo(roomOfAddress())) showAddress();
+};
+
+sidebar.ontoggle = ({ newState }) => {
+  if (newState === "open") history.pushState({ room: current.name, drawer: true }, "");
+  else if (history.state?.drawer) history.back();
+};
+
+export function notice(room, parts, time = Date.now(), kind = "notice") {
+  addLine(room, { parts, time, kind });
+  changed();
+}
+
+export function joined(name, { asked, Recovered }) {
+  const known = rooms.get(asked) ?? rooms.get(name);
+  const room = known ?? addRoom(name);
+  if (room.name !== name) rename(room, name);
+  if (known && !Recovered) notice(room, ["reconnected; messages may be missing here"], Date.now(), "notice separator");
+  else if (known && !room.isRestored) notice(room, ["reconnected"], Date.now(), "notice separator");
+  room.isRestored = false;
+  if (!current) openChat();
+  if (known) showRooms();
+  else show(room);
+  changed();
+}
+
+export function notJoined(name, why) {
+  const isKnown = rooms.has(name);
+  if (!isKnown) connection.rooms.delete(name);
+  showAddress();
+  notice(current, ["Can't join ", named(name), `: ${why}`]);
+}
+
+export function openChat() {
+  attempt(() => localStorage.setItem("hi.name", connection.name));
+  $("my-name").textContent = connection.name;
+  $("welcome").hidden = true;
+  $("chat").hidden = $("rooms-toggle").hidden = $("title").hidden = false;
+}
