@@ -143,6 +143,15 @@ fn a_server_whose_echo_is_off_or_kept_back_is_sound_and_nothing_is_blamed() {
 }
 
 #[test]
+fn hi_with_its_echo_off_is_sound() {
+    let server = Server::start(&["--echo", "off"]);
+    let run = examine(server.port());
+    assert!(run.expect("sound", 0).contains("--echo off"), "{:#}", run.json);
+    assert_eq!(run.others(), Vec::<&str>::new());
+    doctor(&[&at(server.port(), "/nothing")]).expect("not_found", 1);
+}
+
+#[test]
 fn a_websocket_below_a_front_of_another_kind_is_left_alone() {
     // It answers 426 for a reason of its own.
     let tls = odd_server(|_| Reply::Answer(response("426 Upgrade Required", "Upgrade: TLS/1.2\r\n", "")));

@@ -96,6 +96,26 @@ fn a_proxy_that_passes_only_the_chat_on_is_sound() {
     );
 }
 
+/// Everything works but for the pages of the site: nginx and Apache put the server's address in place of `Host`.
+#[test]
+fn proxies_that_change_host_are_named_with_the_line_that_keeps_it() {
+    let server = Server::start(&[]);
+    for (mut setup, line, name) in [
+        (cases::correct(server.address()), "proxy_set_header Host $http_host;", "nginx"),
+        (cases::apache_correct(server.address()), "ProxyPreserveHost On", "Apache httpd"),
+    ] {
+        setup.site.retain(|there| there != line);
+        let says: &'static [&'static str] =
+            Box::leak(Box::new([name, "changes Host on the way", "pages of http://127.0.0.1:"]));
+        let lines: &'static [&'static str] = Box::leak(Box::new([line]));
+        let expected = Expected { verdict: ("forbidden_origin", 1), says, lines, logged: Some("origin_refused") };
+        expect(&server, &setup, &[], &expected);
+        setup.port = support::proxies::free_port();
+        setup.site.insert(0, line.to_owned());
+        expect(&server, &setup, &[], &Expected { verdict: ("sound", 0), says: &["works"], lines: &[], logged: None });
+    }
+}
+
 #[test]
 fn behind_a_proxy_a_path_that_hi_does_not_have_is_the_fault() {
     let server = Server::start(&[]);
