@@ -66,7 +66,8 @@ pub trait DataRing: Sized {
     fn recycle(&mut self, received: Received);
     /// Completions are looked for from now on: the eventfd need not be signalled.
     fn attended(&mut self);
-    /// From now on the eventfd tells of completions again. False if there are some of which it has not told.
+    /// From now on the eventfd tells of completions again. False if there are some of which it has not told, or something
+    /// was asked for that the kernel has not been given.
     fn unattended(&mut self) -> bool;
 }
 
@@ -385,7 +386,10 @@ impl DataRing for Ring {
         // The kernel first adds work and then looks whether to signal; we do it the other way round: whatever the order,
         // one of the two sees the other's.
         fence(Ordering::SeqCst);
-        self.aside.is_empty() && self.uring.completion().is_empty() && !self.uring.submission().taskrun()
+        let queue = self.uring.submission();
+        let all_is_submitted = queue.is_empty() && !queue.taskrun();
+        drop(queue);
+        all_is_submitted && self.aside.is_empty() && self.uring.completion().is_empty()
     }
 }
 

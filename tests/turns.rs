@@ -441,6 +441,32 @@ fn what_a_full_inbox_drops_is_told_at_once_also_if_nothing_follows() {
 }
 
 #[test]
+fn a_shard_that_sleeps_hears_at_once_that_a_full_socket_has_room_again() {
+    let mut bench = Bench::new();
+    let mut slow = bench.connect(raw(), "live");
+    bench.turn_until_idle();
+    let live = room(&bench, Namespace::Raw, "live");
+    socket2::SockRef::from(bench.newest.as_ref().unwrap()).set_send_buffer_size(16 * 1024).unwrap();
+    // More than the sockets of both ends take before the peer reads, and less than a log keeps.
+    let part = encode::frame(OpCode::Binary, &[7; 100_000]);
+    let bytes = 9 * part.len();
+    for _ in 0..9 {
+        live.publish_raw(&part, &mut Wakes::default());
+        bench.turn_until_asleep();
+    }
+    while take_signal(&bench.ring_wake_up) {}
+    let mut heard = arrived(&mut slow).len();
+    assert!(heard < bytes, "all of it fitted");
+    while heard < bytes {
+        // Nothing but the ring wakes the shard: no timer runs here.
+        wait_for_input(&bench.ring_wake_up);
+        take_signal(&bench.ring_wake_up);
+        bench.turn_until_asleep();
+        heard += arrived(&mut slow).len();
+    }
+}
+
+#[test]
 fn a_message_to_a_room_that_is_behind_waits_without_turns_and_is_published_then() {
     let mut bench = Bench::new();
     let mut ann = bench.connect(chat("ann"), "tea");
