@@ -106,7 +106,7 @@ impl Driver {
     }
 
     fn steady(&mut self, time: Duration) -> Outcome {
-        let rest = (self.server.cpu_time() - self.slept.0, self.slept.1.elapsed());
+        let rest = (self.server.cpu_time().saturating_sub(self.slept.0), self.slept.1.elapsed());
         for _ in 0..WARM_UP_MESSAGES {
             self.publish();
             self.members.read_until(self.sent);
@@ -120,7 +120,7 @@ impl Driver {
             self.publish();
         }
         self.members.read_until(self.sent);
-        let cpu = self.server.cpu_time() - before;
+        let cpu = self.server.cpu_time().saturating_sub(before);
         Outcome::Steady { deliveries: messages * self.case.members as u32, cpu, rest }
     }
 

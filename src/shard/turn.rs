@@ -27,8 +27,11 @@ const COMPLETIONS_PER_TURN: usize = 8192;
 const SUBMISSIONS_BEFORE_READING: usize = 16;
 /// See [`SUBMISSIONS_BEFORE_READING`].
 const BUFFERS_BEFORE_READING: usize = 256;
-/// What one turn gives to the kernel: about two milliseconds of it.
-const PER_TURN: Budget = Budget { sends: 512, bytes: 2 * 1024 * 1024 };
+/// What one turn gives to the kernel, at most about four milliseconds of it, if a single room is in line: a fan-out that is
+/// parted costs up to 8 % more.
+const PER_TURN: Budget = Budget { sends: 1024, bytes: 2 * 1024 * 1024 };
+/// The same if several rooms are in line: none of them waits for long.
+const PER_SHARED_TURN: Budget = Budget { sends: 512, ..PER_TURN };
 /// The least number of members that a room visits in its turn.
 const VISITS_MIN: usize = 16;
 /// Room for relays that is kept from one turn to the next.
@@ -281,13 +284,14 @@ impl<R: DataRing> Shard<R> {
 
     /// Gives the kernel what is owed: to connections that wait for something of their own, and to members of rooms.
     fn send(&mut self) {
-        let mut left = PER_TURN;
-        let mut own = PER_TURN.share(2);
+        let budget = if self.rooms.in_line() > 1 { PER_SHARED_TURN } else { PER_TURN };
+        let (mut left, half) = (budget, budget.share(2));
+        let mut own = half;
         self.send_queued(&mut own);
-        left.take(PER_TURN.share(2).sends - own.sends, PER_TURN.share(2).bytes - own.bytes);
+        left.take(half.sends - own.sends, half.bytes - own.bytes);
         self.visit_members(&mut left);
         self.send_queued(&mut left);
-        let sends = PER_TURN.sends - left.sends;
+        let sends = budget.sends - left.sends;
         if sends > 0 {
             self.counters.send_batch.record(sends as u64, 1);
         }
