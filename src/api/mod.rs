@@ -77,6 +77,8 @@ pub struct App {
     pub sampler: Mutex<Sampler>,
     /// Room for requests with a large body.
     large_bodies: Arc<Semaphore>,
+    /// Room for requests that wait for shards that are behind.
+    waiting: Semaphore,
 }
 
 impl App {
@@ -88,8 +90,17 @@ impl App {
         raw: RawMode,
         keys: Keys,
     ) -> Self {
-        let large_bodies = Arc::new(Semaphore::new(LARGE_BODIES_MAX));
-        Self { rooms, metrics, readiness, raw, keys, once: Mutex::default(), sampler: Mutex::default(), large_bodies }
+        Self {
+            rooms,
+            metrics,
+            readiness,
+            raw,
+            keys,
+            once: Mutex::default(),
+            sampler: Mutex::default(),
+            large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
+            waiting: Semaphore::new(publish::WAITING_MAX),
+        }
     }
 
     /// Answers with an error, and counts it.

@@ -28,6 +28,8 @@ const FROM_DEFAULT: &str = "api";
 
 /// How long a request waits for shards that are behind with their deliveries.
 const WAIT_TIME_MAX: Duration = Duration::from_secs(5);
+/// Requests that may wait for that at the same time: the other connections of the internal port stay free for probes.
+pub(super) const WAITING_MAX: usize = 64;
 /// Between two looks whether they have caught up.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -222,7 +224,7 @@ impl Drop for Request<'_> {
 }
 
 /// Publishes a message as soon as that costs no other room anything, and wakes the shards that it goes to. `None`: the
-/// shards have not caught up by then.
+/// shards have not caught up by then, or too many wait for them.
 async fn publish_in(
     app: &App,
     namespace: Namespace,
@@ -233,11 +235,14 @@ async fn publish_in(
     let received = Instant::now();
     let inboxes = app.rooms.inboxes();
     let must_wait = || app.rooms.is_congested() || app.rooms.get(namespace, room).is_some_and(|room| room.is_behind());
-    while must_wait() {
-        if Instant::now() >= until {
-            return None;
+    if must_wait() {
+        let _place = app.waiting.try_acquire().ok()?;
+        while must_wait() {
+            if Instant::now() >= until {
+                return None;
+            }
+            sleep(LOOK_INTERVAL).await;
         }
-        sleep(LOOK_INTERVAL).await;
     }
     let sample = {
         let mut sampler = app.sampler.lock().expect(UNPOISONED);
@@ -258,3 +263,6 @@ async fn publish_in(
 }
 
 const UNPOISONED: &str = "it is never held over a panic";
+
+#[cfg(test)]
+mod tests;
