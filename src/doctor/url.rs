@@ -176,7 +176,13 @@ impl TypedValueParser for TargetParser {
         value: &OsStr,
     ) -> Result<Target, clap::Error> {
         Target::parse(&value.to_string_lossy()).map_err(|error| {
-            let name = arg.map(|arg| format!("{arg}: ")).unwrap_or_default();
+            // An argument keeps its variable only where the value comes from it (see `environment`).
+            let of_variable = |arg: &clap::Arg| arg.get_env().map(|variable| variable.to_string_lossy().into_owned());
+            let name = arg.map(|arg| match of_variable(arg) {
+                Some(variable) => format!("{variable} ({arg}): "),
+                None => format!("{arg}: "),
+            });
+            let name = name.unwrap_or_default();
             clap::Error::raw(ErrorKind::ValueValidation, format!("{name}{error}.\n")).with_cmd(command)
         })
     }
