@@ -55,7 +55,7 @@ fn decode(criterion: &mut Criterion) {
             let decode_all = |mut input: Vec<u8>| {
                 let (mut decoder, mut rest) = (Decoder::new(), &mut input[..]);
                 for _ in 0..frames {
-                    let event = decoder.next(&mut rest, MESSAGE_BYTES_MAX).expect("the frames are sound");
+                    let event = decoder.next(&mut rest, MESSAGE_BYTES_MAX).expect("the frames are valid");
                     black_box(event.expect("the frames are whole"));
                 }
                 input
@@ -81,7 +81,7 @@ fn encode_once(criterion: &mut Criterion) {
 fn handshake(criterion: &mut Criterion) {
     criterion.bench_function("handshake/parse, examine, answer", |bencher| {
         bencher.iter(|| {
-            let (head, _) = head::parse(black_box(HANDSHAKE)).expect("it is sound").expect("it is whole");
+            let (head, _) = head::parse(black_box(HANDSHAKE)).expect("it is valid").expect("it is whole");
             upgrade::response_101(&upgrade::examine(&head).expect("it is a handshake"), None)
         });
     });

@@ -20,7 +20,7 @@ use crate::doctor::{self, Depth, Examination, Options, examine};
 use crate::metrics::Metrics;
 use crate::os;
 
-/// So much of the interval is chance, so that many servers don't dial at once: a tenth.
+/// The part of the interval that is random: one in ten, so that many servers don't dial at once.
 const JITTER_PART: u32 = 10;
 /// The first look comes soon after the start, when the listeners are there.
 const FIRST_AFTER: Duration = Duration::from_secs(1);
@@ -211,7 +211,7 @@ fn pause(interval: Duration, random: u64) -> Duration {
     interval - span + offset
 }
 
-/// Whether everyone who answers as hi, at any address, is the instance or of the group. Nobody at all: no.
+/// Whether everything that answers as hi, at any address, is the instance or of the group. Nobody at all: no.
 fn who_answers(facts: &Facts, plan: &Plan) -> bool {
     let mut answers = facts.addresses.iter().filter_map(|address| address.received()).peekable();
     answers.peek().is_some()

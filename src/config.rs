@@ -16,8 +16,18 @@ use crate::rate::RateLimit;
 use crate::relay;
 use crate::room::replay::ReplayBounds;
 
-/// Between two looks at the public address.
-const INTERVAL_MIN: Duration = Duration::from_millis(100);
+mod values;
+
+pub(crate) use values::parse_time;
+use values::*;
+
+const LISTENING: &str = "Listening";
+const LIMITS: &str = "Limits";
+const MEMORY: &str = "Memory and replay";
+const HEARTBEAT: &str = "Heartbeat";
+const THREADS: &str = "Threads";
+const DIAGNOSIS: &str = "Diagnosis";
+const LOGGING: &str = "Logging";
 
 /// Where the internal port is, and where `hi pub` and `hi rooms` look for it.
 pub const INTERNAL_DEFAULT: &str = "127.0.0.1:8081";
@@ -27,139 +37,157 @@ pub const INTERNAL_DEFAULT: &str = "127.0.0.1:8081";
 #[command(name = "hi")]
 pub struct Config {
     /// Port to listen on, on all IPv4 and IPv6 addresses; 0 takes a free one
-    #[arg(short, long, value_name = "PORT", env = "HI_PORT", default_value_t = 8080)]
+    #[arg(help_heading = LISTENING, short, long, value_name = "PORT", env = "HI_PORT", default_value_t = 8080)]
     pub port: u16,
 
     /// Address to listen on instead of --port, e.g. 127.0.0.1:8080 or `[::1]:8080`; may be given several times
-    #[arg(long, value_name = "ADDR:PORT", env = "HI_LISTEN", value_delimiter = ',', conflicts_with = "port")]
+    #[arg(help_heading = LISTENING, long, value_name = "ADDR:PORT", env = "HI_LISTEN",
+          value_delimiter = ',', conflicts_with = "port")]
     pub listen: Vec<SocketAddr>,
 
     /// Address of the internal port: publishing over HTTP, health and metrics, for programs of your own; off: none. Port 0
     /// takes a free one
-    #[arg(long, value_name = "ADDR:PORT", env = "HI_INTERNAL", default_value = INTERNAL_DEFAULT)]
+    #[arg(help_heading = LISTENING, long, value_name = "ADDR:PORT", env = "HI_INTERNAL",
+          default_value = INTERNAL_DEFAULT)]
     pub internal: Internal,
 
     /// File with the key that the internal port asks for, except for health and metrics; one key a line, each of them
     /// opens [default: no key is asked for]
-    #[arg(long, value_name = "FILE", env = "HI_API_KEY_FILE")]
+    #[arg(help_heading = LISTENING, long, value_name = "FILE", env = "HI_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
 
-    /// Shards: threads, each with a listener and two rings of its own [default: the number of cores that the process may
-    /// use, or that its CPU quota pays for]
-    #[arg(long, value_name = "COUNT", env = "HI_SHARDS", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub shards: Option<u16>,
-
-    /// Whether each shard stays on a core of its own: auto (where no other process is pinned and there is no CPU quota), on,
-    /// off
-    #[arg(long, value_name = "MODE", env = "HI_PIN", value_enum, default_value_t = Pin::Auto)]
-    pub pin: Pin,
+    /// Origins whose pages may open WebSockets and streams, several with commas between: same-host (the page and the
+    /// request name the same host), any, or e.g. `https://chat.example.com`; clients without an Origin header are not
+    /// browsers, and always may
+    #[arg(help_heading = LISTENING, long, value_name = "ORIGIN", env = "HI_ORIGINS", value_delimiter = ',',
+          default_value = "same-host")]
+    pub origins: Vec<Allowed>,
 
     /// What clients may do in raw rooms: open (publish and listen), listen (only listen), off
-    #[arg(long, value_name = "MODE", env = "HI_RAW", value_enum, default_value_t = RawMode::Open)]
+    #[arg(help_heading = LISTENING, long, value_name = "MODE", env = "HI_RAW", value_enum,
+          default_value_t = RawMode::Open)]
     pub raw: RawMode,
 
+    /// How long a connection without a WebSocket or stream is kept while it asks for nothing, on both ports; longer than
+    /// the 60 s of common load balancers, so that they never send a request into a connection that hi closes
+    #[arg(help_heading = LISTENING, long, value_name = "TIME", env = "HI_KEEPALIVE_TIMEOUT", default_value = "75s",
+          value_parser = parse_time)]
+    pub keepalive_timeout: Duration,
+
+    /// Time for a request head to arrive, from accept or from the end of the last answer
+    #[arg(help_heading = LISTENING, long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s",
+          value_parser = parse_time)]
+    pub handshake_timeout: Duration,
+
     /// Largest message that a client may send, in bytes of WebSocket payload; beyond it: close 1009
-    #[arg(long, value_name = "BYTES", env = "HI_MAX_MESSAGE", default_value = "16k", value_parser = parse_message_bytes)]
+    #[arg(help_heading = LIMITS, long, value_name = "BYTES", env = "HI_MAX_MESSAGE", default_value = "16k",
+          value_parser = parse_message_bytes)]
     pub max_message: usize,
 
     /// Rooms that one connection may be in
-    #[arg(long, value_name = "COUNT", env = "HI_MAX_ROOMS", default_value_t = 32,
+    #[arg(help_heading = LIMITS, long, value_name = "COUNT", env = "HI_MAX_ROOMS", default_value_t = 32,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_rooms: u32,
 
     /// Chat messages that one connection may send a second; 0: no limit
-    #[arg(long, value_name = "PER_SECOND", env = "HI_RATE_LIMIT", default_value_t = 20)]
+    #[arg(help_heading = LIMITS, long, value_name = "PER_SECOND", env = "HI_RATE_LIMIT", default_value_t = 20)]
     pub rate_limit: u32,
 
     /// Chat messages that one connection may send at once after a pause; raw messages likewise
-    #[arg(long, value_name = "COUNT", env = "HI_RATE_BURST", default_value_t = 40,
+    #[arg(help_heading = LIMITS, long, value_name = "COUNT", env = "HI_RATE_BURST", default_value_t = 40,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub rate_burst: u32,
 
     /// Raw messages that one connection may send a second; 0: no limit
-    #[arg(long, value_name = "PER_SECOND", env = "HI_RAW_RATE_LIMIT", default_value_t = 0)]
+    #[arg(help_heading = LIMITS, long, value_name = "PER_SECOND", env = "HI_RAW_RATE_LIMIT", default_value_t = 0)]
     pub raw_rate_limit: u32,
 
     /// Memory for everything that is kept for others, in bytes: rooms' logs, replay, unread replies, half-read messages.
-    /// Beyond it, whatever holds most gives it back, and those who lose messages are told [default: half of what the
+    /// Beyond it, the largest holders give memory back, and clients that lose messages are told [default: half of what the
     /// machine or its control group has]
-    #[arg(long, value_name = "BYTES", env = "HI_MEMORY_MAX", value_parser = parse_memory)]
+    #[arg(help_heading = MEMORY, long, value_name = "BYTES", env = "HI_MEMORY_MAX", value_parser = parse_memory)]
     pub memory_max: Option<usize>,
 
     /// What a slow member may lag behind, in bytes for each room and shard; beyond it, it loses the oldest messages and
     /// is told which
-    #[arg(long, value_name = "BYTES", env = "HI_BACKLOG_BYTES", default_value = "1m", value_parser = parse_size)]
+    #[arg(help_heading = MEMORY, long, value_name = "BYTES", env = "HI_BACKLOG_BYTES", default_value = "1m",
+          value_parser = parse_size)]
     pub backlog_bytes: usize,
 
-    /// Messages that each chat room keeps for clients that come back; 0: none
-    #[arg(long, value_name = "COUNT", env = "HI_REPLAY_FRAMES", default_value_t = 1024,
+    /// What happens to a chat member that lost messages: gap (it is told, and goes on), close (code 4101)
+    #[arg(help_heading = MEMORY, long, value_name = "POLICY", env = "HI_SLOW", value_enum, default_value_t = Slow::Gap)]
+    pub slow: Slow,
+
+    /// Messages that each chat room keeps for clients that reconnect; 0: none
+    #[arg(help_heading = MEMORY, long, value_name = "COUNT", env = "HI_REPLAY_FRAMES", default_value_t = 1024,
           value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub replay_frames: u32,
 
-    /// Bytes that each chat room keeps for clients that come back; 0: none
-    #[arg(long, value_name = "BYTES", env = "HI_REPLAY_BYTES", default_value = "1m", value_parser = parse_size)]
+    /// Bytes that each chat room keeps for clients that reconnect; 0: none
+    #[arg(help_heading = MEMORY, long, value_name = "BYTES", env = "HI_REPLAY_BYTES", default_value = "1m",
+          value_parser = parse_size)]
     pub replay_bytes: usize,
 
-    /// How long each chat room keeps a message for clients that come back, and itself for its last member; 0: not at all
-    #[arg(long, value_name = "TIME", env = "HI_REPLAY_AGE", default_value = "60s", value_parser = parse_time_or_0)]
+    /// How long each chat room keeps a message for clients that reconnect, and itself after its last member has left; 0: not
+    /// at all
+    #[arg(help_heading = MEMORY, long, value_name = "TIME", env = "HI_REPLAY_AGE", default_value = "60s",
+          value_parser = parse_time_or_0)]
     pub replay_age: Duration,
 
-    /// What happens to a chat member that lost messages: gap (it is told, and goes on), close (code 4101)
-    #[arg(long, value_name = "POLICY", env = "HI_SLOW", value_enum, default_value_t = Slow::Gap)]
-    pub slow: Slow,
-
-    /// Time between two WebSocket pings to a connection
-    #[arg(long, value_name = "TIME", env = "HI_PING_INTERVAL", default_value = "25s", value_parser = parse_seconds)]
-    pub ping_interval: Duration,
-
-    /// Time that a connection has for any sign of life after a ping
-    #[arg(long, value_name = "TIME", env = "HI_PING_TIMEOUT", default_value = "10s", value_parser = parse_seconds)]
-    pub ping_timeout: Duration,
-
-    /// Time for a request head to arrive, from accept or from the end of the last answer
-    #[arg(long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = parse_time)]
-    pub handshake_timeout: Duration,
-
-    /// How long a connection without a WebSocket or stream is kept while it asks for nothing, on both ports; longer than
-    /// the 60 s of common load balancers, so that they never send a request into a connection that hi closes
-    #[arg(long, value_name = "TIME", env = "HI_KEEPALIVE_TIMEOUT", default_value = "75s", value_parser = parse_time)]
-    pub keepalive_timeout: Duration,
-
-    /// Origins whose pages may open WebSockets and streams, several with commas between: same-host (the page and the
-    /// request name the same host), any, or e.g. `https://chat.example.com`; what sends no Origin header is no browser,
-    /// and may
-    #[arg(long, value_name = "ORIGIN", env = "HI_ORIGINS", value_delimiter = ',', default_value = "same-host")]
-    pub origins: Vec<Allowed>,
-
-    /// Whether /-/doctor/echo shows requests as they arrive here, for `hi doctor`: on, off
-    #[arg(long, value_name = "MODE", env = "HI_ECHO", value_enum, default_value_t = EchoMode::On)]
-    pub echo: EchoMode,
-
-    /// Time between two log lines about handshakes that failed for the same reason behind the same proxy; the others are
-    /// counted
-    #[arg(long, value_name = "TIME", env = "HI_FAILURE_LOG_INTERVAL", default_value = "60s", value_parser = parse_time)]
-    pub failure_log_interval: Duration,
-
     /// Receive buffers of each shard, 4 KiB each, shared by its connections; a power of two
-    #[arg(long, value_name = "COUNT", env = "HI_RECEIVE_BUFFERS", default_value_t = 1024, value_parser = parse_buffers)]
+    #[arg(help_heading = MEMORY, long, value_name = "COUNT", env = "HI_RECEIVE_BUFFERS", default_value_t = 1024,
+          value_parser = parse_buffers)]
     pub receive_buffers: u16,
 
-    /// The address as users have it, e.g. wss://chat.example.com/ws: hi dials itself through it, and says when that fails
-    /// or leads to another server [default: none]
-    #[arg(long, value_name = "URL", env = "HI_PUBLIC_URL", value_parser = TargetParser)]
+    /// Time between two WebSocket pings to a connection
+    #[arg(help_heading = HEARTBEAT, long, value_name = "TIME", env = "HI_PING_INTERVAL", default_value = "25s",
+          value_parser = parse_seconds)]
+    pub ping_interval: Duration,
+
+    /// How long after a ping a connection may stay silent before it is closed
+    #[arg(help_heading = HEARTBEAT, long, value_name = "TIME", env = "HI_PING_TIMEOUT", default_value = "10s",
+          value_parser = parse_seconds)]
+    pub ping_timeout: Duration,
+
+    /// Shards: threads, each with a listener and two rings of its own [default: the number of cores that the process may
+    /// use, or that its CPU quota pays for]
+    #[arg(help_heading = THREADS, long, value_name = "COUNT", env = "HI_SHARDS",
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub shards: Option<u16>,
+
+    /// Whether each shard stays on a core of its own: auto (where no other process is pinned and there is no CPU quota), on,
+    /// off
+    #[arg(help_heading = THREADS, long, value_name = "MODE", env = "HI_PIN", value_enum, default_value_t = Pin::Auto)]
+    pub pin: Pin,
+
+    /// The address as users have it, e.g. wss://chat.example.com/ws: hi dials itself through it, and reports when that
+    /// fails or leads to another server [default: none]
+    #[arg(help_heading = DIAGNOSIS, long, value_name = "URL", env = "HI_PUBLIC_URL", value_parser = TargetParser)]
     pub public_url: Option<Target>,
 
-    /// Time between two looks at the public address
-    #[arg(long, value_name = "TIME", env = "HI_PUBLIC_INTERVAL", default_value = "60s", value_parser = parse_interval)]
+    /// Time between two checks of the public address
+    #[arg(help_heading = DIAGNOSIS, long, value_name = "TIME", env = "HI_PUBLIC_INTERVAL", default_value = "60s",
+          value_parser = parse_interval)]
     pub public_interval: Duration,
 
     /// A name that all servers behind the same public address share: any of them may answer there [default: none]
-    #[arg(long, value_name = "NAME", env = "HI_GROUP")]
+    #[arg(help_heading = DIAGNOSIS, long, value_name = "NAME", env = "HI_GROUP")]
     pub group: Option<String>,
 
+    /// Whether /-/doctor/echo shows requests as they arrive here, for `hi doctor`: on, off
+    #[arg(help_heading = DIAGNOSIS, long, value_name = "MODE", env = "HI_ECHO", value_enum,
+          default_value_t = EchoMode::On)]
+    pub echo: EchoMode,
+
     /// What to log to stderr: error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", env = "HI_LOG", default_value = "info")]
+    #[arg(help_heading = LOGGING, long, value_name = "LEVEL", env = "HI_LOG", default_value = "info")]
     pub log: tracing::level_filters::LevelFilter,
+
+    /// Time between two log lines about handshakes that failed for the same reason behind the same proxy; the others are
+    /// counted
+    #[arg(help_heading = LOGGING, long, value_name = "TIME", env = "HI_FAILURE_LOG_INTERVAL", default_value = "60s",
+          value_parser = parse_time)]
+    pub failure_log_interval: Duration,
 }
 
 /// Where the internal port listens.
@@ -214,7 +242,7 @@ pub enum Slow {
 }
 
 impl Config {
-    /// How many shards there are where so many threads can run all the time.
+    /// How many shards there are, if `parallelism` threads can run all the time.
     pub fn shard_count(&self, parallelism: usize) -> usize {
         self.shards.map_or(parallelism, usize::from)
     }
@@ -229,7 +257,7 @@ impl Config {
         RateLimit::new(self.raw_rate_limit, self.rate_burst)
     }
 
-    /// What chat rooms keep for clients that come back.
+    /// What chat rooms keep for clients that reconnect.
     pub fn replay_bounds(&self) -> ReplayBounds {
         ReplayBounds {
             frames_max: self.replay_frames as usize,
@@ -238,7 +266,7 @@ impl Config {
         }
     }
 
-    /// Bytes of relays that the inbox of one of so many shards can hold.
+    /// Bytes of relays that the inbox of one shard can hold, if there are `shards` of them.
     pub fn inbox_bytes_max(&self, shards: usize) -> usize {
         relay::inbox_bytes_max(shards, self.max_message.max(api::call::BODY_BYTES_MAX))
     }
@@ -249,107 +277,9 @@ impl Config {
     }
 }
 
-/// A number of bytes: digits, and k, m or g.
-fn parse_bytes(text: &str) -> Result<usize, String> {
-    let lower = text.to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|letter: char| !letter.is_ascii_digit());
-    let not_a_size = || format!("{text} is not a size: give bytes, e.g. 65536, 64k or 1m");
-    let unit: usize = match &lower[digits.len()..] {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        _ => return Err(not_a_size()),
-    };
-    let number: usize = digits.parse().map_err(|_| not_a_size())?;
-    number.checked_mul(unit).ok_or_else(|| format!("{text} is too much: no machine has as many bytes"))
-}
-
-/// The same, for what is counted in 32 bits: frames and chunks.
-fn parse_size(text: &str) -> Result<usize, String> {
-    parse_bytes(text).and_then(|bytes| match bytes {
-        0..=0x4000_0000 => Ok(bytes),
-        _ => Err(format!("{text} is too much: at most 1g")),
-    })
-}
-
-fn parse_memory(text: &str) -> Result<usize, String> {
-    parse_bytes(text).and_then(|bytes| match bytes {
-        memory::BUDGET_BYTES_MIN.. => Ok(bytes),
-        _ => Err(format!("{text} is too little: give at least {}", memory::Size(memory::BUDGET_BYTES_MIN))),
-    })
-}
-
-fn parse_message_bytes(text: &str) -> Result<usize, String> {
-    parse_size(text).and_then(|bytes| match bytes {
-        0..=124 => Err(format!("{text} is too little: give at least 125 bytes")),
-        _ => Ok(bytes),
-    })
-}
-
-/// A time: digits, and ms, s, m or h.
-pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
-    let milliseconds: u64 = match &text[digits.len()..] {
-        "ms" => 1,
-        "" | "s" => 1000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(format!("{text} is not a time: give e.g. 500ms, 25s, 2m")),
-    };
-    let number: u64 = digits.parse().map_err(|_| format!("{text} is not a time: give e.g. 500ms, 25s, 2m"))?;
-    number
-        .checked_mul(milliseconds)
-        .filter(|ms| (1..=86_400_000).contains(ms))
-        .map(Duration::from_millis)
-        .ok_or_else(|| format!("{text} is out of range: give 1ms to 24h"))
-}
-
-/// The same, or 0.
-fn parse_time_or_0(text: &str) -> Result<Duration, String> {
-    if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { parse_time(text) }
-}
-
-/// A time of whole seconds: the timer wheel counts in them.
-fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let time = parse_time(text)?;
-    if time.subsec_nanos() == 0 { Ok(time) } else { Err(format!("{text}: give whole seconds")) }
-}
-
-/// A time between two looks: what comes more often is a load of its own.
-fn parse_interval(text: &str) -> Result<Duration, String> {
-    let time = parse_time(text)?;
-    if time >= INTERVAL_MIN { Ok(time) } else { Err(format!("{text} is too short: give 100ms or more")) }
-}
-
-fn parse_buffers(text: &str) -> Result<u16, String> {
-    match text.parse() {
-        Ok(count @ 2..=32_768u16) if count.is_power_of_two() => Ok(count),
-        _ => Err(format!("{text} is not a power of two from 2 to 32768")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_and_times_have_units() {
-        assert_eq!(parse_size("16k"), Ok(16_384));
-        assert_eq!(parse_size("32M"), Ok(32 << 20));
-        assert!(parse_size("many").is_err());
-        assert!(parse_size("99g").is_err());
-        assert_eq!(parse_memory("99g"), Ok(99 << 30));
-        assert!(parse_memory("15m").unwrap_err().contains("at least 16 MiB"));
-        assert!(parse_memory("99999999999g").unwrap_err().contains("too much"));
-        assert_eq!(parse_time("1500ms"), Ok(Duration::from_millis(1500)));
-        assert_eq!(parse_time("2m"), Ok(Duration::from_secs(120)));
-        assert!(parse_time("0s").is_err());
-        assert!(parse_seconds("1500ms").is_err());
-        assert!(parse_buffers("3").is_err());
-        assert_eq!("off".parse(), Ok(Internal::Off));
-        assert!("8081".parse::<Internal>().unwrap_err().contains("or off"));
-    }
 
     #[test]
     fn the_defaults_are_those_of_the_protocol() {
@@ -369,6 +299,12 @@ mod tests {
         for off in ["--replay-frames=0", "--replay-bytes=0", "--replay-age=0"] {
             assert!(Config::try_parse_from(["hi", off]).unwrap().replay_bounds().is_off(), "{off}");
         }
+    }
+
+    #[test]
+    fn the_internal_port_is_an_address_or_off() {
+        assert_eq!("off".parse(), Ok(Internal::Off));
+        assert!("8081".parse::<Internal>().unwrap_err().contains("or off"));
     }
 
     #[test]

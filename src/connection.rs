@@ -59,7 +59,7 @@ pub enum Role {
         /// Whether it skips what it is too slow for, instead of being closed.
         lossy: bool,
     },
-    /// `/stream/ROOM`: a listener, who gets a chat room as server-sent events.
+    /// `/stream/ROOM`: a listener, which gets a chat room as server-sent events.
     Stream {
         /// What it has said all the same, in bytes.
         ignored_bytes: u32,
@@ -101,7 +101,7 @@ pub struct Membership {
 /// Where the bytes of a slice came from, in order to know what to do if they don't leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    /// The log of a room: so many frames, from this `Seq` on.
+    /// The log of a room: `frames` frames, from the `Seq` `from` on.
     Room { room: u32, frames: u32, from: u64 },
     /// The outbox.
     Own(Own),

@@ -66,7 +66,7 @@ impl Cores {
         self.parallelism
     }
 
-    /// Chooses a core for each of so many shards.
+    /// Chooses a core for each of `shards` shards.
     pub fn place(&self, pin: Pin, shards: usize) -> Placement {
         let none = |why| Placement { cores: vec![None; shards], why: Some(why), _turn: None };
         match pin {

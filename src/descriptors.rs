@@ -1,7 +1,7 @@
 //! File descriptors when they run out: the last ones are left to the internal port, so that whoever watches over the server
 //! still sees it, and connections of the public port that only wait for another request make room for new ones.
 //!
-//! The kernel always gives the lowest free descriptor. One from [`Descriptors::public_max`] on says that all below it are in
+//! The kernel always gives the lowest free descriptor. One from `public_max` on says that all below it are in
 //! use: the connection that came with it waits, still unread, until one of those is free, and takes that. So each listener
 //! holds one connection too many at the most, and the fast path is one comparison.
 

@@ -14,11 +14,11 @@ use crate::slice::Slice;
 
 /// What the next ring is seeded with.
 static SEED: AtomicU64 = AtomicU64::new(1);
-/// One send in so many is cut short, and one in so many is refused.
+/// One send in this many is cut short, and one in this many is refused.
 const SEND_FAULT_ONE_IN: u64 = 4;
-/// One completion of a send in so many is held back for some turns.
+/// One completion of a send in this many is held back for some turns.
 const LATE_ONE_IN: u64 = 8;
-/// One arrival in so many becomes a reset, if resets are on.
+/// One arrival in this many becomes a reset, if resets are on.
 const RESET_ONE_IN: u64 = 200;
 /// Whether connections are reset.
 static RESETS: AtomicU64 = AtomicU64::new(0);
@@ -39,7 +39,7 @@ pub struct FaultyRing {
     cut: HashMap<u32, Slices>,
     /// Completions of our own making, and those held back.
     late: VecDeque<Completion>,
-    /// Of `late`, so many may come out.
+    /// How many entries of `late` may be delivered now.
     ripe: usize,
 }
 

@@ -39,13 +39,13 @@ mod answer;
 
 use answer::{Outcome, Upgrade, outcome};
 
-/// In a storm, so many are accepted before those who are in are served.
+/// Connections that are accepted in a row, in a storm, before those that are in are served.
 const ACCEPTS_IN_A_ROW: usize = 64;
 /// Most request heads fit; a larger one grows the buffer.
 const HEAD_BYTES_USUAL: usize = 1024;
-/// After the last answer, so much of what the peer still sends is read, so that no reset overtakes the answer.
+/// Lingering close: bytes to read and discard after the last answer, so that a reset does not destroy it.
 const LINGER_BYTES_MAX: usize = 64 * 1024;
-/// And for so long.
+/// Its time limit.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What the tasks of a shard's control ring share.

@@ -1,7 +1,7 @@
 //! Failed handshakes of the whole process, counted by reason and hop: for the log, which says each kind once in a while
 //! and never floods, and for the metric `hi_handshake_failures_total{reason,hop}`.
 //!
-//! Whoever can connect can fail, under as many addresses as it likes: only so many hops have an entry of their own, the
+//! Whoever can connect can fail, under as many addresses as it likes: only a few hops have an entry of their own, the
 //! others share one, and a hop without failures gives its entry up. All shards share the table; it is off the data path.
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +22,7 @@ use crate::throttle::Throttle;
 pub const HOPS_MAX: usize = 32;
 /// The label of all others.
 pub const OTHER_HOPS: &str = "other";
-/// A hop behind which nothing has failed for so long gives its entry up to another.
+/// How long a hop behind which nothing fails keeps its entry from others.
 const HOP_IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Log lines in one interval, of all hops and reasons together.
 const LINES_PER_INTERVAL: u32 = 30;

@@ -5,7 +5,7 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`config`] | the command line: every limit, with its unit |
+//! | [`config`] | the command line: every option, with its unit |
 //! | [`server`] | starts the shards, listens to signals, stops |
 //! | [`probe`] | tries at start what hi needs of the kernel, and says what is missing |
 //! | [`handshake`] | from accept to 101, or to a stream: the tasks of the control ring |
@@ -21,7 +21,7 @@
 //! | [`connection`] | one connection: its states, its cursors, what leaves next |
 //! | [`api`] | the internal HTTP port: publishing, rooms, health; `hi pub` and `hi rooms` |
 //! | [`metrics`] | what each shard counts, and all of it added up as text |
-//! | [`memory`] | one budget for everything that is kept for others; who gives when it is used up |
+//! | [`memory`] | one budget for everything that is kept for others; what is given back when it is used up |
 //! | [`canary`] | the server dials itself through its public address, on a thread of its own |
 //! | [`doctor`] | `hi doctor`: every address, every hop, one verdict, and the fix |
 //! | [`checklist`] | `hi checklist`: what to do around a move, each thing ticked by a real check |
@@ -36,8 +36,8 @@
 //! | [`output`] | what commands print, and how they end where that can't be written |
 //! | [`faulty_ring`] | a data ring that goes wrong on purpose, for tests |
 //!
-//! The design and its measurements: `docs/`. Who wants to change how a message flows begins at
-//! [`shard::turn`]; who wants to change what a message means, at [`shard::commands`].
+//! The design and its measurements: `docs/`. To change how a message flows, begin at [`shard::turn`]; to change what a
+//! message means, at [`shard::commands`].
 
 pub mod api;
 pub mod canary;

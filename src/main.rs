@@ -13,7 +13,7 @@ use hi::ring::Ring;
 use hi::server::signals;
 use hi::{api, canary, checklist, doctor, log, output, server};
 
-/// Exit code for what the operator can mend: options, ports, the kernel's refusals.
+/// Exit code for what the operator can fix: options, ports, the kernel's refusals.
 const EXIT_USAGE: u8 = 2;
 /// Exit code for a bug of ours.
 const EXIT_BUG: i32 = 70;
@@ -46,7 +46,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // Before anything else: one that comes now is dealt with as soon as it is clear by whom.
+    // Before anything else: one that comes now is dealt with as soon as it is clear which command runs.
     signals::hold();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let (CommandLine { command, config }, service_links) = match environment::parse(&arguments) {

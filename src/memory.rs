@@ -55,7 +55,7 @@ pub struct Demand {
     pub others: bool,
 }
 
-/// The budget, and who has taken how much of it.
+/// The budget, and how much of it each thread has taken.
 #[derive(Debug)]
 pub struct Memory {
     bytes_max: usize,
@@ -71,7 +71,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// A budget of `bytes_max` for so many shards and the internal port; see [`Memory::enroll`].
+    /// A budget of `bytes_max` for `shards` shards and the internal port; see [`Memory::enroll`].
     pub fn new(bytes_max: usize, shards: usize) -> Self {
         Self {
             bytes_max,
@@ -163,8 +163,8 @@ impl Memory {
         *seen = self.calls.fetch_add(1, Ordering::AcqRel) + 1;
     }
 
-    /// So much was given back by holders. True: enough for the allocator to give it back to the system, which it would
-    /// otherwise keep for the thread that took it.
+    /// Notes that holders have given `bytes` back. True: enough for the allocator to give it back to the system, which it
+    /// would otherwise keep for the thread that took it.
     pub fn gave(&self, bytes: usize) -> bool {
         let given = self.given_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         given >= self.bytes_max / 8 && self.given_bytes.swap(0, Ordering::Relaxed) > 0
@@ -177,7 +177,7 @@ impl Memory {
         }
         let parts: Vec<_> = What::GIVING.iter().map(|what| format!("{} {}", self.laps(*what), what.plural())).collect();
         warn!(
-            "the memory budget of {} is used up: whatever holds more than {} gives it back, the largest first (since the \
+            "the memory budget of {} is used up: everything larger than {} gives memory back, the largest first (since the \
              start: {}). Connections that don't read or don't finish their messages are the usual cause; --memory-max \
              raises the budget",
             Size(self.bytes_max),

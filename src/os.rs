@@ -107,7 +107,7 @@ pub fn new_eventfd() -> io::Result<OwnedFd> {
     Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
-/// Tries whether so many more files can be open at the same time.
+/// Tries whether `count` more files can be open at the same time.
 ///
 /// # Errors
 /// They can't: the limit is too low.
@@ -210,8 +210,8 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Who is accepted has sent something already, or has been silent for a second (TCP_DEFER_ACCEPT, tcp(7)): a storm of
-/// connections comes in with one wake-up each, and those who only open them hold neither a descriptor nor memory of ours.
+/// A connection is accepted once it has sent something, or after a second of silence (TCP_DEFER_ACCEPT, tcp(7)): a storm of
+/// connections comes in with one wake-up each, and clients that only open them hold neither a descriptor nor memory of ours.
 #[allow(unsafe_code)]
 fn defer_accept(socket: &Socket) -> io::Result<()> {
     let seconds: libc::c_int = 1;
@@ -241,7 +241,7 @@ pub fn local_address(stream: &TcpStream) -> io::Result<SocketAddr> {
     address.as_socket().map(canonical).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
-/// Ends a connection whose peer leaves what was sent unacknowledged, or unread, for so long (TCP_USER_TIMEOUT, tcp(7)).
+/// Ends a connection whose peer leaves what was sent unacknowledged, or unread, for this time (TCP_USER_TIMEOUT, tcp(7)).
 ///
 /// # Errors
 /// When the connection is gone.

@@ -1,4 +1,4 @@
-//! Tries at start what hi needs of the kernel. Where something is missing, one sentence says what, why, and the mend.
+//! Tries at start what hi needs of the kernel. Where something is missing, one sentence says what, why, and how to fix it.
 
 use std::fmt;
 use std::io;
@@ -37,7 +37,7 @@ impl fmt::Display for Kernel {
 /// Tries every operation that the two rings use.
 ///
 /// # Errors
-/// A sentence for the operator: what is missing, the likely cause, the mend.
+/// A sentence for the operator: what is missing, the likely cause, the fix.
 pub fn try_kernel() -> Result<Kernel, String> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     // On a thread of their own: a ring belongs to the thread that made it.
@@ -111,7 +111,7 @@ fn try_control_ring() -> Result<(), RingError> {
     })
 }
 
-/// The likely cause of a refusal, and the mend.
+/// The likely cause of a refusal, and the fix.
 fn explain(refused: &RingError, release: &str) -> String {
     let RingError { operation, error } = refused;
     let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();

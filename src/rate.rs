@@ -27,7 +27,7 @@ impl RateLimit {
     /// No limit: everything passes.
     pub const OFF: Self = Self::new(0, 1);
 
-    /// So many messages per second for as long as one likes, and so many at once after a rest. 0 per second is no
+    /// `per_second` messages a second for any time, and `burst` at once after a pause. 0 per second is no
     /// limit at all. A burst is at least 1, or nothing would ever pass, and at most [`Self::BURST_MAX`].
     pub const fn new(per_second: u32, burst: u32) -> Self {
         let burst = match burst {

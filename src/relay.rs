@@ -116,8 +116,8 @@ pub struct Lost {
     pub last_seq: u64,
 }
 
-/// What publishers have to know of all shards at once, without a lock: whether to hold back, and who has to be told when
-/// that is over.
+/// What publishers have to know of all shards at once, without a lock: whether to hold back, and which shards have to be
+/// told when that is over.
 #[derive(Debug, Default)]
 pub struct Pressure {
     /// Inboxes that hold [`INBOX_BYTES_HELD`] or more.

@@ -1,14 +1,12 @@
-//! The internal port over real sockets: publishing, rooms, disconnects, health, and everything that it refuses.
+//! The internal port over real sockets: publishing, rooms, disconnects, and everything that it refuses.
 
 mod support;
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::time::Duration;
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::internal::{self, File, Internal};
+use support::internal::{self, error};
 use support::wire::{BINARY, TEXT};
 use support::{Client, Server};
 use tungstenite::Message;
@@ -16,7 +14,6 @@ use tungstenite::Message;
 /// Enough connections that both of two shards have some of them.
 const MEMBERS_ON_BOTH_SHARDS: usize = 10;
 const BODY_BYTES_MAX: usize = 1 << 20;
-const KEY: &str = "correct-horse-battery-staple";
 
 /// Members of one chat room who have seen everybody come.
 fn members(server: &Server, room: &str, count: usize) -> Vec<Client> {
@@ -27,15 +24,6 @@ fn members(server: &Server, room: &str, count: usize) -> Vec<Client> {
         }
     }
     members
-}
-
-/// The error of an answer.
-#[track_caller]
-fn error((status, body): (u16, Value)) -> (u16, String, String, bool) {
-    let error = &body["error"];
-    assert_eq!(error.as_object().map(|error| error.len()), Some(3), "{body}");
-    let text = |key: &str| error[key].as_str().unwrap_or_else(|| panic!("no {key} in {body}")).to_owned();
-    (status, text("code"), text("message"), error["temporary"].as_bool().expect("true or false"))
 }
 
 #[test]
@@ -98,7 +86,7 @@ fn a_message_for_nobody_is_accepted_and_says_so() {
 }
 
 #[test]
-fn what_is_published_while_nobody_is_there_waits_for_who_comes_back() {
+fn what_is_published_while_nobody_is_there_waits_for_clients_that_reconnect() {
     let (server, internal) = Server::start_with_internal(&[]);
     let (ann, joined) = server.join_v1("ann", "tea");
     drop(ann);
@@ -283,7 +271,7 @@ fn a_body_above_1_mib_is_refused_with_an_answer() {
     }
     wire.send("0\r\n\r\n");
     assert_eq!(wire.answer_to("POST").status, 413);
-    // Who asks first is told at once.
+    // The first request is answered at once.
     for (length, status) in [(BODY_BYTES_MAX + 1, b"HTTP/1.1 413 "), (BODY_BYTES_MAX, b"HTTP/1.1 100 ")] {
         let mut wire = internal.wire();
         wire.send(internal::request("POST", "/pub/data", &[("Expect", "100-continue")], length));
@@ -348,122 +336,6 @@ fn requests_that_race_with_one_key_are_done_once() {
 }
 
 #[test]
-fn with_a_key_only_health_and_metrics_are_open() {
-    let file = File::new(&format!("{KEY}\n"));
-    let (server, internal) = Server::start_with_internal(&["--api-key-file", file.path()]);
-    assert!(!server.log().contains(KEY));
-    for open in ["/healthz", "/readyz", "/metrics"] {
-        assert_eq!(internal.ask("GET", open, &[], b"").status, 200, "{open}");
-    }
-    let publish = json!({"room": "tea", "message": "x"}).to_string();
-    for (method, path) in [
-        ("POST", "/api/publish"),
-        ("POST", "/api/broadcast"),
-        ("POST", "/pub/data"),
-        ("GET", "/api/rooms"),
-        ("GET", "/api/rooms/tea"),
-        ("POST", "/api/disconnect"),
-        ("GET", "/api/openapi.json"),
-    ] {
-        for headers in [
-            &[][..],
-            &[("X-API-Key", "correct-horse-battery-stapl")],
-            &[("Authorization", "Bearer correct-horse-battery-staplE")],
-            &[("Authorization", KEY)],
-        ] {
-            let answer = internal.ask(method, path, headers, publish.as_bytes());
-            assert_eq!(answer.header("WWW-Authenticate"), Some("Bearer"), "{answer:?}");
-            let (status, code, message, _) = error(internal::json(&answer));
-            assert_eq!((status, code.as_str()), (401, "denied"), "{path}");
-            assert!(message.contains("X-API-Key") && !message.contains(KEY), "{message}");
-        }
-    }
-    let mut ann = server.join("ann", "tea");
-    for header in [("X-API-Key", KEY), ("Authorization", &format!("Bearer {KEY}"))] {
-        assert_eq!(internal.ask("POST", "/api/publish", &[header], publish.as_bytes()).status, 200);
-        ann.expect_message("api", "x");
-    }
-    // Whoever has the key may be a page.
-    let headers = [("X-API-Key", KEY), ("Origin", "https://example.org")];
-    assert_eq!(internal.ask("POST", "/api/publish", &headers, publish.as_bytes()).status, 200);
-}
-
-#[test]
-fn without_a_key_no_web_page_gets_in() {
-    let (server, internal) = Server::start_with_internal(&[]);
-    let mut member = server.upgraded("/raw/data");
-    for header in [("Origin", "https://example.org"), ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site")]
-    {
-        let answer = internal.ask("POST", "/pub/data", &[header], b"x");
-        let (status, code, message, _) = error(internal::json(&answer));
-        assert_eq!((status, code.as_str()), (403, "denied"), "{header:?}");
-        assert!(message.contains("--api-key-file"), "{message}");
-    }
-    // A person who types the address, and a program that says nothing of the kind.
-    assert_eq!(internal.ask("POST", "/pub/data", &[("Sec-Fetch-Site", "none")], b"typed").status, 200);
-    member.expect_frame(BINARY, "typed");
-}
-
-#[test]
-fn without_a_key_the_port_is_asked_by_address_so_that_no_name_can_be_rebound_to_it() {
-    let key = File::new(KEY);
-    let (_server, open) = Server::start_with_internal(&[]);
-    let (_other, guarded) = Server::start_with_internal(&["--api-key-file", key.path()]);
-    let ask = |internal: Internal, line: &str, host: &str, more: &str| {
-        let mut wire = internal.wire();
-        wire.send(format!("{line}\r\n{host}{more}\r\n"));
-        wire.answer()
-    };
-    let port = open.address.port();
-    for host in ["127.0.0.1".to_owned(), format!("127.0.0.1:{port}"), "[::1]:1".into(), format!("LOCALHOST:{port}")] {
-        assert_eq!(ask(open, "GET /api/rooms HTTP/1.1", &format!("Host: {host}\r\n"), "").status, 200, "{host}");
-    }
-    for host in ["evil.example", &format!("evil.example:{port}"), "localhost.evil.example", "127.0.0.1.evil.example"] {
-        let (line, more) = ("POST /pub/data HTTP/1.1", "Content-Length: 0\r\n");
-        let answer = ask(open, line, &format!("Host: {host}\r\n"), more);
-        let (status, code, message, _) = error(internal::json(&answer));
-        assert_eq!((status, code.as_str()), (403, "denied"), "{host}");
-        assert!(message.contains("localhost") && message.contains("--api-key-file"), "{message}");
-        // Whoever has the key may call the server what it likes, and so may what watches over it.
-        let more = format!("X-API-Key: {KEY}\r\n");
-        assert_eq!(ask(guarded, "GET /api/rooms HTTP/1.1", &format!("Host: {host}\r\n"), &more).status, 200);
-        assert_eq!(ask(open, "GET /metrics HTTP/1.1", &format!("Host: {host}\r\n"), "").status, 200);
-    }
-    assert_eq!(ask(open, "GET /api/rooms HTTP/1.0", "", "").status, 200, "HTTP/1.0 knows no Host");
-}
-
-#[test]
-fn options_says_what_works_where_also_to_http_1_0() {
-    let key = File::new(KEY);
-    let (_server, internal) = Server::start_with_internal(&["--api-key-file", key.path()]);
-    for (path, allow) in [
-        ("/", "GET, HEAD, OPTIONS, POST"),
-        ("*", "GET, HEAD, OPTIONS, POST"),
-        ("/healthz", "GET, HEAD, OPTIONS"),
-        ("/metrics", "GET, HEAD, OPTIONS"),
-        ("/api/publish", "OPTIONS, POST"),
-        ("/api/rooms/tea", "GET, HEAD, OPTIONS"),
-        ("/pub/tea", "OPTIONS, POST"),
-    ] {
-        // HAProxy's bare `option httpchk`, and what others send.
-        for request in
-            [format!("OPTIONS {path} HTTP/1.0\r\n\r\n"), format!("OPTIONS {path} HTTP/1.1\r\nHost: x\r\n\r\n")]
-        {
-            let mut wire = internal.wire();
-            wire.send(&request);
-            let answer = wire.answer_to("OPTIONS");
-            assert_eq!((answer.status, answer.header("Allow")), (204, Some(allow)), "{request:?}");
-            if request.contains("1.0") {
-                wire.expect_end();
-            }
-        }
-    }
-    for (method, path) in [("OPTIONS", "/nowhere"), ("GET", "/")] {
-        assert_eq!(internal.ask(method, path, &[], b"").status, 404, "{method} {path}");
-    }
-}
-
-#[test]
 fn rooms_are_listed_with_their_members() {
     let (server, internal) = Server::start_with_internal(&[]);
     assert_eq!(internal.get("/api/rooms"), (200, json!({"rooms": [], "count": 0})));
@@ -519,45 +391,4 @@ fn a_user_is_disconnected_wherever_it_is_or_from_one_room() {
     assert_eq!(internal.post("/api/disconnect", &order), (200, json!({"closed": 0})));
     witness.say("tea", "quiet");
     witness.expect_message("witness", "quiet");
-}
-
-#[test]
-fn a_server_that_stops_is_alive_and_not_ready() {
-    let (server, internal) = Server::start_with_internal(&[]);
-    let ready = internal.get("/readyz");
-    assert_eq!((ready.0, &ready.1["ready"], &ready.1["checks"][0]["ok"]), (200, &json!(true), &json!(true)));
-    // It answers no Close, so the server has to wait for it.
-    let _silent = server.join("silent", "tea");
-    server.signal(Signal::TERM);
-    server.wait_for_log("stopping");
-    // The order reaches the shards after that line.
-    let (status, body) = loop {
-        let answer = internal.get("/readyz");
-        if answer.0 == 503 {
-            break answer;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    assert_eq!((status, &body["ready"]), (503, &json!(false)));
-    assert_eq!((&body["checks"][0]["name"], &body["checks"][0]["ok"]), (&json!("accepting"), &json!(false)));
-    assert!(body["checks"][0]["detail"].as_str().unwrap().contains("stops"), "{body}");
-    assert_eq!(internal.ask("GET", "/healthz", &[], b"").body, "ok");
-}
-
-#[test]
-fn the_description_is_served_and_every_address_in_it_answers() {
-    let (_server, internal) = Server::start_with_internal(&[]);
-    let (status, description) = internal.get("/api/openapi.json");
-    assert_eq!((status, &description["openapi"]), (200, &json!("3.1.0")));
-    let paths = description["paths"].as_object().expect("paths");
-    assert!(paths.len() >= 10);
-    for (path, methods) in paths {
-        for (method, operation) in methods.as_object().unwrap() {
-            let answer = internal.ask(&method.to_uppercase(), &path.replace("{room}", "tea"), &[], b"x");
-            let described = operation["responses"].as_object().unwrap();
-            assert!(described.contains_key(&answer.status.to_string()), "{method} {path}: {answer:?}");
-            assert!(answer.status != 404 || answer.body.contains("room_not_found"), "{method} {path}: {answer:?}");
-            assert!(answer.status != 405, "{method} {path}: {answer:?}");
-        }
-    }
 }

@@ -115,7 +115,7 @@ async fn miss(hop: &Hop, page: &Page, witness: &mut support::Client, texts: std:
     for number in texts {
         witness.say("general", &format!("m{number}"));
     }
-    hop.mend();
+    hop.repair();
     page.wait_state("connected").await;
 }
 
@@ -143,7 +143,7 @@ async fn after_a_reconnect_nothing_is_lost_or_doubled_and_a_gap_is_shown() {
     while witness.json()["Message"] != "doubted" {}
     hop.cut();
     page.wait_text("#messages .own .failure", "Perhaps not delivered").await;
-    hop.mend();
+    hop.repair();
     page.wait_text("#messages .own .text", "doubted").await;
     let lines = page.lines().await;
     assert_eq!(lines.iter().filter(|line| line.contains("doubted")).count(), 1, "{lines:?}");
@@ -167,8 +167,7 @@ async fn where_the_subprotocol_does_not_get_through_the_page_speaks_v0() {
     let server = Server::start(&[]);
     let hop = Hop::start(&server, &["sec-websocket-protocol"]);
     let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
-    page.join("ann").await;
-    page.wait_text("#messages .notice", "ann joined").await;
+    page.enter("ann").await;
     page.say("/join tea").await;
     page.wait_text("#messages .notice", "ann joined").await;
     page.say("/channels").await;
@@ -176,7 +175,7 @@ async fn where_the_subprotocol_does_not_get_through_the_page_speaks_v0() {
     let mut witness = server.join_quietly("witness", "tea");
     hop.cut();
     page.wait("it is lost", "return document.querySelector('#status').dataset.state === 'waiting'").await;
-    hop.mend();
+    hop.repair();
     page.wait_state("connected").await;
     page.wait("both rooms are back", "return !document.querySelector('#rooms .away')").await;
     page.wait_text("#messages .separator", "reconnected; messages may be missing here").await;
@@ -211,13 +210,13 @@ async fn an_event_source_comes_back_by_itself_and_misses_nothing() {
     hop.cut();
     page.wait("the stream is lost", "return events.readyState === EventSource.CONNECTING").await;
     say(2..6);
-    hop.mend();
+    hop.repair();
     page.wait("what was missed is there", "return heard.at(-1) === 'm5'").await;
     hop.cut();
     page.wait("the stream is lost again", "return events.readyState === EventSource.CONNECTING").await;
     // More than the server keeps.
     say(6..36);
-    hop.mend();
+    hop.repair();
     page.wait("the gap is told", "return heard.at(-1).startsWith('gap')").await;
     say(36..37);
     page.wait("it goes on", "return heard.at(-1) === 'm36'").await;

@@ -22,8 +22,7 @@ async fn the_log_stays_at_its_end_whatever_is_sent() {
         let server = Server::start(&["--rate-limit", "0", "--ping-interval", "1h"]);
         let mut witness = server.join("witness", "general");
         let page = Page::open(&driver, &server, size).await;
-        page.join("ann").await;
-        page.wait_text("#messages .notice", "ann joined").await;
+        page.enter("ann").await;
         for number in 0..60 {
             witness.say("general", &format!("m{number}"));
         }
@@ -66,8 +65,7 @@ async fn what_is_read_further_up_never_moves() {
     let server = Server::start(&["--rate-limit", "0"]);
     let mut witness = server.join("witness", "general");
     let page = Page::open(&driver, &server, (1000, 700)).await;
-    page.join("ann").await;
-    page.wait_text("#messages .notice", "ann joined").await;
+    page.enter("ann").await;
     let mut say = |numbers: std::ops::Range<u32>| {
         for number in numbers {
             witness.say("general", &format!("m{number}"));
@@ -127,8 +125,7 @@ async fn the_keyboard_keeps_its_place_and_labels_say_what_is_seen() {
     let page = Page::open(&driver, &server, (1000, 700)).await;
     let headings = "return [...document.querySelectorAll('h1, h2, h3')].filter((e) => e.checkVisibility()).map((e) => e.textContent)";
     assert_eq!(page.script(headings, vec![]).await, json!(["hi"]));
-    page.join("ann").await;
-    page.wait_text("#messages .notice", "ann joined").await;
+    page.enter("ann").await;
     for room in ["tea", "lobby"] {
         page.say(&format!("/join {room}")).await;
         page.wait_text("#title", room).await;
@@ -153,8 +150,7 @@ async fn forced_colours_leave_the_marks() {
     let driver = Driver::start();
     let server = Server::start(&[]);
     let page = Page::open(&driver, &server, (1000, 700)).await;
-    page.join("ann").await;
-    page.wait_text("#messages .notice", "ann joined").await;
+    page.enter("ann").await;
     page.say("own").await;
     page.wait_text("#messages .own:not(.pending)", "own").await;
     page.emulate(&driver, json!([{"name": "forced-colors", "value": "active"}])).await;
@@ -203,7 +199,6 @@ async fn an_address_without_its_slash_is_told_so() {
     page.wait_text("#unloaded", "does not end in a slash (/), add one").await;
     is_true(&page, "return document.querySelector('#join-button').disabled").await;
     page.client.goto(&format!("http://127.0.0.1:{port}/chat/")).await.unwrap();
-    page.join("ann").await;
-    page.wait_text("#messages .notice", "ann joined").await;
+    page.enter("ann").await;
     page.client.close().await.unwrap();
 }

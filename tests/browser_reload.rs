@@ -21,8 +21,7 @@ async fn wait_room(page: &Page, room: &str) {
 /// A page in `general` and then in `tea`.
 async fn page_in_two_rooms(driver: &Driver, port: u16, size: (u32, u32)) -> Page {
     let page = Page::open_at(driver, port, size).await;
-    page.join("ann").await;
-    page.wait_text("#messages .notice", "ann joined").await;
+    page.enter("ann").await;
     page.say("/join tea").await;
     wait_room(&page, "tea").await;
     page
@@ -75,22 +74,18 @@ async fn a_reload_does_not_forget_a_message_that_nobody_has_confirmed() {
     let hop = Hop::start(&server, &[]);
     let mut witness = server.join("witness", "general");
     let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
-    page.join("ann").await;
-    page.wait_text("#messages .notice", "ann joined").await;
+    page.enter("ann").await;
     hop.deafen();
     page.say("delivered").await;
     while witness.json()["Message"] != "delivered" {}
     hop.silence();
     page.say("lost").await;
-    hop.mend();
+    hop.repair();
     page.client.refresh().await.unwrap();
     page.wait_state("connected").await;
     page.wait("one is in doubt", "return document.querySelectorAll('#messages .failure').length === 1").await;
     page.wait_text("#messages .own:has(.failure)", "lost").await;
-    let lines = page.lines().await;
-    for text in ["delivered", "lost"] {
-        assert_eq!(lines.iter().filter(|line| *line == text).count(), 1, "{lines:?}");
-    }
+    page.assert_once(&["delivered", "lost"]).await;
     page.client.close().await.unwrap();
 }
 
@@ -149,7 +144,7 @@ async fn back_closes_the_drawer_of_a_phone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_signs_out_is_out_also_after_a_reload() {
+async fn a_user_that_signs_out_is_out_also_after_a_reload() {
     let driver = Driver::start();
     let server = Server::start(&[]);
     let page = page_in_two_rooms(&driver, server.port(), (1000, 700)).await;

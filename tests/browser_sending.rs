@@ -25,8 +25,7 @@ async fn an_own_message_is_there_at_once_and_settled_by_its_echo() {
         let server = Server::start(&[]);
         let hop = Hop::start(&server, drops);
         let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
-        page.join("ann").await;
-        page.wait_text("#messages .notice", "ann joined").await;
+        page.enter("ann").await;
         hop.deafen();
         page.say("first").await;
         page.say("second").await;
@@ -37,14 +36,11 @@ async fn an_own_message_is_there_at_once_and_settled_by_its_echo() {
         hop.cut();
         page.wait_text("#messages .own .failure", "Perhaps not delivered").await;
         assert_eq!(page.script(pending, vec![]).await, json!([]));
-        hop.mend();
+        hop.repair();
         page.wait_state("connected").await;
         page.say("third").await;
         page.wait("its echo", "return [...document.querySelectorAll('#messages .own:not([aria-busy])')].at(-1).innerText.includes('third')").await;
-        let lines = page.lines().await;
-        for text in ["first", "second", "third"] {
-            assert_eq!(lines.iter().filter(|line| *line == text).count(), 1, "{lines:?}");
-        }
+        page.assert_once(&["first", "second", "third"]).await;
         page.client.close().await.unwrap();
     }
 }
@@ -56,8 +52,7 @@ async fn what_was_not_delivered_is_sent_again_with_a_button() {
     let hop = Hop::start(&server, &[]);
     let mut witness = server.join("witness", "general");
     let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
-    page.join("ann").await;
-    page.wait_text("#messages .notice", "ann joined").await;
+    page.enter("ann").await;
     hop.silence();
     page.say("into the dark").await;
     hop.cut();
@@ -65,12 +60,11 @@ async fn what_was_not_delivered_is_sent_again_with_a_button() {
     let press = "document.querySelector('#messages .failure button').click()";
     page.script(press, vec![]).await;
     assert_eq!(page.script(HINT, vec![]).await, "Not sent: you're offline. Your text is kept.");
-    hop.mend();
+    hop.repair();
     page.wait_state("connected").await;
     page.script(press, vec![]).await;
     page.wait("it is delivered", "return !document.querySelector('#messages :is(.failure, [aria-busy])')").await;
-    let lines = page.lines().await;
-    assert_eq!(lines.iter().filter(|line| *line == "into the dark").count(), 1, "{lines:?}");
+    page.assert_once(&["into the dark"]).await;
     while witness.json()["Message"] != "into the dark" {}
     page.client.close().await.unwrap();
 }
@@ -83,8 +77,7 @@ async fn unknown_commands_stay_in_the_page() {
         let hop = Hop::start(&server, drops);
         let mut witness = server.join("witness", "general");
         let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
-        page.join("ann").await;
-        page.wait_text("#messages .notice", "ann joined").await;
+        page.enter("ann").await;
         for (typed, hint) in [
             ("/?", "There is no command /?. /help lists them; start with // to send it as text."),
             ("/nick x", "There is no command /nick."),
@@ -129,8 +122,7 @@ async fn list_names_the_users_of_the_room_that_is_asked_for() {
         let _witness = server.join("witness", "tea");
         let hop = Hop::start(&server, drops);
         let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
-        page.join("ann").await;
-        page.wait_text("#messages .notice", "ann joined").await;
+        page.enter("ann").await;
         page.say("/list tea").await;
         page.wait_text("#messages .notice", "witness").await;
         page.client.close().await.unwrap();
@@ -143,8 +135,7 @@ async fn too_long_a_text_is_refused_before_it_ends_the_chat() {
     for max in [16_384, 300] {
         let server = Server::start(&["--rate-limit", "0", "--max-message", &max.to_string()]);
         let page = Page::open(&driver, &server, (1000, 700)).await;
-        page.join("ann").await;
-        page.wait_text("#messages .notice", "ann joined").await;
+        page.enter("ann").await;
         // Around the limit, and with what JSON writes longer: the page finds the longest text that fits, byte for byte.
         let mut refused = Vec::new();
         for len in max - 70..=max {
@@ -183,8 +174,7 @@ async fn a_limit_that_nobody_told_of_is_learned_and_the_chat_goes_on() {
     let server = Server::start(&["--max-message", "300"]);
     let hop = Hop::start(&server, &["sec-websocket-protocol"]);
     let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
-    page.join("ann").await;
-    page.wait_text("#messages .notice", "ann joined").await;
+    page.enter("ann").await;
     let long = "x".repeat(400);
     put(&page, &long).await;
     page.wait_text("#messages .own .failure", "Not sent: too long for this server.").await;
@@ -208,8 +198,7 @@ async fn what_was_too_fast_need_not_be_typed_again() {
         let server = Server::start(&["--rate-limit", "1", "--rate-burst", "5"]);
         let hop = Hop::start(&server, drops);
         let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
-        page.join("ann").await;
-        page.wait_text("#messages .notice", "ann joined").await;
+        page.enter("ann").await;
         let send = "const [field, form] = ['message-input', 'message-form'].map((id) => document.getElementById(id)); \
              for (let i = 0; i < 12; i++) { field.value = 'm' + i; form.requestSubmit(); }";
         page.script(send, vec![]).await;
@@ -243,8 +232,7 @@ async fn the_first_line_keeps_its_indentation_and_nothing_is_not_sent() {
     let server = Server::start(&[]);
     let mut witness = server.join("witness", "general");
     let page = Page::open(&driver, &server, (1000, 700)).await;
-    page.join("ann").await;
-    page.wait_text("#messages .notice", "ann joined").await;
+    page.enter("ann").await;
     witness.expect_message("#general", "Welcome to general, ann!");
     for nothing in ["", "   ", "\n \n", "\u{200b}\u{2060}"] {
         put(&page, nothing).await;

@@ -25,8 +25,7 @@ async fn read_through_a_silence(drops: &'static [&'static str], before: &str, af
     let hop = Hop::start(&server, drops);
     let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
     page.script(before, vec![]).await;
-    page.join("ann").await;
-    page.wait_text("#messages .notice", "ann joined").await;
+    page.enter("ann").await;
     let mut witness = server.join_quietly("witness", "general");
     // All that was on its way has come: the silence begins in order.
     page.wait_text("#messages .notice", "witness joined").await;
@@ -80,8 +79,7 @@ async fn a_good_path_is_asked_in_silence() {
              window.WebSocket = class extends Native { constructor(...all) { super(...all); \
              this.addEventListener('message', ({ data }) => { heard += /pong|does not exist/.test(data); }); } }";
         page.script(count, vec![]).await;
-        page.join("ann").await;
-        page.wait_text("#messages .notice", "ann joined").await;
+        page.enter("ann").await;
         page.script(TOLD, vec![]).await;
         page.wait("the answer", "return heard === 1").await;
         page.script(SEEN, vec![]).await;

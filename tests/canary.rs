@@ -6,9 +6,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
 
-use support::{PATIENCE, Server};
+use support::{Server, wait_while};
 
 /// What lies between the public address and a server.
 const FORWARD: u16 = 0;
@@ -96,11 +95,10 @@ fn lines(server: &Server) -> Vec<String> {
 }
 
 fn wait_for_lines(server: &Server, count: usize) -> Vec<String> {
-    let deadline = Instant::now() + PATIENCE;
-    while lines(server).len() < count {
-        assert!(Instant::now() < deadline, "not {count} lines about the public path:\n{}", server.log());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_while(
+        || lines(server).len() < count,
+        || format!("not {count} lines about the public path:\n{}", server.log()),
+    );
     lines(server)
 }
 

@@ -16,7 +16,7 @@ use support::{PATIENCE, Server};
 const CLIENTS: usize = 10_000;
 /// Files that the test itself needs beside its clients.
 const FILES_BESIDE: u64 = 100;
-/// So many connect at a time: a storm beyond the accept queue would be a test of TCP's patience.
+/// Connections that are opened at a time: a storm beyond the accept queue would be a test of TCP's patience.
 const CONNECTS_AT_A_TIME: usize = 500;
 const MESSAGES: u32 = 20;
 const MESSAGE_BYTES: usize = 128;

@@ -1,4 +1,4 @@
-//! The v0 dialect over real sockets: addresses, names, texts to the letter and who sends them, and the life of a room.
+//! The v0 dialect over real sockets: addresses, names, texts to the letter and their senders, and the life of a room.
 
 mod support;
 
@@ -179,7 +179,7 @@ fn every_member_sees_the_same_dense_seq_one_epoch_and_the_time() {
     }
     let mut seen: Vec<Vec<Value>> = vec![Vec::new(); clients.len()];
     for (client, seen) in clients.iter_mut().zip(&mut seen) {
-        // Welcomes of those who came later, 30 messages; answers to this client alone have no Seq.
+        // Welcomes of clients that came later, 30 messages; answers to this client alone have no Seq.
         let mut messages = 0;
         while messages < 30 {
             let message = client.json();
@@ -391,7 +391,7 @@ fn binary_messages_end_in_1003() {
 
 #[test]
 fn a_room_vanishes_with_the_last_leave_and_begins_anew() {
-    // Nothing is kept for those who come back.
+    // Nothing is kept for clients that reconnect.
     let server = Server::start(&["--replay-age", "0"]);
     let mut judge = server.join("judge", "general");
     let mut epochs = Vec::new();

@@ -9,12 +9,12 @@ mod support;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dns::Dns;
 use run::Proxy;
 use serde_json::Value;
-use support::{PATIENCE, Server};
+use support::{PATIENCE, Server, wait_while};
 
 const OLD: &str = "127.0.0.2";
 const NEW: &str = "127.0.0.3";
@@ -108,11 +108,7 @@ fn a_move_from_the_first_list_to_the_last() {
     let (at_old, at_new) = (format!("{OLD}:{port}"), format!("{NEW}:{port}"));
     let (at_old, at_new): (SocketAddr, SocketAddr) = (at_old.parse().unwrap(), at_new.parse().unwrap());
     // The kernel takes a moment to take the listeners out of a dead process's rings.
-    let deadline = Instant::now() + PATIENCE;
-    while TcpListener::bind(at_old).is_err() {
-        assert!(Instant::now() < deadline, "the old server's port does not become free");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_while(|| TcpListener::bind(at_old).is_err(), || "the old server's port does not become free".to_owned());
     Proxy { rewrite, ..Proxy::default() }.start(at_old, at_new);
     let after = ["after", &url, "--since", &before, "--new", NEW, "--resolver", &resolvers[0], "--resolver"];
     let (code, found) = open(&[&after[..], &[&resolvers[1]]].concat());

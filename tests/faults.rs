@@ -11,7 +11,6 @@ mod support;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
-use std::time::{Duration, Instant};
 
 use clap::Parser;
 use fastrand::Rng;
@@ -21,7 +20,7 @@ use hi::ring::{DataRing, Ring};
 use hi::server::Server;
 use peer::{Loss, MARKER, Peer, Plan, Role, SHOUTER, drive};
 use serde_json::json;
-use support::{PATIENCE, seeded};
+use support::{seeded, wait_while};
 use tungstenite::Message;
 
 /// The faults are configured, and file descriptors counted, for the whole process: one server at a time.
@@ -82,14 +81,10 @@ fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Waits until only so many files are open: every connection is released.
+/// Waits until only `count` files are open: every connection is released.
 #[track_caller]
 fn wait_for_files(count: usize) {
-    let deadline = Instant::now() + PATIENCE;
-    while open_files() > count {
-        assert!(Instant::now() < deadline, "{} files are open instead of {count}", open_files());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_while(|| open_files() > count, || format!("{} files are open instead of {count}", open_files()));
 }
 
 /// Has someone say the last word in each room, and waits until everyone there has heard it.
@@ -229,7 +224,7 @@ fn nothing_is_lost_when_receive_buffers_run_out() {
 }
 
 #[test]
-fn who_survives_resets_hears_everything_in_order() {
+fn a_member_that_survives_resets_hears_everything_in_order() {
     for (index, seed) in seeds(8).into_iter().enumerate() {
         let shards = if index % 2 == 0 { "1" } else { "2" };
         let buffers = if index % 4 < 2 { "2" } else { "1024" };
@@ -311,7 +306,7 @@ fn members_come_and_go<R: DataRing + 'static>(seed: u64, args: &[&str]) -> usize
 }
 
 #[test]
-fn who_falls_behind_is_told_exactly_what_it_missed() {
+fn a_member_that_falls_behind_is_told_exactly_what_it_missed() {
     for seed in seeds(1) {
         let backlog = ["--backlog-bytes", "256k", "--shards"];
         let gaps = members_come_and_go::<FaultyRing>(seed, &[&backlog[..], &["2"]].concat());
@@ -322,7 +317,7 @@ fn who_falls_behind_is_told_exactly_what_it_missed() {
 }
 
 #[test]
-fn who_falls_behind_is_closed_if_the_operator_wants_it_so() {
+fn a_member_that_falls_behind_is_closed_if_the_operator_wants_it_so() {
     for seed in seeds(2) {
         let gaps =
             members_come_and_go::<FaultyRing>(seed, &["--shards", "2", "--backlog-bytes", "256k", "--slow", "close"]);

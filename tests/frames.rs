@@ -389,7 +389,7 @@ fn a_peer_that_never_answers_the_close_is_cut() {
 }
 
 #[test]
-fn who_ends_its_direction_still_gets_what_it_is_owed() {
+fn a_peer_that_ends_its_direction_still_gets_what_it_is_owed() {
     let server = Server::start(&[]);
     let sockets = server.sockets();
     let mut member = server.upgraded("/raw/half");

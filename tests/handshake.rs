@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use support::wire::{BINARY, CLOSE, FIN, PING, PONG, TEXT, Wire, close_frame, frame, handshake, handshake_but};
 use support::{PATIENCE, Server, reset, seeded};
 
-/// The longest request head (PROTOCOL.md).
+/// The longest request head, in bytes.
 const HEAD_BYTES_MAX: usize = 16_384;
 const PATH: &str = "/raw/handshake?echo=1";
 
@@ -20,7 +20,7 @@ fn changed(without: &[&str], with: &[&str]) -> String {
     handshake_but(PATH, without, with)
 }
 
-/// A sound handshake of exactly so many bytes.
+/// A valid handshake of exactly `bytes` bytes.
 fn padded(bytes: usize) -> String {
     let head = changed(&[], &["X-Padding: "]);
     head.replace("X-Padding: ", &format!("X-Padding: {}", "x".repeat(bytes - head.len())))

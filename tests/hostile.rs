@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use support::wire::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, Wire, close_frame, frame, handshake, header};
-use support::{Client, PATIENCE, Server, reset, seeded};
+use support::{Client, PATIENCE, Server, reset, seeded, wait_while};
 use tungstenite::Message;
 
-/// On two shards, so many witnesses are hardly ever all on one.
+/// On two shards, this number of witnesses is hardly ever all on one.
 const WITNESSES: usize = 4;
-/// So few that all of them are in use at once: memory that grows later is not theirs.
+/// Few enough for all of them to be in use at once: memory that grows later is not theirs.
 const FEW_BUFFERS: [&str; 2] = ["--receive-buffers", "64"];
 /// The default of `--max-message`.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
@@ -72,11 +72,7 @@ fn open_files(server: &Server) -> usize {
 /// Waits until the server has no more files open than these.
 #[track_caller]
 fn wait_for_files(server: &Server, count: usize) {
-    let deadline = Instant::now() + PATIENCE;
-    while open_files(server) > count {
-        assert!(Instant::now() < deadline, "{} files are open instead of {count}", open_files(server));
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_while(|| open_files(server) > count, || format!("{} files are open instead of {count}", open_files(server)));
 }
 
 /// Bytes without sense.
@@ -412,7 +408,7 @@ fn two_thousand_come_and_go() {
 }
 
 #[test]
-fn a_burst_of_tiny_messages_laps_nobody_who_reads() {
+fn a_burst_of_tiny_messages_laps_no_member_that_reads() {
     const WRITERS: usize = 4;
     const EACH: usize = 20_000;
     let server = Server::start(&[]);

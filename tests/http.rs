@@ -52,7 +52,7 @@ fn the_page_comes_with_its_types_and_a_strict_policy() {
 }
 
 #[test]
-fn who_has_a_file_is_not_sent_it_again() {
+fn a_browser_that_has_a_file_is_not_sent_it_again() {
     let server = Server::start(&[]);
     let etag = |path| get(&server, path, "").header("ETag").expect("a tag").to_owned();
     for (path, _) in FILES {
@@ -304,7 +304,7 @@ fn a_large_body_does_not_hide_its_answer() {
 }
 
 #[test]
-fn who_ends_its_direction_still_gets_the_answer() {
+fn a_client_that_ends_its_direction_still_gets_the_answer() {
     let server = Server::start(&[]);
     let mut wire = server.wire();
     wire.send([request("GET", "/app.js", ""), request("GET", "/healthz", "")].concat());

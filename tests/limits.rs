@@ -11,7 +11,7 @@ use support::wire::{self, BINARY, CONTINUATION, FIN, PING, TEXT, frame, handshak
 use support::{Client, Server};
 use tungstenite::Message;
 
-/// A chat message of exactly so many bytes.
+/// A chat message of exactly `bytes` bytes.
 fn message_of(bytes: usize) -> String {
     let frame = r#"{"Room":"tea","Message":""}"#;
     format!("{}{}\"}}", &frame[..frame.len() - 2], "x".repeat(bytes - frame.len()))
@@ -308,7 +308,7 @@ fn a_client_that_asks_much_before_it_reads_gets_every_answer() {
 }
 
 #[test]
-fn who_reads_gets_every_answer_however_much_the_room_says() {
+fn a_client_that_reads_gets_every_answer_however_much_the_room_says() {
     let server = Server::start(&["--rate-limit", "0"]);
     let mut ann = server.join("ann", "tea");
     let mut bob = server.join("bob", "tea");
@@ -373,7 +373,7 @@ fn a_peer_that_does_not_answer_pings_is_closed_and_one_that_does_stays() {
 }
 
 #[test]
-fn who_answered_while_the_server_was_stopped_stays() {
+fn a_peer_that_answered_while_the_server_was_stopped_stays() {
     // Which of its duties a shard finds first when it goes on is up to chance: eight chances.
     let servers: Vec<_> =
         (0..8).map(|_| Server::start_on_one_shard(&["--ping-interval", "1s", "--ping-timeout", "2s"])).collect();

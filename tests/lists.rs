@@ -14,7 +14,7 @@ const ROOMS_LISTED_MAX: usize = 1000;
 /// For clients that ask a lot, and don't read for as long as others are on their way.
 const PATIENT: [&str; 6] = ["--rate-limit", "0", "--max-rooms", "2000", "--ping-timeout", "10m"];
 
-/// The answer of 2017 to who asks for `names`, which are sorted.
+/// The answer of 2017 to a request for `names`, which are sorted.
 fn listed(names: &[String], max: usize) -> String {
     match names.len().checked_sub(max) {
         None | Some(0) => names.join(", "),
@@ -58,7 +58,7 @@ fn next_json(wire: &mut Wire) -> Value {
     serde_json::from_slice(&wire.frame().payload).expect("JSON")
 }
 
-/// This answer has to come so often; in between, only rooms may say something.
+/// This answer has to come `count` times; in between, only rooms may say something.
 #[track_caller]
 fn expect_answers(wire: &mut Wire, expected: &str, count: usize) {
     let mut answers = 0;

@@ -28,7 +28,7 @@ fn laps(internal: Internal, what: &str) -> f64 {
     internal.metric(&format!("hi_memory_laps_total{{what=\"{what}\"}}"))
 }
 
-/// Waits until so many holders of a kind have given; memory is watched meanwhile.
+/// Waits until `count` holders of a kind have given; memory is watched meanwhile.
 #[track_caller]
 fn wait_for_laps(internal: Internal, what: &str, count: f64, watch: &mut Watch<'_>) {
     let deadline = Instant::now() + 3 * PATIENCE;

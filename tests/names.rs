@@ -315,7 +315,7 @@ fn blank_messages_are_refused_in_every_dialect() {
 }
 
 #[test]
-fn folded_notices_name_the_first_who_came_and_left() {
+fn folded_notices_name_the_first_that_came_and_left() {
     let server = Server::start(&[]);
     let mut watcher = server.join("watcher", "tea");
     let mut members: Vec<Client> =

@@ -182,7 +182,7 @@ impl Oracle for Fast {
     }
 }
 
-/// Both libraries, each with so many clients in the room.
+/// Both libraries, with `each` clients of both in the room.
 fn oracles(server: &Server, path: &str, each: usize) -> Vec<(&'static str, Box<dyn Oracle>)> {
     let mut all: Vec<(_, Box<dyn Oracle>)> = Vec::new();
     for _ in 0..each {

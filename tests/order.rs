@@ -139,8 +139,8 @@ fn read_exactly(stream: &mut TcpStream, due: &[u8]) {
 }
 
 #[test]
-fn who_reads_is_never_lapped_however_much_comes_at_once() {
-    // So many messages cost far more than the backlog in the room's log, and fit the kernel's buffers when they leave.
+fn a_member_that_reads_is_never_lapped_however_much_comes_at_once() {
+    // These messages cost far more than the backlog in the room's log, and fit the kernel's buffers when they leave.
     const BURST: usize = 10_000;
     let mut random = seeded();
     // No ping may come in between.

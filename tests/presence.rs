@@ -1,4 +1,4 @@
-//! Who comes and who leaves is told one by one while a room is small and quiet; a storm of joins is no storm of notices.
+//! Joins and leaves are told one by one while a room is small and quiet; a storm of joins is no storm of notices.
 //! `HI_TEST_JOINS=10000 cargo test --release --test presence` makes it 10,000.
 
 mod support;
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 use support::wire::{FIN, TEXT, Wire, frame, handshake};
-use support::{Client, PATIENCE, Server, reset};
+use support::{Client, Server, reset, wait_while};
 
 /// Members up to which joins may be told one by one.
 const SMALL_ROOM: u64 = 32;
-/// So many connect before their handshakes are waited for: the accept queue has room for them.
+/// Connections that are opened before their handshakes are waited for: the accept queue has room for them.
 const CONNECTS_AT_A_TIME: usize = 500;
 
 fn joins() -> u64 {
@@ -135,7 +135,7 @@ fn enter(server: &Server, names: &[String]) -> Vec<Client> {
     names.iter().map(|name| server.websocket(&format!("/ws?username={name}&room=tea"))).collect()
 }
 
-/// So many at most in any second.
+/// At most `max` in any second.
 #[track_caller]
 fn assert_notices_per_second(notices: &[(String, u64)], max: usize) {
     for (_, end) in notices {
@@ -205,14 +205,14 @@ fn established(server: &Server) -> usize {
 }
 
 #[test]
-fn who_is_cut_and_comes_back_at_once_has_a_free_name() {
+fn a_client_that_is_cut_and_reconnects_at_once_finds_its_name_free() {
     const USERS: usize = 300;
     let server = Server::start(&[]);
     let mut watcher = server.join("watcher", "tea");
     let path = |user: usize| format!("/ws?username=u{user}&room=tea");
     let said = |text: &str| frame(FIN | TEXT, format!(r#"{{"Message":"{text}","Room":"tea"}}"#).as_bytes());
     let lost: Vec<Wire> = (0..USERS).map(|user| server.upgraded(&path(user))).collect();
-    // All of it waits when hi goes on: last words, ends, resets, and those who come back.
+    // All of it waits when hi goes on: last words, ends, resets, and clients that reconnect.
     server.signal(Signal::STOP);
     let cut = lost.into_iter().enumerate().filter_map(|(user, mut wire)| match user % 2 {
         0 => {
@@ -226,11 +226,7 @@ fn who_is_cut_and_comes_back_at_once_has_a_free_name() {
         }
     });
     let _cut: Vec<Wire> = cut.collect();
-    let deadline = Instant::now() + PATIENCE;
-    while established(&server) > 1 {
-        assert!(Instant::now() < deadline, "the ends don't reach the server's side");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_while(|| established(&server) > 1, || "the ends don't reach the server's side".to_owned());
     let mut back: Vec<Wire> = (0..USERS).map(|_| server.wire()).collect();
     for (user, wire) in back.iter_mut().enumerate() {
         wire.send(handshake(&path(user)));

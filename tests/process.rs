@@ -14,7 +14,7 @@ use clap::CommandFactory;
 use hi::config::Config;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::{PATIENCE, Server, hi, run};
+use support::{PATIENCE, Server, hi, run, wait_while};
 
 /// From the signal to the end of the process.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
@@ -131,11 +131,7 @@ fn expect_end_during_start(mut child: Child, hi: impl Fn() -> Option<u32>) {
         std::thread::sleep(Duration::from_millis(1));
     };
     kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::TERM).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while child.try_wait().unwrap().is_none() {
-        assert!(Instant::now() < deadline, "it runs on");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_while(|| child.try_wait().unwrap().is_none(), || "it runs on".to_owned());
     let output = child.wait_with_output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{log}");

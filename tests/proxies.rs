@@ -1,4 +1,4 @@
-//! What hi says about handshakes that real proxies break, and that the lines that it hands out mend those proxies.
+//! What hi says about handshakes that real proxies break, and that the lines that it hands out fix those proxies.
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use support::proxies::{Kind, Proxy, Setup, cases, free_port};
 use support::wire::{Answer, Wire, handshake};
-use support::{PATIENCE, Server};
+use support::{PATIENCE, Server, wait_while};
 
 const PATH: &str = "/raw/proxies";
 
@@ -50,7 +50,7 @@ fn mend_for(verdict: &Value, kind: Kind) -> Value {
         .clone()
 }
 
-/// A proxy that strips: what hi says of it, once in the log, and that the lines in the answer mend it.
+/// A proxy that strips: what hi says of it, once in the log, and that the lines in the answer fix it.
 #[track_caller]
 fn expect_diagnosed(server: &Server, setup: &Setup, reason: &str, likely: Option<&str>) -> Value {
     let said = verdict(setup);
@@ -58,7 +58,7 @@ fn expect_diagnosed(server: &Server, setup: &Setup, reason: &str, likely: Option
     assert_eq!((&said["hop"]["address"], said["hop"]["proxy"].as_str()), (&"127.0.0.1".into(), likely), "{said}");
     assert_eq!(said["survived"], serde_json::json!(["Sec-WebSocket-Key", "Sec-WebSocket-Version"]));
     let line = server.wait_for_log("refused: ");
-    for part in ["handshake from 127.0.0.1:", reason, said["sentence"].as_str().expect("a sentence"), "Mend: in "] {
+    for part in ["handshake from 127.0.0.1:", reason, said["sentence"].as_str().expect("a sentence"), "Fix: in "] {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
     let mend = mend_for(&said, setup.kind);
@@ -154,7 +154,7 @@ fn of_two_hops_the_last_is_named_and_the_other_one_mentioned() {
     expect_a_way_through(&outer);
     drop(mended);
 
-    // The inner one is sound, and says so by the header that it writes: the outer one strips.
+    // The inner one is healthy, and says so by the header that it writes: the outer one strips.
     let server = Server::start(&[]);
     let [outer, inner] = cases::outer_strips(server.address());
     let _inside = inner.start();
@@ -256,11 +256,7 @@ fn the_same_failure_is_one_line_and_then_a_count() {
     for _ in 0..6 {
         assert_eq!(ask_with(&proxy, "X-Test: 1").status, 426);
     }
-    let deadline = Instant::now() + PATIENCE;
-    while told(&server.log()) < 6 {
-        assert!(Instant::now() < deadline, "{}", server.log());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_while(|| told(&server.log()) < 6, || server.log());
     assert_eq!(told(&server.log()), 6, "{}", server.log());
     let counts = server.wait_for_log(" more ");
     assert!(counts.contains("upgrade_stripped") && counts.contains("127.0.0.1"), "{counts}");

@@ -20,7 +20,7 @@ fn bytes(random: &mut fastrand::Rng, len: usize) -> Vec<u8> {
     std::iter::repeat_with(|| random.u8(..)).take(len).collect()
 }
 
-/// A text of exactly so many bytes, with characters of every length.
+/// A text of exactly `len` bytes, with characters of every length.
 fn text(random: &mut fastrand::Rng, len: usize) -> String {
     let mut text = String::with_capacity(len);
     while text.len() < len {

@@ -7,7 +7,7 @@ use support::Server;
 use support::listener::Listener;
 use support::wire::{KEY, Wire, handshake, handshake_but};
 
-/// The longest request head (PROTOCOL.md).
+/// The longest request head, in bytes.
 const HEAD_BYTES_MAX: usize = 16_384;
 const PATH: &str = "/raw/refusals";
 

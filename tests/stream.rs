@@ -1,4 +1,4 @@
-//! Server-sent events over real sockets: what listeners get, how they come back, and what members notice of them.
+//! Server-sent events over real sockets: what listeners get, how they reconnect, and what members notice of them.
 
 mod support;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use support::listener::Listener;
 use support::{Client, Server};
 
-/// A publisher in the room, which has said so many messages of a size: `Seq` 2 and on.
+/// A publisher in the room, which has said `count` messages of a size: `Seq` 2 and on.
 fn publisher(server: &Server, room: &str, count: u64, bytes: usize) -> (Client, String) {
     let (mut client, answer) = server.join_v1("publisher", room);
     client.expect_message(&format!("#{room}"), &format!("Welcome to {room}, publisher!"));
@@ -93,7 +93,7 @@ fn a_listener_keeps_a_room_alive_as_a_member_does() {
 }
 
 #[test]
-fn who_comes_back_gets_all_that_it_missed_once_and_in_order() {
+fn a_listener_that_reconnects_gets_all_that_it_missed_once_and_in_order() {
     let (server, internal) = Server::start_with_internal(&["--rate-limit", "0", "--replay-bytes", "4m"]);
     let (mut publisher, epoch) = publisher(&server, "tea", 300, 1000);
     // On two shards: some of them are where the room was not before; and what is missed is sent in several parts.
@@ -111,7 +111,7 @@ fn who_comes_back_gets_all_that_it_missed_once_and_in_order() {
 }
 
 #[test]
-fn who_has_heard_nothing_yet_comes_back_to_what_it_missed_all_the_same() {
+fn a_listener_that_has_heard_nothing_yet_gets_what_it_missed_all_the_same() {
     let server = Server::start(&[]);
     let place = server.listen("tea", None).opened().last_event_id;
     // Nobody is there any more: what is said waits.
@@ -214,7 +214,7 @@ fn members_and_listeners_of_one_shard_come_and_go_without_disturbing_each_other(
 }
 
 #[test]
-fn who_takes_nothing_any_more_is_gone_after_a_while() {
+fn a_listener_that_takes_nothing_any_more_is_gone_after_a_while() {
     let args = ["--rate-limit", "0", "--max-message", "64k", "--ping-interval", "1s", "--ping-timeout", "1s"];
     let (server, internal) = Server::start_with_internal(&args);
     let (mut publisher, _) = publisher(&server, "tea", 1, 0);

@@ -1,185 +1,29 @@
 //! What a shard's turns owe to those who wait: one shard on the thread of the test, real sockets, and a data ring whose
 //! timing the test decides.
 
+#[path = "support/bench.rs"]
+mod bench;
 mod support;
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::rc::Rc;
-use std::sync::Arc;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
 
-use bytes::Bytes;
+use bench::{Bench, take_signal};
 use clap::Parser;
 use fastwebsockets::OpCode;
 use hi::clock::Time;
 use hi::config::Config;
 use hi::connection::Role;
 use hi::frame::encode;
-use hi::os;
 use hi::protocol::name::Name;
-use hi::protocol::resume::ResumeKey;
-use hi::relay;
-use hi::ring::{Completion, DataRing, Receive, Received, Ring, RingError, Slices};
-use hi::room::registry::Registry;
-use hi::room::{Joining, MemberId, Namespace, Room, Speaker, Wakes};
-use hi::shard::{Shard, Upgraded};
+use hi::room::{Joining, MemberId, Namespace, Speaker, Wakes};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use support::PATIENCE;
 use support::wire::{BINARY, FIN, PING, TEXT, frame};
 
 /// More than are sent to in one turn.
 const MANY: usize = 1100;
-
-/// What the test does to the ring while the shard uses it.
-#[derive(Default)]
-struct Script {
-    /// Someone on another shard publishes here whenever this shard submits.
-    flooded: RefCell<Option<Arc<Room>>>,
-    /// The next send of this connection finds its peer gone.
-    broken: Cell<Option<u32>>,
-    /// Turns that have begun.
-    turns: Cell<u32>,
-    /// Bytes given to the kernel in this turn, and the most in any.
-    bytes: Cell<usize>,
-    most_bytes: Cell<usize>,
-    /// The turn of the last send of each connection.
-    sent: RefCell<HashMap<u32, u32>>,
-}
-
-/// The real ring, with a script.
-struct Scripted {
-    ring: Ring,
-    script: Rc<Script>,
-    failed: Option<Completion>,
-}
-
-impl DataRing for Scripted {
-    fn new(_: u16, _: OwnedFd) -> Result<Self, RingError> {
-        unreachable!("the test makes it")
-    }
-
-    fn receive(&mut self, token: u32, fd: RawFd, how: Receive) {
-        self.ring.receive(token, fd, how);
-    }
-
-    fn stop_receiving(&mut self, token: u32) {
-        self.ring.stop_receiving(token);
-    }
-
-    fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {
-        self.script.sent.borrow_mut().insert(token, self.script.turns.get());
-        self.script.bytes.update(|bytes| bytes + slices.len());
-        if self.script.broken.get() == Some(token) {
-            self.script.broken.set(None);
-            let result = Err(ErrorKind::BrokenPipe.into());
-            self.failed = Some(Completion::Sent { token, result, slices });
-        } else {
-            self.ring.send(token, fd, slices);
-        }
-    }
-
-    fn await_writable(&mut self, token: u32, fd: RawFd) {
-        self.ring.await_writable(token, fd);
-    }
-
-    fn submit(&mut self) -> io::Result<bool> {
-        if let Some(room) = &*self.script.flooded.borrow() {
-            room.publish_raw(&encode::frame(OpCode::Text, b"and on it goes"), &mut Wakes::default());
-        }
-        self.ring.submit()
-    }
-
-    fn next(&mut self) -> Option<Completion> {
-        self.failed.take().or_else(|| self.ring.next())
-    }
-
-    fn recycle(&mut self, received: Received) {
-        self.ring.recycle(received);
-    }
-
-    fn attended(&mut self) {
-        self.script.turns.update(|turns| turns + 1);
-        let bytes = self.script.bytes.take();
-        self.script.most_bytes.update(|most| most.max(bytes));
-        self.ring.attended();
-    }
-
-    fn unattended(&mut self) -> bool {
-        self.ring.unattended()
-    }
-}
-
-/// One shard of two, of which the other one is the test.
-struct Bench {
-    shard: Shard<Scripted>,
-    script: Rc<Script>,
-    registry: Arc<Registry>,
-    /// The shard's thread waits for both; they are one there.
-    inbox_wake_up: OwnedFd,
-    ring_wake_up: OwnedFd,
-    listener: TcpListener,
-    /// The shard's end of the newest connection, once more.
-    newest: Option<TcpStream>,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let config = Config::try_parse_from(["hi"]).unwrap();
-        let inbox_bytes_max = config.inbox_bytes_max(2);
-        Self::with_inboxes(config, inbox_bytes_max)
-    }
-
-    /// The same, with inboxes that hold at most so many bytes.
-    fn with_inboxes(config: Config, inbox_bytes_max: usize) -> Self {
-        let [inbox_wake_up, ring_wake_up, other_wake_up] = [(); 3].map(|()| os::new_eventfd().unwrap());
-        let inboxes = [inbox_wake_up.try_clone().unwrap(), other_wake_up];
-        let inboxes = relay::inboxes(inboxes, inbox_bytes_max);
-        let registry = Arc::new(Registry::new(inboxes, 1, ResumeKey::new([1, 2]), config.replay_bounds()));
-        let script = Rc::new(Script::default());
-        let ring = Ring::new(64, ring_wake_up.try_clone().unwrap()).unwrap();
-        let ring = Scripted { ring, script: Rc::clone(&script), failed: None };
-        let shard = Shard::new(0, Arc::new(config), Arc::clone(&registry), ring);
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        Self { shard, script, registry, inbox_wake_up, ring_wake_up, listener, newest: None }
-    }
-
-    /// A connection of this shard, and the peer's end of it.
-    fn connect(&mut self, role: Role, room: &str) -> TcpStream {
-        let peer = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
-        let (stream, _) = self.listener.accept().unwrap();
-        self.newest = Some(stream.try_clone().unwrap());
-        let stream = tokio_uring::net::TcpStream::from_std(stream);
-        let response = Bytes::from_static(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
-        self.shard.adopt(Upgraded {
-            stream,
-            role,
-            room: Some(Name::room(room).unwrap()),
-            opening: None,
-            since: None,
-            response,
-            leftover: Vec::new(),
-        });
-        peer.set_nonblocking(true).unwrap();
-        peer
-    }
-
-    /// Turns as the shard's thread takes them, until it would sleep, and of the kernel nothing is heard.
-    fn turn_until_asleep(&mut self) {
-        while self.shard.turns() || take_signal(&self.inbox_wake_up) {}
-    }
-
-    /// Turns until the kernel has nothing more to tell either.
-    fn turn_until_idle(&mut self) {
-        while self.shard.turns() || take_signal(&self.inbox_wake_up) || take_signal(&self.ring_wake_up) {}
-    }
-}
-
-fn take_signal(wake_up: &OwnedFd) -> bool {
-    rustix::io::read(wake_up, &mut [0u8; 8]).is_ok()
-}
 
 fn wait_for_input(file: &impl AsFd) {
     let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
@@ -193,11 +37,6 @@ fn chat(user: &str) -> Role {
 
 fn raw() -> Role {
     Role::Raw { echo: true, lossy: true }
-}
-
-/// A room that is there.
-fn room(bench: &Bench, namespace: Namespace, name: &str) -> Arc<Room> {
-    bench.registry.get(namespace, &Name::room(name).unwrap()).unwrap()
 }
 
 /// What has arrived at a peer.
@@ -233,7 +72,7 @@ fn a_flood_from_another_shard_does_not_deafen_this_one() {
     let mut asking = bench.connect(raw, "flood");
     let _others: Vec<_> = (1..MANY).map(|_| bench.connect(Role::Raw { echo: true, lossy: true }, "flood")).collect();
     bench.turn_until_idle();
-    let room = room(&bench, Namespace::Raw, "flood");
+    let room = bench.room(Namespace::Raw, "flood");
     *bench.script.flooded.borrow_mut() = Some(room);
     // From now on there is always someone to send to.
     assert!(bench.shard.turns());
@@ -250,7 +89,7 @@ fn a_flood_from_another_shard_does_not_deafen_this_one() {
 }
 
 #[test]
-fn who_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
+fn a_member_that_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
     let mut bench = Bench::new();
     let mut ann = bench.connect(chat("ann"), "tea");
     let _bob = bench.connect(chat("bob"), "tea");
@@ -346,7 +185,7 @@ fn a_flood_waits_for_its_turns_and_others_have_theirs() {
     let mut listening = bench.connect(raw(), "tea");
     let listener = (flooders.len() + READERS + 1) as u32;
     bench.turn_until_idle();
-    let flood = room(&bench, Namespace::Raw, "flood");
+    let flood = bench.room(Namespace::Raw, "flood");
     let began = bench.script.turns.get();
     for message in 1..=20u32 {
         flooders.iter_mut().for_each(Flooder::pour);
@@ -377,7 +216,7 @@ fn a_large_room_takes_many_turns_and_a_small_one_does_not_wait_for_them() {
     let _large: Vec<_> = (0..LARGE).map(|_| bench.connect(raw(), "large")).collect();
     let mut small = bench.connect(raw(), "small");
     bench.turn_until_idle();
-    let [large_room, small_room] = ["large", "small"].map(|name| room(&bench, Namespace::Raw, name));
+    let [large_room, small_room] = ["large", "small"].map(|name| bench.room(Namespace::Raw, name));
     bench.script.sent.borrow_mut().clear();
     large_room.publish_raw(&encode::frame(OpCode::Text, b"to many"), &mut Wakes::default());
     small_room.publish_raw(&encode::frame(OpCode::Text, b"to one"), &mut Wakes::default());
@@ -396,7 +235,7 @@ fn a_member_that_leaves_during_the_visits_makes_nobody_miss_one() {
     let mut bench = Bench::new();
     let mut members: Vec<_> = (0..MEMBERS).map(|_| Some(bench.connect(raw(), "large"))).collect();
     bench.turn_until_idle();
-    let large = room(&bench, Namespace::Raw, "large");
+    let large = bench.room(Namespace::Raw, "large");
     let mut random = fastrand::Rng::with_seed(7);
     let messages = 40u32;
     for message in 1..=messages {
@@ -424,7 +263,7 @@ fn what_a_full_inbox_drops_is_told_at_once_also_if_nothing_follows() {
     let mut ann = bench.connect(chat("ann"), "tea");
     bench.turn_until_idle();
     hear(&mut ann, &[b"Welcome to tea, ann!"]);
-    let tea = room(&bench, Namespace::Chat, "tea");
+    let tea = bench.room(Namespace::Chat, "tea");
     let text = "x".repeat(200);
     let far = Name::user("far").unwrap();
     let say =
@@ -445,7 +284,7 @@ fn a_shard_that_sleeps_hears_at_once_that_a_full_socket_has_room_again() {
     let mut bench = Bench::new();
     let mut slow = bench.connect(raw(), "live");
     bench.turn_until_idle();
-    let live = room(&bench, Namespace::Raw, "live");
+    let live = bench.room(Namespace::Raw, "live");
     socket2::SockRef::from(bench.newest.as_ref().unwrap()).set_send_buffer_size(16 * 1024).unwrap();
     // More than the sockets of both ends take before the peer reads, and less than a log keeps.
     let part = encode::frame(OpCode::Binary, &[7; 100_000]);
@@ -474,7 +313,7 @@ fn a_message_to_a_room_that_is_behind_waits_without_turns_and_is_published_then(
     bench.turn_until_idle();
     hear(&mut ann, &[b"Welcome to tea, ann!"]);
     ann.set_nonblocking(true).unwrap();
-    let rooms = [room(&bench, Namespace::Chat, "tea"), room(&bench, Namespace::Raw, "live")];
+    let rooms = [bench.room(Namespace::Chat, "tea"), bench.room(Namespace::Raw, "live")];
     let before = rooms.each_ref().map(|room| room.last_seq());
     rooms.iter().for_each(|room| room.set_behind(true));
     ann.write_all(&frame(FIN | TEXT, br#"{"Room":"tea","Message":"waits"}"#)).unwrap();

@@ -127,7 +127,7 @@ fn both_dialects_share_a_room_and_its_frames() {
 }
 
 #[test]
-fn who_cuts_the_list_and_counts_exactly() {
+fn a_list_of_users_is_cut_and_counts_exactly() {
     let server = Server::start(&[]);
     let mut members: Vec<Client> = (0..120).map(|number| server.join_v1(&format!("u{number:03}"), "tea").0).collect();
     let (mut ann, _) = server.v1("username=ann");

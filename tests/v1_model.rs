@@ -1,6 +1,6 @@
 //! A model of rooms against the real server on two shards: members join, leave, publish, flood, stall, vanish and come back
 //! at random. Whatever they do, each sees a gapless part of its room's one order from where its join said, or was told
-//! exactly what is missing; and who comes back within the bounds gets all of it. `HI_TEST_SEED` repeats a run's plan.
+//! exactly what is missing; and a client that reconnects within the bounds gets all of it. `HI_TEST_SEED` repeats a run's plan.
 
 mod support;
 
@@ -20,7 +20,7 @@ const OLD_MEMBERS: usize = 3;
 const STEPS: usize = 900;
 /// `--replay-frames`; its other bounds are out of reach here.
 const REPLAY_FRAMES: u64 = 150;
-/// A flood: so many messages of so many bytes. Sockets and backlogs of those who stall hold less.
+/// A flood: the number of messages, and the bytes of each. Sockets and backlogs of clients that stall hold less.
 const FLOOD: (usize, usize) = (220, 15_000);
 
 /// The one order of each room, as far as anybody has seen it: what was at each `Seq`.

@@ -20,7 +20,7 @@ fn expect_seqs(client: &mut Client, seqs: impl IntoIterator<Item = u64>) {
     }
 }
 
-/// A publisher in the room, which has said so many messages: `Seq` 2 and on.
+/// A publisher in the room, which has said `count` messages: `Seq` 2 and on.
 fn publisher(server: &Server, room: &str, count: u64) -> (Client, Value) {
     let (mut client, answer) = server.join_v1("publisher", room);
     client.expect_message(&format!("#{room}"), &format!("Welcome to {room}, publisher!"));
@@ -36,7 +36,7 @@ fn publish(client: &mut Client, room: &str, seqs: std::ops::Range<u64>) {
 }
 
 #[test]
-fn who_comes_back_gets_all_that_it_missed_once_and_in_order() {
+fn a_client_that_reconnects_gets_all_that_it_missed_once_and_in_order() {
     let server = Server::start(&["--rate-limit", "0"]);
     let (mut publisher, epoch) = publisher(&server, "tea", 300);
     // On two shards: some of them are where the room was not before.

@@ -42,7 +42,7 @@ fn read_dense(member: &mut Wire, mut next: Option<u64>, end: u64) -> (u64, Optio
     }
 }
 
-/// Reads so many messages of the publisher without a hole, and says so for each; the `Seq` behind the last one.
+/// Reads `messages` messages of the publisher without a hole, and says so for each; the `Seq` behind the last one.
 fn read_all(member: &mut Client, first: u64, messages: u64, heard: &Sender<()>) -> u64 {
     let (mut next, mut count) = (first, 0);
     while count < messages {

@@ -79,8 +79,8 @@ impl Gate {
         drop(changed.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
     }
 
-    /// Calls this again and again in a thread of its own, while the attack is under way; `every` so often, if it is not as
-    /// fast as can be.
+    /// Calls this again and again in a thread of its own, while the attack is under way; `every` is the time
+    /// between two calls, if it is not as fast as can be.
     pub(crate) fn repeat(&self, every: Option<Duration>, mut what: impl FnMut() + Send + 'static) {
         let gate = self.clone();
         std::thread::spawn(move || {

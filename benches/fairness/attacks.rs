@@ -25,20 +25,20 @@ const ROOMS_EACH: usize = 32;
 /// Clients that ask for lists, and how often each: hi allows 20 a second.
 const ASKERS: usize = 20;
 const ASKS_A_SECOND: u32 = 19;
-/// A member that reads drop by drop reads so much, so often.
+/// What a member that reads drop by drop reads at a time, and the time between two reads.
 const DROP_BYTES: usize = 256;
 const DROP_EVERY: Duration = Duration::from_millis(10);
 /// Clients that come back for what they have missed, again and again.
 const RETURNING: usize = 8;
 /// Messages that hi keeps for them,
 const KEPT: usize = 1_024;
-/// of so many bytes: together nearly all that it keeps.
+/// of this many bytes: together nearly all that it keeps.
 const KEPT_BYTES: usize = 800;
-/// What a client that comes back asks for: some of what is kept is gone until it does.
+/// What a client that reconnects asks for: some of what is kept is gone until it does.
 const REPLAYED: u64 = KEPT as u64 * 9 / 10;
 /// Messages that a connection may send at once.
 const BURST: usize = 38;
-/// A client that comes back goes when nothing has come for so long.
+/// A client that reconnects goes when nothing has come for this time.
 const REPLAY_PAUSE: Duration = Duration::from_millis(100);
 /// An answer that a server owes comes within this time.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
@@ -143,7 +143,7 @@ impl Asker {
     }
 }
 
-/// A chat client in so many rooms of its own.
+/// A chat client in rooms of its own.
 fn hold_rooms(address: SocketAddr, holder: usize) -> TcpStream {
     let room = |index: usize| format!("room-{:04}", holder * ROOMS_EACH + index);
     let mut stream = open(address, &format!("/ws?username=holds-{holder}&room={}", room(0)));
@@ -252,7 +252,7 @@ fn open_v1(address: SocketAddr, name: &str) -> TcpStream {
     upgrade(stream, &format!("/ws?username={name}"), V1)
 }
 
-/// Reads until this text has come so many times; returns all that was read.
+/// Reads until this text has come `times` times; returns all that was read.
 fn await_text(stream: &mut TcpStream, text: &[u8], times: usize) -> String {
     stream.set_read_timeout(Some(ANSWER_TIME_MAX)).unwrap();
     let (mut all, mut buffer) = (Vec::new(), [0; 4096]);

@@ -10,12 +10,12 @@ use socket2::{Domain, Socket, Type};
 
 use crate::connect::{Opened, open_many, upgrade, wait};
 
-/// Looks up so often, if nothing arrives.
+/// Time between two looks, if nothing arrives.
 const WAIT: Duration = Duration::from_secs(1);
 /// The receive buffer of a socket that is read slowly: the kernel must not read for it.
 const SMALL_BUFFER_BYTES: usize = 4096;
 
-/// Opens so many connections, and reads them in a thread, as fast as they bring something.
+/// Opens `count` connections, and reads them in a thread, as fast as they bring something.
 pub(crate) fn reading(address: SocketAddr, path: &str, count: usize) {
     let Opened { streams, epoll } = open_many(address, path, count);
     read(streams, epoll);
@@ -54,7 +54,7 @@ pub(crate) fn goes_on(read: std::io::Result<usize>) -> bool {
     }
 }
 
-/// Opens so many connections that take little and wait for someone to read them.
+/// Opens `count` connections that take little and wait for someone to read them.
 pub(crate) fn small(address: SocketAddr, path: &str, count: usize) -> Vec<TcpStream> {
     let open = |_| {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a file is left");

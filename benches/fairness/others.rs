@@ -19,9 +19,9 @@ const PUBLISHERS: usize = 5;
 const RATE: u32 = 50;
 /// Between two messages of a room.
 const INTERVAL: Duration = Duration::from_millis(1000 / RATE as u64);
-/// What has not arrived so long after the last message of a slice is lost.
+/// The time after the last message of a slice when what has not arrived is lost.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
-/// While a publisher can't send, it tries again so often.
+/// Time between two tries while a publisher can't send.
 const TRY_AGAIN: Duration = Duration::from_millis(1);
 /// Comes before the number of a message.
 const MARK: &[u8] = b"number-";
@@ -96,7 +96,7 @@ impl Others {
         others
     }
 
-    /// Publishes for so long, and waits until all have everything.
+    /// Publishes for `time`, and waits until all have everything.
     pub(crate) fn measure(&mut self, time: Duration) -> Slice {
         let mut slice = Slice { latencies_ms: Vec::new(), lost: 0 };
         let began = Instant::now();

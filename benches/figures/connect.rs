@@ -9,7 +9,7 @@ use rustix::fd::OwnedFd;
 use rustix::time::Timespec;
 use socket2::{Domain, Socket, Type};
 
-/// So many connections are being opened at the same time.
+/// Connections that are being opened at the same time.
 const AT_ONCE: usize = 512;
 /// The answer of a server that is not stuck takes less.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ pub(crate) struct Opened {
     pub(crate) epoll: OwnedFd,
 }
 
-/// Opens so many connections, as fast as the server answers.
+/// Opens `count` connections, as fast as the server answers.
 pub(crate) fn open_many(address: SocketAddr, path: &str, count: usize) -> Opened {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll instance");
     let mut storm =

@@ -14,20 +14,20 @@ use crate::members::Members;
 use crate::options::Case;
 use crate::servers::{Kind, Server};
 
-/// Before a slice is measured, so many messages. After a pause the kernel acknowledges up to 16 segments at once
+/// Messages before a slice is measured. After a pause the kernel acknowledges up to 16 segments at once
 /// (TCP_MAX_QUICKACKS), which costs the sender more than at a steady rate, and caches hold what others left there.
 const WARM_UP_MESSAGES: u32 = 18;
-/// In the slice of one message after the other, at least so many.
+/// Messages at least in the slice of one message after the other.
 const ALONE_MIN: u32 = 3;
 
 /// What to do.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// Publish at the steady rate for so long.
+    /// Publish at the steady rate for this time.
     Steady(Duration),
-    /// Publish the next message when all have the last one, for so long.
+    /// Publish the next message when all have the last one, for this time.
     Alone(Duration),
-    /// Publish one message after so much rest.
+    /// Publish one message after this pause.
     Last(Duration),
 }
 

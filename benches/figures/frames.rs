@@ -2,9 +2,9 @@
 
 use fastwebsockets::OpCode;
 
-/// What repeats in a payload: the message's number, as so many digits.
+/// What repeats in a payload: the message's number, with this many digits.
 const DIGITS: usize = 8;
-/// So many bytes of a payload are compared at once.
+/// Bytes of a payload that are compared at once.
 const COMPARED_BYTES: usize = 16 * 1024;
 
 /// Messages of one size.

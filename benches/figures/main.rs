@@ -12,7 +12,7 @@
 //! - [`fan_out`], [`last`], [`accept`], [`shards`], [`idle`]: a table each
 //! - [`sides`] and [`driver`]: the servers of a table take turns, each driven by a process of its own
 //! - [`servers`] and [`process`]: the processes that are measured; [`bare`] and [`tokio_peer`]: those that are not hi
-//! - [`members`], [`connect`] and [`frames`]: who reads, and what has to arrive
+//! - [`members`], [`connect`] and [`frames`]: the readers, and what has to arrive
 //! - [`statistics`]: medians, and how sure they are
 
 mod accept;

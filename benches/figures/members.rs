@@ -12,7 +12,7 @@ use crate::frames::{Expected, Frames};
 /// A ping without a payload, and the answer, whose mask is zero.
 const PING: [u8; 2] = [0x89, 0];
 const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
-/// Deliveries that are not there after so long are missing.
+/// The time after which deliveries that are not there are missing.
 const DELIVERED_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// The reading side: one epoll loop, every byte checked, every ping answered.
@@ -29,7 +29,7 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    /// Opens so many connections, as fast as the server answers.
+    /// Opens `count` connections, as fast as the server answers.
     pub(crate) fn connect(address: SocketAddr, count: usize, frames: Frames) -> Self {
         let Opened { streams, epoll } = open_many(address, "/raw/figures", count);
         let (frame_bytes, expected) = (frames.len(), Expected::new(frames));
@@ -43,7 +43,7 @@ impl Members {
         }
     }
 
-    /// Until each member has got so many messages, and nothing more.
+    /// Until each member has got `messages` messages, and nothing more.
     pub(crate) fn read_until(&mut self, messages: u32) {
         let bytes_each = self.frame_bytes * u64::from(messages);
         let deadline = Instant::now() + DELIVERED_AFTER_MAX;

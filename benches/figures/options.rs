@@ -9,10 +9,10 @@ use crate::servers::Kind;
 
 /// Bytes of a chat message.
 const PAYLOAD_BYTES: usize = 128;
-/// Deliveries a second at a steady rate, for any number of members below so many,
+/// Deliveries a second at a steady rate, for any number of members below this,
 const DELIVERIES_PER_SECOND: usize = 100_000;
 const MANY_MEMBERS: usize = 9_000;
-/// and from then on, because a delivery to one of so many takes longer: no server may come near a whole core.
+/// and from then on, because a delivery to one of many takes longer: no server may come near a whole core.
 const DELIVERIES_PER_SECOND_TO_MANY: usize = 72_000;
 /// Bytes a second at most, for any size.
 const BYTES_PER_SECOND: usize = 400 << 20;
@@ -29,10 +29,10 @@ const LARGE_MEMBERS: usize = 100;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "figures")]
 pub(crate) struct Options {
-    /// Fan-out to so many members only
+    /// Fan-out to this number of members only
     #[arg(long, value_name = "COUNT")]
     pub(crate) members: Option<usize>,
-    /// Fan-out of messages of so many bytes only
+    /// Fan-out of messages of this size only
     #[arg(long, value_name = "BYTES")]
     pub(crate) size: Option<usize>,
     /// Messages a second of the steady rate [default: 100,000 deliveries a second; 72,000 from 9,000 members on]
@@ -90,14 +90,14 @@ impl Options {
         small.into_iter().chain(large).collect()
     }
 
-    /// A room of so many, and messages of so many bytes.
+    /// A room of `members`, and messages of `payload_bytes`.
     pub(crate) fn case(&self, members: usize, payload_bytes: usize) -> Case {
         let small = if members < MANY_MEMBERS { DELIVERIES_PER_SECOND } else { DELIVERIES_PER_SECOND_TO_MANY };
         let rate = (small.min(BYTES_PER_SECOND / payload_bytes) / members).clamp(1, RATE_MAX);
         Case { members, frames: Frames { payload_bytes }, rate: self.rate.unwrap_or(rate) }
     }
 
-    /// A chat room of so many.
+    /// A chat room of `members`.
     pub(crate) fn chat(&self, members: usize) -> Case {
         self.case(members, PAYLOAD_BYTES)
     }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// A server that has been given nothing to do sleeps after at most so long.
+/// How long it takes at most until a server that has been given nothing to do sleeps.
 pub(crate) const SETTLED_AFTER_MAX: Duration = Duration::from_secs(5);
 
 /// A server that runs, and ends with its measurement.
@@ -24,8 +24,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// hi with so many shards. Whoever calls this stays on the last core from now on: the shards are pinned to the first
-    /// ones.
+    /// hi with `shards` shards. The caller stays on the last core from now on: the shards are pinned to the first ones.
     pub(crate) fn hi(file: &Path, shards: &str, args: &[&str]) -> Self {
         let mut command = Command::new(file);
         command.args(["--listen", "127.0.0.1:0", "--internal", "off", "--shards", shards]);

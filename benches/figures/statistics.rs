@@ -15,7 +15,7 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], values[middle]) } else { values[middle] }
 }
 
-/// The value that so many percent of all values don't exceed.
+/// The value that `percent` of all values don't exceed.
 pub(crate) fn percentile(values: &[f64], percent: usize) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);

@@ -62,7 +62,7 @@ async fn answer(mut request: Request<Incoming>, members: Members) -> Result<Resp
             })
         });
         read(reading, &members).await;
-        // Who has left takes no socket and no task until the next message finds out.
+        // A client that has left takes no socket and no task until the next message finds out.
         writer.inspect(JoinHandle::abort);
     });
     Ok(response)

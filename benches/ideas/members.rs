@@ -23,7 +23,7 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    /// So many connections over loopback, read on `reading_core`.
+    /// `count` connections over loopback, read on `reading_core`.
     pub(crate) fn connect(count: usize, reading_core: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -52,7 +52,7 @@ impl Members {
         &self.sending
     }
 
-    /// Waits until each has got so many bytes more, and nothing else.
+    /// Waits until each has got `bytes_each` more, and nothing else.
     pub(crate) fn wait_for_all(&self, bytes_each: usize) {
         let expected = self.expected.get() + (bytes_each * self.sending.len()) as u64;
         self.expected.set(expected);

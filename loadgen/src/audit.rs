@@ -8,7 +8,7 @@ const MISSING_MAX: usize = 4096;
 pub enum Seen {
     /// The next one, or the first at all.
     InOrder,
-    /// Later than expected: so many before it are missing so far.
+    /// Later than expected: the number of messages before it that are missing so far.
     Ahead(u32),
     /// One that was missing: it comes after a later one.
     Reordered,
@@ -80,7 +80,7 @@ impl Auditor {
         Seen::Reordered
     }
 
-    /// The server said that this client lost so many messages.
+    /// The server said that this client lost `count` messages.
     pub fn announced(&mut self, count: u64) {
         self.announced = self.announced.saturating_add(count);
     }
@@ -95,7 +95,7 @@ impl Auditor {
         end.saturating_sub(next.max(first))
     }
 
-    /// Of what was passed over, so much may still come: the server has not said that it is lost.
+    /// How many of the messages that were passed over may still come: the server has not said that they are lost.
     pub fn may_still_come(&self) -> u64 {
         let missing = self.missing.as_ref().map_or(0, |missing| missing.len() as u64);
         missing.saturating_sub(self.announced)
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn who_saw_nothing_missed_all_only_if_it_was_there() {
+    fn a_client_that_saw_nothing_missed_all_only_if_it_was_there() {
         let mut auditor = Auditor::new(1);
         assert_eq!(auditor.missing_at_end(0, 10, 20), 0);
         auditor.expect_from(8);
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(auditor.may_still_come(), 0);
         auditor.see(0, 6);
         auditor.begin_again();
-        assert_eq!(auditor.may_still_come(), 0, "who left gets nothing any more");
+        assert_eq!(auditor.may_still_come(), 0, "a client that left gets nothing any more");
     }
 
     #[test]

@@ -28,9 +28,9 @@ use result::Measured;
 
 /// All clients are in within this time, or nothing moves any more.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(120);
-/// In a storm, when for so long nobody has come back, as long as a handshake may take, the rest does not.
+/// In a storm: when no client has reconnected for this long, as long as a handshake may take, the rest will not.
 const STILL_MAX: Duration = Duration::from_secs(30);
-/// Once all is sent, so long may nothing arrive before the rest counts as lost.
+/// Once all is sent: how long nothing may arrive before the rest counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Nor is the rest waited for longer than this, if it only trickles.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
@@ -195,7 +195,7 @@ impl Driver {
             });
             driver
                 .threads
-                .push(thread.map_err(|error| format!("a thread can't be had: {error}: take fewer --threads."))?);
+                .push(thread.map_err(|error| format!("can't start a thread: {error}: take fewer --threads."))?);
         }
         Ok(driver)
     }
@@ -358,7 +358,9 @@ impl Driver {
         storm: Option<&mut Option<Back>>,
     ) -> Result<Measured, String> {
         let publishers = self.shared.plan.publishers;
-        let step = self.step(rate, warmup, duration).ok_or("there are no numbers for so many messages.")?;
+        let step = self
+            .step(rate, warmup, duration)
+            .ok_or("there are more messages than have numbers: take a shorter --duration or a lower --rate.")?;
         self.next_sequence = step.end();
         for progress in &mut self.progress {
             (progress.1, progress.2) = (0, None);
@@ -453,7 +455,7 @@ impl Driver {
     }
 }
 
-/// CPU time spread over so many connections, in microseconds.
+/// CPU time for each of `connections`, in microseconds.
 fn per_connection_us(cpu: Duration, connections: usize) -> f64 {
     cpu.as_secs_f64() * 1e6 / connections as f64
 }

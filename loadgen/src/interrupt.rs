@@ -30,7 +30,7 @@ pub fn watch() -> Result<(), String> {
             std::process::exit(exit_code().into());
         }
     });
-    thread.map(drop).map_err(|error| format!("a thread can't be had: {error}."))
+    thread.map(drop).map_err(|error| format!("can't start a thread: {error}."))
 }
 
 /// From now on there is a run: the first signal ends it, and does not end the process.

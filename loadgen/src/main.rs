@@ -65,7 +65,10 @@ fn screen() -> Screen {
 
 fn write_all(files: Files, run: &Run) -> Result<(), String> {
     if let Some(file) = files.json {
-        file.write(&serde_json::to_vec_pretty(run).map_err(|error| format!("the result is no JSON: {error}."))?)?;
+        file.write(
+            &serde_json::to_vec_pretty(run)
+                .map_err(|error| format!("the result can't be written as JSON: {error}."))?,
+        )?;
     }
     if let Some(file) = files.hgrm {
         let mut bytes = Vec::new();

@@ -12,7 +12,7 @@ use crate::target::{Target, Template};
 
 /// More threads than this only get in each other's way.
 const THREADS_MAX: usize = 1024;
-/// Longer times are a slip of the pen, in seconds: 1000 hours.
+/// Longer times are typing errors, in seconds: 1000 hours.
 const TIME_MAX_SECONDS: f64 = 3.6e6;
 
 /// Measures a WebSocket server under load, honestly: an open loop with latencies from the intended send time, an audit of
@@ -21,7 +21,7 @@ const TIME_MAX_SECONDS: f64 = 3.6e6;
 /// Without --url it starts a private hi on a free port, measures it and stops it. Ctrl-C or SIGTERM ends a run early: what
 /// was measured until then is reported, and written. A second one ends loadgen at once.
 ///
-/// Exit code: 0 sound, 1 the server lost, doubled or reordered messages or closed connections, 2 usage, 3 the load
+/// Exit code: 0 OK, 1 the server lost, doubled or reordered messages or closed connections, 2 usage, 3 the load
 /// generator itself was the limit, 130 cut short by Ctrl-C, 143 by SIGTERM.
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version, max_term_width = 110, args_conflicts_with_subcommands = true)]
@@ -103,10 +103,10 @@ pub struct Options {
     /// The --slow clients read nothing at all once they are connected
     #[arg(long)]
     stuck: bool,
-    /// Clients a second that leave and come back
+    /// Clients a second that leave and reconnect
     #[arg(long, value_name = "PER_SECOND", default_value_t = 0.0)]
     churn: f64,
-    /// Cut all connections at once in the middle of the run, and let all come back
+    /// Cut all connections at once in the middle of the run, and let all reconnect
     #[arg(long)]
     storm: bool,
     /// Connect and hold for the duration, publish nothing: what does a connection cost?
@@ -217,7 +217,7 @@ impl Options {
         )?;
         refuse(
             !self.idle && Step::new(0, self.rate, self.publishers, 0, (self.warmup, self.duration)).is_none(),
-            "--rate for so long is more messages than have numbers, four billion of each publisher: take a shorter \
+            "--rate for that --duration is more messages than have numbers, four billion of each publisher: take a shorter \
              --duration or a lower --rate.",
         )?;
         refuse(

@@ -12,7 +12,7 @@ use crate::plan::Outputs;
 /// The files that we made and that hold no result yet. Locked while one is written.
 static UNWRITTEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// A write that is under way is waited for so often, so long each time, before the process quits.
+/// How often, and for how long each time, a write that is under way is waited for before the process quits.
 const QUIT_TRIES: usize = 100;
 const QUIT_PAUSE: Duration = Duration::from_millis(10);
 

@@ -37,7 +37,7 @@ pub struct Stamper {
 }
 
 impl Stamper {
-    /// For the run with this number, and payloads of so many bytes, at least [`STAMP_BYTES`].
+    /// For the run with this number, and payloads of `payload_bytes`, at least [`STAMP_BYTES`].
     pub fn new(run: u32, payload_bytes: usize) -> Self {
         Self { finder: Finder::new(format!("lg{run:08x}").as_bytes()).into_owned(), payload_bytes }
     }

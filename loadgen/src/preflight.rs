@@ -17,9 +17,9 @@ const MEMORY_PER_CLIENT_BYTES: u64 = 16 * 1024;
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// More addresses of a name are not tried.
 const ADDRESSES_MAX: usize = 8;
-/// The rest of an answer, or the end of a connection that we close, is waited for so long.
+/// How long the rest of an answer, or the end of a connection that we close, is waited for.
 const REST_TIME_MAX: Duration = Duration::from_millis(500);
-/// Of the rest, so much is kept.
+/// Bytes of the rest that are kept.
 const REST_BYTES_MAX: usize = 16 * 1024;
 
 /// Raises the file limit, and sees that files and memory are enough.

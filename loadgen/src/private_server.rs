@@ -13,7 +13,7 @@ use crate::progress::say;
 const FIX: &str = "install hi, or name one with --hi, or a server with --url";
 /// hi takes messages up to this size by itself,
 const HI_MESSAGE_BYTES: usize = 16 * 1024;
-/// of which so much at most is the JSON around a text.
+/// Bytes of it that the JSON around a text takes at most.
 const ENVELOPE_BYTES: usize = 1024;
 /// A build that takes longer is announced.
 const QUIET_BUILD_TIME: Duration = Duration::from_secs(1);
@@ -30,8 +30,8 @@ pub struct PrivateServer {
 }
 
 impl PrivateServer {
-    /// Starts hi with so many shards (by default on half of the cores), its limits on rates off, ready for messages with
-    /// so many bytes of text.
+    /// Starts hi with the given number of shards (by default on half of the cores), its limits on rates off, ready for
+    /// messages of `message_bytes`.
     ///
     /// # Errors
     /// One sentence: no hi to be found, or what it said.

@@ -10,9 +10,9 @@ use crate::plan::Plan;
 use crate::printable::{printable, printable_lines};
 use crate::results::LimitStep;
 
-/// In a pipe, a line comes so often.
+/// Time between two lines in a pipe.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// On a terminal, the line changes so often.
+/// Time between two changes of the line on a terminal.
 const FRAME_EVERY: Duration = Duration::from_millis(200);
 
 /// Deliveries a second are counted over this time: the threads report less often than the line changes.

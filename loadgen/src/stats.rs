@@ -220,7 +220,7 @@ impl Stats {
         }
     }
 
-    /// At the end, so much of one client's loss was announced to it.
+    /// At the end: how many of the messages that one client lost were announced to it.
     pub fn announced(&mut self, count: u64) {
         self.faults.announced += count;
     }

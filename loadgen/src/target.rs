@@ -73,7 +73,7 @@ impl Target {
         let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
         if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
             return Err(if user.is_none() && rest.contains('@') {
-                format!("the port of {shown:?} is no number: in a user or a password, write / as %2F and ? as %3F.")
+                format!("the port of {shown:?} is not a number: in a user or a password, write / as %2F and ? as %3F.")
             } else {
                 format!("the port of {shown:?} has to be from 1 to 65535.")
             });

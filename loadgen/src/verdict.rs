@@ -11,7 +11,7 @@ const LATE_US_MIN: u64 = 2_000;
 /// Above it, it may be such a part of the latency.
 const LATE_PART_MAX: f64 = 0.5;
 
-/// Who reads so late may be closed as too slow, in microseconds.
+/// Lateness of reading, in microseconds, from which on a client may be closed as too slow.
 const TOO_SLOW_US_MIN: u64 = 100_000;
 
 /// Lateness beyond this makes a latency the load generator's own.
@@ -75,7 +75,7 @@ pub fn verdict(all: &Collected, audit: &Audit, generator: &Generator, latency: &
             ..audit.clone()
         };
         if faults(all, &only_those, late_us).is_empty() {
-            // Who reads late is too slow: closing it is no fault of the server.
+            // A client that reads late is too slow: closing it is no fault of the server.
             invalid.push(format!(
                 "{too_slow} clients were closed as too slow (4101), and may have been: it was up to {:.1} ms late",
                 late_us as f64 / 1e3
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_late_and_is_closed_for_it_is_not_the_servers_fault() {
+    fn a_client_that_reads_late_and_is_closed_for_it_is_not_the_servers_fault() {
         assert!(matches!(closed_as_too_slow(600_000, 0, 2), Verdict::Invalid(reasons) if reasons[0].contains("4101")));
         let in_time = closed_as_too_slow(900, 0, 2);
         assert!(matches!(&in_time, Verdict::Failed(reasons) if reasons[2].starts_with("2 of them as too slow")));

@@ -13,9 +13,9 @@ use sha1::{Digest, Sha1};
 use crate::printable::{printable, printable_lines};
 use crate::target::without_password;
 
-/// Of a message, so many bytes are looked at; a stamp or a notice has to be within them.
+/// Bytes of a message that are looked at; a stamp or a notice has to be within them.
 pub const PREFIX_BYTES: usize = 1024;
-/// Of what a server says to people, so many characters are shown.
+/// Characters that are shown of what a server says to people.
 const SHOWN_CHARS_MAX: usize = 600;
 /// Bytes of the head of an answer.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -203,7 +203,7 @@ pub fn request(host: &str, path: &str, authorization: Option<&str>) -> String {
 pub enum Answer {
     /// It isn't whole yet.
     Partial,
-    /// The WebSocket is open; so many bytes were the head.
+    /// The WebSocket is open; the number is the length of the head, in bytes.
     Open(usize),
     /// Something else: in words, with the status line and the begin of the body.
     Refused(String),

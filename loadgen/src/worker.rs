@@ -35,12 +35,12 @@ use ending::End;
 const EVENTS: usize = 256;
 /// In the middle of a fan-out, fewer events than this are not worth a wake-up: the thread waits for more of them,
 const EVENTS_WORTH_WAKING: usize = 64;
-/// so long (the kernel's timer slack comes on top; it all counts as lateness of reading). Otherwise half of the CPU time
+/// for this time (the kernel's timer slack comes on top; it all counts as lateness of reading). Otherwise half of the CPU time
 /// of server and load generator would go into waking a thread once per message.
 const GATHER: Duration = Duration::from_micros(50);
 /// The last batch came so recently that a fan-out is under way.
 const FAN_OUT_GAP_US: u64 = 300;
-/// A wait that ends so long after its time was no sleep: timers are a millisecond late on some virtual machines.
+/// A wait that ends this long after its time was no sleep: timers are a millisecond late on some virtual machines.
 const OVERSLEPT_US: u64 = 10_000;
 /// The receive buffer that all clients of a thread share.
 const BUFFER_BYTES: usize = 256 * 1024;

@@ -173,7 +173,7 @@ fn what_is_cut_off_or_altered_is_a_fault() {
 }
 
 #[test]
-fn who_is_not_back_after_a_storm_is_told() {
+fn a_client_that_is_not_back_after_a_storm_is_told() {
     // A look at the target for each address, ten clients and a publisher; then six more.
     let start = || Server::start(Fault::Full { after: 2 + 11 + 6 });
     let outcome = measure(start, &short(&["--storm"]));
@@ -210,7 +210,7 @@ fn leaving_and_coming_back() {
     let cases: [fn(); 5] = [
         clients_that_leave_and_come_back_are_no_false_alarm,
         a_storm_is_no_false_alarm,
-        who_gets_nothing_after_it_came_back_is_named,
+        a_client_that_gets_nothing_after_a_reconnect_is_named,
         a_storm_does_not_wait_for_those_that_were_gone_before,
         threads_without_clients_are_no_obstacle,
     ];
@@ -235,7 +235,7 @@ fn a_storm_is_no_false_alarm() {
     assert_eq!(run.connects.handshake.count, 11, "the storm's handshakes are told apart");
 }
 
-fn who_gets_nothing_after_it_came_back_is_named() {
+fn a_client_that_gets_nothing_after_a_reconnect_is_named() {
     let args = short(&["--storm", "--duration", "4s"]);
     let outcome = measure(|| Server::start(Fault::ForgetsReturned), &args);
     let run = outcome.failed();

@@ -1,4 +1,4 @@
-//! The real hi, started by loadgen: every kind of run is sound, and every output is there.
+//! The real hi, started by loadgen: every kind of run is OK, and every output is there.
 
 mod support;
 
@@ -12,7 +12,7 @@ use loadgen::results::{Run, Verdict};
 use rustix::process::{Pid, Signal, kill_process_group};
 use support::{Folder, Outcome, beside_each_other, command, finish, finish_within, loadgen, spawn};
 
-/// A run that this machine was too busy for is repeated so often.
+/// How often a run is repeated that this machine was too busy for.
 const TRIES: usize = 3;
 
 /// The first run without `--url` builds hi, which takes its time.

@@ -11,7 +11,7 @@ use support::fault::{Fault, PAUSE};
 use support::server::{Server, close_frame};
 use support::{Ending, Folder, MESSAGES, Outcome, command, finish, loadgen, measure, short, spawn};
 
-/// A run in which this machine stood still, too, is repeated so often.
+/// How often a run is repeated in which this machine stood still, too.
 const TRIES: usize = 3;
 /// No event that a test waits for takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -59,7 +59,7 @@ fn a_message_has_arrived_when_its_last_byte_has() {
     assert_eq!(run.latency.count, run.deliveries);
 }
 
-/// A run in which loadgen stands still for a while, once so many messages have been published.
+/// A run in which loadgen stands still for a while, once `after_messages` messages have been published.
 fn frozen(fault: Fault, args: &[&str], after_messages: u64, frozen: Duration) -> Outcome {
     let server = Server::start(fault);
     let folder = Folder::new();

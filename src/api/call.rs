@@ -34,7 +34,7 @@ pub const ERROR_CODES: [&str; 10] = [
 pub const BODY_BYTES_MAX: usize = 1 << 20;
 /// A body up to this size is read at once; of larger ones, a few at a time.
 pub const SMALL_BODY_BYTES_MAX: usize = 16 << 10;
-/// Of a body that is too large, so much is read and thrown away, so that no reset overtakes the answer.
+/// Bytes of a body that is too large which are read and discarded, so that a reset does not destroy the answer.
 const EXCESS_BYTES_MAX: usize = 8 << 20;
 /// Time for a body to arrive.
 const BODY_TIME_MAX: Duration = Duration::from_secs(10);

@@ -43,7 +43,7 @@ pub struct PublishArgs {
     /// What to say; without it, or with -, standard input is read to its end and published as one message
     message: Option<String>,
 
-    /// Who says it
+    /// The name that the message is shown under
     #[arg(long, value_name = "NAME", default_value = "api", conflicts_with = "raw")]
     from: String,
 

@@ -6,7 +6,7 @@
 //! - [`listener`], [`slots`]: connections, bounded in number and in time
 //! - [`routes`]: every address, and the key that most of them ask for
 //! - [`call`]: a request with its body, and the answer
-//! - [`key`]: who gets in
+//! - [`key`]: API keys, and what gets in without one
 //! - [`publish`], [`rooms`], [`health`]: what the addresses do
 //! - [`fields`], [`once`]: JSON bodies; requests that come twice
 //!
@@ -69,7 +69,7 @@ pub struct App {
     pub readiness: Arc<Readiness>,
     /// Whether there are raw rooms.
     pub raw: RawMode,
-    /// Who gets in.
+    /// The keys that let requests in.
     pub keys: Keys,
     /// What has been published under an `Idempotency-Key`.
     pub once: Mutex<Once<PublishedIn>>,

@@ -139,7 +139,7 @@ impl<P> Once<P> {
 
     /// A request that [`Once::begin`] let run has ended.
     pub fn end(&mut self, key: &str, end: End<P>) {
-        // It may have run for so long that it is forgotten.
+        // It may have been forgotten while it ran.
         let Some(known) = self.by_key.get_mut(key) else { return };
         self.bytes -= known.bytes(key);
         known.outcome = match end {

@@ -23,7 +23,7 @@ use crate::room::{Namespace, Payload, Wakes};
 
 /// Rooms of one broadcast.
 const ROOMS_MAX: usize = 1000;
-/// Who speaks if nobody is named.
+/// The name under which a message is shown if the request gives none.
 const FROM_DEFAULT: &str = "api";
 
 /// How long a request waits for shards that are behind with their deliveries.

@@ -30,7 +30,7 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-/// What comes back.
+/// The answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Response {
     /// The HTTP status.
@@ -40,7 +40,7 @@ pub struct Response {
 }
 
 impl Request {
-    /// Sends it to `address` (a host and a port), and waits for the answer, for at most [`TIME_MAX`] in all.
+    /// Sends it to `address` (a host and a port), and waits for the answer, for at most 10 seconds in all.
     ///
     /// # Errors
     /// Nobody answers there in time, or not in HTTP.

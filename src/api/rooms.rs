@@ -1,4 +1,4 @@
-//! Who is where, and the end of it.
+//! Which users are in which rooms, and how to disconnect them.
 
 use std::sync::Arc;
 use std::time::Duration;

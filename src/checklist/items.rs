@@ -268,7 +268,7 @@ fn nothing_arrives_at_old(facts: &Facts) -> Item {
     match &facts.old_connections {
         Some(Ok(0)) => check(name, title, true, "Its own count of connections is 0.".to_owned()),
         Some(Ok(count)) => check(name, title, false, format!("It still has {count} connections.")),
-        Some(Err(trouble)) => check(name, title, false, format!("It did not tell its count: {trouble}")),
+        Some(Err(trouble)) => check(name, title, false, format!("It did not report its count: {trouble}")),
         None => ask(
             name,
             title,

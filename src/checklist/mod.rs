@@ -139,7 +139,7 @@ fn make(phase: Phase, args: ListArgs) -> Result<(String, ExitCode), String> {
     let url = target.url.clone();
     let options = Options { resolvers: args.resolver, ca: args.ca, ..Options::new(target) };
     let subject = Subject { options, old, new, old_internal: args.old_internal, here: !args.elsewhere };
-    let runtime = doctor::runtime().map_err(|error| format!("a runtime can't be had: {error}."))?;
+    let runtime = doctor::runtime().map_err(|error| format!("can't start a runtime: {error}."))?;
     let facts = runtime.block_on(gather(phase, &subject))?;
     let made_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let document = Document { phase, url, made_unix_ms, items: items(phase, &facts), facts };

@@ -16,7 +16,7 @@ use crate::slice::Slice;
 /// One send is cut off after the slice that reaches this many bytes, so that no member holds up a turn.
 const SEND_BYTES_MAX: usize = 256 * 1024;
 
-/// Of what a member missed while it was away, so many bytes are put together for one send.
+/// Limit, in bytes, of what one send carries of what a member has missed.
 const REPLAY_BYTES_PER_SEND_MAX: usize = 64 * 1024;
 
 impl Source {
@@ -123,7 +123,7 @@ impl Connection {
                     Read::Lapped(first_kept) if membership.cursor < membership.joined_seq => {
                         let until = first_kept.min(membership.joined_seq);
                         let room = rooms.get(membership.room);
-                        // Gone by now: half a replay would be a gap that nobody expects. It comes back and asks again.
+                        // Gone by now: half a replay would be a gap that nobody expects. It reconnects and asks again.
                         let Some(batch) = room.replay(membership.cursor, until, REPLAY_BYTES_PER_SEND_MAX) else {
                             return false;
                         };

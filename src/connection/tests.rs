@@ -102,13 +102,13 @@ enum Step {
     Pong,
     Join(usize),
     Leave(usize),
-    /// The room keeps no more than so many bytes.
+    /// The room keeps no more than `bytes`.
     CutBack {
         room: usize,
         bytes_max: usize,
     },
     Send,
-    /// The send in flight ends; of a thousand parts, so many were taken.
+    /// The send in flight ends; the number is the thousandths of it that were taken.
     Sent {
         taken: usize,
     },

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use super::facts::{Address, Facts, LookupOutcome, Source};
 use super::faults::{Fault, family, faults};
 use super::verdict::{Diagnosis, Finding, Kind};
+use crate::output::thousands;
 
 /// The verdict, and what else deserves attention.
 pub fn diagnose(facts: &Facts) -> Diagnosis {
@@ -364,20 +365,9 @@ fn shown(source: &Source) -> String {
     }
 }
 
-/// `3,540`.
-pub(super) fn thousands(number: u32) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod fronts;
+#[cfg(test)]
+mod made;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ mod stripped;
 use handshake::{handshake, speaking};
 
 /// What to do where nothing tells more.
-const SERVER_LOG: &str = "see the log of what answers there";
+const SERVER_LOG: &str = "check the log of the server that answers there";
 
 /// A certificate that expires in fewer days than this deserves attention: renewal is usually automatic, 30 days before.
 const DAYS_LEFT_MIN: i64 = 14;

@@ -14,7 +14,7 @@ use super::net::{refusal, timed_out};
 
 /// Largest head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// So much of a body is read, in bytes; more is not needed to know what it is.
+/// Bytes of a body that are read at most; more is not needed to know what it is.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Headers of an answer at most.
 const HEADERS_MAX: usize = 128;

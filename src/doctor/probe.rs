@@ -17,9 +17,9 @@ use super::url::Target;
 use super::websocket::{Dialect, Socket, accept_of, random_key, random_name};
 use super::{Depth, Options};
 
-/// So much of a body is kept, in characters: enough for the words of a refusal.
+/// Characters of a body that are kept at most: enough for the words of a refusal.
 const BODY_CHARS_KEPT: usize = 4096;
-/// So much of the names that a server gives itself is kept, in characters.
+/// Characters that are kept at most of each name that a server gives itself.
 const NAME_CHARS_KEPT: usize = 120;
 /// Silences that are tried, in seconds, each on a connection of its own.
 const SILENCES: [u64; 16] = [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 600, 1800, 3600];
@@ -298,7 +298,7 @@ impl Probe {
             .into()
     }
 
-    /// A connection on which nothing is said for so long.
+    /// A connection on which nothing is said for the time of `silence`.
     async fn be_silent(&self, path: &str, silence: Duration) -> Result<IdleConnection, Failure> {
         let (handshake, socket) = self.handshake(path, self.origin.as_deref()).await?;
         let Some(mut socket) = socket else {

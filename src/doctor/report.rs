@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use super::Examination;
-use super::diagnosis::thousands;
 use super::diff::Diff;
 use super::facts::{
     Address, Answer, Carried, Echo, Handshake, Idle, IdleFate, Lookup, LookupOutcome, Source, Step, Tls,
@@ -11,6 +10,7 @@ use super::facts::{
 use super::faults::listed;
 use super::secrets::shown;
 use super::verdict::Finding;
+use crate::output::thousands;
 use crate::printable::printable;
 
 /// The column of the steps' names, in characters.
@@ -306,7 +306,7 @@ fn without_query(location: &str) -> &str {
 
 fn thousands_signed(number: i64) -> String {
     let sign = if number < 0 { "-" } else { "" };
-    format!("{sign}{}", thousands(u32::try_from(number.unsigned_abs()).unwrap_or(u32::MAX)))
+    format!("{sign}{}", thousands(number.unsigned_abs()))
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub fn random_key() -> String {
 
 fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    // The kernel's generator doesn't fail for so few bytes once the machine is up.
+    // The kernel's generator doesn't fail for a few bytes once the machine is up.
     let _ = getrandom(&mut bytes, GetRandomFlags::empty());
     bytes
 }
@@ -126,7 +126,7 @@ impl Socket {
         carried
     }
 
-    /// Says nothing for so long, then pings.
+    /// Says nothing for the time of `silence`, then pings.
     pub async fn be_silent(&mut self, silence: Duration, step_time: Duration) -> IdleConnection {
         let began = Instant::now();
         let mut last = began;
@@ -246,7 +246,7 @@ impl Socket {
         }
     }
 
-    /// hi tells when a user enters a room, in the name of the room (PROTOCOL.md).
+    /// hi tells when a user enters a room, in the name of the room.
     fn is_welcome(&self, payload: &[u8]) -> bool {
         let room = format!("#{}", self.name);
         serde_json::from_slice::<Value>(payload).is_ok_and(|value| value["From"] == *room && value["Meta"] == true)

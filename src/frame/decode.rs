@@ -120,7 +120,7 @@ struct Frame {
 struct Message {
     kind: Kind,
     payload: Vec<u8>,
-    /// The first so many bytes are valid UTF-8; at most 3 behind them, the start of a character, if `kind` is text.
+    /// Bytes from the start that are valid UTF-8; at most 3 behind them begin a character, if `kind` is text.
     valid_bytes: usize,
 }
 

@@ -76,7 +76,7 @@ pub struct FrameWriter {
 }
 
 impl FrameWriter {
-    /// An empty frame with room for a payload of so many bytes. What the estimate is too large by stays allocated as long as
+    /// An empty frame with room for a payload of `payload_bytes`. What the estimate is too large by stays allocated as long as
     /// the frame lives, unless it is more than 1 KiB.
     pub fn with_capacity(payload_bytes: usize) -> Self {
         let mut bytes = Vec::with_capacity(HEADER_BYTES_MAX + payload_bytes);

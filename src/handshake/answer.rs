@@ -40,8 +40,8 @@ pub(super) struct Upgrade {
     pub(super) response: Bytes,
 }
 
-/// What the first request in the buffer comes to, and its length. `None`: its head is not complete. So many bytes have been
-/// searched for its end before.
+/// What the first request in the buffer comes to, and its length. `None`: its head is not complete. `searched` bytes
+/// have been searched for its end before.
 pub(super) fn outcome<R: DataRing>(
     buffer: &[u8],
     searched: usize,

@@ -1,5 +1,5 @@
 //! From a failed handshake to a verdict: the reason, the hop that is the likely cause, the evidence, a sentence for the
-//! client, one for the operator, and the lines that mend it. Pure; what failed is found in [`super::head`],
+//! client, one for the operator, and the lines that fix it. Pure; what failed is found in [`super::head`],
 //! [`super::target`], [`super::upgrade`] and [`super::origin`].
 
 use std::fmt::Write as _;
@@ -28,7 +28,7 @@ pub enum Fault {
     Head(HeadError),
     /// The head did not arrive in this time.
     Timeout(Duration),
-    /// The connection ended after so many bytes of a head.
+    /// The connection ended after this many bytes of a head.
     CutOff(usize),
     /// The address asked for.
     Target(TargetError),
@@ -215,7 +215,7 @@ impl Verdict {
         // Whoever only opened the address as a page needs no lines.
         if self.hop_label() != "direct" {
             self.mends.iter().enumerate().for_each(|(at, mend)| {
-                let _ = write!(line, "{}{mend}", if at == 0 { " Mend: " } else { " | or " });
+                let _ = write!(line, "{}{mend}", if at == 0 { " Fix: " } else { " | or " });
             });
         }
         line
@@ -326,7 +326,7 @@ fn advice(reason: Reason) -> Option<&'static str> {
         Reason::MethodNotGet => "A handshake is a GET request (RFC 6455 4.1).",
         Reason::VersionUnsupported => "Only version 13 (RFC 6455) is spoken here: use a client that speaks it.",
         Reason::KeyMissing | Reason::KeyInvalid => {
-            "The client makes this key anew for each connection (RFC 6455 4.1) and proxies leave it alone: mend or replace \
+            "The client makes this key anew for each connection (RFC 6455 4.1) and proxies leave it alone: fix or replace \
              the client."
         }
         Reason::BodyDeclared => "A handshake has no body: leave out Content-Length and Transfer-Encoding.",

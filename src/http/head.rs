@@ -159,7 +159,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, HeadError> {
 /// A head that arrives byte by byte is searched once, not once per byte; it is parsed when it is whole.
 ///
 /// # Errors
-/// See [`HeadError`]. An error is final: more bytes don't mend it.
+/// See [`HeadError`]. An error is final: more bytes don't change it.
 pub fn parse_more(bytes: &[u8], searched_before: usize) -> Result<Option<(Head<'_>, usize)>, HeadError> {
     let start = check_start(bytes)?;
     let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_the_page_is_not_sent_it_again() {
+    fn a_browser_that_has_the_page_is_not_sent_it_again() {
         let etag = asset("/").expect("the page").etag;
         assert!(etag.as_str().len() == 18 && etag.as_str().starts_with('"') && etag.as_str().ends_with('"'));
         for known in [format!("{etag:?}"), format!("\"x\", W/{etag:?}"), "*".to_owned()] {

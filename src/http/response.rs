@@ -94,7 +94,7 @@ impl Response {
         bytes.into()
     }
 
-    /// Everything before the body, which is so many bytes long.
+    /// Everything before the body, which is `length` bytes long.
     fn head(&self, connection: Connection, length: Option<usize>) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(512 + length.unwrap_or(0));
         let mut line = |parts: [&str; 3]| {

@@ -1,7 +1,7 @@
 //! The request target: what is asked for (RFC 9112 3.2, RFC 3986).
 //!
 //! Two steps, because their answers come at different times: [`route`] says which door the request came to, and only
-//! when the handshake is sound do [`chat_params`] and [`raw_params`] look at who wants in. A plain GET on `/ws` is told
+//! when the handshake is valid do [`chat_params`] and [`raw_params`] look at user and room. A plain GET on `/ws` is told
 //! that it is no handshake, not that it lacks a user name.
 
 use std::borrow::Cow;
@@ -60,7 +60,7 @@ impl Route<'_> {
     }
 }
 
-/// Who wants into the chat, and where.
+/// The user that wants into the chat, and the room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatParams {
     /// The user's name.
@@ -282,8 +282,8 @@ impl fmt::Display for Fault {
 fn decode(text: &str, plus_is_space: bool) -> Result<Cow<'_, str>, Fault> {
     let is_hex = |b: Option<&u8>| b.is_some_and(u8::is_ascii_hexdigit);
     let bytes = text.as_bytes();
-    let sound = |at: usize| bytes[at] != b'%' || (is_hex(bytes.get(at + 1)) && is_hex(bytes.get(at + 2)));
-    if !(0..bytes.len()).all(sound) {
+    let is_valid = |at: usize| bytes[at] != b'%' || (is_hex(bytes.get(at + 1)) && is_hex(bytes.get(at + 2)));
+    if !(0..bytes.len()).all(is_valid) {
         return Err(Fault::Percent);
     }
     if plus_is_space && text.contains('+') {

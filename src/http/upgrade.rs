@@ -28,7 +28,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// A sound handshake: what the 101 needs.
+/// A valid handshake: what the 101 needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake {
     /// The value of `Sec-WebSocket-Accept`: base64 of 20 bytes, ASCII.
@@ -93,7 +93,7 @@ struct Facts<'b> {
     version_sent: bool,
     version_is_13: bool,
     keys: usize,
-    /// The key, if there is one and it is sound.
+    /// The key, if there is one and it is valid.
     key: Option<&'b [u8]>,
     body: bool,
 }

@@ -108,7 +108,7 @@ pub(super) fn count_in(ledger: Arc<Ledger>) {
     HERE.with_borrow_mut(|here| *here = ledger);
 }
 
-/// Whether the calling thread has taken so much more since this was last true.
+/// Whether the calling thread has taken `bytes` more since this was last true.
 pub(super) fn has_grown_by(bytes: u64) -> bool {
     HERE.with_borrow(|here| {
         let grown = here.taken.get().wrapping_sub(here.reviewed.get());

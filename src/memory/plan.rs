@@ -60,7 +60,7 @@ impl Sizes {
     }
 }
 
-/// By how much `taken` bytes are too many, if they are: then an eighth of the budget is free again afterwards, and the next
+/// By how much `taken` bytes are too many, if they are: then a quarter of the budget is free again afterwards, and the next
 /// time is not at once. What the process has resident beside them (itself, its connections and buffers, what the allocator
 /// keeps) is in the budget, too, but half of it is always there for what is kept for others.
 pub fn excess(bytes_max: usize, taken: usize, resident: usize, is_busy: bool) -> Option<usize> {

@@ -44,7 +44,7 @@ fn what_is_taken_on_one_thread_and_given_back_on_another_is_nothing() {
 
 #[test]
 fn the_budget_is_kept_by_the_largest() {
-    // So much that what this process has resident makes no difference.
+    // Enough that what this process has resident makes no difference.
     let memory = Memory::new(16 << 30, 1);
     memory.enroll(0);
     let mut small: Vec<_> = (0..100).map(|_| Held::new(What::Logs)).collect();

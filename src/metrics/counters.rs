@@ -1,6 +1,6 @@
 //! What one thread counts while it works.
 //!
-//! Only that thread writes; who asks for metrics reads. A relaxed load and a relaxed store are then enough, and cost what
+//! Only that thread writes; whoever asks for metrics reads. A relaxed load and a relaxed store are then enough, and cost what
 //! a plain variable costs: no locked instruction, and no cache line that another shard writes to.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -100,7 +100,7 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// So many frames.
+    /// Counts frames that the kernel has taken.
     pub fn count(&self, frames: u64) {
         self.frames.set(self.frames.get() + frames);
     }

@@ -32,7 +32,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics of this process: counters for each of so many shards and for the internal port, and what `rooms` knows.
+    /// Metrics of this process: counters for each of `shards` shards and for the internal port, and what `rooms` knows.
     pub fn new(instance: &str, shards: usize, rooms: Arc<room::registry::Registry>) -> Self {
         let mut registry = Registry::default();
         let version = [("version", env!("CARGO_PKG_VERSION"))];

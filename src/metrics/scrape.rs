@@ -67,7 +67,7 @@ impl Scrape {
         let rooms = rooms.map(|(kind, namespace)| (kind, self.rooms.len(namespace) as u64));
         page.family("hi_rooms", "Rooms", None, MetricType::Gauge, "kind", rooms)?;
         let (asleep, evicted) = self.rooms.sleeping();
-        page.gauge("hi_sleeping_rooms", "Rooms that nobody is in, kept for those who come back", asleep as u64)?;
+        page.gauge("hi_sleeping_rooms", "Rooms that nobody is in, kept for clients that reconnect", asleep as u64)?;
         let help = "Rooms that nobody is in, dropped before their time because too many were kept";
         page.counter("hi_sleeping_rooms_dropped", help, None, evicted)
     }

@@ -34,7 +34,7 @@ impl Unnumbered {
         Self::begin(user, room, text, false)
     }
 
-    /// A notice of the room itself, which now has so many users.
+    /// A notice of the room itself, which now has `users` users.
     pub fn notice(room: &str, notice: &Notice, users: usize) -> Self {
         let mut message = Self::begin(&format!("#{room}"), room, &notice.text, true);
         message.write(format_args!(",\"Event\":\"{}\"", notice.event.as_str()));
@@ -103,7 +103,7 @@ pub fn gap(room: &str, first: u64, last: u64, epoch: u64) -> Bytes {
     message.0.finish(OpCode::Text)
 }
 
-/// The notice that nobody can say what was lost: who comes back names another life of the room, or none that there was.
+/// The notice of a gap of unknown length: the client's epoch is not this room's.
 pub fn gap_of_unknown_length(room: &str, epoch: u64) -> Bytes {
     let text = "You may have missed messages; nobody knows how many.";
     let mut message = Unnumbered::begin(&format!("#{room}"), room, text, true);
@@ -111,7 +111,7 @@ pub fn gap_of_unknown_length(room: &str, epoch: u64) -> Bytes {
     message.0.finish(OpCode::Text)
 }
 
-/// The notice to one client of v1 that the server stops, and when to come back.
+/// The notice to one client of v1 that the server stops, and when to reconnect.
 pub fn drain(retry_ms: u64) -> Bytes {
     let text = format!("The server stops: come back in {} s.", retry_ms.div_ceil(1000));
     let mut message = Unnumbered::begin("hi", "", &text, true);

@@ -8,7 +8,7 @@ use std::fmt;
 pub enum CloseReason<'a> {
     /// The server stops (1001).
     GoingAway,
-    /// The server stops, and a client of v1 comes back after so many milliseconds (1012).
+    /// The server stops, and a client of v1 reconnects after the time that is given here (1012).
     Restart {
         /// A time of its own.
         retry_ms: u64,

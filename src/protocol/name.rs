@@ -1,7 +1,7 @@
 //! What a user and a room may be called, and which names are the same; the one place with these rules, for the handshake,
 //! for commands and for the internal port alike.
 //!
-//! Names follow the nickname profile of RFC 8266 ([`precis`]): two that differ only in case, width or composition are the
+//! Names follow the nickname profile of RFC 8266 (`precis`): two that differ only in case, width or composition are the
 //! same, and what nobody sees, or what turns text round, is in none. Letters of other alphabets that look alike (a Cyrillic
 //! а) are different letters: a name proves nothing.
 

@@ -1,7 +1,7 @@
 //! Server-sent events (WHATWG HTML, 9.2): what listeners of `/stream/ROOM` get. Pure.
 //!
 //! An event is made from the frame that members get: the same JSON, with an `id` that says where in which order it stands,
-//! so that an `EventSource` that comes back says by itself what it has. JSON of ours has no line breaks.
+//! so that an `EventSource` that reconnects says by itself what it has. JSON of ours has no line breaks.
 
 use std::io::Write;
 
@@ -47,12 +47,12 @@ pub fn gap(notice: &[u8], epoch: u64, seq: u64) -> Bytes {
 }
 
 /// The beginning of a stream on which everything behind `seq` follows. No event comes of it, but from now on the listener
-/// knows where it stands, also in a room in which nothing is said; and when to come back if the connection is lost.
+/// knows where it stands, also in a room in which nothing is said; and when to reconnect if the connection is lost.
 pub fn opening(epoch: u64, seq: u64, retry_ms: u64) -> Bytes {
     format!("retry: {retry_ms}\nid: {}:{seq}\n\n", epoch_text(epoch)).into()
 }
 
-/// The end of a stream: when to come back, or a comment that says why it ends.
+/// The end of a stream: when to reconnect, or a comment that says why it ends.
 pub fn end(reason: &CloseReason<'_>) -> Bytes {
     match reason {
         CloseReason::Restart { retry_ms } => format!("retry: {retry_ms}\n\n").into(),
@@ -60,7 +60,7 @@ pub fn end(reason: &CloseReason<'_>) -> Bytes {
     }
 }
 
-/// Where a listener that comes back stopped: the value of `Last-Event-ID`. One that is not of our making is of no epoch.
+/// Where a listener that reconnects stopped: the value of `Last-Event-ID`. One that is not of our making is of no epoch.
 pub fn parse_last_event_id(value: &[u8]) -> Since {
     let position = std::str::from_utf8(value).ok().and_then(|value| value.split_once(':'));
     let position = position.and_then(|(epoch, seq)| Some((parse_epoch(epoch)?, parse_seq(seq)?)));

@@ -3,12 +3,12 @@
 
 use std::borrow::Cow;
 
-/// So many bytes has an escape: `\u` and four hex digits.
+/// Bytes of an escape: `\u` and four hex digits.
 const ESCAPE_BYTES: usize = 6;
 
 /// The JSON with U+FFFD for every surrogate that has no other half. Bytes that are no JSON stay none.
 pub fn without_lone_surrogates(json: &[u8]) -> Cow<'_, [u8]> {
-    let mut mended = Cow::Borrowed(json);
+    let mut fixed = Cow::Borrowed(json);
     // Most messages have no escape at all.
     let mut at = if json.contains(&b'\\') { 0 } else { json.len() };
     while at < json.len() {
@@ -19,14 +19,14 @@ pub fn without_lone_surrogates(json: &[u8]) -> Cow<'_, [u8]> {
         at += match (code_unit(&json[at..]), json.get(at + ESCAPE_BYTES..).and_then(code_unit)) {
             (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 2 * ESCAPE_BYTES,
             (Some(0xd800..=0xdfff), _) => {
-                mended.to_mut()[at..at + ESCAPE_BYTES].copy_from_slice(b"\\ufffd");
+                fixed.to_mut()[at..at + ESCAPE_BYTES].copy_from_slice(b"\\ufffd");
                 ESCAPE_BYTES
             }
             // Also behind a backslash that stands for itself.
             _ => 2,
         };
     }
-    mended
+    fixed
 }
 
 /// The UTF-16 code unit whose escape the text begins with.

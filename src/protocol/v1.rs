@@ -49,7 +49,7 @@ pub enum Command<'a> {
         /// What is said; a slash means nothing here.
         message: Cow<'a, str>,
     },
-    /// Come in, or come back.
+    /// Join, or rejoin after a reconnect.
     Join {
         /// Into this room.
         room: Cow<'a, str>,
@@ -61,7 +61,7 @@ pub enum Command<'a> {
         /// This one.
         room: Cow<'a, str>,
     },
-    /// Who is in a room?
+    /// Asks for the users of a room.
     Who {
         /// In this one.
         room: Cow<'a, str>,

@@ -6,7 +6,7 @@ use super::*;
 
 const LIMIT: RateLimit = RateLimit::new(20, 40);
 
-/// Messages that come every `every_ms` from `from_ms`, so many of them.
+/// Messages that come every `every_ms` from `from_ms`, `count` of them.
 fn take_all(bucket: &mut Bucket, from_ms: u64, every_ms: u64, count: u64) -> Vec<Verdict> {
     (0..count).map(|index| bucket.take(&LIMIT, from_ms + index * every_ms)).collect()
 }

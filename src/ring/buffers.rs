@@ -82,7 +82,7 @@ pub(super) struct BufferRing {
 
 #[allow(unsafe_code)]
 impl BufferRing {
-    /// A ring of so many buffers, of which none is the kernel's before [`BufferRing::provide_all`].
+    /// A ring of `buffers` buffers, of which none is the kernel's before [`BufferRing::provide_all`].
     pub(super) fn new(buffers: u16) -> Self {
         assert!(buffers.is_power_of_two(), "the kernel wants a power of two");
         let layout = Layout::array::<BufRingEntry>(buffers.into())

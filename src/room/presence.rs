@@ -1,15 +1,15 @@
-//! Who came and who left, said without storms: the folding rule of the wire's chapter "v0".
+//! Joins and leaves, announced without storms: the folding rule of the wire's chapter "v0".
 //!
-//! Pure: time comes in as milliseconds of a clock that never goes back. While a room is small and quiet, each join and leave is announced by itself;
-//! otherwise they are counted and told together, once a second.
+//! Pure: time comes in as milliseconds of a clock that never goes back. While a room is small and quiet, each join and
+//! leave is announced by itself; otherwise they are counted and told together, once a second.
 
 use std::collections::VecDeque;
 
 use crate::protocol::name::Name;
 
-/// Up to so many members, joins and leaves are announced one by one.
+/// Members of a room up to which joins and leaves are announced one by one.
 const MEMBERS_ANNOUNCED_MAX: usize = 32;
-/// With so many notices within [`FOLD_MS`], further ones are folded.
+/// Notices within [`FOLD_MS`] from which on further ones are folded.
 const NOTICES_PER_SECOND_MAX: usize = 16;
 /// Names spelled out in a folded notice.
 const NAMES_MAX: usize = 3;
@@ -35,7 +35,7 @@ pub enum Event {
 /// Users of a folded notice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Folded {
-    /// The first of them, [`NAMES_MAX`] at most.
+    /// The first of them, three at most.
     pub first: Vec<Name>,
     /// How many there are.
     pub count: usize,

@@ -1,5 +1,4 @@
-//! The registry: rooms that exist while someone is in them, found by name; and for a while those that nobody is in any
-//! more, found only by who joins.
+//! Live rooms, found by name; and recently emptied rooms, found only by a join, so that it can replay them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -28,7 +27,7 @@ pub struct Registry {
     raw: RwLock<Rooms>,
     inboxes: Arc<[Inbox]>,
     expiry: Arc<Expiry>,
-    /// What chat rooms keep for those who come back.
+    /// What chat rooms keep for clients that reconnect.
     replay: ReplayBounds,
     resume_key: ResumeKey,
     /// Random at start, so that no room's epoch is one that an earlier process gave out.
@@ -85,7 +84,7 @@ impl Registry {
         self.rooms(namespace).read().expect(UNPOISONED).awake.len()
     }
 
-    /// How many rooms wait for their last member to come back, and how many others had to go before their time so far.
+    /// How many rooms wait for their last member to reconnect, and how many others had to go before their time so far.
     pub fn sleeping(&self) -> (usize, u64) {
         self.rooms(Namespace::Chat).read().expect(UNPOISONED).asleep.count()
     }
@@ -136,7 +135,7 @@ impl Registry {
         announced
     }
 
-    /// Publishes for somebody who is no member: the room, the message's `Seq`, and how many members it goes to. A room that
+    /// Publishes from outside: the room, the message's `Seq`, and how many members it goes to. A room that
     /// its last member has left may still be waiting for it: then the message waits, too. `None`: there is no such room.
     pub fn publish_from_outside(
         &self,
@@ -188,8 +187,8 @@ impl Registry {
         chat.asleep.is_empty()
     }
 
-    /// Takes `give_bytes` of memory back from what chat rooms keep for those who come back, from the largest on and only from
-    /// those that take more than `floor_bytes`; rooms that nobody is in go with it. Returns how many gave, and how much.
+    /// Takes `give_bytes` of memory back from what chat rooms keep for clients that reconnect, from the largest on
+    /// and only from those that take more than `floor_bytes`; empty rooms go with it. Returns how many gave, and how much.
     pub fn shrink_replays(&self, floor_bytes: usize, give_bytes: usize) -> (u64, usize) {
         let sized = self.expiry.rooms().into_iter().map(|room| (room.replay_held_bytes(), room));
         let mut large: Vec<_> = sized.filter(|(bytes, _)| *bytes > floor_bytes).collect();
@@ -243,7 +242,7 @@ impl Registry {
         ))
     }
 
-    /// What rooms of a namespace keep for those who come back.
+    /// What rooms of a namespace keep for clients that reconnect.
     fn kept(&self, namespace: Namespace) -> ReplayBounds {
         match namespace {
             Namespace::Chat => self.replay,

@@ -1,4 +1,4 @@
-//! What a chat room keeps for those who come back: its last frames, once for all shards.
+//! What a chat room keeps for clients that reconnect: its last frames, once for all shards.
 //!
 //! Pure: time comes in as milliseconds of a clock that never goes back. The frames are the shared bytes that went to the shards; the list stands under the room's lock, which a publish
 //! holds anyway. It has bounds of its own: what slow members may lag behind is the business of [`super::log`].
@@ -36,7 +36,7 @@ impl ReplayBounds {
     }
 }
 
-/// Where a client that comes back stopped: `Since` on the wire.
+/// Where a client that reconnects stopped: `Since` on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Since {
     /// The epoch that it knows; `None` if no room of ours could have had it.

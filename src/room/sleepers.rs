@@ -1,4 +1,4 @@
-//! Rooms that their last member has left, kept for a while so that it can come back to what it missed.
+//! Rooms that their last member has left, kept for a while so that it can reconnect and get what it missed.
 //!
 //! Pure: time comes in as milliseconds of a clock that never goes back. Bounded three ways: by the age of what they keep, in number, and in bytes; beyond a bound, whoever has slept
 //! longest goes.

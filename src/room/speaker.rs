@@ -1,10 +1,10 @@
-//! Who says something in a room: a client can't speak for another, also not from outside.
+//! The speaker of a message in a room: no client can speak for another, not even from outside.
 
 use super::{MemberId, State};
 use crate::os;
 use crate::protocol::name::Name;
 
-/// Who says something in a chat room.
+/// The one that says something in a chat room.
 #[derive(Clone, Copy, Debug)]
 pub enum Speaker<'a> {
     /// A member, under the name that it has there.

@@ -10,9 +10,9 @@ use crate::api::InternalPort;
 use crate::config::{Config, Internal};
 use crate::os;
 
-/// A port that is in use is tried again for so long,
+/// How long to retry a port that is in use.
 const PREDECESSOR_TIME_MAX: Duration = Duration::from_secs(2);
-/// so often.
+/// Pause between two tries.
 const PREDECESSOR_POLL: Duration = Duration::from_millis(20);
 
 /// The listeners of each address, one for every shard.
@@ -20,7 +20,7 @@ pub(super) fn bind(config: &Config, shards: usize) -> Result<Vec<Vec<TcpListener
     let addresses = if config.listen.is_empty() { vec![os::any_address(config.port)] } else { apart(&config.listen) };
     let bind_one = |address: SocketAddr| {
         bind_patiently(address, has_ipv4_beside(address, &addresses), shards).map_err(|error| {
-            let mend = match error.kind() {
+            let fix = match error.kind() {
                 io::ErrorKind::AddrInUse => "something listens there already: stop it, or choose another port with -p",
                 io::ErrorKind::PermissionDenied => {
                     "ports below 1024 need the capability CAP_NET_BIND_SERVICE: choose another with -p"
@@ -28,7 +28,7 @@ pub(super) fn bind(config: &Config, shards: usize) -> Result<Vec<Vec<TcpListener
                 io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address: see `ip address`",
                 _ => "choose another address with --listen, or another port with -p",
             };
-            StartError(format!("can't listen on {address} ({error}): {mend}."))
+            StartError(format!("can't listen on {address} ({error}): {fix}."))
         })
     };
     addresses.iter().copied().map(bind_one).collect()
@@ -58,7 +58,7 @@ fn has_ipv4_beside(address: SocketAddr, all: &[SocketAddr]) -> bool {
     address.port() != 0 && all.iter().any(|other| other.is_ipv4() && other.port() == address.port())
 }
 
-/// The kernel takes a moment to take the listeners out of the rings of a server that has just ended: who starts hi again
+/// The kernel takes a moment to take the listeners out of the rings of a server that has just ended: an operator that restarts hi
 /// must not be told that something listens there.
 fn bind_patiently(address: SocketAddr, ipv6_only: bool, shards: usize) -> io::Result<Vec<TcpListener>> {
     let deadline = Instant::now() + PREDECESSOR_TIME_MAX;

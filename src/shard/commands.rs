@@ -26,9 +26,9 @@ use crate::room::{JoinError, Namespace, Room, Speaker, Visitor};
 
 mod v1;
 
-/// Of the frames that a room has for a member that leaves it, so many bytes may wait in the outbox.
+/// Limit, in bytes, of room frames moved to the outbox of a member that leaves.
 const LEAVE_BYTES_MAX: usize = OUTBOX_BYTES_MAX / 4 * 3;
-/// So many unreadable messages in a row close the connection.
+/// Unreadable messages in a row that close the connection.
 const UNREADABLE_MAX: u8 = 3;
 
 impl<R: DataRing> Shard<R> {

@@ -29,7 +29,7 @@ impl<R: DataRing> Shard<R> {
             Role::Stream { .. } => sse::end(reason),
             Role::Chat { .. } | Role::Raw { .. } => encode::close(reason.code(), &reason.text()),
         };
-        // Who listens answers no Close either.
+        // A listener answers no Close either.
         let lingers = reason.peer_broke_protocol() || connection.is_stream();
         connection.close(last, if lingers { State::Lingering } else { State::Closing });
         self.leave_all(slot);

@@ -1,8 +1,9 @@
 //! One shard: the connections that it accepted, its side of their rooms, and its data ring.
 //!
 //! - [`turn`]: completions in, frames out, one submission
-//! - [`reading`]: whose input is read, how much of it, and who has to wait
+//! - [`reading`]: whose input is read, how much of it, and which connections have to wait
 //! - [`commands`]: what a frame makes happen
+//! - `membership`: into a room and out of it
 //! - [`rooms`]: the logs and members on this shard
 //! - [`stream`]: listeners to server-sent events
 //! - [`v1`]: what `hi.v1` adds to a connection's beginning and end
@@ -13,7 +14,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::connection::unread::Parked;
 use crate::connection::{Connection, Gap, Role, State};
 use crate::memory::Memory;
-use crate::metrics::counters::{Counters, Replay};
+use crate::metrics::counters::Counters;
 use crate::metrics::delivery::Sampler;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
@@ -35,13 +35,14 @@ use crate::protocol::{Dialect, broadcast, v0};
 use crate::rate::{Bucket, RateLimit};
 use crate::relay::Relay;
 use crate::ring::DataRing;
-use crate::room::registry::{Joined, Registry};
+use crate::room::registry::Registry;
 use crate::room::replay::Since;
-use crate::room::{Announced, Entered, JoinError, Joining, MemberId, Namespace, Room, Wakes};
+use crate::room::{JoinError, MemberId, Room, Wakes};
 use crate::wheel::Wheel;
 
 pub mod commands;
 pub mod ends;
+mod membership;
 pub mod memory;
 pub mod reading;
 pub mod rooms;
@@ -56,11 +57,11 @@ pub use v1::Opening;
 
 /// Seconds that a peer has to answer our Close, or to end after we did.
 const CLOSE_SECONDS: u32 = 3;
-/// Of the frames that a room has for a member, so many bytes go ahead of a reply to it.
+/// Limit, in bytes, of the frames of its rooms that go to a member ahead of a reply.
 const SETTLE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a reply that take a microsecond to be put together.
 const REPLY_BYTES_PER_UNIT: usize = 128;
-/// Who comes while the server stops is sent back after one of so many times.
+/// Number of different delays after which clients that come while the server stops are told to retry.
 const LATE_COMERS: usize = 1000;
 
 /// A connection, safe against the reuse of its slot.
@@ -96,7 +97,7 @@ pub struct Upgraded {
     pub room: Option<Name>,
     /// How v1 begins; `None` is v0, or a raw room.
     pub opening: Option<Opening>,
-    /// What a listener has of the room, if it comes back.
+    /// What a listener has of the room already, if it reconnects.
     pub since: Option<Since>,
     /// The 101 response, or the head of the stream: leaves in the first send, together with the first frames.
     pub response: Bytes,
@@ -140,7 +141,7 @@ pub struct Shard<R> {
     wheel: Wheel<Key>,
     /// Rooms with folded notices, and when they are due ([`Time::monotonic_ms`]).
     folded: Vec<(u64, Arc<Room>)>,
-    /// Whether no room waits for its last member to come back, as of the last tick.
+    /// Whether no room waits for its last member to reconnect, as of the last tick.
     nobody_sleeps: bool,
     wakes: Wakes,
     now: Now,
@@ -291,92 +292,6 @@ impl<R: DataRing> Shard<R> {
         self.connections.get(key.slot as usize).is_some_and(|connection| connection.serial == key.serial)
     }
 
-    /// Enters the room of its address.
-    fn enter(&mut self, slot: u32, namespace: Namespace, name: &Name, since: Option<Since>) -> Result<(), JoinError> {
-        if self.connection(slot).is_stream() {
-            return self.listen(slot, name, since);
-        }
-        self.join(slot, namespace, name, None).map(drop)
-    }
-
-    /// Counts what became of a request for what was missed.
-    fn count_replay(&self, room: &Room, since: Option<Since>, entered: &Entered) {
-        if let (Some(since), Some(recovered)) = (since, entered.recovered) {
-            let outcome = match recovered {
-                true => Replay::Recovered,
-                false if since.epoch == Some(room.epoch()) => Replay::TooOld,
-                false => Replay::OtherEpoch,
-            };
-            self.counters.replays(outcome).add(1);
-        }
-    }
-
-    /// Joins a room by name. What it has missed since it was there is not yet on its way.
-    fn join(
-        &mut self,
-        slot: u32,
-        namespace: Namespace,
-        name: &Name,
-        since: Option<Since>,
-    ) -> Result<(Arc<Room>, Entered), JoinError> {
-        let member = self.member_id(slot);
-        let connection = &self.connections[slot as usize];
-        let joining = Joining {
-            user: connection.user(),
-            member,
-            socket: connection.stream.as_raw_fd(),
-            since,
-            predecessor: connection.predecessor.as_deref().copied(),
-        };
-        let Joined { room, entered } = self.registry.join(namespace, name, &joining, self.now.time, &mut self.wakes)?;
-        let room_slot = self.rooms.join(&room, connection.role.form(), entered.first_seq, self.config.backlog_bytes);
-        let index = self.rooms.get_mut(room_slot).add_member(slot);
-        self.connection(slot).memberships.push(crate::connection::Membership {
-            room: room_slot,
-            index,
-            cursor: entered.from_seq,
-            joined_seq: entered.first_seq,
-        });
-        self.fold(entered.announced, Arc::clone(&room));
-        Ok((room, entered))
-    }
-
-    /// Ends a membership.
-    fn leave(&mut self, slot: u32, room_slot: u32) {
-        let connection = &mut self.connections[slot as usize];
-        let Some(membership) = connection.memberships.iter().find(|membership| membership.room == room_slot) else {
-            return;
-        };
-        let index = membership.index;
-        let user = connection.user().cloned();
-        connection.left(room_slot, &self.rooms);
-        let member = self.member_id(slot);
-        let (local, connections) = (self.rooms.get_mut(room_slot), &mut self.connections);
-        let room = Arc::clone(&local.room);
-        local.remove_member(index, |moved, index| {
-            let memberships = &mut connections[moved as usize].memberships;
-            let membership = memberships.iter_mut().find(|membership| membership.room == room_slot);
-            membership.expect("a connection in a room's list has a membership").index = index;
-        });
-        if local.members().is_empty() {
-            self.rooms.remove(room_slot);
-        }
-        let announced = self.registry.leave(&room, user.as_ref(), member, self.now.time, &mut self.wakes);
-        self.fold(announced, room);
-    }
-
-    fn leave_all(&mut self, slot: u32) {
-        while let Some(membership) = self.connection(slot).memberships.first().copied() {
-            self.leave(slot, membership.room);
-        }
-    }
-
-    fn fold(&mut self, announced: Announced, room: Arc<Room>) {
-        if let Announced::At(due_ms) = announced {
-            self.folded.push((due_ms, room));
-        }
-    }
-
     /// Sends `frame` to this connection alone, behind all that its rooms had for it until now.
     fn reply(&mut self, slot: u32, frame: Bytes) {
         self.settle(slot, SETTLE_BYTES_MAX);
@@ -411,7 +326,7 @@ impl<R: DataRing> Shard<R> {
     }
 
     fn fatal(&self, error: &io::Error) -> ! {
-        // A ring that stops working can't be mended from here, and a dead shard must never be silent.
+        // A ring that stops working can't be fixed from here, and a dead shard must never be silent.
         tracing::error!(shard = self.id, "the kernel refused the data ring: {error}; hi ends");
         std::process::exit(1)
     }

@@ -24,11 +24,11 @@ const SHARE_MIN: usize = 8;
 const BYTES_PER_UNIT: usize = 1024;
 /// and of fragments, which may be as short as their headers.
 const FRAGMENT_BYTES_PER_UNIT: usize = 64;
-/// Connections that are taken down in one turn: when thousands end at once, those who stay go on hearing.
+/// Connections that are taken down in one turn: when thousands end at once, the others go on hearing.
 const ENDS_PER_TURN: usize = 32;
 /// Bytes of replies from which on a connection has to read before it is heard again.
 pub(super) const REPLIES_BYTES_HELD: usize = 64 * 1024;
-/// A connection holds at most one of so many receive buffers of its shard.
+/// A connection holds at most this part of its shard's receive buffers: one in eight.
 const BUFFERS_SHARE: usize = 8;
 
 /// What became of a connection's turn.

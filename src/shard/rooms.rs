@@ -1,4 +1,4 @@
-//! A shard's side of the rooms that its connections are in: the log, who reads it, and whose turn it is.
+//! A shard's side of the rooms that its connections are in: the log, its readers, and whose turn it is.
 //!
 //! A room that has published owes its members a visit. Rooms that owe stand in line, and each turn visits some members of
 //! each: a large or a busy room takes many turns, and a small one never waits for it. What is published into a room during
@@ -348,8 +348,8 @@ impl LocalRooms {
         Carried { frames: (end - from) as u32, received: self.rooms[slot as usize].sampled.first(from, end) }
     }
 
-    /// Cuts the logs of rooms that owe nothing back to their bound: members who read have been sent what was new, and
-    /// members who lag have had their time.
+    /// Cuts the logs of rooms that owe nothing back to their bound: members that read have been sent what was new, and
+    /// members that lag have had their time.
     pub fn cut_back(&mut self) {
         let rooms = &mut self.rooms;
         self.grown.retain(|slot| {

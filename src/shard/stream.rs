@@ -10,11 +10,11 @@ use crate::ring::DataRing;
 use crate::room::replay::Since;
 use crate::room::{Entered, Namespace, Room};
 
-/// A listener whose connection is lost comes back after so long, in milliseconds,
+/// The shortest delay, in milliseconds, after which a listener reconnects whose connection was lost.
 const RETRY_MS_MIN: u64 = 2000;
-/// and up to so much longer: those that a crash has cut off don't come all at once.
+/// The random part on top, so that those that a crash has cut off don't come all at once.
 const RETRY_SPREAD_MS: u64 = 2000;
-/// Bytes that a listener may send before it is shown the door: no client of HTTP has anything to say here.
+/// Bytes that a listener may send before it is disconnected: no client of HTTP has anything to say here.
 const IGNORED_BYTES_MAX: u32 = 16 * 1024;
 
 impl<R: DataRing> Shard<R> {
@@ -58,7 +58,7 @@ impl<R: DataRing> Shard<R> {
     }
 }
 
-/// The event that says what a listener that has come back will not get; `None` if it gets everything.
+/// The event that says what a listener that reconnects will not get; `None` if it gets everything.
 fn gap_since(room: &Room, since: Option<Since>, entered: &Entered) -> Option<bytes::Bytes> {
     let since = since.filter(|_| entered.recovered == Some(false))?;
     let (epoch, next_seq) = (room.epoch(), entered.first_seq);

@@ -2,7 +2,7 @@
 //!
 //! A turn is bounded in work, on both sides: what is read of connections (see [`super::reading`]), and what is given to
 //! the kernel. A publisher is slowed down to what the fan-out of its room can do, by its own TCP window. Logs are cut back
-//! to their bound only when their members have been visited, so that members who read are never lapped because the server
+//! to their bound only when their members have been visited, so that members that read are never lapped because the server
 //! was busy.
 
 use std::io;
@@ -23,9 +23,9 @@ use fastwebsockets::OpCode;
 
 /// Completions taken in one turn.
 const COMPLETIONS_PER_TURN: usize = 8192;
-/// The kernel is asked so often for what it deferred, until so many receive buffers wait to be read.
+/// How often, at most, a turn asks the kernel for what it deferred, before it reads.
 const SUBMISSIONS_BEFORE_READING: usize = 16;
-/// See [`SUBMISSIONS_BEFORE_READING`].
+/// Receive buffers with something unread from which on it doesn't ask again.
 const BUFFERS_BEFORE_READING: usize = 256;
 /// What one turn gives to the kernel, at most about four milliseconds of it, if a single room is in line: a fan-out that is
 /// parted costs up to 8 % more.
@@ -36,7 +36,7 @@ const PER_SHARED_TURN: Budget = Budget { sends: 512, ..PER_TURN };
 const VISITS_MIN: usize = 16;
 /// Room for relays that is kept from one turn to the next.
 const RELAYS_KEPT_MAX: usize = 1024;
-/// Turns follow one another for so long before the control ring runs.
+/// How long turns follow one another before the control ring runs.
 const TURNS_TIME_MAX: Duration = Duration::from_millis(4);
 
 /// What may still be given to the kernel.
@@ -51,7 +51,7 @@ impl Budget {
         self.sends == 0 || self.bytes == 0
     }
 
-    /// One of so many equal parts.
+    /// One of `parts` equal parts.
     fn share(self, parts: usize) -> Self {
         let parts = parts.max(1);
         Self { sends: (self.sends / parts).max(1), bytes: (self.bytes / parts).max(1) }

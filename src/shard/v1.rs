@@ -1,5 +1,5 @@
-//! What `hi.v1` adds to a connection's beginning and end: `hello`, the take-over of a lost connection's name, and a time of
-//! its own to come back at when the server stops.
+//! What `hi.v1` adds to a connection's beginning and end: `hello`, the take-over of a lost connection's name, and, when the
+//! server stops, a time of its own to reconnect at.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use crate::relay::Order;
 use crate::ring::DataRing;
 use crate::room::MemberId;
 
-/// When the server stops, the clients of v1 on this shard come back at this distance from one another, in milliseconds,
+/// When the server stops: milliseconds between the reconnects of two clients of v1 of this shard.
 const RETURN_STEP_MS: u64 = 1;
-/// the first of them after so long,
+/// Delay of the first one, in milliseconds.
 const RETURN_FIRST_MS: u64 = 1000;
-/// all of them within at least
+/// The shortest window for all of them, in milliseconds.
 const RETURN_SPAN_MS_MIN: u64 = 1000;
-/// and at most so long.
+/// The longest window for all of them, in milliseconds.
 const RETURN_SPAN_MS_MAX: u64 = 29_000;
 
 /// What the handshake knows of a connection that speaks v1.
@@ -32,14 +32,14 @@ pub struct Opening {
     pub resume: Option<String>,
 }
 
-/// When the client `index` of `count` is to come back, in milliseconds.
+/// The delay after which the client `index` of `count` reconnects, in milliseconds.
 pub(super) fn retry_ms(index: usize, count: usize) -> u64 {
     let span_ms = (count as u64 * RETURN_STEP_MS).clamp(RETURN_SPAN_MS_MIN, RETURN_SPAN_MS_MAX);
     RETURN_FIRST_MS + span_ms * index as u64 / count as u64
 }
 
 impl<R: DataRing> Shard<R> {
-    /// Closes a connection because the server stops; a client of v1 and a listener come back after exactly so long.
+    /// Closes a connection because the server stops; a client of v1 and a listener reconnect after exactly `retry_ms`.
     pub(super) fn send_away(&mut self, slot: u32, retry_ms: u64) {
         if self.connection(slot).state != State::Open {
             return;
@@ -85,7 +85,7 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    /// Closes a connection whose user has come back over another one.
+    /// Closes a connection whose user has reconnected over another one.
     pub(super) fn taken_over(&mut self, member: MemberId, user: &Name) {
         let key = Key { slot: member.slot, serial: member.serial };
         if self.is_current(key) && self.connection(key.slot).user() == Some(user) {

@@ -1,4 +1,4 @@
-// The log of the room on the screen: its lines, drawn, and the place where somebody reads.
+// The log of the room on the screen: its lines, drawn, and the position of the reader.
 // Text from others reaches the page through textContent alone: it can never become markup.
 
 import { $, element } from "./words.js";

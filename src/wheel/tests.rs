@@ -89,7 +89,7 @@ fn a_slot_that_was_crowded_gives_its_memory_back() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Schedule so many ticks from now; negative: in the past.
+    /// Schedule this number of ticks from now; negative: in the past.
     Schedule(i32),
     Advance(u32),
 }

@@ -143,7 +143,8 @@ impl Hop {
         }
     }
 
-    pub fn mend(&self) {
+    /// What fails from now on gets through again.
+    pub fn repair(&self) {
         self.state.is_deaf.store(false, Ordering::SeqCst);
         self.state.is_down.store(false, Ordering::SeqCst);
     }
@@ -189,8 +190,15 @@ impl Page {
         element.send_keys(text).await.unwrap();
     }
 
+    /// Fills in the form, and sends it.
     pub async fn join(&self, name: &str) {
         self.type_into("#join-name", &format!("{name}{}", char::from(Key::Enter))).await;
+    }
+
+    /// Joins, and waits until the room has said so.
+    pub async fn enter(&self, name: &str) {
+        self.join(name).await;
+        self.wait_text("#messages .notice", &format!("{name} joined")).await;
     }
 
     pub async fn say(&self, text: &str) {
@@ -254,6 +262,14 @@ impl Page {
     pub async fn lines(&self) -> Vec<String> {
         let script = "return [...document.querySelectorAll('#messages .text')].map((line) => line.textContent)";
         serde_json::from_value(self.script(script, vec![]).await).unwrap()
+    }
+
+    /// Each of these texts is on the screen, and only once.
+    pub async fn assert_once(&self, texts: &[&str]) {
+        let lines = self.lines().await;
+        for text in texts {
+            assert_eq!(lines.iter().filter(|line| line == text).count(), 1, "{text:?} in {lines:?}");
+        }
     }
 
     /// Nothing that the browser complained about: a violated Content-Security-Policy would be here.

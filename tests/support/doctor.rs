@@ -159,7 +159,7 @@ pub fn is_handshake(head: &str) -> bool {
 /// What a proxy of the test's own does to a request head and to an idle connection.
 pub struct Proxy {
     pub rewrite: fn(&str) -> String,
-    /// A connection on which nothing moves for so long is cut.
+    /// A connection on which nothing moves for this time is cut.
     pub idle: Duration,
 }
 

@@ -91,7 +91,7 @@ impl Internal {
     }
 }
 
-/// The head of a request with a body of so many bytes.
+/// The head of a request with a body of `body_bytes`.
 pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body_bytes: usize) -> String {
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {body_bytes}\r\n");
     headers.iter().for_each(|(name, value)| write!(request, "{name}: {value}\r\n").unwrap());
@@ -103,6 +103,15 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body_bytes: u
 pub fn json(answer: &Answer) -> (u16, Value) {
     assert_eq!(answer.header("Content-Type"), Some("application/json"), "{answer:?}");
     (answer.status, serde_json::from_str(&answer.body).unwrap_or_else(|_| panic!("no JSON: {answer:?}")))
+}
+
+/// The error of an answer.
+#[track_caller]
+pub fn error((status, body): (u16, Value)) -> (u16, String, String, bool) {
+    let error = &body["error"];
+    assert_eq!(error.as_object().map(|error| error.len()), Some(3), "{body}");
+    let text = |key: &str| error[key].as_str().unwrap_or_else(|| panic!("no {key} in {body}")).to_owned();
+    (status, text("code"), text("message"), error["temporary"].as_bool().expect("true or false"))
 }
 
 /// A file that goes with the test.

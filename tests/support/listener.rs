@@ -120,7 +120,7 @@ impl Listener {
         json
     }
 
-    /// Waits for so many comments; no event may come before.
+    /// Waits for `count` comments; no event may come before.
     #[track_caller]
     pub fn wait_for_comments(&mut self, count: usize) {
         while self.comments.len() < count {

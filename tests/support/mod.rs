@@ -41,13 +41,13 @@ pub fn seeded() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
-/// The command, without what the user of this machine has set for his own hi.
+/// The command, without what the user of this machine has set for another hi.
 pub fn hi() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HI_")) {
         command.env_remove(name);
     }
-    // Tests run side by side; who tests the internal port gives it an address.
+    // Tests run side by side; those of the internal port give it an address.
     command.env("HI_INTERNAL", "off");
     command
 }
@@ -64,6 +64,16 @@ pub fn run(mut command: Command) -> Output {
         std::thread::sleep(Duration::from_millis(5));
     }
     child.wait_with_output().unwrap()
+}
+
+/// Waits for as long as `condition` holds; `what` says what is wrong if it still does after [`PATIENCE`].
+#[track_caller]
+pub fn wait_while(mut condition: impl FnMut() -> bool, what: impl Fn() -> String) {
+    let deadline = Instant::now() + PATIENCE;
+    while condition() {
+        assert!(Instant::now() < deadline, "{}", what());
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// A running `hi`. Dropping it ends the process.
@@ -139,7 +149,7 @@ impl Server {
     }
 
     fn begin(command: &mut Command) -> (Self, BufReader<ChildStderr>) {
-        // Tests run side by side; who tests the internal port gives it an address on the command line.
+        // Tests run side by side; those of the internal port give it an address on the command line.
         command.env("HI_INTERNAL", "off");
         let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("hi starts");
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
@@ -316,14 +326,10 @@ impl Server {
             .count()
     }
 
-    /// Waits until so many sockets are open.
+    /// Waits until `count` sockets are open.
     #[track_caller]
     pub fn wait_for_sockets(&self, count: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.sockets() != count {
-            assert!(Instant::now() < deadline, "{} sockets instead of {count}", self.sockets());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_while(|| self.sockets() != count, || format!("{} sockets instead of {count}", self.sockets()));
     }
 
     /// Resident memory in bytes (VmRSS).

@@ -53,14 +53,14 @@ fn sender_and_number(text: &str) -> (u32, u32) {
 #[derive(Clone, Debug)]
 pub enum Plan {
     Say(String),
-    /// Ask who is in a room.
+    /// Ask for the users of a room.
     List(String),
     /// Speak to a room that doesn't exist.
     Nowhere,
     Ping,
     Join(String),
     Leave(String),
-    /// Stop reading for so many rounds.
+    /// Stop reading for a number of rounds.
     Stall(u32),
 }
 
@@ -70,7 +70,7 @@ pub struct Seen {
     epoch: String,
     /// `None` until the first message comes: in raw rooms always.
     next_seq: Option<u64>,
-    /// Who said what, in the order in which it came.
+    /// Senders and what they said, in the order in which it came.
     pub heard: Vec<(u32, u32)>,
     last_of: HashMap<u32, u32>,
     pub marked: bool,

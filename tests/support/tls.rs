@@ -39,7 +39,7 @@ impl Authority {
         self.folder.join("ca.pem")
     }
 
-    /// A certificate for these names that is valid for so many days more; a negative number: it has expired.
+    /// A certificate for these names that is valid for `days` more days; a negative number: it has expired.
     pub fn certificate(&self, names: &[&str], days: i64) -> ServerConfig {
         let key = KeyPair::generate().unwrap();
         let certificate = params(names, days).signed_by(&key, &self.issuer).unwrap();

@@ -45,7 +45,7 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The header of a masked frame that promises so many bytes of payload.
+/// The header of a masked frame that promises `payload_bytes`.
 pub fn header(first: u8, payload_bytes: usize) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload_bytes {

@@ -9,7 +9,7 @@ use crate::verdict::bound;
 
 /// `--find-limit` raises the rate by this factor, until it doesn't hold,
 const LIMIT_FACTOR: f64 = 1.6;
-/// and then halves the interval so often.
+/// How often the interval is halved after that.
 const LIMIT_REFINEMENTS: usize = 3;
 /// More steps are not tried.
 const LIMIT_STEPS_MAX: usize = 30;

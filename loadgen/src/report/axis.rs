@@ -6,7 +6,7 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 
 use crate::report::units;
 
-/// From so many times the smallest value on, latencies are drawn on a logarithmic axis.
+/// The ratio of the largest to the smallest value from which on latencies are drawn on a logarithmic axis.
 const LOGARITHMIC_FROM: f64 = 30.0;
 /// Marks on a linear axis, about.
 const MARKS: f64 = 5.0;

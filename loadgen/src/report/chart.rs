@@ -42,7 +42,7 @@ const MARGIN: u32 = 24;
 const RIGHT_MARGIN: u32 = 48;
 /// Characters of a name in the legend.
 const NAME_CHARACTERS_MAX: usize = 80;
-/// Up to so many points, a line shows each of them as a dot.
+/// Points up to which a line shows each of them as a dot.
 const DOTS_MAX: usize = 60;
 
 /// A part of the chart with axes of its own.
@@ -77,7 +77,7 @@ pub fn svg(runs: &[&Run]) -> String {
     let height = legend + panels.iter().map(|panel| panel.height).sum::<u32>();
     let mut image = String::new();
     draw(&mut image, height, legend, runs, &panels).expect("a string takes all that is written");
-    // The backend gives the drawing's size as the image's, and no name for those who can't see it.
+    // The backend gives the drawing's size as the image's, and no name for people that can't see it.
     let names: Vec<String> = runs.iter().map(|run| units::escape(&run.name)).collect();
     let head = image.find('>').map_or(0, |end| end + 1);
     format!(
@@ -314,7 +314,7 @@ fn fine(pixels: u32) -> i32 {
     (pixels * FINE) as i32
 }
 
-/// A line of so many pixels of the drawing.
+/// A line, `width` pixels of the drawing wide.
 fn stroke(color: RGBColor, width: u32) -> ShapeStyle {
     ShapeStyle { color: color.to_rgba(), filled: false, stroke_width: width }
 }

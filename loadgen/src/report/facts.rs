@@ -151,7 +151,7 @@ pub(super) fn load(run: &Run) -> String {
         text += &format!(", {} slow", units::count(plan.slow_clients as u64));
     }
     if plan.churn_per_second > 0.0 {
-        text += &format!(", {} a second leave and come back", units::short(plan.churn_per_second));
+        text += &format!(", {} a second leave and reconnect", units::short(plan.churn_per_second));
     }
     text += &format!("; {} dialect, {}", plan.dialect, plan.target);
     units::printable(&text)

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use crate::results::Distribution;
 
-/// Buckets of a histogram are halved ranges of so many sub-buckets: what three significant digits need.
+/// Sub-buckets of each halved range of a histogram: what three significant digits need.
 const SUB_BUCKETS: u64 = 2048;
 
 /// Writes a distribution.

@@ -152,7 +152,7 @@ pub(super) fn idle() -> Run {
     run
 }
 
-/// All were cut and came back.
+/// All were cut and reconnected.
 pub(super) fn storm() -> Run {
     let mut run = sound();
     run.name = "storm".to_owned();

@@ -172,7 +172,7 @@ pub(super) const SECTIONS: &[Section] = &[
             }),
             row("bytes of a message", |run| busy(run, count(run.plan.message_bytes as u64))),
             row("slow clients", |run| positive(run.plan.slow_clients as f64)),
-            row("leave and come back, per second", |run| positive(run.plan.churn_per_second)),
+            row("leave and reconnect, per second", |run| positive(run.plan.churn_per_second)),
             row("measured or held", |run| Some(seconds(run.plan.duration_seconds))),
             row("warm-up before", |run| busy(run, seconds(run.plan.warmup_seconds))),
         ],

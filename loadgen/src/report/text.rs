@@ -6,7 +6,7 @@ use crate::report::table::{DELIVERIES, LATENCIES, SECTIONS};
 use crate::report::{facts, units};
 use crate::results::{Connects, Distribution, Limit, Run};
 
-/// Lines are at most so many characters long,
+/// Characters of a line at most,
 const COLUMNS_MAX: usize = 100;
 /// and no terminal is so narrow that they are shorter than this.
 const COLUMNS_MIN: usize = 72;
@@ -302,7 +302,7 @@ impl Page {
     }
 }
 
-/// Words in lines of at most so many characters; a longer word is broken.
+/// Words in lines of at most `columns` characters; a longer word is broken.
 fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;

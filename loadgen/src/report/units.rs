@@ -135,7 +135,7 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// At most so many characters, with `...` where it was cut.
+/// At most `characters_max` characters, with `...` where it was cut.
 pub(super) fn shorten(text: &str, characters_max: usize) -> String {
     if text.chars().count() <= characters_max {
         return text.to_owned();

@@ -16,15 +16,15 @@ use crate::worker::{Report, Worker, client_name, room_name};
 pub(super) const CONNECTING_MAX: usize = 256;
 /// A handshake that takes longer has failed.
 const HANDSHAKE_TIME_MAX_US: u64 = 30_000_000;
-/// One that has no answer for so long when the run ends counts as failed, too.
+/// One that has waited for this long for an answer when the run ends counts as failed, too.
 const UNANSWERED_US: u64 = 3_000_000;
 /// Receive buffer of a slow client's socket, so that the kernel doesn't read for it.
 const SLOW_SOCKET_BYTES: usize = 4096;
-/// Pause before a connection is tried again.
+/// Pause before a connection is retried.
 const RETRY_AFTER_US: u64 = 100_000;
 /// Connections cut before the schedule is looked at again.
 const CUT_BATCH_MAX: usize = 32;
-/// A client that came back has to see every message that is due so long after its handshake.
+/// Time from its handshake after which a client that reconnected has to see every message that is due.
 const RETURN_TIME_US: u64 = 1_000_000;
 
 impl Worker {
@@ -83,7 +83,7 @@ impl Worker {
                     Some(libc::EMFILE | libc::ENFILE) => "; raise the file limit: ulimit -n",
                     _ => "",
                 };
-                self.failed(index, &format!("a socket can't be had: {error}{fix}"));
+                self.failed(index, &format!("can't open a socket: {error}{fix}"));
             }
         }
     }

@@ -8,9 +8,9 @@ use crate::worker::{Report, Worker};
 
 /// What is overdue when the last message was due is sent within this time, or never.
 pub const CATCH_UP_TIME_MAX_US: u64 = 3_000_000;
-/// What is owed is looked at so often: it takes a look at every client.
+/// Time between two looks at what is owed: each takes a look at every client.
 const OWED_EVERY_US: u64 = 20_000;
-/// When all is here, so long is listened for what nobody waits for: messages that come again, and connections that end.
+/// How long clients still listen when all is here: for messages that come again, and connections that end.
 const LINGER_US: u64 = 250_000;
 
 /// How far the end of a step is.

@@ -13,13 +13,13 @@ use crate::worker::{Shared, Worker, publisher_name, room_name};
 
 /// Messages that are sent before the thread reads again: one that is behind its schedule must still read and answer.
 const SEND_BATCH_MAX: usize = 1024;
-/// A publisher whose messages the server doesn't take is given up when so many bytes wait,
+/// Bytes that wait when a publisher whose messages the server doesn't take is given up,
 const UNSENT_BYTES_MAX: usize = 64 << 20;
 /// or earlier, so that those of all publishers together stay below this,
 const UNSENT_BYTES_MAX_OF_ALL: usize = 512 << 20;
-/// but not before so many wait: a message has to have room.
+/// but not before this many wait: a message has to have room.
 const UNSENT_BYTES_MIN: usize = 2 << 20;
-/// A publisher without a connection is looked at so often.
+/// Time between two looks at a publisher without a connection.
 const AWAY_LOOK_US: u64 = 10_000;
 
 impl Worker {
@@ -117,7 +117,7 @@ impl Worker {
     }
 }
 
-/// Bytes that may wait for each of so many publishers.
+/// Bytes that may wait for each of `publishers`.
 fn unsent_bytes_max(publishers: usize) -> usize {
     (UNSENT_BYTES_MAX_OF_ALL / publishers.max(1)).clamp(UNSENT_BYTES_MIN, UNSENT_BYTES_MAX)
 }

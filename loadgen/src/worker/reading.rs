@@ -13,9 +13,9 @@ use crate::worker::{Shared, Worker, client_name, publisher_name, room_name};
 /// Reads in a row from one connection: one that sends faster than it can be read must not hold up the others, or the
 /// schedule.
 const READS_MAX: usize = 16;
-/// Slow clients read so much,
+/// Bytes that a slow client reads at a time.
 const SLOW_READ_BYTES: usize = 1024;
-/// so often.
+/// Time between two reads of a slow client.
 const SLOW_READ_EVERY_US: u64 = 100_000;
 
 impl Worker {

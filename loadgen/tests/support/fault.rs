@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The server pauses for so long where a [`Fault`] says that it pauses.
+/// How long the server pauses where a [`Fault`] says that it pauses.
 pub const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the server does wrong. Messages are counted in each room, from 0, the warm-up's too; members are named as loadgen
@@ -11,13 +11,13 @@ pub const PAUSE: Duration = Duration::from_secs(1);
 pub enum Fault {
     /// Nothing: everyone gets everything once, in order.
     None,
-    /// A member does not get every so many-th message.
+    /// A member does not get every n-th message.
     Drops { member: usize, every: u64 },
     /// A member does not get its first messages.
     DropsFirst { member: usize, count: u64 },
-    /// A member gets every so many-th message twice.
+    /// A member gets every n-th message twice.
     Doubles { member: usize, every: u64 },
-    /// A member gets every so many-th message after the one that follows it.
+    /// A member gets every n-th message after the one that follows it.
     Swaps { member: usize, every: u64 },
     /// Members do not get these messages; the `told` ones get a `gap` notice instead.
     Loses { members: Vec<usize>, told: Vec<String>, from: u64, to: u64 },
@@ -33,9 +33,9 @@ pub enum Fault {
     Sends { member: usize, at: u64, bytes: Vec<u8>, end: bool },
     /// At one message, a member gets it and the end of the connection in one segment.
     EndsWith { member: usize, at: u64 },
-    /// At message 20 everyone is pinged; who has not answered by message 110 is closed.
+    /// At message 20 everyone is pinged; a client that has not answered by message 110 is closed.
     Pings,
-    /// Who comes back under a name that was there already gets no message.
+    /// A client that reconnects under a name that was there already gets no message.
     ForgetsReturned,
     /// At one message, every publisher's connection ends, that of its sender too.
     CutsPublishers { at: u64 },
@@ -47,17 +47,17 @@ pub enum Fault {
     Sinks,
     /// Every handshake gets this answer, its body in a segment of its own.
     Answers(&'static str),
-    /// So many handshakes are answered well, and the later ones with 503.
+    /// The first handshakes are answered well, as many as given, and the later ones with 503.
     Full { after: usize },
     /// Every handshake gets the answer to another key.
     WrongAccept,
     /// Every handshake is read, and never answered.
     NeverAnswers,
-    /// A good answer to the handshake, with a Close behind it in one segment, once so many were good.
+    /// A good answer to the handshake, with a Close behind it in one segment, once the given number were good.
     ClosesAtOnce { after: usize },
     /// A head that never ends is the answer to every handshake, a byte at a time.
     Drips,
-    /// Whoever has been told 101 gets pings without end, and nothing is read, once so many were served well.
+    /// Whoever has been told 101 gets pings without end, and nothing is read, once the given number were served well.
     FloodsPings { after: usize },
     /// Whoever connects gets a message each millisecond, and its Close is not answered.
     Floods,

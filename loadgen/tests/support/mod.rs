@@ -68,7 +68,7 @@ impl Outcome {
         self.run.as_ref().unwrap_or_else(|| panic!("no result: {self:?}"))
     }
 
-    /// The result, of a run that has to be sound; or `INVALID`, if this machine had no time for it in all tries: that
+    /// The result, of a run that has to be OK; or `INVALID`, if this machine had no time for it in all tries: that
     /// holds nothing against the server either.
     pub fn sound(&self) -> &Run {
         let run = self.run();

@@ -164,7 +164,7 @@ impl Shared {
             held: Mutex::default(),
         });
         let listens = !matches!(self.fault, Fault::Floods | Fault::Sinks);
-        // Before the answer: who has been told 101 is a member, however late this thread gets to run again.
+        // Before the answer: a client that has been told 101 is a member, however late this thread gets to run again.
         if let Some(room) = room_in(&path, "/room/").filter(|_| listens) {
             self.join(&peer, &room);
         }
@@ -340,7 +340,7 @@ fn refuse(mut stream: TcpStream, answer: &str) {
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
     stream.write_all(format!("{head}\r\n\r\n").as_bytes()).unwrap();
     std::thread::sleep(Duration::from_millis(100));
-    // Who has gone without waiting for the body gets none.
+    // A client that has gone without waiting for the body gets none.
     let _ = stream.write_all(body.as_bytes());
     wait_for_end(stream);
 }

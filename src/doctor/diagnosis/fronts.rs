@@ -1,150 +1,15 @@
 //! What products answer with, as their manuals and error pages have it, and the verdict that each answer has to lead to;
 //! and healthy ones, of which nothing may be said.
 
-use super::super::diff::{Changed, Diff, Hop};
-use super::super::facts::*;
-use super::super::url::Target;
-use super::super::verdict::{Finding, Kind};
+use super::super::diff::Changed;
+use super::super::facts::{Echo, OtherOrigin, Step};
+use super::super::verdict::Kind;
 use super::diagnose;
 use crate::proxy::Proxy;
 
-type Headers = &'static [(&'static str, &'static str)];
+mod row;
 
-/// What a plain request for the echo gets.
-#[derive(Clone, Copy)]
-enum Plain {
-    /// hi's own answer, and nothing was changed on the way.
-    Hi,
-    /// The same through a front that left this trace.
-    Through(&'static str, Option<Proxy>),
-    /// The same answer as the handshake.
-    Same,
-    /// This status, with the headers of the front, and a page.
-    Page(u16),
-}
-use Plain::{Hi, Page, Same, Through};
-
-struct Row {
-    front: &'static str,
-    path: &'static str,
-    plain: Plain,
-    status: u16,
-    headers: Headers,
-    body: &'static str,
-    kind: Kind,
-    /// In the text of the verdict.
-    says: &'static str,
-    /// In its fix.
-    fix: &'static str,
-}
-
-/// The columns: front and path; plain; the answer to the handshake; verdict, text, fix.
-fn row(
-    (front, path): (&'static str, &'static str),
-    plain: Plain,
-    (status, headers, body): (u16, Headers, &'static str),
-    (kind, says, fix): (Kind, &'static str, &'static str),
-) -> Row {
-    Row { front, path, plain, status, headers, body, kind, says, fix }
-}
-
-fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-}
-
-fn answer(status: u16, headers: Headers, body: &str) -> Answer {
-    Answer { status, http_version: "HTTP/1.1".into(), headers: pairs(headers), body: body.into(), ms: 1.0 }
-}
-
-fn echo(answer: Answer, diff: Option<Diff>) -> Step<Echo> {
-    let received = diff.is_some().then(|| Received {
-        method: "GET".into(),
-        path: ECHO_PATH.into(),
-        http_version: "HTTP/1.1".into(),
-        peer: "192.0.2.1:5".into(),
-        headers: vec![],
-        group: None,
-        instance: "i".into(),
-        version: "0.1.0".into(),
-    });
-    Step::Done(Echo { path: ECHO_PATH.into(), answer, received, diff })
-}
-
-impl Row {
-    fn facts(&self) -> Facts {
-        let target = Target::parse(&format!("ws://chat.example.com{}", self.path)).unwrap();
-        let own = answer(self.status, self.headers, self.body);
-        let named: Vec<_> = own.headers.iter().filter(|(name, _)| name == "Server").cloned().collect();
-        let page = |status| Answer { headers: named.clone(), ..answer(status, &[], "") };
-        let hops = |trace: &str, proxy| vec![Hop { trace: trace.into(), proxy }];
-        let plain = match self.plain {
-            Hi => echo(answer(200, &[], "{}"), Some(Diff::default())),
-            Through(trace, proxy) => echo(page(200), Some(Diff { hops: hops(trace, proxy), ..Diff::default() })),
-            Same => echo(own.clone(), None),
-            Page(status) => echo(page(status), None),
-        };
-        let upgrade = match (self.plain, self.status) {
-            (Page(_), _) => echo(own.clone(), None),
-            _ => plain.clone(),
-        };
-        let trip = || Step::Done(RoundTrip { ms: 1.0 });
-        let chat = Carried {
-            path: "/ws".into(),
-            note: None,
-            message: trip(),
-            ping: trip(),
-            large: trip(),
-            welcomed: matches!(self.plain, Hi | Through(..)),
-        };
-        let handshake = Handshake {
-            path: self.path.into(),
-            accept_matches: self.status == 101,
-            answer: own,
-            origin: None,
-            other_origin: None,
-            host_origin: None,
-        };
-        let address = Address {
-            in_dns: true,
-            tcp: Step::Done(Connected { ms: 1.0 }),
-            echo: plain,
-            echo_upgrade: upgrade,
-            chat: if self.status == 101 { Step::Done(chat) } else { Step::Skipped },
-            handshake: Step::Done(handshake),
-            ..Address::unknown("192.0.2.7:80".parse().unwrap())
-        };
-        Facts { target, dns: vec![], expected: vec![], addresses: vec![address] }
-    }
-
-    fn check(&self) {
-        let Self { front, path, status, .. } = self;
-        let found = diagnose(&self.facts());
-        let Finding { kind, text, fix, broken, .. } = &found.verdict;
-        let said = fix.as_ref().map(|fix| fix.text.clone()).unwrap_or_default();
-        let case = format!("{front} {path} {status}: {kind:?}: {text} FIX: {said}");
-        assert_eq!(*kind, self.kind, "{case}");
-        assert!(
-            text.contains(self.says) && said.contains(self.fix),
-            "{case}\nexpected: {:?} {:?}",
-            self.says,
-            self.fix
-        );
-        assert_eq!(*broken, !matches!(kind, Kind::Sound | Kind::NotHi), "{case}");
-        assert!(*broken || found.others.is_empty(), "{case}: {:?}", found.others);
-        // Nobody else is named, and nothing is blamed on a proxy where hi itself answers.
-        for other in PRODUCTS.iter().filter(|product| !front.contains(**product)) {
-            assert!(!text.contains(other), "{other}? {case}");
-        }
-        if matches!(self.plain, Hi) && *front == "hi" {
-            assert!(!text.contains("proxy") && !said.contains("proxy"), "{case}");
-            assert!(!text.contains("does not name itself"), "{case}");
-        }
-    }
-}
-
-const PRODUCTS: [&str; 11] =
-    ["nginx", "HAProxy", "Apache", "Caddy", "Traefik", "Envoy", "Varnish", "Squid", "Cloudflare", "AWS", "IIS"];
-
+use row::{Headers, Hi, Page, Same, Through, row};
 const HTML: &str = "<html><head><title>Sorry</title></head><body>Sorry</body></html>";
 const NGINX: Headers = &[("Server", "nginx/1.24.0"), ("Content-Type", "text/html")];
 const APACHE: Headers = &[("Server", "Apache/2.4.57 (Debian)"), ("Content-Type", "text/html; charset=iso-8859-1")];
@@ -257,25 +122,25 @@ fn a_path_that_hi_has_no_websocket_at() {
 fn fronts_without_a_server_behind_them() {
     let dead = |front, plain, answer, says, fix| row((front, "/ws"), plain, answer, (Kind::BadGateway, says, fix));
     for row in [
-        dead("nginx", Same, (502, NGINX, HTML), "nginx/1.24.0 lives there", "nginx: proxy_pass"),
+        dead("nginx", Same, (502, NGINX, HTML), "nginx/1.24.0 is up", "nginx: proxy_pass"),
         dead("nginx", Same, (503, NGINX, HTML), "(503)", "nginx: proxy_pass"),
         dead("nginx", Same, (504, NGINX, HTML), "(504)", "nginx: proxy_pass"),
-        dead("HAProxy", Same, (503, HAPROXY, HTML), "a proxy that does not name itself lives there", "HAProxy: server"),
+        dead("HAProxy", Same, (503, HAPROXY, HTML), "a proxy that does not name itself is up", "HAProxy: server"),
         dead("HAProxy", Same, (502, HAPROXY, HTML), "(502)", "start hi"),
         dead("HAProxy", Same, (504, HAPROXY, HTML), "(504)", "start hi"),
-        dead("Apache", Same, (503, APACHE, HTML), "Apache/2.4.57 (Debian) lives there", "ProxyPass"),
+        dead("Apache", Same, (503, APACHE, HTML), "Apache/2.4.57 (Debian) is up", "ProxyPass"),
         dead("Apache", Same, (502, APACHE, HTML), "(502)", "ProxyPass"),
-        dead("Caddy", Same, (502, CADDY, ""), "Caddy lives there", "reverse_proxy"),
+        dead("Caddy", Same, (502, CADDY, ""), "Caddy is up", "reverse_proxy"),
         dead("Traefik", Same, (502, TRAEFIK, "Bad Gateway"), "(502): \"Bad Gateway\"", "start hi"),
         dead("Traefik", Same, (503, TRAEFIK, "no available server\n"), "no available server", "start hi"),
         dead("Traefik", Same, (504, TRAEFIK, "Gateway Timeout"), "(504)", "start hi"),
         dead("Envoy", Same, (503, ENVOY_TEXT, "no healthy upstream"), "no healthy upstream", "health checks"),
         dead("Envoy", Same, (503, ENVOY_TEXT, "upstream connect error or disconnect"), "(503)", "cluster"),
         dead("Envoy", Same, (504, ENVOY_TEXT, "upstream request timeout"), "(504)", "cluster"),
-        dead("Varnish", Same, (503, VARNISH, HTML), "Varnish lives there", "backend"),
-        dead("Squid", Same, (503, SQUID, HTML), "squid/5.7 lives there", "cache_peer"),
+        dead("Varnish", Same, (503, VARNISH, HTML), "Varnish is up", "backend"),
+        dead("Squid", Same, (503, SQUID, HTML), "squid/5.7 is up", "cache_peer"),
         dead("Squid", Same, (502, SQUID, HTML), "(502)", "cache_peer"),
-        dead("Cloudflare", Same, (502, CLOUDFLARE, HTML), "cloudflare lives there", "DNS record of the zone"),
+        dead("Cloudflare", Same, (502, CLOUDFLARE, HTML), "cloudflare is up", "DNS record of the zone"),
         dead("Cloudflare", Same, (520, CLOUDFLARE, HTML), "Cloudflare answers", "log of hi"),
         dead("Cloudflare", Same, (521, CLOUDFLARE, HTML), "refuses its connections (521)", "start hi"),
         dead("Cloudflare", Same, (522, CLOUDFLARE, HTML), "in time (522)", "firewall"),
@@ -284,11 +149,11 @@ fn fronts_without_a_server_behind_them() {
         dead("Cloudflare", Same, (525, CLOUDFLARE, HTML), "TLS (525)", "TLS mode"),
         dead("Cloudflare", Same, (526, CLOUDFLARE, HTML), "certificate that it refuses (526)", "renew"),
         dead("Cloudflare", Same, (530, CLOUDFLARE_CODE, "error code: 1033"), "(530): \"error code: 1033\"", "tunnel"),
-        dead("AWS", Same, (503, AWS, HTML), "awselb/2.0 lives there", "GET /healthz"),
+        dead("AWS", Same, (503, AWS, HTML), "awselb/2.0 is up", "GET /healthz"),
         dead("AWS", Same, (502, AWS, HTML), "(502)", "target group"),
         dead("AWS", Same, (504, AWS, HTML), "(504)", "target group"),
-        dead("IIS", Same, (502, IIS, HTML), "Microsoft-IIS/10.0 lives there", "rewrite rule"),
-        dead("IIS", Same, (503, HTTPAPI, HTML), "Microsoft-HTTPAPI/2.0 lives there", "start hi"),
+        dead("IIS", Same, (502, IIS, HTML), "Microsoft-IIS/10.0 is up", "rewrite rule"),
+        dead("IIS", Same, (503, HTTPAPI, HTML), "Microsoft-HTTPAPI/2.0 is up", "start hi"),
         // hi lives: it is this path that leads elsewhere.
         dead(
             "nginx",

@@ -8,7 +8,7 @@ use crate::proxy::Proxy;
 
 /// Statuses of Cloudflare about the server behind it: what happened, and what to do.
 const CLOUDFLARE: [(u16, &str, &str); 9] = [
-    (520, "gives an answer that is none", "see the log of hi, and of what stands between, at the time of the request"),
+    (520, "gives an invalid answer", "check the log of hi, and of what is between, at the time of the request"),
     (
         521,
         "refuses its connections",
@@ -20,22 +20,18 @@ const CLOUDFLARE: [(u16, &str, &str); 9] = [
         "let the addresses of Cloudflare through the firewall; check the record's address",
     ),
     (523, "can't be reached", "check the address in the DNS record of the zone"),
-    (524, "takes the connection and does not answer in time", "see whether hi is alive, and what stands between"),
-    (
-        525,
-        "does not come to terms with it in TLS",
-        "give the server a certificate, or set the zone's TLS mode to what it speaks",
-    ),
+    (524, "takes the connection and does not answer in time", "check that hi is alive, and what is between"),
+    (525, "can't agree with it on TLS", "give the server a certificate, or set the zone's TLS mode to what it speaks"),
     (
         526,
         "has a certificate that it refuses",
         "renew the certificate of the server, or use one of Cloudflare's for origins",
     ),
-    (527, "does not speak to it", "see the log of what stands between"),
+    (527, "does not speak to it", "check the log of what is between"),
     (530, "has no address, or its tunnel is down", "check the record of the zone, or start the tunnel (cloudflared)"),
 ];
 
-/// A proxy lives, and what it passes this path on to does not.
+/// A proxy is up, and what it passes this path on to does not.
 pub(super) fn bad_gateway(address: &Address, answer: &Answer, facts: &Facts) -> Fault {
     let (who, status, path) = (front(address, answer), answer.status, &facts.target.path);
     let setting = match product(address, answer) {
@@ -46,7 +42,7 @@ pub(super) fn bad_gateway(address: &Address, answer: &Answer, facts: &Facts) -> 
         return Fault::new(
             Kind::BadGateway,
             format!(
-                "{who} lives there, but what it passes {path} on to does not answer ({status}), while /-/doctor/echo \
+                "{who} is up, but what it passes {path} on to does not answer ({status}), while /-/doctor/echo \
                  reaches hi"
             ),
             format!(
@@ -56,7 +52,7 @@ pub(super) fn bad_gateway(address: &Address, answer: &Answer, facts: &Facts) -> 
     }
     Fault::new(
         Kind::BadGateway,
-        format!("{who} lives there, but what is behind it does not answer ({status}){}", said(answer)),
+        format!("{who} is up, but what is behind it does not answer ({status}){}", said(answer)),
         format!("start hi, or correct the address that the proxy passes on to ({setting})"),
     )
 }

@@ -68,7 +68,7 @@ fn where_hi_listens(address: &Address, facts: &Facts) -> String {
     let hops = address.hops();
     match hops.is_empty() {
         true => format!("{used}, raw rooms are at /raw/ROOM"),
-        false => format!("{used}; a proxy that shall translate {} has to say so", facts.target.path),
+        false => format!("{used}; to serve it at {}, let the proxy in front rewrite the path", facts.target.path),
     }
 }
 

@@ -334,7 +334,7 @@ fn close_codes_are_those_that_may_be_sent() {
     }
 }
 
-/// Autobahn's cases 6.4.*: text is refused at the byte that no continuation can mend, in the middle of a frame.
+/// Autobahn's cases 6.4.*: text is refused at the byte that no continuation can fix, in the middle of a frame.
 #[test]
 fn invalid_text_is_refused_at_the_byte_that_shows_it() {
     let greek = "\u{3ba}\u{1f79}\u{3c3}\u{3bc}\u{3b5}".as_bytes();

@@ -174,7 +174,7 @@ fn the_label_of_a_hop_is_not_the_clients_choice() {
 }
 
 #[test]
-fn the_answer_is_json_for_those_who_ask() {
+fn the_answer_is_json_for_clients_that_ask() {
     for (accept, json) in [
         (&[][..], false),
         (&["Accept: */*"], false),

@@ -24,7 +24,7 @@ fn judge_get(headers: &[&str]) -> Result<Handshake, Refusal> {
     judge("GET /ws HTTP/1.1", headers)
 }
 
-/// A sound handshake but for what is left out and what is put in.
+/// A valid handshake but for what is left out and what is put in.
 fn changed(without: &[&str], with: &[&str]) -> Result<Handshake, Refusal> {
     let kept = SOUND.iter().filter(|line| !without.iter().any(|name| line.starts_with(&format!("{name}:"))));
     judge_get(&kept.copied().chain(with.iter().copied()).collect::<Vec<_>>())

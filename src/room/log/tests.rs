@@ -66,12 +66,12 @@ impl Twin {
 /// Positions are drawn as a number that is then fitted to what the log holds at that time, and a little beyond.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// So many frames of so many bytes.
+    /// A number of frames, and the bytes of each.
     Append {
         count: usize,
         frame_bytes: usize,
     },
-    /// A frame behind so many missing ones.
+    /// A frame behind a number of missing ones.
     Jump {
         missing: u64,
         frame_bytes: usize,

@@ -71,7 +71,7 @@ fn a_room_sleeps_for_its_age_and_is_hidden_while_it_does() {
 }
 
 #[test]
-fn who_comes_back_in_time_has_missed_nothing() {
+fn a_member_that_reconnects_in_time_has_missed_nothing() {
     let registry = registry(BOUNDS);
     let visit = Visit::new(&registry, "tea", None, 0);
     let epoch = visit.epoch();

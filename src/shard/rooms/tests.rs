@@ -23,7 +23,7 @@ impl Shard {
         Self { registry, rooms: LocalRooms::new(1 << 20) }
     }
 
-    /// A raw room with so many members, and its slot.
+    /// A raw room with `members` members, and its slot.
     fn room(&mut self, name: &str, members: u32) -> (Arc<Room>, u32) {
         let name = Name::room(name).unwrap();
         let joining = Joining::new(None, MemberId { shard: 0, slot: 0, serial: 1 });

@@ -1,0 +1,130 @@
+//! The `hi` command: serves until a signal, and says in the log what it does.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle as Task;
+use tracing::{info, warn};
+
+use super::files::Files;
+use super::ports::Links;
+use super::signals::Signals;
+use super::{Server, StartError};
+use crate::config::Config;
+use crate::cores::Unpinned;
+use crate::log;
+use crate::memory::Size;
+use crate::output::thousands;
+use crate::probe::{self, Kernel};
+use crate::ring::DataRing;
+
+/// From the first signal to the end of the process.
+const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
+/// What the log gets on top of it, if all of that time was needed.
+const LOG_TIME_MIN: Duration = Duration::from_millis(100);
+/// How long a start that is interrupted by a signal may take to its end: until then it is not known whether anybody is
+/// connected.
+const START_TIME_MAX: Duration = Duration::from_millis(2500);
+
+/// The `hi` command: raises the file limit, listens to signals, tries the kernel, serves until a signal, and stops.
+///
+/// # Errors
+/// Why it can't start.
+pub fn serve<R: DataRing + 'static>(config: Config) -> Result<Infallible, StartError> {
+    // Needs no time. Listening to signals needs files.
+    let files = Files::prepare(&config)?;
+    // Before all that takes time: a signal without a handler would end hi without a word, or be lost (PID 1).
+    let (runtime, signals) =
+        Signals::listen().map_err(|error| StartError(format!("can't listen to signals: {error}")))?;
+    let memory_max = Size(config.memory_bytes_max());
+    runtime.block_on(async {
+        let starting = tokio::task::spawn_blocking(|| {
+            let kernel = probe::try_kernel().map_err(StartError)?;
+            Server::start::<R>(config).map(|server| (kernel, server))
+        });
+        let (kernel, server, signals) = start_unless_stopped(starting, signals).await?;
+        announce(&server, &kernel);
+        info!("{files}; memory at most: {memory_max} (--memory-max)");
+        stop_on_signal(server, signals).await
+    })
+}
+
+/// Waits for the start. A signal to stop ends the process instead, once nobody is connected.
+async fn start_unless_stopped(
+    mut starting: Task<Result<(Kernel, Server), StartError>>,
+    mut signals: Signals,
+) -> Result<(Kernel, Server, Signals), StartError> {
+    tokio::select! {
+        started = &mut starting => {
+            let panicked = |_| StartError("can't start: hi has panicked, which is a bug".to_owned());
+            let (kernel, server) = started.map_err(panicked)??;
+            Ok((kernel, server, signals))
+        }
+        () = signals.stop() => {
+            let began = Instant::now();
+            info!("stopping during the start");
+            // Shards that are ready serve already.
+            match tokio::time::timeout(START_TIME_MAX, starting).await {
+                Ok(Ok(Ok((_, server)))) => stop(server, signals, began).await,
+                _ => log::exit(0, STOP_TIME_MAX),
+            }
+        }
+    }
+}
+
+/// Says where the server is and how it runs.
+fn announce(server: &Server, kernel: &Kernel) {
+    let shards = server.shards();
+    let plural = if shards == 1 { "" } else { "s" };
+    info!("hi is open at {}; {shards} shard{plural}; {kernel}", Links(server.addresses()));
+    match server.unpinned {
+        None | Some(Unpinned::Asked) => {}
+        Some(why) => info!("not every shard is pinned to a core: {why}; --pin on pins them all the same"),
+    }
+    if let Some(address) = server.internal_address() {
+        info!("the internal port is at http://{address}/ (publishing, rooms, health, metrics)");
+        if server.internal_is_open && !address.ip().to_canonical().is_loopback() {
+            warn!(
+                "anyone who reaches the internal port may publish: it is not on loopback, and asks for no key; set one with \
+                 --api-key-file"
+            );
+        }
+    }
+}
+
+/// Stops at the first signal that asks for it; ends at once at the second.
+async fn stop_on_signal(server: Server, mut signals: Signals) -> ! {
+    signals.stop().await;
+    stop(server, signals, Instant::now()).await
+}
+
+/// Stops the server, and ends the process within [`STOP_TIME_MAX`] from `began`.
+async fn stop(server: Server, mut signals: Signals, began: Instant) -> ! {
+    let who = match server.clients() {
+        0 => "no client is connected".to_owned(),
+        1 => "asking 1 client to reconnect".to_owned(),
+        clients => format!("asking {} clients to reconnect", thousands(clients)),
+    };
+    info!("stopping: {who}; send the signal again to quit now");
+    server.stop();
+    let stopped = tokio::task::spawn_blocking(|| server.join());
+    tokio::select! {
+        left = stopped => {
+            let time = thousands(began.elapsed().as_millis() as u64);
+            match left.unwrap_or_default() {
+                0 => info!("stopped after {time} ms"),
+                1 => warn!("stopped after {time} ms; 1 connection had not closed in time"),
+                left => warn!("stopped after {time} ms; {} connections had not closed in time", thousands(left as u64)),
+            }
+        }
+        () = tokio::time::sleep(STOP_TIME_MAX.saturating_sub(began.elapsed())) => {
+            warn!("stopped, though not every connection has closed");
+        }
+        () = signals.stop() => {
+            warn!("second signal: ended at once");
+            log::exit(1, STOP_TIME_MAX)
+        }
+    }
+    // A thread that has not joined in time must not hold up the process.
+    log::exit(0, (STOP_TIME_MAX + LOG_TIME_MIN).saturating_sub(began.elapsed()))
+}

@@ -1,0 +1,73 @@
+//! The threads of the shards: pinned, with a ring and the tasks that accept.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use crate::config::Config;
+use crate::descriptors::Descriptors;
+use crate::handshake::{self, Door, Front};
+use crate::handshake_failures::Failures;
+use crate::memory::Memory;
+use crate::metrics::counters::Counters;
+use crate::os;
+use crate::ring::{DataRing, RingError};
+use crate::room::registry::Registry;
+use crate::shard::Shard;
+use crate::shard::run::{Stop, control_ring, run};
+
+/// What one shard's thread starts with.
+pub(super) struct ShardThread {
+    pub(super) id: usize,
+    pub(super) core: Option<usize>,
+    pub(super) listeners: Vec<TcpListener>,
+    pub(super) wake_up: OwnedFd,
+    pub(super) counters: Arc<Counters>,
+    pub(super) config: Arc<Config>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) memory: Arc<Memory>,
+    pub(super) instance: Arc<str>,
+    pub(super) failures: Arc<Failures>,
+    pub(super) descriptors: Arc<Descriptors>,
+    pub(super) stop: Arc<Stop>,
+}
+
+impl ShardThread {
+    pub(super) fn run<R: DataRing + 'static>(self, ready: &std::sync::mpsc::Sender<Result<(), RingError>>) {
+        if let Some(core) = self.core
+            && let Err(error) = os::pin_to_core(core)
+        {
+            warn!("shard {} runs unpinned: it can't be pinned to core {core}: {error}", self.id);
+        }
+        let ring = self
+            .wake_up
+            .try_clone()
+            .map_err(|error| RingError { operation: "a file descriptor", error })
+            .and_then(|wake_up| R::new(self.config.receive_buffers, wake_up));
+        let ring = match ring {
+            Ok(ring) => ring,
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        control_ring().start(async {
+            self.memory.enroll(self.id);
+            let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring);
+            let shard = shard.counting_in(self.counters).keeping_to(self.memory);
+            if self.id == 0 {
+                drop(tokio_uring::spawn(handshake::log_left_out(Arc::clone(&self.failures))));
+            }
+            let front = Rc::new(Front::new(shard, self.config, self.instance, self.failures, self.descriptors));
+            match self.listeners.into_iter().map(Door::new).collect::<io::Result<Vec<_>>>() {
+                Ok(doors) => doors.into_iter().for_each(|door| {
+                    drop(tokio_uring::spawn(handshake::accept(door, Rc::clone(&front))));
+                }),
+                Err(error) => return drop(ready.send(Err(RingError { operation: "a file descriptor", error }))),
+            }
+            let _ = ready.send(Ok(()));
+            run(front, self.wake_up, self.stop).await;
+        });
+    }
+}

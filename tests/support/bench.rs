@@ -1,0 +1,179 @@
+//! One shard on the thread of the test, with real sockets, and a data ring whose timing the test decides.
+
+#![allow(unreachable_pub, reason = "a test has no outside")]
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clap::Parser;
+use fastwebsockets::OpCode;
+use hi::config::Config;
+use hi::connection::Role;
+use hi::frame::encode;
+use hi::os;
+use hi::protocol::name::Name;
+use hi::protocol::resume::ResumeKey;
+use hi::relay;
+use hi::ring::{Completion, DataRing, Receive, Received, Ring, RingError, Slices};
+use hi::room::registry::Registry;
+use hi::room::{Namespace, Room, Wakes};
+use hi::shard::{Shard, Upgraded};
+
+/// What the test does to the ring while the shard uses it.
+#[derive(Default)]
+pub struct Script {
+    /// Someone on another shard publishes here whenever this shard submits.
+    pub flooded: RefCell<Option<Arc<Room>>>,
+    /// The next send of this connection finds its peer gone.
+    pub broken: Cell<Option<u32>>,
+    /// Turns that have begun.
+    pub turns: Cell<u32>,
+    /// Bytes given to the kernel in this turn, and the most in any.
+    pub bytes: Cell<usize>,
+    pub most_bytes: Cell<usize>,
+    /// The turn of the last send of each connection.
+    pub sent: RefCell<HashMap<u32, u32>>,
+}
+
+/// The real ring, with a script.
+pub struct Scripted {
+    ring: Ring,
+    script: Rc<Script>,
+    failed: Option<Completion>,
+}
+
+impl DataRing for Scripted {
+    fn new(_: u16, _: OwnedFd) -> Result<Self, RingError> {
+        unreachable!("the test makes it")
+    }
+
+    fn receive(&mut self, token: u32, fd: RawFd, how: Receive) {
+        self.ring.receive(token, fd, how);
+    }
+
+    fn stop_receiving(&mut self, token: u32) {
+        self.ring.stop_receiving(token);
+    }
+
+    fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {
+        self.script.sent.borrow_mut().insert(token, self.script.turns.get());
+        self.script.bytes.update(|bytes| bytes + slices.len());
+        if self.script.broken.get() == Some(token) {
+            self.script.broken.set(None);
+            let result = Err(ErrorKind::BrokenPipe.into());
+            self.failed = Some(Completion::Sent { token, result, slices });
+        } else {
+            self.ring.send(token, fd, slices);
+        }
+    }
+
+    fn await_writable(&mut self, token: u32, fd: RawFd) {
+        self.ring.await_writable(token, fd);
+    }
+
+    fn submit(&mut self) -> io::Result<bool> {
+        if let Some(room) = &*self.script.flooded.borrow() {
+            room.publish_raw(&encode::frame(OpCode::Text, b"and on it goes"), &mut Wakes::default());
+        }
+        self.ring.submit()
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        self.failed.take().or_else(|| self.ring.next())
+    }
+
+    fn recycle(&mut self, received: Received) {
+        self.ring.recycle(received);
+    }
+
+    fn attended(&mut self) {
+        self.script.turns.update(|turns| turns + 1);
+        let bytes = self.script.bytes.take();
+        self.script.most_bytes.update(|most| most.max(bytes));
+        self.ring.attended();
+    }
+
+    fn unattended(&mut self) -> bool {
+        self.ring.unattended()
+    }
+}
+
+/// One shard of two, of which the other one is the test.
+pub struct Bench {
+    pub shard: Shard<Scripted>,
+    pub script: Rc<Script>,
+    pub registry: Arc<Registry>,
+    /// The shard's thread waits for both; they are one there.
+    pub inbox_wake_up: OwnedFd,
+    pub ring_wake_up: OwnedFd,
+    pub listener: TcpListener,
+    /// The shard's end of the newest connection, once more.
+    pub newest: Option<TcpStream>,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let config = Config::try_parse_from(["hi"]).unwrap();
+        let inbox_bytes_max = config.inbox_bytes_max(2);
+        Self::with_inboxes(config, inbox_bytes_max)
+    }
+
+    /// The same, with inboxes that hold at most `inbox_bytes_max`.
+    pub fn with_inboxes(config: Config, inbox_bytes_max: usize) -> Self {
+        let [inbox_wake_up, ring_wake_up, other_wake_up] = [(); 3].map(|()| os::new_eventfd().unwrap());
+        let inboxes = [inbox_wake_up.try_clone().unwrap(), other_wake_up];
+        let inboxes = relay::inboxes(inboxes, inbox_bytes_max);
+        let registry = Arc::new(Registry::new(inboxes, 1, ResumeKey::new([1, 2]), config.replay_bounds()));
+        let script = Rc::new(Script::default());
+        let ring = Ring::new(64, ring_wake_up.try_clone().unwrap()).unwrap();
+        let ring = Scripted { ring, script: Rc::clone(&script), failed: None };
+        let shard = Shard::new(0, Arc::new(config), Arc::clone(&registry), ring);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { shard, script, registry, inbox_wake_up, ring_wake_up, listener, newest: None }
+    }
+
+    /// A connection of this shard, and the peer's end of it.
+    pub fn connect(&mut self, role: Role, room: &str) -> TcpStream {
+        let peer = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = self.listener.accept().unwrap();
+        self.newest = Some(stream.try_clone().unwrap());
+        let stream = tokio_uring::net::TcpStream::from_std(stream);
+        let response = Bytes::from_static(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
+        self.shard.adopt(Upgraded {
+            stream,
+            role,
+            room: Some(Name::room(room).unwrap()),
+            opening: None,
+            since: None,
+            response,
+            leftover: Vec::new(),
+        });
+        peer.set_nonblocking(true).unwrap();
+        peer
+    }
+
+    /// A room that is there.
+    pub fn room(&self, namespace: Namespace, name: &str) -> Arc<Room> {
+        self.registry.get(namespace, &Name::room(name).unwrap()).unwrap()
+    }
+
+    /// Turns as the shard's thread takes them, until it would sleep, and of the kernel nothing is heard.
+    pub fn turn_until_asleep(&mut self) {
+        while self.shard.turns() || take_signal(&self.inbox_wake_up) {}
+    }
+
+    /// Turns until the kernel has nothing more to tell either.
+    pub fn turn_until_idle(&mut self) {
+        while self.shard.turns() || take_signal(&self.inbox_wake_up) || take_signal(&self.ring_wake_up) {}
+    }
+}
+
+pub fn take_signal(wake_up: &OwnedFd) -> bool {
+    rustix::io::read(wake_up, &mut [0u8; 8]).is_ok()
+}
