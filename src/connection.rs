@@ -211,7 +211,7 @@ pub struct Connection {
     pub predecessor: Option<Box<MemberId>>,
     /// The rooms it is in.
     pub memberships: SmallVec<[Membership; 1]>,
-    /// What it has said and waits to be read. Then it stands in the shard's line, exactly once.
+    /// What it has said and waits to be read. Then it stands in one of the shard's lines, exactly once.
     pub unread: Option<Box<Unread>>,
     outbox: Option<Box<Outbox>>,
     /// Where each slice of the send in flight came from: nearly always one.

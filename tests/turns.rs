@@ -8,6 +8,7 @@ mod support;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use bench::{Bench, take_signal};
 use clap::Parser;
@@ -207,6 +208,156 @@ fn a_flood_waits_for_its_turns_and_others_have_theirs() {
     assert!(flood.last_seq() / turns < 1100, "{} messages in {turns} turns", flood.last_seq());
     let most = bench.script.most_bytes.get();
     assert!(most < 3 << 20, "{most} bytes in one turn");
+}
+
+#[test]
+fn whoever_says_little_waits_for_none_of_many_flooders() {
+    const FLOODERS: usize = 600;
+    // Fewer than there are flooders: they keep none of them from others.
+    let mut bench = Bench::with(&["--receive-buffers", "256"]);
+    let mut flooders: Vec<_> = (0..FLOODERS)
+        .map(|number| {
+            let role = Role::Raw { echo: false, lossy: true };
+            let peer = bench.connect(role, &format!("flood{number}"));
+            socket2::SockRef::from(&peer).set_send_buffer_size(64 * 1024).unwrap();
+            socket2::SockRef::from(bench.newest.as_ref().unwrap()).set_recv_buffer_size(64 * 1024).unwrap();
+            // Every other one says much in each frame.
+            let frames = frame(FIN | BINARY, &vec![7; number % 2 * 4000]).repeat(20_000 / (1 + number % 2 * 600));
+            Flooder { peer, frames, at: 0 }
+        })
+        .collect();
+    let mut speaking = bench.connect(raw(), "tea");
+    let mut listening = bench.connect(raw(), "tea");
+    bench.turn_until_idle();
+    for message in 1..=40u32 {
+        flooders.iter_mut().for_each(Flooder::pour);
+        bench.shard.turns();
+        speaking.write_all(&frame(FIN | BINARY, &message.to_be_bytes())).unwrap();
+        let turns = bench.turns_until_sent(FLOODERS as u32 + 1);
+        // The first ones come while the flood begins.
+        assert!(turns <= 3 || message <= 10, "message {message} waited for {turns} turns");
+        hear(&mut listening, &[&message.to_be_bytes()]);
+        listening.set_nonblocking(true).unwrap();
+    }
+}
+
+#[test]
+fn a_turn_ends_with_the_answer_that_is_more_than_a_turn_s_work() {
+    const ASKING: u32 = 200;
+    let mut bench = Bench::new();
+    for number in 0..1000 {
+        let (name, user) = (Name::room(&format!("{number:0>64}")).unwrap(), Name::user("far").unwrap());
+        let joining = Joining::new(Some(&user), MemberId { shard: 1, slot: number, serial: 0 });
+        bench.registry.join(Namespace::Chat, &name, &joining, Time::default(), &mut Wakes::default()).unwrap();
+    }
+    let mut peers: Vec<_> = (0..ASKING).map(|number| bench.connect(chat(&format!("user{number}")), "tea")).collect();
+    bench.turn_until_idle();
+    for peer in &mut peers {
+        peer.write_all(&frame(FIN | TEXT, br#"{"Room":"tea","Message":"/channels"}"#)).unwrap();
+    }
+    let before = bench.script.turns.get();
+    bench.turn_until_idle();
+    let turns = bench.script.turns.get() - before;
+    assert!(turns > ASKING / 4, "{ASKING} answers of 66 KB in {turns} turns");
+}
+
+#[test]
+fn a_turn_gives_the_kernel_what_it_may_also_in_many_rooms() {
+    const ROOMS: usize = 200;
+    let config = Config::try_parse_from(["hi"]).unwrap();
+    let mut bench = Bench::with_inboxes(config, 1 << 30);
+    let mut members: Vec<_> = (0..ROOMS).map(|number| bench.connect(raw(), &format!("room{number}"))).collect();
+    bench.turn_until_idle();
+    let part = encode::frame(OpCode::Binary, &[7; 60_000]);
+    for number in 0..ROOMS {
+        bench.room(Namespace::Raw, &format!("room{number}")).publish_raw(&part, &mut Wakes::default());
+    }
+    bench.turn_until_idle();
+    bench.shard.turns();
+    for member in &mut members {
+        hear(member, &[&part[..]]);
+    }
+    let most = bench.script.most_bytes.get();
+    assert!(most < 3 << 20, "{most} bytes in one turn");
+}
+
+#[test]
+fn an_answer_does_not_wait_for_members_that_lag() {
+    const LAGGING: u32 = 200;
+    let config = Config::try_parse_from(["hi"]).unwrap();
+    let mut bench = Bench::with_inboxes(config, 1 << 30);
+    let mut lagging: Vec<_> = (0..LAGGING)
+        .map(|_| {
+            let peer = bench.connect(raw(), "live");
+            socket2::SockRef::from(bench.newest.as_ref().unwrap()).set_send_buffer_size(16 * 1024).unwrap();
+            peer
+        })
+        .collect();
+    let mut asking = bench.connect(chat("ann"), "tea");
+    bench.turn_until_idle();
+    let live = bench.room(Namespace::Raw, "live");
+    let part = encode::frame(OpCode::Binary, &[7; 100_000]);
+    for _ in 0..9 {
+        live.publish_raw(&part, &mut Wakes::default());
+        bench.turn_until_idle();
+    }
+    // All of them read what has come, so that all have room for more at once.
+    assert!(lagging.iter_mut().all(|peer| arrived(peer).len() < 9 * part.len()));
+    asking.write_all(&frame(FIN | TEXT, br#"{"Room":"tea","Message":"/list"}"#)).unwrap();
+    wait_for_input(&bench.ring_wake_up);
+    let turns = bench.turns_until_sent(LAGGING);
+    assert!(turns <= 3, "the answer waited for {turns} turns");
+    hear(&mut asking, &[br#""Message":"ann""#]);
+}
+
+#[test]
+fn whoever_is_not_listened_to_is_not_missed() {
+    let mut bench = Bench::with(&["--ping-interval", "1s", "--ping-timeout", "1s"]);
+    let mut speaking = bench.connect(raw(), "live");
+    bench.turn_until_idle();
+    let live = bench.room(Namespace::Raw, "live");
+    live.set_behind(true);
+    speaking.write_all(&frame(FIN | BINARY, b"waits")).unwrap();
+    wait_for_input(&bench.ring_wake_up);
+    bench.turn_until_idle();
+    // Its answers to pings would wait in its socket.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(100));
+        bench.shard.tick();
+        bench.turn_until_idle();
+    }
+    live.set_behind(false);
+    bench.turn_until_idle();
+    hear(&mut speaking, &[b"waits"]);
+    // Listened to again, it has to answer.
+    let began = Instant::now();
+    while bench.shard.connections() > 0 {
+        assert!(began.elapsed() < PATIENCE, "it is silent, and stays");
+        std::thread::sleep(Duration::from_millis(100));
+        bench.shard.tick();
+        bench.turn_until_idle();
+    }
+}
+
+#[test]
+fn those_whose_time_is_up_at_once_take_many_turns() {
+    const SILENT: usize = 300;
+    let mut bench = Bench::with(&["--ping-interval", "1s", "--ping-timeout", "1s"]);
+    let _peers: Vec<_> = (0..SILENT).map(|_| bench.connect(raw(), "crowd")).collect();
+    bench.turn_until_idle();
+    let crowd = bench.room(Namespace::Raw, "crowd");
+    let began = Instant::now();
+    while crowd.members() > 0 {
+        assert!(began.elapsed() < PATIENCE, "{} are silent, and stay", crowd.members());
+        std::thread::sleep(Duration::from_millis(100));
+        let (before, turns) = (crowd.members(), bench.script.turns.get());
+        bench.shard.tick();
+        assert_eq!(crowd.members(), before, "a tick ends nobody");
+        bench.turn_until_idle();
+        let (ended, turns) = (before - crowd.members(), bench.script.turns.get() - turns);
+        assert!(ended <= 32 * turns as usize, "{ended} in {turns} turns");
+    }
 }
 
 #[test]

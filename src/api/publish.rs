@@ -247,7 +247,7 @@ async fn publish_in(
     let sample = {
         let mut sampler = app.sampler.lock().expect(UNPOISONED);
         sampler.arrived(received.into());
-        sampler.sample()
+        sampler.sample(Instant::now().into())
     };
     let mut wakes = Wakes::received(sample);
     app.metrics.of_internal_port().messages_in(Speech::Api).add(1);

@@ -60,6 +60,8 @@ pub struct Parked {
     pub kind: Kind,
     /// What the client sent.
     pub payload: Box<[u8]>,
+    /// When it came, if that is known.
+    pub received: Option<Instant>,
 }
 
 impl Unread {
@@ -98,9 +100,14 @@ impl Unread {
         self.parts.is_empty() && self.parked.is_none()
     }
 
-    /// Receive buffers that it holds.
-    pub fn buffers(&self) -> usize {
-        self.parts.iter().filter(|part| matches!(part.body, Body::Buffer(_))).count()
+    /// In how many pieces it came.
+    pub fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Whether it holds receive buffers.
+    pub fn has_buffers(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part.body, Body::Buffer(_)))
     }
 
     /// Copies what its receive buffers hold, and gives them back.

@@ -187,6 +187,11 @@ impl Decoder {
         self.partial.as_ref().map_or(0, |partial| partial.bytes())
     }
 
+    /// Payload bytes that have come of a frame whose end is missing.
+    pub fn frame_bytes(&self) -> usize {
+        self.partial.as_ref().and_then(|partial| partial.frame).map_or(0, |frame| frame.taken_bytes)
+    }
+
     /// Takes a header from `input`, or what there is of it. `None`: the input is used up before the header is whole.
     fn header_take(&mut self, input: &mut &mut [u8], message_bytes_max: usize) -> Result<Option<Frame>, Violation> {
         let message_bytes = self.partial.as_ref().and_then(|p| p.message.as_ref()).map(|message| message.payload.len());

@@ -23,6 +23,7 @@ const PENDING_MAX: usize = 1024;
 pub struct Sampler {
     /// When the message that is being read was received.
     arrived: Option<Instant>,
+    /// When the last one that is followed was read: those that had to wait are chosen as often as the others.
     last: Option<Instant>,
 }
 
@@ -32,14 +33,19 @@ impl Sampler {
         self.arrived = Some(at);
     }
 
-    /// Whether to follow the message that is being read: the time of its receipt.
-    pub fn sample(&mut self) -> Option<Instant> {
+    /// When the message that is being read was received.
+    pub fn receipt(&self) -> Option<Instant> {
+        self.arrived
+    }
+
+    /// Whether to follow the message that is being read `now`: the time of its receipt.
+    pub fn sample(&mut self, now: Instant) -> Option<Instant> {
         let arrived = self.arrived?;
-        if self.last.is_some_and(|last| arrived.saturating_duration_since(last) < SAMPLE_INTERVAL) {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) < SAMPLE_INTERVAL) {
             return None;
         }
-        self.last = self.arrived;
-        self.last
+        self.last = Some(now);
+        Some(arrived)
     }
 }
 
@@ -142,13 +148,25 @@ mod tests {
     #[test]
     fn one_message_in_100_ms_is_followed() {
         let (mut sampler, start) = (Sampler::default(), Instant::now());
-        assert_eq!(sampler.sample(), None);
+        assert_eq!(sampler.sample(start), None);
         let mut followed = Vec::new();
         for ms in [0, 0, 99, 100, 150, 201] {
-            sampler.arrived(start + Duration::from_millis(ms));
-            followed.extend(sampler.sample().map(|_| ms));
+            let now = start + Duration::from_millis(ms);
+            sampler.arrived(now);
+            followed.extend(sampler.sample(now).map(|_| ms));
         }
         assert_eq!(followed, [0, 100, 201]);
+    }
+
+    #[test]
+    fn a_message_that_has_waited_is_followed_from_its_receipt() {
+        let (mut sampler, start) = (Sampler::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        sampler.arrived(at(400));
+        assert_eq!(sampler.sample(at(401)), Some(at(400)));
+        // It came before the last one that is followed, and is read long after it.
+        sampler.arrived(at(10));
+        assert_eq!(sampler.sample(at(900)), Some(at(10)));
     }
 
     #[test]

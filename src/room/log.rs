@@ -256,11 +256,12 @@ impl Log {
 
     /// Drops all frames before `seq`: every member is beyond them.
     pub fn trim(&mut self, seq: u64) {
+        if seq >= self.tip() {
+            // All at once, however many they are.
+            self.clear();
+        }
         while self.first_seq < seq && !self.frames.is_empty() {
             self.drop_first();
-        }
-        if self.frames.is_empty() {
-            self.clear();
         }
         self.account();
     }

@@ -15,6 +15,8 @@ const ROOMS_MAX: usize = 16_384;
 pub const SLEEPING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What a sleeping room costs beside its frames.
 const ROOM_OVERHEAD_BYTES: usize = 512;
+/// Rooms that one tick forgets at most, as nobody finds a room meanwhile: about a millisecond's work.
+const ROOMS_PER_TICK: usize = 1024;
 
 #[derive(Debug)]
 struct Sleeper {
@@ -63,9 +65,10 @@ impl Sleepers {
         (now_ms < due_ms).then_some(room)
     }
 
-    /// Forgets those whose time is up.
+    /// Forgets those whose time is up: some of them, and the others when this is called again.
     pub(super) fn expire(&mut self, now_ms: u64) {
-        while let Some(name) = self.due(now_ms) {
+        for _ in 0..ROOMS_PER_TICK {
+            let Some(name) = self.due(now_ms) else { break };
             self.take(&name, now_ms);
         }
         if self.by_name.len() < self.by_name.capacity() / 4 {

@@ -65,7 +65,7 @@ impl<R: DataRing> Shard<R> {
 
     /// A message within its connection's rate: one that has just arrived, or one that was parked.
     pub(super) fn passed_message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
-        self.wakes.received = self.sampler.sample();
+        self.wakes.received = self.sampler.sample(self.now.instant);
         match &self.connections[slot as usize].role {
             Role::Chat { user } => self.chat_message(slot, &user.clone(), kind, payload),
             Role::Raw { .. } => self.raw_message(slot, kind, payload),
@@ -78,7 +78,8 @@ impl<R: DataRing> Shard<R> {
     fn may_publish(&mut self, room: &Arc<Room>, payload: &[u8]) -> bool {
         let may_publish = !room.is_behind();
         if !may_publish {
-            self.parked = Some(Parked { room: Arc::clone(room), kind: Kind::Text, payload: payload.into() });
+            let received = self.sampler.receipt();
+            self.parked = Some(Parked { room: Arc::clone(room), kind: Kind::Text, payload: payload.into(), received });
         }
         may_publish
     }

@@ -4,6 +4,7 @@ use std::net::Shutdown;
 
 use tracing::debug;
 
+use super::reading::CLOSE_WORK;
 use super::{CLOSE_SECONDS, Shard};
 use crate::connection::{Role, State};
 use crate::frame::encode;
@@ -20,6 +21,7 @@ impl<R: DataRing> Shard<R> {
         }
         debug!(shard = self.id, slot, code = reason.code(), "closing: {}", reason.text());
         self.count_end(slot, reason.code());
+        self.spend(CLOSE_WORK);
         if matches!(reason, CloseReason::RepliesUnread) {
             self.counters.replies_unread.add(1);
         }

@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use super::Shard;
+use super::reading::MEMBERSHIP_WORK;
 use crate::connection::Membership;
 use crate::metrics::counters::Replay;
 use crate::protocol::name::Name;
@@ -47,6 +48,7 @@ impl<R: DataRing> Shard<R> {
         name: &Name,
         since: Option<Since>,
     ) -> Result<(Arc<Room>, Entered), JoinError> {
+        self.spend(MEMBERSHIP_WORK);
         let member = self.member_id(slot);
         let connection = &self.connections[slot as usize];
         let joining = Joining {
@@ -71,6 +73,7 @@ impl<R: DataRing> Shard<R> {
 
     /// Ends a membership.
     pub(super) fn leave(&mut self, slot: u32, room_slot: u32) {
+        self.spend(MEMBERSHIP_WORK);
         let connection = &mut self.connections[slot as usize];
         let Some(membership) = connection.memberships.iter().find(|membership| membership.room == room_slot) else {
             return;

@@ -16,6 +16,11 @@ use crate::protocol::close_code::CloseReason;
 use crate::protocol::sse;
 use crate::ring::DataRing;
 
+/// Holders that give in one turn: about a millisecond's work. Those left give in the next ones.
+const GIVING_PER_TURN: usize = 64;
+/// Bytes that they give in one turn, unless one alone holds more.
+const GIVEN_BYTES_PER_TURN: usize = 4 * 1024 * 1024;
+
 /// Something that holds memory on this shard: the slot of a room or of a connection.
 #[derive(Clone, Copy, Debug)]
 struct Holder {
@@ -28,7 +33,7 @@ impl<R: DataRing> Shard<R> {
     /// Looks at the sum if this shard has taken more, or if another shard asks for it. Called once a turn, when frames that
     /// arrived have been sent.
     pub(super) fn relieve_memory(&mut self) {
-        if self.memory.wants_review(&mut self.memory_calls) {
+        if self.memory.wants_review(&mut self.memory_calls) || self.memory_is_owed {
             self.review_memory();
         }
     }
@@ -41,7 +46,8 @@ impl<R: DataRing> Shard<R> {
 
     /// Gives back this shard's part of what is too much.
     pub(super) fn review_memory(&mut self) {
-        let is_busy = !self.send_queue.is_empty() || self.rooms.in_line() > 0;
+        let is_busy = self.someone_is_owed() || self.rooms.in_line() > 0;
+        self.memory_is_owed = false;
         let Some(demand) = self.memory.review(self.registry.inboxes(), is_busy) else { return };
         let own_bytes = if demand.own_bytes > 0 { self.give_back(&demand) } else { 0 };
         let mut replay_bytes = 0;
@@ -71,8 +77,12 @@ impl<R: DataRing> Shard<R> {
         // A log that is cut back costs nobody a connection.
         let (logs, others): (Vec<_>, Vec<_>) =
             holders.into_iter().filter(|holder| holder.bytes > level).partition(|holder| holder.what == What::Logs);
-        for holder in logs.into_iter().chain(others) {
+        for (count, holder) in logs.into_iter().chain(others).enumerate() {
             if given_bytes >= demand.own_bytes {
+                break;
+            }
+            if count >= GIVING_PER_TURN || given_bytes >= GIVEN_BYTES_PER_TURN {
+                self.memory_is_owed = true;
                 break;
             }
             count_lap(holder.what, 1);

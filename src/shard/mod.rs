@@ -118,14 +118,19 @@ pub struct Shard<R> {
     connections: Slab<Connection>,
     next_serial: u32,
     rooms: LocalRooms,
-    /// Connections with something to send, each at most once.
+    /// Connections with something to send, each at most once here and in `lagging`.
     send_queue: VecDeque<Key>,
-    /// Connections with something unread, each exactly once, in the order of their turns.
+    /// Those of them that have more to get than one send, or were full.
+    lagging: VecDeque<Key>,
+    /// Connections that have just said something, in the order of their turns. Whoever has something unread stands here or
+    /// in `line`, exactly once.
+    newcomers: VecDeque<Key>,
+    /// Connections that had their turn and have more to say, or to wait; and those that always have more.
     line: VecDeque<Key>,
     /// Whether somebody in line need not wait.
     someone_may_go_on: bool,
     /// Units of work that are left of a connection's turn: see [`reading`].
-    work_left: usize,
+    work_left: isize,
     /// A message that the connection whose turn it is could not publish yet.
     parked: Option<Parked>,
     /// Receive buffers that hold something unread.
@@ -139,6 +144,8 @@ pub struct Shard<R> {
     /// Connections that lost something, and have to be told; without a gap: closed.
     laggards: Vec<(u32, Option<Gap>)>,
     wheel: Wheel<Key>,
+    /// Timers that have come out of the wheel, with their ticks.
+    due: VecDeque<(u32, Key)>,
     /// Rooms with folded notices, and when they are due ([`Time::monotonic_ms`]).
     folded: Vec<(u64, Arc<Room>)>,
     /// Whether no room waits for its last member to reconnect, as of the last tick.
@@ -153,6 +160,8 @@ pub struct Shard<R> {
     memory: Arc<Memory>,
     /// The last call to look at the sum of what is taken that was followed.
     memory_calls: u64,
+    /// Whether not all of what had to be given back was, in one turn.
+    memory_is_owed: bool,
     /// Emptied and filled again every turn.
     relays: Vec<Relay>,
 }
@@ -174,6 +183,8 @@ impl<R: DataRing> Shard<R> {
             next_serial: 0,
             rooms: LocalRooms::new(inbox_bytes_max),
             send_queue: VecDeque::new(),
+            lagging: VecDeque::new(),
+            newcomers: VecDeque::new(),
             line: VecDeque::new(),
             someone_may_go_on: false,
             work_left: 0,
@@ -184,6 +195,7 @@ impl<R: DataRing> Shard<R> {
             gaps: Vec::new(),
             laggards: Vec::new(),
             wheel: Wheel::new(now.time.tick()),
+            due: VecDeque::new(),
             folded: Vec::new(),
             nobody_sleeps: true,
             wakes: Wakes::default(),
@@ -193,6 +205,7 @@ impl<R: DataRing> Shard<R> {
             stopping: false,
             memory: Arc::new(Memory::unlimited()),
             memory_calls: 0,
+            memory_is_owed: false,
             relays: Vec::new(),
         }
     }

@@ -1,5 +1,6 @@
 //! What connections have said is read in turns: each turn has a bound of work, and each connection with something unread
-//! its place in line, so that whoever floods waits, and nobody else.
+//! its place in line, so that whoever floods waits, and nobody else. Whoever has more to say than was read stands in a line
+//! of its own, behind those that have just begun: these don't wait for a thousand flooders to have their turns.
 //!
 //! A connection waits, too, while what it wants can't be done without harm to others: while an inbox is congested, while the
 //! raw room that it publishes into is behind, while it doesn't read the answers that it has. A chat message whose room is
@@ -22,14 +23,24 @@ pub(super) const WORK_PER_TURN: usize = 1024;
 const SHARE_MIN: usize = 8;
 /// Bytes of whole frames that count as a unit of work,
 const BYTES_PER_UNIT: usize = 1024;
-/// and of fragments, which may be as short as their headers.
+/// of fragments, which may be as short as their headers,
 const FRAGMENT_BYTES_PER_UNIT: usize = 64;
-/// Connections that are taken down in one turn: when thousands end at once, the others go on hearing.
-const ENDS_PER_TURN: usize = 32;
+/// and of a frame whose end is missing: they are copied, and that is all.
+const PART_BYTES_PER_UNIT: usize = 4096;
+/// Connections that are looked at in one turn, of those that had their turn and have more to say or to wait.
+const LOOKS_PER_TURN: usize = 1024;
+/// What is taken down in one turn, in connections and memberships: when thousands end at once, the others go on hearing.
+pub(super) const ENDS_PER_TURN: usize = 64;
 /// Bytes of replies from which on a connection has to read before it is heard again.
 pub(super) const REPLIES_BYTES_HELD: usize = 64 * 1024;
-/// A connection holds at most this part of its shard's receive buffers: one in eight.
-const BUFFERS_SHARE: usize = 8;
+/// What it takes to close a connection, in units of work,
+pub(super) const CLOSE_WORK: usize = 8;
+/// and to join a room, or to leave it.
+pub(super) const MEMBERSHIP_WORK: usize = 4;
+/// Pieces of a connection that are copied while buffers are short: whoever brings more at once is stopped instead.
+const COPIED_PARTS_MAX: usize = 8;
+/// A connection holds at most one of so many receive buffers of its shard.
+const BUFFERS_SHARE: usize = 32;
 
 /// What became of a connection's turn.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,21 +54,38 @@ enum Turn {
 }
 
 impl<R: DataRing> Shard<R> {
-    /// Something has arrived of a connection.
-    pub(super) fn has_arrived(&mut self, slot: u32, received: Received) {
-        self.pinned += 1;
+    /// Whether half of the receive buffers hold something unread: the others are for those that have just begun to say
+    /// something.
+    fn buffers_are_short(&self) -> bool {
+        self.pinned >= usize::from(self.config.receive_buffers) / 2
+    }
+
+    /// Something has arrived of a connection. While buffers are short, what a flood brings is copied.
+    pub(super) fn has_arrived(&mut self, slot: u32, mut received: Received) {
         let at = self.now.instant;
         let buffers_max = (usize::from(self.config.receive_buffers) / BUFFERS_SHARE).max(1);
+        let are_short = self.buffers_are_short();
         let connection = &mut self.connections[slot as usize];
         connection.heard = true;
-        if connection.unread.is_none() {
-            self.line.push_back(Key { slot, serial: connection.serial });
-        }
         let is_short = received.len() < crate::ring::RECEIVE_BUFFER_BYTES;
+        let floods = connection.one_at_a_time && !is_short;
+        let begins = connection.unread.is_none();
+        if begins {
+            let line = if floods { &mut self.line } else { &mut self.newcomers };
+            line.push_back(Key { slot, serial: connection.serial });
+        }
         let unread = connection.unread.get_or_insert_default();
-        unread.push(received, at);
-        let takes_too_much = connection.receiving && !connection.one_at_a_time && unread.buffers() >= buffers_max;
-        if takes_too_much {
+        let keeps_buffer = !are_short || begins && !floods || unread.parts() >= COPIED_PARTS_MAX;
+        if keeps_buffer {
+            self.pinned += 1;
+            unread.push(received, at);
+        } else {
+            unread.push_copy(received.bytes().to_vec(), at);
+            unread.account();
+            self.ring.recycle(received);
+        }
+        let has_too_much = are_short && !begins || unread.parts() >= buffers_max;
+        if has_too_much && connection.receiving && !connection.one_at_a_time {
             self.stop_receiving(slot);
         } else if is_short && !connection.receiving {
             connection.one_at_a_time = false;
@@ -69,23 +97,31 @@ impl<R: DataRing> Shard<R> {
         let key = self.key(slot);
         let at = self.now.instant;
         self.connection(slot).unread.get_or_insert_default().push_copy(bytes, at);
-        self.line.push_back(key);
+        self.newcomers.push_back(key);
     }
 
-    /// Lets the connections in line have their turns, one after the other, until a turn's worth of work is done.
+    /// Lets the connections in line have their turns, one after the other, until a turn's worth of work is done: first those
+    /// that have just begun; half of the work is for those that go on, if there are any.
     pub(super) fn read_line(&mut self) {
         self.someone_may_go_on = false;
-        let share = (WORK_PER_TURN / self.line.len().max(1)).max(SHARE_MIN);
-        let mut left = WORK_PER_TURN;
-        for _ in 0..self.line.len() {
+        let (mut begin, mut go_on) = (self.newcomers.len(), self.line.len().min(LOOKS_PER_TURN));
+        let share = (WORK_PER_TURN / (begin + self.line.len()).max(1)).max(SHARE_MIN) as isize;
+        let mut left = WORK_PER_TURN as isize;
+        while begin + go_on > 0 {
             if self.registry.is_congested() {
                 return;
             }
-            if left == 0 {
+            if left <= 0 {
                 self.someone_may_go_on = true;
                 return;
             }
-            let Some(key) = self.line.pop_front() else { return };
+            let (line, count) = if begin > 0 && (go_on == 0 || left > WORK_PER_TURN as isize / 2) {
+                (&mut self.newcomers, &mut begin)
+            } else {
+                (&mut self.line, &mut go_on)
+            };
+            *count -= 1;
+            let Some(key) = line.pop_front() else { continue };
             if !self.is_current(key) || self.connection(key.slot).unread.is_none() {
                 continue;
             }
@@ -120,7 +156,7 @@ impl<R: DataRing> Shard<R> {
             return Turn::Done;
         }
         let must_wait = unread.parked.is_some() || self.must_wait(key.slot);
-        if must_wait {
+        if must_wait || self.buffers_are_short() && unread.parts() <= COPIED_PARTS_MAX {
             for received in unread.release_buffers() {
                 self.pinned -= 1;
                 self.ring.recycle(received);
@@ -138,9 +174,10 @@ impl<R: DataRing> Shard<R> {
         if room.is_behind() {
             return false;
         }
-        if let Some(Parked { kind, payload, .. }) = unread.parked.take()
+        if let Some(Parked { kind, payload, received, .. }) = unread.parked.take()
             && self.connection(slot).state == State::Open
         {
+            self.sampler.arrived(received.unwrap_or(self.now.instant));
             self.passed_message(slot, kind, &payload);
             unread.parked = self.parked.take();
         }
@@ -189,7 +226,8 @@ impl<R: DataRing> Shard<R> {
                     self.spend(1 + (before - input.len()) / BYTES_PER_UNIT);
                 }
                 Ok(None) => {
-                    self.spend(1 + before / FRAGMENT_BYTES_PER_UNIT);
+                    let of_one = connection.decoder.frame_bytes().min(before);
+                    self.spend(1 + of_one / PART_BYTES_PER_UNIT + (before - of_one) / FRAGMENT_BYTES_PER_UNIT);
                     return 0;
                 }
                 Err(violation) => {
@@ -200,15 +238,15 @@ impl<R: DataRing> Shard<R> {
             if !self.connections.contains(slot as usize) {
                 return 0;
             }
-            if self.work_left == 0 || self.parked.is_some() || self.must_wait(slot) {
+            if self.work_left <= 0 || self.parked.is_some() || self.must_wait(slot) {
                 return input.len();
             }
         }
     }
 
-    /// Work was done for the connection whose turn it is.
+    /// Work was done for the connection whose turn it is: more than was left of it is taken off the shard's turn.
     pub(super) fn spend(&mut self, work: usize) {
-        self.work_left = self.work_left.saturating_sub(work);
+        self.work_left -= work as isize;
     }
 
     /// Whether nothing more of this connection may be read just now.
@@ -222,15 +260,23 @@ impl<R: DataRing> Shard<R> {
             && connection.memberships.first().is_some_and(|membership| self.rooms.get(membership.room).room.is_behind())
     }
 
-    /// Whether somebody in line could be read now: asked before the shard sleeps.
+    /// Whether somebody is in line.
+    pub(super) fn anyone_waits(&self) -> bool {
+        !self.newcomers.is_empty() || !self.line.is_empty()
+    }
+
+    /// Whether somebody in line could be read now, or has to give back receive buffers that others wait for: asked before the
+    /// shard sleeps.
     pub(super) fn may_anyone_go_on(&self) -> bool {
+        let buffers_are_missed = !self.starved.is_empty() && !self.registry.is_congested();
         let may_go_on = |key: &Key| {
             let connection =
                 self.connections.get(key.slot as usize).filter(|connection| connection.serial == key.serial);
             let Some(unread) = connection.and_then(|connection| connection.unread.as_ref()) else { return false };
             !self.must_wait(key.slot) && unread.parked.as_ref().is_none_or(|parked| !parked.room.is_behind())
+                || buffers_are_missed && unread.has_buffers()
         };
-        self.line.iter().any(may_go_on)
+        self.newcomers.iter().chain(&self.line).any(may_go_on)
     }
 
     /// What is common to all shards, and publishers have to wait for.
@@ -293,9 +339,11 @@ impl<R: DataRing> Shard<R> {
 
     /// Takes down connections whose peers have ended, and have been heard to the end.
     pub(super) fn hear_ends(&mut self) {
-        for _ in 0..ENDS_PER_TURN {
+        let mut left = ENDS_PER_TURN;
+        while left > 0 {
             let Some(key) = self.ends.pop_front() else { return };
             if self.is_current(key) {
+                left = left.saturating_sub(1 + self.connection(key.slot).memberships.len());
                 self.peer_ended(key.slot);
             }
         }

@@ -1,9 +1,9 @@
 //! A shard's side of the rooms that its connections are in: the log, its readers, and whose turn it is.
 //!
 //! A room that has published owes its members a visit. Rooms that owe stand in line, and each turn visits some members of
-//! each: a large or a busy room takes many turns, and a small one never waits for it. What is published into a room during
-//! its visits is theirs as well; with more than [`ROOM_BYTES_HELD`] of it, the room is behind, and whoever publishes into
-//! it waits.
+//! each: a large or a busy room takes many turns, and a small one never waits for it. Nor does a quiet one wait for hundreds
+//! that always owe: it stands in a line of its own. What is published into a room during its visits is theirs as well; with
+//! more than [`ROOM_BYTES_HELD`] of it, the room is behind, and whoever publishes into it waits.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -85,6 +85,8 @@ struct Visits {
     done_bytes: u64,
     /// Whether the room stands in line.
     in_line: bool,
+    /// When so many rooms have had a turn, this one has been quiet for a whole round of the line.
+    quiet_from: u64,
     /// Whether publishers are held back.
     behind: bool,
 }
@@ -148,8 +150,15 @@ impl LocalRoom {
 pub struct LocalRooms {
     rooms: Slab<LocalRoom>,
     by_id: HashMap<u64, Slots>,
-    /// Rooms that owe their members a visit, each once, in the order of their turns.
+    /// Rooms that owe their members a visit, in the order of their turns: those that were quiet before. Each stands here or
+    /// in `line`, once.
+    quiet: VecDeque<u32>,
+    /// Those that owed something a round ago, too.
     line: VecDeque<u32>,
+    /// The one whose turn it is stands in neither.
+    at_turn: Option<u32>,
+    /// Turns that rooms have had.
+    turns: u64,
     /// Rooms whose log has grown since it was cut back.
     grown: Vec<u32>,
     /// Rooms whose log holds something, each once, with its number: a room that has gone since, or another one in its slot,
@@ -204,6 +213,7 @@ impl LocalRooms {
             self.released = true;
         }
         if local.visits.in_line {
+            self.quiet.retain(|in_line| *in_line != slot);
             self.line.retain(|in_line| *in_line != slot);
         }
         if local.has_grown {
@@ -281,23 +291,33 @@ impl LocalRooms {
         let visits = &mut self.rooms[slot as usize].visits;
         if !visits.in_line {
             visits.in_line = true;
-            self.line.push_back(slot);
+            let line = if self.turns >= visits.quiet_from { &mut self.quiet } else { &mut self.line };
+            line.push_back(slot);
         }
     }
 
     /// How many rooms owe their members a visit.
     pub fn in_line(&self) -> usize {
+        self.quiet.len() + self.line.len()
+    }
+
+    /// How many of them owed something a round ago, too.
+    pub fn busy_in_line(&self) -> usize {
         self.line.len()
     }
 
-    /// The room whose turn it is.
-    pub fn first_in_line(&self) -> Option<u32> {
-        self.line.front().copied()
+    /// The turn of a room in line begins: of one that was quiet if there is one, or else if there is no other.
+    pub fn begin_visits(&mut self, quiet_first: bool) {
+        let (first, second) = match quiet_first {
+            true => (&mut self.quiet, &mut self.line),
+            false => (&mut self.line, &mut self.quiet),
+        };
+        self.at_turn = first.pop_front().or_else(|| second.pop_front());
     }
 
-    /// The next member of the first room in line that is to be visited.
+    /// The next member of the room whose turn it is that is to be visited.
     pub fn visit(&mut self) -> Option<u32> {
-        let local = &mut self.rooms[*self.line.front()? as usize];
+        let local = &mut self.rooms[self.at_turn? as usize];
         if local.visits.visited == 0 {
             local.visits.began_bytes = local.visits.appended_bytes;
         }
@@ -306,9 +326,10 @@ impl LocalRooms {
         Some(*member)
     }
 
-    /// The turn of the first room in line is over: it stands at the end again, unless it owes nothing more.
+    /// The turn of a room is over: it stands at the end of the line, unless it owes nothing more.
     pub fn end_of_visits(&mut self) {
-        let Some(slot) = self.line.pop_front() else { return };
+        let Some(slot) = self.at_turn.take() else { return };
+        self.turns += 1;
         let LocalRoom { room, members, visits, .. } = &mut self.rooms[slot as usize];
         let owes = visits.visited < members.len() || visits.complete();
         if visits.behind && visits.owed_bytes() <= ROOM_BYTES_HELD as u64 {
@@ -320,6 +341,7 @@ impl LocalRooms {
             self.line.push_back(slot);
         } else {
             visits.in_line = false;
+            visits.quiet_from = self.turns + (self.quiet.len() + self.line.len()) as u64;
         }
     }
 

@@ -3,7 +3,7 @@
 use tracing::debug;
 
 use super::Shard;
-use super::reading::REPLIES_BYTES_HELD;
+use super::reading::{ENDS_PER_TURN, REPLIES_BYTES_HELD};
 use crate::connection::State;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
@@ -17,7 +17,8 @@ impl<R: DataRing> Shard<R> {
         self.wheel.schedule(due_tick, key);
     }
 
-    /// Does what time asks for: pings, connections that don't answer, folded notices, logs that everyone has read.
+    /// Does what time asks for: folded notices, logs that everyone has read. Pings and connections that don't answer are seen
+    /// to in the turns that follow: see [`Shard::hear_timers`].
     pub fn tick(&mut self) {
         self.read_clock();
         let tick = self.now.time.tick();
@@ -27,11 +28,7 @@ impl<R: DataRing> Shard<R> {
         }
         let mut due = Vec::new();
         self.wheel.advance(tick, &mut due);
-        for (due_tick, key) in due {
-            if self.is_current(key) && self.connection(key.slot).due_tick == due_tick {
-                self.timer(key.slot);
-            }
-        }
+        self.due.extend(due);
         self.announce_folded();
         self.trim_logs();
         self.review_memory();
@@ -49,18 +46,32 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
+    /// Sees to the timers that are due, some in each turn: those of thousands may be due at once.
+    pub(super) fn hear_timers(&mut self) {
+        let mut left = ENDS_PER_TURN;
+        while left > 0 {
+            let Some((due_tick, key)) = self.due.pop_front() else { return };
+            if self.is_current(key) && self.connection(key.slot).due_tick == due_tick {
+                left = left.saturating_sub(1 + self.connection(key.slot).memberships.len());
+                self.timer(key.slot);
+            }
+        }
+    }
+
     fn timer(&mut self, slot: u32) {
         let (interval, timeout) =
             (self.config.ping_interval.as_secs() as u32, self.config.ping_timeout.as_secs() as u32);
         let tick = self.now.time.tick();
         let connection = self.connection(slot);
+        // While the shard itself doesn't listen, an answer may lie unread in the socket. One that doesn't read is silent.
+        let heard = connection.heard || !connection.receiving && connection.replies_bytes() <= REPLIES_BYTES_HELD;
         match connection.state {
             State::Open if connection.is_stream() => {
                 connection.ping();
                 self.schedule(slot, interval);
                 self.queue(slot);
             }
-            State::Open if connection.pinged && !connection.heard && tick >= connection.pinged_tick + timeout => {
+            State::Open if connection.pinged && !heard && tick >= connection.pinged_tick + timeout => {
                 if connection.replies_bytes() > REPLIES_BYTES_HELD {
                     // It was not heard, because it asks and doesn't read.
                     return self.close(slot, &CloseReason::RepliesUnread);
@@ -69,13 +80,13 @@ impl<R: DataRing> Shard<R> {
                 self.counters.ping_timeouts.add(1);
                 self.end(slot);
             }
-            State::Open if connection.pinged && connection.heard && timeout < interval => {
+            State::Open if connection.pinged && heard && timeout < interval => {
                 connection.pinged = false;
                 self.schedule(slot, interval - timeout);
             }
             State::Open => {
                 // The time that it has begins with the first ping that it left unanswered; further ones may follow.
-                if connection.heard || !connection.pinged {
+                if heard || !connection.pinged {
                     (connection.pinged, connection.heard, connection.pinged_tick) = (true, false, tick);
                 }
                 connection.ping();

@@ -5,11 +5,12 @@
 //! to their bound only when their members have been visited, so that members that read are never lapped because the server
 //! was busy.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use super::Shard;
+use super::{Key, Shard};
 use crate::config::Slow;
 use crate::connection::{Gap, Next, Role, Sent, State};
 use crate::frame::decode::Violation;
@@ -42,24 +43,33 @@ const TURNS_TIME_MAX: Duration = Duration::from_millis(4);
 /// What may still be given to the kernel.
 #[derive(Clone, Copy)]
 struct Budget {
-    sends: usize,
-    bytes: usize,
+    /// Below 0: more was given.
+    sends: isize,
+    bytes: isize,
 }
 
 impl Budget {
     fn is_spent(self) -> bool {
-        self.sends == 0 || self.bytes == 0
+        self.sends <= 0 || self.bytes <= 0
     }
 
     /// One of `parts` equal parts.
     fn share(self, parts: usize) -> Self {
-        let parts = parts.max(1);
+        let parts = parts.max(1) as isize;
         Self { sends: (self.sends / parts).max(1), bytes: (self.bytes / parts).max(1) }
     }
 
+    /// `given` gives away up to this much, and what it gave in all is taken off.
+    fn spend(&mut self, part: Self, give: impl FnOnce(&mut Self)) {
+        let mut left = part;
+        give(&mut left);
+        self.sends -= part.sends - left.sends;
+        self.bytes -= part.bytes - left.bytes;
+    }
+
     fn take(&mut self, sends: usize, bytes: usize) {
-        self.sends = self.sends.saturating_sub(sends);
-        self.bytes = self.bytes.saturating_sub(bytes);
+        self.sends -= sends as isize;
+        self.bytes -= bytes as isize;
     }
 }
 
@@ -94,6 +104,7 @@ impl<R: DataRing> Shard<R> {
         self.drain_inbox();
         self.read_line();
         self.hear_ends();
+        self.hear_timers();
         self.drain_inbox();
         self.obey_orders();
         let more_news = self.wakes.wake_others(self.registry.inboxes(), self.id);
@@ -101,24 +112,25 @@ impl<R: DataRing> Shard<R> {
         self.receive_again();
         self.ring.submit()?;
         let reaped_all = self.reap();
-        if reaped_all && self.send_queue.is_empty() {
+        if reaped_all && !self.someone_is_owed() {
             self.rooms.cut_back();
         }
+        self.relieve_memory();
         if self.rooms.take_released() {
             self.pressure().released(self.registry.inboxes());
         }
-        self.relieve_memory();
         // What ended meanwhile has left its rooms: their members must not wait for the next turn to hear of it.
         let more_news = self.wakes.wake_others(self.registry.inboxes(), self.id) || more_news;
-        let is_behind = !reaped_all || !self.send_queue.is_empty() || self.rooms.in_line() > 0;
-        let more = is_behind || more_news || !self.ends.is_empty() || self.registry.inboxes()[self.id].has_orders();
+        let is_behind = !reaped_all || self.someone_is_owed() || self.rooms.in_line() > 0;
+        let is_late = !self.ends.is_empty() || !self.due.is_empty() || self.memory_is_owed;
+        let more = is_behind || is_late || more_news || self.registry.inboxes()[self.id].has_orders();
         Ok(more || self.reads_on())
     }
 
     /// Whether there is something to read at once. If all that is in line has to wait, whoever it waits for wakes this shard.
     fn reads_on(&self) -> bool {
-        if self.someone_may_go_on || self.line.is_empty() {
-            return !self.line.is_empty();
+        if self.someone_may_go_on || !self.anyone_waits() {
+            return self.anyone_waits();
         }
         self.pressure().wait();
         self.may_anyone_go_on()
@@ -192,10 +204,18 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
+    /// Whoever is owed more than one send waits behind those that have just asked for something.
     fn queue_if_owed(&mut self, slot: u32) {
-        if self.connections[slot as usize].has_something(&self.rooms) {
-            self.queue(slot);
+        let connection = &mut self.connections[slot as usize];
+        if connection.has_something(&self.rooms) && !connection.queued && connection.may_send() {
+            connection.queued = true;
+            self.lagging.push_back(Key { slot, serial: connection.serial });
         }
+    }
+
+    /// Whether somebody stands in a queue to be sent to.
+    pub(super) fn someone_is_owed(&self) -> bool {
+        !self.send_queue.is_empty() || !self.lagging.is_empty()
     }
 
     fn received(&mut self, slot: u32, result: io::Result<Option<Received>>, armed: bool) {
@@ -282,24 +302,25 @@ impl<R: DataRing> Shard<R> {
         self.relays = relays;
     }
 
-    /// Gives the kernel what is owed: to connections that wait for something of their own, and to members of rooms.
+    /// Gives the kernel what is owed: to connections that wait for something of their own, to those that have more to get
+    /// than one send, and to members of rooms.
     fn send(&mut self) {
         let budget = if self.rooms.in_line() > 1 { PER_SHARED_TURN } else { PER_TURN };
-        let (mut left, half) = (budget, budget.share(2));
-        let mut own = half;
-        self.send_queued(&mut own);
-        left.take(half.sends - own.sends, half.bytes - own.bytes);
+        let (mut left, quarter) = (budget, budget.share(4));
+        left.spend(quarter, |part| self.send_queued(part, |shard| &mut shard.send_queue));
+        left.spend(quarter, |part| self.send_queued(part, |shard| &mut shard.lagging));
         self.visit_members(&mut left);
-        self.send_queued(&mut left);
+        self.send_queued(&mut left, |shard| &mut shard.send_queue);
+        self.send_queued(&mut left, |shard| &mut shard.lagging);
         let sends = budget.sends - left.sends;
         if sends > 0 {
             self.counters.send_batch.record(sends as u64, 1);
         }
     }
 
-    fn send_queued(&mut self, left: &mut Budget) {
+    fn send_queued(&mut self, left: &mut Budget, queue: impl Fn(&mut Self) -> &mut VecDeque<Key>) {
         while !left.is_spent() {
-            let Some(key) = self.send_queue.pop_front() else { break };
+            let Some(key) = queue(self).pop_front() else { break };
             if self.is_current(key) {
                 self.connection(key.slot).queued = false;
                 self.give(key.slot, left);
@@ -308,24 +329,26 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    /// One round of the rooms in line: each visits its share of members.
+    /// One round of the rooms in line: each visits its share of members. Those that were quiet go first; half of what is
+    /// left is for the others, if there are any.
     fn visit_members(&mut self, left: &mut Budget) {
-        let rooms = self.rooms.in_line();
+        let (rooms, busy, half) = (self.rooms.in_line(), self.rooms.busy_in_line(), left.share(2));
         let share = left.share(rooms);
         for _ in 0..rooms {
             if left.is_spent() {
                 break;
             }
-            let mut of_room = share;
-            let visits_max = share.sends.max(VISITS_MIN);
-            for _ in 0..visits_max {
-                let Some(slot) = self.rooms.visit() else { break };
-                self.give(slot, &mut of_room);
-                if of_room.bytes == 0 {
-                    break;
+            self.rooms.begin_visits(busy == 0 || left.sends > half.sends && left.bytes > half.bytes);
+            let visits_max = (share.sends as usize).max(VISITS_MIN);
+            left.spend(share, |of_room| {
+                for _ in 0..visits_max {
+                    let Some(slot) = self.rooms.visit() else { break };
+                    self.give(slot, of_room);
+                    if of_room.bytes <= 0 {
+                        break;
+                    }
                 }
-            }
-            left.take(share.sends - of_room.sends, share.bytes - of_room.bytes);
+            });
             self.rooms.end_of_visits();
             self.tell_laggards();
         }

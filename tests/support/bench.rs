@@ -119,7 +119,12 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
-        let config = Config::try_parse_from(["hi"]).unwrap();
+        Self::with(&["--receive-buffers", "64"])
+    }
+
+    /// One of a server with these options.
+    pub fn with(args: &[&str]) -> Self {
+        let config = Config::try_parse_from(["hi"].iter().chain(args)).unwrap();
         let inbox_bytes_max = config.inbox_bytes_max(2);
         Self::with_inboxes(config, inbox_bytes_max)
     }
@@ -131,7 +136,7 @@ impl Bench {
         let inboxes = relay::inboxes(inboxes, inbox_bytes_max);
         let registry = Arc::new(Registry::new(inboxes, 1, ResumeKey::new([1, 2]), config.replay_bounds()));
         let script = Rc::new(Script::default());
-        let ring = Ring::new(64, ring_wake_up.try_clone().unwrap()).unwrap();
+        let ring = Ring::new(config.receive_buffers, ring_wake_up.try_clone().unwrap()).unwrap();
         let ring = Scripted { ring, script: Rc::clone(&script), failed: None };
         let shard = Shard::new(0, Arc::new(config), Arc::clone(&registry), ring);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -161,6 +166,16 @@ impl Bench {
     /// A room that is there.
     pub fn room(&self, namespace: Namespace, name: &str) -> Arc<Room> {
         self.registry.get(namespace, &Name::room(name).unwrap()).unwrap()
+    }
+
+    /// Turns until this connection is sent something; how many it took.
+    pub fn turns_until_sent(&mut self, slot: u32) -> u32 {
+        let before = self.script.turns.get();
+        while self.script.sent.borrow().get(&slot).is_none_or(|turn| *turn <= before) {
+            self.shard.turns();
+            assert!(self.script.turns.get() < before + 1000, "nothing is sent to {slot} in 1,000 turns");
+        }
+        self.script.sent.borrow()[&slot] - before
     }
 
     /// Turns as the shard's thread takes them, until it would sleep, and of the kernel nothing is heard.

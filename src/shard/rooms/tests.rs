@@ -106,3 +106,32 @@ fn a_tick_does_not_look_at_everyone_and_the_next_ones_go_on() {
     assert_eq!(looked_at, [&slots[..2], &slots[2..4], &[slots[4], slots[0]]]);
     assert_eq!([(); 3].map(|()| shard.trim(&[]).len()), [2, 2, 1]);
 }
+
+#[test]
+fn a_quiet_room_does_not_wait_for_hundreds_that_always_owe() {
+    const BUSY: usize = 300;
+    let mut shard = Shard::new();
+    let busy: Vec<_> = (0..BUSY).map(|number| shard.room(&number.to_string(), 1)).collect();
+    let (quiet, quiet_slot) = shard.room("quiet", 1);
+    // Each turn visits some rooms; all of them have published again by then.
+    let turn = |shard: &mut Shard, visits: usize| {
+        busy.iter().for_each(|(room, _)| shard.publish(room));
+        let visited = (0..visits).map(|visit| {
+            shard.rooms.begin_visits(visit < visits / 2);
+            let slot = shard.rooms.at_turn;
+            while shard.rooms.visit().is_some() {}
+            shard.rooms.end_of_visits();
+            slot
+        });
+        visited.collect::<Vec<_>>()
+    };
+    (0..50).for_each(|_| drop(turn(&mut shard, 20)));
+    shard.publish(&quiet);
+    let visited = turn(&mut shard, 20);
+    assert!(visited[..3].contains(&Some(quiet_slot)), "{visited:?} before {quiet_slot}");
+    // Nor do the busy ones wait for ever.
+    let mut seen: Vec<_> = (0..2 * BUSY / 20).flat_map(|_| turn(&mut shard, 20)).flatten().collect();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), BUSY);
+}
