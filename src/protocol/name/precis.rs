@@ -12,7 +12,7 @@ use icu_properties::props::{
 };
 use icu_properties::{CodePointMapData, CodePointSetData};
 
-use crate::protocol::unicode::{category, is_invisible};
+use crate::protocol::unicode::{category, is_invisible, is_mark};
 
 /// Unicode Normalization Form KC.
 const NFKC: ComposingNormalizerBorrowed<'static> = ComposingNormalizerBorrowed::new_nfkc();
@@ -68,7 +68,8 @@ pub(super) fn fold(enforced: &str) -> String {
         for c in lower {
             let is_seen = match c {
                 ZERO_WIDTH_NON_JOINER | ZERO_WIDTH_JOINER => false,
-                DOT_ABOVE => !seen.ends_with(has_dot),
+                // Marks may stand between the two: NFKC orders them by their class.
+                DOT_ABOVE => !seen.trim_end_matches(is_mark).ends_with(has_dot),
                 _ => true,
             };
             if is_seen {

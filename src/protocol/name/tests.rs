@@ -364,6 +364,14 @@ proptest! {
 }
 
 #[test]
+fn a_dot_on_an_i_counts_as_nothing_behind_other_marks_too() {
+    let key = |name: &str| Name::user(name).unwrap().key().to_owned();
+    assert_eq!(key("क\u{130}\u{94d}"), key("कi\u{94d}\u{307}"));
+    assert_eq!(key("\u{130}"), key("i"));
+    assert_ne!(key("e\u{307}"), key("e"));
+}
+
+#[test]
 fn every_character_by_itself_has_one_form() {
     let is_one_of_many = |c| {
         matches!(c, '\u{3400}'..='\u{9fff}' | '\u{ac00}'..='\u{f8ff}' | '\u{17000}'..='\u{18cff}' | '\u{20000}'..='\u{2f7ff}')
