@@ -48,6 +48,23 @@ fn straight_at_hi_a_wrong_path_is_the_fault_and_no_proxy_is() {
     assert!(said.contains("--raw off") && said.contains("--raw open") && !said.contains("proxy"), "{said}");
 }
 
+/// The doctor enters under a name of its own; that of the address is looked at all the same.
+#[test]
+fn a_user_or_a_room_that_hi_refuses_is_the_fault() {
+    let server = Server::start(&[]);
+    for (query, says) in [
+        ("username=%23x", "Need a valid username"),
+        ("username=ann&room=%20", "The room name contains the white space character U+0020"),
+        ("room=a%E2%80%8Bb", "U+200B"),
+    ] {
+        let url = at(server.port(), &format!("/ws?{query}"));
+        let said = doctor(&[&url]).expect("unexpected_status", 1);
+        assert!(said.contains("hi refuses the handshake (400): ") && said.contains(says), "{said}");
+        assert!(said.contains(&format!("correct the address ({url})")), "{said}");
+    }
+    doctor(&[&at(server.port(), "/ws?username=ann&room=tea")]).expect("sound", 0);
+}
+
 #[test]
 fn envoy_without_upgrade_configs_is_named_with_its_lines() {
     let server = Server::start(&[]);

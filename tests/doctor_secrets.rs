@@ -10,7 +10,7 @@ mod tls;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use run::{Reply, doctor_text, odd_server, response};
+use run::{Proxy, Reply, doctor_text, odd_server, response};
 use support::Server;
 use tls::{self_signed, terminate};
 
@@ -70,6 +70,31 @@ fn reports_do_not_repeat_the_secrets_of_the_address() {
 }
 
 #[test]
+fn reports_do_not_repeat_the_secrets_of_the_path() {
+    let (port, asked) = parrot();
+    // hi mounted below a path with a parameter: its echo and its raw rooms are there too.
+    let server = Server::start(&[]);
+    let mounted = Proxy { rewrite: |head| head.replacen("/x;jsessionid=s3cr3t-T0ken", "", 1), ..Proxy::default() };
+    let behind = mounted.start("127.0.0.1:0".parse().unwrap(), server.address());
+    let below = odd_server(move |head| match head.starts_with("GET /x;jsessionid=s3cr3t-T0ken/") {
+        true => Reply::Pass(behind),
+        false => Reply::Answer(response("404 Not Found", "", "Nothing here.")),
+    });
+    for (port, code) in [(port, 1), (below, 0)] {
+        for path in ["/x;jsessionid=s3cr3t-T0ken/ws", "/x;jsessionid=s3cr3t-T0ken/ws?username=ann"] {
+            let url = format!("ws://127.0.0.1:{port}{path}");
+            for args in [&[&*url][..], &[&*url, "--json"]] {
+                let (ended, text) = doctor_text(args);
+                assert_eq!(ended, code, "{text}");
+                assert!(text.contains("/x;jsessionid=***/ws"), "{text}");
+                assert!(!text.contains(SECRETS[0]), "{text}");
+            }
+        }
+    }
+    assert!(asked.lock().unwrap().contains("/x;jsessionid=s3cr3t-T0ken/ws"), "the server itself is told");
+}
+
+#[test]
 fn the_canary_logs_and_tells_no_secrets() {
     let (port, _) = parrot();
     let url = format!("ws://127.0.0.1:{port}/ws?{QUERY}");
@@ -81,7 +106,9 @@ fn the_canary_logs_and_tells_no_secrets() {
 
 #[test]
 fn an_address_that_is_refused_is_not_repeated_either() {
-    for url in ["ws://ann:s3cr3t-T0ken@h/ws", "h/ws?token=s3cr3t-T0ken", "ws://h/ws?key=k3y%2B1#top"] {
+    for url in
+        ["ws://ann:s3cr3t-T0ken@h/ws", "h/ws?token=s3cr3t-T0ken", "ws://h/ws?key=k3y%2B1#top", "h/x;sid=s3cr3t-T0ken"]
+    {
         for args in
             [&["doctor", url][..], &["checklist", "before", url], &["--listen", "127.0.0.1:0", "--public-url", url]]
         {

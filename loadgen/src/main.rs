@@ -17,10 +17,12 @@ use loadgen::{drive, interrupt, os, report};
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let line = CommandLine::parse();
-    let outcome = match line.command {
-        Some(Command::Report { runs, html, svg }) => compare(&runs, html.as_ref(), svg.as_ref()),
-        None => measure(line.run),
+    let outcome = match CommandLine::try_parse() {
+        Ok(CommandLine { command: Some(Command::Report { runs, html, svg }), .. }) => {
+            compare(&runs, html.as_ref(), svg.as_ref())
+        }
+        Ok(line) => measure(line.run),
+        Err(answer) => tell(&answer),
     };
     match outcome {
         Ok(code) => code,
@@ -42,10 +44,25 @@ fn measure(options: Options) -> Result<ExitCode, String> {
     Ok(ExitCode::from(if run.cut_short { interrupt::exit_code() } else { run.verdict.exit_code() }))
 }
 
-/// Writes to stdout. Whoever reads there may have read enough.
+/// What the parser of the command line answers by itself: help and version on stdout, complaints on stderr.
+fn tell(answer: &clap::Error) -> Result<ExitCode, String> {
+    let printed = answer.print().and_then(|()| std::io::stdout().flush());
+    if answer.use_stderr() {
+        // The exit code says it too, where nobody reads the complaint.
+        return Ok(ExitCode::from(EXIT_USAGE));
+    }
+    shown(printed).map(|()| ExitCode::SUCCESS)
+}
+
+/// Writes to stdout.
 fn show(text: &str) -> Result<(), String> {
     let mut stdout = std::io::stdout();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    shown(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+/// Whether stdout got it all. A reader that has left has read enough.
+fn shown(written: std::io::Result<()>) -> Result<(), String> {
+    match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("stdout can't be written: {error}.")),
         _ => Ok(()),
     }

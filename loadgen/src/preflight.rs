@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::os;
 use crate::plan::Plan;
-use crate::target::Target;
+use crate::target::{Target, without_secrets};
 use crate::wire::{self, Answer};
 
 /// Files that are open beside the connections.
@@ -77,6 +77,7 @@ pub fn try_target(addresses: &[SocketAddr], target: &Target, path: &str) -> Resu
     let failed = |error| format!("{host} accepts the connection at {address}, and then the handshake fails: {error}.");
     stream.set_write_timeout(left(until)).map_err(failed)?;
     stream.write_all(target.request(path).as_bytes()).map_err(failed)?;
+    let path = without_secrets(path);
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
     loop {

@@ -10,6 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::wire;
 
+/// Parameters whose values may be shown: those of hi and of our templates, and those that only name a protocol.
+const SHOWN: [&str; 10] = ["username", "room", "client", "echo", "lossy", "EIO", "transport", "v", "vsn", "version"];
+/// What stands in place of a secret.
+const MASK: &str = "***";
 /// A name that has no answer by then has none.
 const LOOKUP_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -151,6 +155,33 @@ pub fn without_password(word: &str) -> String {
         },
         None => word.to_owned(),
     }
+}
+
+/// A URL of another, such as one that a server sent, as it may be shown: without password, the values of its parameters,
+/// and its fragment.
+pub fn without_secrets(url: &str) -> String {
+    let url = without_password(url);
+    let url = url.split('#').next().unwrap_or_default();
+    let (before, query) = url.split_once('?').map_or((url, None), |(before, query)| (before, Some(query)));
+    let masked = |pair: &str| match pair.split_once('=') {
+        Some((key, value)) if value.is_empty() || SHOWN.contains(&key) => pair.to_owned(),
+        Some((key, _)) => format!("{key}={MASK}"),
+        None if pair.is_empty() => String::new(),
+        None => MASK.to_owned(),
+    };
+    // A part of the path may have parameters too (RFC 3986 3.3): /x;jsessionid=1/y.
+    let in_part = |part: &str| match part.split_once(';') {
+        Some((name, parameters)) => {
+            format!("{name};{}", parameters.split(';').map(masked).collect::<Vec<_>>().join(";"))
+        }
+        None => part.to_owned(),
+    };
+    let mut shown = before.split('/').map(in_part).collect::<Vec<_>>().join("/");
+    if let Some(query) = query {
+        shown.push('?');
+        shown.push_str(&query.split('&').map(masked).collect::<Vec<_>>().join("&"));
+    }
+    shown
 }
 
 /// Basic credentials of `user:password`, each as a URL writes it.

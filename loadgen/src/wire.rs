@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
 use crate::printable::{printable, printable_lines};
-use crate::target::without_password;
+use crate::target::without_secrets;
 
 /// Bytes of a message that are looked at; a stamp or a notice has to be within them.
 pub const PREFIX_BYTES: usize = 1024;
@@ -238,20 +238,20 @@ pub fn read_answer(bytes: &[u8]) -> Answer {
 
 /// What a server answers instead of 101, and what to do about it where that is known.
 fn refusal(status: &str, location: Option<&str>, body: &[u8]) -> String {
-    let body = begin_of(body);
-    let body = if body.is_empty() { ", without a body".to_owned() } else { format!("; the body begins:\n{body}") };
     let (shown, code) = (shortened(&printable(status)), status.split(' ').nth(1).unwrap_or_default());
     let what = match location {
-        Some(location) if code.starts_with('3') => format!("{shown}: {}", redirection(location)),
+        // The body would only say that again, with the secrets of the link.
+        Some(location) if code.starts_with('3') => return format!("{shown}: {}.", redirection(location)),
         _ if code == "401" => format!("{shown}: give a user and a password, as in ws://USER:PASSWORD@HOST"),
         _ => format!("{shown}, not 101 Switching Protocols"),
     };
-    what + &body
+    let body = begin_of(body);
+    what + &if body.is_empty() { ", without a body".to_owned() } else { format!("; the body begins:\n{body}") }
 }
 
 /// Where a server sends us: a load generator does not follow, it measures what it was told to measure.
 fn redirection(location: &str) -> String {
-    let shown = shortened(&printable(&without_password(location)));
+    let shown = shortened(&printable(&without_secrets(location)));
     let lower = location.to_ascii_lowercase();
     if lower.starts_with("https://") || lower.starts_with("wss://") {
         format!("it redirects to {shown}, which needs TLS: measure the server behind the TLS proxy")
@@ -383,16 +383,19 @@ mod tests {
     #[test]
     fn where_a_redirection_leads_is_said() {
         for (location, said) in [
-            ("/new?a=b", "redirects to /new?a=b: use that path"),
+            ("/new?a=b", "redirects to /new?a=***: use that path"),
+            ("/ws?token=s3cret&room=tea", "redirects to /ws?token=***&room=tea: use that path"),
+            ("https://h/x;jsessionid=s3cret?s3cret#s3cret", "to https://h/x;jsessionid=***?***, which needs TLS"),
             ("http://other:81/x", "redirects to http://other:81/x: use that address, with ws:// for http://"),
             ("ws://other/x", "redirects to ws://other/x: use that address"),
             ("HTTPS://other/x", "redirects to HTTPS://other/x, which needs TLS"),
             ("http://ada:secret@other/\u{202e}", "redirects to http://ada:***@other/\u{fffd}: use that address"),
         ] {
             for status in ["301 Moved Permanently", "307 Temporary Redirect"] {
-                let answer = format!("HTTP/1.1 {status}\r\nLOCATION:  {location}\r\n\r\n");
+                let answer = format!("HTTP/1.1 {status}\r\nLOCATION:  {location}\r\n\r\n<a href=\"{location}\">");
                 let Answer::Refused(why) = read_answer(answer.as_bytes()) else { panic!("{answer}") };
                 assert!(why.starts_with(&format!("HTTP/1.1 {status}: it ")) && why.contains(said), "{why}");
+                assert!(!why.contains("s3cret"), "{why}");
             }
         }
         for answer in ["HTTP/1.1 301 Moved\r\n\r\n", "HTTP/1.1 404 Not Found\r\nLocation: /x\r\n\r\n"] {

@@ -93,12 +93,15 @@ fn where_a_redirection_leads_is_said() {
         ("http://127.0.0.1:9/new", "it redirects to http://127.0.0.1:9/new: use that address, with ws:// for http://"),
         ("https://chat.example/", "it redirects to https://chat.example/, which needs TLS"),
         ("/chat/", "it redirects to /chat/: use that path"),
+        ("/ws?token=s3cret&v=2", "it redirects to /ws?token=***&v=2: use that path"),
     ] {
-        let answer = format!("HTTP/1.1 301 Moved Permanently\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
+        let head = format!("HTTP/1.1 301 Moved Permanently\r\nLocation: {location}\r\n");
+        let answer = format!("{head}Content-Length: {}\r\n\r\nto {location}", location.len() + 3);
         let server = Server::start(Fault::Answers(answer.leak()));
         let outcome = loadgen(&short(&["--url", &server.room_url()]));
         let complaint = outcome.refused();
         assert!(complaint.contains("301 Moved Permanently") && complaint.contains(said), "{complaint}");
+        assert!(!complaint.contains("s3cret"), "{complaint}");
     }
 }
 

@@ -167,6 +167,24 @@ fn a_result_that_nobody_reads_is_written_to_its_files_all_the_same() {
 }
 
 #[test]
+fn help_that_is_lost_is_said_to_be_and_a_reader_that_left_is_no_fault() {
+    for args in [&["--help"][..], &["-h"], &["--version"], &["report", "--help"], &["help"]] {
+        let to = |stdout: Stdio| command().args(args).stdout(stdout).output().unwrap();
+        let lost = to(std::fs::File::create("/dev/full").unwrap().into());
+        let said = String::from_utf8_lossy(&lost.stderr);
+        assert_eq!(lost.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains("stdout can't be written: No space left"), "{args:?}: {said}");
+        assert_sentence(said.trim_end());
+        let left = to(std::io::pipe().unwrap().1.into());
+        assert_eq!((left.status.code(), &*left.stderr), (Some(0), &[][..]), "{args:?}");
+        assert_eq!(run(args).code, Some(0), "{args:?}");
+    }
+    let mut silent = command();
+    silent.arg("--no-such-option").stderr(std::fs::File::create("/dev/full").unwrap());
+    assert_eq!(silent.status().unwrap().code(), Some(2));
+}
+
+#[test]
 fn a_run_that_fails_leaves_the_last_result_alone() {
     let folder = Folder::new();
     let file = folder.file("run.json");

@@ -12,6 +12,7 @@ mod refusals;
 mod stripped;
 
 use handshake::{handshake, speaking};
+pub(super) use stripped::told_by_hi;
 
 /// What to do where nothing tells more.
 const SERVER_LOG: &str = "check the log of the server that answers there";

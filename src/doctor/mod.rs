@@ -160,7 +160,7 @@ pub async fn examine(options: &Options) -> Result<Examination, String> {
         address.in_dns = target.ip() == Some(ip) || records().next().is_some();
         address.ttl_seconds = records().filter_map(|record| record.ttl_seconds).max();
     }
-    let facts = Facts { target: target.clone(), dns, expected: options.expected.clone(), addresses };
+    let facts = Facts { target: target.masked(), dns, expected: options.expected.clone(), addresses };
     let diagnosis = diagnosis::diagnose(&facts);
     Ok(Examination { facts, diagnosis, ms: milliseconds(began.elapsed()) })
 }

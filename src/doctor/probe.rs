@@ -11,6 +11,7 @@ use super::facts::{
     Address, Answer, Carried, ECHO_PATH, Echo, Failure, FailureKind, Handshake, Idle, IdleConnection, OtherOrigin,
     Received, Step,
 };
+use super::faults::told_by_hi;
 use super::http::{Exchange, Request, exchange};
 use super::net::{Route, Stream, Trust};
 use super::url::Target;
@@ -21,6 +22,8 @@ use super::{Depth, Options};
 const BODY_CHARS_KEPT: usize = 4096;
 /// Characters that are kept at most of each name that a server gives itself.
 const NAME_CHARS_KEPT: usize = 120;
+/// With it, hi says in a word why it refuses.
+const ACCEPT: [&str; 2] = ["Accept", "application/json, */*;q=0.5"];
 /// Silences that are tried, in seconds, each on a connection of its own.
 const SILENCES: [u64; 16] = [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 600, 1800, 3600];
 
@@ -33,14 +36,15 @@ pub async fn probe(address: SocketAddr, options: &Options, trust: Option<Trust>)
     let mut found = Address::unknown(address);
     let Some(stream) = probe.open(&mut found).await else { return found };
 
-    probe.plain_echo(stream, &mut found).await;
+    // Whoever has that certificate may be anybody: what only the server may know stays here.
+    let keeps_secrets = found.tls.done().is_some_and(|tls| tls.fault.is_some()) && target.has_secrets();
+    probe.plain_echo(stream, keeps_secrets, &mut found).await;
     if let Some(failure) = found.echo.failure()
         && matches!(failure.kind, FailureKind::NotHttp | FailureKind::TlsNotPlain | FailureKind::OnlyHttp2)
     {
         return found;
     }
-    // Whoever has that certificate may be anybody: what only the server may know stays here.
-    if found.tls.done().is_some_and(|tls| tls.fault.is_some()) && target.query.has_secrets() {
+    if keeps_secrets {
         return found;
     }
     let is_hi = found.received().is_some();
@@ -119,9 +123,9 @@ impl Probe {
     }
 
     /// The echo where it may be; what answers at the root counts if it is nowhere.
-    async fn plain_echo(&self, stream: Stream, found: &mut Address) {
+    async fn plain_echo(&self, stream: Stream, keeps_secrets: bool, found: &mut Address) {
         found.echo = self.echo_over(stream, ECHO_PATH.to_owned(), false).await.into();
-        for base in self.target.bases().iter().skip(1) {
+        for base in self.target.bases().iter().skip(1).filter(|base| !(keeps_secrets && base.contains(';'))) {
             if found.received().is_some() || found.echo.done().is_none() {
                 break;
             }
@@ -214,6 +218,15 @@ impl Probe {
         if let Some(host) = host.filter(|_| handshake.refuses_an_origin()) {
             handshake.host_origin = self.try_origin(&self.target.origin_of(host), is_hi).await;
         }
+        if talk
+            && handshake.is_sound()
+            && let Some(refused) = self.refused_names().await
+        {
+            handshake = refused;
+            if let Some(socket) = socket.take() {
+                socket.close().await;
+            }
+        }
         let Some(mut socket) = socket else { return (Step::Done(handshake), Step::Skipped) };
         let dialect = if is_hi { Dialect::Chat } else { Dialect::Unknown };
         let chat = match talk {
@@ -222,6 +235,21 @@ impl Probe {
         };
         socket.close().await;
         (Step::Done(handshake), chat)
+    }
+
+    /// hi's refusal of the user or the room that the address names, which the doctor replaces by its own. Asked without an
+    /// upgrade: nobody enters a room, and hi looks at the names first.
+    async fn refused_names(&self) -> Option<Handshake> {
+        let path = self.target.named_target(&self.name)?;
+        let mut stream = self.route.connect().await.ok()?;
+        let (mut request, _) = self.request(&path, false);
+        request.headers.push(ACCEPT.map(str::to_owned).into());
+        let Exchange { mut answer, .. } = exchange(&mut stream, &request, self.step_time()).await.ok()?;
+        keep_the_beginning(&mut answer.body, BODY_CHARS_KEPT);
+        let is_about_names = told_by_hi(&answer).is_some_and(|told| told.is_about_the_address());
+        let refused =
+            Handshake { path, answer, accept_matches: false, origin: None, other_origin: None, host_origin: None };
+        is_about_names.then_some(refused)
     }
 
     /// What a page of this origin gets.
@@ -239,8 +267,7 @@ impl Probe {
     async fn handshake(&self, path: &str, origin: Option<&str>) -> Result<(Handshake, Option<Socket>), Failure> {
         let mut stream = self.route.connect().await?;
         let (mut request, key) = self.request(path, true);
-        // hi then says in a word why it refuses.
-        request.headers.push(("Accept".to_owned(), "application/json, */*;q=0.5".to_owned()));
+        request.headers.push(ACCEPT.map(str::to_owned).into());
         let origin = origin.map(str::to_owned);
         request.headers.extend(origin.clone().map(|origin| ("Origin".to_owned(), origin)));
         let Exchange { mut answer, leftover } = exchange(&mut stream, &request, self.step_time()).await?;

@@ -1,4 +1,4 @@
-//! The secrets in an address (`?token=...`): sent to its server, and shown to nobody. Pure.
+//! The secrets in an address (`?token=...`, `;jsessionid=...`): sent to its server, and shown to nobody. Pure.
 //!
 //! Reports are pasted into tickets and chats. What the address holds is masked where it is written down, and everything
 //! that a server sent back is searched for it: error pages, redirects and close reasons repeat what was asked.
@@ -46,21 +46,51 @@ impl Query {
 
     /// Those that may be secrets, each with its name, which may be empty.
     fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        let pairs = self.0.split('&').map(|pair| pair.split_once('=').unwrap_or(("", pair)));
-        pairs.filter(|(key, value)| !value.is_empty() && !SHOWN.contains(key))
+        self.0.split('&').filter_map(pair)
     }
+}
+
+/// Name and value of a parameter that may be a secret.
+fn pair(parameter: &str) -> Option<(&str, &str)> {
+    let (key, value) = parameter.split_once('=').unwrap_or(("", parameter));
+    (!value.is_empty() && !SHOWN.contains(&key)).then_some((key, value))
+}
+
+/// A parameter as it may be shown.
+fn masked(parameter: &str) -> String {
+    match pair(parameter) {
+        None => parameter.to_owned(),
+        Some(("", _)) if !parameter.starts_with('=') => MASK.to_owned(),
+        Some((key, _)) => format!("{key}={MASK}"),
+    }
+}
+
+/// The parameters of the parts of a path: what stands behind each `;` (RFC 3986 3.3).
+fn in_path(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').flat_map(|part| part.split(';').skip(1))
+}
+
+/// Whether a path has parameters that look like secrets.
+pub fn has_secrets(path: &str) -> bool {
+    in_path(path).filter_map(pair).any(|(key, value)| is_telling(key) || is_random(value))
+}
+
+/// A path as it may be shown: `/x;jsessionid=***/y`.
+pub fn shown_path(path: &str) -> String {
+    let part = |part: &str| match part.split_once(';') {
+        Some((name, parameters)) => {
+            format!("{name};{}", parameters.split(';').map(masked).collect::<Vec<_>>().join(";"))
+        }
+        None => part.to_owned(),
+    };
+    path.split('/').map(part).collect::<Vec<_>>().join("/")
 }
 
 impl fmt::Display for Query {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, pair) in self.0.split('&').enumerate() {
+        for (position, parameter) in self.0.split('&').enumerate() {
             let separator = if position == 0 { "" } else { "&" };
-            match pair.split_once('=') {
-                _ if pair.is_empty() => f.write_str(separator)?,
-                Some((key, value)) if value.is_empty() || SHOWN.contains(&key) => write!(f, "{separator}{pair}")?,
-                Some((key, _)) => write!(f, "{separator}{key}={MASK}")?,
-                None => write!(f, "{separator}{MASK}")?,
-            }
+            write!(f, "{separator}{}", masked(parameter))?;
         }
         Ok(())
     }
@@ -84,9 +114,10 @@ pub fn shown(url: &str) -> String {
     let host = before.find("://").map_or(0, |at| at + 3);
     let path = before[host..].find('/').map_or(before.len(), |at| host + at);
     let mut shown = match before[host..path].rfind('@') {
-        Some(at) => format!("{}{MASK}@{}", &before[..host], &before[host + at + 1..]),
-        None => before.to_owned(),
+        Some(at) => format!("{}{MASK}@{}", &before[..host], &before[host + at + 1..path]),
+        None => before[..path].to_owned(),
     };
+    shown.push_str(&shown_path(&before[path..]));
     if let Some(query) = query {
         shown.push('?');
         shown.push_str(&Query::new(query).to_string());
@@ -102,10 +133,10 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Those of a query.
-    pub fn of(query: &Query) -> Self {
+    /// Those of a path and a query.
+    pub fn of(path: &str, query: &Query) -> Self {
         let mut masked = Vec::new();
-        for (key, value) in query.pairs() {
+        for (key, value) in in_path(path).filter_map(pair).chain(query.pairs()) {
             let forms = forms(value);
             if !key.is_empty() {
                 // Within a redirect to a login page, the address is itself a parameter.
@@ -185,7 +216,19 @@ fn answer_texts<'a>(answer: &'a mut Answer, texts: &mut Vec<&'a mut String>) {
 }
 
 fn echo_texts<'a>(echo: &'a mut Echo, texts: &mut Vec<&'a mut String>) {
-    answer_texts(&mut echo.answer, texts);
+    let Echo { path, answer, received, diff } = echo;
+    texts.push(path);
+    answer_texts(answer, texts);
+    if let Some(received) = received {
+        texts.push(&mut received.path);
+        texts.extend(received.headers.iter_mut().map(|(_, value)| value));
+    }
+    if let Some(diff) = diff {
+        texts.extend(&mut diff.path);
+        texts.extend(diff.changed.iter_mut().map(|changed| &mut changed.arrived));
+        texts.extend(diff.added.iter_mut().map(|(_, value)| value));
+        texts.extend(diff.hops.iter_mut().map(|hop| &mut hop.trace));
+    }
 }
 
 fn handshake_texts<'a>(handshake: &'a mut Handshake, texts: &mut Vec<&'a mut String>) {
@@ -212,6 +255,8 @@ mod tests {
             ("wss://ada:pw@h:1/ws?key=1", "wss://***@h:1/ws?key=***"),
             ("ada:p@w@h/a@b", "***@h/a@b"),
             ("h?abc", "h?***"),
+            ("ws://h/x;jsessionid=abc/y;v=1;abc/ws;k=1?=1", "ws://h/x;jsessionid=***/y;v=1;***/ws;k=***?=***"),
+            ("ada:pw@h/x;sid=a@b", "***@h/x;sid=***"),
             ("", ""),
         ] {
             assert_eq!(shown(url), expected);
@@ -230,7 +275,7 @@ mod tests {
 
     #[test]
     fn whatever_repeats_a_secret_is_masked() {
-        let secrets = Secrets::of(&Query::new("token=s3%2Bcr3t&n=7&id=550e8400-e29b-41d4&room=general&bare5"));
+        let secrets = Secrets::of("/ws", &Query::new("token=s3%2Bcr3t&n=7&id=550e8400-e29b-41d4&room=general&bare5"));
         for (text, expected) in [
             ("Cannot GET /ws?token=s3%2Bcr3t&n=7", "Cannot GET /ws?token=***&n=***"),
             ("no such token: s3+cr3t", "no such token: ***"),
@@ -243,8 +288,17 @@ mod tests {
     }
 
     #[test]
+    fn what_repeats_a_secret_of_the_path_is_masked() {
+        let secrets = Secrets::of("/x;jsessionid=A1B2/ws;v=2", &Query::default());
+        assert_eq!(secrets.mask("Cannot GET /x;jsessionid=A1B2/ws;v=2"), "Cannot GET /x;jsessionid=***/ws;v=2");
+        let secrets = Secrets::of("/x;jsessionid=s3cret", &Query::default());
+        assert_eq!(secrets.mask("No session s3cret"), "No session ***");
+        assert!(has_secrets("/x;sid=1") && !has_secrets("/x;v=1/sid=2"));
+    }
+
+    #[test]
     fn an_address_without_secrets_changes_nothing() {
-        let secrets = Secrets::of(&Query::new("username=ada&room=tea"));
+        let secrets = Secrets::of("/ws", &Query::new("username=ada&room=tea"));
         assert_eq!(secrets.mask("ada is in tea"), "ada is in tea");
         assert_eq!(secrets, Secrets::default());
     }

@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use hickory_resolver::proto::rr::Name;
 use serde::Serialize;
 
-use super::secrets::{Query, Secrets, shown};
+use super::secrets::{Query, Secrets, has_secrets, shown, shown_path};
 
 /// Where hi serves the chat: the path of an address that names none.
 const PATH_DEFAULT: &str = "/ws";
@@ -97,7 +97,17 @@ impl Target {
 
     /// What must not be repeated in a report.
     pub fn secrets(&self) -> Secrets {
-        Secrets::of(&self.query)
+        Secrets::of(&self.path, &self.query)
+    }
+
+    /// Whether it holds something that looks like a secret.
+    pub fn has_secrets(&self) -> bool {
+        has_secrets(&self.path) || self.query.has_secrets()
+    }
+
+    /// For a report: the path without its secrets. (The query shows none by itself.)
+    pub fn masked(&self) -> Self {
+        Self { path: shown_path(&self.path), ..self.clone() }
     }
 
     /// The host, if it is an IP address.
@@ -150,11 +160,25 @@ impl Target {
             return self.with_query(query);
         }
         // With its secret, the doctor would take a user's name over.
-        let is_own = |pair: &&str| matches!(key(pair), "username" | "room" | "resume");
+        let is_own = |pair: &&str| names_whom(pair) || key(pair) == "resume";
         let others = query.split('&').filter(|pair| !pair.is_empty() && !is_own(pair));
         let own = [format!("username={own_name}"), format!("room={own_name}")];
         let pairs: Vec<&str> = own.iter().map(String::as_str).chain(others).collect();
         self.with_query(&pairs.join("&"))
+    }
+
+    /// The target with the user and the room that the address names, if it names one, for a plain request: a handshake
+    /// with it would enter the room. Where only the room is named, the user is the doctor's own.
+    pub fn named_target(&self, own_name: &str) -> Option<String> {
+        let pairs = self.query.as_sent().split('&');
+        let mut kept: Vec<&str> = pairs.filter(|pair| key(pair) != "resume").collect();
+        let names_a_user = kept.iter().any(|pair| key(pair) == "username");
+        let names_whom = kept.iter().any(|pair| names_whom(pair));
+        let own = format!("username={own_name}");
+        if !names_a_user {
+            kept.insert(0, &own);
+        }
+        names_whom.then(|| self.with_query(&kept.join("&")))
     }
 
     fn with_query(&self, query: &str) -> String {
@@ -196,6 +220,11 @@ fn is_local(bare: &str) -> bool {
 
 fn key(pair: &str) -> &str {
     pair.split('=').next().unwrap_or(pair)
+}
+
+/// Whether a parameter says who enters which room.
+fn names_whom(pair: &str) -> bool {
+    matches!(key(pair), "username" | "room")
 }
 
 fn parameters(query: &str) -> impl Iterator<Item = &str> {
@@ -297,5 +326,9 @@ mod tests {
         assert_eq!(target("ws://h/ws?username=ann", false), "/ws?username=d&room=d");
         assert_eq!(target("ws://h/socket?v=2", false), "/socket?v=2");
         assert_eq!(target("ws://h/socket", false), "/socket");
+        let named = |url| parsed(url).named_target("d");
+        assert_eq!(named("ws://h/ws?username=%23x&resume=2&v=1"), Some("/ws?username=%23x&v=1".to_owned()));
+        assert_eq!(named("ws://h/ws?room=%20"), Some("/ws?username=d&room=%20".to_owned()));
+        assert_eq!(named("ws://h/ws?token=1"), None);
     }
 }

@@ -247,6 +247,25 @@ fn fronts_that_drop_what_a_handshake_needs() {
             (Kind::UnexpectedStatus, "with 400: \"Please upgrade", "log"),
         ),
         row(("nginx", "/ws"), Page(404), (400, NGINX, HTML), (Kind::UnexpectedStatus, "with 400", "log")),
+        // A port for TLS that got plain HTTP.
+        row(
+            ("nginx", "/ws"),
+            Same,
+            (400, &NGINX[..1], "<html><center>The plain HTTP request was sent to HTTPS port</center></html>"),
+            (Kind::TlsExpected, "nginx/1.24.0 answers that port 80 is for TLS", "use wss://chat.example.com:80/ws"),
+        ),
+        row(
+            ("Go", "/ws"),
+            Same,
+            (400, TEXT, "Client sent an HTTP request to an HTTPS server.\n"),
+            (Kind::TlsExpected, "answers that port 80 is for TLS", "use wss://"),
+        ),
+        row(
+            ("Apache", "/ws"),
+            Page(404),
+            (400, APACHE, "<p>Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />"),
+            (Kind::TlsExpected, "port 80 is for TLS", "proxy_pass https://"),
+        ),
         row(("IIS", "/ws"), Same, (400, HTTPAPI, HTML), (Kind::UnexpectedStatus, "Microsoft-HTTPAPI/2.0", "log")),
         row(("HAProxy", "/ws"), Same, (400, HAPROXY, HTML), (Kind::UnexpectedStatus, "with 400", "log")),
     ] {

@@ -1,6 +1,7 @@
 //! What is wrong with the answers in HTTP: whether there are any, and what each status of a handshake means. Pure.
 
 use super::super::facts::{Address, Answer, Echo, Facts, FailureKind};
+use super::super::url::Target;
 use super::super::verdict::Kind;
 use super::gateway::{bad_gateway, load_balancer};
 use super::http2_only;
@@ -13,6 +14,13 @@ use crate::proxy::{Lines, Proxy};
 
 /// Characters of a foreign text that are repeated.
 const SHOWN_CHARS_MAX: usize = 120;
+/// What servers with TLS (nginx, Apache, Go, Tomcat) answer to plain HTTP, in lower case.
+const TLS_WANTED: [&str; 4] = [
+    "plain http request was sent to https port",
+    "speaking plain http to an ssl-enabled server port",
+    "client sent an http request to an https server",
+    "this combination of host and port requires tls",
+];
 
 /// Whether HTTP is spoken at all.
 pub(super) fn speaking(address: &Address, facts: &Facts) -> Option<Fault> {
@@ -34,7 +42,7 @@ pub(super) fn speaking(address: &Address, facts: &Facts) -> Option<Fault> {
         FailureKind::TlsNotPlain => Fault::new(
             Kind::TlsExpected,
             format!("port {port} speaks TLS there"),
-            format!("use wss:// instead: wss://{}{}", target.with_tls().authority(), target.path),
+            format!("use wss:// instead: {}", secured(target)),
         ),
         FailureKind::OnlyHttp2 => http2_only(),
         FailureKind::TimedOut | FailureKind::Closed => Fault::new(
@@ -51,12 +59,41 @@ pub(super) fn speaking(address: &Address, facts: &Facts) -> Option<Fault> {
     })
 }
 
+fn wants_tls(answer: &Answer) -> bool {
+    let body = answer.body.to_ascii_lowercase();
+    answer.status == 400 && TLS_WANTED.iter().any(|phrase| body.contains(phrase))
+}
+
+/// Something got the request in plain HTTP on a port for TLS: this port, or the one that a proxy passes it on to.
+fn tls_wanted(address: &Address, answer: &Answer, facts: &Facts) -> Fault {
+    let target = &facts.target;
+    let pass_on = "let the proxy speak TLS to the server behind it (nginx: proxy_pass https://...)";
+    if target.tls {
+        let clause =
+            format!("{} passes the handshake on in plain HTTP to a port that speaks TLS", front(address, answer));
+        return Fault::new(Kind::BadGateway, format!("{clause} (400)"), pass_on);
+    }
+    Fault::new(
+        Kind::TlsExpected,
+        format!("{} answers that port {} is for TLS (400)", server(address, answer), target.port),
+        format!("use {}; if that fails and a proxy stands there, {pass_on}", secured(target)),
+    )
+}
+
+/// The same address with TLS.
+fn secured(target: &Target) -> String {
+    target.with_tls().websocket(&target.path)
+}
+
 /// Whether the answer to the handshake is the right one.
 pub(super) fn handshake(address: &Address, facts: &Facts) -> Option<Fault> {
     let handshake = address.handshake.done()?;
     let answer = &handshake.answer;
     if let Some(fault) = load_balancer(address, answer) {
         return Some(fault);
+    }
+    if wants_tls(answer) {
+        return Some(tls_wanted(address, answer, facts));
     }
     Some(match answer.status {
         101 if handshake.accept_matches => return own_pages_refused(address, handshake, facts),

@@ -26,12 +26,19 @@ const SAID: [(&str, Kind); 11] = [
 
 /// What hi says about a handshake that it refuses (`src/http/diagnosis.rs`).
 #[derive(Deserialize)]
-pub(super) struct Told {
+pub(in crate::doctor) struct Told {
     pub(super) reason: String,
     pub(super) sentence: String,
 }
 
-pub(super) fn told_by_hi(answer: &Answer) -> Option<Told> {
+impl Told {
+    /// Whether nobody on the way is to blame: the address itself is wrong.
+    pub(in crate::doctor) fn is_about_the_address(&self) -> bool {
+        matches!(&*self.reason, "name_invalid" | "query_invalid" | "path_invalid")
+    }
+}
+
+pub(in crate::doctor) fn told_by_hi(answer: &Answer) -> Option<Told> {
     serde_json::from_str(&answer.body).ok()
 }
 
@@ -90,9 +97,9 @@ fn article(kind: Kind) -> &'static str {
 /// hi got the whole handshake and does not want it.
 fn refused_by_hi(told: &Told, status: u16, facts: &Facts) -> Fault {
     let clause = format!("hi refuses the handshake ({status}): {}", cut(told.sentence.trim_end_matches('.')));
-    let fix = match &*told.reason {
-        "name_invalid" | "query_invalid" | "path_invalid" => format!("correct the address ({})", facts.target.url),
-        _ => "see which hop changes the handshake on its way; hi logs why it refuses".to_owned(),
+    let fix = match told.is_about_the_address() {
+        true => format!("correct the address ({})", facts.target.url),
+        false => "see which hop changes the handshake on its way; hi logs why it refuses".to_owned(),
     };
     Fault::new(Kind::UnexpectedStatus, clause, fix)
 }
