@@ -108,6 +108,45 @@ async fn names_are_explained_before_anything_is_sent() {
     page.client.close().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_join_form_tells_the_true_reason_of_a_refusal() {
+    let driver = Driver::start();
+    let server = Server::start(&[]);
+    let page = Page::open(&driver, &server, (1000, 700)).await;
+    let error = "return document.querySelector('#join-error').textContent";
+    for (name, part) in [("hi", "The user name reads as \"hi\""), ("a\u{200b}b", "the invisible character U+200B")] {
+        page.join(name).await;
+        page.wait_text("#join-error", part).await;
+        let said = page.script(error, vec![]).await;
+        assert!(!said.as_str().unwrap().contains("80 characters"), "{said}");
+    }
+    page.type_into("#join-room", "a\u{200b}b").await;
+    page.join("ann").await;
+    page.wait_text("#join-error", "The room name contains the invisible character U+200B").await;
+    assert_eq!(page.script("return document.activeElement.id", vec![]).await, "join-room");
+    page.type_into("#join-room", "general").await;
+    page.enter("ann").await;
+    page.client.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_v0_a_room_opens_also_under_another_spelling_of_its_name() {
+    let driver = Driver::start();
+    let server = Server::start(&[]);
+    let _witnesses = [server.join_quietly("one", "general"), server.join_quietly("two", "casey")];
+    let hop = Hop::start(&server, &["sec-websocket-protocol"]);
+    let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
+    page.type_into("#join-room", "General").await;
+    page.enter("ann").await;
+    page.say("/join Casey").await;
+    page.wait("the room", "return document.querySelector('#title').textContent === 'casey'").await;
+    page.say("hello").await;
+    page.wait_text("#messages .own:not(.pending)", "hello").await;
+    let rooms = "return [...document.querySelectorAll('#rooms li')].map((room) => room.dataset.room)";
+    assert_eq!(page.script(rooms, vec![]).await, json!(["general", "casey"]));
+    page.client.close().await.unwrap();
+}
+
 /// Says some messages, which the page misses while its connection is cut; then it has come back.
 async fn miss(hop: &Hop, page: &Page, witness: &mut support::Client, texts: std::ops::Range<u32>) {
     hop.cut();

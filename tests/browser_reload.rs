@@ -144,6 +144,65 @@ async fn back_closes_the_drawer_of_a_phone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_that_is_joined_from_the_drawer_stays_on_the_screen() {
+    let driver = Driver::start();
+    let server = Server::start(&[]);
+    let page = page_in_two_rooms(&driver, server.port(), (390, 844)).await;
+    // The browser takes its time to leave the drawer's entry: the server's answer is faster.
+    let slow = "const back = history.back.bind(history); window.popped = 0; \
+         addEventListener('popstate', () => popped++); \
+         history.back = () => document.querySelector('#title').textContent === 'new' ? back() : setTimeout(history.back, 10)";
+    page.script(slow, vec![]).await;
+    page.script("document.querySelector('#rooms-toggle').click()", vec![]).await;
+    page.wait("Back knows of it", "return history.state.drawer === true").await;
+    let join =
+        "document.querySelector('#room-input').value = 'new'; document.querySelector('#room-form').requestSubmit()";
+    page.script(join, vec![]).await;
+    page.wait("the drawer's entry is left", "return popped === 1").await;
+    wait_room(&page, "new").await;
+    page.say("hello").await;
+    page.wait_text("#messages .own:not(.pending)", "hello").await;
+    wait_room(&page, "new").await;
+    page.client.back().await.unwrap();
+    wait_room(&page, "tea").await;
+    page.client.forward().await.unwrap();
+    wait_room(&page, "new").await;
+    page.client.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_whose_rejoin_is_refused_says_so_once() {
+    let driver = Driver::start();
+    let server = Server::start(&[]);
+    let hop = Hop::start(&server, &[]);
+    let page = page_in_two_rooms(&driver, hop.port, (1000, 700)).await;
+    let mut witness = server.join_quietly("witness", "tea");
+    hop.cut();
+    while witness.json()["Message"] != "User ann left channel." {}
+    let thief = server.join_quietly("ann", "tea");
+    hop.repair();
+    page.wait_text("#messages .notice", "Can't join tea").await;
+    for _ in 0..2 {
+        page.say("hello").await;
+        page.wait_text("#hint", "Not sent: you could not rejoin this room. Somebody in the room tea has your name.")
+            .await;
+        page.type_into("#message-input", "").await;
+    }
+    // The answer to this comes behind the refusals.
+    page.say("/list general").await;
+    page.wait_text("#messages .notice", "1 here").await;
+    let lines = page.lines().await;
+    assert_eq!(lines.iter().filter(|line| line.starts_with("Can't join")).count(), 1, "{lines:?}");
+    // When the name is free, the next try succeeds.
+    drop(thief);
+    while witness.json()["Message"] != "User ann left channel." {}
+    page.say("hello").await;
+    page.wait("the room is back", "return !document.querySelector('#rooms .away')").await;
+    page.wait("the hint is gone", "return document.querySelector('#hint').textContent === ''").await;
+    page.client.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_that_signs_out_is_out_also_after_a_reload() {
     let driver = Driver::start();
     let server = Server::start(&[]);

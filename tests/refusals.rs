@@ -223,6 +223,8 @@ fn a_bad_name_has_the_text_that_clients_know_and_the_log_has_the_reason() {
     let json = server.ask(handshake_but("/ws?username=%23ann", &[], &["Accept: application/json"]));
     let json: Value = serde_json::from_str(&json.body).expect("JSON");
     assert_eq!((&json["reason"], &json["sentence"]), (&"name_invalid".into(), &text.into()), "{json}");
+    let detail = json["detail"].as_str().expect("the reason");
+    assert!(detail.starts_with("The user name starts with a hash (#)"), "{detail}");
 }
 
 #[test]

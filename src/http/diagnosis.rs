@@ -252,6 +252,11 @@ impl Verdict {
         text
     }
 
+    /// What is wrong with the name, where the sentence is the one that old clients know.
+    fn name_fault(&self) -> Option<&str> {
+        self.detail.as_deref().filter(|_| self.reason == Reason::NameInvalid)
+    }
+
     /// The body for the client in JSON.
     pub fn client_json(&self) -> Vec<u8> {
         let hop = json!({
@@ -265,6 +270,7 @@ impl Verdict {
             "status": self.reason.status(),
             "reason": self.reason.as_str(),
             "sentence": self.sentence,
+            "detail": self.name_fault(),
             "missing": self.missing,
             "survived": self.survived,
             "hop": hop,

@@ -16,7 +16,7 @@ connection.handlers = {
     if (chat.current) chat.showRooms();
   },
   trouble: showTrouble,
-  refused: joinError,
+  refused: (found) => joinError(found, found.isOfRoom ? "join-room" : "join-name"),
   joined: chat.joined,
   notJoined: chat.notJoined,
   left: chat.forget,

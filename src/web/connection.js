@@ -26,6 +26,9 @@ const V0_COMMAND = /^\/(join|leave|list|channels)(?= |$)/;
 
 export const bytes = (text) => new TextEncoder().encode(text).length;
 
+/** Names that are the same to the server are the same folded. */
+export const fold = (name) => name.normalize("NFKC").toLowerCase();
+
 /** What `read` returns; undefined if it throws. */
 export function attempt(read) {
   try {
@@ -47,7 +50,7 @@ export class Connection {
   limits = {}; // as hello says them: Message (bytes), Rooms, Rate (messages a second); 0 is none
   /**
    * To be set: what is told when something happens. state(state, seconds) with "connecting", "connected", "waiting" or "offline"; trouble({ text, fix });
-   * refused({ text, fix }) where the first connection fails; joined(name, answer), notJoined(name, text), left(name);
+   * refused({ text, fix, isOfRoom }) where the first connection or its room fails; joined(name, answer), notJoined(name, text), left(name);
    * broadcast(frame); system(text), an answer of v0.
    */
   handlers = {};
@@ -218,7 +221,7 @@ export class Connection {
       if (answer.Op === "ok") return this.#joined(name, answer);
       room.state = "away";
       if (this.#keep) this.handlers.notJoined(name, answer.Message);
-      else this.#lost(4002, "");
+      else this.#refused(name, answer);
     });
   }
 
@@ -259,11 +262,17 @@ export class Connection {
       return answered?.(frame);
     }
     if (frame.Room === "" && !this.v1) return this.#system(frame.Message);
+    // In v0, whatever comes from a room that we asked for means that we are in. It may write the name in another way.
+    const asked = this.v1 || this.rooms.has(frame.Room) ? frame.Room : this.#joiningAs(frame.Room);
+    if (!this.v1 && this.rooms.get(asked)?.state === "joining") this.#joined(asked, { Room: frame.Room });
     const room = this.rooms.get(frame.Room);
-    // In v0, whatever comes from a room that we asked for means that we are in.
-    if (room?.state === "joining" && !this.v1) this.#joined(frame.Room, {});
     if (room && frame.Seq) room.since = { Epoch: frame.Epoch, Seq: frame.Seq };
     this.handlers.broadcast(frame);
+  }
+
+  /** The room that we are joining and that has this name, if case and width don't count. */
+  #joiningAs(name) {
+    return [...this.rooms.keys()].find((each) => this.rooms.get(each).state === "joining" && fold(each) === fold(name));
   }
 
   #greeted({ User, Resume, Limits }) {
@@ -291,6 +300,7 @@ export class Connection {
     if (!room) return this.#request({ Op: "leave", Room }, () => {}); // we have left it meanwhile
     // The server may write the name in another way.
     if (Room !== asked) this.rooms.delete(asked);
+    if (this.home === asked) this.home = Room;
     this.rooms.set(Room, Object.assign(room, { state: "joined", since: Seq === undefined ? undefined : { Epoch, Seq } }));
     if (isFirst) this.#connected();
     this.#keep = true;
@@ -360,6 +370,14 @@ export class Connection {
     else if (heldSince && code === 4002 && Date.now() - heldSince > NAME_HELD_MS) {
       this.#giveUp({ text: takenText(this.name, link.room) });
     } else this.#comeBack(link, code, reason, text);
+  }
+
+  /** The first room refuses us. */
+  #refused(name, { Code, Message }) {
+    this.#hangUp();
+    this.handlers.state("offline");
+    const isTaken = Code === "name_taken";
+    this.handlers.refused({ text: isTaken ? takenText(this.name, name) : Message, isOfRoom: !isTaken });
   }
 
   /** At the join form nothing loops: the user reads and decides. */

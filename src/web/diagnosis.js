@@ -13,7 +13,9 @@ export const beside = (path) => new URL(path, location.href);
 export async function diagnose(address) {
   const { status, body } = await get(address);
   if (status === 400) {
-    return { text: `The server refuses this name or room${body?.sentence ? `: ${body.sentence}` : "."}`, isFinal: true };
+    // The sentence is the same for all faults of a user's name; the detail, if there is one, is the true reason.
+    const why = body?.detail ?? body?.sentence;
+    return { text: why ?? "The server refuses this name or room.", isFinal: true };
   }
   if (status === 426 || (await get(beside("healthz"))).status === 200) return blocked(body);
   if (status) return { text: `The chat's address answers with HTTP ${status}.${TELL}` };

@@ -1,7 +1,7 @@
 // What is said: it arrives, is typed, waits for its echo, or has to be sent again; and the commands.
 
 import { addLine, addPending, named, onSendAgain, removeLine } from "./log.js";
-import { connection, current, findRoom, goTo, leave, notice, rooms, showRooms } from "./rooms.js";
+import { awayText, connection, current, findRoom, goTo, leave, notice, rooms, showRooms } from "./rooms.js";
 import { changed } from "./session.js";
 import { field, fitField, hint, size } from "./words.js";
 
@@ -75,7 +75,7 @@ function say(wanted, typed) {
   if (!connection.isConnected) return hint("Not sent: you're offline. Your text is kept.");
   if (!connection.isIn(room.name)) {
     connection.join(room.name);
-    return hint("Not sent: still rejoining this room. Your text is kept.");
+    return hint(awayText(room));
   }
   const excess = connection.excess(room.name, text);
   if (excess > 0) return hint(`Too long by ${size(excess)} (the limit is ${size(connection.bytesMax)}).`);

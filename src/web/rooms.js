@@ -1,6 +1,6 @@
 // The rooms of this page: the list, the one on the screen, and the address, which names it.
 
-import { Connection, attempt, bytes } from "./connection.js";
+import { Connection, attempt, bytes, fold } from "./connection.js";
 import { addLine, named, showLog } from "./log.js";
 import { changed, signOut } from "./session.js";
 import { $, element, field, fitField, hint } from "./words.js";
@@ -14,7 +14,6 @@ export const isTouch = matchMedia("(hover: none) and (pointer: coarse)");
 
 const sidebar = $("sidebar");
 
-const fold = (name) => name.normalize("NFKC").toLowerCase();
 export const findRoom = (name) => rooms.get(name) ?? [...rooms.values()].find((room) => fold(room.name) === fold(name));
 
 /** What the server would refuse, said before. */
@@ -131,15 +130,24 @@ export function show(room, fromEnd) {
 
 export const roomOfAddress = () => attempt(() => decodeURIComponent(location.hash.slice(1))) ?? "";
 
+let isClosing = false; // the drawer's entry is being left, which takes a moment: the address follows then, see onpopstate
+
 /** Writes the current room into the address. `isNew`: Back will lead to what it was. */
 function showAddress(isNew) {
+  if (isClosing) return;
   const address = "#" + encodeURIComponent(current.name);
   const write = isNew && address !== location.hash ? "pushState" : "replaceState";
   history[write]({ room: current.name }, "", address);
 }
 
 window.onpopstate = ({ state }) => {
+  const wasClosing = isClosing;
+  isClosing = false;
   if (!current || !state) return; // a link, see below
+  if (wasClosing) {
+    if (state.room !== current.name) showAddress(true);
+    return showDrawer();
+  }
   if (!state.drawer) closeDrawer();
   const room = rooms.get(state.room);
   if (room && room !== current) show(room);
@@ -152,10 +160,17 @@ window.onhashchange = () => {
   else if (!goTo(roomOfAddress())) showAddress();
 };
 
-sidebar.ontoggle = ({ newState }) => {
-  if (newState === "open") history.pushState({ room: current.name, drawer: true }, "");
-  else if (history.state?.drawer) history.back();
-};
+/** The open drawer has an entry of its own, so that Back closes it. */
+function showDrawer() {
+  if (isClosing) return;
+  const isOpen = sidebar.matches(":popover-open");
+  if (isOpen && !history.state?.drawer) history.pushState({ room: current.name, drawer: true }, "");
+  if (isOpen || !history.state?.drawer) return;
+  isClosing = true;
+  history.back();
+}
+
+sidebar.ontoggle = showDrawer;
 
 export function notice(room, parts, time = Date.now(), kind = "notice") {
   addLine(room, { parts, time, kind });
@@ -169,17 +184,28 @@ export function joined(name, { asked, Recovered }) {
   if (known && !Recovered) notice(room, ["reconnected; messages may be missing here"], Date.now(), "notice separator");
   else if (known && !room.isRestored) notice(room, ["reconnected"], Date.now(), "notice separator");
   room.isRestored = false;
+  if (room.refusal && room === current) hint("");
+  room.refusal = "";
   if (!current) openChat();
   if (known) showRooms();
   else show(room);
   changed();
 }
 
+/** Why nothing can be said in a room that we are not in. */
+export const awayText = ({ refusal }) =>
+  `Not sent: ${refusal ? `you could not rejoin this room. ${refusal}` : "still rejoining this room."} Your text is kept.`;
+
 export function notJoined(name, why) {
-  const isKnown = rooms.has(name);
-  if (!isKnown) connection.rooms.delete(name);
+  const room = rooms.get(name);
+  const isNews = room?.refusal !== why; // each new connection and each message tries again
+  if (room) {
+    const isHinted = room === current && $("hint").textContent === awayText(room);
+    room.refusal = why;
+    if (isHinted) hint(awayText(room));
+  } else connection.rooms.delete(name);
   showAddress();
-  notice(current, ["Can't join ", named(name), `: ${why}`]);
+  if (isNews) notice(current, ["Can't join ", named(name), `: ${why}`]);
 }
 
 export function openChat() {
