@@ -18,7 +18,7 @@ impl<R: DataRing> Shard<R> {
     }
 
     /// Does what time asks for: folded notices, logs that everyone has read. Pings and connections that don't answer are seen
-    /// to in the turns that follow: see [`Shard::hear_timers`].
+    /// to in the turns that follow: see `hear_timers`.
     pub fn tick(&mut self) {
         self.read_clock();
         let tick = self.now.time.tick();
