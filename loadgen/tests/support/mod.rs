@@ -113,7 +113,10 @@ impl Drop for Ending {
 
 /// The binary, with no argument yet.
 pub fn command() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_loadgen"))
+    // In the background of a shell, tests inherit that SIGINT is ignored.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_loadgen")]);
+    command
 }
 
 /// Starts a prepared command, its output piped.
