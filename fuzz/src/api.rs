@@ -4,12 +4,13 @@ use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
 
-use hi::api::call::{Answer, ApiError, Call, ERROR_CODES};
+use hi::api::call::{Answer, ApiError, Call};
 use hi::api::health::Readiness;
 use hi::api::key::Keys;
 use hi::api::{App, publish, rooms};
 use hi::config::RawMode;
 use hi::metrics::Metrics;
+use hi::metrics::counters::ERROR_CODES;
 use hi::protocol::resume::ResumeKey;
 use hi::protocol::surrogates::without_lone_surrogates;
 use hi::room::registry::Registry;

@@ -9,21 +9,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::http::{HeaderValue, header};
 use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
+use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::App;
 use super::call::ApiError;
 use super::slots::{Held, Phase, Slot, Slots, Slotted};
+use super::{App, routes};
 use crate::http::head::{HEAD_BYTES_MAX, HeadError};
 use crate::http::response::{self, Connection, Response};
 
@@ -41,7 +37,7 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves connections for as long as the process lives. One that asks for nothing is kept for the time `keepalive`.
-pub(super) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, keepalive: Duration) {
+pub(super) async fn serve(listener: TcpListener, app: Arc<App>, keepalive: Duration) {
     let slots = Arc::new(Slots::new(CONNECTIONS_MAX, CROWDED_FROM));
     loop {
         let stream = match listener.accept().await {
@@ -63,7 +59,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, 
                 None => make_room(&slots).await,
             }
         };
-        drop(tokio::spawn(serve_one(stream, held, router.clone(), Arc::clone(&app), keepalive)));
+        drop(tokio::spawn(serve_one(stream, held, Arc::clone(&app), keepalive)));
     }
 }
 
@@ -74,24 +70,19 @@ async fn make_room(slots: &Slots) {
 }
 
 /// Serves one connection until it ends, or has to.
-async fn serve_one(stream: TcpStream, held: Held, router: Router, app: Arc<App>, keepalive: Duration) {
+async fn serve_one(stream: TcpStream, held: Held, app: Arc<App>, keepalive: Duration) {
     let slot = held.slot();
-    let router = TowerToHyperService::new(router);
-    let service = service_fn(|request: hyper::Request<Incoming>| {
+    let (app, held) = (&app, &held);
+    let service = service_fn(|request: hyper::Request<Incoming>| async move {
         slot.enter(Phase::Asking);
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(Arc::clone(slot));
-        let answer = router.call(request);
-        async {
-            let mut answer = answer.await.unwrap_or_else(|never: Infallible| match never {});
-            if held.is_crowded() {
-                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            slot.enter(Phase::Answering);
-            Ok::<_, Infallible>(answer)
+        let mut answer = routes::answer(app, request, slot).await;
+        if held.is_crowded() {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        slot.enter(Phase::Answering);
+        Ok::<_, Infallible>(answer)
     });
-    let io = TokioIo::new(Slotted::new(stream, Arc::clone(slot)));
+    let io = Slotted::new(stream, Arc::clone(slot));
     let mut server = http1::Builder::new();
     let mut connection = server.half_close(true).max_buf_size(READ_BYTES_MAX).serve_connection(io, service);
     let mut has_hurried = false;
@@ -121,7 +112,7 @@ async fn serve_one(stream: TcpStream, held: Held, router: Router, app: Arc<App>,
         }
     };
     let parts = connection.into_parts();
-    refuse_the_rest(parts.io.into_inner().into_stream(), &parts.read_buf, slot, too_large, &app).await;
+    refuse_the_rest(parts.io.into_stream(), &parts.read_buf, slot, too_large, app).await;
 }
 
 /// Answers whatever has begun on a connection that has to end before its next request is whole, and closes it.

@@ -8,7 +8,7 @@
 //! - [`call`]: a request with its body, and the answer
 //! - [`key`]: API keys, and what gets in without one
 //! - [`publish`], [`rooms`], [`health`]: what the addresses do
-//! - [`fields`], [`once`]: JSON bodies; requests that come twice
+//! - [`fields`], [`idempotency`]: JSON bodies; requests that are repeated
 //!
 //! [`client`] and [`request`] are the other side: `hi pub` and `hi rooms`.
 
@@ -17,7 +17,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::response::{IntoResponse, Response};
+use http_body_util::Full;
+use hyper::Response;
+use hyper::body::Bytes;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Semaphore;
 
@@ -31,9 +33,9 @@ pub mod call;
 pub mod client;
 pub mod fields;
 pub mod health;
+mod idempotency;
 pub mod key;
 pub mod listener;
-pub mod once;
 pub mod publish;
 pub mod request;
 pub mod rooms;
@@ -42,8 +44,8 @@ pub mod slots;
 
 use call::ApiError;
 use health::Readiness;
+use idempotency::IdempotencyCache;
 use key::Keys;
-use once::Once;
 use publish::PublishedIn;
 
 /// Requests with a large body at the same time; further ones wait for their turn.
@@ -56,7 +58,7 @@ const COPIES: usize = 3;
 pub const MEMORY_BYTES_MAX: usize = listener::CONNECTIONS_MAX
     * (listener::READ_BYTES_MAX + COPIES * call::SMALL_BODY_BYTES_MAX)
     + LARGE_BODIES_MAX * COPIES * call::BODY_BYTES_MAX
-    + once::BYTES_MAX;
+    + idempotency::BYTES_MAX;
 
 /// What the internal port works on.
 #[derive(Debug)]
@@ -72,7 +74,7 @@ pub struct App {
     /// The keys that let requests in.
     pub keys: Keys,
     /// What has been published under an `Idempotency-Key`.
-    pub once: Mutex<Once<PublishedIn>>,
+    idempotency: Mutex<IdempotencyCache<PublishedIn>>,
     /// Which of the messages are timed.
     pub sampler: Mutex<Sampler>,
     /// Room for requests with a large body.
@@ -96,7 +98,7 @@ impl App {
             readiness,
             raw,
             keys,
-            once: Mutex::default(),
+            idempotency: Mutex::default(),
             sampler: Mutex::default(),
             large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
             waiting: Semaphore::new(publish::WAITING_MAX),
@@ -104,7 +106,7 @@ impl App {
     }
 
     /// Answers with an error, and counts it.
-    fn refuse(&self, error: ApiError) -> Response {
+    fn refuse(&self, error: ApiError) -> Response<Full<Bytes>> {
         self.metrics.of_internal_port().api_errors(error.code).add(1);
         error.into_response()
     }
@@ -149,10 +151,9 @@ impl InternalPort {
             let _inside = runtime.enter();
             tokio::net::TcpListener::from_std(self.listener)?
         };
-        let router = routes::router(Arc::clone(&app));
         let serve = move || {
             memory.enroll_internal_port();
-            runtime.block_on(listener::serve(listener, router, app, keepalive))
+            runtime.block_on(listener::serve(listener, app, keepalive))
         };
         std::thread::Builder::new().name("hi-internal".to_owned()).spawn(serve).map(drop)
     }

@@ -92,7 +92,7 @@ impl Query {
 }
 
 /// `GET /api/rooms`: the rooms in which somebody is, sorted.
-pub(super) fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub(super) async fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let query = Query::parse(&call.query, true)?;
     let asked = |namespace: &Namespace| query.namespace.is_none_or(|asked| asked == *namespace);
     let (mut listed, mut count) = (Vec::new(), 0);
@@ -107,7 +107,7 @@ pub(super) fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
 }
 
 /// `GET /api/rooms/ROOM`: one room, and who is in it.
-pub(super) fn one_room(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub(super) async fn one_room(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let query = Query::parse(&call.query, false)?;
     let name = Name::room(&call.room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
     let namespace = query.namespace.unwrap_or(Namespace::Chat);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::rt::{Read, ReadBufCursor, Write};
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -21,6 +22,8 @@ use crate::metrics::counters::Speech;
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a connection may take nothing of an answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
+/// Bytes of one read from a socket.
+const READ_BYTES: usize = 8 << 10;
 /// A time that is never up: whatever answers has a limit of its own.
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -253,32 +256,34 @@ impl Slotted {
     }
 }
 
-impl AsyncRead for Slotted {
-    /// Of a head, at most [`HEAD_BYTES_MAX`] bytes are read: the one that wants more is too large.
+impl Read for Slotted {
+    /// No more than [`HEAD_BYTES_MAX`] bytes of a head are read: one that wants more is too large.
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
+        mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        if matches!(self.slot.phase(), Phase::Asking | Phase::Answering) {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        let of_head = !matches!(self.slot.phase(), Phase::Asking | Phase::Answering);
+        let mut bytes = [0; READ_BYTES];
+        let mut room = READ_BYTES.min(buffer.remaining());
+        if of_head {
+            room = room.min(HEAD_BYTES_MAX.saturating_sub(self.slot.head_bytes.load(Ordering::Relaxed)));
         }
-        let left = HEAD_BYTES_MAX.saturating_sub(self.slot.head_bytes.load(Ordering::Relaxed));
-        if left == 0 {
+        if room == 0 {
             self.slot.head_is_too_large.store(true, Ordering::Relaxed);
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
-        let room = left.min(buffer.remaining());
-        let mut limited = ReadBuf::new(buffer.initialize_unfilled_to(room));
-        ready!(Pin::new(&mut self.stream).poll_read(context, &mut limited))?;
-        let arrived = limited.filled().len();
-        buffer.advance(arrived);
-        self.slot.head_arrived(arrived);
+        let mut read = ReadBuf::new(&mut bytes[..room]);
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
+        buffer.put_slice(read.filled());
+        if of_head {
+            self.slot.head_arrived(read.filled().len());
+        }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Slotted {
+impl Write for Slotted {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
         let mut state = self.slot.state();

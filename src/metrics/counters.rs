@@ -6,7 +6,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::api::call::ERROR_CODES;
 use crate::protocol::v1::Code;
 
 /// A number that one thread writes and others read.
@@ -135,6 +134,20 @@ pub const CLOSE_CODES: [u16; 18] = [
     4003,
     4101,
     4102,
+];
+
+/// `code` of every error of the internal port, as `openapi.json` lists them.
+pub const ERROR_CODES: [&str; 10] = [
+    "bad_request",
+    "denied",
+    "not_found",
+    "room_not_found",
+    "method_not_allowed",
+    "too_late",
+    "key_reused",
+    "too_many_keys",
+    "too_big",
+    "busy",
 ];
 
 /// How many values fell into each of some ranges, for one thread to write.

@@ -8,8 +8,9 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::counters::{BATCH_BOUNDS, CLOSE_CODES, Counter, Counters, DELIVERY_BOUNDS, Lapped, Replay, Speech};
-use crate::api::call::ERROR_CODES;
+use super::counters::{
+    BATCH_BOUNDS, CLOSE_CODES, Counter, Counters, DELIVERY_BOUNDS, ERROR_CODES, Lapped, Replay, Speech,
+};
 use crate::log;
 use crate::os;
 use crate::protocol::v1::Code;
