@@ -13,8 +13,8 @@ use super::counters::{
 };
 use crate::log;
 use crate::os;
+use crate::protocol::Namespace;
 use crate::protocol::v1::Code;
-use crate::room::Namespace;
 use crate::room::registry::Registry;
 
 /// What is asked when somebody asks for metrics.
