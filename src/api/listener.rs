@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -15,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::call::ApiError;
@@ -22,6 +23,7 @@ use super::slots::{Held, Phase, Slot, Slots, Slotted};
 use super::{App, routes};
 use crate::http::head::{HEAD_BYTES_MAX, HeadError};
 use crate::http::response::{self, Connection, Response};
+use crate::metrics::counters::Speech;
 
 /// Connections at the same time; further ones wait for a slot.
 pub const CONNECTIONS_MAX: usize = 256;
@@ -37,8 +39,8 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves connections for as long as the process lives. One that asks for nothing is kept for the time `keepalive`.
-pub(super) async fn serve(listener: TcpListener, app: Arc<App>, keepalive: Duration) {
-    let slots = Arc::new(Slots::new(CONNECTIONS_MAX, CROWDED_FROM));
+pub(super) async fn serve(listener: TcpListener, app: Rc<App>, keepalive: Duration) {
+    let slots = Rc::new(Slots::new(CONNECTIONS_MAX, CROWDED_FROM));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -54,12 +56,12 @@ pub(super) async fn serve(listener: TcpListener, app: Arc<App>, keepalive: Durat
         // An error means that the peer is gone: the read says so too.
         let _ = stream.set_nodelay(true);
         let held = loop {
-            match Slots::take(&slots, Arc::clone(&app.metrics)) {
+            match Slots::take(&slots) {
                 Some(held) => break held,
                 None => make_room(&slots).await,
             }
         };
-        drop(tokio::spawn(serve_one(stream, held, Arc::clone(&app), keepalive)));
+        drop(spawn_local(serve_one(stream, held, Rc::clone(&app), keepalive)));
     }
 }
 
@@ -69,10 +71,15 @@ async fn make_room(slots: &Slots) {
     let _ = timeout(PAUSE, slots.freed()).await;
 }
 
+async fn serve_one(stream: TcpStream, held: Held, app: Rc<App>, keepalive: Duration) {
+    app.counters.connections(Speech::Api).add(1);
+    serve_requests(stream, &held, &app, keepalive).await;
+    app.counters.connections(Speech::Api).subtract(1);
+}
+
 /// Serves one connection until it ends, or has to.
-async fn serve_one(stream: TcpStream, held: Held, app: Arc<App>, keepalive: Duration) {
+async fn serve_requests(stream: TcpStream, held: &Held, app: &App, keepalive: Duration) {
     let slot = held.slot();
-    let (app, held) = (&app, &held);
     let service = service_fn(|request: hyper::Request<Incoming>| async move {
         slot.enter(Phase::Asking);
         let mut answer = routes::answer(app, request, slot).await;
@@ -82,7 +89,7 @@ async fn serve_one(stream: TcpStream, held: Held, app: Arc<App>, keepalive: Dura
         slot.enter(Phase::Answering);
         Ok::<_, Infallible>(answer)
     });
-    let io = Slotted::new(stream, Arc::clone(slot));
+    let io = Slotted::new(stream, Rc::clone(slot));
     let mut server = http1::Builder::new();
     let mut connection = server.half_close(true).max_buf_size(READ_BYTES_MAX).serve_connection(io, service);
     let mut has_hurried = false;
@@ -129,7 +136,7 @@ async fn refuse_the_rest(mut stream: TcpStream, read_ahead: &[u8], slot: &Slot, 
     } else {
         ApiError::temporary(408, "too_late", "The head of the request did not arrive in time: send it whole, at once.")
     };
-    app.metrics.of_internal_port().api_errors(error.code).add(1);
+    app.counters.api_errors(error.code).add(1);
     let linger = if slot.is_told_to_go() { Duration::ZERO } else { LINGER_TIME_MAX };
     let _ = timeout(LINGER_TIME_MAX, end(&mut stream, &error, linger)).await;
 }

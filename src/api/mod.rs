@@ -12,9 +12,11 @@
 //!
 //! [`client`] and [`request`] are the other side: `hi pub` and `hi rooms`.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -22,10 +24,12 @@ use hyper::Response;
 use hyper::body::Bytes;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Semaphore;
+use tokio::task::LocalSet;
 
 use crate::config::RawMode;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::metrics::counters::Counters;
 use crate::metrics::delivery::Sampler;
 use crate::room::registry::Registry;
 
@@ -74,9 +78,10 @@ pub struct App {
     /// The keys that let requests in.
     pub keys: Keys,
     /// What has been published under an `Idempotency-Key`.
-    idempotency: Mutex<IdempotencyCache<PublishedIn>>,
+    idempotency: RefCell<IdempotencyCache<PublishedIn>>,
     /// Which of the messages are timed.
-    pub sampler: Mutex<Sampler>,
+    sampler: RefCell<Sampler>,
+    counters: Counters,
     /// Room for requests with a large body.
     large_bodies: Arc<Semaphore>,
     /// Room for requests that wait for shards that are behind.
@@ -92,14 +97,16 @@ impl App {
         raw: RawMode,
         keys: Keys,
     ) -> Self {
+        let counters = metrics.counters_of_internal_port();
         Self {
             rooms,
             metrics,
             readiness,
             raw,
             keys,
-            idempotency: Mutex::default(),
-            sampler: Mutex::default(),
+            idempotency: RefCell::default(),
+            sampler: RefCell::default(),
+            counters,
             large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
             waiting: Semaphore::new(publish::WAITING_MAX),
         }
@@ -107,7 +114,7 @@ impl App {
 
     /// Answers with an error, and counts it.
     fn refuse(&self, error: ApiError) -> Response<Full<Bytes>> {
-        self.metrics.of_internal_port().api_errors(error.code).add(1);
+        self.counters.api_errors(error.code).add(1);
         error.into_response()
     }
 }
@@ -145,7 +152,7 @@ impl InternalPort {
     ///
     /// # Errors
     /// The thread or its runtime can't be had.
-    pub fn serve(self, app: Arc<App>, keepalive: Duration, memory: Arc<Memory>) -> io::Result<()> {
+    pub fn serve(self, app: App, keepalive: Duration, memory: Arc<Memory>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _inside = runtime.enter();
@@ -153,7 +160,7 @@ impl InternalPort {
         };
         let serve = move || {
             memory.enroll_internal_port();
-            runtime.block_on(listener::serve(listener, app, keepalive))
+            LocalSet::new().block_on(&runtime, listener::serve(listener, Rc::new(app), keepalive))
         };
         std::thread::Builder::new().name("hi-internal".to_owned()).spawn(serve).map(drop)
     }

@@ -200,7 +200,7 @@ impl<'a> Publication<'a> {
         })?;
         let content_type = call.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
         let fingerprint = idempotency::fingerprint(&[call.path.as_bytes(), content_type, &call.body]);
-        let lookup = app.idempotency.lock().expect(UNPOISONED).begin(key, fingerprint, Instant::now().into())?;
+        let lookup = app.idempotency.borrow_mut().begin(key, fingerprint, Instant::now().into())?;
         Ok(match lookup {
             Lookup::Answered(answer) => Lookup::Answered(answer),
             Lookup::Run(done) => Lookup::Run(Self { app, key: Some(key), done }),
@@ -210,7 +210,7 @@ impl<'a> Publication<'a> {
     /// All of it is done.
     fn answer(mut self, answer: Answer) -> Answer {
         if let Some(key) = self.key.take() {
-            self.app.idempotency.lock().expect(UNPOISONED).end(key, State::Answered(answer.clone()));
+            self.app.idempotency.borrow_mut().end(key, State::Answered(answer.clone()));
         }
         answer
     }
@@ -219,7 +219,7 @@ impl<'a> Publication<'a> {
 impl Drop for Publication<'_> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            self.app.idempotency.lock().expect(UNPOISONED).end(key, State::Interrupted(std::mem::take(&mut self.done)));
+            self.app.idempotency.borrow_mut().end(key, State::Interrupted(std::mem::take(&mut self.done)));
         }
     }
 }
@@ -246,12 +246,12 @@ async fn publish_in(
         }
     }
     let sample = {
-        let mut sampler = app.sampler.lock().expect(UNPOISONED);
+        let mut sampler = app.sampler.borrow_mut();
         sampler.arrived(received.into());
         sampler.sample(Instant::now().into())
     };
     let mut wakes = Wakes::received(sample);
-    app.metrics.of_internal_port().messages_in(Speech::Api).add(1);
+    app.counters.messages_in(Speech::Api).add(1);
     let now = Time::read(Instant::now().into());
     let published = app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes);
     wakes.wake_all(inboxes);
@@ -262,8 +262,6 @@ async fn publish_in(
         None => Published { seq: None, epoch: None, members: 0 },
     })
 }
-
-const UNPOISONED: &str = "it is never held over a panic";
 
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ const ROOM: &str = "{room}";
 
 /// What a request comes to.
 type Outcome = Result<Answer, ApiError>;
-type Handler = for<'a> fn(&'a App, &'a Call) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+type Handler = for<'a> fn(&'a App, &'a Call) -> Pin<Box<dyn Future<Output = Outcome> + 'a>>;
 
 /// One address, and the one method that it serves beside `OPTIONS` and `HEAD`.
 struct Route {

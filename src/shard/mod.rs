@@ -14,6 +14,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -95,7 +96,7 @@ pub struct Shard<R> {
     chat_rate: RateLimit,
     raw_rate: RateLimit,
     registry: Arc<Registry>,
-    counters: Arc<Counters>,
+    counters: Rc<Counters>,
     ring: R,
     connections: Slab<Connection>,
     next_serial: u32,
@@ -156,7 +157,7 @@ impl<R: DataRing> Shard<R> {
             raw_rate: config.raw_rate(),
             config,
             registry,
-            counters: Arc::default(),
+            counters: Rc::default(),
             ring,
             connections: Slab::new(),
             next_serial: 0,
@@ -189,7 +190,7 @@ impl<R: DataRing> Shard<R> {
     }
 
     /// The same shard, which counts where others can read it.
-    pub fn counting_in(self, counters: Arc<Counters>) -> Self {
+    pub fn counting_in(self, counters: Rc<Counters>) -> Self {
         Self { counters, ..self }
     }
 
@@ -199,7 +200,7 @@ impl<R: DataRing> Shard<R> {
     }
 
     /// Where it counts.
-    pub fn counters(&self) -> &Arc<Counters> {
+    pub fn counters(&self) -> &Rc<Counters> {
         &self.counters
     }
 
