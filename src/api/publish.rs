@@ -18,6 +18,7 @@ use crate::frame::encode;
 use crate::metrics::counters::Speech;
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
+use crate::protocol::position::Epoch;
 use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::text;
 use crate::room::{Payload, Wakes};
@@ -40,7 +41,7 @@ struct Published {
     /// Its place in the room's order; none if nobody is in the room.
     seq: Option<u64>,
     /// The life of the room that this place belongs to.
-    epoch: Option<String>,
+    epoch: Option<Epoch>,
     /// Members that it goes to.
     members: usize,
 }
@@ -256,9 +257,7 @@ async fn publish_in(
     let published = app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes);
     wakes.wake_all(inboxes);
     Some(match published {
-        Some((room, seq, members)) => {
-            Published { seq: Some(seq), epoch: Some(format!("{:016x}", room.epoch())), members }
-        }
+        Some((room, seq, members)) => Published { seq: Some(seq), epoch: Some(Epoch(room.epoch())), members },
         None => Published { seq: None, epoch: None, members: 0 },
     })
 }

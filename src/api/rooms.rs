@@ -13,6 +13,7 @@ use super::fields::Fields;
 use crate::frame::encode::CLOSE_REASON_BYTES_MAX;
 use crate::protocol::Namespace;
 use crate::protocol::name::{Name, room_key_prefix};
+use crate::protocol::position::Epoch;
 use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::relay::{Disconnect, Order, Pushed};
 use crate::room::Room;
@@ -39,7 +40,7 @@ struct OneRoom {
     #[serde(flatten)]
     listed: Listed,
     seq: u64,
-    epoch: String,
+    epoch: Epoch,
     users: Vec<String>,
     /// All that there are, also those that the list leaves out.
     count: usize,
@@ -118,7 +119,7 @@ pub(super) async fn one_room(app: &App, call: &Call) -> Result<Answer, ApiError>
     };
     let (users, count) = room.first_users(USERS_LISTED_MAX);
     let users = users.iter().map(ToString::to_string).collect();
-    let (seq, epoch) = (room.last_seq(), format!("{:016x}", room.epoch()));
+    let (seq, epoch) = (room.last_seq(), Epoch(room.epoch()));
     Ok(Answer::json(200, &OneRoom { listed: Listed::new(&room), seq, epoch, users, count }))
 }
 
