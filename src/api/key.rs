@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
+use ctutils::{Choice, CtEq as _};
 use hyper::{HeaderMap, header};
-use subtle::{Choice, ConstantTimeEq};
 
 use super::call::ApiError;
 use crate::http::origin::split_port;
@@ -73,8 +73,7 @@ impl Keys {
 
     /// Takes as long for a wrong key as for a right one of the same length.
     fn opens(&self, presented: &[u8]) -> bool {
-        let none = Choice::from(0);
-        self.0.iter().fold(none, |opens, key| opens | key.as_bytes().ct_eq(presented)).into()
+        self.0.iter().fold(Choice::FALSE, |opens, key| opens | key.as_bytes().ct_eq(presented)).to_bool()
     }
 }
 
