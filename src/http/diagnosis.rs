@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use doctor::proxy::{EXAMPLE_UPSTREAM, Lines, Proxy};
 use serde_json::json;
 
 use super::accept::{Media, wanted};
@@ -16,7 +17,6 @@ use super::reason::Reason;
 use super::response::Response;
 use super::target::TargetError;
 use super::upgrade::Refusal;
-use crate::proxy::{EXAMPLE_UPSTREAM, Lines, Proxy};
 
 /// The longest origin that is written out as a value for `--origins`.
 const ORIGIN_BYTES_SHOWN: usize = 120;

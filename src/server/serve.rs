@@ -14,9 +14,9 @@ use crate::config::Config;
 use crate::cores::Unpinned;
 use crate::log;
 use crate::memory::Size;
-use crate::output::thousands;
 use crate::probe::{self, Kernel};
 use crate::ring::DataRing;
+use doctor::printable::thousands;
 
 /// From the first signal to the end of the process.
 const STOP_TIME_MAX: Duration = Duration::from_millis(4800);

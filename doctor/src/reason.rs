@@ -1,7 +1,11 @@
-//! Every way in which a handshake on the public port fails has one name: in answers, in the log, in metrics.
+//! Every way in which a handshake on hi's public port fails has one name: in answers, in the log, in metrics, and where
+//! the doctor reads such an answer. Pure.
+
+use serde::Deserialize;
 
 /// Why a handshake failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// A WebSocket client sent it and `Upgrade: websocket` is gone (`Connection` may be gone too).
     UpgradeStripped,

@@ -8,11 +8,10 @@ use tokio::time::timeout;
 
 use super::facts::{AddressFacts, Facts, MachineFacts, ResolverFacts, VerdictFacts};
 use super::items::Phase;
-use crate::doctor::facts::{Address, Source};
-use crate::doctor::http::{Request, exchange};
-use crate::doctor::verdict::{Diagnosis, Finding, Kind};
-use crate::doctor::{Depth, Examination, Options, STEP_TIME, examine};
-use crate::{os, probe};
+use crate::examination::facts::{Address, Source};
+use crate::examination::http::{Request, exchange};
+use crate::examination::verdict::{Diagnosis, Finding, Kind};
+use crate::examination::{Depth, Examination, Options, STEP_TIME, examine};
 
 /// The gauge of open connections, as `/metrics` names it.
 const CONNECTIONS: &str = "hi_connections";
@@ -28,8 +27,8 @@ pub struct Subject {
     pub new: BTreeSet<IpAddr>,
     /// The internal port of the old server.
     pub old_internal: Option<SocketAddr>,
-    /// Whether this machine is to be the server.
-    pub here: bool,
+    /// The machine that is to be the server, if it is this one.
+    pub machine: Option<MachineFacts>,
 }
 
 /// Makes every check. The old and the new addresses are tried under the host's name, also where no record names them.
@@ -50,7 +49,7 @@ pub async fn gather(phase: Phase, subject: &Subject) -> Result<Facts, String> {
         resolvers: as_users.facts.dns.iter().filter(|source| !source.local).map(resolver).collect(),
         addresses: everywhere.facts.addresses.iter().map(|address| at(address, &everywhere)).collect(),
         verdict: verdict(&as_users.diagnosis),
-        machine: subject.here.then(machine),
+        machine: subject.machine.clone(),
         old_connections,
     };
     if facts.new.is_empty() && !facts.old.is_empty() {
@@ -102,13 +101,6 @@ fn verdict(diagnosis: &Diagnosis) -> VerdictFacts {
         sound: diagnosis.is_sound(),
         sentence: text.clone(),
         fix: fix.as_ref().map(|fix| fix.text.clone()).unwrap_or_default(),
-    }
-}
-
-fn machine() -> MachineFacts {
-    MachineFacts {
-        kernel: probe::try_kernel().map(|kernel| kernel.to_string()),
-        files_max: os::raise_file_limit().unwrap_or(0),
     }
 }
 

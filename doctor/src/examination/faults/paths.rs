@@ -2,23 +2,51 @@
 
 use std::net::IpAddr;
 
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
-use super::super::facts::{Address, Answer, Facts};
+use super::super::facts::{Address, Answer, ECHO_PATH, Facts};
 use super::super::url::Target;
 use super::super::verdict::Kind;
 use super::Fault;
 use super::handshake::{front, html, is_web_page, ok_200, server};
-use crate::http::target::{Route, route};
 
 /// Words in the address of a page where users log in; those in capitals stand alone.
 const LOGIN_WORDS: [&str; 8] = ["login", "logon", "signin", "oauth", "openid", "saml", "authoriz", "authenti"];
 const LOGIN_WORDS_ALONE: [&str; 6] = ["auth", "sso", "oidc", "idp", "accounts", "cloudflareaccess"];
 
+/// What hi serves at a path (`src/http/target.rs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Chat,
+    Raw,
+    Stream,
+    Echo,
+    Health,
+    Page,
+    Nothing,
+}
+
+impl Place {
+    fn of(path: &str) -> Self {
+        let path = percent_decode_str(path).decode_utf8_lossy();
+        match path.trim_start_matches('/') {
+            _ if path == ECHO_PATH => Self::Echo,
+            _ if path.starts_with("/-/") => Self::Nothing,
+            _ if path.starts_with("/raw/") => Self::Raw,
+            _ if path.starts_with("/stream/") => Self::Stream,
+            "healthz" => Self::Health,
+            "" | "index.html" => Self::Page,
+            file if !file.contains('/') && (file.ends_with(".js") || file.ends_with(".css")) => Self::Page,
+            _ if path.ends_with("/ws") => Self::Chat,
+            _ => Self::Nothing,
+        }
+    }
+}
+
 /// What hi has at the path of the address, if hi was seen there: the proxy's prefix is not hi's.
-fn at_path<'f>(address: &Address, facts: &'f Facts) -> Option<Route<'f>> {
-    let path = facts.target.path.strip_prefix(address.base()?).unwrap_or(&facts.target.path);
-    route(path).ok()
+fn at_path(address: &Address, facts: &Facts) -> Option<Place> {
+    Some(Place::of(facts.target.path.strip_prefix(address.base()?).unwrap_or(&facts.target.path)))
 }
 
 /// The address of the chat next to where hi was seen.
@@ -26,8 +54,8 @@ fn chat(address: &Address, facts: &Facts) -> String {
     let target = &facts.target;
     let base = address.base().unwrap_or_default();
     let without_slash = target.path.trim_end_matches('/');
-    let is_chat = |path: &str| matches!(route(path), Ok(Route::Chat { .. }));
-    match is_chat(without_slash.strip_prefix(base).unwrap_or(without_slash)) {
+    let place = Place::of(without_slash.strip_prefix(base).unwrap_or(without_slash));
+    match place == Place::Chat {
         true => target.websocket(without_slash),
         false => target.websocket(&format!("{base}/ws")),
     }
@@ -54,7 +82,7 @@ pub(super) fn not_found(address: &Address, answer: &Answer, facts: &Facts) -> Fa
             nothing(&server(address, answer)),
             "check the path; where a proxy stands before hi, check its rule for this path",
         ),
-        Some(Route::Chat { .. } | Route::Raw { .. }) => Fault::new(
+        Some(Place::Chat | Place::Raw) => Fault::new(
             Kind::NotFound,
             nothing(&front(address, answer)),
             format!("let the proxy pass {path} on as it is; hi serves the chat at every path that ends in /ws"),
@@ -76,10 +104,10 @@ fn where_hi_listens(address: &Address, facts: &Facts) -> String {
 pub(super) fn wrong_page(address: &Address, answer: &Answer, facts: &Facts) -> Fault {
     let path = &facts.target.path;
     let what = match at_path(address, facts) {
-        Some(Route::Page(_)) => "its page, for browsers",
-        Some(Route::Healthz) => "its health check",
-        Some(Route::DoctorEcho) => "the echo, which hi doctor asks by itself",
-        Some(Route::Stream { .. }) => {
+        Some(Place::Page) => "its page, for browsers",
+        Some(Place::Health) => "its health check",
+        Some(Place::Echo) => "the echo, which hi doctor asks by itself",
+        Some(Place::Stream) => {
             let clause = format!("hi answers with server-sent events at {path}, which are for EventSource");
             let fix = format!(
                 "use {}?room=ROOM for WebSockets, or open this address with EventSource (http:// or https://)",

@@ -1,6 +1,8 @@
 //! 400 and 426: a hop has taken something away, and the echo or the answer tells what. Pure.
 
-use serde::Deserialize;
+use serde::de::IntoDeserializer as _;
+use serde::de::value::StringDeserializer;
+use serde::{Deserialize, Deserializer};
 
 use super::super::diff::Diff;
 use super::super::facts::{Address, Answer, Facts, Handshake};
@@ -8,6 +10,7 @@ use super::super::verdict::Kind;
 use super::Fault;
 use super::handshake::{cut, product, server, unexpected};
 use crate::proxy::{Lines, Proxy};
+use crate::reason::Reason;
 
 /// What hi writes in plain text, and what the usual libraries write, in lower case.
 const SAID: [(&str, Kind); 11] = [
@@ -26,19 +29,36 @@ const SAID: [(&str, Kind); 11] = [
 
 /// What hi says about a handshake that it refuses (`src/http/diagnosis.rs`).
 #[derive(Deserialize)]
-pub(in crate::doctor) struct Told {
-    pub(super) reason: String,
+pub(in crate::examination) struct Told {
+    /// `None`: a reason that only a later version of hi knows.
+    #[serde(deserialize_with = "known")]
+    pub(super) reason: Option<Reason>,
     pub(super) sentence: String,
 }
 
+fn known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Reason>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    Ok(Reason::deserialize(name.into_deserializer() as StringDeserializer<D::Error>).ok())
+}
+
 impl Told {
-    /// Whether nobody on the way is to blame: the address itself is wrong.
-    pub(in crate::doctor) fn is_about_the_address(&self) -> bool {
-        matches!(&*self.reason, "name_invalid" | "query_invalid" | "path_invalid")
+    /// Whether no hop is to blame: the address itself is wrong.
+    pub(in crate::examination) fn is_about_the_address(&self) -> bool {
+        matches!(self.reason, Some(Reason::NameInvalid | Reason::QueryInvalid | Reason::PathInvalid))
+    }
+
+    /// The verdict, where a hop on the way is to blame.
+    fn verdict(&self) -> Option<Kind> {
+        match self.reason? {
+            Reason::Http10Hop => Some(Kind::Http10Hop),
+            Reason::UpgradeStripped | Reason::NotAWebsocketRequest => Some(Kind::UpgradeStripped),
+            Reason::ConnectionStripped => Some(Kind::ConnectionStripped),
+            _ => None,
+        }
     }
 }
 
-pub(in crate::doctor) fn told_by_hi(answer: &Answer) -> Option<Told> {
+pub(in crate::examination) fn told_by_hi(answer: &Answer) -> Option<Told> {
     serde_json::from_str(&answer.body).ok()
 }
 
@@ -107,12 +127,7 @@ fn refused_by_hi(told: &Told, status: u16, facts: &Facts) -> Fault {
 /// What hi's answer, or that of another server, says is missing.
 fn told(address: &Address, answer: &Answer) -> Option<Kind> {
     if let Some(told) = told_by_hi(answer) {
-        return match &*told.reason {
-            "http10_hop" => Some(Kind::Http10Hop),
-            "upgrade_stripped" | "not_a_websocket_request" => Some(Kind::UpgradeStripped),
-            "connection_stripped" => Some(Kind::ConnectionStripped),
-            _ => None,
-        };
+        return told.verdict();
     }
     // The page of a front says nothing about the server behind it.
     if answer.is_html() && answer.status == 400 || !asks_for_websockets(answer) {

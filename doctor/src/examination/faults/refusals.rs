@@ -7,6 +7,7 @@ use super::handshake::{cut, product, said, server};
 use super::origins::origin_refused;
 use super::stripped::told_by_hi;
 use crate::proxy::{Lines, Proxy};
+use crate::reason::Reason;
 
 /// 401, 403 and 407.
 pub(super) fn refused(address: &Address, handshake: &Handshake, facts: &Facts) -> Fault {
@@ -15,7 +16,7 @@ pub(super) fn refused(address: &Address, handshake: &Handshake, facts: &Facts) -
     if let Some(fault) = origin_refused(address, handshake, &who, facts) {
         return fault;
     }
-    if let Some(told) = told_by_hi(answer).filter(|told| told.reason == "raw_rooms_off") {
+    if let Some(told) = told_by_hi(answer).filter(|told| told.reason == Some(Reason::RawRoomsOff)) {
         let fix =
             format!("start hi with --raw open or --raw listen, or use the chat: {}", facts.target.websocket("/ws"));
         return Fault::new(Kind::Forbidden, told.sentence.trim_end_matches('.'), fix);

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use super::facts::{Address, Facts, LookupOutcome, Source};
 use super::faults::{Fault, family, faults};
 use super::verdict::{Diagnosis, Finding, Kind};
-use crate::output::thousands;
+use crate::printable::thousands;
 
 /// The verdict, and what else deserves attention.
 pub fn diagnose(facts: &Facts) -> Diagnosis {

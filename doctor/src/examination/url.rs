@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
-use hickory_resolver::proto::rr::Name;
+use idna::AsciiDenyList;
 use serde::Serialize;
 
 use super::secrets::{Query, Secrets, has_secrets, shown, shown_path};
@@ -255,10 +255,9 @@ fn ascii_host(host: &str) -> Option<String> {
     if host.parse::<IpAddr>().is_ok() {
         return Some(host.to_owned());
     }
-    let name = Name::from_utf8(host).ok()?;
-    let ascii = name.to_ascii();
-    let sound = !ascii.is_empty() && ascii != "." && !ascii.contains(['\\', '%', '[', ']']);
-    sound.then(|| ascii.trim_end_matches('.').to_owned())
+    let ascii = idna::domain_to_ascii_cow(host.as_bytes(), AsciiDenyList::URL).ok()?;
+    let name = ascii.trim_end_matches('.');
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
 #[cfg(test)]

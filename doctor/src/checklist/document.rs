@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
 use super::items::{Item, Phase, State};
-use crate::doctor::secrets::shown;
+use crate::examination::secrets::shown;
 use crate::printable::{printable_json, printable_markdown};
 
 /// In a Markdown file, the JSON stands in a comment behind this.

@@ -15,24 +15,21 @@ pub mod items;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use document::{Document, diff};
+use facts::MachineFacts;
 use gather::{Subject, gather};
 use items::{Phase, items};
 
-use crate::doctor::url::Target;
-use crate::doctor::{self, Options, parse_resolver};
-use crate::output::print;
+use crate::examination::url::Target;
+use crate::examination::{Options, parse_resolver, runtime};
 
 /// Exit code while a check is open.
 const EXIT_OPEN: u8 = 1;
-/// Exit code for what the operator can fix on the command line.
-const EXIT_USAGE: u8 = 2;
 
 /// The command line.
 #[derive(clap::Args, Debug)]
@@ -100,24 +97,22 @@ struct ListArgs {
     json: bool,
 }
 
-/// Makes a list, or compares two. 0: nothing is open; 1: something is; 2: a file or an address is not usable.
-pub fn run(args: Args) -> ExitCode {
-    let outcome = match args.what {
-        What::Before(args) => make(Phase::Before, args),
-        What::During(args) => make(Phase::During, args),
-        What::After(args) => make(Phase::After, args),
+/// Makes a list, or compares two. What to print, and the exit code: 0 nothing is open, 1 something is. `machine` looks at
+/// the machine that it runs on.
+///
+/// # Errors
+/// A file or an address is not usable: a sentence for the operator.
+pub fn run(args: Args, machine: fn() -> MachineFacts) -> Result<(String, ExitCode), String> {
+    let (text, code) = match args.what {
+        What::Before(args) => make(Phase::Before, args, machine),
+        What::During(args) => make(Phase::During, args, machine),
+        What::After(args) => make(Phase::After, args, machine),
         What::Diff { a, b } => read(&a).and_then(|a| Ok((diff(&a, &read(&b)?), ExitCode::SUCCESS))),
-    };
-    match outcome {
-        Ok((text, code)) => print(format!("{}\n", text.trim_end()), code),
-        Err(sentence) => {
-            let _ = writeln!(std::io::stderr(), "{sentence}");
-            ExitCode::from(EXIT_USAGE)
-        }
-    }
+    }?;
+    Ok((format!("{}\n", text.trim_end()), code))
 }
 
-fn make(phase: Phase, args: ListArgs) -> Result<(String, ExitCode), String> {
+fn make(phase: Phase, args: ListArgs, machine: fn() -> MachineFacts) -> Result<(String, ExitCode), String> {
     let target = Target::parse(&args.url).map_err(|error| error.to_string())?;
     let since = args.since.as_deref().map(read).transpose()?;
     let mut old: BTreeSet<IpAddr> = args.old.into_iter().collect();
@@ -138,9 +133,10 @@ fn make(phase: Phase, args: ListArgs) -> Result<(String, ExitCode), String> {
     }
     let url = target.url.clone();
     let options = Options { resolvers: args.resolver, ca: args.ca, ..Options::new(target) };
-    let subject = Subject { options, old, new, old_internal: args.old_internal, here: !args.elsewhere };
-    let runtime = doctor::runtime().map_err(|error| format!("can't start a runtime: {error}."))?;
-    let facts = runtime.block_on(gather(phase, &subject))?;
+    let subject =
+        Subject { options, old, new, old_internal: args.old_internal, machine: (!args.elsewhere).then(machine) };
+    let facts =
+        runtime().map_err(|error| format!("can't start a runtime: {error}."))?.block_on(gather(phase, &subject))?;
     let made_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let document = Document { phase, url, made_unix_ms, items: items(phase, &facts), facts };
     if let Some(save) = &args.save {

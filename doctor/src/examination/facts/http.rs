@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::doctor::diff::Diff;
+use crate::examination::diff::Diff;
 
 /// An HTTP answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -10,8 +10,8 @@ use super::facts::{
 use super::faults::listed;
 use super::secrets::shown;
 use super::verdict::Finding;
-use crate::output::thousands;
 use crate::printable::printable;
+use crate::printable::thousands;
 
 /// The column of the steps' names, in characters.
 const NAME_WIDTH: usize = 17;

@@ -35,7 +35,7 @@ pub mod url;
 pub mod verdict;
 pub mod websocket;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,8 +45,6 @@ use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
-use crate::config::parse_time;
-use crate::output::print;
 use crate::printable::printable_json;
 use facts::{Facts, Source};
 use net::Trust;
@@ -63,8 +61,6 @@ const ADDRESSES_MAX: usize = 32;
 const DNS_PORT: u16 = 53;
 /// Exit code: users notice something.
 const EXIT_BROKEN: u8 = 1;
-/// Exit code: the command line, or this machine, has to be fixed first.
-const EXIT_USAGE: u8 = 2;
 
 /// What to examine, and how.
 #[derive(Clone, Debug)]
@@ -168,7 +164,7 @@ pub async fn examine(options: &Options) -> Result<Examination, String> {
 /// A runtime for [`examine`] on this thread.
 ///
 /// # Errors
-/// The system has none to give.
+/// The system has no descriptors left.
 pub fn runtime() -> io::Result<Runtime> {
     // Time is looked at between any two polls: the usual 61 of them are many seconds if a server floods us.
     Builder::new_current_thread().enable_all().event_interval(1).build()
@@ -248,6 +244,10 @@ fn parse_origin(text: &str) -> Result<String, String> {
     }
 }
 
+fn parse_time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; give e.g. 500ms, 25s, 2m"))
+}
+
 fn parse_step_time(text: &str) -> Result<Duration, String> {
     parse_time(text).and_then(|time| match time.as_millis() {
         100..=60_000 => Ok(time),
@@ -262,8 +262,11 @@ fn parse_idle(text: &str) -> Result<Duration, String> {
     })
 }
 
-/// `hi doctor`: examines, reports on stdout. The exit code: 0 healthy, 1 something is broken, 2 the command line is.
-pub fn run(args: Args) -> ExitCode {
+/// `hi doctor`: examines. What to print, and the exit code: 0 healthy, 1 something is broken.
+///
+/// # Errors
+/// A sentence for the operator: the command line, or this machine, has to be fixed first.
+pub fn run(args: Args) -> Result<(String, ExitCode), String> {
     let json = args.json;
     let options = Options {
         resolvers: args.resolver,
@@ -274,22 +277,14 @@ pub fn run(args: Args) -> ExitCode {
         depth: args.idle.map_or(Depth::Messages, Depth::Idle),
         ..Options::new(args.url)
     };
-    let result = match runtime() {
-        Ok(runtime) => runtime.block_on(examine(&options)),
-        Err(error) => Err(format!("no runtime: {error}")),
-    };
-    let examination = match result {
-        Ok(examination) => examination,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "{error}");
-            return ExitCode::from(EXIT_USAGE);
-        }
-    };
+    let runtime = runtime().map_err(|error| format!("can't start a runtime: {error}"))?;
+    let examination = runtime.block_on(examine(&options))?;
     let text = match json {
         true => format!("{}\n", examination.json()),
         false => report::text(&examination, color(&io::stdout())),
     };
-    print(text, if examination.diagnosis.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN) })
+    let code = if examination.diagnosis.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN) };
+    Ok((text, code))
 }
 
 /// Colors for a terminal whose user has not asked for none (no-color.org).

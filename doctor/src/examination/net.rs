@@ -201,7 +201,7 @@ pub fn refusal(error: &io::Error) -> Failure {
         | io::ErrorKind::ConnectionAborted
         | io::ErrorKind::BrokenPipe
         | io::ErrorKind::UnexpectedEof => FailureKind::Closed,
-        _ if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => FailureKind::NoRouteHere,
+        _ if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => FailureKind::NoRouteHere,
         _ => FailureKind::Other,
     };
     let detail = match kind {

@@ -1,20 +1,20 @@
-//! Text that can do nothing in a terminal, a log or a document, whoever wrote its parts. Pure.
+//! Text that is harmless in a terminal, a log or a document, whoever wrote its parts; numbers for readers. Pure.
 //!
-//! Servers, proxies, name servers and certificates that nobody knows are quoted by the doctor, the canary and the
-//! checklist. What the public port quotes of requests is bytes: [`crate::http`] has its own, stricter rule.
+//! The doctor, the canary and the checklist quote servers, proxies, name servers and certificates that anybody may have
+//! set up. The public port of hi quotes bytes of requests, under a stricter rule of its own (`src/http/shown.rs`).
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// The text, with `?` for each character that moves the cursor, ends a line, changes the direction of reading, or can't
-/// be seen.
+/// The text, with `?` for each character that moves the cursor, ends a line, changes the reading direction, or is
+/// invisible.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.contains(is_unsafe) { text.replace(is_unsafe, "?").into() } else { text.into() }
 }
 
-/// JSON that means the same, with an escape for each such character; line ends between its parts stay.
+/// Equivalent JSON with an escape for each such character; line ends between its parts stay.
 pub fn printable_json(json: &str) -> Cow<'_, str> {
-    // serde_json escapes those of ASCII itself, but DEL. They can stand in strings only.
+    // serde_json escapes the ASCII ones, except DEL. They can occur in strings only.
     let escapes = |letter: char| is_unsafe(letter) && letter != '\n';
     if !json.contains(escapes) {
         return json.into();
@@ -32,7 +32,7 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
-/// Text that is no markup in Markdown, in one line: no link, no image, no HTML. Code spans and emphasis do no harm.
+/// The text in one line of Markdown, without links, images or HTML. Code spans and emphasis are harmless.
 pub fn printable_markdown(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for letter in printable(text).chars() {
@@ -43,6 +43,13 @@ pub fn printable_markdown(text: &str) -> String {
         }
     }
     line
+}
+
+/// A number with commas between its thousands: `3,540`.
+pub fn thousands(number: impl Into<u64>) -> String {
+    let digits = number.into().to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
 }
 
 fn is_unsafe(letter: char) -> bool {
@@ -62,7 +69,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_acts_on_a_terminal_is_gone_and_words_stay() {
+    fn numbers_are_grouped() {
+        assert_eq!(
+            [0, 999, 1000, 3540, 20_000, 1_234_567_u32].map(thousands),
+            ["0", "999", "1,000", "3,540", "20,000", "1,234,567"]
+        );
+    }
+
+    #[test]
+    fn control_characters_are_replaced_and_words_stay() {
         assert_eq!(printable("a\u{1b}[2J\u{9b}2J\u{202e}b\nc\u{7f}"), "a?[2J?2J?b?c?");
         assert!(matches!(printable("Bücher, 日本, 👍"), Cow::Borrowed(_)));
     }
