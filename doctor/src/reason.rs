@@ -111,3 +111,27 @@ impl Reason {
         matches!(self, Self::TlsOnPlainPort | Self::Http2OnHttp1Port)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::de::IntoDeserializer as _;
+    use serde::de::value::{Error, StrDeserializer};
+
+    use super::*;
+
+    #[test]
+    fn a_name_is_read_as_it_is_written() {
+        for reason in [
+            Reason::UpgradeStripped,
+            Reason::Http10Hop,
+            Reason::NotAWebsocketRequest,
+            Reason::NameInvalid,
+            Reason::RawRoomsOff,
+            Reason::TlsOnPlainPort,
+            Reason::Http2OnHttp1Port,
+        ] {
+            let name: StrDeserializer<'_, Error> = reason.as_str().into_deserializer();
+            assert_eq!(Reason::deserialize(name), Ok(reason));
+        }
+    }
+}

@@ -2,12 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
-use idna::AsciiDenyList;
 use serde::Serialize;
+use url::Host;
 
 use super::secrets::{Query, Secrets, has_secrets, shown, shown_path};
 
@@ -233,13 +233,9 @@ fn parameters(query: &str) -> impl Iterator<Item = &str> {
 
 /// Host and port of an authority; an IPv6 address stands in brackets.
 fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => {
-            let (host, port) = rest.split_once(']')?;
-            host.parse::<Ipv6Addr>().ok()?;
-            (host, port.strip_prefix(':').or(if port.is_empty() { Some("") } else { None })?)
-        }
-        None => authority.split_once(':').unwrap_or((authority, "")),
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (authority, ""),
     };
     match port {
         "" => Some((host, None)),
@@ -250,14 +246,13 @@ fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
-/// A host name in ASCII (RFC 5891), or an IP address as it is.
+/// A host name in ASCII (RFC 5891), or an IP address without brackets.
 fn ascii_host(host: &str) -> Option<String> {
-    if host.parse::<IpAddr>().is_ok() {
-        return Some(host.to_owned());
+    match Host::parse(host).ok()? {
+        Host::Domain(name) => Some(name.trim_end_matches('.').to_owned()).filter(|name| !name.is_empty()),
+        Host::Ipv4(address) => Some(address.to_string()),
+        Host::Ipv6(address) => Some(address.to_string()),
     }
-    let ascii = idna::domain_to_ascii_cow(host.as_bytes(), AsciiDenyList::URL).ok()?;
-    let name = ascii.trim_end_matches('.');
-    (!name.is_empty()).then(|| name.to_owned())
 }
 
 #[cfg(test)]

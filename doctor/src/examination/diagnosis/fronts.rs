@@ -288,7 +288,7 @@ fn fronts_that_redirect() {
         redirect("Caddy", (308, "https://chat.example.com/ws"), "(308)", "use wss://chat.example.com/ws"),
         redirect("Traefik", (302, "https://chat.example.com:8443/ws"), "", "use wss://chat.example.com:8443/ws"),
         redirect("nginx", (301, "http://www.example.com/ws"), "", "use ws://www.example.com/ws"),
-        redirect("AWS", (301, "https://chat.example.com:443/"), "", "use wss://chat.example.com:443/ws"),
+        redirect("AWS", (301, "https://chat.example.com:443/"), "", "use wss://chat.example.com/ws"),
         redirect("nginx", (301, "/ws/"), "http://chat.example.com/ws/", pass),
         redirect("nginx", (301, "http://chat.example.com/ws"), "", pass),
         redirect("nginx", (302, "https://elsewhere.example.org/"), "elsewhere", pass),

@@ -1,19 +1,19 @@
 //! Answers that say that the path is wrong: 404, a page, a redirect. Pure.
 
-use std::net::IpAddr;
-
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
+use url::Url;
 
 use super::super::facts::{Address, Answer, ECHO_PATH, Facts};
 use super::super::url::Target;
 use super::super::verdict::Kind;
 use super::Fault;
-use super::handshake::{front, html, is_web_page, ok_200, server};
+use super::handshake::{front, html, is_web_page, ok_200, server, unexpected};
 
-/// Words in the address of a page where users log in; those in capitals stand alone.
+/// What words begin with in the address of a page where users log in.
 const LOGIN_WORDS: [&str; 8] = ["login", "logon", "signin", "oauth", "openid", "saml", "authoriz", "authenti"];
-const LOGIN_WORDS_ALONE: [&str; 6] = ["auth", "sso", "oidc", "idp", "accounts", "cloudflareaccess"];
+/// The same, as whole words.
+const LOGIN_WHOLE_WORDS: [&str; 6] = ["auth", "sso", "oidc", "idp", "accounts", "cloudflareaccess"];
 
 /// What hi serves at a path (`src/http/target.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,89 +122,97 @@ pub(super) fn wrong_page(address: &Address, answer: &Answer, facts: &Facts) -> F
     Fault::new(Kind::Ok200InsteadOf101, clause, where_hi_listens(address, facts))
 }
 
-/// Where a redirect leads: without its query, which may hold anything.
-struct Destination {
-    tls: bool,
-    authority: String,
-    path: String,
+/// The address of a redirect, and where it leads (RFC 9110 10.2.2): without its query, which may hold anything.
+struct Redirect {
+    from: Url,
+    to: Url,
 }
 
-impl Destination {
-    /// `Location` may leave out what stays the same (RFC 9110 10.2.2).
-    fn of(location: &str, from: &Target) -> Self {
-        let bare = location.split(['?', '#']).next().unwrap_or_default();
-        let (tls, rest) = match bare.split_once("://") {
-            Some((scheme, rest)) => (matches!(&*scheme.to_ascii_lowercase(), "https" | "wss"), rest),
-            None => match bare.strip_prefix("//") {
-                Some(rest) => (from.tls, rest),
-                None => {
-                    let path = match (bare.starts_with('/'), from.path.rfind('/')) {
-                        (false, Some(end)) if !bare.is_empty() => format!("{}{bare}", &from.path[..=end]),
-                        _ => bare.to_owned(),
-                    };
-                    return Self { tls: from.tls, authority: from.authority(), path };
-                }
-            },
-        };
-        let end = rest.find('/').unwrap_or(rest.len());
-        let authority = rest[..end].rsplit('@').next().unwrap_or_default().to_owned();
-        let path = if end == rest.len() { "/" } else { &rest[end..] };
-        Self { tls, authority, path: path.to_owned() }
+impl Redirect {
+    fn of(location: &str, target: &Target) -> Option<Self> {
+        let from = Url::parse(&target.websocket(&target.path)).ok()?;
+        let mut to = from.join(location).ok().filter(Url::has_host)?;
+        to.set_query(None);
+        to.set_fragment(None);
+        to.set_username("").and_then(|()| to.set_password(None)).ok()?;
+        Some(Self { from, to })
     }
 
+    fn adds_tls(&self) -> bool {
+        self.from.scheme() == "ws" && self.is_secure()
+    }
+
+    fn is_secure(&self) -> bool {
+        matches!(self.to.scheme(), "https" | "wss")
+    }
+
+    /// The destination for a browser.
     fn page(&self) -> String {
-        format!("{}://{}{}", if self.tls { "https" } else { "http" }, self.authority, self.path)
+        self.with_scheme(["http", "https"])
     }
 
     fn websocket(&self) -> String {
-        format!("{}://{}{}", if self.tls { "wss" } else { "ws" }, self.authority, self.path)
+        self.with_scheme(["ws", "wss"])
     }
 
-    fn host(&self) -> &str {
-        let port = self.authority.rfind(':').filter(|at| !self.authority[*at..].contains(']'));
-        &self.authority[..port.unwrap_or(self.authority.len())]
-    }
-
-    fn is_at(&self, host: &str) -> bool {
-        let bare = self.host().trim_matches(['[', ']']);
-        match (bare.parse::<IpAddr>(), host.parse::<IpAddr>()) {
-            (Ok(one), Ok(other)) => one == other,
-            _ => bare.eq_ignore_ascii_case(host),
-        }
+    fn with_scheme(&self, [plain, secure]: [&str; 2]) -> String {
+        let scheme = if self.is_secure() { secure } else { plain };
+        format!("{scheme}://{}{}", self.to.authority(), self.to.path())
     }
 
     fn is_login(&self) -> bool {
-        let text = format!("{}{}", self.authority, self.path).to_ascii_lowercase();
+        let text = format!("{}{}", self.to.authority(), self.to.path()).to_ascii_lowercase();
         let words: Vec<_> = text.split(|letter: char| !letter.is_ascii_alphanumeric()).collect();
         words.iter().any(|word| LOGIN_WORDS.iter().any(|login| word.starts_with(login)))
-            || words.iter().any(|word| LOGIN_WORDS_ALONE.contains(word))
+            || words.iter().any(|word| LOGIN_WHOLE_WORDS.contains(word))
             || words.windows(2).any(|pair| matches!(pair, ["sign" | "log", "in" | "on"]))
     }
 }
 
 pub(super) fn redirect(address: &Address, answer: &Answer, facts: &Facts) -> Fault {
-    let target = &facts.target;
-    let to = Destination::of(answer.header("location").unwrap_or_default(), target);
-    let path = &target.path;
-    let (same_path, same_host) = (to.path == *path, to.is_at(&target.host));
-    let is_login = !same_path && to.is_login();
+    let path = &facts.target.path;
+    let redirect = answer.header("location").and_then(|location| Redirect::of(location, &facts.target));
+    let Some(redirect) = redirect else { return unexpected(address, answer, answer.status) };
+    let same_path = redirect.to.path() == redirect.from.path();
+    let same_host = redirect.to.host() == redirect.from.host();
+    let is_login = !same_path && redirect.is_login();
     let login = if is_login { "a login page, " } else { "" };
     let clause = format!(
         "{} redirects the handshake to {login}{} ({}), and WebSocket clients don't follow redirects",
         front(address, answer),
-        to.page(),
+        redirect.page(),
         answer.status
     );
     let fix = if is_login {
         format!(
             "let {path} pass without that login; or log in first: a browser sends the cookies of its page with the handshake"
         )
-    } else if same_path && (!same_host || to.tls && !target.tls) {
-        format!("use {}", to.websocket())
-    } else if same_host && to.tls && !target.tls {
-        format!("use wss://{}{path}: plain requests are redirected to https", to.authority)
+    } else if same_path && (!same_host || redirect.adds_tls()) {
+        format!("use {}", redirect.websocket())
+    } else if same_host && redirect.adds_tls() {
+        format!("use wss://{}{path}: plain requests are redirected to https", redirect.to.authority())
     } else {
-        format!("don't redirect {path}: let the proxy pass it on as it is ({} is another page)", to.page())
+        format!("don't redirect {path}: let the proxy pass it on as it is ({} is another page)", redirect.page())
     };
     Fault::new(Kind::Redirect, clause, fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_hi_are_known() {
+        for (place, paths) in [
+            (Place::Chat, &["/ws", "/a/ws", "/%77s"][..]),
+            (Place::Raw, &["/raw/tea", "/raw/ws"]),
+            (Place::Stream, &["/stream/tea", "/stream/ws"]),
+            (Place::Echo, &["/-/doctor/echo"]),
+            (Place::Health, &["/healthz"]),
+            (Place::Page, &["/", "/index.html", "/app.js", "/style.css"]),
+            (Place::Nothing, &["/nothing", "/ws/", "/-/ws", "/a/app.js"]),
+        ] {
+            assert!(paths.iter().all(|path| Place::of(path) == place), "{place:?}");
+        }
+    }
 }
