@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 #[cfg(feature = "doctor")]
-use doctor::examination::url::{Target, TargetParser};
+use doctor::examination::{Target, TargetParser};
 
 use crate::api;
 use crate::cores::Pin;

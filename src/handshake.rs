@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +18,9 @@ use rustix::net::{RecvFlags, recv};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_uring::buf::BoundedBuf;
-use tokio_uring::net::TcpStream;
 use tracing::{info, warn};
 
+use crate::clock::Now;
 use crate::config::Config;
 use crate::descriptors::{self, Descriptors};
 use crate::handshake_failures::{FailureCount, Failures};
@@ -32,7 +31,8 @@ use crate::http::response::{Body, Connection, Response};
 use crate::memory::{Held, Memory, What, held};
 use crate::metrics::counters::Counters;
 use crate::os;
-use crate::ring::DataRing;
+use crate::ring::control::{self, Stream};
+use crate::ring::{OpenRing, Socket};
 use crate::shard::{Shard, Upgraded};
 
 mod answer;
@@ -65,7 +65,7 @@ pub struct Front<R> {
     memory: Arc<Memory>,
 }
 
-impl<R: DataRing> Front<R> {
+impl<R: OpenRing> Front<R> {
     /// What the tasks of `shard` share.
     pub fn new(
         shard: Shard<R>,
@@ -92,9 +92,10 @@ impl<R: DataRing> Front<R> {
     }
 
     /// Hands a socket over to the data ring, with what arrived behind its head.
-    fn adopt(&self, stream: TcpStream, upgrade: Upgrade, leftover: Vec<u8>) {
+    fn adopt(&self, socket: Socket, upgrade: Upgrade, leftover: Vec<u8>) {
         let Upgrade { role, room, opening, since, response } = upgrade;
-        self.shard.borrow_mut().adopt(Upgraded { stream, role, room, opening, since, response, leftover });
+        let upgraded = Upgraded { socket, role, room, opening, since, response, leftover };
+        self.shard.borrow_mut().adopt(upgraded, Now::read());
         self.news.notify_one();
     }
 
@@ -111,8 +112,8 @@ impl<R: DataRing> Front<R> {
 
     /// Says and counts why a handshake failed.
     fn refuse(&self, fault: impl Into<Fault>, head: Option<&Head<'_>>, caller: Caller<'_>) -> Verdict {
-        let Caller { stream, peer } = caller;
-        let ends = Ends { peer, local: os::local_address(stream).ok() };
+        let Caller { socket, peer } = caller;
+        let ends = Ends { peer, local: os::local_address(socket).ok() };
         let verdict = diagnose(fault.into(), head, ends);
         if let Some(others) = self.failures.note(&verdict, std::time::Instant::now()) {
             let others =
@@ -126,7 +127,7 @@ impl<R: DataRing> Front<R> {
 /// One end of a connection that is not upgraded yet.
 #[derive(Clone, Copy)]
 struct Caller<'s> {
-    stream: &'s TcpStream,
+    socket: BorrowedFd<'s>,
     peer: SocketAddr,
 }
 
@@ -166,7 +167,7 @@ impl Door {
 }
 
 /// Accepts for as long as the listener lives. Without file descriptors it pauses; those connected notice nothing.
-pub async fn accept<R: DataRing + 'static>(door: Door, front: Rc<Front<R>>) {
+pub async fn accept<R: OpenRing + 'static>(door: Door, front: Rc<Front<R>>) {
     let mut buffer = Vec::new();
     'rows: loop {
         let mut ready = door.listener.readable().await.expect("the runtime runs");
@@ -201,7 +202,7 @@ pub async fn accept<R: DataRing + 'static>(door: Door, front: Rc<Front<R>>) {
 
 /// Serves a connection at once as far as what it has sent allows, and hands the rest to a task. `buffer` is used again
 /// unless it goes with the task.
-fn welcome<R: DataRing + 'static>(
+fn welcome<R: OpenRing + 'static>(
     stream: std::net::TcpStream,
     peer: SocketAddr,
     buffer: &mut Vec<u8>,
@@ -211,20 +212,19 @@ fn welcome<R: DataRing + 'static>(
     buffer.reserve(HEAD_BYTES_USUAL);
     // Nothing yet, or the end of it, or an error: the task reads again, and finds out.
     let _ = recv(&stream, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT);
-    let stream = TcpStream::from_std(stream);
-    match outcome(buffer, 0, Caller { stream: &stream, peer }, front) {
-        Some((Outcome::Upgrade(upgrade), used)) => front.adopt(stream, upgrade, buffer.split_off(used)),
+    match outcome(buffer, 0, Caller { socket: stream.as_fd(), peer }, front) {
+        Some((Outcome::Upgrade(upgrade), used)) => front.adopt(stream.into(), upgrade, buffer.split_off(used)),
         first => {
             let (buffer, front) = (mem::take(buffer), Rc::clone(front));
-            drop(tokio_uring::spawn(async move { serve(stream, peer, buffer, first, &front).await }));
+            control::spawn(async move { serve(Stream::new(stream), peer, buffer, first, &front).await });
         }
     }
 }
 
 /// Reads request heads from one socket and answers them, until it is upgraded or ends. `buffer` holds what has been read,
 /// `first` what the request in it comes to.
-async fn serve<R: DataRing>(
-    stream: TcpStream,
+async fn serve<R: OpenRing>(
+    stream: Stream,
     peer: SocketAddr,
     mut buffer: Vec<u8>,
     mut first: Option<(Outcome, usize)>,
@@ -236,14 +236,14 @@ async fn serve<R: DataRing>(
     // After an answer, for as long as nothing of another request is there.
     let mut idle = false;
     loop {
-        let caller = Caller { stream: &stream, peer };
+        let caller = Caller { socket: stream.as_fd(), peer };
         let Some((outcome, used)) = first.take().or_else(|| outcome(&buffer, searched, caller, front)) else {
             searched = buffer.len();
             if !has_space(&mut buffer, &mut held, &front.memory) {
                 drop((buffer, held));
                 return turn_away(stream).await;
             }
-            let read = timeout_at(deadline, read_more(&stream, buffer));
+            let read = timeout_at(deadline, stream.read(buffer));
             let read = if idle { front.descriptors.while_idle(read).await } else { Some(read.await) };
             let Some(Ok((read, more))) = read else { return end(stream, peer, searched > 0, front).await };
             buffer = more;
@@ -259,12 +259,12 @@ async fn serve<R: DataRing>(
             continue;
         };
         match outcome {
-            Outcome::Upgrade(upgrade) => return front.adopt(stream, upgrade, buffer.split_off(used)),
+            Outcome::Upgrade(upgrade) => return front.adopt(stream.into(), upgrade, buffer.split_off(used)),
             Outcome::Answer { bytes, keep_alive } => {
                 deadline = Instant::now() + front.config.handshake_timeout;
                 let written = timeout_at(deadline, stream.write_all(bytes)).await;
-                if !matches!(written, Ok((Ok(()), _))) {
-                    drop(stream.shutdown(Shutdown::Both));
+                if !matches!(written, Ok(Ok(()))) {
+                    stream.shutdown(Shutdown::Both);
                     return;
                 }
                 if !keep_alive {
@@ -301,38 +301,30 @@ fn has_space(buffer: &mut Vec<u8>, held: &mut Held, memory: &Memory) -> bool {
 }
 
 /// Answers a head for which there is no memory.
-async fn turn_away(stream: TcpStream) {
+async fn turn_away(stream: Stream) {
     let text =
         "The server is short of memory for long request heads. Send fewer or shorter headers, or try again later.";
     let answer = Response::text(503, text).header("Retry-After", "1").encode(Connection::Close, Body::Sent);
-    if let Ok((Ok(()), _)) = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(answer)).await {
+    if let Ok(Ok(())) = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(answer)).await {
         linger(stream).await;
     }
 }
 
-/// Appends what arrives next to `buffer`, which has space for it.
-async fn read_more(stream: &TcpStream, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-    let len = buffer.len();
-    let capacity = buffer.capacity();
-    let (read, slice) = stream.read(buffer.slice(len..capacity)).await;
-    (read, slice.into_inner())
-}
-
 /// The time for a head is up. A peer that began one is told.
-async fn end<R: DataRing>(stream: TcpStream, peer: SocketAddr, began: bool, front: &Front<R>) {
+async fn end<R: OpenRing>(stream: Stream, peer: SocketAddr, began: bool, front: &Front<R>) {
     if began {
         let fault = Fault::Timeout(front.config.handshake_timeout);
-        let verdict = front.refuse(fault, None, Caller { stream: &stream, peer });
+        let verdict = front.refuse(fault, None, Caller { socket: stream.as_fd(), peer });
         let bytes = verdict.response(None).encode(Connection::Close, Body::Sent);
         let _ = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(bytes)).await;
     }
     // Ends the read that the kernel still holds, and with it the socket.
-    drop(stream.shutdown(Shutdown::Both));
+    stream.shutdown(Shutdown::Both);
 }
 
 /// Closes our end, and reads on for a moment: closing at once could reset the connection under the answer.
-async fn linger(stream: TcpStream) {
-    drop(stream.shutdown(Shutdown::Write));
+async fn linger(stream: Stream) {
+    stream.shutdown(Shutdown::Write);
     let deadline = Instant::now() + LINGER_TIME_MAX;
     let mut read = 0;
     while let Ok((Ok(count @ 1..), _)) = timeout_at(deadline, stream.read(Vec::with_capacity(4096))).await {
@@ -341,5 +333,5 @@ async fn linger(stream: TcpStream) {
             break;
         }
     }
-    drop(stream.shutdown(Shutdown::Both));
+    stream.shutdown(Shutdown::Both);
 }

@@ -7,15 +7,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-#[cfg(feature = "doctor")]
-use doctor::checklist::facts::MachineFacts;
 use hi::config::Config;
 use hi::environment::{self, ServiceLink};
 use hi::ring::Ring;
 use hi::server::signals;
 use hi::{api, log, output, server};
-#[cfg(feature = "doctor")]
-use hi::{canary, os, probe};
 
 /// Exit code for what the operator can fix: options, ports, the kernel's refusals.
 const EXIT_USAGE: u8 = 2;
@@ -108,10 +104,10 @@ fn answer(outcome: Result<(String, ExitCode), String>) -> ExitCode {
 
 /// What the checklist says about the machine that is to run hi.
 #[cfg(feature = "doctor")]
-fn this_machine() -> MachineFacts {
-    MachineFacts {
-        kernel: probe::try_kernel().map(|kernel| kernel.to_string()),
-        files_max: os::raise_file_limit().unwrap_or(0),
+fn this_machine() -> doctor::checklist::MachineFacts {
+    doctor::checklist::MachineFacts {
+        kernel: hi::ring::probe::try_kernel().map(|kernel| kernel.to_string()),
+        files_max: hi::os::raise_file_limit().unwrap_or(0),
     }
 }
 
@@ -137,7 +133,7 @@ fn end_on_panic() {
             log::say(backtrace);
         }
         #[cfg(feature = "doctor")]
-        if canary::is_this_thread() {
+        if hi::canary::is_this_thread() {
             return;
         }
         tracing::error!("a bug in hi: {panic}; the process ends so that it can be started again");

@@ -27,7 +27,7 @@ use crate::metrics::counters::Speech;
 use crate::os;
 use crate::protocol::resume::ResumeKey;
 use crate::relay;
-use crate::ring::{DataRing, RingError};
+use crate::ring::{OpenRing, RingError};
 use crate::room::registry::Registry;
 use crate::shard::run::Stop;
 
@@ -75,7 +75,7 @@ impl Server {
     ///
     /// # Errors
     /// An address that can't be bound, a thread or a ring that can't be had, a shard that panics. Nothing is left running.
-    pub fn start<R: DataRing + 'static>(config: Config) -> Result<Self, StartError> {
+    pub fn start<R: OpenRing + 'static>(config: Config) -> Result<Self, StartError> {
         let cores = cores()?;
         let shards = config.shard_count(cores.parallelism());
         let config = Arc::new(config);
@@ -88,12 +88,10 @@ impl Server {
         let to_wake = many(shards, || to_wake.next().expect("one each").try_clone())?;
         let random = || os::random_u64().map_err(|error| StartError(format!("no random numbers: {error}")));
         let instance: Arc<str> = format!("{:016x}", random()?).into();
-        let registry = Arc::new(Registry::new(
-            relay::inboxes(to_wake, config.inbox_bytes_max(shards)),
-            random()?,
-            ResumeKey::new([random()?, random()?]),
-            config.replay_bounds(),
-        ));
+        let inboxes = relay::inboxes(to_wake, config.inbox_bytes_max(shards));
+        let resume_key = ResumeKey::new([random()?, random()?]);
+        let registry = Registry::new(inboxes, random()?, resume_key, config.replay_bounds());
+        let registry = Arc::new(registry.asking(R::peer_has_ended));
         let failures = Arc::new(Failures::new(config.failure_log_interval));
         let descriptors = Arc::new(Descriptors::new(os::file_limit(), files_reserved(&config, shards)));
         let stop = Arc::<Stop>::default();
@@ -182,7 +180,7 @@ impl Server {
     }
 
     /// Starts the threads of the shards, and waits until each has reported.
-    fn start_shards<R: DataRing + 'static>(&mut self, threads: Vec<ShardThread>) -> Result<(), StartError> {
+    fn start_shards<R: OpenRing + 'static>(&mut self, threads: Vec<ShardThread>) -> Result<(), StartError> {
         let (ready, started) = std::sync::mpsc::channel();
         let shards = threads.len();
         for thread in threads {

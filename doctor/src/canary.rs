@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::examination::facts::Facts;
-use crate::examination::url::Target;
 use crate::examination::verdict::{Diagnosis, Finding, Kind};
-use crate::examination::{Depth, Examination, Options, examine};
+use crate::examination::{Depth, Examination, Options, Target, examine};
 
 /// The address to dial, and the server that should answer.
 #[derive(Clone, Debug)]
@@ -39,7 +38,7 @@ pub struct Status {
     /// The doctor's verdict, with its fix; or why the look itself failed.
     pub sentence: String,
     /// `None`: the look itself failed.
-    pub verdict: Option<Kind>,
+    verdict: Option<Kind>,
 }
 
 impl Status {
@@ -48,9 +47,10 @@ impl Status {
         self.works && self.instance_matches
     }
 
-    /// The parts whose change is worth a line in the log; times and addresses change all the time.
-    pub fn state(&self) -> (bool, bool, Option<Kind>) {
-        (self.works, self.instance_matches, self.verdict)
+    /// Whether there is nothing new to log; times and addresses change all the time.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let state = |status: &Self| (status.works, status.instance_matches, status.verdict);
+        state(self) == state(other)
     }
 
     /// The look itself failed: nothing is known, so nothing is reported to work.
@@ -120,4 +120,17 @@ fn instance_matches(facts: &Facts, plan: &Plan) -> bool {
         && answers.all(|received| {
             *received.instance == *plan.instance || (plan.group.is_some() && received.group == plan.group)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_change_of_state_is_worth_a_line() {
+        let failed = Status::failed("no", Duration::ZERO);
+        let status = |works| Status { works, instance_matches: true, verdict: Some(Kind::Sound), ..failed.clone() };
+        assert!(status(true).is_like(&Status { seconds: 2.0, dns_addresses: 3, ..status(true) }));
+        assert!(!status(true).is_like(&status(false)) && !status(false).is_like(&failed));
+    }
 }

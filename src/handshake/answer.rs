@@ -17,9 +17,9 @@ use crate::http::target::{self, ChatParams, Route};
 use crate::http::upgrade;
 use crate::os;
 use crate::protocol::name::Name;
+use crate::protocol::position::Since;
 use crate::protocol::v1;
-use crate::ring::DataRing;
-use crate::room::replay::Since;
+use crate::ring::OpenRing;
 use crate::shard::Opening;
 
 /// The methods of what is read.
@@ -42,7 +42,7 @@ pub(super) struct Upgrade {
 
 /// What the first request in the buffer comes to, and its length. `None`: its head is not complete. `searched` bytes
 /// have been searched for its end before.
-pub(super) fn outcome<R: DataRing>(
+pub(super) fn outcome<R: OpenRing>(
     buffer: &[u8],
     searched: usize,
     caller: Caller<'_>,
@@ -58,7 +58,7 @@ pub(super) fn outcome<R: DataRing>(
     }
 }
 
-fn answer<R: DataRing>(head: &Head<'_>, caller: Caller<'_>, front: &Front<R>) -> Outcome {
+fn answer<R: OpenRing>(head: &Head<'_>, caller: Caller<'_>, front: &Front<R>) -> Outcome {
     let refuse = |fault: Fault| front.refuse(fault, Some(head), caller).response(Some(head));
     let response = match target::route(head.target) {
         Err(error) => refuse(error.into()),
@@ -102,7 +102,7 @@ fn not_found() -> Response {
     )
 }
 
-fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> Result<Outcome, Fault> {
+fn examine<R: OpenRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> Result<Outcome, Fault> {
     let handshake = upgrade::examine(head).map_err(Fault::from).and_then(|handshake| {
         origin::check(head, &front.config.origins)?;
         Ok(handshake)
@@ -132,7 +132,7 @@ fn examine<R: DataRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> 
 }
 
 /// What a request for the events of a room comes to.
-fn listen<R: DataRing>(
+fn listen<R: OpenRing>(
     head: &Head<'_>,
     room: &str,
     query: &str,
@@ -152,7 +152,7 @@ fn listen<R: DataRing>(
     let since = stream::since(head, query)?;
     // A listener answers no pings: who doesn't take the heartbeats in time is gone. An error here means that it is already.
     let patience = front.config.ping_interval + front.config.ping_timeout;
-    let _ = os::limit_unacknowledged(caller.stream, patience);
+    let _ = os::limit_unacknowledged(caller.socket, patience);
     Ok(Outcome::Upgrade(Upgrade {
         role: Role::Stream { ignored_bytes: 0 },
         room: Some(room),

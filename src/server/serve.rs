@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use doctor::printable::thousands;
 use tokio::task::JoinHandle as Task;
 use tracing::{info, warn};
 
@@ -14,9 +15,8 @@ use crate::config::Config;
 use crate::cores::Unpinned;
 use crate::log;
 use crate::memory::Size;
-use crate::probe::{self, Kernel};
-use crate::ring::DataRing;
-use doctor::printable::thousands;
+use crate::ring::OpenRing;
+use crate::ring::probe::{self, Kernel};
 
 /// From the first signal to the end of the process.
 const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
@@ -30,7 +30,7 @@ const START_TIME_MAX: Duration = Duration::from_millis(2500);
 ///
 /// # Errors
 /// Why it can't start.
-pub fn serve<R: DataRing + 'static>(config: Config) -> Result<Infallible, StartError> {
+pub fn serve<R: OpenRing + 'static>(config: Config) -> Result<Infallible, StartError> {
     // Needs no time. Listening to signals needs files.
     let files = Files::prepare(&config)?;
     // Before all that takes time: a signal without a handler would end hi without a word, or be lost (PID 1).

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
+use crate::clock::Now;
 use crate::config::Config;
 use crate::descriptors::Descriptors;
 use crate::handshake::{self, Door, Front};
@@ -15,10 +16,11 @@ use crate::handshake_failures::Failures;
 use crate::memory::Memory;
 use crate::metrics::counters::Counters;
 use crate::os;
-use crate::ring::{DataRing, RingError};
+use crate::ring::control::{self, control_ring};
+use crate::ring::{OpenRing, RingError};
 use crate::room::registry::Registry;
 use crate::shard::Shard;
-use crate::shard::run::{Stop, control_ring, run};
+use crate::shard::run::{Stop, run};
 
 /// What one shard's thread starts with.
 pub(super) struct ShardThread {
@@ -37,7 +39,7 @@ pub(super) struct ShardThread {
 }
 
 impl ShardThread {
-    pub(super) fn run<R: DataRing + 'static>(self, ready: &std::sync::mpsc::Sender<Result<(), RingError>>) {
+    pub(super) fn run<R: OpenRing + 'static>(self, ready: &std::sync::mpsc::Sender<Result<(), RingError>>) {
         if let Some(core) = self.core
             && let Err(error) = os::pin_to_core(core)
         {
@@ -47,22 +49,22 @@ impl ShardThread {
             .wake_up
             .try_clone()
             .map_err(|error| RingError { operation: "a file descriptor", error })
-            .and_then(|wake_up| R::new(self.config.receive_buffers, wake_up));
+            .and_then(|wake_up| R::open(self.config.receive_buffers, wake_up));
         let ring = match ring {
             Ok(ring) => ring,
             Err(error) => return drop(ready.send(Err(error))),
         };
         control_ring().start(async {
             self.memory.enroll(self.id);
-            let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring);
+            let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring, Now::read());
             let shard = shard.counting_in(self.counters).keeping_to(self.memory);
             if self.id == 0 {
-                drop(tokio_uring::spawn(handshake::log_left_out(Arc::clone(&self.failures))));
+                control::spawn(handshake::log_left_out(Arc::clone(&self.failures)));
             }
             let front = Rc::new(Front::new(shard, self.config, self.instance, self.failures, self.descriptors));
             match self.listeners.into_iter().map(Door::new).collect::<io::Result<Vec<_>>>() {
                 Ok(doors) => doors.into_iter().for_each(|door| {
-                    drop(tokio_uring::spawn(handshake::accept(door, Rc::clone(&front))));
+                    control::spawn(handshake::accept(door, Rc::clone(&front)));
                 }),
                 Err(error) => return drop(ready.send(Err(RingError { operation: "a file descriptor", error }))),
             }

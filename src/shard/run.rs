@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::Shard;
+use crate::clock::Now;
 use crate::handshake::Front;
 use crate::os;
-use crate::ring::DataRing;
+use crate::ring::OpenRing;
 
 /// A tick of the timer wheel.
 const TICK: Duration = Duration::from_secs(1);
@@ -19,16 +20,6 @@ const TICK: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(3600);
 /// Time for everyone to answer our Close, once the server stops.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
-
-/// The control ring as shards use it. Its completions wait until the thread enters the kernel by itself, as it does every
-/// turn: nothing interrupts it meanwhile.
-pub fn control_ring() -> tokio_uring::Builder {
-    let mut flags = tokio_uring::uring_builder();
-    flags.setup_coop_taskrun();
-    let mut builder = tokio_uring::builder();
-    builder.uring_builder(&flags);
-    builder
-}
 
 /// Told to every shard at once: stop.
 #[derive(Debug, Default)]
@@ -55,7 +46,7 @@ impl Stop {
 }
 
 /// Runs the shard until it has stopped. `wake_up` is the eventfd of its data ring and of its inbox.
-pub async fn run<R: DataRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<Stop>) {
+pub async fn run<R: OpenRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<Stop>) {
     let wake_up = os::watch_eventfd(wake_up).expect("epoll takes an eventfd");
     let tick = sleep_until(Instant::now() + TICK);
     tokio::pin!(tick);
@@ -88,7 +79,7 @@ pub async fn run<R: DataRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<S
         }
         if tick.deadline() <= Instant::now() || tick.deadline() > Instant::now() + TICK {
             let mut shard = front.shard.borrow_mut();
-            shard.tick();
+            shard.tick(Now::read());
             let next = if shard.is_idle() { IDLE } else { TICK };
             tick.as_mut().reset(Instant::now() + next);
         }
@@ -103,10 +94,10 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-fn take_turns<R: DataRing>(front: &Front<R>, stop_now: bool) -> bool {
+fn take_turns<R: OpenRing>(front: &Front<R>, stop_now: bool) -> bool {
     let mut shard = front.shard.borrow_mut();
     if stop_now {
-        shard.stop();
+        shard.stop(Now::read());
     }
     shard.turns()
 }

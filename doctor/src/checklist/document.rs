@@ -16,27 +16,27 @@ const COMMENT_END: &str = " -->";
 
 /// A list that was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Document {
+pub(crate) struct Document {
     /// When, with regard to the move.
-    pub phase: Phase,
+    pub(crate) phase: Phase,
     /// Of which address, without its secrets.
-    pub url: String,
+    pub(crate) url: String,
     /// When, in milliseconds since 1970.
-    pub made_unix_ms: u64,
+    pub(crate) made_unix_ms: u64,
     /// What there is to do, and what is done.
-    pub items: Vec<Item>,
+    pub(crate) items: Vec<Item>,
     /// What the checks found.
-    pub facts: Facts,
+    pub(crate) facts: Facts,
 }
 
 impl Document {
     /// Whether a check found something that is not done. Questions are the operator's.
-    pub fn has_open(&self) -> bool {
+    pub(crate) fn has_open(&self) -> bool {
         self.items.iter().any(|item| item.state == State::Open)
     }
 
     /// For people: what is open first, then the questions, then what is done.
-    pub fn markdown(&self) -> String {
+    pub(crate) fn markdown(&self) -> String {
         let phase = match self.phase {
             Phase::Before => "Before",
             Phase::During => "During",
@@ -64,14 +64,13 @@ impl Document {
     }
 
     /// Markdown from which [`Document::read`] gets all of it back.
-    pub fn markdown_with_json(&self) -> String {
+    pub(crate) fn markdown_with_json(&self) -> String {
         // Two hyphens would end the comment; inside a JSON string they may be written otherwise.
         let json = self.json(false).replace("--", "-\\u002d");
         format!("{}\n{COMMENT}{json}{COMMENT_END}\n", self.markdown())
     }
 
-    /// For programs.
-    pub fn json(&self, pretty: bool) -> String {
+    pub(crate) fn json(&self, pretty: bool) -> String {
         let json = if pretty { serde_json::to_string_pretty(self) } else { serde_json::to_string(self) };
         printable_json(&json.expect("strings, numbers and addresses are JSON")).into_owned()
     }
@@ -80,7 +79,7 @@ impl Document {
     ///
     /// # Errors
     /// It is neither: a sentence.
-    pub fn read(text: &str) -> Result<Self, String> {
+    pub(crate) fn read(text: &str) -> Result<Self, String> {
         let json = match text.rfind(COMMENT) {
             Some(start) => text[start + COMMENT.len()..].trim_end().trim_end_matches(COMMENT_END.trim_start()),
             None => text,
@@ -91,7 +90,7 @@ impl Document {
 }
 
 /// What changed from one list to another, in Markdown.
-pub fn diff(old: &Document, new: &Document) -> String {
+pub(crate) fn diff(old: &Document, new: &Document) -> String {
     let mut text = format!("# What changed at {}\n", printable_markdown(&new.url));
     if old.url != new.url {
         let _ = writeln!(text, "\nThe first list is of another address: {}.", printable_markdown(&old.url));

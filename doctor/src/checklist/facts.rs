@@ -7,65 +7,62 @@ use serde::{Deserialize, Serialize};
 
 /// Everything that the checks found out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The host name of the address.
-    pub host: String,
+    pub(crate) host: String,
     /// Where it lives before the move: given, or noted by an earlier list.
-    pub old: BTreeSet<IpAddr>,
+    pub(crate) old: BTreeSet<IpAddr>,
     /// Where it is to live: given, or what the records name beside the old addresses.
-    pub new: BTreeSet<IpAddr>,
+    pub(crate) new: BTreeSet<IpAddr>,
     /// What each resolver says.
-    pub resolvers: Vec<ResolverFacts>,
+    pub(crate) resolvers: Vec<ResolverFacts>,
     /// What answers at each address: those in the records, the old and the new ones.
-    pub addresses: Vec<AddressFacts>,
+    pub(crate) addresses: Vec<AddressFacts>,
     /// The doctor's verdict on the address as users reach it.
-    pub verdict: VerdictFacts,
+    pub(crate) verdict: VerdictFacts,
     /// The machine on which the list was made; `None`: it is not the server.
-    pub machine: Option<MachineFacts>,
+    pub(crate) machine: Option<MachineFacts>,
     /// The old server's own count of connections; `None`: not asked for.
-    pub old_connections: Option<Result<u64, String>>,
+    pub(crate) old_connections: Option<Result<u64, String>>,
 }
 
 /// What one resolver says of the host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ResolverFacts {
+pub(crate) struct ResolverFacts {
     /// Its address, or where its setting comes from.
-    pub resolver: String,
+    pub(crate) resolver: String,
     /// The A and AAAA records, with the seconds for which they may still be kept.
-    pub records: Vec<(IpAddr, u32)>,
+    pub(crate) records: Vec<(IpAddr, u32)>,
     /// Why it gave none.
-    pub trouble: Option<String>,
+    pub(crate) trouble: Option<String>,
 }
 
 /// What answers at one address.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AddressFacts {
-    /// The address.
-    pub address: IpAddr,
+pub(crate) struct AddressFacts {
+    pub(crate) address: IpAddr,
     /// Whether anything accepts connections there.
-    pub answers: bool,
+    pub(crate) answers: bool,
     /// Whether the chat works there.
-    pub sound: bool,
-    /// The doctor's sentence.
-    pub says: String,
+    pub(crate) sound: bool,
+    pub(crate) says: String,
     /// The instance of hi that answers, if it is hi.
-    pub instance: Option<String>,
+    pub(crate) instance: Option<String>,
     /// Days until its certificate ends; `None`: no TLS.
-    pub certificate_days_left: Option<i64>,
+    pub(crate) certificate_days_left: Option<i64>,
 }
 
-/// The doctor's verdict.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct VerdictFacts {
+pub(crate) struct VerdictFacts {
     /// Its name: `sound`, `stale_address`, ...
-    pub name: String,
+    pub(crate) name: String,
     /// Whether the address works for everybody.
-    pub sound: bool,
+    pub(crate) sound: bool,
     /// In plain words.
-    pub sentence: String,
+    pub(crate) sentence: String,
     /// What fixes it; empty where nothing is broken. In JSON it has kept its first name.
     #[serde(rename = "mend")]
-    pub fix: String,
+    pub(crate) fix: String,
 }
 
 /// The machine that is to run hi.
@@ -79,17 +76,17 @@ pub struct MachineFacts {
 
 impl Facts {
     /// All addresses in the records of any resolver.
-    pub fn in_records(&self) -> BTreeSet<IpAddr> {
+    pub(crate) fn in_records(&self) -> BTreeSet<IpAddr> {
         self.resolvers.iter().flat_map(|resolver| &resolver.records).map(|(address, _)| *address).collect()
     }
 
     /// The longest time for which a resolver may keep a record, in seconds. `None`: there are no records.
-    pub fn ttl_seconds_max(&self) -> Option<u32> {
+    pub(crate) fn ttl_seconds_max(&self) -> Option<u32> {
         self.resolvers.iter().flat_map(|resolver| &resolver.records).map(|(_, ttl)| *ttl).max()
     }
 
     /// What answers at an address.
-    pub fn at(&self, address: IpAddr) -> Option<&AddressFacts> {
+    pub(crate) fn at(&self, address: IpAddr) -> Option<&AddressFacts> {
         self.addresses.iter().find(|facts| facts.address == address)
     }
 }

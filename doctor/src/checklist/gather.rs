@@ -18,24 +18,24 @@ const CONNECTIONS: &str = "hi_connections";
 
 /// What a list is made of, beside the address.
 #[derive(Clone, Debug)]
-pub struct Subject {
+pub(crate) struct Subject {
     /// The address as users have it, the resolvers to ask, the certificates to trust.
-    pub options: Options,
+    pub(crate) options: Options,
     /// Where it lived before the move; empty, before it: where the records point beside the new addresses.
-    pub old: BTreeSet<IpAddr>,
+    pub(crate) old: BTreeSet<IpAddr>,
     /// Where it is to live; empty: where the records point beside the old addresses.
-    pub new: BTreeSet<IpAddr>,
+    pub(crate) new: BTreeSet<IpAddr>,
     /// The internal port of the old server.
-    pub old_internal: Option<SocketAddr>,
+    pub(crate) old_internal: Option<SocketAddr>,
     /// The machine that is to be the server, if it is this one.
-    pub machine: Option<MachineFacts>,
+    pub(crate) machine: Option<MachineFacts>,
 }
 
 /// Makes every check. The old and the new addresses are tried under the host's name, also where no record names them.
 ///
 /// # Errors
 /// The file of certificates can't be read.
-pub async fn gather(phase: Phase, subject: &Subject) -> Result<Facts, String> {
+pub(crate) async fn gather(phase: Phase, subject: &Subject) -> Result<Facts, String> {
     let as_users = Options { depth: Depth::Handshake, expected: Vec::new(), ..subject.options.clone() };
     let expected = subject.old.iter().chain(&subject.new).copied().collect();
     let everywhere = Options { expected, ..as_users.clone() };

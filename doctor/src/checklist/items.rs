@@ -11,7 +11,7 @@ use super::facts::{AddressFacts, Facts};
 /// When the list is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Days before the records move.
     Before,
     /// While the records move: some users still come to the old address.
@@ -22,21 +22,20 @@ pub enum Phase {
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Item {
+pub(crate) struct Item {
     /// A stable name, for `diff` and for programs.
-    pub name: String,
+    pub(crate) name: String,
     /// The thing itself, as a sentence that is true once it is done.
-    pub title: String,
-    /// Whether it is.
-    pub state: State,
+    pub(crate) title: String,
+    pub(crate) state: State,
     /// What the check found, or what to do.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 /// Whether a thing is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub(crate) enum State {
     /// A check says so.
     Done,
     /// A check says that it is not.
@@ -60,7 +59,7 @@ const OLD_UNKNOWN: &str = "The old addresses are not known.";
 const FILES_MIN: u64 = 10_000;
 
 /// The list of a phase.
-pub fn items(phase: Phase, facts: &Facts) -> Vec<Item> {
+pub(crate) fn items(phase: Phase, facts: &Facts) -> Vec<Item> {
     let mut items = match phase {
         Phase::Before => before(facts),
         Phase::During => during(facts),

@@ -7,10 +7,10 @@
 //! | [`mod@items`] | the list itself: from facts to ticks (pure) |
 //! | [`document`] | Markdown, JSON, and what changed between two lists (pure) |
 
-pub mod document;
-pub mod facts;
-pub mod gather;
-pub mod items;
+mod document;
+mod facts;
+mod gather;
+mod items;
 #[cfg(test)]
 mod tests;
 
@@ -21,17 +21,15 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use document::{Document, diff};
-use facts::MachineFacts;
+pub use facts::MachineFacts;
 use gather::{Subject, gather};
 use items::{Phase, items};
 
-use crate::examination::url::Target;
-use crate::examination::{Options, parse_resolver, runtime};
+use crate::examination::{Options, Target, parse_resolver, runtime};
 
 /// Exit code while a check is open.
 const EXIT_OPEN: u8 = 1;
 
-/// The command line.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(subcommand)]
@@ -47,12 +45,7 @@ enum What {
     /// When all have moved: the old address has to be gone from every resolver
     After(ListArgs),
     /// Shows what changed between two saved lists
-    Diff {
-        /// The earlier list
-        a: PathBuf,
-        /// The later list
-        b: PathBuf,
-    },
+    Diff { a: PathBuf, b: PathBuf },
 }
 
 #[derive(clap::Args, Debug)]
@@ -113,7 +106,7 @@ pub fn run(args: Args, machine: fn() -> MachineFacts) -> Result<(String, ExitCod
 }
 
 fn make(phase: Phase, args: ListArgs, machine: fn() -> MachineFacts) -> Result<(String, ExitCode), String> {
-    let target = Target::parse(&args.url).map_err(|error| error.to_string())?;
+    let target = Target::parse(&args.url)?;
     let since = args.since.as_deref().map(read).transpose()?;
     let mut old: BTreeSet<IpAddr> = args.old.into_iter().collect();
     if let Some(since) = &since {

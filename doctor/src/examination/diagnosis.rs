@@ -12,7 +12,7 @@ use super::verdict::{Diagnosis, Finding, Kind};
 use crate::printable::thousands;
 
 /// The verdict, and what else deserves attention.
-pub fn diagnose(facts: &Facts) -> Diagnosis {
+pub(crate) fn diagnose(facts: &Facts) -> Diagnosis {
     let examined: Vec<_> = facts.addresses.iter().map(|address| (address, faults(address, facts))).collect();
     let cases = Cases { facts, examined };
     let mut findings = names(facts);

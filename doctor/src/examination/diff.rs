@@ -7,40 +7,37 @@ use crate::proxy::{FORWARDING, HINTS, Proxy};
 
 /// The difference between a request as it was sent and as it arrived.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Diff {
+pub(crate) struct Diff {
     /// The version in which it arrived, if it is not `HTTP/1.1`.
-    pub http_version: Option<String>,
+    pub(crate) http_version: Option<String>,
     /// The path in which it arrived, if it is another.
-    pub path: Option<String>,
+    pub(crate) path: Option<String>,
     /// Headers that were sent and did not arrive.
-    pub removed: Vec<(String, String)>,
+    pub(crate) removed: Vec<(String, String)>,
     /// Headers that arrived with another value.
-    pub changed: Vec<Changed>,
+    pub(crate) changed: Vec<Changed>,
     /// Headers that arrived and were not sent.
-    pub added: Vec<(String, String)>,
+    pub(crate) added: Vec<(String, String)>,
     /// The hops that left a trace, the first behind the client first.
-    pub hops: Vec<Hop>,
+    pub(crate) hops: Vec<Hop>,
 }
 
 /// A header whose value was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Changed {
-    /// Its name.
-    pub name: String,
-    /// What was sent.
-    pub sent: String,
-    /// What arrived.
-    pub arrived: String,
+pub(crate) struct Changed {
+    pub(crate) name: String,
+    pub(crate) sent: String,
+    pub(crate) arrived: String,
 }
 
 /// A hop that left a trace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Hop {
+pub(crate) struct Hop {
     /// The trace: `Via: 1.0 old-host`.
-    pub trace: String,
+    pub(crate) trace: String,
     /// Its product, if the trace names it.
     #[serde(serialize_with = "product")]
-    pub proxy: Option<Proxy>,
+    pub(crate) proxy: Option<Proxy>,
 }
 
 fn product<S: serde::Serializer>(proxy: &Option<Proxy>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -52,7 +49,7 @@ fn product<S: serde::Serializer>(proxy: &Option<Proxy>, serializer: S) -> Result
 
 impl Diff {
     /// Compares the headers that were sent, and the answer, with what hi says it received.
-    pub fn between(path: &str, sent: &[(String, String)], received: &Received, answer: &Answer) -> Self {
+    pub(crate) fn between(path: &str, sent: &[(String, String)], received: &Received, answer: &Answer) -> Self {
         let mut diff = Self {
             http_version: Some(received.http_version.clone()).filter(|version| version != "HTTP/1.1"),
             path: Some(received.path.clone()).filter(|arrived| arrived != path),
@@ -74,12 +71,12 @@ impl Diff {
     }
 
     /// Whether nothing between touched the request.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
     /// Whether a header that has to arrive did, with this token in it.
-    pub fn lacks(&self, name: &str, token: &str) -> bool {
+    pub(crate) fn lacks(&self, name: &str, token: &str) -> bool {
         let is = |header: &str| header.eq_ignore_ascii_case(name);
         let has = |value: &str| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token));
         self.removed.iter().any(|(header, _)| is(header))
@@ -87,7 +84,7 @@ impl Diff {
     }
 
     /// The last hop that names its product.
-    pub fn proxy(&self) -> Option<Proxy> {
+    pub(crate) fn proxy(&self) -> Option<Proxy> {
         self.hops.iter().rev().find_map(|hop| hop.proxy)
     }
 }

@@ -28,7 +28,7 @@ const RECORDS_MAX: usize = 64;
 const RESOLVERS_MAX: usize = 16;
 
 /// Asks all sources at the same time: the given resolvers, or, without any, what the system would ask.
-pub async fn look_up(host: &str, resolvers: &[SocketAddr], step_time: Duration) -> Vec<Source> {
+pub(crate) async fn look_up(host: &str, resolvers: &[SocketAddr], step_time: Duration) -> Vec<Source> {
     let Ok(name) = Name::from_ascii(host) else {
         return vec![silent(host, "that is not a name that DNS knows")];
     };

@@ -11,55 +11,54 @@ use super::url::Target;
 mod http;
 mod names;
 
-pub use http::{Answer, Echo, Handshake, OtherOrigin, Received};
-pub use names::{Alias, Lookup, LookupOutcome, Record, Source};
+pub(crate) use http::{Answer, Echo, Handshake, OtherOrigin, Received};
+pub(crate) use names::{Alias, Lookup, LookupOutcome, Record, Source};
 
 /// Where hi answers with the request as it arrived.
-pub const ECHO_PATH: &str = "/-/doctor/echo";
+pub(crate) const ECHO_PATH: &str = "/-/doctor/echo";
 
 /// Everything that was found out about one address.
 #[derive(Clone, Debug, Serialize)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The address that was examined, taken apart.
-    pub target: Target,
+    pub(crate) target: Target,
     /// What each source says about the name. Empty if the address is an IP address.
-    pub dns: Vec<Source>,
+    pub(crate) dns: Vec<Source>,
     /// Addresses that should be there (`--expect-ip`).
-    pub expected: Vec<IpAddr>,
+    pub(crate) expected: Vec<IpAddr>,
     /// Each IP address that a source named or that was expected, in the order in which they were found.
-    pub addresses: Vec<Address>,
+    pub(crate) addresses: Vec<Address>,
 }
 
 /// One IP address, and how far each step came.
 #[derive(Clone, Debug, Serialize)]
-pub struct Address {
-    /// Address and port.
-    pub address: SocketAddr,
+pub(crate) struct Address {
+    pub(crate) address: SocketAddr,
     /// Whether a resolver (or the URL) names it; if not, it is only expected.
-    pub in_dns: bool,
+    pub(crate) in_dns: bool,
     /// The longest time that some resolver may still hand it out, in seconds.
-    pub ttl_seconds: Option<u32>,
+    pub(crate) ttl_seconds: Option<u32>,
     /// The TCP connection.
-    pub tcp: Step<Connected>,
+    pub(crate) tcp: Step<Connected>,
     /// TLS, with `wss` and `https`.
-    pub tls: Step<Tls>,
+    pub(crate) tls: Step<Tls>,
     /// A plain `GET /-/doctor/echo`.
-    pub echo: Step<Echo>,
+    pub(crate) echo: Step<Echo>,
     /// The same with the headers of an upgrade.
-    pub echo_upgrade: Step<Echo>,
+    pub(crate) echo_upgrade: Step<Echo>,
     /// The WebSocket handshake on the path of the URL.
-    pub handshake: Step<Handshake>,
+    pub(crate) handshake: Step<Handshake>,
     /// What a WebSocket on the path of the URL carried.
-    pub chat: Step<Carried>,
+    pub(crate) chat: Step<Carried>,
     /// The same through a raw room of its own.
-    pub raw: Step<Carried>,
+    pub(crate) raw: Step<Carried>,
     /// How long the path leaves an idle connection alone.
-    pub idle: Step<Idle>,
+    pub(crate) idle: Step<Idle>,
 }
 
 impl Address {
     /// An address of which nothing is known yet.
-    pub fn unknown(address: SocketAddr) -> Self {
+    pub(crate) fn unknown(address: SocketAddr) -> Self {
         Self {
             address,
             in_dns: false,
@@ -75,42 +74,41 @@ impl Address {
         }
     }
 
-    /// The IP address.
-    pub fn ip(&self) -> IpAddr {
+    pub(crate) fn ip(&self) -> IpAddr {
         self.address.ip()
     }
 
     /// What hi says about itself behind this address, if hi is there and its echo gets through.
-    pub fn received(&self) -> Option<&Received> {
+    pub(crate) fn received(&self) -> Option<&Received> {
         [&self.echo, &self.echo_upgrade].into_iter().find_map(|step| step.done()?.received.as_ref())
     }
 
     /// Whether hi is known to be there.
-    pub fn is_hi(&self) -> bool {
+    pub(crate) fn is_hi(&self) -> bool {
         self.received().is_some() || self.chat.done().is_some_and(|carried| carried.welcomed)
     }
 
     /// The hops that left a trace in a request that reached hi.
-    pub fn hops(&self) -> &[Hop] {
+    pub(crate) fn hops(&self) -> &[Hop] {
         let diffs = [&self.echo, &self.echo_upgrade].into_iter().filter_map(|step| step.done()?.diff.as_ref());
         diffs.map(|diff| diff.hops.as_slice()).find(|hops| !hops.is_empty()).unwrap_or_default()
     }
 
     /// Where hi's own addresses begin: what stands before `/-/doctor/echo` where hi answered. `None`: it did not.
-    pub fn base(&self) -> Option<&str> {
+    pub(crate) fn base(&self) -> Option<&str> {
         let echo = self.echo.done().filter(|echo| echo.received.is_some())?;
         echo.path.strip_suffix(ECHO_PATH)
     }
 
     /// The `Host` with which a request arrived, if it is another than was sent.
-    pub fn changed_host(&self) -> Option<&str> {
+    pub(crate) fn changed_host(&self) -> Option<&str> {
         let diff = self.echo.done()?.diff.as_ref()?;
         let host = diff.changed.iter().find(|changed| changed.name.eq_ignore_ascii_case("host"))?;
         Some(&host.arrived)
     }
 
     /// The name of the running server behind this address: equal names, same process.
-    pub fn instance(&self) -> Option<&str> {
+    pub(crate) fn instance(&self) -> Option<&str> {
         self.received().map(|received| received.instance.as_str())
     }
 }
@@ -118,26 +116,22 @@ impl Address {
 /// How a step went.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Step<T> {
+pub(crate) enum Step<T> {
     /// It was not tried: a step before it failed, or it doesn't apply.
     Skipped,
-    /// It brought this.
     Done(T),
-    /// It failed.
     Failed(Failure),
 }
 
 impl<T> Step<T> {
-    /// What it brought.
-    pub fn done(&self) -> Option<&T> {
+    pub(crate) fn done(&self) -> Option<&T> {
         match self {
             Self::Done(value) => Some(value),
             Self::Skipped | Self::Failed(_) => None,
         }
     }
 
-    /// Why it failed.
-    pub fn failure(&self) -> Option<&Failure> {
+    pub(crate) fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Failed(failure) => Some(failure),
             Self::Skipped | Self::Done(_) => None,
@@ -156,16 +150,15 @@ impl<T> From<Result<T, Failure>> for Step<T> {
 
 /// Why a step brought nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The kind, for a program.
-    pub kind: FailureKind,
+    pub(crate) kind: FailureKind,
     /// What happened, for a reader: the end of a sentence.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 impl Failure {
-    /// A failure.
-    pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into() }
     }
 }
@@ -173,7 +166,7 @@ impl Failure {
 /// The kinds of [`Failure`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FailureKind {
+pub(crate) enum FailureKind {
     /// Nothing came back in the time of a step.
     TimedOut,
     /// Nothing listens on this port.
@@ -204,54 +197,52 @@ pub enum FailureKind {
 
 /// A TCP connection.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Connected {
+pub(crate) struct Connected {
     /// Time until it stood, in milliseconds.
-    pub ms: f64,
+    pub(crate) ms: f64,
 }
 
 /// A TLS session.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Tls {
+pub(crate) struct Tls {
     /// Time until it stood, in milliseconds.
-    pub ms: f64,
+    pub(crate) ms: f64,
     /// `TLSv1.3`.
-    pub version: String,
+    pub(crate) version: String,
     /// The protocol that both agreed on, if any.
-    pub alpn: Option<String>,
+    pub(crate) alpn: Option<String>,
     /// The certificates as they were sent, the server's own first.
-    pub chain: Vec<Certificate>,
+    pub(crate) chain: Vec<Certificate>,
     /// What is wrong with them; absent if nothing is.
-    pub fault: Option<CertificateFault>,
+    pub(crate) fault: Option<CertificateFault>,
 }
 
-/// A certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Certificate {
+pub(crate) struct Certificate {
     /// Who it is for.
-    pub subject: String,
-    /// Who signed it.
-    pub issuer: String,
+    pub(crate) subject: String,
+    pub(crate) issuer: String,
     /// The names and addresses it is valid for.
-    pub names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// Whole days until it expires; negative: whole days since it did.
-    pub days_left: i64,
+    pub(crate) days_left: i64,
     /// When it expires (or did), in words.
-    pub not_after: String,
+    pub(crate) not_after: String,
 }
 
 /// What is wrong with a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct CertificateFault {
+pub(crate) struct CertificateFault {
     /// The kind, for a program.
-    pub kind: CertificateFaultKind,
+    pub(crate) kind: CertificateFaultKind,
     /// What the check said.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 /// The kinds of [`CertificateFault`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum CertificateFaultKind {
+pub(crate) enum CertificateFaultKind {
     /// Its time is over.
     Expired,
     /// Its time has not begun (or this machine's clock is wrong).
@@ -262,74 +253,72 @@ pub enum CertificateFaultKind {
     SelfSigned,
     /// No authority that this machine trusts has signed it: often an intermediate certificate is missing.
     UnknownIssuer,
-    /// Anything else.
     Other,
 }
 
 /// What a WebSocket carried.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Carried {
+pub(crate) struct Carried {
     /// The target of its handshake.
-    pub path: String,
+    pub(crate) path: String,
     /// Why nothing was carried although nothing is broken, e.g. because raw rooms are off.
-    pub note: Option<String>,
+    pub(crate) note: Option<String>,
     /// A message and its way back.
-    pub message: Step<RoundTrip>,
+    pub(crate) message: Step<RoundTrip>,
     /// A ping and its pong.
-    pub ping: Step<RoundTrip>,
+    pub(crate) ping: Step<RoundTrip>,
     /// A message of 16 KiB and its way back.
-    pub large: Step<RoundTrip>,
+    pub(crate) large: Step<RoundTrip>,
     /// Whether hi's own words came: it welcomes users who enter a room.
-    pub welcomed: bool,
+    pub(crate) welcomed: bool,
 }
 
-/// There and back.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct RoundTrip {
+pub(crate) struct RoundTrip {
     /// In milliseconds.
-    pub ms: f64,
+    pub(crate) ms: f64,
 }
 
 /// How long a path leaves idle connections alone.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Idle {
+pub(crate) struct Idle {
     /// One connection each, in the order of their times.
-    pub connections: Vec<IdleConnection>,
+    pub(crate) connections: Vec<IdleConnection>,
 }
 
 impl Idle {
     /// The longest silence that a connection survived, in seconds.
-    pub fn survived_seconds(&self) -> Option<f64> {
+    pub(crate) fn survived_seconds(&self) -> Option<f64> {
         self.connections.iter().filter(|one| one.fate == IdleFate::Alive).map(|one| one.silent_seconds).reduce(f64::max)
     }
 
     /// The shortest silence that a connection did not survive, in seconds.
-    pub fn cut_seconds(&self) -> Option<f64> {
+    pub(crate) fn cut_seconds(&self) -> Option<f64> {
         let cut = self.connections.iter().filter(|one| one.fate != IdleFate::Alive);
         cut.map(|one| one.silent_seconds).reduce(f64::min)
     }
 
     /// How often the server pinged meanwhile: after each of its pings, silence began anew.
-    pub fn server_pings(&self) -> u32 {
+    pub(crate) fn server_pings(&self) -> u32 {
         self.connections.iter().map(|one| one.server_pings).sum()
     }
 }
 
 /// A connection on which nothing was said for a while.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct IdleConnection {
+pub(crate) struct IdleConnection {
     /// For how long nothing moved on it: before it was cut, or else the longest time that it survived.
-    pub silent_seconds: f64,
+    pub(crate) silent_seconds: f64,
     /// What became of it.
-    pub fate: IdleFate,
+    pub(crate) fate: IdleFate,
     /// How often the server pinged: each ping ends a silence.
-    pub server_pings: u32,
+    pub(crate) server_pings: u32,
 }
 
 /// What becomes of an idle connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum IdleFate {
+pub(crate) enum IdleFate {
     /// It carried a ping and its pong after the silence.
     Alive,
     /// It was ended during the silence.

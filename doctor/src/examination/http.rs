@@ -25,11 +25,10 @@ const TLS_ALERT: u8 = 0x15;
 
 /// A GET.
 #[derive(Clone, Debug)]
-pub struct Request {
-    /// The target.
-    pub path: String,
+pub(crate) struct Request {
+    pub(crate) path: String,
     /// Names and values, in the order in which they are sent.
-    pub headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 impl Request {
@@ -45,11 +44,10 @@ impl Request {
 
 /// An answer, and the bytes behind it: after a 101, the first frames.
 #[derive(Debug)]
-pub struct Exchange {
-    /// The answer.
-    pub answer: Answer,
+pub(crate) struct Exchange {
+    pub(crate) answer: Answer,
     /// What came behind it.
-    pub leftover: Vec<u8>,
+    pub(crate) leftover: Vec<u8>,
 }
 
 /// Sends a request and reads the answer: all of it within the time of one step, however slowly its bytes come. A body
@@ -57,7 +55,7 @@ pub struct Exchange {
 ///
 /// # Errors
 /// No answer in time, none at all, or something that is no HTTP/1.
-pub async fn exchange<S>(stream: &mut S, request: &Request, step_time: Duration) -> Result<Exchange, Failure>
+pub(crate) async fn exchange<S>(stream: &mut S, request: &Request, step_time: Duration) -> Result<Exchange, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -21,19 +21,19 @@
 //! | [`report`] | the table for a reader (pure) |
 
 mod certificate;
-pub mod diagnosis;
-pub mod diff;
-pub mod dns;
-pub mod facts;
+mod diagnosis;
+mod diff;
+mod dns;
+pub(crate) mod facts;
 mod faults;
-pub mod http;
-pub mod net;
-pub mod probe;
-pub mod report;
-pub mod secrets;
-pub mod url;
-pub mod verdict;
-pub mod websocket;
+pub(crate) mod http;
+mod net;
+mod probe;
+mod report;
+pub(crate) mod secrets;
+mod url;
+pub(crate) mod verdict;
+mod websocket;
 
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
@@ -49,12 +49,12 @@ use crate::printable::printable_json;
 use facts::{Facts, Source};
 use net::Trust;
 use report::Color;
-use url::{Target, TargetParser};
+pub use url::{Target, TargetParser};
 use verdict::Diagnosis;
 
 /// How long one step (a question to a resolver, a connection, an answer) may take. A proxy whose server is dead says so
 /// late: HAProxy tries for more than three seconds before its 503.
-pub const STEP_TIME: Duration = Duration::from_secs(5);
+pub(crate) const STEP_TIME: Duration = Duration::from_secs(5);
 /// Addresses that are examined at most.
 const ADDRESSES_MAX: usize = 32;
 /// RFC 1035 4.2.
@@ -64,26 +64,25 @@ const EXIT_BROKEN: u8 = 1;
 
 /// What to examine, and how.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// The address.
-    pub target: Target,
+pub(crate) struct Options {
+    pub(crate) target: Target,
     /// The resolvers to ask; empty: as the system does (`/etc/hosts` and `/etc/resolv.conf`).
-    pub resolvers: Vec<SocketAddr>,
+    pub(crate) resolvers: Vec<SocketAddr>,
     /// Addresses that should be there. They are examined even if no resolver names them.
-    pub expected: Vec<IpAddr>,
+    pub(crate) expected: Vec<IpAddr>,
     /// A PEM file of certificates to trust beside the system's.
-    pub ca: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
     /// The `Origin` of the handshake; none: one without, and one with that of the site itself.
-    pub origin: Option<String>,
+    pub(crate) origin: Option<String>,
     /// How long one step may take.
-    pub step_time: Duration,
+    pub(crate) step_time: Duration,
     /// Whether messages are sent, and for how long silence is tried.
-    pub depth: Depth,
+    pub(crate) depth: Depth,
 }
 
 /// How far an examination goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
+pub(crate) enum Depth {
     /// DNS, TCP, TLS, the echo and the WebSocket handshake. Nothing is sent through the WebSocket but its Close.
     Handshake,
     /// The same, then messages and a ping, in rooms of the doctor's own.
@@ -94,7 +93,7 @@ pub enum Depth {
 
 impl Options {
     /// A full examination without silence, as the system resolves the name.
-    pub fn new(target: Target) -> Self {
+    pub(crate) fn new(target: Target) -> Self {
         Self {
             target,
             resolvers: Vec::new(),
@@ -109,18 +108,18 @@ impl Options {
 
 /// The result of an examination.
 #[derive(Clone, Debug, Serialize)]
-pub struct Examination {
+pub(crate) struct Examination {
     /// What was found: per resolver the records with their TTLs, per IP address each step.
-    pub facts: Facts,
+    pub(crate) facts: Facts,
     /// What it means: the one verdict, and what else deserves attention.
-    pub diagnosis: Diagnosis,
+    pub(crate) diagnosis: Diagnosis,
     /// How long it took, in milliseconds.
-    pub ms: f64,
+    pub(crate) ms: f64,
 }
 
 impl Examination {
     /// All of it as JSON.
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         let json = serde_json::to_string_pretty(self).expect("strings, numbers and addresses are JSON");
         printable_json(&json).into_owned()
     }
@@ -131,7 +130,7 @@ impl Examination {
 ///
 /// # Errors
 /// The CA file can't be read: a sentence for the operator. Everything else is a finding.
-pub async fn examine(options: &Options) -> Result<Examination, String> {
+pub(crate) async fn examine(options: &Options) -> Result<Examination, String> {
     let began = Instant::now();
     let target = &options.target;
     let trust = if target.tls { Some(Trust::load(options.ca.as_deref())?) } else { None };
@@ -230,7 +229,7 @@ pub struct Args {
 ///
 /// # Errors
 /// It is none: a sentence that says what to give.
-pub fn parse_resolver(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn parse_resolver(text: &str) -> Result<SocketAddr, String> {
     let bare = || text.trim_matches(['[', ']']).parse().map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT));
     text.parse()
         .or_else(|_| bare())

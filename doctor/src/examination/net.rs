@@ -32,23 +32,21 @@ use super::milliseconds;
 
 /// A connection, with or without TLS.
 #[derive(Debug)]
-pub enum Stream {
-    /// Without.
+pub(crate) enum Stream {
     Plain(TcpStream),
-    /// With.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// What TLS trusts.
 #[derive(Clone, Debug)]
-pub struct Trust {
+pub(crate) struct Trust {
     /// `None`: any certificate will do.
     verifier: Option<Arc<WebPkiServerVerifier>>,
 }
 
 impl Trust {
     /// Any certificate will do: to find out whether TLS is spoken at all.
-    pub fn anybody() -> Self {
+    pub(crate) fn anybody() -> Self {
         Self { verifier: None }
     }
 
@@ -56,7 +54,7 @@ impl Trust {
     ///
     /// # Errors
     /// The file can't be read or has no certificate, or there is nothing to trust at all.
-    pub fn load(ca: Option<&Path>) -> Result<Self, String> {
+    pub(crate) fn load(ca: Option<&Path>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if let Some(path) = ca {
@@ -79,13 +77,12 @@ impl Trust {
 
 /// Where to connect to, and how.
 #[derive(Clone, Debug)]
-pub struct Route {
-    /// Address and port.
-    pub address: SocketAddr,
+pub(crate) struct Route {
+    pub(crate) address: SocketAddr,
     /// With TLS: the name that the certificate has to be for, and what to trust.
-    pub tls: Option<(ServerName<'static>, Trust)>,
+    pub(crate) tls: Option<(ServerName<'static>, Trust)>,
     /// The time for TCP, and again for TLS.
-    pub step_time: Duration,
+    pub(crate) step_time: Duration,
 }
 
 impl Route {
@@ -93,7 +90,7 @@ impl Route {
     ///
     /// # Errors
     /// What the system says, or that nothing came back in time.
-    pub async fn tcp(&self) -> Result<(TcpStream, Connected), Failure> {
+    pub(crate) async fn tcp(&self) -> Result<(TcpStream, Connected), Failure> {
         let began = Instant::now();
         match timeout(self.step_time, TcpStream::connect(self.address)).await {
             Ok(Ok(stream)) => {
@@ -121,7 +118,7 @@ impl Route {
     ///
     /// # Errors
     /// TLS did not come about for another reason than the certificate.
-    pub async fn tls(&self, stream: TcpStream) -> Result<(Stream, Option<Tls>), Failure> {
+    pub(crate) async fn tls(&self, stream: TcpStream) -> Result<(Stream, Option<Tls>), Failure> {
         let Some((name, trust)) = &self.tls else { return Ok((Stream::Plain(stream), None)) };
         let began = Instant::now();
         let check = Arc::new(Check { verifier: trust.verifier.clone(), result: Mutex::default() });
@@ -149,13 +146,13 @@ impl Route {
     ///
     /// # Errors
     /// As [`Route::tcp`] and [`Route::tls`].
-    pub async fn connect(&self) -> Result<Stream, Failure> {
+    pub(crate) async fn connect(&self) -> Result<Stream, Failure> {
         let (stream, _) = self.tcp().await?;
         Ok(self.tls(stream).await?.0)
     }
 
     /// Whether TLS is spoken there, whatever its certificate.
-    pub async fn speaks_tls(&self, name: ServerName<'static>) -> bool {
+    pub(crate) async fn speaks_tls(&self, name: ServerName<'static>) -> bool {
         let route = Self { tls: Some((name, Trust::anybody())), ..self.clone() };
         let Ok((stream, _)) = route.tcp().await else { return false };
         match route.tls(stream).await {
@@ -183,12 +180,12 @@ fn has_a_way_to(address: SocketAddr) -> bool {
 }
 
 /// No answer within the time of a step.
-pub fn timed_out(what: &str, step_time: Duration) -> Failure {
+pub(crate) fn timed_out(what: &str, step_time: Duration) -> Failure {
     Failure::new(FailureKind::TimedOut, format!("no {what} within {} s", step_time.as_secs_f64()))
 }
 
 /// What the system says, sorted by what it is about.
-pub fn refusal(error: &io::Error) -> Failure {
+pub(crate) fn refusal(error: &io::Error) -> Failure {
     let kind = match error.kind() {
         io::ErrorKind::ConnectionRefused => FailureKind::Refused,
         io::ErrorKind::TimedOut => FailureKind::TimedOut,

@@ -28,7 +28,7 @@ const ACCEPT: [&str; 2] = ["Accept", "application/json, */*;q=0.5"];
 const SILENCES: [u64; 16] = [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 600, 1800, 3600];
 
 /// Takes one address as far as it goes.
-pub async fn probe(address: SocketAddr, options: &Options, trust: Option<Trust>) -> Address {
+pub(crate) async fn probe(address: SocketAddr, options: &Options, trust: Option<Trust>) -> Address {
     let target = &options.target;
     let tls = trust.and_then(|trust| Some((server_name(target)?, trust)));
     let route = Route { address, tls, step_time: options.step_time };

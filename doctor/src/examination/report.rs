@@ -20,8 +20,7 @@ const TIME_WIDTH: usize = 11;
 
 /// Whether to write colors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Color {
-    /// For a terminal.
+pub(crate) enum Color {
     Ansi,
     /// For a pipe or a file.
     None,
@@ -42,8 +41,7 @@ struct Page {
     color: Color,
 }
 
-/// The whole report.
-pub fn text(examination: &Examination, color: Color) -> String {
+pub(crate) fn text(examination: &Examination, color: Color) -> String {
     let mut page = Page { text: String::new(), color };
     let facts = &examination.facts;
     page.title(&format!("hi doctor {}", facts.target.url));

@@ -26,21 +26,21 @@ const RANDOM_BYTES_MIN: usize = 12;
 
 /// What stands behind the `?` of an address. `Debug`, `Display` and JSON show it without its secrets.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Query(String);
+pub(crate) struct Query(String);
 
 impl Query {
     /// As it was given.
-    pub fn new(query: &str) -> Self {
+    pub(crate) fn new(query: &str) -> Self {
         Self(query.to_owned())
     }
 
     /// As it is sent: with its secrets.
-    pub fn as_sent(&self) -> &str {
+    pub(crate) fn as_sent(&self) -> &str {
         &self.0
     }
 
     /// Whether something in it looks like a secret, and not only like a setting.
-    pub fn has_secrets(&self) -> bool {
+    pub(crate) fn has_secrets(&self) -> bool {
         self.pairs().any(|(key, value)| is_telling(key) || is_random(value))
     }
 
@@ -71,12 +71,12 @@ fn in_path(path: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Whether a path has parameters that look like secrets.
-pub fn has_secrets(path: &str) -> bool {
+pub(crate) fn has_secrets(path: &str) -> bool {
     in_path(path).filter_map(pair).any(|(key, value)| is_telling(key) || is_random(value))
 }
 
 /// A path as it may be shown: `/x;jsessionid=***/y`.
-pub fn shown_path(path: &str) -> String {
+pub(crate) fn shown_path(path: &str) -> String {
     let part = |part: &str| match part.split_once(';') {
         Some((name, parameters)) => {
             format!("{name};{}", parameters.split(';').map(masked).collect::<Vec<_>>().join(";"))
@@ -109,7 +109,7 @@ impl Serialize for Query {
 }
 
 /// An address as it may be shown, whether it can be taken apart or not: without user name, password and secrets.
-pub fn shown(url: &str) -> String {
+pub(crate) fn shown(url: &str) -> String {
     let (before, query) = url.split_once('?').map_or((url, None), |(before, query)| (before, Some(query)));
     let host = before.find("://").map_or(0, |at| at + 3);
     let path = before[host..].find('/').map_or(before.len(), |at| host + at);
@@ -127,14 +127,14 @@ pub fn shown(url: &str) -> String {
 
 /// The secrets of an address, in every form in which a server may repeat them.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secrets {
+pub(crate) struct Secrets {
     /// What to look for, and what to write instead: the longest first.
     masked: Vec<(String, String)>,
 }
 
 impl Secrets {
     /// Those of a path and a query.
-    pub fn of(path: &str, query: &Query) -> Self {
+    pub(crate) fn of(path: &str, query: &Query) -> Self {
         let mut masked = Vec::new();
         for (key, value) in in_path(path).filter_map(pair).chain(query.pairs()) {
             let forms = forms(value);
@@ -153,12 +153,12 @@ impl Secrets {
     }
 
     /// A text without them.
-    pub fn mask(&self, text: &str) -> String {
+    pub(crate) fn mask(&self, text: &str) -> String {
         self.masked.iter().fold(text.to_owned(), |text, (secret, mask)| text.replace(secret, mask))
     }
 
     /// Everything that was found at an address, without them.
-    pub fn mask_address(&self, address: &mut Address) {
+    pub(crate) fn mask_address(&self, address: &mut Address) {
         let Address { address: _, in_dns: _, ttl_seconds: _, tcp, tls, echo, echo_upgrade, handshake, chat, raw, idle } =
             address;
         let mut texts = Vec::new();

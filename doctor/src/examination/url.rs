@@ -1,7 +1,6 @@
 //! The address to examine: a WebSocket or HTTP URL (RFC 6455 3, RFC 3986). Pure.
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::net::IpAddr;
 
 use clap::builder::TypedValueParser;
@@ -20,36 +19,23 @@ pub struct Target {
     /// The address as it was given, with its secrets masked.
     pub url: String,
     /// Whether TLS is spoken (`wss`, `https`).
-    pub tls: bool,
+    pub(crate) tls: bool,
     /// The name or IP address, in ASCII, without brackets.
-    pub host: String,
-    /// The port.
-    pub port: u16,
+    pub(crate) host: String,
+    pub(crate) port: u16,
     /// The path; `/ws` if the URL has none.
-    pub path: String,
+    pub(crate) path: String,
     /// Behind the `?`; empty if there is none.
-    pub query: Query,
+    pub(crate) query: Query,
 }
-
-/// Why an address can't be examined: a sentence that says what to give instead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UrlError(String);
-
-impl fmt::Display for UrlError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for UrlError {}
 
 impl Target {
     /// Takes an address apart.
     ///
     /// # Errors
     /// It is not a `ws`, `wss`, `http` or `https` URL, or has a part that a WebSocket URL can't have.
-    pub fn parse(url: &str) -> Result<Self, UrlError> {
-        let fail = |why: &str| UrlError(format!("{}: {why}", shown(url)));
+    pub(crate) fn parse(url: &str) -> Result<Self, String> {
+        let fail = |why: &str| format!("{}: {why}", shown(url));
         if url.chars().any(|letter| letter.is_control() || letter.is_whitespace()) {
             return Err(fail("an address has no spaces or control characters"));
         }
@@ -91,32 +77,32 @@ impl Target {
     }
 
     /// The same with TLS.
-    pub fn with_tls(&self) -> Self {
+    pub(crate) fn with_tls(&self) -> Self {
         Self { tls: true, ..self.clone() }
     }
 
     /// What must not be repeated in a report.
-    pub fn secrets(&self) -> Secrets {
+    pub(crate) fn secrets(&self) -> Secrets {
         Secrets::of(&self.path, &self.query)
     }
 
     /// Whether it holds something that looks like a secret.
-    pub fn has_secrets(&self) -> bool {
+    pub(crate) fn has_secrets(&self) -> bool {
         has_secrets(&self.path) || self.query.has_secrets()
     }
 
     /// For a report: the path without its secrets. (The query shows none by itself.)
-    pub fn masked(&self) -> Self {
+    pub(crate) fn masked(&self) -> Self {
         Self { path: shown_path(&self.path), ..self.clone() }
     }
 
     /// The host, if it is an IP address.
-    pub fn ip(&self) -> Option<IpAddr> {
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
 
     /// The value of `Host`: with the port, unless it is the scheme's.
-    pub fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match (self.tls, self.port) {
             (false, 80) | (true, 443) => host,
@@ -125,23 +111,23 @@ impl Target {
     }
 
     /// The `Origin` of a page of this host.
-    pub fn origin(&self) -> String {
+    pub(crate) fn origin(&self) -> String {
         self.origin_of(&self.authority())
     }
 
     /// The `Origin` of a page of another host, with or without a port, of the same scheme.
-    pub fn origin_of(&self, host: &str) -> String {
+    pub(crate) fn origin_of(&self, host: &str) -> String {
         format!("{}://{host}", if self.tls { "https" } else { "http" })
     }
 
     /// An address on the same host for WebSocket clients, without a query.
-    pub fn websocket(&self, path: &str) -> String {
+    pub(crate) fn websocket(&self, path: &str) -> String {
         format!("{}://{}{path}", if self.tls { "wss" } else { "ws" }, self.authority())
     }
 
     /// Where hi's own addresses (`/-/doctor/echo`, `/raw/ROOM`) may be mounted: the root of the host, and what is before
     /// the last part of the path.
-    pub fn bases(&self) -> Vec<String> {
+    pub(crate) fn bases(&self) -> Vec<String> {
         let mounted = self.path.rsplit_once('/').map_or("", |(base, _)| base.trim_end_matches('/'));
         let mut bases = vec![String::new()];
         if !mounted.is_empty() {
@@ -152,7 +138,7 @@ impl Target {
 
     /// The target of a handshake that disturbs nobody: in a chat of hi, the user and the room are the doctor's own. A
     /// query that says nothing about users is left alone unless it is known that hi is there.
-    pub fn handshake_target(&self, own_name: &str, is_hi: bool) -> String {
+    pub(crate) fn handshake_target(&self, own_name: &str, is_hi: bool) -> String {
         let query = self.query.as_sent();
         let names_a_user = parameters(query).any(|key| key == "username");
         let looks_like_hi = is_hi || (query.is_empty() && self.path.ends_with("/ws"));
@@ -169,7 +155,7 @@ impl Target {
 
     /// The target with the user and the room that the address names, if it names one, for a plain request: a handshake
     /// with it would enter the room. Where only the room is named, the user is the doctor's own.
-    pub fn named_target(&self, own_name: &str) -> Option<String> {
+    pub(crate) fn named_target(&self, own_name: &str) -> Option<String> {
         let pairs = self.query.as_sent().split('&');
         let mut kept: Vec<&str> = pairs.filter(|pair| key(pair) != "resume").collect();
         let names_a_user = kept.iter().any(|pair| key(pair) == "username");
@@ -295,7 +281,7 @@ mod tests {
             ("ws://h/a b", "spaces"),
             ("ws://h/\u{e9}", "%XX"),
         ] {
-            let error = Target::parse(url).unwrap_err().to_string();
+            let error = Target::parse(url).unwrap_err();
             assert!(error.contains(part), "{url}: {error}");
         }
     }
@@ -303,7 +289,7 @@ mod tests {
     #[test]
     fn an_address_that_is_refused_keeps_its_secrets() {
         for url in ["ws://ada:s3cret@h/", "h/ws?token=s3cret", "ftp://h/?token=s3cret", "ws://h/ws?token=s3cret#a"] {
-            let error = Target::parse(url).unwrap_err().to_string();
+            let error = Target::parse(url).unwrap_err();
             assert!(!error.contains("s3cret") && error.contains("***"), "{error}");
         }
         let target = parsed("ws://h/ws?token=s3cret");

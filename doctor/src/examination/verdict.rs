@@ -12,7 +12,7 @@ use crate::proxy::Lines;
 /// explains what stands behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// No resolver gave an answer.
     DnsNoAnswer,
     /// The name doesn't exist.
@@ -108,13 +108,12 @@ pub enum Kind {
     NotHi,
     /// Raw rooms can't be used from here.
     RawUnavailable,
-    /// Nothing is wrong.
     Sound,
 }
 
 impl Kind {
     /// The name in JSON.
-    pub fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         // A unit variant is always a string.
         serde_json::to_value(self).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
     }
@@ -122,50 +121,48 @@ impl Kind {
 
 /// One thing that was found, in plain words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// The kind, for a program.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// Whether users notice it: exit code 1.
-    pub broken: bool,
+    pub(crate) broken: bool,
     /// The address that it is about, if it is about one.
-    pub address: Option<IpAddr>,
+    pub(crate) address: Option<IpAddr>,
     /// What is the matter: whole sentences.
-    pub text: String,
+    pub(crate) text: String,
     /// What to do about it. In JSON it has kept its first name.
     #[serde(rename = "mend")]
-    pub fix: Option<Fix>,
+    pub(crate) fix: Option<Fix>,
 }
 
-/// What to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fix {
+pub(crate) struct Fix {
     /// One or two sentences.
-    pub text: String,
+    pub(crate) text: String,
     /// The lines to write, where there are such.
-    pub lines: Vec<Lines>,
+    pub(crate) lines: Vec<Lines>,
 }
 
 impl Finding {
     /// Something that users notice.
-    pub fn broken(kind: Kind, address: Option<IpAddr>, text: impl AsRef<str>) -> Self {
+    pub(crate) fn broken(kind: Kind, address: Option<IpAddr>, text: impl AsRef<str>) -> Self {
         Self { kind, broken: true, address, text: printable(text.as_ref()).into_owned(), fix: None }
     }
 
-    /// Something to know.
-    pub fn warning(kind: Kind, address: Option<IpAddr>, text: impl AsRef<str>) -> Self {
+    pub(crate) fn warning(kind: Kind, address: Option<IpAddr>, text: impl AsRef<str>) -> Self {
         Self { broken: false, ..Self::broken(kind, address, text) }
     }
 
     /// The same with what to do about it.
     #[must_use]
-    pub fn fix(mut self, text: impl AsRef<str>) -> Self {
+    pub(crate) fn fix(mut self, text: impl AsRef<str>) -> Self {
         self.fix = Some(Fix { text: printable(text.as_ref()).into_owned(), lines: Vec::new() });
         self
     }
 
     /// The same with lines to write.
     #[must_use]
-    pub fn lines(mut self, lines: Vec<Lines>) -> Self {
+    pub(crate) fn lines(mut self, lines: Vec<Lines>) -> Self {
         if let Some(fix) = &mut self.fix {
             fix.lines = lines;
         }
@@ -186,16 +183,16 @@ impl fmt::Display for Finding {
 
 /// What the facts come to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Diagnosis {
+pub(crate) struct Diagnosis {
     /// The one verdict: the cause of what users notice, or `sound`.
-    pub verdict: Finding,
+    pub(crate) verdict: Finding,
     /// What else is broken or deserves attention.
-    pub others: Vec<Finding>,
+    pub(crate) others: Vec<Finding>,
 }
 
 impl Diagnosis {
     /// Whether users notice nothing.
-    pub fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         !self.verdict.broken
     }
 }

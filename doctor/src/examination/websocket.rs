@@ -29,16 +29,16 @@ const CLOSE_TIME: Duration = Duration::from_millis(200);
 const CODE_TOO_BIG: u16 = 1009;
 
 /// How the doctor's users and rooms begin.
-pub const NAME_PREFIX: &str = "hi-doctor-";
+pub(crate) const NAME_PREFIX: &str = "hi-doctor-";
 
 /// A name that nobody else has: for users and rooms of the doctor's own.
-pub fn random_name() -> String {
+pub(crate) fn random_name() -> String {
     let digits: String = random_bytes::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{NAME_PREFIX}{digits}")
 }
 
 /// A `Sec-WebSocket-Key`.
-pub fn random_key() -> String {
+pub(crate) fn random_key() -> String {
     STANDARD.encode(random_bytes::<16>())
 }
 
@@ -50,13 +50,13 @@ fn random_bytes<const N: usize>() -> [u8; N] {
 }
 
 /// The `Sec-WebSocket-Accept` that belongs to a key (RFC 6455 4.2.2).
-pub fn accept_of(key: &str) -> String {
+pub(crate) fn accept_of(key: &str) -> String {
     STANDARD.encode(Sha1::digest(format!("{key}{ACCEPT_GUID}")))
 }
 
 /// How to speak to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
+pub(crate) enum Dialect {
     /// A raw room: what is said comes back as it is.
     Raw,
     /// hi's chat: JSON objects.
@@ -69,7 +69,7 @@ pub enum Dialect {
 type Resumed = Join<Chain<Cursor<Vec<u8>>, ReadHalf<Stream>>, WriteHalf<Stream>>;
 
 /// A WebSocket after its handshake.
-pub struct Socket {
+pub(crate) struct Socket {
     frames: WebSocket<Resumed>,
     /// The beginning of a message of several frames; at most [`MESSAGE_BYTES_MAX`].
     begun: Vec<u8>,
@@ -79,7 +79,6 @@ pub struct Socket {
     welcomed: bool,
 }
 
-/// What came.
 enum Came {
     Message(Vec<u8>),
     Pong(Vec<u8>),
@@ -88,7 +87,7 @@ enum Came {
 
 impl Socket {
     /// A WebSocket on a connection whose handshake is done; `leftover` came behind it.
-    pub fn new(stream: Stream, leftover: Vec<u8>, name: &str) -> Self {
+    pub(crate) fn new(stream: Stream, leftover: Vec<u8>, name: &str) -> Self {
         let (read, write) = tokio::io::split(stream);
         let mut socket =
             WebSocket::after_handshake(tokio::io::join(Cursor::new(leftover).chain(read), write), Role::Client);
@@ -98,7 +97,7 @@ impl Socket {
     }
 
     /// Sends a ping, a message and, if `large`, one of 16 KiB, and waits for each to come back.
-    pub async fn converse(&mut self, path: &str, dialect: Dialect, large: bool, step_time: Duration) -> Carried {
+    pub(crate) async fn converse(&mut self, path: &str, dialect: Dialect, large: bool, step_time: Duration) -> Carried {
         let mut carried = Carried {
             path: path.to_owned(),
             note: None,
@@ -127,7 +126,7 @@ impl Socket {
     }
 
     /// Says nothing for the time of `silence`, then pings.
-    pub async fn be_silent(&mut self, silence: Duration, step_time: Duration) -> IdleConnection {
+    pub(crate) async fn be_silent(&mut self, silence: Duration, step_time: Duration) -> IdleConnection {
         let began = Instant::now();
         let mut last = began;
         let mut longest = Duration::ZERO;
@@ -160,7 +159,7 @@ impl Socket {
     }
 
     /// Closes in order, without waiting for long.
-    pub async fn close(mut self) {
+    pub(crate) async fn close(mut self) {
         let end = async {
             if self.frames.write_frame(Frame::close(1000, b"")).await.is_ok() {
                 while self.next().await.is_ok() {}

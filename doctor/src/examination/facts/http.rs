@@ -6,32 +6,31 @@ use crate::examination::diff::Diff;
 
 /// An HTTP answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Answer {
-    /// The status.
-    pub status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// `HTTP/1.1`.
-    pub http_version: String,
+    pub(crate) http_version: String,
     /// Names and values in order.
-    pub headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     /// The beginning of the body, as text.
-    pub body: String,
+    pub(crate) body: String,
     /// Time from the request to the end of the answer, in milliseconds.
-    pub ms: f64,
+    pub(crate) ms: f64,
 }
 
 impl Answer {
     /// The first value under a name.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     /// Whether the status is one with which access is refused.
-    pub fn is_refusal(&self) -> bool {
+    pub(crate) fn is_refusal(&self) -> bool {
         matches!(self.status, 401 | 403)
     }
 
     /// Whether it is a web page.
-    pub fn is_html(&self) -> bool {
+    pub(crate) fn is_html(&self) -> bool {
         self.header("content-type").is_some_and(|kind| kind.to_ascii_lowercase().contains("text/html"))
             || self.body.trim_start().to_ascii_lowercase().starts_with("<!doctype html")
             || self.body.trim_start().to_ascii_lowercase().starts_with("<html")
@@ -40,65 +39,61 @@ impl Answer {
 
 /// An answer of `/-/doctor/echo`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Echo {
+pub(crate) struct Echo {
     /// The path that was asked.
-    pub path: String,
-    /// The answer.
-    pub answer: Answer,
+    pub(crate) path: String,
+    pub(crate) answer: Answer,
     /// What hi received, if the answer is hi's.
-    pub received: Option<Received>,
+    pub(crate) received: Option<Received>,
     /// What was done to the request on the way, if the answer is hi's.
-    pub diff: Option<Diff>,
+    pub(crate) diff: Option<Diff>,
 }
 
 /// A request as hi received it (`src/http/echo.rs`).
 #[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
-pub struct Received {
+pub(crate) struct Received {
     /// `GET`.
-    pub method: String,
-    /// The target.
-    pub path: String,
+    pub(crate) method: String,
+    pub(crate) path: String,
     /// `HTTP/1.1`.
-    pub http_version: String,
+    pub(crate) http_version: String,
     /// The last hop before hi.
-    pub peer: String,
+    pub(crate) peer: String,
     /// Names and values in order.
-    pub headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     /// The name of the running server.
-    pub instance: String,
+    pub(crate) instance: String,
     /// The name that it shares with other servers behind the same public address, if it was given one.
     #[serde(default)]
-    pub group: Option<String>,
+    pub(crate) group: Option<String>,
     /// hi's version.
-    pub version: String,
+    pub(crate) version: String,
 }
 
-/// A WebSocket handshake.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Handshake {
+pub(crate) struct Handshake {
     /// The target that was asked.
-    pub path: String,
-    /// The answer.
-    pub answer: Answer,
+    pub(crate) path: String,
+    pub(crate) answer: Answer,
     /// Whether `Sec-WebSocket-Accept` is the right one (RFC 6455 4.1).
-    pub accept_matches: bool,
+    pub(crate) accept_matches: bool,
     /// The `Origin` that was sent, if any.
-    pub origin: Option<String>,
+    pub(crate) origin: Option<String>,
     /// After a refusal (401, 403): the status of the same handshake with the other kind of `Origin`, that of the site
     /// itself or none. After a handshake without `Origin`: that of the site itself, if it was refused.
-    pub other_origin: Option<OtherOrigin>,
+    pub(crate) other_origin: Option<OtherOrigin>,
     /// Where an `Origin` was refused and requests arrive with another `Host`: the same with that host as the origin.
-    pub host_origin: Option<OtherOrigin>,
+    pub(crate) host_origin: Option<OtherOrigin>,
 }
 
 impl Handshake {
     /// Whether a WebSocket came about.
-    pub fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         self.answer.status == 101 && self.accept_matches
     }
 
     /// Whether one kind of `Origin` is accepted, and another is not.
-    pub fn refuses_an_origin(&self) -> bool {
+    pub(crate) fn refuses_an_origin(&self) -> bool {
         let other = self.other_origin.as_ref();
         other.is_some_and(|other| (self.answer.status == 101) != (other.status == 101))
     }
@@ -106,9 +101,8 @@ impl Handshake {
 
 /// A further handshake after a refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct OtherOrigin {
+pub(crate) struct OtherOrigin {
     /// The `Origin` that was sent this time, if any.
-    pub origin: Option<String>,
-    /// The status.
-    pub status: u16,
+    pub(crate) origin: Option<String>,
+    pub(crate) status: u16,
 }

@@ -6,49 +6,46 @@ use serde::Serialize;
 
 /// A source of addresses, and what it said.
 #[derive(Clone, Debug, Serialize)]
-pub struct Source {
+pub(crate) struct Source {
     /// `192.0.2.53:53`, `/etc/hosts`, or what is missing.
-    pub name: String,
+    pub(crate) name: String,
     /// Whether it is a file of this machine: others don't see it.
-    pub local: bool,
+    pub(crate) local: bool,
     /// IPv4.
-    pub a: Lookup,
+    pub(crate) a: Lookup,
     /// IPv6.
-    pub aaaa: Lookup,
+    pub(crate) aaaa: Lookup,
     /// Time until both answers were there, in milliseconds.
-    pub ms: f64,
+    pub(crate) ms: f64,
 }
 
 impl Source {
     /// All addresses, IPv4 first.
-    pub fn records(&self) -> impl Iterator<Item = &Record> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
         self.a.records.iter().chain(&self.aaaa.records)
     }
 
     /// Whether anything came back, even if it was that there is no such name.
-    pub fn answered(&self) -> bool {
+    pub(crate) fn answered(&self) -> bool {
         [&self.a, &self.aaaa].iter().any(|lookup| lookup.outcome != LookupOutcome::NoAnswer)
     }
 }
 
 /// The answer to one question.
 #[derive(Clone, Debug, Serialize)]
-pub struct Lookup {
-    /// How it went.
-    pub outcome: LookupOutcome,
+pub(crate) struct Lookup {
+    pub(crate) outcome: LookupOutcome,
     /// The aliases on the way, in order.
-    pub aliases: Vec<Alias>,
-    /// The addresses.
-    pub records: Vec<Record>,
+    pub(crate) aliases: Vec<Alias>,
+    pub(crate) records: Vec<Record>,
     /// The words of the failure, if there was one.
-    pub detail: Option<String>,
+    pub(crate) detail: Option<String>,
 }
 
 /// How a question to a resolver went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LookupOutcome {
-    /// There are addresses.
+pub(crate) enum LookupOutcome {
     Found,
     /// The name exists and has no address of this kind.
     NoAddress,
@@ -62,20 +59,19 @@ pub enum LookupOutcome {
 
 /// A CNAME record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Alias {
+pub(crate) struct Alias {
     /// Whose alias it is.
-    pub name: String,
+    pub(crate) name: String,
     /// The name that it leads to.
-    pub to: String,
+    pub(crate) to: String,
     /// How long it may be kept.
-    pub ttl_seconds: u32,
+    pub(crate) ttl_seconds: u32,
 }
 
 /// An A or AAAA record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Record {
-    /// The address.
-    pub ip: IpAddr,
+pub(crate) struct Record {
+    pub(crate) ip: IpAddr,
     /// How long it may be kept; a file has none.
-    pub ttl_seconds: Option<u32>,
+    pub(crate) ttl_seconds: Option<u32>,
 }
