@@ -1,8 +1,8 @@
 //! The canary: the server dials itself through its public address, and reports what it finds to the log, to metrics and to
 //! `/readyz`. The look itself is [`doctor::canary`].
 //!
-//! It runs on a thread of its own, and only with `--public-url`. It reads what strangers answer: should that ever make it
-//! panic, one look has failed, and the server goes on.
+//! It runs on a thread of its own, and only with `--public-url`. It reads answers of foreign servers: should one ever
+//! make it panic, that look has failed, and the server goes on.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

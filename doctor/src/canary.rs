@@ -1,7 +1,7 @@
 //! The canary: a look of a server at its own public address, DNS and every hop included, as a user has it.
 //!
-//! A server can't see from inside that it is unreachable. When to look, and whom to tell, is the server's business
-//! (`src/canary.rs`); what a look sends stays in a room of its own.
+//! A server can't see from inside that it is unreachable. Here is the look itself; when to look and where to report is decided
+//! in `src/canary.rs`. What a look sends stays in a room of its own.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,7 +1,6 @@
 //! Text that is harmless in a terminal, a log or a document, whoever wrote its parts; numbers for readers. Pure.
 //!
-//! The doctor, the canary and the checklist quote servers, proxies, name servers and certificates that anybody may have
-//! set up. The public port of hi quotes bytes of requests, under a stricter rule of its own (`src/http/shown.rs`).
+//! The doctor, the canary and the checklist quote foreign servers, proxies, name servers and certificates. The public port of hi quotes bytes of requests, under a stricter rule of its own (`src/http/shown.rs`).
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

@@ -236,12 +236,12 @@ impl Proxy {
     }
 
     /// What to write where so that it passes handshakes on to the server at `upstream` (`HOST:PORT`).
-    pub fn upgrade_mend(self, upstream: &str) -> Lines {
+    pub fn upgrade_fix(self, upstream: &str) -> Lines {
         Lines::to_upstream(self, self.upgrade_lines(), self.without(), upstream)
     }
 
     /// What to write where so that it speaks plain HTTP/1.1 to the server at `upstream`.
-    pub fn plain_mend(self, upstream: &str) -> Lines {
+    pub fn plain_fix(self, upstream: &str) -> Lines {
         Lines::to_upstream(self, self.plain_lines(), &[], upstream)
     }
 
@@ -290,7 +290,7 @@ impl Lines {
     /// What makes a proxy pass WebSocket handshakes on, to a server at [`EXAMPLE_UPSTREAM`]; for each of the common ones if
     /// it is not known which it is.
     pub fn for_upgrade(proxy: Option<Proxy>) -> Vec<Self> {
-        or_common(proxy).map(|proxy| proxy.upgrade_mend(EXAMPLE_UPSTREAM)).collect()
+        or_common(proxy).map(|proxy| proxy.upgrade_fix(EXAMPLE_UPSTREAM)).collect()
     }
 
     /// What makes a proxy pass `Host` on as it came.
@@ -362,13 +362,13 @@ mod tests {
     }
 
     #[test]
-    fn a_mend_names_the_server_and_fits_one_line() {
-        let mend = Proxy::Apache.upgrade_mend("[::1]:9000");
-        assert_eq!(mend.lines[0], "ProxyPass \"/\" \"http://[::1]:9000/\" upgrade=websocket");
-        assert!(mend.to_string().starts_with("in Apache httpd 2.4.47") && !mend.to_string().contains('\n'));
-        assert!(Proxy::Haproxy.upgrade_mend("x:1").to_string().ends_with("http-request del-header Connection"));
+    fn a_fix_names_the_server_and_fits_one_line() {
+        let fix = Proxy::Apache.upgrade_fix("[::1]:9000");
+        assert_eq!(fix.lines[0], "ProxyPass \"/\" \"http://[::1]:9000/\" upgrade=websocket");
+        assert!(fix.to_string().starts_with("in Apache httpd 2.4.47") && !fix.to_string().contains('\n'));
+        assert!(Proxy::Haproxy.upgrade_fix("x:1").to_string().ends_with("http-request del-header Connection"));
         for proxy in Proxy::COMMON {
-            assert!(proxy.plain_mend("x:1").lines[0].contains("x:1"), "{proxy}");
+            assert!(proxy.plain_fix("x:1").lines[0].contains("x:1"), "{proxy}");
         }
     }
 

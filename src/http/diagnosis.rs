@@ -181,8 +181,8 @@ impl Verdict {
     /// For the proxy that the evidence names; where it names none, for what most sites run, the likely one first.
     fn mends_for(&self, upstream: &str) -> Vec<Lines> {
         let mend: fn(Proxy, &str) -> Lines = match self.reason {
-            reason if reason.points_at_a_proxy() => Proxy::upgrade_mend,
-            reason if reason.is_wrong_protocol() => Proxy::plain_mend,
+            reason if reason.points_at_a_proxy() => Proxy::upgrade_fix,
+            reason if reason.is_wrong_protocol() => Proxy::plain_fix,
             _ => return Vec::new(),
         };
         let mut proxies: Vec<Proxy> = self.hop.proxy.into_iter().collect();

@@ -137,7 +137,7 @@ fn changed<T: Ord + Display>(changes: &mut Vec<String>, what: &str, old: &BTreeS
     }
     let list = |values: &BTreeSet<T>| match values.is_empty() {
         true => "none".to_owned(),
-        // A server names itself, and a file may be anybody's.
+        // Servers choose their own names, and files may come from anywhere.
         false => values.iter().map(|value| printable_markdown(&value.to_string())).collect::<Vec<_>>().join(", "),
     };
     changes.push(format!("**{what}:** {}, was {}.", list(new), list(old)));

@@ -72,7 +72,7 @@ fn at(address: &Address, examination: &Examination) -> AddressFacts {
     let diagnosis = &examination.diagnosis;
     let all = std::iter::once(&diagnosis.verdict).chain(&diagnosis.others);
     let trouble = all.filter(|finding| finding.broken && finding.address == Some(address.ip())).find(is_of_the_server);
-    let sound = trouble.is_none() && address.handshake.done().is_some_and(|handshake| handshake.is_sound());
+    let sound = trouble.is_none() && address.handshake.done().is_some_and(|handshake| handshake.is_healthy());
     let says = match (trouble, address.tcp.failure()) {
         (Some(finding), _) => finding.text.clone(),
         (None, Some(failure)) => failure.detail.clone(),
@@ -98,7 +98,7 @@ fn verdict(diagnosis: &Diagnosis) -> VerdictFacts {
     let Finding { kind, text, fix, .. } = &diagnosis.verdict;
     VerdictFacts {
         name: kind.name(),
-        sound: diagnosis.is_sound(),
+        sound: diagnosis.is_healthy(),
         sentence: text.clone(),
         fix: fix.as_ref().map(|fix| fix.text.clone()).unwrap_or_default(),
     }

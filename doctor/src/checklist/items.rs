@@ -81,15 +81,15 @@ fn before(facts: &Facts) -> Vec<Item> {
              name, before any record points to it.",
         ));
     } else {
-        items.push(all_sound("new_address", "The new address works already", facts, &facts.new));
+        items.push(all_work("new_address", "The new address works already", facts, &facts.new));
     }
     items
 }
 
 fn during(facts: &Facts) -> Vec<Item> {
     let mut items = vec![roles_known(facts), both_families(facts)];
-    items.push(all_sound("old_works", "The old address still works: some users have its record", facts, &facts.old));
-    items.push(all_sound("new_works", "The new address works", facts, &facts.new));
+    items.push(all_work("old_works", "The old address still works: some users have its record", facts, &facts.old));
+    items.push(all_work("new_works", "The new address works", facts, &facts.new));
     items.push(records_point_to_new(facts));
     items.push(ttl_low(facts));
     items
@@ -198,7 +198,7 @@ fn both_families(facts: &Facts) -> Item {
     check("both_families", "IPv4 and IPv6 move together", moves, detail.to_owned())
 }
 
-fn all_sound(name: &str, title: &str, facts: &Facts, addresses: &BTreeSet<IpAddr>) -> Item {
+fn all_work(name: &str, title: &str, facts: &Facts, addresses: &BTreeSet<IpAddr>) -> Item {
     let tried: Vec<&AddressFacts> = addresses.iter().filter_map(|address| facts.at(*address)).collect();
     let detail = match tried.is_empty() {
         true => "No address was tried.".to_owned(),

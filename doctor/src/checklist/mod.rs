@@ -30,6 +30,7 @@ use crate::examination::{Options, Target, parse_resolver, runtime};
 /// Exit code while a check is open.
 const EXIT_OPEN: u8 = 1;
 
+/// The command line of `hi checklist`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(subcommand)]
@@ -77,7 +78,7 @@ struct ListArgs {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// The internal port of the hi on the old server: is anybody still connected there?
+    /// The internal port of hi on the old server, to see whether clients are still connected there
     #[arg(long, value_name = "IP:PORT")]
     old_internal: Option<SocketAddr>,
 

@@ -131,7 +131,7 @@ fn a_saved_list_is_read_back_from_both_formats() {
     assert_eq!(Document::read(&document.json(true)).unwrap(), document);
     let markdown = document.markdown_with_json();
     assert_eq!(Document::read(&markdown).unwrap(), document);
-    assert!(!document.markdown().contains("<b>"), "what others sent is no markup");
+    assert!(!document.markdown().contains("<b>"), "foreign text is not markup");
     let told = document.json(true).replace("/ws", "/ws?token=abc");
     assert!(Document::read(&told).unwrap().url.ends_with("/ws?token=***"), "nor are secrets of old files shown");
     assert!(Document::read("# something else").unwrap_err().contains("not a list"));

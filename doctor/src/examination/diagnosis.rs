@@ -20,11 +20,11 @@ pub(crate) fn diagnose(facts: &Facts) -> Diagnosis {
     findings.extend(cases.each());
     findings.extend(cases.expectations());
     findings.extend(cases.identities());
-    let any_sound = cases.sound().next().is_some();
+    let any_healthy = cases.healthy().next().is_some();
     let anything_connects = cases.examined.iter().any(|(address, _)| address.tcp.done().is_some());
     findings.sort_by_key(|finding| {
         // Where nothing works, an address that answers says more than one that doesn't.
-        let says_little = !any_sound && anything_connects && is_about_connecting(finding.kind);
+        let says_little = !any_healthy && anything_connects && is_about_connecting(finding.kind);
         (!finding.broken, says_little, finding.kind)
     });
     let verdict = match findings.first() {
@@ -48,12 +48,12 @@ struct Cases<'f> {
 
 impl<'f> Cases<'f> {
     /// Addresses at which everything that was tried works.
-    fn sound(&self) -> impl Iterator<Item = &'f Address> {
-        let sound = self
+    fn healthy(&self) -> impl Iterator<Item = &'f Address> {
+        let healthy = self
             .examined
             .iter()
             .filter(|(address, faults)| address.tcp.done().is_some() && faults.iter().all(|fault| !fault.broken));
-        sound.map(|(address, _)| *address)
+        healthy.map(|(address, _)| *address)
     }
 
     fn host(&self) -> &str {
@@ -66,7 +66,7 @@ impl<'f> Cases<'f> {
         let is_dead = |ipv4| {
             of(ipv4).count() > 0
                 && of(ipv4).all(|(_, faults)| faults.first().is_some_and(Fault::is_about_connecting))
-                && self.sound().any(|address| address.address.is_ipv4() != ipv4)
+                && self.healthy().any(|address| address.address.is_ipv4() != ipv4)
         };
         let mut findings = Vec::new();
         for (ipv4, kind, name, record) in
@@ -119,8 +119,8 @@ impl<'f> Cases<'f> {
         if !self.facts.expected.is_empty() {
             return !self.facts.expected.contains(&address.ip());
         }
-        let mut sound = self.sound().peekable();
-        !fault.is_about_connecting() && sound.peek().is_some() && sound.all(|sound| differ(address, sound))
+        let mut healthy = self.healthy().peekable();
+        !fault.is_about_connecting() && healthy.peek().is_some() && healthy.all(|healthy| differ(address, healthy))
     }
 
     fn stale(&self, address: &Address, clause: &str) -> Finding {
@@ -137,9 +137,9 @@ impl<'f> Cases<'f> {
     /// Where a record should point instead: what was expected, or else what is healthy, of the same family.
     fn good(&self, instead_of: &Address) -> Vec<String> {
         let same = |ip: &IpAddr| ip.is_ipv4() == instead_of.address.is_ipv4();
-        let sound: Vec<_> = self.sound().map(Address::ip).collect();
+        let healthy: Vec<_> = self.healthy().map(Address::ip).collect();
         let expected = self.facts.expected.iter().copied();
-        let good: Vec<_> = if self.facts.expected.is_empty() { sound } else { expected.collect() };
+        let good: Vec<_> = if self.facts.expected.is_empty() { healthy } else { expected.collect() };
         good.iter().filter(|ip| same(ip)).map(ToString::to_string).collect()
     }
 
@@ -196,9 +196,9 @@ impl<'f> Cases<'f> {
     /// Which server is where.
     fn identities(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
-        let sound: Vec<_> = self.sound().filter(|address| address.handshake.done().is_some()).collect();
-        let hi: Vec<_> = sound.iter().filter(|address| address.is_hi()).collect();
-        for other in sound.iter().filter(|address| !address.is_hi()) {
+        let healthy: Vec<_> = self.healthy().filter(|address| address.handshake.done().is_some()).collect();
+        let hi: Vec<_> = healthy.iter().filter(|address| address.is_hi()).collect();
+        for other in healthy.iter().filter(|address| !address.is_hi()) {
             findings.push(if hi.is_empty() {
                 not_hi(other)
             } else {
@@ -209,8 +209,7 @@ impl<'f> Cases<'f> {
         if instances.len() > 1 {
             let each = hi.iter().filter_map(|address| Some(format!("{} is {}", address.ip(), address.instance()?)));
             let text = format!(
-                "{} servers that know nothing of each other's rooms answer: {}. Users who are connected to one don't hear users \
-                 who are connected to another.",
+                "{} servers that know nothing of each other's rooms answer: {}. Users on one don't hear users on another.",
                 instances.len(),
                 each.collect::<Vec<_>>().join(", ")
             );
@@ -222,7 +221,7 @@ impl<'f> Cases<'f> {
     }
 
     fn verdict_without_faults(&self) -> Finding {
-        let ips: Vec<_> = self.sound().map(|address| address.ip().to_string()).collect();
+        let ips: Vec<_> = self.healthy().map(|address| address.ip().to_string()).collect();
         let url = &self.facts.target.url;
         if ips.is_empty() {
             let each = self.examined.iter().map(|(address, _)| format!("{} ({})", address.ip(), family(address)));
@@ -231,7 +230,7 @@ impl<'f> Cases<'f> {
                 format!("Nothing can be said about {url}: this machine has no route to any of its addresses: {each}.");
             return Finding::broken(Kind::NoRouteHere, None, text).fix("run the doctor on a machine that has one");
         }
-        let blind = self.sound().any(|address| address.is_hi() && address.received().is_none());
+        let blind = self.healthy().any(|address| address.is_hi() && address.received().is_none());
         let unseen = match blind {
             true => " Its echo is switched off (hi --echo off) or not passed on, so changes to headers can't be seen.",
             false => "",
@@ -283,7 +282,7 @@ fn names(facts: &Facts) -> Vec<Finding> {
     if facts.dns.iter().all(|source| source.records().next().is_none()) {
         return vec![no_address(facts)];
     }
-    // The system asks nobody else about a name that its own file knows.
+    // The system asks no resolver about a name that is in its own file.
     let local = facts.dns.iter().find(|source| source.local);
     let mut findings = Vec::new();
     for source in facts.dns.iter().filter(|_| local.is_none()) {

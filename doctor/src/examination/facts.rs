@@ -177,7 +177,7 @@ pub(crate) enum FailureKind {
     NoRouteHere,
     /// The peer ended the connection.
     Closed,
-    /// TLS did not come about, and not because of the certificate.
+    /// The TLS handshake failed, for another reason than the certificate.
     Tls,
     /// TLS was expected, and plain HTTP is spoken.
     PlainNotTls,
@@ -185,9 +185,9 @@ pub(crate) enum FailureKind {
     TlsNotPlain,
     /// Only HTTP/2 is spoken.
     OnlyHttp2,
-    /// The answer is no HTTP.
+    /// The answer is not HTTP.
     NotHttp,
-    /// The answer is no WebSocket frame, or not one that was due.
+    /// The answer is not a WebSocket frame, or not one that was due.
     NotWebsocket,
     /// A message was refused because of its size.
     TooBig,
@@ -219,7 +219,7 @@ pub(crate) struct Tls {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Certificate {
-    /// Who it is for.
+    /// The name that it was issued for.
     pub(crate) subject: String,
     pub(crate) issuer: String,
     /// The names and addresses it is valid for.
@@ -269,7 +269,7 @@ pub(crate) struct Carried {
     pub(crate) ping: Step<RoundTrip>,
     /// A message of 16 KiB and its way back.
     pub(crate) large: Step<RoundTrip>,
-    /// Whether hi's own words came: it welcomes users who enter a room.
+    /// Whether hi's own welcome came, which users get when they enter a room.
     pub(crate) welcomed: bool,
 }
 

@@ -50,7 +50,7 @@ impl Fault {
         if self.fix.is_empty() { finding } else { finding.fix(&self.fix).lines(self.lines.clone()) }
     }
 
-    /// Whether not even a connection came about.
+    /// Whether the connection itself failed.
     pub(super) fn is_about_connecting(&self) -> bool {
         matches!(self.kind, Kind::Refused | Kind::TimedOut | Kind::Unreachable)
     }
@@ -233,7 +233,7 @@ fn carrying(address: &Address) -> Option<Fault> {
 
 fn raw_rooms(address: &Address) -> Option<Fault> {
     // Where no handshake works, that of a raw room says nothing new.
-    address.handshake.done().filter(|handshake| handshake.is_sound())?;
+    address.handshake.done().filter(|handshake| handshake.is_healthy())?;
     let note = match &address.raw {
         Step::Skipped => return None,
         Step::Done(carried) => carried.note.clone()?,

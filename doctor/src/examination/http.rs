@@ -54,7 +54,7 @@ pub(crate) struct Exchange {
 /// that is not over by then, or never is (`text/event-stream`), is cut: its beginning says enough.
 ///
 /// # Errors
-/// No answer in time, none at all, or something that is no HTTP/1.
+/// No answer in time, none at all, or something that is not HTTP/1.
 pub(crate) async fn exchange<S>(stream: &mut S, request: &Request, step_time: Duration) -> Result<Exchange, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,

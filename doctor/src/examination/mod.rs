@@ -282,7 +282,7 @@ pub fn run(args: Args) -> Result<(String, ExitCode), String> {
         true => format!("{}\n", examination.json()),
         false => report::text(&examination, color(&io::stdout())),
     };
-    let code = if examination.diagnosis.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN) };
+    let code = if examination.diagnosis.is_healthy() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN) };
     Ok((text, code))
 }
 

@@ -46,7 +46,7 @@ pub(crate) struct Trust {
 
 impl Trust {
     /// Any certificate will do: to find out whether TLS is spoken at all.
-    pub(crate) fn anybody() -> Self {
+    pub(crate) fn anything() -> Self {
         Self { verifier: None }
     }
 
@@ -94,7 +94,7 @@ impl Route {
         let began = Instant::now();
         match timeout(self.step_time, TcpStream::connect(self.address)).await {
             Ok(Ok(stream)) => {
-                // Small requests shall not wait for anything. What fails here fails again at the first write.
+                // Small requests must not wait for more. An error here comes back at the first write.
                 let _ = stream.set_nodelay(true);
                 Ok((stream, Connected { ms: milliseconds(began.elapsed()) }))
             }
@@ -117,7 +117,7 @@ impl Route {
     /// Speaks TLS over a TCP connection, if this route wants it.
     ///
     /// # Errors
-    /// TLS did not come about for another reason than the certificate.
+    /// The TLS handshake failed, for another reason than the certificate.
     pub(crate) async fn tls(&self, stream: TcpStream) -> Result<(Stream, Option<Tls>), Failure> {
         let Some((name, trust)) = &self.tls else { return Ok((Stream::Plain(stream), None)) };
         let began = Instant::now();
@@ -151,9 +151,9 @@ impl Route {
         Ok(self.tls(stream).await?.0)
     }
 
-    /// Whether TLS is spoken there, whatever its certificate.
+    /// Whether TLS is spoken there, with any certificate.
     pub(crate) async fn speaks_tls(&self, name: ServerName<'static>) -> bool {
-        let route = Self { tls: Some((name, Trust::anybody())), ..self.clone() };
+        let route = Self { tls: Some((name, Trust::anything())), ..self.clone() };
         let Ok((stream, _)) = route.tcp().await else { return false };
         match route.tls(stream).await {
             Ok(_) => true,

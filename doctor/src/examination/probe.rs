@@ -22,7 +22,7 @@ use super::{Depth, Options};
 const BODY_CHARS_KEPT: usize = 4096;
 /// Characters that are kept at most of each name that a server gives itself.
 const NAME_CHARS_KEPT: usize = 120;
-/// With it, hi says in a word why it refuses.
+/// Asks hi for its reason in JSON when it refuses.
 const ACCEPT: [&str; 2] = ["Accept", "application/json, */*;q=0.5"];
 /// Silences that are tried, in seconds, each on a connection of its own.
 const SILENCES: [u64; 16] = [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 600, 1800, 3600];
@@ -36,7 +36,7 @@ pub(crate) async fn probe(address: SocketAddr, options: &Options, trust: Option<
     let mut found = Address::unknown(address);
     let Some(stream) = probe.open(&mut found).await else { return found };
 
-    // Whoever has that certificate may be anybody: what only the server may know stays here.
+    // That certificate proves nothing: secrets of the address are not sent there.
     let keeps_secrets = found.tls.done().is_some_and(|tls| tls.fault.is_some()) && target.has_secrets();
     probe.plain_echo(stream, keeps_secrets, &mut found).await;
     if let Some(failure) = found.echo.failure()
@@ -106,7 +106,7 @@ impl Probe {
         }
     }
 
-    /// What answers is no TLS: is it HTTP?
+    /// What answers is not TLS: is it HTTP?
     async fn without_tls(&self, failure: Failure) -> Failure {
         if !matches!(failure.kind, FailureKind::PlainNotTls | FailureKind::Closed | FailureKind::Tls) {
             return failure;
@@ -209,8 +209,8 @@ impl Probe {
                 socket = socket.or(opened);
             }
         }
-        if handshake.is_sound() && self.origin.is_none() {
-            // A server lets in whatever sends no Origin, as it is no browser; pages of the site itself may be refused all
+        if handshake.is_healthy() && self.origin.is_none() {
+            // Servers accept handshakes without Origin, which don't come from browsers; pages of the site may be refused all
             // the same.
             let own = self.try_origin(&own_origin, is_hi).await;
             handshake.other_origin = own.filter(|own| matches!(own.status, 401 | 403));
@@ -219,7 +219,7 @@ impl Probe {
             handshake.host_origin = self.try_origin(&self.target.origin_of(host), is_hi).await;
         }
         if talk
-            && handshake.is_sound()
+            && handshake.is_healthy()
             && let Some(refused) = self.refused_names().await
         {
             handshake = refused;
@@ -238,7 +238,7 @@ impl Probe {
     }
 
     /// hi's refusal of the user or the room that the address names, which the doctor replaces by its own. Asked without an
-    /// upgrade: nobody enters a room, and hi looks at the names first.
+    /// upgrade: no room is entered, and hi checks the names first.
     async fn refused_names(&self) -> Option<Handshake> {
         let path = self.target.named_target(&self.name)?;
         let mut stream = self.route.connect().await.ok()?;
@@ -276,11 +276,11 @@ impl Probe {
         let (other_origin, host_origin) = (None, None);
         let path = path.to_owned();
         let handshake = Handshake { path, answer, accept_matches, origin, other_origin, host_origin };
-        let socket = handshake.is_sound().then(|| Socket::new(stream, leftover, &self.name));
+        let socket = handshake.is_healthy().then(|| Socket::new(stream, leftover, &self.name));
         Ok((handshake, socket))
     }
 
-    /// A message, a ping and 16 KiB through a raw room that nobody else is in.
+    /// A message, a ping and 16 KiB through a raw room of its own.
     async fn raw(&self, base: &str, applies: bool) -> Step<Carried> {
         if !applies {
             return Step::Skipped;
@@ -303,7 +303,7 @@ impl Probe {
     /// Parallel connections, each silent for another time.
     async fn idle(&self, found: &Address, longest: Duration) -> Step<Idle> {
         let raw = found.raw.done().filter(|carried| carried.ping.done().is_some()).map(|carried| carried.path.clone());
-        let chat = found.handshake.done().filter(|handshake| handshake.is_sound());
+        let chat = found.handshake.done().filter(|handshake| handshake.is_healthy());
         let Some(path) = raw.or_else(|| chat.map(|handshake| handshake.path.clone())) else { return Step::Skipped };
         let mut silences: Vec<_> =
             SILENCES.map(Duration::from_secs).into_iter().filter(|silence| *silence < longest).collect();

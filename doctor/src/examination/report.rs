@@ -201,7 +201,7 @@ impl Page {
     }
 
     fn handshake(&mut self, name: &str, handshake: &Handshake) {
-        let (tone, word) = if handshake.is_sound() { (Tone::Good, "ok") } else { (Tone::Bad, "fail") };
+        let (tone, word) = if handshake.is_healthy() { (Tone::Good, "ok") } else { (Tone::Bad, "fail") };
         let path = handshake.path.split('?').next().unwrap_or_default();
         let details = match (handshake.answer.status, handshake.accept_matches) {
             (101, true) => format!("101 at {path}"),

@@ -1,4 +1,4 @@
-//! The secrets in an address (`?token=...`, `;jsessionid=...`): sent to its server, and shown to nobody. Pure.
+//! The secrets in an address (`?token=...`, `;jsessionid=...`): sent to the server, and never shown. Pure.
 //!
 //! Reports are pasted into tickets and chats. What the address holds is masked where it is written down, and everything
 //! that a server sent back is searched for it: error pages, redirects and close reasons repeat what was asked.
@@ -19,9 +19,9 @@ const TELLING: [&str; 15] = [
     "token", "secret", "pass", "pwd", "auth", "key", "sig", "session", "sid", "jwt", "code", "ticket", "resume",
     "cred", "bearer",
 ];
-/// Shorter values are masked only behind their name: they would match parts of other words. In bytes.
+/// Values of fewer bytes are masked only behind their name: they would match parts of other words.
 const VALUE_BYTES_MIN: usize = 5;
-/// Values this long with letters and digits are taken for secrets, whatever their name. In bytes.
+/// Values of at least this many bytes, with letters and digits, are taken for secrets under any name.
 const RANDOM_BYTES_MIN: usize = 12;
 
 /// What stands behind the `?` of an address. `Debug`, `Display` and JSON show it without its secrets.

@@ -136,8 +136,8 @@ impl Target {
         bases
     }
 
-    /// The target of a handshake that disturbs nobody: in a chat of hi, the user and the room are the doctor's own. A
-    /// query that says nothing about users is left alone unless it is known that hi is there.
+    /// The target of a handshake that disturbs no users: in hi's chat, user and room are the doctor's own. A query without
+    /// a user is left as it is, unless hi is known to be there.
     pub(crate) fn handshake_target(&self, own_name: &str, is_hi: bool) -> String {
         let query = self.query.as_sent();
         let names_a_user = parameters(query).any(|key| key == "username");
@@ -146,7 +146,7 @@ impl Target {
             return self.with_query(query);
         }
         // With its secret, the doctor would take a user's name over.
-        let is_own = |pair: &&str| names_whom(pair) || key(pair) == "resume";
+        let is_own = |pair: &&str| names_user_or_room(pair) || key(pair) == "resume";
         let others = query.split('&').filter(|pair| !pair.is_empty() && !is_own(pair));
         let own = [format!("username={own_name}"), format!("room={own_name}")];
         let pairs: Vec<&str> = own.iter().map(String::as_str).chain(others).collect();
@@ -159,12 +159,12 @@ impl Target {
         let pairs = self.query.as_sent().split('&');
         let mut kept: Vec<&str> = pairs.filter(|pair| key(pair) != "resume").collect();
         let names_a_user = kept.iter().any(|pair| key(pair) == "username");
-        let names_whom = kept.iter().any(|pair| names_whom(pair));
+        let names_user_or_room = kept.iter().any(|pair| names_user_or_room(pair));
         let own = format!("username={own_name}");
         if !names_a_user {
             kept.insert(0, &own);
         }
-        names_whom.then(|| self.with_query(&kept.join("&")))
+        names_user_or_room.then(|| self.with_query(&kept.join("&")))
     }
 
     fn with_query(&self, query: &str) -> String {
@@ -198,7 +198,7 @@ impl TypedValueParser for TargetParser {
     }
 }
 
-/// Whether an address without a scheme is of this machine, where nobody has a certificate.
+/// Whether an address without a scheme is local: no certificates there.
 fn is_local(bare: &str) -> bool {
     let host = bare.split(['/', '?']).next().and_then(split_port).map_or("", |(host, _)| host);
     host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
@@ -208,8 +208,8 @@ fn key(pair: &str) -> &str {
     pair.split('=').next().unwrap_or(pair)
 }
 
-/// Whether a parameter says who enters which room.
-fn names_whom(pair: &str) -> bool {
+/// Whether a parameter names the user or the room.
+fn names_user_or_room(pair: &str) -> bool {
     matches!(key(pair), "username" | "room")
 }
 

@@ -45,7 +45,7 @@ pub(crate) enum Kind {
     TlsNotSpoken,
     /// `ws`, and the port speaks TLS.
     TlsExpected,
-    /// TLS did not come about, and not because of the certificate.
+    /// The TLS handshake fails, for another reason than the certificate.
     TlsFailed,
     /// The certificate's time is over.
     TlsExpired,
@@ -63,7 +63,7 @@ pub(crate) enum Kind {
     TlsExpiresSoon,
     /// Only HTTP/2 is spoken, and WebSocket clients ask in HTTP/1.1.
     Http2Only,
-    /// The answer is no HTTP.
+    /// The answer is not HTTP.
     NotHttp,
     /// The connection stands and no answer comes.
     NoHttpAnswer,
@@ -192,7 +192,7 @@ pub(crate) struct Diagnosis {
 
 impl Diagnosis {
     /// Whether users notice nothing.
-    pub(crate) fn is_sound(&self) -> bool {
+    pub(crate) fn is_healthy(&self) -> bool {
         !self.verdict.broken
     }
 }

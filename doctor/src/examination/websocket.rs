@@ -31,7 +31,7 @@ const CODE_TOO_BIG: u16 = 1009;
 /// How the doctor's users and rooms begin.
 pub(crate) const NAME_PREFIX: &str = "hi-doctor-";
 
-/// A name that nobody else has: for users and rooms of the doctor's own.
+/// A unique name, for users and rooms of the doctor's own.
 pub(crate) fn random_name() -> String {
     let digits: String = random_bytes::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{NAME_PREFIX}{digits}")
@@ -211,7 +211,7 @@ impl Socket {
         }
     }
 
-    /// The next thing that is no ping; pings are answered.
+    /// The next event that is not a ping; pings are answered.
     async fn next_answered(&mut self) -> Result<Came, Failure> {
         loop {
             match self.next().await? {
@@ -223,7 +223,7 @@ impl Socket {
 
     async fn next(&mut self) -> Result<Came, Failure> {
         loop {
-            // Frames that have already arrived make nobody wait: without this, a flood of them would outlast every limit.
+            // Reading frames that have already arrived never yields: without this, a flood of them would outlast every limit.
             consume_budget().await;
             let frame = self.frames.read_frame().await.map_err(|error| failure(&error))?;
             match frame.opcode {

@@ -35,20 +35,20 @@ const NOTHING: &str = "There is nothing at this address.";
 #[test]
 fn healthy_fronts_are_healthy() {
     const OPEN: Headers = &[("Upgrade", "websocket")];
-    let sound = |front, plain, headers| row((front, "/ws"), plain, (101, headers, ""), (Kind::Sound, "works", ""));
+    let healthy = |front, plain, headers| row((front, "/ws"), plain, (101, headers, ""), (Kind::Sound, "works", ""));
     for row in [
-        sound("hi", Hi, OPEN),
-        sound("nginx", Through("Server: nginx/1.24.0", Some(Proxy::Nginx)), &[("Server", "nginx/1.24.0")]),
-        sound("HAProxy", Through("X-Forwarded-For: 192.0.2.1", None), OPEN),
-        sound("Apache", Through("X-Forwarded-Server: www", None), &[("Server", "Apache/2.4.57")]),
-        sound("Caddy", Through("Via: 1.1 Caddy", Some(Proxy::Caddy)), &[("Server", "Caddy"), ("Via", "1.1 Caddy")]),
-        sound("Envoy", Through("Server: envoy", Some(Proxy::Envoy)), &[("Server", "envoy")]),
-        sound("Traefik", Through("X-Forwarded-Server: traefik-0", None), OPEN),
-        sound("Varnish", Through("Via: 1.1 v (Varnish/7.1)", Some(Proxy::Varnish)), OPEN),
-        sound("Squid", Through("Via: 1.1 s (squid/5.7)", Some(Proxy::Squid)), OPEN),
-        sound("Cloudflare", Through("CF-Ray", Some(Proxy::Cloudflare)), &[("Server", "cloudflare")]),
-        sound("AWS", Through("X-Amzn-Trace-Id", Some(Proxy::Aws)), OPEN),
-        sound("IIS", Through("X-ARR-LOG-ID", Some(Proxy::Iis)), &[("Server", "Microsoft-IIS/10.0")]),
+        healthy("hi", Hi, OPEN),
+        healthy("nginx", Through("Server: nginx/1.24.0", Some(Proxy::Nginx)), &[("Server", "nginx/1.24.0")]),
+        healthy("HAProxy", Through("X-Forwarded-For: 192.0.2.1", None), OPEN),
+        healthy("Apache", Through("X-Forwarded-Server: www", None), &[("Server", "Apache/2.4.57")]),
+        healthy("Caddy", Through("Via: 1.1 Caddy", Some(Proxy::Caddy)), &[("Server", "Caddy"), ("Via", "1.1 Caddy")]),
+        healthy("Envoy", Through("Server: envoy", Some(Proxy::Envoy)), &[("Server", "envoy")]),
+        healthy("Traefik", Through("X-Forwarded-Server: traefik-0", None), OPEN),
+        healthy("Varnish", Through("Via: 1.1 v (Varnish/7.1)", Some(Proxy::Varnish)), OPEN),
+        healthy("Squid", Through("Via: 1.1 s (squid/5.7)", Some(Proxy::Squid)), OPEN),
+        healthy("Cloudflare", Through("CF-Ray", Some(Proxy::Cloudflare)), &[("Server", "cloudflare")]),
+        healthy("AWS", Through("X-Amzn-Trace-Id", Some(Proxy::Aws)), OPEN),
+        healthy("IIS", Through("X-ARR-LOG-ID", Some(Proxy::Iis)), &[("Server", "Microsoft-IIS/10.0")]),
         // Not hi, or with its echo switched off or kept back: what can be seen is healthy.
         row(("a server", "/ws"), Page(404), (101, OPEN, ""), (Kind::NotHi, "OK as far as can be seen", "")),
         row(("nginx", "/ws"), Page(403), (101, NGINX, ""), (Kind::NotHi, "OK as far as can be seen", "")),

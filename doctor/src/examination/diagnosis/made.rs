@@ -70,7 +70,7 @@ pub(super) fn carried() -> Carried {
 }
 
 /// hi itself, healthy.
-pub(super) fn sound(at: &str) -> Address {
+pub(super) fn healthy(at: &str) -> Address {
     Address {
         in_dns: true,
         ttl_seconds: Some(3540),
@@ -92,7 +92,7 @@ pub(super) fn other(at: &str, all: &Answer) -> Address {
         handshake: handshake(all.clone()),
         chat: Step::Skipped,
         raw: Step::Skipped,
-        ..sound(at)
+        ..healthy(at)
     }
 }
 
@@ -114,7 +114,7 @@ pub(super) fn through(at: &str, diff: Diff) -> Address {
         handshake: handshake(refused),
         chat: Step::Skipped,
         raw: Step::Skipped,
-        ..sound(at)
+        ..healthy(at)
     }
 }
 
@@ -142,7 +142,7 @@ pub(super) fn with_tls(at: &str, fault: Option<CertificateFaultKind>, days_left:
         chain: vec![certificate],
         fault: fault.map(|kind| CertificateFault { kind, detail: "no".into() }),
     };
-    Address { tls: Step::Done(tls), ..sound(at) }
+    Address { tls: Step::Done(tls), ..healthy(at) }
 }
 
 pub(super) fn failing<T>(kind: FailureKind) -> Step<T> {

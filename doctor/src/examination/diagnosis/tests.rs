@@ -33,7 +33,7 @@ fn check(table: Vec<Expected>) {
 #[test]
 fn the_example_of_the_story() {
     let diff = stripping(&[("Upgrade", "websocket")], Some(("Via: 1.0 old-host", None)), Some("HTTP/1.0"));
-    let mut facts = facts(vec![through(OLD, diff), sound(NEW)]);
+    let mut facts = facts(vec![through(OLD, diff), healthy(NEW)]);
     let verdict = diagnose(&facts).verdict;
     assert_eq!(verdict.kind, Kind::StaleAddress);
     assert_eq!(
@@ -54,9 +54,9 @@ fn names() {
         broken(with(vec![empty_source(LookupOutcome::NoAddress)]), Kind::DnsNoAddress, "neither A nor AAAA", "add"),
         broken(with(vec![empty_source(LookupOutcome::NoAnswer)]), Kind::DnsNoAnswer, "192.0.2.53:53", "--resolver"),
     ]);
-    let one = |dns: Vec<Source>| diagnose(&Facts { dns, ..facts(vec![sound(OLD), sound(NEW)]) });
+    let one = |dns: Vec<Source>| diagnose(&Facts { dns, ..facts(vec![healthy(OLD), healthy(NEW)]) });
     let disagreeing = one(vec![source("a", &[OLD]), source("b", &[NEW])]);
-    assert!(disagreeing.is_sound());
+    assert!(disagreeing.is_healthy());
     assert_eq!(disagreeing.others[0].kind, Kind::ResolversDisagree);
     assert!(disagreeing.others[0].to_string().contains("a says 192.0.2.7 (TTL 3,540 s); b says 198.51.100.9"));
     let silent = one(vec![source("a", &[OLD, NEW]), empty_source(LookupOutcome::NoAnswer)]);
@@ -74,19 +74,19 @@ fn connections() {
         broken(facts(vec![unconnected(OLD, FailureKind::TimedOut)]), Kind::TimedOut, "firewall", "open TCP port 443"),
         broken(facts(vec![unconnected(OLD, FailureKind::Unreachable)]), Kind::Unreachable, "can't be", "route"),
         broken(
-            facts(vec![sound(NEW), unconnected(NEW6, FailureKind::TimedOut)]),
+            facts(vec![healthy(NEW), unconnected(NEW6, FailureKind::TimedOut)]),
             Kind::Ipv6Broken,
             "2001:db8::9",
             "AAAA record away",
         ),
         broken(
-            facts(vec![unconnected(NEW, FailureKind::Refused), sound(NEW6)]),
+            facts(vec![unconnected(NEW, FailureKind::Refused), healthy(NEW6)]),
             Kind::Ipv4Broken,
             "198.51.100.9",
             "the A record away",
         ),
         broken(
-            facts(vec![sound(NEW), unconnected(OLD, FailureKind::Refused)]),
+            facts(vec![healthy(NEW), unconnected(OLD, FailureKind::Refused)]),
             Kind::Refused,
             "192.0.2.7: nothing listens",
             "record away",
@@ -100,7 +100,7 @@ fn connections() {
             "start hi",
         ),
     ]);
-    let without_ipv6 = diagnose(&facts(vec![sound(NEW), unconnected(NEW6, FailureKind::NoRouteHere)]));
+    let without_ipv6 = diagnose(&facts(vec![healthy(NEW), unconnected(NEW6, FailureKind::NoRouteHere)]));
     assert_eq!((without_ipv6.verdict.kind, without_ipv6.others[0].kind), (Kind::Sound, Kind::NoRouteHere));
 }
 
@@ -174,11 +174,11 @@ fn hops_that_strip() {
         ),
         // The echo gets through whole and only the handshake's own path is treated otherwise: the answer tells.
         broken(upgrade(Diff::default()), Kind::UpgradeStripped, "drops Upgrade", "let the proxy"),
-        // The same hops before a healthy address: it is no other machine that is at fault.
+        // The same hops before a healthy address: the fault is not on another machine.
         broken(
             facts(vec![
                 through(OLD, stripping(&both, nginx, None)),
-                Address { echo: echo(stripping(&[], nginx, None)), ..sound(NEW) },
+                Address { echo: echo(stripping(&[], nginx, None)), ..healthy(NEW) },
             ]),
             Kind::UpgradeStripped,
             OLD,
@@ -204,9 +204,9 @@ fn answers_that_are_no_101() {
             other_origin: None,
             host_origin: None,
         }),
-        ..sound(NEW)
+        ..healthy(NEW)
     };
-    let hi_but = |answer| facts(vec![Address { handshake: handshake(answer), ..sound(NEW) }]);
+    let hi_but = |answer| facts(vec![Address { handshake: handshake(answer), ..healthy(NEW) }]);
     let mute = Address { echo: failing(FailureKind::TimedOut), echo_upgrade: Step::Skipped, ..other(NEW, &html) };
     let mute = Address { handshake: failing(FailureKind::TimedOut), ..mute };
     let silent = |kind| Address { handshake: failing(kind), ..other(NEW, &answer(200, &[], "")) };
@@ -245,7 +245,7 @@ fn origins() {
             other_origin: Some(OtherOrigin { origin: other.map(str::to_owned), status: 101 }),
             host_origin: None,
         };
-        facts(vec![Address { handshake: Step::Done(handshake), ..sound(NEW) }])
+        facts(vec![Address { handshake: Step::Done(handshake), ..healthy(NEW) }])
     };
     check(vec![broken(
         refused(Some("https://www.example.com"), None),
@@ -259,11 +259,11 @@ fn origins() {
 
 #[test]
 fn what_a_websocket_carries() {
-    let chat = |carried| facts(vec![Address { chat: Step::Done(carried), ..sound(NEW) }]);
+    let chat = |carried| facts(vec![Address { chat: Step::Done(carried), ..healthy(NEW) }]);
     let large = |kind| Carried { large: failing(kind), ..carried() };
     let cut = IdleConnection { silent_seconds: 2.1, fate: IdleFate::Cut, server_pings: 0 };
     let alive = IdleConnection { silent_seconds: 1.0, fate: IdleFate::Alive, server_pings: 0 };
-    let idle = Address { idle: Step::Done(Idle { connections: vec![alive.clone(), cut] }), ..sound(NEW) };
+    let idle = Address { idle: Step::Done(Idle { connections: vec![alive.clone(), cut] }), ..healthy(NEW) };
     check(vec![
         broken(
             chat(Carried { message: failing(FailureKind::TimedOut), ..carried() }),
@@ -283,9 +283,9 @@ fn what_a_websocket_carries() {
     let by_choice = diagnose(&chat(large(FailureKind::TooBig)));
     assert_eq!((by_choice.verdict.kind, by_choice.others[0].kind), (Kind::Sound, Kind::TooBig));
     let note = Carried { note: Some("raw rooms are off".into()), ..carried() };
-    let off = diagnose(&facts(vec![Address { raw: Step::Done(note), ..sound(NEW) }]));
+    let off = diagnose(&facts(vec![Address { raw: Step::Done(note), ..healthy(NEW) }]));
     assert_eq!((off.verdict.kind, off.others[0].kind), (Kind::Sound, Kind::RawUnavailable));
-    let survived = Address { idle: Step::Done(Idle { connections: vec![alive] }), ..sound(NEW) };
+    let survived = Address { idle: Step::Done(Idle { connections: vec![alive] }), ..healthy(NEW) };
     assert_eq!(diagnose(&facts(vec![survived])).verdict.kind, Kind::Sound);
 }
 
@@ -295,20 +295,31 @@ fn addresses_that_are_not_where_they_should_be() {
         echo: echo_not_hi(answer(404, &[], "")),
         echo_upgrade: echo_not_hi(answer(404, &[], "")),
         chat: Step::Done(Carried { welcomed: false, ..carried() }),
-        ..sound(at)
+        ..healthy(at)
     };
     let expecting = |addresses, expected: &[&str]| Facts {
         expected: expected.iter().map(|text| ip(text)).collect(),
         ..facts(addresses)
     };
-    let only_expected = Address { in_dns: false, ..sound(NEW) };
+    let only_expected = Address { in_dns: false, ..healthy(NEW) };
     let refused = unconnected(OLD, FailureKind::Refused);
     check(vec![
-        Expected { facts: facts(vec![sound(NEW), sound(NEW6)]), kind: Kind::Sound, broken: false, text: NEW6, fix: "" },
+        Expected {
+            facts: facts(vec![healthy(NEW), healthy(NEW6)]),
+            kind: Kind::Sound,
+            broken: false,
+            text: NEW6,
+            fix: "",
+        },
         Expected { facts: facts(vec![not_hi(NEW)]), kind: Kind::NotHi, broken: false, text: "not hi", fix: "" },
-        broken(facts(vec![not_hi(OLD), sound(NEW)]), Kind::StaleAddress, "a WebSocket server that is not hi", NEW),
-        broken(expecting(vec![sound(OLD), sound(NEW)], &[NEW]), Kind::UnexpectedAddress, OLD, NEW),
-        broken(expecting(vec![sound(NEW), only_expected_6()], &[NEW, NEW6]), Kind::MissingAddress, NEW6, "AAAA record"),
+        broken(facts(vec![not_hi(OLD), healthy(NEW)]), Kind::StaleAddress, "a WebSocket server that is not hi", NEW),
+        broken(expecting(vec![healthy(OLD), healthy(NEW)], &[NEW]), Kind::UnexpectedAddress, OLD, NEW),
+        broken(
+            expecting(vec![healthy(NEW), only_expected_6()], &[NEW, NEW6]),
+            Kind::MissingAddress,
+            NEW6,
+            "AAAA record",
+        ),
         broken(
             expecting(vec![refused, only_expected], &[NEW]),
             Kind::StaleAddress,
@@ -323,14 +334,14 @@ fn addresses_that_are_not_where_they_should_be() {
             received: Some(received("i-2")),
             diff: Some(Diff::default()),
         }),
-        ..sound(OLD)
+        ..healthy(OLD)
     };
-    let two = diagnose(&facts(vec![twin, sound(NEW)]));
+    let two = diagnose(&facts(vec![twin, healthy(NEW)]));
     assert_eq!((two.verdict.kind, two.others[0].kind), (Kind::Sound, Kind::AnotherInstance));
 }
 
 fn only_expected_6() -> Address {
-    Address { in_dns: false, ..sound(NEW6) }
+    Address { in_dns: false, ..healthy(NEW6) }
 }
 
 #[test]

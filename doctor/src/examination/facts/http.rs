@@ -87,8 +87,8 @@ pub(crate) struct Handshake {
 }
 
 impl Handshake {
-    /// Whether a WebSocket came about.
-    pub(crate) fn is_sound(&self) -> bool {
+    /// Whether a WebSocket was opened.
+    pub(crate) fn is_healthy(&self) -> bool {
         self.answer.status == 101 && self.accept_matches
     }
 

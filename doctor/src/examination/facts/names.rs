@@ -25,7 +25,7 @@ impl Source {
         self.a.records.iter().chain(&self.aaaa.records)
     }
 
-    /// Whether anything came back, even if it was that there is no such name.
+    /// Whether an answer came back, even if it was that there is no such name.
     pub(crate) fn answered(&self) -> bool {
         [&self.a, &self.aaaa].iter().any(|lookup| lookup.outcome != LookupOutcome::NoAnswer)
     }

@@ -67,7 +67,7 @@ fn is_internal_port(answer: &Answer) -> bool {
     body.is_some_and(|body| body["error"]["code"].is_string() && body["error"]["temporary"].is_boolean())
 }
 
-/// Nothing at the path. Where hi itself has nothing there, nobody else is to blame.
+/// 404. Where hi itself has nothing at the path, no proxy is to blame.
 pub(super) fn not_found(address: &Address, answer: &Answer, facts: &Facts) -> Fault {
     let path = &facts.target.path;
     let nothing = |who: &str| format!("{who} answers there and has nothing at {path} (404)");
@@ -118,7 +118,7 @@ pub(super) fn wrong_page(address: &Address, answer: &Answer, facts: &Facts) -> F
         _ if is_web_page(address, answer) => return html(address, answer, 200, facts),
         _ => return ok_200(address, answer, facts),
     };
-    let clause = format!("{path} is no WebSocket of hi: it is {what} (200 instead of 101)");
+    let clause = format!("{path} is not a WebSocket address of hi: it is {what} (200 instead of 101)");
     Fault::new(Kind::Ok200InsteadOf101, clause, where_hi_listens(address, facts))
 }
 

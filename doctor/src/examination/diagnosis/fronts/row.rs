@@ -113,7 +113,7 @@ impl Row {
         );
         assert_eq!(*broken, !matches!(kind, Kind::Sound | Kind::NotHi), "{case}");
         assert!(*broken || found.others.is_empty(), "{case}: {:?}", found.others);
-        // Nobody else is named, and nothing is blamed on a proxy where hi itself answers.
+        // No other product is named, and no proxy is blamed where hi itself answers.
         for other in PRODUCTS.iter().filter(|product| !front.contains(**product)) {
             assert!(!text.contains(other), "{other}? {case}");
         }
