@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+#[cfg(feature = "doctor")]
+use doctor::examination::{Target, TargetParser};
 
 use crate::api;
 use crate::connection::liveness::Heartbeat;
 use crate::cores::Pin;
-use crate::doctor::url::{Target, TargetParser};
 use crate::http::origin::Allowed;
 use crate::memory::{self, machine};
 use crate::rate::RateLimit;
@@ -166,11 +167,13 @@ pub struct Config {
     /// The address as users have it, e.g. wss://chat.example.com/ws: hi dials itself through it, and reports when that
     /// fails or leads to another server [default: none]
     #[arg(help_heading = DIAGNOSIS, long, value_name = "URL", env = "HI_PUBLIC_URL", value_parser = TargetParser)]
+    #[cfg(feature = "doctor")]
     pub public_url: Option<Target>,
 
     /// Time between two checks of the public address
     #[arg(help_heading = DIAGNOSIS, long, value_name = "TIME", env = "HI_PUBLIC_INTERVAL", default_value = "60s",
           value_parser = parse_interval)]
+    #[cfg(feature = "doctor")]
     pub public_interval: Duration,
 
     /// A name that all servers behind the same public address share: any of them may answer there [default: none]

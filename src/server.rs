@@ -14,10 +14,9 @@ use std::thread::JoinHandle;
 
 use socket2::SockRef;
 
-use crate::api::health::{Check, Readiness};
+use crate::api::health::Readiness;
 use crate::api::key::Keys;
 use crate::api::{App, InternalPort};
-use crate::canary::{Canary, Plan};
 use crate::config::Config;
 use crate::cores::{Cores, Unpinned};
 use crate::descriptors::Descriptors;
@@ -167,18 +166,16 @@ impl Server {
             let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(readiness), config.raw, keys);
             port.serve(Arc::new(app), config.keepalive_timeout, memory).map_err(out_of_files)?;
         }
+        #[cfg(feature = "doctor")]
         if let Some(target) = &config.public_url {
-            let plan = Plan {
+            let plan = doctor::canary::Plan {
                 target: target.clone(),
                 interval: config.public_interval,
                 instance: Arc::clone(&self.instance),
                 group: config.group.clone(),
             };
-            let canary = Canary::start(plan, Arc::clone(&self.metrics)).map_err(out_of_files)?;
-            self.readiness.add(move || {
-                let (ok, detail) = canary.readiness();
-                Check { name: "public path", ok, decides: false, detail }
-            });
+            let canary = crate::canary::Canary::start(plan, Arc::clone(&self.metrics)).map_err(out_of_files)?;
+            self.readiness.add(move || canary.check());
         }
         Ok(())
     }
