@@ -23,7 +23,6 @@ use super::slots::{Held, Phase, Slot, Slots, Slotted};
 use super::{App, routes};
 use crate::http::head::{HEAD_BYTES_MAX, HeadError};
 use crate::http::response::{self, Connection, Response};
-use crate::metrics::counters::Speech;
 
 /// Connections at the same time; further ones wait for a slot.
 pub const CONNECTIONS_MAX: usize = 256;
@@ -72,9 +71,9 @@ async fn make_room(slots: &Slots) {
 }
 
 async fn serve_one(stream: TcpStream, held: Held, app: Rc<App>, keepalive: Duration) {
-    app.counters.connections(Speech::Api).add(1);
+    app.counters.api_connections.add(1);
     serve_requests(stream, &held, &app, keepalive).await;
-    app.counters.connections(Speech::Api).subtract(1);
+    app.counters.api_connections.subtract(1);
 }
 
 /// Serves one connection until it ends, or has to.

@@ -15,7 +15,6 @@ use super::idempotency::{self, KEY_BYTES_MAX, Lookup, State};
 use crate::clock::Time;
 use crate::config::RawMode;
 use crate::frame::encode;
-use crate::metrics::counters::Speech;
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 use crate::protocol::position::Epoch;
@@ -252,7 +251,7 @@ async fn publish_in(
         sampler.sample(Instant::now().into())
     };
     let mut wakes = Wakes::received(sample);
-    app.counters.messages_in(Speech::Api).add(1);
+    app.counters.api_messages_in.add(1);
     let now = Time::read(Instant::now().into());
     let published = app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes);
     wakes.wake_all(inboxes);

@@ -4,9 +4,6 @@ use std::time::Duration;
 
 use crate::memory;
 
-/// The least time between two checks of the public address.
-const INTERVAL_MIN: Duration = Duration::from_millis(100);
-
 /// A number of bytes: digits, and k, m or g.
 fn parse_bytes(text: &str) -> Result<usize, String> {
     let lower = text.to_ascii_lowercase();
@@ -74,8 +71,11 @@ pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
     if time.subsec_nanos() == 0 { Ok(time) } else { Err(format!("{text}: give whole seconds")) }
 }
 
-/// A time between two checks of the public address: more of them would be a load of its own.
+/// A time between two checks of the public address.
+#[cfg(feature = "doctor")]
 pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
+    /// More checks would be a load of their own.
+    const INTERVAL_MIN: Duration = Duration::from_millis(100);
     let time = parse_time(text)?;
     if time >= INTERVAL_MIN { Ok(time) } else { Err(format!("{text} is too short: give 100ms or more")) }
 }

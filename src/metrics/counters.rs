@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::protocol::Protocol;
 use crate::protocol::v1::Code;
 
 /// A number that one thread writes and others read. Which one, its owner has to see to: [`Counter`] does.
@@ -55,37 +56,6 @@ impl Reading {
     /// What the number is now.
     pub fn get(&self) -> u64 {
         self.0.get()
-    }
-}
-
-/// The ways to speak to hi.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speech {
-    /// `/ws` as in 2017.
-    V0,
-    /// `/ws` with the subprotocol `hi.v1`.
-    V1,
-    /// `/raw/ROOM`.
-    Raw,
-    /// `/stream/ROOM`.
-    Sse,
-    /// The internal port.
-    Api,
-}
-
-impl Speech {
-    /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 5] = [Self::V0, Self::V1, Self::Raw, Self::Sse, Self::Api];
-
-    /// As a label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::V0 => "v0",
-            Self::V1 => "v1",
-            Self::Raw => "raw",
-            Self::Sse => "sse",
-            Self::Api => "api",
-        }
     }
 }
 
@@ -279,9 +249,13 @@ pub struct Counters<C = Counter> {
     pub ping_timeouts: C,
     /// Connections for which too many replies waited.
     pub replies_unread: C,
-    connections: [C; Speech::ALL.len()],
-    messages_in: [C; Speech::ALL.len()],
-    rate_limited: [C; Speech::ALL.len()],
+    /// Connections to the internal port that are open.
+    pub api_connections: C,
+    /// Messages that the internal port has published.
+    pub api_messages_in: C,
+    connections: [C; Protocol::ALL.len()],
+    messages_in: [C; Protocol::ALL.len()],
+    rate_limited: [C; Protocol::ALL.len()],
     lapped: [C; Lapped::ALL.len()],
     replays: [C; Replay::ALL.len()],
     refused: [C; Code::ALL.len()],
@@ -327,6 +301,8 @@ impl<C> Counters<C> {
             accept_pauses: next(),
             ping_timeouts: next(),
             replies_unread: next(),
+            api_connections: next(),
+            api_messages_in: next(),
             connections: from_fn(|_| next()),
             messages_in: from_fn(|_| next()),
             rate_limited: from_fn(|_| next()),
@@ -339,18 +315,18 @@ impl<C> Counters<C> {
     }
 
     /// Connections that are there now.
-    pub fn connections(&self, dialect: Speech) -> &C {
-        &self.connections[dialect as usize]
+    pub fn connections(&self, protocol: Protocol) -> &C {
+        &self.connections[protocol as usize]
     }
 
     /// Messages that arrived and were admitted.
-    pub fn messages_in(&self, dialect: Speech) -> &C {
-        &self.messages_in[dialect as usize]
+    pub fn messages_in(&self, protocol: Protocol) -> &C {
+        &self.messages_in[protocol as usize]
     }
 
     /// Messages refused for their rate.
-    pub fn rate_limited(&self, dialect: Speech) -> &C {
-        &self.rate_limited[dialect as usize]
+    pub fn rate_limited(&self, protocol: Protocol) -> &C {
+        &self.rate_limited[protocol as usize]
     }
 
     /// Members that fell behind the oldest frame kept.
@@ -396,7 +372,7 @@ mod tests {
 
     #[test]
     fn labels_stand_in_the_order_of_their_declaration() {
-        assert!(Speech::ALL.iter().enumerate().all(|(index, dialect)| *dialect as usize == index));
+        assert!(Protocol::ALL.iter().enumerate().all(|(index, protocol)| *protocol as usize == index));
         assert!(Lapped::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
         assert!(Replay::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
         assert!(Code::ALL.iter().enumerate().all(|(index, code)| *code as usize == index));

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use doctor::printable::thousands;
 use tokio::task::JoinHandle as Task;
 use tracing::{info, warn};
 
@@ -14,7 +15,6 @@ use crate::config::Config;
 use crate::cores::Unpinned;
 use crate::log;
 use crate::memory::Size;
-use crate::output::thousands;
 use crate::ring::OpenRing;
 use crate::ring::probe::{self, Kernel};
 
