@@ -68,7 +68,7 @@ impl Keys {
             None => "This address asks for an API key",
         };
         let message = format!("{problem}: send the key as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.");
-        Err(ApiError::new(401, "denied", message).header(header::WWW_AUTHENTICATE, "Bearer"))
+        Err(ApiError::new(401, "denied", message).header("www-authenticate", "Bearer"))
     }
 
     /// Takes as long for a wrong key as for a right one of the same length.
