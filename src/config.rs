@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -10,12 +11,14 @@ use clap::{Parser, ValueEnum};
 use doctor::examination::{Target, TargetParser};
 
 use crate::api;
+use crate::connection::liveness::Heartbeat;
 use crate::cores::Pin;
 use crate::http::origin::Allowed;
 use crate::memory::{self, machine};
 use crate::rate::RateLimit;
-use crate::relay;
+use crate::room::inbox;
 use crate::room::replay::ReplayBounds;
+use crate::shard::settings::Settings;
 
 mod values;
 
@@ -250,16 +253,6 @@ impl Config {
         self.shards.map_or(parallelism, usize::from)
     }
 
-    /// The rate limit of chat messages.
-    pub fn chat_rate(&self) -> RateLimit {
-        RateLimit::new(self.rate_limit, self.rate_burst)
-    }
-
-    /// The rate limit of raw messages.
-    pub fn raw_rate(&self) -> RateLimit {
-        RateLimit::new(self.raw_rate_limit, self.rate_burst)
-    }
-
     /// What chat rooms keep for clients that reconnect.
     pub fn replay_bounds(&self) -> ReplayBounds {
         ReplayBounds {
@@ -271,7 +264,27 @@ impl Config {
 
     /// Bytes of relays that the inbox of one shard can hold, if there are `shards` of them.
     pub fn inbox_bytes_max(&self, shards: usize) -> usize {
-        relay::inbox_bytes_max(shards, self.max_message.max(api::call::BODY_BYTES_MAX))
+        inbox::inbox_bytes_max(shards, self.max_message.max(api::call::BODY_BYTES_MAX))
+    }
+
+    /// What the shards of a process have to know, if there are `shards` of them. `instance` is the process, as clients see it.
+    pub fn shard_settings(&self, shards: usize, instance: Arc<str>) -> Settings {
+        Settings {
+            instance,
+            chat_rate: RateLimit::new(self.rate_limit, self.rate_burst),
+            chat_messages_per_second: self.rate_limit,
+            raw_rate: RateLimit::new(self.raw_rate_limit, self.rate_burst),
+            heartbeat: Heartbeat {
+                interval: self.ping_interval.as_secs() as u32,
+                timeout: self.ping_timeout.as_secs() as u32,
+            },
+            message_bytes_max: self.max_message,
+            rooms_max: self.max_rooms as usize,
+            backlog_bytes: self.backlog_bytes,
+            inbox_bytes_max: self.inbox_bytes_max(shards),
+            raw: self.raw,
+            slow: self.slow,
+        }
     }
 
     /// The budget for everything that is kept for others, in bytes.

@@ -93,8 +93,8 @@ impl<R: OpenRing> Front<R> {
 
     /// Hands a socket over to the data ring, with what arrived behind its head.
     fn adopt(&self, socket: Socket, upgrade: Upgrade, leftover: Vec<u8>) {
-        let Upgrade { role, room, opening, since, response } = upgrade;
-        let upgraded = Upgraded { socket, role, room, opening, since, response, leftover };
+        let Upgrade { role, room, since, response } = upgrade;
+        let upgraded = Upgraded { socket, role, room, since, response, leftover };
         self.shard.borrow_mut().adopt(upgraded, Now::read());
         self.news.notify_one();
     }

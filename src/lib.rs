@@ -16,7 +16,6 @@
 //! | [`frame`] | RFC 6455 frames, decoded strictly and encoded once (pure) |
 //! | [`protocol`] | the dialects: frames to commands and back, names, close codes (pure) |
 //! | [`room`] | the order of a room and its members; the log that members read (pure) |
-//! | [`relay`] | inboxes between shards |
 //! | [`connection`] | one connection: its states, its cursors, what leaves next |
 //! | [`api`] | the internal HTTP port: publishing, rooms, health; `hi pub` and `hi rooms` |
 //! | [`metrics`] | what each shard counts, and all of it added up as text |
@@ -53,7 +52,6 @@ pub mod os;
 pub mod output;
 pub mod protocol;
 pub mod rate;
-pub mod relay;
 pub mod ring;
 pub mod room;
 pub mod server;

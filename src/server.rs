@@ -21,13 +21,14 @@ use crate::config::Config;
 use crate::cores::{Cores, Unpinned};
 use crate::descriptors::Descriptors;
 use crate::handshake_failures::{FailureMetric, Failures};
-use crate::memory::{Memory, MemoryMetric};
+use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::metrics::counters::Speech;
+use crate::metrics::memory::MemoryMetric;
 use crate::os;
+use crate::protocol::Protocol;
 use crate::protocol::resume::ResumeKey;
-use crate::relay;
 use crate::ring::{OpenRing, RingError};
+use crate::room::inbox;
 use crate::room::registry::Registry;
 use crate::shard::run::Stop;
 
@@ -88,7 +89,7 @@ impl Server {
         let to_wake = many(shards, || to_wake.next().expect("one each").try_clone())?;
         let random = || os::random_u64().map_err(|error| StartError(format!("no random numbers: {error}")));
         let instance: Arc<str> = format!("{:016x}", random()?).into();
-        let inboxes = relay::inboxes(to_wake, config.inbox_bytes_max(shards));
+        let inboxes = inbox::inboxes(to_wake, config.inbox_bytes_max(shards));
         let resume_key = ResumeKey::new([random()?, random()?]);
         let registry = Registry::new(inboxes, random()?, resume_key, config.replay_bounds());
         let registry = Arc::new(registry.asking(R::peer_has_ended));
@@ -221,8 +222,7 @@ impl Server {
 
     /// WebSockets and streams that are open.
     pub fn clients(&self) -> u64 {
-        let dialects = || Speech::ALL.into_iter().filter(|dialect| *dialect != Speech::Api);
-        let of_shard = |shard| dialects().map(move |dialect| self.metrics.of_shard(shard).connections(dialect).get());
+        let of_shard = |shard| Protocol::ALL.map(|protocol| self.metrics.of_shard(shard).connections(protocol).get());
         // Levels may wrap on one thread: a wrapping sum sets that right.
         (0..self.shards()).flat_map(of_shard).fold(0, u64::wrapping_add)
     }

@@ -1,7 +1,5 @@
 //! What a request on the public port comes to: an answer, or a socket for the data ring.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::{Caller, Front};
@@ -20,7 +18,6 @@ use crate::protocol::name::Name;
 use crate::protocol::position::Since;
 use crate::protocol::v1;
 use crate::ring::OpenRing;
-use crate::shard::Opening;
 
 /// The methods of what is read.
 const METHODS: &str = "GET, HEAD, OPTIONS";
@@ -35,7 +32,6 @@ pub(super) enum Outcome {
 pub(super) struct Upgrade {
     pub(super) role: Role,
     pub(super) room: Option<Name>,
-    pub(super) opening: Option<Opening>,
     pub(super) since: Option<Since>,
     pub(super) response: Bytes,
 }
@@ -110,25 +106,26 @@ fn examine<R: OpenRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> 
     // Who names a user is told first what is wrong with the name: a page can read that answer only with a plain GET.
     let names_a_user = matches!(route, Route::Chat { query } if query.contains("username="));
     let handshake = if names_a_user { handshake } else { Ok(handshake?) };
-    let (role, room, opening) = match route {
+    let (role, room) = match route {
         Route::Raw { .. } if front.config.raw == RawMode::Off => {
             return Err(Fault::RawRoomsOff);
         }
         Route::Raw { room, query } => {
             let params = target::raw_params(&room, query)?;
-            (Role::Raw { echo: params.echo, lossy: params.lossy }, Some(params.room), None)
+            (Role::Raw { echo: params.echo, lossy: params.lossy }, Some(params.room))
         }
         Route::Chat { query } => {
             let ChatParams { user, room, room_named, resume } = target::chat_params(query)?;
             let speaks_v1 = handshake.as_ref().is_ok_and(|handshake| handshake.offers(v1::SUBPROTOCOL));
-            let opening = speaks_v1.then(|| Opening { instance: Arc::clone(&front.instance), resume });
-            (Role::Chat { user }, (room_named || !speaks_v1).then_some(room), opening)
+            let predecessor = resume.and_then(|secret| front.shard.borrow().predecessor(&secret)).map(Box::new);
+            let role = if speaks_v1 { Role::V1 { user, predecessor } } else { Role::V0 { user } };
+            (role, (room_named || !speaks_v1).then_some(room))
         }
         _ => unreachable!("only these two are upgrades"),
     };
-    let protocol = opening.is_some().then_some(v1::SUBPROTOCOL);
+    let protocol = matches!(role, Role::V1 { .. }).then_some(v1::SUBPROTOCOL);
     let response = upgrade::response_101(&handshake?, protocol);
-    Ok(Outcome::Upgrade(Upgrade { role, room, opening, since: None, response }))
+    Ok(Outcome::Upgrade(Upgrade { role, room, since: None, response }))
 }
 
 /// What a request for the events of a room comes to.
@@ -154,9 +151,8 @@ fn listen<R: OpenRing>(
     let patience = front.config.ping_interval + front.config.ping_timeout;
     let _ = os::limit_unacknowledged(caller.socket, patience);
     Ok(Outcome::Upgrade(Upgrade {
-        role: Role::Stream { ignored_bytes: 0 },
+        role: Role::Sse { ignored_bytes: 0 },
         room: Some(room),
-        opening: None,
         since,
         response: stream::opened(head, origins).encode_open(),
     }))

@@ -56,7 +56,9 @@ impl ShardThread {
         };
         control_ring().start(async {
             self.memory.enroll(self.id);
-            let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring, Now::read());
+            let shards = self.registry.inboxes().len();
+            let settings = self.config.shard_settings(shards, Arc::clone(&self.instance)).into();
+            let shard = Shard::new(self.id, settings, self.registry, ring, Now::read());
             let shard = shard.counting_in(self.counters).keeping_to(self.memory);
             if self.id == 0 {
                 control::spawn(handshake::log_left_out(Arc::clone(&self.failures)));

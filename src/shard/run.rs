@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::Shard;
 use crate::clock::Now;
 use crate::handshake::Front;
 use crate::os;
@@ -100,11 +99,4 @@ fn take_turns<R: OpenRing>(front: &Front<R>, stop_now: bool) -> bool {
         shard.stop(Now::read());
     }
     shard.turns()
-}
-
-impl<R> Shard<R> {
-    /// Whether time changes nothing here.
-    fn is_idle(&self) -> bool {
-        self.connections.is_empty() && self.folded.is_empty() && self.nobody_sleeps
-    }
 }

@@ -5,16 +5,13 @@
 
 use std::cmp::Reverse;
 
-use super::{CLOSE_SECONDS, Shard};
-use crate::connection::State;
-use crate::frame::encode;
+use super::Hub;
 use crate::memory::held::count_lap;
 use crate::memory::{Demand, What, plan};
 use crate::metrics::counters::Lapped;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
-use crate::protocol::sse;
-use crate::ring::DataRing;
+use crate::room::inbox::Inbox;
 
 /// Holders that give in one turn: about a millisecond's work. Those left give in the next ones.
 const GIVING_PER_TURN: usize = 64;
@@ -29,26 +26,37 @@ struct Holder {
     slot: u32,
 }
 
-impl<R: DataRing> Shard<R> {
+/// Where the shard stands with the looks at the sum of what is taken.
+#[derive(Debug, Default)]
+pub(super) struct Review {
+    /// The last call to look that was followed.
+    calls: u64,
+    /// Whether not all of what had to be given back was, in one turn.
+    is_owed: bool,
+}
+
+impl Review {
+    /// Whether more has to be given back.
+    pub(super) fn is_owed(&self) -> bool {
+        self.is_owed
+    }
+}
+
+impl Hub {
     /// Looks at the sum if this shard has taken more, or if another shard asks for it. Called once a turn, when frames that
     /// arrived have been sent.
     pub(super) fn relieve_memory(&mut self) {
-        if self.memory.wants_review(&mut self.memory_calls) || self.memory_is_owed {
+        if self.memory.wants_review(&mut self.review.calls) || self.review.is_owed {
             self.review_memory();
         }
-    }
-
-    /// Whether a connection may join one more room. Rooms give nothing back while someone is in them, so a connection that is
-    /// in one gets no further ones while memory is used up.
-    pub(super) fn has_memory_to_join(&self, slot: u32) -> bool {
-        self.connections[slot as usize].memberships.is_empty() || !self.memory.is_exhausted()
     }
 
     /// Gives back this shard's part of what is too much.
     pub(super) fn review_memory(&mut self) {
         let is_busy = self.someone_is_owed() || self.rooms.in_line() > 0;
-        self.memory_is_owed = false;
-        let Some(demand) = self.memory.review(self.registry.inboxes(), is_busy) else { return };
+        self.review.is_owed = false;
+        let inbox_bytes = self.registry.inboxes().iter().map(Inbox::bytes).sum();
+        let Some(demand) = self.memory.review(inbox_bytes, is_busy) else { return };
         let own_bytes = if demand.own_bytes > 0 { self.give_back(&demand) } else { 0 };
         let mut replay_bytes = 0;
         if demand.replay_bytes > 0 {
@@ -57,7 +65,7 @@ impl<R: DataRing> Shard<R> {
             replay_bytes = bytes;
         }
         if demand.others {
-            self.memory.call(&mut self.memory_calls);
+            self.memory.call(&mut self.review.calls);
             let others = self.registry.inboxes().iter().enumerate().filter(|(shard, _)| *shard != self.id);
             others.for_each(|(_, inbox)| inbox.wake());
         }
@@ -82,7 +90,7 @@ impl<R: DataRing> Shard<R> {
                 break;
             }
             if count >= GIVING_PER_TURN || given_bytes >= GIVEN_BYTES_PER_TURN {
-                self.memory_is_owed = true;
+                self.review.is_owed = true;
                 break;
             }
             count_lap(holder.what, 1);
@@ -123,12 +131,12 @@ impl<R: DataRing> Shard<R> {
             _ => CloseReason::TooSlow,
         };
         connection.give_up();
+        connection.unread = None;
         let left_bytes = if what == What::Outboxes { connection.outbox_bytes() } else { 0 };
-        let state = connection.state;
-        self.connection(slot).unread = None;
-        if state != State::Open || left_bytes > bytes / 2 {
+        if !connection.life.is_open() || left_bytes > bytes / 2 {
             // It had its Close already, or is in the middle of a frame as large as all it holds, and doesn't read it.
-            self.end_for(slot, &reason);
+            self.count_end(slot, reason.code());
+            self.end_counted(slot);
             return bytes;
         }
         match reason {
@@ -136,28 +144,7 @@ impl<R: DataRing> Shard<R> {
             CloseReason::TooSlow => self.counters.lapped(Lapped::Close).add(1),
             _ => {}
         }
-        self.count_end(slot, reason.code());
-        let connection = self.connection(slot);
-        let lingers = reason.peer_broke_protocol() || connection.is_stream();
-        let last = match connection.is_stream() {
-            true => sse::end(&reason),
-            false => encode::close(reason.code(), &reason.text()),
-        };
-        connection.close(last, if lingers { State::Lingering } else { State::Closing });
-        self.leave_all(slot);
-        self.schedule(slot, CLOSE_SECONDS);
-        self.queue(slot);
+        self.close_at_once(slot, &reason);
         bytes.saturating_sub(left_bytes)
-    }
-
-    fn end_for(&mut self, slot: u32, reason: &CloseReason<'_>) {
-        self.count_end(slot, reason.code());
-        if let Some(connection) = self.connections.get_mut(slot as usize)
-            && connection.state == State::Open
-        {
-            // Counted under its reason, not as an end without one.
-            connection.state = State::Closing;
-        }
-        self.end(slot);
     }
 }

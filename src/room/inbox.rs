@@ -19,7 +19,6 @@ use tokio::sync::oneshot;
 
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
-use crate::room::Room;
 
 /// Bytes of relays in one inbox, as they count in memory, from which on publishers are held back.
 pub const INBOX_BYTES_HELD: usize = 1024 * 1024;
@@ -41,10 +40,12 @@ pub const fn inbox_bytes_max(shards: usize, message_bytes_max: usize) -> usize {
 }
 
 /// A frame on its way into a shard's log of a room.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Relay {
-    /// The room that it was published to.
-    pub room: Arc<Room>,
+    /// The number of the room that it was published to.
+    pub room: u64,
+    /// Which life of the room.
+    pub epoch: u64,
     /// Its place in the room's order.
     pub seq: u64,
     /// Header and payload, as they leave.
@@ -100,7 +101,7 @@ struct Queue {
 
 impl Queue {
     fn lose(&mut self, relay: Relay) {
-        match self.lost.iter_mut().find(|lost| Arc::ptr_eq(&lost.room, &relay.room)) {
+        match self.lost.iter_mut().find(|lost| lost.room == relay.room) {
             Some(lost) => lost.last_seq = relay.seq,
             None => self.lost.push(Lost { room: relay.room, last_seq: relay.seq }),
         }
@@ -110,8 +111,8 @@ impl Queue {
 /// Frames of a room that found the inbox full.
 #[derive(Debug)]
 pub struct Lost {
-    /// The room.
-    pub room: Arc<Room>,
+    /// The number of the room.
+    pub room: u64,
     /// `Seq` of the last frame that was dropped.
     pub last_seq: u64,
 }

@@ -1,18 +1,64 @@
-//! What a message of `hi.v1` makes happen. Slash commands are plain text here.
+//! What `hi.v1` makes happen: `hello`, requests and their answers, the take-over of a lost connection's name. Slash commands are
+//! plain text here.
 
 use std::sync::Arc;
 
-use super::{Namespace, Shard, is_blank, text};
+use super::join::Denied;
+use super::{Hub, Key, SETTLE_BYTES_MAX};
+use crate::protocol::MemberId;
+use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::{Name, room_key_prefix};
 use crate::protocol::position::Since;
 use crate::protocol::surrogates::without_lone_surrogates;
-use crate::protocol::v1::{self, Answer, Code, Command, Fault, Ref, Refusal, RoomEntry};
-use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
-use crate::ring::DataRing;
+use crate::protocol::unicode::is_blank;
+use crate::protocol::v0::text;
+use crate::protocol::v1::{self, Answer, Code, Command, Fault, Hello, Limits, Ref, Refusal, RoomEntry};
+use crate::protocol::{Encoding, Namespace, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::room::Room;
-use crate::shard::SETTLE_BYTES_MAX;
+use crate::room::inbox::Order;
 
-impl<R: DataRing> Shard<R> {
+impl Hub {
+    /// The first frame of v1; and the connection that this one takes over is told to go.
+    pub(super) fn say_hello(&mut self, slot: u32) {
+        let member = self.member_id(slot);
+        let connection = &self.connections[slot as usize];
+        let Some(user) = connection.user().cloned() else { return };
+        let predecessor = connection.predecessor();
+        let hello = Hello {
+            op: "hello",
+            client: format!("{}-{}", member.shard, connection.serial),
+            user: user.as_str(),
+            ping: self.settings.heartbeat.interval.into(),
+            instance: &self.settings.instance,
+            version: env!("CARGO_PKG_VERSION"),
+            limits: Limits {
+                message: self.settings.message_bytes_max,
+                rooms: self.settings.rooms_max as u32,
+                rate: self.settings.chat_messages_per_second,
+            },
+            resume: self.registry.resume_key().issue(member),
+        };
+        self.reply(slot, hello.frame());
+        if let Some(member) = predecessor
+            && let Some(inbox) = self.registry.inboxes().get(member.shard as usize)
+        {
+            self.wakes.note(member.shard as usize, inbox.order(Order::TakeOver { member, user }));
+        }
+    }
+
+    /// The connection whose name the holder of this secret may take over.
+    pub(in crate::shard) fn predecessor(&self, secret: &str) -> Option<MemberId> {
+        self.registry.resume_key().redeem(secret)
+    }
+
+    /// Closes a connection whose user has reconnected over another one.
+    pub(super) fn taken_over(&mut self, member: MemberId, user: &Name) {
+        let key = Key { slot: member.slot, serial: member.serial };
+        if self.get(key).is_some_and(|connection| connection.user() == Some(user)) {
+            self.close(key.slot, &CloseReason::TakenOver);
+        }
+    }
+
     /// A message of v1 has arrived.
     pub(super) fn request(&mut self, slot: u32, user: &Name, payload: &[u8]) {
         let v1::Request { reference, command } = v1::parse(payload);
@@ -47,10 +93,10 @@ impl<R: DataRing> Shard<R> {
     }
 
     /// Beyond the rate nothing is done; which request it was is read all the same.
-    pub(super) fn refuse_too_fast(&mut self, slot: u32, payload: &[u8]) {
+    pub(super) fn refuse_too_fast_v1(&mut self, slot: u32, payload: &[u8]) {
         let payload = without_lone_surrogates(payload);
         let request = v1::parse(&payload);
-        let refusal = Refusal::new(Code::TooManyRequests, text::too_fast(self.config.rate_limit));
+        let refusal = Refusal::new(Code::TooManyRequests, text::too_fast(self.settings.chat_messages_per_second));
         self.reply(slot, refusal.frame(request.reference.as_ref()));
     }
 
@@ -85,28 +131,13 @@ impl<R: DataRing> Shard<R> {
         since: Option<Since>,
     ) -> Result<(), Refusal> {
         let name = Name::room(name).map_err(|why| Refusal::new(Code::BadRequest, format!("Room: {why}")))?;
-        let rooms_max = self.config.max_rooms as usize;
-        if let Some(room) = self.registry.get(Namespace::Chat, &name)
-            && self.is_member(slot, &room)
-        {
-            return Err(Refusal::new(Code::NameTaken, format!("You are in the room {} already.", room.name())));
-        }
-        if self.connection(slot).memberships.len() >= rooms_max {
-            let why = format!("You are in {rooms_max} rooms, which is as many as you may: leave one first.");
-            return Err(Refusal::new(Code::TooManyRooms, why));
-        }
-        if !self.has_memory_to_join(slot) {
-            let why = "The server is short of memory for further rooms: try again later.".to_owned();
-            return Err(Refusal::new(Code::TooManyRooms, why));
-        }
         // What the other rooms had for it goes ahead; of this one, nothing may come before the answer.
         self.settle(slot, SETTLE_BYTES_MAX);
-        let (room, entered) = self.join(slot, Namespace::Chat, &name, since).map_err(|_| name_taken(name.as_str()))?;
-        self.count_replay(&room, since, &entered);
+        let (room, entered) = self.join(slot, &name, since).map_err(|denied| refusal(&denied, &name))?;
         let answer = Answer::joined(room.name(), room.epoch(), entered.from_seq - 1, entered.recovered, entered.users);
         self.reply_at_once(slot, answer.frame(reference));
         if let Some(head) = entered.head
-            && let Some(room_slot) = self.rooms.slot(&room)
+            && let Some(room_slot) = self.rooms.slot(&room, Encoding::Frames)
         {
             self.connection(slot).replay(room_slot, head);
         }
@@ -150,6 +181,19 @@ impl<R: DataRing> Shard<R> {
         let not_found = || Refusal::new(Code::RoomNotFound, format!("There is nobody in the room {name}."));
         self.room_of(slot, name).ok_or_else(not_found)
     }
+}
+
+/// What a client of v1 is told that may not join.
+fn refusal(denied: &Denied, name: &Name) -> Refusal {
+    let why = match denied {
+        Denied::AlreadyIn(room) => format!("You are in the room {} already.", room.name()),
+        Denied::TooManyRooms { max } => {
+            format!("You are in {max} rooms, which is as many as you may: leave one first.")
+        }
+        Denied::NoMemory => "The server is short of memory for further rooms: try again later.".to_owned(),
+        Denied::NameTaken => return name_taken(name.as_str()),
+    };
+    Refusal::new(denied.code(), why)
 }
 
 fn name_taken(room: &str) -> Refusal {

@@ -1,14 +1,12 @@
 //! Listeners: connections that get a room as server-sent events and say nothing.
 
-use super::{JoinError, Shard};
-use crate::connection::{Role, State};
-use crate::metrics::counters::CLOSED_WITHOUT_CODE;
-use crate::protocol::Namespace;
+use super::Hub;
+use super::join::Denied;
+use crate::connection::Role;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::position::Since;
-use crate::protocol::{broadcast, sse};
-use crate::ring::DataRing;
+use crate::protocol::{Encoding, broadcast, sse};
 use crate::room::{Entered, Room};
 
 /// The shortest delay, in milliseconds, after which a listener reconnects whose connection was lost.
@@ -18,12 +16,11 @@ const RETRY_SPREAD_MS: u64 = 2000;
 /// Bytes that a listener may send before it is disconnected: no client of HTTP has anything to say here.
 const IGNORED_BYTES_MAX: u32 = 16 * 1024;
 
-impl<R: DataRing> Shard<R> {
+impl Hub {
     /// Lets a listener into the room: first where it stands and what it can't have any more, then what it has missed, then
     /// what comes.
-    pub(super) fn listen(&mut self, slot: u32, name: &Name, since: Option<Since>) -> Result<(), JoinError> {
-        let (room, entered) = self.join(slot, Namespace::Chat, name, since)?;
-        self.count_replay(&room, since, &entered);
+    pub(super) fn listen(&mut self, slot: u32, name: &Name, since: Option<Since>) -> Result<(), Denied> {
+        let (room, entered) = self.join(slot, name, since)?;
         let serial = u64::from(self.connections[slot as usize].serial);
         let retry_ms = RETRY_MS_MIN + serial.wrapping_mul(0x9e37_79b9) % RETRY_SPREAD_MS;
         let last_seq = entered.from_seq - 1;
@@ -32,7 +29,7 @@ impl<R: DataRing> Shard<R> {
         }
         self.reply_at_once(slot, sse::opening(room.epoch(), last_seq, retry_ms));
         if let Some(head) = entered.head {
-            let events = sse::events(&head, room.epoch(), entered.from_seq);
+            let events = Encoding::Events.encode_batch(head, room.epoch(), entered.from_seq);
             let connection = self.connection(slot);
             let room_slot = connection.memberships[0].room;
             connection.replay(room_slot, events);
@@ -43,19 +40,12 @@ impl<R: DataRing> Shard<R> {
     /// A listener has said something. That is ignored, but not for ever.
     pub(super) fn ignore(&mut self, slot: u32, count: usize) {
         let connection = self.connection(slot);
-        if let Role::Stream { ignored_bytes } = &mut connection.role {
+        if let Role::Sse { ignored_bytes } = &mut connection.role {
             *ignored_bytes = ignored_bytes.saturating_add(count as u32);
             if *ignored_bytes > IGNORED_BYTES_MAX {
                 self.close(slot, &CloseReason::ListenerSpeaks);
             }
         }
-    }
-
-    /// A listener has gone, as listeners do: there is no Close in HTTP.
-    pub(super) fn listener_left(&mut self, slot: u32) {
-        self.count_end(slot, CLOSED_WITHOUT_CODE);
-        self.connection(slot).state = State::Answering;
-        self.end(slot);
     }
 }
 

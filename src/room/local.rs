@@ -13,12 +13,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use slab::Slab;
 
+use super::Room;
+use super::inbox::{Lost, Relay};
+use super::log::{FRAME_OVERHEAD_BYTES, Log};
 use crate::metrics::delivery::{Carried, Deliveries, Sampled};
+use crate::protocol::Encoding;
 use crate::protocol::position::Batch;
-use crate::protocol::sse;
-use crate::relay::{Lost, Relay};
-use crate::room::Room;
-use crate::room::log::{FRAME_OVERHEAD_BYTES, Log};
 
 /// Bytes that may wait for a room's members to be visited, as its log counts them, before publishers are held back.
 pub const ROOM_BYTES_HELD: usize = 128 * 1024;
@@ -26,41 +26,17 @@ pub const ROOM_BYTES_HELD: usize = 128 * 1024;
 /// Members whose cursors are looked at by one [`LocalRooms::trim`], or those of a single room: about a millisecond's work.
 const MEMBERS_PER_TRIM: usize = 32_768;
 
-/// How a log holds what its room publishes. Members of both forms on one shard are two [`LocalRoom`]s, with the same `Seq`
-/// and cursors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// WebSocket frames, as they were published.
-    Frames,
-    /// Server-sent events made of them, once for all listeners.
-    Events,
-}
+/// The slots of a room on one shard, one for each encoding that has members: these share `Seq` and cursors.
+type Slots = [Option<u32>; Encoding::ALL.len()];
 
-/// The slots of a room, one for each form that has members.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slots {
-    frames: Option<u32>,
-    events: Option<u32>,
-}
-
-impl Slots {
-    fn of(&mut self, form: Form) -> &mut Option<u32> {
-        match form {
-            Form::Frames => &mut self.frames,
-            Form::Events => &mut self.events,
-        }
-    }
-}
-
-/// A room as one shard has it, in one form.
+/// A room as one shard has it, in one encoding.
 #[derive(Debug)]
 pub struct LocalRoom {
     /// What all shards share of it.
     pub room: Arc<Room>,
-    /// The frames that arrived here, or their events.
+    /// What arrived here, encoded.
     pub log: Log,
-    /// Which of the two.
-    form: Form,
+    encoding: Encoding,
     /// Slots of the connections that are members: first those that have been visited.
     members: Vec<u32>,
     visits: Visits,
@@ -106,13 +82,10 @@ impl Visits {
 }
 
 impl LocalRoom {
-    /// What was published from `from` to before `until`, in this form: see [`Room::replay`].
+    /// What was published from `from` to before `until`, encoded: see [`Room::replay`].
     pub fn replay(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
         let batch = self.room.replay(from, until, bytes_max)?;
-        Some(match self.form {
-            Form::Frames => batch,
-            Form::Events => sse::events(&batch, self.room.epoch(), from),
-        })
+        Some(self.encoding.encode_batch(batch, self.room.epoch(), from))
     }
 
     /// Slots of the connections that are members, in no order.
@@ -182,12 +155,12 @@ impl LocalRooms {
     }
 
     /// The slot of a room that a connection joins, made if it is the first here. Its log begins at `first_seq`.
-    pub fn join(&mut self, room: &Arc<Room>, form: Form, first_seq: u64, backlog_bytes_max: usize) -> u32 {
-        *self.by_id.entry(room.id()).or_default().of(form).get_or_insert_with(|| {
+    pub fn join(&mut self, room: &Arc<Room>, encoding: Encoding, first_seq: u64, backlog_bytes_max: usize) -> u32 {
+        *self.by_id.entry(room.id()).or_default()[encoding as usize].get_or_insert_with(|| {
             self.rooms.insert(LocalRoom {
                 room: Arc::clone(room),
                 log: Log::new(first_seq, backlog_bytes_max + self.log_excess_bytes_max),
-                form,
+                encoding,
                 members: Vec::new(),
                 visits: Visits::default(),
                 sampled: Sampled::default(),
@@ -203,8 +176,8 @@ impl LocalRooms {
         let local = self.rooms.remove(slot as usize);
         debug_assert!(local.members.is_empty());
         if let Entry::Occupied(mut entry) = self.by_id.entry(local.room.id()) {
-            *entry.get_mut().of(local.form) = None;
-            if entry.get().frames.is_none() && entry.get().events.is_none() {
+            entry.get_mut()[local.encoding as usize] = None;
+            if entry.get().iter().all(Option::is_none) {
                 entry.remove();
             }
         }
@@ -221,9 +194,9 @@ impl LocalRooms {
         }
     }
 
-    /// The slot of a room's frames, if anyone here gets them.
-    pub fn slot(&self, room: &Room) -> Option<u32> {
-        self.by_id.get(&room.id())?.frames
+    /// The slot of a room in this encoding, if it has members here.
+    pub fn slot(&self, room: &Room, encoding: Encoding) -> Option<u32> {
+        self.by_id.get(&room.id())?[encoding as usize]
     }
 
     /// A room.
@@ -241,14 +214,13 @@ impl LocalRooms {
         &self.rooms[slot as usize].log
     }
 
-    /// Appends what was published. Nobody here in the room any more: nothing to do.
+    /// Appends what was published. Nobody here is in the room any more: nothing to do.
     pub fn append(&mut self, relay: &Relay) {
-        let Some(Slots { frames, events }) = self.by_id.get(&relay.room.id()).copied() else { return };
-        if let Some(slot) = frames {
-            self.append_to(slot, relay, &relay.frame);
-        }
-        if let Some(slot) = events {
-            self.append_to(slot, relay, &sse::event(&relay.frame, relay.room.epoch(), relay.seq));
+        let Some(slots) = self.by_id.get(&relay.room).copied() else { return };
+        for (encoding, slot) in Encoding::ALL.into_iter().zip(slots) {
+            if let Some(slot) = slot {
+                self.append_to(slot, relay, &encoding.encode(&relay.frame, relay.epoch, relay.seq));
+            }
         }
     }
 
@@ -277,8 +249,8 @@ impl LocalRooms {
 
     /// Frames were dropped on their way here: every member behind them is lapped, and visited to be told.
     pub fn lose(&mut self, lost: &Lost) {
-        let Some(Slots { frames, events }) = self.by_id.get(&lost.room.id()).copied() else { return };
-        for slot in [frames, events].into_iter().flatten() {
+        let Some(slots) = self.by_id.get(&lost.room).copied() else { return };
+        for slot in slots.into_iter().flatten() {
             let local = &mut self.rooms[slot as usize];
             if local.log.skip_to(lost.last_seq + 1) {
                 local.visits.appended_bytes += FRAME_OVERHEAD_BYTES as u64;
@@ -382,6 +354,12 @@ impl LocalRooms {
             }
             local.has_grown
         });
+    }
+
+    /// Members of all rooms together.
+    #[cfg(debug_assertions)]
+    pub fn memberships(&self) -> usize {
+        self.rooms.iter().map(|(_, local)| local.members.len()).sum()
     }
 
     /// The slots of all rooms, with the memory that their logs take, in bytes.

@@ -6,7 +6,7 @@ use crate::os;
 use crate::protocol::name::Name;
 use crate::protocol::resume::ResumeKey;
 use crate::protocol::{MemberId, Namespace};
-use crate::relay;
+use crate::room::inbox;
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
 use crate::room::{Joining, Wakes};
@@ -19,7 +19,7 @@ struct Shard {
 
 impl Shard {
     fn new() -> Self {
-        let inboxes = relay::inboxes([os::new_eventfd().unwrap()], 1 << 30);
+        let inboxes = inbox::inboxes([os::new_eventfd().unwrap()], 1 << 30);
         let registry = Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF);
         Self { registry, rooms: LocalRooms::new(1 << 20) }
     }
@@ -30,7 +30,7 @@ impl Shard {
         let joining = Joining::new(None, MemberId { shard: 0, slot: 0, serial: 1 });
         let wakes = &mut Wakes::default();
         let room = self.registry.join(Namespace::Raw, &name, &joining, Time::default(), wakes).unwrap().room;
-        let slot = self.rooms.join(&room, Form::Frames, room.last_seq() + 1, 1 << 20);
+        let slot = self.rooms.join(&room, Encoding::Frames, room.last_seq() + 1, 1 << 20);
         for member in 0..members {
             self.rooms.get_mut(slot).add_member(member);
         }
