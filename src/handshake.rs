@@ -59,7 +59,7 @@ pub struct Front<R> {
     /// This process, as clients and `hi doctor` see it.
     pub instance: Arc<str>,
     /// What the shard counts.
-    pub counters: Arc<Counters>,
+    pub counters: Rc<Counters>,
     failures: Arc<Failures>,
     descriptors: Arc<Descriptors>,
     memory: Arc<Memory>,
@@ -75,7 +75,7 @@ impl<R: OpenRing> Front<R> {
         descriptors: Arc<Descriptors>,
     ) -> Self {
         Self {
-            counters: Arc::clone(shard.counters()),
+            counters: Rc::clone(shard.counters()),
             memory: Arc::clone(shard.memory()),
             shard: RefCell::new(shard),
             news: Notify::new(),

@@ -130,7 +130,7 @@ impl Server {
             core: *core,
             listeners,
             wake_up,
-            counters: Arc::clone(server.metrics.of_shard(id)),
+            counters: server.metrics.counters_of_shard(id),
             config: Arc::clone(&config),
             registry: Arc::clone(&server.registry),
             memory: Arc::clone(&memory),
@@ -164,7 +164,7 @@ impl Server {
         if let Some(port) = port {
             let Self { registry, metrics, readiness, .. } = self;
             let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(readiness), config.raw, keys);
-            port.serve(Arc::new(app), config.keepalive_timeout, memory).map_err(out_of_files)?;
+            port.serve(app, config.keepalive_timeout, memory).map_err(out_of_files)?;
         }
         #[cfg(feature = "doctor")]
         if let Some(target) = &config.public_url {

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::Time;
 use crate::limits::{LEAVE_BYTES_MAX, SETTLE_BYTES_MAX};
-use crate::metrics::counters::Counters;
+use crate::metrics::counters::{Counters, Readings, counters};
 use crate::os;
 use crate::protocol::MemberId;
 use crate::protocol::resume::ResumeKey;
@@ -153,7 +153,7 @@ struct Bench {
     lossy: bool,
     too_slow: bool,
     full: bool,
-    counters: Counters,
+    counters: (Counters, Readings),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +197,7 @@ impl Bench {
             lossy,
             too_slow: false,
             full: false,
-            counters: Counters::default(),
+            counters: counters(),
         };
         bench.join(0);
         bench
@@ -329,8 +329,8 @@ impl Bench {
         let count = if taken == 1000 { all.len() } else { (all.len() - 1) * taken / 1000 };
         self.output.extend(&all[..count]);
         let sent = self.connection.sent(slices, count, &self.rooms);
-        self.rooms.deliveries.report(&self.counters);
-        assert!(self.counters.deliveries.get() <= self.whole_room_frames(), "what has not left is not delivered");
+        self.rooms.deliveries.report(&self.counters.0);
+        assert!(self.counters.1.deliveries.get() <= self.whole_room_frames(), "what has not left is not delivered");
         match sent {
             Sent::Full => {
                 assert!(count < all.len());
@@ -371,7 +371,7 @@ impl Bench {
         let pongs = numbers(|frame| if let Frame::Pong(number) = frame { Some(*number) } else { None });
         assert!(pongs.is_sorted());
         assert_eq!(pongs.last().copied().unwrap_or(0), self.pongs, "the last ping is answered");
-        assert_eq!(self.counters.deliveries.get(), self.whole_room_frames());
+        assert_eq!(self.counters.1.deliveries.get(), self.whole_room_frames());
         for room in 0..ROOMS {
             self.compare_room(room, &frames, closed);
         }

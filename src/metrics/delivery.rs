@@ -139,7 +139,7 @@ impl Deliveries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::counters::DELIVERY_BOUNDS;
+    use crate::metrics::counters::{DELIVERY_BOUNDS, counters};
 
     #[test]
     fn one_message_in_100_ms_is_followed() {
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn every_member_that_gets_a_followed_message_is_timed_once() {
-        let (counters, deliveries, mut room) = (Counters::default(), Deliveries::default(), Sampled::default());
+        let ((counters, readings), deliveries, mut room) = (counters(), Deliveries::default(), Sampled::default());
         let received = Instant::now();
         room.add(5, received, 1);
         room.add(9, received + Duration::from_nanos(1), 1);
@@ -178,8 +178,8 @@ mod tests {
         deliveries.report(&counters);
         deliveries.report(&counters);
         let mut counts = [0; DELIVERY_BOUNDS.len() + 1];
-        counters.delivery.add_to(&mut counts);
-        assert_eq!((counts.iter().sum::<u64>(), counters.deliveries.get()), (3, 17));
+        readings.delivery.add_to(&mut counts);
+        assert_eq!((counts.iter().sum::<u64>(), readings.deliveries.get()), (3, 17));
     }
 
     #[test]

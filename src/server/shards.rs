@@ -28,7 +28,7 @@ pub(super) struct ShardThread {
     pub(super) core: Option<usize>,
     pub(super) listeners: Vec<TcpListener>,
     pub(super) wake_up: OwnedFd,
-    pub(super) counters: Arc<Counters>,
+    pub(super) counters: Counters,
     pub(super) config: Arc<Config>,
     pub(super) registry: Arc<Registry>,
     pub(super) memory: Arc<Memory>,
@@ -59,7 +59,7 @@ impl ShardThread {
             let shards = self.registry.inboxes().len();
             let settings = self.config.shard_settings(shards, Arc::clone(&self.instance)).into();
             let shard = Shard::new(self.id, settings, self.registry, ring, Now::read());
-            let shard = shard.counting_in(self.counters).keeping_to(self.memory);
+            let shard = shard.counting_in(Rc::new(self.counters)).keeping_to(self.memory);
             if self.id == 0 {
                 control::spawn(handshake::log_left_out(Arc::clone(&self.failures)));
             }

@@ -12,6 +12,7 @@
 //! - `invariants`: what must be true after each turn, in debug builds
 
 use std::net::Shutdown;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -85,7 +86,7 @@ pub struct Hub {
     id: usize,
     settings: Arc<Settings>,
     registry: Arc<Registry>,
-    counters: Arc<Counters>,
+    counters: Rc<Counters>,
     connections: Slab<Connection>,
     next_serial: u32,
     rooms: LocalRooms,
@@ -115,7 +116,7 @@ impl Hub {
         Self {
             id,
             registry,
-            counters: Arc::default(),
+            counters: Rc::default(),
             connections: Slab::new(),
             next_serial: 0,
             rooms: LocalRooms::new(settings.inbox_bytes_max),
@@ -134,7 +135,7 @@ impl Hub {
         }
     }
 
-    pub(super) fn counting_in(self, counters: Arc<Counters>) -> Self {
+    pub(super) fn counting_in(self, counters: Rc<Counters>) -> Self {
         Self { counters, ..self }
     }
 
@@ -146,7 +147,7 @@ impl Hub {
         self.id
     }
 
-    pub(super) fn counters(&self) -> &Arc<Counters> {
+    pub(super) fn counters(&self) -> &Rc<Counters> {
         &self.counters
     }
 
