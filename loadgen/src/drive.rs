@@ -17,7 +17,7 @@ use crate::progress::Display;
 use crate::results::{Distribution, Machine, Run, Storm, Verdict};
 use crate::schedule::Step;
 use crate::stats::{Collected, add};
-use crate::target::{Endpoint, Target, Template, without_password};
+use crate::target::{Endpoint, Target, Template, without_secrets};
 use crate::worker::{CATCH_UP_TIME_MAX_US, Command, Report, Shared, Worker, room_name};
 
 mod limit;
@@ -64,12 +64,12 @@ pub fn run(plan: Plan, command: String) -> Result<Run, String> {
     let ours = cores[cores.len() - threads.min(cores.len())..].to_vec();
     let machine = Machine { cores: cores.len(), processor: os::processor(), kernel: os::kernel() };
     let name = plan.name.clone().unwrap_or_else(|| {
-        let what = if private { "hi".to_owned() } else { without_password(&url) };
+        let what = if private { "hi".to_owned() } else { without_secrets(&url) };
         format!("{what}, {} clients", plan.clients)
     });
-    let run_summary = plan.summary(&without_password(&url));
+    let run_summary = plan.summary(&without_secrets(&url));
     let shared = Arc::new(share(plan, &url, threads)?);
-    let display = Display::new(&shared.plan, &without_password(&url), private);
+    let display = Display::new(&shared.plan, &without_secrets(&url), private);
     let mut driver = Driver::start(Arc::clone(&shared), &ours, pid, display)?;
     interrupt::run_begins();
     let outcome = driver.run()?;

@@ -78,7 +78,15 @@ pub struct Outputs {
     pub svg: Option<PathBuf>,
 }
 
-/// A run that makes sense.
+impl Outputs {
+    /// Whether two of them name the same file.
+    pub fn share_a_file(&self) -> bool {
+        let named: Vec<_> = [&self.json, &self.hgrm, &self.html, &self.svg].into_iter().flatten().collect();
+        (1..named.len()).any(|index| named[..index].contains(&named[index]))
+    }
+}
+
+/// A run whose options make sense.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// What to measure.

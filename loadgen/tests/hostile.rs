@@ -106,7 +106,7 @@ fn where_a_redirection_leads_is_said() {
 }
 
 #[test]
-fn a_user_of_the_url_is_sent_and_its_password_is_shown_nowhere() {
+fn secrets_in_the_url_are_sent_and_shown_nowhere() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let head = std::thread::spawn(move || {
@@ -119,7 +119,7 @@ fn a_user_of_the_url_is_sent_and_its_password_is_shown_nowhere() {
         stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").unwrap();
         String::from_utf8(head).unwrap()
     });
-    let outcome = loadgen(&short(&["--url", &format!("ws://ada:s%65cret@{address}/x")]));
+    let outcome = loadgen(&short(&["--url", &format!("ws://ada:s%65cret@{address}/x?token=s%65cret2")]));
     let complaint = outcome.refused();
     assert!(complaint.contains("401 Unauthorized: give a user and a password"), "{complaint}");
     assert!(!complaint.contains("cret"), "{complaint}");
@@ -127,9 +127,10 @@ fn a_user_of_the_url_is_sent_and_its_password_is_shown_nowhere() {
     let credentials = STANDARD.encode("ada:secret");
     assert!(head.contains(&format!("\r\nAuthorization: Basic {credentials}\r\n")), "{head}");
     assert!(head.contains(&format!("\r\nHost: {address}\r\n")), "{head}");
+    assert!(head.starts_with("GET /x?token=s%65cret2 HTTP/1.1\r\n"), "{head}");
 
     let server = Server::start_with(Fault::None, Manner::Paths);
-    let url = server.room_url().replace("ws://", "ws://ada:secret@");
+    let url = server.room_url().replace("ws://", "ws://ada:secret@") + "&token=secret";
     let folder = Folder::new();
     let [html, hgrm] = ["page.html", "hgrm"].map(|name| folder.file(name).to_str().unwrap().to_owned());
     // Not quiet: the first line says what is measured.
@@ -139,5 +140,14 @@ fn a_user_of_the_url_is_sent_and_its_password_is_shown_nowhere() {
     for text in [&outcome.stdout, &outcome.stderr, &json, &std::fs::read_to_string(html).unwrap()] {
         assert!(!text.contains("secret"), "{text}");
     }
-    assert!(outcome.stderr.contains("ws://ada:***@127.0.0.1:") && json.contains("ws://ada:***@127.0.0.1:"), "{json}");
+    for text in [&outcome.stderr, &json] {
+        assert!(text.contains("ws://ada:***@127.0.0.1:"), "{text}");
+        assert!(text.contains("/room/{room}?client={client}&token=***"), "{text}");
+    }
+    // Complaints of the parser of the command line repeat its words.
+    let outcome = loadgen(&["ws://ada:secret@host/?token=secret"]);
+    assert!(
+        outcome.refused().contains("ws://ada:***@host/?token=***") && !outcome.stderr.contains("secret"),
+        "{outcome:?}"
+    );
 }
