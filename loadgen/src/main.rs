@@ -13,7 +13,7 @@ use loadgen::results::Run;
 use loadgen::target::without_secrets_of_urls;
 use loadgen::{drive, interrupt, os, report};
 
-/// Exit code for options, targets and files that don't work.
+/// Exit code for bad options, targets and files.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -68,7 +68,7 @@ fn show(text: &str) -> Result<(), String> {
     shown(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
 }
 
-/// Whether stdout got it all. A reader that has left has read enough.
+/// Reports a failed write to stdout. A reader that has left has read enough.
 fn shown(written: std::io::Result<()>) -> Result<(), String> {
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("stdout can't be written: {error}.")),
@@ -76,7 +76,7 @@ fn shown(written: std::io::Result<()>) -> Result<(), String> {
     }
 }
 
-/// Where the result is shown.
+/// The screen that the result is shown on.
 fn screen() -> Screen {
     let stdout = std::io::stdout();
     if !stdout.is_terminal() {

@@ -1,4 +1,4 @@
-//! Where to connect: `ws://` URLs with templates for rooms and clients. Pure but for the name look-up.
+//! Where to connect: `ws://` URLs with templates for rooms and clients. Pure except for the name lookup.
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -10,13 +10,13 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::wire;
 
-/// Parameters whose values may be shown: those of hi and of our templates, and those that only name a protocol.
+/// Parameters whose values may be shown: hi's own, those of our templates, and those that only name a protocol.
 const SHOWN: [&str; 10] = ["username", "room", "client", "echo", "lossy", "EIO", "transport", "v", "vsn", "version"];
 /// Values that are ours to fill in.
 const TEMPLATES: [&str; 2] = ["{room}", "{client}"];
 /// Replaces a secret.
 const MASK: &str = "***";
-/// A name that has no answer by then has none.
+/// Time limit for the name lookup.
 const LOOKUP_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A text in which `{room}`, `{client}` and `{payload}` are replaced.
@@ -24,7 +24,7 @@ const LOOKUP_TIME_MAX: Duration = Duration::from_secs(10);
 pub struct Template(String);
 
 impl Template {
-    /// Of this text.
+    /// Makes a template of this text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -42,7 +42,7 @@ pub struct Target {
     pub host: String,
     /// The path; `None` if the URL has none.
     pub path: Option<Template>,
-    /// What the `Authorization` header says, if the URL has a user (RFC 7617).
+    /// The `Authorization` header, if the URL has a user (RFC 7617).
     authorization: Option<String>,
 }
 
@@ -61,7 +61,7 @@ impl Target {
         let shown = without_secrets(url);
         let Some((_, rest)) = url.split_once("://").filter(|(scheme, _)| scheme.eq_ignore_ascii_case("ws")) else {
             return Err(format!(
-                "{shown:?} has to begin with ws:// (for wss://, measure the server behind the TLS proxy)."
+                "{shown:?} has to begin with ws:// (for wss://, measure the server behind its TLS proxy)."
             ));
         };
         let (authority, path) = rest.find(['/', '?', '#']).map_or((rest, ""), |index| rest.split_at(index));
@@ -93,14 +93,14 @@ impl Target {
         Ok(Self { host: host.to_owned(), path, authorization })
     }
 
-    /// The addresses of the host, in the order in which they are to be tried (RFC 6724), each once.
+    /// The addresses of the host, without duplicates, in the order to try them (RFC 6724).
     ///
     /// # Errors
     /// One sentence: the name can't be resolved.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>, String> {
         let has_port = self.host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let with_port = if has_port { self.host.clone() } else { format!("{}:80", self.host) };
-        // The system's look-up knows no time limit of ours.
+        // The system's lookup has no time limit of its own.
         let (sender, answer) = channel();
         std::thread::spawn(move || sender.send(with_port.to_socket_addrs().map(Vec::from_iter)));
         let mut addresses = match answer.recv_timeout(LOOKUP_TIME_MAX) {
@@ -123,9 +123,9 @@ impl Target {
 
 /// Where connections of one kind go, and the path that they ask for.
 pub struct Endpoint {
-    /// The address that has answered.
+    /// The address that answered.
     pub address: SocketAddr,
-    /// Whose it is.
+    /// The server it belongs to.
     pub target: Target,
     /// The path.
     pub path: Template,
@@ -192,7 +192,7 @@ fn authorization(userinfo: &str) -> String {
     format!("Basic {}", STANDARD.encode(percent_decoded(&with_colon)))
 }
 
-/// RFC 3986, 2.1. What is no escape stays as it is.
+/// Decodes `%XX` (RFC 3986, 2.1); anything else stays unchanged.
 fn percent_decoded(text: &str) -> Vec<u8> {
     let (mut decoded, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let [first, behind @ ..] = rest {

@@ -1,4 +1,4 @@
-//! The rows of the tables that put runs beside each other.
+//! The rows of the tables that compare runs.
 
 use crate::report::facts::{self, Quantile};
 use crate::report::units::{self, bytes, count, number, percent, seconds, short, time};
@@ -53,7 +53,7 @@ pub(super) const DELIVERIES: Section = Section {
     rows: Rows::Listed(&[
         row("deliveries per second", |run| busy(run, number(run.deliveries_per_second))),
         row("deliveries", |run| busy(run, count(run.deliveries))),
-        row("of those expected", |run| busy(run, units::part(run.deliveries, run.deliveries_expected))),
+        row("share of expected", |run| busy(run, units::part(run.deliveries, run.deliveries_expected))),
         row("slowest second", |run| facts::seconds_spread(run).and_then(|spread| busy(run, count(spread[0])))),
         row("median second", |run| facts::seconds_spread(run).and_then(|spread| busy(run, count(spread[1])))),
         row("fastest second", |run| facts::seconds_spread(run).and_then(|spread| busy(run, count(spread[2])))),
@@ -100,8 +100,8 @@ pub(super) const SECTIONS: &[Section] = &[
         prefix: "storm: ",
         rows: Rows::Listed(&[
             row("connections cut", |run| storm(run, |storm| count(storm.connections))),
-            row("not back", |run| occurred(run.storm.as_ref()?.missing)),
-            row("all back after", |run| {
+            row("not reconnected", |run| occurred(run.storm.as_ref()?.missing)),
+            row("all reconnected after", |run| {
                 run.storm.as_ref().filter(|storm| storm.missing == 0).map(|storm| time(storm.seconds * 1e6))
             }),
             row("handshake p50", |run| storm(run, |storm| facts::time_of(&storm.handshake, |times| times.p50_us))),
@@ -124,16 +124,16 @@ pub(super) const SECTIONS: &[Section] = &[
         prefix: "audit: ",
         rows: Rows::Listed(&[
             row("lost", |run| busy(run, count(run.audit.lost))),
-            row("of those announced", |run| busy(run, count(run.audit.announced))),
-            row("doubled", |run| busy(run, count(run.audit.doubled))),
+            row("lost and announced", |run| busy(run, count(run.audit.announced))),
+            row("duplicated", |run| busy(run, count(run.audit.doubled))),
             row("out of order", |run| busy(run, count(run.audit.reordered))),
-            row("of another room", |run| busy(run, count(run.audit.astray))),
+            row("from another room", |run| busy(run, count(run.audit.astray))),
             row("cut off or altered", |run| occurred(run.audit.damaged)),
             row("connections closed or broken", |run| Some(count(run.audit.closed))),
-            row("of them as too slow (4101)", |run| occurred(run.audit.closed_as_too_slow)),
+            row("closed as too slow (4101)", |run| occurred(run.audit.closed_as_too_slow)),
             row("slow clients closed (4101)", |run| (run.plan.slow_clients > 0).then(|| count(run.audit.slow_closed))),
             row("messages never sent", |run| occurred(run.audit.never_sent)),
-            row("not sent for want of a connection", |run| occurred(run.audit.unsendable)),
+            row("not sent: no connection", |run| occurred(run.audit.unsendable)),
         ]),
     },
     Section {
@@ -146,7 +146,7 @@ pub(super) const SECTIONS: &[Section] = &[
             row("sends late, max", |run| spent(&run.generator.send_late, |times| times.max_us)),
             row("reads late, p99", |run| spent(&run.generator.read_late, |times| times.p99_us)),
             row("reads late, max", |run| spent(&run.generator.read_late, |times| times.max_us)),
-            row("latencies of its own", |run| {
+            row("latencies it caused", |run| {
                 run.generator.own_tail.as_ref().map(|own| units::printable(&own.quantiles.join(", ")))
             }),
             row("memory per client", |run| Some(bytes(run.generator.memory_bytes_per_client))),
@@ -161,14 +161,14 @@ pub(super) const SECTIONS: &[Section] = &[
             row("dialect", |run| Some(units::printable(&run.plan.dialect))),
             row("clients", |run| Some(count(run.plan.clients as u64))),
             row("rooms", |run| Some(count(run.plan.rooms as u64))),
-            row("publishers in each room", |run| busy(run, count(run.plan.publishers as u64))),
+            row("publishers per room", |run| busy(run, count(run.plan.publishers as u64))),
             row("messages/s in each room", |run| {
                 busy(run, if run.limit.is_some() { "rising".to_owned() } else { short(run.plan.rate) })
             }),
-            row("bytes of a message", |run| busy(run, count(run.plan.message_bytes as u64))),
+            row("bytes per message", |run| busy(run, count(run.plan.message_bytes as u64))),
             row("slow clients", |run| positive(run.plan.slow_clients as f64)),
-            row("leave and reconnect, per second", |run| positive(run.plan.churn_per_second)),
-            row("measured or held", |run| Some(seconds(run.plan.duration_seconds))),
+            row("reconnects per second (churn)", |run| positive(run.plan.churn_per_second)),
+            row("duration", |run| Some(seconds(run.plan.duration_seconds))),
             row("warm-up before", |run| busy(run, seconds(run.plan.warmup_seconds))),
         ]),
     },
@@ -184,7 +184,7 @@ pub(super) const SECTIONS: &[Section] = &[
     },
 ];
 
-/// A cell that an idle run does not have.
+/// A cell that an idle run doesn't have.
 fn busy(run: &Run, cell: String) -> Option<String> {
     (!facts::is_idle(run)).then_some(cell)
 }
