@@ -26,6 +26,7 @@
 //! | [`os`] | limits, affinity, listeners |
 //! | [`cores`] | how many shards there are, and which cores they are pinned to |
 //! | [`mod@environment`] | which variables of the environment count, and errors that name them |
+//! | [`limits`] | every fixed bound, with its unit |
 //! | [`mod@log`] | lines to stderr that nothing waits for |
 //! | [`output`] | what commands print, and how they end where that can't be written |
 //!
@@ -45,6 +46,7 @@ pub mod frame;
 pub mod handshake;
 pub mod handshake_failures;
 pub mod http;
+pub mod limits;
 pub mod log;
 pub mod memory;
 pub mod metrics;

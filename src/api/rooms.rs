@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::App;
 use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
-use crate::frame::encode::CLOSE_REASON_BYTES_MAX;
+use crate::limits::CLOSE_REASON_BYTES_MAX;
 use crate::protocol::Namespace;
 use crate::protocol::name::{Name, room_key_prefix};
 use crate::protocol::position::Epoch;

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Time;
+use crate::limits::{LEAVE_BYTES_MAX, SETTLE_BYTES_MAX};
 use crate::metrics::counters::{Counters, Readings, counters};
 use crate::os;
 use crate::protocol::MemberId;
@@ -20,8 +21,6 @@ use crate::room::replay::ReplayBounds;
 use crate::room::{Joining, Room, Wakes};
 
 const ROOMS: usize = 3;
-/// As the shard has it for replies.
-const SETTLE_BYTES_MAX: usize = 64 * 1024;
 
 /// Frames of this test: what they are, two numbers, and as much filler as they say. A connection never looks inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -269,7 +268,7 @@ impl Bench {
             Step::Join(room) if self.is_chat() => self.join(room),
             Step::Leave(room) if self.is_chat() && self.is_member(room) => {
                 let slot = self.slots[room];
-                let lost = self.connection.settle_last(slot, &self.rooms, OUTBOX_BYTES_MAX / 4 * 3);
+                let lost = self.connection.settle_last(slot, &self.rooms, LEAVE_BYTES_MAX);
                 self.connection.left(slot, &self.rooms);
                 if let Some(Gap { first, last, .. }) = lost {
                     self.reply(&Frame::Gap(room, first, last + 1), 0);

@@ -9,14 +9,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
+use crate::limits::{PENDING_MAX, SAMPLES_MAX};
 
 /// Between two messages of one shard that are followed.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
-/// Messages of one room that are followed at the same time. A member that lags further behind is seen among gaps and
-/// lapped members, not here.
-const SAMPLES_MAX: usize = 64;
-/// Different messages that may be delivered before [`Deliveries::report`]; more are not timed.
-const PENDING_MAX: usize = 1024;
 
 /// Chooses the messages that are followed.
 #[derive(Debug, Default)]

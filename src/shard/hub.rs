@@ -22,6 +22,7 @@ use super::Upgraded;
 use super::settings::Settings;
 use crate::clock::Now;
 use crate::connection::Connection;
+use crate::limits::{RELAYS_KEPT_MAX, SETTLE_BYTES_MAX};
 use crate::memory::Memory;
 use crate::metrics::counters::Counters;
 use crate::metrics::delivery::Sampler;
@@ -55,12 +56,8 @@ use reading::Reading;
 use sending::Sending;
 use time::Timers;
 
-/// Limit, in bytes, of the frames of its rooms that go to a member ahead of a reply.
-const SETTLE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a reply that take a microsecond to be put together.
 const REPLY_BYTES_PER_UNIT: usize = 128;
-/// Room for relays that is kept from one turn to the next.
-const RELAYS_KEPT_MAX: usize = 1024;
 
 /// A connection, safe against the reuse of its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

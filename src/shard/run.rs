@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Now;
 use crate::handshake::Front;
+use crate::limits::DRAIN_TIME_MAX;
 use crate::os;
 use crate::ring::OpenRing;
 
@@ -17,8 +18,6 @@ use crate::ring::OpenRing;
 const TICK: Duration = Duration::from_secs(1);
 /// With nobody connected there is nothing to watch.
 const IDLE: Duration = Duration::from_secs(3600);
-/// Time for everyone to answer our Close, once the server stops.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// Told to every shard at once: stop.
 #[derive(Debug, Default)]
