@@ -54,6 +54,14 @@ impl Keys {
         !self.0.is_empty()
     }
 
+    /// The first one.
+    ///
+    /// # Panics
+    /// If there is none: a file that was loaded has one.
+    pub(super) fn first(&self) -> &str {
+        &self.0[0]
+    }
+
     /// Lets a request pass, or not.
     ///
     /// # Errors
