@@ -32,21 +32,21 @@ struct CommandLine {
     config: Config,
 }
 
-/// What else `hi` does than to serve.
+/// What `hi` does besides serving.
 #[derive(Subcommand)]
 enum Command {
     /// Diagnoses a WebSocket address: checks every IP and proxy on the way, prints one verdict and the fix
     Doctor(Box<doctor::Args>),
-    /// The things to do before, during and after a move to another server, each ticked by a real check
+    /// Lists what to do before, during and after a move to another server, and ticks what it can check
     Checklist(checklist::Args),
-    /// Publishes a message into a room of a server that runs
+    /// Publishes a message into a room of a running server
     Pub(api::client::PublishArgs),
-    /// Shows the rooms of a server that runs
+    /// Shows the rooms of a running server
     Rooms(api::client::RoomsArgs),
 }
 
 fn main() -> ExitCode {
-    // Before anything else: one that comes now is dealt with as soon as it is clear which command runs.
+    // Before anything else: a signal that comes now is handled as soon as it is clear which command runs.
     signals::hold();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let (CommandLine { command, config }, service_links) = match environment::parse(&arguments) {
@@ -80,8 +80,8 @@ fn serve(config: Config, service_links: &[ServiceLink]) -> ExitCode {
     log::exit(EXIT_USAGE.into(), Duration::MAX)
 }
 
-/// A shard that died would take its connections with it and leave their rooms half served: better none than that. The
-/// canary serves nobody: it looks again. The log takes the report: stderr itself might make the dying shard wait for ever.
+/// A shard that panics would lose its connections and leave their rooms half served, so the whole process ends. The canary
+/// serves nobody: it tries again. The report goes through the log: stderr itself might block the dying shard for ever.
 fn end_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();

@@ -1,4 +1,4 @@
-//! What a command prints to standard output, and how it ends where that can't be written; numbers as people read them.
+//! What a command prints to standard output, and how it ends if that can't be written; numbers as people read them.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -16,13 +16,13 @@ pub fn print(text: impl AsRef<[u8]>, done: ExitCode) -> ExitCode {
     finish(written.and_then(|()| stdout.flush()), done)
 }
 
-/// The exit code of a command that has written, or not, what it had to: `done`, also where the reader has left
-/// (`hi rooms | head`); [`EXIT_OUTPUT`] after a sentence on stderr where the output is lost, as on a full disk.
+/// The exit code of a command, from the result of writing its output: `done`, also if the reader has left
+/// (`hi rooms | head`); [`EXIT_OUTPUT`] after a sentence on stderr if the output is lost, as on a full disk.
 #[must_use]
 pub fn finish(written: io::Result<()>, done: ExitCode) -> ExitCode {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            // The exit code is the same if nobody reads this either.
+            // The exit code is the same if this can't be written either.
             let _ = writeln!(
                 io::stderr(),
                 "can't write to standard output ({error}): the output is incomplete; send it to another file or device."

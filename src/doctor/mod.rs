@@ -45,9 +45,9 @@ use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
-use crate::config::parse_time;
 use crate::output::print;
 use crate::printable::printable_json;
+use crate::units::parse_time;
 use facts::{Facts, Source};
 use net::Trust;
 use report::Color;

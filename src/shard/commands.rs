@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use fastwebsockets::OpCode;
 
-use super::Shard;
-use crate::config::{RawMode, Slow};
+use super::{Shard, Slow};
+use crate::admission::RawMode;
 use crate::connection::unread::Parked;
 use crate::connection::{Connection, Gap, OUTBOX_BYTES_MAX, Role, State};
 use crate::frame::decode::Kind;

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use clap::ValueEnum;
 use slab::Slab;
 use tokio_uring::net::TcpStream;
 
@@ -63,6 +64,15 @@ const SETTLE_BYTES_MAX: usize = 64 * 1024;
 const REPLY_BYTES_PER_UNIT: usize = 128;
 /// Number of different delays after which clients that come while the server stops are told to retry.
 const LATE_COMERS: usize = 1000;
+
+/// What happens to a chat member that was too slow and lost messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Slow {
+    /// It is told which, and stays.
+    Gap,
+    /// Its connection is closed (code 4101).
+    Close,
+}
 
 /// A connection, safe against the reuse of its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use super::{Key, Shard};
-use crate::config::Slow;
+use super::{Key, Shard, Slow};
 use crate::connection::{Gap, Next, Role, Sent, State};
 use crate::frame::decode::Violation;
 use crate::frame::encode;

@@ -17,7 +17,7 @@ use crate::relay;
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
 use crate::room::{Joining, MemberId, Room};
-use crate::shard::run::Stop;
+use crate::stop::Stop;
 
 const ROOMS: [&str; 3] = ["one", "two", "three"];
 

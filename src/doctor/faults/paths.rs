@@ -9,7 +9,7 @@ use super::super::url::Target;
 use super::super::verdict::Kind;
 use super::Fault;
 use super::handshake::{front, html, is_web_page, ok_200, server};
-use crate::http::target::{Route, route};
+use crate::http::target::{Route, UpgradeTarget, route};
 
 /// Words in the address of a page where users log in; those in capitals stand alone.
 const LOGIN_WORDS: [&str; 8] = ["login", "logon", "signin", "oauth", "openid", "saml", "authoriz", "authenti"];
@@ -26,7 +26,7 @@ fn chat(address: &Address, facts: &Facts) -> String {
     let target = &facts.target;
     let base = address.base().unwrap_or_default();
     let without_slash = target.path.trim_end_matches('/');
-    let is_chat = |path: &str| matches!(route(path), Ok(Route::Chat { .. }));
+    let is_chat = |path: &str| matches!(route(path), Ok(Route::Upgrade(UpgradeTarget::Chat { .. })));
     match is_chat(without_slash.strip_prefix(base).unwrap_or(without_slash)) {
         true => target.websocket(without_slash),
         false => target.websocket(&format!("{base}/ws")),
@@ -54,7 +54,7 @@ pub(super) fn not_found(address: &Address, answer: &Answer, facts: &Facts) -> Fa
             nothing(&server(address, answer)),
             "check the path; where a proxy stands before hi, check its rule for this path",
         ),
-        Some(Route::Chat { .. } | Route::Raw { .. }) => Fault::new(
+        Some(Route::Upgrade(_)) => Fault::new(
             Kind::NotFound,
             nothing(&front(address, answer)),
             format!("let the proxy pass {path} on as it is; hi serves the chat at every path that ends in /ws"),
