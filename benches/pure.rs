@@ -19,12 +19,13 @@ use hi::protocol::name::Name;
 use hi::protocol::resume::ResumeKey;
 use hi::protocol::v0::text;
 use hi::protocol::v1::{Answer, RoomEntry};
+use hi::protocol::{MemberId, Namespace};
 use hi::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use hi::relay;
 use hi::room::log::{Log, Read};
 use hi::room::registry::Registry;
 use hi::room::replay::ReplayBounds;
-use hi::room::{Joining, MemberId, Namespace, Wakes};
+use hi::room::{Joining, Wakes};
 
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];

@@ -6,7 +6,6 @@
 use bytes::Bytes;
 use fastwebsockets::OpCode;
 use smallvec::SmallVec;
-use tokio_uring::net::TcpStream;
 
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
@@ -14,9 +13,10 @@ use crate::metrics::counters::Speech;
 use crate::metrics::delivery::Carried;
 use crate::protocol::name::Name;
 use crate::protocol::{Dialect, sse};
+use crate::protocol::{MemberId, Namespace};
 use crate::rate::Bucket;
 use crate::ring::Slices;
-use crate::room::{MemberId, Namespace};
+
 use crate::shard::rooms::{Form, LocalRooms};
 use crate::slice::Slice;
 
@@ -171,8 +171,6 @@ pub struct Gap {
 
 /// One upgraded connection.
 pub struct Connection {
-    /// Owns the socket. The data ring uses its file descriptor, so it lives until the kernel holds nothing of it.
-    pub stream: TcpStream,
     /// Tells connections apart that had the same slot one after the other.
     pub serial: u32,
     /// Where it is in its life.
@@ -220,9 +218,8 @@ pub struct Connection {
 
 impl Connection {
     /// A connection that was just upgraded, in no room yet.
-    pub fn new(stream: TcpStream, serial: u32, role: Role, bucket: Bucket) -> Self {
+    pub fn new(serial: u32, role: Role, bucket: Bucket) -> Self {
         Self {
-            stream,
             serial,
             state: State::Open,
             receiving: false,

@@ -7,7 +7,6 @@
 //! | --- | --- |
 //! | [`config`] | the command line: every option, with its unit |
 //! | [`server`] | starts the shards, listens to signals, stops |
-//! | [`probe`] | tries at start what hi needs of the kernel, and says what is missing |
 //! | `control` | from accept to 101, or to a stream: the tasks of the control ring |
 //! | [`admission`] | who may connect: origins, names, raw rooms (pure) |
 //! | `descriptors` | file descriptors when they run out: some are left to the internal port |
@@ -36,7 +35,6 @@
 //! | [`mod@environment`] | which variables of the environment count, and errors that name them |
 //! | [`mod@log`] | lines to stderr that nothing waits for |
 //! | [`output`] | what commands print, and how they end where that can't be written |
-//! | [`faulty_ring`] | a data ring that goes wrong on purpose, for tests |
 //!
 //! The design and its measurements: `docs/`. To change how a message flows, begin at [`shard::turn`]; to change what a
 //! message means, at [`shard::commands`].
@@ -53,7 +51,6 @@ mod cores;
 mod descriptors;
 pub mod doctor;
 pub mod environment;
-pub mod faulty_ring;
 pub mod frame;
 pub mod http;
 pub mod log;
@@ -62,7 +59,6 @@ pub mod metrics;
 pub mod os;
 pub mod output;
 pub mod printable;
-pub mod probe;
 pub mod protocol;
 pub mod proxy;
 mod rate;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -11,7 +11,8 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio_uring::net::TcpStream;
+
+use crate::relay::Wake;
 
 /// Bytes that the kernel takes for one connection beyond what is on its way to the peer (TCP_NOTSENT_LOWAT, tcp(7)).
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
@@ -144,6 +145,13 @@ pub fn eventfd_signal(eventfd: &impl AsFd) {
     let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
 }
 
+impl From<OwnedFd> for Wake {
+    /// Makes an eventfd readable.
+    fn from(eventfd: OwnedFd) -> Self {
+        Self(Box::new(move || eventfd_signal(&eventfd)))
+    }
+}
+
 /// Blocks the signals that are about to get handlers, or unblocks them; for the calling thread and those that it starts. A
 /// blocked signal waits; one without a handler is lost where the process is the first of its PID namespace
 /// (pid_namespaces(7)).
@@ -233,10 +241,7 @@ fn defer_accept(socket: &Socket) -> io::Result<()> {
 ///
 /// # Errors
 /// When the connection is gone.
-#[allow(unsafe_code)]
-pub fn local_address(stream: &TcpStream) -> io::Result<SocketAddr> {
-    // SAFETY: the stream owns its descriptor and is borrowed for longer than the descriptor is.
-    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+pub fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
     let address = SockRef::from(&socket).local_addr()?;
     address.as_socket().map(canonical).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
@@ -245,10 +250,7 @@ pub fn local_address(stream: &TcpStream) -> io::Result<SocketAddr> {
 ///
 /// # Errors
 /// When the connection is gone.
-#[allow(unsafe_code)]
-pub fn limit_unacknowledged(stream: &TcpStream, time: Duration) -> io::Result<()> {
-    // SAFETY: the stream owns its descriptor and is borrowed for longer than the descriptor is.
-    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+pub fn limit_unacknowledged(socket: impl AsFd, time: Duration) -> io::Result<()> {
     SockRef::from(&socket).set_tcp_user_timeout(Some(time))
 }
 

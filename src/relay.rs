@@ -9,7 +9,7 @@
 //! dropped and counted, and the inbox remembers up to which `Seq` its room has lost frames: the room's log moves its tip
 //! when the inbox is drained, and its members are told.
 
-use std::os::fd::OwnedFd;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -17,9 +17,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::os;
+use crate::protocol::MemberId;
 use crate::protocol::name::Name;
-use crate::room::{MemberId, Room};
+use crate::room::Room;
 
 /// Bytes of relays in one inbox, as they count in memory, from which on publishers are held back.
 pub const INBOX_BYTES_HELD: usize = 1024 * 1024;
@@ -161,18 +161,27 @@ pub struct Inbox {
     dropped: AtomicU64,
     orders_dropped: AtomicU64,
     pressure: Arc<Pressure>,
-    wake_up: OwnedFd,
+    wake: Wake,
 }
 
-/// Empty inboxes, one for each shard: a shard waits for its eventfd. Each holds at most `bytes_max`; see
+/// Wakes a shard that sleeps, from any thread.
+pub struct Wake(pub Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wake(..)")
+    }
+}
+
+/// Empty inboxes, one for each shard, with what wakes it. Each holds at most `bytes_max`; see
 /// [`inbox_bytes_max`].
-pub fn inboxes(wake_ups: impl IntoIterator<Item = OwnedFd>, bytes_max: usize) -> Arc<[Inbox]> {
+pub fn inboxes<W: Into<Wake>>(wakes: impl IntoIterator<Item = W>, bytes_max: usize) -> Arc<[Inbox]> {
     let pressure = Arc::<Pressure>::default();
-    wake_ups.into_iter().map(|wake_up| Inbox::new(wake_up, bytes_max, Arc::clone(&pressure))).collect()
+    wakes.into_iter().map(|wake| Inbox::new(wake.into(), bytes_max, Arc::clone(&pressure))).collect()
 }
 
 impl Inbox {
-    fn new(wake_up: OwnedFd, bytes_max: usize, pressure: Arc<Pressure>) -> Self {
+    fn new(wake: Wake, bytes_max: usize, pressure: Arc<Pressure>) -> Self {
         Self {
             queue: Mutex::default(),
             bytes: AtomicUsize::new(0),
@@ -183,7 +192,7 @@ impl Inbox {
             dropped: AtomicU64::new(0),
             orders_dropped: AtomicU64::new(0),
             pressure,
-            wake_up,
+            wake,
         }
     }
 
@@ -265,7 +274,7 @@ impl Inbox {
 
     /// Wakes the shard.
     pub fn wake(&self) {
-        os::eventfd_signal(&self.wake_up);
+        (self.wake.0)();
     }
 
     /// Frames dropped because the inbox was full.
@@ -287,7 +296,7 @@ mod tests {
 
     #[test]
     fn orders_beyond_the_bound_are_dropped_and_counted() {
-        let inbox = &inboxes([os::new_eventfd().unwrap()], 1)[0];
+        let inbox = &inboxes([Wake(Box::new(|| {}))], 1)[0];
         let order = || {
             inbox.order(Order::TakeOver {
                 member: MemberId { shard: 0, slot: 0, serial: 1 },

@@ -28,7 +28,7 @@ use crate::metrics::counters::Speech;
 use crate::os;
 use crate::protocol::resume::ResumeKey;
 use crate::relay;
-use crate::ring::{DataRing, RingError};
+use crate::ring::{OpenRing, RingError};
 use crate::room::registry::Registry;
 use crate::stop::Stop;
 
@@ -83,14 +83,14 @@ impl Server {
     ///
     /// # Errors
     /// A thread or a ring can't be had, or a shard panics. Nothing is left running.
-    pub fn start<R: DataRing + 'static>(
+    pub fn start<R: OpenRing + 'static>(
         config: Config,
         listeners: Listeners,
         stop: Arc<Stop>,
     ) -> Result<Self, StartError> {
         let Listeners { addresses, of_shards, internal } = listeners;
         let wake_ups = many(of_shards.len(), os::new_eventfd)?;
-        let shared = Arc::new(Shared::new(&config, &addresses, &wake_ups, stop)?);
+        let shared = Arc::new(Shared::new::<R>(&config, &addresses, &wake_ups, stop)?);
         let internal_address = internal.as_ref().map(|internal| internal.port.address());
         let mut server = Self { addresses, internal: internal_address, shared, threads: Vec::new(), unpinned: None };
         let config = Arc::new(config);
@@ -108,7 +108,7 @@ impl Server {
     }
 
     /// Starts the threads of the shards, and waits until each has reported.
-    fn start_shards<R: DataRing + 'static>(
+    fn start_shards<R: OpenRing + 'static>(
         &mut self,
         config: &Arc<Config>,
         listeners: Vec<ShardListeners>,
@@ -208,7 +208,7 @@ impl Server {
 
 impl Shared {
     /// What the shards share that `wake_ups` wake.
-    fn new(
+    fn new<R: OpenRing>(
         config: &Config,
         addresses: &[SocketAddr],
         wake_ups: &[OwnedFd],
@@ -218,12 +218,10 @@ impl Shared {
         let instance: Arc<str> = format!("{:016x}", random()?).into();
         let mut to_wake = wake_ups.iter();
         let to_wake = many(shards, || to_wake.next().expect("one each").try_clone())?;
-        let registry = Arc::new(Registry::new(
-            relay::inboxes(to_wake, config.inbox_bytes_max(shards)),
-            random()?,
-            ResumeKey::new([random()?, random()?]),
-            config.replay_bounds(),
-        ));
+        let inboxes = relay::inboxes(to_wake, config.inbox_bytes_max(shards));
+        let resume_key = ResumeKey::new([random()?, random()?]);
+        let registry = Registry::new(inboxes, random()?, resume_key, config.replay_bounds());
+        let registry = Arc::new(registry.asking(R::peer_has_ended));
         let memory = Arc::new(Memory::new(config.memory_bytes_max(), shards));
         let failures = Arc::new(Failures::new(config.failure_log_interval));
         let reserved = files_reserved(config, shards * addresses.len());

@@ -16,10 +16,11 @@ use crate::admission::RawMode;
 use crate::clock::Time;
 use crate::frame::encode;
 use crate::metrics::counters::Speech;
+use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::text;
-use crate::room::{Namespace, Payload, Wakes};
+use crate::room::{Payload, Wakes};
 
 /// Rooms of one broadcast.
 const ROOMS_MAX: usize = 1000;

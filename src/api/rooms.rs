@@ -11,10 +11,11 @@ use super::App;
 use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
 use crate::frame::encode::CLOSE_REASON_BYTES_MAX;
+use crate::protocol::Namespace;
 use crate::protocol::name::{Name, room_key_prefix};
 use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::relay::{Disconnect, Order, Pushed};
-use crate::room::{Namespace, Room};
+use crate::room::Room;
 
 /// A shard answers within a turn; one that doesn't is in trouble.
 const SHARD_TIME_MAX: Duration = Duration::from_secs(5);

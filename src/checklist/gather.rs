@@ -12,7 +12,8 @@ use crate::doctor::facts::{Address, Source};
 use crate::doctor::http::{Request, exchange};
 use crate::doctor::verdict::{Diagnosis, Finding, Kind};
 use crate::doctor::{Depth, Examination, Options, STEP_TIME, examine};
-use crate::{os, probe};
+use crate::os;
+use crate::ring::probe;
 
 /// The gauge of open connections, as `/metrics` names it.
 const CONNECTIONS: &str = "hi_connections";

@@ -7,9 +7,9 @@ use smallvec::SmallVec;
 use super::outbox::{OUTBOX_BYTES_MAX, Owed};
 use super::{Connection, Gap, Membership, Next, Own, Role, Sent, Source, Sources, State};
 use crate::metrics::delivery::Carried;
+use crate::protocol::position::Batch;
 use crate::ring::{SLICES_PER_SEND_MAX, Slices};
 use crate::room::log::Read;
-use crate::room::replay::Batch;
 use crate::shard::rooms::LocalRooms;
 use crate::slice::Slice;
 

@@ -10,12 +10,13 @@ use super::*;
 use crate::clock::Time;
 use crate::metrics::counters::Counters;
 use crate::os;
+use crate::protocol::MemberId;
 use crate::protocol::resume::ResumeKey;
 use crate::rate::RateLimit;
 use crate::relay::{self, Relay};
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
-use crate::room::{Joining, MemberId, Room, Wakes};
+use crate::room::{Joining, Room, Wakes};
 
 const ROOMS: usize = 3;
 /// As the shard has it for replies.
@@ -162,11 +163,9 @@ enum Owed {
 
 impl Bench {
     fn new(role: Role) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let lossy = !matches!(role, Role::Raw { lossy: false, .. });
         let bucket = Bucket::new(&RateLimit::OFF, 0);
-        let connection = Connection::new(TcpStream::from_std(stream), 1, role, bucket);
+        let connection = Connection::new(1, role, bucket);
         let inboxes = relay::inboxes([os::new_eventfd().unwrap()], 1 << 30);
         let registry = Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF);
         let mut rooms = LocalRooms::default();

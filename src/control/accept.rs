@@ -3,21 +3,21 @@
 
 use std::io;
 use std::mem;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::net::{RecvFlags, recv};
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
-use tokio_uring::net::TcpStream;
 
 use super::answer::{Outcome, outcome};
 use super::handshake::{HEAD_BYTES_USUAL, serve};
 use super::{ControlContext, Peer};
 use crate::descriptors::PAUSE;
 use crate::os;
-use crate::ring::DataRing;
+use crate::ring::OpenRing;
+use crate::ring::control::{Stream, spawn};
 use crate::stop::Stop;
 
 /// Connections that are accepted in a row, in a storm, before those that are in are served.
@@ -41,7 +41,7 @@ impl Listener {
     }
 
     /// Accepts until the server stops; then the listener closes, which refuses those that come now, and the shard is told.
-    pub(crate) async fn accept_until<R: DataRing + 'static>(self, stop: &Stop, context: Rc<ControlContext<R>>) {
+    pub(crate) async fn accept_until<R: OpenRing + 'static>(self, stop: &Stop, context: Rc<ControlContext<R>>) {
         tokio::select! {
             biased;
             () = stop.requested() => {}
@@ -52,7 +52,7 @@ impl Listener {
     }
 
     /// Accepts for ever. Without file descriptors it pauses; connected clients are not affected.
-    async fn accept<R: DataRing + 'static>(&self, context: &Rc<ControlContext<R>>) {
+    async fn accept<R: OpenRing + 'static>(&self, context: &Rc<ControlContext<R>>) {
         let mut buffer = Vec::new();
         'rows: loop {
             let mut ready = self.listener.readable().await.expect("the runtime runs");
@@ -87,8 +87,8 @@ impl Listener {
 
 /// Serves a connection at once as far as what it has sent allows, and hands the rest to a task. `buffer` is used again
 /// unless it goes with the task.
-fn accept_one<R: DataRing + 'static>(
-    stream: std::net::TcpStream,
+fn accept_one<R: OpenRing + 'static>(
+    stream: TcpStream,
     address: SocketAddr,
     buffer: &mut Vec<u8>,
     context: &Rc<ControlContext<R>>,
@@ -97,12 +97,11 @@ fn accept_one<R: DataRing + 'static>(
     buffer.reserve(HEAD_BYTES_USUAL);
     // Nothing yet, or the end of it, or an error: the task reads again, and finds out.
     let _ = recv(&stream, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT);
-    let stream = TcpStream::from_std(stream);
-    match outcome(buffer, 0, Peer { stream: &stream, address }, context) {
-        Some((Outcome::Upgrade(upgrade), used)) => context.adopt(stream, upgrade, buffer.split_off(used)),
+    match outcome(buffer, 0, Peer { socket: stream.as_fd(), address }, context) {
+        Some((Outcome::Upgrade(upgrade), used)) => context.adopt(stream.into(), upgrade, buffer.split_off(used)),
         first => {
             let (buffer, context) = (mem::take(buffer), Rc::clone(context));
-            drop(tokio_uring::spawn(async move { serve(stream, address, buffer, first, &context).await }));
+            spawn(async move { serve(Stream::new(stream), address, buffer, first, &context).await });
         }
     }
 }

@@ -15,9 +15,9 @@ use crate::http::target::{self, ChatParams, Route, UpgradeParams, UpgradeTarget}
 use crate::http::upgrade;
 use crate::os;
 use crate::protocol::name::Name;
+use crate::protocol::position::Since;
 use crate::protocol::v1;
-use crate::ring::DataRing;
-use crate::room::replay::Since;
+use crate::ring::OpenRing;
 use crate::shard::Opening;
 
 /// The methods of what can only be read.
@@ -40,7 +40,7 @@ pub(super) struct Upgrade {
 
 /// What the first request in the buffer comes to, and its length. `None`: its head is not complete. `searched` bytes
 /// have been searched for its end before.
-pub(super) fn outcome<R: DataRing>(
+pub(super) fn outcome<R: OpenRing>(
     buffer: &[u8],
     searched: usize,
     peer: Peer<'_>,
@@ -56,7 +56,7 @@ pub(super) fn outcome<R: DataRing>(
     }
 }
 
-fn answer<R: DataRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext<R>) -> Outcome {
+fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext<R>) -> Outcome {
     let refuse = |fault: Fault| context.refuse(fault, Some(head), peer).response(Some(head));
     let response = match target::route(head.target) {
         Err(error) => refuse(error.into()),
@@ -101,7 +101,7 @@ fn not_found() -> Response {
 }
 
 /// What a request for a WebSocket comes to.
-fn open<R: DataRing>(
+fn open<R: OpenRing>(
     head: &Head<'_>,
     target: &UpgradeTarget<'_>,
     context: &ControlContext<R>,
@@ -120,7 +120,7 @@ fn open<R: DataRing>(
 }
 
 /// What a request for the events of a room comes to.
-fn listen<R: DataRing>(
+fn listen<R: OpenRing>(
     head: &Head<'_>,
     room: &str,
     query: &str,
@@ -138,7 +138,7 @@ fn listen<R: DataRing>(
     }
     let since = stream::since(head, query)?;
     // An error here means that the listener is gone already.
-    let _ = os::limit_unacknowledged(peer.stream, context.settings.unacknowledged_max);
+    let _ = os::limit_unacknowledged(peer.socket, context.settings.unacknowledged_max);
     Ok(Outcome::Upgrade(Upgrade {
         role: Role::Stream { ignored_bytes: 0 },
         room: Some(room),

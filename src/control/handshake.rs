@@ -1,13 +1,11 @@
 //! One connection on the control ring: request heads that arrive in parts, keep-alive, and how it ends here.
 
-use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tokio_uring::buf::BoundedBuf;
-use tokio_uring::net::TcpStream;
 
 use super::answer::{Outcome, outcome};
 use super::{ControlContext, Peer};
@@ -15,7 +13,8 @@ use crate::http::diagnosis::Fault;
 use crate::http::head::HEAD_BYTES_MAX;
 use crate::http::response::{Body, Connection, Response};
 use crate::memory::{Held, Memory, What, held};
-use crate::ring::DataRing;
+use crate::ring::OpenRing;
+use crate::ring::control::Stream;
 
 /// Most request heads fit; a larger one grows the buffer.
 pub(super) const HEAD_BYTES_USUAL: usize = 1024;
@@ -26,8 +25,8 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Reads request heads from one socket and answers them, until it is upgraded or ends. `buffer` holds what has been read,
 /// `first` what the request in it comes to.
-pub(super) async fn serve<R: DataRing>(
-    stream: TcpStream,
+pub(super) async fn serve<R: OpenRing>(
+    stream: Stream,
     address: SocketAddr,
     mut buffer: Vec<u8>,
     mut first: Option<(Outcome, usize)>,
@@ -39,14 +38,14 @@ pub(super) async fn serve<R: DataRing>(
     // After an answer, for as long as nothing of another request is there.
     let mut idle = false;
     loop {
-        let peer = Peer { stream: &stream, address };
+        let peer = Peer { socket: stream.as_fd(), address };
         let Some((outcome, used)) = first.take().or_else(|| outcome(&buffer, searched, peer, context)) else {
             searched = buffer.len();
             if !has_space(&mut buffer, &mut held, &context.memory) {
                 drop((buffer, held));
                 return turn_away(stream).await;
             }
-            let read = timeout_at(deadline, read_more(&stream, buffer));
+            let read = timeout_at(deadline, stream.read(buffer));
             let read = if idle { context.descriptors.while_idle(read).await } else { Some(read.await) };
             let Some(Ok((read, more))) = read else { return end(stream, address, searched > 0, context).await };
             buffer = more;
@@ -62,12 +61,12 @@ pub(super) async fn serve<R: DataRing>(
             continue;
         };
         match outcome {
-            Outcome::Upgrade(upgrade) => return context.adopt(stream, upgrade, buffer.split_off(used)),
+            Outcome::Upgrade(upgrade) => return context.adopt(stream.into(), upgrade, buffer.split_off(used)),
             Outcome::Answer { bytes, keep_alive } => {
                 deadline = Instant::now() + context.settings.handshake_timeout;
                 let written = timeout_at(deadline, stream.write_all(bytes)).await;
-                if !matches!(written, Ok((Ok(()), _))) {
-                    drop(stream.shutdown(Shutdown::Both));
+                if !matches!(written, Ok(Ok(()))) {
+                    stream.shutdown(Shutdown::Both);
                     return;
                 }
                 if !keep_alive {
@@ -104,38 +103,30 @@ fn has_space(buffer: &mut Vec<u8>, held: &mut Held, memory: &Memory) -> bool {
 }
 
 /// Answers a head for which there is no memory.
-async fn turn_away(stream: TcpStream) {
+async fn turn_away(stream: Stream) {
     let text =
         "The server is short of memory for long request heads. Send fewer or shorter headers, or try again later.";
     let answer = Response::text(503, text).header("Retry-After", "1").encode(Connection::Close, Body::Sent);
-    if let Ok((Ok(()), _)) = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(answer)).await {
+    if let Ok(Ok(())) = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(answer)).await {
         linger(stream).await;
     }
 }
 
-/// Appends what arrives next to `buffer`, which has space for it.
-async fn read_more(stream: &TcpStream, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-    let len = buffer.len();
-    let capacity = buffer.capacity();
-    let (read, slice) = stream.read(buffer.slice(len..capacity)).await;
-    (read, slice.into_inner())
-}
-
 /// The time for a head is up. A peer that began one is told.
-async fn end<R: DataRing>(stream: TcpStream, address: SocketAddr, began: bool, context: &ControlContext<R>) {
+async fn end<R: OpenRing>(stream: Stream, address: SocketAddr, began: bool, context: &ControlContext<R>) {
     if began {
         let fault = Fault::Timeout(context.settings.handshake_timeout);
-        let verdict = context.refuse(fault, None, Peer { stream: &stream, address });
+        let verdict = context.refuse(fault, None, Peer { socket: stream.as_fd(), address });
         let bytes = verdict.response(None).encode(Connection::Close, Body::Sent);
         let _ = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(bytes)).await;
     }
     // Ends the read that the kernel still holds, and with it the socket.
-    drop(stream.shutdown(Shutdown::Both));
+    stream.shutdown(Shutdown::Both);
 }
 
 /// Closes our end, and reads on for a moment: closing at once could reset the connection under the answer.
-async fn linger(stream: TcpStream) {
-    drop(stream.shutdown(Shutdown::Write));
+async fn linger(stream: Stream) {
+    stream.shutdown(Shutdown::Write);
     let deadline = Instant::now() + LINGER_TIME_MAX;
     let mut read = 0;
     while let Ok((Ok(count @ 1..), _)) = timeout_at(deadline, stream.read(Vec::with_capacity(4096))).await {
@@ -144,5 +135,5 @@ async fn linger(stream: TcpStream) {
             break;
         }
     }
-    drop(stream.shutdown(Shutdown::Both));
+    stream.shutdown(Shutdown::Both);
 }

@@ -10,11 +10,11 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio_uring::net::TcpStream;
 use tracing::{info, warn};
 
 use crate::admission::Admission;
@@ -25,7 +25,7 @@ use crate::http::head::Head;
 use crate::memory::Memory;
 use crate::metrics::counters::Counters;
 use crate::os;
-use crate::ring::DataRing;
+use crate::ring::{OpenRing, Socket};
 use crate::shard::Upgraded;
 use crate::shard::run::Handle;
 
@@ -68,11 +68,11 @@ pub(crate) struct ControlContext<R> {
 /// The other end of a connection that is not upgraded yet.
 #[derive(Clone, Copy)]
 struct Peer<'s> {
-    stream: &'s TcpStream,
+    socket: BorrowedFd<'s>,
     address: SocketAddr,
 }
 
-impl<R: DataRing> ControlContext<R> {
+impl<R: OpenRing> ControlContext<R> {
     /// The server that answers, as `/-/doctor/echo` shows it.
     fn identity(&self) -> Identity<'_> {
         let Settings { instance, group, .. } = &*self.settings;
@@ -80,9 +80,9 @@ impl<R: DataRing> ControlContext<R> {
     }
 
     /// Hands a socket over to the data ring, with what arrived behind its head.
-    fn adopt(&self, stream: TcpStream, upgrade: Upgrade, leftover: Vec<u8>) {
+    fn adopt(&self, socket: Socket, upgrade: Upgrade, leftover: Vec<u8>) {
         let Upgrade { role, room, opening, since, response } = upgrade;
-        self.shard.adopt(Upgraded { stream, role, room, opening, since, response, leftover });
+        self.shard.adopt(Upgraded { socket, role, room, opening, since, response, leftover });
     }
 
     /// Logs and counts that accepting pauses.
@@ -98,8 +98,8 @@ impl<R: DataRing> ControlContext<R> {
 
     /// Logs and counts why a handshake failed.
     fn refuse(&self, fault: impl Into<Fault>, head: Option<&Head<'_>>, peer: Peer<'_>) -> Verdict {
-        let Peer { stream, address } = peer;
-        let ends = Ends { peer: address, local: os::local_address(stream).ok() };
+        let Peer { socket, address } = peer;
+        let ends = Ends { peer: address, local: os::local_address(socket).ok() };
         let verdict = diagnose(fault.into(), head, ends);
         if let Some(others) = self.failures.note(&verdict, Instant::now()) {
             let others =

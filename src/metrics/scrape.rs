@@ -12,8 +12,8 @@ use super::counters::{BATCH_BOUNDS, CLOSE_CODES, Counter, Counters, DELIVERY_BOU
 use crate::api::call::ERROR_CODES;
 use crate::log;
 use crate::os;
+use crate::protocol::Namespace;
 use crate::protocol::v1::Code;
-use crate::room::Namespace;
 use crate::room::registry::Registry;
 
 /// What is asked when somebody asks for metrics.

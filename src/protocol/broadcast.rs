@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::frame::encode::FrameWriter;
 use crate::protocol::name::Name;
-use crate::room::presence::{Event, Folded, Notice};
+use crate::protocol::notice::{Event, Folded, Notice};
 
 /// Bytes that [`Unnumbered::number`] adds at most, and the keys around the texts.
 const KEYS_BYTES: usize = 160;

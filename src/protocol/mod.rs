@@ -4,6 +4,8 @@ pub mod broadcast;
 pub mod close_code;
 mod json;
 pub mod name;
+pub mod notice;
+pub mod position;
 pub mod resume;
 pub mod sse;
 pub mod surrogates;
@@ -23,4 +25,24 @@ pub enum Dialect {
     V0,
     /// `hi.v1`.
     V1,
+}
+
+/// Chat rooms and raw rooms never meet, even under the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Namespace {
+    /// `/ws`: JSON, users, presence.
+    Chat,
+    /// `/raw/ROOM`: payloads as they come.
+    Raw,
+}
+
+/// One connection as the other shards know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberId {
+    /// The shard that accepted it.
+    pub shard: u32,
+    /// Its slot there,
+    pub slot: u32,
+    /// safe against the reuse of the slot.
+    pub serial: u32,
 }

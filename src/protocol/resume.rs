@@ -5,7 +5,7 @@
 
 use sha1::{Digest as _, Sha1};
 
-use crate::room::MemberId;
+use crate::protocol::MemberId;
 
 /// Bytes of the tag.
 const TAG_BYTES: usize = 16;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::broadcast::{epoch_text, parse_epoch};
 use super::close_code::CloseReason;
 use crate::frame::encode;
-use crate::room::replay::{Batch, Since};
+use crate::protocol::position::{Batch, Since};
 
 /// A comment, which tells hops and listeners that the stream lives.
 pub const HEARTBEAT: &[u8] = b":\n\n";

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::broadcast::epoch_text;
 use crate::frame::encode::FrameWriter;
-use crate::room::replay::Since;
+use crate::protocol::position::Since;
 
 mod parse;
 

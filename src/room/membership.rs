@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use super::presence::Presence;
 use super::replay::Gathered;
-use super::{Announced, Entered, Holder, JoinError, Joining, MemberId, Room, State, Wakes};
+use super::{Announced, Entered, Holder, JoinError, Joining, Room, State, Wakes};
 use crate::clock::Time;
-use crate::os;
+use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 
 /// Bytes of replay that the join itself returns; the rest is read while it is sent.
@@ -32,7 +32,8 @@ impl Room {
         let mut announced = Announced::Done;
         if let Some(user) = user {
             let holder = state.users.get(user.key()).copied();
-            if holder.is_some_and(|holder| Some(holder.member) != predecessor && !os::peer_has_ended(holder.socket)) {
+            if holder.is_some_and(|holder| Some(holder.member) != predecessor && !(self.peer_has_ended)(holder.socket))
+            {
                 return Err(JoinError::NameTaken);
             }
             // Removed, and not only replaced: the newcomer may write the name in another way.

@@ -29,33 +29,15 @@ pub use sleepers::SLEEPING_BYTES_MAX;
 pub use speaker::{Speaker, Visitor};
 pub use wakes::Wakes;
 
+use crate::protocol::position::{Batch, Since};
+use crate::protocol::{MemberId, Namespace};
 use expiry::Expiry;
 use presence::Presence;
-use replay::{Batch, Gathered, Replay, ReplayBounds, Since};
+use replay::{Gathered, Replay, ReplayBounds};
 use sorted::Sorted;
 
 /// A member that has none never ends: poll(2) looks for nothing there.
 const NO_SOCKET: RawFd = -1;
-
-/// Chat rooms and raw rooms never meet, even under the same name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Namespace {
-    /// `/ws`: JSON, users, presence.
-    Chat,
-    /// `/raw/ROOM`: payloads as they come.
-    Raw,
-}
-
-/// One connection as the other shards know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemberId {
-    /// The shard that accepted it.
-    pub shard: u32,
-    /// Its slot there,
-    pub slot: u32,
-    /// safe against the reuse of the slot.
-    pub serial: u32,
-}
 
 /// The member that has a name in a room.
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +104,7 @@ pub struct Room {
     epoch: u64,
     inboxes: Arc<[Inbox]>,
     expiry: Arc<Expiry>,
+    peer_has_ended: fn(RawFd) -> bool,
     /// As in the state, for lists of many rooms: read without the lock.
     users: AtomicUsize,
     /// Likewise.
@@ -170,6 +153,7 @@ impl Room {
         inboxes: Arc<[Inbox]>,
         expiry: Arc<Expiry>,
         replay: ReplayBounds,
+        peer_has_ended: fn(RawFd) -> bool,
     ) -> Self {
         let state = State {
             alive: true,
@@ -188,6 +172,7 @@ impl Room {
             epoch,
             inboxes,
             expiry,
+            peer_has_ended,
             behind: AtomicU32::new(0),
             users: AtomicUsize::new(0),
             members: AtomicUsize::new(0),

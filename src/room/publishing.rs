@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::presence::{Announce, Notice};
+use super::presence::Announce;
 use super::{Announced, JoinError, Room, Speaker, State, Wakes};
 use crate::clock::Time;
 use crate::protocol::broadcast;
+use crate::protocol::notice::Notice;
 use crate::relay::Relay;
 
 /// What is published from outside, by no member.
@@ -39,7 +40,7 @@ impl Room {
         let message = broadcast::Unnumbered::message(speaker.user().as_str(), self.name(), text);
         let mut state = self.lock();
         if let Speaker::Visitor(visitor) = speaker
-            && state.is_taken_from(visitor)
+            && state.is_taken_from(visitor, self.peer_has_ended)
         {
             return Err(JoinError::NameTaken);
         }

@@ -1,5 +1,6 @@
 //! Live rooms, found by name; and recently emptied rooms, found only by a join, so that it can replay them.
 
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
@@ -7,11 +8,12 @@ use super::expiry::Expiry;
 use super::replay::ReplayBounds;
 use super::sleepers::Sleepers;
 use super::sorted::Sorted;
-use super::{Announced, Entered, JoinError, Joining, MemberId, Namespace, Payload, Room, Wakes};
+use super::{Announced, Entered, JoinError, Joining, Payload, Room, Wakes};
 use crate::clock::Time;
 use crate::memory::plan;
 use crate::protocol::name::Name;
 use crate::protocol::resume::ResumeKey;
+use crate::protocol::{MemberId, Namespace};
 use crate::relay::Inbox;
 
 #[derive(Debug, Default)]
@@ -30,6 +32,8 @@ pub struct Registry {
     /// What chat rooms keep for clients that reconnect.
     replay: ReplayBounds,
     resume_key: ResumeKey,
+    /// See [`crate::ring::DataRing::peer_has_ended`].
+    peer_has_ended: fn(RawFd) -> bool,
     /// Random at start, so that no room's epoch is one that an earlier process gave out.
     epoch_base: u64,
     made: AtomicU64,
@@ -54,9 +58,15 @@ impl Registry {
             expiry: Arc::default(),
             replay,
             resume_key,
+            peer_has_ended: |_| false,
             epoch_base,
             made: AtomicU64::new(0),
         }
+    }
+
+    /// The same registry, which asks `peer_has_ended` of a member's socket whether its peer is gone.
+    pub fn asking(self, peer_has_ended: fn(RawFd) -> bool) -> Self {
+        Self { peer_has_ended, ..self }
     }
 
     /// What makes the secrets with which connections are taken over.
@@ -239,6 +249,7 @@ impl Registry {
             Arc::clone(&self.inboxes),
             Arc::clone(&self.expiry),
             self.kept(namespace),
+            self.peer_has_ended,
         ))
     }
 

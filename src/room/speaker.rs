@@ -1,7 +1,9 @@
 //! The speaker of a message in a room: no client can speak for another, not even from outside.
 
-use super::{MemberId, State};
-use crate::os;
+use std::os::fd::RawFd;
+
+use super::State;
+use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 
 /// The one that says something in a chat room.
@@ -33,9 +35,9 @@ pub struct Visitor<'a> {
 
 impl State {
     /// Whether a visitor would speak for a member. A member that has ended, or that the visitor takes over, is no other.
-    pub(super) fn is_taken_from(&self, visitor: &Visitor<'_>) -> bool {
+    pub(super) fn is_taken_from(&self, visitor: &Visitor<'_>, has_ended: fn(RawFd) -> bool) -> bool {
         self.users
             .get(visitor.user.key())
-            .is_some_and(|holder| Some(holder.member) != visitor.predecessor && !os::peer_has_ended(holder.socket))
+            .is_some_and(|holder| Some(holder.member) != visitor.predecessor && !has_ended(holder.socket))
     }
 }

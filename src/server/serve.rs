@@ -16,8 +16,8 @@ use crate::cores::Unpinned;
 use crate::log;
 use crate::memory::Size;
 use crate::output::thousands;
-use crate::probe::{self, Kernel};
-use crate::ring::DataRing;
+use crate::ring::OpenRing;
+use crate::ring::probe::{self, Kernel};
 
 /// Time from the first signal to the end of the process.
 const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
@@ -31,7 +31,7 @@ const START_TIME_MAX: Duration = Duration::from_millis(2500);
 ///
 /// # Errors
 /// Why it can't start.
-pub fn serve<R: DataRing + 'static>(config: Config) -> Result<Infallible, StartError> {
+pub fn serve<R: OpenRing + 'static>(config: Config) -> Result<Infallible, StartError> {
     // Takes no time. Listening to signals needs files.
     let files = Files::prepare(&config)?;
     // Before anything that takes time: a signal without a handler would end hi without a log line, or be lost (PID 1).

@@ -10,13 +10,15 @@ use tracing::warn;
 
 use super::Shared;
 use super::listeners::ShardListeners;
+use crate::clock::Now;
 use crate::config::Config;
 use crate::control::accept::Listener;
 use crate::control::{self, ControlContext};
 use crate::os;
-use crate::ring::{DataRing, RingError};
+use crate::ring::control::{control_ring, spawn};
+use crate::ring::{OpenRing, RingError};
 use crate::shard::Shard;
-use crate::shard::run::{Handle, control_ring, run};
+use crate::shard::run::{Handle, run};
 
 /// What one shard's thread starts with.
 pub(super) struct ShardThread {
@@ -31,7 +33,7 @@ pub(super) struct ShardThread {
 
 impl ShardThread {
     /// The life of the thread. It reports once whether it could start.
-    pub(super) fn run<R: DataRing + 'static>(mut self, ready: &Sender<Result<(), RingError>>) {
+    pub(super) fn run<R: OpenRing + 'static>(mut self, ready: &Sender<Result<(), RingError>>) {
         self.pin();
         let ring = match self.open_ring::<R>() {
             Ok(ring) => ring,
@@ -55,21 +57,21 @@ impl ShardThread {
         }
     }
 
-    fn open_ring<R: DataRing>(&self) -> Result<R, RingError> {
+    fn open_ring<R: OpenRing>(&self) -> Result<R, RingError> {
         let wake_up = self.wake_up.try_clone();
         let wake_up = wake_up.map_err(|error| RingError { operation: "a file descriptor", error })?;
-        R::new(self.config.receive_buffers, wake_up)
+        R::open(self.config.receive_buffers, wake_up)
     }
 
-    fn shard<R: DataRing>(&self, ring: R) -> Shard<R> {
+    fn shard<R: OpenRing>(&self, ring: R) -> Shard<R> {
         let Self { id, config, shared, .. } = self;
         shared.memory.enroll(*id);
-        Shard::new(*id, Arc::clone(config), Arc::clone(&shared.registry), ring)
+        Shard::new(*id, Arc::clone(config), Arc::clone(&shared.registry), ring, Now::read())
             .counting_in(Arc::clone(shared.metrics.of_shard(*id)))
             .keeping_to(Arc::clone(&shared.memory))
     }
 
-    fn start_tasks<R: DataRing + 'static>(&mut self, shard: &Rc<Handle<R>>) -> io::Result<()> {
+    fn start_tasks<R: OpenRing + 'static>(&mut self, shard: &Rc<Handle<R>>) -> io::Result<()> {
         let Self { id, listeners, control, shared, .. } = self;
         let context = Rc::new(ControlContext {
             shard: Rc::clone(shard),
@@ -82,11 +84,11 @@ impl ShardThread {
         });
         if *id == 0 {
             let failures = Arc::clone(&shared.failures);
-            drop(tokio_uring::spawn(async move { failures.report_left_out().await }));
+            spawn(async move { failures.report_left_out().await });
         }
         for listener in listeners.drain(..).map(Listener::new).collect::<io::Result<Vec<_>>>()? {
             let (context, stop) = (Rc::clone(&context), Arc::clone(&shared.stop));
-            drop(tokio_uring::spawn(async move { listener.accept_until(&stop, context).await }));
+            spawn(async move { listener.accept_until(&stop, context).await });
         }
         Ok(())
     }

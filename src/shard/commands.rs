@@ -11,6 +11,7 @@ use crate::connection::{Connection, Gap, OUTBOX_BYTES_MAX, Role, State};
 use crate::frame::decode::Kind;
 use crate::frame::encode;
 use crate::metrics::counters::Lapped;
+use crate::protocol::Namespace;
 use crate::protocol::broadcast::{self, to_one};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
@@ -22,7 +23,7 @@ use crate::protocol::{Dialect, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::rate::Verdict;
 use crate::relay::Disconnect;
 use crate::ring::DataRing;
-use crate::room::{JoinError, Namespace, Room, Speaker, Visitor};
+use crate::room::{JoinError, Room, Speaker, Visitor};
 
 mod v1;
 

@@ -50,8 +50,7 @@ impl<R: DataRing> Shard<R> {
     pub(super) fn close_has_left(&mut self, slot: u32) {
         match self.connection(slot).state {
             State::Answering => self.end(slot),
-            // An error here means that the peer is gone: the receive says so too.
-            State::Lingering => drop(self.connection(slot).stream.shutdown(Shutdown::Write)),
+            State::Lingering => self.ring.shutdown(slot, Shutdown::Write),
             State::Open | State::Closing | State::Ended => {}
         }
     }
@@ -62,9 +61,8 @@ impl<R: DataRing> Shard<R> {
         let connection = self.connection(slot);
         if connection.state != State::Ended {
             connection.state = State::Ended;
-            // An error here means that the peer is gone already.
-            let _ = connection.stream.shutdown(Shutdown::Both);
-            self.discard_unread(slot);
+            connection.unread = None;
+            self.ring.shutdown(slot, Shutdown::Both);
             self.leave_all(slot);
         }
         self.remove_if_released(slot);
@@ -76,6 +74,7 @@ impl<R: DataRing> Shard<R> {
         if connection.state == State::Ended && connection.is_released() {
             debug_assert!(connection.memberships.is_empty());
             let connection = self.connections.remove(slot as usize);
+            self.ring.release(slot);
             self.counters.connections(connection.speech()).subtract(1);
         }
     }

@@ -1,17 +1,17 @@
 //! Into a room and out of it: in the registry, which all shards share, and on this shard.
 
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use super::Shard;
 use super::reading::MEMBERSHIP_WORK;
 use crate::connection::Membership;
 use crate::metrics::counters::Replay;
+use crate::protocol::Namespace;
 use crate::protocol::name::Name;
+use crate::protocol::position::Since;
 use crate::ring::DataRing;
 use crate::room::registry::Joined;
-use crate::room::replay::Since;
-use crate::room::{Announced, Entered, JoinError, Joining, Namespace, Room};
+use crate::room::{Announced, Entered, JoinError, Joining, Room};
 
 impl<R: DataRing> Shard<R> {
     /// Enters the room of its address.
@@ -54,7 +54,7 @@ impl<R: DataRing> Shard<R> {
         let joining = Joining {
             user: connection.user(),
             member,
-            socket: connection.stream.as_raw_fd(),
+            socket: self.ring.descriptor(slot),
             since,
             predecessor: connection.predecessor.as_deref().copied(),
         };

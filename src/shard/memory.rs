@@ -125,7 +125,7 @@ impl<R: DataRing> Shard<R> {
         connection.give_up();
         let left_bytes = if what == What::Outboxes { connection.outbox_bytes() } else { 0 };
         let state = connection.state;
-        self.discard_unread(slot);
+        self.connection(slot).unread = None;
         if state != State::Open || left_bytes > bytes / 2 {
             // It had its Close already, or is in the middle of a frame as large as all it holds, and doesn't read it.
             self.end_for(slot, &reason);

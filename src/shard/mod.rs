@@ -15,30 +15,29 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use clap::ValueEnum;
 use slab::Slab;
-use tokio_uring::net::TcpStream;
 
-use crate::clock::Time;
+use crate::clock::Now;
 use crate::config::Config;
 use crate::connection::unread::Parked;
 use crate::connection::{Connection, Gap, Role, State};
 use crate::memory::Memory;
 use crate::metrics::counters::Counters;
 use crate::metrics::delivery::Sampler;
+use crate::protocol::MemberId;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
+use crate::protocol::position::Since;
 use crate::protocol::v1::{Code, Refusal};
 use crate::protocol::{Dialect, broadcast, v0};
 use crate::rate::{Bucket, RateLimit};
 use crate::relay::Relay;
 use crate::ring::DataRing;
 use crate::room::registry::Registry;
-use crate::room::replay::Since;
-use crate::room::{JoinError, MemberId, Room, Wakes};
+use crate::room::{JoinError, Room, Wakes};
 use crate::wheel::Wheel;
 
 pub mod commands;
@@ -81,26 +80,10 @@ struct Key {
     serial: u32,
 }
 
-/// What time it is, as the shard sees it for one turn.
-#[derive(Clone, Copy, Debug)]
-struct Now {
-    /// When the turn began.
-    instant: Instant,
-    /// The same moment in milliseconds.
-    time: Time,
-}
-
-impl Now {
-    fn read() -> Self {
-        let instant = Instant::now();
-        Self { instant, time: Time::read(instant) }
-    }
-}
-
 /// A connection whose handshake is done.
-pub struct Upgraded {
+pub struct Upgraded<S> {
     /// Its socket.
-    pub stream: TcpStream,
+    pub socket: S,
     /// What it is for.
     pub role: Role,
     /// The room that its address names, or that is the default there; in v1, none if it names none.
@@ -123,7 +106,6 @@ pub struct Shard<R> {
     raw_rate: RateLimit,
     registry: Arc<Registry>,
     counters: Arc<Counters>,
-    /// Before `connections`, and so dropped before them: no socket may close while the kernel holds a request for it.
     ring: R,
     connections: Slab<Connection>,
     next_serial: u32,
@@ -143,8 +125,6 @@ pub struct Shard<R> {
     work_left: isize,
     /// A message that the connection whose turn it is could not publish yet.
     parked: Option<Parked>,
-    /// Receive buffers that hold something unread.
-    pinned: usize,
     /// Connections whose peers have ended, and of which nothing is unread.
     ends: VecDeque<Key>,
     /// Connections whose receive ended because buffers ran out.
@@ -178,8 +158,7 @@ pub struct Shard<R> {
 
 impl<R: DataRing> Shard<R> {
     /// A shard without connections, on the calling thread.
-    pub fn new(id: usize, config: Arc<Config>, registry: Arc<Registry>, ring: R) -> Self {
-        let now = Now::read();
+    pub fn new(id: usize, config: Arc<Config>, registry: Arc<Registry>, ring: R, now: Now) -> Self {
         let inbox_bytes_max = config.inbox_bytes_max(registry.inboxes().len());
         Self {
             id,
@@ -199,7 +178,6 @@ impl<R: DataRing> Shard<R> {
             someone_may_go_on: false,
             work_left: 0,
             parked: None,
-            pinned: 0,
             ends: VecDeque::new(),
             starved: VecDeque::new(),
             gaps: Vec::new(),
@@ -246,15 +224,16 @@ impl<R: DataRing> Shard<R> {
     }
 
     /// Takes over a socket whose handshake is done, and lets it into the room of its address.
-    pub fn adopt(&mut self, upgraded: Upgraded) {
-        self.read_clock();
-        let Upgraded { stream, role, room, opening, since, response, leftover } = upgraded;
+    pub fn adopt(&mut self, upgraded: Upgraded<R::Socket>, now: Now) {
+        self.now = now;
+        let Upgraded { socket, role, room, opening, since, response, leftover } = upgraded;
         let rate = if matches!(role, Role::Chat { .. }) { &self.chat_rate } else { &self.raw_rate };
         let bucket = Bucket::new(rate, self.now.time.monotonic_ms);
         let namespace = role.namespace();
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
-        let slot = self.connections.insert(Connection::new(stream, serial, role, bucket)) as u32;
+        let slot = self.connections.insert(Connection::new(serial, role, bucket)) as u32;
+        self.ring.adopt(slot, socket);
         // Spread by the order of arrival, so that a storm of connects is not followed by storms of pings.
         let spread = (serial.wrapping_mul(0x9e37_79b1) >> 8) % self.config.ping_interval.as_secs() as u32;
         self.schedule(slot, 1 + spread);
@@ -285,8 +264,8 @@ impl<R: DataRing> Shard<R> {
     }
 
     /// Closes every connection, and every one that still comes: the server is going away.
-    pub fn stop(&mut self) {
-        self.read_clock();
+    pub fn stop(&mut self, now: Now) {
+        self.now = now;
         self.stopping = true;
         let slots: Vec<u32> = self.connections.iter().map(|(slot, _)| slot as u32).collect();
         for (index, slot) in slots.iter().enumerate() {
@@ -297,10 +276,6 @@ impl<R: DataRing> Shard<R> {
     /// A connection as the other shards know it.
     fn member_id(&self, slot: u32) -> MemberId {
         MemberId { shard: self.id as u32, slot, serial: self.connections[slot as usize].serial }
-    }
-
-    fn read_clock(&mut self) {
-        self.now = Now::read();
     }
 
     fn connection(&mut self, slot: u32) -> &mut Connection {

@@ -7,8 +7,6 @@
 //! behind is parked. Nothing of what waits is lost, and none of it keeps a receive buffer: its socket fills up, and the
 //! peer's TCP window closes.
 
-use std::os::fd::AsRawFd;
-
 use super::{Key, Shard};
 use crate::connection::unread::{Parked, Unread};
 use crate::connection::{Role, State};
@@ -57,7 +55,7 @@ impl<R: DataRing> Shard<R> {
     /// Whether half of the receive buffers hold something unread: the others are for those that have just begun to say
     /// something.
     fn buffers_are_short(&self) -> bool {
-        self.pinned >= usize::from(self.config.receive_buffers) / 2
+        self.ring.buffers().held() >= usize::from(self.config.receive_buffers) / 2
     }
 
     /// Something has arrived of a connection. While buffers are short, what a flood brings is copied.
@@ -77,12 +75,10 @@ impl<R: DataRing> Shard<R> {
         let unread = connection.unread.get_or_insert_default();
         let keeps_buffer = !are_short || begins && !floods || unread.parts() >= COPIED_PARTS_MAX;
         if keeps_buffer {
-            self.pinned += 1;
             unread.push(received, at);
         } else {
             unread.push_copy(received.bytes().to_vec(), at);
             unread.account();
-            self.ring.recycle(received);
         }
         let has_too_much = are_short && !begins || unread.parts() >= buffers_max;
         if has_too_much && connection.receiving && !connection.one_at_a_time {
@@ -145,7 +141,6 @@ impl<R: DataRing> Shard<R> {
             self.read(key, &mut unread);
         }
         if !self.is_current(key) || !self.connection(key.slot).is_heard() {
-            self.discard(*unread);
             if self.is_current(key) {
                 self.all_is_read(key);
             }
@@ -157,10 +152,7 @@ impl<R: DataRing> Shard<R> {
         }
         let must_wait = unread.parked.is_some() || self.must_wait(key.slot);
         if must_wait || self.buffers_are_short() && unread.parts() <= COPIED_PARTS_MAX {
-            for received in unread.release_buffers() {
-                self.pinned -= 1;
-                self.ring.recycle(received);
-            }
+            unread.release_buffers();
             self.stop_receiving(key.slot);
         }
         unread.account();
@@ -192,10 +184,7 @@ impl<R: DataRing> Shard<R> {
             let len = input.len();
             let left = self.bytes_arrived(key.slot, input);
             self.counters.received_bytes.add((len - left) as u64);
-            if let Some(received) = unread.advance(left) {
-                self.pinned -= 1;
-                self.ring.recycle(received);
-            }
+            unread.advance(left);
             if let Some(parked) = self.parked.take() {
                 unread.parked = Some(parked);
                 return;
@@ -293,27 +282,12 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    /// Nobody will read this.
-    fn discard(&mut self, unread: Unread) {
-        for received in unread.discard() {
-            self.pinned -= 1;
-            self.ring.recycle(received);
-        }
-    }
-
-    /// Forgets what a connection has said that was not read.
-    pub(super) fn discard_unread(&mut self, slot: u32) {
-        if let Some(unread) = self.connection(slot).unread.take() {
-            self.discard(*unread);
-        }
-    }
-
     pub(super) fn receive(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         if connection.state != State::Ended && !connection.receiving && !connection.peer_ended {
             connection.receiving = true;
             let how = if connection.one_at_a_time { Receive::Once } else { Receive::All };
-            self.ring.receive(slot, connection.stream.as_raw_fd(), how);
+            self.ring.receive(slot, how);
         }
     }
 
@@ -321,14 +295,14 @@ impl<R: DataRing> Shard<R> {
     fn stop_receiving(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         if connection.receiving && !connection.one_at_a_time {
-            self.ring.stop_receiving(slot);
+            self.ring.cancel(slot);
         }
         connection.one_at_a_time = true;
     }
 
     /// Arms receives that ended for want of buffers: the first of them, as many as there are buffers.
     pub(super) fn receive_again(&mut self) {
-        let free = usize::from(self.config.receive_buffers).saturating_sub(self.pinned);
+        let free = usize::from(self.config.receive_buffers).saturating_sub(self.ring.buffers().held());
         for _ in 0..free.min(self.starved.len()) {
             let Some(key) = self.starved.pop_front() else { return };
             if self.is_current(key) && self.connection(key.slot).unread.is_none() {

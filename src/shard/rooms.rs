@@ -14,11 +14,11 @@ use bytes::Bytes;
 use slab::Slab;
 
 use crate::metrics::delivery::{Carried, Deliveries, Sampled};
+use crate::protocol::position::Batch;
 use crate::protocol::sse;
 use crate::relay::{Lost, Relay};
 use crate::room::Room;
 use crate::room::log::{FRAME_OVERHEAD_BYTES, Log};
-use crate::room::replay::Batch;
 
 /// Bytes that may wait for a room's members to be visited, as its log counts them, before publishers are held back.
 pub const ROOM_BYTES_HELD: usize = 128 * 1024;

@@ -8,8 +8,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Shard, Upgraded};
+use crate::clock::Now;
 use crate::os;
-use crate::ring::DataRing;
+use crate::ring::OpenRing;
 use crate::stop::Stop;
 
 /// A tick of the timer wheel.
@@ -19,16 +20,6 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// Time for everyone to answer our Close, once the server stops.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
 
-/// The control ring as shards use it. Its completions wait until the thread enters the kernel by itself, as it does every
-/// turn: nothing interrupts it meanwhile.
-pub fn control_ring() -> tokio_uring::Builder {
-    let mut flags = tokio_uring::uring_builder();
-    flags.setup_coop_taskrun();
-    let mut builder = tokio_uring::builder();
-    builder.uring_builder(&flags);
-    builder
-}
-
 /// A shard as the other tasks of its thread know it.
 pub struct Handle<R> {
     /// The shard itself, used between two awaits only.
@@ -37,21 +28,21 @@ pub struct Handle<R> {
     pub news: Notify,
 }
 
-impl<R: DataRing> Handle<R> {
+impl<R: OpenRing> Handle<R> {
     /// Lets the tasks of the calling thread share a shard.
     pub fn new(shard: Shard<R>) -> Self {
         Self { shard: RefCell::new(shard), news: Notify::new() }
     }
 
     /// Hands a socket over to the data ring.
-    pub fn adopt(&self, upgraded: Upgraded) {
-        self.shard.borrow_mut().adopt(upgraded);
+    pub fn adopt(&self, upgraded: Upgraded<R::Socket>) {
+        self.shard.borrow_mut().adopt(upgraded, Now::read());
         self.news.notify_one();
     }
 }
 
 /// Runs the shard until it has stopped. `wake_up` is the eventfd of its data ring and of its inbox.
-pub async fn run<R: DataRing>(handle: &Handle<R>, wake_up: OwnedFd, stop: &Stop) {
+pub async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: OwnedFd, stop: &Stop) {
     let wake_up = os::watch_eventfd(wake_up).expect("epoll takes an eventfd");
     let tick = sleep_until(Instant::now() + TICK);
     tokio::pin!(tick);
@@ -84,7 +75,7 @@ pub async fn run<R: DataRing>(handle: &Handle<R>, wake_up: OwnedFd, stop: &Stop)
         }
         if tick.deadline() <= Instant::now() || tick.deadline() > Instant::now() + TICK {
             let mut shard = handle.shard.borrow_mut();
-            shard.tick();
+            shard.tick(Now::read());
             let next = if shard.is_idle() { IDLE } else { TICK };
             tick.as_mut().reset(Instant::now() + next);
         }
@@ -99,10 +90,10 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-fn take_turns<R: DataRing>(handle: &Handle<R>, stop_now: bool) -> bool {
+fn take_turns<R: OpenRing>(handle: &Handle<R>, stop_now: bool) -> bool {
     let mut shard = handle.shard.borrow_mut();
     if stop_now {
-        shard.stop();
+        shard.stop(Now::read());
     }
     shard.turns()
 }

@@ -3,12 +3,13 @@
 use super::{JoinError, Shard};
 use crate::connection::{Role, State};
 use crate::metrics::counters::CLOSED_WITHOUT_CODE;
+use crate::protocol::Namespace;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
+use crate::protocol::position::Since;
 use crate::protocol::{broadcast, sse};
 use crate::ring::DataRing;
-use crate::room::replay::Since;
-use crate::room::{Entered, Namespace, Room};
+use crate::room::{Entered, Room};
 
 /// The shortest delay, in milliseconds, after which a listener reconnects whose connection was lost.
 const RETRY_MS_MIN: u64 = 2000;

@@ -4,6 +4,7 @@ use tracing::debug;
 
 use super::Shard;
 use super::reading::{ENDS_PER_TURN, REPLIES_BYTES_HELD};
+use crate::clock::Now;
 use crate::connection::State;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
@@ -19,8 +20,8 @@ impl<R: DataRing> Shard<R> {
 
     /// Does what time asks for: folded notices, logs that everyone has read. Pings and connections that don't answer are seen
     /// to in the turns that follow: see `hear_timers`.
-    pub fn tick(&mut self) {
-        self.read_clock();
+    pub fn tick(&mut self, now: Now) {
+        self.now = now;
         let tick = self.now.time.tick();
         let since_last = tick.saturating_sub(std::mem::replace(&mut self.last_tick, tick));
         if u64::from(since_last) > self.config.ping_timeout.as_secs() {

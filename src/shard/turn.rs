@@ -7,10 +7,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use super::{Key, Shard, Slow};
+use crate::clock::Now;
 use crate::connection::{Gap, Next, Role, Sent, State};
 use crate::frame::decode::Violation;
 use crate::frame::encode;
@@ -77,11 +77,7 @@ impl<R: DataRing> Shard<R> {
     pub fn turns(&mut self) -> bool {
         let began = Instant::now();
         loop {
-            self.ring.attended();
-            let more = match self.turn() {
-                Ok(more) => more || !self.ring.unattended(),
-                Err(error) => self.fatal(&error),
-            };
+            let more = self.turn(Now::read());
             if !more || began.elapsed() >= TURNS_TIME_MAX {
                 self.counters.busy(began.elapsed());
                 return more;
@@ -89,14 +85,23 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    fn turn(&mut self) -> io::Result<bool> {
-        self.read_clock();
+    /// Takes one turn; true: there is more to do, before the shard may sleep.
+    pub fn turn(&mut self, now: Now) -> bool {
+        self.now = now;
+        self.ring.suppress_wakeups();
+        match self.try_turn() {
+            Ok(more) => more || !self.ring.arm_wakeups(),
+            Err(error) => self.fatal(&error),
+        }
+    }
+
+    fn try_turn(&mut self) -> io::Result<bool> {
         // Takes what the control ring's tasks asked for, and lets the kernel run what it deferred: behind thousands of ends a
         // message would otherwise wait for as many turns as a few of them take.
         for _ in 0..SUBMISSIONS_BEFORE_READING {
             let deferred_more = self.ring.submit()?;
             self.reap();
-            if !deferred_more || self.pinned >= BUFFERS_BEFORE_READING {
+            if !deferred_more || self.ring.buffers().held() >= BUFFERS_BEFORE_READING {
                 break;
             }
         }
@@ -194,7 +199,7 @@ impl<R: DataRing> Shard<R> {
                 let connection = &mut self.connections[slot as usize];
                 if connection.state != State::Ended {
                     connection.awaiting_writable = true;
-                    self.ring.await_writable(slot, connection.stream.as_raw_fd());
+                    self.ring.await_writable(slot);
                 }
             }
         }
@@ -223,9 +228,7 @@ impl<R: DataRing> Shard<R> {
         connection.receiving = armed;
         match result {
             // Behind its end nothing is read: bytes could be missing in between.
-            Ok(Some(received)) if connection.peer_ended || connection.state == State::Ended => {
-                self.ring.recycle(received)
-            }
+            Ok(Some(_)) if connection.peer_ended || connection.state == State::Ended => {}
             Ok(Some(received)) => self.has_arrived(slot, received),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                 connection.one_at_a_time = true;
@@ -363,7 +366,7 @@ impl<R: DataRing> Shard<R> {
             Next::Send(slices) => {
                 connection.sending = true;
                 left.take(1, slices.len());
-                self.ring.send(slot, connection.stream.as_raw_fd(), slices);
+                self.ring.send(slot, slices);
             }
             Next::Nothing => {}
             Next::TooSlow => self.laggards.push((slot, None)),

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use super::{Key, Shard};
 use crate::config::Config;
 use crate::connection::State;
+use crate::protocol::MemberId;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::v1::{Hello, Limits};
 use crate::protocol::{Dialect, broadcast};
 use crate::relay::Order;
 use crate::ring::DataRing;
-use crate::room::MemberId;
 
 /// When the server stops: milliseconds between the reconnects of two clients of v1 of this shard.
 const RETURN_STEP_MS: u64 = 1;

@@ -12,11 +12,12 @@ use crate::api::health::Readiness;
 use crate::api::key::Keys;
 use crate::metrics::Metrics;
 use crate::os;
+use crate::protocol::MemberId;
 use crate::protocol::resume::ResumeKey;
 use crate::relay;
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
-use crate::room::{Joining, MemberId, Room};
+use crate::room::{Joining, Room};
 use crate::stop::Stop;
 
 const ROOMS: [&str; 3] = ["one", "two", "three"];

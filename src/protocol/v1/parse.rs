@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use super::{Command, Fault, Ref, Request};
 use crate::protocol::broadcast::parse_epoch;
 use crate::protocol::json::{self, Json, Key, Spelled};
-use crate::room::replay::Since;
+use crate::protocol::position::Since;
 
 /// Reads one message.
 pub fn parse(payload: &[u8]) -> Request<'_> {

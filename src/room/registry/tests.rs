@@ -1,8 +1,8 @@
 use super::*;
 use crate::os;
+use crate::protocol::position::Since;
 use crate::relay;
 use crate::room::Speaker;
-use crate::room::replay::Since;
 
 const AGE_MS: u64 = 1000;
 const BOUNDS: ReplayBounds = ReplayBounds { frames_max: 100, bytes_max: 1 << 20, age_max_ms: AGE_MS };

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::{Namespace, Shard, is_blank, text};
 use crate::protocol::name::{Name, room_key_prefix};
+use crate::protocol::position::Since;
 use crate::protocol::surrogates::without_lone_surrogates;
 use crate::protocol::v1::{self, Answer, Code, Command, Fault, Ref, Refusal, RoomEntry};
 use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::ring::DataRing;
 use crate::room::Room;
-use crate::room::replay::Since;
 use crate::shard::SETTLE_BYTES_MAX;
 
 impl<R: DataRing> Shard<R> {

@@ -5,10 +5,11 @@ use crate::clock::Time;
 use crate::os;
 use crate::protocol::name::Name;
 use crate::protocol::resume::ResumeKey;
+use crate::protocol::{MemberId, Namespace};
 use crate::relay;
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
-use crate::room::{Joining, MemberId, Namespace, Wakes};
+use crate::room::{Joining, Wakes};
 
 /// Rooms that one shard has members in.
 struct Shard {

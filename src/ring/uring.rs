@@ -1,28 +1,29 @@
-//! The data ring: receives and sends of upgraded connections. Nothing but this file and `ring/buffers.rs`, for what
-//! arrives, names the `io-uring` crate.
+//! The kernel's data ring. Nothing but this file and [`super::buffers`], for what arrives, names the `io-uring` crate.
 //!
 //! A shard owns one [`Ring`]. What it hands to the kernel stays alive until its completion: a send owns its
-//! [`Slice`]s here, and a receive buffer is either the kernel's, or inside one [`Received`]. Nothing is sent to the
-//! kernel before [`DataRing::submit`]: one system call a turn, whatever the number of sends.
+//! [`Slice`]s here, a socket is closed only when nothing is in flight for it, and a receive buffer is either the kernel's, or
+//! inside one [`Received`](super::Received). Nothing is sent to the kernel before [`DataRing::submit`]: one system call a turn, whatever the
+//! number of sends.
 //!
 //! Sends never block: the kernel takes what the socket has room for, or answers `EAGAIN`, and then
 //! [`DataRing::await_writable`] waits without keeping any of our memory.
 
-mod buffers;
-
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{Ordering, fence};
 
 use io_uring::types::Fd;
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use slab::Slab;
+use socket2::SockRef;
 
+use super::buffers::BufferRing;
+use super::{BufferPool, Completion, DataRing, OpenRing, Receive, RingError, SLICES_PER_SEND_MAX, Slices, Socket};
+use crate::os;
 use crate::slice::Slice;
-use buffers::BufferRing;
-pub use buffers::{RECEIVE_BUFFER_BYTES, Received};
 
 /// Sends, receives and polls that fit between two submissions; more submit by themselves.
 const SUBMISSION_ENTRIES: u32 = 2048;
@@ -30,118 +31,6 @@ const SUBMISSION_ENTRIES: u32 = 2048;
 const COMPLETION_ENTRIES: u32 = 16 * 1024;
 /// The one group of provided buffers.
 const BUFFER_GROUP: u16 = 0;
-/// Slices that leave in one send.
-pub const SLICES_PER_SEND_MAX: usize = 8;
-
-/// What a shard asks of its data ring. A trait, so that a seeded stand-in can break the IO (see
-/// [`crate::faulty_ring`]).
-pub trait DataRing: Sized {
-    /// A ring with `receive_buffers` provided buffers (a power of two, at most 32,768) that signals the eventfd `wake_up`
-    /// when there is a completion, unless it is [`DataRing::attended`].
-    ///
-    /// # Errors
-    /// What the kernel refused; see [`RingError`].
-    fn new(receive_buffers: u16, wake_up: OwnedFd) -> Result<Self, RingError>;
-    /// Receives from `fd`; each arrival is a [`Completion::Received`].
-    fn receive(&mut self, token: u32, fd: RawFd, how: Receive);
-    /// Ends a receive that goes on by itself: it completes with `ECANCELED`, unless it has ended meanwhile. What has
-    /// arrived before comes first.
-    fn stop_receiving(&mut self, token: u32);
-    /// Sends `slices`, at most [`SLICES_PER_SEND_MAX`], in order, as far as the socket has room.
-    fn send(&mut self, token: u32, fd: RawFd, slices: Slices);
-    /// Waits until `fd` has room to send again, or is at its end.
-    fn await_writable(&mut self, token: u32, fd: RawFd);
-    /// Gives everything asked for since the last call to the kernel, and lets it finish what it deferred. True: it has
-    /// deferred more than it finishes in one call (20 pieces of work, since Linux 6.13).
-    ///
-    /// # Errors
-    /// When the kernel refuses the ring itself: a bug of ours, or out of memory.
-    fn submit(&mut self) -> io::Result<bool>;
-    /// The next completion, if there is one.
-    fn next(&mut self) -> Option<Completion>;
-    /// Gives a receive buffer back to the kernel.
-    ///
-    /// # Panics
-    /// It came from another ring.
-    fn recycle(&mut self, received: Received);
-    /// Completions are looked for from now on: the eventfd need not be signalled.
-    fn attended(&mut self);
-    /// From now on the eventfd tells of completions again. False if there are some of which it has not told, or something
-    /// was asked for that the kernel has not been given.
-    fn unattended(&mut self) -> bool;
-}
-
-/// How much a receive takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Receive {
-    /// All that comes, until the peer ends or buffers run out.
-    All,
-    /// One buffer at most.
-    Once,
-}
-
-/// What one send holds: nearly always a single slice.
-#[derive(Debug)]
-pub enum Slices {
-    /// One contiguous range.
-    One(Slice),
-    /// Several, in order.
-    Many(Vec<Slice>),
-}
-
-impl Slices {
-    /// Bytes in all.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::One(slice) => slice.len(),
-            Self::Many(slices) => slices.iter().map(Slice::len).sum(),
-        }
-    }
-
-    /// Whether there is nothing to send.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// Something that the kernel finished. `token` is the one that it was asked with.
-#[derive(Debug)]
-pub enum Completion {
-    /// Bytes arrived (`Ok(Some)`), the peer has ended (`Ok(None)`), or the receive failed. `armed`: it goes on by itself;
-    /// otherwise [`DataRing::receive`] has to be called for more. `ENOBUFS` is no failure of the connection: buffers have
-    /// run out.
-    Received {
-        /// Whose.
-        token: u32,
-        /// What came.
-        result: io::Result<Option<Received>>,
-        /// Whether more will come by itself.
-        armed: bool,
-    },
-    /// A send ended: how many bytes the kernel took of `slices`, or why none (`EAGAIN`: there is no room).
-    Sent {
-        /// Whose.
-        token: u32,
-        /// Bytes taken.
-        result: io::Result<usize>,
-        /// What was to be sent.
-        slices: Slices,
-    },
-    /// The wait for room has ended.
-    Writable {
-        /// Whose.
-        token: u32,
-    },
-}
-
-/// Why a data ring can't be had.
-#[derive(Debug)]
-pub struct RingError {
-    /// The operation, or the step of the set-up, that the kernel refused.
-    pub operation: &'static str,
-    /// Its answer.
-    pub error: io::Error,
-}
 
 /// A send that the kernel holds.
 struct InFlight {
@@ -194,6 +83,8 @@ pub struct Ring {
     uring: IoUring,
     /// Registered with the ring.
     _wake_up: OwnedFd,
+    /// By token. Behind `uring`, and so closed after it: see `drop`.
+    sockets: Vec<Option<Socket>>,
     buffers: BufferRing,
     sends: Slab<InFlight>,
     /// Completions taken from the kernel's queue to make room in it.
@@ -234,6 +125,10 @@ impl Ring {
         }
     }
 
+    fn fd(&self, token: u32) -> Fd {
+        Fd(self.descriptor(token))
+    }
+
     fn completion(&mut self, entry: &cqueue::Entry) -> Completion {
         let (value, result, flags) = (entry.user_data() >> 2, entry.result(), entry.flags());
         let result = if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) };
@@ -253,20 +148,16 @@ impl Ring {
         let received = cqueue::buffer_select(flags)
             .map(|buffer| self.buffers.received(buffer, result.as_ref().map_or(0, |len| *len)));
         let result = match received {
-            Some(received) if received.len() > 0 => Ok(Some(received)),
-            Some(empty) => {
-                self.recycle(empty);
-                result.map(|_| None)
-            }
-            None => result.map(|_| None),
+            Some(received) if !received.is_empty() => Ok(Some(received)),
+            _ => result.map(|_| None),
         };
         Completion::Received { token, result, armed }
     }
 }
 
-impl DataRing for Ring {
+impl OpenRing for Ring {
     #[allow(unsafe_code)]
-    fn new(receive_buffers: u16, wake_up: OwnedFd) -> Result<Self, RingError> {
+    fn open(receive_buffers: u16, wake_up: OwnedFd) -> Result<Self, RingError> {
         let step = |operation| move |error| RingError { operation, error };
         let uring: IoUring = IoUring::builder()
             .setup_single_issuer()
@@ -283,25 +174,53 @@ impl DataRing for Ring {
         // SAFETY: the entries are page-aligned, as many as said, and live until the ring is dropped: see `drop`.
         unsafe { submitter.register_buf_ring_with_flags(buffers.address(), receive_buffers, BUFFER_GROUP, 0) }
             .map_err(step("IORING_REGISTER_PBUF_RING"))?;
-        buffers.provide_all();
+        buffers.publish();
         Ok(Self {
             uring,
             _wake_up: wake_up,
             buffers,
+            sockets: Vec::new(),
             sends: Slab::new(),
             aside: VecDeque::new(),
             waiting: 0,
             _of_this_thread: PhantomData,
         })
     }
+}
+
+impl DataRing for Ring {
+    type Socket = Socket;
+
+    fn adopt(&mut self, token: u32, socket: Socket) {
+        let index = token as usize;
+        if index >= self.sockets.len() {
+            self.sockets.resize_with(index + 1, || None);
+        }
+        let before = self.sockets[index].replace(socket);
+        assert!(before.is_none(), "a token names one socket at a time");
+    }
+
+    fn release(&mut self, token: u32) {
+        let socket = self.sockets[token as usize].take();
+        assert!(socket.is_some(), "only a socket that was adopted is released");
+        debug_assert!(self.sends.iter().all(|(_, send)| send.token != token), "a socket outlives its sends");
+    }
+
+    fn shutdown(&mut self, token: u32, how: Shutdown) {
+        if let Some(socket) = &self.sockets[token as usize] {
+            // An error means that the peer is gone already.
+            let _ = SockRef::from(socket).shutdown(how);
+        }
+    }
 
     #[allow(unsafe_code)]
-    fn receive(&mut self, token: u32, fd: RawFd, how: Receive) {
+    fn receive(&mut self, token: u32, how: Receive) {
         self.waiting += 1;
+        let fd = self.fd(token);
         let entry = match how {
-            Receive::All => opcode::RecvMulti::new(Fd(fd), BUFFER_GROUP).build(),
+            Receive::All => opcode::RecvMulti::new(fd, BUFFER_GROUP).build(),
             Receive::Once => {
-                let entry = opcode::Recv::new(Fd(fd), std::ptr::null_mut(), 0).buf_group(BUFFER_GROUP).build();
+                let entry = opcode::Recv::new(fd, std::ptr::null_mut(), 0).buf_group(BUFFER_GROUP).build();
                 entry.flags(squeue::Flags::BUFFER_SELECT)
             }
         };
@@ -310,23 +229,24 @@ impl DataRing for Ring {
     }
 
     #[allow(unsafe_code)]
-    fn stop_receiving(&mut self, token: u32) {
+    fn cancel(&mut self, token: u32) {
         let entry = opcode::AsyncCancel::new(Kind::Receive.user_data(token.into())).build();
         // SAFETY: it points at no memory: a receive is named by its number.
         unsafe { self.push(entry.user_data(Kind::Stop.user_data(token.into()))) };
     }
 
     #[allow(unsafe_code)]
-    fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {
+    fn send(&mut self, token: u32, slices: Slices) {
+        let fd = self.fd(token);
         let (entry, gather) = match &slices {
             Slices::One(slice) => {
                 // Chunks and frames are smaller than 4 GiB: see `slice`.
-                let entry = opcode::Send::new(Fd(fd), slice.as_ptr(), slice.len() as u32).flags(SEND_FLAGS).build();
+                let entry = opcode::Send::new(fd, slice.as_ptr(), slice.len() as u32).flags(SEND_FLAGS).build();
                 (entry, None)
             }
             Slices::Many(slices) => {
                 let gather = Gather::new(slices);
-                (opcode::SendMsg::new(Fd(fd), &raw const gather.header).flags(SEND_FLAGS as u32).build(), Some(gather))
+                (opcode::SendMsg::new(fd, &raw const gather.header).flags(SEND_FLAGS as u32).build(), Some(gather))
             }
         };
         let key = self.sends.insert(InFlight { token, slices, _gather: gather });
@@ -336,9 +256,10 @@ impl DataRing for Ring {
     }
 
     #[allow(unsafe_code)]
-    fn await_writable(&mut self, token: u32, fd: RawFd) {
+    fn await_writable(&mut self, token: u32) {
         self.waiting += 1;
-        let entry = opcode::PollAdd::new(Fd(fd), libc::POLLOUT as u32).build();
+        let fd = self.fd(token);
+        let entry = opcode::PollAdd::new(fd, libc::POLLOUT as u32).build();
         // SAFETY: a poll points at no memory.
         unsafe { self.push(entry.user_data(Kind::Writable.user_data(token.into()))) };
     }
@@ -373,15 +294,11 @@ impl DataRing for Ring {
         }
     }
 
-    fn recycle(&mut self, received: Received) {
-        self.buffers.recycle(received);
-    }
-
-    fn attended(&mut self) {
+    fn suppress_wakeups(&mut self) {
         self.uring.completion().disable_eventfd();
     }
 
-    fn unattended(&mut self) -> bool {
+    fn arm_wakeups(&mut self) -> bool {
         self.uring.completion().enable_eventfd();
         // The kernel first adds work and then looks whether to signal; we do it the other way round: whatever the order,
         // one of the two sees the other's.
@@ -390,6 +307,18 @@ impl DataRing for Ring {
         let all_is_submitted = queue.is_empty() && !queue.taskrun();
         drop(queue);
         all_is_submitted && self.aside.is_empty() && self.uring.completion().is_empty()
+    }
+
+    fn buffers(&self) -> &BufferPool {
+        self.buffers.pool()
+    }
+
+    fn descriptor(&self, token: u32) -> RawFd {
+        self.sockets[token as usize].as_ref().expect("nothing is asked for a token that isn't adopted").as_raw_fd()
+    }
+
+    fn peer_has_ended(descriptor: RawFd) -> bool {
+        os::peer_has_ended(descriptor)
     }
 }
 

@@ -1,16 +1,19 @@
 //! A data ring that goes wrong on purpose, from a seed: the engine has to deliver everything all the same.
 //!
 //! It works on real sockets and asks the real ring, but sends are cut short or refused, their completions come late,
-//! and connections are reset. For tests: see `tests/faults.rs`.
+//! and connections are reset.
+
+#![allow(unreachable_pub, reason = "a test has no outside")]
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::os;
-use crate::ring::{Completion, DataRing, Receive, Received, Ring, RingError, Slices};
-use crate::slice::Slice;
+use hi::os;
+use hi::ring::{BufferPool, Completion, DataRing, OpenRing, Receive, Ring, RingError, Slices, Socket};
+use hi::slice::Slice;
 
 /// What the next ring is seeded with.
 static SEED: AtomicU64 = AtomicU64::new(1);
@@ -58,11 +61,11 @@ impl FaultyRing {
     }
 }
 
-impl DataRing for FaultyRing {
-    fn new(receive_buffers: u16, wake_up: OwnedFd) -> Result<Self, RingError> {
+impl OpenRing for FaultyRing {
+    fn open(receive_buffers: u16, wake_up: OwnedFd) -> Result<Self, RingError> {
         let clone = wake_up.try_clone().map_err(|error| RingError { operation: "dup", error })?;
         Ok(Self {
-            ring: Ring::new(receive_buffers, wake_up)?,
+            ring: Ring::open(receive_buffers, wake_up)?,
             wake_up: clone,
             random: SEED.fetch_add(0x9e37_79b9, Ordering::SeqCst),
             resets: RESETS.load(Ordering::SeqCst) == 1,
@@ -71,16 +74,28 @@ impl DataRing for FaultyRing {
             ripe: 0,
         })
     }
+}
 
-    fn receive(&mut self, token: u32, fd: RawFd, how: Receive) {
-        self.ring.receive(token, fd, how);
+impl DataRing for FaultyRing {
+    type Socket = Socket;
+
+    fn adopt(&mut self, token: u32, socket: Socket) {
+        self.ring.adopt(token, socket);
     }
 
-    fn stop_receiving(&mut self, token: u32) {
-        self.ring.stop_receiving(token);
+    fn release(&mut self, token: u32) {
+        self.ring.release(token);
     }
 
-    fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {
+    fn receive(&mut self, token: u32, how: Receive) {
+        self.ring.receive(token, how);
+    }
+
+    fn cancel(&mut self, token: u32) {
+        self.ring.cancel(token);
+    }
+
+    fn send(&mut self, token: u32, slices: Slices) {
         if self.one_in(SEND_FAULT_ONE_IN) {
             let result = Err(io::ErrorKind::WouldBlock.into());
             return self.hold(Completion::Sent { token, result, slices });
@@ -89,13 +104,17 @@ impl DataRing for FaultyRing {
             let count = 1 + self.random as usize % (slices.len() - 1);
             let cut = prefix(&slices, count);
             self.cut.insert(token, slices);
-            return self.ring.send(token, fd, cut);
+            return self.ring.send(token, cut);
         }
-        self.ring.send(token, fd, slices);
+        self.ring.send(token, slices);
     }
 
-    fn await_writable(&mut self, token: u32, fd: RawFd) {
-        self.ring.await_writable(token, fd);
+    fn await_writable(&mut self, token: u32) {
+        self.ring.await_writable(token);
+    }
+
+    fn shutdown(&mut self, token: u32, how: Shutdown) {
+        self.ring.shutdown(token, how);
     }
 
     fn submit(&mut self) -> io::Result<bool> {
@@ -118,10 +137,9 @@ impl DataRing for FaultyRing {
                     }
                     self.hold(completion);
                 }
-                Completion::Received { token, result: Ok(Some(received)), armed }
+                Completion::Received { token, result: Ok(Some(_)), armed }
                     if self.resets && self.one_in(RESET_ONE_IN) =>
                 {
-                    self.ring.recycle(received);
                     let result = Err(io::ErrorKind::ConnectionReset.into());
                     return Some(Completion::Received { token, result, armed });
                 }
@@ -130,25 +148,30 @@ impl DataRing for FaultyRing {
         }
     }
 
-    fn recycle(&mut self, received: Received) {
-        self.ring.recycle(received);
+    fn suppress_wakeups(&mut self) {
+        self.ring.suppress_wakeups();
     }
 
-    fn attended(&mut self) {
-        self.ring.attended();
+    fn arm_wakeups(&mut self) -> bool {
+        self.ring.arm_wakeups()
     }
 
-    fn unattended(&mut self) -> bool {
-        self.ring.unattended()
+    fn buffers(&self) -> &BufferPool {
+        self.ring.buffers()
+    }
+
+    fn descriptor(&self, token: u32) -> RawFd {
+        self.ring.descriptor(token)
+    }
+
+    fn peer_has_ended(descriptor: RawFd) -> bool {
+        Ring::peer_has_ended(descriptor)
     }
 }
 
 /// The first `count` bytes.
 fn prefix(slices: &Slices, mut count: usize) -> Slices {
-    let all: Vec<Slice> = match slices {
-        Slices::One(slice) => vec![slice.clone()],
-        Slices::Many(slices) => slices.clone(),
-    };
+    let all: Vec<Slice> = slices.as_slice().to_vec();
     let mut cut = Vec::new();
     for mut slice in all {
         slice.truncate(count);

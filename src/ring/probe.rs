@@ -2,20 +2,24 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::control::{Stream, control_ring};
+use super::{Completion, DataRing, OpenRing, Receive, Ring, RingError, Slices, Socket};
 use crate::os;
-use crate::ring::{Completion, DataRing, Receive, Ring, RingError, Slices};
-use crate::shard::run::control_ring;
 
 /// The oldest kernel that has everything needed: deferred task work came last.
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
 /// Every operation tried answers within this time.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The sockets of the trial.
+const RECEIVING: u32 = 0;
+const SENDING: u32 = 1;
+const GATHERING: u32 = 2;
 
 /// The kernel, when it has all that is needed.
 #[derive(Debug)]
@@ -52,29 +56,29 @@ pub fn try_kernel() -> Result<Kernel, String> {
 fn try_data_ring() -> Result<(), RingError> {
     let step = |operation| move |error| RingError { operation, error };
     let wake_up = os::new_eventfd().map_err(step("eventfd"))?;
-    let mut ring = Ring::new(2, wake_up)?;
+    let mut ring = Ring::open(2, wake_up)?;
     let (ours, theirs) = UnixStream::pair().map_err(step("socketpair"))?;
     let hello = || Bytes::from_static(b"hi").into();
-    ring.receive(1, theirs.as_raw_fd(), Receive::All);
-    ring.send(2, ours.as_raw_fd(), Slices::One(hello()));
-    ring.send(3, ours.as_raw_fd(), Slices::Many(vec![hello(), hello()]));
-    ring.await_writable(4, ours.as_raw_fd());
+    let again = ours.try_clone().map_err(step("dup"))?;
+    let sockets = [theirs, ours, again].map(|socket| Socket::Accepted(socket.into()));
+    (RECEIVING..).zip(sockets).for_each(|(token, socket)| ring.adopt(token, socket));
+    ring.receive(RECEIVING, Receive::All);
+    ring.send(SENDING, Slices::One(hello()));
+    ring.send(GATHERING, Slices::Many(vec![hello(), hello()]));
+    ring.await_writable(GATHERING);
     let began = Instant::now();
     let (mut waiting, mut received) = (vec!["a multishot receive", "a send", "a send of several parts", "a poll"], 0);
     while !waiting.is_empty() {
         ring.submit().map_err(step("io_uring_enter"))?;
         match ring.next() {
             Some(Completion::Received { result, .. }) => {
-                if let Some(mut buffer) = result.map_err(step("a multishot receive"))? {
-                    received += buffer.bytes().len();
-                    ring.recycle(buffer);
-                }
+                received += result.map_err(step("a multishot receive"))?.map_or(0, |buffer| buffer.len());
                 if received == 6 {
                     waiting.retain(|operation| *operation != "a multishot receive");
                 }
             }
             Some(Completion::Sent { token, result, .. }) => {
-                let operation = if token == 2 { "a send" } else { "a send of several parts" };
+                let operation = if token == SENDING { "a send" } else { "a send of several parts" };
                 result.map_err(step(operation))?;
                 waiting.retain(|waiting| *waiting != operation);
             }
@@ -85,7 +89,6 @@ fn try_data_ring() -> Result<(), RingError> {
             None => std::thread::yield_now(),
         }
     }
-    drop(ours);
     Ok(())
 }
 
@@ -100,9 +103,8 @@ fn try_control_ring() -> Result<(), RingError> {
         let tried = async {
             let client = std::net::TcpStream::connect(address).map_err(step("a connection to 127.0.0.1"))?;
             let (served, _) = listener.accept().map_err(step("an accept"))?;
-            let served = tokio_uring::net::TcpStream::from_std(served);
-            let client = tokio_uring::net::TcpStream::from_std(client);
-            served.write_all(b"hi".to_vec()).await.0.map_err(step("a write"))?;
+            let (served, client) = (Stream::new(served), Stream::new(client));
+            served.write_all(Bytes::from_static(b"hi")).await.map_err(step("a write"))?;
             client.read(Vec::with_capacity(2)).await.0.map_err(step("a read"))?;
             Ok(())
         };
