@@ -21,7 +21,7 @@ use hi::protocol::v0::text;
 use hi::protocol::v1::{Answer, RoomEntry};
 use hi::protocol::{MemberId, Namespace};
 use hi::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
-use hi::relay;
+use hi::room::inbox;
 use hi::room::log::{Log, Read};
 use hi::room::registry::Registry;
 use hi::room::replay::ReplayBounds;
@@ -117,7 +117,7 @@ fn log(criterion: &mut Criterion) {
 /// From the room's lock into the inboxes of two shards, and out of them.
 fn relay(criterion: &mut Criterion) {
     let wake_ups = [(); 2].map(|()| os::new_eventfd().expect("an eventfd"));
-    let registry = Registry::new(relay::inboxes(wake_ups, 1 << 30), 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
+    let registry = Registry::new(inbox::inboxes(wake_ups, 1 << 30), 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
     let name = Name::room("bench").expect("a name");
     let mut wakes = Wakes::default();
     let mut room = None;
@@ -146,7 +146,7 @@ fn relay(criterion: &mut Criterion) {
 /// The answers to `/channels` and `rooms` on a server with ten thousand rooms, of which they show a thousand; and to `who`
 /// in a room of ten thousand users.
 fn lists(criterion: &mut Criterion) {
-    let inboxes = relay::inboxes([os::new_eventfd().expect("an eventfd")], 1 << 30);
+    let inboxes = inbox::inboxes([os::new_eventfd().expect("an eventfd")], 1 << 30);
     let registry = Registry::new(inboxes, 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
     let (member, mut wakes) = (MemberId { shard: 0, slot: 0, serial: 1 }, Wakes::default());
     let mut join = |room: &str, user: String| {

@@ -9,19 +9,20 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Parser};
+#[cfg(feature = "doctor")]
+use doctor::examination::{Target, TargetParser};
 
 use crate::admission::{Admission, RawMode};
 use crate::api;
+use crate::connection::liveness::Heartbeat;
 use crate::control;
 use crate::cores::Pin;
-use crate::doctor::url::{Target, TargetParser};
 use crate::http::origin::Allowed;
 use crate::memory::{self, machine};
 use crate::rate::RateLimit;
-use crate::relay;
+use crate::room::inbox;
 use crate::room::replay::ReplayBounds;
-use crate::shard::Slow;
-use crate::units::{parse_size, parse_time};
+use crate::shard::settings::{Settings, Slow};
 
 mod values;
 
@@ -165,11 +166,13 @@ pub struct Config {
     /// The address that users connect to, e.g. wss://chat.example.com/ws: hi connects to itself through it, and reports when
     /// that fails or leads to another server [default: no check]
     #[arg(help_heading = DIAGNOSIS, long, value_name = "URL", env = "HI_PUBLIC_URL", value_parser = TargetParser)]
+    #[cfg(feature = "doctor")]
     pub public_url: Option<Target>,
 
     /// Time between two checks of --public-url
     #[arg(help_heading = DIAGNOSIS, long, value_name = "TIME", env = "HI_PUBLIC_INTERVAL", default_value = "60s",
           value_parser = parse_interval)]
+    #[cfg(feature = "doctor")]
     pub public_interval: Duration,
 
     /// A name that all servers behind the same public address share: any of them may answer the check of --public-url
@@ -224,16 +227,6 @@ impl Config {
         self.shards.map_or(parallelism, usize::from)
     }
 
-    /// The rate limit of chat messages.
-    pub fn chat_rate(&self) -> RateLimit {
-        RateLimit::new(self.rate_limit, self.rate_burst)
-    }
-
-    /// The rate limit of raw messages.
-    pub fn raw_rate(&self) -> RateLimit {
-        RateLimit::new(self.raw_rate_limit, self.rate_burst)
-    }
-
     /// What chat rooms keep for clients that reconnect.
     pub fn replay_bounds(&self) -> ReplayBounds {
         ReplayBounds {
@@ -245,7 +238,27 @@ impl Config {
 
     /// Bytes of relays that the inbox of one shard can hold, if there are `shards` of them.
     pub fn inbox_bytes_max(&self, shards: usize) -> usize {
-        relay::inbox_bytes_max(shards, self.max_message.max(api::call::BODY_BYTES_MAX))
+        inbox::inbox_bytes_max(shards, self.max_message.max(api::call::BODY_BYTES_MAX))
+    }
+
+    /// What the shards of a process have to know, if there are `shards` of them. `instance` is the process, as clients see it.
+    pub fn shard_settings(&self, shards: usize, instance: Arc<str>) -> Settings {
+        Settings {
+            instance,
+            chat_rate: RateLimit::new(self.rate_limit, self.rate_burst),
+            chat_messages_per_second: self.rate_limit,
+            raw_rate: RateLimit::new(self.raw_rate_limit, self.rate_burst),
+            heartbeat: Heartbeat {
+                interval: self.ping_interval.as_secs() as u32,
+                timeout: self.ping_timeout.as_secs() as u32,
+            },
+            message_bytes_max: self.max_message,
+            rooms_max: self.max_rooms as usize,
+            backlog_bytes: self.backlog_bytes,
+            inbox_bytes_max: self.inbox_bytes_max(shards),
+            raw: self.raw,
+            slow: self.slow,
+        }
     }
 
     /// The rules that every client is held against.

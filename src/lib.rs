@@ -16,18 +16,12 @@
 //! | [`frame`] | RFC 6455 frames, decoded strictly and encoded once (pure) |
 //! | [`protocol`] | the dialects: frames to commands and back, names, close codes (pure) |
 //! | [`room`] | the order of a room and its members; the log that members read (pure) |
-//! | [`relay`] | inboxes between shards |
 //! | [`connection`] | one connection: its states, its cursors, what leaves next |
 //! | [`api`] | the internal HTTP port: publishing, rooms, health; `hi pub` and `hi rooms` |
 //! | [`metrics`] | what each shard counts, and all of it added up as text |
 //! | [`memory`] | one budget for everything that is kept for others; what is given back when it is used up |
-//! | [`canary`] | the server dials itself through its public address, on a thread of its own |
-//! | [`doctor`] | `hi doctor`: every address, every hop, one verdict, and the fix |
-//! | [`checklist`] | `hi checklist`: what to do around a move, each thing ticked by a real check |
-//! | [`proxy`] | reverse proxies: how they are known, and the lines that fix them (pure) |
-//! | [`mod@printable`] | what strangers wrote, so that it can do nothing in a terminal, a log or a document (pure) |
+//! | `canary` | the server dials itself through its public address, on a thread of its own (feature `doctor`) |
 //! | [`mod@slice`], `wheel`, `rate`, `throttle` | shared bytes, timers, rate limits, the pace of log lines (pure) |
-//! | `units` | sizes and times as people write them (pure) |
 //! | [`clock`] | the two readings of time: one for `Ts`, one for ages and intervals |
 //! | [`os`] | limits, affinity, listeners |
 //! | `cores` | how many shards there are, and which cores they are pinned to |
@@ -41,15 +35,14 @@
 
 pub mod admission;
 pub mod api;
+#[cfg(feature = "doctor")]
 pub mod canary;
-pub mod checklist;
 pub mod clock;
 pub mod config;
 pub mod connection;
 mod control;
 mod cores;
 mod descriptors;
-pub mod doctor;
 pub mod environment;
 pub mod frame;
 pub mod http;
@@ -58,11 +51,8 @@ pub mod memory;
 pub mod metrics;
 pub mod os;
 pub mod output;
-pub mod printable;
 pub mod protocol;
-pub mod proxy;
 mod rate;
-pub mod relay;
 pub mod ring;
 pub mod room;
 pub mod server;
@@ -70,5 +60,4 @@ pub mod shard;
 pub mod slice;
 pub mod stop;
 mod throttle;
-mod units;
 mod wheel;

@@ -1,4 +1,4 @@
-//! What a command prints to standard output, and how it ends if that can't be written; numbers as people read them.
+//! What a command prints to standard output, and how it ends where that can't be written.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -16,13 +16,13 @@ pub fn print(text: impl AsRef<[u8]>, done: ExitCode) -> ExitCode {
     finish(written.and_then(|()| stdout.flush()), done)
 }
 
-/// The exit code of a command, from the result of writing its output: `done`, also if the reader has left
-/// (`hi rooms | head`); [`EXIT_OUTPUT`] after a sentence on stderr if the output is lost, as on a full disk.
+/// The exit code of a command that has written, or not, what it had to: `done`, also where the reader has left
+/// (`hi rooms | head`); [`EXIT_OUTPUT`] after a sentence on stderr where the output is lost, as on a full disk.
 #[must_use]
 pub fn finish(written: io::Result<()>, done: ExitCode) -> ExitCode {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            // The exit code is the same if this can't be written either.
+            // The exit code is the same if nobody reads this either.
             let _ = writeln!(
                 io::stderr(),
                 "can't write to standard output ({error}): the output is incomplete; send it to another file or device."
@@ -30,25 +30,5 @@ pub fn finish(written: io::Result<()>, done: ExitCode) -> ExitCode {
             ExitCode::from(EXIT_OUTPUT)
         }
         _ => done,
-    }
-}
-
-/// A number with commas between its thousands: `3,540`.
-pub fn thousands(number: impl Into<u64>) -> String {
-    let digits = number.into().to_string();
-    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
-    groups.collect::<Vec<_>>().join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!(
-            [0, 999, 1000, 3540, 20_000, 1_234_567_u32].map(thousands),
-            ["0", "999", "1,000", "3,540", "20,000", "1,234,567"]
-        );
     }
 }

@@ -1,7 +1,7 @@
 //! A server: its shards and what runs beside them, started and stopped.
 //!
 //! - [`serve()`]: the `hi` command, from the first signal handler to the last log line
-//! - [`listeners`]: the ports, bound before the server starts
+//! - `listeners`: the ports, bound before the server starts
 //! - `shards`: the threads of the shards
 //! - `files`: the limit of open files
 //! - `notify`: what a service manager is told
@@ -16,24 +16,26 @@ use std::thread::JoinHandle;
 
 use crate::admission::Admission;
 use crate::api::App;
-use crate::api::health::{Check, Readiness};
-use crate::canary::{Canary, Plan};
+use crate::api::health::Readiness;
+#[cfg(feature = "doctor")]
+use crate::canary::Canary;
 use crate::config::Config;
 use crate::control::failures::{FailureMetric, Failures};
 use crate::cores::{Cores, Unpinned};
 use crate::descriptors::Descriptors;
-use crate::memory::{Memory, MemoryMetric};
+use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::metrics::counters::Speech;
+use crate::metrics::memory::MemoryMetric;
 use crate::os;
+use crate::protocol::Protocol;
 use crate::protocol::resume::ResumeKey;
-use crate::relay;
 use crate::ring::{OpenRing, RingError};
+use crate::room::inbox;
 use crate::room::registry::Registry;
 use crate::stop::Stop;
 
 mod files;
-pub mod listeners;
+mod listeners;
 mod notify;
 mod serve;
 mod shards;
@@ -84,20 +86,19 @@ impl Server {
     /// # Errors
     /// A thread or a ring can't be had, or a shard panics. Nothing is left running.
     pub fn start<R: OpenRing + 'static>(
-        config: Config,
+        config: &Config,
         listeners: Listeners,
         stop: Arc<Stop>,
     ) -> Result<Self, StartError> {
         let Listeners { addresses, of_shards, internal } = listeners;
         let wake_ups = many(of_shards.len(), os::new_eventfd)?;
-        let shared = Arc::new(Shared::new::<R>(&config, &addresses, &wake_ups, stop)?);
+        let shared = Arc::new(Shared::new::<R>(config, &addresses, &wake_ups, stop)?);
         let internal_address = internal.as_ref().map(|internal| internal.port.address());
         let mut server = Self { addresses, internal: internal_address, shared, threads: Vec::new(), unpinned: None };
-        let config = Arc::new(config);
         let started = server
-            .start_shards::<R>(&config, of_shards, wake_ups)
-            .and_then(|()| server.start_internal_port(&config, internal))
-            .and_then(|readiness| server.start_canary(&config, &readiness));
+            .start_shards::<R>(config, of_shards, wake_ups)
+            .and_then(|()| server.start_canary(config))
+            .and_then(|readiness| server.start_internal_port(config, internal, readiness));
         if let Err(error) = started {
             // Some shards may have started.
             server.stop();
@@ -110,7 +111,7 @@ impl Server {
     /// Starts the threads of the shards, and waits until each has reported.
     fn start_shards<R: OpenRing + 'static>(
         &mut self,
-        config: &Arc<Config>,
+        config: &Config,
         listeners: Vec<ShardListeners>,
         wake_ups: Vec<OwnedFd>,
     ) -> Result<(), StartError> {
@@ -118,12 +119,15 @@ impl Server {
         // Lives until the shards are pinned: no other hi chooses its cores before.
         let placement = cores()?.place(config.pin, shards);
         self.unpinned = placement.why;
-        let control = Arc::new(config.control(Arc::clone(&self.shared.instance)));
+        let instance = &self.shared.instance;
+        let settings = Arc::new(config.shard_settings(shards, Arc::clone(instance)));
+        let control = Arc::new(config.control(Arc::clone(instance)));
+        let receive_buffers = config.receive_buffers;
         let (ready, started) = std::sync::mpsc::channel();
         for (id, (listeners, wake_up)) in listeners.into_iter().zip(wake_ups).enumerate() {
             let (core, ready) = (placement.cores[id], ready.clone());
-            let (config, control, shared) = (Arc::clone(config), Arc::clone(&control), Arc::clone(&self.shared));
-            let thread = ShardThread { id, core, listeners, wake_up, config, control, shared };
+            let (settings, control, shared) = (Arc::clone(&settings), Arc::clone(&control), Arc::clone(&self.shared));
+            let thread = ShardThread { id, core, listeners, wake_up, receive_buffers, settings, control, shared };
             let spawned = std::thread::Builder::new()
                 .name(format!("hi-shard-{id}"))
                 .spawn(move || thread.run::<R>(&ready))
@@ -143,28 +147,31 @@ impl Server {
         Ok(())
     }
 
-    /// Starts the internal port, if there is one, and returns what it says of readiness.
-    fn start_internal_port(&self, config: &Config, internal: Option<Internal>) -> Result<Arc<Readiness>, StartError> {
-        let Shared { registry, memory, metrics, stop, .. } = &*self.shared;
-        let readiness = Arc::new(Readiness::new(Arc::clone(stop)));
-        if let Some(Internal { port, keys }) = internal {
-            let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(&readiness), config.raw, keys);
-            port.serve(Arc::new(app), config.keepalive_timeout, Arc::clone(memory)).map_err(out_of_files)?;
+    /// Starts the canary, if there is a public address to check. Returns what readiness depends on.
+    fn start_canary(&self, config: &Config) -> Result<Readiness, StartError> {
+        let readiness = Readiness::new(Arc::clone(&self.shared.stop));
+        #[cfg(feature = "doctor")]
+        if let Some(target) = config.public_url.clone() {
+            let (interval, group) = (config.public_interval, config.group.clone());
+            let instance = Arc::clone(&self.shared.instance);
+            let plan = doctor::canary::Plan { target, interval, instance, group };
+            let canary = Canary::start(plan, Arc::clone(&self.shared.metrics)).map_err(out_of_files)?;
+            readiness.add(move || canary.check());
         }
         Ok(readiness)
     }
 
-    /// Starts the canary, if there is a public address to check.
-    fn start_canary(&self, config: &Config, readiness: &Readiness) -> Result<(), StartError> {
-        let Some(target) = config.public_url.clone() else { return Ok(()) };
-        let instance = Arc::clone(&self.shared.instance);
-        let plan = Plan { target, interval: config.public_interval, instance, group: config.group.clone() };
-        let canary = Canary::start(plan, Arc::clone(&self.shared.metrics)).map_err(out_of_files)?;
-        readiness.add(move || {
-            let (ok, detail) = canary.readiness();
-            Check { name: "public path", ok, decides: false, detail }
-        });
-        Ok(())
+    /// Starts the internal port, if there is one.
+    fn start_internal_port(
+        &self,
+        config: &Config,
+        internal: Option<Internal>,
+        readiness: Readiness,
+    ) -> Result<(), StartError> {
+        let Some(Internal { port, keys }) = internal else { return Ok(()) };
+        let Shared { registry, memory, metrics, .. } = &*self.shared;
+        let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::new(readiness), config.raw, keys);
+        port.serve(Arc::new(app), config.keepalive_timeout, Arc::clone(memory)).map_err(out_of_files)
     }
 
     /// The addresses that it listens on.
@@ -184,9 +191,10 @@ impl Server {
 
     /// WebSockets and streams that are open.
     pub fn clients(&self) -> u64 {
-        let metrics = &self.shared.metrics;
-        let dialects = || Speech::ALL.into_iter().filter(|dialect| *dialect != Speech::Api);
-        let of_shard = |shard| dialects().map(move |dialect| metrics.of_shard(shard).connections(dialect).get());
+        let of_shard = |shard| {
+            let counters = self.shared.metrics.of_shard(shard);
+            Protocol::ALL.map(|protocol| counters.connections(protocol).get())
+        };
         // Levels may wrap on one thread: a wrapping sum sets that right.
         (0..self.shards()).flat_map(of_shard).fold(0, u64::wrapping_add)
     }
@@ -218,7 +226,7 @@ impl Shared {
         let instance: Arc<str> = format!("{:016x}", random()?).into();
         let mut to_wake = wake_ups.iter();
         let to_wake = many(shards, || to_wake.next().expect("one each").try_clone())?;
-        let inboxes = relay::inboxes(to_wake, config.inbox_bytes_max(shards));
+        let inboxes = inbox::inboxes(to_wake, config.inbox_bytes_max(shards));
         let resume_key = ResumeKey::new([random()?, random()?]);
         let registry = Registry::new(inboxes, random()?, resume_key, config.replay_bounds());
         let registry = Arc::new(registry.asking(R::peer_has_ended));
@@ -275,7 +283,7 @@ mod tests {
         config.receive_buffers = 3;
         let (ended, outcome) = mpsc::channel();
         let listeners = Listeners::bind(&config).unwrap();
-        std::thread::spawn(move || ended.send(Server::start::<Ring>(config, listeners, Arc::default()).map(drop)));
+        std::thread::spawn(move || ended.send(Server::start::<Ring>(&config, listeners, Arc::default()).map(drop)));
         let outcome = outcome.recv_timeout(Duration::from_secs(20)).expect("the start ends");
         assert!(outcome.unwrap_err().to_string().contains("panicked"));
     }

@@ -56,7 +56,7 @@ impl Running {
                 ["hi", "--listen", "127.0.0.1:0", "--internal", "off", "--rate-limit", "0", "--max-message", "128k"];
             let config = Config::try_parse_from(common.iter().chain(args)).expect("the arguments are right");
             let listeners = Listeners::bind(&config).expect("the ports are free");
-            Server::start::<R>(config, listeners, Arc::default()).expect("the server starts")
+            Server::start::<R>(&config, listeners, Arc::default()).expect("the server starts")
         };
         // The first one opens what the process keeps for ever.
         static FIRST: Once = Once::new();

@@ -15,7 +15,6 @@ use super::once::{self, Begun, End, KEY_BYTES_MAX};
 use crate::admission::RawMode;
 use crate::clock::Time;
 use crate::frame::encode;
-use crate::metrics::counters::Speech;
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 use crate::protocol::unicode::is_blank;
@@ -251,7 +250,7 @@ async fn publish_in(
         sampler.sample(Instant::now().into())
     };
     let mut wakes = Wakes::received(sample);
-    app.metrics.of_internal_port().messages_in(Speech::Api).add(1);
+    app.metrics.of_internal_port().api_messages_in.add(1);
     let now = Time::read(Instant::now().into());
     let published = app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes);
     wakes.wake_all(inboxes);

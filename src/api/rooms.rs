@@ -14,8 +14,8 @@ use crate::frame::encode::CLOSE_REASON_BYTES_MAX;
 use crate::protocol::Namespace;
 use crate::protocol::name::{Name, room_key_prefix};
 use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
-use crate::relay::{Disconnect, Order, Pushed};
 use crate::room::Room;
+use crate::room::inbox::{Disconnect, Order, Pushed};
 
 /// A shard answers within a turn; one that doesn't is in trouble.
 const SHARD_TIME_MAX: Duration = Duration::from_secs(5);
@@ -146,7 +146,7 @@ pub async fn disconnect(app: &App, call: &Call) -> Result<Answer, ApiError> {
     }
     let reason: Arc<str> = reason.map_or_else(|| "disconnected by the operator".into(), Arc::from);
     let busy = || ApiError::temporary(503, "busy", "A shard is behind and has not answered: ask again.");
-    let ask = |inbox: &crate::relay::Inbox| {
+    let ask = |inbox: &crate::room::inbox::Inbox| {
         let (closed, answer) = oneshot::channel();
         let (user, room, reason) = (user.clone(), room.clone(), Arc::clone(&reason));
         match inbox.order(Order::Disconnect(Disconnect { user, room, reason, closed })) {

@@ -15,7 +15,6 @@ use tokio::time::Instant;
 
 use crate::http::head::HEAD_BYTES_MAX;
 use crate::metrics::Metrics;
-use crate::metrics::counters::Speech;
 
 /// Time for a request head, from its first byte.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
@@ -172,7 +171,7 @@ impl Slots {
         let slot = Arc::new(Slot::new());
         let key = taken.insert(Arc::clone(&slot));
         drop(taken);
-        metrics.of_internal_port().connections(Speech::Api).add(1);
+        metrics.of_internal_port().api_connections.add(1);
         Some(Held { slots: Arc::clone(slots), key, slot, metrics })
     }
 
@@ -230,7 +229,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         drop(self.slots.slots().remove(self.key));
         self.slots.freed.notify_one();
-        self.metrics.of_internal_port().connections(Speech::Api).subtract(1);
+        self.metrics.of_internal_port().api_connections.subtract(1);
     }
 }
 

@@ -1,12 +1,32 @@
-//! Values of options: sizes and times within the bounds of what makes sense.
+//! Values of options: sizes and times with units, within the bounds of what makes sense.
 
 use std::time::Duration;
 
 use crate::memory;
-use crate::units::{parse_bytes, parse_size, parse_time};
 
-/// The shortest time between two checks of the public address.
-const INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// A number of bytes: digits, and k, m or g.
+fn parse_bytes(text: &str) -> Result<usize, String> {
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let not_a_size = || format!("{text} is not a size: give bytes, e.g. 65536, 64k or 1m");
+    let unit: usize = match &lower[digits.len()..] {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        _ => return Err(not_a_size()),
+    };
+    let number: usize = digits.parse().map_err(|_| not_a_size())?;
+    number.checked_mul(unit).ok_or_else(|| format!("{text} is too much: no machine has as many bytes"))
+}
+
+/// The same, for what is counted in 32 bits: frames and chunks.
+pub(super) fn parse_size(text: &str) -> Result<usize, String> {
+    parse_bytes(text).and_then(|bytes| match bytes {
+        0..=0x4000_0000 => Ok(bytes),
+        _ => Err(format!("{text} is too much: at most 1g")),
+    })
+}
 
 pub(super) fn parse_memory(text: &str) -> Result<usize, String> {
     parse_bytes(text).and_then(|bytes| match bytes {
@@ -22,7 +42,25 @@ pub(super) fn parse_message_bytes(text: &str) -> Result<usize, String> {
     })
 }
 
-/// A time, or 0.
+/// A time: digits, and ms, s, m or h.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let milliseconds: u64 = match &text[digits.len()..] {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(format!("{text} is not a time: give e.g. 500ms, 25s, 2m")),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("{text} is not a time: give e.g. 500ms, 25s, 2m"))?;
+    number
+        .checked_mul(milliseconds)
+        .filter(|ms| (1..=86_400_000).contains(ms))
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("{text} is out of range: give 1ms to 24h"))
+}
+
+/// The same, or 0.
 pub(super) fn parse_time_or_0(text: &str) -> Result<Duration, String> {
     if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { parse_time(text) }
 }
@@ -33,8 +71,11 @@ pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
     if time.subsec_nanos() == 0 { Ok(time) } else { Err(format!("{text}: give whole seconds")) }
 }
 
-/// A time between two checks of the public address: a shorter one would be a load of its own.
+/// A time between two checks of the public address.
+#[cfg(feature = "doctor")]
 pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
+    /// More checks would be a load of their own.
+    const INTERVAL_MIN: Duration = Duration::from_millis(100);
     let time = parse_time(text)?;
     if time >= INTERVAL_MIN { Ok(time) } else { Err(format!("{text} is too short: give 100ms or more")) }
 }
@@ -51,9 +92,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn sizes_and_times_have_units() {
+        assert_eq!(parse_size("16k"), Ok(16_384));
+        assert_eq!(parse_size("32M"), Ok(32 << 20));
+        assert!(parse_size("many").is_err());
+        assert!(parse_size("99g").is_err());
         assert_eq!(parse_memory("99g"), Ok(99 << 30));
         assert!(parse_memory("15m").unwrap_err().contains("at least 16 MiB"));
+        assert!(parse_memory("99999999999g").unwrap_err().contains("too much"));
+        assert_eq!(parse_time("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_time("2m"), Ok(Duration::from_secs(120)));
+        assert!(parse_time("0s").is_err());
         assert!(parse_seconds("1500ms").is_err());
         assert!(parse_buffers("3").is_err());
     }

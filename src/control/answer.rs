@@ -1,7 +1,5 @@
 //! What a request on the public port comes to: an answer, or a connection of the data ring.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::{ControlContext, Peer};
@@ -18,7 +16,6 @@ use crate::protocol::name::Name;
 use crate::protocol::position::Since;
 use crate::protocol::v1;
 use crate::ring::OpenRing;
-use crate::shard::Opening;
 
 /// The methods of what can only be read.
 const METHODS: &str = "GET, HEAD, OPTIONS";
@@ -33,7 +30,6 @@ pub(super) enum Outcome {
 pub(super) struct Upgrade {
     pub(super) role: Role,
     pub(super) room: Option<Name>,
-    pub(super) opening: Option<Opening>,
     pub(super) since: Option<Since>,
     pub(super) response: Bytes,
 }
@@ -107,16 +103,18 @@ fn open<R: OpenRing>(
     context: &ControlContext<R>,
 ) -> Result<Outcome, Fault> {
     let (handshake, params) = context.admission.connect(head, target)?;
-    let (role, room, opening) = match params {
-        UpgradeParams::Raw(params) => (Role::Raw { echo: params.echo, lossy: params.lossy }, Some(params.room), None),
+    let (role, room) = match params {
+        UpgradeParams::Raw(params) => (Role::Raw { echo: params.echo, lossy: params.lossy }, Some(params.room)),
         UpgradeParams::Chat(ChatParams { user, room, room_named, resume }) => {
             let speaks_v1 = handshake.offers(v1::SUBPROTOCOL);
-            let opening = speaks_v1.then(|| Opening { instance: Arc::clone(&context.settings.instance), resume });
-            (Role::Chat { user }, (room_named || !speaks_v1).then_some(room), opening)
+            let predecessor = resume.and_then(|secret| context.shard.predecessor(&secret)).map(Box::new);
+            let role = if speaks_v1 { Role::V1 { user, predecessor } } else { Role::V0 { user } };
+            (role, (room_named || !speaks_v1).then_some(room))
         }
     };
-    let response = upgrade::response_101(&handshake, opening.is_some().then_some(v1::SUBPROTOCOL));
-    Ok(Outcome::Upgrade(Upgrade { role, room, opening, since: None, response }))
+    let protocol = matches!(role, Role::V1 { .. }).then_some(v1::SUBPROTOCOL);
+    let response = upgrade::response_101(&handshake, protocol);
+    Ok(Outcome::Upgrade(Upgrade { role, room, since: None, response }))
 }
 
 /// What a request for the events of a room comes to.
@@ -140,9 +138,8 @@ fn listen<R: OpenRing>(
     // An error here means that the listener is gone already.
     let _ = os::limit_unacknowledged(peer.socket, context.settings.unacknowledged_max);
     Ok(Outcome::Upgrade(Upgrade {
-        role: Role::Stream { ignored_bytes: 0 },
+        role: Role::Sse { ignored_bytes: 0 },
         room: Some(room),
-        opening: None,
         since,
         response: stream::opened(head, origins).encode_open(),
     }))

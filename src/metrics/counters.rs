@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::api::call::ERROR_CODES;
+use crate::protocol::Protocol;
 use crate::protocol::v1::Code;
 
 /// A number that one thread writes and others read.
@@ -27,37 +28,6 @@ impl Counter {
     /// What it stands at.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// The ways to speak to hi.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speech {
-    /// `/ws` as in 2017.
-    V0,
-    /// `/ws` with the subprotocol `hi.v1`.
-    V1,
-    /// `/raw/ROOM`.
-    Raw,
-    /// `/stream/ROOM`.
-    Sse,
-    /// The internal port.
-    Api,
-}
-
-impl Speech {
-    /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 5] = [Self::V0, Self::V1, Self::Raw, Self::Sse, Self::Api];
-
-    /// As a label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::V0 => "v0",
-            Self::V1 => "v1",
-            Self::Raw => "raw",
-            Self::Sse => "sse",
-            Self::Api => "api",
-        }
     }
 }
 
@@ -231,9 +201,13 @@ pub struct Counters {
     pub ping_timeouts: Counter,
     /// Connections for which too many replies waited.
     pub replies_unread: Counter,
-    connections: [Counter; Speech::ALL.len()],
-    messages_in: [Counter; Speech::ALL.len()],
-    rate_limited: [Counter; Speech::ALL.len()],
+    /// Connections to the internal port that are open.
+    pub api_connections: Counter,
+    /// Messages that the internal port has published.
+    pub api_messages_in: Counter,
+    connections: [Counter; Protocol::ALL.len()],
+    messages_in: [Counter; Protocol::ALL.len()],
+    rate_limited: [Counter; Protocol::ALL.len()],
     lapped: [Counter; Lapped::ALL.len()],
     replays: [Counter; Replay::ALL.len()],
     refused: [Counter; Code::ALL.len()],
@@ -256,6 +230,8 @@ impl Default for Counters {
             accept_pauses: Counter::default(),
             ping_timeouts: Counter::default(),
             replies_unread: Counter::default(),
+            api_connections: Counter::default(),
+            api_messages_in: Counter::default(),
             connections: Default::default(),
             messages_in: Default::default(),
             rate_limited: Default::default(),
@@ -270,18 +246,18 @@ impl Default for Counters {
 
 impl Counters {
     /// Connections that are there now.
-    pub fn connections(&self, dialect: Speech) -> &Counter {
-        &self.connections[dialect as usize]
+    pub fn connections(&self, protocol: Protocol) -> &Counter {
+        &self.connections[protocol as usize]
     }
 
     /// Messages that arrived and were admitted.
-    pub fn messages_in(&self, dialect: Speech) -> &Counter {
-        &self.messages_in[dialect as usize]
+    pub fn messages_in(&self, protocol: Protocol) -> &Counter {
+        &self.messages_in[protocol as usize]
     }
 
     /// Messages refused for their rate.
-    pub fn rate_limited(&self, dialect: Speech) -> &Counter {
-        &self.rate_limited[dialect as usize]
+    pub fn rate_limited(&self, protocol: Protocol) -> &Counter {
+        &self.rate_limited[protocol as usize]
     }
 
     /// Members that fell behind the oldest frame kept.
@@ -325,7 +301,7 @@ mod tests {
 
     #[test]
     fn labels_stand_in_the_order_of_their_declaration() {
-        assert!(Speech::ALL.iter().enumerate().all(|(index, dialect)| *dialect as usize == index));
+        assert!(Protocol::ALL.iter().enumerate().all(|(index, protocol)| *protocol as usize == index));
         assert!(Lapped::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
         assert!(Replay::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
         assert!(Code::ALL.iter().enumerate().all(|(index, code)| *code as usize == index));

@@ -18,6 +18,7 @@ use crate::room;
 pub mod counters;
 pub mod delivery;
 pub mod format;
+pub mod memory;
 pub mod scrape;
 
 use counters::Counters;

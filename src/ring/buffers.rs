@@ -69,6 +69,11 @@ impl BufferPool {
         Self(Rc::new(Pool { memory: BufferMemory::new(buffers), held: Cell::new(0), returned }))
     }
 
+    /// Number of buffers.
+    pub fn len(&self) -> usize {
+        self.0.memory.layout.size() / RECEIVE_BUFFER_BYTES
+    }
+
     /// Buffers that hold something which has arrived and was not given back.
     pub fn held(&self) -> usize {
         self.0.held.get()

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{StartError, cores};
 use crate::config::{Config, Internal};
 use crate::os;
-use crate::output::thousands;
+use doctor::printable::thousands;
 
 /// File descriptors of each shard beside connections: its rings, its runtime, eventfds.
 const FILES_PER_SHARD: u64 = 9;

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use doctor::printable::thousands;
 use tokio::task::JoinHandle as Task;
 use tracing::{info, warn};
 
@@ -15,7 +16,6 @@ use crate::config::Config;
 use crate::cores::Unpinned;
 use crate::log;
 use crate::memory::Size;
-use crate::output::thousands;
 use crate::ring::OpenRing;
 use crate::ring::probe::{self, Kernel};
 
@@ -39,10 +39,10 @@ pub fn serve<R: OpenRing + 'static>(config: Config) -> Result<Infallible, StartE
         Signals::listen().map_err(|error| StartError(format!("can't listen to signals: {error}")))?;
     let (memory_max, asks_for_key) = (Size(config.memory_bytes_max()), config.api_key_file.is_some());
     runtime.block_on(async {
-        let starting = tokio::task::spawn_blocking(|| {
+        let starting = tokio::task::spawn_blocking(move || {
             let kernel = probe::try_kernel().map_err(StartError)?;
             let listeners = Listeners::bind(&config)?;
-            Server::start::<R>(config, listeners, Arc::default()).map(|server| (kernel, server))
+            Server::start::<R>(&config, listeners, Arc::default()).map(|server| (kernel, server))
         });
         let (kernel, server, signals) = start_unless_stopped(starting, signals).await?;
         announce(&server, &kernel, asks_for_key);

@@ -11,7 +11,6 @@ use tracing::warn;
 use super::Shared;
 use super::listeners::ShardListeners;
 use crate::clock::Now;
-use crate::config::Config;
 use crate::control::accept::Listener;
 use crate::control::{self, ControlContext};
 use crate::os;
@@ -19,6 +18,7 @@ use crate::ring::control::{control_ring, spawn};
 use crate::ring::{OpenRing, RingError};
 use crate::shard::Shard;
 use crate::shard::run::{Handle, run};
+use crate::shard::settings::Settings;
 
 /// What one shard's thread starts with.
 pub(super) struct ShardThread {
@@ -26,7 +26,8 @@ pub(super) struct ShardThread {
     pub(super) core: Option<usize>,
     pub(super) listeners: ShardListeners,
     pub(super) wake_up: OwnedFd,
-    pub(super) config: Arc<Config>,
+    pub(super) receive_buffers: u16,
+    pub(super) settings: Arc<Settings>,
     pub(super) control: Arc<control::Settings>,
     pub(super) shared: Arc<Shared>,
 }
@@ -60,13 +61,13 @@ impl ShardThread {
     fn open_ring<R: OpenRing>(&self) -> Result<R, RingError> {
         let wake_up = self.wake_up.try_clone();
         let wake_up = wake_up.map_err(|error| RingError { operation: "a file descriptor", error })?;
-        R::open(self.config.receive_buffers, wake_up)
+        R::open(self.receive_buffers, wake_up)
     }
 
     fn shard<R: OpenRing>(&self, ring: R) -> Shard<R> {
-        let Self { id, config, shared, .. } = self;
+        let Self { id, settings, shared, .. } = self;
         shared.memory.enroll(*id);
-        Shard::new(*id, Arc::clone(config), Arc::clone(&shared.registry), ring, Now::read())
+        Shard::new(*id, Arc::clone(settings), Arc::clone(&shared.registry), ring, Now::read())
             .counting_in(Arc::clone(shared.metrics.of_shard(*id)))
             .keeping_to(Arc::clone(&shared.memory))
     }

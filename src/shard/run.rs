@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Shard, Upgraded};
 use crate::clock::Now;
 use crate::os;
+use crate::protocol::MemberId;
 use crate::ring::OpenRing;
 use crate::stop::Stop;
 
@@ -38,6 +39,11 @@ impl<R: OpenRing> Handle<R> {
     pub fn adopt(&self, upgraded: Upgraded<R::Socket>) {
         self.shard.borrow_mut().adopt(upgraded, Now::read());
         self.news.notify_one();
+    }
+
+    /// See [`Shard::predecessor`].
+    pub fn predecessor(&self, secret: &str) -> Option<MemberId> {
+        self.shard.borrow().predecessor(secret)
     }
 }
 
@@ -96,11 +102,4 @@ fn take_turns<R: OpenRing>(handle: &Handle<R>, stop_now: bool) -> bool {
         shard.stop(Now::read());
     }
     shard.turns()
-}
-
-impl<R> Shard<R> {
-    /// Whether time changes nothing here.
-    fn is_idle(&self) -> bool {
-        self.connections.is_empty() && self.folded.is_empty() && self.nobody_sleeps
-    }
 }
