@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::Hub;
 use super::reading::MEMBERSHIP_WORK;
-use crate::config::Slow;
 use crate::connection::{Gap, Membership};
 use crate::limits::LEAVE_BYTES_MAX;
 use crate::metrics::counters::{Lapped, Replay};
@@ -15,6 +14,7 @@ use crate::protocol::v1::{Code, Refusal};
 use crate::protocol::{Protocol, broadcast, v0};
 use crate::room::registry::Joined;
 use crate::room::{Announced, Entered, Joining, Room};
+use crate::shard::settings::Slow;
 
 /// Why a connection may not join a room.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use fastwebsockets::OpCode;
 
 use super::Hub;
-use crate::config::RawMode;
+use crate::admission::RawMode;
 use crate::frame::decode::Kind;
 use crate::frame::encode;
 use crate::protocol::close_code::CloseReason;
