@@ -13,10 +13,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::ADDRESS_DEFAULT;
 use super::call::BODY_BYTES_MAX;
 use super::key::Keys;
 use super::request;
-use crate::config::INTERNAL_DEFAULT;
 use crate::output;
 use crate::protocol::name::Name;
 use crate::protocol::unicode::is_blank;
@@ -30,7 +30,7 @@ const EXIT_USAGE: u8 = 2;
 #[derive(clap::Args, Debug)]
 struct ServerArgs {
     /// The internal port of the server
-    #[arg(long, value_name = "HOST:PORT", env = "HI_INTERNAL", default_value = INTERNAL_DEFAULT)]
+    #[arg(long, value_name = "HOST:PORT", env = "HI_INTERNAL", default_value = ADDRESS_DEFAULT)]
     internal: String,
 
     /// File whose first line is the key that the server asks for
