@@ -18,7 +18,8 @@ use crate::connection::liveness::Heartbeat;
 use crate::control;
 use crate::cores::Pin;
 use crate::http::origin::Allowed;
-use crate::memory::{self, machine};
+use crate::limits;
+use crate::memory::machine;
 use crate::rate::RateLimit;
 use crate::room::inbox;
 use crate::room::replay::ReplayBounds;
@@ -280,7 +281,7 @@ impl Config {
 
     /// The budget for everything that is kept for others, in bytes.
     pub fn memory_bytes_max(&self) -> usize {
-        self.memory_max.unwrap_or_else(|| (machine::allowed_bytes() / 2).max(memory::BUDGET_BYTES_MIN))
+        self.memory_max.unwrap_or_else(|| (machine::allowed_bytes() / 2).max(limits::BUDGET_BYTES_MIN))
     }
 }
 

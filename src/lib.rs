@@ -27,6 +27,7 @@
 //! | `cores` | how many shards there are, and which cores they are pinned to |
 //! | [`stop`] | the order to stop, as every thread hears it |
 //! | [`mod@environment`] | which variables of the environment count, and errors that name them |
+//! | [`limits`] | every fixed bound, with its unit |
 //! | [`mod@log`] | lines to stderr that nothing waits for |
 //! | [`output`] | what commands print, and how they end where that can't be written |
 //!
@@ -46,6 +47,7 @@ mod descriptors;
 pub mod environment;
 pub mod frame;
 pub mod http;
+pub mod limits;
 pub mod log;
 pub mod memory;
 pub mod metrics;

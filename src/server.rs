@@ -171,7 +171,7 @@ impl Server {
         let Some(Internal { port, keys }) = internal else { return Ok(()) };
         let Shared { registry, memory, metrics, .. } = &*self.shared;
         let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::new(readiness), config.raw, keys);
-        port.serve(Arc::new(app), config.keepalive_timeout, Arc::clone(memory)).map_err(out_of_files)
+        port.serve(app, config.keepalive_timeout, Arc::clone(memory)).map_err(out_of_files)
     }
 
     /// The addresses that it listens on.

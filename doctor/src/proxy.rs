@@ -1,6 +1,6 @@
-//! Reverse proxies: known by what they write about themselves, and the lines that let WebSockets through them. Pure.
+//! Reverse proxies: how to recognize them, and the configuration lines that let WebSockets pass. Pure.
 //!
-//! The server's handshake diagnosis and the doctor name the same hops and hand out the same lines.
+//! The server's handshake diagnosis and the doctor share these tables, so they name the same products and lines.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 /// A kind of reverse proxy or load balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Proxy {
-    /// nginx, and what is built on it.
+    /// nginx and products built on it.
     Nginx,
     /// HAProxy.
     Haproxy,
@@ -19,7 +19,7 @@ pub enum Proxy {
     Caddy,
     /// Traefik.
     Traefik,
-    /// Envoy, and what is built on it.
+    /// Envoy and products built on it.
     Envoy,
     /// Varnish.
     Varnish,
@@ -35,7 +35,7 @@ pub enum Proxy {
     Iis,
 }
 
-/// What a product calls itself in `Via` or `Server`, in lower case; the first that fits decides.
+/// Names of products in `Via` or `Server`, in lower case; the first match decides.
 const NAMES: [(&str, Option<Proxy>); 20] = [
     ("cloudflare", Some(Proxy::Cloudflare)),
     ("openresty", Some(Proxy::Nginx)),
@@ -60,7 +60,7 @@ const NAMES: [(&str, Option<Proxy>); 20] = [
     ("arr/", Some(Proxy::Iis)),
 ];
 
-/// Headers that say that a request was passed on, and not by what.
+/// Headers of proxies that don't name the product.
 pub const FORWARDING: [&str; 7] = [
     "forwarded",
     "x-forwarded-for",
@@ -71,7 +71,7 @@ pub const FORWARDING: [&str; 7] = [
     "x-real-ip",
 ];
 
-/// Headers that a product writes into the requests that it passes on.
+/// Headers that a product adds to the requests that it forwards.
 pub const HINTS: [(&str, Proxy); 12] = [
     ("x-envoy-external-address", Proxy::Envoy),
     ("x-envoy-expected-rq-timeout-ms", Proxy::Envoy),
@@ -94,7 +94,7 @@ impl Proxy {
         NAMES.iter().find(|(name, _)| value.contains(name)).and_then(|(_, proxy)| *proxy)
     }
 
-    /// Its name, as its users write it.
+    /// Its name as its users write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
@@ -132,8 +132,8 @@ impl Proxy {
         }
     }
 
-    /// The lines that make it pass a WebSocket handshake on, in place of those of the same name that are there; and
-    /// [`Proxy::without`]. [`EXAMPLE_UPSTREAM`] stands for the server's address.
+    /// The lines with which it forwards WebSocket handshakes; they replace lines of the same name. [`Proxy::without`] lists
+    /// lines to remove, and [`EXAMPLE_UPSTREAM`] stands for the server's address.
     pub fn upgrade_lines(self) -> &'static [&'static str] {
         match self {
             Self::Nginx => &[
@@ -168,11 +168,11 @@ impl Proxy {
         }
     }
 
-    /// The lines that make it pass the `Host` of the request on as it came: a page may open a WebSocket to the host that it
-    /// comes from. Empty where that is what it does unless it is told otherwise.
+    /// The lines with which it forwards `Host` unchanged, so that pages may open WebSockets to their own host. Empty where
+    /// that is the default.
     pub fn host_lines(self) -> &'static [&'static str] {
         match self {
-            // Not $host: that leaves the port out.
+            // Not $host, which has no port.
             Self::Nginx => &[NGINX_HOST],
             Self::Apache => &[APACHE_HOST],
             Self::Aws => &["routing.http.preserve_host_header.enabled = true"],
@@ -183,7 +183,7 @@ impl Proxy {
         }
     }
 
-    /// What it writes another `Host` with, where it does so only if it is told to.
+    /// The settings that change `Host`, where unchanged is the default.
     pub fn without_for_host(self) -> &'static [&'static str] {
         match self {
             Self::Haproxy => &["http-request set-header Host ..."],
@@ -196,7 +196,7 @@ impl Proxy {
         }
     }
 
-    /// The setting that says where it passes requests on to, as its users call it.
+    /// The setting of the server behind it, as its users call it.
     pub fn upstream_setting(self) -> &'static str {
         match self {
             Self::Nginx => "proxy_pass",
@@ -214,7 +214,7 @@ impl Proxy {
         }
     }
 
-    /// The lines that must not be there: with them, [`Proxy::upgrade_lines`] are not enough.
+    /// The lines to remove: with them, [`Proxy::upgrade_lines`] are not enough.
     pub fn without(self) -> &'static [&'static str] {
         match self {
             Self::Haproxy => &["http-request del-header Upgrade", "http-request del-header Connection"],
@@ -224,7 +224,7 @@ impl Proxy {
         }
     }
 
-    /// The lines that make it speak plain HTTP/1.1 to the server.
+    /// The lines with which it speaks plain HTTP/1.1 to the server.
     pub fn plain_lines(self) -> &'static [&'static str] {
         match self {
             Self::Nginx => &["proxy_pass http://127.0.0.1:8080;"],
@@ -235,17 +235,17 @@ impl Proxy {
         }
     }
 
-    /// What to write where so that it passes handshakes on to the server at `upstream` (`HOST:PORT`).
+    /// The change with which it forwards handshakes to the server at `upstream` (`HOST:PORT`).
     pub fn upgrade_fix(self, upstream: &str) -> Lines {
         Lines::to_upstream(self, self.upgrade_lines(), self.without(), upstream)
     }
 
-    /// What to write where so that it speaks plain HTTP/1.1 to the server at `upstream`.
+    /// The change with which it speaks plain HTTP/1.1 to the server at `upstream`.
     pub fn plain_fix(self, upstream: &str) -> Lines {
         Lines::to_upstream(self, self.plain_lines(), &[], upstream)
     }
 
-    /// The lines that make it leave a connection alone on which nothing moves for `seconds`.
+    /// The lines with which it keeps a connection that is idle for `seconds`.
     pub fn idle_lines(self, seconds: u64) -> Vec<String> {
         match self {
             Self::Nginx => vec![format!("proxy_read_timeout {seconds}s;"), format!("proxy_send_timeout {seconds}s;")],
@@ -263,37 +263,37 @@ impl Proxy {
         }
     }
 
-    /// Those whose lines are shown where nothing names the hop: what most sites run.
+    /// The most common ones: their lines are shown if the hop is unknown.
     pub const COMMON: [Self; 4] = [Self::Nginx, Self::Haproxy, Self::Apache, Self::Caddy];
 }
 
 const NGINX_HOST: &str = "proxy_set_header Host $http_host;";
 const APACHE_HOST: &str = "ProxyPreserveHost On";
 
-/// Where the lines of this file say the server is.
+/// The server's address in the lines of this file.
 pub const EXAMPLE_UPSTREAM: &str = "127.0.0.1:8080";
 
 /// Lines for the configuration of one proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Lines {
-    /// Which one: [`Proxy::name`].
+    /// The name of the product: [`Proxy::name`].
     pub proxy: &'static str,
     /// Where they belong: the end of a sentence that begins with "In ...".
     pub place: &'static str,
-    /// The lines to have there, in place of those of the same name.
+    /// The lines to add; they replace lines of the same name.
     pub lines: Vec<String>,
-    /// The lines not to have there.
+    /// The lines to remove.
     pub without: &'static [&'static str],
 }
 
 impl Lines {
-    /// What makes a proxy pass WebSocket handshakes on, to a server at [`EXAMPLE_UPSTREAM`]; for each of the common ones if
-    /// it is not known which it is.
+    /// The change with which a proxy forwards WebSocket handshakes to a server at [`EXAMPLE_UPSTREAM`]; one for each common
+    /// product if it is unknown.
     pub fn for_upgrade(proxy: Option<Proxy>) -> Vec<Self> {
         or_common(proxy).map(|proxy| proxy.upgrade_fix(EXAMPLE_UPSTREAM)).collect()
     }
 
-    /// What makes a proxy pass `Host` on as it came.
+    /// The change with which a proxy forwards `Host` unchanged.
     pub fn for_host(proxy: Option<Proxy>) -> Vec<Self> {
         let each = or_common(proxy).map(|proxy| {
             let lines = proxy.host_lines().iter().map(|line| (*line).to_owned()).collect();
@@ -302,7 +302,7 @@ impl Lines {
         each.filter(|lines| !lines.lines.is_empty() || !lines.without.is_empty()).collect()
     }
 
-    /// What makes a proxy leave a connection alone on which nothing moves for `seconds`, as far as that can be set.
+    /// The change with which a proxy keeps connections that are idle for `seconds`, if it has such a setting.
     pub fn for_idle(proxy: Option<Proxy>, seconds: u64) -> Vec<Self> {
         let each = or_common(proxy).map(|proxy| Self::of(proxy, proxy.idle_lines(seconds), &[]));
         each.filter(|lines| !lines.lines.is_empty()).collect()

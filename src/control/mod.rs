@@ -59,7 +59,7 @@ pub(crate) struct ControlContext<R> {
     pub(crate) shard: Rc<Handle<R>>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) admission: Arc<Admission>,
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) counters: Rc<Counters>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) failures: Arc<Failures>,
     pub(crate) descriptors: Arc<Descriptors>,

@@ -13,6 +13,7 @@ use super::listeners::ShardListeners;
 use crate::clock::Now;
 use crate::control::accept::Listener;
 use crate::control::{self, ControlContext};
+use crate::metrics::counters::Counters;
 use crate::os;
 use crate::ring::control::{control_ring, spawn};
 use crate::ring::{OpenRing, RingError};
@@ -41,8 +42,9 @@ impl ShardThread {
             Err(error) => return drop(ready.send(Err(error))),
         };
         control_ring().start(async {
-            let handle = Rc::new(Handle::new(self.shard(ring)));
-            if let Err(error) = self.start_tasks(&handle) {
+            let counters = Rc::new(self.shared.metrics.counters_of_shard(self.id));
+            let handle = Rc::new(Handle::new(self.shard(ring, &counters)));
+            if let Err(error) = self.start_tasks(&handle, counters) {
                 return drop(ready.send(Err(RingError { operation: "a file descriptor", error })));
             }
             let _ = ready.send(Ok(()));
@@ -64,21 +66,21 @@ impl ShardThread {
         R::open(self.receive_buffers, wake_up)
     }
 
-    fn shard<R: OpenRing>(&self, ring: R) -> Shard<R> {
+    fn shard<R: OpenRing>(&self, ring: R, counters: &Rc<Counters>) -> Shard<R> {
         let Self { id, settings, shared, .. } = self;
         shared.memory.enroll(*id);
         Shard::new(*id, Arc::clone(settings), Arc::clone(&shared.registry), ring, Now::read())
-            .counting_in(Arc::clone(shared.metrics.of_shard(*id)))
+            .counting_in(Rc::clone(counters))
             .keeping_to(Arc::clone(&shared.memory))
     }
 
-    fn start_tasks<R: OpenRing + 'static>(&mut self, shard: &Rc<Handle<R>>) -> io::Result<()> {
+    fn start_tasks<R: OpenRing + 'static>(&mut self, shard: &Rc<Handle<R>>, counters: Rc<Counters>) -> io::Result<()> {
         let Self { id, listeners, control, shared, .. } = self;
         let context = Rc::new(ControlContext {
             shard: Rc::clone(shard),
             settings: Arc::clone(control),
             admission: Arc::clone(&shared.admission),
-            counters: Arc::clone(shared.metrics.of_shard(*id)),
+            counters,
             memory: Arc::clone(&shared.memory),
             failures: Arc::clone(&shared.failures),
             descriptors: Arc::clone(&shared.descriptors),

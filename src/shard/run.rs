@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Shard, Upgraded};
 use crate::clock::Now;
+use crate::limits::DRAIN_TIME_MAX;
 use crate::os;
 use crate::protocol::MemberId;
 use crate::ring::OpenRing;
@@ -18,8 +19,6 @@ use crate::stop::Stop;
 const TICK: Duration = Duration::from_secs(1);
 /// With nobody connected there is nothing to watch.
 const IDLE: Duration = Duration::from_secs(3600);
-/// Time for everyone to answer our Close, once the server stops.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// A shard as the other tasks of its thread know it.
 pub struct Handle<R> {

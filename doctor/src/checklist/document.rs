@@ -14,28 +14,26 @@ use crate::printable::{printable_json, printable_markdown};
 const COMMENT: &str = "<!-- hi-checklist ";
 const COMMENT_END: &str = " -->";
 
-/// A list that was made.
+/// A list, with the facts behind it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Document {
-    /// When, with regard to the move.
+    /// Before, during or after the move.
     pub(crate) phase: Phase,
-    /// Of which address, without its secrets.
+    /// The address, without its secrets.
     pub(crate) url: String,
-    /// When, in milliseconds since 1970.
+    /// The time of the checks, in milliseconds since 1970.
     pub(crate) made_unix_ms: u64,
-    /// What there is to do, and what is done.
     pub(crate) items: Vec<Item>,
-    /// What the checks found.
     pub(crate) facts: Facts,
 }
 
 impl Document {
-    /// Whether a check found something that is not done. Questions are the operator's.
+    /// Whether a check found an item that is not done. Questions to the operator don't count.
     pub(crate) fn has_open(&self) -> bool {
         self.items.iter().any(|item| item.state == State::Open)
     }
 
-    /// For people: what is open first, then the questions, then what is done.
+    /// For people: open items first, then questions, then what is done.
     pub(crate) fn markdown(&self) -> String {
         let phase = match self.phase {
             Phase::Before => "Before",
@@ -63,9 +61,9 @@ impl Document {
         text
     }
 
-    /// Markdown from which [`Document::read`] gets all of it back.
+    /// Markdown with the whole document in a comment, for [`Document::read`].
     pub(crate) fn markdown_with_json(&self) -> String {
-        // Two hyphens would end the comment; inside a JSON string they may be written otherwise.
+        // Two hyphens would end the comment; in a JSON string they can be escaped.
         let json = self.json(false).replace("--", "-\\u002d");
         format!("{}\n{COMMENT}{json}{COMMENT_END}\n", self.markdown())
     }
@@ -78,7 +76,7 @@ impl Document {
     /// Reads what [`Document::json`] or [`Document::markdown_with_json`] wrote.
     ///
     /// # Errors
-    /// It is neither: a sentence.
+    /// It is neither: a sentence for the operator.
     pub(crate) fn read(text: &str) -> Result<Self, String> {
         let json = match text.rfind(COMMENT) {
             Some(start) => text[start + COMMENT.len()..].trim_end().trim_end_matches(COMMENT_END.trim_start()),
@@ -89,7 +87,7 @@ impl Document {
     }
 }
 
-/// What changed from one list to another, in Markdown.
+/// The changes from one list to another, in Markdown.
 pub(crate) fn diff(old: &Document, new: &Document) -> String {
     let mut text = format!("# What changed at {}\n", printable_markdown(&new.url));
     if old.url != new.url {

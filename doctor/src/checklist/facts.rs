@@ -1,28 +1,28 @@
-//! What the checks of a list found: plain data, saved with the list, so that a later one can be compared with it.
+//! The findings of the checks: plain data, saved with the list, so that a later list can be compared with it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// Everything that the checks found out.
+/// All findings of the checks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Facts {
     /// The host name of the address.
     pub(crate) host: String,
-    /// Where it lives before the move: given, or noted by an earlier list.
+    /// The addresses before the move: given, or noted by an earlier list.
     pub(crate) old: BTreeSet<IpAddr>,
-    /// Where it is to live: given, or what the records name beside the old addresses.
+    /// The addresses after the move: given, or those of the records that are not old.
     pub(crate) new: BTreeSet<IpAddr>,
     /// What each resolver says.
     pub(crate) resolvers: Vec<ResolverFacts>,
     /// What answers at each address: those in the records, the old and the new ones.
     pub(crate) addresses: Vec<AddressFacts>,
-    /// The doctor's verdict on the address as users reach it.
+    /// The doctor's verdict on the public address.
     pub(crate) verdict: VerdictFacts,
-    /// The machine on which the list was made; `None`: it is not the server.
+    /// The machine on which the list was made; `None` if it is not the new server.
     pub(crate) machine: Option<MachineFacts>,
-    /// The old server's own count of connections; `None`: not asked for.
+    /// The old server's count of its connections; `None` if it was not asked.
     pub(crate) old_connections: Option<Result<u64, String>>,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Facts {
 pub(crate) struct ResolverFacts {
     /// Its address, or where its setting comes from.
     pub(crate) resolver: String,
-    /// The A and AAAA records, with the seconds for which they may still be kept.
+    /// The A and AAAA records with their remaining TTL in seconds.
     pub(crate) records: Vec<(IpAddr, u32)>,
     /// Why it gave none.
     pub(crate) trouble: Option<String>,
@@ -60,15 +60,15 @@ pub(crate) struct VerdictFacts {
     pub(crate) sound: bool,
     /// In plain words.
     pub(crate) sentence: String,
-    /// What fixes it; empty where nothing is broken. In JSON it has kept its first name.
+    /// What fixes it; empty if nothing is broken. JSON keeps the name that was published first.
     #[serde(rename = "mend")]
     pub(crate) fix: String,
 }
 
-/// The machine that is to run hi.
+/// The machine that will run hi.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MachineFacts {
-    /// `uname -r`, and what hi found of io_uring; or why hi can't run here.
+    /// The kernel's version and what hi found of io_uring; or why hi can't run here.
     pub kernel: Result<String, String>,
     /// Files that one process may have open.
     pub files_max: u64,
@@ -80,7 +80,7 @@ impl Facts {
         self.resolvers.iter().flat_map(|resolver| &resolver.records).map(|(address, _)| *address).collect()
     }
 
-    /// The longest time for which a resolver may keep a record, in seconds. `None`: there are no records.
+    /// The longest TTL of a record, in seconds. `None`: there are no records.
     pub(crate) fn ttl_seconds_max(&self) -> Option<u32> {
         self.resolvers.iter().flat_map(|resolver| &resolver.records).map(|(_, ttl)| *ttl).max()
     }

@@ -1,4 +1,4 @@
-//! The checks behind a list: the doctor's examination, the machine, and the old server's own count.
+//! The checks of a list: the doctor's examination, and the old server's count of its connections.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -16,22 +16,22 @@ use crate::examination::{Depth, Examination, Options, STEP_TIME, examine};
 /// The gauge of open connections, as `/metrics` names it.
 const CONNECTIONS: &str = "hi_connections";
 
-/// What a list is made of, beside the address.
+/// What to check.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject {
-    /// The address as users have it, the resolvers to ask, the certificates to trust.
+    /// The public address, the resolvers to ask, the certificates to trust.
     pub(crate) options: Options,
-    /// Where it lived before the move; empty, before it: where the records point beside the new addresses.
+    /// The old addresses; if empty before the move, those of the records that are not new.
     pub(crate) old: BTreeSet<IpAddr>,
-    /// Where it is to live; empty: where the records point beside the old addresses.
+    /// The new addresses; if empty, those of the records that are not old.
     pub(crate) new: BTreeSet<IpAddr>,
     /// The internal port of the old server.
     pub(crate) old_internal: Option<SocketAddr>,
-    /// The machine that is to be the server, if it is this one.
+    /// This machine, if it is the new server.
     pub(crate) machine: Option<MachineFacts>,
 }
 
-/// Makes every check. The old and the new addresses are tried under the host's name, also where no record names them.
+/// Runs every check. The old and the new addresses are tried under the host's name, even if no record names them.
 ///
 /// # Errors
 /// The file of certificates can't be read.
@@ -89,7 +89,7 @@ fn at(address: &Address, examination: &Examination) -> AddressFacts {
     }
 }
 
-/// Whether a finding is about what answers at an address, not about the records that do or don't name it.
+/// Whether a finding is about the server at an address, not about the records.
 fn is_of_the_server(finding: &&Finding) -> bool {
     !matches!(finding.kind, Kind::MissingAddress | Kind::UnexpectedAddress | Kind::AnotherInstance)
 }
@@ -104,7 +104,7 @@ fn verdict(diagnosis: &Diagnosis) -> VerdictFacts {
     }
 }
 
-/// The connections that a hi counts on its internal port.
+/// The connections that hi reports on its internal port.
 async fn count_at(internal: Option<SocketAddr>) -> Option<Result<u64, String>> {
     let internal = internal?;
     let count = async {

@@ -1,4 +1,4 @@
-//! The list: what has to be true before, during and after a move to another server. Pure: from facts to ticks.
+//! The list: what has to be true before, during and after a move to another server, judged by the facts. Pure.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -14,25 +14,25 @@ use super::facts::{AddressFacts, Facts};
 pub(crate) enum Phase {
     /// Days before the records move.
     Before,
-    /// While the records move: some users still come to the old address.
+    /// While the records move: some users still connect to the old address.
     During,
     /// When all have moved.
     After,
 }
 
-/// One thing to do.
+/// One item of the list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Item {
     /// A stable name, for `diff` and for programs.
     pub(crate) name: String,
-    /// The thing itself, as a sentence that is true once it is done.
+    /// A sentence that is true once the item is done.
     pub(crate) title: String,
     pub(crate) state: State,
     /// What the check found, or what to do.
     pub(crate) detail: String,
 }
 
-/// Whether a thing is done.
+/// Whether an item is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
@@ -53,7 +53,7 @@ const CERTIFICATE_DAYS_MIN: i64 = 14;
 /// An address of this machine alone can't be moved.
 const NO_RESOLVER: &str = "No resolver knows the host: it is an IP address, or a name in this machine's /etc/hosts.";
 const NO_RECORDS: &str = "There are no records.";
-/// What a check says that needs to know what moves.
+/// The detail of a check that needs the old addresses.
 const OLD_UNKNOWN: &str = "The old addresses are not known.";
 /// Beside connections, hi needs some hundred files; a limit below this is the system's untouched default.
 const FILES_MIN: u64 = 10_000;
@@ -169,7 +169,7 @@ fn ttl_steady(facts: &Facts) -> Item {
     check("ttl_steady", title, ttl >= TTL_SECONDS_STEADY, detail)
 }
 
-/// Without the old and the new addresses, half of the list would be true of nothing.
+/// Without the old and the new addresses, half of the list would check nothing.
 fn roles_known(facts: &Facts) -> Item {
     let title = "The old and the new addresses are known";
     if facts.old.is_empty() || facts.new.is_empty() {
@@ -179,7 +179,7 @@ fn roles_known(facts: &Facts) -> Item {
     check("addresses_known", title, true, format!("Old: {}; new: {}.", list(&facts.old), list(&facts.new)))
 }
 
-/// The record that is forgotten is the one of the other family.
+/// A forgotten record is usually that of the other family.
 fn both_families(facts: &Facts) -> Item {
     let families =
         |addresses: &BTreeSet<IpAddr>| (addresses.iter().any(IpAddr::is_ipv4), addresses.iter().any(IpAddr::is_ipv6));
@@ -234,7 +234,7 @@ fn old_gone_from_records(facts: &Facts) -> Item {
     check("old_gone", "No resolver gives an old address", known && still_old.is_empty(), detail)
 }
 
-/// Which resolver still gives which old address, and for how long.
+/// The resolvers that still return an old address, and for how long.
 fn with_old(facts: &Facts) -> Vec<String> {
     let old_of = |resolver: &super::facts::ResolverFacts| {
         let old = resolver.records.iter().filter(|(address, _)| facts.old.contains(address));
@@ -244,7 +244,7 @@ fn with_old(facts: &Facts) -> Vec<String> {
     facts.resolvers.iter().filter_map(old_of).collect()
 }
 
-/// What stays at the old address is what users with an old record get: nothing is better than something half dead.
+/// Users with an old record get what answers at the old address: silence is better than a proxy that breaks the chat.
 fn old_is_silent(facts: &Facts) -> Item {
     let old: Vec<&AddressFacts> = facts.old.iter().filter_map(|address| facts.at(*address)).collect();
     let answering: Vec<String> =

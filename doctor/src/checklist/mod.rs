@@ -1,10 +1,10 @@
-//! `hi checklist`: what to do before, during and after a move to another server, each ticked by a real check.
+//! `hi checklist`: what to do before, during and after a move to another server, each item ticked by a real check.
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`mod@gather`] | makes the checks |
+//! | [`mod@gather`] | runs the checks |
 //! | [`facts`] | what they found (plain data, saved with the list) |
-//! | [`mod@items`] | the list itself: from facts to ticks (pure) |
+//! | [`mod@items`] | the items of the list (pure) |
 //! | [`document`] | Markdown, JSON, and what changed between two lists (pure) |
 
 mod document;
@@ -39,11 +39,11 @@ pub struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum What {
-    /// Days before the records move: notes the addresses, and what has to be ready
+    /// Days before the records move: notes the addresses, and checks what has to be ready
     Before(ListArgs),
-    /// While the records move: both addresses have to work
+    /// While the records move: old and new addresses have to work
     During(ListArgs),
-    /// When all have moved: the old address has to be gone from every resolver
+    /// After all users have moved: the old address has to be gone from every resolver
     After(ListArgs),
     /// Shows what changed between two saved lists
     Diff { a: PathBuf, b: PathBuf },
@@ -115,10 +115,10 @@ fn make(phase: Phase, args: ListArgs, machine: fn() -> MachineFacts) -> Result<(
         old.extend(&since.facts.old);
     }
     let new: BTreeSet<IpAddr> = args.new.into_iter().collect();
-    // Before the move, the earlier list's "old" may hold what has been agreed to be new meanwhile.
+    // What the earlier list noted as old may have become new meanwhile.
     old.retain(|address| !new.contains(address));
     if let Some(save) = &args.save {
-        // A run takes seconds: what can't be saved should not be found out afterwards.
+        // A run takes seconds: find out beforehand that the file can't be written.
         std::fs::OpenOptions::new()
             .append(true)
             .create(true)

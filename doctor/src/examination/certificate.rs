@@ -1,4 +1,4 @@
-//! A certificate in words. Pure.
+//! What the report shows of a certificate. Pure.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,10 +11,10 @@ use super::facts::Certificate;
 /// Seconds of a day.
 const DAY: i64 = 24 * 60 * 60;
 
-/// Characters of a name that are repeated: whoever made the certificate chose their number.
+/// Limit, in characters, of what is repeated of a name: the certificate may have names of any length.
 const NAME_CHARS_MAX: usize = 120;
 
-/// What a certificate says about itself. One that can't be read says so in its subject.
+/// The fields that the report shows. A certificate that can't be parsed gets the subject `(unreadable)`.
 pub(super) fn describe(der: &CertificateDer<'_>) -> Certificate {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else {
         let subject = "(unreadable)".to_owned();

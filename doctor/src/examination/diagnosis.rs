@@ -1,7 +1,7 @@
 //! From the facts to one verdict. Pure.
 //!
-//! Causes come in the order in which they explain each other: DNS, TCP, TLS, HTTP, WebSocket. The worst address decides,
-//! and the healthy ones are the contrast that shows what should be there.
+//! Causes are sorted so that each explains those behind it: DNS, TCP, TLS, HTTP, WebSocket. The worst address decides; the
+//! healthy ones show what should be there.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ pub(crate) fn diagnose(facts: &Facts) -> Diagnosis {
     let any_healthy = cases.healthy().next().is_some();
     let anything_connects = cases.examined.iter().any(|(address, _)| address.tcp.done().is_some());
     findings.sort_by_key(|finding| {
-        // Where nothing works, an address that answers says more than one that doesn't.
+        // If nothing works, an address that answers explains more than one that doesn't.
         let says_little = !any_healthy && anything_connects && is_about_connecting(finding.kind);
         (!finding.broken, says_little, finding.kind)
     });
@@ -60,7 +60,7 @@ impl<'f> Cases<'f> {
         &self.facts.target.host
     }
 
-    /// A family of which nothing can be connected to, while the other is healthy.
+    /// A family none of whose addresses accepts a connection, while the other is healthy.
     fn families(&self) -> Vec<Finding> {
         let of = |ipv4: bool| self.examined.iter().filter(move |(address, _)| address.address.is_ipv4() == ipv4);
         let is_dead = |ipv4| {
@@ -88,7 +88,7 @@ impl<'f> Cases<'f> {
         findings
     }
 
-    /// Each address for itself; those that are not this server say so.
+    /// The faults of each address; those of another machine become a stale record.
     fn each(&self) -> Vec<Finding> {
         let dead: Vec<_> = self.families();
         let dead_kinds: Vec<_> = dead.iter().map(|finding| finding.kind).collect();
@@ -111,7 +111,7 @@ impl<'f> Cases<'f> {
     }
 
     /// Whether an address with a fault is another machine than this server: it was not expected, or what answers there
-    /// is told apart from what answers at a healthy address.
+    /// differs from what answers at the healthy addresses.
     fn is_stale(&self, address: &Address, fault: &Fault) -> bool {
         if !address.in_dns {
             return false;
@@ -134,7 +134,7 @@ impl<'f> Cases<'f> {
         Finding::broken(Kind::StaleAddress, Some(address.ip()), text).fix(fix)
     }
 
-    /// Where a record should point instead: what was expected, or else what is healthy, of the same family.
+    /// Where a record should point instead: the expected addresses of the same family, or else the healthy ones.
     fn good(&self, instead_of: &Address) -> Vec<String> {
         let same = |ip: &IpAddr| ip.is_ipv4() == instead_of.address.is_ipv4();
         let healthy: Vec<_> = self.healthy().map(Address::ip).collect();
@@ -147,7 +147,7 @@ impl<'f> Cases<'f> {
     fn record_of(&self, address: &Address, points: &str) -> String {
         let sources = self.facts.dns.iter();
         let pointing = sources.filter(|source| source.records().any(|record| record.ip == address.ip()));
-        // A file of this machine matters to this machine only: a record matters more.
+        // A record matters more than a file of this machine.
         let Some(source) = pointing.min_by_key(|source| source.local) else { return String::new() };
         if source.local {
             return format!(" {} {points}.", source.name);
@@ -165,7 +165,7 @@ impl<'f> Cases<'f> {
         finding
     }
 
-    /// What `--expect-ip` says against what the records say.
+    /// Compares `--expect-ip` with the records.
     fn expectations(&self) -> Vec<Finding> {
         if self.facts.expected.is_empty() {
             return Vec::new();
@@ -193,7 +193,7 @@ impl<'f> Cases<'f> {
         findings
     }
 
-    /// Which server is where.
+    /// Whether all healthy addresses lead to the same server.
     fn identities(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         let healthy: Vec<_> = self.healthy().filter(|address| address.handshake.done().is_some()).collect();
@@ -202,7 +202,7 @@ impl<'f> Cases<'f> {
             findings.push(if hi.is_empty() {
                 not_hi(other)
             } else {
-                self.stale(other, "a WebSocket server that is not hi, or hides it, answers there")
+                self.stale(other, "a WebSocket server that is not hi, or hides that it is, answers there")
             });
         }
         let instances: BTreeSet<_> = hi.iter().filter_map(|address| address.instance()).collect();
@@ -213,7 +213,7 @@ impl<'f> Cases<'f> {
                 instances.len(),
                 each.collect::<Vec<_>>().join(", ")
             );
-            let fix = "if that is not meant, let all records point to one of them";
+            let fix = "if that is not intended, point all records to one of them";
             findings.push(Finding::warning(Kind::AnotherInstance, None, text).fix(fix));
         }
         findings.dedup_by_key(|finding| finding.kind == Kind::NotHi);
@@ -246,13 +246,13 @@ fn not_hi(address: &Address) -> Finding {
     Finding::warning(Kind::NotHi, Some(address.ip()), text)
 }
 
-/// Whether what answers at two addresses can be told apart: another certificate, another server, other hops.
+/// Whether two addresses differ in their certificate, their instance of hi, or their hops.
 fn differ(one: &Address, other: &Address) -> bool {
     let certificate = |address: &Address| address.tls.done().and_then(|tls| tls.chain.first().cloned());
     certificate(one) != certificate(other) || one.instance() != other.instance() || identity(one) != identity(other)
 }
 
-/// How what answers names itself: the hops that its requests pass, or the name in its answers.
+/// The names of what answers: the hops on the way, or the `Server` of its answers.
 fn identity(address: &Address) -> Vec<String> {
     let echo = address.echo.done();
     let hops = echo.and_then(|echo| echo.diff.as_ref()).map(|diff| &diff.hops);
@@ -265,7 +265,7 @@ fn identity(address: &Address) -> Vec<String> {
     if hops.is_none() {
         names.extend(echo.and_then(|echo| echo.answer.header("server")).map(str::to_owned));
     }
-    // A request that arrives in another version or with another Host has met a hop that says nothing about itself.
+    // A request that arrives changed has passed a hop, even if it does not name itself.
     let changed = echo.and_then(|echo| echo.diff.as_ref()).is_some_and(|diff| !diff.is_empty());
     if changed && names.is_empty() {
         names.push("a proxy".to_owned());
@@ -273,7 +273,7 @@ fn identity(address: &Address) -> Vec<String> {
     names
 }
 
-/// What the sources say about the name.
+/// What is wrong with the name in DNS.
 fn names(facts: &Facts) -> Vec<Finding> {
     let host = &facts.target.host;
     if facts.dns.is_empty() {
@@ -306,11 +306,11 @@ fn no_address(facts: &Facts) -> Finding {
     let asked: Vec<_> = facts.dns.iter().map(|source| source.name.as_str()).collect();
     let asked = asked.join(", ");
     if any(LookupOutcome::NoSuchName) {
-        let text = format!("There is no name {host} (NXDOMAIN, says {asked}).");
-        let fix = "check the spelling; add an A and an AAAA record, and see that the domain has not expired";
+        let text = format!("There is no name {host} (NXDOMAIN, according to {asked}).");
+        let fix = "check the spelling; add an A and an AAAA record, and check that the domain has not expired";
         Finding::broken(Kind::DnsNoSuchName, None, text).fix(fix)
     } else if any(LookupOutcome::NoAddress) {
-        let text = format!("The name {host} exists and has no address, neither A nor AAAA (says {asked}).");
+        let text = format!("The name {host} exists and has no address, neither A nor AAAA (according to {asked}).");
         Finding::broken(Kind::DnsNoAddress, None, text).fix("add an A and an AAAA record for it")
     } else {
         let source = facts.dns.first();
@@ -330,7 +330,7 @@ fn disagreement(facts: &Facts) -> Option<Finding> {
         return None;
     }
     let local_knows = answered[0].local;
-    // A name that only this machine's file knows is a name of this machine.
+    // A name that is only in this machine's file is meant to be local.
     if local_knows && answered.iter().skip(1).all(|source| said(source).is_empty()) {
         return None;
     }
@@ -340,8 +340,8 @@ fn disagreement(facts: &Facts) -> Option<Finding> {
     let fix = match (local_knows, longest) {
         (true, _) => "only this machine sees what /etc/hosts says: remove the line once it is not needed".to_owned(),
         (_, Some(ttl)) => format!(
-            "after a change of the record, wait: at the latest in {} s they agree; if they don't, compare the name servers \
-             of the domain",
+            "after a change of the record, wait: they agree in {} s at the latest; if not, compare the name servers of \
+             the domain",
             thousands(ttl)
         ),
         _ => "compare the name servers of the domain".to_owned(),

@@ -1,4 +1,7 @@
-//! What the hops between did to a request: what was sent against what arrived, and which hops are known to have been there. Pure.
+//! What the hops on the way did to a request: what was sent against what arrived, and the hops that left a trace. Pure.
+//!
+//! The server names hops too (`src/http/hops.rs`), from one request of an unknown client. Here both ends of the way are
+//! known. The tables are shared: [`crate::proxy`].
 
 use serde::Serialize;
 
@@ -10,15 +13,15 @@ use crate::proxy::{FORWARDING, HINTS, Proxy};
 pub(crate) struct Diff {
     /// The version in which it arrived, if it is not `HTTP/1.1`.
     pub(crate) http_version: Option<String>,
-    /// The path in which it arrived, if it is another.
+    /// The path with which it arrived, if it was changed.
     pub(crate) path: Option<String>,
     /// Headers that were sent and did not arrive.
     pub(crate) removed: Vec<(String, String)>,
-    /// Headers that arrived with another value.
+    /// Headers that arrived with a different value.
     pub(crate) changed: Vec<Changed>,
     /// Headers that arrived and were not sent.
     pub(crate) added: Vec<(String, String)>,
-    /// The hops that left a trace, the first behind the client first.
+    /// The hops that left a trace, in the order of the way from the client.
     pub(crate) hops: Vec<Hop>,
 }
 
@@ -70,12 +73,12 @@ impl Diff {
         diff
     }
 
-    /// Whether nothing between touched the request.
+    /// Whether the request arrived as it was sent.
     pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether a header that has to arrive did, with this token in it.
+    /// Whether this header did not arrive with this token in it.
     pub(crate) fn lacks(&self, name: &str, token: &str) -> bool {
         let is = |header: &str| header.eq_ignore_ascii_case(name);
         let has = |value: &str| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token));
@@ -89,25 +92,25 @@ impl Diff {
     }
 }
 
-/// The options of these two are compared without case (RFC 9110 7.6.1, 7.8). A value that hi does not show is not known to
-/// be another.
+/// Whether a header arrived as it was sent. The options of `Connection` and `Upgrade` are case-insensitive (RFC 9110 7.6.1,
+/// 7.8). A value that hi masks counts as the same.
 fn same(name: &str, sent: &str, arrived: &str) -> bool {
     let has_options = ["connection", "upgrade"].iter().any(|options| name.eq_ignore_ascii_case(options));
     sent == arrived || is_masked(arrived) || has_options && sent.eq_ignore_ascii_case(arrived)
 }
 
-/// hi's echo shows the values of some headers only (`src/http/echo.rs`).
+/// hi's echo masks the values of most headers (`src/http/echo.rs`).
 fn is_masked(value: &str) -> bool {
     value.starts_with("(masked")
 }
 
-/// The last value under a name: what a hop adds under the same name stands behind it.
+/// The last value of a header: a hop that adds another one puts it behind the first.
 fn header<'h>(headers: &'h [(String, String)], name: &str) -> Option<&'h str> {
     headers.iter().rev().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
 }
 
-/// The hops that name themselves: each member of `Via`, and a `Server` in the answer (hi sends none). Without either, the
-/// headers that products leave behind, or that speak for the client, show that a hop was there.
+/// The hops that name themselves: each member of `Via`, and a `Server` in the answer (hi sends none). Without either, a
+/// header that a product adds, or one that names the client, shows that there was a hop.
 fn hops(added: &[(String, String)], answer: &Answer) -> Vec<Hop> {
     let via = added.iter().filter(|(name, _)| name.eq_ignore_ascii_case("via"));
     let mut hops: Vec<Hop> = via
@@ -116,8 +119,8 @@ fn hops(added: &[(String, String)], answer: &Answer) -> Vec<Hop> {
         .collect();
     if let Some(server) = answer.header("server") {
         let proxy = Proxy::named_in(server);
-        // Products that overwrite Server do so for all that is behind them: it names the first hop that does not name
-        // itself. Where all do, it is one more.
+        // The first product that overwrites Server hides those behind it: it names the first hop without a name in Via. If
+        // all have one, it is one more hop.
         match hops.iter_mut().find(|hop| hop.proxy.is_none() || hop.proxy == proxy) {
             Some(hop) => hop.proxy = proxy,
             None => hops.push(Hop { trace: format!("Server: {server}"), proxy }),
@@ -161,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_removed_changed_and_added_is_told_apart() {
+    fn removed_changed_and_added_headers_are_told_apart() {
         let sent = pairs(&[("Host", "h"), ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("X-Kept", "1")]);
         let arrived = received(
             "HTTP/1.0",
@@ -188,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_direct_way_leaves_no_difference() {
+    fn a_direct_connection_leaves_no_difference() {
         let sent = pairs(&[("Host", "h")]);
         assert!(Diff::between("/e", &sent, &received("HTTP/1.1", &[("Host", "h")]), &answer(&[])).is_empty());
     }

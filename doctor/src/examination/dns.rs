@@ -1,7 +1,7 @@
 //! What each resolver, and `/etc/hosts`, say about a name.
 //!
-//! Every resolver is asked by itself, without a cache: the TTLs are those that it still counts down, and a disagreement
-//! shows. The question to each is bounded by one step's time.
+//! Each resolver is asked separately, without a cache: the TTLs are what it still counts down, and disagreements show. Each
+//! question has the time of one step.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -18,19 +18,19 @@ use tokio::time::timeout;
 use super::facts::{Alias, Lookup, LookupOutcome, Record, Source};
 use super::milliseconds;
 
-/// The file that the system reads before it asks anyone.
+/// The file that the system reads before it asks a resolver.
 const HOSTS_FILE: &str = "/etc/hosts";
-/// The sources of a name that is never asked for (RFC 6761 6.3).
+/// The source of a name that no resolver is asked for (RFC 6761 6.3).
 const LOCALHOST: &str = "this machine";
-/// Records, and aliases, of one answer that are kept: an answer has 64 KiB, and the owner of the zone fills them.
+/// Limit of records, and of aliases, that are kept of one answer: the owner of the zone may send 64 KiB of them.
 const RECORDS_MAX: usize = 64;
-/// Resolvers that are asked at the same time at most; the system itself uses three.
+/// Limit of resolvers that are asked at the same time; the system itself uses three.
 const RESOLVERS_MAX: usize = 16;
 
-/// Asks all sources at the same time: the given resolvers, or, without any, what the system would ask.
+/// Asks all sources at the same time: the given resolvers, or those that the system would ask.
 pub(crate) async fn look_up(host: &str, resolvers: &[SocketAddr], step_time: Duration) -> Vec<Source> {
     let Ok(name) = Name::from_ascii(host) else {
-        return vec![silent(host, "that is not a name that DNS knows")];
+        return vec![silent(host, "that is not a valid DNS name")];
     };
     let mut sources = Vec::new();
     let as_the_system_does = resolvers.is_empty();
@@ -39,7 +39,7 @@ pub(crate) async fn look_up(host: &str, resolvers: &[SocketAddr], step_time: Dur
         if sources.is_empty() && is_localhost(&name) {
             sources.push(localhost());
         }
-        // Such a name means nothing to anyone else.
+        // Resolvers don't know such a name.
         if is_localhost(&name) || (!sources.is_empty() && !host.contains('.')) {
             return sources;
         }
@@ -59,7 +59,7 @@ pub(crate) async fn look_up(host: &str, resolvers: &[SocketAddr], step_time: Dur
     sources
 }
 
-/// A name with a dot is looked up as it is, as the system does; others may get a domain of the machine's behind them.
+/// As the system does: a name with a dot is looked up as it is; others may get one of the machine's search domains.
 fn fully_qualified(name: &Name) -> Name {
     let mut name = name.clone();
     name.set_fqdn(name.num_labels() > 1);
@@ -93,7 +93,7 @@ fn system_resolvers() -> (Vec<(String, NameServerConfig)>, Vec<Name>) {
 async fn ask(label: String, server: NameServerConfig, search: Vec<Name>, name: Name, step_time: Duration) -> Source {
     let began = Instant::now();
     let mut options = ResolverOpts::default();
-    // One question and one repetition fit into the time of a step.
+    // One question and one retry fit into the time of a step.
     options.timeout = step_time.mul_f64(0.45);
     options.attempts = 1;
     options.cache_size = 0;
@@ -166,7 +166,7 @@ fn silent(label: &str, why: &str) -> Source {
     Source { name: label.to_owned(), local: false, a: lookup.clone(), aaaa: lookup, ms: 0.0 }
 }
 
-/// What the file says, if it knows the name.
+/// The entries of `/etc/hosts` for the name.
 fn hosts_file(name: &Name) -> Option<Source> {
     let hosts = Hosts::from_system().ok()?;
     let entry = |kind| {
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_an_answer_without_measure_the_beginning_is_kept() {
+    fn only_the_beginning_of_a_huge_answer_is_kept() {
         let name = Name::from_ascii("chat.example.com.").unwrap();
         let record = |data| Record::from_rdata(name.clone(), 60, data);
         let addresses = (0..3000u32).map(|number| record(RData::A(rdata::A(Ipv4Addr::from(number)))));

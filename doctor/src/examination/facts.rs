@@ -20,7 +20,7 @@ pub(crate) const ECHO_PATH: &str = "/-/doctor/echo";
 /// Everything that was found out about one address.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Facts {
-    /// The address that was examined, taken apart.
+    /// The address that was examined, parsed.
     pub(crate) target: Target,
     /// What each source says about the name. Empty if the address is an IP address.
     pub(crate) dns: Vec<Source>,
@@ -30,7 +30,7 @@ pub(crate) struct Facts {
     pub(crate) addresses: Vec<Address>,
 }
 
-/// One IP address, and how far each step came.
+/// One IP address, and the result of each step.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Address {
     pub(crate) address: SocketAddr,
@@ -52,12 +52,12 @@ pub(crate) struct Address {
     pub(crate) chat: Step<Carried>,
     /// The same through a raw room of its own.
     pub(crate) raw: Step<Carried>,
-    /// How long the path leaves an idle connection alone.
+    /// For how long the path keeps an idle connection.
     pub(crate) idle: Step<Idle>,
 }
 
 impl Address {
-    /// An address of which nothing is known yet.
+    /// An address before its first step.
     pub(crate) fn unknown(address: SocketAddr) -> Self {
         Self {
             address,
@@ -78,7 +78,7 @@ impl Address {
         self.address.ip()
     }
 
-    /// What hi says about itself behind this address, if hi is there and its echo gets through.
+    /// The echo of hi behind this address, if hi is there and its echo gets through.
     pub(crate) fn received(&self) -> Option<&Received> {
         [&self.echo, &self.echo_upgrade].into_iter().find_map(|step| step.done()?.received.as_ref())
     }
@@ -94,13 +94,13 @@ impl Address {
         diffs.map(|diff| diff.hops.as_slice()).find(|hops| !hops.is_empty()).unwrap_or_default()
     }
 
-    /// Where hi's own addresses begin: what stands before `/-/doctor/echo` where hi answered. `None`: it did not.
+    /// The prefix of hi's own paths: what precedes `/-/doctor/echo` where hi answered. `None`: it did not.
     pub(crate) fn base(&self) -> Option<&str> {
         let echo = self.echo.done().filter(|echo| echo.received.is_some())?;
         echo.path.strip_suffix(ECHO_PATH)
     }
 
-    /// The `Host` with which a request arrived, if it is another than was sent.
+    /// The `Host` with which a request arrived, if it was changed.
     pub(crate) fn changed_host(&self) -> Option<&str> {
         let diff = self.echo.done()?.diff.as_ref()?;
         let host = diff.changed.iter().find(|changed| changed.name.eq_ignore_ascii_case("host"))?;
@@ -113,11 +113,11 @@ impl Address {
     }
 }
 
-/// How a step went.
+/// The outcome of a step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Step<T> {
-    /// It was not tried: a step before it failed, or it doesn't apply.
+    /// Not tried: an earlier step failed, or it doesn't apply.
     Skipped,
     Done(T),
     Failed(Failure),
@@ -148,12 +148,12 @@ impl<T> From<Result<T, Failure>> for Step<T> {
     }
 }
 
-/// Why a step brought nothing.
+/// Why a step failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Failure {
     /// The kind, for a program.
     pub(crate) kind: FailureKind,
-    /// What happened, for a reader: the end of a sentence.
+    /// What happened, for people: the end of a sentence.
     pub(crate) detail: String,
 }
 
@@ -173,7 +173,7 @@ pub(crate) enum FailureKind {
     Refused,
     /// A router says that the address can't be reached.
     Unreachable,
-    /// This machine has no way to addresses of this family at all.
+    /// This machine has no route to addresses of this family at all.
     NoRouteHere,
     /// The peer ended the connection.
     Closed,
@@ -187,33 +187,33 @@ pub(crate) enum FailureKind {
     OnlyHttp2,
     /// The answer is not HTTP.
     NotHttp,
-    /// The answer is not a WebSocket frame, or not one that was due.
+    /// The answer is not a WebSocket frame, or an unexpected one.
     NotWebsocket,
     /// A message was refused because of its size.
     TooBig,
-    /// Anything else that the system says.
+    /// Any other error of the system.
     Other,
 }
 
 /// A TCP connection.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Connected {
-    /// Time until it stood, in milliseconds.
+    /// Time until it was established, in milliseconds.
     pub(crate) ms: f64,
 }
 
 /// A TLS session.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Tls {
-    /// Time until it stood, in milliseconds.
+    /// Time until it was established, in milliseconds.
     pub(crate) ms: f64,
     /// `TLSv1.3`.
     pub(crate) version: String,
-    /// The protocol that both agreed on, if any.
+    /// The negotiated protocol, if any.
     pub(crate) alpn: Option<String>,
     /// The certificates as they were sent, the server's own first.
     pub(crate) chain: Vec<Certificate>,
-    /// What is wrong with them; absent if nothing is.
+    /// What is wrong with them, if anything is.
     pub(crate) fault: Option<CertificateFault>,
 }
 
@@ -226,7 +226,7 @@ pub(crate) struct Certificate {
     pub(crate) names: Vec<String>,
     /// Whole days until it expires; negative: whole days since it did.
     pub(crate) days_left: i64,
-    /// When it expires (or did), in words.
+    /// When it expires or did expire, as a date for people.
     pub(crate) not_after: String,
 }
 
@@ -235,7 +235,7 @@ pub(crate) struct Certificate {
 pub(crate) struct CertificateFault {
     /// The kind, for a program.
     pub(crate) kind: CertificateFaultKind,
-    /// What the check said.
+    /// The text of the check.
     pub(crate) detail: String,
 }
 
@@ -243,13 +243,13 @@ pub(crate) struct CertificateFault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum CertificateFaultKind {
-    /// Its time is over.
+    /// It has expired.
     Expired,
-    /// Its time has not begun (or this machine's clock is wrong).
+    /// It is not valid yet, or this machine's clock is wrong.
     NotYetValid,
     /// It is for other names.
     WrongName,
-    /// It is signed by itself.
+    /// It is self-signed.
     SelfSigned,
     /// No authority that this machine trusts has signed it: often an intermediate certificate is missing.
     UnknownIssuer,
@@ -263,11 +263,11 @@ pub(crate) struct Carried {
     pub(crate) path: String,
     /// Why nothing was carried although nothing is broken, e.g. because raw rooms are off.
     pub(crate) note: Option<String>,
-    /// A message and its way back.
+    /// A message and its echo.
     pub(crate) message: Step<RoundTrip>,
     /// A ping and its pong.
     pub(crate) ping: Step<RoundTrip>,
-    /// A message of 16 KiB and its way back.
+    /// A message of 16 KiB and its echo.
     pub(crate) large: Step<RoundTrip>,
     /// Whether hi's own welcome came, which users get when they enter a room.
     pub(crate) welcomed: bool,
@@ -279,7 +279,7 @@ pub(crate) struct RoundTrip {
     pub(crate) ms: f64,
 }
 
-/// How long a path leaves idle connections alone.
+/// For how long a path keeps idle connections.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Idle {
     /// One connection each, in the order of their times.
@@ -298,31 +298,30 @@ impl Idle {
         cut.map(|one| one.silent_seconds).reduce(f64::min)
     }
 
-    /// How often the server pinged meanwhile: after each of its pings, silence began anew.
+    /// How often the server pinged meanwhile: each of its pings ended a silence.
     pub(crate) fn server_pings(&self) -> u32 {
         self.connections.iter().map(|one| one.server_pings).sum()
     }
 }
 
-/// A connection on which nothing was said for a while.
+/// A connection on which the client sent nothing for a while.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct IdleConnection {
-    /// For how long nothing moved on it: before it was cut, or else the longest time that it survived.
+    /// The silence before it was cut, or else the longest one that it survived, in seconds.
     pub(crate) silent_seconds: f64,
-    /// What became of it.
     pub(crate) fate: IdleFate,
     /// How often the server pinged: each ping ends a silence.
     pub(crate) server_pings: u32,
 }
 
-/// What becomes of an idle connection.
+/// The fate of an idle connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum IdleFate {
-    /// It carried a ping and its pong after the silence.
+    /// A ping after the silence got its pong.
     Alive,
-    /// It was ended during the silence.
+    /// It was closed during the silence.
     Cut,
-    /// It looked alive, but nothing came back over it any more.
+    /// It stayed open, but no pong came back.
     Deaf,
 }

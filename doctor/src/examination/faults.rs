@@ -1,4 +1,4 @@
-//! What is wrong with one address, looked at alone: its faults in the order of causes. Pure.
+//! What is wrong with one address by itself: its faults in the order of causes. Pure.
 
 use super::facts::{Address, CertificateFaultKind, Facts, FailureKind, Step, Tls};
 use super::verdict::{Finding, Kind};
@@ -14,13 +14,13 @@ mod stripped;
 use handshake::{handshake, speaking};
 pub(super) use stripped::told_by_hi;
 
-/// What to do where nothing tells more.
+/// What to do if nothing more is known.
 const SERVER_LOG: &str = "check the log of the server that answers there";
 
-/// A certificate that expires in fewer days than this deserves attention: renewal is usually automatic, 30 days before.
+/// Days left below which a certificate gets a note: renewal is usually automatic, 30 days before the end.
 const DAYS_LEFT_MIN: i64 = 14;
 
-/// Something that is wrong at an address: the clause goes behind `192.0.2.7: ` or `192.0.2.7 is not this server: `.
+/// Something wrong at an address: the clause follows `192.0.2.7: ` or `192.0.2.7 is not this server: `.
 #[derive(Clone, Debug)]
 pub(super) struct Fault {
     pub(super) kind: Kind,
@@ -116,8 +116,8 @@ fn tls(address: &Address, facts: &Facts) -> Option<Fault> {
             FailureKind::PlainNotTls => Fault::new(
                 Kind::TlsNotSpoken,
                 format!("port {} speaks plain HTTP there, not TLS", facts.target.port),
-                "let the proxy there terminate TLS on this port (nginx: listen 443 ssl), or use ws:// if there is to be \
-                 no TLS",
+                "let the proxy there terminate TLS on this port (nginx: listen 443 ssl), or use ws:// if there should \
+                 be no TLS",
             ),
             FailureKind::OnlyHttp2 => http2_only(),
             _ => Fault::new(
@@ -135,14 +135,15 @@ fn certificate(tls: &Tls, facts: &Facts) -> Option<Fault> {
     let Some(fault) = &tls.fault else {
         return (own.days_left < DAYS_LEFT_MIN).then(|| {
             let clause = format!("the certificate expires in {} ({})", days(own.days_left), own.not_after);
-            Fault::new(Kind::TlsExpiresSoon, clause, "renew it, and see why it was not renewed automatically").warning()
+            Fault::new(Kind::TlsExpiresSoon, clause, "renew it, and find out why it was not renewed automatically")
+                .warning()
         });
     };
     Some(match fault.kind {
         CertificateFaultKind::Expired if own.days_left > 0 => Fault::new(
             Kind::TlsExpired,
             "a certificate that was sent with the server's own has expired",
-            "send the intermediate certificates that belong to the certificate now (fullchain.pem), and reload the proxy",
+            "send the current intermediate certificates (fullchain.pem), and reload the proxy",
         ),
         CertificateFaultKind::Expired => Fault::new(
             Kind::TlsExpired,
@@ -152,7 +153,7 @@ fn certificate(tls: &Tls, facts: &Facts) -> Option<Fault> {
         CertificateFaultKind::NotYetValid => Fault::new(
             Kind::TlsNotYetValid,
             "the certificate is not valid yet",
-            "check the clocks of both machines; wait, or use the certificate from before",
+            "check the clocks of both machines; wait, or use the previous certificate",
         ),
         CertificateFaultKind::WrongName => Fault::new(
             Kind::TlsWrongName,
@@ -187,7 +188,7 @@ fn days(number: i64) -> String {
     }
 }
 
-/// All names of a few, some of many.
+/// Up to three names in full, of more only the first and the last.
 pub(super) fn listed(names: &[String]) -> String {
     match names {
         [] => "no name".to_owned(),
@@ -200,7 +201,7 @@ fn http2_only() -> Fault {
     Fault::new(
         Kind::Http2Only,
         "only HTTP/2 is spoken there, and WebSocket clients speak HTTP/1.1",
-        "let the proxy there offer http/1.1 too",
+        "let the proxy there offer http/1.1 (ALPN) too",
     )
 }
 
@@ -213,7 +214,7 @@ fn carrying(address: &Address) -> Option<Fault> {
             return Some(Fault::new(
                 Kind::MessageLost,
                 format!("the handshake at {path} is fine, but a {what} does not come back: {}", failure.detail),
-                "something on the way holds WebSocket frames back: switch buffering, caching and inspection off for this \
+                "something on the way holds WebSocket frames back: switch off buffering, caching and inspection for this \
                  path (nginx: proxy_buffering off)",
             ));
         }
@@ -232,7 +233,7 @@ fn carrying(address: &Address) -> Option<Fault> {
 }
 
 fn raw_rooms(address: &Address) -> Option<Fault> {
-    // Where no handshake works, that of a raw room says nothing new.
+    // Where no handshake works, a raw room's says nothing new.
     address.handshake.done().filter(|handshake| handshake.is_healthy())?;
     let note = match &address.raw {
         Step::Skipped => return None,
@@ -245,7 +246,7 @@ fn raw_rooms(address: &Address) -> Option<Fault> {
 fn idle(address: &Address) -> Option<Fault> {
     let cut = address.idle.done()?.cut_seconds()?;
     let proxy = address.echo.done().and_then(|echo| echo.diff.as_ref()?.proxy());
-    // The largest whole number of seconds that leaves room for a second ping.
+    // Whole seconds, at most half of the limit: so that one late ping does no harm.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a test that ran")]
     let interval = ((cut / 2.0).floor() as u64).max(1);
     Some(

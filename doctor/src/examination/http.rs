@@ -1,6 +1,6 @@
-//! One HTTP/1.1 request and its answer over one connection: to the byte, bounded in size and time.
+//! One HTTP/1.1 request and its answer over one connection: byte for byte, bounded in size and time.
 //!
-//! A client library would add, order and repair headers. Here exactly what is listed is sent, and what came is shown.
+//! A client library would add, reorder and repair headers, and refuse answers that are a finding here.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -14,9 +14,9 @@ use super::net::{refusal, timed_out};
 
 /// Largest head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Bytes of a body that are read at most; more is not needed to know what it is.
+/// Limit, in bytes, of what is read of a body: enough to know what it is.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Headers of an answer at most.
+/// Limit of headers in an answer.
 const HEADERS_MAX: usize = 128;
 /// The beginning of a SETTINGS frame, with which HTTP/2 begins (RFC 9113 3.4): three bytes of length, then type 4.
 const SETTINGS_FRAME: u8 = 4;
@@ -42,7 +42,7 @@ impl Request {
     }
 }
 
-/// An answer, and the bytes behind it: after a 101, the first frames.
+/// An answer, and the bytes behind it: the first frames after a 101.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) answer: Answer,
@@ -50,8 +50,8 @@ pub(crate) struct Exchange {
     pub(crate) leftover: Vec<u8>,
 }
 
-/// Sends a request and reads the answer: all of it within the time of one step, however slowly its bytes come. A body
-/// that is not over by then, or never is (`text/event-stream`), is cut: its beginning says enough.
+/// Sends a request and reads the answer within the time of one step, however slowly its bytes come. A body that takes
+/// longer, or never ends (`text/event-stream`), is cut: its beginning is enough.
 ///
 /// # Errors
 /// No answer in time, none at all, or something that is not HTTP/1.
@@ -65,7 +65,7 @@ where
     let head = async {
         let sent = send(stream, request).await;
         match read_head(stream, &mut buffer).await {
-            // An answer that overtook our own words counts; otherwise it is the failure to send that explains.
+            // An answer that came before the request was sent counts; without one, the failure to send is the explanation.
             Err(failure) if failure.kind == FailureKind::Closed => Err(sent.err().unwrap_or(failure)),
             head => head,
         }
@@ -96,7 +96,7 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut Vec<u8>) -
             Some(head) if (100..=199).contains(&head.0) && head.0 != 101 => drop(buffer.drain(..head.3)),
             Some(head) => return Ok(head),
             None if buffer.len() > HEAD_BYTES_MAX => {
-                return Err(Failure::new(FailureKind::NotHttp, "the head of the answer has no end"));
+                return Err(Failure::new(FailureKind::NotHttp, "the head of the answer does not end"));
             }
             None => match stream.read_buf(buffer).await {
                 Ok(0) => return Err(ended(buffer)),
@@ -171,7 +171,7 @@ impl BodyLength {
             }
     }
 
-    /// Reads what is still missing. An end that comes too early is an end.
+    /// Reads what is still missing. An early end of the connection ends the body too.
     async fn read<S: AsyncRead + Unpin>(self, stream: &mut S, bytes: &mut Vec<u8>) {
         while !self.is_whole(bytes) && matches!(stream.read_buf(bytes).await, Ok(1..)) {}
     }
@@ -186,7 +186,7 @@ impl BodyLength {
     }
 }
 
-/// The content of chunks (RFC 9112 7.1) as far as it is there, and whether the last chunk was.
+/// The content of the chunks so far (RFC 9112 7.1), and whether the last one has arrived.
 fn dechunk(mut bytes: &[u8]) -> (Vec<u8>, bool) {
     let mut content = Vec::new();
     while let Ok(httparse::Status::Complete((used, size))) = httparse::parse_chunk_size(bytes) {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_is_told_apart() {
+    fn other_protocols_are_recognized() {
         let kind = |bytes: &[u8]| parse_head(bytes).unwrap_err().kind;
         assert_eq!(kind(b"\x15\x03\x01\x00\x02\x02\x46"), FailureKind::TlsNotPlain);
         assert_eq!(kind(b"\x00\x00\x12\x04\x00\x00"), FailureKind::OnlyHttp2);

@@ -1,20 +1,20 @@
 //! `hi doctor`: why doesn't a WebSocket address work?
 //!
-//! Goes to every address that every resolver names, takes each as far as it goes, compares what was sent with what
-//! arrived, and ends with one verdict. It needs no io_uring: it runs wherever the program starts.
+//! Tries every address that any resolver names, step by step, compares each request as it was sent with the request as it
+//! arrived, and ends with one verdict. It needs no io_uring: it runs on any Linux.
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`url`] | the address, taken apart (pure) |
+//! | [`url`] | the address, parsed (pure) |
 //! | [`dns`] | what each resolver and `/etc/hosts` say |
 //! | [`net`] | TCP and TLS, with a limit on every wait |
-//! | [`http`] | one HTTP/1.1 request and its answer, to the byte |
+//! | [`http`] | one HTTP/1.1 request and its answer, byte for byte |
 //! | [`websocket`] | frames after the handshake: messages, pings, silence |
 //! | [`probe`] | one IP address, step by step |
 //! | [`facts`] | what was found (plain data) |
-//! | [`secrets`] | what the address holds and no report repeats (pure) |
-//! | [`diff`] | what the hops between did to a request (pure) |
-//! | [`verdict`] | the words for what can be wrong (pure) |
+//! | [`secrets`] | secrets in the address, which no report repeats (pure) |
+//! | [`diff`] | what the hops on the way did to a request (pure) |
+//! | [`verdict`] | the kinds of verdict (pure) |
 //! | [`diagnosis`] | from the facts to one verdict (pure) |
 //! | `faults` | what is wrong with one address alone (pure) |
 //! | `certificate` | a certificate in words (pure) |
@@ -52,31 +52,31 @@ use report::Color;
 pub use url::{Target, TargetParser};
 use verdict::Diagnosis;
 
-/// How long one step (a question to a resolver, a connection, an answer) may take. A proxy whose server is dead says so
+/// How long one step (a question to a resolver, a connection, an answer) may take. Proxies report a dead server
 /// late: HAProxy tries for more than three seconds before its 503.
 pub(crate) const STEP_TIME: Duration = Duration::from_secs(5);
-/// Addresses that are examined at most.
+/// Limit of addresses that are examined.
 const ADDRESSES_MAX: usize = 32;
-/// RFC 1035 4.2.
+/// The port of DNS (RFC 1035 4.2).
 const DNS_PORT: u16 = 53;
-/// Exit code: users notice something.
+/// Exit code when users are affected.
 const EXIT_BROKEN: u8 = 1;
 
 /// What to examine, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) target: Target,
-    /// The resolvers to ask; empty: as the system does (`/etc/hosts` and `/etc/resolv.conf`).
+    /// The resolvers to ask; if empty, what the system uses: `/etc/hosts` and `/etc/resolv.conf`.
     pub(crate) resolvers: Vec<SocketAddr>,
     /// Addresses that should be there. They are examined even if no resolver names them.
     pub(crate) expected: Vec<IpAddr>,
-    /// A PEM file of certificates to trust beside the system's.
+    /// A PEM file of certificates to trust in addition to the system's.
     pub(crate) ca: Option<PathBuf>,
-    /// The `Origin` of the handshake; none: one without, and one with that of the site itself.
+    /// The `Origin` of the handshake; if none, it is tried without one and with that of the site.
     pub(crate) origin: Option<String>,
     /// How long one step may take.
     pub(crate) step_time: Duration,
-    /// Whether messages are sent, and for how long silence is tried.
+    /// Whether messages are sent, and how long silence is tried.
     pub(crate) depth: Depth,
 }
 
@@ -92,7 +92,7 @@ pub(crate) enum Depth {
 }
 
 impl Options {
-    /// A full examination without silence, as the system resolves the name.
+    /// A full examination without silence, with the system's resolvers.
     pub(crate) fn new(target: Target) -> Self {
         Self {
             target,
@@ -109,9 +109,9 @@ impl Options {
 /// The result of an examination.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Examination {
-    /// What was found: per resolver the records with their TTLs, per IP address each step.
+    /// The records of each resolver with their TTLs, and each step at each IP address.
     pub(crate) facts: Facts,
-    /// What it means: the one verdict, and what else deserves attention.
+    /// The one verdict, and what else deserves attention.
     pub(crate) diagnosis: Diagnosis,
     /// How long it took, in milliseconds.
     pub(crate) ms: f64,
@@ -165,11 +165,11 @@ pub(crate) async fn examine(options: &Options) -> Result<Examination, String> {
 /// # Errors
 /// The system has no descriptors left.
 pub fn runtime() -> io::Result<Runtime> {
-    // Time is looked at between any two polls: the usual 61 of them are many seconds if a server floods us.
+    // The timer is checked after each poll: the usual 61 polls take many seconds if a server floods us.
     Builder::new_current_thread().enable_all().event_interval(1).build()
 }
 
-/// Each address once: those of the sources in their order, then what is only expected.
+/// Each address once: those of the sources in their order, then those that are only expected.
 fn known_addresses(target: &Target, dns: &[Source], expected: &[IpAddr]) -> Vec<IpAddr> {
     let mut known: Vec<IpAddr> = Vec::new();
     let named = dns.iter().flat_map(Source::records).map(|record| record.ip);
@@ -181,7 +181,7 @@ fn known_addresses(target: &Target, dns: &[Source], expected: &[IpAddr]) -> Vec<
     known
 }
 
-/// A time as it is reported: in milliseconds, with as many digits as mean something.
+/// A time as it is reported: in milliseconds, with two decimals.
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 100_000.0).round() / 100.0
 }

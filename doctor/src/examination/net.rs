@@ -1,7 +1,7 @@
 //! TCP and TLS, with a limit on every wait.
 //!
-//! A certificate that is refused is a finding, not the end: the check is done as a browser would do it, its result is kept,
-//! and the handshake goes on, so that what lies behind can be told. The secrets of the address are not sent there.
+//! A refused certificate is a finding, not the end: it is checked as a browser would, the result is kept, and the handshake
+//! goes on, so that the steps behind it can be examined. Secrets of the address are not sent there.
 
 use std::fmt;
 use std::io;
@@ -40,12 +40,12 @@ pub(crate) enum Stream {
 /// What TLS trusts.
 #[derive(Clone, Debug)]
 pub(crate) struct Trust {
-    /// `None`: any certificate will do.
+    /// `None`: any certificate is accepted.
     verifier: Option<Arc<WebPkiServerVerifier>>,
 }
 
 impl Trust {
-    /// Any certificate will do: to find out whether TLS is spoken at all.
+    /// Accepts any certificate, to find out whether TLS is spoken at all.
     pub(crate) fn anything() -> Self {
         Self { verifier: None }
     }
@@ -89,7 +89,7 @@ impl Route {
     /// Connects with TCP.
     ///
     /// # Errors
-    /// What the system says, or that nothing came back in time.
+    /// The system's error, or no answer in time.
     pub(crate) async fn tcp(&self) -> Result<(TcpStream, Connected), Failure> {
         let began = Instant::now();
         match timeout(self.step_time, TcpStream::connect(self.address)).await {
@@ -103,7 +103,7 @@ impl Route {
         }
     }
 
-    /// What can't be reached: the address, or everything of its family from here?
+    /// Tells an unreachable address from a machine without any route for its family.
     fn no_connection(&self, error: &io::Error) -> Failure {
         let failure = refusal(error);
         match failure.kind {
@@ -114,7 +114,7 @@ impl Route {
         }
     }
 
-    /// Speaks TLS over a TCP connection, if this route wants it.
+    /// Starts TLS on a TCP connection, if this route has TLS.
     ///
     /// # Errors
     /// The TLS handshake failed, for another reason than the certificate.
@@ -142,7 +142,7 @@ impl Route {
         Ok((Stream::Tls(Box::new(stream)), Some(tls)))
     }
 
-    /// TCP, and TLS if wanted: for further connections, when the first has shown that both work.
+    /// TCP, and TLS if the route has it: for further connections, after the first has shown that both work.
     ///
     /// # Errors
     /// As [`Route::tcp`] and [`Route::tls`].
@@ -163,8 +163,8 @@ impl Route {
     }
 }
 
-/// Whether this machine could reach an address at all: it knows a way, and has an address of its own that may be answered
-/// to. Nothing is sent.
+/// Whether this machine could reach an address at all: it has a route, and a source address that can be replied to.
+/// Nothing is sent.
 fn has_a_way_to(address: SocketAddr) -> bool {
     let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let own = UdpSocket::bind((any, 0)).and_then(|socket| {
@@ -173,7 +173,7 @@ fn has_a_way_to(address: SocketAddr) -> bool {
     });
     match (own.map(|own| own.ip()), address.ip()) {
         (Err(_), _) => false,
-        // Local addresses (RFC 4193) don't leave the site.
+        // Unique local addresses (RFC 4193) are not routed beyond the site.
         (Ok(IpAddr::V6(own)), IpAddr::V6(to)) => to.is_unique_local() || !own.is_unique_local(),
         (Ok(_), _) => true,
     }
@@ -184,13 +184,13 @@ pub(crate) fn timed_out(what: &str, step_time: Duration) -> Failure {
     Failure::new(FailureKind::TimedOut, format!("no {what} within {} s", step_time.as_secs_f64()))
 }
 
-/// What the system says, sorted by what it is about.
+/// The system's error, classified.
 pub(crate) fn refusal(error: &io::Error) -> Failure {
     let kind = match error.kind() {
         io::ErrorKind::ConnectionRefused => FailureKind::Refused,
         io::ErrorKind::TimedOut => FailureKind::TimedOut,
         io::ErrorKind::HostUnreachable => FailureKind::Unreachable,
-        // The system has no address of its own, or no way out, for this family.
+        // The system has no address or no route for this family.
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported => {
             FailureKind::NoRouteHere
         }
@@ -204,7 +204,7 @@ pub(crate) fn refusal(error: &io::Error) -> Failure {
     let detail = match kind {
         FailureKind::Refused => "nothing listens there".to_owned(),
         FailureKind::Closed => "the connection was ended".to_owned(),
-        // What the system calls it, without its number.
+        // The system's text without the error number.
         _ => error.to_string().split(" (os error").next().unwrap_or_default().to_owned(),
     };
     Failure::new(kind, detail)
@@ -258,7 +258,7 @@ fn algorithms() -> WebPkiSupportedAlgorithms {
     crypto::ring::default_provider().signature_verification_algorithms
 }
 
-/// Checks as a browser does, keeps the result, and lets the handshake go on.
+/// Checks a certificate as a browser does, keeps the result, and lets the handshake go on.
 struct Check {
     verifier: Option<Arc<WebPkiServerVerifier>>,
     result: Mutex<Option<Error>>,

@@ -1,4 +1,4 @@
-//! One IP address, step by step: each step is bounded, and one that fails skips those that need it.
+//! One IP address, step by step: each step has a time limit, and a failed step skips those that need it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,16 +18,16 @@ use super::url::Target;
 use super::websocket::{Dialect, Socket, accept_of, random_key, random_name};
 use super::{Depth, Options};
 
-/// Characters of a body that are kept at most: enough for the words of a refusal.
+/// Limit, in characters, of what is kept of a body: enough for the reason of a refusal.
 const BODY_CHARS_KEPT: usize = 4096;
-/// Characters that are kept at most of each name that a server gives itself.
+/// Limit, in characters, of what is kept of a server's own name.
 const NAME_CHARS_KEPT: usize = 120;
 /// Asks hi for its reason in JSON when it refuses.
 const ACCEPT: [&str; 2] = ["Accept", "application/json, */*;q=0.5"];
-/// Silences that are tried, in seconds, each on a connection of its own.
+/// The silences to try, in seconds, each on its own connection.
 const SILENCES: [u64; 16] = [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 240, 300, 600, 1800, 3600];
 
-/// Takes one address as far as it goes.
+/// Tries each step at one address, until one fails.
 pub(crate) async fn probe(address: SocketAddr, options: &Options, trust: Option<Trust>) -> Address {
     let target = &options.target;
     let tls = trust.and_then(|trust| Some((server_name(target)?, trust)));
@@ -67,7 +67,7 @@ fn server_name(target: &Target) -> Option<ServerName<'static>> {
     ServerName::try_from(target.host.clone()).ok()
 }
 
-/// What is examined, and what is known beforehand.
+/// The address to try, and how.
 #[derive(Clone)]
 struct Probe {
     route: Route,
@@ -114,7 +114,7 @@ impl Probe {
         let plain = Route { tls: None, ..self.route.clone() };
         let Ok(mut stream) = plain.connect().await else { return failure };
         match exchange(&mut stream, &self.request(ECHO_PATH, false).0, self.step_time()).await {
-            // Servers with TLS say so to clients that speak plain HTTP.
+            // Servers with TLS answer plain HTTP with 400 and a hint.
             Ok(exchange) if exchange.answer.status != 400 => {
                 Failure::new(FailureKind::PlainNotTls, "plain HTTP is spoken there")
             }
@@ -122,7 +122,7 @@ impl Probe {
         }
     }
 
-    /// The echo where it may be; what answers at the root counts if it is nowhere.
+    /// The echo at each base where hi may be mounted; if it is nowhere, the answer at the root counts.
     async fn plain_echo(&self, stream: Stream, keeps_secrets: bool, found: &mut Address) {
         found.echo = self.echo_over(stream, ECHO_PATH.to_owned(), false).await.into();
         for base in self.target.bases().iter().skip(1).filter(|base| !(keeps_secrets && base.contains(';'))) {
@@ -187,8 +187,8 @@ impl Probe {
         Ok(Echo { path, answer, received, diff })
     }
 
-    /// The handshake on the path of the URL, and what its WebSocket carries. `host`: with which `Host` requests arrive, if
-    /// it is another than was sent.
+    /// The handshake on the path of the URL, and what its WebSocket carries. `host`: the `Host` with which requests arrive,
+    /// if it is not the one that was sent.
     async fn handshake_and_chat(
         &self,
         is_hi: bool,
@@ -202,7 +202,7 @@ impl Probe {
         };
         let own_origin = self.target.origin();
         if handshake.answer.is_refusal() {
-            // Browsers always send an Origin: what they get is what counts.
+            // Browsers always send an Origin: their answer is what counts.
             let other = if self.origin.is_none() { Some(own_origin.as_str()) } else { None };
             if let Ok((again, opened)) = self.handshake(&path, other).await {
                 handshake.other_origin = Some(OtherOrigin { origin: again.origin, status: again.answer.status });
@@ -237,8 +237,8 @@ impl Probe {
         (Step::Done(handshake), chat)
     }
 
-    /// hi's refusal of the user or the room that the address names, which the doctor replaces by its own. Asked without an
-    /// upgrade: no room is entered, and hi checks the names first.
+    /// hi's refusal of the user or the room in the address, which the doctor otherwise replaces with its own. Asked without
+    /// an upgrade: hi checks the names first, and no room is entered.
     async fn refused_names(&self) -> Option<Handshake> {
         let path = self.target.named_target(&self.name)?;
         let mut stream = self.route.connect().await.ok()?;
@@ -252,9 +252,9 @@ impl Probe {
         is_about_names.then_some(refused)
     }
 
-    /// What a page of this origin gets.
+    /// The handshake as a page of this origin sends it.
     async fn try_origin(&self, origin: &str, is_hi: bool) -> Option<OtherOrigin> {
-        // The doctor's user is in the chat already.
+        // The doctor's first user is still in the chat.
         let path = self.target.handshake_target(&random_name(), is_hi);
         let (handshake, socket) = self.handshake(&path, Some(origin)).await.ok()?;
         if let Some(socket) = socket {
@@ -300,7 +300,7 @@ impl Probe {
         }
     }
 
-    /// Parallel connections, each silent for another time.
+    /// Parallel connections, each silent for a different time.
     async fn idle(&self, found: &Address, longest: Duration) -> Step<Idle> {
         let raw = found.raw.done().filter(|carried| carried.ping.done().is_some()).map(|carried| carried.path.clone());
         let chat = found.handshake.done().filter(|handshake| handshake.is_healthy());
@@ -310,7 +310,7 @@ impl Probe {
         silences.push(longest);
         let mut connections = JoinSet::new();
         for (position, silence) in silences.into_iter().enumerate() {
-            // Each under a name of its own: in a chat, no two users may have the same.
+            // Each with its own name: in a chat, names are unique.
             let name = random_name();
             let path = path.replace(&self.name, &name);
             let probe = Self { name, ..self.clone() };
@@ -325,7 +325,7 @@ impl Probe {
             .into()
     }
 
-    /// A connection on which nothing is said for the time of `silence`.
+    /// A connection on which nothing is sent for the time of `silence`.
     async fn be_silent(&self, path: &str, silence: Duration) -> Result<IdleConnection, Failure> {
         let (handshake, socket) = self.handshake(path, self.origin.as_deref()).await?;
         let Some(mut socket) = socket else {
@@ -354,7 +354,7 @@ fn not_carried(path: String, answer: &Answer) -> Carried {
     Carried { path, note: Some(note), message, ping, large, welcomed: false }
 }
 
-/// hi closes a listener that speaks with 1008.
+/// hi closes a listener that publishes with 1008.
 fn says_listen_only(failure: &Failure) -> bool {
     failure.detail.contains("with 1008")
 }

@@ -1,4 +1,4 @@
-//! The table for a reader, and the verdict below it. Pure: colors come in as an argument.
+//! The table for people, and the verdict below it. Pure: colors are an argument.
 
 use std::fmt::Write as _;
 
@@ -13,9 +13,9 @@ use super::verdict::Finding;
 use crate::printable::printable;
 use crate::printable::thousands;
 
-/// The column of the steps' names, in characters.
+/// Width of the column with the steps' names, in characters.
 const NAME_WIDTH: usize = 17;
-/// The column of the times, in characters.
+/// Width of the column with the times, in characters.
 const TIME_WIDTH: usize = 11;
 
 /// Whether to write colors.
@@ -26,7 +26,7 @@ pub(crate) enum Color {
     None,
 }
 
-/// How a line is meant.
+/// The tone of a line, for its color.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tone {
     Good,
@@ -83,7 +83,7 @@ impl Page {
 
     fn line(&mut self, name: &str, tone: Tone, word: &str, time: Option<f64>, details: &str) {
         let time = time.map(|ms| format!("{ms:.1} ms")).unwrap_or_default();
-        // Padding counts characters, and colors are none that can be seen.
+        // Padded first: the escape codes of colors would be counted.
         let word = self.paint(tone, &format!("{word:5}"));
         let line = format!("  {name:NAME_WIDTH$} {word} {time:>TIME_WIDTH$}  {}", printable(details));
         let _ = writeln!(self.text, "{}", line.trim_end());
@@ -104,7 +104,7 @@ impl Page {
         };
         let time = (!source.local).then_some(source.ms);
         let (a, aaaa) = (addresses(&source.a), addresses(&source.aaaa));
-        // What is said of both is said once.
+        // If both are the same, they are shown once.
         let details = if a == aaaa { a } else { format!("A {a}; AAAA {aaaa}") };
         self.line(&source.name, tone, word, time, &details);
         let mut aliases = source.a.aliases.clone();
@@ -297,7 +297,7 @@ fn described(answer: &Answer) -> String {
     format!("{}{kind}{server}{to}", answer.status)
 }
 
-/// What a redirect carries is for its target alone.
+/// The query of a redirect is for its target only.
 fn without_query(location: &str) -> &str {
     location.split(['?', '#']).next().unwrap_or_default()
 }
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_says_can_do_nothing_in_a_terminal() {
+    fn foreign_text_is_harmless_in_a_terminal() {
         let mut page = Page { text: String::new(), color: Color::None };
         page.below(Tone::Quiet, "\u{1b}[2J");
         page.line("echo", Tone::Good, "ok", None, "\u{7}bell");

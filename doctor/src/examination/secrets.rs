@@ -1,7 +1,7 @@
 //! The secrets in an address (`?token=...`, `;jsessionid=...`): sent to the server, and never shown. Pure.
 //!
-//! Reports are pasted into tickets and chats. What the address holds is masked where it is written down, and everything
-//! that a server sent back is searched for it: error pages, redirects and close reasons repeat what was asked.
+//! Reports are pasted into tickets and chats. Secrets are masked in the address, and in everything that a server sent back:
+//! error pages, redirects and close reasons repeat the request.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use super::facts::{Address, Answer, Carried, Echo, Failure, Handshake, Step};
 const MASK: &str = "***";
 /// Parameters whose values may be shown: hi's own, and those that only name a protocol. All others may be secrets.
 const SHOWN: [&str; 9] = ["username", "room", "echo", "lossy", "EIO", "transport", "v", "vsn", "version"];
-/// Parts of the names of parameters whose values are secrets wherever they turn up.
+/// Parts of parameter names whose values are masked everywhere, also without their name.
 const TELLING: [&str; 15] = [
     "token", "secret", "pass", "pwd", "auth", "key", "sig", "session", "sid", "jwt", "code", "ticket", "resume",
     "cred", "bearer",
@@ -24,7 +24,7 @@ const VALUE_BYTES_MIN: usize = 5;
 /// Values of at least this many bytes, with letters and digits, are taken for secrets under any name.
 const RANDOM_BYTES_MIN: usize = 12;
 
-/// What stands behind the `?` of an address. `Debug`, `Display` and JSON show it without its secrets.
+/// The query of an address. `Debug`, `Display` and JSON mask its secrets.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Query(String);
 
@@ -39,12 +39,12 @@ impl Query {
         &self.0
     }
 
-    /// Whether something in it looks like a secret, and not only like a setting.
+    /// Whether a value looks like a secret, not just like a setting.
     pub(crate) fn has_secrets(&self) -> bool {
         self.pairs().any(|(key, value)| is_telling(key) || is_random(value))
     }
 
-    /// Those that may be secrets, each with its name, which may be empty.
+    /// The parameters that may be secrets, as name and value; the name may be empty.
     fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.split('&').filter_map(pair)
     }
@@ -65,7 +65,7 @@ fn masked(parameter: &str) -> String {
     }
 }
 
-/// The parameters of the parts of a path: what stands behind each `;` (RFC 3986 3.3).
+/// The parameters in a path: what follows a `;` in each segment (RFC 3986 3.3).
 fn in_path(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').flat_map(|part| part.split(';').skip(1))
 }
@@ -108,7 +108,7 @@ impl Serialize for Query {
     }
 }
 
-/// An address as it may be shown, whether it can be taken apart or not: without user name, password and secrets.
+/// An address as it may be shown, valid or not: without user name, password and secrets.
 pub(crate) fn shown(url: &str) -> String {
     let (before, query) = url.split_once('?').map_or((url, None), |(before, query)| (before, Some(query)));
     let host = before.find("://").map_or(0, |at| at + 3);
@@ -128,18 +128,18 @@ pub(crate) fn shown(url: &str) -> String {
 /// The secrets of an address, in every form in which a server may repeat them.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Secrets {
-    /// What to look for, and what to write instead: the longest first.
+    /// What to look for, and its replacement, the longest first.
     masked: Vec<(String, String)>,
 }
 
 impl Secrets {
-    /// Those of a path and a query.
+    /// The secrets of a path and a query.
     pub(crate) fn of(path: &str, query: &Query) -> Self {
         let mut masked = Vec::new();
         for (key, value) in in_path(path).filter_map(pair).chain(query.pairs()) {
             let forms = forms(value);
             if !key.is_empty() {
-                // Within a redirect to a login page, the address is itself a parameter.
+                // In a redirect to a login page, the address is itself a parameter.
                 let pair = |equals| forms.iter().map(move |form| format!("{key}{equals}{form}"));
                 let pairs = ["=", "%3D", "%3d"].into_iter().flat_map(pair);
                 masked.extend(pairs.map(|pair| (pair, format!("{key}={MASK}"))));
@@ -152,12 +152,12 @@ impl Secrets {
         Self { masked }
     }
 
-    /// A text without them.
+    /// The text with each secret masked.
     pub(crate) fn mask(&self, text: &str) -> String {
         self.masked.iter().fold(text.to_owned(), |text, (secret, mask)| text.replace(secret, mask))
     }
 
-    /// Everything that was found at an address, without them.
+    /// Masks the secrets in everything that was found at an address.
     pub(crate) fn mask_address(&self, address: &mut Address) {
         let Address { address: _, in_dns: _, ttl_seconds: _, tcp, tls, echo, echo_upgrade, handshake, chat, raw, idle } =
             address;
@@ -176,7 +176,7 @@ impl fmt::Debug for Secrets {
     }
 }
 
-/// A value as it was given, decoded, and encoded once more.
+/// A value as it was given, decoded, encoded again, and in canonical encoding.
 fn forms(value: &str) -> Vec<String> {
     let decoded = percent_decode_str(value).decode_utf8_lossy().into_owned();
     let encoded = utf8_percent_encode(value, NON_ALPHANUMERIC).to_string();
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_shown_without_what_only_its_server_may_know() {
+    fn an_address_is_shown_without_its_secrets() {
         for (url, expected) in [
             ("wss://h/ws?username=ada&room=tea", "wss://h/ws?username=ada&room=tea"),
             ("wss://h/ws?token=abc&room=tea&resume=&x", "wss://h/ws?token=***&room=tea&resume=&***"),
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_shows_no_secrets_by_itself() {
+    fn a_query_masks_its_secrets() {
         let query = Query::new("token=abc");
         assert_eq!(
             (query.as_sent(), format!("{query} {query:?}")),
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_repeats_a_secret_is_masked() {
+    fn a_secret_is_masked_in_every_form() {
         let secrets = Secrets::of("/ws", &Query::new("token=s3%2Bcr3t&n=7&id=550e8400-e29b-41d4&room=general&bare5"));
         for (text, expected) in [
             ("Cannot GET /ws?token=s3%2Bcr3t&n=7", "Cannot GET /ws?token=***&n=***"),
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_repeats_a_secret_of_the_path_is_masked() {
+    fn secrets_of_the_path_are_masked() {
         let secrets = Secrets::of("/x;jsessionid=A1B2/ws;v=2", &Query::default());
         assert_eq!(secrets.mask("Cannot GET /x;jsessionid=A1B2/ws;v=2"), "Cannot GET /x;jsessionid=***/ws;v=2");
         let secrets = Secrets::of("/x;jsessionid=s3cret", &Query::default());

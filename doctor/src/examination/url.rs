@@ -13,7 +13,7 @@ use super::secrets::{Query, Secrets, has_secrets, shown, shown_path};
 /// Where hi serves the chat: the path of an address that names none.
 const PATH_DEFAULT: &str = "/ws";
 
-/// A URL taken apart.
+/// A parsed URL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Target {
     /// The address as it was given, with its secrets masked.
@@ -30,10 +30,11 @@ pub struct Target {
 }
 
 impl Target {
-    /// Takes an address apart.
+    /// Parses an address.
     ///
     /// # Errors
-    /// It is not a `ws`, `wss`, `http` or `https` URL, or has a part that a WebSocket URL can't have.
+    /// It is not a `ws`, `wss`, `http` or `https` URL, or has a part that a WebSocket URL can't have: a sentence with what to
+    /// give instead.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
         let fail = |why: &str| format!("{}: {why}", shown(url));
         if url.chars().any(|letter| letter.is_control() || letter.is_whitespace()) {
@@ -64,7 +65,7 @@ impl Target {
         // The root of a site is its page, not its WebSocket.
         let path = if path.is_empty() || is_page && path == "/" { PATH_DEFAULT } else { path };
         if !path.is_ascii() || !query.is_ascii() {
-            return Err(fail("write letters outside of ASCII as %XX"));
+            return Err(fail("write non-ASCII characters as %XX"));
         }
         Ok(Self {
             url: shown(url),
@@ -81,7 +82,7 @@ impl Target {
         Self { tls: true, ..self.clone() }
     }
 
-    /// What must not be repeated in a report.
+    /// What a report must not repeat.
     pub(crate) fn secrets(&self) -> Secrets {
         Secrets::of(&self.path, &self.query)
     }
@@ -91,7 +92,7 @@ impl Target {
         has_secrets(&self.path) || self.query.has_secrets()
     }
 
-    /// For a report: the path without its secrets. (The query shows none by itself.)
+    /// For a report: with a masked path. (The query masks itself.)
     pub(crate) fn masked(&self) -> Self {
         Self { path: shown_path(&self.path), ..self.clone() }
     }
@@ -145,7 +146,7 @@ impl Target {
         if !names_a_user && !looks_like_hi {
             return self.with_query(query);
         }
-        // With its secret, the doctor would take a user's name over.
+        // With the resume secret, the doctor would take over a user's name.
         let is_own = |pair: &&str| names_user_or_room(pair) || key(pair) == "resume";
         let others = query.split('&').filter(|pair| !pair.is_empty() && !is_own(pair));
         let own = [format!("username={own_name}"), format!("room={own_name}")];
@@ -153,8 +154,8 @@ impl Target {
         self.with_query(&pairs.join("&"))
     }
 
-    /// The target with the user and the room that the address names, if it names one, for a plain request: a handshake
-    /// with it would enter the room. Where only the room is named, the user is the doctor's own.
+    /// The target with the user or the room that the address names, if any, for a plain request: a handshake with it would
+    /// enter the room. If only the room is named, the user is the doctor's own.
     pub(crate) fn named_target(&self, own_name: &str) -> Option<String> {
         let pairs = self.query.as_sent().split('&');
         let mut kept: Vec<&str> = pairs.filter(|pair| key(pair) != "resume").collect();
@@ -172,7 +173,7 @@ impl Target {
     }
 }
 
-/// For the command line. clap would repeat a value that it refuses, and with it what only the server may know.
+/// For the command line. clap by itself would repeat a refused value, and with it its secrets.
 #[derive(Clone, Copy, Debug)]
 pub struct TargetParser;
 
@@ -186,7 +187,7 @@ impl TypedValueParser for TargetParser {
         value: &OsStr,
     ) -> Result<Target, clap::Error> {
         Target::parse(&value.to_string_lossy()).map_err(|error| {
-            // An argument keeps its variable only where the value comes from it (see `environment`).
+            // An argument has its variable only if the value came from there (`src/environment.rs`).
             let of_variable = |arg: &clap::Arg| arg.get_env().map(|variable| variable.to_string_lossy().into_owned());
             let name = arg.map(|arg| match of_variable(arg) {
                 Some(variable) => format!("{variable} ({arg}): "),
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_taken_apart() {
+    fn an_address_is_parsed() {
         let target = parsed("wss://Chat.example.com/a/ws?token=1");
         assert_eq!((target.tls, target.port, &*target.path, target.query.as_sent()), (true, 443, "/a/ws", "token=1"));
         assert_eq!(target.bases(), ["", "/a"]);
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_with_a_sentence() {
+    fn invalid_addresses_are_refused_with_a_sentence() {
         for (url, part) in [
             ("chat.example.com/ws", "e.g. wss://chat.example.com/ws"),
             ("127.0.0.1:18080/ws", "e.g. ws://127.0.0.1:18080/ws"),

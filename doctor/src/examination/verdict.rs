@@ -1,4 +1,4 @@
-//! The words for what can be wrong: the kinds of verdict, and what a finding consists of. Pure.
+//! The kinds of verdict, and what a finding consists of. Pure.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::printable::printable;
 use crate::proxy::Lines;
 
-/// What is wrong, or that nothing is. The names in JSON are stable. The order is that of causes: what stands first
-/// explains what stands behind it.
+/// What is wrong, or that nothing is. The names in JSON are stable. The order is that of causes: each kind explains those
+/// after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
@@ -35,11 +35,11 @@ pub(crate) enum Kind {
     TimedOut,
     /// The network says that the address can't be reached.
     Unreachable,
-    /// This machine has no way to addresses of this family: nothing can be said about them.
+    /// This machine has no route to addresses of this family: nothing can be said about them.
     NoRouteHere,
-    /// No address of IPv6 can be connected to, all of IPv4 can.
+    /// No IPv6 address accepts connections, all IPv4 addresses do.
     Ipv6Broken,
-    /// No address of IPv4 can be connected to, all of IPv6 can.
+    /// No IPv4 address accepts connections, all IPv6 addresses do.
     Ipv4Broken,
     /// `wss`, and the port speaks plain HTTP.
     TlsNotSpoken,
@@ -47,13 +47,13 @@ pub(crate) enum Kind {
     TlsExpected,
     /// The TLS handshake fails, for another reason than the certificate.
     TlsFailed,
-    /// The certificate's time is over.
+    /// The certificate has expired.
     TlsExpired,
-    /// The certificate's time has not begun.
+    /// The certificate is not valid yet.
     TlsNotYetValid,
     /// The certificate is for other names.
     TlsWrongName,
-    /// The certificate is signed by itself.
+    /// The certificate is self-signed.
     TlsSelfSigned,
     /// No authority that this machine trusts has signed the certificate.
     TlsUnknownIssuer,
@@ -65,11 +65,11 @@ pub(crate) enum Kind {
     Http2Only,
     /// The answer is not HTTP.
     NotHttp,
-    /// The connection stands and no answer comes.
+    /// The connection is accepted, and no answer comes.
     NoHttpAnswer,
     /// Plain requests are answered, WebSocket handshakes are not.
     HandshakeUnanswered,
-    /// 502, 503, 504: a proxy lives, what is behind it doesn't.
+    /// 502, 503, 504: a proxy is up, the server behind it is not.
     BadGateway,
     /// The last hop speaks HTTP/1.0, which has no upgrades.
     Http10Hop,
@@ -94,13 +94,13 @@ pub(crate) enum Kind {
     Ok200InsteadOf101,
     /// A status that no other kind explains.
     UnexpectedStatus,
-    /// 101 with an accept key that is not the key's.
+    /// 101 with an accept key that does not belong to the key.
     WrongAcceptKey,
     /// The handshake is fine, and messages don't come through.
     MessageLost,
     /// Messages come through and 16 KiB do not.
     TooBig,
-    /// The path cuts idle connections.
+    /// Something on the way cuts idle connections.
     IdleTimeout,
     /// Two servers that know nothing of each other's rooms answer.
     AnotherInstance,
@@ -124,13 +124,13 @@ impl Kind {
 pub(crate) struct Finding {
     /// The kind, for a program.
     pub(crate) kind: Kind,
-    /// Whether users notice it: exit code 1.
+    /// Whether users are affected: exit code 1.
     pub(crate) broken: bool,
     /// The address that it is about, if it is about one.
     pub(crate) address: Option<IpAddr>,
-    /// What is the matter: whole sentences.
+    /// What is wrong, in whole sentences.
     pub(crate) text: String,
-    /// What to do about it. In JSON it has kept its first name.
+    /// What to do about it. JSON keeps the name that was published first.
     #[serde(rename = "mend")]
     pub(crate) fix: Option<Fix>,
 }
@@ -139,12 +139,12 @@ pub(crate) struct Finding {
 pub(crate) struct Fix {
     /// One or two sentences.
     pub(crate) text: String,
-    /// The lines to write, where there are such.
+    /// Lines for the configuration of a proxy.
     pub(crate) lines: Vec<Lines>,
 }
 
 impl Finding {
-    /// Something that users notice.
+    /// A finding that affects users.
     pub(crate) fn broken(kind: Kind, address: Option<IpAddr>, text: impl AsRef<str>) -> Self {
         Self { kind, broken: true, address, text: printable(text.as_ref()).into_owned(), fix: None }
     }
@@ -153,14 +153,14 @@ impl Finding {
         Self { broken: false, ..Self::broken(kind, address, text) }
     }
 
-    /// The same with what to do about it.
+    /// Adds what to do about it.
     #[must_use]
     pub(crate) fn fix(mut self, text: impl AsRef<str>) -> Self {
         self.fix = Some(Fix { text: printable(text.as_ref()).into_owned(), lines: Vec::new() });
         self
     }
 
-    /// The same with lines to write.
+    /// Adds lines for the configuration of a proxy.
     #[must_use]
     pub(crate) fn lines(mut self, lines: Vec<Lines>) -> Self {
         if let Some(fix) = &mut self.fix {
@@ -171,7 +171,7 @@ impl Finding {
 }
 
 impl fmt::Display for Finding {
-    /// One line: what is the matter, and what to do about it; without the lines.
+    /// In one line: what is wrong and what to do about it, without the configuration lines.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)?;
         match &self.fix {
@@ -181,17 +181,17 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What the facts come to.
+/// The result of judging the facts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Diagnosis {
-    /// The one verdict: the cause of what users notice, or `sound`.
+    /// The one verdict: the cause of what affects users, or `sound`.
     pub(crate) verdict: Finding,
     /// What else is broken or deserves attention.
     pub(crate) others: Vec<Finding>,
 }
 
 impl Diagnosis {
-    /// Whether users notice nothing.
+    /// Whether no user is affected.
     pub(crate) fn is_healthy(&self) -> bool {
         !self.verdict.broken
     }

@@ -1,4 +1,4 @@
-//! WebSocket as a client: the handshake, messages and their way back, pings, silence.
+//! A WebSocket client: the handshake's keys, messages and their echo, pings, silence.
 
 use std::io::Cursor;
 use std::time::{Duration, Instant};
@@ -17,18 +17,18 @@ use super::facts::{Carried, Failure, FailureKind, IdleConnection, IdleFate, Roun
 use super::milliseconds;
 use super::net::{Stream, refusal, timed_out};
 
-/// RFC 6455 1.3: what the key is joined with before it is hashed.
+/// Appended to the key before it is hashed (RFC 6455 1.3).
 const ACCEPT_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// The large message: hi's default limit (`--max-message`), and beyond any buffer of one page.
+/// Size of the large message: hi's default limit (`--max-message`), and more than a buffer of one page.
 const LARGE_BYTES: usize = 16 * 1024;
-/// No answer to ours is longer; a JSON broadcast wraps the large message.
+/// Limit of a received message: no answer to ours is longer, even with JSON around the large message.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
-/// How long a server may take to answer our Close before the connection is dropped.
+/// How long a server may take to answer a Close before the connection is dropped.
 const CLOSE_TIME: Duration = Duration::from_millis(200);
-/// RFC 6455 7.4.1.
+/// Close code for a message that is too big (RFC 6455 7.4.1).
 const CODE_TOO_BIG: u16 = 1009;
 
-/// How the doctor's users and rooms begin.
+/// The names of the doctor's users and rooms begin with this.
 pub(crate) const NAME_PREFIX: &str = "hi-doctor-";
 
 /// A unique name, for users and rooms of the doctor's own.
@@ -37,7 +37,6 @@ pub(crate) fn random_name() -> String {
     format!("{NAME_PREFIX}{digits}")
 }
 
-/// A `Sec-WebSocket-Key`.
 pub(crate) fn random_key() -> String {
     STANDARD.encode(random_bytes::<16>())
 }
@@ -57,21 +56,21 @@ pub(crate) fn accept_of(key: &str) -> String {
 /// How to speak to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// A raw room: what is said comes back as it is.
+    /// A raw room: messages come back unchanged.
     Raw,
     /// hi's chat: JSON objects.
     Chat,
-    /// Not known: only pings, unless hi's welcome comes.
+    /// Not known: only pings are sent, unless hi's welcome comes.
     Unknown,
 }
 
-/// A connection of which the first bytes were already read.
+/// A connection whose first bytes have been read already.
 type Resumed = Join<Chain<Cursor<Vec<u8>>, ReadHalf<Stream>>, WriteHalf<Stream>>;
 
 /// A WebSocket after its handshake.
 pub(crate) struct Socket {
     frames: WebSocket<Resumed>,
-    /// The beginning of a message of several frames; at most [`MESSAGE_BYTES_MAX`].
+    /// The beginning of a fragmented message; at most [`MESSAGE_BYTES_MAX`].
     begun: Vec<u8>,
     /// The room and the user of the doctor.
     name: String,
@@ -86,7 +85,7 @@ enum Came {
 }
 
 impl Socket {
-    /// A WebSocket on a connection whose handshake is done; `leftover` came behind it.
+    /// A WebSocket on a connection after its handshake; `leftover` came behind the answer.
     pub(crate) fn new(stream: Stream, leftover: Vec<u8>, name: &str) -> Self {
         let (read, write) = tokio::io::split(stream);
         let mut socket =
@@ -106,7 +105,7 @@ impl Socket {
             large: Step::Skipped,
             welcomed: self.welcomed,
         };
-        // hi is known by its welcome, where its echo is off.
+        // Where its echo is off, hi is known by its welcome.
         let (dialect, large) = if self.welcomed { (Dialect::Chat, true) } else { (dialect, large) };
         if dialect == Dialect::Unknown || matches!(carried.ping, Step::Failed(_)) && dialect != Dialect::Raw {
             return carried;
@@ -115,7 +114,7 @@ impl Socket {
         carried.message =
             self.timed(step_time, "message that came back", async |this| this.echo(dialect, small).await).await;
         if large && carried.message.done().is_some() {
-            // In chat, the limit counts the JSON around the text too.
+            // In a chat, the JSON around the text counts towards the limit.
             let around = if dialect == Dialect::Chat { 128 } else { 0 };
             let text = "0123456789abcdef".repeat(LARGE_BYTES / 16)[around..].to_owned();
             carried.large =
@@ -125,7 +124,7 @@ impl Socket {
         carried
     }
 
-    /// Says nothing for the time of `silence`, then pings.
+    /// Sends nothing for the time of `silence`, then pings.
     pub(crate) async fn be_silent(&mut self, silence: Duration, step_time: Duration) -> IdleConnection {
         let began = Instant::now();
         let mut last = began;
@@ -138,7 +137,7 @@ impl Socket {
                 Ok(Ok(came)) => {
                     if let Came::Ping(payload) = came {
                         server_pings += 1;
-                        // A server that reads nothing any more would hold the pong, and with it this loop.
+                        // A server that has stopped reading would block the pong, and with it this loop.
                         if !matches!(timeout(step_time, self.write(OpCode::Pong, payload)).await, Ok(Ok(()))) {
                             break true;
                         }
@@ -158,7 +157,7 @@ impl Socket {
         IdleConnection { silent_seconds, fate, server_pings }
     }
 
-    /// Closes in order, without waiting for long.
+    /// Closes with a handshake, without a long wait.
     pub(crate) async fn close(mut self) {
         let end = async {
             if self.frames.write_frame(Frame::close(1000, b"")).await.is_ok() {
@@ -245,7 +244,7 @@ impl Socket {
         }
     }
 
-    /// hi tells when a user enters a room, in the name of the room.
+    /// hi announces each user who enters a room, in the name of the room.
     fn is_welcome(&self, payload: &[u8]) -> bool {
         let room = format!("#{}", self.name);
         serde_json::from_slice::<Value>(payload).is_ok_and(|value| value["From"] == *room && value["Meta"] == true)

@@ -4,7 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use axum::http::{HeaderMap, HeaderName};
+use hyper::HeaderMap;
+use hyper::header::HeaderName;
 use serde_json::Value;
 
 use super::*;

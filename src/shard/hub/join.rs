@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::Hub;
 use super::reading::MEMBERSHIP_WORK;
-use crate::connection::{Gap, Membership, OUTBOX_BYTES_MAX};
+use crate::connection::{Gap, Membership};
+use crate::limits::LEAVE_BYTES_MAX;
 use crate::metrics::counters::{Lapped, Replay};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
@@ -14,9 +15,6 @@ use crate::protocol::{Protocol, broadcast, v0};
 use crate::room::registry::Joined;
 use crate::room::{Announced, Entered, Joining, Room};
 use crate::shard::settings::Slow;
-
-/// Limit, in bytes, of room frames moved to the outbox of a member that leaves.
-const LEAVE_BYTES_MAX: usize = OUTBOX_BYTES_MAX / 4 * 3;
 
 /// Why a connection may not join a room.
 #[derive(Debug)]

@@ -233,7 +233,7 @@ fn fronts_that_drop_what_a_handshake_needs() {
             ("nginx", "/ws"),
             Page(404),
             (426, &NGINX[..1], r#"{"reason":"version_unsupported","sentence":"Only version 13 is spoken here."}"#),
-            (Kind::UnexpectedStatus, "hi refuses the handshake (426): Only version 13", "which hop changes"),
+            (Kind::UnexpectedStatus, "hi refuses the handshake (426): Only version 13", "the hop that changes"),
         ),
         // A hop of HTTP/1.0 before Envoy, which takes none.
         row(("Envoy", "/ws"), Same, (426, ENVOY_TEXT, "Upgrade Required"), (http10, "by a hop before it", "the proxy")),

@@ -24,7 +24,7 @@ impl Answer {
         self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// Whether the status is one with which access is refused.
+    /// Whether the status refuses access.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self.status, 401 | 403)
     }
@@ -40,12 +40,12 @@ impl Answer {
 /// An answer of `/-/doctor/echo`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Echo {
-    /// The path that was asked.
+    /// The path of the request.
     pub(crate) path: String,
     pub(crate) answer: Answer,
     /// What hi received, if the answer is hi's.
     pub(crate) received: Option<Received>,
-    /// What was done to the request on the way, if the answer is hi's.
+    /// What the hops did to the request, if the answer is hi's.
     pub(crate) diff: Option<Diff>,
 }
 
@@ -72,17 +72,17 @@ pub(crate) struct Received {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Handshake {
-    /// The target that was asked.
+    /// The target of the request.
     pub(crate) path: String,
     pub(crate) answer: Answer,
-    /// Whether `Sec-WebSocket-Accept` is the right one (RFC 6455 4.1).
+    /// Whether `Sec-WebSocket-Accept` is correct (RFC 6455 4.1).
     pub(crate) accept_matches: bool,
     /// The `Origin` that was sent, if any.
     pub(crate) origin: Option<String>,
-    /// After a refusal (401, 403): the status of the same handshake with the other kind of `Origin`, that of the site
-    /// itself or none. After a handshake without `Origin`: that of the site itself, if it was refused.
+    /// After a refusal (401, 403): the same handshake with the other kind of `Origin`, the site's or none. After a successful
+    /// handshake without `Origin`: the one with the site's, if it was refused.
     pub(crate) other_origin: Option<OtherOrigin>,
-    /// Where an `Origin` was refused and requests arrive with another `Host`: the same with that host as the origin.
+    /// If an `Origin` was refused and requests arrive with a changed `Host`: the handshake with that host as its origin.
     pub(crate) host_origin: Option<OtherOrigin>,
 }
 
@@ -92,7 +92,7 @@ impl Handshake {
         self.answer.status == 101 && self.accept_matches
     }
 
-    /// Whether one kind of `Origin` is accepted, and another is not.
+    /// Whether one `Origin` is accepted and the other is not.
     pub(crate) fn refuses_an_origin(&self) -> bool {
         let other = self.other_origin.as_ref();
         other.is_some_and(|other| (self.answer.status == 101) != (other.status == 101))

@@ -7,9 +7,9 @@ use serde::Serialize;
 /// A source of addresses, and what it said.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Source {
-    /// `192.0.2.53:53`, `/etc/hosts`, or what is missing.
+    /// `192.0.2.53:53` or `/etc/hosts`.
     pub(crate) name: String,
-    /// Whether it is a file of this machine: others don't see it.
+    /// Whether it is a file of this machine, which other machines don't see.
     pub(crate) local: bool,
     /// IPv4.
     pub(crate) a: Lookup,
@@ -38,11 +38,11 @@ pub(crate) struct Lookup {
     /// The aliases on the way, in order.
     pub(crate) aliases: Vec<Alias>,
     pub(crate) records: Vec<Record>,
-    /// The words of the failure, if there was one.
+    /// The reason of a failure.
     pub(crate) detail: Option<String>,
 }
 
-/// How a question to a resolver went.
+/// The outcome of a question to a resolver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum LookupOutcome {
@@ -60,11 +60,11 @@ pub(crate) enum LookupOutcome {
 /// A CNAME record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Alias {
-    /// Whose alias it is.
+    /// The alias.
     pub(crate) name: String,
     /// The name that it leads to.
     pub(crate) to: String,
-    /// How long it may be kept.
+    /// How long it may be cached.
     pub(crate) ttl_seconds: u32,
 }
 
@@ -72,6 +72,6 @@ pub(crate) struct Alias {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Record {
     pub(crate) ip: IpAddr,
-    /// How long it may be kept; a file has none.
+    /// How long it may be cached; `None` in a file.
     pub(crate) ttl_seconds: Option<u32>,
 }

@@ -1,4 +1,4 @@
-//! Answers of a front whose server doesn't answer: 502 to 504, and the statuses that only some products have. Pure.
+//! Answers of a proxy whose server doesn't answer: 502 to 504, and the statuses of Cloudflare and AWS. Pure.
 
 use super::super::facts::{Address, Answer, Facts};
 use super::super::verdict::Kind;
@@ -31,7 +31,7 @@ const CLOUDFLARE: [(u16, &str, &str); 9] = [
     (530, "has no address, or its tunnel is down", "check the record of the zone, or start the tunnel (cloudflared)"),
 ];
 
-/// A proxy is up, and what it passes this path on to does not.
+/// A proxy is up, and the server behind it does not answer.
 pub(super) fn bad_gateway(address: &Address, answer: &Answer, facts: &Facts) -> Fault {
     let (who, status, path) = (front(address, answer), answer.status, &facts.target.path);
     let setting = match product(address, answer) {
@@ -57,7 +57,7 @@ pub(super) fn bad_gateway(address: &Address, answer: &Answer, facts: &Facts) -> 
     )
 }
 
-/// What a status means that only Cloudflare, or only a load balancer of AWS, answers with.
+/// The meaning of a status that only Cloudflare or an AWS load balancer uses.
 pub(super) fn load_balancer(address: &Address, answer: &Answer) -> Option<Fault> {
     let status = answer.status;
     let proxy = product(address, answer);
@@ -77,12 +77,12 @@ pub(super) fn load_balancer(address: &Address, answer: &Answer) -> Option<Fault>
         463 if aws => Fault::new(
             Kind::UnexpectedStatus,
             "an AWS load balancer answers that X-Forwarded-For has more than 30 addresses (463)",
-            "see whether requests run in a circle between proxies, or what fills X-Forwarded-For",
+            "check whether requests run in a circle between proxies, or what fills X-Forwarded-For",
         ),
         460 if aws => Fault::new(
             Kind::UnexpectedStatus,
             "an AWS load balancer answers that the client has left too early (460)",
-            "see what stands before the load balancer and gives up so soon; its time limit has to be the longer one",
+            "find what gives up too early in front of the load balancer; its time limit has to be the longer one",
         ),
         561 if aws => Fault::new(
             Kind::Forbidden,

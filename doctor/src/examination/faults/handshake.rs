@@ -1,4 +1,4 @@
-//! What is wrong with the answers in HTTP: whether there are any, and what each status of a handshake means. Pure.
+//! What is wrong in HTTP: no answers at all, or what the status of the handshake means. Pure.
 
 use super::super::facts::{Address, Answer, Echo, Facts, FailureKind};
 use super::super::url::Target;
@@ -12,9 +12,9 @@ use super::stripped::stripped;
 use super::{Fault, SERVER_LOG};
 use crate::proxy::{Lines, Proxy};
 
-/// Characters of a foreign text that are repeated.
+/// Limit, in characters, of what is repeated of a foreign text.
 const SHOWN_CHARS_MAX: usize = 120;
-/// What servers with TLS (nginx, Apache, Go, Tomcat) answer to plain HTTP, in lower case.
+/// Answers of TLS servers (nginx, Apache, Go, Tomcat) to plain HTTP, in lower case.
 const TLS_WANTED: [&str; 4] = [
     "plain http request was sent to https port",
     "speaking plain http to an ssl-enabled server port",
@@ -64,7 +64,7 @@ fn wants_tls(answer: &Answer) -> bool {
     answer.status == 400 && TLS_WANTED.iter().any(|phrase| body.contains(phrase))
 }
 
-/// Something got the request in plain HTTP on a port for TLS: this port, or the one that a proxy passes it on to.
+/// Plain HTTP arrived on a port for TLS: this one, or the one behind a proxy.
 fn tls_wanted(address: &Address, answer: &Answer, facts: &Facts) -> Fault {
     let target = &facts.target;
     let pass_on = "let the proxy speak TLS to the server behind it (nginx: proxy_pass https://...)";
@@ -121,7 +121,7 @@ pub(super) fn handshake(address: &Address, facts: &Facts) -> Option<Fault> {
     })
 }
 
-/// A web page at the path and at the echo: nothing of hi is there.
+/// A web page at the path and at the echo: hi is not there.
 pub(super) fn html(address: &Address, answer: &Answer, status: u16, facts: &Facts) -> Fault {
     Fault::new(
         Kind::HtmlInsteadOfJson,
@@ -168,7 +168,7 @@ pub(super) fn product(address: &Address, answer: &Answer) -> Option<Proxy> {
     from_echo.or_else(|| ["server", "via"].iter().find_map(|name| Proxy::named_in(answer.header(name)?)))
 }
 
-/// What answered, for the beginning of a clause: by its own name, if it says one; else what the echo shows.
+/// What answered, for the beginning of a clause: its own name, or else what the echo shows.
 pub(super) fn server(address: &Address, answer: &Answer) -> String {
     match (answer.header("server").or(answer.header("via")), address.hops()) {
         (Some(name), _) => cut(name),
@@ -178,7 +178,7 @@ pub(super) fn server(address: &Address, answer: &Answer) -> String {
     }
 }
 
-/// The same where it can't be hi that answered so.
+/// The same for an answer that can't be hi's.
 pub(super) fn front(address: &Address, answer: &Answer) -> String {
     match (answer.header("server").or(answer.header("via")), address.hops()) {
         (Some(name), _) => cut(name),

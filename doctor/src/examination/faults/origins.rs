@@ -7,14 +7,14 @@ use super::handshake::product;
 use super::refusals::shown;
 use crate::proxy::{Lines, Proxy};
 
-/// A handshake without Origin is accepted, and one from a page of the site itself is not.
+/// A handshake without `Origin` is accepted, and one from a page of the site is not.
 pub(super) fn own_pages_refused(address: &Address, handshake: &Handshake, facts: &Facts) -> Option<Fault> {
     let other = handshake.other_origin.as_ref().filter(|other| matches!(other.status, 401 | 403))?;
     let origin = other.origin.clone().unwrap_or_else(|| facts.target.origin());
     if let Some(fault) = host_changed(address, handshake, &origin, other.status, facts) {
         return Some(fault);
     }
-    // Pages may live elsewhere.
+    // Not a fault if the pages are served elsewhere.
     let clause = format!(
         "pages of {origin} can't open a WebSocket here ({}): the server accepts other origins, and programs that send none",
         other.status
@@ -38,7 +38,7 @@ pub(super) fn origin_refused(address: &Address, handshake: &Handshake, who: &str
     );
     let fault = Fault::new(Kind::ForbiddenOrigin, clause, "");
     Some(match refused {
-        // Browsers send that of the page: those of the site itself get in.
+        // Browsers send the origin of the page: pages of the site are accepted.
         None => fault.warning(),
         Some(origin) => {
             Fault { fix: format!("add {origin} to the allowed origins of the server (hi: --origins)"), ..fault }
@@ -46,7 +46,7 @@ pub(super) fn origin_refused(address: &Address, handshake: &Handshake, who: &str
     })
 }
 
-/// The server accepts pages of the host that it is asked for, and a proxy has put another host in its place.
+/// The server accepts pages of the requested host, and a proxy has changed `Host`.
 fn host_changed(address: &Address, handshake: &Handshake, origin: &str, status: u16, facts: &Facts) -> Option<Fault> {
     handshake.host_origin.as_ref().filter(|host| host.status == 101)?;
     let arrived = address.changed_host()?;
@@ -61,7 +61,7 @@ fn host_changed(address: &Address, handshake: &Handshake, origin: &str, status: 
     );
     let proxy = product(address, &handshake.answer);
     let fix = format!(
-        "let {} pass Host on as it came, or start hi with --origins same-host,{origin}",
+        "let {} pass Host on unchanged, or start hi with --origins same-host,{origin}",
         proxy.map_or("the proxy", Proxy::name)
     );
     Some(Fault::new(Kind::ForbiddenOrigin, clause, fix).lines(Lines::for_host(proxy)))

@@ -1,4 +1,4 @@
-//! Answers that say that the path is wrong: 404, a page, a redirect. Pure.
+//! Answers that point at a wrong path: 404, a page, a redirect. Pure.
 
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use super::super::verdict::Kind;
 use super::Fault;
 use super::handshake::{front, html, is_web_page, ok_200, server, unexpected};
 
-/// What words begin with in the address of a page where users log in.
+/// Beginnings of words in the address of a login page.
 const LOGIN_WORDS: [&str; 8] = ["login", "logon", "signin", "oauth", "openid", "saml", "authoriz", "authenti"];
 /// The same, as whole words.
 const LOGIN_WHOLE_WORDS: [&str; 6] = ["auth", "sso", "oidc", "idp", "accounts", "cloudflareaccess"];
@@ -44,12 +44,12 @@ impl Place {
     }
 }
 
-/// What hi has at the path of the address, if hi was seen there: the proxy's prefix is not hi's.
+/// What hi serves at the path of the address, if hi was seen there. A proxy's prefix is left out.
 fn at_path(address: &Address, facts: &Facts) -> Option<Place> {
     Some(Place::of(facts.target.path.strip_prefix(address.base()?).unwrap_or(&facts.target.path)))
 }
 
-/// The address of the chat next to where hi was seen.
+/// The address of the chat where hi was seen.
 fn chat(address: &Address, facts: &Facts) -> String {
     let target = &facts.target;
     let base = address.base().unwrap_or_default();
@@ -100,7 +100,7 @@ fn where_hi_listens(address: &Address, facts: &Facts) -> String {
     }
 }
 
-/// 200: something takes the handshake for a request for a page.
+/// 200: the handshake was treated as a request for a page.
 pub(super) fn wrong_page(address: &Address, answer: &Answer, facts: &Facts) -> Fault {
     let path = &facts.target.path;
     let what = match at_path(address, facts) {

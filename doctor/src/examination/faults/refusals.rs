@@ -1,4 +1,4 @@
-//! Handshakes that are refused: a login, an access rule, a front that lets no upgrade pass. Pure.
+//! Handshakes that are refused: a login, an access rule, a proxy that refuses upgrades. Pure.
 
 use super::super::facts::{Address, Answer, Facts, Handshake};
 use super::super::verdict::Kind;
@@ -25,8 +25,8 @@ pub(super) fn refused(address: &Address, handshake: &Handshake, facts: &Facts) -
         return Fault::new(
             Kind::UpgradeRefused,
             format!(
-                "{who} refuses every upgrade ({}, without a word) and lets plain requests pass: WebSockets are not \
-                 switched on in it",
+                "{who} refuses every upgrade ({}, without a reason) and lets plain requests pass: WebSockets are not \
+                 enabled in it",
                 answer.status
             ),
             "let Envoy pass upgrades on",
@@ -47,16 +47,16 @@ pub(super) fn refused(address: &Address, handshake: &Handshake, facts: &Facts) -
         ),
         None => (
             format!("{who} refuses the handshake ({}){}", answer.status, said(answer)),
-            see_who_refuses(handshake, facts),
+            find_the_rule(handshake, facts),
         ),
     };
     Fault::new(Kind::Forbidden, clause, fix)
 }
 
-fn see_who_refuses(handshake: &Handshake, facts: &Facts) -> String {
+fn find_the_rule(handshake: &Handshake, facts: &Facts) -> String {
     let other = handshake.other_origin.as_ref();
     format!(
-        "see what refuses it: an access rule, a login, or the allowed origins of the server (tried: {} and {}; --origin \
+        "find what refuses it: an access rule, a login, or the allowed origins of the server (tried: {} and {}; --origin \
          tries another)",
         shown(handshake.origin.as_deref()),
         other.map_or(facts.target.origin(), |other| shown(other.origin.as_deref()))
@@ -67,8 +67,8 @@ pub(super) fn shown(origin: Option<&str>) -> String {
     origin.map_or_else(|| "no Origin".to_owned(), |origin| format!("Origin {origin}"))
 }
 
-/// Envoy without `upgrade_configs` answers each upgrade by itself: 403, no body, no time of a server behind it. Its access
-/// rules say something, or refuse plain requests too.
+/// Envoy without `upgrade_configs` answers each upgrade itself: 403, no body, no `x-envoy-upstream-service-time`. Its access
+/// rules send a body, or refuse plain requests too.
 fn refuses_upgrades(address: &Address, answer: &Answer) -> bool {
     let plain = address.echo.done().map(|echo| &echo.answer);
     let upgrade = address.echo_upgrade.done().map(|echo| &echo.answer);

@@ -1,4 +1,4 @@
-//! 400 and 426: a hop has taken something away, and the echo or the answer tells what. Pure.
+//! 400 and 426: a hop has dropped something, and the echo or the answer shows what. Pure.
 
 use serde::de::IntoDeserializer as _;
 use serde::de::value::StringDeserializer;
@@ -12,7 +12,7 @@ use super::handshake::{cut, product, server, unexpected};
 use crate::proxy::{Lines, Proxy};
 use crate::reason::Reason;
 
-/// What hi writes in plain text, and what the usual libraries write, in lower case.
+/// Phrases in the answers of hi (plain text) and of common libraries, in lower case.
 const SAID: [(&str, Kind); 11] = [
     ("http/1.1 (arrived", Kind::Http10Hop),
     ("upgrade: websocket (", Kind::UpgradeStripped),
@@ -93,7 +93,7 @@ fn by(kind: Kind, address: &Address, answer: &Answer, diff: Option<&Diff>) -> Fa
         (Kind::UpgradeStripped, true) => "Upgrade and Connection",
         _ => "Upgrade",
     };
-    // Envoy refuses HTTP/1.0: the hop that speaks it stands before it.
+    // Envoy refuses HTTP/1.0: the hop that speaks it is in front of Envoy.
     let before_envoy = kind == Kind::Http10Hop && diff.is_none() && product(address, answer) == Some(Proxy::Envoy);
     let proxy = match before_envoy {
         true => None,
@@ -114,22 +114,22 @@ fn article(kind: Kind) -> &'static str {
     if kind == Kind::Http10Hop { "an HTTP/1.0 proxy" } else { "a proxy" }
 }
 
-/// hi got the whole handshake and does not want it.
+/// hi received the whole handshake and refuses it.
 fn refused_by_hi(told: &Told, status: u16, facts: &Facts) -> Fault {
     let clause = format!("hi refuses the handshake ({status}): {}", cut(told.sentence.trim_end_matches('.')));
     let fix = match told.is_about_the_address() {
         true => format!("correct the address ({})", facts.target.url),
-        false => "see which hop changes the handshake on its way; hi logs why it refuses".to_owned(),
+        false => "find the hop that changes the handshake on the way; hi logs its reason".to_owned(),
     };
     Fault::new(Kind::UnexpectedStatus, clause, fix)
 }
 
-/// What hi's answer, or that of another server, says is missing.
+/// What is missing according to the answer, hi's or another server's.
 fn told(address: &Address, answer: &Answer) -> Option<Kind> {
     if let Some(told) = told_by_hi(answer) {
         return told.verdict();
     }
-    // The page of a front says nothing about the server behind it.
+    // An error page of a proxy says nothing about the server behind it.
     if answer.is_html() && answer.status == 400 || !asks_for_websockets(answer) {
         return None;
     }
@@ -156,7 +156,7 @@ fn hop(diff: Option<&Diff>, answer: &Answer) -> String {
         ([], Some(server), _) => format!("a proxy (Server: {})", cut(server)),
         ([], None, Some(via)) => format!("a proxy (Via: {})", cut(via)),
         ([trace], _, _) => format!("a proxy ({})", cut(trace)),
-        // Which of them it was can't be told from the ends.
+        // The two ends don't show which of them it was.
         (traces, _, _) => format!("one of the proxies on the way ({})", cut(&traces.join(", then "))),
     }
 }
