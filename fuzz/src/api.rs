@@ -1,4 +1,4 @@
-//! Bodies of the internal port, given to every address that takes JSON.
+//! Request bodies of the internal port, sent to every address that takes JSON.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use serde_json::Value;
 
 use super::assert_sentence;
 
-/// The names of fields, of all addresses.
+/// The field names of all addresses.
 const FIELDS: [&str; 6] = ["room", "rooms", "message", "from", "user", "reason"];
 
 thread_local! {
-    /// A server without shards: nobody is in any room.
+    /// A server without shards, whose rooms are empty.
     static APP: App = {
         let rooms = Arc::new(Registry::new(Arc::new([]), 1, ResumeKey::new([1, 2]), ReplayBounds::OFF));
         let metrics = Arc::new(Metrics::new("fuzz", 0, Arc::clone(&rooms)));
