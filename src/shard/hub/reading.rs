@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use fastwebsockets::OpCode;
+use crate::frame::OpCode;
 
 use super::{Ask, Hub, Key};
 use crate::connection::unread::{Parked, Unread};
