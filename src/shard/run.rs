@@ -1,4 +1,4 @@
-//! The life of a shard's thread: turns when there is something to do, ticks while there is someone to watch, stop.
+//! The life of a shard's thread: turns while there is work, ticks while there are connections, stop.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -14,12 +14,12 @@ use crate::limits::DRAIN_TIME_MAX;
 use crate::os;
 use crate::ring::OpenRing;
 
-/// A tick of the timer wheel.
+/// One tick of the timer wheel.
 const TICK: Duration = Duration::from_secs(1);
-/// With nobody connected there is nothing to watch.
+/// The interval between ticks while the shard is idle.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// Told to every shard at once: stop.
+/// The request to stop, shared by all shards.
 #[derive(Debug, Default)]
 pub struct Stop {
     requested: AtomicBool,
@@ -27,17 +27,17 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Asks the shards to stop; they have to be woken as well.
+    /// Asks the shards to stop. They notice when they are next woken: the caller wakes them.
     pub fn request(&self) {
         self.requested.store(true, Ordering::Release);
     }
 
-    /// Whether it was asked for.
+    /// Whether the shards were asked to stop.
     pub fn is_requested(&self) -> bool {
         self.requested.load(Ordering::Acquire)
     }
 
-    /// Connections that had not closed when their shard's time to stop was over.
+    /// Connections that were still open when their shard's time to stop was over.
     pub fn left(&self) -> usize {
         self.left.load(Ordering::Acquire)
     }
@@ -50,7 +50,7 @@ pub async fn run<R: OpenRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<S
     tokio::pin!(tick);
     let mut drained_by = None;
     loop {
-        // Asked once a round: were it asked again below, the order to stop could come in between and be missed.
+        // Read once per iteration: if it were read again below, a request that comes in between would be missed.
         let stopping = stop.is_requested();
         let more = take_turns(&front, stopping && drained_by.is_none());
         if stopping {
@@ -62,13 +62,13 @@ pub async fn run<R: OpenRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<S
             }
         }
         if more {
-            // tokio-uring submits the control ring when the thread parks, and only then: a turn that merely yielded
-            // would starve accepts and handshakes.
+            // tokio-uring submits the control ring only when the thread parks: a turn that merely yielded would starve accepts
+            // and handshakes.
             os::eventfd_signal(wake_up.get_ref());
         }
         tokio::select! {
             ready = wake_up.readable() => {
-                // The eventfd is never read: each signal is an edge of its own for epoll.
+                // The eventfd is never read: epoll reports each signal as a new edge.
                 ready.expect("the runtime runs").clear_ready();
             }
             () = front.news.notified() => {}
@@ -84,7 +84,7 @@ pub async fn run<R: OpenRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<S
     }
 }
 
-/// Waits for a time, if there is one to wait for: ticks alone would come up to a second after it.
+/// Waits until `time`, if there is one: the next tick may come up to a second later.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
