@@ -40,6 +40,9 @@ impl Stream {
     }
 
     /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// The connection is broken.
     pub async fn write_all(&self, bytes: Bytes) -> io::Result<()> {
         self.0.write_all(bytes).await.0
     }

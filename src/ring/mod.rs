@@ -49,6 +49,9 @@ pub trait DataRing {
 
     /// Gives the kernel all operations since the last call, and lets it run work that it has deferred. True: there is more
     /// deferred work than it runs in one call (20 pieces, since Linux 6.13).
+    ///
+    /// # Errors
+    /// The kernel refused the ring itself: a bug of ours, or the kernel is out of memory.
     fn submit(&mut self) -> io::Result<bool>;
     /// The next completion, if there is one.
     fn next(&mut self) -> Option<Completion>;
@@ -71,6 +74,9 @@ pub trait DataRing {
 pub trait OpenRing: DataRing<Socket = Socket> + Sized {
     /// Opens a ring with `receive_buffers` provided buffers (a power of two, at most 32,768). A completion signals the eventfd
     /// `wake_up`, unless [wake-ups are suppressed](DataRing::suppress_wakeups).
+    ///
+    /// # Errors
+    /// The operation that the kernel refused; see [`RingError`].
     fn open(receive_buffers: u16, wake_up: OwnedFd) -> Result<Self, RingError>;
 }
 

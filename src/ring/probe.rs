@@ -39,6 +39,9 @@ impl fmt::Display for Kernel {
 }
 
 /// Tries every operation that the two rings use.
+///
+/// # Errors
+/// A sentence for the operator: what is missing, the likely cause, and the fix.
 pub fn try_kernel() -> Result<Kernel, String> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     // On a separate thread: a ring belongs to the thread that made it.

@@ -94,6 +94,9 @@ pub struct Ring {
 
 impl Ring {
     /// Checks that an io_uring can be set up and entered at all, without the features that this ring needs.
+    ///
+    /// # Errors
+    /// The step that the kernel refused.
     #[allow(unsafe_code)]
     pub fn try_plain() -> Result<(), RingError> {
         let step = |operation| move |error| RingError { operation, error };
@@ -105,6 +108,9 @@ impl Ring {
     }
 
     /// Adds a submission; if the queue is full, submits it first.
+    ///
+    /// # Safety
+    /// Everything that the entry points to stays in place and unchanged until the operation completes.
     #[allow(unsafe_code)]
     unsafe fn push(&mut self, entry: squeue::Entry) {
         loop {
