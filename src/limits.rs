@@ -147,7 +147,10 @@ const _: () = {
         SETTLE_BYTES_MAX <= LEAVE_BYTES_MAX && LEAVE_BYTES_MAX < OUTBOX_BYTES_MAX,
         "a reply fits into the outbox behind what was settled"
     );
-    assert!(REPLIES_BYTES_HELD < OUTBOX_BYTES_MAX, "a connection that doesn't read its replies is not read before it is closed");
+    assert!(
+        REPLIES_BYTES_HELD < OUTBOX_BYTES_MAX,
+        "a connection that doesn't read its replies is not read before it is closed"
+    );
     assert!(REPLAY_HEAD_BYTES_MAX <= OUTBOX_BYTES_MAX / 2, "the head of a replay fits into an empty outbox");
     assert!(
         CHUNK_BYTES_MIN <= CHUNK_BYTES_MAX && COPIED_FRAME_BYTES_MAX <= CHUNK_BYTES_MAX,

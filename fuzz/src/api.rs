@@ -4,18 +4,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use hi::admission::RawMode;
 use hi::api::call::{Answer, ApiError, Call};
 use hi::api::health::Readiness;
 use hi::api::key::Keys;
 use hi::api::{App, publish, rooms};
-use hi::config::RawMode;
 use hi::metrics::Metrics;
 use hi::metrics::counters::ERROR_CODES;
 use hi::protocol::resume::ResumeKey;
 use hi::protocol::surrogates::without_lone_surrogates;
 use hi::room::registry::Registry;
 use hi::room::replay::ReplayBounds;
-use hi::shard::run::Stop;
+use hi::stop::Stop;
 use serde_json::Value;
 
 use super::assert_sentence;

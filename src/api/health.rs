@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::App;
 use super::call::{Answer, ApiError, Call};
 use crate::metrics::format::Format;
-use crate::shard::run::Stop;
+use crate::stop::Stop;
 
 /// One of the things that have to be right for clients to be sent here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

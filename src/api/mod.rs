@@ -26,7 +26,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
-use crate::config::RawMode;
+use crate::admission::RawMode;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::metrics::counters::Counters;
@@ -52,6 +52,8 @@ use idempotency::IdempotencyCache;
 use key::Keys;
 use publish::PublishedIn;
 
+/// Where the internal port listens, and where `hi pub` and `hi rooms` look for it.
+pub(crate) const ADDRESS_DEFAULT: &str = "127.0.0.1:8081";
 /// Requests with a large body at the same time; further ones wait for their turn.
 const LARGE_BODIES_MAX: usize = 24;
 /// Connections that wait in the kernel, as long as none of the slots is free.

@@ -1,4 +1,4 @@
-//! Values of options, read: sizes and times with units, and bounds of what makes sense.
+//! Values of options: sizes and times with units, within the bounds of what makes sense.
 
 use std::time::Duration;
 

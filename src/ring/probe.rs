@@ -140,7 +140,9 @@ fn explain_with(operation: &str, error: &io::Error, release: &str, disabled: &st
             "there are no file descriptors left: raise the limit with `ulimit -n`, or LimitNOFILE= in systemd"
                 .to_owned()
         }
-        _ => format!("this kernel ({release}) doesn't support it; hi needs {major}.{minor} or newer, with all of io_uring"),
+        _ => format!(
+            "this kernel ({release}) doesn't support it; hi needs {major}.{minor} or newer, with all of io_uring"
+        ),
     };
     format!("hi can't run here: the kernel refused {operation} ({error}); {why}.")
 }

@@ -2,9 +2,20 @@
 
 use std::sync::Arc;
 
-use crate::config::{RawMode, Slow};
+use clap::ValueEnum;
+
+use crate::admission::Admission;
 use crate::connection::liveness::Heartbeat;
 use crate::rate::RateLimit;
+
+/// What happens to a chat member that was too slow and lost messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Slow {
+    /// It is told which, and stays.
+    Gap,
+    /// Its connection is closed (code 4101).
+    Close,
+}
 
 /// What the operator configured for the shards: shared, and constant while the server runs.
 #[derive(Clone, Debug)]
@@ -17,18 +28,16 @@ pub struct Settings {
     pub chat_messages_per_second: u32,
     /// Rate limit of each raw connection.
     pub raw_rate: RateLimit,
-    /// How often connections are pinged, and how long they have to answer.
+    /// How often peers are pinged, and how long they have to answer.
     pub heartbeat: Heartbeat,
     /// Largest message, in bytes of payload.
     pub message_bytes_max: usize,
-    /// Number of rooms that one connection may be in.
-    pub rooms_max: usize,
+    /// Which connections may join rooms, and which may publish to raw rooms.
+    pub admission: Arc<Admission>,
     /// Bytes by which a member may lag behind its room.
     pub backlog_bytes: usize,
     /// Capacity of each shard's inbox, in bytes.
     pub inbox_bytes_max: usize,
-    /// Whether clients may publish to raw rooms.
-    pub raw: RawMode,
-    /// What happens to a chat member that loses messages.
+    /// What happens to chat members that lose messages.
     pub slow: Slow,
 }

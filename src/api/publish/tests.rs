@@ -19,7 +19,7 @@ use crate::room::inbox;
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
 use crate::room::{Joining, Room};
-use crate::shard::run::Stop;
+use crate::stop::Stop;
 
 const ROOMS: [&str; 3] = ["one", "two", "three"];
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Hub;
 use super::reading::MEMBERSHIP_WORK;
-use crate::config::Slow;
+use crate::admission::TooManyRooms;
 use crate::connection::{Gap, Membership};
 use crate::limits::LEAVE_BYTES_MAX;
 use crate::metrics::counters::{Lapped, Replay};
@@ -15,6 +15,7 @@ use crate::protocol::v1::{Code, Refusal};
 use crate::protocol::{Protocol, broadcast, v0};
 use crate::room::registry::Joined;
 use crate::room::{Announced, Entered, Joining, Room};
+use crate::shard::settings::Slow;
 
 /// Why a connection may not join a room.
 #[derive(Debug)]
@@ -22,10 +23,7 @@ pub(super) enum Denied {
     /// It is already in this room.
     AlreadyIn(Arc<Room>),
     /// It is in as many rooms as it may be in.
-    TooManyRooms {
-        /// The limit that it has reached.
-        max: usize,
-    },
+    TooManyRooms(TooManyRooms),
     /// The memory budget is used up, and a room with members can't be given back.
     NoMemory,
     /// Another member of the room has its name.
@@ -37,7 +35,7 @@ impl Denied {
     pub(super) fn code(&self) -> Code {
         match self {
             Self::AlreadyIn(_) | Self::NameTaken => Code::NameTaken,
-            Self::TooManyRooms { .. } | Self::NoMemory => Code::TooManyRooms,
+            Self::TooManyRooms(_) | Self::NoMemory => Code::TooManyRooms,
         }
     }
 }
@@ -91,16 +89,15 @@ impl Hub {
 
     fn may_join(&self, slot: u32, name: &Name) -> Result<(), Denied> {
         let connection = &self.connections[slot as usize];
-        let (rooms, max) = (connection.memberships.len(), self.settings.rooms_max);
-        if rooms == 0 {
-            return Ok(());
+        let joined = connection.memberships.len();
+        if joined > 0
+            && let Some(room) = self.registry.get(connection.protocol().namespace(), name)
+            && self.is_member(slot, &room)
+        {
+            return Err(Denied::AlreadyIn(room));
         }
-        match self.registry.get(connection.protocol().namespace(), name) {
-            Some(room) if self.is_member(slot, &room) => Err(Denied::AlreadyIn(room)),
-            _ if rooms >= max => Err(Denied::TooManyRooms { max }),
-            _ if self.memory.is_exhausted() => Err(Denied::NoMemory),
-            _ => Ok(()),
-        }
+        self.settings.admission.join(joined).map_err(Denied::TooManyRooms)?;
+        if joined > 0 && self.memory.is_exhausted() { Err(Denied::NoMemory) } else { Ok(()) }
     }
 
     /// Counts the outcome of a request for replay.

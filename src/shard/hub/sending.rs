@@ -8,13 +8,13 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::{Ask, Hub, Key};
-use crate::config::Slow;
 use crate::connection::{Gap, Next, Sent};
 use crate::limits::VISITS_MIN;
 use crate::metrics::counters::Lapped;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{Protocol, broadcast, sse};
 use crate::ring::Slices;
+use crate::shard::settings::Slow;
 
 /// What one turn gives to the kernel if at most one room is queued: about four milliseconds' work. Splitting a fan-out over
 /// several turns costs up to 8 %.
