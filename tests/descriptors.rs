@@ -25,9 +25,9 @@ fn limit_files(command: &mut Command, files: u64) {
 }
 
 #[test]
-fn a_file_limit_that_is_too_low_is_said_in_one_sentence_or_is_enough() {
+fn a_low_file_limit_is_enough_or_is_reported_in_one_sentence() {
     let (mut refused, mut started) = (0, 0);
-    // From not enough to load the program to enough for some connections.
+    // From too few to load the program, to enough for some connections.
     for files in 6..50 {
         let mut command = hi();
         command.args(["--listen", "127.0.0.1:0", "--shards", "2"]).stdin(Stdio::null());
@@ -63,7 +63,7 @@ fn start_with_few_files(args: &[&str]) -> (Server, Internal) {
     (server, internal)
 }
 
-/// Files of the server that count: inherited ones may lie beyond the limit.
+/// Open files of the server that count: inherited ones may lie beyond the limit.
 fn files(server: &Server) -> usize {
     let is_open = |fd: &u64| std::fs::exists(format!("/proc/{}/fd/{fd}", server.pid())).unwrap();
     (0..FEW_FILES).filter(is_open).count()
@@ -76,13 +76,13 @@ fn wait_for_files(server: &Server, before: usize) {
 }
 
 #[test]
-fn without_file_descriptors_those_connected_notice_nothing() {
+fn connected_clients_are_not_affected_when_descriptors_run_out() {
     let (server, internal) = start_with_few_files(&[]);
     let mut ann = server.join("ann", "tea");
     let mut bob = server.join("bob", "tea");
     ann.expect_message("#tea", "Welcome to tea, bob!");
     let before = files(&server);
-    // More than fit; all of them ask at once.
+    // More than fit, all at once.
     let mut waiting: Vec<_> = (0..200).map(|_| server.wire()).collect();
     waiting.iter_mut().for_each(|wire| wire.send(handshake("/raw/r")));
     server.wait_for_log("accepting pauses");
@@ -92,7 +92,7 @@ fn without_file_descriptors_those_connected_notice_nothing() {
         ann.expect_message(from, &number.to_string());
         bob.expect_message(from, &number.to_string());
     }
-    // Everyone gets in as others leave, in whatever order the shards take them.
+    // Every client connects as others leave, in whatever order the shards accept them.
     let deadline = Instant::now() + 2 * PATIENCE;
     while !waiting.is_empty() {
         assert!(Instant::now() < deadline, "{} still wait", waiting.len());
@@ -116,7 +116,7 @@ fn without_file_descriptors_those_connected_notice_nothing() {
 }
 
 #[test]
-fn without_file_descriptors_the_internal_port_answers_all_the_same() {
+fn the_internal_port_answers_when_descriptors_run_out() {
     let (server, internal) = start_with_few_files(&["--handshake-timeout", "10m"]);
     let watched = |how: &str| {
         let began = Instant::now();
@@ -144,7 +144,7 @@ fn without_file_descriptors_the_internal_port_answers_all_the_same() {
             || format!("{} files are open, and accepting goes on", files(&server)),
         );
         watched(how);
-        // More slow heads than files are kept for.
+        // More slow heads than there are reserved files.
         let mut slow: Vec<_> = (0..60).map(|_| internal.wire()).collect();
         slow.iter_mut().for_each(|wire| wire.send("GET /healthz HTTP/1.1\r\nHo"));
         watched(how);
@@ -156,11 +156,11 @@ fn without_file_descriptors_the_internal_port_answers_all_the_same() {
 }
 
 #[test]
-fn idle_connections_make_room_where_file_descriptors_run_out() {
+fn idle_connections_are_closed_when_descriptors_run_out() {
     let (server, _internal) = start_with_few_files(&["--keepalive-timeout", "1h"]);
     let ask = "GET /healthz HTTP/1.1\r\nHost: hi\r\n\r\n";
     let mut idle = Vec::new();
-    // As many as fit: the others are told that their connection ends, or wait.
+    // As many as fit; other connections are told that they end, or wait.
     for _ in 0..FEW_FILES {
         let mut wire = server.wire();
         wire.send(ask);
@@ -169,7 +169,7 @@ fn idle_connections_make_room_where_file_descriptors_run_out() {
         }
     }
     assert!(idle.len() > 30, "{}", idle.len());
-    // Nobody leaves by itself, and all of these get in.
+    // No client leaves by itself, and all of these get in.
     let mut members: Vec<_> = (0..30).map(|_| server.wire()).collect();
     for wire in &mut members {
         wire.send(handshake("/raw/r?echo=0"));
