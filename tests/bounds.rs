@@ -179,7 +179,7 @@ fn memory_of_idempotency_keys_is_bounded_and_overflow_is_counted() {
     }
     assert!(keys > 100, "{keys}");
     assert_eq!(coded(internal, "hi_internal_errors_total", "too_many_keys"), 1.0);
-    assert_eq!(ask("0"), 202, "what is remembered is answered");
+    assert_eq!(ask("0"), 202, "known keys are answered");
     assert_eq!(internal.post("/api/publish", &json!({"room": "tea", "message": "x"})).0, 202, "and the port works");
 }
 
@@ -283,7 +283,7 @@ fn slow_bodies_free_their_slot_and_get_408() {
     let began = Instant::now();
     assert_eq!(internal.ask("GET", "/healthz", &[], b"").body, "ok");
     assert!(began.elapsed() < Duration::from_secs(8), "long before a body's time is up: {:?}", began.elapsed());
-    let told = slow.iter_mut().find(|wire| wire.has_something()).expect("one made room");
+    let told = slow.iter_mut().find(|wire| wire.has_something()).expect("one freed its slot");
     let answer = told.answer_to("POST");
     assert_eq!((answer.status, answer.header("Connection")), (408, Some("close")), "{answer:?}");
 }
@@ -296,7 +296,7 @@ fn idle_connections_free_their_slot_for_requests() {
     let mut asked: Vec<_> = (0..10).map(|_| internal.wire()).collect();
     for wire in &mut asked {
         wire.send(&health);
-        assert_eq!(wire.answer().header("Connection"), None, "there is room for it to ask again");
+        assert_eq!(wire.answer().header("Connection"), None, "there is a slot for another request");
     }
     let mut never: Vec<_> = (asked.len()..SLOTS).map(|_| internal.wire()).collect();
     let began = Instant::now();
@@ -304,9 +304,9 @@ fn idle_connections_free_their_slot_for_requests() {
     assert!(began.elapsed() < Duration::from_secs(15), "long before a minute of silence: {:?}", began.elapsed());
     for wire in &mut asked {
         wire.send(&health);
-        assert_eq!(wire.answer().body, "ok", "one that never asked goes first");
+        assert_eq!(wire.answer().body, "ok", "one without a request goes first");
     }
-    never.iter_mut().find(|wire| wire.has_something()).expect("one made room").expect_end();
+    never.iter_mut().find(|wire| wire.has_something()).expect("one freed its slot").expect_end();
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn an_endless_head_gets_408() {
     let began = Instant::now();
     // Single bytes now and then are no progress.
     while wire.is_silent_for(Duration::from_millis(100)) {
-        assert!(began.elapsed() < 2 * support::PATIENCE, "it is still listened to");
+        assert!(began.elapsed() < 2 * support::PATIENCE, "it is still read");
         wire.send_what_is_taken(b"x");
     }
     assert!(began.elapsed() >= Duration::from_secs(9), "{:?}", began.elapsed());

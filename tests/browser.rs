@@ -27,7 +27,7 @@ async fn two_windows_chat_join_a_room_and_reconnect_after_a_restart() {
     // A taken name is explained before the chat opens.
     bob.join("ann").await;
     bob.wait_text("#join-error", "ann").await;
-    bob.wait("the chat stays shut", "return document.querySelector('#chat').checkVisibility() === false").await;
+    bob.wait("the chat stays closed", "return document.querySelector('#chat').checkVisibility() === false").await;
     bob.join("bob").await;
     ann.wait_text("#messages .notice", "bob joined").await;
 
@@ -104,7 +104,7 @@ async fn names_are_explained_before_anything_is_sent() {
         .await
         .unwrap();
     page.wait_text("#messages .notice", "ann joined").await;
-    page.wait("the cursor is where one writes", "return document.activeElement.id === 'message-input'").await;
+    page.wait("the cursor is in the message field", "return document.activeElement.id === 'message-input'").await;
     page.client.close().await.unwrap();
 }
 
@@ -250,15 +250,15 @@ async fn an_event_source_reconnects_and_misses_nothing() {
     page.wait("the stream is lost", "return events.readyState === EventSource.CONNECTING").await;
     say(2..6);
     hop.repair();
-    page.wait("what was missed is there", "return heard.at(-1) === 'm5'").await;
+    page.wait("the missed messages are there", "return heard.at(-1) === 'm5'").await;
     hop.cut();
     page.wait("the stream is lost again", "return events.readyState === EventSource.CONNECTING").await;
     // More than the server keeps.
     say(6..36);
     hop.repair();
-    page.wait("the gap is told", "return heard.at(-1).startsWith('gap')").await;
+    page.wait("the gap is reported", "return heard.at(-1).startsWith('gap')").await;
     say(36..37);
-    page.wait("it goes on", "return heard.at(-1) === 'm36'").await;
+    page.wait("it continues", "return heard.at(-1) === 'm36'").await;
     let heard = page.script("return heard", vec![]).await;
     let expected = ["Welcome to tea, ann!", "m0", "m1", "m2", "m3", "m4", "m5", "gap of 8", "m36"];
     assert_eq!(heard, json!(expected));

@@ -128,14 +128,14 @@ async fn back_closes_the_drawer_of_a_phone() {
     let open = "return document.querySelector('#sidebar').matches(':popover-open')";
     page.script("document.querySelector('#rooms-toggle').click()", vec![]).await;
     page.wait("the drawer is open", open).await;
-    page.wait("Back knows of it", "return history.state.drawer === true").await;
+    page.wait("it has a history entry", "return history.state.drawer === true").await;
     page.client.back().await.unwrap();
     page.wait("the drawer is closed", &format!("return !(() => {{ {open} }})()")).await;
     wait_room(&page, "tea").await;
     page.wait_state("connected").await;
     // Choosing a room in it replaces its history entry.
     page.script("document.querySelector('#rooms-toggle').click()", vec![]).await;
-    page.wait("Back knows of it", "return history.state.drawer === true").await;
+    page.wait("it has a history entry", "return history.state.drawer === true").await;
     page.script("document.querySelector('#rooms [data-room=\"general\"] .room').click()", vec![]).await;
     wait_room(&page, "general").await;
     page.client.back().await.unwrap();
@@ -153,7 +153,7 @@ async fn a_room_joined_from_the_drawer_stays_on_the_screen() {
          history.back = () => document.querySelector('#title').textContent === 'new' ? back() : setTimeout(history.back, 10)";
     page.script(slow, vec![]).await;
     page.script("document.querySelector('#rooms-toggle').click()", vec![]).await;
-    page.wait("Back knows of it", "return history.state.drawer === true").await;
+    page.wait("it has a history entry", "return history.state.drawer === true").await;
     let join =
         "document.querySelector('#room-input').value = 'new'; document.querySelector('#room-form').requestSubmit()";
     page.script(join, vec![]).await;

@@ -37,7 +37,7 @@ async fn read_through_a_silence(drops: &'static [&'static str], before: &str, af
     // From now on, its connection is not read.
     witness.close();
     page.script(after, vec![]).await;
-    page.wait("it comes back", "return document.querySelector('#messages').innerText.includes('reconnected')").await;
+    page.wait("it reconnects", "return document.querySelector('#messages').innerText.includes('reconnected')").await;
     server.join_quietly("another", "general").say("general", "live");
     page.wait_text("#messages .message", "live").await;
     let lines = page.lines().await;

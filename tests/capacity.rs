@@ -186,11 +186,11 @@ fn ten_thousand_stay_connected_and_get_everything_in_order() {
     crowd.read_until("the pings", |crowd| crowd.pinged == count);
     server.upgraded("/raw/crowd?echo=0").send(frame(FIN | BINARY, &message(MESSAGES)));
     crowd.read_until("the last message", |crowd| crowd.messages == count * (MESSAGES as usize + 1));
-    assert!(crowd.clients.iter().all(|client| client.next == MESSAGES + 1), "nobody is lost");
+    assert!(crowd.clients.iter().all(|client| client.next == MESSAGES + 1), "no client is lost");
 
     server.signal(Signal::TERM);
     crowd.read_until("the Closes", |crowd| crowd.closed == count);
     assert_eq!(server.wait().code(), Some(0));
     let last = server.wait_for_log(" stopped after ");
-    assert!(last.ends_with(" ms"), "everyone has answered, and still: {last}");
+    assert!(last.ends_with(" ms"), "every client has answered, but: {last}");
 }

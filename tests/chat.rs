@@ -415,5 +415,5 @@ fn a_room_vanishes_with_the_last_leave_and_starts_over() {
     }
     epochs.sort();
     epochs.dedup();
-    assert_eq!(epochs.len(), 3, "each life has an Epoch of its own: {epochs:?}");
+    assert_eq!(epochs.len(), 3, "each life of the room has a different Epoch: {epochs:?}");
 }

@@ -109,8 +109,8 @@ fn connected_clients_are_not_affected_when_descriptors_run_out() {
     let pauses = internal.metric("hi_accept_pauses_total");
     assert!(pauses >= 1.0, "{pauses}");
     wait_for_files(&server, before);
-    ann.say("tea", "that was crowded");
-    bob.expect_message("ann", "that was crowded");
+    ann.say("tea", "descriptors ran out");
+    bob.expect_message("ann", "descriptors ran out");
     let log = server.log();
     assert_eq!(log.matches("accepting pauses").count(), 1, "one line a minute, of all shards together: {log}");
 }
@@ -141,7 +141,7 @@ fn the_internal_port_answers_when_descriptors_run_out() {
         crowd.iter_mut().for_each(|wire| wire.send(says()));
         wait_while(
             || internal.metric("hi_accept_pauses_total") == pauses,
-            || format!("{} files are open, and accepting goes on", files(&server)),
+            || format!("{} files are open, and accepting continues", files(&server)),
         );
         watched(how);
         // More slow heads than there are reserved files.
@@ -175,5 +175,5 @@ fn idle_connections_are_closed_when_descriptors_run_out() {
         wire.send(handshake("/raw/r?echo=0"));
         wire.expect_101();
     }
-    assert!(idle.iter().filter(|wire| wire.has_something()).count() >= 20, "idle ones have made room");
+    assert!(idle.iter().filter(|wire| wire.has_something()).count() >= 20, "idle ones were closed");
 }

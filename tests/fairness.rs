@@ -78,7 +78,7 @@ fn converse(clients: &mut [Client; 2], messages: usize) {
                     acknowledged = true;
                     continue;
                 }
-                let seq = message["Seq"].as_u64().unwrap_or_else(|| panic!("no message of the room: {message}"));
+                let seq = message["Seq"].as_u64().unwrap_or_else(|| panic!("not a message of the room: {message}"));
                 assert!(
                     message["Event"] != "gap" && next_seq.is_none_or(|next| next == seq),
                     "{next_seq:?}: {message}"

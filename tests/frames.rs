@@ -425,7 +425,7 @@ fn a_half_closed_peer_still_gets_its_answers() {
     for message in ["closing", "at once", "no close"] {
         member.expect_frame(TEXT, message);
     }
-    member.expect_echo("the room goes on");
+    member.expect_echo("the room continues");
     drop((wire, member));
     server.wait_for_sockets(sockets);
 }

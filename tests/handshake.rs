@@ -129,11 +129,11 @@ fn a_head_that_comes_byte_by_byte_is_read_whole() {
     let server = Server::start(&[]);
     let mut wire = server.wire();
     wire.stream.set_nodelay(true).unwrap();
-    for byte in [changed(&[], &[]).as_bytes(), &text("drop by drop"), &text("and on")].concat() {
+    for byte in [changed(&[], &[]).as_bytes(), &text("byte by byte"), &text("and on")].concat() {
         wire.send([byte]);
     }
     wire.expect_101();
-    wire.expect_frame(TEXT, "drop by drop");
+    wire.expect_frame(TEXT, "byte by byte");
     wire.expect_frame(TEXT, "and on");
 }
 
@@ -282,7 +282,7 @@ fn a_stalled_handshake_times_out_and_harms_no_one() {
     // Between two requests nothing has begun, so nothing is answered.
     waiting.expect_end();
     done.store(true, Ordering::Relaxed);
-    let mut bystander = chatting.join().expect("nobody else is harmed");
+    let mut bystander = chatting.join().expect("no one else is harmed");
     bystander.expect_echo("and after");
     server.wait_for_sockets(sockets);
 }

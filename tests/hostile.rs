@@ -360,7 +360,7 @@ fn garbage_ends_with_a_reason_and_nothing_else() {
         let mut sent = 0;
         while wire.stream.write_all(&garbage(&mut random, 10_000)).is_ok() {
             sent += 10_000;
-            assert!(began.elapsed() < PATIENCE, "{sent} bytes of garbage, and nobody minds");
+            assert!(began.elapsed() < PATIENCE, "{sent} bytes of garbage, without any reaction");
             std::thread::sleep(Duration::from_millis(10));
         }
     });
@@ -424,7 +424,7 @@ fn a_burst_of_tiny_messages_laps_no_member_that_reads() {
             });
         }
         let heard: Vec<_> = readers.iter_mut().map(|reader| scope.spawn(|| hear_all(reader, WRITERS * EACH))).collect();
-        let mut heard: Vec<_> = heard.into_iter().map(|heard| heard.join().expect("nobody is lapped")).collect();
+        let mut heard: Vec<_> = heard.into_iter().map(|heard| heard.join().expect("no member is lapped")).collect();
         let first = heard.pop().unwrap();
         assert!(heard.iter().all(|others| *others == first), "everyone hears the same order");
         let mut next = HashMap::new();

@@ -352,7 +352,7 @@ fn a_peer_that_does_not_answer_pings_is_closed_and_one_that_does_stays() {
     assert_eq!(silent.frame_or_ping().first, FIN | PING);
     // A second ping, unless this machine slept through a tick.
     let mut rest = Vec::new();
-    silent.stream.read_to_end(&mut rest).expect("an end in order");
+    silent.stream.read_to_end(&mut rest).expect("a clean end");
     assert!(rest == [0x89, 0] || rest.is_empty(), "{rest:x?}");
     assert_eq!(internal.metric("hi_ping_timeouts_total"), 1.0);
     assert_eq!(internal.metric("hi_disconnects_total{code=\"1006\"}"), 1.0);
@@ -398,7 +398,7 @@ fn pings_come_at_their_interval_also_if_the_time_for_an_answer_is_longer() {
     assert_eq!(silent.frame_or_ping().first, FIN | PING);
     let pinged = Instant::now();
     let mut rest = Vec::new();
-    silent.stream.read_to_end(&mut rest).expect("an end in order");
+    silent.stream.read_to_end(&mut rest).expect("a clean end");
     let took = pinged.elapsed();
     assert!(took > Duration::from_millis(1900), "it has three seconds from the first ping on, not {took:?}");
     // A second and a third ping, unless this machine slept through a tick.

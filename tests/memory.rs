@@ -204,7 +204,7 @@ fn long_endless_heads_are_limited_to_a_part_of_the_budget_and_get_503() {
     assert!(held <= BUDGET_BYTES as f64 / 4.0 + 2048.0 * HEADS as f64, "{held}");
     let deadline = Instant::now() + PATIENCE;
     let refused = loop {
-        assert!(Instant::now() < deadline, "nobody is told");
+        assert!(Instant::now() < deadline, "no client is told");
         if let Some(refused) = heads.iter_mut().find(|wire| wire.has_something()) {
             break refused.answer();
         }

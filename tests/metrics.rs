@@ -193,7 +193,7 @@ fn messages_deliveries_and_bytes_are_counted_exactly() {
     internal.wait_for_metric("hi_deliveries_total", deliveries + 2.0 * MEMBERS as f64);
     let batches = buckets(&internal.metrics(), "hi_send_batch_size");
     assert_eq!(batches.last().unwrap().1, internal.metric("hi_send_batch_size_count"));
-    assert!(internal.metric("hi_send_batch_size_sum") >= deliveries, "every delivery here was a send of its own");
+    assert!(internal.metric("hi_send_batch_size_sum") >= deliveries, "every delivery here was a separate send");
     for shard in 0..2 {
         assert!(internal.metric(&format!("hi_shard_busy_seconds_total{{shard=\"{shard}\"}}")) > 0.0);
         assert_eq!(internal.metric(&format!("hi_relay_queue_bytes{{shard=\"{shard}\"}}")), 0.0);
@@ -267,7 +267,7 @@ fn v1_clients_and_their_replays_are_counted() {
         assert_eq!(returns(outcome), before + 1.0);
         if recovered {
             let delivered = internal.metric("hi_deliveries_total");
-            assert!(delivered >= 2.0, "what was replayed is delivered, too");
+            assert!(delivered >= 2.0, "replayed messages are delivered, too");
         }
         clients.push(client);
     }

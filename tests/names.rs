@@ -250,10 +250,10 @@ fn the_internal_port_knows_rooms_and_users_by_any_form_of_their_names() {
     assert!(rooms["count"] == 1 && rooms["rooms"][0]["room"] == "Tea", "{rooms}");
 
     let (status, published) = internal.post("/api/publish", &json!({"room": "TEA", "message": "x", "from": "ada"}));
-    assert!(status == 200 && published["members"] == 1, "the operator speaks as anybody: {published}");
+    assert!(status == 200 && published["members"] == 1, "the operator may use any name: {published}");
     assert_eq!(ada.expect_message("ada", "x")["Room"], "Tea");
     let (_, published) = internal.post("/api/broadcast", &json!({"rooms": ["tea"], "message": "y", "from": " Api "}));
-    assert_eq!(published["rooms"][0]["room"], "tea", "what was asked for: {published}");
+    assert_eq!(published["rooms"][0]["room"], "tea", "the requested name: {published}");
     ada.expect_message("Api", "y");
     for from in ["hi", "＃tea", "a\u{200b}da", ""] {
         let (status, error) = internal.post("/api/publish", &json!({"room": "tea", "message": "x", "from": from}));

@@ -151,7 +151,7 @@ fn a_server_whose_clients_answer_stops_without_waiting() {
     clients.iter_mut().for_each(|client| assert_eq!(client.expect_close().0, 1001));
     assert_eq!(server.wait().code(), Some(0));
     let last = server.wait_for_log(" stopped after ");
-    assert!(last.ends_with(" ms"), "it has waited in vain: {last}");
+    assert!(last.ends_with(" ms"), "it waited in vain: {last}");
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn a_kernel_that_refuses_io_uring_is_reported_in_one_sentence() {
         let sentence = expect_sentence(command);
         assert!(sentence.contains(name), "the operation: {sentence}");
         assert!(sentence.contains("seccomp"), "the cause: {sentence}");
-        assert!(sentence.contains("--security-opt seccomp=unconfined"), "the mend: {sentence}");
+        assert!(sentence.contains("--security-opt seccomp=unconfined"), "the fix: {sentence}");
     }
 }
 
@@ -370,7 +370,7 @@ fn a_closed_log_harms_no_one() {
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 4"), "{answer:?}");
     }
-    assert!(child.try_wait().unwrap().is_none(), "hi runs on");
+    assert!(child.try_wait().unwrap().is_none(), "hi keeps running");
     child.kill().unwrap();
     child.wait().unwrap();
 }

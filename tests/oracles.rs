@@ -77,7 +77,7 @@ impl Oracle for Client {
 
     fn hear(&mut self) -> Heard {
         loop {
-            return match self.socket.read().expect("a frame that is in order") {
+            return match self.socket.read().expect("a valid frame") {
                 Message::Text(text) => Heard::Message(Said::Text(text.as_bytes().to_vec())),
                 Message::Binary(bytes) => Heard::Message(Said::Binary(bytes.to_vec())),
                 Message::Pong(payload) => Heard::Pong(payload.to_vec()),
@@ -160,7 +160,7 @@ impl Oracle for Fast {
     }
 
     fn hear(&mut self) -> Heard {
-        let frame = wait(&self.runtime, self.socket.read_frame()).expect("a frame that is in order");
+        let frame = wait(&self.runtime, self.socket.read_frame()).expect("a valid frame");
         assert!(frame.fin, "hi relays whole messages");
         let payload = frame.payload.to_vec();
         match frame.opcode {

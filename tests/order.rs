@@ -77,7 +77,7 @@ fn all_members_of_a_room_see_the_same_messages_in_the_same_order() {
         let longest = of_room.iter().max_by_key(|seen| seen.len()).unwrap();
         for seen in &of_room {
             assert!(seen.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1), "{room}: Seq is dense");
-            assert!(longest.ends_with(seen), "{room}: the same for all, from when each came in");
+            assert!(longest.ends_with(seen), "{room}: the same for all, from each one's join on");
         }
         for name in 0..PUBLISHERS {
             let own = longest.iter().filter(|(_, from, text)| *from == format!("p{name}") && text != "end");
@@ -124,7 +124,7 @@ fn all_members_of_a_raw_room_get_the_same_bytes() {
     }
     for (own, messages) in orders {
         let due = first.iter().filter(|message| own.as_ref().is_none_or(|own| !message.starts_with(own)));
-        assert!(due.eq(&messages), "one order for all, without one's own where that was asked for");
+        assert!(due.eq(&messages), "one order for all, without the sender's own messages if echo is off");
     }
 }
 
@@ -132,7 +132,7 @@ fn all_members_of_a_raw_room_get_the_same_bytes() {
 #[track_caller]
 fn read_exactly(stream: &mut TcpStream, due: &[u8]) {
     let mut came = vec![0; due.len()];
-    stream.read_exact(&mut came).expect("as many bytes as are due");
+    stream.read_exact(&mut came).expect("the expected number of bytes");
     if let Some(at) = came.iter().zip(due).position(|(came, due)| came != due) {
         panic!("at byte {at} of {}: {:?}", due.len(), came[at..(at + 60).min(due.len())].escape_ascii().to_string());
     }
@@ -208,14 +208,14 @@ fn a_lagging_member_that_leaves_is_told_of_every_loss() {
                 }
                 None if message["From"] == "hi" => break message,
                 None => {
-                    assert_eq!(message["Seq"], next, "neither sent nor told of");
+                    assert_eq!(message["Seq"], next, "neither sent nor announced as lost");
                     next += 1;
                     heard += 1;
                 }
             }
         };
         assert_eq!((&last["Message"], next), (&json!("Left channel tea."), messages + 3));
-        assert!(heard > 20, "what was on its way has come: {heard}");
+        assert!(heard > 20, "everything in flight has arrived: {heard}");
     }
 }
 

@@ -21,7 +21,7 @@ fn joins() -> u64 {
     std::env::var("HI_TEST_JOINS").ok().and_then(|joins| joins.parse().ok()).unwrap_or(2000)
 }
 
-/// One notice: when it was published (ms), whom it announces, and how many users there are then.
+/// One notice: when it was published (ms), the users it announces, and how many users there are then.
 struct Notice {
     ts: u64,
     joined: u64,
@@ -80,7 +80,7 @@ fn a_storm_of_joins_and_leaves_is_announced_once_a_second() {
         assert_eq!(notice.left, 0);
         notices.push(notice);
     }
-    assert_eq!(told, joins, "everyone is told of, once");
+    assert_eq!(told, joins, "every join is announced once");
     assert_eq!(notices.last().unwrap().users, joins + 1);
     let small = notices.iter().take_while(|notice| notice.users <= SMALL_ROOM).count();
     assert!(small <= SMALL_ROOM as usize);

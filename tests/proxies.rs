@@ -43,7 +43,7 @@ fn expect_a_way_through(setup: &Setup) {
 #[track_caller]
 fn fix_for(verdict: &Value, kind: Kind) -> Value {
     let fixes = verdict["mend"].as_array().expect("fixes");
-    mends
+    fixes
         .iter()
         .find(|fix| fix["proxy"] == kind.name())
         .unwrap_or_else(|| panic!("none for {kind:?}: {verdict}"))

@@ -294,7 +294,7 @@ fn read_to_end(stuck: &mut Client, room: &str, first_seq: u64) -> (Vec<u64>, Vec
             next = to + 1;
             continue;
         }
-        assert_eq!(frame["Seq"], next, "neither sent nor told of");
+        assert_eq!(frame["Seq"], next, "neither sent nor announced as lost");
         received.push(next);
         next += 1;
         if frame["Message"] == "end" {
@@ -403,7 +403,7 @@ fn a_member_stuck_in_many_rooms_is_told_of_each() {
             missed[room] += to + 1 - from;
             next[room] = to + 1;
         } else {
-            assert_eq!(frame["Seq"], next[room], "neither sent nor told of");
+            assert_eq!(frame["Seq"], next[room], "neither sent nor announced as lost");
             next[room] += 1;
         }
         ended += usize::from(frame["Message"] == "end");

@@ -316,7 +316,7 @@ fn each_member_sees_a_gapless_part_of_the_one_order_or_is_told_what_is_missing()
             moved |= member.read(&mut orders);
         }
         deadline = if moved { Instant::now() + PATIENCE } else { deadline };
-        assert!(Instant::now() < deadline, "nothing moves, and not everyone is in");
+        assert!(Instant::now() < deadline, "nothing moves, and not every client has joined");
     }
     ROOMS.iter().for_each(|room| members[0].publish(room, 7));
     let said = members[0].said;
@@ -332,12 +332,12 @@ fn each_member_sees_a_gapless_part_of_the_one_order_or_is_told_what_is_missing()
     while !heard_all(&members, &orders) {
         let moved = members.iter_mut().fold(false, |moved, member| member.read(&mut orders) | moved);
         deadline = if moved { Instant::now() + PATIENCE } else { deadline };
-        assert!(Instant::now() < deadline, "nothing moves, and not everyone has heard the end");
+        assert!(Instant::now() < deadline, "nothing moves, and not every client has got the end");
     }
     let Orders { recoveries, refusals, gaps, take_overs, frames, .. } = &orders;
     println!(
         "{} frames, {recoveries} recoveries, {refusals} refused, {gaps} gaps, {take_overs} taken over",
         frames.len()
     );
-    assert!(*recoveries > 0 && *take_overs > 0, "the plan did what it is for");
+    assert!(*recoveries > 0 && *take_overs > 0, "the plan covered its cases");
 }

@@ -78,11 +78,11 @@ export function showLog(room, fromEnd = 0) {
 /** Scroll position in pixels from the end; 0 at the end. */
 export const placeFromEnd = () => (atEnd ? 0 : messages.scrollHeight - messages.scrollTop);
 
-function goToEnd(anew = isBehind) {
+function goToEnd(redraw = isBehind) {
   atEnd = true;
   isBehind = false;
   showBelow(0);
-  if (anew) {
+  if (redraw) {
     messages.replaceChildren();
     for (const line of [...shown.lines, ...shown.pending]) insert(line);
   }

@@ -85,7 +85,7 @@ impl Listener {
     #[track_caller]
     pub fn opened(mut self) -> Self {
         while self.last_event_id.is_empty() {
-            assert_eq!(self.block(), Some(None), "first its place, then events");
+            assert_eq!(self.block(), Some(None), "first the position, then events");
         }
         self
     }
