@@ -19,12 +19,13 @@ use hi::protocol::name::Name;
 use hi::protocol::resume::ResumeKey;
 use hi::protocol::v0::text;
 use hi::protocol::v1::{Answer, RoomEntry};
+use hi::protocol::{MemberId, Namespace};
 use hi::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
-use hi::relay;
+use hi::room::inbox;
 use hi::room::log::{Log, Read};
 use hi::room::registry::Registry;
 use hi::room::replay::ReplayBounds;
-use hi::room::{Joining, MemberId, Namespace, Wakes};
+use hi::room::{Joining, Wakes};
 
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -116,7 +117,7 @@ fn log(criterion: &mut Criterion) {
 /// From a room's lock into the inboxes of two shards, and out again.
 fn relay(criterion: &mut Criterion) {
     let wake_ups = [(); 2].map(|()| os::new_eventfd().expect("an eventfd"));
-    let registry = Registry::new(relay::inboxes(wake_ups, 1 << 30), 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
+    let registry = Registry::new(inbox::inboxes(wake_ups, 1 << 30), 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
     let name = Name::room("bench").expect("a name");
     let mut wakes = Wakes::default();
     let mut room = None;
@@ -145,7 +146,7 @@ fn relay(criterion: &mut Criterion) {
 /// The answers to `/channels` and `rooms` on a server with ten thousand rooms (they show a thousand), and to `who` in a
 /// room with ten thousand users.
 fn lists(criterion: &mut Criterion) {
-    let inboxes = relay::inboxes([os::new_eventfd().expect("an eventfd")], 1 << 30);
+    let inboxes = inbox::inboxes([os::new_eventfd().expect("an eventfd")], 1 << 30);
     let registry = Registry::new(inboxes, 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
     let (member, mut wakes) = (MemberId { shard: 0, slot: 0, serial: 1 }, Wakes::default());
     let mut join = |room: &str, user: String| {

@@ -9,6 +9,23 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// Where [`Time::monotonic_ms`] begins: all threads of the process have to agree on it, as rooms are shared.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+/// What time it is, as a shard sees it for one turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// When the turn began.
+    pub instant: Instant,
+    /// The same moment in milliseconds.
+    pub time: Time,
+}
+
+impl Now {
+    /// Reads the clocks.
+    pub fn read() -> Self {
+        let instant = Instant::now();
+        Self { instant, time: Time::read(instant) }
+    }
+}
+
 /// One moment, read from both clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Time {

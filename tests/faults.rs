@@ -4,20 +4,22 @@
 //!
 //! The servers run in this process, so that their ring can be one that goes wrong. All traffic is real.
 
+#[path = "support/faulty_ring.rs"]
+mod faulty_ring;
 #[path = "support/peer.rs"]
 mod peer;
 mod support;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use clap::Parser;
 use fastrand::Rng;
+use faulty_ring::FaultyRing;
 use hi::config::Config;
-use hi::faulty_ring::{self, FaultyRing};
-use hi::ring::{DataRing, Ring};
-use hi::server::Server;
+use hi::ring::{OpenRing, Ring};
+use hi::server::{Listeners, Server};
 use peer::{Loss, MARKER, Peer, Plan, Role, SHOUTER, drive};
 use serde_json::json;
 use support::{seeded, wait_while};
@@ -36,7 +38,7 @@ struct Running {
 }
 
 impl Running {
-    fn start<R: DataRing + 'static>(seed: u64, resets: bool, args: &[&str]) -> Self {
+    fn start<R: OpenRing + 'static>(seed: u64, resets: bool, args: &[&str]) -> Self {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let report = std::panic::take_hook();
@@ -53,7 +55,8 @@ impl Running {
             let common =
                 ["hi", "--listen", "127.0.0.1:0", "--internal", "off", "--rate-limit", "0", "--max-message", "128k"];
             let config = Config::try_parse_from(common.iter().chain(args)).expect("the arguments are right");
-            Server::start::<R>(config).expect("the server starts")
+            let listeners = Listeners::bind(&config).expect("the ports are free");
+            Server::start::<R>(&config, listeners, Arc::default()).expect("the server starts")
         };
         // The first one opens what the process keeps for ever.
         static FIRST: Once = Once::new();
@@ -234,7 +237,7 @@ fn a_member_that_survives_resets_hears_everything_in_order() {
 
 /// Members of all kinds stop reading, leave, come back, vanish, while a shouter says more than any buffer holds.
 /// Returns how many gaps they were told.
-fn members_come_and_go<R: DataRing + 'static>(seed: u64, args: &[&str]) -> usize {
+fn members_come_and_go<R: OpenRing + 'static>(seed: u64, args: &[&str]) -> usize {
     let server = Running::start::<R>(seed, false, args);
     let mut random = Rng::with_seed(seed);
     let files = open_files();

@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use bench::{Bench, take_signal};
 use clap::Parser;
 use fastwebsockets::OpCode;
-use hi::clock::Time;
+use hi::clock::{Now, Time};
 use hi::config::Config;
 use hi::connection::Role;
 use hi::frame::encode;
 use hi::protocol::name::Name;
-use hi::room::{Joining, MemberId, Namespace, Speaker, Wakes};
+use hi::protocol::{MemberId, Namespace};
+use hi::room::{Joining, Speaker, Wakes};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use support::PATIENCE;
 use support::wire::{BINARY, FIN, PING, TEXT, frame};
@@ -33,7 +34,7 @@ fn wait_for_input(file: &impl AsFd) {
 }
 
 fn chat(user: &str) -> Role {
-    Role::Chat { user: Name::user(user).unwrap() }
+    Role::V0 { user: Name::user(user).unwrap() }
 }
 
 fn raw() -> Role {
@@ -324,7 +325,7 @@ fn whoever_is_not_listened_to_is_not_missed() {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(5) {
         std::thread::sleep(Duration::from_millis(100));
-        bench.shard.tick();
+        bench.shard.tick(Now::read());
         bench.turn_until_idle();
     }
     live.set_behind(false);
@@ -335,7 +336,7 @@ fn whoever_is_not_listened_to_is_not_missed() {
     while bench.shard.connections() > 0 {
         assert!(began.elapsed() < PATIENCE, "it is silent, and stays");
         std::thread::sleep(Duration::from_millis(100));
-        bench.shard.tick();
+        bench.shard.tick(Now::read());
         bench.turn_until_idle();
     }
 }
@@ -352,7 +353,7 @@ fn those_whose_time_is_up_at_once_take_many_turns() {
         assert!(began.elapsed() < PATIENCE, "{} are silent, and stay", crowd.members());
         std::thread::sleep(Duration::from_millis(100));
         let (before, turns) = (crowd.members(), bench.script.turns.get());
-        bench.shard.tick();
+        bench.shard.tick(Now::read());
         assert_eq!(crowd.members(), before, "a tick ends nobody");
         bench.turn_until_idle();
         let (ended, turns) = (before - crowd.members(), bench.script.turns.get() - turns);

@@ -6,7 +6,7 @@ use hi::http::diagnosis::{Ends, Fault, diagnose};
 use hi::http::echo::{Identity, echo};
 use hi::http::head::{self, HEAD_BYTES_MAX, Head};
 use hi::http::response::{Body, Connection};
-use hi::http::target::{self, Route};
+use hi::http::target::{self, Route, UpgradeParams};
 use hi::http::upgrade;
 use serde_json::Value;
 
@@ -49,8 +49,10 @@ fn check_head(head: &Head<'_>) {
         Err(refusal) => check_refusal(refusal, Some(head)),
     }
     let params = match target::route(head.target) {
-        Ok(Route::Chat { query }) => target::chat_params(query).map(|params| params.room),
-        Ok(Route::Raw { room, query }) => target::raw_params(&room, query).map(|params| params.room),
+        Ok(Route::Upgrade(target)) => target.params().map(|params| match params {
+            UpgradeParams::Chat(chat) => chat.room,
+            UpgradeParams::Raw(raw) => raw.room,
+        }),
         Ok(_) => return,
         Err(error) => Err(error),
     };

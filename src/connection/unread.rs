@@ -81,17 +81,13 @@ impl Unread {
         Some((&mut body.bytes()[self.read_bytes..], *at))
     }
 
-    /// All but the last `left_bytes` of the first part have been read. Returns its buffer, once that holds nothing more.
-    pub fn advance(&mut self, left_bytes: usize) -> Option<Received> {
-        let len = self.parts.front_mut()?.body.bytes().len();
-        if left_bytes > 0 {
-            self.read_bytes = len - left_bytes;
-            return None;
-        }
-        self.read_bytes = 0;
-        match self.parts.pop_front()?.body {
-            Body::Buffer(received) => Some(received),
-            Body::Copy(_) => None,
+    /// All but the last `left_bytes` of the first part have been read.
+    pub fn advance(&mut self, left_bytes: usize) {
+        if left_bytes == 0 {
+            self.read_bytes = 0;
+            self.parts.pop_front();
+        } else if let Some(part) = self.parts.front_mut() {
+            self.read_bytes = part.body.bytes().len() - left_bytes;
         }
     }
 
@@ -111,25 +107,12 @@ impl Unread {
     }
 
     /// Copies what its receive buffers hold, and gives them back.
-    pub fn release_buffers(&mut self) -> impl Iterator<Item = Received> {
-        self.parts.iter_mut().filter_map(|part| match &mut part.body {
-            Body::Copy(_) => None,
-            Body::Buffer(received) => {
-                let copy = Body::Copy((&*received.bytes()).into());
-                match std::mem::replace(&mut part.body, copy) {
-                    Body::Buffer(received) => Some(received),
-                    Body::Copy(_) => None,
-                }
+    pub fn release_buffers(&mut self) {
+        for part in &mut self.parts {
+            if let Body::Buffer(received) = &mut part.body {
+                part.body = Body::Copy((&*received.bytes()).into());
             }
-        })
-    }
-
-    /// Nobody will read it: its receive buffers.
-    pub fn discard(self) -> impl Iterator<Item = Received> {
-        self.parts.into_iter().filter_map(|part| match part.body {
-            Body::Buffer(received) => Some(received),
-            Body::Copy(_) => None,
-        })
+        }
     }
 
     /// Counts what it holds now, receive buffers apart: called when it is put aside until the connection's next turn.

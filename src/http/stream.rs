@@ -4,8 +4,8 @@ use super::head::Head;
 use super::origin::Allowed;
 use super::response::Response;
 use super::target::{TargetError, last_event_id};
+use crate::protocol::position::Since;
 use crate::protocol::sse;
-use crate::room::replay::Since;
 
 /// The methods of `/stream/ROOM`.
 const METHODS: &str = "GET, HEAD, OPTIONS";

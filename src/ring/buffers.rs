@@ -1,38 +1,95 @@
 //! The buffers that the kernel receives into: memory in one piece, and the ring of entries (`IORING_REGISTER_PBUF_RING`)
 //! from which the kernel takes them.
 
+use crate::limits::RECEIVE_BUFFER_BYTES;
 use std::alloc::Layout;
+use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
-/// Bytes of one receive buffer.
-pub const RECEIVE_BUFFER_BYTES: usize = 4096;
-
-/// Bytes that arrived, in one of the ring's buffers. Give it back with [`recycle`](super::DataRing::recycle).
+/// Bytes that arrived, in one of the buffers of a pool, which gets it back when this is dropped.
 #[derive(Debug)]
 pub struct Received {
     buffer: u16,
     len: usize,
-    memory: Rc<BufferMemory>,
+    pool: BufferPool,
 }
 
 impl Received {
-    /// How many bytes.
-    pub(crate) fn len(&self) -> usize {
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether nothing arrived in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// The bytes, to be read and unmasked in place.
     pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the buffer was given to us by a completion and is not the kernel's again before `recycle` takes this
-        // value, so nobody else reads or writes it; `memory` keeps it allocated, and `len` is at most its size.
+        // SAFETY: `buffer` is out of the pool since this value was made, and is nobody else's before it is dropped: neither the
+        // kernel's nor another `Received`'s; the pool keeps it allocated, and `len` is at most its size.
         #[allow(unsafe_code)]
         unsafe {
-            std::slice::from_raw_parts_mut(self.memory.buffer(self.buffer), self.len)
+            std::slice::from_raw_parts_mut(self.pool.0.memory.buffer(self.buffer), self.len)
         }
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        self.pool.0.held.update(|held| held - 1);
+        self.pool.0.returned.borrow_mut().push(self.buffer);
+    }
+}
+
+/// The receive buffers of one shard, shared by those who hold one.
+#[derive(Clone, Debug)]
+pub struct BufferPool(Rc<Pool>);
+
+#[derive(Debug)]
+struct Pool {
+    memory: BufferMemory,
+    /// Buffers inside a [`Received`].
+    held: Cell<usize>,
+    /// Buffers that have come back, and are not in use again yet.
+    returned: RefCell<Vec<u16>>,
+}
+
+impl BufferPool {
+    /// A pool of `buffers` buffers, of which none is in use.
+    pub fn new(buffers: u16) -> Self {
+        let returned = RefCell::new((0..buffers).rev().collect());
+        Self(Rc::new(Pool { memory: BufferMemory::new(buffers), held: Cell::new(0), returned }))
+    }
+
+    /// Number of buffers.
+    pub fn len(&self) -> usize {
+        self.0.memory.layout.size() / RECEIVE_BUFFER_BYTES
+    }
+
+    /// Buffers that hold something which has arrived and was not given back.
+    pub fn held(&self) -> usize {
+        self.0.held.get()
+    }
+
+    /// What a ring that is not the kernel's has received: at most a buffer full of `bytes`. `None`: no buffer is left.
+    pub fn fill(&self, bytes: &[u8]) -> Option<Received> {
+        let buffer = self.0.returned.borrow_mut().pop()?;
+        let mut received = self.received(buffer, bytes.len());
+        let len = received.len;
+        received.bytes().copy_from_slice(&bytes[..len]);
+        Some(received)
+    }
+
+    /// The first `len` bytes of `buffer`, which is out of the pool and in nobody's hands.
+    fn received(&self, buffer: u16, len: usize) -> Received {
+        self.0.held.update(|held| held + 1);
+        Received { buffer, len: len.min(RECEIVE_BUFFER_BYTES), pool: self.clone() }
     }
 }
 
@@ -75,14 +132,12 @@ pub(super) struct BufferRing {
     layout: Layout,
     mask: u16,
     tail: u16,
-    /// Buffers came back since the kernel was last told.
-    changed: bool,
-    memory: Rc<BufferMemory>,
+    pool: BufferPool,
 }
 
 #[allow(unsafe_code)]
 impl BufferRing {
-    /// A ring of `buffers` buffers, of which none is the kernel's before [`BufferRing::provide_all`].
+    /// A ring of `buffers` buffers, of which none is the kernel's before [`BufferRing::publish`].
     pub(super) fn new(buffers: u16) -> Self {
         assert!(buffers.is_power_of_two(), "the kernel wants a power of two");
         let layout = Layout::array::<BufRingEntry>(buffers.into())
@@ -91,8 +146,12 @@ impl BufferRing {
         // SAFETY: the layout's size is not zero. All-zero is a valid entry.
         let entries = unsafe { std::alloc::alloc_zeroed(layout) };
         let entries = NonNull::new(entries.cast()).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
-        let memory = Rc::new(BufferMemory::new(buffers));
-        Self { entries, layout, mask: buffers - 1, tail: 0, changed: false, memory }
+        Self { entries, layout, mask: buffers - 1, tail: 0, pool: BufferPool::new(buffers) }
+    }
+
+    /// The buffers.
+    pub(super) fn pool(&self) -> &BufferPool {
+        &self.pool
     }
 
     /// Where the entries are: page-aligned, and theirs until the ring is dropped.
@@ -100,22 +159,9 @@ impl BufferRing {
         self.entries.as_ptr() as u64
     }
 
-    /// Makes all buffers the kernel's: once, when it knows the ring's [`BufferRing::address`].
-    pub(super) fn provide_all(&mut self) {
-        (0..=self.mask).for_each(|buffer| self.provide(buffer));
-        self.publish();
-    }
-
     /// The first `len` bytes of `buffer`, of which a completion said that it is ours.
     pub(super) fn received(&self, buffer: u16, len: usize) -> Received {
-        Received { buffer, len: len.min(RECEIVE_BUFFER_BYTES), memory: Rc::clone(&self.memory) }
-    }
-
-    /// Makes the buffer the kernel's again, when it is next told. It has to be one of this ring: the buffer of another ring
-    /// with the same number may be the kernel's already, or in somebody's hands.
-    pub(super) fn recycle(&mut self, received: Received) {
-        assert!(Rc::ptr_eq(&received.memory, &self.memory), "a buffer goes back to the ring that it came from");
-        self.provide(received.buffer);
+        self.pool.received(buffer, len)
     }
 
     /// Makes `buffer` the kernel's. It must not be the kernel's already, nor inside a [`Received`].
@@ -123,20 +169,25 @@ impl BufferRing {
         let slot = self.tail & self.mask;
         // SAFETY: `slot` is within the entries, the kernel reads an entry only after the tail has moved past it, and
         // there are never more buffers provided than slots, as each buffer is provided at most once at a time. The
-        // entry's address and length lie in `memory`, which lives at least as long as the ring.
+        // entry's address and length lie in the pool's memory, which lives at least as long as the ring.
         unsafe {
             let entry = &mut *self.entries.as_ptr().add(usize::from(slot));
-            entry.set_addr(self.memory.buffer(buffer) as u64);
+            entry.set_addr(self.pool.0.memory.buffer(buffer) as u64);
             entry.set_len(RECEIVE_BUFFER_BYTES as u32);
             entry.set_bid(buffer);
         }
         self.tail = self.tail.wrapping_add(1);
-        self.changed = true;
     }
 
-    /// Lets the kernel see what was provided since the last time.
+    /// Makes the buffers that have come back to the pool the kernel's: all of them, once it knows the ring's
+    /// [`BufferRing::address`].
     pub(super) fn publish(&mut self) {
-        if !std::mem::take(&mut self.changed) {
+        let before = self.tail;
+        loop {
+            let Some(buffer) = self.pool.0.returned.borrow_mut().pop() else { break };
+            self.provide(buffer);
+        }
+        if self.tail == before {
             return;
         }
         // SAFETY: the tail lies in the first entry, is valid for as long as `entries`, aligned, and written by us only;
@@ -162,17 +213,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_goes_back_once_it_has_been_used() {
+    fn a_buffer_comes_back_when_what_arrived_in_it_is_dropped() {
         let mut ring = BufferRing::new(2);
+        ring.publish();
         let received = ring.received(1, 4);
-        ring.recycle(received);
-        assert!(ring.changed);
+        assert_eq!((received.len(), ring.pool.held(), ring.tail), (4, 1, 2));
+        drop(received);
+        ring.publish();
+        assert_eq!((ring.pool.held(), ring.tail), (0, 3));
     }
 
     #[test]
-    #[should_panic(expected = "a buffer goes back to the ring that it came from")]
-    fn the_buffer_of_another_ring_is_refused() {
-        let (mut one, other) = (BufferRing::new(2), BufferRing::new(2));
-        one.recycle(other.received(1, 4));
+    fn a_pool_gives_each_buffer_once() {
+        let pool = BufferPool::new(2);
+        let (mut one, two) = (pool.fill(b"one").unwrap(), pool.fill(&[7; 5000]).unwrap());
+        assert!(pool.fill(b"three").is_none());
+        assert_eq!((&*one.bytes(), two.len()), (&b"one"[..], RECEIVE_BUFFER_BYTES));
+        drop(two);
+        assert!(pool.fill(b"three").is_some());
     }
 }

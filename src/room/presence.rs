@@ -5,70 +5,12 @@
 
 use std::collections::VecDeque;
 
+use crate::limits::{MEMBERS_ANNOUNCED_MAX, NOTICES_PER_SECOND_MAX};
 use crate::protocol::name::Name;
+use crate::protocol::notice::{Event, Folded, Notice};
 
-/// Members of a room up to which joins and leaves are announced one by one.
-const MEMBERS_ANNOUNCED_MAX: usize = 32;
-/// Notices within [`FOLD_MS`] from which on further ones are folded.
-const NOTICES_PER_SECOND_MAX: usize = 16;
-/// Names spelled out in a folded notice.
-const NAMES_MAX: usize = 3;
 /// Folded notices come once in this time, in milliseconds.
 const FOLD_MS: u64 = 1000;
-
-/// What a notice tells; its name is the value of `Event` on the wire.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// This user came.
-    Join(Name),
-    /// This user left.
-    Leave(Name),
-    /// Several came or left.
-    Presence {
-        /// Those that came.
-        joined: Folded,
-        /// Those that left.
-        left: Folded,
-    },
-}
-
-/// Users of a folded notice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Folded {
-    /// The first of them, three at most.
-    pub first: Vec<Name>,
-    /// How many there are.
-    pub count: usize,
-}
-
-impl Folded {
-    fn push(&mut self, user: &Name) {
-        if self.first.len() < NAMES_MAX {
-            self.first.push(user.clone());
-        }
-        self.count += 1;
-    }
-}
-
-impl Event {
-    /// The word on the wire.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Join(_) => "join",
-            Self::Leave(_) => "leave",
-            Self::Presence { .. } => "presence",
-        }
-    }
-}
-
-/// A notice to all members of a room.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    /// What happened.
-    pub event: Event,
-    /// The text that people read.
-    pub text: String,
-}
 
 /// A change that is announced now, or was folded into a later notice.
 #[derive(Debug, PartialEq, Eq)]

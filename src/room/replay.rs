@@ -9,6 +9,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
+use crate::protocol::position::Batch;
 
 /// What a frame costs beside its bytes, counted against the bound.
 const FRAME_OVERHEAD_BYTES: usize = size_of::<Kept>();
@@ -34,24 +35,6 @@ impl ReplayBounds {
     pub fn is_off(&self) -> bool {
         self.frames_max == 0 || self.bytes_max == 0 || self.age_max_ms == 0
     }
-}
-
-/// Where a client that reconnects stopped: `Since` on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Since {
-    /// The epoch that it knows; `None` if no room of ours could have had it.
-    pub epoch: Option<u64>,
-    /// `Seq` of the last frame that it got.
-    pub seq: u64,
-}
-
-/// Whole frames, one behind the other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    /// Ready to be sent.
-    pub bytes: Bytes,
-    /// `Seq` of the frame behind the last one.
-    pub end_seq: u64,
 }
 
 /// Frames as they are kept, not yet put together.

@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
+use std::net::Shutdown;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
@@ -13,16 +14,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use clap::Parser;
 use fastwebsockets::OpCode;
+use hi::clock::Now;
 use hi::config::Config;
 use hi::connection::Role;
 use hi::frame::encode;
 use hi::os;
+use hi::protocol::Namespace;
 use hi::protocol::name::Name;
 use hi::protocol::resume::ResumeKey;
-use hi::relay;
-use hi::ring::{Completion, DataRing, Receive, Received, Ring, RingError, Slices};
+use hi::ring::{BufferPool, Completion, DataRing, OpenRing, Receive, Ring, Slices, Socket};
+use hi::room::inbox;
 use hi::room::registry::Registry;
-use hi::room::{Namespace, Room, Wakes};
+use hi::room::{Room, Wakes};
+use hi::shard::settings::Settings;
 use hi::shard::{Shard, Upgraded};
 
 /// What the test does to the ring while the shard uses it.
@@ -49,19 +53,25 @@ pub struct Scripted {
 }
 
 impl DataRing for Scripted {
-    fn new(_: u16, _: OwnedFd) -> Result<Self, RingError> {
-        unreachable!("the test makes it")
+    type Socket = Socket;
+
+    fn adopt(&mut self, token: u32, socket: Socket) {
+        self.ring.adopt(token, socket);
     }
 
-    fn receive(&mut self, token: u32, fd: RawFd, how: Receive) {
-        self.ring.receive(token, fd, how);
+    fn release(&mut self, token: u32) {
+        self.ring.release(token);
     }
 
-    fn stop_receiving(&mut self, token: u32) {
-        self.ring.stop_receiving(token);
+    fn receive(&mut self, token: u32, how: Receive) {
+        self.ring.receive(token, how);
     }
 
-    fn send(&mut self, token: u32, fd: RawFd, slices: Slices) {
+    fn cancel(&mut self, token: u32) {
+        self.ring.cancel(token);
+    }
+
+    fn send(&mut self, token: u32, slices: Slices) {
         self.script.sent.borrow_mut().insert(token, self.script.turns.get());
         self.script.bytes.update(|bytes| bytes + slices.len());
         if self.script.broken.get() == Some(token) {
@@ -69,12 +79,16 @@ impl DataRing for Scripted {
             let result = Err(ErrorKind::BrokenPipe.into());
             self.failed = Some(Completion::Sent { token, result, slices });
         } else {
-            self.ring.send(token, fd, slices);
+            self.ring.send(token, slices);
         }
     }
 
-    fn await_writable(&mut self, token: u32, fd: RawFd) {
-        self.ring.await_writable(token, fd);
+    fn await_writable(&mut self, token: u32) {
+        self.ring.await_writable(token);
+    }
+
+    fn shutdown(&mut self, token: u32, how: Shutdown) {
+        self.ring.shutdown(token, how);
     }
 
     fn submit(&mut self) -> io::Result<bool> {
@@ -88,19 +102,27 @@ impl DataRing for Scripted {
         self.failed.take().or_else(|| self.ring.next())
     }
 
-    fn recycle(&mut self, received: Received) {
-        self.ring.recycle(received);
-    }
-
-    fn attended(&mut self) {
+    fn suppress_wakeups(&mut self) {
         self.script.turns.update(|turns| turns + 1);
         let bytes = self.script.bytes.take();
         self.script.most_bytes.update(|most| most.max(bytes));
-        self.ring.attended();
+        self.ring.suppress_wakeups();
     }
 
-    fn unattended(&mut self) -> bool {
-        self.ring.unattended()
+    fn arm_wakeups(&mut self) -> bool {
+        self.ring.arm_wakeups()
+    }
+
+    fn buffers(&self) -> &BufferPool {
+        self.ring.buffers()
+    }
+
+    fn descriptor(&self, token: u32) -> RawFd {
+        self.ring.descriptor(token)
+    }
+
+    fn peer_has_ended(descriptor: RawFd) -> bool {
+        Ring::peer_has_ended(descriptor)
     }
 }
 
@@ -133,12 +155,15 @@ impl Bench {
     pub fn with_inboxes(config: Config, inbox_bytes_max: usize) -> Self {
         let [inbox_wake_up, ring_wake_up, other_wake_up] = [(); 3].map(|()| os::new_eventfd().unwrap());
         let inboxes = [inbox_wake_up.try_clone().unwrap(), other_wake_up];
-        let inboxes = relay::inboxes(inboxes, inbox_bytes_max);
-        let registry = Arc::new(Registry::new(inboxes, 1, ResumeKey::new([1, 2]), config.replay_bounds()));
+        let inboxes = inbox::inboxes(inboxes, inbox_bytes_max);
+        let registry = Arc::new(
+            Registry::new(inboxes, 1, ResumeKey::new([1, 2]), config.replay_bounds()).asking(Ring::peer_has_ended),
+        );
         let script = Rc::new(Script::default());
-        let ring = Ring::new(config.receive_buffers, ring_wake_up.try_clone().unwrap()).unwrap();
+        let ring = Ring::open(config.receive_buffers, ring_wake_up.try_clone().unwrap()).unwrap();
         let ring = Scripted { ring, script: Rc::clone(&script), failed: None };
-        let shard = Shard::new(0, Arc::new(config), Arc::clone(&registry), ring);
+        let settings = Arc::new(Settings { inbox_bytes_max, ..config.shard_settings(2, "bench".into()) });
+        let shard = Shard::new(0, settings, Arc::clone(&registry), ring, Now::read());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { shard, script, registry, inbox_wake_up, ring_wake_up, listener, newest: None }
     }
@@ -148,17 +173,16 @@ impl Bench {
         let peer = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
         let (stream, _) = self.listener.accept().unwrap();
         self.newest = Some(stream.try_clone().unwrap());
-        let stream = tokio_uring::net::TcpStream::from_std(stream);
         let response = Bytes::from_static(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
-        self.shard.adopt(Upgraded {
-            stream,
+        let upgraded = Upgraded {
+            socket: stream.into(),
             role,
             room: Some(Name::room(room).unwrap()),
-            opening: None,
             since: None,
             response,
             leftover: Vec::new(),
-        });
+        };
+        self.shard.adopt(upgraded, Now::read());
         peer.set_nonblocking(true).unwrap();
         peer
     }
