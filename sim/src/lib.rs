@@ -1,0 +1,43 @@
+//! hi in one thread, from one seed: its shards, the network, clients of every dialect, time and faults.
+//!
+//! A seed decides everything that happens, and so repeats it exactly. The files, in the order in which a byte meets them:
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`client`] | clients: what they do, and what they check |
+//! | [`wire`] | frames and events, as clients see them |
+//! | [`network`] | links, their buffers, and how they break |
+//! | [`ring`] | the data ring of a simulated shard; asserts what shards owe to a ring |
+//! | [`server`] | shards and the registry, and what wakes them |
+//! | [`truth`] | what is known of each room's one order |
+//! | [`world`] | the scheduler: what happens next, and what has to hold |
+//! | [`plan`], [`random`], [`clock`], [`trace`], [`scene`] | what a seed decides, chance, time, what happened, and all of it together |
+
+pub mod client;
+pub mod clock;
+pub mod network;
+pub mod plan;
+pub mod random;
+pub mod ring;
+pub mod scene;
+pub mod server;
+pub mod trace;
+pub mod truth;
+pub mod wire;
+pub mod world;
+
+use world::World;
+
+/// Steps of a round, unless said otherwise.
+pub const STEPS: usize = 1000;
+
+/// Runs the simulation of a seed; `prints` shows every step. Returns what was seen, and the hash of
+/// its trace.
+///
+/// # Panics
+/// If anything that has to hold does not.
+pub fn run(seed: u64, steps: usize, prints: bool) -> String {
+    let mut world = World::new(seed, steps, prints);
+    world.run();
+    world.summary()
+}
