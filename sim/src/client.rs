@@ -8,7 +8,7 @@ use hi::protocol::position::Since;
 
 use crate::network::{Found, LinkId, Sizes};
 use crate::plan::{RAW_ROOMS, ROOMS};
-use crate::scene::{Counts, Scene};
+use crate::scene::{Scene, Seen};
 use crate::server::{Kind, Request};
 use crate::trace::digest;
 use crate::wire::{self, Reader};
@@ -165,7 +165,7 @@ impl Client {
         let leftover = if speaks_frames && random.one_in(4) { wire::frame(random, true, wire::PING, b"first") } else { Vec::new() };
         let shard = random.below(scene.server.shards());
         self.connections += 1;
-        Counts::add(&scene.counts.connections);
+        scene.saw(Seen::Connection);
         scene.trace.note(format_args!(
             "{} connects to shard {shard} by link {link}: {:?} {room:?} {since:?} {sizes:?}",
             self.user, self.kind
@@ -310,7 +310,12 @@ impl Client {
             _ => false,
         };
         assert!(is_expected || connection.misbehaves, "{} is closed with {code} {:?}", self.user, &payload[2.min(payload.len())..]);
-        Counts::add(&scene.counts.closes);
+        scene.saw(Seen::Closed);
+        match code {
+            4003 => scene.saw(Seen::TakenOver),
+            4101 => scene.saw(Seen::TooSlow),
+            _ => {}
+        }
         scene.trace.note(format_args!("{} is closed with {code}", self.user));
         if connection.end == End::Open {
             let answer = wire::frame(&scene.random, true, wire::CLOSE, &payload[..payload.len().min(2)]);

@@ -14,6 +14,7 @@ use hi::ring::{BufferPool, Completion, DataRing, RECEIVE_BUFFER_BYTES, Receive, 
 
 use crate::network::{self, Found, LinkId, Network};
 use crate::random::Random;
+use crate::scene::{Seen, Totals};
 
 /// Pieces of deferred work that the kernel finishes in one call, as Linux does since 6.13.
 const DEFERRED_PER_SUBMIT: usize = 20;
@@ -34,6 +35,8 @@ pub struct Shared {
     pub random: Random,
     /// Whether anything goes wrong.
     pub faults: Cell<bool>,
+    /// What was seen.
+    pub totals: RefCell<Totals>,
     /// Called when a shard submits: what happens elsewhere at that moment.
     pub meanwhile: RefCell<Option<Box<dyn Fn(usize)>>>,
 }
@@ -80,6 +83,12 @@ pub struct Kernel(Rc<RefCell<State>>);
 pub struct SimRing {
     state: Rc<RefCell<State>>,
     pool: BufferPool,
+}
+
+impl Shared {
+    fn saw(&self, seen: Seen) {
+        self.totals.borrow_mut().count(seen, 1);
+    }
 }
 
 impl SimRing {
@@ -164,6 +173,7 @@ impl State {
             Submission::Cancel(token) => {
                 let Some(state) = self.tokens[token as usize].as_mut() else { return };
                 if state.receive.take().is_some() {
+                    self.shared.saw(Seen::Cancelled);
                     let result = Err(io::Error::from_raw_os_error(libc::ECANCELED));
                     self.finish(Completion::Received { token, result, armed: false });
                 }
@@ -181,14 +191,17 @@ impl State {
         let (random, faults) = (&self.shared.random, self.shared.faults.get());
         let mut network = self.shared.network.borrow_mut();
         if network.server_sends(link, b"").is_none() {
+            self.shared.saw(Seen::Reset);
             let error = random.pick(&[io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset]);
             return Err(error.into());
         }
         let mut left = slices.len().min(network.link(link).down.room());
         if left > 1 && faults && random.one_in(SEND_FAULT_ONE_IN) {
             left = random.between(1, left);
+            self.shared.saw(Seen::Short);
         }
         if left == 0 || faults && random.one_in(SEND_FAULT_ONE_IN) {
+            self.shared.saw(Seen::Full);
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let mut count = 0;
@@ -230,6 +243,7 @@ impl State {
         if self.pool.held() >= self.buffers {
             // A buffer is chosen before the kernel looks what there is, the end included.
             self.token(token).receive = None;
+            shared.saw(Seen::NoBuffer);
             let result = Err(io::Error::from_raw_os_error(libc::ENOBUFS));
             return self.ready.push_back(Completion::Received { token, result, armed: false });
         }
@@ -238,7 +252,10 @@ impl State {
             Found::Nothing => return,
             Found::Bytes(bytes) => (Ok(Some(self.pool.fill(&bytes).expect("one is left"))), how == Receive::All),
             Found::End => (Ok(None), false),
-            Found::Reset => (Err(io::ErrorKind::ConnectionReset.into()), false),
+            Found::Reset => {
+                shared.saw(Seen::Reset);
+                (Err(io::ErrorKind::ConnectionReset.into()), false)
+            }
         };
         if !armed {
             self.token(token).receive = None;

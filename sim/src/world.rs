@@ -6,6 +6,7 @@ use std::rc::Rc;
 use fastwebsockets::OpCode;
 use hi::memory::What;
 use hi::protocol::Namespace;
+use hi::relay::Inbox;
 use hi::room::Payload;
 use tokio::sync::oneshot;
 
@@ -15,7 +16,7 @@ use crate::network::Network;
 use crate::plan::{Plan, RAW_ROOMS, ROOMS};
 use crate::random::Random;
 use crate::ring::Shared;
-use crate::scene::{Counts, Scene};
+use crate::scene::{Scene, Seen, Totals};
 use crate::server::{Kind, Server};
 use crate::trace::Trace;
 use crate::truth::Truth;
@@ -47,6 +48,7 @@ impl World {
             random: random.clone(),
             faults: std::cell::Cell::new(true),
             meanwhile: RefCell::default(),
+            totals: RefCell::default(),
         });
         let server = Rc::new(Server::new(&plan, Rc::clone(&shared), Rc::clone(&clock)));
         let trace = Trace::new(prints);
@@ -63,7 +65,7 @@ impl World {
             truth: RefCell::new(Truth::default()),
             stopping: std::cell::Cell::new(false),
             disconnected: RefCell::default(),
-            counts: Counts::default(),
+            totals: RefCell::default(),
         };
         let clients = (0..scene.plan.clients).map(|number| Client::new(number, &scene)).collect();
         Self { scene, clients, ticks, orders: Vec::new(), api_said: 0 }
@@ -83,25 +85,14 @@ impl World {
         self.finish();
     }
 
-    /// What was seen, and what the trace came to, in a line.
-    pub fn summary(&self) -> String {
-        let Scene { counts, trace, truth, server, .. } = &self.scene;
-        let Counts { heard, acknowledged, gaps, recoveries, refusals, closes, connections, turns } = counts;
-        let laps: u64 = What::ALL.iter().map(|what| server.memory.laps(*what)).sum();
-        format!(
-            "{:016x}: {} turns, {} connections, {} messages, heard {} times, {} acknowledged, {} gaps, {} recoveries, {} \
-             refused, {} closed, {laps} gave memory back",
-            trace.hash(),
-            turns.get(),
-            connections.get(),
-            truth.borrow().len(),
-            heard.get(),
-            acknowledged.get(),
-            gaps.get(),
-            recoveries.get(),
-            refusals.get(),
-            closes.get(),
-        )
+    /// What was seen.
+    pub fn totals(&self) -> Totals {
+        let Scene { server, totals, shared, .. } = &self.scene;
+        let mut totals = totals.borrow().clone();
+        totals.add(&shared.totals.borrow());
+        totals.count(Seen::GaveMemory, What::ALL.iter().map(|what| server.memory.laps(*what)).sum());
+        totals.count(Seen::Dropped, server.registry.inboxes().iter().map(Inbox::dropped).sum());
+        totals
     }
 
     /// All that everyone can see.
@@ -157,10 +148,18 @@ impl World {
     }
 
     fn turn(&self, shard: usize) -> bool {
-        let Scene { server, trace, counts, .. } = &self.scene;
+        let Scene { server, trace, .. } = &self.scene;
         let took = server.turn(shard);
         if took {
-            Counts::add(&counts.turns);
+            self.scene.saw(Seen::Turn);
+            if server.registry.is_congested() {
+                self.scene.saw(Seen::Congested);
+            }
+            let rooms = ROOMS.map(|room| (Namespace::Chat, room)).into_iter();
+            let mut rooms = rooms.chain(RAW_ROOMS.map(|room| (Namespace::Raw, room)));
+            if rooms.any(|(namespace, name)| server.room(namespace, name).is_some_and(|room| room.is_behind())) {
+                self.scene.saw(Seen::Behind);
+            }
             trace.note(format_args!("shard {shard} takes a turn: awake {}", server.is_awake(shard)));
         }
         took
@@ -229,10 +228,10 @@ impl World {
 
     /// Nothing goes wrong any more, everyone reads, and no time passes: goes on until nothing moves.
     fn settle(&mut self) {
-        let Scene { shared, server, trace, counts, .. } = &self.scene;
+        let Scene { shared, server, trace, totals, .. } = &self.scene;
         shared.faults.set(false);
         trace.note(format_args!("faults end"));
-        let before = counts.turns.get();
+        let before = totals.borrow().of(Seen::Turn);
         loop {
             let mut moved = false;
             for kernel in server.kernels() {
@@ -254,7 +253,7 @@ impl World {
             for shard in 0..server.shards() {
                 moved |= self.turn(shard);
             }
-            let turns = counts.turns.get() - before;
+            let turns = totals.borrow().of(Seen::Turn) - before;
             assert!(turns < TURNS_UNTIL_QUIET_MAX, "the shards don't go to sleep: {turns} turns since the faults ended");
             if !moved {
                 return;

@@ -5,7 +5,7 @@ use hi::protocol::position::Since;
 
 use super::{Client, Membership};
 use crate::plan::ROOMS;
-use crate::scene::{Counts, Scene};
+use crate::scene::{Scene, Seen};
 use crate::server::Kind;
 use crate::truth::Said;
 use crate::wire::{Event, epoch_number};
@@ -31,12 +31,12 @@ impl Client {
             membership.continues_with(first, &user, room);
             assert!(first <= last, "{user} {room}: an empty gap: {payload:?}");
             membership.next = Some(last + 1);
-            return Counts::add(&scene.counts.gaps);
+            return scene.saw(Seen::Gap);
         }
         let seq = said.seq.expect("what a room says has a Seq");
         membership.continues_with(seq, &user, room);
         membership.next = Some(seq + 1);
-        Counts::add(&scene.counts.heard);
+        scene.saw(Seen::Heard);
         scene.truth.borrow_mut().sees((false, room, epoch, seq), payload, self.kind);
     }
 
@@ -71,7 +71,7 @@ impl Client {
             }
             membership.epoch = Some(id.0);
             membership.next = Some(id.1 + 1);
-            return Counts::add(&scene.counts.refusals);
+            return scene.saw(Seen::Refused);
         }
         let last = if event.name == "gap" { said.json["ToSeq"].as_u64() } else { said.seq };
         assert_eq!(last, Some(id.1), "{user}: the id and the message name two places");
@@ -85,7 +85,7 @@ impl Client {
             Some(Since { epoch, seq }) => {
                 // A stream that begins where the listener stopped, or elsewhere in a room in which nothing was said.
                 assert!(epoch == Some(id.0) && seq == id.1, "{user} had {since:?}, and isn't told what it lost: {id:?}");
-                Counts::add(&scene.counts.recoveries);
+                scene.saw(Seen::Recovered);
             }
             None => {
                 assert!(membership.next.is_none_or(|next| next == id.1 + 1), "{user}: {membership:?} {id:?}");

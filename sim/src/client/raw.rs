@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::{Client, Membership};
-use crate::scene::{Counts, Scene};
+use crate::scene::{Scene, Seen};
 use crate::server::Kind;
 use crate::truth::sender;
 
@@ -13,7 +13,7 @@ impl Client {
         let Kind::Raw { echo, lossy } = self.kind else { return };
         let connection = self.connection.as_mut().expect("it hears something");
         let (room, membership) = connection.rooms.iter_mut().next().expect("a raw member is in one room");
-        Counts::add(&scene.counts.heard);
+        scene.saw(Seen::Heard);
         if !echo || lossy {
             let own = is_own(payload, &connection.tag);
             assert!(echo || !own, "{}: its own message came back: {payload:?}", self.user);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::chat::{epoch, room_of};
 use super::{Client, Connection, End, Membership, Position};
-use crate::scene::{Counts, Scene};
+use crate::scene::{Scene, Seen};
 use crate::server::Kind;
 use crate::truth::Said;
 use crate::wire;
@@ -115,7 +115,7 @@ impl Client {
             Asked::Leave(_) => assert!(is_limited, "{user}: {said:?}"),
             Asked::Publish(room, text) if is_ok => {
                 let (epoch, seq) = (epoch(said), said.seq.expect("an answer to pub has a Seq"));
-                Counts::add(&scene.counts.acknowledged);
+                scene.saw(Seen::Acknowledged);
                 scene.truth.borrow_mut().acknowledges((false, room, epoch, seq), &user, &text);
                 if let Some(found) = scene.server.room(Kind::V1.namespace(), room).filter(|room| room.epoch() == epoch) {
                     let last = found.last_seq();
@@ -142,10 +142,10 @@ impl Client {
         if let (Some(since), Some(recovered)) = (since, recovered) {
             if recovered {
                 assert_eq!((since.epoch, since.seq), (epoch, seq), "{user} has recovered, but not from where it stopped");
-                Counts::add(&scene.counts.recoveries);
+                scene.saw(Seen::Recovered);
             } else {
                 assert!(since.epoch != epoch || since.seq <= seq, "{user} has {since:?} of {room}: {said:?}");
-                Counts::add(&scene.counts.refusals);
+                scene.saw(Seen::Refused);
             }
         }
         let connection = self.connection.as_mut().expect("it hears something");
