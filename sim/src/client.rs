@@ -311,10 +311,8 @@ impl Client {
         };
         assert!(is_expected || connection.misbehaves, "{} is closed with {code} {:?}", self.user, &payload[2.min(payload.len())..]);
         scene.saw(Seen::Closed);
-        match code {
-            4003 => scene.saw(Seen::TakenOver),
-            4101 => scene.saw(Seen::TooSlow),
-            _ => {}
+        if code == 4101 {
+            scene.saw(Seen::TooSlow);
         }
         scene.trace.note(format_args!("{} is closed with {code}", self.user));
         if connection.end == End::Open {

@@ -33,7 +33,7 @@ pub struct Plan {
     pub steps: usize,
     /// Largest message that clients send when they send much, in bytes.
     pub large_bytes: usize,
-    /// Whether some clients send a lot at once.
+    /// Whether clients, and the internal port, send a lot at once.
     pub floods: bool,
     /// Whether the server is stopped before the clients have left.
     pub stops: bool,
@@ -62,13 +62,13 @@ impl Plan {
         let shards = random.between(1, 4);
         let inbox_bytes_max =
             if random.one_in(5) { SMALL_INBOX_BYTES } else { config.inbox_bytes_max(shards) };
-        let floods = random.one_in(4);
-        let large_bytes = config.max_message.min(random.pick(&[500, 3000, 20_000]));
+        let floods = random.one_in(3);
+        let large_bytes = config.max_message.min(random.pick(&[500, 3000, 60_000]));
         Self {
             shards,
             inbox_bytes_max,
             memory_bytes_max: random.pick(&[usize::MAX, usize::MAX, 4 << 20, 1 << 20]),
-            clients: random.between(2, 16),
+            clients: random.between(2, 24),
             rounds: random.between(1, 4),
             steps,
             large_bytes,

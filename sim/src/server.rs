@@ -1,7 +1,7 @@
 //! The server of a simulation: N shards and one registry, on one thread. A shard runs when something has woken it, as its
 //! thread would, and for one turn at a time.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,6 +80,8 @@ pub struct Seat {
     /// The scheduler's hold of its ring.
     pub kernel: Kernel,
     awake: Arc<AtomicBool>,
+    /// While there are faults: whether its core does something else.
+    pauses: Cell<bool>,
 }
 
 /// See the module.
@@ -108,7 +110,7 @@ impl Server {
             memory.enroll(id);
             let (ring, kernel) = SimRing::new(id, config.receive_buffers, Rc::clone(&shared), Arc::clone(&awake));
             let shard = Shard::new(id, Arc::clone(&config), Arc::clone(&registry), ring, clock.now());
-            Seat { shard: RefCell::new(shard.keeping_to(Arc::clone(&memory))), kernel, awake }
+            Seat { shard: RefCell::new(shard.keeping_to(Arc::clone(&memory))), kernel, awake, pauses: Cell::new(false) }
         };
         let seats = awake.into_iter().enumerate().map(seat).collect();
         Self { seats, registry, memory, clock, shared }
@@ -133,6 +135,9 @@ impl Server {
     pub fn turn(&self, id: usize) -> bool {
         let seat = &self.seats[id];
         let Ok(mut shard) = seat.shard.try_borrow_mut() else { return false };
+        if self.shared.faults.get() && seat.pauses.get() {
+            return false;
+        }
         if !seat.awake.swap(false, Ordering::SeqCst) {
             return false;
         }
@@ -141,6 +146,11 @@ impl Server {
             seat.awake.store(true, Ordering::SeqCst);
         }
         true
+    }
+
+    /// Whether a shard's core does something else from now on, for as long as there are faults.
+    pub fn pause(&self, id: usize, pauses: bool) {
+        self.seats[id].pauses.set(pauses);
     }
 
     /// The thread of `id` goes on after another one has run.
@@ -231,6 +241,11 @@ impl Server {
             Speech::ALL.iter().fold(0, |sum: u64, speech| sum.wrapping_add(counters.connections(*speech).get()))
         };
         self.seats.iter().map(of_shard).fold(0, u64::wrapping_add)
+    }
+
+    /// Connections that ended with this code.
+    pub fn ended_with(&self, code: u16) -> u64 {
+        self.seats.iter().map(|seat| seat.shard.borrow().counters().disconnects(code).get()).sum()
     }
 
     /// Bytes that the ledgers say are held, inboxes included.

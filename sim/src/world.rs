@@ -23,8 +23,10 @@ use crate::truth::Truth;
 
 /// Milliseconds between two ticks of a shard.
 const TICK_MS: u64 = 1000;
-/// Turns after which everything that is owed has arrived once nothing goes wrong any more.
-const TURNS_UNTIL_QUIET_MAX: u64 = 20_000;
+/// Messages that the internal port publishes in a row.
+const BURST: usize = 60;
+/// Turns that a shard may take, once nothing goes wrong any more, without a byte moving on the network.
+const TURNS_WITHOUT_BYTES_MAX: u64 = 500;
 
 /// A simulation.
 pub struct World {
@@ -91,6 +93,7 @@ impl World {
         let mut totals = totals.borrow().clone();
         totals.add(&shared.totals.borrow());
         totals.count(Seen::GaveMemory, What::ALL.iter().map(|what| server.memory.laps(*what)).sum());
+        totals.count(Seen::TakenOver, server.ended_with(4003));
         totals.count(Seen::Dropped, server.registry.inboxes().iter().map(Inbox::dropped).sum());
         totals
     }
@@ -123,7 +126,10 @@ impl World {
                 self.scene.server.kernels().nth(index).map(crate::ring::Kernel::tell_late);
             }
             95..98 => self.pass_time(random.pick(&[1, 5, 20, 100, 300])),
-            98 => self.publish_from_outside(&random),
+            98 => {
+                let raw = random.one_in(3).then(|| random.pick(&RAW_ROOMS));
+                self.publish_from_outside(random.pick(&ROOMS), raw, random.below(2000));
+            }
             _ => self.rarely(&random),
         }
     }
@@ -143,6 +149,19 @@ impl World {
                 self.tick_if_due();
             }
             2 => self.disconnect(random),
+            3..8 => {
+                let shard = random.below(self.scene.server.shards());
+                let pauses = random.one_in(2);
+                self.scene.trace.note(format_args!("shard {shard} pauses: {pauses}"));
+                self.scene.server.pause(shard, pauses);
+            }
+            8..10 if self.scene.plan.floods => {
+                let (room, raw) = (random.pick(&ROOMS), random.one_in(3).then(|| random.pick(&RAW_ROOMS)));
+                for _ in 0..BURST {
+                    let size = self.scene.plan.large_bytes;
+                    self.publish_from_outside(room, raw, random.between(size / 2, size));
+                }
+            }
             _ => {}
         }
     }
@@ -194,12 +213,12 @@ impl World {
         }
     }
 
-    fn publish_from_outside(&mut self, random: &Random) {
+    /// Publishes into a chat room, or a raw one.
+    fn publish_from_outside(&mut self, room: &'static str, raw: Option<&'static str>, size: usize) {
         self.api_said += 1;
-        let text = format!("api:{}:{}", self.api_said, "y".repeat(random.below(2000)));
+        let text = format!("api:{}:{}", self.api_said, "y".repeat(size));
         let Scene { server, truth, trace, .. } = &self.scene;
-        if random.one_in(3) {
-            let room = random.pick(&RAW_ROOMS);
+        if let Some(room) = raw {
             let frame = hi::frame::encode::frame(OpCode::Binary, text.as_bytes());
             let published = server.publish(Namespace::Raw, room, Payload::Frame(&frame));
             trace.note(format_args!("from outside into {room}: {published:?}"));
@@ -210,7 +229,6 @@ impl World {
             }
             return;
         }
-        let room = random.pick(&ROOMS);
         let published = server.publish(Namespace::Chat, room, Payload::Chat { from: "api", text: &text });
         trace.note(format_args!("from outside into {room}: {published:?}"));
         if let Some(Some((epoch, seq))) = published {
@@ -228,10 +246,10 @@ impl World {
 
     /// Nothing goes wrong any more, everyone reads, and no time passes: goes on until nothing moves.
     fn settle(&mut self) {
-        let Scene { shared, server, trace, totals, .. } = &self.scene;
+        let Scene { shared, server, trace, .. } = &self.scene;
         shared.faults.set(false);
         trace.note(format_args!("faults end"));
-        let before = totals.borrow().of(Seen::Turn);
+        let mut turns = 0;
         loop {
             let mut moved = false;
             for kernel in server.kernels() {
@@ -250,11 +268,11 @@ impl World {
                 moved |= client.read_all(&self.scene);
                 moved |= client.write(&self.scene);
             }
+            turns = if moved { 0 } else { turns + 1 };
+            assert!(turns < TURNS_WITHOUT_BYTES_MAX, "the shards don't go to sleep, though nothing moves");
             for shard in 0..server.shards() {
                 moved |= self.turn(shard);
             }
-            let turns = totals.borrow().of(Seen::Turn) - before;
-            assert!(turns < TURNS_UNTIL_QUIET_MAX, "the shards don't go to sleep: {turns} turns since the faults ended");
             if !moved {
                 return;
             }

@@ -43,7 +43,14 @@ impl Client {
             860..870 => self.misbehave(scene),
             870..875 if scene.plan.floods => {
                 let size = scene.plan.large_bytes;
-                (0..FLOOD).for_each(|_| self.publish(scene, room, random.between(size / 2, size)));
+                // What it takes hours to send through a small buffer is no flood.
+                let bytes_max = FLOOD * scene.shared.network.borrow().link(connection.link).up.room();
+                for _ in 0..FLOOD {
+                    self.publish(scene, room, random.between(size / 2, size));
+                    if self.connection.as_ref().is_none_or(|connection| connection.out.len() > bytes_max) {
+                        break;
+                    }
+                }
             }
             _ => {}
         }
