@@ -170,6 +170,7 @@ impl Client {
             "{} connects to shard {shard} by link {link}: {:?} {room:?} {since:?} {sizes:?}",
             self.user, self.kind
         ));
+        let (resume, leftover) = (resume.as_ref(), &leftover[..]);
         let request = Request { kind: self.kind, user: &self.user, room, resume, since, leftover };
         scene.server.adopt(shard, link, request);
         let mut connection = Connection {
@@ -300,7 +301,7 @@ impl Client {
         let is_raw = matches!(self.kind, Kind::Raw { .. });
         let is_expected = match code {
             1000 | 1005 => connection.end == End::Leaving,
-            1001 | 1012 => scene.stopping.get(),
+            1001 | 1012 => scene.stopping.get() > 0,
             1008 => is_raw || scene.disconnected.borrow().contains(&self.user),
             1013 => plan.memory_bytes_max != usize::MAX,
             4002 => !is_raw,

@@ -10,10 +10,12 @@
 //! | [`ring`] | the data ring of a simulated shard; asserts what shards owe to a ring |
 //! | [`server`] | shards and the registry, and what wakes them |
 //! | [`truth`] | what is known of each room's one order |
+//! | [`allocations`] | what the server has really allocated |
 //! | [`world`] | the scheduler: what happens next, and what has to hold |
 //! | [`seeds`] | many of them, on several threads |
 //! | [`plan`], [`random`], [`clock`], [`trace`], [`scene`] | what a seed decides, chance, time, what happened, and all of it together |
 
+pub mod allocations;
 pub mod client;
 pub mod clock;
 pub mod network;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hi::ring::{BufferPool, Completion, DataRing, RECEIVE_BUFFER_BYTES, Receive, SLICES_PER_SEND_MAX, Slices};
 
+use crate::allocations::of_simulation;
 use crate::network::{self, Found, LinkId, Network};
 use crate::random::Random;
 use crate::scene::{Seen, Totals};
@@ -274,53 +275,65 @@ impl DataRing for SimRing {
     type Socket = SimSocket;
 
     fn adopt(&mut self, token: u32, SimSocket(link): SimSocket) {
-        let tokens = &mut self.state.borrow_mut().tokens;
-        let index = token as usize;
-        if index >= tokens.len() {
-            tokens.resize_with(index + 1, || None);
-        }
-        let state = Token { link, receives: false, sends: false, awaits_room: false, receive: None, polls: false };
-        let before = tokens[index].replace(state);
-        assert!(before.is_none(), "a token names one socket at a time");
+        of_simulation(|| {
+            let tokens = &mut self.state.borrow_mut().tokens;
+            let index = token as usize;
+            if index >= tokens.len() {
+                tokens.resize_with(index + 1, || None);
+            }
+            let state = Token { link, receives: false, sends: false, awaits_room: false, receive: None, polls: false };
+            let before = tokens[index].replace(state);
+            assert!(before.is_none(), "a token names one socket at a time");
+        })
     }
 
     fn release(&mut self, token: u32) {
-        let mut state = self.state.borrow_mut();
-        let Token { link, receives, sends, awaits_room, .. } =
-            state.tokens[token as usize].take().expect("a token is released once");
-        assert!(
-            !receives && !sends && !awaits_room,
-            "token {token} is released while the ring holds a receive ({receives}), a send ({sends}) or a wait              ({awaits_room})"
-        );
-        state.shared.network.borrow_mut().server_closes(link);
+        of_simulation(|| {
+            let mut state = self.state.borrow_mut();
+            let Token { link, receives, sends, awaits_room, .. } =
+                state.tokens[token as usize].take().expect("a token is released once");
+            assert!(
+                !receives && !sends && !awaits_room,
+                "token {token} is released while the ring holds a receive ({receives}), a send ({sends}) or a wait              ({awaits_room})"
+            );
+            state.shared.network.borrow_mut().server_closes(link);
+        })
     }
 
     fn receive(&mut self, token: u32, how: Receive) {
-        let mut state = self.state.borrow_mut();
-        let before = std::mem::replace(&mut state.token(token).receives, true);
-        assert!(!before, "one receive at a time");
-        state.asked.push(Submission::Receive(token, how));
+        of_simulation(|| {
+            let mut state = self.state.borrow_mut();
+            let before = std::mem::replace(&mut state.token(token).receives, true);
+            assert!(!before, "one receive at a time");
+            state.asked.push(Submission::Receive(token, how));
+        })
     }
 
     fn cancel(&mut self, token: u32) {
-        let mut state = self.state.borrow_mut();
-        state.token(token);
-        state.asked.push(Submission::Cancel(token));
+        of_simulation(|| {
+            let mut state = self.state.borrow_mut();
+            state.token(token);
+            state.asked.push(Submission::Cancel(token));
+        })
     }
 
     fn send(&mut self, token: u32, slices: Slices) {
-        assert!(!slices.is_empty() && slices.as_slice().len() <= SLICES_PER_SEND_MAX, "a send has something to send");
-        let mut state = self.state.borrow_mut();
-        let before = std::mem::replace(&mut state.token(token).sends, true);
-        assert!(!before, "one send at a time");
-        state.asked.push(Submission::Send(token, slices));
+        of_simulation(|| {
+            assert!(!slices.is_empty() && slices.as_slice().len() <= SLICES_PER_SEND_MAX, "a send has something to send");
+            let mut state = self.state.borrow_mut();
+            let before = std::mem::replace(&mut state.token(token).sends, true);
+            assert!(!before, "one send at a time");
+            state.asked.push(Submission::Send(token, slices));
+        })
     }
 
     fn await_writable(&mut self, token: u32) {
-        let mut state = self.state.borrow_mut();
-        let before = std::mem::replace(&mut state.token(token).awaits_room, true);
-        assert!(!before, "one wait at a time");
-        state.asked.push(Submission::AwaitWritable(token));
+        of_simulation(|| {
+            let mut state = self.state.borrow_mut();
+            let before = std::mem::replace(&mut state.token(token).awaits_room, true);
+            assert!(!before, "one wait at a time");
+            state.asked.push(Submission::AwaitWritable(token));
+        })
     }
 
     fn shutdown(&mut self, token: u32, how: Shutdown) {
@@ -330,31 +343,33 @@ impl DataRing for SimRing {
     }
 
     fn submit(&mut self) -> io::Result<bool> {
-        let (shard, shared) = {
-            let state = self.state.borrow();
-            (state.shard, Rc::clone(&state.shared))
-        };
-        if let Some(meanwhile) = &*shared.meanwhile.borrow() {
-            meanwhile(shard);
-        }
-        let mut state = self.state.borrow_mut();
-        for submission in std::mem::take(&mut state.asked) {
-            state.execute(submission);
-        }
-        let pieces = if shared.faults.get() { shared.random.between(1, DEFERRED_PER_SUBMIT) } else { DEFERRED_PER_SUBMIT };
-        let mut due = Vec::new();
-        for _ in 0..pieces {
-            if due.is_empty() {
-                let network = shared.network.borrow();
-                let tokens = state.tokens.iter().enumerate();
-                let is_due = |token: &Option<Token>| token.as_ref().is_some_and(|token| token.is_due(&network));
-                due.extend(tokens.filter(|(_, token)| is_due(token)).map(|(index, _)| index as u32));
-                shared.random.shuffle(&mut due);
+        of_simulation(|| {
+            let (shard, shared) = {
+                let state = self.state.borrow();
+                (state.shard, Rc::clone(&state.shared))
+            };
+            if let Some(meanwhile) = &*shared.meanwhile.borrow() {
+                meanwhile(shard);
             }
-            let Some(token) = due.pop() else { break };
-            state.finish_deferred(token);
-        }
-        Ok(state.has_deferred())
+            let mut state = self.state.borrow_mut();
+            for submission in std::mem::take(&mut state.asked) {
+                state.execute(submission);
+            }
+            let pieces = if shared.faults.get() { shared.random.between(1, DEFERRED_PER_SUBMIT) } else { DEFERRED_PER_SUBMIT };
+            let mut due = Vec::new();
+            for _ in 0..pieces {
+                if due.is_empty() {
+                    let network = shared.network.borrow();
+                    let tokens = state.tokens.iter().enumerate();
+                    let is_due = |token: &Option<Token>| token.as_ref().is_some_and(|token| token.is_due(&network));
+                    due.extend(tokens.filter(|(_, token)| is_due(token)).map(|(index, _)| index as u32));
+                    shared.random.shuffle(&mut due);
+                }
+                let Some(token) = due.pop() else { break };
+                state.finish_deferred(token);
+            }
+            Ok(state.has_deferred())
+        })
     }
 
     fn next(&mut self) -> Option<Completion> {

@@ -29,8 +29,8 @@ pub struct Scene {
     pub server: Rc<Server>,
     /// What is known of the rooms' orders.
     pub truth: RefCell<Truth>,
-    /// Whether the server has been told to stop.
-    pub stopping: Cell<bool>,
+    /// Shards that have been told to stop, from the first on.
+    pub stopping: Cell<usize>,
     /// Users whose connections the internal port has had closed.
     pub disconnected: RefCell<BTreeSet<String>>,
     /// What was seen.

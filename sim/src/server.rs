@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use fastwebsockets::OpCode;
 use hi::clock::Now;
 use hi::connection::Role;
+use hi::frame::encode;
 use hi::memory::{Memory, What};
 use hi::metrics::counters::Speech;
 use hi::protocol::Namespace;
@@ -22,6 +24,7 @@ use hi::ring::DataRing;
 use hi::shard::{Opening, Shard, Upgraded};
 use tokio::sync::oneshot;
 
+use crate::allocations::of_server;
 use crate::clock::Clock;
 use crate::network::LinkId;
 use crate::plan::Plan;
@@ -67,11 +70,11 @@ pub struct Request<'a> {
     /// The room in the address.
     pub room: Option<&'a str>,
     /// `?resume=`
-    pub resume: Option<String>,
+    pub resume: Option<&'a String>,
     /// `Last-Event-ID`
     pub since: Option<Since>,
     /// What came behind the head.
-    pub leftover: Vec<u8>,
+    pub leftover: &'a [u8],
 }
 
 /// A shard, and what wakes it.
@@ -142,7 +145,7 @@ impl Server {
             return false;
         }
         self.memory.enroll(id);
-        if shard.turn(self.clock.now()) {
+        if of_server(|| shard.turn(self.clock.now())) {
             seat.awake.store(true, Ordering::SeqCst);
         }
         true
@@ -171,27 +174,29 @@ impl Server {
     /// A connection whose handshake is done.
     pub fn adopt(&self, id: usize, link: LinkId, request: Request<'_>) {
         let Request { kind, user, room, resume, since, leftover } = request;
-        let role = match kind {
-            Kind::V0 | Kind::V1 => Role::Chat { user: Name::user(user).expect("a name") },
-            Kind::Raw { echo, lossy } => Role::Raw { echo, lossy },
-            Kind::Sse => Role::Stream { ignored_bytes: 0 },
-        };
-        let upgraded = Upgraded {
-            socket: SimSocket(link),
-            role,
-            room: room.map(|room| Name::room(room).expect("a name")),
-            opening: (kind == Kind::V1).then(|| Opening { instance: "sim".into(), resume }),
-            since,
-            response: Bytes::from_static(HEAD),
-            leftover,
-        };
-        self.with(id, |shard, now| shard.adopt(upgraded, now));
+        self.with(id, |shard, now| {
+            let role = match kind {
+                Kind::V0 | Kind::V1 => Role::Chat { user: Name::user(user).expect("a name") },
+                Kind::Raw { echo, lossy } => Role::Raw { echo, lossy },
+                Kind::Sse => Role::Stream { ignored_bytes: 0 },
+            };
+            let upgraded = Upgraded {
+                socket: SimSocket(link),
+                role,
+                room: room.map(|room| Name::room(room).expect("a name")),
+                opening: (kind == Kind::V1).then(|| Opening { instance: "sim".into(), resume: resume.cloned() }),
+                since,
+                response: Bytes::from_static(HEAD),
+                leftover: leftover.to_vec(),
+            };
+            shard.adopt(upgraded, now);
+        });
     }
 
     fn with(&self, id: usize, act: impl FnOnce(&mut Shard<SimRing>, Now)) {
         let seat = &self.seats[id];
         self.memory.enroll(id);
-        act(&mut seat.shard.borrow_mut(), self.clock.now());
+        of_server(|| act(&mut seat.shard.borrow_mut(), self.clock.now()));
         seat.awake.store(true, Ordering::SeqCst);
     }
 
@@ -200,8 +205,12 @@ impl Server {
         self.registry.get(namespace, &Name::room(name).expect("a name"))
     }
 
-    /// Publishes as the internal port does. `None`: it has to wait. Otherwise the room's epoch and `Seq`, if it exists.
-    pub fn publish(&self, namespace: Namespace, name: &str, payload: Payload<'_>) -> Option<Option<(u64, u64)>> {
+    /// Publishes a text as the internal port does. `None`: it has to wait. Otherwise the room's epoch and `Seq`, if it exists.
+    pub fn publish(&self, namespace: Namespace, name: &str, text: &str) -> Option<Option<(u64, u64)>> {
+        of_server(|| self.publish_now(namespace, name, text))
+    }
+
+    fn publish_now(&self, namespace: Namespace, name: &str, text: &str) -> Option<Option<(u64, u64)>> {
         let behind = self.room(namespace, name).is_some_and(|room| room.is_behind());
         if self.registry.is_congested() || behind {
             return None;
@@ -209,6 +218,11 @@ impl Server {
         self.memory.enroll_internal_port();
         let (now, mut wakes) = (self.clock.now().time, Wakes::default());
         let name = Name::room(name).expect("a name");
+        let frame = encode::frame(OpCode::Binary, text.as_bytes());
+        let payload = match namespace {
+            Namespace::Chat => Payload::Chat { from: "api", text },
+            Namespace::Raw => Payload::Frame(&frame),
+        };
         let published = self.registry.publish_from_outside(namespace, &name, payload, now, &mut wakes);
         wakes.wake_all(self.registry.inboxes());
         Some(published.map(|(room, seq, _)| (room.epoch(), seq)))

@@ -3,13 +3,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use fastwebsockets::OpCode;
 use hi::memory::What;
 use hi::protocol::Namespace;
 use hi::relay::Inbox;
-use hi::room::Payload;
 use tokio::sync::oneshot;
 
+use crate::allocations::server_bytes;
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::network::Network;
@@ -23,6 +22,18 @@ use crate::truth::Truth;
 
 /// Milliseconds between two ticks of a shard.
 const TICK_MS: u64 = 1000;
+/// Steps after which the memory is looked at.
+const STEPS_UNTIL_CALM: usize = 1000;
+/// Bytes by which a shard's holders may grow before it looks at the sum.
+const UNREVIEWED_BYTES_MAX: usize = 64 * 1024;
+/// Bytes that the server allocates beside what its ledgers count: rooms, timers,
+const ALLOCATED_BESIDE_MAX: usize = 128 * 1024;
+/// those of each shard: its lists, above all the two for relays, which keep their size,
+const ALLOCATED_BY_SHARD_MAX: usize = 160 * 1024;
+/// and those of each connection.
+const ALLOCATED_BY_CONNECTION_MAX: usize = 2048;
+/// Seconds that connections have to close once the server stops: those of a Close, and a tick.
+const DRAIN_SECONDS: u64 = 4;
 /// Messages that the internal port publishes in a row.
 const BURST: usize = 60;
 /// Turns that a shard may take, once nothing goes wrong any more, without a byte moving on the network.
@@ -37,6 +48,7 @@ pub struct World {
     /// What the internal port waits to be told.
     orders: Vec<oneshot::Receiver<usize>>,
     api_said: u64,
+    allocated_before: isize,
 }
 
 impl World {
@@ -65,12 +77,12 @@ impl World {
             shared,
             server,
             truth: RefCell::new(Truth::default()),
-            stopping: std::cell::Cell::new(false),
+            stopping: std::cell::Cell::new(0),
             disconnected: RefCell::default(),
             totals: RefCell::default(),
         };
         let clients = (0..scene.plan.clients).map(|number| Client::new(number, &scene)).collect();
-        Self { scene, clients, ticks, orders: Vec::new(), api_said: 0 }
+        Self { scene, clients, ticks, orders: Vec::new(), api_said: 0, allocated_before: server_bytes() }
     }
 
     /// Runs it to its end.
@@ -78,8 +90,16 @@ impl World {
         for round in 0..self.scene.plan.rounds {
             self.scene.trace.note(format_args!("round {round}"));
             self.scene.shared.faults.set(true);
-            for _ in 0..self.scene.plan.steps {
+            let is_last = round + 1 == self.scene.plan.rounds;
+            let stops_at = (is_last && self.scene.plan.stops).then(|| self.scene.random.below(self.scene.plan.steps));
+            for step in 0..self.scene.plan.steps {
                 self.step();
+                if step % STEPS_UNTIL_CALM == 0 {
+                    self.calm();
+                }
+                if stops_at.is_some_and(|at| step >= at) {
+                    self.stop_one_more();
+                }
             }
             self.settle();
             self.check_settled();
@@ -166,6 +186,17 @@ impl World {
         }
     }
 
+    /// The server is told to stop: one shard after the other, as the order comes to their threads.
+    fn stop_one_more(&mut self) {
+        let Scene { server, stopping, trace, random, .. } = &self.scene;
+        let stopped = stopping.get();
+        if stopped < server.shards() && (stopped == 0 || random.one_in(20)) {
+            trace.note(format_args!("shard {stopped} is told to stop"));
+            server.stop(stopped);
+            stopping.set(stopped + 1);
+        }
+    }
+
     fn turn(&self, shard: usize) -> bool {
         let Scene { server, trace, .. } = &self.scene;
         let took = server.turn(shard);
@@ -219,8 +250,7 @@ impl World {
         let text = format!("api:{}:{}", self.api_said, "y".repeat(size));
         let Scene { server, truth, trace, .. } = &self.scene;
         if let Some(room) = raw {
-            let frame = hi::frame::encode::frame(OpCode::Binary, text.as_bytes());
-            let published = server.publish(Namespace::Raw, room, Payload::Frame(&frame));
+            let published = server.publish(Namespace::Raw, room, &text);
             trace.note(format_args!("from outside into {room}: {published:?}"));
             if let Some(Some((epoch, seq))) = published {
                 truth.borrow_mut().sends(room, text.as_bytes());
@@ -229,7 +259,7 @@ impl World {
             }
             return;
         }
-        let published = server.publish(Namespace::Chat, room, Payload::Chat { from: "api", text: &text });
+        let published = server.publish(Namespace::Chat, room, &text);
         trace.note(format_args!("from outside into {room}: {published:?}"));
         if let Some(Some((epoch, seq))) = published {
             truth.borrow_mut().sends(room, text.as_bytes());
@@ -242,6 +272,29 @@ impl World {
         self.scene.trace.note(format_args!("{user} is to be disconnected"));
         self.orders.extend(self.scene.server.disconnect(&user));
         self.scene.disconnected.borrow_mut().insert(user);
+    }
+
+    /// The shards do all that they can do while nobody reads: what they keep then has to be within the budget, and no byte of it
+    /// unaccounted.
+    fn calm(&mut self) {
+        let Scene { shared, server, plan, trace, .. } = &self.scene;
+        let before = shared.faults.replace(false);
+        loop {
+            let late = server.kernels().map(|kernel| u32::from(kernel.tell_late())).sum::<u32>();
+            let turns = (0..server.shards()).map(|shard| u32::from(self.turn(shard))).sum::<u32>();
+            if late + turns == 0 {
+                break;
+            }
+        }
+        shared.faults.set(before);
+        let (held, connections) = (server.held_bytes(), server.connections());
+        let allocated = usize::try_from(server_bytes() - self.allocated_before).unwrap_or(0);
+        trace.note(format_args!("{held} bytes are held"));
+        let budget = plan.memory_bytes_max.saturating_add(server.shards() * UNREVIEWED_BYTES_MAX);
+        assert!(held <= budget, "{held} bytes are held, and the budget is {}", plan.memory_bytes_max);
+        let beside = ALLOCATED_BESIDE_MAX + server.shards() * ALLOCATED_BY_SHARD_MAX;
+        let accounted = held + beside + connections * ALLOCATED_BY_CONNECTION_MAX;
+        assert!(allocated <= accounted, "{allocated} bytes are allocated, but only {held} are in the ledgers");
     }
 
     /// Nothing goes wrong any more, everyone reads, and no time passes: goes on until nothing moves.
@@ -289,7 +342,8 @@ impl World {
             if let Some(connection) = &client.connection {
                 let network = shared.network.borrow();
                 let link = network.link(connection.link);
-                assert!(link.up.is_empty(), "{} has said something that nobody reads: {link:?}", client.user);
+                let unread = link.up.unread();
+                assert!(link.up.is_empty(), "{} has said something that nobody reads: {unread} bytes", client.user);
             }
         }
         for mut order in self.orders.drain(..) {
@@ -310,16 +364,18 @@ impl World {
     fn finish(&mut self) {
         self.wait(3);
         self.check_settled();
-        if self.scene.plan.stops {
-            self.scene.trace.note(format_args!("the server stops"));
-            self.scene.stopping.set(true);
-            (0..self.scene.server.shards()).for_each(|shard| self.scene.server.stop(shard));
-        } else {
-            for client in &mut self.clients {
-                let how = self.scene.random.below(5);
-                self.scene.trace.note(format_args!("{} leaves: {how}", client.user));
-                client.goes(&self.scene, how);
+        if self.scene.stopping.get() > 0 {
+            while self.scene.stopping.get() < self.scene.server.shards() {
+                self.stop_one_more();
             }
+            self.settle();
+            self.wait(DRAIN_SECONDS);
+            assert_eq!(self.scene.server.connections(), 0, "connections outlive the server's time to stop");
+        }
+        for client in &mut self.clients {
+            let how = self.scene.random.below(5);
+            self.scene.trace.note(format_args!("{} leaves: {how}", client.user));
+            client.goes(&self.scene, how);
         }
         self.settle();
         self.wait(8);

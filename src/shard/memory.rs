@@ -122,10 +122,12 @@ impl<R: DataRing> Shard<R> {
             _ if connection.has_replies() => CloseReason::RepliesUnread,
             _ => CloseReason::TooSlow,
         };
+        // What follows input that was dropped can't be decoded any more.
+        let lost_input = connection.unread.is_some() || connection.decoder.buffered_bytes() > 0;
         connection.give_up();
         let left_bytes = if what == What::Outboxes { connection.outbox_bytes() } else { 0 };
         let state = connection.state;
-        self.connection(slot).unread = None;
+        self.forget_unread(slot);
         if state != State::Open || left_bytes > bytes / 2 {
             // It had its Close already, or is in the middle of a frame as large as all it holds, and doesn't read it.
             self.end_for(slot, &reason);
@@ -138,7 +140,7 @@ impl<R: DataRing> Shard<R> {
         }
         self.count_end(slot, reason.code());
         let connection = self.connection(slot);
-        let lingers = reason.peer_broke_protocol() || connection.is_stream();
+        let lingers = reason.peer_broke_protocol() || lost_input || connection.is_stream();
         let last = match connection.is_stream() {
             true => sse::end(&reason),
             false => encode::close(reason.code(), &reason.text()),

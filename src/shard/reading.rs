@@ -282,6 +282,16 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
+    /// Drops what a connection has said and nobody has read; what it says from now on is received.
+    pub(super) fn forget_unread(&mut self, slot: u32) {
+        let key = self.key(slot);
+        if self.connection(slot).unread.take().is_some() {
+            self.newcomers.retain(|in_line| *in_line != key);
+            self.line.retain(|in_line| *in_line != key);
+            self.all_is_read(key);
+        }
+    }
+
     pub(super) fn receive(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         if connection.state != State::Ended && !connection.receiving && !connection.peer_ended {

@@ -80,7 +80,7 @@ impl Client {
                 self.resume = Some(said.text("Resume").to_owned());
             }
             _ if !connection.greeted => panic!("{user}: hello comes first, not {payload:?}"),
-            "" if said.text("Event") == "drain" => assert!(scene.stopping.get(), "{user} is sent away without a reason"),
+            "" if said.text("Event") == "drain" => assert!(scene.stopping.get() > 0, "{user} is sent away without a reason"),
             "" => {
                 let room = room_of(&said).unwrap_or_else(|| panic!("{user}: of which room is {payload:?}?"));
                 self.hear_room(scene, room, payload, &said);
