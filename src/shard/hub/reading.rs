@@ -364,6 +364,16 @@ impl Hub {
         }
     }
 
+    /// Drops the unread input of a connection. What arrives from now on is received.
+    pub(super) fn forget_unread(&mut self, slot: u32) {
+        let key = self.key(slot);
+        if self.connection(slot).unread.take().is_some() {
+            self.reading.newcomers.retain(|in_line| *in_line != key);
+            self.reading.line.retain(|in_line| *in_line != key);
+            self.all_is_read(key);
+        }
+    }
+
     pub(super) fn receive(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         if connection.life.may_receive() {
