@@ -6,9 +6,9 @@
 use std::os::fd::RawFd;
 
 use bytes::Bytes;
-use fastwebsockets::OpCode;
 use smallvec::SmallVec;
 
+use crate::frame::OpCode;
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
 use crate::metrics::delivery::Carried;

@@ -1,6 +1,6 @@
 //! The messages: every byte of each is known to both sides.
 
-use fastwebsockets::OpCode;
+use hi::frame::OpCode;
 
 /// What repeats in a payload: the message's number, with this many digits.
 const DIGITS: usize = 8;

@@ -74,8 +74,9 @@ async fn read(reading: impl AsyncRead + Unpin, members: &Members) {
     let mut no_answer = |_| async { Ok::<_, WebSocketError>(()) };
     while let Ok(frame) = reading.read_frame(&mut no_answer).await {
         match frame.opcode {
-            OpCode::Text | OpCode::Binary => {
-                let frame = hi::frame::encode::frame(frame.opcode, &frame.payload);
+            opcode @ (OpCode::Text | OpCode::Binary) => {
+                let opcode = if opcode == OpCode::Text { hi::frame::OpCode::Text } else { hi::frame::OpCode::Binary };
+                let frame = hi::frame::encode::frame(opcode, &frame.payload);
                 members.borrow_mut().retain(|member| member.try_send(frame.clone()).is_ok());
             }
             OpCode::Close => return,

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::http::header;
-use fastwebsockets::OpCode;
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -14,6 +13,7 @@ use super::fields::Fields;
 use super::once::{self, Begun, End, KEY_BYTES_MAX};
 use crate::clock::Time;
 use crate::config::RawMode;
+use crate::frame::OpCode;
 use crate::frame::encode;
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;

@@ -8,9 +8,8 @@
 
 use std::borrow::Cow;
 
-use fastwebsockets::{OpCode, unmask};
-
 pub use self::violation::Violation;
+use super::opcode::{OpCode, unmask};
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 
 mod violation;
@@ -318,7 +317,7 @@ impl Frame {
             return Err(Violation::Unmasked);
         }
         let length_short = second & 0x7f;
-        if is_control(opcode) {
+        if opcode.is_control() {
             if usize::from(length_short) > CONTROL_BYTES_MAX {
                 return Err(Violation::ControlTooLong);
             }
@@ -329,7 +328,7 @@ impl Frame {
         let Some((length, mask_at)) = length_parse(length_short, &bytes[2..])? else { return Ok(None) };
         // Data frames only: a control frame is no part of the message that it interrupts, and limited above.
         let room = limits.message_bytes_max.saturating_sub(limits.message_bytes.unwrap_or(0));
-        if !is_control(opcode) && length > room as u64 {
+        if !opcode.is_control() && length > room as u64 {
             return Err(Violation::TooBig { message_bytes_max: limits.message_bytes_max });
         }
         let Some(&mask) = bytes[mask_at..].first_chunk::<4>() else { return Ok(None) };
@@ -338,7 +337,7 @@ impl Frame {
     }
 
     fn is_control(&self) -> bool {
-        is_control(self.opcode)
+        self.opcode.is_control()
     }
 
     fn is_whole(&self) -> bool {
@@ -383,11 +382,11 @@ fn first_byte_parse(first: u8, message_open: bool) -> Result<(bool, OpCode), Vio
     if first & 0x70 != 0 {
         return Err(Violation::ReservedBits);
     }
-    let opcode = OpCode::try_from(first & 0x0f).map_err(|_| Violation::ReservedOpcode(first & 0x0f))?;
+    let opcode = OpCode::of(first & 0x0f).ok_or(Violation::ReservedOpcode(first & 0x0f))?;
     match opcode {
         OpCode::Continuation if !message_open => Err(Violation::ContinuationWithoutStart),
         OpCode::Text | OpCode::Binary if message_open => Err(Violation::MessageInterrupted),
-        OpCode::Close | OpCode::Ping | OpCode::Pong if !fin => Err(Violation::ControlFragmented),
+        opcode if opcode.is_control() && !fin => Err(Violation::ControlFragmented),
         _ => Ok((fin, opcode)),
     }
 }
@@ -426,10 +425,6 @@ fn close_parse(payload: &[u8]) -> Result<Option<(u16, String)>, Violation> {
         Ok(reason) => Ok(Some((code, reason.to_owned()))),
         Err(_) => Err(Violation::CloseReasonNotUtf8),
     }
-}
-
-pub(super) const fn is_control(opcode: OpCode) -> bool {
-    matches!(opcode, OpCode::Close | OpCode::Ping | OpCode::Pong)
 }
 
 /// Splits the first `bytes` off `input` and moves it past them.

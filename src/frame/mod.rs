@@ -5,3 +5,6 @@
 
 pub mod decode;
 pub mod encode;
+mod opcode;
+
+pub use opcode::OpCode;

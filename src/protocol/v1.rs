@@ -6,10 +6,10 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use fastwebsockets::OpCode;
 use serde::Serialize;
 
 use super::broadcast::epoch_text;
+use crate::frame::OpCode;
 use crate::frame::encode::FrameWriter;
 use crate::protocol::position::Since;
 

@@ -3,12 +3,12 @@
 
 use std::net::Shutdown;
 
-use fastwebsockets::OpCode;
 use tracing::debug;
 
 use super::reading::CLOSE_WORK;
 use super::{Ask, Hub};
 use crate::connection::life::State;
+use crate::frame::OpCode;
 use crate::frame::decode::Violation;
 use crate::frame::encode;
 use crate::metrics::counters::CLOSED_ABNORMALLY;

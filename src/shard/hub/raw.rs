@@ -1,9 +1,8 @@
 //! What a message in a raw room makes happen: it is published as it is.
 
-use fastwebsockets::OpCode;
-
 use super::Hub;
 use crate::config::RawMode;
+use crate::frame::OpCode;
 use crate::frame::decode::Kind;
 use crate::frame::encode;
 use crate::protocol::close_code::CloseReason;

@@ -10,10 +10,9 @@
 use std::collections::VecDeque;
 use std::io;
 
-use fastwebsockets::OpCode;
-
 use super::{Ask, Hub, Key};
 use crate::connection::unread::{Parked, Unread};
+use crate::frame::OpCode;
 use crate::frame::decode::Event;
 use crate::frame::encode;
 use crate::metrics::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE};
