@@ -1,4 +1,4 @@
-//! What hi says about handshakes that real proxies break, and that the lines that it hands out fix those proxies.
+//! hi's diagnosis of handshakes that real proxies break; and the lines in it do fix those proxies.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::{PATIENCE, Server, wait_while};
 
 const PATH: &str = "/raw/proxies";
 
-/// A handshake through the proxy, with this header more.
+/// A handshake through the proxy, with an additional header.
 fn ask_with(proxy: &Proxy, header: &str) -> Answer {
     let mut wire = Wire::new(proxy.connect());
     wire.send(handshake(PATH).replace("Host: hi\r\n", &format!("Host: hi\r\n{header}\r\n")));
@@ -39,7 +39,7 @@ fn expect_a_way_through(setup: &Setup) {
     wire.expect_echo("through");
 }
 
-/// The lines that hi hands out for this kind of proxy.
+/// The lines of the diagnosis for this kind of proxy.
 #[track_caller]
 fn mend_for(verdict: &Value, kind: Kind) -> Value {
     let mends = verdict["mend"].as_array().expect("mends");
@@ -50,7 +50,7 @@ fn mend_for(verdict: &Value, kind: Kind) -> Value {
         .clone()
 }
 
-/// A proxy that strips: what hi says of it, once in the log, and that the lines in the answer fix it.
+/// A proxy that strips: hi's diagnosis, one line in the log, and a fix that works.
 #[track_caller]
 fn expect_diagnosed(server: &Server, setup: &Setup, reason: &str, likely: Option<&str>) -> Value {
     let said = verdict(setup);
@@ -81,7 +81,7 @@ fn nginx_as_it_comes_is_a_hop_of_http_1_0() {
 }
 
 #[test]
-fn nginx_that_strips_both_or_one_of_the_two_is_named_and_mended() {
+fn nginx_that_strips_either_or_both_is_named_and_fixed() {
     for (setup, reason) in [
         (cases::strips_both as fn(_) -> _, "upgrade_stripped"),
         (cases::drops_connection, "connection_stripped"),
@@ -93,7 +93,7 @@ fn nginx_that_strips_both_or_one_of_the_two_is_named_and_mended() {
 }
 
 #[test]
-fn haproxy_that_strips_is_mended_by_what_goes() {
+fn haproxy_that_strips_is_fixed_by_removed_lines() {
     for (setup, reason) in [
         (cases::haproxy_strips_both as fn(_) -> _, "upgrade_stripped"),
         (cases::haproxy_drops_upgrade, "upgrade_stripped"),
@@ -125,7 +125,7 @@ fn apache_names_itself_with_via_and_is_likely_without() {
 }
 
 #[test]
-fn apache_with_a_line_too_many_is_mended_by_what_goes() {
+fn apache_with_a_harmful_line_is_fixed_by_removing_it() {
     for (setup, reason) in
         [(cases::apache_http10 as fn(_) -> _, "http10_hop"), (cases::apache_drops_upgrade, "upgrade_stripped")]
     {
@@ -135,13 +135,13 @@ fn apache_with_a_line_too_many_is_mended_by_what_goes() {
 }
 
 #[test]
-fn caddy_that_strips_is_mended() {
+fn caddy_that_strips_is_fixed() {
     let server = Server::start(&[]);
     expect_diagnosed(&server, &cases::caddy_strips(server.address()), "upgrade_stripped", None);
 }
 
 #[test]
-fn of_two_hops_the_last_is_named_and_the_other_one_mentioned() {
+fn the_last_of_two_hops_is_named_and_the_other_one_mentioned() {
     let server = Server::start(&[]);
     let [outer, inner] = cases::inner_strips(server.address());
     let inside = inner.start();
@@ -154,7 +154,7 @@ fn of_two_hops_the_last_is_named_and_the_other_one_mentioned() {
     expect_a_way_through(&outer);
     drop(mended);
 
-    // The inner one is healthy, and says so by the header that it writes: the outer one strips.
+    // The inner one is healthy, as the header that it writes shows: the outer one strips.
     let server = Server::start(&[]);
     let [outer, inner] = cases::outer_strips(server.address());
     let _inside = inner.start();
@@ -165,7 +165,7 @@ fn of_two_hops_the_last_is_named_and_the_other_one_mentioned() {
 }
 
 #[test]
-fn proxies_that_are_set_right_carry_websockets() {
+fn well_configured_proxies_pass_websockets() {
     let server = Server::start(&[]);
     let upstream = server.address();
     for setup in [
@@ -197,7 +197,7 @@ fn proxies_that_cut_idle_connections_do_so() {
 }
 
 #[test]
-fn what_never_reaches_hi_is_answered_by_the_proxy() {
+fn requests_that_never_reach_hi_are_answered_by_the_proxy() {
     for (setup, status, says) in [
         (cases::redirects("https://chat.example.com/"), 301, "chat.example.com"),
         (cases::html(200), 200, "Not here"),
@@ -220,7 +220,7 @@ fn what_never_reaches_hi_is_answered_by_the_proxy() {
 }
 
 #[test]
-fn proxies_that_speak_another_protocol_are_named_with_what_to_write() {
+fn proxies_that_speak_another_protocol_are_named_with_their_lines() {
     for (setup, reason, kind) in [
         (cases::speaks_tls as fn(_) -> _, "tls_on_plain_port", Kind::Nginx),
         (cases::haproxy_speaks_http2, "http2_on_http1_port", Kind::Haproxy),
@@ -250,7 +250,7 @@ fn the_same_failure_is_one_line_and_then_a_count() {
     server.wait_for_log("refused");
     assert_eq!(server.log().matches("refused").count(), 1, "{}", server.log());
 
-    // Whatever the lines are, together they tell of every failure.
+    // Together, the lines report every failure.
     let server = Server::start(&["--failure-log-interval", "1s"]);
     let proxy = cases::strips_both(server.address()).start();
     for _ in 0..6 {
@@ -262,7 +262,7 @@ fn the_same_failure_is_one_line_and_then_a_count() {
     assert!(counts.contains("upgrade_stripped") && counts.contains("127.0.0.1"), "{counts}");
 }
 
-/// How many failures the log tells of, one by one or as a count.
+/// The number of failures in the log, single or counted.
 fn told(log: &str) -> usize {
     let counted = |line: &str| {
         let words: Vec<_> = line.split([' ', '(']).collect();
@@ -288,7 +288,7 @@ fn origins_are_checked_behind_a_proxy_too() {
 }
 
 #[test]
-fn a_proxy_that_rewrites_host_is_named_as_the_cause_and_its_line_mends_it() {
+fn a_proxy_that_rewrites_host_is_named_as_the_cause_and_its_line_fixes_it() {
     let server = Server::start(&[]);
     let mut setup = cases::correct(server.address());
     setup.site.retain(|line| !line.contains(" Host "));

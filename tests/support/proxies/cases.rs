@@ -20,7 +20,7 @@ pub fn correct(upstream: SocketAddr) -> Setup {
     nginx(upstream, &["proxy_http_version 1.1;", KEEPS_UPGRADE, KEEPS_CONNECTION, KEEPS_HOST, FORWARDED])
 }
 
-/// nginx as it is without further lines: HTTP/1.0, and both headers gone. The forgotten proxy of the old address.
+/// nginx with its defaults: HTTP/1.0, and both headers dropped. The forgotten proxy of the old address.
 pub fn http10(upstream: SocketAddr) -> Setup {
     // Newer versions speak HTTP/1.1 unless told otherwise.
     nginx(upstream, &["proxy_http_version 1.0;"])
@@ -59,7 +59,7 @@ pub fn idle_after_2s(upstream: SocketAddr) -> Setup {
     setup
 }
 
-/// Carries WebSockets, and holds back what is no WebSocket until it has all of it.
+/// Carries WebSockets, and buffers other answers.
 pub fn buffers(upstream: SocketAddr) -> Setup {
     let mut setup = correct(upstream);
     let lines = ["proxy_buffering on;", "proxy_buffers 8 1m;", "proxy_buffer_size 1m;", "proxy_busy_buffers_size 2m;"];
@@ -144,7 +144,7 @@ pub fn apache_correct(upstream: SocketAddr) -> Setup {
     Setup::new(Kind::Apache, &["ProxyPreserveHost On", &*pass])
 }
 
-/// Apache httpd as it is without further words: both headers gone. `via`: whether it signs.
+/// Apache httpd without further settings: both headers dropped. `via`: whether it adds Via.
 pub fn apache_strips(upstream: SocketAddr, via: bool) -> Setup {
     let via = if via { "ProxyVia Full" } else { "ProxyVia Off" };
     Setup::new(Kind::Apache, &[via, &format!("ProxyPass \"/\" \"http://{upstream}/\"")])
