@@ -41,11 +41,11 @@ fn expect_a_way_through(setup: &Setup) {
 
 /// The lines of the diagnosis for this kind of proxy.
 #[track_caller]
-fn mend_for(verdict: &Value, kind: Kind) -> Value {
-    let mends = verdict["mend"].as_array().expect("mends");
-    mends
+fn fix_for(verdict: &Value, kind: Kind) -> Value {
+    let fixes = verdict["mend"].as_array().expect("fixes");
+    fixes
         .iter()
-        .find(|mend| mend["proxy"] == kind.name())
+        .find(|fix| fix["proxy"] == kind.name())
         .unwrap_or_else(|| panic!("none for {kind:?}: {verdict}"))
         .clone()
 }
@@ -61,11 +61,11 @@ fn expect_diagnosed(server: &Server, setup: &Setup, reason: &str, likely: Option
     for part in ["handshake from 127.0.0.1:", reason, said["sentence"].as_str().expect("a sentence"), "Fix: in "] {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
-    let mend = mend_for(&said, setup.kind);
-    for part in mend["lines"].as_array().expect("lines") {
+    let fix = fix_for(&said, setup.kind);
+    for part in fix["lines"].as_array().expect("lines") {
         assert!(line.contains(part.as_str().unwrap()), "no {part} in {line}");
     }
-    expect_a_way_through(&setup.mended(&mend));
+    expect_a_way_through(&setup.fixed(&fix));
     said
 }
 
@@ -150,9 +150,9 @@ fn the_last_of_two_hops_is_named_and_the_other_one_mentioned() {
     assert_eq!(said["hop"]["earlier"], serde_json::json!(["127.0.0.1"]));
     assert!(said["sentence"].as_str().unwrap().contains("the last of several hops"), "{said}");
     drop(inside);
-    let mended = inner.mended(&mend_for(&said, Kind::Nginx)).start();
+    let fixed = inner.fixed(&fix_for(&said, Kind::Nginx)).start();
     expect_a_way_through(&outer);
-    drop(mended);
+    drop(fixed);
 
     // The inner one is healthy, as the header that it writes shows: the outer one strips.
     let server = Server::start(&[]);
@@ -161,7 +161,7 @@ fn the_last_of_two_hops_is_named_and_the_other_one_mentioned() {
     let said = verdict(&outer);
     let sentence = said["sentence"].as_str().unwrap();
     assert!(said["reason"] == "upgrade_stripped" && sentence.contains("from a hop before it"), "{said}");
-    expect_a_way_through(&outer.mended(&mend_for(&said, Kind::Nginx)));
+    expect_a_way_through(&outer.fixed(&fix_for(&said, Kind::Nginx)));
 }
 
 #[test]
@@ -230,13 +230,13 @@ fn proxies_that_speak_another_protocol_are_named_with_their_lines() {
         let answer = ask_with(&setup.start(), "X-Test: 1");
         assert!(matches!(answer.status, 502 | 503), "{}", answer.head);
         let line = server.wait_for_log("refused: ");
-        let mend = match kind {
+        let fix = match kind {
             Kind::Nginx => format!("proxy_pass http://{};", server.address()),
             _ => format!("server hi {}", server.address()),
         };
-        assert!(line.contains(reason) && line.contains("127.0.0.1") && line.contains(&mend), "{line}");
-        let plain = serde_json::json!({"lines": [mend], "without": []});
-        expect_a_way_through(&setup.mended(&plain));
+        assert!(line.contains(reason) && line.contains("127.0.0.1") && line.contains(&fix), "{line}");
+        let plain = serde_json::json!({"lines": [fix], "without": []});
+        expect_a_way_through(&setup.fixed(&plain));
     }
 }
 
