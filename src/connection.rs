@@ -28,7 +28,6 @@ pub mod unread;
 
 use life::Life;
 use liveness::Liveness;
-pub use outbox::OUTBOX_BYTES_MAX;
 use outbox::Outbox;
 use unread::Unread;
 

@@ -11,10 +11,11 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::warn;
 
+use crate::limits::{HEADS_PART, REVIEW_STEP_BYTES, TRIM_INTERVAL};
 use crate::throttle::Throttle;
 
 pub mod held;
@@ -25,14 +26,6 @@ pub use held::{Held, Ledger, What};
 use machine::Resident;
 use plan::Sizes;
 
-/// The smallest budget that can be set, in bytes: less than a few busy rooms need.
-pub const BUDGET_BYTES_MIN: usize = 16 << 20;
-/// Bytes by which a thread's holders may grow before it looks at the sum.
-const REVIEW_STEP_BYTES: u64 = 64 * 1024;
-/// Half-read request heads may take this part of the budget; beyond it, a head longer than usual is refused.
-const HEADS_PART: usize = 4;
-/// The allocator is asked at most this often to give back what it keeps, while memory is short.
-const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// What an allocation costs beside its bytes: the allocator's header and rounding.
 pub const ALLOCATION_OVERHEAD_BYTES: usize = 16;
 

@@ -1,7 +1,8 @@
-//! Values of options, read: sizes and times with units, and bounds of what makes sense.
+//! Values of options: sizes and times with units, within the bounds of what makes sense.
 
 use std::time::Duration;
 
+use crate::limits;
 use crate::memory;
 
 /// A number of bytes: digits, and k, m or g.
@@ -30,8 +31,8 @@ pub(super) fn parse_size(text: &str) -> Result<usize, String> {
 
 pub(super) fn parse_memory(text: &str) -> Result<usize, String> {
     parse_bytes(text).and_then(|bytes| match bytes {
-        memory::BUDGET_BYTES_MIN.. => Ok(bytes),
-        _ => Err(format!("{text} is too little: give at least {}", memory::Size(memory::BUDGET_BYTES_MIN))),
+        limits::BUDGET_BYTES_MIN.. => Ok(bytes),
+        _ => Err(format!("{text} is too little: give at least {}", memory::Size(limits::BUDGET_BYTES_MIN))),
     })
 }
 

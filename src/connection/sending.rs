@@ -4,20 +4,15 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
-use super::outbox::{OUTBOX_BYTES_MAX, Owed};
+use super::outbox::Owed;
 use super::{Connection, Gap, Membership, Next, Own, Role, Sent, Source, Sources};
+use crate::limits::{OUTBOX_BYTES_MAX, REPLAY_BYTES_PER_SEND_MAX, SEND_BYTES_MAX, SLICES_PER_SEND_MAX};
 use crate::metrics::delivery::Carried;
 use crate::protocol::position::Batch;
-use crate::ring::{SLICES_PER_SEND_MAX, Slices};
+use crate::ring::Slices;
 use crate::room::local::LocalRooms;
 use crate::room::log::Read;
 use crate::slice::Slice;
-
-/// One send is cut off after the slice that reaches this many bytes, so that no member holds up a turn.
-const SEND_BYTES_MAX: usize = 256 * 1024;
-
-/// Limit, in bytes, of what one send carries of what a member has missed.
-const REPLAY_BYTES_PER_SEND_MAX: usize = 64 * 1024;
 
 impl Source {
     /// The frames of rooms in the bytes that came from here, if those become the connection's own.

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Time;
-use crate::metrics::counters::Counters;
+use crate::limits::{LEAVE_BYTES_MAX, SETTLE_BYTES_MAX};
+use crate::metrics::counters::{Counters, Readings, counters};
 use crate::os;
 use crate::protocol::MemberId;
 use crate::protocol::resume::ResumeKey;
@@ -20,8 +21,6 @@ use crate::room::replay::ReplayBounds;
 use crate::room::{Joining, Room, Wakes};
 
 const ROOMS: usize = 3;
-/// As the shard has it for replies.
-const SETTLE_BYTES_MAX: usize = 64 * 1024;
 
 /// Frames of this test: what they are, two numbers, and as much filler as they say. A connection never looks inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,7 +153,7 @@ struct Bench {
     lossy: bool,
     too_slow: bool,
     full: bool,
-    counters: Counters,
+    counters: (Counters, Readings),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,7 +197,7 @@ impl Bench {
             lossy,
             too_slow: false,
             full: false,
-            counters: Counters::default(),
+            counters: counters(),
         };
         bench.join(0);
         bench
@@ -269,7 +268,7 @@ impl Bench {
             Step::Join(room) if self.is_chat() => self.join(room),
             Step::Leave(room) if self.is_chat() && self.is_member(room) => {
                 let slot = self.slots[room];
-                let lost = self.connection.settle_last(slot, &self.rooms, OUTBOX_BYTES_MAX / 4 * 3);
+                let lost = self.connection.settle_last(slot, &self.rooms, LEAVE_BYTES_MAX);
                 self.connection.left(slot, &self.rooms);
                 if let Some(Gap { first, last, .. }) = lost {
                     self.reply(&Frame::Gap(room, first, last + 1), 0);
@@ -330,8 +329,8 @@ impl Bench {
         let count = if taken == 1000 { all.len() } else { (all.len() - 1) * taken / 1000 };
         self.output.extend(&all[..count]);
         let sent = self.connection.sent(slices, count, &self.rooms);
-        self.rooms.deliveries.report(&self.counters);
-        assert!(self.counters.deliveries.get() <= self.whole_room_frames(), "what has not left is not delivered");
+        self.rooms.deliveries.report(&self.counters.0);
+        assert!(self.counters.1.deliveries.get() <= self.whole_room_frames(), "what has not left is not delivered");
         match sent {
             Sent::Full => {
                 assert!(count < all.len());
@@ -372,7 +371,7 @@ impl Bench {
         let pongs = numbers(|frame| if let Frame::Pong(number) = frame { Some(*number) } else { None });
         assert!(pongs.is_sorted());
         assert_eq!(pongs.last().copied().unwrap_or(0), self.pongs, "the last ping is answered");
-        assert_eq!(self.counters.deliveries.get(), self.whole_room_frames());
+        assert_eq!(self.counters.1.deliveries.get(), self.whole_room_frames());
         for room in 0..ROOMS {
             self.compare_room(room, &frames, closed);
         }

@@ -8,8 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::counters::{BATCH_BOUNDS, CLOSE_CODES, Counter, Counters, DELIVERY_BOUNDS, Lapped, Replay};
-use crate::api::call::ERROR_CODES;
+use super::counters::{BATCH_BOUNDS, CLOSE_CODES, DELIVERY_BOUNDS, ERROR_CODES, Lapped, Reading, Readings, Replay};
 use crate::log;
 use crate::os;
 use crate::protocol::v1::Code;
@@ -20,9 +19,9 @@ use crate::room::registry::Registry;
 #[derive(Debug)]
 pub struct Scrape {
     /// What each shard counts.
-    pub shards: Arc<[Arc<Counters>]>,
+    pub shards: Arc<[Readings]>,
     /// What the internal port counts.
-    pub internal_port: Arc<Counters>,
+    pub internal_port: Readings,
     /// All rooms, and the inboxes of the shards.
     pub rooms: Arc<Registry>,
 }
@@ -40,13 +39,13 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
-    fn all(&self) -> impl Iterator<Item = &Counters> {
-        self.shards.iter().chain([&self.internal_port]).map(|counters| &**counters)
+    fn all(&self) -> impl Iterator<Item = &Readings> {
+        self.shards.iter().chain([&self.internal_port])
     }
 
-    fn sum(&self, counter: impl Fn(&Counters) -> &Counter) -> u64 {
+    fn sum(&self, counter: impl Fn(&Readings) -> &Reading) -> u64 {
         // Levels may wrap on one thread: a wrapping sum sets that right.
-        self.all().fold(0, |sum, counters| sum.wrapping_add(counter(counters).get()))
+        self.all().fold(0, |sum, readings| sum.wrapping_add(counter(readings).get()))
     }
 
     fn connections(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -7,16 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::Room;
+use crate::limits::{DORMANT_BYTES_MAX, DORMANT_PER_TICK, DORMANT_ROOMS_MAX};
 use crate::protocol::name::Name;
 
-/// Dormant rooms that are kept at most.
-const ROOMS_MAX: usize = 16_384;
-/// Bytes that they keep together at most.
-pub const DORMANT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What a dormant room costs beside its frames.
 const ROOM_OVERHEAD_BYTES: usize = 512;
-/// Rooms that one tick forgets at most, as nobody finds a room meanwhile: about a millisecond's work.
-const ROOMS_PER_TICK: usize = 1024;
 
 #[derive(Debug)]
 struct Entry {
@@ -49,7 +44,7 @@ impl Dormant {
         self.bytes += bytes;
         self.order.insert((due_ms, room.id()), room.key().clone());
         self.by_name.insert(room.key().clone(), Entry { room, due_ms, bytes });
-        while (self.by_name.len() > ROOMS_MAX || self.bytes > DORMANT_BYTES_MAX)
+        while (self.by_name.len() > DORMANT_ROOMS_MAX || self.bytes > DORMANT_BYTES_MAX)
             && let Some(name) = self.order.first_key_value().map(|(_, name)| name.clone())
         {
             self.take(&name, u64::MAX);
@@ -67,7 +62,7 @@ impl Dormant {
 
     /// Forgets those whose time is up: some of them, and the others when this is called again.
     pub(super) fn expire(&mut self, now_ms: u64) {
-        for _ in 0..ROOMS_PER_TICK {
+        for _ in 0..DORMANT_PER_TICK {
             let Some(name) = self.due(now_ms) else { break };
             self.take(&name, now_ms);
         }

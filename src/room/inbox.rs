@@ -17,17 +17,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::limits::{ENVELOPE_BYTES_MAX, INBOX_BYTES_HELD, NOTICE_BYTES_MAX, ORDERS_MAX};
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 
-/// Bytes of relays in one inbox, as they count in memory, from which on publishers are held back.
-pub const INBOX_BYTES_HELD: usize = 1024 * 1024;
-/// Bytes for what is published without being held back: notices of joins and leaves.
-const NOTICE_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes by which a message grows on its way into a frame: header, keys, names, numbers.
-const ENVELOPE_BYTES_MAX: usize = 1024;
-/// Orders that may wait in one inbox. Dropping one is safe: a stale connection still times out, and the API answers 503.
-const ORDERS_MAX: usize = 16_384;
 /// Bytes that a relay takes beside its frame: itself, in a vector that doubles, and the frame's own allocation with its
 /// reference count.
 const RELAY_OVERHEAD_BYTES: usize = 2 * size_of::<Relay>() + 64;

@@ -16,15 +16,10 @@ use slab::Slab;
 use super::Room;
 use super::inbox::{Lost, Relay};
 use super::log::{FRAME_OVERHEAD_BYTES, Log};
+use crate::limits::{MEMBERS_PER_TRIM, ROOM_BYTES_HELD};
 use crate::metrics::delivery::{Carried, Deliveries, Sampled};
 use crate::protocol::Encoding;
 use crate::protocol::position::Batch;
-
-/// Bytes that may wait for a room's members to be visited, as its log counts them, before publishers are held back.
-pub const ROOM_BYTES_HELD: usize = 128 * 1024;
-
-/// Members whose cursors are looked at by one [`LocalRooms::trim`], or those of a single room: about a millisecond's work.
-const MEMBERS_PER_TRIM: usize = 32_768;
 
 /// The slots of a room on one shard, one for each encoding that has members: these share `Seq` and cursors.
 type Slots = [Option<u32>; Encoding::ALL.len()];

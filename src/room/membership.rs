@@ -7,11 +7,9 @@ use super::replay::Gathered;
 use super::roster::Admitted;
 use super::{Announced, Entered, JoinError, Joining, Room, State, Wakes};
 use crate::clock::Time;
+use crate::limits::REPLAY_HEAD_BYTES_MAX;
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
-
-/// Bytes of replay returned by the join itself; the rest is read while sending.
-const REPLAY_HEAD_BYTES_MAX: usize = 64 * 1024;
 
 impl Room {
     /// Adds a member. A chat room announces it, also to itself, unless it takes its name over from its own lost connection.

@@ -34,7 +34,6 @@ pub mod sorted;
 mod speaker;
 mod wakes;
 
-pub use dormant::DORMANT_BYTES_MAX;
 pub use publishing::Payload;
 pub use speaker::{Speaker, Visitor};
 pub use wakes::Wakes;

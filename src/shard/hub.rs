@@ -12,6 +12,7 @@
 //! - `invariants`: what must be true after each turn, in debug builds
 
 use std::net::Shutdown;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use super::Upgraded;
 use super::settings::Settings;
 use crate::clock::Now;
 use crate::connection::Connection;
+use crate::limits::{RELAYS_KEPT_MAX, SETTLE_BYTES_MAX};
 use crate::memory::Memory;
 use crate::metrics::counters::Counters;
 use crate::metrics::delivery::Sampler;
@@ -54,12 +56,8 @@ use reading::Reading;
 use sending::Sending;
 use time::Timers;
 
-/// Limit, in bytes, of the frames of its rooms that go to a member ahead of a reply.
-const SETTLE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a reply that take a microsecond to be put together.
 const REPLY_BYTES_PER_UNIT: usize = 128;
-/// Room for relays that is kept from one turn to the next.
-const RELAYS_KEPT_MAX: usize = 1024;
 
 /// A connection, safe against the reuse of its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,7 +86,7 @@ pub struct Hub {
     id: usize,
     settings: Arc<Settings>,
     registry: Arc<Registry>,
-    counters: Arc<Counters>,
+    counters: Rc<Counters>,
     connections: Slab<Connection>,
     next_serial: u32,
     rooms: LocalRooms,
@@ -118,7 +116,7 @@ impl Hub {
         Self {
             id,
             registry,
-            counters: Arc::default(),
+            counters: Rc::default(),
             connections: Slab::new(),
             next_serial: 0,
             rooms: LocalRooms::new(settings.inbox_bytes_max),
@@ -137,7 +135,7 @@ impl Hub {
         }
     }
 
-    pub(super) fn counting_in(self, counters: Arc<Counters>) -> Self {
+    pub(super) fn counting_in(self, counters: Rc<Counters>) -> Self {
         Self { counters, ..self }
     }
 
@@ -149,7 +147,7 @@ impl Hub {
         self.id
     }
 
-    pub(super) fn counters(&self) -> &Arc<Counters> {
+    pub(super) fn counters(&self) -> &Rc<Counters> {
         &self.counters
     }
 

@@ -6,6 +6,7 @@
 //! - [`settings`]: what the operator has chosen
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -57,7 +58,7 @@ impl<R: DataRing> Shard<R> {
     }
 
     /// The same shard, which counts where others can read it.
-    pub fn counting_in(self, counters: Arc<Counters>) -> Self {
+    pub fn counting_in(self, counters: Rc<Counters>) -> Self {
         Self { hub: self.hub.counting_in(counters), ..self }
     }
 
@@ -67,7 +68,7 @@ impl<R: DataRing> Shard<R> {
     }
 
     /// Where it counts.
-    pub fn counters(&self) -> &Arc<Counters> {
+    pub fn counters(&self) -> &Rc<Counters> {
         self.hub.counters()
     }
 

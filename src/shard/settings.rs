@@ -2,9 +2,20 @@
 
 use std::sync::Arc;
 
-use crate::config::{RawMode, Slow};
+use clap::ValueEnum;
+
+use crate::admission::RawMode;
 use crate::connection::liveness::Heartbeat;
 use crate::rate::RateLimit;
+
+/// What happens to a chat member that was too slow and lost messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Slow {
+    /// It is told which, and stays.
+    Gap,
+    /// Its connection is closed (code 4101).
+    Close,
+}
 
 /// See the module.
 #[derive(Clone, Debug)]

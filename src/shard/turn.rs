@@ -4,21 +4,13 @@
 //! kernel ([`super::hub::sending`]). A publisher is slowed down to what the fan-out of its room can do, by its own TCP window.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Shard;
 use super::hub::Ask;
 use crate::clock::Now;
+use crate::limits::{BUFFERS_BEFORE_READING, COMPLETIONS_PER_TURN, SUBMISSIONS_BEFORE_READING, TURNS_TIME_MAX};
 use crate::ring::{Completion, DataRing};
-
-/// Completions taken in one turn.
-const COMPLETIONS_PER_TURN: usize = 8192;
-/// How often, at most, a turn asks the kernel for what it deferred, before it reads.
-const SUBMISSIONS_BEFORE_READING: usize = 16;
-/// Receive buffers with something unread from which on it doesn't ask again.
-const BUFFERS_BEFORE_READING: usize = 256;
-/// How long turns follow one another before the control ring runs.
-const TURNS_TIME_MAX: Duration = Duration::from_millis(4);
 
 impl<R: DataRing> Shard<R> {
     /// Takes turns until there is nothing to do, or the control ring has waited long enough; true: there is more.

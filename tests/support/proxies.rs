@@ -80,9 +80,9 @@ impl Setup {
 
     /// The same after an operator has followed the lines that hi handed out: `lines` take the place of those of the same
     /// name, those in `without` go.
-    pub fn fixed(&self, mend: &Value) -> Self {
+    pub fn fixed(&self, fix: &Value) -> Self {
         let texts = |key: &str| -> Vec<String> {
-            let list = fix[key].as_array().unwrap_or_else(|| panic!("no {key} in {mend}"));
+            let list = fix[key].as_array().unwrap_or_else(|| panic!("no {key} in {fix}"));
             list.iter().map(|line| line.as_str().expect("a line").to_owned()).collect()
         };
         let (lines, without) = (texts("lines"), texts("without"));

@@ -4,7 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use axum::http::{HeaderMap, HeaderName};
+use hyper::HeaderMap;
+use hyper::header::HeaderName;
 use serde_json::Value;
 
 use super::*;
@@ -18,7 +19,7 @@ use crate::room::inbox;
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
 use crate::room::{Joining, Room};
-use crate::shard::run::Stop;
+use crate::stop::Stop;
 
 const ROOMS: [&str; 3] = ["one", "two", "three"];
 

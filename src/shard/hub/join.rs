@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Hub;
 use super::reading::MEMBERSHIP_WORK;
-use crate::config::Slow;
-use crate::connection::{Gap, Membership, OUTBOX_BYTES_MAX};
+use crate::connection::{Gap, Membership};
+use crate::limits::LEAVE_BYTES_MAX;
 use crate::metrics::counters::{Lapped, Replay};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
@@ -14,9 +14,7 @@ use crate::protocol::v1::{Code, Refusal};
 use crate::protocol::{Protocol, broadcast, v0};
 use crate::room::registry::Joined;
 use crate::room::{Announced, Entered, Joining, Room};
-
-/// Limit, in bytes, of room frames moved to the outbox of a member that leaves.
-const LEAVE_BYTES_MAX: usize = OUTBOX_BYTES_MAX / 4 * 3;
+use crate::shard::settings::Slow;
 
 /// Why a connection may not join a room.
 #[derive(Debug)]

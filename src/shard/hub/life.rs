@@ -11,12 +11,10 @@ use crate::connection::life::State;
 use crate::frame::OpCode;
 use crate::frame::decode::Violation;
 use crate::frame::encode;
+use crate::limits::CLOSE_SECONDS;
 use crate::metrics::counters::CLOSED_ABNORMALLY;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{Protocol, sse};
-
-/// Seconds that a peer has to answer our Close, or to end after we did.
-const CLOSE_SECONDS: u32 = 3;
 
 impl Hub {
     /// Closes with a code and a reason; what was owed until now goes ahead.

@@ -6,17 +6,13 @@
 use std::cmp::Reverse;
 
 use super::Hub;
+use crate::limits::{GIVEN_BYTES_PER_TURN, GIVING_PER_TURN};
 use crate::memory::held::count_lap;
 use crate::memory::{Demand, What, plan};
 use crate::metrics::counters::Lapped;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
 use crate::room::inbox::Inbox;
-
-/// Holders that give in one turn: about a millisecond's work. Those left give in the next ones.
-const GIVING_PER_TURN: usize = 64;
-/// Bytes that they give in one turn, unless one alone holds more.
-const GIVEN_BYTES_PER_TURN: usize = 4 * 1024 * 1024;
 
 /// Something that holds memory on this shard: the slot of a room or of a connection.
 #[derive(Clone, Copy, Debug)]

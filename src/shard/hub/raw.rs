@@ -1,7 +1,7 @@
 //! What a message in a raw room makes happen: it is published as it is.
 
 use super::Hub;
-use crate::config::RawMode;
+use crate::admission::RawMode;
 use crate::frame::OpCode;
 use crate::frame::decode::Kind;
 use crate::frame::encode;

@@ -15,34 +15,24 @@ use crate::connection::unread::{Parked, Unread};
 use crate::frame::OpCode;
 use crate::frame::decode::Event;
 use crate::frame::encode;
+use crate::limits::{
+    BUFFERS_SHARE, COPIED_PARTS_MAX, ENDS_PER_TURN, LOOKS_PER_TURN, RECEIVE_BUFFER_BYTES, REPLIES_BYTES_HELD,
+    WORK_PER_TURN, WORK_SHARE_MIN,
+};
 use crate::metrics::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE};
 use crate::protocol::Protocol;
-use crate::ring::{BufferPool, RECEIVE_BUFFER_BYTES, Receive, Received};
+use crate::ring::{BufferPool, Receive, Received};
 
-/// Units of work that one turn reads; a unit is about a microsecond: a frame, or a KiB.
-pub(super) const WORK_PER_TURN: usize = 1024;
-/// The least that a connection may have read in its turn.
-const SHARE_MIN: usize = 8;
 /// Bytes of whole frames that count as a unit of work,
 const BYTES_PER_UNIT: usize = 1024;
 /// of fragments, which may be as short as their headers,
 const FRAGMENT_BYTES_PER_UNIT: usize = 64;
 /// and of a frame whose end is missing: they are copied, and that is all.
 const PART_BYTES_PER_UNIT: usize = 4096;
-/// Connections that are looked at in one turn, of those that had their turn and have more to say or to wait.
-const LOOKS_PER_TURN: usize = 1024;
-/// What is taken down in one turn, in connections and memberships: when thousands end at once, the others go on hearing.
-pub(super) const ENDS_PER_TURN: usize = 64;
-/// Bytes of replies from which on a connection has to read before it is heard again.
-pub(super) const REPLIES_BYTES_HELD: usize = 64 * 1024;
 /// What it takes to close a connection, in units of work,
 pub(super) const CLOSE_WORK: usize = 8;
 /// and to join a room, or to leave it.
 pub(super) const MEMBERSHIP_WORK: usize = 4;
-/// Pieces of a connection that are copied while buffers are short: whoever brings more at once is stopped instead.
-const COPIED_PARTS_MAX: usize = 8;
-/// A connection holds at most one of so many receive buffers of its shard.
-const BUFFERS_SHARE: usize = 32;
 
 /// What became of a connection's turn.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -193,7 +183,7 @@ impl Hub {
         let reading = &mut self.reading;
         reading.someone_may_go_on = false;
         let (mut begin, mut go_on) = (reading.newcomers.len(), reading.line.len().min(LOOKS_PER_TURN));
-        let share = (WORK_PER_TURN / (begin + reading.line.len()).max(1)).max(SHARE_MIN) as isize;
+        let share = (WORK_PER_TURN / (begin + reading.line.len()).max(1)).max(WORK_SHARE_MIN) as isize;
         let mut left = WORK_PER_TURN as isize;
         while begin + go_on > 0 {
             if self.registry.is_congested() {

@@ -2,6 +2,7 @@
 
 use super::Hub;
 use crate::clock::Now;
+use crate::limits::{RETRY_SPAN_MS_MAX, RETRY_SPAN_MS_MIN};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{Protocol, broadcast};
 
@@ -9,10 +10,6 @@ use crate::protocol::{Protocol, broadcast};
 const RETRY_STEP_MS: u64 = 1;
 /// Delay of the first one, in milliseconds.
 const RETRY_FIRST_MS: u64 = 1000;
-/// The shortest window for all of them, in milliseconds.
-const RETRY_SPAN_MS_MIN: u64 = 1000;
-/// The longest window for all of them, in milliseconds.
-const RETRY_SPAN_MS_MAX: u64 = 29_000;
 /// Number of different delays after which clients that come while the server stops are told to retry.
 const LATE_COMERS: usize = 1000;
 

@@ -8,20 +8,19 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::{Ask, Hub, Key};
-use crate::config::Slow;
 use crate::connection::{Gap, Next, Sent};
+use crate::limits::VISITS_MIN;
 use crate::metrics::counters::Lapped;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{Protocol, broadcast, sse};
 use crate::ring::Slices;
+use crate::shard::settings::Slow;
 
 /// What one turn gives to the kernel, at most about four milliseconds of it, if a single room is in line: a fan-out that is
 /// parted costs up to 8 % more.
 const PER_TURN: Budget = Budget { sends: 1024, bytes: 2 * 1024 * 1024 };
 /// The same if several rooms are in line: none of them waits for long.
 const PER_SHARED_TURN: Budget = Budget { sends: 512, ..PER_TURN };
-/// The least number of members that a room visits in its turn.
-const VISITS_MIN: usize = 16;
 
 /// What may still be given to the kernel.
 #[derive(Clone, Copy)]

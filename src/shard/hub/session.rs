@@ -6,15 +6,13 @@ use super::Hub;
 use crate::connection::Role;
 use crate::connection::unread::Parked;
 use crate::frame::decode::Kind;
+use crate::limits::UNREADABLE_MAX;
 use crate::protocol::Protocol;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::surrogates::without_lone_surrogates;
 use crate::rate::Verdict;
 use crate::room::{JoinError, Room, Speaker, Visitor};
-
-/// Unreadable messages in a row that close the connection.
-const UNREADABLE_MAX: u8 = 3;
 
 impl Hub {
     /// A whole message has arrived.

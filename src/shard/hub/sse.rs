@@ -3,6 +3,7 @@
 use super::Hub;
 use super::join::Denied;
 use crate::connection::Role;
+use crate::limits::IGNORED_BYTES_MAX;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::position::Since;
@@ -13,8 +14,6 @@ use crate::room::{Entered, Room};
 const RETRY_MS_MIN: u64 = 2000;
 /// The random part on top, so that those that a crash has cut off don't come all at once.
 const RETRY_SPREAD_MS: u64 = 2000;
-/// Bytes that a listener may send before it is disconnected: no client of HTTP has anything to say here.
-const IGNORED_BYTES_MAX: u32 = 16 * 1024;
 
 impl Hub {
     /// Lets a listener into the room: first where it stands and what it can't have any more, then what it has missed, then

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use tracing::debug;
 
-use super::reading::{ENDS_PER_TURN, REPLIES_BYTES_HELD};
 use super::{Hub, Key};
 use crate::clock::Now;
 use crate::connection::liveness::Due;
+use crate::limits::{ENDS_PER_TURN, REPLIES_BYTES_HELD};
 use crate::os;
 use crate::protocol::Protocol;
 use crate::protocol::close_code::CloseReason;

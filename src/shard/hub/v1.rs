@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::join::Denied;
-use super::{Hub, Key, SETTLE_BYTES_MAX};
+use super::{Hub, Key};
+use crate::limits::SETTLE_BYTES_MAX;
 use crate::protocol::MemberId;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::{Name, room_key_prefix};

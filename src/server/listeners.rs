@@ -5,9 +5,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use super::StartError;
+use super::{StartError, cores};
 use crate::api::InternalPort;
-use crate::config::{Config, Internal};
+use crate::api::key::Keys;
+use crate::config::{self, Config};
 use crate::os;
 
 /// How long to retry a port that is in use.
@@ -15,26 +16,68 @@ const PREDECESSOR_TIME_MAX: Duration = Duration::from_secs(2);
 /// Pause between two tries.
 const PREDECESSOR_POLL: Duration = Duration::from_millis(20);
 
-/// The listeners of each address, one for every shard.
-pub(super) fn bind(config: &Config, shards: usize) -> Result<Vec<Vec<TcpListener>>, StartError> {
-    let addresses = if config.listen.is_empty() { vec![os::any_address(config.port)] } else { apart(&config.listen) };
-    let bind_one = |address: SocketAddr| {
-        bind_patiently(address, has_ipv4_beside(address, &addresses), shards).map_err(|error| {
-            let fix = match error.kind() {
-                io::ErrorKind::AddrInUse => "something listens there already: stop it, or choose another port with -p",
-                io::ErrorKind::PermissionDenied => {
-                    "ports below 1024 need the capability CAP_NET_BIND_SERVICE: choose another with -p"
-                }
-                io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address: see `ip address`",
-                _ => "choose another address with --listen, or another port with -p",
-            };
-            StartError(format!("can't listen on {address} ({error}): {fix}."))
-        })
-    };
-    addresses.iter().copied().map(bind_one).collect()
+/// The ports of a server. They exist before it starts, so the caller knows the addresses.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The addresses that are listened on.
+    pub addresses: Vec<SocketAddr>,
+    pub(super) of_shards: Vec<ShardListeners>,
+    pub(super) internal: Option<Internal>,
 }
 
-/// The addresses without those that another one covers: binding these as well would fail, at ourselves.
+/// The listeners of one shard, one for each address.
+pub(super) type ShardListeners = Vec<TcpListener>;
+
+/// The internal port, and the keys that it asks for.
+#[derive(Debug)]
+pub(super) struct Internal {
+    pub(super) port: InternalPort,
+    pub(super) keys: Keys,
+}
+
+impl Listeners {
+    /// Binds all ports: for each address one listener for every shard.
+    ///
+    /// # Errors
+    /// An address that can't be bound, or a key file that can't be used.
+    pub fn bind(config: &Config) -> Result<Self, StartError> {
+        let shards = config.shard_count(cores()?.parallelism());
+        let wanted = if config.listen.is_empty() { vec![os::any_address(config.port)] } else { apart(&config.listen) };
+        let mut addresses = Vec::with_capacity(wanted.len());
+        let mut of_shards: Vec<_> = (0..shards).map(|_| ShardListeners::new()).collect();
+        for address in &wanted {
+            let listeners = bind(*address, has_ipv4_beside(*address, &wanted), shards)?;
+            addresses.push(local_address(&listeners[0])?);
+            of_shards.iter_mut().zip(listeners).for_each(|(of_shard, listener)| of_shard.push(listener));
+        }
+        let keys = config.api_key_file.as_deref().map_or(Ok(Keys::default()), Keys::load).map_err(StartError)?;
+        let internal = match config.internal {
+            config::Internal::Off => None,
+            config::Internal::At(address) => Some(Internal { port: bind_internal(address)?, keys }),
+        };
+        Ok(Self { addresses, of_shards, internal })
+    }
+}
+
+fn local_address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|error| StartError(format!("a listener has no address: {error}")))
+}
+
+fn bind(address: SocketAddr, ipv6_only: bool, shards: usize) -> Result<Vec<TcpListener>, StartError> {
+    bind_patiently(address, ipv6_only, shards).map_err(|error| {
+        let fix = match error.kind() {
+            io::ErrorKind::AddrInUse => "something listens there already: stop it, or choose another port with -p",
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need the capability CAP_NET_BIND_SERVICE: choose another with -p"
+            }
+            io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address: see `ip address`",
+            _ => "choose another address with --listen, or another port with -p",
+        };
+        StartError(format!("can't listen on {address} ({error}): {fix}."))
+    })
+}
+
+/// The addresses without those that another one covers: binding both would fail, since hi itself listens there already.
 fn apart(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let addresses: Vec<_> = addresses.iter().copied().map(os::canonical).collect();
     let covers = |wide: &SocketAddr, narrow: &SocketAddr| {
@@ -52,14 +95,14 @@ fn apart(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     apart
 }
 
-/// Whether an address of IPv4 with the same port is listened on as well: then all addresses of IPv6 must not mean those of
-/// IPv4, which they do otherwise.
+/// Whether an IPv4 address with the same port is listened on as well: then all IPv6 addresses must not include those of
+/// IPv4, as they do otherwise.
 fn has_ipv4_beside(address: SocketAddr, all: &[SocketAddr]) -> bool {
     address.port() != 0 && all.iter().any(|other| other.is_ipv4() && other.port() == address.port())
 }
 
-/// The kernel takes a moment to take the listeners out of the rings of a server that has just ended: an operator that restarts hi
-/// must not be told that something listens there.
+/// A server that has just ended may keep its port for a moment, until the kernel has torn down its rings: an operator who
+/// restarts hi must not be told that something listens there.
 fn bind_patiently(address: SocketAddr, ipv6_only: bool, shards: usize) -> io::Result<Vec<TcpListener>> {
     let deadline = Instant::now() + PREDECESSOR_TIME_MAX;
     loop {
@@ -72,10 +115,8 @@ fn bind_patiently(address: SocketAddr, ipv6_only: bool, shards: usize) -> io::Re
     }
 }
 
-/// The internal port, unless it is off.
-pub(super) fn bind_internal(config: &Config) -> Result<Option<InternalPort>, StartError> {
-    let Internal::At(address) = config.internal else { return Ok(None) };
-    InternalPort::bind(address).map(Some).map_err(|error| {
+fn bind_internal(address: SocketAddr) -> Result<InternalPort, StartError> {
+    InternalPort::bind(address).map_err(|error| {
         let cause = match error.kind() {
             io::ErrorKind::AddrInUse => "something listens there already",
             io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
@@ -88,7 +129,7 @@ pub(super) fn bind_internal(config: &Config) -> Result<Option<InternalPort>, Sta
     })
 }
 
-/// Addresses as links that a browser takes.
+/// Addresses as links that a browser opens.
 pub(super) struct Links<'a>(pub(super) &'a [SocketAddr]);
 
 impl fmt::Display for Links<'_> {

@@ -1,4 +1,4 @@
-//! Tests of `handshake_failures.rs`, beside it.
+//! Tests of `failures.rs`, beside it.
 
 use std::net::Ipv4Addr;
 

@@ -1,17 +1,15 @@
-//! What a request on the public port comes to: an answer, or a socket for the data ring.
+//! What a request on the public port comes to: an answer, or a connection of the data ring.
 
 use bytes::Bytes;
 
-use super::{Caller, Front};
-use crate::config::{EchoMode, RawMode};
+use super::{ControlContext, Peer};
 use crate::connection::Role;
 use crate::http::diagnosis::Fault;
 use crate::http::echo::echo;
 use crate::http::head::{self, Head};
-use crate::http::origin;
 use crate::http::response::{Body, Connection, Response};
 use crate::http::stream;
-use crate::http::target::{self, ChatParams, Route};
+use crate::http::target::{self, ChatParams, Route, UpgradeParams, UpgradeTarget};
 use crate::http::upgrade;
 use crate::os;
 use crate::protocol::name::Name;
@@ -19,7 +17,7 @@ use crate::protocol::position::Since;
 use crate::protocol::v1;
 use crate::ring::OpenRing;
 
-/// The methods of what is read.
+/// The methods of what can only be read.
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// What a request comes to.
@@ -28,7 +26,7 @@ pub(super) enum Outcome {
     Upgrade(Upgrade),
 }
 
-/// A socket that goes to the data ring, and as what.
+/// What a socket is for once it is the data ring's.
 pub(super) struct Upgrade {
     pub(super) role: Role,
     pub(super) room: Option<Name>,
@@ -41,34 +39,34 @@ pub(super) struct Upgrade {
 pub(super) fn outcome<R: OpenRing>(
     buffer: &[u8],
     searched: usize,
-    caller: Caller<'_>,
-    front: &Front<R>,
+    peer: Peer<'_>,
+    context: &ControlContext<R>,
 ) -> Option<(Outcome, usize)> {
     match head::parse_more(buffer, searched) {
-        Ok(Some((head, used))) => Some((answer(&head, caller, front), used)),
+        Ok(Some((head, used))) => Some((answer(&head, peer, context), used)),
         Ok(None) => None,
         Err(error) => {
-            let bytes = front.refuse(error, None, caller).response(None).encode(Connection::Close, Body::Sent);
+            let bytes = context.refuse(error, None, peer).response(None).encode(Connection::Close, Body::Sent);
             Some((Outcome::Answer { bytes, keep_alive: false }, buffer.len()))
         }
     }
 }
 
-fn answer<R: OpenRing>(head: &Head<'_>, caller: Caller<'_>, front: &Front<R>) -> Outcome {
-    let refuse = |fault: Fault| front.refuse(fault, Some(head), caller).response(Some(head));
+fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext<R>) -> Outcome {
+    let refuse = |fault: Fault| context.refuse(fault, Some(head), peer).response(Some(head));
     let response = match target::route(head.target) {
         Err(error) => refuse(error.into()),
-        Ok(Route::DoctorEcho) if front.config.echo == EchoMode::Off => not_found(),
+        Ok(Route::DoctorEcho) if !context.settings.echo => not_found(),
         Ok(Route::NotFound) if head.method == "OPTIONS" => not_found(),
         Ok(route) if head.method == "OPTIONS" && answers_options(&route) => {
-            let methods = if route.is_upgrade() { "GET, OPTIONS" } else { METHODS };
+            let methods = if matches!(route, Route::Upgrade(_)) { "GET, OPTIONS" } else { METHODS };
             Response::text(204, "").header("Allow", methods)
         }
-        Ok(route) if route.is_upgrade() => match examine(head, route, front) {
+        Ok(Route::Upgrade(target)) => match open(head, &target, context) {
             Ok(outcome) => return outcome,
             Err(fault) => refuse(fault),
         },
-        Ok(Route::Stream { room, query }) => match listen(head, &room, query, caller, front) {
+        Ok(Route::Stream { room, query }) => match listen(head, &room, query, peer, context) {
             Ok(outcome) => return outcome,
             Err(fault) => refuse(fault),
         },
@@ -77,11 +75,11 @@ fn answer<R: OpenRing>(head: &Head<'_>, caller: Caller<'_>, front: &Front<R>) ->
         }
         Ok(Route::Page(asset)) => asset.response(head),
         Ok(Route::Healthz) => Response::text(200, "ok"),
-        Ok(Route::DoctorEcho) => Response::json(200, echo(head, caller.peer, &front.identity())),
-        Ok(Route::Chat { .. } | Route::Raw { .. } | Route::Server | Route::NotFound) => not_found(),
+        Ok(Route::DoctorEcho) => Response::json(200, echo(head, peer.address, &context.identity())),
+        Ok(Route::Server | Route::NotFound) => not_found(),
     };
     // A body would be read as the next request.
-    let keep_alive = head.keep_alive() && !head.body_declared() && !front.descriptors.are_short();
+    let keep_alive = head.keep_alive() && !head.body_declared() && !context.descriptors.are_short();
     let connection = if keep_alive { Connection::KeepAlive } else { Connection::Close };
     Outcome::Answer { bytes: response.encode(connection, Body::to_method(head.method)), keep_alive }
 }
@@ -98,33 +96,24 @@ fn not_found() -> Response {
     )
 }
 
-fn examine<R: OpenRing>(head: &Head<'_>, route: Route<'_>, front: &Front<R>) -> Result<Outcome, Fault> {
-    let handshake = upgrade::examine(head).map_err(Fault::from).and_then(|handshake| {
-        origin::check(head, &front.config.origins)?;
-        Ok(handshake)
-    });
-    // Who names a user is told first what is wrong with the name: a page can read that answer only with a plain GET.
-    let names_a_user = matches!(route, Route::Chat { query } if query.contains("username="));
-    let handshake = if names_a_user { handshake } else { Ok(handshake?) };
-    let (role, room) = match route {
-        Route::Raw { .. } if front.config.raw == RawMode::Off => {
-            return Err(Fault::RawRoomsOff);
-        }
-        Route::Raw { room, query } => {
-            let params = target::raw_params(&room, query)?;
-            (Role::Raw { echo: params.echo, lossy: params.lossy }, Some(params.room))
-        }
-        Route::Chat { query } => {
-            let ChatParams { user, room, room_named, resume } = target::chat_params(query)?;
-            let speaks_v1 = handshake.as_ref().is_ok_and(|handshake| handshake.offers(v1::SUBPROTOCOL));
-            let predecessor = resume.and_then(|secret| front.shard.borrow().predecessor(&secret)).map(Box::new);
+/// What a request for a WebSocket comes to.
+fn open<R: OpenRing>(
+    head: &Head<'_>,
+    target: &UpgradeTarget<'_>,
+    context: &ControlContext<R>,
+) -> Result<Outcome, Fault> {
+    let (handshake, params) = context.admission.connect(head, target)?;
+    let (role, room) = match params {
+        UpgradeParams::Raw(params) => (Role::Raw { echo: params.echo, lossy: params.lossy }, Some(params.room)),
+        UpgradeParams::Chat(ChatParams { user, room, room_named, resume }) => {
+            let speaks_v1 = handshake.offers(v1::SUBPROTOCOL);
+            let predecessor = resume.and_then(|secret| context.shard.predecessor(&secret)).map(Box::new);
             let role = if speaks_v1 { Role::V1 { user, predecessor } } else { Role::V0 { user } };
             (role, (room_named || !speaks_v1).then_some(room))
         }
-        _ => unreachable!("only these two are upgrades"),
     };
     let protocol = matches!(role, Role::V1 { .. }).then_some(v1::SUBPROTOCOL);
-    let response = upgrade::response_101(&handshake?, protocol);
+    let response = upgrade::response_101(&handshake, protocol);
     Ok(Outcome::Upgrade(Upgrade { role, room, since: None, response }))
 }
 
@@ -133,12 +122,11 @@ fn listen<R: OpenRing>(
     head: &Head<'_>,
     room: &str,
     query: &str,
-    caller: Caller<'_>,
-    front: &Front<R>,
+    peer: Peer<'_>,
+    context: &ControlContext<R>,
 ) -> Result<Outcome, Fault> {
-    let room = target::stream_room(room)?;
-    let origins = &front.config.origins;
-    origin::check(head, origins)?;
+    let room = context.admission.listen(head, room)?;
+    let origins = context.admission.origins();
     let last = |bytes| Ok(Outcome::Answer { bytes, keep_alive: false });
     match head.method {
         "GET" => {}
@@ -147,9 +135,8 @@ fn listen<R: OpenRing>(
         _ => return last(stream::method_not_allowed().encode(Connection::Close, Body::Sent)),
     }
     let since = stream::since(head, query)?;
-    // A listener answers no pings: who doesn't take the heartbeats in time is gone. An error here means that it is already.
-    let patience = front.config.ping_interval + front.config.ping_timeout;
-    let _ = os::limit_unacknowledged(caller.socket, patience);
+    // An error here means that the listener is gone already.
+    let _ = os::limit_unacknowledged(peer.socket, context.settings.unacknowledged_max);
     Ok(Outcome::Upgrade(Upgrade {
         role: Role::Sse { ignored_bytes: 0 },
         room: Some(room),
