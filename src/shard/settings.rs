@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 
-use crate::admission::RawMode;
+use crate::admission::Admission;
 use crate::connection::liveness::Heartbeat;
 use crate::rate::RateLimit;
 
@@ -22,24 +22,22 @@ pub enum Slow {
 pub struct Settings {
     /// This process, as clients see it.
     pub instance: Arc<str>,
-    /// Of chat messages, for each connection.
+    /// Limit on the chat messages of each connection.
     pub chat_rate: RateLimit,
     /// The same as a number that clients are told: messages a second, 0 for no limit.
     pub chat_messages_per_second: u32,
-    /// Of raw messages.
+    /// Limit on the raw messages of each connection.
     pub raw_rate: RateLimit,
-    /// Pings.
+    /// When peers are pinged, and given up.
     pub heartbeat: Heartbeat,
     /// Largest message, in bytes of payload.
     pub message_bytes_max: usize,
-    /// Rooms that a connection may be in.
-    pub rooms_max: usize,
+    /// Who may join, and who may publish into raw rooms.
+    pub admission: Arc<Admission>,
     /// Bytes of a room that a member may lag behind.
     pub backlog_bytes: usize,
     /// Bytes that an inbox may hold.
     pub inbox_bytes_max: usize,
-    /// Who publishes into raw rooms.
-    pub raw: RawMode,
     /// What happens to chat members that lose messages.
     pub slow: Slow,
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Hub;
 use super::reading::MEMBERSHIP_WORK;
+use crate::admission::TooManyRooms;
 use crate::connection::{Gap, Membership};
 use crate::limits::LEAVE_BYTES_MAX;
 use crate::metrics::counters::{Lapped, Replay};
@@ -22,10 +23,7 @@ pub(super) enum Denied {
     /// It is in this room.
     AlreadyIn(Arc<Room>),
     /// It is in as many rooms as it may be.
-    TooManyRooms {
-        /// Number of rooms.
-        max: usize,
-    },
+    TooManyRooms(TooManyRooms),
     /// Memory is used up: rooms give nothing back while someone is in them.
     NoMemory,
     /// Somebody else in the room has its name.
@@ -37,7 +35,7 @@ impl Denied {
     pub(super) fn code(&self) -> Code {
         match self {
             Self::AlreadyIn(_) | Self::NameTaken => Code::NameTaken,
-            Self::TooManyRooms { .. } | Self::NoMemory => Code::TooManyRooms,
+            Self::TooManyRooms(_) | Self::NoMemory => Code::TooManyRooms,
         }
     }
 }
@@ -91,16 +89,15 @@ impl Hub {
 
     fn may_join(&self, slot: u32, name: &Name) -> Result<(), Denied> {
         let connection = &self.connections[slot as usize];
-        let (rooms, max) = (connection.memberships.len(), self.settings.rooms_max);
-        if rooms == 0 {
-            return Ok(());
+        let joined = connection.memberships.len();
+        if joined > 0
+            && let Some(room) = self.registry.get(connection.protocol().namespace(), name)
+            && self.is_member(slot, &room)
+        {
+            return Err(Denied::AlreadyIn(room));
         }
-        match self.registry.get(connection.protocol().namespace(), name) {
-            Some(room) if self.is_member(slot, &room) => Err(Denied::AlreadyIn(room)),
-            _ if rooms >= max => Err(Denied::TooManyRooms { max }),
-            _ if self.memory.is_exhausted() => Err(Denied::NoMemory),
-            _ => Ok(()),
-        }
+        self.settings.admission.join(joined).map_err(Denied::TooManyRooms)?;
+        if joined > 0 && self.memory.is_exhausted() { Err(Denied::NoMemory) } else { Ok(()) }
     }
 
     /// Counts what became of a request for what was missed.

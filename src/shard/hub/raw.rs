@@ -1,7 +1,6 @@
 //! What a message in a raw room makes happen: it is published as it is.
 
 use super::Hub;
-use crate::admission::RawMode;
 use crate::frame::OpCode;
 use crate::frame::decode::Kind;
 use crate::frame::encode;
@@ -9,7 +8,7 @@ use crate::protocol::close_code::CloseReason;
 
 impl Hub {
     pub(super) fn raw_message(&mut self, slot: u32, echo: bool, kind: Kind, payload: &[u8]) {
-        if self.settings.raw != RawMode::Open {
+        if !self.settings.admission.publishes_raw() {
             return self.close(slot, &CloseReason::ListenOnly);
         }
         let connection = &mut self.connections[slot as usize];

@@ -2,6 +2,7 @@
 
 use super::Hub;
 use super::join::Denied;
+use crate::admission::TooManyRooms;
 use crate::protocol::broadcast::to_one;
 use crate::protocol::name::Name;
 use crate::protocol::unicode::is_blank;
@@ -68,7 +69,7 @@ impl Hub {
         if let Err(denied) = self.join(slot, &name, None) {
             let text = match denied {
                 Denied::AlreadyIn(_) | Denied::NameTaken => text::taken(user.as_str()),
-                Denied::TooManyRooms { max } => text::too_many_rooms(max),
+                Denied::TooManyRooms(TooManyRooms { max }) => text::too_many_rooms(max),
                 Denied::NoMemory => text::NO_MEMORY.to_owned(),
             };
             self.refuse(slot, denied.code(), &text);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::join::Denied;
 use super::{Hub, Key};
+use crate::admission::TooManyRooms;
 use crate::limits::SETTLE_BYTES_MAX;
 use crate::protocol::MemberId;
 use crate::protocol::close_code::CloseReason;
@@ -34,7 +35,7 @@ impl Hub {
             version: env!("CARGO_PKG_VERSION"),
             limits: Limits {
                 message: self.settings.message_bytes_max,
-                rooms: self.settings.rooms_max as u32,
+                rooms: self.settings.admission.rooms_max() as u32,
                 rate: self.settings.chat_messages_per_second,
             },
             resume: self.registry.resume_key().issue(member),
@@ -188,7 +189,7 @@ impl Hub {
 fn refusal(denied: &Denied, name: &Name) -> Refusal {
     let why = match denied {
         Denied::AlreadyIn(room) => format!("You are in the room {} already.", room.name()),
-        Denied::TooManyRooms { max } => {
+        Denied::TooManyRooms(TooManyRooms { max }) => {
             format!("You are in {max} rooms, which is as many as you may: leave one first.")
         }
         Denied::NoMemory => "The server is short of memory for further rooms: try again later.".to_owned(),
