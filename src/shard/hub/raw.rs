@@ -1,4 +1,4 @@
-//! What a message in a raw room makes happen: it is published as it is.
+//! A message in a raw room is published as it is.
 
 use crate::frame::OpCode;
 
