@@ -49,11 +49,11 @@ impl Counter {
 
 /// The reader's half of a number.
 #[derive(Debug)]
-pub(crate) struct Reading(&'static Number);
+pub struct Reading(&'static Number);
 
 impl Reading {
     /// What the number is now.
-    pub(crate) fn get(&self) -> u64 {
+    pub fn get(&self) -> u64 {
         self.0.get()
     }
 }
@@ -258,11 +258,11 @@ pub struct Counters<C = Counter> {
 }
 
 /// The reader's half.
-pub(crate) type Readings = Counters<Reading>;
+pub type Readings = Counters<Reading>;
 
 /// Counters for one thread, and what others read of them. The numbers live as long as the process: metrics are asked for
 /// also when the thread has ended.
-pub(crate) fn counters() -> (Counters, Readings) {
+pub fn counters() -> (Counters, Readings) {
     let numbers: &'static Numbers = Box::leak(Box::new(Numbers(from_fn(|_| Number::default()))));
     let each = || {
         let mut numbers = numbers.0.iter();
@@ -309,7 +309,7 @@ impl<C> Counters<C> {
     }
 
     /// Connections that are there now.
-    pub(crate) fn connections(&self, protocol: Protocol) -> &C {
+    pub fn connections(&self, protocol: Protocol) -> &C {
         &self.connections[protocol as usize]
     }
 
@@ -347,7 +347,7 @@ impl<C> Counters<C> {
     }
 
     /// Connections that ended, by the first close code that either side gave.
-    pub(crate) fn disconnects(&self, code: u16) -> &C {
+    pub fn disconnects(&self, code: u16) -> &C {
         let index = CLOSE_CODES.iter().position(|counted| *counted == code).unwrap_or(CLOSE_CODES.len());
         &self.disconnects[index]
     }

@@ -6,7 +6,7 @@ pub(crate) mod encoding;
 mod json;
 pub mod name;
 pub(crate) mod notice;
-pub(crate) mod position;
+pub mod position;
 pub mod resume;
 pub(crate) mod sse;
 pub mod surrogates;

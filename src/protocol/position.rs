@@ -33,9 +33,9 @@ impl Serialize for Epoch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Since {
     /// The epoch that it knows; `None` if no room of ours could have had it.
-    pub(crate) epoch: Option<u64>,
+    pub epoch: Option<u64>,
     /// `Seq` of the last frame that it got.
-    pub(crate) seq: u64,
+    pub seq: u64,
 }
 
 /// Whole frames, one behind the other.
