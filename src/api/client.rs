@@ -21,7 +21,7 @@ use crate::output;
 use crate::protocol::name::Name;
 use crate::protocol::unicode::is_blank;
 
-/// The server is there and says no, or it isn't there.
+/// The server refused, or can't be reached.
 const EXIT_REFUSED: u8 = 1;
 /// The command line is wrong.
 const EXIT_USAGE: u8 = 2;
@@ -32,7 +32,7 @@ struct ServerArgs {
     #[arg(long, value_name = "HOST:PORT", env = "HI_INTERNAL", default_value = ADDRESS_DEFAULT)]
     internal: String,
 
-    /// File whose first line is the key that the server asks for
+    /// File whose first line is the server's API key
     #[arg(long, value_name = "FILE", env = "HI_API_KEY_FILE")]
     api_key_file: Option<PathBuf>,
 }
@@ -72,7 +72,7 @@ pub struct RoomsArgs {
     server: ServerArgs,
 }
 
-/// Why a command ends without having done what it should: the exit code, and a sentence.
+/// Why a command failed: the exit code, and a sentence.
 #[derive(Debug)]
 struct Failure(u8, String);
 
@@ -92,7 +92,7 @@ pub fn rooms(args: RoomsArgs) -> ExitCode {
     finish(try_rooms(&args))
 }
 
-/// What is read of the answer to a message.
+/// The parts of the answer to a publication that are shown.
 #[derive(Deserialize)]
 struct Published {
     seq: Option<u64>,
@@ -116,7 +116,7 @@ fn finish(outcome: Result<String, Failure>) -> ExitCode {
     match outcome {
         Ok(text) => output::print(text + "\n", ExitCode::SUCCESS),
         Err(Failure(code, sentence)) => {
-            // The exit code is the same if nobody reads this.
+            // The exit code says it too, so a closed stderr is no further error.
             let _ = writeln!(io::stderr(), "{sentence}");
             ExitCode::from(code)
         }
@@ -137,7 +137,7 @@ fn try_publish(args: &PublishArgs) -> Result<String, Failure> {
     } else {
         let text = String::from_utf8(message)
             .map_err(|_| Failure::usage("The message is not UTF-8, and chat is text: publish it with --raw."))?;
-        // A shell ends what it pipes with a line break that nobody meant to say.
+        // A shell adds a line break to what it pipes.
         let is_piped = args.message.as_deref().is_none_or(|message| message == "-");
         let text = text.strip_suffix('\n').filter(|_| is_piped).unwrap_or(&text);
         if is_blank(text) {
@@ -214,7 +214,7 @@ fn ask<T: DeserializeOwned>(server: &ServerArgs, line: &str, content_type: &str,
     });
     let body = body.to_vec();
     let request = move |peer: SocketAddr| {
-        // Without a key, the port wants to be asked by its address.
+        // Without a key, the port accepts only requests to its IP address, not to a name.
         let host = name.unwrap_or_else(|| peer.to_string());
         [format!("{head}Host: {host}\r\n\r\n").into_bytes(), body].concat()
     };

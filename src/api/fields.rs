@@ -1,15 +1,15 @@
-//! The fields of a JSON body: each is taken by name, and an error names it.
+//! The fields of a JSON body, taken by name; errors name the field.
 
 use serde_json::{Map, Value};
 
 use super::call::ApiError;
 use crate::protocol::surrogates::without_lone_surrogates;
 
-/// The fields that have not been taken yet.
+/// The fields of a body that have not been taken yet.
 #[derive(Debug)]
 pub(crate) struct Fields {
     left: Map<String, Value>,
-    /// The names asked for so far.
+    /// The names of all fields that this address knows.
     known: Vec<&'static str>,
 }
 
@@ -26,15 +26,15 @@ impl Fields {
         }
     }
 
-    /// A string that has to be there.
+    /// Takes a required string.
     ///
     /// # Errors
-    /// It is missing, or no string.
+    /// It is missing, or something else.
     pub(crate) fn string(&mut self, name: &'static str) -> Result<String, ApiError> {
         self.optional_string(name)?.ok_or_else(|| missing(name, "a string"))
     }
 
-    /// A string that may be missing or null.
+    /// Takes a string that may be missing or null.
     ///
     /// # Errors
     /// It is something else.
@@ -46,7 +46,7 @@ impl Fields {
         }
     }
 
-    /// A list of strings that has to be there.
+    /// Takes a required list of strings.
     ///
     /// # Errors
     /// It is missing, or something else.
@@ -63,10 +63,10 @@ impl Fields {
         texts.collect()
     }
 
-    /// Nothing else may be there: what is misspelt must not be ignored.
+    /// Refuses fields that were not taken: a misspelt one must not be ignored.
     ///
     /// # Errors
-    /// A field that nobody asked for.
+    /// The body has an unknown field.
     pub(crate) fn finish(self) -> Result<(), ApiError> {
         match self.left.keys().next() {
             None => Ok(()),

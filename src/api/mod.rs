@@ -1,12 +1,12 @@
-//! The internal HTTP port: publishing from outside, rooms, health and metrics, for programs of the operator's own.
+//! The internal HTTP port: publishing, rooms, health and metrics, for the operator's own programs.
 //!
-//! A thread of its own beside the shards; what it publishes takes the same way as what a client says. In the order in
-//! which a request passes:
+//! It runs on one thread beside the shards; what it publishes takes the same path as a client's message. In the order in
+//! which a request passes them:
 //!
 //! - [`listener`], [`slots`]: connections, bounded in number and in time
-//! - [`routes`]: every address, and the key that most of them ask for
+//! - [`routes`]: every address, and which of them require a key
 //! - [`call`]: a request with its body, and the answer
-//! - [`key`]: API keys, and what gets in without one
+//! - [`key`]: API keys, and what is let in without one
 //! - [`publish`], [`rooms`], [`health`]: what the addresses do
 //! - [`fields`], [`idempotency`]: JSON bodies; requests that are repeated
 //!
@@ -54,11 +54,11 @@ use publish::PublishedIn;
 
 /// Where the internal port listens, and where `hi pub` and `hi rooms` look for it.
 pub(crate) const ADDRESS_DEFAULT: &str = "127.0.0.1:8081";
-/// Requests with a large body at the same time; further ones wait for their turn.
+/// Number of requests with a large body at the same time; further ones wait.
 const LARGE_BODIES_MAX: usize = 24;
-/// Connections that wait in the kernel, as long as none of the slots is free.
+/// Connections that may wait in the kernel while no slot is free.
 const BACKLOG: i32 = 1024;
-/// What the internal port works on.
+/// The state of the internal port. All of it belongs to the port's thread.
 #[derive(Debug)]
 pub struct App {
     pub(crate) rooms: Arc<Registry>,
@@ -66,21 +66,21 @@ pub struct App {
     pub(crate) readiness: Arc<Readiness>,
     /// Whether there are raw rooms.
     pub(crate) raw: RawMode,
-    /// The keys that let requests in.
+    /// Keys that let requests in.
     pub(crate) keys: Keys,
-    /// What has been published under an `Idempotency-Key`.
+    /// Requests with an `Idempotency-Key`.
     idempotency: RefCell<IdempotencyCache<PublishedIn>>,
-    /// Which of the messages are timed.
+    /// Chooses the messages whose delivery is timed.
     sampler: RefCell<Sampler>,
     counters: Counters,
-    /// Room for requests with a large body.
+    /// Permits for requests with a large body.
     large_bodies: Arc<Semaphore>,
-    /// Room for requests that wait for shards that are behind.
+    /// Permits for requests that wait for shards that lag.
     waiting: Semaphore,
 }
 
 impl App {
-    /// Nothing has been published yet.
+    /// The state at the start. Takes the counters of the internal port from `metrics`.
     pub fn new(
         rooms: Arc<Registry>,
         metrics: Arc<Metrics>,
@@ -110,7 +110,7 @@ impl App {
     }
 }
 
-/// A port that is bound, and answers once it is served.
+/// A bound port, not served yet.
 #[derive(Debug)]
 pub(crate) struct InternalPort {
     listener: TcpListener,
@@ -121,7 +121,7 @@ impl InternalPort {
     /// Binds the port.
     ///
     /// # Errors
-    /// The address can't be had.
+    /// The address can't be bound.
     pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
@@ -137,11 +137,10 @@ impl InternalPort {
         self.address
     }
 
-    /// Answers on a thread of its own for as long as the process lives. A connection that asks for nothing is kept for the
-    /// time `keepalive`.
+    /// Serves the port on a new thread for as long as the process lives. An idle connection is kept for `keepalive`.
     ///
     /// # Errors
-    /// The thread or its runtime can't be had.
+    /// The thread or its runtime can't be started.
     pub(crate) fn serve(self, app: App, keepalive: Duration, memory: Arc<Memory>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {

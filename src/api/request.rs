@@ -1,4 +1,4 @@
-//! One HTTP request to the internal port, and its answer: for the command line, which needs no more.
+//! One HTTP request to the internal port and its answer, as `hi pub` and `hi rooms` need it.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -6,24 +6,24 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// From looking up the name to the end of the answer.
+/// Limit from the name lookup to the end of the answer.
 const TIME_MAX: Duration = Duration::from_secs(10);
-/// For connecting to one of several addresses.
+/// Limit for connecting to one of several addresses.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
-/// Bytes of an answer: none of ours is longer.
+/// Bytes of the longest answer that is read.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Header lines of an answer.
 const HEADERS_MAX: usize = 32;
 
-/// Connects to `address` (a host and a port), sends the request that is made for the address found there, and waits for
-/// the server to answer and close: for at most 10 seconds in all. Returns the HTTP status and the body.
+/// Connects to `address` (a host and a port), sends what `request` makes for the IP address found, and waits until the server
+/// has answered and closed, all within 10 seconds. Returns the HTTP status and the body.
 pub(super) fn send(
     address: String,
     request: impl FnOnce(SocketAddr) -> Vec<u8> + Send + 'static,
 ) -> io::Result<(u16, Vec<u8>)> {
     let (done, outcome) = mpsc::channel();
-    // A name is looked up for as long as the system likes, and each read may bring one byte: the limit is for all of it.
-    // The process ends soon after this returns, and with it the thread.
+    // A name lookup has no time limit of its own, and each read may bring a single byte: this limit is for all of it. The
+    // process ends soon after this returns, and with it the thread.
     thread::spawn(move || done.send(exchange(&address, request)));
     let too_late = || io::Error::new(io::ErrorKind::TimedOut, format!("no whole answer within {TIME_MAX:?}"));
     outcome.recv_timeout(TIME_MAX).unwrap_or_else(|_| Err(too_late()))
@@ -42,7 +42,7 @@ fn exchange(address: &str, request: impl FnOnce(SocketAddr) -> Vec<u8>) -> io::R
     }
 }
 
-/// A connection, and the address that it leads to, without a scope.
+/// A connection, and the IP address and port that it leads to (without an IPv6 scope).
 fn connect(address: &str) -> io::Result<(TcpStream, SocketAddr)> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in address.to_socket_addrs()? {
