@@ -15,7 +15,7 @@ pub enum OpCode {
     Text = 0x1,
     /// A binary message, or its first fragment.
     Binary = 0x2,
-    /// The end of what its sender has to say.
+    /// The last frame of its sender.
     Close = 0x8,
     /// To be answered with a pong.
     Ping = 0x9,

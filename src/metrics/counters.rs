@@ -1,8 +1,8 @@
 //! What one thread counts while it works.
 //!
-//! Only that thread writes: the writer's half ([`Counters`]) exists once and can't be shared. Whoever asks for metrics has the
-//! reader's half ([`Readings`]). A relaxed load and a relaxed store are then enough, and cost what a plain variable costs: no
-//! locked instruction, and no cache line that another shard writes to.
+//! Only that thread writes: the writer's half ([`Counters`]) exists once and can't be shared, and `/metrics` has the reader's
+//! half ([`Readings`]). So a relaxed load and a relaxed store are enough, and cost what a plain variable costs: no locked
+//! instruction, and no cache line that another shard writes to.
 
 use std::array::from_fn;
 use std::cell::Cell;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::protocol::Protocol;
 use crate::protocol::v1::Code;
 
-/// A number that one thread writes and others read. Which one, its owner has to see to: [`Counter`] does.
+/// A number that one thread writes and others read. Its owner has to make sure that only one writes, as [`Counter`] does.
 #[derive(Debug, Default)]
 pub(crate) struct Number(AtomicU64);
 
@@ -32,7 +32,7 @@ impl Number {
     }
 }
 
-/// The writer's half of a number: it may move to another thread, and two threads can't have it.
+/// The writer's half of a number. It may move to another thread, but two threads can't share it.
 #[derive(Debug)]
 pub struct Counter(&'static Number, PhantomData<Cell<()>>);
 
@@ -58,14 +58,14 @@ impl Reading {
     }
 }
 
-/// What becomes of a member that fell behind the oldest frame kept.
+/// What happens to a member that needs a frame that is no longer kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lapped {
-    /// It is told what it lost, and goes on.
+    /// It is told what it lost, and stays.
     Gap,
     /// It is closed with 4101.
     Close,
-    /// It asked for it (`?lossy=1`): it goes on and isn't told.
+    /// It asked for that (`?lossy=1`): it stays and isn't told.
     Skip,
 }
 
@@ -82,14 +82,14 @@ impl Lapped {
     }
 }
 
-/// What becomes of a request for what was missed while away.
+/// How a request for missed messages ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Replay {
-    /// All of it was still there, and is sent.
+    /// Everything missed was still kept, and is sent.
     Recovered,
-    /// Some of it was gone.
+    /// Some of it was no longer kept.
     TooOld,
-    /// It asked for another life of the room.
+    /// It named another epoch of the room.
     OtherEpoch,
 }
 
@@ -108,9 +108,9 @@ impl Replay {
 
 /// A connection that ended without a Close (RFC 6455, 7.1.5).
 pub(crate) const CLOSED_ABNORMALLY: u16 = 1006;
-/// A Close that carried no code (RFC 6455, 7.1.5); also a listener that goes, which has no way to give one.
+/// A Close that carried no code (RFC 6455, 7.1.5); also a listener that disconnects, which has no way to send one.
 pub(crate) const CLOSED_WITHOUT_CODE: u16 = 1005;
-/// Codes that are counted one by one; peers may send any other, and those are counted together.
+/// Close codes that are counted separately; all others are counted together.
 pub(crate) const CLOSE_CODES: [u16; 18] = [
     1000,
     1001,
@@ -146,10 +146,10 @@ pub const ERROR_CODES: [&str; 10] = [
     "busy",
 ];
 
-/// How many values fell into each of some ranges.
+/// Counts of values by range.
 #[derive(Debug)]
 pub(crate) struct Histogram<const N: usize, C = Counter> {
-    /// The largest value of each range, ascending; what is larger than the last falls into one more.
+    /// The largest value of each range, ascending; larger values are counted in `above`.
     bounds: &'static [u64; N],
     counts: [C; N],
     above: C,
@@ -164,7 +164,7 @@ impl<const N: usize, C> Histogram<N, C> {
 }
 
 impl<const N: usize> Histogram<N> {
-    /// Counts a value that came `times` times.
+    /// Counts a value `times` times.
     pub(crate) fn record(&self, value: u64, times: u64) {
         let range = self.bounds.iter().position(|bound| value <= *bound);
         range.map_or(&self.above, |range| &self.counts[range]).add(times);
@@ -173,7 +173,7 @@ impl<const N: usize> Histogram<N> {
 }
 
 impl<const N: usize> Histogram<N, Reading> {
-    /// Adds what it holds to `counts` (one more than there are bounds), and returns the sum of the values.
+    /// Adds the counts to `counts` (one more than there are bounds), and returns the sum of the values.
     pub(crate) fn add_to(&self, counts: &mut [u64]) -> u64 {
         for (count, reading) in counts.iter_mut().zip(self.counts.iter().chain([&self.above])) {
             *count += reading.get();
@@ -211,33 +211,33 @@ pub(crate) const DELIVERY_BOUNDS: [u64; 18] = [
     10 * SECOND,
 ];
 
-/// The numbers of one thread, on cache lines that hold nothing else.
+/// The numbers of one thread, on cache lines of their own.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Numbers([Number; NUMBERS_MAX]);
 
-/// Room for all that [`Counters`] has.
+/// Numbers reserved for one thread, at least those of [`Counters`].
 const NUMBERS_MAX: usize = 128;
 
 /// The counters of one thread: in the writer's half each is a [`Counter`], in the reader's half a [`Reading`].
 #[derive(Debug)]
 pub struct Counters<C = Counter> {
-    /// Frames of rooms that the kernel took, each once for every member.
+    /// Frames of rooms accepted by the kernel, once for each member.
     pub(crate) deliveries: C,
-    /// Bytes that the kernel took of what leaves through WebSockets and streams.
+    /// Bytes accepted by the kernel for WebSockets and streams.
     pub(crate) sent_bytes: C,
-    /// Bytes that arrived through WebSockets, and from listeners.
+    /// Bytes received from WebSockets and listeners.
     pub(crate) received_bytes: C,
     pub(crate) busy_nanos: C,
-    /// Sends of each turn that had any.
+    /// Number of sends in each turn that had any.
     pub(crate) send_batch: Histogram<{ BATCH_BOUNDS.len() }, C>,
-    /// From the receipt of a message to its acceptance by the kernel, for every member, of messages that were sampled.
+    /// Time from the receipt of a sampled message to its acceptance by the kernel, for each member.
     pub(crate) delivery: Histogram<{ DELIVERY_BOUNDS.len() }, C>,
     pub(crate) accepts: C,
     pub(crate) gaps: C,
-    /// Frames that lapped members lost.
+    /// Frames lost by lapped members.
     pub(crate) lost: C,
-    /// Pauses of an accept, because the system had no file or memory left.
+    /// Pauses of accepting, for lack of file descriptors or memory.
     pub(crate) accept_pauses: C,
     /// Connections that gave no sign of life after a ping.
     pub(crate) ping_timeouts: C,
@@ -260,8 +260,8 @@ pub struct Counters<C = Counter> {
 /// The reader's half.
 pub type Readings = Counters<Reading>;
 
-/// Counters for one thread, and what others read of them. The numbers live as long as the process: metrics are asked for
-/// also when the thread has ended.
+/// The two halves of one thread's counters. The numbers live as long as the process: metrics are read even after the thread
+/// has ended.
 pub fn counters() -> (Counters, Readings) {
     let numbers: &'static Numbers = Box::leak(Box::new(Numbers(from_fn(|_| Number::default()))));
     let each = || {
@@ -280,7 +280,7 @@ impl Default for Counters {
 }
 
 impl<C> Counters<C> {
-    /// The halves agree on which number is which, as this makes both.
+    /// Used for both halves, so that they agree on which number is which.
     fn new(next: &mut impl FnMut() -> C) -> Self {
         Self {
             deliveries: next(),
@@ -308,12 +308,12 @@ impl<C> Counters<C> {
         }
     }
 
-    /// Connections that are there now.
+    /// Open connections.
     pub fn connections(&self, protocol: Protocol) -> &C {
         &self.connections[protocol as usize]
     }
 
-    /// Messages that arrived and were admitted.
+    /// Messages received and accepted.
     pub(crate) fn messages_in(&self, protocol: Protocol) -> &C {
         &self.messages_in[protocol as usize]
     }
@@ -323,23 +323,23 @@ impl<C> Counters<C> {
         &self.rate_limited[protocol as usize]
     }
 
-    /// Members that fell behind the oldest frame kept.
+    /// Members that needed a frame that was no longer kept.
     pub(crate) fn lapped(&self, outcome: Lapped) -> &C {
         &self.lapped[outcome as usize]
     }
 
-    /// Requests for what was missed while away.
+    /// Requests for missed messages.
     pub(crate) fn replays(&self, outcome: Replay) -> &C {
         &self.replays[outcome as usize]
     }
 
-    /// Requests of chat clients that were refused, of v0 under the code that v1 has for the same; those beyond the rate are
-    /// in [`Counters::rate_limited`].
+    /// Requests of chat clients that were refused; those of v0 under the code that v1 would have. Those beyond the rate are in
+    /// [`Counters::rate_limited`].
     pub(crate) fn refused(&self, code: Code) -> &C {
         &self.refused[code as usize]
     }
 
-    /// Requests to the internal port that were refused, by one of [`ERROR_CODES`].
+    /// Requests to the internal port that were refused, by code: one of [`ERROR_CODES`].
     pub(crate) fn api_errors(&self, code: &str) -> &C {
         let index = ERROR_CODES.iter().position(|counted| *counted == code);
         debug_assert!(index.is_some(), "{code} is not in the list");

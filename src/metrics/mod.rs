@@ -1,11 +1,11 @@
 //! What hi counts, for Prometheus.
 //!
-//! - [`counters`]: what one thread counts while it works; only that thread writes it
-//! - [`delivery`]: how long messages take, of some of them
-//! - [`scrape`]: all of it added up, at the moment when somebody asks
-//! - [`format`](mod@format): the text formats in which it is answered
+//! - [`counters`]: what one thread counts; only that thread writes it
+//! - [`delivery`]: how long messages take, from a sample
+//! - [`scrape`]: all of it added up when metrics are requested
+//! - [`format`](mod@format): the text formats of the answer
 //!
-//! Whoever has something else to tell registers a collector: see [`Metrics::registry`].
+//! Other parts of hi register collectors of their own: see [`Metrics::registry`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,17 +24,17 @@ pub(crate) mod scrape;
 use counters::{Counters, Readings};
 use format::Format;
 
-/// Everything that can be asked for at `/metrics`.
+/// Everything at `/metrics`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Mutex<Registry>,
     of_shards: Arc<[Readings]>,
-    /// The writer's halves that no thread has taken yet: the shards', and last the internal port's.
+    /// The writer's halves that no thread has taken yet: one for each shard, and last the internal port's.
     untaken: Mutex<Vec<Option<Counters>>>,
 }
 
 impl Metrics {
-    /// Metrics of this process: counters for each of `shards` shards and for the internal port, and what `rooms` knows.
+    /// Metrics of this process: counters of `shards` shards and of the internal port, and figures of `rooms`.
     pub fn new(instance: &str, shards: usize, rooms: Arc<room::registry::Registry>) -> Self {
         let mut registry = Registry::default();
         let version = [("version", env!("CARGO_PKG_VERSION"))];
@@ -56,18 +56,18 @@ impl Metrics {
         &self.of_shards[shard]
     }
 
-    /// Where a shard counts, to be moved to its thread.
+    /// The counters of a shard, to be moved to its thread.
     ///
     /// # Panics
-    /// If it has been taken before.
+    /// If they were taken before.
     pub(crate) fn counters_of_shard(&self, shard: usize) -> Counters {
         self.take(shard)
     }
 
-    /// Where the internal port counts, likewise.
+    /// The counters of the internal port, to be moved to its thread.
     ///
     /// # Panics
-    /// If it has been taken before.
+    /// If they were taken before.
     pub(crate) fn counters_of_internal_port(&self) -> Counters {
         self.take(self.of_shards.len())
     }
@@ -77,7 +77,7 @@ impl Metrics {
         untaken[thread].take().expect("one thread counts here")
     }
 
-    /// The registry, to add metrics or collectors of one's own, at any time.
+    /// The registry, to which metrics and collectors may be added at any time.
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }

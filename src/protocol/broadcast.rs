@@ -11,15 +11,15 @@ use crate::protocol::name::Name;
 use crate::protocol::notice::{Event, Folded, Notice};
 use crate::protocol::position::Epoch;
 
-/// Bytes that [`Unnumbered::number`] adds at most, and the keys around the texts.
+/// Bytes of the keys around the texts, and of what [`Unnumbered::number`] adds.
 const KEYS_BYTES: usize = 160;
 
-/// A broadcast that lacks only its place in the room's order, so that little is left to write under the room's lock.
+/// A broadcast without its position in the room's order, so that little is left to write under the room's lock.
 #[derive(Debug)]
 pub struct Unnumbered(FrameWriter);
 
 impl Unnumbered {
-    /// What `user` says in `room`.
+    /// A message of `user` in `room`.
     pub fn message(user: &str, room: &str, text: &str) -> Self {
         Self::begin(user, room, text, false)
     }
@@ -51,7 +51,7 @@ impl Unnumbered {
         self.0.finish(OpCode::Text)
     }
 
-    /// The four keys of 2017, in their order; the object stays open for what is new.
+    /// The four keys of 2017, in their order; the object stays open for newer ones.
     fn begin(from: &str, room: &str, text: &str, meta: bool) -> Self {
         let mut message =
             Self(FrameWriter::with_capacity(KEYS_BYTES + from.len() + room.len() + text.len() + text.len() / 8));
@@ -77,7 +77,7 @@ impl Unnumbered {
     }
 }
 
-/// A system message to one connection: not part of any room's order. `from` is `hi`, or `#ROOM` where a room answers.
+/// A system message to one connection, outside any room's order. `from` is `hi`, or `#ROOM` for the answer of a room.
 pub fn to_one(from: &str, room: &str, text: &str) -> Bytes {
     let mut message = Unnumbered::begin(from, room, text, true);
     message.write(format_args!("}}"));

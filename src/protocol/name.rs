@@ -1,9 +1,9 @@
-//! What a user and a room may be called, and which names are the same; the one place with these rules, for the handshake,
-//! for commands and for the internal port alike.
+//! Which names users and rooms may have, and which names are equal: the one place with these rules, for the handshake, for
+//! commands and for the internal port.
 //!
-//! Names follow the nickname profile of RFC 8266 (`precis`): two that differ only in case, width or composition are the
-//! same, and what nobody sees, or what turns text round, is in none. Letters of other alphabets that look alike (a Cyrillic
-//! а) are different letters: a name proves nothing.
+//! Names follow the nickname profile of RFC 8266 (`precis`): two that differ only in case, width or composition are equal, and
+//! invisible characters and changes of direction are not allowed. Letters of other alphabets that look alike (a Cyrillic а)
+//! are different letters: a name proves nothing.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -24,13 +24,13 @@ pub(crate) const USER_BYTES_MAX: usize = 79;
 /// The longest room name, in bytes of UTF-8.
 pub(crate) const ROOM_BYTES_MAX: usize = 64;
 
-/// Marks on one letter, at most (UTS 39, 5.4): more of them run over the lines above and below.
+/// Limit of marks on one letter (UTS 39, 5.4): more of them run into the lines above and below.
 const MARKS_MAX: usize = 4;
 
-/// What is read as the `#` with which the notices of rooms sign: U+0023, and the signs that look like it.
+/// Characters that look like the `#` in the sender of a room's notices: U+0023 and similar signs.
 const HASHES: [char; 5] = ['#', '\u{266f}', '\u{22d5}', '\u{2317}', '\u{29e3}'];
 
-/// Who signs system messages, and messages of the internal port that name no one.
+/// Senders of system messages, and of messages of the internal port without a name.
 const RESERVED: [&str; 2] = [SERVER, API];
 const SERVER: &str = "hi";
 const API: &str = "api";
@@ -40,22 +40,22 @@ const API: &str = "api";
 /// Equality, order and hash are those of [`Name::key`]: `Ada` and `ada` are the same name.
 #[derive(Clone)]
 pub struct Name(
-    /// The name as it is shown, behind it its key where that differs, and last one character: the length of the first.
-    /// One allocation, because every connection holds a name.
+    /// The name as it is shown; then its key, if different; then one character, the length of the shown name. One allocation,
+    /// because every connection holds a name.
     Arc<str>,
 );
 
 impl Name {
-    /// Prepares the name of a user: 1 to [`USER_BYTES_MAX`] bytes before and after, nothing in front that is read as `#`
-    /// (that is how notices of a room sign), and neither `hi` nor `api`.
+    /// Prepares the name of a user: 1 to [`USER_BYTES_MAX`] bytes before and after, not starting with something like `#`
+    /// (which marks the notices of rooms), and neither `hi` nor `api`.
     ///
     /// # Errors
-    /// The first rule that the name breaks, as a sentence for whoever chose it.
+    /// The first rule that the name breaks, as a sentence for the user.
     pub fn user(text: &str) -> Result<Self, NameError> {
         Self::of_user(text, &RESERVED)
     }
 
-    /// Prepares the name under which a program of the operator's speaks: a user's, or `api`.
+    /// Prepares the name under which a program of the operator publishes: that of a user, or `api`.
     ///
     /// # Errors
     /// As [`Name::user`].
@@ -81,7 +81,7 @@ impl Name {
     /// Prepares the name of a room: 1 to [`ROOM_BYTES_MAX`] bytes before and after, no white space.
     ///
     /// # Errors
-    /// The first rule that the name breaks, as a sentence for whoever chose it.
+    /// The first rule that the name breaks, as a sentence for the user.
     pub fn room(text: &str) -> Result<Self, NameError> {
         let refuse = |problem| NameError { kind: Kind::Room, problem };
         let white_space = |text: &str| {
@@ -100,7 +100,7 @@ impl Name {
         }
     }
 
-    /// The rules that users and rooms share. Length first: the work on the characters is then bounded by it.
+    /// The rules that users and rooms share. The length comes first, which bounds the rest of the work.
     fn prepare(text: &str, bytes_max: usize) -> Result<Self, Problem> {
         let fits = |text: &str| match text.len() {
             0 => Err(Problem::Empty { bytes_max }),
@@ -121,13 +121,13 @@ impl Name {
         Ok(Self(packed.into()))
     }
 
-    /// The name as it is shown: everything on the wire has this form.
+    /// The name as it is shown, and as it is on the wire.
     pub fn as_str(&self) -> &str {
         let (both, length) = self.unpack();
         &both[..length]
     }
 
-    /// What is compared of it.
+    /// The form in which names are compared.
     pub(crate) fn key(&self) -> &str {
         match self.unpack() {
             (both, length) if length == both.len() => both,
@@ -141,12 +141,12 @@ impl Name {
     }
 }
 
-/// What the [`Name::key`] of a room begins with if its name begins with `text`; `None` if no room's can.
+/// The beginning of the [`Name::key`] of rooms whose names begin with `text`; `None` if there can be none.
 pub(crate) fn room_key_prefix(text: &str) -> Option<String> {
     (text.len() <= ROOM_BYTES_MAX).then(|| precis::fold(text))
 }
 
-/// A mark needs a letter to stand on, and letters carry only a few.
+/// Checks that every mark follows a letter, and that no letter has too many.
 fn check_marks(shown: &str) -> Result<(), Problem> {
     const NFD: DecomposingNormalizerBorrowed<'static> = DecomposingNormalizerBorrowed::new_nfd();
     if shown.is_ascii() {
@@ -193,7 +193,7 @@ impl Hash for Name {
     }
 }
 
-/// A map of names is asked by [`Name::key`].
+/// Maps of names are searched by [`Name::key`].
 impl Borrow<str> for Name {
     fn borrow(&self) -> &str {
         self.key()

@@ -3,7 +3,7 @@
 use super::name::Name;
 use crate::limits::NAMES_TOLD_MAX;
 
-/// What a notice tells; its name is the value of `Event` on the wire.
+/// What a notice is about; its name is the value of `Event` on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Join(Name),

@@ -1,7 +1,7 @@
 //! Server-sent events (WHATWG HTML, 9.2): what listeners of `/stream/ROOM` get. Pure.
 //!
-//! An event is made from the frame that members get: the same JSON, with an `id` that says where in which order it stands,
-//! so that an `EventSource` that reconnects says by itself what it has. JSON of ours has no line breaks.
+//! An event is made from the frame that members get: the same JSON, with its position as `id`, which an `EventSource` sends by
+//! itself when it reconnects. Our JSON has no line breaks.
 
 use std::io::Write;
 
@@ -11,9 +11,9 @@ use super::close_code::CloseReason;
 use crate::frame::encode;
 use crate::protocol::position::{Batch, Epoch, Since};
 
-/// A comment, which tells hops and listeners that the stream lives.
+/// A comment, which shows proxies and listeners that the stream is alive.
 pub(crate) const HEARTBEAT: &[u8] = b":\n\n";
-/// Beside the JSON: the names of the fields, line breaks, the digits of the epoch and of `Seq`.
+/// Bytes of an event beside the JSON: names of fields, line breaks, epoch and `Seq`.
 const FIELDS_BYTES: usize = 64;
 
 /// The event of the frame that was published as `seq`.
@@ -37,16 +37,15 @@ pub(crate) fn events(batch: &Batch, epoch: u64, first_seq: u64) -> Batch {
     Batch { bytes: events.into(), end_seq: batch.end_seq }
 }
 
-/// The event `gap`, made from the notice that a member would get. After it the listener has everything up to `seq`, or
-/// knows that it can't have it.
+/// The event `gap`, made from the notice that a member would get. It moves the listener's position to `seq`.
 pub(crate) fn gap(notice: &[u8], epoch: u64, seq: u64) -> Bytes {
     let mut event = b"event: gap\n".to_vec();
     write_event(&mut event, encode::split(notice).0, epoch, seq);
     event.into()
 }
 
-/// The beginning of a stream on which everything behind `seq` follows. No event comes of it, but from now on the listener
-/// knows where it stands, also in a room in which nothing is said; and when to reconnect if the connection is lost.
+/// The beginning of a stream that continues after `seq`. It is no event, but it sets the listener's position, which matters
+/// in a quiet room, and the time after which to reconnect.
 pub(crate) fn opening(epoch: u64, seq: u64, retry_ms: u64) -> Bytes {
     format!("retry: {retry_ms}\nid: {}:{seq}\n\n", Epoch(epoch)).into()
 }
@@ -59,14 +58,14 @@ pub(crate) fn end(reason: &CloseReason<'_>) -> Bytes {
     }
 }
 
-/// Where a listener that reconnects stopped: the value of `Last-Event-ID`. One that is not of our making is of no epoch.
+/// The position in the value of `Last-Event-ID`; it has no epoch if the value is not one of ours.
 pub(crate) fn parse_last_event_id(value: &[u8]) -> Since {
     let position = std::str::from_utf8(value).ok().and_then(|value| value.split_once(':'));
     let position = position.and_then(|(epoch, seq)| Some((Epoch::parse(epoch)?, parse_seq(seq)?)));
     position.map_or(Since { epoch: None, seq: 0 }, |(epoch, seq)| Since { epoch: Some(epoch), seq })
 }
 
-/// As it is written: digits alone.
+/// Reads digits only, exactly as `Seq` is written.
 fn parse_seq(text: &str) -> Option<u64> {
     let seq = text.parse::<u64>().ok()?;
     (seq.to_string() == text).then_some(seq)

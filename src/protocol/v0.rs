@@ -1,7 +1,7 @@
-//! The dialect of 2017: what a client says, as a command; what the server answers, as texts.
+//! The dialect of 2017: a client's messages as commands, and the server's answers as texts.
 //!
-//! Clients send `{"From","Message","Room","Meta"}`, the keys also in lower case. `From` and `Meta` are read only to see
-//! that they are of the right type: the server sets both.
+//! Clients send `{"From","Message","Room","Meta"}`, the keys also in lower case. `From` and `Meta` are only checked for
+//! their types: the server sets both.
 
 use std::borrow::Cow;
 
@@ -14,11 +14,11 @@ use super::json::{self, Json, Keys, Spelled};
 pub struct Said<'a> {
     /// The room that it is for; empty if none was given.
     pub(crate) room: Cow<'a, str>,
-    /// What is said, or a slash command.
+    /// The text, or a slash command.
     pub message: Cow<'a, str>,
 }
 
-/// What a text asks for, once its room is known to exist.
+/// The command in a text, once its room is known to exist.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command<'a> {
     /// Tell all members.
@@ -91,7 +91,7 @@ pub(super) fn wrong(fault: &mut Option<String>, key: &str, expected: &str, found
     fault.get_or_insert_with(|| format!("{key} has to be {expected}, not {}", found.kind()));
 }
 
-/// The command in a text: its first word decides, words are parted by one space each.
+/// The command in a text. Its first word decides; words are separated by single spaces.
 pub fn command(message: &str) -> Command<'_> {
     let mut words = message.split(' ');
     let first = words.next().unwrap_or_default();
@@ -114,7 +114,7 @@ pub mod text {
     /// A room that nobody is in.
     pub(crate) const NO_ROOM: &str = "room does not exist.";
 
-    /// A message in which nobody would see anything.
+    /// A message that shows nothing.
     pub(crate) const EMPTY: &str = "The message is empty.";
 
     /// A name that another member has.
@@ -127,7 +127,7 @@ pub mod text {
         format!("Left channel {room}.")
     }
 
-    /// `/leave` of a room that one isn't in.
+    /// `/leave` of a room that the user isn't in.
     pub(crate) fn not_present(room: &str, user: &str) -> String {
         format!("Couldn't leave channel {room}: User {user} not present in room {room}.")
     }

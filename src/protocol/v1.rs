@@ -1,4 +1,4 @@
-//! `hi.v1`: what a client asks for, as a command; the answers and errors to it, as frames.
+//! `hi.v1`: a client's requests as commands, and the answers and errors as frames.
 //!
 //! Clients send the object of v0 with `Op`, and a `Ref` that the answer repeats. Broadcasts are those of v0: see
 //! [`super::broadcast`].
@@ -32,27 +32,27 @@ pub enum Ref<'a> {
 /// One message of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// What the answer repeats; known also if the rest could not be read.
+    /// Repeated in the answer; known even if the rest could not be read.
     pub reference: Option<Ref<'a>>,
     /// What is asked for.
     pub command: Result<Command<'a>, Fault>,
 }
 
-/// What a client asks for. Rooms are as they came, not checked yet.
+/// A client's request. Rooms are as they arrived, not checked.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command<'a> {
     /// Tell all members.
     Publish {
         /// The room that it is for.
         room: Cow<'a, str>,
-        /// What is said; a slash means nothing here.
+        /// The text; a slash has no meaning here.
         message: Cow<'a, str>,
     },
     /// Join, or rejoin after a reconnect.
     Join {
         /// The room to join.
         room: Cow<'a, str>,
-        /// What the client has of it.
+        /// The client's position in the room.
         since: Option<Since>,
     },
     /// Leave a room.
@@ -67,7 +67,7 @@ pub enum Command<'a> {
     },
     /// Asks for the names of rooms.
     Rooms {
-        /// Only those whose names begin so.
+        /// Only rooms whose names begin with this.
         prefix: Cow<'a, str>,
     },
     /// Asks for the server's time.
@@ -79,7 +79,7 @@ pub enum Command<'a> {
 pub enum Fault {
     /// Not JSON, not an object, or a key of the wrong type; three in a row close the connection.
     Unreadable(String),
-    /// A key is missing, or has a value that nothing is known of.
+    /// A key is missing, or has an unknown value.
     Meaningless(String),
 }
 
@@ -96,7 +96,7 @@ pub enum Code {
     NotJoined,
     /// Beyond the rate limit.
     TooManyRequests,
-    /// The message can't be read or makes no sense.
+    /// The message can't be read, or is no request.
     BadRequest,
 }
 
@@ -123,7 +123,7 @@ impl Code {
         }
     }
 
-    /// Whether the same request may do a moment later, without anything else having changed.
+    /// Whether the same request may succeed a moment later.
     pub(crate) fn is_temporary(self) -> bool {
         self == Self::TooManyRequests
     }
@@ -189,7 +189,7 @@ impl Hello<'_> {
     }
 }
 
-/// An answer that says yes: `Op` is `ok`, and only what the request asked about is there.
+/// A positive answer: `Op` is `ok`, and the other keys depend on the request.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Answer<'a> {
@@ -232,7 +232,7 @@ impl<'a> Answer<'a> {
         Self { room: Some(room), epoch: Some(Epoch(epoch)), seq: Some(seq), ..Self::default() }
     }
 
-    /// To `join`: everything behind `seq` follows, nothing else.
+    /// To `join`: the frames after `seq` follow.
     pub(crate) fn joined(room: &'a str, epoch: u64, seq: u64, recovered: Option<bool>, users: usize) -> Self {
         Self { recovered, users: Some(Users::Count(users)), ..Self::published(room, epoch, seq) }
     }

@@ -6,7 +6,7 @@ pub enum Violation {
     /// An RSV bit is set, though no extension was agreed on (RFC 6455 section 5.2).
     #[error("A reserved (RSV) bit is set, but no extension was agreed on.")]
     ReservedBits,
-    /// The opcode, here given, has no meaning (RFC 6455 section 5.2).
+    /// This opcode is reserved (RFC 6455 section 5.2).
     #[error("The opcode {0:#x} is reserved.")]
     ReservedOpcode(u8),
     /// The frame is not masked (RFC 6455 section 5.1).
@@ -18,10 +18,10 @@ pub enum Violation {
     /// A ping, pong or close has more than 125 bytes (RFC 6455 section 5.5).
     #[error("A control frame must not be longer than 125 bytes.")]
     ControlTooLong,
-    /// A continuation frame, and no message is open (RFC 6455 section 5.4).
+    /// A continuation frame arrived while no message was open (RFC 6455 section 5.4).
     #[error("A continuation frame came, but no message is open.")]
     ContinuationWithoutStart,
-    /// A new message starts before the last fragment of the one before (RFC 6455 section 5.4).
+    /// A new message starts before the previous one's last fragment (RFC 6455 section 5.4).
     #[error("A new message started before the fragmented one was finished.")]
     MessageInterrupted,
     /// The payload length is written in more bytes than it needs (RFC 6455 section 5.2).
@@ -30,7 +30,7 @@ pub enum Violation {
     /// A 64-bit payload length has its top bit set (RFC 6455 section 5.2).
     #[error("The top bit of the 64-bit payload length is set.")]
     LengthTopBit,
-    /// The message is longer than the server takes (RFC 6455 section 10.4).
+    /// The message is longer than the server accepts (RFC 6455 section 10.4).
     #[error("The message is longer than {message_bytes_max} bytes.")]
     TooBig {
         /// The limit, in bytes.
@@ -42,7 +42,7 @@ pub enum Violation {
     /// A close frame has a payload of one byte: half a code (RFC 6455 section 5.5.1).
     #[error("The close frame has only one byte, which can't be a code.")]
     CloseCodeCut,
-    /// A close frame has a code, here given, that may not be sent (RFC 6455 section 7.4).
+    /// A close frame has this code, which may not be sent (RFC 6455 section 7.4).
     #[error("The close code {0} must not be sent.")]
     CloseCodeForbidden(u16),
     /// The reason of a close frame is not UTF-8 (RFC 6455 section 5.5.1).
