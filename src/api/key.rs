@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_sound_key_is_refused() {
+    fn a_file_without_a_valid_key_is_refused() {
         for text in ["", "\n \n", "short", "0123456789 abcdef", "0123456789abcdef\nshort"] {
             assert!(Keys::parse(text).unwrap_err().contains("openssl rand"), "{text:?}");
         }

@@ -1,18 +1,18 @@
 //! The request head: from bytes to method, target, version and headers (RFC 9112), around httparse.
 //!
-//! httparse decides what a line is; this file adds the limits, what a server that may stand behind any proxy must not
-//! accept (RFC 9112 11.2: two parties that disagree about where a request ends), and sentences that say what is wrong.
+//! httparse parses the lines. This file adds the limits, refuses what a server behind a proxy must not accept (RFC 9112 11.2:
+//! two parties that disagree about where a request ends), and says in sentences what is wrong.
 
 use super::reason::Reason;
 
 /// The longest request head, in bytes, from the first byte to the end of the empty line.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// The most header lines in one head.
+/// Number of header lines in one head.
 pub(crate) const HEADERS_MAX: usize = 100;
 
-/// Empty lines ignored in front of the request line (RFC 9112 2.2 asks for at least one). Bounded, so that looking at the
-/// start again with every packet stays cheap.
+/// Number of empty lines ignored before the request line (RFC 9112 2.2 requires at least one). Bounded, because the start is
+/// checked again with every packet.
 const EMPTY_LINES_MAX: usize = 4;
 
 /// The first bytes of HTTP/2 with prior knowledge (RFC 9113 3.4).
@@ -28,7 +28,7 @@ pub(crate) enum Version {
 }
 
 impl Version {
-    /// As it stands in the request line.
+    /// As in the request line.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Http10 => "HTTP/1.0",
@@ -44,7 +44,7 @@ pub struct Head<'b> {
     /// The request target as it arrived, still percent-encoded (RFC 9112 3.2).
     pub target: &'b str,
     pub(crate) version: Version,
-    /// Names (in the case that they came in) and values (white space around them removed), in order.
+    /// Names (in their original case) and values (without surrounding white space), in order.
     pub headers: Vec<(&'b str, &'b [u8])>,
 }
 
@@ -65,8 +65,8 @@ impl<'b> Head<'b> {
         self.tokens(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
 
-    /// Whether bytes of a body follow the head (RFC 9112 6.3). A caller that does not read them must close the
-    /// connection after its answer: they would be taken for the next request.
+    /// Whether a body follows the head (RFC 9112 6.3). A caller that does not read it must close the connection after its
+    /// answer: the body would be taken for the next request.
     pub(crate) fn body_declared(&self) -> bool {
         self.header("transfer-encoding").next().is_some()
             || self.header("content-length").any(|value| value.iter().any(|b| *b != b'0'))
@@ -125,7 +125,7 @@ impl HeadError {
     }
 }
 
-/// Parses a head; [`parse_more`] for bytes that were not looked at before.
+/// [`parse_more`], for bytes that were not searched before.
 ///
 /// # Errors
 /// See [`HeadError`].
@@ -133,9 +133,9 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, HeadError> {
     parse_more(bytes, 0)
 }
 
-/// Parses a head from the start of `bytes`, of which the first `searched_before` were given to this function before (0:
-/// none), without an end found. `None`: more bytes are needed. Otherwise the head and the number of bytes that it used;
-/// what follows belongs to the upgraded protocol, to a body or to the next request.
+/// Parses a head from the start of `bytes`. The first `searched_before` bytes were passed to this function before, and had no
+/// end. `None`: more bytes are needed. Otherwise the head and its length in bytes; what follows belongs to the upgraded
+/// protocol, to a body or to the next request.
 ///
 /// A head that arrives byte by byte is searched once, not once per byte; it is parsed when it is whole.
 ///
@@ -151,12 +151,12 @@ pub fn parse_more(bytes: &[u8], searched_before: usize) -> Result<Option<(Head<'
     }
 }
 
-/// The number of bytes up to and with the empty line that ends the head, if it is there (RFC 9112 2.1). The first
-/// `searched_before` bytes were searched before, in vain, and are not searched again.
+/// The length in bytes up to and including the empty line that ends the head, if it has arrived (RFC 9112 2.1). The first
+/// `searched_before` bytes were searched before, and are not searched again.
 ///
-/// A bare LF counts as the end of a line: [`parse_more`] refuses it, but at once, not after a time-out.
+/// A bare LF counts as the end of a line, so that [`parse_more`] refuses it at once and not after a time-out.
 pub(crate) fn find_end(bytes: &[u8], searched_before: usize) -> Option<usize> {
-    // An empty line ends in LF CR LF at the longest: two of its bytes may have been there before.
+    // The end is LF CR LF at the longest: two of its bytes may have arrived before.
     let from = empty_lines(bytes).max(searched_before.saturating_sub(2));
     let unseen = bytes.get(from..)?;
     unseen.iter().enumerate().filter(|(_, b)| **b == b'\n').find_map(|(at, _)| match unseen[at + 1..] {
@@ -171,8 +171,8 @@ fn empty_lines(bytes: &[u8]) -> usize {
     bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(bytes.len())
 }
 
-/// Where the request line starts. What can be refused by its first bytes is refused by them: TLS, HTTP/2 and binary
-/// protocols would otherwise keep the connection until the handshake's time is over.
+/// Where the request line starts. Refuses by the first bytes whatever can be refused by them: TLS, HTTP/2 and binary protocols
+/// would otherwise keep the connection until the handshake times out.
 fn check_start(bytes: &[u8]) -> Result<usize, HeadError> {
     let limited = &bytes[..bytes.len().min(2 * EMPTY_LINES_MAX + 1)];
     let start = empty_lines(limited);
@@ -203,7 +203,7 @@ fn parse_whole(bytes: &[u8]) -> Result<Head<'_>, HeadError> {
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(used)) => debug_assert_eq!(used, bytes.len()),
-        // The empty line is there: with a line that httparse understood it would not ask for more.
+        // The empty line is there, so this is a line that httparse does not understand.
         Ok(httparse::Status::Partial) => return malformed("a line breaks off"),
         Err(error) => return Err(explain(error, bytes)),
     }
@@ -221,8 +221,8 @@ fn parse_whole(bytes: &[u8]) -> Result<Head<'_>, HeadError> {
     Ok(head)
 }
 
-/// httparse takes a bare LF for the end of a line, as RFC 9112 2.2 allows; proxies differ in it, so a header could end in
-/// two places. No client of today sends it.
+/// httparse accepts a bare LF as the end of a line, as RFC 9112 2.2 allows. Proxies differ in it, so that a header could end
+/// in two places; no current client sends it.
 fn check_line_ends(bytes: &[u8]) -> Result<(), HeadError> {
     let lines = bytes.split_inclusive(|b| *b == b'\n');
     match lines.zip(1..).find(|(line, _)| !line.ends_with(b"\r\n")) {
@@ -240,7 +240,7 @@ fn check_host(head: &Head<'_>) -> Result<(), HeadError> {
     }
 }
 
-/// The length of the body must have one reading only (RFC 9112 6.1 and 6.3).
+/// The length of the body must be unambiguous (RFC 9112 6.1 and 6.3).
 fn check_framing(head: &Head<'_>) -> Result<(), HeadError> {
     let mut lengths = head.header("content-length");
     if let Some(length) = lengths.next() {
@@ -267,7 +267,7 @@ fn check_framing(head: &Head<'_>) -> Result<(), HeadError> {
     Ok(())
 }
 
-/// httparse names the kind of error, not the place; the bytes are looked through once more to say which line it is.
+/// httparse reports the kind of error, not the place: this finds the line.
 fn explain(error: httparse::Error, bytes: &[u8]) -> HeadError {
     use httparse::Error;
     let mut lines = bytes.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));

@@ -9,12 +9,11 @@ use sha1::{Digest as _, Sha1};
 use super::head::Head;
 use super::response::Response;
 
-/// Nothing but the page's own files and its own WebSocket; no inline script or style, no frame around it
-/// (CSP Level 3). `connect-src 'self'` covers ws: and wss: of the same host and port.
+/// Allows nothing but the page's own files and its own WebSocket; no inline script or style, no frame around it (CSP Level 3). `connect-src 'self'` covers ws: and wss: of the same host and port.
 pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The files: each with the path that it has beside the page.
+/// The files, each with its path relative to the page.
 static ASSETS: LazyLock<[(&str, Asset); 10]> = LazyLock::new(|| {
     let script = |bytes: &'static [u8]| Asset::new("text/javascript; charset=utf-8", bytes);
     [
@@ -101,8 +100,8 @@ impl fmt::Debug for Asset {
     }
 }
 
-/// The file of the page at this path, decoded and without query. A proxy that maps `/chat` to `/` makes `/chat/app.js`
-/// `//app.js`: slashes in front don't count.
+/// The file of the page at this path, decoded and without query. Leading slashes don't count: a proxy that maps `/chat` to `/`
+/// turns `/chat/app.js` into `//app.js`.
 pub(crate) fn asset(path: &str) -> Option<Asset> {
     let name = match path.trim_start_matches('/') {
         "index.html" => "",

@@ -1,8 +1,7 @@
-//! The request target: what is asked for (RFC 9112 3.2, RFC 3986).
+//! The request target (RFC 9112 3.2, RFC 3986).
 //!
-//! Two steps, because their answers come at different times: [`route`] says what the request asks for, and only when the
-//! handshake is valid does [`UpgradeTarget::params`] look at user and room. A plain GET on `/ws` is told that it is no
-//! handshake, not that it lacks a user name.
+//! There are two steps: [`route`] says what the request is for, and [`UpgradeTarget::params`] checks user and room, usually only
+//! once the handshake is valid. A plain GET on `/ws` is told that it is no handshake, not that it lacks a user name.
 
 use std::borrow::Cow;
 
@@ -12,29 +11,29 @@ use super::page::{self, Asset};
 use super::reason::Reason;
 use crate::protocol::name::Name;
 
-/// The body for every user name that is refused; clients of the original hi know it by heart.
+/// The body for every refused user name, exactly as in the original hi, whose clients may compare it.
 pub(crate) const USERNAME_TEXT: &str =
     "Need a valid username (shorter than 80 characters and does not start with a hash)";
 
-/// The chat room of an address that names none.
+/// The chat room of an address without one.
 pub(crate) const ROOM_DEFAULT: &str = "general";
 
-/// What a request target leads to. Queries are as they arrived; rooms are decoded and not checked yet.
+/// What a request target is for. Queries are as they arrived; rooms are decoded but not checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route<'t> {
     /// A file of the chat page.
     Page(Asset),
-    /// `/healthz`: is the process alive?
+    /// `/healthz`: whether the process is alive.
     Healthz,
     /// `/-/doctor/echo`: the request as it arrived.
     DoctorEcho,
-    /// A WebSocket; anything but a handshake is answered with 426 there.
+    /// A WebSocket; anything but a handshake is answered with 426.
     Upgrade(UpgradeTarget<'t>),
     /// Server-sent events of a chat room: `/stream/ROOM`. Next: [`stream_room`].
     Stream {
-        /// Everything behind `/stream/`, decoded.
+        /// Everything after `/stream/`, decoded.
         room: String,
-        /// Behind the `?`; empty if there is none. Next: [`last_event_id`].
+        /// What follows the `?`, possibly empty. Next: [`last_event_id`].
         query: &'t str,
     },
     /// `*`: the server as a whole (RFC 9110 9.3.7).
@@ -48,14 +47,14 @@ pub enum Route<'t> {
 pub enum UpgradeTarget<'t> {
     /// The chat: any path that ends in `/ws`.
     Chat {
-        /// Behind the `?`; empty if there is none.
+        /// What follows the `?`, possibly empty.
         query: &'t str,
     },
     /// A raw room: `/raw/ROOM`.
     Raw {
-        /// Everything behind `/raw/`, decoded.
+        /// Everything after `/raw/`, decoded.
         room: String,
-        /// Behind the `?`; empty if there is none.
+        /// What follows the `?`, possibly empty.
         query: &'t str,
     },
 }
@@ -87,7 +86,7 @@ impl UpgradeTarget<'_> {
     }
 }
 
-/// The user that wants into the chat, and the room.
+/// A user who connects to the chat, and the room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatParams {
     pub(crate) user: Name,
@@ -95,18 +94,18 @@ pub struct ChatParams {
     pub room: Name,
     /// Whether the address named the room; if not, it is [`ROOM_DEFAULT`] (v1 joins only what is named).
     pub(crate) room_named: bool,
-    /// `resume`: the secret of a lost connection, as it came.
+    /// `resume`: the secret of a lost connection, not checked.
     pub(crate) resume: Option<String>,
 }
 
-/// Which raw room, and how.
+/// A raw room, and how to take part in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawParams {
     /// The room's name.
     pub room: Name,
     /// Whether the sender gets its own messages back (`echo=0`: no).
     pub(crate) echo: bool,
-    /// Whether a lapped member skips what it lost instead of being closed (`lossy=1`: yes).
+    /// Whether the member, if lapped, skips what it lost instead of being disconnected (`lossy=1`: yes).
     pub(crate) lossy: bool,
 }
 
@@ -114,11 +113,11 @@ pub struct RawParams {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct TargetError {
-    /// What is wrong, in one word.
+    /// What is wrong, as one word for programs.
     pub(crate) reason: Reason,
     /// The whole body for the client.
     pub(crate) text: String,
-    /// The precise reason for the log: one line, without control characters. `Display` is this.
+    /// The precise reason, for the log: one line without control characters; also `Display`.
     pub(crate) detail: String,
 }
 
@@ -133,8 +132,8 @@ impl TargetError {
     }
 }
 
-/// Where a request target leads: `/raw/`, `/stream/` and `/-/` first, then the files of the page and `/healthz`, then any
-/// path that ends in `/ws`. Paths are compared decoded (RFC 3986 6.2.2.2); queries stay as they are.
+/// What a request target is for: `/raw/`, `/stream/` and `/-/` first, then the files of the page and `/healthz`, then any path
+/// that ends in `/ws`. Paths are compared decoded (RFC 3986 6.2.2.2); queries stay encoded.
 ///
 /// # Errors
 /// The path is not valid percent-encoding, not UTF-8, or has control characters.
@@ -165,11 +164,11 @@ pub fn route(target: &str) -> Result<Route<'_>, TargetError> {
     })
 }
 
-/// The parameters of [`UpgradeTarget::Chat`]: exactly one `username`, at most one `room` and one `resume`; other keys are not looked at.
+/// The parameters of [`UpgradeTarget::Chat`]: exactly one `username`, at most one `room` and one `resume`; other keys are
+/// ignored.
 ///
 /// # Errors
-/// Every fault of the user name has the body [`USERNAME_TEXT`]; those of the room have sentences of their own. The user
-/// name is judged first.
+/// Every invalid user name has the body [`USERNAME_TEXT`]; an invalid room is explained. The user name is checked first.
 pub(crate) fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
     let user = match single(query, "username") {
         Ok(Some(value)) => value,
@@ -184,7 +183,7 @@ pub(crate) fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
     Ok(ChatParams { user, room, room_named, resume: resume.map(Cow::into_owned) })
 }
 
-/// The parameters of [`UpgradeTarget::Raw`]; keys other than `echo` and `lossy` are not looked at.
+/// The parameters of [`UpgradeTarget::Raw`]; keys other than `echo` and `lossy` are ignored.
 ///
 /// # Errors
 /// The room's name is invalid, or `echo` or `lossy` is neither 0 nor 1, or given twice.
@@ -204,7 +203,7 @@ pub(crate) fn stream_room(room: &str) -> Result<Name, TargetError> {
     room_name(room)
 }
 
-/// The keys under which polyfills of `EventSource` send what native ones send as `Last-Event-ID`.
+/// The keys in which polyfills of `EventSource` send what native ones send as `Last-Event-ID`.
 const LAST_EVENT_ID_KEYS: [&str; 2] = ["lastEventId", "lastEventID"];
 
 /// The id of the last event that a listener has, from the query of [`Route::Stream`].
@@ -243,8 +242,8 @@ fn switch(query: &str, key: &'static str) -> Result<Option<bool>, TargetError> {
     }
 }
 
-/// Path and query, both as they arrived. Targets in absolute form name the server once more (RFC 9112 3.2.2: a server
-/// accepts them); `*` and the authority form of CONNECT have no path.
+/// Path and query, both as they arrived. A server has to accept targets in absolute form (RFC 9112 3.2.2); `*` and the authority
+/// form of CONNECT have no path.
 fn split(target: &str) -> Option<(&str, &str)> {
     let origin_form = if target.starts_with('/') {
         target
@@ -256,7 +255,7 @@ fn split(target: &str) -> Option<(&str, &str)> {
     Some((if path.is_empty() { "/" } else { path }, query))
 }
 
-/// The value of a key that may be there once.
+/// The value of a key that may occur once.
 fn single<'q>(query: &'q str, key: &'static str) -> Result<Option<Cow<'q, str>>, ParamError> {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let mut values = pairs.filter(|(name, _)| decode(name, true).is_ok_and(|name| name == key)).map(|(_, value)| value);
