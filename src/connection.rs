@@ -9,9 +9,9 @@ use crate::frame::OpCode;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::counters::delivery::Carried;
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
-use crate::metrics::delivery::Carried;
 use crate::protocol::name::Name;
 use crate::protocol::{MemberId, Protocol, sse};
 use crate::rate::Bucket;

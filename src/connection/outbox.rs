@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::Own;
+use crate::counters::delivery::Carried;
 use crate::limits::{OUTBOX_BYTES_MAX, PONGS_MAX};
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
-use crate::metrics::delivery::Carried;
 use crate::slice::Slice;
 
 /// Bytes that a queued frame costs on top of its own: its entry in the list, its allocation and its reference count.

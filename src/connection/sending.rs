@@ -6,8 +6,8 @@ use smallvec::SmallVec;
 
 use super::outbox::Owed;
 use super::{Connection, Gap, Membership, Next, Own, Role, Sent, Source, Sources};
+use crate::counters::delivery::Carried;
 use crate::limits::{OUTBOX_BYTES_MAX, REPLAY_BYTES_PER_SEND_MAX, SEND_BYTES_MAX, SLICES_PER_SEND_MAX};
-use crate::metrics::delivery::Carried;
 use crate::protocol::position::Batch;
 use crate::ring::Slices;
 use crate::room::local::LocalRooms;

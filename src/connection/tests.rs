@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Time;
+use crate::counters::{Counters, Readings, counters};
 use crate::limits::{LEAVE_BYTES_MAX, SETTLE_BYTES_MAX};
-use crate::metrics::counters::{Counters, Readings, counters};
 use crate::os;
 use crate::protocol::MemberId;
 use crate::protocol::resume::ResumeKey;

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::plan::Sizes;
-use crate::metrics::counters::Number;
+use crate::number::Number;
 
 /// The kinds of holders, which are also the labels of their metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,6 @@
 //! What hi counts, for Prometheus.
 //!
-//! - [`counters`]: what one thread counts while it works; only that thread writes it
-//! - [`delivery`]: how long messages take, of some of them
-//! - [`scrape`]: all of it added up, at the moment when somebody asks
+//! - [`scrape`]: what all threads [count](crate::counters), added up when it is asked for
 //! - [`format`](mod@format): the text formats in which it is answered
 //!
 //! Whoever has something else to tell registers a collector: see [`Metrics::registry`].
@@ -13,15 +11,13 @@ use prometheus_client::encoding::text;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::counters::{self, Counters, Readings};
 use crate::room;
 
-pub mod counters;
-pub mod delivery;
 pub mod format;
 pub mod memory;
 pub mod scrape;
 
-use counters::{Counters, Readings};
 use format::Format;
 
 /// Everything that can be asked for at `/metrics`.

@@ -16,8 +16,8 @@ use slab::Slab;
 use super::Room;
 use super::inbox::{Lost, Relay};
 use super::log::{FRAME_OVERHEAD_BYTES, Log};
+use crate::counters::delivery::{Carried, Deliveries, Sampled};
 use crate::limits::{MEMBERS_PER_TRIM, ROOM_BYTES_HELD};
-use crate::metrics::delivery::{Carried, Deliveries, Sampled};
 use crate::protocol::Encoding;
 use crate::protocol::position::Batch;
 

@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::connection::Role;
+use crate::counters::Counters;
 use crate::memory::Memory;
-use crate::metrics::counters::Counters;
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 use crate::protocol::position::Since;

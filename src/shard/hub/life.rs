@@ -9,10 +9,10 @@ use tracing::debug;
 use super::reading::CLOSE_WORK;
 use super::{Ask, Hub};
 use crate::connection::life::State;
+use crate::counters::CLOSED_ABNORMALLY;
 use crate::frame::decode::Violation;
 use crate::frame::encode;
 use crate::limits::CLOSE_SECONDS;
-use crate::metrics::counters::CLOSED_ABNORMALLY;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{Protocol, sse};
 

@@ -6,10 +6,10 @@
 use std::cmp::Reverse;
 
 use super::Hub;
+use crate::counters::Lapped;
 use crate::limits::{GIVEN_BYTES_PER_TURN, GIVING_PER_TURN};
 use crate::memory::held::count_lap;
 use crate::memory::{Demand, What, plan};
-use crate::metrics::counters::Lapped;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
 use crate::room::inbox::Inbox;

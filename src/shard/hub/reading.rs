@@ -13,13 +13,13 @@ use crate::frame::OpCode;
 
 use super::{Ask, Hub, Key};
 use crate::connection::unread::{Parked, Unread};
+use crate::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE};
 use crate::frame::decode::Event;
 use crate::frame::encode;
 use crate::limits::{
     BUFFERS_SHARE, COPIED_PARTS_MAX, ENDS_PER_TURN, LOOKS_PER_TURN, RECEIVE_BUFFER_BYTES, REPLIES_BYTES_HELD,
     WORK_PER_TURN, WORK_SHARE_MIN,
 };
-use crate::metrics::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE};
 use crate::protocol::Protocol;
 use crate::ring::{BufferPool, Receive, Received};
 

@@ -9,8 +9,8 @@ use std::io;
 
 use super::{Ask, Hub, Key};
 use crate::connection::{Gap, Next, Sent};
+use crate::counters::Lapped;
 use crate::limits::VISITS_MIN;
-use crate::metrics::counters::Lapped;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{Protocol, broadcast, sse};
 use crate::ring::Slices;
