@@ -1,10 +1,10 @@
-//! The log beside a plain vector that keeps every frame, and remembers only where the log has to begin.
+//! The log compared with a plain vector that keeps every frame, and only remembers where the log has to begin.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// The twin: `frames[0]` is the oldest frame kept.
+/// The reference: `frames[0]` is the oldest frame that is kept.
 struct Twin {
     bytes_max: usize,
     first_seq: u64,
@@ -46,7 +46,7 @@ impl Twin {
         self.frames[(from - self.first_seq) as usize..(until - self.first_seq) as usize].concat()
     }
 
-    /// As [`Log::position_after`], one byte after the other.
+    /// Like [`Log::position_after`], byte by byte.
     fn position_after(&self, cursor: u64, sent: usize) -> Option<(u64, usize)> {
         if sent == 0 {
             return Some((cursor, 0));
@@ -63,20 +63,20 @@ impl Twin {
     }
 }
 
-/// Positions are drawn as a number that is then fitted to what the log holds at that time, and a little beyond.
+/// Positions are random numbers, which are then mapped to what the log holds at that time, and a little beyond.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A number of frames, and the bytes of each.
+    /// Append a number of frames of this size.
     Append {
         count: usize,
         frame_bytes: usize,
     },
-    /// A frame behind a number of missing ones.
+    /// Append a frame after a number of missing ones.
     Jump {
         missing: u64,
         frame_bytes: usize,
     },
-    /// A frame from before the log began.
+    /// Append a frame that is older than the tip.
     Late {
         back: u64,
     },
@@ -121,12 +121,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A `Seq` from a little before the oldest frame to a little behind the tip.
+/// A `Seq` between a little before the oldest frame and a little after the tip.
 fn near(twin: &Twin, at: u64) -> u64 {
     (twin.first_seq + at % (twin.frames.len() as u64 + 8)).saturating_sub(4)
 }
 
-/// A frame that no other frame of the test is equal to, and of which no part looks like another.
+/// A frame that differs from every other frame of the test, and no part of which looks like another.
 fn frame(len: usize, serial: &mut u32) -> Bytes {
     *serial += 1;
     let mut value = *serial;
@@ -137,7 +137,7 @@ fn frame(len: usize, serial: &mut u32) -> Bytes {
     bytes.take(len).collect()
 }
 
-/// Bytes allocated for the log's frames, without what it shares with others.
+/// Bytes allocated for the log's frames.
 fn held_bytes(log: &Log) -> usize {
     let chunk_bytes = |stored: &Stored| match &stored.body {
         Body::Copied(chunk) => chunk.capacity(),
@@ -169,7 +169,7 @@ fn run(first_seq: u64, bytes_max: usize, steps: &[Step]) {
     let mut log = Log::new(first_seq, bytes_max);
     let mut serial = 0;
     let mut largest = 0;
-    // What the kernel would still be reading: it must not change, whatever happens to the log.
+    // What the kernel might still be reading: it must not change, no matter what happens to the log.
     let mut in_flight = Vec::new();
     for step in steps {
         match *step {
@@ -187,11 +187,11 @@ fn run(first_seq: u64, bytes_max: usize, steps: &[Step]) {
                 let seq = twin.tip() + missing;
                 log.append(seq, &frame);
                 twin.append(seq, frame);
-                assert_eq!((log.first_seq(), log.tip()), (seq, seq + 1), "what is before a hole is no use to anyone");
+                assert_eq!((log.first_seq(), log.tip()), (seq, seq + 1), "frames before a hole are dropped");
             }
             Step::Late { back } => log.append(twin.tip().saturating_sub(back), &frame(9, &mut serial)),
             Step::Trim { at } => {
-                // Members are at the tip at most.
+                // No member is beyond the tip.
                 let seq = near(&twin, at).min(twin.tip());
                 log.trim(seq);
                 twin.trim(seq);
@@ -200,7 +200,10 @@ fn run(first_seq: u64, bytes_max: usize, steps: &[Step]) {
                 let before = log.held_bytes();
                 log.shrink(held_bytes_max);
                 assert!(log.held_bytes() <= held_bytes_max, "{} of {held_bytes_max} held", log.held_bytes());
-                assert!(before > held_bytes_max || log.first_seq() == twin.first_seq, "it took no more than it may");
+                assert!(
+                    before > held_bytes_max || log.first_seq() == twin.first_seq,
+                    "nothing is dropped from a log that is small enough"
+                );
                 twin.trim(log.first_seq());
             }
             Step::Read { at, until } => {
@@ -218,7 +221,7 @@ fn run(first_seq: u64, bytes_max: usize, steps: &[Step]) {
         let overhead = log.chunks.len() * ALLOCATION_OVERHEAD_BYTES + log.chunks.capacity() * size_of::<Stored>();
         assert_eq!((log.held_bytes(), log.held.bytes()), (held_bytes(&log) + overhead, log.held_bytes()));
         if twin.frames.is_empty() {
-            assert_eq!(held_bytes(&log), 0, "an emptied log gives its memory back");
+            assert_eq!(held_bytes(&log), 0, "an emptied log frees its memory");
         }
         in_flight.drain(..in_flight.len().saturating_sub(20));
     }
@@ -278,7 +281,7 @@ fn a_large_frame_is_shared_and_a_small_one_copied() {
 }
 
 #[test]
-fn a_frame_above_the_bound_is_kept_until_the_next_one_comes() {
+fn a_frame_larger_than_the_bound_is_kept_until_the_next_one_comes() {
     let mut log = Log::new(1, 100);
     let mut serial = 0;
     for _ in 0..3 {
