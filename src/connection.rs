@@ -5,8 +5,8 @@
 
 use std::os::fd::RawFd;
 
+use crate::frame::OpCode;
 use bytes::Bytes;
-use fastwebsockets::OpCode;
 use smallvec::SmallVec;
 
 use crate::frame::decode::Decoder;

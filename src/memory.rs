@@ -77,6 +77,12 @@ impl Memory {
         Self::new(usize::MAX, 0)
     }
 
+    /// The same budget for what the holders say alone, whatever else the process has resident: a simulation depends on nothing
+    /// but its seed.
+    pub fn of_holders_alone(self) -> Self {
+        Self { resident: Resident::unknown(), ..self }
+    }
+
     /// The size of the budget in bytes.
     pub fn bytes_max(&self) -> usize {
         self.bytes_max

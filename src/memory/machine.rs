@@ -21,6 +21,11 @@ impl Resident {
         Self { file: File::open("/proc/self/statm").ok(), page_bytes: rustix::param::page_size() }
     }
 
+    /// As on a system that doesn't say.
+    pub fn unknown() -> Self {
+        Self { file: None, page_bytes: 0 }
+    }
+
     /// Resident bytes; 0 if the system doesn't say.
     pub fn bytes(&self) -> usize {
         let mut text = [0; 128];

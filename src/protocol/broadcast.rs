@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
+use crate::frame::OpCode;
 use bytes::Bytes;
-use fastwebsockets::OpCode;
 use serde::Serialize;
 
 use crate::frame::encode::FrameWriter;

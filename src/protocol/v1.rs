@@ -5,8 +5,8 @@
 
 use std::borrow::Cow;
 
+use crate::frame::OpCode;
 use bytes::Bytes;
-use fastwebsockets::OpCode;
 use serde::Serialize;
 
 use crate::frame::encode::FrameWriter;

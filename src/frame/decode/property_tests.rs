@@ -230,7 +230,7 @@ proptest! {
         text in "\\PC{0,200}",
         pieces in 1..40_usize,
     ) {
-        let opcode = if binary { OpCode::Binary } else { OpCode::Text };
+        let opcode = if binary { fastwebsockets::OpCode::Binary } else { fastwebsockets::OpCode::Text };
         let kind = if binary { Kind::Binary } else { Kind::Text };
         let mut frame = ClientFrame::new(true, opcode, Some(mask), Payload::Owned(text.clone().into_bytes()));
         frame.mask();

@@ -3,7 +3,7 @@
 
 use std::net::Shutdown;
 
-use fastwebsockets::OpCode;
+use crate::frame::OpCode;
 use tracing::debug;
 
 use super::reading::CLOSE_WORK;

@@ -126,10 +126,13 @@ impl Hub {
             _ if connection.has_replies() => CloseReason::RepliesUnread,
             _ => CloseReason::TooSlow,
         };
+        // What follows input that was dropped can't be decoded any more.
+        let lost_input = connection.unread.is_some() || connection.decoder.buffered_bytes() > 0;
         connection.give_up();
-        connection.unread = None;
         let left_bytes = if what == What::Outboxes { connection.outbox_bytes() } else { 0 };
-        if !connection.life.is_open() || left_bytes > bytes / 2 {
+        let is_open = connection.life.is_open();
+        self.forget_unread(slot);
+        if !is_open || left_bytes > bytes / 2 {
             // It is already closing, or stuck in the middle of a frame that makes up most of what it holds.
             self.count_end(slot, reason.code());
             self.end_counted(slot);
@@ -141,6 +144,9 @@ impl Hub {
             _ => {}
         }
         self.close_at_once(slot, &reason);
+        if lost_input {
+            self.connection(slot).life.linger();
+        }
         bytes.saturating_sub(left_bytes)
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use fastwebsockets::OpCode;
+use crate::frame::OpCode;
 
 use super::{Ask, Hub, Key};
 use crate::connection::unread::{Parked, Unread};
@@ -361,6 +361,16 @@ impl Hub {
             self.reading.ends.push_back(key);
         } else {
             self.receive(key.slot);
+        }
+    }
+
+    /// Drops the unread input of a connection. What arrives from now on is received.
+    pub(super) fn forget_unread(&mut self, slot: u32) {
+        let key = self.key(slot);
+        if self.connection(slot).unread.take().is_some() {
+            self.reading.newcomers.retain(|in_line| *in_line != key);
+            self.reading.line.retain(|in_line| *in_line != key);
+            self.all_is_read(key);
         }
     }
 
