@@ -44,7 +44,7 @@ impl<K: Copy> Wheel<K> {
         for passed in 1..=ticks {
             let entries = &mut self.slots[slot_of(self.now_tick + passed)];
             due.extend(entries.extract_if(.., |entry| entry.0 <= now_tick));
-            give_memory_back(entries);
+            shrink(entries);
         }
         self.now_tick = self.now_tick.max(now_tick);
         let due = &mut due[start..];
@@ -66,7 +66,7 @@ fn slot_of(tick: u32) -> usize {
 }
 
 /// Shrinks a slot: ten thousand connections made in the same second must not leave it large forever.
-fn give_memory_back<T>(entries: &mut Vec<T>) {
+fn shrink<T>(entries: &mut Vec<T>) {
     if entries.capacity() > SLOT_ENTRIES_KEPT && entries.len() <= entries.capacity() / 4 {
         entries.shrink_to(SLOT_ENTRIES_KEPT.max(entries.len() * 2));
     }

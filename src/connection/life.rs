@@ -51,7 +51,7 @@ impl Life {
     }
 
     /// Whether its input is still read: for messages, or only for the answer to our Close.
-    pub fn is_heard(&self) -> bool {
+    pub fn reads_input(&self) -> bool {
         matches!(self.state, State::Open | State::Closing)
     }
 

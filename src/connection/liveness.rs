@@ -45,7 +45,7 @@ impl Liveness {
     }
 
     /// The process was suspended, and answers to pings may be waiting in the socket: the timeout starts again.
-    pub fn forgive(&mut self, tick: u32) {
+    pub fn restart_timeout(&mut self, tick: u32) {
         if let Self::Pinged { since_tick } = self {
             *since_tick = tick;
         }
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(liveness.due(104, slow), Due::Ping(4));
         assert_eq!(liveness.due(108, slow), Due::Ping(2));
         assert_eq!(liveness.due(110, slow), Due::Silent);
-        liveness.forgive(110);
+        liveness.restart_timeout(110);
         assert_eq!(liveness.due(110, slow), Due::Ping(4));
         liveness.heard();
         assert_eq!(liveness.due(114, slow), Due::Ping(4));

@@ -123,7 +123,7 @@ impl Outbox {
     }
 
     /// Puts back bytes that must leave first, in order.
-    pub(super) fn give_back(&mut self, owed: VecDeque<Owed>) {
+    pub(super) fn put_back(&mut self, owed: VecDeque<Owed>) {
         for owed in owed.into_iter().rev() {
             self.rest.push_front(owed);
         }
@@ -246,7 +246,7 @@ mod tests {
     fn everything_that_waits_is_counted_and_given_up_but_for_the_frame_that_was_cut_off() {
         let mut outbox = Outbox::default();
         let frame: Bytes = vec![7; 100_000].into();
-        outbox.give_back([rest(&frame, 90_000, 100_000), rest(&frame, 100_000, 100_000)].into());
+        outbox.put_back([rest(&frame, 90_000, 100_000), rest(&frame, 100_000, 100_000)].into());
         assert!(outbox.reply(frame.clone().into()) && outbox.reply(frame.into()));
         outbox.pong(vec![7; 125].into());
         (0..1000).for_each(|seq| outbox.skip(seq, 0));

@@ -238,7 +238,7 @@ impl Bench {
     fn close(&mut self) {
         if self.connection.life.is_open() {
             self.connection.settle(&self.rooms, SETTLE_BYTES_MAX);
-            self.connection.say_close(encode(&Frame::Close, 2));
+            self.connection.queue_close(encode(&Frame::Close, 2));
             self.connection.life.close(false);
             self.slots.iter().for_each(|room| self.connection.left(*room, &self.rooms));
         }
@@ -360,7 +360,7 @@ impl Bench {
         while idle < 3 {
             self.writable();
             self.send();
-            let something = self.in_flight.is_some() || self.connection.has_something(&self.rooms);
+            let something = self.in_flight.is_some() || self.connection.has_pending(&self.rooms);
             idle = if something && !self.connection.life.is_ended() { 0 } else { idle + 1 };
             self.sent(1000);
         }

@@ -89,7 +89,7 @@ pub struct Ring {
     /// Number of receives and polls in flight.
     waiting: usize,
     /// `SINGLE_ISSUER`: the kernel takes submissions only from the thread that made the ring, so it must not be `Send`.
-    _of_this_thread: PhantomData<*const ()>,
+    _not_send: PhantomData<*const ()>,
 }
 
 impl Ring {
@@ -181,7 +181,7 @@ impl OpenRing for Ring {
             sends: Slab::new(),
             aside: VecDeque::new(),
             waiting: 0,
-            _of_this_thread: PhantomData,
+            _not_send: PhantomData,
         })
     }
 }

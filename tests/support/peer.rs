@@ -325,7 +325,10 @@ impl Peer {
             seen.marked = true;
             return;
         };
-        assert!(sender != self.id || !matches!(self.role, Role::Raw { echo: false, .. }), "its own message doesn't come back");
+        assert!(
+            sender != self.id || !matches!(self.role, Role::Raw { echo: false, .. }),
+            "its own message doesn't come back"
+        );
         let before = seen.last_of.insert(sender, number);
         let gapless = matches!(self.role, Role::Raw { lossy: false, .. });
         let follows = |before| if gapless { before + 1 == number } else { before < number };

@@ -120,9 +120,9 @@ fn a_quiet_room_does_not_wait_for_hundreds_of_busy_ones() {
         busy.iter().for_each(|(room, _)| shard.publish(room));
         let visited = (0..visits).map(|visit| {
             shard.rooms.begin_visits(visit < visits / 2);
-            let slot = shard.rooms.at_turn;
+            let slot = shard.rooms.current;
             while shard.rooms.visit().is_some() {}
-            shard.rooms.end_of_visits();
+            shard.rooms.end_visits();
             slot
         });
         visited.collect::<Vec<_>>()

@@ -190,10 +190,10 @@ fn dropped_dormant_rooms_are_counted() {
 
 /// Everything that a room's members see of 600 joins, leaves and messages, without `Ts`. `unix_ms` is the system clock at each
 /// moment.
-fn story(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
+fn transcript(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
     let registry = registry(BOUNDS);
     let mut rng = fastrand::Rng::with_seed(seed);
-    let (mut story, mut inside, mut folded): (_, Vec<(Name, Arc<Room>)>, _) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut transcript, mut inside, mut folded): (_, Vec<(Name, Arc<Room>)>, _) = (Vec::new(), Vec::new(), Vec::new());
     let (mut monotonic_ms, mut since) = (0, None);
     for step in 0..600 {
         monotonic_ms += [0, 0, 20, 300, 1200][rng.usize(..5)];
@@ -206,7 +206,7 @@ fn story(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
                 let joining = Joining { since, ..Joining::new(Some(&user), MEMBER) };
                 let Joined { room, entered } = registry.join(Namespace::Chat, &tea(), &joining, now, wakes).unwrap();
                 let head_end = entered.head.map(|head| head.end_seq);
-                story.push(format!("{:?} {} {head_end:?}", entered.recovered, entered.from_seq));
+                transcript.push(format!("{:?} {} {head_end:?}", entered.recovered, entered.from_seq));
                 folded.push((Arc::clone(&room), entered.announced));
                 inside.push((user, room));
             }
@@ -219,19 +219,19 @@ fn story(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
             _ => {
                 let payload = Payload::Chat { from: "api", text: "hello" };
                 let published = registry.publish_from_outside(Namespace::Chat, &tea(), payload, now, wakes);
-                story.push(format!("{:?}", published.map(|(room, seq, members)| (room.epoch(), seq, members))));
+                transcript.push(format!("{:?}", published.map(|(room, seq, members)| (room.epoch(), seq, members))));
             }
         }
         let is_due = |announced: &Announced| matches!(announced, Announced::At(due_ms) if *due_ms <= monotonic_ms);
         for (room, _) in folded.extract_if(.., |(_, announced)| is_due(announced)) {
             room.announce_folded(now, wakes);
         }
-        story.push(format!("none dormant: {}", registry.expire(now)));
+        transcript.push(format!("none dormant: {}", registry.expire(now)));
         let mut relays = Vec::new();
         registry.inboxes()[0].drain(&mut relays, &mut Vec::new());
-        story.extend(relays.iter().map(|relay| without_ts(&relay.frame)));
+        transcript.extend(relays.iter().map(|relay| without_ts(&relay.frame)));
     }
-    story
+    transcript
 }
 
 /// The text of a frame up to its `Ts`, which comes last.
@@ -245,15 +245,18 @@ fn without_ts(frame: &[u8]) -> String {
 fn adjusting_the_clock_changes_nothing_but_ts() {
     const NOW_MS: u64 = 1_800_000_000_000;
     for seed in 0..20 {
-        let true_story = story(seed, |passed_ms| NOW_MS + passed_ms);
+        let expected = transcript(seed, |passed_ms| NOW_MS + passed_ms);
         for said in ["Some(true)", "Some(false)", "Welcome to tea, u", "Welcome to tea: ", "none dormant: false"] {
-            assert!(true_story.iter().any(|line| line.contains(said)), "{seed}: the story lacks {said}");
+            assert!(expected.iter().any(|line| line.contains(said)), "{seed}: the transcript lacks {said}");
         }
         // Set forward by five minutes, back by an hour, to 1970, and back and forth without end.
-        assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms + 300_000 * (passed_ms / 2000)), true_story);
-        assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms - 3_600_000 * u64::from(passed_ms > 5000)), true_story);
-        assert_eq!(story(seed, |passed_ms| if passed_ms > 5000 { 0 } else { NOW_MS + passed_ms }), true_story);
-        assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms * 7919 % 600_000), true_story);
+        assert_eq!(transcript(seed, |passed_ms| NOW_MS + passed_ms + 300_000 * (passed_ms / 2000)), expected);
+        assert_eq!(
+            transcript(seed, |passed_ms| NOW_MS + passed_ms - 3_600_000 * u64::from(passed_ms > 5000)),
+            expected
+        );
+        assert_eq!(transcript(seed, |passed_ms| if passed_ms > 5000 { 0 } else { NOW_MS + passed_ms }), expected);
+        assert_eq!(transcript(seed, |passed_ms| NOW_MS + passed_ms * 7919 % 600_000), expected);
     }
 }
 

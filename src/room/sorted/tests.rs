@@ -37,31 +37,31 @@ proptest! {
         steps in prop::collection::vec(step(), 0..300),
         prefixes in prop::collection::vec(name(), 8),
     ) {
-        let (mut sorted, mut twin) = (Sorted::<Arc<str>, u32, 4>::default(), BTreeMap::<Arc<str>, u32>::new());
+        let (mut sorted, mut model) = (Sorted::<Arc<str>, u32, 4>::default(), BTreeMap::<Arc<str>, u32>::new());
         for step in steps {
             match step {
                 Step::Insert(name, value) => {
-                    prop_assert_eq!(sorted.insert(name.as_str().into(), value), twin.insert(name.into(), value));
+                    prop_assert_eq!(sorted.insert(name.as_str().into(), value), model.insert(name.into(), value));
                 }
-                Step::Remove(name) => prop_assert_eq!(sorted.remove(&name), twin.remove_entry(&*name)),
+                Step::Remove(name) => prop_assert_eq!(sorted.remove(&name), model.remove_entry(&*name)),
                 Step::Clear(prefix) => {
-                    let names: Vec<_> = twin.keys().filter(|name| name.starts_with(&*prefix)).cloned().collect();
+                    let names: Vec<_> = model.keys().filter(|name| name.starts_with(&*prefix)).cloned().collect();
                     for name in names {
-                        prop_assert_eq!(sorted.remove(&name), twin.remove_entry(&name));
+                        prop_assert_eq!(sorted.remove(&name), model.remove_entry(&name));
                     }
                 }
             }
-            prop_assert_eq!((sorted.len(), sorted.is_empty()), (twin.len(), twin.is_empty()));
+            prop_assert_eq!((sorted.len(), sorted.is_empty()), (model.len(), model.is_empty()));
         }
-        prop_assert_eq!(pairs(sorted.iter()), pairs(twin.iter()));
+        prop_assert_eq!(pairs(sorted.iter()), pairs(model.iter()));
         for prefix in prefixes.iter().map(String::as_str).chain([""]) {
-            prop_assert_eq!(sorted.get(prefix), twin.get(prefix));
+            prop_assert_eq!(sorted.get(prefix), model.get(prefix));
             let (found, count) = sorted.with_prefix(prefix);
-            let expected = pairs(twin.iter().filter(|(name, _)| name.starts_with(prefix)));
+            let expected = pairs(model.iter().filter(|(name, _)| name.starts_with(prefix)));
             prop_assert_eq!(count, expected.len());
             prop_assert_eq!(pairs(found), expected);
         }
-        for name in twin.keys() {
+        for name in model.keys() {
             prop_assert!(sorted.remove(name).is_some());
         }
         prop_assert!(sorted.is_empty() && sorted.chunks.capacity() <= 1, "an empty map keeps no memory");

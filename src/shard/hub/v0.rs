@@ -28,7 +28,7 @@ impl Hub {
         match v0::command(&said.message) {
             Command::Say if is_blank(&said.message) => self.refuse(slot, Code::BadRequest, text::EMPTY),
             Command::Say if self.may_publish(&room, payload) => {
-                if self.say(slot, user, &room, &said.message).is_err() {
+                if self.publish_message(slot, user, &room, &said.message).is_err() {
                     self.refuse(slot, Code::NameTaken, &text::taken(user.as_str()));
                 }
             }
