@@ -91,9 +91,9 @@ pub struct Membership {
 enum Source {
     /// The log of a room: `frames` frames, starting with `Seq` `from`.
     Room { room: u32, frames: u32, from: u64 },
-    /// The outbox.
+    /// The outbox, with what is known about the bytes.
     Own(Own),
-    /// The Close frame.
+    /// Our Close frame, the last slice of its send.
     Close,
 }
 

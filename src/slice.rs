@@ -71,7 +71,7 @@ impl Slice {
         Self::Chunk { chunk: Rc::clone(chunk), range }
     }
 
-    /// Number of bytes.
+    /// Number of bytes in the slice.
     pub fn len(&self) -> usize {
         match self {
             Self::Chunk { range, .. } => (range.end - range.start) as usize,

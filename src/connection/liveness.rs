@@ -37,7 +37,7 @@ pub struct Heartbeat {
 }
 
 impl Liveness {
-    /// Something has arrived.
+    /// Records that something has arrived: the peer is alive.
     pub fn heard(&mut self) {
         if matches!(self, Self::Pinged { .. }) {
             *self = Self::Heard;
@@ -51,7 +51,7 @@ impl Liveness {
         }
     }
 
-    /// The timer is due.
+    /// Decides what happens when the connection's timer is due.
     pub fn due(&mut self, tick: u32, heartbeat: Heartbeat) -> Due {
         let Heartbeat { interval, timeout } = heartbeat;
         let since_tick = match *self {

@@ -21,7 +21,6 @@ pub(super) struct Owed {
 }
 
 impl Owed {
-    /// A complete slice.
     pub(super) fn whole(slice: Slice, carried: Carried) -> Self {
         Self { bytes: slice.detached(), own: Own { carried, pinned_bytes: 0 } }
     }
@@ -59,7 +58,6 @@ pub(super) struct Outbox {
     rest: VecDeque<Owed>,
     pongs: VecDeque<Bytes>,
     replies: VecDeque<Owed>,
-    /// Bytes in `replies`.
     replies_bytes: usize,
     /// The Close frame, which leaves after everything else.
     close: Option<Bytes>,
@@ -117,7 +115,6 @@ impl Outbox {
         self.account();
     }
 
-    /// Whether a Close waits.
     pub(super) fn has_close(&self) -> bool {
         self.close.is_some()
     }

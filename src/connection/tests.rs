@@ -390,7 +390,7 @@ impl Bench {
             match *frame {
                 Frame::Room(of, seq) if of == room => {
                     if self.lossy && !self.is_chat() {
-                        // It isn't told, as it asked for.
+                        // A lossy connection is not told about gaps.
                         while owed.front().is_some_and(|owed| *owed != Owed::Message(seq)) {
                             owed.pop_front();
                         }

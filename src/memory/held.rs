@@ -15,11 +15,11 @@ pub enum What {
     Replay,
     /// Replies, and what partial sends left over.
     Outboxes,
-    /// Incomplete frames and messages.
+    /// Frames and messages that have not arrived completely.
     Messages,
     /// Input of connections that waits to be read.
     Unread,
-    /// Incomplete request heads.
+    /// Request heads that have not arrived completely.
     Heads,
 }
 
@@ -29,7 +29,7 @@ impl What {
     /// The kinds that give memory back when the budget is used up. A request head is refused before it takes any.
     pub const GIVING: [Self; 5] = [Self::Logs, Self::Replay, Self::Outboxes, Self::Messages, Self::Unread];
 
-    /// The label in metrics.
+    /// The value of the label in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Logs => "logs",

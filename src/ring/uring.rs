@@ -78,7 +78,7 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 /// The data ring of one shard (`SINGLE_ISSUER | DEFER_TASKRUN`), used by the thread that made it.
 pub struct Ring {
     uring: IoUring,
-    /// Registered with the ring.
+    /// Registered with the ring, so it has to stay open.
     _wake_up: OwnedFd,
     /// Indexed by token. Declared after `uring`, and so closed after it: see `drop`.
     sockets: Vec<Option<Socket>>,

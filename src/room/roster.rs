@@ -43,12 +43,11 @@ impl Roster {
         Self { users: Sorted::default(), members: 0, presence: Presence::default(), peer_has_ended }
     }
 
-    /// Number of members.
     pub(super) fn members(&self) -> usize {
         self.members
     }
 
-    /// Number of members that have a name.
+    /// Number of members that have a name; the others are listeners, or the room is raw.
     pub(super) fn users(&self) -> usize {
         self.users.len()
     }

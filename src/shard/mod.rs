@@ -67,7 +67,7 @@ impl<R: DataRing> Shard<R> {
         Self { hub: self.hub.keeping_to(memory), ..self }
     }
 
-    /// The shard's counters.
+    /// The counters in which the shard counts.
     pub fn counters(&self) -> &Rc<Counters> {
         self.hub.counters()
     }

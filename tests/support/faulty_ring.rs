@@ -23,7 +23,7 @@ const SEND_FAULT_ONE_IN: u64 = 4;
 const LATE_ONE_IN: u64 = 8;
 /// One arrival in this many becomes a reset, if resets are on.
 const RESET_ONE_IN: u64 = 200;
-/// Whether connections are reset.
+/// Whether the next rings reset connections: 0 or 1.
 static RESETS: AtomicU64 = AtomicU64::new(0);
 
 /// Sets the seed of the rings made from now on, and whether they reset connections.
@@ -169,7 +169,6 @@ impl DataRing for FaultyRing {
     }
 }
 
-/// The first `count` bytes.
 fn prefix(slices: &Slices, mut count: usize) -> Slices {
     let all: Vec<Slice> = slices.as_slice().to_vec();
     let mut cut = Vec::new();

@@ -157,7 +157,7 @@ impl Hub {
         self.sending.losses.extend(gaps.drain(..).map(|gap| (slot, Some(gap))));
     }
 
-    /// A send has completed.
+    /// Handles a completed send.
     pub(in crate::shard) fn sent(&mut self, slot: u32, result: io::Result<usize>, slices: Slices) {
         let connection = &mut self.connections[slot as usize];
         connection.life.sent();
@@ -183,7 +183,7 @@ impl Hub {
         }
     }
 
-    /// The socket is writable again, or broken.
+    /// Handles the end of a wait until the socket is writable.
     pub(in crate::shard) fn writable(&mut self, slot: u32) {
         self.connection(slot).life.writable();
         self.queue_if_owed(slot);

@@ -15,7 +15,7 @@ use crate::rate::Verdict;
 use crate::room::{JoinError, Room, Speaker, Visitor};
 
 impl Hub {
-    /// Handles a complete message.
+    /// Handles a complete message of any protocol, if it is within the rate limit.
     pub(super) fn message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
         let now_ms = self.now.time.monotonic_ms;
         let connection = &mut self.connections[slot as usize];

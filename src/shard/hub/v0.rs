@@ -12,7 +12,6 @@ use crate::protocol::{Namespace, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::room::Room;
 
 impl Hub {
-    /// Handles a v0 message.
     pub(super) fn command(&mut self, slot: u32, user: &Name, payload: &[u8]) {
         let said = match v0::parse(payload) {
             Ok(said) => said,

@@ -61,7 +61,6 @@ impl Hub {
         }
     }
 
-    /// Handles a v1 message.
     pub(super) fn request(&mut self, slot: u32, user: &Name, payload: &[u8]) {
         let v1::Request { reference, command } = v1::parse(payload);
         let reference = reference.as_ref();
