@@ -68,7 +68,7 @@ impl BufferPool {
     }
 
     /// Number of buffers, in use or not.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.0.memory.layout.size() / RECEIVE_BUFFER_BYTES
     }
 

@@ -115,7 +115,7 @@ impl Roster {
 
     /// The room was empty, and gets its first member again.
     pub(super) fn reset(&mut self) {
-        debug_assert!(self.members == 0 && self.users.len() == 0);
+        debug_assert!(self.members == 0 && self.users.is_empty());
         self.presence = Presence::default();
     }
 }

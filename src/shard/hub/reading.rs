@@ -83,7 +83,7 @@ impl Reading {
     /// Whether half of the receive buffers hold unread input: the other half is reserved for connections that have just sent
     /// something.
     fn buffers_are_short(&self) -> bool {
-        self.buffers.held() >= self.buffers.len() / 2
+        self.buffers.held() >= self.buffers.size() / 2
     }
 
     /// Whether any connection is queued.
@@ -142,7 +142,7 @@ impl Hub {
     /// Bytes have arrived. While buffers are short, a flooder's bytes are copied.
     fn enqueue_input(&mut self, slot: u32, mut received: Received) {
         let at = self.now.instant;
-        let buffers_max = (self.reading.buffers.len() / BUFFERS_SHARE).max(1);
+        let buffers_max = (self.reading.buffers.size() / BUFFERS_SHARE).max(1);
         let are_short = self.reading.buffers_are_short();
         let connection = &mut self.connections[slot as usize];
         connection.liveness.heard();
@@ -394,7 +394,7 @@ impl Hub {
 
     /// Restarts receives that ended because the buffers had run out, the oldest first, as many as there are free buffers.
     pub(in crate::shard) fn receive_again(&mut self) {
-        let free = self.reading.buffers.len().saturating_sub(self.reading.buffers.held());
+        let free = self.reading.buffers.size().saturating_sub(self.reading.buffers.held());
         for _ in 0..free.min(self.reading.starved.len()) {
             let Some(key) = self.reading.starved.pop_front() else { return };
             if self.is_current(key) && self.connection(key.slot).unread.is_none() {
