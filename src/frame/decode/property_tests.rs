@@ -232,7 +232,7 @@ proptest! {
     ) {
         let opcode = if binary { fastwebsockets::OpCode::Binary } else { fastwebsockets::OpCode::Text };
         let kind = if binary { Kind::Binary } else { Kind::Text };
-        let mut frame = ClientFrame::new(true, opcode, Some(mask), Payload::Owned(text.clone().into_bytes()));
+        let mut frame = ClientFrame::new(true, (opcode as u8).try_into().unwrap(), Some(mask), Payload::Owned(text.clone().into_bytes()));
         frame.mask();
         let mut buffer = Vec::new();
         let stream = frame.write(&mut buffer);

@@ -13,7 +13,7 @@ use super::*;
 fn oracle(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
     let opcode = fastwebsockets::OpCode::try_from(opcode as u8).expect("it knows all of them");
     let mut buffer = Vec::new();
-    Frame::new(true, opcode, None, Payload::Borrowed(payload)).write(&mut buffer).to_vec()
+    Frame::new(true, (opcode as u8).try_into().unwrap(), None, Payload::Borrowed(payload)).write(&mut buffer).to_vec()
 }
 
 /// The frame as a client would have sent it: masked.
