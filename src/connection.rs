@@ -180,7 +180,7 @@ pub struct Connection {
     pub decoder: Decoder,
     /// Tokens left under its rate limit.
     pub bucket: Bucket,
-    /// What it speaks.
+    /// What the connection speaks.
     pub role: Role,
     /// Its cursors: one for each room that it is in.
     pub memberships: SmallVec<[Membership; 1]>,

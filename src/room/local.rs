@@ -142,7 +142,7 @@ pub struct LocalRooms {
 }
 
 impl LocalRooms {
-    /// A shard without rooms. Inboxes hold at most `inbox_bytes_max`: what is published before the publishers notice that a
+    /// An empty set of rooms. Inboxes hold at most `inbox_bytes_max`: what is published before the publishers notice that a
     /// room is behind is in one inbox, or comes with the next drain.
     pub fn new(inbox_bytes_max: usize) -> Self {
         Self { log_excess_bytes_max: ROOM_BYTES_HELD + 2 * inbox_bytes_max, ..Self::default() }
@@ -273,7 +273,8 @@ impl LocalRooms {
         self.busy.len()
     }
 
-    /// Begins the turn of a queued room: of a quiet one or of a busy one, as asked for, if there is one.
+    /// Begins the turn of the next queued room: one of the kind that `quiet_first` asks for if there is one, otherwise one of
+    /// the other kind.
     pub fn begin_visits(&mut self, quiet_first: bool) {
         let (first, second) = match quiet_first {
             true => (&mut self.quiet, &mut self.busy),
