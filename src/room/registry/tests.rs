@@ -226,7 +226,7 @@ fn transcript(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
         for (room, _) in folded.extract_if(.., |(_, announced)| is_due(announced)) {
             room.announce_folded(now, wakes);
         }
-        transcript.push(format!("none dormant: {}", registry.expire(now)));
+        transcript.push(format!("nothing kept: {}", registry.expire(now)));
         let mut relays = Vec::new();
         registry.inboxes()[0].drain(&mut relays, &mut Vec::new());
         transcript.extend(relays.iter().map(|relay| without_ts(&relay.frame)));
@@ -246,7 +246,7 @@ fn adjusting_the_clock_changes_nothing_but_ts() {
     const NOW_MS: u64 = 1_800_000_000_000;
     for seed in 0..20 {
         let expected = transcript(seed, |passed_ms| NOW_MS + passed_ms);
-        for said in ["Some(true)", "Some(false)", "Welcome to tea, u", "Welcome to tea: ", "none dormant: false"] {
+        for said in ["Some(true)", "Some(false)", "Welcome to tea, u", "Welcome to tea: ", "nothing kept: false"] {
             assert!(expected.iter().any(|line| line.contains(said)), "{seed}: the transcript lacks {said}");
         }
         // Set forward by five minutes, back by an hour, to 1970, and back and forth without end.
