@@ -14,9 +14,9 @@ use prometheus_client::registry::Registry;
 use crate::counters::{self, Counters, Readings};
 use crate::room;
 
-pub mod format;
-pub mod memory;
-pub mod scrape;
+pub(crate) mod format;
+pub(crate) mod memory;
+pub(crate) mod scrape;
 
 use format::Format;
 
@@ -48,7 +48,7 @@ impl Metrics {
     }
 
     /// What a shard has counted.
-    pub fn of_shard(&self, shard: usize) -> &Readings {
+    pub(crate) fn of_shard(&self, shard: usize) -> &Readings {
         &self.of_shards[shard]
     }
 
@@ -56,7 +56,7 @@ impl Metrics {
     ///
     /// # Panics
     /// If it has been taken before.
-    pub fn counters_of_shard(&self, shard: usize) -> Counters {
+    pub(crate) fn counters_of_shard(&self, shard: usize) -> Counters {
         self.take(shard)
     }
 
@@ -64,7 +64,7 @@ impl Metrics {
     ///
     /// # Panics
     /// If it has been taken before.
-    pub fn counters_of_internal_port(&self) -> Counters {
+    pub(crate) fn counters_of_internal_port(&self) -> Counters {
         self.take(self.of_shards.len())
     }
 
@@ -74,12 +74,11 @@ impl Metrics {
     }
 
     /// The registry, to add metrics or collectors of one's own, at any time.
-    pub fn registry(&self) -> MutexGuard<'_, Registry> {
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All metrics as text.
-    pub fn encode(&self, format: Format) -> String {
+    pub(crate) fn encode(&self, format: Format) -> String {
         let mut text = String::new();
         text::encode(&mut text, &self.registry()).expect("memory takes text");
         format.convert(text)

@@ -17,13 +17,12 @@ use crate::room::registry::Registry;
 
 /// What is asked when somebody asks for metrics.
 #[derive(Debug)]
-pub struct Scrape {
-    /// What each shard counts.
-    pub shards: Arc<[Readings]>,
+pub(crate) struct Scrape {
+    pub(crate) shards: Arc<[Readings]>,
     /// What the internal port counts.
-    pub internal_port: Readings,
+    pub(crate) internal_port: Readings,
     /// All rooms, and the inboxes of the shards.
-    pub rooms: Arc<Registry>,
+    pub(crate) rooms: Arc<Registry>,
 }
 
 impl Collector for Scrape {
