@@ -30,7 +30,7 @@ fn limit_files(command: &mut Command, files: u64) {
 fn a_file_limit_that_is_too_low_is_said_in_one_sentence_or_is_enough() {
     let (mut refused, mut started) = (0, 0);
     // From not enough to load the program to enough for some connections.
-    for files in 6..50 {
+    for files in 6..64 {
         let mut command = hi();
         command.args(["--listen", "127.0.0.1:0", "--shards", "2"]).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
