@@ -26,12 +26,38 @@ pub enum RawMode {
 pub struct Admission {
     origins: Vec<Allowed>,
     raw: RawMode,
+    rooms_max: usize,
+}
+
+/// A connection is in as many rooms as it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManyRooms {
+    /// Number of rooms.
+    pub max: usize,
 }
 
 impl Admission {
-    /// Lets in the pages of these origins, and into raw rooms as `raw` says.
-    pub fn new(origins: Vec<Allowed>, raw: RawMode) -> Self {
-        Self { origins, raw }
+    /// Lets in the pages of these origins, and into raw rooms as `raw` says; each connection into at most `rooms_max` rooms.
+    pub fn new(origins: Vec<Allowed>, raw: RawMode, rooms_max: usize) -> Self {
+        Self { origins, raw, rooms_max }
+    }
+
+    /// Rooms that one connection may be in.
+    pub fn rooms_max(&self) -> usize {
+        self.rooms_max
+    }
+
+    /// Whether clients may publish into raw rooms.
+    pub fn publishes_raw(&self) -> bool {
+        self.raw == RawMode::Open
+    }
+
+    /// Whether a connection that is in `joined` rooms may join another one.
+    ///
+    /// # Errors
+    /// It is in as many as it may be.
+    pub fn join(&self, joined: usize) -> Result<(), TooManyRooms> {
+        if joined < self.rooms_max { Ok(()) } else { Err(TooManyRooms { max: self.rooms_max }) }
     }
 
     /// The origins whose pages may connect.
@@ -46,7 +72,7 @@ impl Admission {
     pub fn connect(&self, head: &Head<'_>, target: &UpgradeTarget<'_>) -> Result<(Handshake, UpgradeParams), Fault> {
         // A client that names a user is told first what is wrong with the name: a page can read that answer only with a
         // plain GET.
-        if matches!(target, UpgradeTarget::Chat { query } if query.contains("username=")) {
+        if target.names_a_user() {
             let params = target.params()?;
             return Ok((self.handshake(head)?, params));
         }

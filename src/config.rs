@@ -254,17 +254,15 @@ impl Config {
                 timeout: self.ping_timeout.as_secs() as u32,
             },
             message_bytes_max: self.max_message,
-            rooms_max: self.max_rooms as usize,
+            admission: Arc::new(self.admission()),
             backlog_bytes: self.backlog_bytes,
             inbox_bytes_max: self.inbox_bytes_max(shards),
-            raw: self.raw,
             slow: self.slow,
         }
     }
 
-    /// The rules that every client is held against.
-    pub(crate) fn admission(&self) -> Admission {
-        Admission::new(self.origins.clone(), self.raw)
+    fn admission(&self) -> Admission {
+        Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize)
     }
 
     /// What the control ring has to know, of the process `instance`.

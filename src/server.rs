@@ -14,7 +14,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crate::admission::Admission;
 use crate::api::App;
 use crate::api::health::Readiness;
 #[cfg(feature = "doctor")]
@@ -71,7 +70,6 @@ pub struct Server {
 struct Shared {
     /// This process, as clients and `hi doctor` see it.
     instance: Arc<str>,
-    admission: Arc<Admission>,
     registry: Arc<Registry>,
     memory: Arc<Memory>,
     metrics: Arc<Metrics>,
@@ -231,7 +229,6 @@ impl Shared {
         metrics.registry().register_collector(Box::new(FailureMetric(Arc::clone(&failures))));
         Ok(Self {
             instance,
-            admission: Arc::new(config.admission()),
             registry,
             memory,
             metrics: Arc::new(metrics),

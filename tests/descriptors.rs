@@ -27,9 +27,9 @@ fn limit_files(command: &mut Command, files: u64) {
 }
 
 #[test]
-fn a_file_limit_that_is_too_low_is_said_in_one_sentence_or_is_enough() {
+fn a_low_file_limit_is_enough_or_is_reported_in_one_sentence() {
     let (mut refused, mut started) = (0, 0);
-    // From not enough to load the program to enough for some connections.
+    // From too few to load the program, to enough for some connections.
     for files in 6..64 {
         let mut command = hi();
         command.args(["--listen", "127.0.0.1:0", "--shards", "2"]).stdin(Stdio::null());
@@ -87,7 +87,7 @@ fn start_with_few_files(args: &[&str]) -> (Server, Internal) {
     (server, internal)
 }
 
-/// Files of the server that count: inherited ones may lie beyond the limit.
+/// Open files of the server that count: inherited ones may lie beyond the limit.
 fn files(server: &Server) -> usize {
     let is_open = |fd: &u64| std::fs::exists(format!("/proc/{}/fd/{fd}", server.pid())).unwrap();
     (0..ENOUGH_FILES).filter(is_open).count()
@@ -100,13 +100,13 @@ fn wait_for_files(server: &Server, before: usize) {
 }
 
 #[test]
-fn without_file_descriptors_those_connected_notice_nothing() {
+fn connected_clients_are_not_affected_when_descriptors_run_out() {
     let (server, internal) = start_with_few_files(&[]);
     let mut ann = server.join("ann", "tea");
     let mut bob = server.join("bob", "tea");
     ann.expect_message("#tea", "Welcome to tea, bob!");
     let before = files(&server);
-    // More than fit; all of them ask at once.
+    // More than fit, all at once.
     let mut waiting: Vec<_> = (0..200).map(|_| server.wire()).collect();
     waiting.iter_mut().for_each(|wire| wire.send(handshake("/raw/r")));
     server.wait_for_log("accepting pauses");
@@ -116,7 +116,7 @@ fn without_file_descriptors_those_connected_notice_nothing() {
         ann.expect_message(from, &number.to_string());
         bob.expect_message(from, &number.to_string());
     }
-    // Everyone gets in as others leave, in whatever order the shards take them.
+    // Every client connects as others leave, in whatever order the shards accept them.
     let deadline = Instant::now() + 2 * PATIENCE;
     while !waiting.is_empty() {
         assert!(Instant::now() < deadline, "{} still wait", waiting.len());
@@ -133,14 +133,14 @@ fn without_file_descriptors_those_connected_notice_nothing() {
     let pauses = internal.metric("hi_accept_pauses_total");
     assert!(pauses >= 1.0, "{pauses}");
     wait_for_files(&server, before);
-    ann.say("tea", "that was crowded");
-    bob.expect_message("ann", "that was crowded");
+    ann.say("tea", "descriptors ran out");
+    bob.expect_message("ann", "descriptors ran out");
     let log = server.log();
     assert_eq!(log.matches("accepting pauses").count(), 1, "one line a minute, of all shards together: {log}");
 }
 
 #[test]
-fn without_file_descriptors_the_internal_port_answers_all_the_same() {
+fn the_internal_port_answers_when_descriptors_run_out() {
     let (server, internal) = start_with_few_files(&["--handshake-timeout", "10m"]);
     let watched = |how: &str| {
         let began = Instant::now();
@@ -165,10 +165,10 @@ fn without_file_descriptors_the_internal_port_answers_all_the_same() {
         crowd.iter_mut().for_each(|wire| wire.send(says()));
         wait_while(
             || internal.metric("hi_accept_pauses_total") == pauses,
-            || format!("{} files are open, and accepting goes on", files(&server)),
+            || format!("{} files are open, and accepting continues", files(&server)),
         );
         watched(how);
-        // More slow heads than files are kept for.
+        // More slow heads than there are reserved files.
         let mut slow: Vec<_> = (0..60).map(|_| internal.wire()).collect();
         slow.iter_mut().for_each(|wire| wire.send("GET /healthz HTTP/1.1\r\nHo"));
         watched(how);
@@ -180,11 +180,11 @@ fn without_file_descriptors_the_internal_port_answers_all_the_same() {
 }
 
 #[test]
-fn idle_connections_make_room_where_file_descriptors_run_out() {
+fn idle_connections_are_closed_when_descriptors_run_out() {
     let (server, _internal) = start_with_few_files(&["--keepalive-timeout", "1h"]);
     let ask = "GET /healthz HTTP/1.1\r\nHost: hi\r\n\r\n";
     let mut idle = Vec::new();
-    // As many as fit: the others are told that their connection ends, or wait.
+    // As many as fit; other connections are told that they end, or wait.
     for _ in 0..FEW_FILES {
         let mut wire = server.wire();
         wire.send(ask);
@@ -193,11 +193,11 @@ fn idle_connections_make_room_where_file_descriptors_run_out() {
         }
     }
     assert!(idle.len() > 30, "{}", idle.len());
-    // Nobody leaves by itself, and all of these get in.
+    // No client leaves by itself, and all of these get in.
     let mut members: Vec<_> = (0..30).map(|_| server.wire()).collect();
     for wire in &mut members {
         wire.send(handshake("/raw/r?echo=0"));
         wire.expect_101();
     }
-    assert!(idle.iter().filter(|wire| wire.has_something()).count() >= 20, "idle ones have made room");
+    assert!(idle.iter().filter(|wire| wire.has_something()).count() >= 20, "idle ones were closed");
 }

@@ -22,7 +22,7 @@ pub struct Faults {
     pub announced: u64,
     /// Connections that ended.
     pub closed: u64,
-    /// Of these, clients that were closed as too slow,
+    /// Clients among them that were closed as too slow,
     pub too_slow: u64,
     /// and what they lost by that.
     pub lost_of_too_slow: u64,

@@ -3,9 +3,9 @@
 use std::io::Write;
 
 use bytes::Bytes;
-use fastwebsockets::OpCode;
 use serde::Serialize;
 
+use crate::frame::OpCode;
 use crate::frame::encode::FrameWriter;
 use crate::protocol::name::Name;
 use crate::protocol::notice::{Event, Folded, Notice};

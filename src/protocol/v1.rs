@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use fastwebsockets::OpCode;
 use serde::Serialize;
 
+use crate::frame::OpCode;
 use crate::frame::encode::FrameWriter;
 use crate::protocol::position::{Epoch, Since};
 

@@ -75,11 +75,11 @@ impl ShardThread {
     }
 
     fn start_tasks<R: OpenRing + 'static>(&mut self, shard: &Rc<Handle<R>>, counters: Rc<Counters>) -> io::Result<()> {
-        let Self { id, listeners, control, shared, .. } = self;
+        let Self { id, listeners, settings, control, shared, .. } = self;
         let context = Rc::new(ControlContext {
             shard: Rc::clone(shard),
             settings: Arc::clone(control),
-            admission: Arc::clone(&shared.admission),
+            admission: Arc::clone(&settings.admission),
             counters,
             memory: Arc::clone(&shared.memory),
             failures: Arc::clone(&shared.failures),

@@ -1,10 +1,10 @@
-//! What the operator has chosen for the shards.
+//! What the operator configured for the shards.
 
 use std::sync::Arc;
 
 use clap::ValueEnum;
 
-use crate::admission::RawMode;
+use crate::admission::Admission;
 use crate::connection::liveness::Heartbeat;
 use crate::rate::RateLimit;
 
@@ -17,29 +17,27 @@ pub enum Slow {
     Close,
 }
 
-/// See the module.
+/// What the operator configured for the shards: shared, and constant while the server runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// This process, as clients see it.
+    /// Identifies this process to clients: sent in the `hello` of v1.
     pub instance: Arc<str>,
-    /// Of chat messages, for each connection.
+    /// Rate limit of each chat connection.
     pub chat_rate: RateLimit,
-    /// The same as a number that clients are told: messages a second, 0 for no limit.
+    /// The same limit as clients are told it: messages per second, 0 for none.
     pub chat_messages_per_second: u32,
-    /// Of raw messages.
+    /// Rate limit of each raw connection.
     pub raw_rate: RateLimit,
-    /// Pings.
+    /// How often peers are pinged, and how long they have to answer.
     pub heartbeat: Heartbeat,
     /// Largest message, in bytes of payload.
     pub message_bytes_max: usize,
-    /// Rooms that a connection may be in.
-    pub rooms_max: usize,
-    /// Bytes of a room that a member may lag behind.
+    /// Which connections may join rooms, and which may publish to raw rooms.
+    pub admission: Arc<Admission>,
+    /// Bytes by which a member may lag behind its room.
     pub backlog_bytes: usize,
-    /// Bytes that an inbox may hold.
+    /// Capacity of each shard's inbox, in bytes.
     pub inbox_bytes_max: usize,
-    /// Who publishes into raw rooms.
-    pub raw: RawMode,
     /// What happens to chat members that lose messages.
     pub slow: Slow,
 }

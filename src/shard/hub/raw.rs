@@ -1,16 +1,15 @@
-//! What a message in a raw room makes happen: it is published as it is.
+//! A message in a raw room is published as it is.
 
-use fastwebsockets::OpCode;
+use crate::frame::OpCode;
 
 use super::Hub;
-use crate::admission::RawMode;
 use crate::frame::decode::Kind;
 use crate::frame::encode;
 use crate::protocol::close_code::CloseReason;
 
 impl Hub {
     pub(super) fn raw_message(&mut self, slot: u32, echo: bool, kind: Kind, payload: &[u8]) {
-        if self.settings.raw != RawMode::Open {
+        if !self.settings.admission.publishes_raw() {
             return self.close(slot, &CloseReason::ListenOnly);
         }
         let connection = &mut self.connections[slot as usize];
