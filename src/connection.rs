@@ -5,7 +5,6 @@
 
 use std::os::fd::RawFd;
 
-use crate::frame::OpCode;
 use bytes::Bytes;
 use smallvec::SmallVec;
 

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 
-use crate::frame::OpCode;
 use bytes::Bytes;
 use serde::Serialize;
 

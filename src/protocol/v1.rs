@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 
-use crate::frame::OpCode;
 use bytes::Bytes;
 use serde::Serialize;
 
