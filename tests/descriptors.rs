@@ -15,7 +15,9 @@ use support::wire::handshake;
 use support::{PATIENCE, Server, hi, wait_while};
 
 /// Enough for two shards, the internal port, and some connections.
-const FEW_FILES: u64 = 140;
+const FEW_FILES: u64 = 150;
+/// Enough for many shards.
+const ENOUGH_FILES: u64 = 400;
 
 /// The limit of open files, set between fork and exec.
 fn limit_files(command: &mut Command, files: u64) {
@@ -53,6 +55,28 @@ fn a_low_file_limit_is_enough_or_is_reported_in_one_sentence() {
     assert!(refused > 0 && started > 0, "{refused} refused, {started} started");
 }
 
+#[test]
+fn the_files_that_are_counted_beforehand_are_those_that_are_needed() {
+    for (shards, addresses) in [(1, 1), (1, 3), (5, 1), (4, 3)] {
+        let mut command = hi();
+        command.args(["--internal", "127.0.0.1:0", "--public-url", "ws://127.0.0.1:1/ws", "--shards"]);
+        command.arg(shards.to_string()).args(["--listen", "127.0.0.1:0"].repeat(addresses));
+        limit_files(&mut command, ENOUGH_FILES);
+        let server = Server::spawn(command);
+        let line = server.wait_for_log("room for ");
+        let room = line.split("room for ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+        let counted = ENOUGH_FILES - room.expect("a number");
+        let open = files(&server) as u64;
+        // For connections of the internal port, and one that waits at each listener.
+        let reserved = 48 + (shards * addresses) as u64;
+        let spare = counted.checked_sub(open + reserved);
+        assert!(
+            spare.is_some_and(|spare| spare < 20),
+            "{open} open, {counted} counted, {shards} shards, {addresses} addresses"
+        );
+    }
+}
+
 /// A server that may have [`FEW_FILES`] open.
 fn start_with_few_files(args: &[&str]) -> (Server, Internal) {
     let mut command = hi();
@@ -66,7 +90,7 @@ fn start_with_few_files(args: &[&str]) -> (Server, Internal) {
 /// Open files of the server that count: inherited ones may lie beyond the limit.
 fn files(server: &Server) -> usize {
     let is_open = |fd: &u64| std::fs::exists(format!("/proc/{}/fd/{fd}", server.pid())).unwrap();
-    (0..FEW_FILES).filter(is_open).count()
+    (0..ENOUGH_FILES).filter(is_open).count()
 }
 
 /// Waits until no more files are open than before.

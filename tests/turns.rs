@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use bench::{Bench, take_signal};
 use clap::Parser;
-use fastwebsockets::OpCode;
 use hi::clock::{Now, Time};
 use hi::config::Config;
 use hi::connection::Role;
+use hi::frame::OpCode;
 use hi::frame::encode;
 use hi::protocol::name::Name;
 use hi::protocol::{MemberId, Namespace};

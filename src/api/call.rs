@@ -95,7 +95,7 @@ pub struct ApiError {
     pub temporary: bool,
     /// What else the body says, beside `error`: an object, or null.
     pub(super) beside: Value,
-    header: Option<(HeaderName, &'static str)>,
+    header: Option<(&'static str, &'static str)>,
 }
 
 impl ApiError {
@@ -111,7 +111,7 @@ impl ApiError {
 
     /// The server can't just now; the same request may succeed later.
     pub(super) fn temporary(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        let header = Some((header::RETRY_AFTER, "1"));
+        let header = Some(("retry-after", "1"));
         Self { temporary: true, header, ..Self::new(status, code, message) }
     }
 
@@ -120,8 +120,8 @@ impl ApiError {
         Self { beside, ..self }
     }
 
-    /// The same, and a header in the answer.
-    pub(super) fn header(self, name: HeaderName, value: &'static str) -> Self {
+    /// The same, and a header in the answer: its name in lower case, and its value.
+    pub(super) fn header(self, name: &'static str, value: &'static str) -> Self {
         Self { header: Some((name, value)), ..self }
     }
 
@@ -138,7 +138,7 @@ impl ApiError {
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
         let mut response = Answer::json(self.status, &self.to_json()).into_response();
         if let Some((name, value)) = self.header {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         response
     }

@@ -54,6 +54,14 @@ impl Keys {
         !self.0.is_empty()
     }
 
+    /// The first one.
+    ///
+    /// # Panics
+    /// If there is none: a file that was loaded has one.
+    pub(super) fn first(&self) -> &str {
+        &self.0[0]
+    }
+
     /// Lets a request pass, or not.
     ///
     /// # Errors
@@ -68,7 +76,7 @@ impl Keys {
             None => "This address asks for an API key",
         };
         let message = format!("{problem}: send the key as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.");
-        Err(ApiError::new(401, "denied", message).header(header::WWW_AUTHENTICATE, "Bearer"))
+        Err(ApiError::new(401, "denied", message).header("www-authenticate", "Bearer"))
     }
 
     /// Takes as long for a wrong key as for a right one of the same length.

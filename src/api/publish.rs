@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fastwebsockets::OpCode;
+use crate::frame::OpCode;
 use hyper::header;
 use serde::Serialize;
 use serde_json::json;

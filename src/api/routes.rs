@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, Response, header};
+use hyper::{Method, Request, Response};
 use percent_encoding::percent_decode_str;
 
 use super::App;
@@ -92,7 +92,7 @@ async fn dispatch(app: &App, request: Request<Incoming>, slot: &Slot) -> Result<
     }
     if !route.serves(&method) {
         let message = format!("{method} does not work at {path:?}: see /api/openapi.json.");
-        return Err(ApiError::new(405, "method_not_allowed", message).header(header::ALLOW, route.allow()));
+        return Err(ApiError::new(405, "method_not_allowed", message).header("allow", route.allow()));
     }
     if !route.open {
         app.keys.admit(&headers)?;

@@ -8,9 +8,8 @@
 
 use std::borrow::Cow;
 
-use fastwebsockets::{OpCode, unmask};
-
 pub use self::violation::Violation;
+use super::OpCode;
 use crate::limits::CONTROL_BYTES_MAX;
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 
@@ -317,7 +316,7 @@ impl Frame {
             return Err(Violation::Unmasked);
         }
         let length_short = second & 0x7f;
-        if is_control(opcode) {
+        if opcode.is_control() {
             if usize::from(length_short) > CONTROL_BYTES_MAX {
                 return Err(Violation::ControlTooLong);
             }
@@ -328,7 +327,7 @@ impl Frame {
         let Some((length, mask_at)) = length_parse(length_short, &bytes[2..])? else { return Ok(None) };
         // Data frames only: a control frame is no part of the message that it interrupts, and limited above.
         let room = limits.message_bytes_max.saturating_sub(limits.message_bytes.unwrap_or(0));
-        if !is_control(opcode) && length > room as u64 {
+        if !opcode.is_control() && length > room as u64 {
             return Err(Violation::TooBig { message_bytes_max: limits.message_bytes_max });
         }
         let Some(&mask) = bytes[mask_at..].first_chunk::<4>() else { return Ok(None) };
@@ -337,7 +336,7 @@ impl Frame {
     }
 
     fn is_control(&self) -> bool {
-        is_control(self.opcode)
+        self.opcode.is_control()
     }
 
     fn is_whole(&self) -> bool {
@@ -382,7 +381,7 @@ fn first_byte_parse(first: u8, message_open: bool) -> Result<(bool, OpCode), Vio
     if first & 0x70 != 0 {
         return Err(Violation::ReservedBits);
     }
-    let opcode = OpCode::try_from(first & 0x0f).map_err(|_| Violation::ReservedOpcode(first & 0x0f))?;
+    let opcode = OpCode::parse(first & 0x0f).ok_or(Violation::ReservedOpcode(first & 0x0f))?;
     match opcode {
         OpCode::Continuation if !message_open => Err(Violation::ContinuationWithoutStart),
         OpCode::Text | OpCode::Binary if message_open => Err(Violation::MessageInterrupted),
@@ -427,8 +426,15 @@ fn close_parse(payload: &[u8]) -> Result<Option<(u16, String)>, Violation> {
     }
 }
 
-pub(super) const fn is_control(opcode: OpCode) -> bool {
-    matches!(opcode, OpCode::Close | OpCode::Ping | OpCode::Pong)
+/// Takes the mask off (RFC 6455 section 5.3), four bytes at a time: the compiler makes vectors of it.
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let (words, rest) = payload.as_chunks_mut();
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(mask)).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(mask) {
+        *byte ^= mask;
+    }
 }
 
 /// Splits the first `bytes` off `input` and moves it past them.

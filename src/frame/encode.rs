@@ -5,11 +5,13 @@
 use std::io;
 
 use bytes::{Buf, Bytes};
-use fastwebsockets::{Frame, OpCode, Payload};
 
-use super::decode::{close_code_is_sendable, is_control};
+use super::OpCode;
+use super::decode::close_code_is_sendable;
 use crate::limits::{CLOSE_REASON_BYTES_MAX, CONTROL_BYTES_MAX};
 
+/// The frame is the last of its message, which it is alone.
+const FIN: u8 = 0x80;
 /// Longest header of a server's frame, in bytes: 2 and the 64-bit length (RFC 6455 section 5.2).
 const HEADER_BYTES_MAX: usize = 10;
 /// Bytes that a frame may have allocated beyond its length: what waits for a slow member is counted by its length.
@@ -124,9 +126,25 @@ impl io::Write for FrameWriter {
 /// The header for this payload, and how many of its bytes count.
 fn header(opcode: OpCode, payload: &[u8]) -> ([u8; HEADER_BYTES_MAX], usize) {
     assert!(opcode != OpCode::Continuation, "the server sends whole messages");
-    assert!(!is_control(opcode) || payload.len() <= CONTROL_BYTES_MAX, "a control frame has at most 125 bytes");
+    assert!(!opcode.is_control() || payload.len() <= CONTROL_BYTES_MAX, "a control frame has at most 125 bytes");
     let mut header = [0; HEADER_BYTES_MAX];
-    let header_bytes = Frame::new(true, opcode, None, Payload::Borrowed(payload)).fmt_head(&mut header);
+    header[0] = FIN | opcode as u8;
+    let header_bytes = match payload.len() {
+        len @ ..126 => {
+            header[1] = len as u8;
+            2
+        }
+        len @ 126..=0xffff => {
+            header[1] = 126;
+            header[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+            4
+        }
+        len => {
+            header[1] = 127;
+            header[2..].copy_from_slice(&(len as u64).to_be_bytes());
+            10
+        }
+    };
     (header, header_bytes)
 }
 

@@ -3,8 +3,6 @@
 //! httparse decides what a line is; this file adds the limits, what a server that may stand behind any proxy must not
 //! accept (RFC 9112 11.2: two parties that disagree about where a request ends), and sentences that say what is wrong.
 
-use std::fmt;
-
 use super::reason::Reason;
 
 /// The longest request head, in bytes, from the first byte to the end of the empty line.
@@ -86,19 +84,34 @@ impl<'b> Head<'b> {
 }
 
 /// Why a request head was refused; `Display` is the sentence for the client and the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
     /// No end within [`HEAD_BYTES_MAX`].
+    #[error(
+        "The request head does not end within {HEAD_BYTES_MAX} bytes: send fewer or shorter headers (cookies are the usual \
+         cause)."
+    )]
     TooLarge,
     /// More than [`HEADERS_MAX`] header lines.
+    #[error("The request has more than {HEADERS_MAX} headers: send fewer.")]
     TooManyHeaders,
     /// Not HTTP/1.x as RFC 9112 writes it; the text says what is wrong and repeats nothing of what came.
+    #[error("This is not a valid HTTP/1.1 request: {0}.")]
     Malformed(String),
     /// Well-formed, but neither HTTP/1.0 nor HTTP/1.1; the version as it came.
+    #[error("{0} is not spoken here: use HTTP/1.1.")]
     VersionUnsupported(String),
     /// A TLS handshake: the client was told `https://` or `wss://` and this port speaks plain HTTP.
+    #[error(
+        "A TLS handshake arrived on a port that speaks plain HTTP: use http:// or ws:// for this port, or put a reverse \
+         proxy that speaks TLS in front of it."
+    )]
     Tls,
     /// HTTP/2 without an upgrade (RFC 9113 3.3).
+    #[error(
+        "HTTP/2 without an upgrade arrived, and this port speaks HTTP/1.1: let the client or the proxy in front use \
+         HTTP/1.1 towards this server."
+    )]
     Http2,
 }
 
@@ -114,35 +127,6 @@ impl HeadError {
         }
     }
 }
-
-impl fmt::Display for HeadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLarge => write!(
-                f,
-                "The request head does not end within {HEAD_BYTES_MAX} bytes: send fewer or shorter headers (cookies are \
-                 the usual cause)."
-            ),
-            Self::TooManyHeaders => {
-                write!(f, "The request has more than {HEADERS_MAX} headers: send fewer.")
-            }
-            Self::Malformed(what) => write!(f, "This is not a valid HTTP/1.1 request: {what}."),
-            Self::VersionUnsupported(version) => {
-                write!(f, "{version} is not spoken here: use HTTP/1.1.")
-            }
-            Self::Tls => f.write_str(
-                "A TLS handshake arrived on a port that speaks plain HTTP: use http:// or ws:// for this port, or put a \
-                 reverse proxy that speaks TLS in front of it.",
-            ),
-            Self::Http2 => f.write_str(
-                "HTTP/2 without an upgrade arrived, and this port speaks HTTP/1.1: let the client or the proxy in front \
-                 use HTTP/1.1 towards this server.",
-            ),
-        }
-    }
-}
-
-impl std::error::Error for HeadError {}
 
 /// Parses a head; [`parse_more`] for bytes that were not looked at before.
 ///

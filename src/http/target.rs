@@ -5,7 +5,6 @@
 //! handshake, not that it lacks a user name.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use percent_encoding::percent_decode;
 
@@ -70,6 +69,11 @@ pub enum UpgradeParams {
 }
 
 impl UpgradeTarget<'_> {
+    /// Whether the address has a user name, valid or not.
+    pub(crate) fn names_a_user(&self) -> bool {
+        matches!(self, Self::Chat { query } if !matches!(single(query, "username"), Ok(None)))
+    }
+
     /// Reads and checks the parameters.
     ///
     /// # Errors
@@ -107,7 +111,8 @@ pub struct RawParams {
 }
 
 /// Why a target was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
 pub struct TargetError {
     /// What is wrong, in one word.
     pub reason: Reason,
@@ -127,14 +132,6 @@ impl TargetError {
         Self { reason: Reason::NameInvalid, text: USERNAME_TEXT.to_owned(), detail: detail.into() }
     }
 }
-
-impl fmt::Display for TargetError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail)
-    }
-}
-
-impl std::error::Error for TargetError {}
 
 /// Where a request target leads: `/raw/`, `/stream/` and `/-/` first, then the files of the page and `/healthz`, then any
 /// path that ends in `/ws`. Paths are compared decoded (RFC 3986 6.2.2.2); queries stay as they are.
@@ -270,34 +267,21 @@ fn single<'q>(query: &'q str, key: &'static str) -> Result<Option<Cow<'q, str>>,
     decode(value, true).map(Some).map_err(|fault| ParamError { key, fault })
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("`{key}` {fault}.")]
 struct ParamError {
     key: &'static str,
     fault: Fault,
 }
 
-impl fmt::Display for ParamError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` {}.", self.key, self.fault)
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Fault {
+    #[error("is given more than once: give it once")]
     Twice,
+    #[error("has a percent sign without two hexadecimal digits behind it: write %25 for the sign itself")]
     Percent,
+    #[error("is not valid UTF-8 once it is percent-decoded: encode it as UTF-8")]
     Utf8,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Twice => "is given more than once: give it once",
-            Self::Percent => {
-                "has a percent sign without two hexadecimal digits behind it: write %25 for the sign itself"
-            }
-            Self::Utf8 => "is not valid UTF-8 once it is percent-decoded: encode it as UTF-8",
-        })
-    }
 }
 
 /// Percent-decoding (RFC 3986 2.1); in a query, `+` is a space, as forms write it.

@@ -2,10 +2,11 @@
 
 use std::io::Write;
 
+use crate::frame::OpCode;
 use bytes::Bytes;
-use fastwebsockets::OpCode;
 use serde::Serialize;
 
+use crate::frame::OpCode;
 use crate::frame::encode::FrameWriter;
 use crate::protocol::name::Name;
 use crate::protocol::notice::{Event, Folded, Notice};

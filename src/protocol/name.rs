@@ -103,7 +103,7 @@ impl Name {
     /// The rules that users and rooms share. Length first: the work on the characters is then bounded by it.
     fn prepare(text: &str, bytes_max: usize) -> Result<Self, Problem> {
         let fits = |text: &str| match text.len() {
-            0 => Err(Problem::Empty),
+            0 => Err(Problem::Empty { bytes_max }),
             bytes if bytes > bytes_max => Err(Problem::TooLong { bytes, bytes_max }),
             _ => Ok(()),
         };
@@ -214,7 +214,8 @@ impl fmt::Display for Name {
 
 /// Why a name was refused. `Display` is one sentence: what, why, and what to do. It never contains the name itself, so
 /// that it is safe in a log, in a terminal and in a page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("The {} name {problem}", kind.as_str())]
 pub struct NameError {
     kind: Kind,
     problem: Problem,
@@ -226,20 +227,42 @@ enum Kind {
     Room,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Room => "room",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 enum Problem {
-    Empty,
+    #[error("is empty: choose one of 1 to {bytes_max} bytes.")]
+    Empty { bytes_max: usize },
+    #[error("is {bytes} bytes long (UTF-8) and at most {bytes_max} are allowed: choose a shorter one.")]
     TooLong { bytes: usize, bytes_max: usize },
+    #[error("starts with a hash (#), which marks the notices of rooms: choose one without it.")]
     StartsWithHash,
+    #[error("reads as {0:?}, which is a name of the server itself: choose another one.")]
     Reserved(&'static str),
+    #[error("contains the control character {}, which is not allowed: leave it out.", code_point(*.0))]
     Control(char),
+    #[error("contains the white space character {}, which is not allowed: leave it out.", code_point(*.0))]
     WhiteSpace(char),
+    #[error("contains the invisible character {}, which is not allowed: leave it out.", code_point(*.0))]
     Invisible(char),
+    #[error("contains the unknown character {}, which is not allowed: leave it out.", code_point(*.0))]
     Unassigned(char),
+    #[error("contains the character {}, which is not allowed: leave it out.", code_point(*.0))]
     Disallowed(char),
+    #[error("contains the character {}, which is allowed between certain letters only: leave it out.", code_point(*.0))]
     OutOfPlace(char),
+    #[error("contains the mark {} without a letter in front of it: leave it out.", code_point(*.0))]
     LooseMark(char),
+    #[error("has a letter with more than {MARKS_MAX} marks, or one of them twice: use fewer.")]
     TooManyMarks,
+    #[error("has no normal form (RFC 8264): choose another one.")]
     Unstable,
 }
 
@@ -257,53 +280,9 @@ impl From<precis::Fault> for Problem {
     }
 }
 
-impl fmt::Display for NameError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, bytes_max) = match self.kind {
-            Kind::User => ("user", USER_BYTES_MAX),
-            Kind::Room => ("room", ROOM_BYTES_MAX),
-        };
-        write!(f, "The {kind} name ")?;
-        match self.problem {
-            Problem::Empty => write!(f, "is empty: choose one of 1 to {bytes_max} bytes."),
-            Problem::TooLong { bytes, bytes_max } => {
-                write!(f, "is {bytes} bytes long (UTF-8) and at most {bytes_max} are allowed: choose a shorter one.")
-            }
-            Problem::StartsWithHash => {
-                write!(f, "starts with a hash (#), which marks the notices of rooms: choose one without it.")
-            }
-            Problem::Reserved(name) => {
-                write!(f, "reads as {name:?}, which is a name of the server itself: choose another one.")
-            }
-            Problem::Control(c) => refuse_char(f, "the control character", c),
-            Problem::WhiteSpace(c) => refuse_char(f, "the white space character", c),
-            Problem::Invisible(c) => refuse_char(f, "the invisible character", c),
-            Problem::Unassigned(c) => refuse_char(f, "the unknown character", c),
-            Problem::Disallowed(c) => refuse_char(f, "the character", c),
-            Problem::OutOfPlace(c) => {
-                write!(f, "contains the character {}, which is allowed between certain letters only: ", code_point(c))?;
-                f.write_str("leave it out.")
-            }
-            Problem::LooseMark(c) => {
-                write!(f, "contains the mark {} without a letter in front of it: leave it out.", code_point(c))
-            }
-            Problem::TooManyMarks => {
-                write!(f, "has a letter with more than {MARKS_MAX} marks, or one of them twice: use fewer.")
-            }
-            Problem::Unstable => write!(f, "has no normal form (RFC 8264): choose another one."),
-        }
-    }
-}
-
-fn refuse_char(f: &mut fmt::Formatter<'_>, what: &str, c: char) -> fmt::Result {
-    write!(f, "contains {what} {}, which is not allowed: leave it out.", code_point(c))
-}
-
 fn code_point(c: char) -> String {
     format!("U+{:04X}", u32::from(c))
 }
-
-impl std::error::Error for NameError {}
 
 #[cfg(test)]
 mod tests;

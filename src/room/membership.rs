@@ -1,4 +1,4 @@
-//! Joining and leaving a room, and what is said about it.
+//! Joining and leaving a room, and announcing it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,8 @@ use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 
 impl Room {
-    /// Adds a member. A chat room announces it, also to itself, unless it takes its name over from its own lost connection.
+    /// Adds a member. A chat room announces it, also to the new member itself, unless it takes over the name of its own lost
+    /// connection.
     pub(super) fn join(
         self: &Arc<Self>,
         joining: &Joining<'_>,
@@ -47,8 +48,8 @@ impl Room {
         })
     }
 
-    /// Removes a member; the second value says whether it was the last one, with which the room is no longer alive. A
-    /// member whose name was taken over leaves in silence.
+    /// Removes a member. The second value says whether it was the last one, so that the room is no longer alive. A member whose
+    /// name was taken over leaves without an announcement.
     pub(super) fn leave(
         self: &Arc<Self>,
         user: Option<&Name>,
@@ -81,7 +82,7 @@ impl Room {
         self.announce(state, announce, now, wakes)
     }
 
-    /// Shows how many are in the room now to lists of many rooms; how many users that is.
+    /// Updates the counts that lists of rooms read. Returns the number of users.
     fn count(&self, state: &State) -> usize {
         self.users.store(state.roster.users(), Ordering::Relaxed);
         self.members.store(state.roster.members(), Ordering::Relaxed);
@@ -92,7 +93,7 @@ impl Room {
         self.lock().alive
     }
 
-    /// A dormant room has a first member again.
+    /// Revives a dormant room for a new member.
     pub(super) fn revive(&self) {
         let mut state = self.lock();
         debug_assert!(!state.alive);

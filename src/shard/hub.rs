@@ -1,14 +1,14 @@
-//! The connections of a shard and what they make happen: no ring, no socket, no clock. Bytes and tokens come in; what is to be
-//! sent goes out through [`Hub::send`], and what else is wanted of the ring through [`Hub::asks`].
+//! The connections of a shard and everything that happens to them: no ring, no socket, no clock. Bytes and tokens come in;
+//! frames go out through [`Hub::send`], and every other request to the ring through [`Hub::asks`].
 //!
 //! In the order in which a message meets them:
-//! - [`reading`]: whose input is read, how much of it, and which connections have to wait
-//! - `session`: a message has arrived: rate limits, and by what it speaks `v0`, `v1`, `raw`, `sse`
-//! - `join`: the one way into a room, and out of it
-//! - [`sending`]: who is owed something, and how much leaves in a turn
-//! - `life`: closing, and what is left of a connection after it
-//! - `time`: timers, pings, what is due; `restart`: the end of the server
-//! - `memory`: what a shard gives back when too much is taken
+//! - [`reading`]: which connections are read, how much of each, and which have to wait
+//! - `session`: a whole message: rate limits, then `v0`, `v1`, `raw` or `sse`, depending on what the connection speaks
+//! - `join`: the only way into a room, and out of it
+//! - [`sending`]: which connections have something to send, and how much leaves in a turn
+//! - `life`: closing a connection, up to the release of its socket
+//! - `time`: timers and pings; `restart`: the end of the server
+//! - `memory`: what a shard gives back when the memory budget is used up
 //! - `invariants`: what must be true after each turn, in debug builds
 
 use std::net::Shutdown;
@@ -56,32 +56,32 @@ use reading::Reading;
 use sending::Sending;
 use time::Timers;
 
-/// Bytes of a reply that take a microsecond to be put together.
+/// Bytes of a reply that count as one unit of work: about what can be assembled in a microsecond.
 const REPLY_BYTES_PER_UNIT: usize = 128;
 
-/// A connection, safe against the reuse of its slot.
+/// Identifies a connection even after its slot has been reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     slot: u32,
     serial: u32,
 }
 
-/// Something that the hub wants of the ring, for the connection of this token.
+/// A request to the ring, for the connection with this token.
 #[derive(Clone, Copy, Debug)]
 pub enum Ask {
-    /// To receive.
+    /// Start a receive.
     Receive(u32, Receive),
-    /// To end the receive that goes on by itself.
+    /// Cancel the multishot receive.
     Cancel(u32),
-    /// To tell when there is room to send again.
+    /// Report when the socket is writable again.
     AwaitWritable(u32),
-    /// To shut its socket down.
+    /// Shut the socket down.
     Shutdown(u32, Shutdown),
-    /// To close its socket and forget the token.
+    /// Close the socket and forget the token.
     Release(u32),
 }
 
-/// See the module. A connection's token is its slot in `connections`.
+/// All the connections of a shard, and their rooms. A connection's token is its slot in `connections`.
 pub struct Hub {
     id: usize,
     settings: Arc<Settings>,
@@ -96,12 +96,12 @@ pub struct Hub {
     timers: Timers,
     wakes: Wakes,
     now: Now,
-    /// Which messages' deliveries are timed.
+    /// Picks the messages whose deliveries are timed.
     sampler: Sampler,
     stopping: bool,
     memory: Arc<Memory>,
     review: Review,
-    /// Emptied and filled again every turn.
+    /// Scratch space of `drain_inbox`, kept allocated between turns.
     relays: Vec<Relay>,
 }
 
@@ -159,18 +159,18 @@ impl Hub {
         self.connections.len()
     }
 
-    /// The token of the next connection.
+    /// The token that the next connection will get.
     pub(super) fn next_token(&self) -> u32 {
         self.connections.vacant_key() as u32
     }
 
-    /// What is wanted of the ring since this was last asked, in order.
+    /// Takes the requests to the ring that have accumulated, in order.
     pub(super) fn asks(&mut self) -> impl Iterator<Item = Ask> {
         self.asks.drain(..)
     }
 
-    /// Takes over a connection whose handshake is done; its socket is known by its number. It is open when this returns, or
-    /// closing with a reason.
+    /// Takes over a connection whose handshake is done. When this returns, the connection is either open, or closing with a
+    /// reason.
     pub(super) fn adopt(&mut self, upgraded: Upgraded<std::os::fd::RawFd>, now: Now) {
         self.now = now;
         let Upgraded { socket, role, room, since, response, leftover } = upgraded;
@@ -191,7 +191,7 @@ impl Hub {
         } else if let Some(room) = room {
             self.join_first(slot, &room, since);
         }
-        // First: a connection that ends over its first bytes stays until the kernel has given the receive back.
+        // First, so that a connection that ends because of its first bytes stays until the kernel has given the receive back.
         self.receive(slot);
         if !leftover.is_empty() {
             self.has_said(slot, leftover);
@@ -199,12 +199,12 @@ impl Hub {
         self.queue(slot);
     }
 
-    /// A turn begins.
+    /// Begins a turn at this time.
     pub(super) fn begin_turn(&mut self, now: Now) {
         self.now = now;
     }
 
-    /// Does what connections, other shards, and time ask for.
+    /// Processes what connections sent, what other shards published or ordered, and the timers that are due.
     pub(super) fn hear(&mut self) {
         self.drain_inbox();
         self.read_line();
@@ -215,7 +215,7 @@ impl Hub {
         self.sending.more_news = self.wakes.wake_others(self.registry.inboxes(), self.id);
     }
 
-    /// A turn ends; true: there is more to do before the shard may sleep.
+    /// Ends a turn. True: there is more to do before the shard may sleep.
     pub(super) fn end_turn(&mut self, reaped_all: bool) -> bool {
         if reaped_all && !self.someone_is_owed() {
             self.rooms.cut_back();
@@ -224,7 +224,8 @@ impl Hub {
         if self.rooms.take_released() {
             self.inbox().pressure().released(self.registry.inboxes());
         }
-        // What ended meanwhile has left its rooms: their members must not wait for the next turn to hear of it.
+        // Connections that ended during this turn have left their rooms, and the members on other shards must not wait a turn
+        // to be told.
         let more_news = self.wakes.wake_others(self.registry.inboxes(), self.id) || self.sending.more_news;
         let is_behind = !reaped_all || self.someone_is_owed() || self.rooms.in_line() > 0;
         let is_late = self.reading.has_ends() || self.timers.is_due() || self.review.is_owed();
@@ -234,7 +235,7 @@ impl Hub {
         more || self.reads_on()
     }
 
-    /// Does what others have asked for.
+    /// Executes the orders from the internal port and from other shards.
     fn obey_orders(&mut self) {
         for order in self.inbox().take_orders() {
             match order {
@@ -244,7 +245,7 @@ impl Hub {
         }
     }
 
-    /// Closes the connections of a user, as the internal port orders it.
+    /// Closes the connections of a user, on behalf of the internal port.
     fn disconnect(&mut self, order: Disconnect) {
         let Disconnect { user, room, reason, closed } = order;
         let in_room = |connection: &Connection| {
@@ -259,11 +260,11 @@ impl Hub {
         for slot in &slots {
             self.close(*slot, &CloseReason::Disconnected(&reason));
         }
-        // Nobody may wait for the answer any more.
+        // The request may have been given up: then nobody waits for this.
         let _ = closed.send(slots.len());
     }
 
-    /// Appends what all shards published to the logs here.
+    /// Appends what was published, on any shard, to the logs of the rooms here.
     fn drain_inbox(&mut self) {
         let (mut relays, mut lost) = (std::mem::take(&mut self.relays), Vec::new());
         let inboxes = self.registry.inboxes();
@@ -280,12 +281,12 @@ impl Hub {
         self.relays = relays;
     }
 
-    /// What the other shards send here.
+    /// This shard's inbox, which all shards push to.
     fn inbox(&self) -> &Inbox {
         &self.registry.inboxes()[self.id]
     }
 
-    /// A connection as the other shards know it.
+    /// The connection's identity outside this shard.
     fn member_id(&self, slot: u32) -> MemberId {
         MemberId { shard: self.id as u32, slot, serial: self.connections[slot as usize].serial }
     }
@@ -298,7 +299,7 @@ impl Hub {
         Key { slot, serial: self.connections[slot as usize].serial }
     }
 
-    /// The connection that a key is of, unless that is gone.
+    /// The connection with this key, unless it is gone.
     fn get(&self, key: Key) -> Option<&Connection> {
         self.connections.get(key.slot as usize).filter(|connection| connection.serial == key.serial)
     }
@@ -307,13 +308,13 @@ impl Hub {
         self.get(key).is_some()
     }
 
-    /// Sends `frame` to this connection alone, behind all that its rooms had for it until now.
+    /// Sends `frame` to this connection only, after everything that its rooms have for it up to now.
     fn reply(&mut self, slot: u32, frame: Bytes) {
         self.settle(slot, SETTLE_BYTES_MAX);
         self.reply_at_once(slot, frame);
     }
 
-    /// The same, ahead of what its rooms have for it.
+    /// Sends `frame` to this connection only, without waiting for what its rooms have for it.
     fn reply_at_once(&mut self, slot: u32, frame: Bytes) {
         self.spend(frame.len() / REPLY_BYTES_PER_UNIT);
         if self.connection(slot).reply(frame) {
@@ -323,7 +324,7 @@ impl Hub {
         }
     }
 
-    /// Puts what its rooms have for a connection ahead of what comes next, up to `bytes_max`.
+    /// Moves what its rooms have for a connection into its outbox, ahead of what is sent to it next; `bytes_max` at most.
     fn settle(&mut self, slot: u32, bytes_max: usize) {
         if self.connection(slot).life.is_open() {
             self.drain_inbox();
@@ -331,8 +332,8 @@ impl Hub {
         }
     }
 
-    /// A chat room by name: one of the connection's own, named as it names itself, is found without preparing the name and
-    /// without asking the registry.
+    /// A chat room by name. The connection's own rooms are tried first: that costs neither a normalization of the name nor the
+    /// registry's lock.
     fn room_of(&self, slot: u32, name: &str) -> Option<Arc<Room>> {
         let memberships = &self.connections[slot as usize].memberships;
         let own = memberships.iter().map(|membership| &self.rooms.get(membership.room).room);

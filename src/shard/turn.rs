@@ -1,7 +1,7 @@
 //! The turn: completions in, frames out, one submission. Nothing else calls the ring.
 //!
-//! A turn is bounded in work, on both sides: what is read of connections ([`super::hub::reading`]), and what is given to the
-//! kernel ([`super::hub::sending`]). A publisher is slowed down to what the fan-out of its room can do, by its own TCP window.
+//! The work of a turn is bounded on both sides: what is read from connections ([`super::hub::reading`]), and what is given to
+//! the kernel ([`super::hub::sending`]). A publisher is slowed down to the pace of its room's fan-out, by its own TCP window.
 
 use std::io;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::limits::{BUFFERS_BEFORE_READING, COMPLETIONS_PER_TURN, SUBMISSIONS_BE
 use crate::ring::{Completion, DataRing};
 
 impl<R: DataRing> Shard<R> {
-    /// Takes turns until there is nothing to do, or the control ring has waited long enough; true: there is more.
+    /// Takes turns until there is nothing left to do, or the control ring has waited long enough. True: there is more to do.
     pub fn turns(&mut self) -> bool {
         let began = Instant::now();
         loop {
@@ -25,7 +25,7 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    /// Takes one turn; true: there is more to do before the shard may sleep.
+    /// Takes one turn. True: there is more to do before the shard may sleep.
     pub fn turn(&mut self, now: Now) -> bool {
         self.hub.begin_turn(now);
         self.ring.suppress_wakeups();
@@ -36,8 +36,8 @@ impl<R: DataRing> Shard<R> {
     }
 
     fn try_turn(&mut self) -> io::Result<bool> {
-        // Takes what the control ring's tasks asked for, and lets the kernel run what it deferred: behind thousands of ends a
-        // message would otherwise wait for as many turns as a few of them take.
+        // Submits what the tasks of the control ring asked for, and lets the kernel run the work that it deferred. The kernel
+        // runs a few pieces per call: with only one call a turn, a message would wait for many turns behind thousands of ends.
         for _ in 0..SUBMISSIONS_BEFORE_READING {
             let deferred_more = self.ring.submit()?;
             self.reap();
@@ -56,7 +56,7 @@ impl<R: DataRing> Shard<R> {
         Ok(more)
     }
 
-    /// Hands completions to the hub, and does what it asks for; false if there may be more.
+    /// Hands completions to the hub, and carries out what it asks for. False: there may be more completions.
     fn reap(&mut self) -> bool {
         let mut left = COMPLETIONS_PER_TURN;
         while left > 0
@@ -78,7 +78,7 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    /// Does what the hub asks of the ring, in order.
+    /// Carries out what the hub asks of the ring, in order.
     pub(super) fn carry_out(&mut self) {
         for ask in self.hub.asks() {
             match ask {

@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::Parser;
-use fastwebsockets::OpCode;
 use hi::clock::Now;
 use hi::config::Config;
 use hi::connection::Role;
+use hi::frame::OpCode;
 use hi::frame::encode;
 use hi::os;
 use hi::protocol::Namespace;

@@ -1,16 +1,15 @@
-//! What connections have said is read in turns: each turn has a bound of work, and each connection with something unread
-//! its place in line, so that whoever floods waits, and nobody else. Whoever has more to say than was read stands in a line
-//! of its own, behind those that have just begun: these don't wait for a thousand flooders to have their turns.
+//! The input of connections is read in turns. The work of each turn is bounded, and each connection with unread input has its
+//! place in a queue, so that only a flooder waits for its own flood. Connections that have more input than was read in one go
+//! get a separate queue, behind those that have just sent something: nobody waits for a thousand flooders.
 //!
-//! A connection waits, too, while what it wants can't be done without harm to others: while an inbox is congested, while the
-//! raw room that it publishes into is behind, while it doesn't read the answers that it has. A chat message whose room is
-//! behind is parked. Nothing of what waits is lost, and none of it keeps a receive buffer: its socket fills up, and the
-//! peer's TCP window closes.
+//! A connection also waits while reading it would harm others: while an inbox is congested, while the raw room that it
+//! publishes to is behind, or while it doesn't read its replies. A chat message whose room is behind is parked. Nothing that
+//! waits is lost, and none of it occupies a receive buffer: the socket fills up, and the peer's TCP window closes.
 
 use std::collections::VecDeque;
 use std::io;
 
-use fastwebsockets::OpCode;
+use crate::frame::OpCode;
 
 use super::{Ask, Hub, Key};
 use crate::connection::unread::{Parked, Unread};
@@ -24,46 +23,46 @@ use crate::metrics::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE};
 use crate::protocol::Protocol;
 use crate::ring::{BufferPool, Receive, Received};
 
-/// Bytes of whole frames that count as a unit of work,
+/// Bytes of complete frames that count as one unit of work.
 const BYTES_PER_UNIT: usize = 1024;
-/// of fragments, which may be as short as their headers,
+/// Bytes of fragments that count as one unit: they may be as short as their headers.
 const FRAGMENT_BYTES_PER_UNIT: usize = 64;
-/// and of a frame whose end is missing: they are copied, and that is all.
+/// Bytes of an incomplete frame that count as one unit: they are only copied.
 const PART_BYTES_PER_UNIT: usize = 4096;
-/// What it takes to close a connection, in units of work,
+/// Units of work that it takes to close a connection.
 pub(super) const CLOSE_WORK: usize = 8;
-/// and to join a room, or to leave it.
+/// Units of work that it takes to join or leave a room.
 pub(super) const MEMBERSHIP_WORK: usize = 4;
 
-/// What became of a connection's turn.
+/// How a connection's turn ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
-    /// It has said everything.
+    /// There is no unread input left.
     Done,
-    /// Its share is used up.
+    /// There is more, but the share of work is used up.
     More,
-    /// It has to wait.
+    /// There is more, and it has to wait.
     Held,
 }
 
-/// The connections with something unread, and whose turn it is.
+/// The connections with unread input, and whose turn it is.
 #[derive(Debug)]
 pub(super) struct Reading {
     buffers: BufferPool,
-    /// Connections that have just said something, in the order of their turns. Each with something unread stands here or in
-    /// `line`, exactly once.
+    /// Connections that have just sent something, in the order of their turns. Each connection with unread input is in here or
+    /// in `line`, exactly once.
     newcomers: VecDeque<Key>,
-    /// Connections that had their turn and have more to say, or to wait; and those that always have more.
+    /// Connections that had their turn and have more input, or have to wait; and connections that always have more.
     line: VecDeque<Key>,
-    /// Whether somebody in line need not wait.
+    /// Whether a queued connection could go on at once.
     someone_may_go_on: bool,
-    /// Units of work that are left of a connection's turn.
+    /// Units of work left in the current connection's turn.
     work_left: isize,
-    /// A message that the connection whose turn it is could not publish yet.
+    /// A message of the current connection that could not be published yet.
     pub(super) parked: Option<Parked>,
-    /// Connections whose peers have ended, and of which nothing is unread.
+    /// Connections whose peer has ended and that have no unread input.
     ends: VecDeque<Key>,
-    /// Connections whose receive ended because buffers ran out.
+    /// Connections whose receive ended because the buffers had run out.
     starved: VecDeque<Key>,
 }
 
@@ -81,18 +80,18 @@ impl Reading {
         }
     }
 
-    /// Whether half of the receive buffers hold something unread: the others are for those that have just begun to say
+    /// Whether half of the receive buffers hold unread input: the other half is reserved for connections that have just sent
     /// something.
     fn buffers_are_short(&self) -> bool {
         self.buffers.held() >= self.buffers.len() / 2
     }
 
-    /// Whether somebody is in line.
+    /// Whether any connection is queued.
     fn anyone_waits(&self) -> bool {
         !self.newcomers.is_empty() || !self.line.is_empty()
     }
 
-    /// Whether some connection has ended and is not taken down yet.
+    /// Whether the peer of some connection has ended, and that still has to be handled.
     pub(super) fn has_ends(&self) -> bool {
         !self.ends.is_empty()
     }
@@ -103,7 +102,7 @@ impl Reading {
         self.starved.contains(key)
     }
 
-    /// Entries of both lines, with and without connections that are gone meanwhile.
+    /// The entries of both queues, including those of connections that are gone.
     #[cfg(debug_assertions)]
     pub(super) fn in_line(&self) -> impl Iterator<Item = &Key> {
         self.newcomers.iter().chain(&self.line)
@@ -111,13 +110,13 @@ impl Reading {
 }
 
 impl Hub {
-    /// Something has arrived of a connection, or its receive has ended.
+    /// A receive has completed, or one part of it: bytes, an end, or an error.
     pub(in crate::shard) fn received(&mut self, slot: u32, result: io::Result<Option<Received>>, armed: bool) {
         let key = self.key(slot);
         let connection = self.connection(slot);
         connection.life.received(armed);
         match result {
-            // Behind its end nothing is read: bytes could be missing in between.
+            // Nothing is read after the end: bytes might be missing in between.
             Ok(Some(_)) if connection.life.has_peer_ended() || connection.life.is_ended() => {}
             Ok(Some(received)) => self.has_arrived(slot, received),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
@@ -129,7 +128,7 @@ impl Hub {
                     self.receive(slot);
                 }
             }
-            // The peer has ended, or is gone; what it said before it went is heard first.
+            // The peer has ended, or the connection is broken. What the peer sent before is read first.
             Ok(None) | Err(_) => {
                 connection.life.peer_ended();
                 if connection.unread.is_none() {
@@ -140,7 +139,7 @@ impl Hub {
         self.release_if_ended(slot);
     }
 
-    /// Something has arrived of a connection. While buffers are short, what a flood brings is copied.
+    /// Bytes have arrived. While buffers are short, a flooder's bytes are copied.
     fn has_arrived(&mut self, slot: u32, mut received: Received) {
         let at = self.now.instant;
         let buffers_max = (self.reading.buffers.len() / BUFFERS_SHARE).max(1);
@@ -170,7 +169,7 @@ impl Hub {
         }
     }
 
-    /// The same for what came behind a request head.
+    /// Takes in bytes that were received after the request head.
     pub(super) fn has_said(&mut self, slot: u32, bytes: Vec<u8>) {
         let key = self.key(slot);
         let at = self.now.instant;
@@ -178,8 +177,8 @@ impl Hub {
         self.reading.newcomers.push_back(key);
     }
 
-    /// Lets the connections in line have their turns, one after the other, until a turn's worth of work is done: first those
-    /// that have just begun; half of the work is for those that go on, if there are any.
+    /// Gives the queued connections their turns, one after the other, until a turn's worth of work is done. Those that have
+    /// just sent something go first; half of the work is reserved for the others, if there are any.
     pub(super) fn read_line(&mut self) {
         let reading = &mut self.reading;
         reading.someone_may_go_on = false;
@@ -243,7 +242,7 @@ impl Hub {
         if must_wait { Turn::Held } else { Turn::More }
     }
 
-    /// Publishes what was parked, if its room has caught up; false: it has not.
+    /// Publishes the parked message, if its room has caught up. False: it has not.
     fn parked_message(&mut self, slot: u32, unread: &mut Unread) -> bool {
         let Some(Parked { room, .. }) = &unread.parked else { return true };
         if room.is_behind() {
@@ -259,7 +258,7 @@ impl Hub {
         unread.parked.is_none()
     }
 
-    /// Reads until there is nothing more, the share of work is used up, or the connection has to wait.
+    /// Reads until there is no more input, the share of work is used up, or the connection has to wait.
     fn read(&mut self, key: Key, unread: &mut Unread) {
         while self.reading.work_left > 0 && self.is_current(key) && self.connection(key.slot).life.is_heard() {
             let Some((input, at)) = unread.first() else { return };
@@ -278,7 +277,7 @@ impl Hub {
         }
     }
 
-    /// Decodes what a connection sent, and does what it says. Returns how many bytes are left for later.
+    /// Decodes input and acts on it. Returns how many bytes are left for later.
     fn bytes_arrived(&mut self, slot: u32, mut input: &mut [u8]) -> usize {
         if self.connection(slot).protocol() == Protocol::Sse {
             self.spend(input.len() / BYTES_PER_UNIT);
@@ -316,12 +315,12 @@ impl Hub {
         }
     }
 
-    /// Work was done for the connection whose turn it is: more than was left of it is taken off the shard's turn.
+    /// Deducts work from the turn of the current connection; what exceeds its share is deducted from the shard's turn.
     pub(super) fn spend(&mut self, work: usize) {
         self.reading.work_left -= work as isize;
     }
 
-    /// Whether nothing more of this connection may be read just now.
+    /// Whether this connection must not be read just now.
     fn must_wait(&self, slot: u32) -> bool {
         let connection = &self.connections[slot as usize];
         if self.registry.is_congested() || connection.replies_bytes() > REPLIES_BYTES_HELD {
@@ -332,7 +331,8 @@ impl Hub {
             && connection.memberships.first().is_some_and(|membership| self.rooms.get(membership.room).room.is_behind())
     }
 
-    /// Whether there is something to read at once. If all that is in line has to wait, what it waits for wakes this shard.
+    /// Whether there is something to read at once. If everything queued has to wait, whatever it waits for will wake this
+    /// shard.
     pub(super) fn reads_on(&self) -> bool {
         if self.reading.someone_may_go_on || !self.reading.anyone_waits() {
             return self.reading.anyone_waits();
@@ -341,8 +341,8 @@ impl Hub {
         self.may_anyone_go_on()
     }
 
-    /// Whether somebody in line could be read now, or has to give back receive buffers that others wait for: asked before the
-    /// shard sleeps.
+    /// Whether any queued connection could be read now, or holds receive buffers that others need. Checked before the shard
+    /// sleeps.
     fn may_anyone_go_on(&self) -> bool {
         let Reading { newcomers, line, starved, .. } = &self.reading;
         let buffers_are_missed = !starved.is_empty() && !self.registry.is_congested();
@@ -355,12 +355,22 @@ impl Hub {
         newcomers.iter().chain(line).any(may_go_on)
     }
 
-    /// Nothing unread is left of this connection: more may come, or its end is heard now.
+    /// All input of this connection has been read: receive more, or handle its end.
     fn all_is_read(&mut self, key: Key) {
         if self.connection(key.slot).life.has_peer_ended() {
             self.reading.ends.push_back(key);
         } else {
             self.receive(key.slot);
+        }
+    }
+
+    /// Drops the unread input of a connection. What arrives from now on is received.
+    pub(super) fn forget_unread(&mut self, slot: u32) {
+        let key = self.key(slot);
+        if self.connection(slot).unread.take().is_some() {
+            self.reading.newcomers.retain(|in_line| *in_line != key);
+            self.reading.line.retain(|in_line| *in_line != key);
+            self.all_is_read(key);
         }
     }
 
@@ -373,7 +383,7 @@ impl Hub {
         }
     }
 
-    /// From now on this connection takes no more than one receive buffer, and none while it has something unread.
+    /// From now on this connection takes one receive buffer at a time, and none while it has unread input.
     fn stop_receiving(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         if connection.life.is_receiving() && !connection.one_at_a_time {
@@ -382,7 +392,7 @@ impl Hub {
         connection.one_at_a_time = true;
     }
 
-    /// Arms receives that ended for want of buffers: the first of them, as many as there are buffers.
+    /// Restarts receives that ended because the buffers had run out, the oldest first, as many as there are free buffers.
     pub(in crate::shard) fn receive_again(&mut self) {
         let free = self.reading.buffers.len().saturating_sub(self.reading.buffers.held());
         for _ in 0..free.min(self.reading.starved.len()) {
@@ -393,7 +403,7 @@ impl Hub {
         }
     }
 
-    /// Takes down connections whose peers have ended, and have been heard to the end.
+    /// Ends connections whose peer has ended, once all their input has been read.
     pub(super) fn hear_ends(&mut self) {
         let mut left = ENDS_PER_TURN;
         while left > 0 {
@@ -407,15 +417,15 @@ impl Hub {
 
     fn peer_ended(&mut self, slot: u32) {
         if self.connection(slot).life.is_ended() {
-            // It is released when the ring has given back what it holds.
+            // It will be released once the ring has given back what it holds.
             return;
         }
         if self.connection(slot).protocol() == Protocol::Sse {
-            // As listeners go: there is no Close in HTTP.
+            // This is how listeners leave: HTTP has no Close.
             self.count_end(slot, CLOSED_WITHOUT_CODE);
             self.end(slot);
         } else {
-            // Perhaps the peer has ended its direction only, and still reads what it is owed.
+            // The peer may have shut down only its sending side, and still read what it is owed.
             self.count_end(slot, CLOSED_ABNORMALLY);
             self.peer_closes(slot, None);
         }
@@ -427,7 +437,7 @@ impl Hub {
                 self.message(slot, kind, &payload);
             }
             Event::Message { .. } | Event::Pong(_) => {}
-            // Answered as RFC 6455 has it, 5.5.2.
+            // RFC 6455, section 5.5.2: a ping is answered with its payload.
             Event::Ping(payload) => {
                 self.connection(slot).pong(encode::frame(OpCode::Pong, &payload));
                 self.queue(slot);

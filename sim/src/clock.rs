@@ -1,0 +1,45 @@
+//! Simulated time: it moves when the scheduler says so. The system's clock moves on its own, and sometimes backwards.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use hi::clock::{Now, Time};
+
+/// Both readings of the clock.
+#[derive(Debug)]
+pub struct Clock {
+    base: Instant,
+    monotonic_ms: Cell<u64>,
+    unix_ms: Cell<u64>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        // Only differences to it are ever looked at.
+        Self { base: Instant::now(), monotonic_ms: Cell::new(5000), unix_ms: Cell::new(1_800_000_000_000) }
+    }
+}
+
+impl Clock {
+    /// The time now.
+    pub fn now(&self) -> Now {
+        let (unix_ms, monotonic_ms) = (self.unix_ms.get(), self.monotonic_ms.get());
+        Now { instant: self.base + Duration::from_millis(monotonic_ms), time: Time { unix_ms, monotonic_ms } }
+    }
+
+    /// Milliseconds on the reading that never goes back.
+    pub fn ms(&self) -> u64 {
+        self.monotonic_ms.get()
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, ms: u64) {
+        self.monotonic_ms.update(|now| now + ms);
+        self.unix_ms.update(|now| now + ms);
+    }
+
+    /// Somebody sets the system's clock.
+    pub fn set_unix_ms(&self, unix_ms: u64) {
+        self.unix_ms.set(unix_ms);
+    }
+}

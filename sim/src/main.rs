@@ -1,0 +1,54 @@
+//! `sim`: runs seeds, or repeats one of them.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use sim::{STEPS, seeds};
+
+/// Runs hi's shards, their network, clients and faults in one thread, from a seed; what has to hold is checked all along.
+///
+/// A seed that finds something prints itself and the command that repeats it, step by step.
+#[derive(Parser)]
+#[command(name = "sim")]
+struct Options {
+    /// Seeds to run, one after the other; stops at the first that fails
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    seeds: u64,
+
+    /// The first of them
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    from: u64,
+
+    /// Run this seed alone, and say what was seen
+    #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from", "jobs"])]
+    seed: Option<u64>,
+
+    /// Print every step of the seed
+    #[arg(long, requires = "seed")]
+    trace: bool,
+
+    /// Steps between two checks of everything that is owed; a seed means another run with another number
+    #[arg(long, value_name = "COUNT", default_value_t = STEPS)]
+    steps: usize,
+
+    /// Seeds that run at the same time, each on a thread of its own [default: one for each core]
+    #[arg(long, value_name = "COUNT")]
+    jobs: Option<usize>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if let Some(seed) = options.seed {
+        println!("seed {seed}: {}", sim::run(seed, options.steps, options.trace));
+        return ExitCode::SUCCESS;
+    }
+    let began = Instant::now();
+    let jobs = options.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    seeds::keep_panics();
+    let report = seeds::run(options.from, options.seeds, options.steps, jobs);
+    println!("{} seeds in {:.1} s: {}", report.seeds, began.elapsed().as_secs_f64(), report.totals);
+    let Some(failure) = report.failure else { return ExitCode::SUCCESS };
+    println!("{}", sim::describe(&failure, options.steps));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,270 @@
+//! The server of a simulation: N shards and one registry, on one thread. A shard runs when something has woken it, as its
+//! thread would, and for one turn at a time.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use fastwebsockets::OpCode;
+use hi::clock::Now;
+use hi::connection::Role;
+use hi::frame::encode;
+use hi::memory::{Memory, What};
+use hi::metrics::counters::Speech;
+use hi::protocol::Namespace;
+use hi::protocol::name::Name;
+use hi::protocol::position::Since;
+use hi::protocol::resume::ResumeKey;
+use hi::relay::{self, Disconnect, Order, Pushed, Wake};
+use hi::room::registry::Registry;
+use hi::room::{Payload, Room, Wakes};
+use hi::ring::DataRing;
+use hi::shard::{Opening, Shard, Upgraded};
+use tokio::sync::oneshot;
+
+use crate::allocations::of_server;
+use crate::clock::Clock;
+use crate::network::LinkId;
+use crate::plan::Plan;
+use crate::ring::{Kernel, Shared, SimRing, SimSocket};
+
+/// What stands at the head of every connection.
+pub const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+/// The first epoch that a room can have.
+const EPOCH_BASE: u64 = 0xe000;
+
+/// How a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `/ws`, without a subprotocol.
+    V0,
+    /// `/ws` with `hi.v1`.
+    V1,
+    /// `/raw/ROOM`.
+    Raw {
+        /// Whether it gets its own messages.
+        echo: bool,
+        /// Whether it skips what it is too slow for.
+        lossy: bool,
+    },
+    /// `/stream/ROOM`.
+    Sse,
+}
+
+impl Kind {
+    /// Where its rooms are.
+    pub fn namespace(self) -> Namespace {
+        if matches!(self, Self::Raw { .. }) { Namespace::Raw } else { Namespace::Chat }
+    }
+}
+
+/// A request as the handshake would hand it over.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// How the client speaks.
+    pub kind: Kind,
+    /// The user's name, in chat.
+    pub user: &'a str,
+    /// The room in the address.
+    pub room: Option<&'a str>,
+    /// `?resume=`
+    pub resume: Option<&'a String>,
+    /// `Last-Event-ID`
+    pub since: Option<Since>,
+    /// What came behind the head.
+    pub leftover: &'a [u8],
+}
+
+/// A shard, and what wakes it.
+pub struct Seat {
+    shard: RefCell<Shard<SimRing>>,
+    /// The scheduler's hold of its ring.
+    pub kernel: Kernel,
+    awake: Arc<AtomicBool>,
+    /// While there are faults: whether its core does something else.
+    pauses: Cell<bool>,
+}
+
+/// See the module.
+pub struct Server {
+    seats: Vec<Seat>,
+    /// All rooms.
+    pub registry: Arc<Registry>,
+    /// The budget.
+    pub memory: Arc<Memory>,
+    clock: Rc<Clock>,
+    /// What the rings share.
+    pub shared: Rc<Shared>,
+}
+
+impl Server {
+    /// A server without connections.
+    pub fn new(plan: &Plan, shared: Rc<Shared>, clock: Rc<Clock>) -> Self {
+        let awake: Vec<Arc<AtomicBool>> = (0..plan.shards).map(|_| Arc::default()).collect();
+        let wakes = awake.iter().cloned().map(|awake| Wake(Box::new(move || awake.store(true, Ordering::SeqCst))));
+        let inboxes = relay::inboxes(wakes, plan.inbox_bytes_max);
+        let registry = Registry::new(inboxes, EPOCH_BASE, ResumeKey::new([1, 2]), plan.config.replay_bounds());
+        let registry = Arc::new(registry.asking(SimRing::peer_has_ended));
+        let memory = Arc::new(Memory::new(plan.memory_bytes_max, plan.shards).of_holders_alone());
+        let config = Arc::new(plan.config.clone());
+        let seat = |(id, awake): (usize, Arc<AtomicBool>)| {
+            memory.enroll(id);
+            let (ring, kernel) = SimRing::new(id, config.receive_buffers, Rc::clone(&shared), Arc::clone(&awake));
+            let shard = Shard::new(id, Arc::clone(&config), Arc::clone(&registry), ring, clock.now());
+            Seat { shard: RefCell::new(shard.keeping_to(Arc::clone(&memory))), kernel, awake, pauses: Cell::new(false) }
+        };
+        let seats = awake.into_iter().enumerate().map(seat).collect();
+        Self { seats, registry, memory, clock, shared }
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// The ring of a shard, and of all shards.
+    pub fn kernels(&self) -> impl Iterator<Item = &Kernel> {
+        self.seats.iter().map(|seat| &seat.kernel)
+    }
+
+    /// Whether a shard has something to do.
+    pub fn is_awake(&self, shard: usize) -> bool {
+        self.seats[shard].awake.load(Ordering::SeqCst)
+    }
+
+    /// A turn of a shard that is awake, unless it is in the middle of one. True: it took one.
+    pub fn turn(&self, id: usize) -> bool {
+        let seat = &self.seats[id];
+        let Ok(mut shard) = seat.shard.try_borrow_mut() else { return false };
+        if self.shared.faults.get() && seat.pauses.get() {
+            return false;
+        }
+        if !seat.awake.swap(false, Ordering::SeqCst) {
+            return false;
+        }
+        self.memory.enroll(id);
+        if of_server(|| shard.turn(self.clock.now())) {
+            seat.awake.store(true, Ordering::SeqCst);
+        }
+        true
+    }
+
+    /// Whether a shard's core does something else from now on, for as long as there are faults.
+    pub fn pause(&self, id: usize, pauses: bool) {
+        self.seats[id].pauses.set(pauses);
+    }
+
+    /// The thread of `id` goes on after another one has run.
+    pub fn goes_on(&self, id: usize) {
+        self.memory.enroll(id);
+    }
+
+    /// A second has passed for a shard.
+    pub fn tick(&self, id: usize) {
+        self.with(id, |shard, now| shard.tick(now));
+    }
+
+    /// A shard is told to stop.
+    pub fn stop(&self, id: usize) {
+        self.with(id, |shard, now| shard.stop(now));
+    }
+
+    /// A connection whose handshake is done.
+    pub fn adopt(&self, id: usize, link: LinkId, request: Request<'_>) {
+        let Request { kind, user, room, resume, since, leftover } = request;
+        self.with(id, |shard, now| {
+            let role = match kind {
+                Kind::V0 | Kind::V1 => Role::Chat { user: Name::user(user).expect("a name") },
+                Kind::Raw { echo, lossy } => Role::Raw { echo, lossy },
+                Kind::Sse => Role::Stream { ignored_bytes: 0 },
+            };
+            let upgraded = Upgraded {
+                socket: SimSocket(link),
+                role,
+                room: room.map(|room| Name::room(room).expect("a name")),
+                opening: (kind == Kind::V1).then(|| Opening { instance: "sim".into(), resume: resume.cloned() }),
+                since,
+                response: Bytes::from_static(HEAD),
+                leftover: leftover.to_vec(),
+            };
+            shard.adopt(upgraded, now);
+        });
+    }
+
+    fn with(&self, id: usize, act: impl FnOnce(&mut Shard<SimRing>, Now)) {
+        let seat = &self.seats[id];
+        self.memory.enroll(id);
+        of_server(|| act(&mut seat.shard.borrow_mut(), self.clock.now()));
+        seat.awake.store(true, Ordering::SeqCst);
+    }
+
+    /// A room, if somebody is in it.
+    pub fn room(&self, namespace: Namespace, name: &str) -> Option<Arc<Room>> {
+        self.registry.get(namespace, &Name::room(name).expect("a name"))
+    }
+
+    /// Publishes a text as the internal port does. `None`: it has to wait. Otherwise the room's epoch and `Seq`, if it exists.
+    pub fn publish(&self, namespace: Namespace, name: &str, text: &str) -> Option<Option<(u64, u64)>> {
+        of_server(|| self.publish_now(namespace, name, text))
+    }
+
+    fn publish_now(&self, namespace: Namespace, name: &str, text: &str) -> Option<Option<(u64, u64)>> {
+        let behind = self.room(namespace, name).is_some_and(|room| room.is_behind());
+        if self.registry.is_congested() || behind {
+            return None;
+        }
+        self.memory.enroll_internal_port();
+        let (now, mut wakes) = (self.clock.now().time, Wakes::default());
+        let name = Name::room(name).expect("a name");
+        let frame = encode::frame(OpCode::Binary, text.as_bytes());
+        let payload = match namespace {
+            Namespace::Chat => Payload::Chat { from: "api", text },
+            Namespace::Raw => Payload::Frame(&frame),
+        };
+        let published = self.registry.publish_from_outside(namespace, &name, payload, now, &mut wakes);
+        wakes.wake_all(self.registry.inboxes());
+        Some(published.map(|(room, seq, _)| (room.epoch(), seq)))
+    }
+
+    /// Has the connections of a user closed, as the internal port does; each shard says how many that were.
+    pub fn disconnect(&self, user: &str) -> Vec<oneshot::Receiver<usize>> {
+        let order = |inbox: &relay::Inbox| {
+            let (closed, answer) = oneshot::channel();
+            let user = Name::user(user).expect("a name");
+            let order = Order::Disconnect(Disconnect { user, room: None, reason: "the simulation wants it".into(), closed });
+            if inbox.order(order) == Pushed::Wake {
+                inbox.wake();
+            }
+            answer
+        };
+        self.registry.inboxes().iter().map(order).collect()
+    }
+
+    /// Connections that are not gone, on all shards.
+    pub fn connections(&self) -> usize {
+        self.seats.iter().map(|seat| seat.shard.borrow().connections()).sum()
+    }
+
+    /// The same, as the metrics have it.
+    pub fn connections_counted(&self) -> u64 {
+        let of_shard = |seat: &Seat| {
+            let shard = seat.shard.borrow();
+            let counters = shard.counters();
+            Speech::ALL.iter().fold(0, |sum: u64, speech| sum.wrapping_add(counters.connections(*speech).get()))
+        };
+        self.seats.iter().map(of_shard).fold(0, u64::wrapping_add)
+    }
+
+    /// Connections that ended with this code.
+    pub fn ended_with(&self, code: u16) -> u64 {
+        self.seats.iter().map(|seat| seat.shard.borrow().counters().disconnects(code).get()).sum()
+    }
+
+    /// Bytes that the ledgers say are held, inboxes included.
+    pub fn held_bytes(&self) -> usize {
+        let inboxes: usize = self.registry.inboxes().iter().map(relay::Inbox::bytes).sum();
+        inboxes + What::ALL.iter().map(|what| self.memory.bytes(*what)).sum::<usize>()
+    }
+}
