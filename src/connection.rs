@@ -9,7 +9,6 @@ use crate::frame::OpCode;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::frame::OpCode;
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
 use crate::metrics::delivery::Carried;

@@ -319,7 +319,10 @@ impl DataRing for SimRing {
 
     fn send(&mut self, token: u32, slices: Slices) {
         of_simulation(|| {
-            assert!(!slices.is_empty() && slices.as_slice().len() <= SLICES_PER_SEND_MAX, "a send has something to send");
+            assert!(
+                !slices.is_empty() && slices.as_slice().len() <= SLICES_PER_SEND_MAX,
+                "a send has something to send"
+            );
             let mut state = self.state.borrow_mut();
             let before = std::mem::replace(&mut state.token(token).sends, true);
             assert!(!before, "one send at a time");
@@ -355,7 +358,8 @@ impl DataRing for SimRing {
             for submission in std::mem::take(&mut state.asked) {
                 state.execute(submission);
             }
-            let pieces = if shared.faults.get() { shared.random.between(1, DEFERRED_PER_SUBMIT) } else { DEFERRED_PER_SUBMIT };
+            let pieces =
+                if shared.faults.get() { shared.random.between(1, DEFERRED_PER_SUBMIT) } else { DEFERRED_PER_SUBMIT };
             let mut due = Vec::new();
             for _ in 0..pieces {
                 if due.is_empty() {

@@ -18,9 +18,9 @@ use hi::protocol::name::Name;
 use hi::protocol::position::Since;
 use hi::protocol::resume::ResumeKey;
 use hi::relay::{self, Disconnect, Order, Pushed, Wake};
+use hi::ring::DataRing;
 use hi::room::registry::Registry;
 use hi::room::{Payload, Room, Wakes};
-use hi::ring::DataRing;
 use hi::shard::{Opening, Shard, Upgraded};
 use tokio::sync::oneshot;
 
@@ -233,7 +233,8 @@ impl Server {
         let order = |inbox: &relay::Inbox| {
             let (closed, answer) = oneshot::channel();
             let user = Name::user(user).expect("a name");
-            let order = Order::Disconnect(Disconnect { user, room: None, reason: "the simulation wants it".into(), closed });
+            let order =
+                Order::Disconnect(Disconnect { user, room: None, reason: "the simulation wants it".into(), closed });
             if inbox.order(order) == Pushed::Wake {
                 inbox.wake();
             }

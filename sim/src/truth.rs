@@ -132,7 +132,8 @@ impl Truth {
     /// number.
     pub fn check_senders(&mut self) {
         let mut last: BTreeMap<(bool, &str, u64, String), u64> = BTreeMap::new();
-        let places: Vec<(Place, Bytes)> = self.places.iter().map(|(place, payload)| (*place, payload.clone())).collect();
+        let places: Vec<(Place, Bytes)> =
+            self.places.iter().map(|(place, payload)| (*place, payload.clone())).collect();
         for (place, payload) in places {
             let text = if place.0 {
                 String::from_utf8_lossy(&payload).into_owned()

@@ -335,7 +335,10 @@ impl World {
     /// Everything that is owed has arrived.
     fn check_settled(&mut self) {
         let Scene { server, shared, truth, .. } = &self.scene;
-        assert!(server.kernels().all(crate::ring::Kernel::is_quiet), "a shard sleeps, and its ring has something to tell");
+        assert!(
+            server.kernels().all(crate::ring::Kernel::is_quiet),
+            "a shard sleeps, and its ring has something to tell"
+        );
         for client in &mut self.clients {
             client.place(&self.scene);
             client.check_is_up_to_date(&self.scene);

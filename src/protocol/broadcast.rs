@@ -6,7 +6,6 @@ use crate::frame::OpCode;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::frame::OpCode;
 use crate::frame::encode::FrameWriter;
 use crate::protocol::name::Name;
 use crate::protocol::notice::{Event, Folded, Notice};

@@ -9,7 +9,6 @@ use crate::frame::OpCode;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::frame::OpCode;
 use crate::frame::encode::FrameWriter;
 use crate::protocol::position::{Epoch, Since};
 

@@ -84,7 +84,10 @@ impl Client {
         match since {
             Some(Since { epoch, seq }) => {
                 // A stream that begins where the listener stopped, or elsewhere in a room in which nothing was said.
-                assert!(epoch == Some(id.0) && seq == id.1, "{user} had {since:?}, and isn't told what it lost: {id:?}");
+                assert!(
+                    epoch == Some(id.0) && seq == id.1,
+                    "{user} had {since:?}, and isn't told what it lost: {id:?}"
+                );
                 scene.saw(Seen::Recovered);
             }
             None => {
@@ -97,7 +100,8 @@ impl Client {
     /// Whether a raw member can't tell if it has everything: nobody knows what comes next, or it asked for less.
     fn may_not_know(&self, scene: &Scene, room: &'static str, membership: &Membership, next: u64) -> bool {
         let Kind::Raw { echo, lossy } = self.kind else { return false };
-        let is_known = scene.truth.borrow().at((true, room, membership.began.map_or(0, |(epoch, _)| epoch), next)).is_some();
+        let is_known =
+            scene.truth.borrow().at((true, room, membership.began.map_or(0, |(epoch, _)| epoch), next)).is_some();
         lossy || !echo && !is_known
     }
 
@@ -138,7 +142,10 @@ impl Membership {
     fn continues_with(&self, seq: u64, user: &str, room: &str) {
         match (self.next, self.began) {
             (Some(next), _) => {
-                assert!(next == seq, "{user} in {room}: {next} has to come, but {seq} comes, untold of what is between");
+                assert!(
+                    next == seq,
+                    "{user} in {room}: {next} has to come, but {seq} comes, untold of what is between"
+                );
             }
             (None, Some((epoch, last))) if self.epoch == Some(epoch) => assert!(
                 seq == last || seq == last + 1,
