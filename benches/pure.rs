@@ -1,7 +1,7 @@
-//! What the engine does to a message between two system calls: `cargo bench --bench pure`.
+//! What hi does to a message between two system calls: `cargo bench --bench pure`.
 //!
-//! Each part by itself, in nanoseconds; a delivery as a whole takes microseconds, nearly all of them the kernel's (see
-//! `figures`). What grows here with the number of members is `log/advance`, and nothing else.
+//! Each part by itself, in nanoseconds. A whole delivery takes microseconds, nearly all of them in the kernel (see
+//! `figures`). Only `log/advance` grows with the number of members.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use hi::protocol::v0::text;
 use hi::protocol::v1::{Answer, RoomEntry};
 use hi::protocol::{MemberId, Namespace};
 use hi::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
-use hi::relay;
+use hi::room::inbox;
 use hi::room::log::{Log, Read};
 use hi::room::registry::Registry;
 use hi::room::replay::ReplayBounds;
@@ -46,7 +46,7 @@ fn masked(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Bytes of a client in, messages out; unmasking and the check of UTF-8 are part of it.
+/// From a client's bytes to messages, including unmasking and the UTF-8 check.
 fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     for (name, payload_bytes, frames) in [("128 B", 128, 1), ("20 x 128 B", 128, 20), ("16 KiB", 16 * 1024, 1)] {
@@ -67,7 +67,7 @@ fn decode(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The one encoding of a broadcast: JSON and frame header, for any number of members.
+/// Encoding a broadcast once, for any number of members: JSON and frame header.
 fn encode_once(criterion: &mut Criterion) {
     let text = "x".repeat(128);
     criterion.bench_function("encode/chat message of 128 B", |bencher| {
@@ -78,7 +78,7 @@ fn encode_once(criterion: &mut Criterion) {
     });
 }
 
-/// From the bytes of a request to those of the 101.
+/// From a request's bytes to those of the 101.
 fn handshake(criterion: &mut Criterion) {
     criterion.bench_function("handshake/parse, examine, answer", |bencher| {
         bencher.iter(|| {
@@ -88,7 +88,7 @@ fn handshake(criterion: &mut Criterion) {
     });
 }
 
-/// A frame's way into a shard's log, and of a thousand cursors over it.
+/// Appending a frame to a shard's log, and moving a thousand cursors over it.
 fn log(criterion: &mut Criterion) {
     let frame = encode::frame(OpCode::Text, &[b'x'; 128]);
     criterion.bench_function("log/append", |bencher| {
@@ -114,10 +114,10 @@ fn log(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// From the room's lock into the inboxes of two shards, and out of them.
+/// From a room's lock into the inboxes of two shards, and out again.
 fn relay(criterion: &mut Criterion) {
     let wake_ups = [(); 2].map(|()| os::new_eventfd().expect("an eventfd"));
-    let registry = Registry::new(relay::inboxes(wake_ups, 1 << 30), 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
+    let registry = Registry::new(inbox::inboxes(wake_ups, 1 << 30), 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
     let name = Name::room("bench").expect("a name");
     let mut wakes = Wakes::default();
     let mut room = None;
@@ -143,10 +143,10 @@ fn relay(criterion: &mut Criterion) {
     });
 }
 
-/// The answers to `/channels` and `rooms` on a server with ten thousand rooms, of which they show a thousand; and to `who`
-/// in a room of ten thousand users.
+/// The answers to `/channels` and `rooms` on a server with ten thousand rooms (they show a thousand), and to `who` in a
+/// room with ten thousand users.
 fn lists(criterion: &mut Criterion) {
-    let inboxes = relay::inboxes([os::new_eventfd().expect("an eventfd")], 1 << 30);
+    let inboxes = inbox::inboxes([os::new_eventfd().expect("an eventfd")], 1 << 30);
     let registry = Registry::new(inboxes, 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
     let (member, mut wakes) = (MemberId { shard: 0, slot: 0, serial: 1 }, Wakes::default());
     let mut join = |room: &str, user: String| {

@@ -1,36 +1,42 @@
-//! The command line and the environment: every limit with its unit, and its default where the user can see it.
+//! The command line and the environment: every limit with its unit, and its default where the user can see it. Nothing
+//! below imports this: each part gets settings of its own, made here.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Parser};
+#[cfg(feature = "doctor")]
+use doctor::examination::{Target, TargetParser};
 
+use crate::admission::{Admission, RawMode};
 use crate::api;
+use crate::connection::liveness::Heartbeat;
+use crate::control;
 use crate::cores::Pin;
-use crate::doctor::url::{Target, TargetParser};
 use crate::http::origin::Allowed;
-use crate::memory::{self, machine};
+use crate::limits;
+use crate::memory::machine;
 use crate::rate::RateLimit;
-use crate::relay;
+use crate::room::inbox;
 use crate::room::replay::ReplayBounds;
+use crate::shard::settings::{Settings, Slow};
 
 mod values;
 
-pub(crate) use values::parse_time;
 use values::*;
 
 const LISTENING: &str = "Listening";
+const ACCESS: &str = "Access";
 const LIMITS: &str = "Limits";
 const MEMORY: &str = "Memory and replay";
 const HEARTBEAT: &str = "Heartbeat";
 const THREADS: &str = "Threads";
 const DIAGNOSIS: &str = "Diagnosis";
 const LOGGING: &str = "Logging";
-
-/// Where the internal port is, and where `hi pub` and `hi rooms` look for it.
-pub const INTERNAL_DEFAULT: &str = "127.0.0.1:8081";
 
 /// The options of the server: flags, or the environment.
 #[derive(Clone, Debug, Parser)]
@@ -45,41 +51,30 @@ pub struct Config {
           value_delimiter = ',', conflicts_with = "port")]
     pub listen: Vec<SocketAddr>,
 
-    /// Address of the internal port: publishing over HTTP, health and metrics, for programs of your own; off: none. Port 0
-    /// takes a free one
+    /// Address of the internal port, where your own programs publish over HTTP and read health and metrics; off: no internal
+    /// port. Port 0 takes a free one
     #[arg(help_heading = LISTENING, long, value_name = "ADDR:PORT", env = "HI_INTERNAL",
-          default_value = INTERNAL_DEFAULT)]
+          default_value = api::ADDRESS_DEFAULT)]
     pub internal: Internal,
 
-    /// File with the key that the internal port asks for, except for health and metrics; one key a line, each of them
-    /// opens [default: no key is asked for]
-    #[arg(help_heading = LISTENING, long, value_name = "FILE", env = "HI_API_KEY_FILE")]
+    /// File with the keys that the internal port accepts, one a line; health and metrics need none [default: no key is
+    /// needed]
+    #[arg(help_heading = ACCESS, long, value_name = "FILE", env = "HI_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
 
-    /// Origins whose pages may open WebSockets and streams, several with commas between: same-host (the page and the
-    /// request name the same host), any, or e.g. `https://chat.example.com`; clients without an Origin header are not
-    /// browsers, and always may
-    #[arg(help_heading = LISTENING, long, value_name = "ORIGIN", env = "HI_ORIGINS", value_delimiter = ',',
+    /// Origins whose pages may open WebSockets and streams, separated by commas: same-host (the page and the request name
+    /// the same host), any, or e.g. `https://chat.example.com`. Clients that send no Origin header are not browsers and are
+    /// always admitted
+    #[arg(help_heading = ACCESS, long, value_name = "ORIGIN", env = "HI_ORIGINS", value_delimiter = ',',
           default_value = "same-host")]
     pub origins: Vec<Allowed>,
 
-    /// What clients may do in raw rooms: open (publish and listen), listen (only listen), off
-    #[arg(help_heading = LISTENING, long, value_name = "MODE", env = "HI_RAW", value_enum,
+    /// What clients may do in raw rooms
+    #[arg(help_heading = ACCESS, long, value_name = "MODE", env = "HI_RAW", value_enum,
           default_value_t = RawMode::Open)]
     pub raw: RawMode,
 
-    /// How long a connection without a WebSocket or stream is kept while it asks for nothing, on both ports; longer than
-    /// the 60 s of common load balancers, so that they never send a request into a connection that hi closes
-    #[arg(help_heading = LISTENING, long, value_name = "TIME", env = "HI_KEEPALIVE_TIMEOUT", default_value = "75s",
-          value_parser = parse_time)]
-    pub keepalive_timeout: Duration,
-
-    /// Time for a request head to arrive, from accept or from the end of the last answer
-    #[arg(help_heading = LISTENING, long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s",
-          value_parser = parse_time)]
-    pub handshake_timeout: Duration,
-
-    /// Largest message that a client may send, in bytes of WebSocket payload; beyond it: close 1009
+    /// Largest message that a client may send, in bytes of WebSocket payload; a larger one closes the connection (code 1009)
     #[arg(help_heading = LIMITS, long, value_name = "BYTES", env = "HI_MAX_MESSAGE", default_value = "16k",
           value_parser = parse_message_bytes)]
     pub max_message: usize,
@@ -93,7 +88,7 @@ pub struct Config {
     #[arg(help_heading = LIMITS, long, value_name = "PER_SECOND", env = "HI_RATE_LIMIT", default_value_t = 20)]
     pub rate_limit: u32,
 
-    /// Chat messages that one connection may send at once after a pause; raw messages likewise
+    /// Messages that one connection may send at once after a pause, in the chat and in raw rooms alike
     #[arg(help_heading = LIMITS, long, value_name = "COUNT", env = "HI_RATE_BURST", default_value_t = 40,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub rate_burst: u32,
@@ -102,88 +97,100 @@ pub struct Config {
     #[arg(help_heading = LIMITS, long, value_name = "PER_SECOND", env = "HI_RAW_RATE_LIMIT", default_value_t = 0)]
     pub raw_rate_limit: u32,
 
-    /// Memory for everything that is kept for others, in bytes: rooms' logs, replay, unread replies, half-read messages.
-    /// Beyond it, the largest holders give memory back, and clients that lose messages are told [default: half of what the
-    /// machine or its control group has]
+    /// Time for a request head to arrive, counted from accept or from the end of the previous answer
+    #[arg(help_heading = LIMITS, long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s",
+          value_parser = parse_time)]
+    pub handshake_timeout: Duration,
+
+    /// How long an idle HTTP connection is kept open, on both ports. Longer than the 60 s of common load balancers, so that
+    /// they never send a request into a connection that hi closes
+    #[arg(help_heading = LIMITS, long, value_name = "TIME", env = "HI_KEEPALIVE_TIMEOUT", default_value = "75s",
+          value_parser = parse_time)]
+    pub keepalive_timeout: Duration,
+
+    /// Memory budget for room logs, replay, unread replies and half-read messages, in bytes. When it is used up, the largest
+    /// holders give memory back, and clients that lose messages are told [default: half of the memory of the machine or its
+    /// control group]
     #[arg(help_heading = MEMORY, long, value_name = "BYTES", env = "HI_MEMORY_MAX", value_parser = parse_memory)]
     pub memory_max: Option<usize>,
 
-    /// What a slow member may lag behind, in bytes for each room and shard; beyond it, it loses the oldest messages and
+    /// How far a slow member may lag behind, in bytes for each room and shard; beyond that it loses the oldest messages and
     /// is told which
     #[arg(help_heading = MEMORY, long, value_name = "BYTES", env = "HI_BACKLOG_BYTES", default_value = "1m",
           value_parser = parse_size)]
     pub backlog_bytes: usize,
 
-    /// What happens to a chat member that lost messages: gap (it is told, and goes on), close (code 4101)
+    /// What happens to a chat member that lost messages
     #[arg(help_heading = MEMORY, long, value_name = "POLICY", env = "HI_SLOW", value_enum, default_value_t = Slow::Gap)]
     pub slow: Slow,
 
-    /// Messages that each chat room keeps for clients that reconnect; 0: none
+    /// Messages that each chat room keeps for clients that reconnect; 0: no replay
     #[arg(help_heading = MEMORY, long, value_name = "COUNT", env = "HI_REPLAY_FRAMES", default_value_t = 1024,
           value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub replay_frames: u32,
 
-    /// Bytes that each chat room keeps for clients that reconnect; 0: none
+    /// Bytes of messages that each chat room keeps for clients that reconnect; 0: no replay
     #[arg(help_heading = MEMORY, long, value_name = "BYTES", env = "HI_REPLAY_BYTES", default_value = "1m",
           value_parser = parse_size)]
     pub replay_bytes: usize,
 
-    /// How long each chat room keeps a message for clients that reconnect, and itself after its last member has left; 0: not
-    /// at all
+    /// How long each chat room keeps messages for clients that reconnect, also after its last member has left; 0: no replay
     #[arg(help_heading = MEMORY, long, value_name = "TIME", env = "HI_REPLAY_AGE", default_value = "60s",
           value_parser = parse_time_or_0)]
     pub replay_age: Duration,
 
-    /// Receive buffers of each shard, 4 KiB each, shared by its connections; a power of two
+    /// Receive buffers of each shard, 4 KiB each, shared by its connections; must be a power of two
     #[arg(help_heading = MEMORY, long, value_name = "COUNT", env = "HI_RECEIVE_BUFFERS", default_value_t = 1024,
           value_parser = parse_buffers)]
     pub receive_buffers: u16,
 
-    /// Time between two WebSocket pings to a connection
+    /// Time between two WebSocket pings on a connection
     #[arg(help_heading = HEARTBEAT, long, value_name = "TIME", env = "HI_PING_INTERVAL", default_value = "25s",
           value_parser = parse_seconds)]
     pub ping_interval: Duration,
 
-    /// How long after a ping a connection may stay silent before it is closed
+    /// How long a connection may stay silent after a ping before it is closed
     #[arg(help_heading = HEARTBEAT, long, value_name = "TIME", env = "HI_PING_TIMEOUT", default_value = "10s",
           value_parser = parse_seconds)]
     pub ping_timeout: Duration,
 
-    /// Shards: threads, each with a listener and two rings of its own [default: the number of cores that the process may
-    /// use, or that its CPU quota pays for]
+    /// Number of shards: threads, each with its own listener and its own rings [default: the number of cores that the process
+    /// may use, or that its CPU quota covers]
     #[arg(help_heading = THREADS, long, value_name = "COUNT", env = "HI_SHARDS",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub shards: Option<u16>,
 
-    /// Whether each shard stays on a core of its own: auto (where no other process is pinned and there is no CPU quota), on,
-    /// off
+    /// Whether each shard is pinned to a core of its own
     #[arg(help_heading = THREADS, long, value_name = "MODE", env = "HI_PIN", value_enum, default_value_t = Pin::Auto)]
     pub pin: Pin,
 
-    /// The address as users have it, e.g. wss://chat.example.com/ws: hi dials itself through it, and reports when that
-    /// fails or leads to another server [default: none]
+    /// The address that users connect to, e.g. wss://chat.example.com/ws: hi connects to itself through it, and reports when
+    /// that fails or leads to another server [default: no check]
     #[arg(help_heading = DIAGNOSIS, long, value_name = "URL", env = "HI_PUBLIC_URL", value_parser = TargetParser)]
+    #[cfg(feature = "doctor")]
     pub public_url: Option<Target>,
 
-    /// Time between two checks of the public address
+    /// Time between two checks of --public-url
     #[arg(help_heading = DIAGNOSIS, long, value_name = "TIME", env = "HI_PUBLIC_INTERVAL", default_value = "60s",
           value_parser = parse_interval)]
+    #[cfg(feature = "doctor")]
     pub public_interval: Duration,
 
-    /// A name that all servers behind the same public address share: any of them may answer there [default: none]
+    /// A name that all servers behind the same public address share: any of them may answer the check of --public-url
+    /// [default: only this server]
     #[arg(help_heading = DIAGNOSIS, long, value_name = "NAME", env = "HI_GROUP")]
     pub group: Option<String>,
 
-    /// Whether /-/doctor/echo shows requests as they arrive here, for `hi doctor`: on, off
-    #[arg(help_heading = DIAGNOSIS, long, value_name = "MODE", env = "HI_ECHO", value_enum,
-          default_value_t = EchoMode::On)]
-    pub echo: EchoMode,
+    /// Whether /-/doctor/echo shows requests as they arrive here, for `hi doctor`: on or off
+    #[arg(help_heading = DIAGNOSIS, long, value_name = "MODE", env = "HI_ECHO", default_value = "on",
+          action = ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub echo: bool,
 
-    /// What to log to stderr: error, warn, info, debug or trace
+    /// How much to log to stderr: error, warn, info, debug or trace
     #[arg(help_heading = LOGGING, long, value_name = "LEVEL", env = "HI_LOG", default_value = "info")]
     pub log: tracing::level_filters::LevelFilter,
 
-    /// Time between two log lines about handshakes that failed for the same reason behind the same proxy; the others are
+    /// Time between two log lines about handshakes that fail for the same reason behind the same proxy; those in between are
     /// counted
     #[arg(help_heading = LOGGING, long, value_name = "TIME", env = "HI_FAILURE_LOG_INTERVAL", default_value = "60s",
           value_parser = parse_time)]
@@ -193,7 +200,7 @@ pub struct Config {
 /// Where the internal port listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Internal {
-    /// Nowhere.
+    /// There is none.
     Off,
     /// At this address.
     At(SocketAddr),
@@ -206,55 +213,19 @@ impl FromStr for Internal {
         match text {
             "off" => Ok(Self::Off),
             _ => text.parse().map(Self::At).map_err(|_| {
-                format!("{text} is not an address with a port: give e.g. {INTERNAL_DEFAULT} or [::1]:8081, or off")
+                format!(
+                    "{text} is not an address with a port: give e.g. {} or [::1]:8081, or off",
+                    api::ADDRESS_DEFAULT
+                )
             }),
         }
     }
-}
-
-/// What clients may do in raw rooms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum RawMode {
-    /// Publish and listen.
-    Open,
-    /// Listen; only the internal port publishes.
-    Listen,
-    /// Nothing: there are no raw rooms.
-    Off,
-}
-
-/// Whether `/-/doctor/echo` is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum EchoMode {
-    /// It shows each request as it arrived.
-    On,
-    /// It answers 404.
-    Off,
-}
-
-/// What happens to a chat member that was too slow and lost messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Slow {
-    /// It is told which, and goes on.
-    Gap,
-    /// It is closed with 4101.
-    Close,
 }
 
 impl Config {
     /// How many shards there are, if `parallelism` threads can run all the time.
     pub fn shard_count(&self, parallelism: usize) -> usize {
         self.shards.map_or(parallelism, usize::from)
-    }
-
-    /// The rate limit of chat messages.
-    pub fn chat_rate(&self) -> RateLimit {
-        RateLimit::new(self.rate_limit, self.rate_burst)
-    }
-
-    /// The rate limit of raw messages.
-    pub fn raw_rate(&self) -> RateLimit {
-        RateLimit::new(self.raw_rate_limit, self.rate_burst)
     }
 
     /// What chat rooms keep for clients that reconnect.
@@ -268,12 +239,47 @@ impl Config {
 
     /// Bytes of relays that the inbox of one shard can hold, if there are `shards` of them.
     pub fn inbox_bytes_max(&self, shards: usize) -> usize {
-        relay::inbox_bytes_max(shards, self.max_message.max(api::call::BODY_BYTES_MAX))
+        inbox::inbox_bytes_max(shards, self.max_message.max(api::call::BODY_BYTES_MAX))
+    }
+
+    /// What the shards of a process have to know, if there are `shards` of them. `instance` is the process, as clients see it.
+    pub fn shard_settings(&self, shards: usize, instance: Arc<str>) -> Settings {
+        Settings {
+            instance,
+            chat_rate: RateLimit::new(self.rate_limit, self.rate_burst),
+            chat_messages_per_second: self.rate_limit,
+            raw_rate: RateLimit::new(self.raw_rate_limit, self.rate_burst),
+            heartbeat: Heartbeat {
+                interval: self.ping_interval.as_secs() as u32,
+                timeout: self.ping_timeout.as_secs() as u32,
+            },
+            message_bytes_max: self.max_message,
+            admission: Arc::new(self.admission()),
+            backlog_bytes: self.backlog_bytes,
+            inbox_bytes_max: self.inbox_bytes_max(shards),
+            slow: self.slow,
+        }
+    }
+
+    fn admission(&self) -> Admission {
+        Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize)
+    }
+
+    /// What the control ring has to know, of the process `instance`.
+    pub(crate) fn control(&self, instance: Arc<str>) -> control::Settings {
+        control::Settings {
+            handshake_timeout: self.handshake_timeout,
+            keepalive_timeout: self.keepalive_timeout,
+            unacknowledged_max: self.ping_interval + self.ping_timeout,
+            echo: self.echo,
+            instance,
+            group: self.group.clone(),
+        }
     }
 
     /// The budget for everything that is kept for others, in bytes.
     pub fn memory_bytes_max(&self) -> usize {
-        self.memory_max.unwrap_or_else(|| (machine::allowed_bytes() / 2).max(memory::BUDGET_BYTES_MIN))
+        self.memory_max.unwrap_or_else(|| (machine::allowed_bytes() / 2).max(limits::BUDGET_BYTES_MIN))
     }
 }
 
@@ -288,7 +294,7 @@ mod tests {
         assert_eq!((config.rate_limit, config.rate_burst, config.raw_rate_limit), (20, 40, 0));
         assert_eq!((config.ping_interval.as_secs(), config.ping_timeout.as_secs()), (25, 10));
         assert_eq!((config.handshake_timeout.as_secs(), config.keepalive_timeout.as_secs()), (10, 75));
-        assert_eq!((&config.origins[..], config.echo), (&[Allowed::SameHost][..], EchoMode::On));
+        assert_eq!((&config.origins[..], config.echo), (&[Allowed::SameHost][..], true));
         assert_eq!(config.internal, Internal::At(([127, 0, 0, 1], 8081).into()));
         let replay = ReplayBounds { frames_max: 1024, bytes_max: 1 << 20, age_max_ms: 60_000 };
         assert_eq!(config.replay_bounds(), replay);

@@ -3,83 +3,71 @@
 //! Pure bookkeeping: the shard asks [`Connection::next_send`] what to give to the kernel, and tells
 //! [`Connection::sent`] what became of it. A connection that is idle or at the tip of its rooms holds no buffer.
 
+use std::os::fd::RawFd;
+
 use bytes::Bytes;
 use fastwebsockets::OpCode;
 use smallvec::SmallVec;
 
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
-use crate::metrics::counters::Speech;
 use crate::metrics::delivery::Carried;
 use crate::protocol::name::Name;
-use crate::protocol::{Dialect, sse};
-use crate::protocol::{MemberId, Namespace};
+use crate::protocol::{MemberId, Protocol, sse};
 use crate::rate::Bucket;
 use crate::ring::Slices;
 
-use crate::shard::rooms::{Form, LocalRooms};
+use crate::room::local::LocalRooms;
 use crate::slice::Slice;
 
+pub mod life;
+pub mod liveness;
 mod outbox;
 mod sending;
 pub mod unread;
 
-pub use outbox::OUTBOX_BYTES_MAX;
+use life::Life;
+use liveness::Liveness;
 use outbox::Outbox;
 use unread::Unread;
-
-/// Where a connection is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Messages go both ways.
-    Open,
-    /// Our Close is on its way behind what was owed; what still arrives is read only to find the peer's Close.
-    Closing,
-    /// The peer's Close has arrived, ours is on its way; once it has left, the connection ends.
-    Answering,
-    /// The peer broke the protocol, or it is a stream. Our Close is on its way, and then only our end of the socket is
-    /// closed: bytes that arrive are thrown away until the peer ends, so that no reset overtakes the Close.
-    Lingering,
-    /// The socket is shut down. As soon as the kernel has given back its receive, its send and its poll, it is gone.
-    Ended,
-}
 
 /// What the connection was opened for.
 #[derive(Debug)]
 pub enum Role {
-    /// `/ws`: the user's name.
-    Chat {
+    /// Chat in the dialect of 2017.
+    V0 {
         /// Set as `From` on everything that the connection says.
         user: Name,
     },
-    /// `/raw/ROOM`.
+    /// Chat in `hi.v1`.
+    V1 {
+        /// As for v0.
+        user: Name,
+        /// The connection whose name it takes over.
+        predecessor: Option<Box<MemberId>>,
+    },
+    /// A raw room.
     Raw {
         /// Whether it gets its own messages.
         echo: bool,
         /// Whether it skips what it is too slow for, instead of being closed.
         lossy: bool,
     },
-    /// `/stream/ROOM`: a listener, which gets a chat room as server-sent events.
-    Stream {
-        /// What it has said all the same, in bytes.
+    /// A listener, which gets a chat room as server-sent events.
+    Sse {
+        /// Bytes that it has sent all the same.
         ignored_bytes: u32,
     },
 }
 
 impl Role {
-    /// Where its rooms are.
-    pub fn namespace(&self) -> Namespace {
+    /// What it speaks.
+    pub fn protocol(&self) -> Protocol {
         match self {
-            Self::Chat { .. } | Self::Stream { .. } => Namespace::Chat,
-            Self::Raw { .. } => Namespace::Raw,
-        }
-    }
-
-    /// What it gets of them.
-    pub fn form(&self) -> Form {
-        match self {
-            Self::Chat { .. } | Self::Raw { .. } => Form::Frames,
-            Self::Stream { .. } => Form::Events,
+            Self::V0 { .. } => Protocol::V0,
+            Self::V1 { .. } => Protocol::V1,
+            Self::Raw { .. } => Protocol::Raw,
+            Self::Sse { .. } => Protocol::Sse,
         }
     }
 }
@@ -173,26 +161,16 @@ pub struct Gap {
 pub struct Connection {
     /// Tells connections apart that had the same slot one after the other.
     pub serial: u32,
-    /// Where it is in its life.
-    pub state: State,
-    /// True exactly while the kernel holds a receive.
-    pub receiving: bool,
+    /// The number by which the ring knows its socket.
+    pub descriptor: RawFd,
+    /// Where it is in its life, and what the ring holds of it.
+    pub life: Life,
+    /// Whether its peer still lives.
+    pub liveness: Liveness,
     /// Whether it takes no more than one receive buffer at a time: it has said more than was read, or had to wait.
     pub one_at_a_time: bool,
-    /// Whether the kernel has told of the end of what the peer says.
-    pub peer_ended: bool,
-    /// True exactly while the kernel holds a send.
-    pub sending: bool,
-    /// True exactly while the kernel holds a poll for room to send.
-    pub awaiting_writable: bool,
-    /// True exactly while it stands in the shard's queue of connections to send to.
+    /// True exactly while it stands in one of the shard's queues of connections to send to.
     pub queued: bool,
-    /// Whether anything arrived since the last ping.
-    pub heard: bool,
-    /// Whether a ping is out, unanswered so far.
-    pub pinged: bool,
-    /// The tick of the first ping that is unanswered.
-    pub pinged_tick: u32,
     /// Messages in a row that could not be read.
     pub unreadable: u8,
     /// The tick at which its timer is due; other entries in the wheel are stale.
@@ -203,10 +181,6 @@ pub struct Connection {
     pub bucket: Bucket,
     /// What it was opened for.
     pub role: Role,
-    /// What it speaks, in chat.
-    pub dialect: Dialect,
-    /// The connection whose name it may take over.
-    pub predecessor: Option<Box<MemberId>>,
     /// The rooms it is in.
     pub memberships: SmallVec<[Membership; 1]>,
     /// What it has said and waits to be read. Then it stands in one of the shard's lines, exactly once.
@@ -218,26 +192,19 @@ pub struct Connection {
 
 impl Connection {
     /// A connection that was just upgraded, in no room yet.
-    pub fn new(serial: u32, role: Role, bucket: Bucket) -> Self {
+    pub fn new(serial: u32, descriptor: RawFd, role: Role, bucket: Bucket) -> Self {
         Self {
             serial,
-            state: State::Open,
-            receiving: false,
+            descriptor,
+            life: Life::begin(),
+            liveness: Liveness::Quiet,
             one_at_a_time: false,
-            peer_ended: false,
-            sending: false,
-            awaiting_writable: false,
             queued: false,
-            heard: true,
-            pinged: false,
-            pinged_tick: 0,
             unreadable: 0,
             due_tick: 0,
             decoder: Decoder::new(),
             bucket,
             role,
-            dialect: Dialect::V0,
-            predecessor: None,
             memberships: SmallVec::new(),
             unread: None,
             outbox: None,
@@ -245,42 +212,30 @@ impl Connection {
         }
     }
 
-    /// How it speaks, for the metrics.
-    pub fn speech(&self) -> Speech {
-        match (&self.role, self.dialect) {
-            (Role::Raw { .. }, _) => Speech::Raw,
-            (Role::Stream { .. }, _) => Speech::Sse,
-            (Role::Chat { .. }, Dialect::V0) => Speech::V0,
-            (Role::Chat { .. }, Dialect::V1) => Speech::V1,
-        }
+    /// What it speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.role.protocol()
     }
 
     /// The user's name, in chat.
     pub fn user(&self) -> Option<&Name> {
         match &self.role {
-            Role::Chat { user } => Some(user),
-            Role::Raw { .. } | Role::Stream { .. } => None,
+            Role::V0 { user } | Role::V1 { user, .. } => Some(user),
+            Role::Raw { .. } | Role::Sse { .. } => None,
+        }
+    }
+
+    /// The connection whose name it takes over.
+    pub fn predecessor(&self) -> Option<MemberId> {
+        match &self.role {
+            Role::V1 { predecessor, .. } => predecessor.as_deref().copied(),
+            _ => None,
         }
     }
 
     /// Whether it listens to server-sent events: no frames come from it, none go to it.
     pub fn is_stream(&self) -> bool {
-        matches!(self.role, Role::Stream { .. })
-    }
-
-    /// Whether the kernel holds nothing of it, so that its socket can be closed.
-    pub fn is_released(&self) -> bool {
-        !self.receiving && !self.sending && !self.awaiting_writable
-    }
-
-    /// Whether what it says is still read: messages, or only the answer to our Close.
-    pub fn is_heard(&self) -> bool {
-        matches!(self.state, State::Open | State::Closing)
-    }
-
-    /// Whether a send may be given to the kernel: at most one is in flight, and none while the socket is full.
-    pub fn may_send(&self) -> bool {
-        !self.sending && !self.awaiting_writable && self.state != State::Ended
+        matches!(self.role, Role::Sse { .. })
     }
 
     /// Completes the handshake, or begins the stream: leaves before everything else.
@@ -301,7 +256,7 @@ impl Connection {
 
     /// Answers a ping, before anything else that waits. Once a Close is on its way nothing may follow it.
     pub fn pong(&mut self, frame: Bytes) {
-        if self.state == State::Open {
+        if self.life.is_open() {
             self.outbox.get_or_insert_default().pong(frame);
         }
     }
@@ -309,28 +264,23 @@ impl Connection {
     /// Asks the peer for a sign of life; on a stream, gives one.
     pub fn ping(&mut self) {
         let ping = match self.role {
-            Role::Stream { .. } => Bytes::from_static(sse::HEARTBEAT),
-            Role::Chat { .. } | Role::Raw { .. } => encode::frame(OpCode::Ping, b""),
+            Role::Sse { .. } => Bytes::from_static(sse::HEARTBEAT),
+            Role::V0 { .. } | Role::V1 { .. } | Role::Raw { .. } => encode::frame(OpCode::Ping, b""),
         };
         self.pong(ping);
     }
 
-    /// Puts the Close frame, or the last words of a stream, behind everything that is owed, and moves on to `state`. The
-    /// first Close stands.
-    pub fn close(&mut self, frame: Bytes, state: State) {
-        debug_assert!(matches!(state, State::Closing | State::Answering | State::Lingering));
-        if self.state == State::Open {
+    /// Puts the Close frame, or the last event of a stream, behind everything that is owed. The first Close stands.
+    pub fn say_close(&mut self, frame: Bytes) {
+        if self.life.is_open() {
             self.outbox.get_or_insert_default().close(frame);
-        }
-        if self.state != State::Ended {
-            self.state = state;
         }
     }
 
     /// Whether our Close frame still waits to leave.
     pub fn has_close_to_send(&self) -> bool {
         self.outbox.as_ref().is_some_and(|outbox| outbox.has_close())
-            || (self.sending && self.in_flight.contains(&Source::Close))
+            || (self.life.is_sending() && self.in_flight.contains(&Source::Close))
     }
 
     /// It has left the room: what a send in flight still holds of it is its own now, and no cursor moves back.
@@ -373,7 +323,7 @@ impl Connection {
     /// Whether there is anything to send, ever so little.
     pub fn has_something(&self, rooms: &LocalRooms) -> bool {
         let own = self.outbox.as_ref().is_some_and(|outbox| outbox.has_frames());
-        own || self.state == State::Open
+        own || self.life.is_open()
             && self.memberships.iter().any(|membership| membership.cursor < rooms.log(membership.room).tip())
     }
 }

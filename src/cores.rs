@@ -1,8 +1,8 @@
-//! On which cores the shards run: how many there are by default, and which of them are pinned.
+//! On which cores the shards run: how many shards there are by default, and which of them are pinned.
 //!
 //! A pinned shard keeps its caches. It loses more than that where something else is pinned to the same core, since neither
 //! can move away, or where a CPU quota stops all threads of a container for the rest of a period. So by default a shard is
-//! pinned only to a core to which no other process is pinned, and hi has to see all processes to know.
+//! pinned only to a core to which no other process is pinned, and hi has to see all processes to know that.
 
 use std::fmt;
 use std::fs;
@@ -32,17 +32,17 @@ const PF_KTHREAD: u64 = 0x0020_0000;
 /// Whether shards are pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Pin {
-    /// Each to a core to which nothing else is pinned, if the process has no CPU quota.
+    /// To a core to which no other process is pinned, unless there is a CPU quota.
     Auto,
-    /// Each to a core, whatever else is there.
+    /// To a core, whatever else is pinned there.
     On,
-    /// None.
+    /// Never.
     Off,
 }
 
 /// What the process may use of the machine's cores.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cores {
+pub(crate) struct Cores {
     /// Those of its CPU affinity, in order.
     allowed: Vec<usize>,
     /// What the standard library calls the available parallelism: as many, or as many as a cgroup's quota pays for
@@ -51,23 +51,23 @@ pub struct Cores {
 }
 
 impl Cores {
-    /// Asks the system.
+    /// Asks the kernel.
     ///
     /// # Errors
-    /// The kernel refuses to say.
-    pub fn of_this_process() -> io::Result<Self> {
+    /// The kernel refuses to tell.
+    pub(crate) fn of_this_process() -> io::Result<Self> {
         let allowed = os::allowed_cores()?;
         let parallelism = thread::available_parallelism().map_or(allowed.len(), usize::from);
         Ok(Self { parallelism: parallelism.clamp(1, allowed.len()), allowed })
     }
 
     /// How many threads can run all the time.
-    pub fn parallelism(&self) -> usize {
+    pub(crate) fn parallelism(&self) -> usize {
         self.parallelism
     }
 
     /// Chooses a core for each of `shards` shards.
-    pub fn place(&self, pin: Pin, shards: usize) -> Placement {
+    pub(crate) fn place(&self, pin: Pin, shards: usize) -> Placement {
         let none = |why| Placement { cores: vec![None; shards], why: Some(why), _turn: None };
         match pin {
             Pin::On => self.place_beside(&[], shards),
@@ -99,7 +99,7 @@ impl Cores {
 
 /// Where each shard runs. While this lives, no other hi chooses cores: it would not see the shards yet.
 #[derive(Debug)]
-pub struct Placement {
+pub(crate) struct Placement {
     /// The core of each shard; `None`: any.
     pub cores: Vec<Option<usize>>,
     /// Why not all of them are pinned.
@@ -109,14 +109,14 @@ pub struct Placement {
 
 /// Why a shard is not pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unpinned {
+pub(crate) enum Unpinned {
     /// `--pin off`.
     Asked,
     /// The process has a CPU quota.
     Quota,
     /// Other processes are pinned to these cores.
     Taken,
-    /// Another hi is choosing its cores, and doesn't get done with it.
+    /// Another hi is choosing its cores, and takes too long.
     Busy,
     /// hi can't see all processes: it runs in a container, or /proc hides them.
     Unseen,
@@ -134,7 +134,7 @@ impl fmt::Display for Unpinned {
     }
 }
 
-/// Waits for the name that a server has while it chooses its cores, for a second at most.
+/// Waits for the name that a server holds while it chooses its cores, for a second at most.
 fn take_turn() -> io::Result<UnixListener> {
     let deadline = Instant::now() + TURN_TIME_MAX;
     loop {

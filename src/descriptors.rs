@@ -1,9 +1,9 @@
-//! File descriptors when they run out: the last ones are left to the internal port, so that whoever watches over the server
-//! still sees it, and connections of the public port that only wait for another request make room for new ones.
+//! File descriptors when they run out: the last ones are reserved for the internal port, so that monitoring still works, and
+//! connections of the public port that only wait for another request make room for new ones.
 //!
-//! The kernel always gives the lowest free descriptor. One from `public_max` on says that all below it are in
-//! use: the connection that came with it waits, still unread, until one of those is free, and takes that. So each listener
-//! holds one connection too many at the most, and the fast path is one comparison.
+//! The kernel always gives the lowest free descriptor. One from `public_max` on means that all below it are in use: the
+//! connection that came with it waits, still unread, until one of those is free, and moves there. So each listener holds at
+//! most one connection too many, and the fast path is one comparison.
 
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, RawFd};
@@ -13,39 +13,39 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// Between two looks whether a descriptor has become free.
-pub const PAUSE: Duration = Duration::from_millis(100);
+/// Pause between two checks whether a descriptor has become free.
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 /// The same, after an idle connection was told to go.
 const PAUSE_FOR_IDLE: Duration = Duration::from_millis(5);
 
 /// What the listeners of all shards share.
 #[derive(Debug)]
-pub struct Descriptors {
-    /// The public port uses those below this one.
+pub(crate) struct Descriptors {
+    /// The public port uses the descriptors below this one.
     public_max: RawFd,
-    /// Listeners that wait for one.
+    /// Listeners that wait for a descriptor.
     waiting: AtomicUsize,
-    /// Tells the connection that has been idle for longest to go.
+    /// Tells the connection that has been idle for longest to close.
     go: Notify,
-    /// Connections that wait for another request and have not been told to go. Below 0 for a moment, when one that was told
-    /// got its request first.
+    /// Connections that wait for another request and have not been told to close. Below 0 for a moment, when one that was
+    /// told got its request first.
     idle: AtomicIsize,
 }
 
 impl Descriptors {
-    /// A process that may have `limit` files open, of which the public port leaves alone the last `reserved` ones.
-    pub fn new(limit: u64, reserved: u64) -> Self {
+    /// A process that may have `limit` files open; the public port does not use the last `reserved` ones.
+    pub(crate) fn new(limit: u64, reserved: u64) -> Self {
         let public_max = limit.saturating_sub(reserved).try_into().unwrap_or(RawFd::MAX);
         Self { public_max, waiting: AtomicUsize::new(0), go: Notify::new(), idle: AtomicIsize::new(0) }
     }
 
     /// Whether a connection that was just accepted may stay where it is.
-    pub fn fits(&self, stream: &TcpStream) -> bool {
+    pub(crate) fn fits(&self, stream: &TcpStream) -> bool {
         stream.as_raw_fd() < self.public_max
     }
 
-    /// Waits until a descriptor of the public port's is free, and moves the connection there.
-    pub async fn move_down(&self, stream: TcpStream) -> TcpStream {
+    /// Waits until one of the public port's descriptors is free, and moves the connection there.
+    pub(crate) async fn move_down(&self, stream: TcpStream) -> TcpStream {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let moved = loop {
             let asked = self.make_room();
@@ -62,13 +62,13 @@ impl Descriptors {
         moved
     }
 
-    /// Whether new connections wait for a descriptor: answers then end their connections, and say so.
-    pub fn are_short(&self) -> bool {
+    /// Whether new connections wait for a descriptor: answers then close their connections, and say so.
+    pub(crate) fn are_short(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Ends the connection that has waited for another request for longest. Whether one does.
-    pub fn make_room(&self) -> bool {
+    /// Closes the connection that has waited longest for another request; false if none waits.
+    pub(crate) fn make_room(&self) -> bool {
         let one_less = |idle: isize| (idle > 0).then(|| idle - 1);
         let asked = self.idle.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
         if asked {
@@ -78,7 +78,7 @@ impl Descriptors {
     }
 
     /// Waits for another request on a connection. `None`: it is to make room.
-    pub async fn while_idle<T>(&self, request: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn while_idle<T>(&self, request: impl Future<Output = T>) -> Option<T> {
         self.idle.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
             biased;

@@ -12,8 +12,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory, Error, FromArgMatches};
 
-/// A variable that has the name of an option and is somebody else's: Kubernetes (and Docker's links) tell each container
-/// where the services are, and for one named `hi` that is `HI_PORT=tcp://10.96.12.7:8080`.
+/// A variable that has the name of an option and was set by something else: Kubernetes (and Docker's links) tell each
+/// container where the services are, and for one named `hi` that is `HI_PORT=tcp://10.96.12.7:8080`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceLink {
     /// Its name.
@@ -37,7 +37,7 @@ impl fmt::Display for ServiceLink {
 /// the variables that were ignored as well.
 ///
 /// # Errors
-/// Those of clap, and help and version as it has them; each names the flag or the variable where the value came from.
+/// Those of clap, help and version among them; each names the flag or the variable that the value came from.
 pub fn parse<C: CommandFactory + FromArgMatches>(arguments: &[OsString]) -> Result<(C, Vec<ServiceLink>), Error> {
     let typed = match alone(C::command()).try_get_matches_from(arguments) {
         Ok(typed) => typed,

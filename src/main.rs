@@ -11,12 +11,18 @@ use hi::config::Config;
 use hi::environment::{self, ServiceLink};
 use hi::ring::Ring;
 use hi::server::signals;
-use hi::{api, canary, checklist, doctor, log, output, server};
+use hi::{api, log, output, server};
 
 /// Exit code for what the operator can fix: options, ports, the kernel's refusals.
 const EXIT_USAGE: u8 = 2;
 /// Exit code for a bug of ours.
 const EXIT_BUG: i32 = 70;
+
+/// The version, with the features that can be left out when hi is built.
+const VERSION: &str = match cfg!(feature = "doctor") {
+    true => concat!(env!("CARGO_PKG_VERSION"), " (features: doctor)"),
+    false => concat!(env!("CARGO_PKG_VERSION"), " (features: none)"),
+};
 
 /// hi: a minimal, performant WebSocket chat and broadcast server for Linux on io_uring.
 ///
@@ -24,7 +30,7 @@ const EXIT_BUG: i32 = 70;
 /// in the environment, under the name shown with it; the command line wins. Sizes take k, m and g (1k = 1,024 bytes),
 /// times take ms, s, m and h.
 #[derive(Parser)]
-#[command(name = "hi", version, max_term_width = 110, args_conflicts_with_subcommands = true)]
+#[command(name = "hi", version = VERSION, max_term_width = 110, args_conflicts_with_subcommands = true)]
 struct CommandLine {
     #[command(subcommand)]
     command: Option<Command>,
@@ -32,21 +38,30 @@ struct CommandLine {
     config: Config,
 }
 
-/// What else `hi` does than to serve.
+/// What `hi` does besides serving.
 #[derive(Subcommand)]
 enum Command {
     /// Diagnoses a WebSocket address: checks every IP and proxy on the way, prints one verdict and the fix
-    Doctor(Box<doctor::Args>),
-    /// The things to do before, during and after a move to another server, each ticked by a real check
-    Checklist(checklist::Args),
-    /// Publishes a message into a room of a server that runs
+    #[cfg(feature = "doctor")]
+    Doctor(Box<doctor::examination::Args>),
+    /// Lists what to do before, during and after a move to another server, each item ticked by a real check
+    #[cfg(feature = "doctor")]
+    Checklist(doctor::checklist::Args),
+    /// `hi doctor` and `hi checklist` in a build without them
+    #[cfg(not(feature = "doctor"))]
+    #[command(name = "doctor", alias = "checklist", hide = true)]
+    LeftOut {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        _arguments: Vec<OsString>,
+    },
+    /// Publishes a message into a room of a running server
     Pub(api::client::PublishArgs),
-    /// Shows the rooms of a server that runs
+    /// Shows the rooms of a running server
     Rooms(api::client::RoomsArgs),
 }
 
 fn main() -> ExitCode {
-    // Before anything else: one that comes now is dealt with as soon as it is clear which command runs.
+    // Before anything else: a signal that comes now is handled once it is clear which command runs.
     signals::hold();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let (CommandLine { command, config }, service_links) = match environment::parse(&arguments) {
@@ -56,8 +71,14 @@ fn main() -> ExitCode {
     let Some(command) = command else { return serve(config, &service_links) };
     signals::release();
     match command {
-        Command::Doctor(args) => doctor::run(*args),
-        Command::Checklist(args) => checklist::run(args),
+        #[cfg(feature = "doctor")]
+        Command::Doctor(args) => answer(doctor::examination::run(*args)),
+        #[cfg(feature = "doctor")]
+        Command::Checklist(args) => answer(doctor::checklist::run(args, this_machine)),
+        #[cfg(not(feature = "doctor"))]
+        Command::LeftOut { .. } => {
+            answer(Err("this hi was built without its doctor: build it with --features doctor".to_owned()))
+        }
         Command::Pub(args) => api::client::publish(args),
         Command::Rooms(args) => api::client::rooms(args),
     }
@@ -67,6 +88,27 @@ fn main() -> ExitCode {
 fn explain(error: &clap::Error) -> ExitCode {
     let printed = error.print().and_then(|()| io::stdout().flush());
     if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { output::finish(printed, ExitCode::SUCCESS) }
+}
+
+/// Prints what a command found, or why it could not begin.
+fn answer(outcome: Result<(String, ExitCode), String>) -> ExitCode {
+    match outcome {
+        Ok((text, code)) => output::print(text, code),
+        Err(sentence) => {
+            // The exit code is the same if nobody reads this.
+            let _ = writeln!(io::stderr(), "{sentence}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+/// What the checklist says about the machine that is to run hi.
+#[cfg(feature = "doctor")]
+fn this_machine() -> doctor::checklist::MachineFacts {
+    doctor::checklist::MachineFacts {
+        kernel: hi::ring::probe::try_kernel().map(|kernel| kernel.to_string()),
+        files_max: hi::os::raise_file_limit().unwrap_or(0),
+    }
 }
 
 fn serve(config: Config, service_links: &[ServiceLink]) -> ExitCode {
@@ -80,8 +122,8 @@ fn serve(config: Config, service_links: &[ServiceLink]) -> ExitCode {
     log::exit(EXIT_USAGE.into(), Duration::MAX)
 }
 
-/// A shard that died would take its connections with it and leave their rooms half served: better none than that. The
-/// canary serves nobody: it looks again. The log takes the report: stderr itself might make the dying shard wait for ever.
+/// Ends the process on a panic: a dead shard would take its connections with it and leave their rooms half served. The
+/// canary serves no connections, so it just looks again. The log writes the report: stderr might block the dying shard.
 fn end_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
@@ -90,7 +132,8 @@ fn end_on_panic() {
         if backtrace.status() == BacktraceStatus::Captured {
             log::say(backtrace);
         }
-        if canary::is_this_thread() {
+        #[cfg(feature = "doctor")]
+        if hi::canary::is_this_thread() {
             return;
         }
         tracing::error!("a bug in hi: {panic}; the process ends so that it can be started again");

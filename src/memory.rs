@@ -6,21 +6,16 @@
 //!
 //! Each thread counts in a [`Ledger`] of its own, so that counting costs a few additions. A shard that has taken more looks
 //! at the sum; above the budget the largest holders of the whole process give first, each on its own shard (see
-//! [`crate::shard::memory`]). Small holders are not touched while there are larger ones.
+//! [`crate::shard::hub`]). Small holders are not touched while there are larger ones.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Unit;
 use tracing::warn;
 
-use crate::relay::Inbox;
-use crate::room::registry::Registry;
+use crate::limits::{HEADS_PART, REVIEW_STEP_BYTES, TRIM_INTERVAL};
 use crate::throttle::Throttle;
 
 pub mod held;
@@ -31,14 +26,6 @@ pub use held::{Held, Ledger, What};
 use machine::Resident;
 use plan::Sizes;
 
-/// The smallest budget that can be set, in bytes: less than a few busy rooms need.
-pub const BUDGET_BYTES_MIN: usize = 16 << 20;
-/// Bytes by which a thread's holders may grow before it looks at the sum.
-const REVIEW_STEP_BYTES: u64 = 64 * 1024;
-/// Half-read request heads may take this part of the budget; beyond it, a head longer than usual is refused.
-const HEADS_PART: usize = 4;
-/// The allocator is asked at most this often to give back what it keeps, while memory is short.
-const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// What an allocation costs beside its bytes: the allocator's header and rounding.
 pub const ALLOCATION_OVERHEAD_BYTES: usize = 16;
 
@@ -135,10 +122,10 @@ impl Memory {
         held::has_grown_by(REVIEW_STEP_BYTES) || called
     }
 
-    /// What the calling shard has to give, if too much is taken. While it still owes frames to members that read (`is_busy`),
+    /// What the calling shard has to give, if too much is taken, `inbox_bytes` of it in inboxes. While it still owes frames to members that read (`is_busy`),
     /// it may go to the limit: they would lose what they are about to be sent.
-    pub fn review(&self, inboxes: &[Inbox], is_busy: bool) -> Option<Demand> {
-        let taken = self.taken(inboxes);
+    pub fn review(&self, inbox_bytes: usize, is_busy: bool) -> Option<Demand> {
+        let taken = self.taken(inbox_bytes);
         let excess = plan::excess(self.bytes_max, taken, self.resident.bytes(), is_busy)?;
         let (on_shards, replays) = (Sizes::default(), Sizes::default());
         for ledger in &self.ledgers {
@@ -148,9 +135,13 @@ impl Memory {
     }
 
     /// Bytes that are kept for others, all together.
-    fn taken(&self, inboxes: &[Inbox]) -> usize {
-        let inbox_bytes = inboxes.iter().map(Inbox::bytes).sum::<usize>();
+    pub fn taken(&self, inbox_bytes: usize) -> usize {
         inbox_bytes + What::ALL.iter().map(|what| self.bytes(*what)).sum::<usize>()
+    }
+
+    /// Bytes that are resident.
+    pub fn resident_bytes(&self) -> usize {
+        self.resident.bytes()
     }
 
     /// Whether more is resident than may be: what can be given back was not enough.
@@ -203,38 +194,6 @@ impl fmt::Display for Size {
             bytes if bytes >= 1 << 20 => write!(f, "{} MiB", bytes.div_ceil(1 << 20)),
             bytes => write!(f, "{} KiB", bytes.div_ceil(1024)),
         }
-    }
-}
-
-/// `hi_memory_bytes{what}`, `hi_memory_max_bytes` and `hi_memory_laps_total{what}`.
-#[derive(Debug)]
-pub struct MemoryMetric {
-    /// What is counted.
-    pub memory: Arc<Memory>,
-    /// Whose inboxes count, too.
-    pub rooms: Arc<Registry>,
-}
-
-impl Collector for MemoryMetric {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let inboxes: usize = self.rooms.inboxes().iter().map(Inbox::bytes).sum();
-        let held = What::ALL.map(|what| (what.as_str(), self.memory.bytes(what)));
-        let other = self.memory.resident.bytes().saturating_sub(self.memory.taken(self.rooms.inboxes()));
-        let help = "Resident memory: what is kept for others, by kind, and all other";
-        let mut metric = encoder.encode_descriptor("hi_memory", help, Some(&Unit::Bytes), MetricType::Gauge)?;
-        for (what, bytes) in held.into_iter().chain([("inboxes", inboxes), ("other", other)]) {
-            metric.encode_family(&[("what", what)])?.encode_gauge(&(bytes as u64))?;
-        }
-        let help = "The budget for all of hi_memory_bytes together";
-        let mut metric = encoder.encode_descriptor("hi_memory_max", help, Some(&Unit::Bytes), MetricType::Gauge)?;
-        metric.encode_gauge(&(self.memory.bytes_max as u64).min(i64::MAX as u64))?;
-        let help = "Times that something had to give memory back because the budget was used up";
-        let mut metric = encoder.encode_descriptor("hi_memory_laps", help, None, MetricType::Counter)?;
-        for what in What::ALL {
-            let laps = self.memory.laps(what);
-            metric.encode_family(&[("what", what.as_str())])?.encode_counter::<NoLabelSet, _, u64>(&laps, None)?;
-        }
-        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::relay::Wake;
+use crate::room::inbox::Wake;
 
 /// Bytes that the kernel takes for one connection beyond what is on its way to the peer (TCP_NOTSENT_LOWAT, tcp(7)).
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
@@ -46,8 +46,8 @@ pub fn open_files() -> u64 {
 }
 
 /// Makes the kernel's table of this process's files large enough for `count` of them. It grows by doubling, and once there
-/// are several threads, who opens the file that doesn't fit sleeps until every core has noticed (`expand_fdtable` waits
-/// for an RCU grace period): 10 ms, several times in a storm of connections.
+/// are several threads, the one that opens a file for which there is no room sleeps until every core has noticed
+/// (`expand_fdtable` waits for an RCU grace period): 10 ms, several times in a storm of connections.
 ///
 /// # Errors
 /// `count` is more than the limit, or the kernel has no memory.
@@ -60,7 +60,7 @@ pub fn grow_file_table(count: u64) -> io::Result<()> {
 /// The cores that this process may use, in order.
 ///
 /// # Errors
-/// When the kernel refuses to say.
+/// When the kernel refuses to tell.
 pub fn allowed_cores() -> io::Result<Vec<usize>> {
     Ok(cores_in(&sched_getaffinity(None)?).collect())
 }
@@ -73,7 +73,7 @@ pub fn cores_in(set: &CpuSet) -> impl Iterator<Item = usize> {
 /// Pins the calling thread to one core.
 ///
 /// # Errors
-/// When the core is not among [`allowed_cores`].
+/// The core is not one of [`allowed_cores`].
 pub fn pin_to_core(core: usize) -> io::Result<()> {
     allow_cores(&[core])
 }
@@ -81,18 +81,18 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
 /// Lets the calling thread, and the threads and processes that it starts, use these cores only.
 ///
 /// # Errors
-/// When none of them can be had.
+/// None of them is available.
 pub fn allow_cores(cores: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     cores.iter().for_each(|core| set.set(*core));
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Gives memory that the process has freed back to the system. The allocator keeps it otherwise, for the thread that took
-/// it: what one shard has given back would not be there for another.
+/// Returns memory that the process has freed to the system. The allocator would keep it for the thread that allocated it,
+/// and what one shard has freed would not be there for another.
 #[allow(unsafe_code)]
 pub fn return_free_memory() {
-    // The GNU C library; others give it back by themselves.
+    // The GNU C library; others return it by themselves.
     #[cfg(target_env = "gnu")]
     // SAFETY: takes the allocator's own locks, and touches only what is free.
     unsafe {
@@ -108,10 +108,10 @@ pub fn new_eventfd() -> io::Result<OwnedFd> {
     Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
-/// Tries whether `count` more files can be open at the same time.
+/// Checks that `count` more files can be open at the same time.
 ///
 /// # Errors
-/// They can't: the limit is too low.
+/// The limit is too low.
 pub fn try_files(count: u64) -> io::Result<()> {
     let first = new_eventfd()?;
     let _all = (1..count).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
@@ -121,7 +121,7 @@ pub fn try_files(count: u64) -> io::Result<()> {
 /// Registers an eventfd with the calling thread's runtime, to wait until it is readable.
 ///
 /// # Errors
-/// When epoll has no room for it.
+/// The kernel has no memory to watch it.
 #[allow(unsafe_code)]
 pub fn watch_eventfd(eventfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names the same open file for as long as it lives, the `AsyncFd` owns it and takes itself out of
@@ -132,7 +132,7 @@ pub fn watch_eventfd(eventfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// Registers a listener with the calling thread's runtime, to wait until there is a connection to accept.
 ///
 /// # Errors
-/// When epoll has no room for it.
+/// The kernel has no memory to watch it.
 #[allow(unsafe_code)]
 pub fn watch_listener(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
     // SAFETY: as above; a `TcpListener` is an `OwnedFd`.
@@ -141,7 +141,7 @@ pub fn watch_listener(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>>
 
 /// Makes an eventfd readable.
 pub fn eventfd_signal(eventfd: &impl AsFd) {
-    // The only error is a counter at its maximum (EAGAIN): it is readable then, which is all that was wanted.
+    // The only error is a counter at its maximum (EAGAIN): then it is readable already.
     let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
 }
 
@@ -152,8 +152,8 @@ impl From<OwnedFd> for Wake {
     }
 }
 
-/// Has the signals wait that are about to get handlers, or lets them through again; for the calling thread and those that it
-/// starts. A signal that waits is not lost; one without a handler is, where the process is the first of its PID namespace
+/// Blocks the signals that are about to get handlers, or unblocks them; for the calling thread and those that it starts. A
+/// blocked signal waits; one without a handler is lost where the process is the first of its PID namespace
 /// (pid_namespaces(7)).
 #[allow(unsafe_code)]
 pub fn hold_signals(signals: &[libc::c_int], hold: bool) {
@@ -173,7 +173,7 @@ pub fn hold_signals(signals: &[libc::c_int], hold: bool) {
 /// A random number from the kernel.
 ///
 /// # Errors
-/// When the kernel has no randomness to give.
+/// The kernel has no randomness yet.
 pub fn random_u64() -> io::Result<u64> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
@@ -181,11 +181,11 @@ pub fn random_u64() -> io::Result<u64> {
 }
 
 /// Binds `address` once for every shard (SO_REUSEPORT: the kernel spreads connections over them). Port 0 takes a free
-/// port, the same for all. `ipv6_only`: all IPv6 addresses don't mean those of IPv4 as well.
+/// port, the same for all. `ipv6_only`: all IPv6 addresses don't include those of IPv4.
 ///
 /// # Errors
-/// When the address can't be bound, also because another process listens there: SO_REUSEPORT alone would silently share
-/// the port with an older hi.
+/// The address can't be bound, also because another process listens there: SO_REUSEPORT alone would silently share the port
+/// with an older hi.
 pub fn bind_shards(address: SocketAddr, ipv6_only: bool, shards: usize) -> io::Result<Vec<TcpListener>> {
     if address.port() != 0 {
         bind(address, ipv6_only, false)?.listen(1)?;
@@ -201,15 +201,15 @@ pub fn bind_shards(address: SocketAddr, ipv6_only: bool, shards: usize) -> io::R
     Ok(listeners)
 }
 
-/// Accepts a connection. The peer's address is one of IPv4 also where it came in through IPv6.
+/// Accepts a connection. An IPv4 peer has its IPv4 address, also where it came in through an IPv6 socket.
 ///
 /// # Errors
-/// Those of accept(2); `WouldBlock` when nobody waits.
+/// Those of accept(2); `WouldBlock` when no connection waits.
 pub fn accept(listener: &TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
     listener.accept().map(|(stream, peer)| (stream, canonical(peer)))
 }
 
-/// The same address, without the IPv6 clothes of one of IPv4 (`::ffff:192.0.2.1`).
+/// The same address; an IPv4 address that is mapped into IPv6 (`::ffff:192.0.2.1`) as IPv4.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         IpAddr::V4(ip) => (ip, address.port()).into(),
@@ -218,8 +218,8 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// A connection is accepted once it has sent something, or after a second of silence (TCP_DEFER_ACCEPT, tcp(7)): a storm of
-/// connections comes in with one wake-up each, and clients that only open them hold neither a descriptor nor memory of ours.
+/// Accepts a connection only once it has sent data, or after one second (TCP_DEFER_ACCEPT, tcp(7)): a storm of connections
+/// comes in with one wake-up each, and clients that only connect cost neither a descriptor nor memory here.
 #[allow(unsafe_code)]
 fn defer_accept(socket: &Socket) -> io::Result<()> {
     let seconds: libc::c_int = 1;
@@ -237,7 +237,7 @@ fn defer_accept(socket: &Socket) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The address of this end of a connection; of IPv4 also where it came in through IPv6.
+/// The address of this end of a connection; the IPv4 one also where it came in through an IPv6 socket.
 ///
 /// # Errors
 /// When the connection is gone.
@@ -280,7 +280,7 @@ fn bind(address: SocketAddr, ipv6_only: bool, reuse_port: bool) -> io::Result<So
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
-    // Frames are small and wait for nobody. What is accepted inherits it.
+    // Small frames must not wait to be merged. Accepted connections inherit it.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     defer_accept(&socket)?;

@@ -1,4 +1,4 @@
-//! What a command prints to standard output, and how it ends where that can't be written; numbers as people read them.
+//! What a command prints to standard output, and how it ends where that can't be written.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -30,25 +30,5 @@ pub fn finish(written: io::Result<()>, done: ExitCode) -> ExitCode {
             ExitCode::from(EXIT_OUTPUT)
         }
         _ => done,
-    }
-}
-
-/// A number with commas between its thousands: `3,540`.
-pub fn thousands(number: impl Into<u64>) -> String {
-    let digits = number.into().to_string();
-    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
-    groups.collect::<Vec<_>>().join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!(
-            [0, 999, 1000, 3540, 20_000, 1_234_567_u32].map(thousands),
-            ["0", "999", "1,000", "3,540", "20,000", "1,234,567"]
-        );
     }
 }

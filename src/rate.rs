@@ -1,20 +1,20 @@
-//! How many messages a connection may send: a token bucket, and when to give up on one that never stops.
+//! How many messages a connection may send: a token bucket, and when to close a connection that never slows down.
 //!
-//! A bucket holds at most a burst of tokens and wins `per_second` of them each second; a message takes one or is
+//! A bucket holds at most a burst of tokens and gains `per_second` of them each second; a message takes one or is
 //! refused. Over any time the messages that pass are therefore at most `burst + per_second * time`, exactly: tokens are
-//! counted in thousandths, so that a millisecond wins a whole number of them and nothing is ever rounded.
+//! counted in thousandths, so that each millisecond adds a whole number of them and nothing is ever rounded.
 
-/// A token in the unit that buckets count in. `per_second` of them are won each millisecond.
+/// A token in the unit that buckets count in: each millisecond adds `per_second` of them.
 const TOKEN: u32 = 1000;
-/// Refusals further apart than this, in ms, are not one excess but two.
+/// Refusals further apart than this, in ms, belong to two excesses.
 const PAUSE_MS: u16 = 1000;
-/// An excess that goes on for as long as this, in ms, has gone on too long.
+/// An excess that lasts this long, in ms, has lasted too long.
 const EXCESS_MS_MAX: u16 = 10_000;
 
 // Every connection carries a bucket.
 const _: () = assert!(size_of::<Bucket>() <= 12);
 
-/// The limit that many buckets share.
+/// A rate limit, shared by many buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     per_second: u32,
@@ -22,13 +22,13 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// The most messages of a burst; a larger number means this one.
+    /// The largest burst, in messages; a larger number means this one.
     pub const BURST_MAX: u32 = u32::MAX / TOKEN;
-    /// No limit: everything passes.
+    /// No limit: every message passes.
     pub const OFF: Self = Self::new(0, 1);
 
-    /// `per_second` messages a second for any time, and `burst` at once after a pause. 0 per second is no
-    /// limit at all. A burst is at least 1, or nothing would ever pass, and at most [`Self::BURST_MAX`].
+    /// `per_second` messages a second, and `burst` at once after a pause. 0 per second is no limit at all. A burst is at
+    /// least 1, or no message would ever pass, and at most [`Self::BURST_MAX`].
     pub const fn new(per_second: u32, burst: u32) -> Self {
         let burst = match burst {
             0 => 1,
@@ -44,7 +44,7 @@ impl RateLimit {
     }
 }
 
-/// What became of a message.
+/// Whether a message may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It may be delivered.
@@ -59,8 +59,8 @@ pub enum Verdict {
 
 /// One connection's tokens.
 ///
-/// Times are ms since any moment, the same for all calls, and never go back. Only their last 32 bits are kept: a
-/// silence of a multiple of 49.7 days looks like none, which wins fewer tokens than were due, never more.
+/// Times are ms since any moment, the same for all calls, and never go back. Only their last 32 bits are kept: a silence
+/// of a multiple of 49.7 days looks like none, which adds fewer tokens than were due, never more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
     /// When the other fields were last true, in ms.

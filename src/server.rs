@@ -1,45 +1,48 @@
-//! A server that runs: its shards and what is beside them, started and stopped.
+//! A server: its shards and what runs beside them, started and stopped.
 //!
 //! - [`serve()`]: the `hi` command, from the first signal handler to the last log line
+//! - `listeners`: the ports, bound before the server starts
 //! - `shards`: the threads of the shards
-//! - `ports`: addresses, bound and shown
 //! - `files`: the limit of open files
+//! - `notify`: what a service manager is told
 //! - [`signals`]: what each signal asks for
 
 use std::fmt;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use socket2::SockRef;
-
-use crate::api::health::{Check, Readiness};
-use crate::api::key::Keys;
-use crate::api::{App, InternalPort};
-use crate::canary::{Canary, Plan};
+use crate::api::App;
+use crate::api::health::Readiness;
+#[cfg(feature = "doctor")]
+use crate::canary::Canary;
 use crate::config::Config;
+use crate::control::failures::{FailureMetric, Failures};
 use crate::cores::{Cores, Unpinned};
 use crate::descriptors::Descriptors;
-use crate::handshake_failures::{FailureMetric, Failures};
-use crate::memory::{Memory, MemoryMetric};
+use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::metrics::counters::Speech;
+use crate::metrics::memory::MemoryMetric;
 use crate::os;
+use crate::protocol::Protocol;
 use crate::protocol::resume::ResumeKey;
-use crate::relay;
 use crate::ring::{OpenRing, RingError};
+use crate::room::inbox;
 use crate::room::registry::Registry;
-use crate::shard::run::Stop;
+use crate::stop::Stop;
 
 mod files;
-mod ports;
+mod listeners;
+mod notify;
 mod serve;
 mod shards;
 pub mod signals;
 
 use files::files_reserved;
-use ports::{bind, bind_internal};
+pub use listeners::Listeners;
+use listeners::{Internal, ShardListeners};
 pub use serve::serve;
 use shards::ShardThread;
 
@@ -53,143 +56,78 @@ impl fmt::Display for StartError {
     }
 }
 
-/// A server that runs: its shards accept.
+/// A running server: its shards accept connections.
 pub struct Server {
     addresses: Vec<SocketAddr>,
     internal: Option<SocketAddr>,
-    /// Whether the internal port asks for no key.
-    internal_is_open: bool,
-    instance: Arc<str>,
-    metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
-    registry: Arc<Registry>,
-    failures: Arc<Failures>,
-    stop: Arc<Stop>,
-    listeners: Vec<TcpListener>,
+    shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     /// Why not every shard is pinned.
     unpinned: Option<Unpinned>,
 }
 
+/// What all threads of a server share.
+struct Shared {
+    /// This process, as clients and `hi doctor` see it.
+    instance: Arc<str>,
+    registry: Arc<Registry>,
+    memory: Arc<Memory>,
+    metrics: Arc<Metrics>,
+    failures: Arc<Failures>,
+    descriptors: Arc<Descriptors>,
+    stop: Arc<Stop>,
+}
+
 impl Server {
-    /// Starts every shard; when this returns, connections are accepted.
+    /// Starts a server that accepts from these listeners until `stop` is requested: when this returns, every shard accepts.
     ///
     /// # Errors
-    /// An address that can't be bound, a thread or a ring that can't be had, a shard that panics. Nothing is left running.
-    pub fn start<R: OpenRing + 'static>(config: Config) -> Result<Self, StartError> {
-        let cores = cores()?;
-        let shards = config.shard_count(cores.parallelism());
-        let config = Arc::new(config);
-        let per_address = bind(&config, shards)?;
-        let keys = config.api_key_file.as_deref().map_or(Ok(Keys::default()), Keys::load).map_err(StartError)?;
-        let internal = bind_internal(&config)?;
-        let addresses = per_address.iter().map(|listeners| local_address(&listeners[0])).collect::<Result<_, _>>()?;
-        let wake_ups = many(shards, os::new_eventfd)?;
-        let mut to_wake = wake_ups.iter();
-        let to_wake = many(shards, || to_wake.next().expect("one each").try_clone())?;
-        let random = || os::random_u64().map_err(|error| StartError(format!("no random numbers: {error}")));
-        let instance: Arc<str> = format!("{:016x}", random()?).into();
-        let inboxes = relay::inboxes(to_wake, config.inbox_bytes_max(shards));
-        let resume_key = ResumeKey::new([random()?, random()?]);
-        let registry = Registry::new(inboxes, random()?, resume_key, config.replay_bounds());
-        let registry = Arc::new(registry.asking(R::peer_has_ended));
-        let failures = Arc::new(Failures::new(config.failure_log_interval));
-        let descriptors = Arc::new(Descriptors::new(os::file_limit(), files_reserved(&config, shards)));
-        let stop = Arc::<Stop>::default();
-        let mut server = Self {
-            addresses,
-            internal: internal.as_ref().map(InternalPort::address),
-            internal_is_open: !keys.is_set(),
-            metrics: Arc::new(Metrics::new(&instance, shards, Arc::clone(&registry))),
-            instance,
-            readiness: Arc::new(Readiness::new(Arc::clone(&stop))),
-            registry,
-            failures,
-            stop,
-            listeners: Vec::new(),
-            threads: Vec::new(),
-            unpinned: None,
-        };
-        let memory = Arc::new(Memory::new(config.memory_bytes_max(), shards));
-        let metric = MemoryMetric { memory: Arc::clone(&memory), rooms: Arc::clone(&server.registry) };
-        server.metrics.registry().register_collector(Box::new(metric));
-        server.metrics.registry().register_collector(Box::new(FailureMetric(Arc::clone(&server.failures))));
-        let mut listeners: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
-        for of_address in per_address {
-            for (shard, listener) in of_address.into_iter().enumerate() {
-                server.listeners.push(listener.try_clone().map_err(out_of_files)?);
-                listeners[shard].push(listener);
-            }
-        }
-        // It lives until the shards are pinned.
-        let placement = cores.place(config.pin, shards);
-        server.unpinned = placement.why;
-        let threads = listeners.into_iter().zip(wake_ups).zip(&placement.cores).enumerate();
-        let threads = threads.map(|(id, ((listeners, wake_up), core))| ShardThread {
-            id,
-            core: *core,
-            listeners,
-            wake_up,
-            counters: Arc::clone(server.metrics.of_shard(id)),
-            config: Arc::clone(&config),
-            registry: Arc::clone(&server.registry),
-            memory: Arc::clone(&memory),
-            instance: Arc::clone(&server.instance),
-            failures: Arc::clone(&server.failures),
-            descriptors: Arc::clone(&descriptors),
-            stop: Arc::clone(&server.stop),
-        });
-        let threads: Vec<_> = threads.collect();
-        let started =
-            server.start_shards::<R>(threads).and_then(|()| server.start_beside(&config, internal, keys, memory));
-        match started {
-            Ok(()) => Ok(server),
-            Err(error) => {
-                // Those that did start.
-                server.stop();
-                server.join();
-                Err(error)
-            }
-        }
-    }
-
-    /// Starts what runs beside the shards: the internal port, and the canary.
-    fn start_beside(
-        &self,
+    /// A thread or a ring can't be had, or a shard panics. Nothing is left running.
+    pub fn start<R: OpenRing + 'static>(
         config: &Config,
-        port: Option<InternalPort>,
-        keys: Keys,
-        memory: Arc<Memory>,
-    ) -> Result<(), StartError> {
-        if let Some(port) = port {
-            let Self { registry, metrics, readiness, .. } = self;
-            let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::clone(readiness), config.raw, keys);
-            port.serve(Arc::new(app), config.keepalive_timeout, memory).map_err(out_of_files)?;
+        listeners: Listeners,
+        stop: Arc<Stop>,
+    ) -> Result<Self, StartError> {
+        let Listeners { addresses, of_shards, internal } = listeners;
+        let wake_ups = many(of_shards.len(), os::new_eventfd)?;
+        let shared = Arc::new(Shared::new::<R>(config, &addresses, &wake_ups, stop)?);
+        let internal_address = internal.as_ref().map(|internal| internal.port.address());
+        let mut server = Self { addresses, internal: internal_address, shared, threads: Vec::new(), unpinned: None };
+        let started = server
+            .start_shards::<R>(config, of_shards, wake_ups)
+            .and_then(|()| server.start_canary(config))
+            .and_then(|readiness| server.start_internal_port(config, internal, readiness));
+        if let Err(error) = started {
+            // Some shards may have started.
+            server.stop();
+            server.join();
+            return Err(error);
         }
-        if let Some(target) = &config.public_url {
-            let plan = Plan {
-                target: target.clone(),
-                interval: config.public_interval,
-                instance: Arc::clone(&self.instance),
-                group: config.group.clone(),
-            };
-            let canary = Canary::start(plan, Arc::clone(&self.metrics)).map_err(out_of_files)?;
-            self.readiness.add(move || {
-                let (ok, detail) = canary.readiness();
-                Check { name: "public path", ok, decides: false, detail }
-            });
-        }
-        Ok(())
+        Ok(server)
     }
 
     /// Starts the threads of the shards, and waits until each has reported.
-    fn start_shards<R: OpenRing + 'static>(&mut self, threads: Vec<ShardThread>) -> Result<(), StartError> {
+    fn start_shards<R: OpenRing + 'static>(
+        &mut self,
+        config: &Config,
+        listeners: Vec<ShardListeners>,
+        wake_ups: Vec<OwnedFd>,
+    ) -> Result<(), StartError> {
+        let shards = listeners.len();
+        // Lives until the shards are pinned: no other hi chooses its cores before.
+        let placement = cores()?.place(config.pin, shards);
+        self.unpinned = placement.why;
+        let instance = &self.shared.instance;
+        let settings = Arc::new(config.shard_settings(shards, Arc::clone(instance)));
+        let control = Arc::new(config.control(Arc::clone(instance)));
+        let receive_buffers = config.receive_buffers;
         let (ready, started) = std::sync::mpsc::channel();
-        let shards = threads.len();
-        for thread in threads {
-            let ready = ready.clone();
+        for (id, (listeners, wake_up)) in listeners.into_iter().zip(wake_ups).enumerate() {
+            let (core, ready) = (placement.cores[id], ready.clone());
+            let (settings, control, shared) = (Arc::clone(&settings), Arc::clone(&control), Arc::clone(&self.shared));
+            let thread = ShardThread { id, core, listeners, wake_up, receive_buffers, settings, control, shared };
             let spawned = std::thread::Builder::new()
-                .name(format!("hi-shard-{}", thread.id))
+                .name(format!("hi-shard-{id}"))
                 .spawn(move || thread.run::<R>(&ready))
                 .map_err(|error| StartError(format!("can't start a thread: {error}")))?;
             self.threads.push(spawned);
@@ -205,6 +143,34 @@ impl Server {
             })?;
         }
         Ok(())
+    }
+
+    /// Starts the canary, if there is a public address to check. Returns what readiness depends on.
+    #[cfg_attr(not(feature = "doctor"), expect(unused_variables, reason = "there is no public address to check"))]
+    fn start_canary(&self, config: &Config) -> Result<Readiness, StartError> {
+        let readiness = Readiness::new(Arc::clone(&self.shared.stop));
+        #[cfg(feature = "doctor")]
+        if let Some(target) = config.public_url.clone() {
+            let (interval, group) = (config.public_interval, config.group.clone());
+            let instance = Arc::clone(&self.shared.instance);
+            let plan = doctor::canary::Plan { target, interval, instance, group };
+            let canary = Canary::start(plan, Arc::clone(&self.shared.metrics)).map_err(out_of_files)?;
+            readiness.add(move || canary.check());
+        }
+        Ok(readiness)
+    }
+
+    /// Starts the internal port, if there is one.
+    fn start_internal_port(
+        &self,
+        config: &Config,
+        internal: Option<Internal>,
+        readiness: Readiness,
+    ) -> Result<(), StartError> {
+        let Some(Internal { port, keys }) = internal else { return Ok(()) };
+        let Shared { registry, memory, metrics, .. } = &*self.shared;
+        let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::new(readiness), config.raw, keys);
+        port.serve(app, config.keepalive_timeout, Arc::clone(memory)).map_err(out_of_files)
     }
 
     /// The addresses that it listens on.
@@ -224,31 +190,61 @@ impl Server {
 
     /// WebSockets and streams that are open.
     pub fn clients(&self) -> u64 {
-        let dialects = || Speech::ALL.into_iter().filter(|dialect| *dialect != Speech::Api);
-        let of_shard = |shard| dialects().map(move |dialect| self.metrics.of_shard(shard).connections(dialect).get());
+        let of_shard = |shard| {
+            let counters = self.shared.metrics.of_shard(shard);
+            Protocol::ALL.map(|protocol| counters.connections(protocol).get())
+        };
         // Levels may wrap on one thread: a wrapping sum sets that right.
         (0..self.shards()).flat_map(of_shard).fold(0, u64::wrapping_add)
     }
 
     /// Asks every shard to close its connections and to end; [`Server::join`] waits for it.
     pub fn stop(&self) {
-        self.stop.request();
-        for listener in &self.listeners {
-            // Shutting a listener down ends its accepts, and refuses those that come now.
-            let _ = SockRef::from(listener).shutdown(Shutdown::Both);
-        }
-        for inbox in self.registry.inboxes() {
-            inbox.wake();
-        }
+        self.shared.stop.request();
     }
 
-    /// Waits until every shard has ended; how many connections had not closed by then.
+    /// Waits until every shard has ended, and returns how many connections had not closed by then.
     pub fn join(self) -> usize {
         for thread in self.threads {
             // A panic has been reported where it happened.
             let _ = thread.join();
         }
-        self.stop.left()
+        self.shared.stop.left()
+    }
+}
+
+impl Shared {
+    /// What the shards share that `wake_ups` wake.
+    fn new<R: OpenRing>(
+        config: &Config,
+        addresses: &[SocketAddr],
+        wake_ups: &[OwnedFd],
+        stop: Arc<Stop>,
+    ) -> Result<Self, StartError> {
+        let shards = wake_ups.len();
+        let instance: Arc<str> = format!("{:016x}", random()?).into();
+        let mut to_wake = wake_ups.iter();
+        let to_wake = many(shards, || to_wake.next().expect("one each").try_clone())?;
+        let inboxes = inbox::inboxes(to_wake, config.inbox_bytes_max(shards));
+        let resume_key = ResumeKey::new([random()?, random()?]);
+        let registry = Registry::new(inboxes, random()?, resume_key, config.replay_bounds());
+        let registry = Arc::new(registry.asking(R::peer_has_ended));
+        let memory = Arc::new(Memory::new(config.memory_bytes_max(), shards));
+        let failures = Arc::new(Failures::new(config.failure_log_interval));
+        let reserved = files_reserved(config, shards * addresses.len());
+        let metrics = Metrics::new(&instance, shards, Arc::clone(&registry));
+        let memory_metric = MemoryMetric { memory: Arc::clone(&memory), rooms: Arc::clone(&registry) };
+        metrics.registry().register_collector(Box::new(memory_metric));
+        metrics.registry().register_collector(Box::new(FailureMetric(Arc::clone(&failures))));
+        Ok(Self {
+            instance,
+            registry,
+            memory,
+            metrics: Arc::new(metrics),
+            failures,
+            descriptors: Arc::new(Descriptors::new(os::file_limit(), reserved)),
+            stop,
+        })
     }
 }
 
@@ -256,8 +252,8 @@ fn cores() -> Result<Cores, StartError> {
     Cores::of_this_process().map_err(|error| StartError(format!("can't read the CPU affinity: {error}")))
 }
 
-fn local_address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|error| StartError(format!("a listener has no address: {error}")))
+fn random() -> Result<u64, StartError> {
+    os::random_u64().map_err(|error| StartError(format!("no random numbers: {error}")))
 }
 
 fn many<T>(count: usize, make: impl FnMut() -> io::Result<T>) -> Result<Vec<T>, StartError> {
@@ -284,7 +280,8 @@ mod tests {
         // No option can say so: the ring asserts that it is a power of two.
         config.receive_buffers = 3;
         let (ended, outcome) = mpsc::channel();
-        std::thread::spawn(move || ended.send(Server::start::<Ring>(config).map(drop)));
+        let listeners = Listeners::bind(&config).unwrap();
+        std::thread::spawn(move || ended.send(Server::start::<Ring>(&config, listeners, Arc::default()).map(drop)));
         let outcome = outcome.recv_timeout(Duration::from_secs(20)).expect("the start ends");
         assert!(outcome.unwrap_err().to_string().contains("panicked"));
     }

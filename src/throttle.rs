@@ -1,10 +1,10 @@
-//! Log lines that can't become a flood: what an attacker can cause any number of times is said a few times a minute.
+//! Log lines that can't become a flood: what an attacker can cause any number of times is logged a few times a minute.
 
 use std::time::{Duration, Instant};
 
 /// Lets a number of lines through in each interval and counts the others.
 #[derive(Debug)]
-pub struct Throttle {
+pub(crate) struct Throttle {
     lines_max: u32,
     interval: Duration,
     began: Option<Instant>,
@@ -14,17 +14,17 @@ pub struct Throttle {
 
 impl Throttle {
     /// At most `per_minute` lines in a minute.
-    pub fn new(per_minute: u32) -> Self {
+    pub(crate) fn new(per_minute: u32) -> Self {
         Self::every(Duration::from_secs(60), per_minute)
     }
 
     /// At most `lines_max` lines in each `interval`.
-    pub fn every(interval: Duration, lines_max: u32) -> Self {
+    pub(crate) fn every(interval: Duration, lines_max: u32) -> Self {
         Self { lines_max, interval, began: None, said: 0, suppressed: 0 }
     }
 
     /// Whether to write a line now; if so, how many were left out since the last one.
-    pub fn admit(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn admit(&mut self, now: Instant) -> Option<u64> {
         if self.began.is_none_or(|began| now.duration_since(began) >= self.interval) {
             self.began = Some(now);
             self.said = 0;

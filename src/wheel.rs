@@ -4,43 +4,41 @@
 //! 497 days). The wheel has a slot for each of the next [`SLOTS`] ticks. A deadline further away shares the slot of a
 //! nearer one and stays there, looked at once a round, until its own tick comes.
 //!
-//! There is no cancel. Whoever schedules remembers the tick of the deadline that counts and ignores the others as they
-//! come out: moving a deadline costs one entry, and nothing has to be found.
+//! There is no cancel. The caller remembers the tick of the deadline that counts and ignores the others as they come out:
+//! moving a deadline costs one entry, and nothing has to be found.
 
 /// Slots of a wheel, one tick each.
-pub const SLOTS: usize = 64;
+pub(crate) const SLOTS: usize = 64;
 /// Entries that an emptied slot keeps room for: enough for a quiet shard never to allocate, and small beside it.
 const SLOT_ENTRIES_KEPT: usize = 64;
 
 const _: () = assert!(SLOTS.is_power_of_two());
 
-/// Deadlines, each with a key that tells the caller whose it is.
+/// Deadlines, each with a key by which the caller knows it.
 #[derive(Debug)]
-pub struct Wheel<K: Copy> {
+pub(crate) struct Wheel<K: Copy> {
     /// An entry is in the slot of its tick, or, if that had passed already, in the slot of the next one.
     slots: [Vec<(u32, K)>; SLOTS],
     /// Everything up to this tick has come out.
     now_tick: u32,
-    len: usize,
 }
 
 impl<K: Copy> Wheel<K> {
     /// An empty wheel at this tick.
-    pub fn new(now_tick: u32) -> Self {
-        Self { slots: std::array::from_fn(|_| Vec::new()), now_tick, len: 0 }
+    pub(crate) fn new(now_tick: u32) -> Self {
+        Self { slots: std::array::from_fn(|_| Vec::new()), now_tick }
     }
 
     /// Has `key` come out at `due_tick`; with the next tick, if that has passed.
-    pub fn schedule(&mut self, due_tick: u32, key: K) {
+    pub(crate) fn schedule(&mut self, due_tick: u32, key: K) {
         let slot = slot_of(due_tick.max(self.now_tick.saturating_add(1)));
         self.slots[slot].push((due_tick, key));
-        self.len += 1;
     }
 
     /// Moves on to `now_tick` and appends to `due` what is due by then, with the tick that it was scheduled for: in
     /// the order of those ticks, and of scheduling where they are equal. A tick that isn't later than the last one
     /// changes nothing.
-    pub fn advance(&mut self, now_tick: u32, due: &mut Vec<(u32, K)>) {
+    pub(crate) fn advance(&mut self, now_tick: u32, due: &mut Vec<(u32, K)>) {
         let start = due.len();
         // After one round every slot has been seen, however long the caller was away.
         let ticks = now_tick.saturating_sub(self.now_tick).min(SLOTS as u32);
@@ -51,7 +49,6 @@ impl<K: Copy> Wheel<K> {
         }
         self.now_tick = self.now_tick.max(now_tick);
         let due = &mut due[start..];
-        self.len -= due.len();
         // Tick by tick the order is there already; a sort would allocate for nothing.
         if !due.is_sorted_by_key(|entry| entry.0) {
             due.sort_by_key(|entry| entry.0);
@@ -59,13 +56,9 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// Entries scheduled and not come out yet, stale ones included.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// True if nothing is scheduled.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.slots.iter().map(Vec::len).sum()
     }
 }
 

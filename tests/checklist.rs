@@ -129,8 +129,7 @@ fn after_a_move_nothing_is_open_when_the_old_address_is_silent_and_its_server_em
     let folder = Folder::new("after");
     let old = Server::start_on(&format!("{OLD}:0"), &["--internal", "127.0.0.1:0"]);
     let url = format!("ws://chat.example.com:{}/ws", old.port());
-    let internal = old.wait_for_log("internal port is at http://");
-    let internal = internal.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let internal = old.internal().address.to_string();
     let new = Server::start_on(&format!("{NEW}:{}", old.port()), &[]);
     let zone = zone(3600, NEW);
     let user = old.join("ada", "general");

@@ -28,7 +28,7 @@ fn straight_at_hi_a_wrong_path_is_the_fault_and_no_proxy_is() {
     for (path, kind, says) in [
         ("/nothing", "not_found", "hi answers there and has nothing at /nothing (404)"),
         ("/ws/", "not_found", "hi answers there and has nothing at /ws/ (404)"),
-        ("/healthz", "ok_200_instead_of_101", "/healthz is no WebSocket of hi: it is its health check"),
+        ("/healthz", "ok_200_instead_of_101", "/healthz is not a WebSocket address of hi: it is its health check"),
         ("/stream/tea", "ok_200_instead_of_101", "server-sent events at /stream/tea"),
         ("/index.html", "ok_200_instead_of_101", "/index.html is no WebSocket of hi: it is its page"),
         ("/raw/a%20b", "unexpected_status", "hi refuses the handshake (400)"),

@@ -12,14 +12,14 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use clap::Parser;
 use fastrand::Rng;
 use faulty_ring::FaultyRing;
 use hi::config::Config;
 use hi::ring::{OpenRing, Ring};
-use hi::server::Server;
+use hi::server::{Listeners, Server};
 use peer::{Loss, MARKER, Peer, Plan, Role, SHOUTER, drive};
 use serde_json::json;
 use support::{seeded, wait_while};
@@ -55,7 +55,8 @@ impl Running {
             let common =
                 ["hi", "--listen", "127.0.0.1:0", "--internal", "off", "--rate-limit", "0", "--max-message", "128k"];
             let config = Config::try_parse_from(common.iter().chain(args)).expect("the arguments are right");
-            Server::start::<R>(config).expect("the server starts")
+            let listeners = Listeners::bind(&config).expect("the ports are free");
+            Server::start::<R>(&config, listeners, Arc::default()).expect("the server starts")
         };
         // The first one opens what the process keeps for ever.
         static FIRST: Once = Once::new();

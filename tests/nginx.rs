@@ -1,4 +1,4 @@
-//! The nginx block of the README, taken from there, in front of a real hi.
+//! The nginx configuration of docs/deploy.md in front of a real hi.
 
 mod support;
 
@@ -8,17 +8,17 @@ use support::Server;
 use support::proxies::{Proxy, free_port};
 use tungstenite::Message;
 
-/// A block of the README's, counted from 1.
+/// A block of docs/deploy.md, counted from 1.
 fn block(number: usize) -> &'static str {
-    let readme = include_str!("../README.md");
-    readme.split("```nginx\n").nth(number).and_then(|rest| rest.split("```").next()).expect("the nginx block")
+    let page = include_str!("../docs/deploy.md");
+    page.split("```nginx\n").nth(number).and_then(|rest| rest.split("```").next()).expect("the nginx block")
 }
 
-/// The README's whole configuration, with the ports of this test.
-fn readme_block(nginx_port: u16, hi_port: u16) -> String {
+/// The page's whole configuration, with the ports of this test.
+fn whole_site(nginx_port: u16, hi_port: u16) -> String {
     let block = block(1);
     for part in ["listen 80;", "127.0.0.1:8080", "server_name chat.example.com;"] {
-        assert!(block.contains(part), "the README's block has {part:?}");
+        assert!(block.contains(part), "the first block has {part:?}");
     }
     block
         .replace("listen 80;", &format!("listen 127.0.0.1:{nginx_port};"))
@@ -36,12 +36,12 @@ fn get(nginx: &Proxy, path: &str) -> String {
 }
 
 #[test]
-fn under_a_path_prefix_the_page_its_files_and_the_chat_are_there_and_the_slash_is_added() {
+fn page_files_and_chat_work_under_a_path_prefix_and_the_slash_is_added() {
     let server = Server::start(&[]);
     let port = free_port();
-    let whole = readme_block(port, server.port());
+    let whole = whole_site(port, server.port());
     let root = "    location / {\n        proxy_pass http://hi;\n    }\n";
-    assert!(whole.contains(root), "the location that the second block takes the place of");
+    assert!(whole.contains(root), "the location that the second block replaces");
     let nginx = Proxy::nginx(port, &whole.replace(root, block(2)));
 
     let answer = get(&nginx, "/chat");
@@ -67,10 +67,10 @@ fn under_a_path_prefix_the_page_its_files_and_the_chat_are_there_and_the_slash_i
 }
 
 #[test]
-fn the_block_of_the_readme_carries_the_page_and_the_chat() {
+fn the_documented_site_serves_the_page_and_the_chat() {
     let server = Server::start(&[]);
     let port = free_port();
-    let nginx = Proxy::nginx(port, &readme_block(port, server.port()));
+    let nginx = Proxy::nginx(port, &whole_site(port, server.port()));
 
     let answer = get(&nginx, "/");
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.to_lowercase().contains("<!doctype html"), "{answer}");
@@ -91,10 +91,10 @@ fn the_block_of_the_readme_carries_the_page_and_the_chat() {
 }
 
 #[test]
-fn without_the_three_lines_the_answer_and_the_log_name_what_nginx_dropped() {
+fn without_the_upgrade_lines_answer_and_log_say_what_nginx_dropped() {
     let server = Server::start(&[]);
     let port = free_port();
-    let broken: String = readme_block(port, server.port())
+    let broken: String = whole_site(port, server.port())
         .lines()
         .filter(|line| !line.contains("proxy_set_header Upgrade") && !line.contains("proxy_set_header Connection"))
         .map(|line| format!("{line}\n"))

@@ -197,6 +197,7 @@ fn what_kubernetes_sets_for_a_service_named_hi_is_ignored() {
     }
     let server = Server::spawn(command);
     assert!(server.get("/healthz").starts_with("HTTP/1.1 200"));
+    server.wait_for_log("is ignored");
     let log = server.log();
     assert!(log.contains("HI_PORT=\"tcp://10.96.12.7:8080\" is ignored: Kubernetes"), "{log}");
     assert_eq!(log.matches("is ignored").count(), 1, "the others are no options: {log}");
@@ -258,6 +259,36 @@ fn the_command_line_wins_over_variables() {
     command.args(["rooms"]).env("HI_SHARDS", "none");
     let stderr = String::from_utf8(run(command).stderr).unwrap();
     assert!(stderr.contains("internal port is off"), "{stderr}");
+}
+
+#[test]
+fn a_service_manager_is_told_when_hi_is_ready_and_when_it_stops() {
+    let mut command = hi();
+    command.args(["--listen", "127.0.0.1:0", "--listen", "127.0.0.2:0", "--internal", "127.0.0.1:0"]);
+    // This reads the first message: it has all addresses.
+    let mut server = Server::spawn(command);
+    for address in server.addresses().iter().chain([&server.internal().address]) {
+        assert_ne!(address.port(), 0);
+        TcpStream::connect(address).expect("it accepts");
+    }
+    assert_eq!(server.addresses().len(), 2);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(server.notification().as_deref(), Some("STOPPING=1"));
+}
+
+#[test]
+fn a_service_manager_that_is_gone_is_logged() {
+    let mut command = hi();
+    command.args(["--listen", "127.0.0.1:0", "--shards", "1"]).env("NOTIFY_SOCKET", "/nowhere/notify");
+    command.stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let line = lines.into_iter().find(|line| line.contains("service manager")).expect("a line about it");
+    assert!(line.contains("NOTIFY_SOCKET=/nowhere/notify"), "{line}");
+    assert!(child.try_wait().unwrap().is_none(), "hi runs all the same");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// A port that is free on IPv4 and IPv6.

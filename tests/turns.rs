@@ -34,7 +34,7 @@ fn wait_for_input(file: &impl AsFd) {
 }
 
 fn chat(user: &str) -> Role {
-    Role::Chat { user: Name::user(user).unwrap() }
+    Role::V0 { user: Name::user(user).unwrap() }
 }
 
 fn raw() -> Role {

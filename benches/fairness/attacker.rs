@@ -1,4 +1,4 @@
-//! The process that attacks: it does what standard input says, a line at a time.
+//! The attacking process: it takes orders from standard input, one per line.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ const READY: &str = "ready";
 const GO: &str = "go";
 const STOP: &str = "stop";
 
-/// Another process of this program, which attacks when it is told to.
+/// Another process of this program, which attacks on command.
 pub(crate) struct Attacker {
     process: Child,
     orders: ChildStdin,
@@ -41,12 +41,12 @@ impl Attacker {
         attacker
     }
 
-    /// The attack begins, or goes on.
+    /// Starts or resumes the attack.
     pub(crate) fn go(&mut self) {
         self.tell(GO);
     }
 
-    /// The attack rests.
+    /// Pauses the attack.
     pub(crate) fn stop(&mut self) {
         self.tell(STOP);
     }
@@ -59,11 +59,11 @@ impl Attacker {
     fn await_ready(&mut self) {
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("the attacker answers");
-        assert_eq!(line.trim_end(), READY, "the attacker gave up; its reason is above");
+        assert_eq!(line.trim_end(), READY, "the attacker failed; see its reason above");
     }
 }
 
-/// Whether the attack is under way.
+/// Whether the attack is running.
 #[derive(Clone, Default)]
 pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -73,14 +73,14 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    /// Waits until it is.
+    /// Waits until it is running.
     pub(crate) fn pass(&self) {
         let (open, changed) = &*self.0;
         drop(changed.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
     }
 
-    /// Calls this again and again in a thread of its own, while the attack is under way; `every` is the time
-    /// between two calls, if it is not as fast as can be.
+    /// Calls `act` repeatedly in a separate thread while the attack is running, with `every` between two calls, or as
+    /// fast as possible.
     pub(crate) fn repeat(&self, every: Option<Duration>, mut what: impl FnMut() + Send + 'static) {
         let gate = self.clone();
         std::thread::spawn(move || {
@@ -93,10 +93,10 @@ impl Gate {
     }
 }
 
-/// Connects, and attacks when standard input says so.
+/// Connects, and attacks when told to on standard input.
 pub(crate) fn obey(attack: Attack, address: SocketAddr) {
     yield_to_others();
-    // An attack of which a thread is missing is none.
+    // An attack without one of its threads is no attack.
     let complain = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         complain(panic);
@@ -111,7 +111,7 @@ pub(crate) fn obey(attack: Attack, address: SocketAddr) {
     }
 }
 
-/// This thread, and those that it starts, run only while nobody else wants the core.
+/// Lets this thread, and those that it starts, run only while no one else wants the core.
 #[allow(unsafe_code)]
 fn yield_to_others() {
     let priority = libc::sched_param { sched_priority: 0 };

@@ -1,4 +1,4 @@
-//! What attackers do: each within what hi allows anybody by default.
+//! The attacks. Each stays within what hi allows any client by default.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,38 +13,38 @@ use crate::connect::{open, upgrade};
 use crate::crowd;
 use crate::frames::{chat, masked};
 
-/// Readers of a flooder, members that are stuck, and those that read drop by drop.
+/// Number of readers of a flooder, of stuck members, and of members that drip-read.
 const CROWD: usize = 300;
-/// Bytes that a flooder writes at once.
+/// Bytes per write of a flooder.
 const WRITE_BYTES: usize = 64 << 10;
 /// Publishers of empty frames.
 const EMPTY_PUBLISHERS: usize = 3;
-/// Connections that hold rooms, and the rooms of each: 9,600 rooms.
+/// Connections that keep rooms alive, and rooms per connection: 9,600 rooms.
 const HOLDERS: usize = 300;
 const ROOMS_EACH: usize = 32;
-/// Clients that ask for lists, and how often each: hi allows 20 a second.
+/// Clients that ask for lists, and the interval of each: hi allows 20 per second.
 const ASKERS: usize = 20;
 const ASKS_A_SECOND: u32 = 19;
-/// What a member that reads drop by drop reads at a time, and the time between two reads.
+/// Bytes per read of a drip-reading member, and the time between two reads.
 const DROP_BYTES: usize = 256;
 const DROP_EVERY: Duration = Duration::from_millis(10);
-/// Clients that come back for what they have missed, again and again.
+/// Clients that keep reconnecting for a replay.
 const RETURNING: usize = 8;
-/// Messages that hi keeps for them,
+/// Messages that hi keeps for them;
 const KEPT: usize = 1_024;
-/// of this many bytes: together nearly all that it keeps.
+/// at this size, they nearly fill the replay.
 const KEPT_BYTES: usize = 800;
-/// What a client that reconnects asks for: some of what is kept is gone until it does.
+/// How many messages a reconnecting client asks for; some may be gone by then.
 const REPLAYED: u64 = KEPT as u64 * 9 / 10;
-/// Messages that a connection may send at once.
+/// Messages that a connection may send in a burst.
 const BURST: usize = 38;
-/// A client that reconnects goes when nothing has come for this time.
+/// A reconnected client leaves when nothing has arrived for this time.
 const REPLAY_PAUSE: Duration = Duration::from_millis(100);
-/// An answer that a server owes comes within this time.
+/// Time limit for an answer of the server.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 const V1: &str = "Sec-WebSocket-Protocol: hi.v1\r\n";
 
-/// Who attacks.
+/// The attacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Attack {
     Flood,
@@ -56,19 +56,19 @@ pub(crate) enum Attack {
 }
 
 impl Attack {
-    /// What it is, for tables.
+    /// Its description in tables.
     pub(crate) fn what(self) -> &'static str {
         match self {
             Self::Flood => "a raw flooder with 300 readers",
             Self::Empty => "three publishers of empty frames",
             Self::Lists => "20 clients list 9,600 rooms",
-            Self::Drip => "300 members that read drop by drop",
-            Self::Replay => "8 clients come back for 1,024 messages",
+            Self::Drip => "300 members that drip-read",
+            Self::Replay => "8 clients reconnect for 1,024 messages",
             Self::Stuck => "300 members that read nothing",
         }
     }
 
-    /// Connects everyone; what they do then, they do while the gate is open.
+    /// Connects the attackers; they act while the gate is open.
     pub(crate) fn prepare(self, address: SocketAddr, gate: &Gate) {
         match self {
             Self::Flood => flood(address, gate),
@@ -93,13 +93,13 @@ fn empty(address: SocketAddr, gate: &Gate) {
     }
 }
 
-/// Publishes this frame as fast as it is taken. What the room brings is read.
+/// Publishes this frame as fast as the server reads it, and reads what the room sends.
 fn publish(address: SocketAddr, path: &str, gate: &Gate, frame: &[u8]) {
     let mut publisher = open(address, path);
-    let mut reader = publisher.try_clone().expect("a file is left");
+    let mut reader = publisher.try_clone().expect("a file descriptor is free");
     std::thread::spawn(move || while crowd::goes_on(reader.read(&mut [0; 1 << 14])) {});
     let frames = frame.repeat(WRITE_BYTES / frame.len());
-    gate.repeat(None, move || publisher.write_all(&frames).expect("the server takes it"));
+    gate.repeat(None, move || publisher.write_all(&frames).expect("the server reads it"));
 }
 
 fn lists(address: SocketAddr, gate: &Gate) {
@@ -107,7 +107,7 @@ fn lists(address: SocketAddr, gate: &Gate) {
     crowd::reading_these(holders);
     let mut askers: Vec<_> = (0..ASKERS).map(|number| Asker { address, number, times: 0, stream: None }).collect();
     askers.iter_mut().for_each(Asker::ask);
-    // One after the other, so that they come evenly.
+    // Staggered, so that requests are spread evenly.
     let mut next = 0;
     gate.repeat(Some(Duration::from_secs(1) / ASKS_A_SECOND / ASKERS as u32), move || {
         askers[next].ask();
@@ -115,11 +115,12 @@ fn lists(address: SocketAddr, gate: &Gate) {
     });
 }
 
-/// Asks for the rooms, in one dialect or the other, and reads the answers in a thread. Closed by the server, it comes back.
+/// Asks for the list of rooms in either dialect, and reads the answers in a thread. It reconnects if the server closes
+/// it.
 struct Asker {
     address: SocketAddr,
     number: usize,
-    /// How often it has come.
+    /// How often it has connected.
     times: usize,
     stream: Option<TcpStream>,
 }
@@ -133,7 +134,7 @@ impl Asker {
             self.times += 1;
             let path = format!("/ws?username={name}&room=asking");
             let stream = if in_v1 { open_v1(self.address, &name) } else { open(self.address, &path) };
-            let mut answers = stream.try_clone().expect("a file is left");
+            let mut answers = stream.try_clone().expect("a file descriptor is free");
             std::thread::spawn(move || while crowd::goes_on(answers.read(&mut [0; 1 << 14])) {});
             stream
         });
@@ -143,12 +144,12 @@ impl Asker {
     }
 }
 
-/// A chat client in rooms of its own.
+/// A chat client in its own rooms.
 fn hold_rooms(address: SocketAddr, holder: usize) -> TcpStream {
     let room = |index: usize| format!("room-{:04}", holder * ROOMS_EACH + index);
     let mut stream = open(address, &format!("/ws?username=holds-{holder}&room={}", room(0)));
     let joins: Vec<u8> = (1..ROOMS_EACH).flat_map(|index| chat(&room(0), &format!("/join {}", room(index)))).collect();
-    stream.write_all(&joins).expect("the server takes it");
+    stream.write_all(&joins).expect("the server reads it");
     await_text(&mut stream, b"Welcome to ", ROOMS_EACH);
     stream
 }
@@ -165,33 +166,33 @@ fn drip(address: SocketAddr, gate: &Gate) {
 }
 
 fn stuck(address: SocketAddr, gate: &Gate) {
-    // They are never read, and there until this process ends.
+    // Never read, and kept until this process ends.
     std::mem::forget(crowd::small(address, "/raw/stuck?lossy=1", CROWD));
     publish_to_a_crowd(address, "/raw/stuck?echo=0", gate);
 }
 
-/// 400 KiB a second, for each of a crowd that takes less.
+/// Publishes 400 KiB per second to a crowd whose members each read less.
 fn publish_to_a_crowd(address: SocketAddr, path: &str, gate: &Gate) {
     let mut publisher = open(address, path);
     let frame = masked(2, &[b's'; 4096]);
-    gate.repeat(Some(Duration::from_millis(10)), move || publisher.write_all(&frame).expect("the server takes it"));
+    gate.repeat(Some(Duration::from_millis(10)), move || publisher.write_all(&frame).expect("the server reads it"));
 }
 
 fn replay(address: SocketAddr, gate: &Gate) {
     let mut holder = open_v1(address, "keeps-the-room");
-    holder.write_all(&masked(1, b"{\"Op\":\"join\",\"Room\":\"churn\",\"Ref\":1}")).expect("the server takes it");
+    holder.write_all(&masked(1, b"{\"Op\":\"join\",\"Room\":\"churn\",\"Ref\":1}")).expect("the server reads it");
     let joined = await_text(&mut holder, b"\"Ref\":1", 1);
     let epoch = text_behind(&joined, "\"Epoch\":\"").to_owned();
     let seq = Arc::new(AtomicU64::new(0));
     for filler in 0..KEPT.div_ceil(BURST) {
         fill(address, filler);
     }
-    // What is kept stays as much: each message is forgotten after a minute.
+    // Keeps the replay full: each message expires after a minute.
     let mut fillers: Vec<_> = (0..3).map(|filler| open_v1(address, &format!("refills-{filler}"))).collect();
-    crowd::reading_these(fillers.iter().map(|stream| stream.try_clone().expect("a file is left")).collect());
+    crowd::reading_these(fillers.iter().map(|stream| stream.try_clone().expect("a file descriptor is free")).collect());
     gate.repeat(Some(Duration::from_secs(1) / ASKS_A_SECOND), move || {
         for filler in &mut fillers {
-            filler.write_all(&kept_message("")).expect("the server takes it");
+            filler.write_all(&kept_message("")).expect("the server reads it");
         }
     });
     crowd::reading_these(vec![holder]);
@@ -215,21 +216,21 @@ fn kept_message(more: &str) -> Vec<u8> {
     masked(1, format!("{{\"Op\":\"pub\",\"Room\":\"churn\",\"Message\":\"{text}\"{more}}}").as_bytes())
 }
 
-/// Publishes what a connection may publish at once.
+/// Publishes the burst that a connection may publish.
 fn fill(address: SocketAddr, number: usize) {
     let mut stream = open_v1(address, &format!("fills-{number}"));
     let mut frames = kept_message("").repeat(BURST - 1);
     frames.extend(kept_message(",\"Ref\":2"));
-    stream.write_all(&frames).expect("the server takes it");
+    stream.write_all(&frames).expect("the server reads it");
     await_text(&mut stream, b"\"Ref\":2", 1);
 }
 
-/// Joins with all that is kept, reads it, and goes.
+/// Joins with a `Since` for the whole replay, reads it, and leaves.
 fn come_back(stream: &mut TcpStream, epoch: &str, seq: &AtomicU64) {
     let since = seq.load(Ordering::Relaxed).saturating_sub(REPLAYED);
     let join =
         format!("{{\"Op\":\"join\",\"Room\":\"churn\",\"Ref\":3,\"Since\":{{\"Epoch\":\"{epoch}\",\"Seq\":{since}}}}}");
-    stream.write_all(&masked(1, join.as_bytes())).expect("the server takes it");
+    stream.write_all(&masked(1, join.as_bytes())).expect("the server reads it");
     let answer = await_text(stream, b"\"Ref\":3", 1);
     let latest = text_behind(&answer, "\"Ref\":3").split("\"Seq\":").nth(1).unwrap_or_default();
     let digits: String = latest.chars().take_while(char::is_ascii_digit).collect();
@@ -252,7 +253,7 @@ fn open_v1(address: SocketAddr, name: &str) -> TcpStream {
     upgrade(stream, &format!("/ws?username={name}"), V1)
 }
 
-/// Reads until this text has come `times` times; returns all that was read.
+/// Reads until this text has arrived `times` times. Returns everything read.
 fn await_text(stream: &mut TcpStream, text: &[u8], times: usize) -> String {
     stream.set_read_timeout(Some(ANSWER_TIME_MAX)).unwrap();
     let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
@@ -264,7 +265,7 @@ fn await_text(stream: &mut TcpStream, text: &[u8], times: usize) -> String {
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// What stands behind this, up to the next quotation mark if it begins with one.
+/// The JSON value after this key; a string without its quotation marks.
 fn text_behind<'a>(text: &'a str, begin: &str) -> &'a str {
     let rest = text.split_once(begin).map_or("", |(_, rest)| rest);
     if begin.ends_with('"') { rest.split('"').next().unwrap_or_default() } else { rest }

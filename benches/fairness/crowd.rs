@@ -1,4 +1,4 @@
-//! Connections of which nothing is kept: what arrives is read and thrown away, or not read at all.
+//! Connections whose input is read and discarded, or not read at all.
 
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
@@ -10,18 +10,18 @@ use socket2::{Domain, Socket, Type};
 
 use crate::connect::{Opened, open_many, upgrade, wait};
 
-/// Time between two looks, if nothing arrives.
+/// Polling interval while nothing arrives.
 const WAIT: Duration = Duration::from_secs(1);
-/// The receive buffer of a socket that is read slowly: the kernel must not read for it.
+/// Receive buffer of a socket that is read slowly, in bytes: small, so that the kernel doesn't read for it.
 const SMALL_BUFFER_BYTES: usize = 4096;
 
-/// Opens `count` connections, and reads them in a thread, as fast as they bring something.
+/// Opens `count` connections, and reads them in a thread as fast as data arrives.
 pub(crate) fn reading(address: SocketAddr, path: &str, count: usize) {
     let Opened { streams, epoll } = open_many(address, path, count);
     read(streams, epoll);
 }
 
-/// The same for connections that are there already.
+/// The same for existing connections.
 pub(crate) fn reading_these(streams: Vec<TcpStream>) {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll instance");
     for (index, stream) in streams.iter().enumerate() {
@@ -38,7 +38,7 @@ fn read(mut streams: Vec<TcpStream>, epoll: OwnedFd) {
             for event in wait(&epoll, Instant::now() + WAIT) {
                 let stream = &mut streams[event.data.u64() as usize];
                 if !goes_on(stream.read(&mut buffer)) {
-                    // The server has closed it: it had its reasons, and there are others.
+                    // The server may close one for good reason; there are others.
                     let _ = epoll::delete(&epoll, &*stream);
                 }
             }
@@ -46,7 +46,7 @@ fn read(mut streams: Vec<TcpStream>, epoll: OwnedFd) {
     });
 }
 
-/// Whether a connection is still there after this.
+/// Whether a connection is still open after this read.
 pub(crate) fn goes_on(read: std::io::Result<usize>) -> bool {
     match read {
         Ok(count) => count > 0,
@@ -54,10 +54,10 @@ pub(crate) fn goes_on(read: std::io::Result<usize>) -> bool {
     }
 }
 
-/// Opens `count` connections that take little and wait for someone to read them.
+/// Opens `count` connections with small receive buffers, not read yet.
 pub(crate) fn small(address: SocketAddr, path: &str, count: usize) -> Vec<TcpStream> {
     let open = |_| {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a file is left");
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a file descriptor is free");
         socket.set_recv_buffer_size(SMALL_BUFFER_BYTES).unwrap();
         socket.connect(&address.into()).expect("the server accepts");
         upgrade(socket.into(), path, "")

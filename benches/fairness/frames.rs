@@ -1,6 +1,6 @@
-//! What clients send and what they get, as bytes.
+//! The frames that clients send and receive.
 
-/// A message of a client: masked, the mask being zero.
+/// A client's message: masked, with a zero mask.
 pub(crate) fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
@@ -21,14 +21,14 @@ pub(crate) fn chat(room: &str, message: &str) -> Vec<u8> {
     masked(1, text.as_bytes())
 }
 
-/// Frames of a server, as they arrive.
+/// Parser of a server's frames as they arrive.
 #[derive(Debug, Default)]
 pub(crate) struct Arriving {
     bytes: Vec<u8>,
 }
 
 impl Arriving {
-    /// Takes what has arrived; `on` gets the opcode and the payload of each whole frame.
+    /// Takes received bytes; `on` gets the opcode and payload of each complete frame.
     pub(crate) fn take(&mut self, bytes: &[u8], mut on: impl FnMut(u8, &[u8])) {
         self.bytes.extend_from_slice(bytes);
         let mut read = 0;
@@ -41,7 +41,7 @@ impl Arriving {
     }
 }
 
-/// Bytes of the head of a frame, and of its payload.
+/// Length of a frame's head, and of its payload.
 fn head(bytes: &[u8]) -> Option<(usize, usize)> {
     match *bytes {
         [_, 126, a, b, ..] => Some((4, usize::from(u16::from_be_bytes([a, b])))),

@@ -1,15 +1,15 @@
-//! Whether one client's load harms another: `cargo bench --bench fairness`, read with `benches/README.md`.
+//! Whether one client's load harms others: `cargo bench --bench fairness`. `benches/README.md` says how to read it.
 //!
-//! One shard of hi has the first core. The others, whose messages are measured, are a small chat room and a small raw room
-//! at a modest rate; everything else is on the last core. Each attack has a server of its own and a process of its own, which
-//! opens its connections once and then attacks in every second slice: unloaded, attacked, unloaded, attacked. The attackers
-//! run under `SCHED_IDLE`, so that the reader of the others never waits for them: what is measured is the server's delay.
-//! Latency counts from the time at which a message was due to each member that read it.
+//! One shard of hi has the first core. The others, whose messages are measured, are a small chat room and a small raw
+//! room at a modest rate; everything else is on the last core. Each attack has its own server and its own process,
+//! which opens its connections once and then attacks in every second slice: unloaded, attacked, unloaded, attacked. The
+//! attackers run under `SCHED_IDLE`, so that the others' reader never waits for them: the delay measured is the
+//! server's. Latency counts from the time a message was due until each member has read it.
 //!
 //! - [`options`]: what to measure
-//! - [`others`]: the rooms that must not notice anything
-//! - [`attacker`]: the process that attacks, and [`attacks`], what it does; [`crowd`]: connections of which nothing is kept
-//! - [`frames`]: what clients send and what they get
+//! - [`others`]: the rooms that must not be affected
+//! - [`attacker`]: the attacking process; [`attacks`]: what it does; [`crowd`]: connections whose input is discarded
+//! - [`frames`]: the frames that clients send and receive
 //! - `connect`, `process`, `statistics`: shared with `figures`
 
 mod attacker;
@@ -34,7 +34,7 @@ use others::{Others, Slice};
 use process::Server;
 use statistics::{Sure, median};
 
-/// Members that read nothing must not be let go for want of a pong.
+/// Members that read nothing must not be disconnected for missing pongs.
 const PATIENT: [&str; 4] = ["--ping-interval", "1h", "--ping-timeout", "1h"];
 
 fn main() {
@@ -54,19 +54,19 @@ fn main() {
     }
 }
 
-/// Slices, unloaded and attacked ones in turn.
+/// Slices, alternately unloaded and attacked.
 fn measure(attack: Attack, options: &Options) -> Vec<[Slice; 2]> {
     let server = Server::hi(&options.hi(), "1", &PATIENT);
     let mut others = Others::connect(server.address);
     let mut attacker = Attacker::start(attack, server.address);
     let slice = options.slice();
-    // The first slice finds caches empty, and buffers small.
+    // The first slice warms up caches and buffers.
     others.measure(slice / 2);
     let mut round = || {
         server.settles();
         let unloaded = others.measure(slice);
         attacker.go();
-        // The attack is under way before anything counts.
+        // The attack is running before anything is counted.
         others.measure(slice / 4);
         let attacked = others.measure(slice);
         attacker.stop();

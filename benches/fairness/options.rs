@@ -16,29 +16,29 @@ const SLICE: Duration = Duration::from_secs(3);
 const QUICK_ROUNDS: usize = 2;
 const QUICK_SLICE: Duration = Duration::from_secs(1);
 
-/// What one client's load costs the others on its shard. Without options: every attack.
+/// Measures what one client's load costs the others on its shard. Without options: every attack.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "fairness")]
 pub(crate) struct Options {
-    /// Only these attacks
+    /// Measure only these attacks
     #[arg(long, value_name = "ATTACK", value_delimiter = ',')]
     only: Vec<Attack>,
-    /// Rounds: how often each attack is measured beside the unloaded server
+    /// Rounds: how many times each attack is compared with the unloaded server
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Two short rounds: whether it works, not what it shows
+    /// Two short rounds, to check that the benchmark works
     #[arg(long)]
     quick: bool,
-    /// Another build of hi, instead of this one
+    /// Use another build of hi instead of this one
     #[arg(long, value_name = "FILE")]
     hi: Option<PathBuf>,
-    /// Attack, for another process of this program, when standard input says so
+    /// Internal: attack when told to on standard input
     #[arg(long, hide = true, requires = "address")]
     pub(crate) attack: Option<Attack>,
-    /// Whom to attack
+    /// Internal: address to attack
     #[arg(long, hide = true)]
     pub(crate) address: Option<SocketAddr>,
-    /// What cargo says to every benchmark
+    /// Passed by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -52,12 +52,12 @@ impl Options {
         self.rounds.map_or(if self.quick { QUICK_ROUNDS } else { ROUNDS }, |rounds| rounds as usize)
     }
 
-    /// How long each side of a round is measured.
+    /// How long each slice of a round is measured.
     pub(crate) fn slice(&self) -> Duration {
         if self.quick { QUICK_SLICE } else { SLICE }
     }
 
-    /// The server that is measured.
+    /// The server to measure.
     pub(crate) fn hi(&self) -> PathBuf {
         self.hi.clone().unwrap_or_else(hi_here)
     }

@@ -11,19 +11,19 @@ use crate::connect::{open, wait};
 use crate::frames::{Arriving, chat, masked};
 use crate::statistics::percentile;
 
-/// Members of each room that are measured.
+/// Measured members per room.
 const MEMBERS: usize = 10;
-/// Publishers of each room,
+/// Publishers per room,
 const PUBLISHERS: usize = 5;
-/// and messages a second of all of them together: each publishes half of what hi allows by itself.
+/// and their messages per second, all together: each publishes half of what hi allows by default.
 const RATE: u32 = 50;
-/// Between two messages of a room.
+/// Time between two messages of a room.
 const INTERVAL: Duration = Duration::from_millis(1000 / RATE as u64);
-/// The time after the last message of a slice when what has not arrived is lost.
+/// Messages that haven't arrived this long after the last one of a slice are lost.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
-/// Time between two tries while a publisher can't send.
+/// Delay before a publisher that couldn't send retries.
 const TRY_AGAIN: Duration = Duration::from_millis(1);
-/// Comes before the number of a message.
+/// Prefix of a message's number.
 const MARK: &[u8] = b"number-";
 const DIGITS: usize = 8;
 
@@ -31,7 +31,7 @@ const DIGITS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Slice {
     latencies_ms: Vec<f64>,
-    /// Deliveries that never came.
+    /// Deliveries that never arrived.
     pub(crate) lost: u32,
 }
 
@@ -64,16 +64,16 @@ struct Room {
 struct Client {
     stream: TcpStream,
     room: usize,
-    /// Whether what it gets is counted: it does not publish.
+    /// Whether it is measured, which means that it doesn't publish.
     is_member: bool,
     arriving: Arriving,
-    /// The number of the message that it has to get next.
+    /// Number of the message expected next.
     next: usize,
     unsent: Vec<u8>,
 }
 
 impl Others {
-    /// Connects everyone.
+    /// Connects all clients.
     pub(crate) fn connect(address: SocketAddr) -> Self {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll instance");
         let room = |is_chat| Room { is_chat, publishers: Vec::new(), due: Vec::new() };
@@ -96,14 +96,14 @@ impl Others {
         others
     }
 
-    /// Publishes for `time`, and waits until all have everything.
+    /// Publishes for `time`, and waits until every member has everything.
     pub(crate) fn measure(&mut self, time: Duration) -> Slice {
         let mut slice = Slice { latencies_ms: Vec::new(), lost: 0 };
         let began = Instant::now();
         let messages = (time.as_nanos() / INTERVAL.as_nanos()).max(1) as u32;
         for message in 0..messages {
             for room in 0..self.rooms.len() {
-                // The rooms take turns: what delays one message delays few of the other room's.
+                // The rooms alternate: a delay of one room's message affects few of the other room's.
                 let due = began + INTERVAL * message + INTERVAL * room as u32 / 2;
                 self.read_until(due, &mut slice);
                 self.publish(room, due);
@@ -131,7 +131,7 @@ impl Others {
         client.send();
     }
 
-    /// Deliveries that are still to come.
+    /// Deliveries still missing.
     fn missing(&self) -> u32 {
         let members = self.clients.iter().filter(|client| client.is_member);
         members.map(|client| (self.rooms[client.room].due.len() - client.next) as u32).sum()
@@ -187,7 +187,7 @@ impl Client {
     }
 }
 
-/// The number of the message that is in here; notices have none.
+/// The number of the message in this text; notices have none.
 fn number_in(payload: &[u8]) -> Option<usize> {
     let at = payload.windows(MARK.len()).position(|window| window == MARK)? + MARK.len();
     std::str::from_utf8(payload.get(at..at + DIGITS)?).ok()?.parse().ok()

@@ -1,4 +1,4 @@
-//! What a connection costs from accept to 101, when very many come at once.
+//! What a connection costs from accept to 101 when thousands connect at once.
 
 use std::time::Instant;
 
@@ -11,19 +11,19 @@ use crate::statistics::{Sure, median};
 
 /// Connections of each storm.
 const CONNECTIONS: usize = 9_000;
-/// The bare server is the one that sends in a loop: before it sends it has only accepted.
+/// The bare server is the one that sends in a loop: before sending, it only accepts.
 const SERVERS: [(Kind, &str); 3] = [
     (Kind::Hi, "hi"),
     (Kind::Send, "accept4, read, a fixed answer: nothing else"),
     (Kind::Tokio, "tokio, hyper and fastwebsockets, a task per connection"),
 ];
-/// The order of the turns is shuffled, but the same in every run.
+/// The seed that shuffles the turns: the same order in every run.
 const SEED: u64 = 0x6869;
 
-/// The table: each server takes a storm, in turn, and starts anew for the next one.
+/// The table: each server takes a storm in turn, and restarts for the next one.
 pub(crate) fn run(options: &Options) {
     let count = options.members.unwrap_or(CONNECTIONS);
-    // A round takes as long as several of other tables.
+    // A round takes as long as several rounds of other tables.
     let rounds = options.rounds.div_ceil(2);
     println!("\n{count} connections at once, accepted and upgraded, {rounds} rounds");
     let wanted = |kind| options.only.is_empty() || options.only.contains(&kind);
@@ -62,7 +62,7 @@ fn storm(kind: Kind, count: usize, options: &Options) -> Cost {
     let members = Members::connect(server.address, count, case.frames);
     let wall = began.elapsed();
     let cpu = server.cpu_time() - before;
-    // The server is gone first: the profile of a run shows handshakes, not closing.
+    // The server goes first, so that a profile shows handshakes, not closing.
     drop(server);
     drop(members);
     Cost { cpu: cpu.as_secs_f64() * 1e6 / count as f64, per_second: count as f64 / wall.as_secs_f64() }

@@ -9,16 +9,16 @@ use io_uring::{IoUring, opcode, types};
 
 use crate::options::Case;
 
-/// In a message's number: says that the publisher wants to hear how long the sends took, in nanoseconds.
+/// Flag in a message's number: the publisher asks how long the sends took, in nanoseconds.
 pub(crate) const TIMED: u32 = 1 << 31;
-/// Fits every request head of ours.
+/// Bytes; fits each of our request heads.
 const HEAD_BYTES_MAX: usize = 1024;
-/// To the one key that our clients send.
+/// The response to the only key that our clients send.
 const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI=\r\n\r\n";
 
-/// The bare servers: they accept the members and a publisher, and for each number that comes from it they send the frame
-/// to every member, with nothing around it.
+/// The bare servers: they accept the members and a publisher, and for each number from it they send the frame to every
+/// member, with nothing around it.
 pub(crate) fn serve(in_one_batch: bool, case: Case) {
     hi::os::raise_file_limit().unwrap();
     hi::os::pin_to_core(hi::os::allowed_cores().unwrap()[0]).unwrap();
@@ -47,15 +47,15 @@ pub(crate) fn serve(in_one_batch: bool, case: Case) {
     }
 }
 
-/// The least that a handshake takes: accept, read the head, answer it. No parser, no check.
+/// The minimal handshake: accept, read the head, answer. No parser, no check.
 fn accept(listener: &TcpListener) -> TcpStream {
-    let (mut socket, _) = listener.accept().expect("a member comes");
+    let (mut socket, _) = listener.accept().expect("a member connects");
     socket.set_nodelay(true).unwrap();
     let mut head = [0; HEAD_BYTES_MAX];
     let mut len = 0;
     while !head[..len].ends_with(b"\r\n\r\n") {
         let count = socket.read(&mut head[len..]).expect("a request");
-        assert!(count > 0, "the head of a request is whole and short");
+        assert!(count > 0, "the head of a request is complete and short");
         len += count;
     }
     socket.write_all(ANSWER).expect("the member waits for its answer");

@@ -1,4 +1,4 @@
-//! Opening connections: one after the other, or as many at once as a storm brings.
+//! Opens connections, one after the other or all at once.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,11 +9,11 @@ use rustix::fd::OwnedFd;
 use rustix::time::Timespec;
 use socket2::{Domain, Socket, Type};
 
-/// Connections that are being opened at the same time.
+/// Connections being opened at the same time.
 const AT_ONCE: usize = 512;
-/// The answer of a server that is not stuck takes less.
+/// Time limit for an answer: beyond it, the server is stuck.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
-/// A response head is shorter.
+/// Bytes of a response head at most.
 const HEAD_BYTES_MAX: usize = 4096;
 
 /// One upgraded connection, blocking.
@@ -21,7 +21,7 @@ pub(crate) fn open(address: SocketAddr, path: &str) -> TcpStream {
     upgrade(TcpStream::connect(address).expect("the server accepts"), path, "")
 }
 
-/// Upgrades a connection, with one more line in the head of the request, or none.
+/// Upgrades a connection, with an optional extra line in the request head.
 pub(crate) fn upgrade(mut stream: TcpStream, path: &str, line: &str) -> TcpStream {
     stream.set_nodelay(true).unwrap();
     stream.write_all(&request(path, line)).expect("the server reads");
@@ -47,7 +47,7 @@ fn check_head(head: &[u8]) {
     assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(head));
 }
 
-/// Connections that don't block, upgraded, registered for reading with an epoll instance under their index.
+/// Non-blocking upgraded connections, registered for reading with an epoll instance under their index.
 pub(crate) struct Opened {
     pub(crate) streams: Vec<TcpStream>,
     pub(crate) epoll: OwnedFd,
@@ -69,10 +69,10 @@ pub(crate) fn open_many(address: SocketAddr, path: &str, count: usize) -> Opened
     Opened { streams: storm.streams, epoll: storm.epoll }
 }
 
-/// What a connection waits for.
+/// The event that a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waiting {
-    /// To be connected, so that the request can leave.
+    /// To be connected, so that the request can be sent.
     Request,
     Answer,
 }
@@ -88,10 +88,11 @@ struct Storm {
 impl Storm {
     fn begin(&mut self) {
         let index = self.streams.len();
-        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None).expect("a file is left");
+        let socket =
+            Socket::new(Domain::for_address(self.address), Type::STREAM, None).expect("a file descriptor is free");
         socket.set_nonblocking(true).unwrap();
         socket.set_tcp_nodelay(true).unwrap();
-        // Ends with a reset: thousands of addresses that rest for a minute would weigh on the next measurement.
+        // Ends with a reset: thousands of sockets in TIME_WAIT would weigh on the next measurement.
         socket.set_linger(Some(Duration::ZERO)).unwrap();
         match socket.connect(&self.address.into()) {
             Ok(()) => {}
@@ -99,7 +100,7 @@ impl Storm {
             Err(error) => panic!("connection {index}: {error}"),
         }
         self.streams.push(socket.into());
-        // On loopback the answer to the SYN is here already, nearly always.
+        // On loopback, the answer to the SYN has nearly always arrived already.
         let flags = match self.request(index) {
             true => epoll::EventFlags::IN,
             false => epoll::EventFlags::OUT,
@@ -107,7 +108,7 @@ impl Storm {
         epoll::add(&self.epoll, &self.streams[index], epoll::EventData::new_u64(index as u64), flags).unwrap();
     }
 
-    /// Whether the request has left.
+    /// Whether the request has been sent.
     fn request(&mut self, index: usize) -> bool {
         match self.streams[index].write(&self.request) {
             Ok(count) => assert_eq!(count, self.request.len(), "an empty socket has room for a request"),
@@ -118,7 +119,7 @@ impl Storm {
         true
     }
 
-    /// Waits for something to happen; how many more connections are upgraded.
+    /// Waits for an event. Returns how many more connections are upgraded.
     fn proceed(&mut self) -> usize {
         let events = wait(&self.epoll, Instant::now() + ANSWER_TIME_MAX);
         assert!(!events.is_empty(), "the server is stuck: no answer in {ANSWER_TIME_MAX:?}");
@@ -136,7 +137,7 @@ impl Storm {
                     let mut head = [0; HEAD_BYTES_MAX];
                     let count = self.streams[index].read(&mut head).expect("the server answers the handshake");
                     check_head(&head[..count]);
-                    assert!(head[..count].ends_with(b"\r\n\r\n"), "a head comes in one piece, and nothing behind it");
+                    assert!(head[..count].ends_with(b"\r\n\r\n"), "a head arrives in one piece, with nothing after it");
                     answered += 1;
                 }
             }
@@ -145,7 +146,7 @@ impl Storm {
     }
 }
 
-/// What is readable or writable, at the latest when `until` comes.
+/// Waits until `until` at most for sockets to become readable or writable.
 pub(crate) fn wait(epoll: &OwnedFd, until: Instant) -> Vec<epoll::Event> {
     let mut events = Vec::with_capacity(1024);
     let left = until.saturating_duration_since(Instant::now());

@@ -1,5 +1,5 @@
-//! One server with its members, in a process of its own: a process may have 20,000 files, and four servers with 9,000
-//! members each need more. Does what standard input says, a line at a time, and sleeps in between.
+//! One server with its members, in a separate process: a process may have 20,000 files, and four servers with 9,000
+//! members each need more. It takes orders from standard input, one per line, and sleeps in between.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,24 +14,24 @@ use crate::members::Members;
 use crate::options::Case;
 use crate::servers::{Kind, Server};
 
-/// Messages before a slice is measured. After a pause the kernel acknowledges up to 16 segments at once
-/// (TCP_MAX_QUICKACKS), which costs the sender more than at a steady rate, and caches hold what others left there.
+/// Warm-up messages before a slice. After a pause the kernel acknowledges up to 16 segments immediately
+/// (TCP_MAX_QUICKACKS), which costs the sender more than at a steady rate, and caches hold other servers' data.
 const WARM_UP_MESSAGES: u32 = 18;
-/// Messages at least in the slice of one message after the other.
+/// Minimum of messages in a closed-loop slice.
 const ALONE_MIN: u32 = 3;
 
-/// What to do.
+/// An order to a driver.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     /// Publish at the steady rate for this time.
     Steady(Duration),
-    /// Publish the next message when all have the last one, for this time.
+    /// Publish each message once every member has the last one, for this time.
     Alone(Duration),
     /// Publish one message after this pause.
     Last(Duration),
 }
 
-/// What came of it.
+/// The outcome of an order.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Outcome {
     /// All members are connected.
@@ -40,7 +40,7 @@ pub(crate) enum Outcome {
         deliveries: u32,
         /// CPU time of the server.
         cpu: Duration,
-        /// The server's CPU time since the slice before, and how long ago that was.
+        /// The server's CPU time since the slice before, and the time since then.
         rest: (Duration, Duration),
     },
     Alone {
@@ -48,14 +48,14 @@ pub(crate) enum Outcome {
         wall: Duration,
     },
     Last {
-        /// From before the publisher's write until the last member had the whole message.
+        /// From the publisher's write until the last member had the whole message.
         latency: Duration,
-        /// What the bare servers took for their sends, as they saw it.
+        /// Time that the bare servers took for their sends.
         sends: Duration,
     },
 }
 
-/// Starts the server, connects its members, and obeys until standard input ends.
+/// Starts the server, connects its members, and follows orders until standard input ends.
 pub(crate) fn drive(kind: Kind, case: Case, other_hi: Option<&Path>) {
     let server = Server::start(kind, case, other_hi);
     let members = Members::connect(server.address, case.members, case.frames);
@@ -79,9 +79,9 @@ struct Driver {
     publisher: TcpStream,
     /// Messages so far.
     sent: u32,
-    /// The server's CPU time when it was last left alone, and when that was.
+    /// The server's CPU time when its last turn ended, and when that was.
     slept: (Duration, Instant),
-    // Ends last: its members are gone by then.
+    // Dropped last, after its members.
     server: Server,
 }
 
@@ -101,7 +101,7 @@ impl Driver {
             true => self.case.frames.masked(self.sent),
             false => self.sent.to_be_bytes().to_vec(),
         };
-        self.publisher.write_all(&bytes).expect("the server takes the message");
+        self.publisher.write_all(&bytes).expect("the server reads the message");
         self.sent += 1;
     }
 
@@ -142,13 +142,13 @@ impl Driver {
         if self.kind.is_whole() {
             self.publish();
         } else {
-            self.publisher.write_all(&(self.sent | TIMED).to_be_bytes()).expect("the server takes the message");
+            self.publisher.write_all(&(self.sent | TIMED).to_be_bytes()).expect("the server reads the message");
             self.sent += 1;
         }
         self.members.read_until(self.sent);
         let latency = began.elapsed();
         if !self.kind.is_whole() {
-            self.publisher.read_exact(&mut sends).expect("the server says how long its sends took");
+            self.publisher.read_exact(&mut sends).expect("the server reports how long its sends took");
         }
         Outcome::Last { latency, sends: Duration::from_nanos(u64::from_be_bytes(sends)) }
     }

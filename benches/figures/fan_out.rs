@@ -1,4 +1,4 @@
-//! What a delivery costs: at a steady rate, and one message after the other.
+//! What a delivery costs, at a steady rate and in a closed loop.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use crate::servers::Kind;
 use crate::sides::{Costs, Sides, Slices};
 use crate::statistics::{Sure, median};
 
-/// The machine drifts within seconds: turns are shorter than that,
+/// Turns are short, because the machine's speed drifts within seconds,
 const STEADY: Duration = Duration::from_millis(500);
 const ALONE: Duration = Duration::from_millis(100);
-/// but contain some messages.
+/// but contain at least this many messages.
 const MESSAGES_MIN: u32 = 4;
 
-/// A table for each room.
+/// One table per room.
 pub(crate) fn run(options: &Options) {
     let mut kinds = options.only.clone();
     if kinds.is_empty() {
@@ -25,7 +25,7 @@ pub(crate) fn run(options: &Options) {
     }
 }
 
-/// Each server's cost, and what part of it the first one takes.
+/// Each server's cost, and the first server's share of it.
 pub(crate) fn table(kinds: &[Kind], case: Case, options: &Options) {
     let Case { members, frames, rate } = case;
     let (rounds, bytes) = (options.rounds, frames.payload_bytes);

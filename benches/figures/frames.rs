@@ -1,10 +1,10 @@
-//! The messages: every byte of each is known to both sides.
+//! The messages; both sides know every byte of each.
 
 use fastwebsockets::OpCode;
 
-/// What repeats in a payload: the message's number, with this many digits.
+/// Digits of the message's number, which is repeated throughout the payload.
 const DIGITS: usize = 8;
-/// Bytes of a payload that are compared at once.
+/// Bytes of a payload compared at once.
 const COMPARED_BYTES: usize = 16 * 1024;
 
 /// Messages of one size.
@@ -15,7 +15,7 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// Text while it is a chat's size, else binary.
+    /// Text at the size of a chat message, otherwise binary.
     fn opcode(self) -> OpCode {
         if self.payload_bytes < 1024 { OpCode::Text } else { OpCode::Binary }
     }
@@ -29,7 +29,7 @@ impl Frames {
         hi::frame::encode::frame(self.opcode(), &self.payload(message)).to_vec()
     }
 
-    /// As a client sends it: masked, the mask being zero.
+    /// As a client sends it: masked, with a zero mask.
     pub(crate) fn masked(self, message: u32) -> Vec<u8> {
         let mut frame = self.frame(message);
         frame[1] |= 0x80;
@@ -38,12 +38,12 @@ impl Frames {
         frame
     }
 
-    /// What a part of a payload is compared with: enough for any place in the digits.
+    /// The pattern that payloads are compared with; long enough to start at any digit.
     fn pattern(self, message: u32) -> Vec<u8> {
         digits(message).repeat(self.payload_bytes.min(COMPARED_BYTES) / DIGITS + 2)
     }
 
-    /// Bytes of a frame.
+    /// Length of a frame in bytes.
     pub(crate) fn len(self) -> u64 {
         (self.head_bytes() + self.payload_bytes) as u64
     }
@@ -61,7 +61,7 @@ fn digits(message: u32) -> [u8; DIGITS] {
     format!("{message:08}").into_bytes().try_into().expect("eight digits")
 }
 
-/// Compares what arrives with what has to; remembers the message that it compared last.
+/// Compares what arrives with what is expected; remembers the last message compared.
 pub(crate) struct Expected {
     frames: Frames,
     head: Vec<u8>,
@@ -76,7 +76,7 @@ impl Expected {
         Self { pattern: frames.pattern(0), frames, head, message: 0 }
     }
 
-    /// How many of `bytes`, which begin at the byte `at` of the whole stream, have been found right.
+    /// Checks `bytes`, found at offset `at` of the whole stream. Returns how many were checked.
     pub(crate) fn take(&mut self, at: u64, bytes: &[u8]) -> usize {
         let (message, offset) = ((at / self.frames.len()) as u32, (at % self.frames.len()) as usize);
         if let Some(head) = self.head.get(offset..).filter(|head| !head.is_empty()) {

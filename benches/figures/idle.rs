@@ -1,4 +1,4 @@
-//! What idle connections cost: resident memory, and CPU time for pings.
+//! The cost of idle connections: resident memory, and CPU time for pings.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn memory(options: &Options) {
     let server = Server::start(Kind::Hi, options.chat(MANY), None);
     let connect = |count| {
         let members = Members::connect(server.address, count, options.chat(count).frames);
-        // A round trip: what was asked for before is done.
+        // A round trip: everything requested before is done.
         drop(open(server.address, "/raw/other"));
         (members, server.resident_bytes())
     };
@@ -36,7 +36,7 @@ fn memory(options: &Options) {
     println!("\nidle connections: {each} bytes of resident memory each ({MANY} against {FEW})");
 }
 
-/// CPU time of a server whose connections do nothing but answer pings.
+/// CPU time of a server whose connections only answer pings.
 fn pings(options: &Options) {
     let server = Server::hi_with_pings();
     let mut members = Members::connect(server.address, PINGED, options.chat(PINGED).frames);

@@ -1,4 +1,4 @@
-//! How long one message takes to the last of its members, who have been idle for a moment.
+//! How long one message takes to reach the last of its members, which have been idle for a moment.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::statistics::{Sure, median, percentile};
 
 /// Numbers of members.
 const MEMBERS: [usize; 6] = [1, 10, 100, 1_000, 3_000, 9_000];
-/// Before each message.
+/// Pause before each message.
 const REST: Duration = Duration::from_millis(60);
-/// Messages for each round of other tables: these are short.
+/// Messages per round of other tables, since these are short.
 const MESSAGES_PER_ROUND: usize = 3;
 
-/// The table: hi beside the floor.
+/// The table: hi and the floor.
 pub(crate) fn run(options: &Options) {
     let messages = options.rounds * MESSAGES_PER_ROUND;
     println!("\none message to idle members, until the last one has it: us; {messages} messages each, {REST:?} apart");

@@ -1,19 +1,19 @@
 //! The figures of `benches/README.md`, measured side by side in one run: `cargo bench --bench figures`.
 //!
-//! One core serves, the other reads. The servers get the same messages for as many members: (a) hi, one shard, as a whole:
-//! receive, decode, order, log, send; (b) a loop of `send(2)`; (c) a bare io_uring batch, the floor; (d) tokio and
-//! fastwebsockets with a task and a bounded queue for each connection. All of them are up at the same time with all their
-//! members, and take turns of half a second in an order that is shuffled each round, so that what disturbs the machine
-//! disturbs all of them alike. CPU time is that of the serving process (schedstat: what the scheduler counted in
-//! nanoseconds, kernel work included). Every delivery is checked: each member must have got each byte of each frame in
-//! order, or the run fails.
+//! One core serves, the other reads. All servers get the same messages for the same number of members: (a) hi, one
+//! shard, as a whole: receive, decode, order, log, send; (b) a loop of `send(2)`; (c) a bare io_uring batch, the floor;
+//! (d) tokio and fastwebsockets with a task and a bounded queue per connection. All of them are up at the same time
+//! with all their members, and take turns of half a second in an order shuffled each round, so that disturbances affect
+//! all of them alike. CPU time is that of the serving process (schedstat: nanoseconds counted by the scheduler,
+//! including kernel work). Every delivery is checked: if a member does not get each byte of each frame in order, the
+//! run fails.
 //!
 //! - [`options`]: what to measure
-//! - [`fan_out`], [`last`], [`accept`], [`shards`], [`idle`]: a table each
-//! - [`sides`] and [`driver`]: the servers of a table take turns, each driven by a process of its own
-//! - [`servers`] and [`process`]: the processes that are measured; [`bare`] and [`tokio_peer`]: those that are not hi
-//! - [`members`], [`connect`] and [`frames`]: the readers, and what has to arrive
-//! - [`statistics`]: medians, and how sure they are
+//! - [`fan_out`], [`last`], [`accept`], [`shards`], [`idle`]: one table each
+//! - [`sides`] and [`driver`]: the servers of a table take turns, each driven by a separate process
+//! - [`servers`] and [`process`]: the measured processes; [`bare`] and [`tokio_peer`]: those other than hi
+//! - [`members`], [`connect`] and [`frames`]: the readers, and what they expect
+//! - [`statistics`]: medians and their confidence intervals
 
 mod accept;
 mod bare;

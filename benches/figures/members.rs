@@ -1,4 +1,4 @@
-//! The reading side: members, and what they have to get.
+//! The reading side: members, and what they expect.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,10 +9,10 @@ use rustix::fd::OwnedFd;
 use crate::connect::{Opened, open_many, wait};
 use crate::frames::{Expected, Frames};
 
-/// A ping without a payload, and the answer, whose mask is zero.
+/// An empty ping, and its answer with a zero mask.
 const PING: [u8; 2] = [0x89, 0];
 const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
-/// The time after which deliveries that are not there are missing.
+/// Deliveries that take longer than this are missing.
 const DELIVERED_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// The reading side: one epoll loop, every byte checked, every ping answered.
@@ -20,7 +20,7 @@ pub(crate) struct Members {
     streams: Vec<TcpStream>,
     read: Vec<u64>,
     total: u64,
-    /// Pings so far.
+    /// Number of pings so far.
     pub(crate) pings: usize,
     epoll: OwnedFd,
     frame_bytes: u64,
@@ -43,7 +43,7 @@ impl Members {
         }
     }
 
-    /// Until each member has got `messages` messages, and nothing more.
+    /// Reads until each member has got `messages` messages, and nothing more.
     pub(crate) fn read_until(&mut self, messages: u32) {
         let bytes_each = self.frame_bytes * u64::from(messages);
         let deadline = Instant::now() + DELIVERED_AFTER_MAX;
@@ -51,7 +51,7 @@ impl Members {
             assert!(Instant::now() < deadline, "deliveries are missing");
             self.poll(deadline);
         }
-        assert!(self.read.iter().all(|read| *read == bytes_each), "a member got more, another less");
+        assert!(self.read.iter().all(|read| *read == bytes_each), "one member got more than another");
     }
 
     fn poll(&mut self, until: Instant) {
@@ -72,7 +72,7 @@ impl Members {
         while !bytes.is_empty() {
             let read = self.read[index];
             if read.is_multiple_of(self.frame_bytes) && bytes.starts_with(&PING) {
-                self.streams[index].write_all(&PONG).expect("the server takes the pong");
+                self.streams[index].write_all(&PONG).expect("the server reads the pong");
                 self.pings += 1;
                 bytes = &bytes[PING.len()..];
                 continue;

@@ -9,14 +9,14 @@ use crate::servers::Kind;
 
 /// Bytes of a chat message.
 const PAYLOAD_BYTES: usize = 128;
-/// Deliveries a second at a steady rate, for any number of members below this,
+/// Deliveries per second at a steady rate, for fewer members than this,
 const DELIVERIES_PER_SECOND: usize = 100_000;
 const MANY_MEMBERS: usize = 9_000;
-/// and from then on, because a delivery to one of many takes longer: no server may come near a whole core.
+/// and from this number on. Deliveries to many members take longer, and no server may come near a whole core.
 const DELIVERIES_PER_SECOND_TO_MANY: usize = 72_000;
-/// Bytes a second at most, for any size.
+/// Bytes per second at most, for any size.
 const BYTES_PER_SECOND: usize = 400 << 20;
-/// Messages a second at most: with few members, time would be spent on waiting.
+/// Messages per second at most: with few members, a higher rate would measure waiting.
 const RATE_MAX: usize = 2_000;
 /// Rounds of a table unless the command line says otherwise.
 const ROUNDS: usize = 8;
@@ -25,47 +25,47 @@ const MEMBERS: [usize; 5] = [1, 100, 1_000, 5_000, 9_000];
 const LARGE_BYTES: [usize; 3] = [1 << 10, 16 << 10, 256 << 10];
 const LARGE_MEMBERS: usize = 100;
 
-/// hi beside other servers, measured in turn, slice by slice. Without options: every table.
+/// Compares hi with other servers, measured in turns, slice by slice. Without options: every table.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "figures")]
 pub(crate) struct Options {
-    /// Fan-out to this number of members only
+    /// Measure fan-out to this number of members only
     #[arg(long, value_name = "COUNT")]
     pub(crate) members: Option<usize>,
-    /// Fan-out of messages of this size only
+    /// Measure fan-out of messages of this size only
     #[arg(long, value_name = "BYTES")]
     pub(crate) size: Option<usize>,
-    /// Messages a second of the steady rate [default: 100,000 deliveries a second; 72,000 from 9,000 members on]
+    /// Messages per second at the steady rate [default: 100,000 deliveries per second; 72,000 from 9,000 members on]
     #[arg(long, value_name = "COUNT")]
     pub(crate) rate: Option<usize>,
-    /// Rounds: how often each server has its turn
+    /// Rounds: how many turns each server gets
     #[arg(long, value_name = "COUNT", default_value_t = ROUNDS, value_parser = parse_rounds)]
     pub(crate) rounds: usize,
-    /// Only these servers, the first is what the others are compared with
+    /// Measure only these servers; the others are compared with the first one
     #[arg(long, value_name = "SERVER", value_delimiter = ',')]
     pub(crate) only: Vec<Kind>,
-    /// Another build of hi, as one more server
+    /// Add another build of hi
     #[arg(long, value_name = "FILE")]
     pub(crate) against: Option<PathBuf>,
-    /// How long a message takes to the last of its members
+    /// Measure how long a message takes to reach the last member
     #[arg(long)]
     pub(crate) last: bool,
-    /// What accepting and upgrading costs
+    /// Measure the cost of accepting and upgrading
     #[arg(long)]
     pub(crate) accept: bool,
-    /// Two shards against one
+    /// Compare two shards with one
     #[arg(long)]
     pub(crate) shards: bool,
-    /// What idle connections cost: memory, and pings
+    /// Measure the cost of idle connections: memory and pings
     #[arg(long)]
     pub(crate) idle: bool,
-    /// Serve, for another process of this program
+    /// Internal: serve, for another process of this program
     #[arg(long, hide = true)]
     pub(crate) serve: Option<Kind>,
-    /// Start a server with its members, and do what standard input says
+    /// Internal: start a server with its members, and take orders from standard input
     #[arg(long, hide = true)]
     pub(crate) drive: Option<Kind>,
-    /// What cargo says to every benchmark
+    /// Passed by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -75,12 +75,12 @@ pub(crate) struct Options {
 pub(crate) struct Case {
     pub(crate) members: usize,
     pub(crate) frames: Frames,
-    /// Messages a second at the steady rate.
+    /// Messages per second at the steady rate.
     pub(crate) rate: usize,
 }
 
 impl Options {
-    /// The rooms that fan-out is measured with.
+    /// The rooms to measure fan-out with.
     pub(crate) fn cases(&self) -> Vec<Case> {
         if !self.is_default() {
             return vec![self.case(self.members.unwrap_or(1_000), self.size.unwrap_or(PAYLOAD_BYTES))];
@@ -102,12 +102,12 @@ impl Options {
         self.case(members, PAYLOAD_BYTES)
     }
 
-    /// Whether no part was asked for: then all of them are meant.
+    /// Whether no part was selected, which means all of them.
     pub(crate) fn is_default(&self) -> bool {
         !(self.last || self.accept || self.shards || self.idle) && self.members.is_none() && self.size.is_none()
     }
 
-    /// Whether fan-out is to be measured.
+    /// Whether to measure fan-out.
     pub(crate) fn is_fan_out(&self) -> bool {
         !(self.last || self.accept || self.shards || self.idle)
     }

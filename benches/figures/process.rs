@@ -1,4 +1,4 @@
-//! A server's process: how it starts, and when it rests.
+//! A server's process: how it starts, and when it sleeps.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -7,10 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// How long it takes at most until a server that has been given nothing to do sleeps.
+/// A server without work must be asleep within this time.
 pub(crate) const SETTLED_AFTER_MAX: Duration = Duration::from_secs(5);
 
-/// A server that runs, and ends with its measurement.
+/// A running server that ends with its measurement.
 pub(crate) struct Server {
     pub(crate) process: Child,
     pub(crate) address: SocketAddr,
@@ -28,29 +28,29 @@ impl Server {
     pub(crate) fn hi(file: &Path, shards: &str, args: &[&str]) -> Self {
         let mut command = Command::new(file);
         command.args(["--listen", "127.0.0.1:0", "--internal", "off", "--shards", shards]);
-        // Whatever else is pinned there: we are, and so is the build that this one is compared with.
+        // Even if others are pinned there: we are, and so is the build being compared.
         command.env("HI_PIN", "on");
         Self::spawn(command.args(args).stderr(Stdio::piped()), |child| {
             let mut log = child.stderr.take().unwrap();
             let line = first_line(&mut log);
-            // What else it says is read, and thrown away: a full pipe would hold it up.
+            // The rest of its output is read and discarded: a full pipe would block it.
             std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
             let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
-            address.unwrap_or_else(|| panic!("hi says its address first, but it said: {line}")).to_owned()
+            address.unwrap_or_else(|| panic!("hi logs its address first, but it logged: {line}")).to_owned()
         })
     }
 
-    /// Starts what a command says; `address` reads from it where it listens.
+    /// Starts a command; `address` reads the address it listens on.
     pub(crate) fn spawn(command: &mut Command, address: impl FnOnce(&mut Child) -> String) -> Self {
         hi::os::allow_cores(&ALL_CORES).expect("our own cores");
         let mut process = command.spawn().expect("the server starts");
         let address = address(&mut process).parse().expect("an address");
-        // What the server started has its cores; from now on only we move.
+        // The server has inherited these cores; from now on only our own pinning changes.
         hi::os::pin_to_core(*ALL_CORES.last().expect("there is a core")).expect("our own core");
         Self { process, address }
     }
 
-    /// Waits until all its threads sleep; false, if they don't for long.
+    /// Waits until all its threads sleep. False if they don't in time.
     pub(crate) fn settles(&self) -> bool {
         let deadline = Instant::now() + SETTLED_AFTER_MAX;
         while !self.threads().iter().all(|thread| sleeps(thread)) {
@@ -70,20 +70,21 @@ impl Server {
 }
 
 /// The cores that we and the servers may use.
-static ALL_CORES: LazyLock<Vec<usize>> = LazyLock::new(|| hi::os::allowed_cores().expect("the kernel tells"));
+static ALL_CORES: LazyLock<Vec<usize>> =
+    LazyLock::new(|| hi::os::allowed_cores().expect("the kernel reports the cores"));
 
 /// This build's hi.
 pub(crate) fn hi_here() -> PathBuf {
     env!("CARGO_BIN_EXE_hi").into()
 }
 
-/// The letter behind the name in parentheses (proc_pid_stat(5)).
+/// The state: the letter after the name in parentheses (proc_pid_stat(5)).
 fn sleeps(thread: &Path) -> bool {
     let stat = std::fs::read_to_string(thread.join("stat")).expect("the thread lives");
     stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'))
 }
 
-/// Byte by byte: what comes after the line stays in the pipe.
+/// Byte by byte, so that anything after the line stays in the pipe.
 pub(crate) fn first_line(pipe: &mut impl Read) -> String {
     let mut line = Vec::new();
     let mut byte = [0];

@@ -1,4 +1,4 @@
-//! What is measured: the kinds of servers, how each starts, and what it costs.
+//! The kinds of servers: how each starts, and what it costs.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use crate::process::{SETTLED_AFTER_MAX, first_line, hi_here};
 
 pub(crate) use crate::process::Server;
 
-/// Members read, and answer pings, only while they have their turn.
+/// Members read, and answer pings, only during their turn.
 const PATIENT: [&str; 4] = ["--ping-interval", "1h", "--ping-timeout", "1h"];
 /// Members may lag by a few of the largest messages.
 const ROOMY: [&str; 4] = ["--max-message", "1m", "--backlog-bytes", "16m"];
@@ -33,7 +33,7 @@ impl Kind {
         self.to_possible_value().expect("every kind has a name").get_name().to_owned()
     }
 
-    /// What it is, for tables.
+    /// Its description in tables.
     pub(crate) fn what(self) -> &'static str {
         match self {
             Self::Hi => "hi",
@@ -45,15 +45,14 @@ impl Kind {
         }
     }
 
-    /// Whether it takes messages from a publisher's WebSocket; the others take their numbers.
+    /// Whether it reads messages from a publisher's WebSocket; the others read only their numbers.
     pub(crate) fn is_whole(self) -> bool {
         !matches!(self, Self::Send | Self::IoUring)
     }
 }
 
 impl Server {
-    /// Starts what is to be measured. Whoever calls this stays on the last core from now on: the serving thread is pinned
-    /// to the first one.
+    /// Starts a server. The caller stays on the last core from now on: the serving thread is pinned to the first one.
     pub(crate) fn start(kind: Kind, case: Case, other_hi: Option<&Path>) -> Self {
         match kind {
             Kind::Hi => Self::hi(&hi_here(), "1", &[PATIENT, ROOMY].concat()),
@@ -73,10 +72,10 @@ impl Server {
         Self::hi(&hi_here(), "1", &ROOMY)
     }
 
-    /// CPU time of all its threads, from what the scheduler counted in nanoseconds. Waits until all of them sleep: of a
-    /// thread that runs, the scheduler counts the time only at its next tick.
+    /// CPU time of all its threads in nanoseconds, as counted by the scheduler. Waits until all of them sleep: the time
+    /// of a running thread is counted only at the next tick.
     pub(crate) fn cpu_time(&self) -> Duration {
-        assert!(self.settles(), "the server still runs {SETTLED_AFTER_MAX:?} after its last message");
+        assert!(self.settles(), "the server is still busy {SETTLED_AFTER_MAX:?} after its last message");
         Duration::from_nanos(self.threads().iter().map(|thread| nanoseconds(thread)).sum())
     }
 

@@ -1,4 +1,4 @@
-//! The servers of one table, all up with all their members, each driven by a process of its own; they take turns.
+//! The servers of one table, all running with all their members, each driven by a separate process. They take turns.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -10,20 +10,20 @@ use crate::driver::{Order, Outcome};
 use crate::options::{Case, Options};
 use crate::servers::Kind;
 
-/// The order of the turns is shuffled, but the same in every run.
+/// The seed that shuffles the turns: the same order in every run.
 const SEED: u64 = 0x6869;
 
 /// One server, its members and their driver.
 struct Side {
     driver: Child,
-    /// There until the driver has to end.
+    /// `None` once the driver has to end.
     orders: Option<ChildStdin>,
     outcomes: BufReader<ChildStdout>,
 }
 
 impl Drop for Side {
     fn drop(&mut self) {
-        // It ends its server first, which it couldn't if it were killed.
+        // It stops its server first, which it couldn't if it were killed.
         drop(self.orders.take());
         let _ = self.driver.wait();
     }
@@ -51,24 +51,24 @@ impl Side {
     fn outcome(&mut self) -> Outcome {
         let mut line = String::new();
         self.outcomes.read_line(&mut line).expect("the driver answers");
-        assert!(!line.is_empty(), "a driver gave up; its reason is above");
+        assert!(!line.is_empty(), "a driver failed; see its reason above");
         serde_json::from_str(&line).expect("an outcome")
     }
 }
 
-/// What one server's turns came to, a value for each round: microseconds per delivery.
+/// The results of one server's turns, in microseconds per delivery, one value per round.
 #[derive(Debug, Default)]
 pub(crate) struct Costs {
     /// CPU time at the steady rate.
     pub(crate) cpu: Vec<f64>,
-    /// Wall time, one message after the other.
+    /// Wall time in a closed loop.
     pub(crate) wall: Vec<f64>,
-    /// CPU time and time while others had their turns.
+    /// CPU time and wall time while others had their turns.
     rest: (Duration, Duration),
 }
 
 impl Costs {
-    /// The part of a core that the server used while others had their turns.
+    /// The share of a core that the server used while others had their turns.
     pub(crate) fn rest(&self) -> f64 {
         self.rest.0.as_secs_f64() / self.rest.1.as_secs_f64()
     }
@@ -93,7 +93,7 @@ impl Sides {
         Self { sides, rng: Rng::with_seed(SEED) }
     }
 
-    /// Round after round, each server gets its turn of both kinds.
+    /// In each round, each server gets a turn of both kinds.
     pub(crate) fn fan_out(&mut self, rounds: usize, slices: Slices) -> Vec<Costs> {
         let mut costs: Vec<Costs> = self.sides.iter().map(|_| Costs::default()).collect();
         let per_delivery = |time: Duration, deliveries: u32| time.as_secs_f64() * 1e6 / f64::from(deliveries);
@@ -114,8 +114,8 @@ impl Sides {
         costs
     }
 
-    /// Round after round, one message through each server after a rest: its time to the last member, and what the sends of a
-    /// bare server took.
+    /// In each round, sends one message through each server after a pause: its time to the last member, and the time
+    /// that a bare server's sends took.
     pub(crate) fn last(&mut self, rounds: usize, rest: Duration) -> Vec<Vec<(Duration, Duration)>> {
         let mut all: Vec<_> = self.sides.iter().map(|_| Vec::with_capacity(rounds)).collect();
         for _ in 0..rounds {

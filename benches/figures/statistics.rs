@@ -1,13 +1,13 @@
-//! Medians, and how sure they are.
+//! Medians and their confidence intervals.
 
 use fastrand::Rng;
 
-/// Samples drawn to see how much a median depends on which rounds there were.
+/// Bootstrap samples.
 const RESAMPLES: usize = 2_000;
-/// Always the same draws: the same rounds give the same interval.
+/// Fixed, so that the same rounds give the same interval.
 const SEED: u64 = 0x6869;
 
-/// The value in the middle; of an even number of values, the mean of the two in the middle.
+/// The middle value; with an even number of values, the mean of the middle two.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
@@ -15,14 +15,14 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], values[middle]) } else { values[middle] }
 }
 
-/// The value that `percent` of all values don't exceed.
+/// The value that `percent` % of all values don't exceed.
 pub(crate) fn percentile(values: &[f64], percent: usize) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values[(values.len() * percent / 100).min(values.len() - 1)]
 }
 
-/// A median, and the interval in which it lies with 95 % confidence (bootstrap).
+/// A median and its 95 % confidence interval (bootstrap).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sure {
     pub(crate) median: f64,
@@ -39,7 +39,7 @@ impl Sure {
         Self { median: median(values), low, high }
     }
 
-    /// Of the quotients of two series, measured in the same rounds.
+    /// The median of the ratios of two series measured in the same rounds.
     pub(crate) fn of_ratios(ours: &[f64], theirs: &[f64]) -> Self {
         Self::of(&ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>())
     }

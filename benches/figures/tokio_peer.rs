@@ -1,5 +1,5 @@
-//! What a Rust user would write instead: tokio, hyper, fastwebsockets, a task and a bounded queue for each connection. The
-//! frame is encoded once, and each task writes the shared bytes: no work per member that could be saved.
+//! What a Rust user would write instead: tokio, hyper, fastwebsockets, a task and a bounded queue per connection. The
+//! frame is encoded once, and each task writes the shared bytes: no avoidable work per member.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,16 +16,16 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
-/// Frames that wait for one connection; beyond it the connection is dropped.
+/// Frames queued per connection; with more, the connection is dropped.
 const QUEUE_FRAMES: usize = 1024;
 
 /// The members of the only room.
 type Members = Rc<RefCell<Vec<Sender<Bytes>>>>;
 
-/// Serves on one thread, on a free port that it prints, until it is killed.
+/// Serves on one thread until it is killed, on a free port that it prints.
 pub(crate) fn serve() {
     hi::os::raise_file_limit().expect("the file limit can be raised to the hard limit");
-    hi::os::pin_to_core(hi::os::allowed_cores().expect("the kernel tells")[0]).expect("the first core");
+    hi::os::pin_to_core(hi::os::allowed_cores().expect("the kernel reports the cores")[0]).expect("the first core");
     let listener = hi::os::bind_shards(([127, 0, 0, 1], 0).into(), false, 1).expect("a free port").remove(0);
     println!("{}", listener.local_addr().expect("it is bound"));
     listener.set_nonblocking(true).expect("a socket");
@@ -62,13 +62,13 @@ async fn answer(mut request: Request<Incoming>, members: Members) -> Result<Resp
             })
         });
         read(reading, &members).await;
-        // A client that has left takes no socket and no task until the next message finds out.
+        // A client that has left must not keep a socket and a task until the next message.
         writer.inspect(JoinHandle::abort);
     });
     Ok(response)
 }
 
-/// Until the connection ends, each message goes to everybody.
+/// Sends each message to every member until the connection ends.
 async fn read(reading: impl AsyncRead + Unpin, members: &Members) {
     let (mut reading, _) = after_handshake_split(reading, tokio::io::sink(), Role::Server);
     let mut no_answer = |_| async { Ok::<_, WebSocketError>(()) };

@@ -1,10 +1,10 @@
-//! Ways to give the kernel the same sends, measured against each other: `cargo bench --bench ideas`.
+//! Ways to hand the kernel the same sends, compared: `cargo bench --bench ideas`.
 //!
-//! One thread sends, another one, on another core, reads. The same sockets get one message after the other, each in
-//! another way, in an order that is shuffled for every round: what drifts in the machine drifts for all of them. The
-//! figure is CPU time of the sending thread (`CLOCK_THREAD_CPUTIME_ID`: what the kernel does for it included) per
-//! delivery, and its ratio to the first way in the table: the median of the rounds' ratios, and its 95 % interval. What
-//! came of it: docs/performance.md.
+//! One thread sends, and another one reads on another core. The same sockets get one message after the other, each sent
+//! in another way, in an order shuffled every round, so that drift of the machine affects all ways alike. The figure is
+//! CPU time of the sending thread per delivery (`CLOCK_THREAD_CPUTIME_ID`, including the kernel's work for it), and its
+//! ratio to the first way in the table: the median of the rounds' ratios with its 95 % interval. Results:
+//! docs/performance.md.
 //!
 //! `cargo bench --bench ideas -- [sends|order|sizes|several|wake-ups|counts]... [--members 1000] [--rounds 300] [--seed 1]`
 
@@ -23,7 +23,7 @@ use members::{BYTE, Members};
 use sends::{FLOOR, Message, Operation, Order, Way, Ways};
 use statistics::{Sure, median};
 
-/// Time between two messages, for each member: as in the figures, 100,000 deliveries a second.
+/// Time between two messages, per member: 100,000 deliveries per second, as in the figures.
 const PERIOD_PER_MEMBER: Duration = Duration::from_micros(10);
 /// A chat message with its header.
 const FRAME_BYTES: usize = 130;
@@ -32,7 +32,7 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |name: &str, default: usize| -> usize {
         let value = args.iter().position(|arg| arg == name).and_then(|index| args.get(index + 1));
-        value.map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} takes a number")))
+        value.map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} needs a number")))
     };
     let (members, rounds) = (number("--members", 1000), number("--rounds", 300));
     let seed = number("--seed", 1) as u64;
@@ -40,8 +40,8 @@ fn main() {
     let chosen =
         |group: &str| args.iter().any(|arg| arg == group) || !args.iter().any(|arg| groups.contains(&&arg[..]));
     hi::os::raise_file_limit().expect("the file limit can be raised to the hard limit");
-    let cores = hi::os::allowed_cores().expect("the kernel tells");
-    assert!(cores.len() > 1, "one core sends and another one reads: this takes two");
+    let cores = hi::os::allowed_cores().expect("the kernel reports the cores");
+    assert!(cores.len() > 1, "this needs two cores: one sends, the other one reads");
     hi::os::pin_to_core(cores[0]).expect("our own core");
     let last = *cores.last().expect("there are two");
     if chosen("sends") {
@@ -98,7 +98,7 @@ fn orders() -> Vec<(&'static str, Way)> {
     vec![
         ("in the order of accepting: the floor", FLOOR),
         ("shuffled once", Way { order: Order::Shuffled, ..FLOOR }),
-        ("by the descriptors' numbers, backwards", Way { order: Order::Backwards, ..FLOOR }),
+        ("in reverse order of accepting", Way { order: Order::Backwards, ..FLOOR }),
     ]
 }
 
@@ -109,8 +109,8 @@ fn zero_copy() -> Vec<(&'static str, Way)> {
 fn ways_for_several() -> Vec<(&'static str, Way)> {
     vec![
         ("one send of contiguous frames, as the log keeps them", FLOOR),
-        ("one sendmsg, a vector entry for each frame", Way { operation: Operation::SendMsg, ..FLOOR }),
-        ("linked sends, one for each frame", Way { operation: Operation::Linked, ..FLOOR }),
+        ("one sendmsg with a vector entry per frame", Way { operation: Operation::SendMsg, ..FLOOR }),
+        ("linked sends, one per frame", Way { operation: Operation::Linked, ..FLOOR }),
     ]
 }
 
@@ -131,7 +131,7 @@ fn compare(
     let mut random = fastrand::Rng::with_seed(seed);
     let mut order: Vec<usize> = (0..ways.len()).collect();
     let mut costs: Vec<Vec<f64>> = vec![Vec::with_capacity(rounds); ways.len()];
-    // The first round warms up: every ring and every socket has been used once.
+    // The first round is a warm-up that uses every ring and socket once.
     for round in 0..=rounds {
         random.shuffle(&mut order);
         for way in &order {
@@ -150,7 +150,7 @@ fn compare(
     print_costs(&names, &costs);
 }
 
-/// What each way took, and its ratio to the first one.
+/// The time of each way, and its ratio to the first one.
 fn print_costs(names: &[&str], costs: &[Vec<f64>]) {
     println!("{:>8}   ratio", "CPU us");
     for (name, of_way) in names.iter().zip(costs) {
@@ -158,7 +158,7 @@ fn print_costs(names: &[&str], costs: &[Vec<f64>]) {
     }
 }
 
-/// What one more reference to shared bytes costs, and its end: once a send.
+/// The cost of cloning and dropping a reference to shared bytes, which happens once per send.
 fn reference_counts(rounds: usize) {
     const PAIRS: u32 = 100_000;
     println!("\ncounts: a clone and its drop, ns, {rounds} rounds");

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use rustix::time::Timespec;
 
-/// What every message consists of.
+/// Every byte of every message.
 pub(crate) const BYTE: u8 = 0x5a;
 
-/// The sending ends, and the thread that reads at the others.
+/// The sending ends of the sockets, and the thread that reads at the other ends.
 pub(crate) struct Members {
     sending: Vec<TcpStream>,
     received: Arc<AtomicU64>,
@@ -52,7 +52,7 @@ impl Members {
         &self.sending
     }
 
-    /// Waits until each has got `bytes_each` more, and nothing else.
+    /// Waits until each has got exactly `bytes_each` more.
     pub(crate) fn wait_for_all(&self, bytes_each: usize) {
         let expected = self.expected.get() + (bytes_each * self.sending.len()) as u64;
         self.expected.set(expected);
@@ -76,12 +76,12 @@ impl Drop for Members {
             && reader.join().is_err()
             && !std::thread::panicking()
         {
-            panic!("the reader has found something wrong");
+            panic!("the reader has found an error");
         }
     }
 }
 
-/// Reads until all connections have ended; each must have got the same.
+/// Reads until all connections have ended; all must have got the same.
 fn read(mut streams: Vec<TcpStream>, received: &AtomicU64) {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
     for (index, stream) in streams.iter().enumerate() {
@@ -116,5 +116,5 @@ fn read(mut streams: Vec<TcpStream>, received: &AtomicU64) {
             }
         }
     }
-    assert!(counts.iter().all(|count| *count == counts[0]), "a member got more, another less");
+    assert!(counts.iter().all(|count| *count == counts[0]), "one member got more than another");
 }

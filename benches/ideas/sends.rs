@@ -1,4 +1,4 @@
-//! The ways to send: one description for each, and one loop that follows it.
+//! The ways to send: a description of each, and one loop that follows it.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::members::BYTE;
 
-/// What each member gets at once.
+/// What each member gets per message.
 #[derive(Clone, Copy)]
 pub(crate) struct Message {
     pub(crate) frames: usize,
@@ -22,10 +22,10 @@ impl Message {
     }
 }
 
-/// What the kernel is asked for.
+/// The operation used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// `send(2)`, one call a member: no ring.
+    /// `send(2)`, one call per member: no ring.
     SystemCall,
     Send,
     SendMsg,
@@ -34,7 +34,7 @@ pub(crate) enum Operation {
     Linked,
 }
 
-/// In which order the members come.
+/// The order of the members.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     Accepted,
@@ -79,7 +79,7 @@ impl<'a> Ways<'a> {
         Self { sockets, message: vec![BYTE; message.bytes()], batches }
     }
 
-    /// One message to all, in the way of this number.
+    /// Sends one message to all members, in the way with this number.
     pub(crate) fn send(&mut self, way: usize) {
         let batch = &mut self.batches[way];
         if batch.way.operation == Operation::SystemCall {
@@ -92,14 +92,14 @@ impl<'a> Ways<'a> {
     }
 }
 
-/// A ring, and what its submissions point at.
+/// A ring, and the memory that its submissions point to.
 struct Batch {
     way: Way,
     ring: IoUring,
-    /// What the submissions name: descriptors, or their places in the table of registered files.
+    /// File descriptors, or indices into the table of registered files.
     files: Vec<i32>,
     message: Message,
-    /// A vector entry for each frame, and the header that names them: every member gets the same.
+    /// A vector entry per frame, and the header for them; the same for every member.
     vector: Vec<libc::iovec>,
     header: Box<libc::msghdr>,
 }
@@ -175,16 +175,16 @@ impl Batch {
             Operation::SendZc => opcode::SendZc::new(file, bytes.as_ptr(), length).flags(flags).build(),
             Operation::Write => opcode::Write::new(file, bytes.as_ptr(), length).build(),
         };
-        // SAFETY: the message, the vector and its header outlive `send`, which waits for every completion. The file is a
-        // descriptor of an open socket, or, with `FIXED_FILE`, its place in the table.
+        // SAFETY: the message, the vector and its header outlive `send`, which waits for every completion. The file is
+        // a descriptor of an open socket, or, with `FIXED_FILE`, its index in the table.
         unsafe { self.ring.submission().push(&entry.flags(extra)) }.expect("as many entries as sends");
     }
 
-    /// Submits what is left, and sees that every send has taken everything.
+    /// Submits the rest, and checks that every send was complete.
     fn finish(&mut self, length: usize) {
         if self.way.skip_success {
             self.ring.submit().expect("submit");
-            // Each was done, or not, within the submission: only a failure would be told.
+            // Each was done within the submission, and only failures are reported.
             assert_eq!(self.ring.completion().len(), 0, "a send failed or was cut short");
             return;
         }
@@ -200,7 +200,7 @@ impl Batch {
                 if !cqueue::notif(completion.flags()) {
                     assert_eq!(completion.result(), each as i32, "send");
                 }
-                // A send without a copy is told of twice: it was done, and its memory is free again.
+                // A zero-copy send has two completions: it was done, and its memory is free again.
                 if !cqueue::more(completion.flags()) {
                     left -= 1;
                 }

@@ -1,4 +1,4 @@
-//! How one shard may wake another one: an eventfd written to, or a completion posted into its ring (`MSG_RING`).
+//! Ways for one shard to wake another: writing to an eventfd, or posting a completion into its ring (`MSG_RING`).
 //!
 //! The woken thread sleeps as a shard does: in epoll, on an eventfd that is registered with its ring. Round trips, since
 //! each thread must be asleep when it is woken; the CPU time of both counts.
@@ -16,7 +16,7 @@ use rustix::event::epoll;
 
 use crate::{cpu_time, print_costs};
 
-/// Wake-ups there and back in one round.
+/// Round trips of wake-ups per round.
 const ROUND_TRIPS: u32 = 200;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,17 +25,17 @@ enum Way {
     MsgRing,
 }
 
-/// A thread's place to sleep.
+/// Where a thread sleeps.
 struct Sleeper {
     ring: IoUring,
     eventfd: OwnedFd,
     epoll: OwnedFd,
-    /// Wake-ups that others have sent, as an inbox would tell, and those that were answered.
+    /// Wake-ups sent by others, as an inbox would show, and those answered.
     sent: Arc<AtomicU32>,
     answered: u32,
 }
 
-/// What a thread has to know to wake another one.
+/// What a thread needs to wake another one.
 struct Address {
     eventfd: OwnedFd,
     ring: i32,
@@ -70,13 +70,13 @@ impl Sleeper {
         self.ring.submit().expect("submit");
     }
 
-    /// Until one wake-up more has come.
+    /// Waits for one more wake-up.
     fn sleep(&mut self) {
         let mut events = Vec::with_capacity(4);
         while self.sent.load(Ordering::Acquire) == self.answered {
             epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None).expect("epoll");
             let _ = rustix::io::read(&self.eventfd, &mut [0u8; 8]);
-            // Runs what the kernel has deferred.
+            // Runs the kernel's deferred work.
             if self.ring.submission().taskrun() {
                 self.ring.submit().expect("submit");
             }
@@ -94,8 +94,8 @@ pub(crate) fn compare(rounds: usize, other_core: usize) {
     let (to_there, orders) = channel();
     let address = here.address();
     let there = std::thread::spawn(move || answer(&to_here, &orders, &address, other_core));
-    let (address, _) = from_there.recv().expect("the thread has begun");
-    let address = address.expect("it says where it sleeps");
+    let (address, _) = from_there.recv().expect("the thread has started");
+    let address = address.expect("it tells where it sleeps");
     let mut costs = [Vec::new(), Vec::new()];
     for round in 0..=rounds {
         let both = if round % 2 == 0 { [Way::Eventfd, Way::MsgRing] } else { [Way::MsgRing, Way::Eventfd] };
@@ -114,11 +114,11 @@ pub(crate) fn compare(rounds: usize, other_core: usize) {
         }
     }
     drop(to_there);
-    there.join().expect("the other thread has ended well");
+    there.join().expect("the other thread didn't panic");
     print_costs(&["an eventfd", "MSG_RING"], &costs);
 }
 
-/// The other thread: answers as many wake-ups as a round has, in the way that the round is about.
+/// The other thread: answers the wake-ups of each round, in the round's way.
 fn answer(to_here: &Sender<(Option<Address>, Duration)>, orders: &Receiver<Way>, address: &Address, core: usize) {
     hi::os::pin_to_core(core).expect("our own core");
     let mut sleeper = Sleeper::new();

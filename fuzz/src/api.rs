@@ -1,34 +1,37 @@
-//! Bodies of the internal port, given to every address that takes JSON.
+//! Request bodies of the internal port, sent to every address that takes JSON.
 
 use std::pin::pin;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use hi::api::call::{Answer, ApiError, Call, ERROR_CODES};
+use hi::admission::RawMode;
+use hi::api::call::{Answer, ApiError, Call};
 use hi::api::health::Readiness;
 use hi::api::key::Keys;
 use hi::api::{App, publish, rooms};
-use hi::config::RawMode;
 use hi::metrics::Metrics;
+use hi::metrics::counters::ERROR_CODES;
 use hi::protocol::resume::ResumeKey;
 use hi::protocol::surrogates::without_lone_surrogates;
 use hi::room::registry::Registry;
 use hi::room::replay::ReplayBounds;
-use hi::shard::run::Stop;
+use hi::stop::Stop;
 use serde_json::Value;
 
 use super::assert_sentence;
 
-/// The names of fields, of all addresses.
+/// The field names of all addresses.
 const FIELDS: [&str; 6] = ["room", "rooms", "message", "from", "user", "reason"];
 
-/// A server without shards: nobody is in any room.
-static APP: LazyLock<App> = LazyLock::new(|| {
-    let rooms = Arc::new(Registry::new(Arc::new([]), 1, ResumeKey::new([1, 2]), ReplayBounds::OFF));
-    let metrics = Arc::new(Metrics::new("fuzz", 0, Arc::clone(&rooms)));
-    let readiness = Arc::new(Readiness::new(Arc::<Stop>::default()));
-    App::new(rooms, metrics, readiness, RawMode::Open, Keys::default())
-});
+thread_local! {
+    /// A server without shards, whose rooms are empty.
+    static APP: App = {
+        let rooms = Arc::new(Registry::new(Arc::new([]), 1, ResumeKey::new([1, 2]), ReplayBounds::OFF));
+        let metrics = Arc::new(Metrics::new("fuzz", 0, Arc::clone(&rooms)));
+        let readiness = Arc::new(Readiness::new(Arc::<Stop>::default()));
+        App::new(rooms, metrics, readiness, RawMode::Open, Keys::default())
+    };
+}
 
 /// The body of a request.
 pub fn check(body: &[u8]) {
@@ -40,9 +43,11 @@ pub fn check(body: &[u8]) {
         body: body.to_vec().into(),
         turn: None,
     };
-    check_outcome(body, at_once(publish::publish(&APP, &call)), 202);
-    check_outcome(body, at_once(publish::broadcast(&APP, &call)), 202);
-    check_outcome(body, at_once(rooms::disconnect(&APP, &call)), 200);
+    APP.with(|app| {
+        check_outcome(body, at_once(publish::publish(app, &call)), 202);
+        check_outcome(body, at_once(publish::broadcast(app, &call)), 202);
+        check_outcome(body, at_once(rooms::disconnect(app, &call)), 200);
+    });
 }
 
 fn at_once<T>(outcome: impl Future<Output = T>) -> T {

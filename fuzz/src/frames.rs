@@ -1,11 +1,11 @@
-//! Bytes of an upgraded connection: the first two say how much a message may have and where packets are cut, the others are
-//! what the client sends.
+//! Bytes of an upgraded connection: the first two set the message limit and the packet boundaries, the rest is what the
+//! client sends.
 
 use std::borrow::Cow;
 
 use hi::frame::decode::{Decoder, Event, Kind};
 
-/// What a decoder may hold beside twice what has arrived, in bytes.
+/// Bytes that a decoder may hold in addition to twice what has arrived.
 const HELD_BYTES_BESIDE: usize = 512;
 
 /// A stream of frames.
@@ -27,7 +27,7 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// The events, and the code of what was refused.
+/// The events, and the close code of a violation.
 fn decode(stream: &[u8], piece_bytes: usize, message_bytes_max: usize) -> (Vec<Event<'static>>, Option<u16>) {
     let (mut decoder, mut events, mut fed) = (Decoder::new(), Vec::new(), 0);
     for piece in stream.chunks(piece_bytes) {

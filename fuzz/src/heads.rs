@@ -1,4 +1,4 @@
-//! Request heads on the public port, as far as the answer.
+//! Request heads on the public port, up to the answer.
 
 use std::net::SocketAddr;
 
@@ -6,13 +6,13 @@ use hi::http::diagnosis::{Ends, Fault, diagnose};
 use hi::http::echo::{Identity, echo};
 use hi::http::head::{self, HEAD_BYTES_MAX, Head};
 use hi::http::response::{Body, Connection};
-use hi::http::target::{self, Route};
+use hi::http::target::{self, Route, UpgradeParams};
 use hi::http::upgrade;
 use serde_json::Value;
 
 use super::assert_sentence;
 
-/// What a connection begins with.
+/// The first bytes of a connection.
 pub fn check(bytes: &[u8]) {
     let at_once = head::parse(bytes);
     assert_eq!(at_once, byte_by_byte(bytes));
@@ -49,8 +49,10 @@ fn check_head(head: &Head<'_>) {
         Err(refusal) => check_refusal(refusal, Some(head)),
     }
     let params = match target::route(head.target) {
-        Ok(Route::Chat { query }) => target::chat_params(query).map(|params| params.room),
-        Ok(Route::Raw { room, query }) => target::raw_params(&room, query).map(|params| params.room),
+        Ok(Route::Upgrade(target)) => target.params().map(|params| match params {
+            UpgradeParams::Chat(chat) => chat.room,
+            UpgradeParams::Raw(raw) => raw.room,
+        }),
         Ok(_) => return,
         Err(error) => Err(error),
     };
@@ -74,7 +76,7 @@ fn check_refusal(fault: impl Into<Fault>, head: Option<&Head<'_>>) {
     let answer = std::str::from_utf8(&answer).expect("text");
     let (head, _) = answer.split_once("\r\n\r\n").expect("a head");
     assert!(head.starts_with("HTTP/1.1 4") || head.starts_with("HTTP/1.1 505 "), "{head}");
-    // Nothing that came can add a line to the answer's head.
+    // No input can add a line to the answer's head.
     assert!(head.split("\r\n").all(|line| !line.contains(char::is_control)), "{head:?}");
 }
 

@@ -1,8 +1,8 @@
-//! What comes from outside and is not ours, and what has to hold for it whatever it is: nothing panics, errors are sentences
-//! that name what is wrong, and what is accepted means the same to a reader that is not ours.
+//! Untrusted input, and what must hold for any of it: nothing panics, errors are sentences that say what is wrong, and
+//! accepted input means the same to an independent parser.
 //!
-//! Each module is one target, with a function `check` that takes bytes. `fuzz_targets/` gives them to libFuzzer; the tests of
-//! hi (`tests/fuzz.rs`) give them some thousand mutations of `seeds/` in every run.
+//! Each module is one target with a function `check` that takes bytes. `fuzz_targets/` connects them to libFuzzer;
+//! `tests/fuzz.rs` feeds them some thousand mutations of `seeds/` in every test run.
 
 pub mod api;
 pub mod frames;
@@ -11,13 +11,13 @@ mod tree;
 pub mod v0;
 pub mod v1;
 
-/// Errors are for people and for logs: something is said, and nothing in it can break out of a line.
+/// Errors are for people and logs: they are not empty, and nothing in them can break out of a line.
 #[track_caller]
 pub(crate) fn assert_sentence(text: &str) {
     assert!(!text.is_empty() && !text.contains(char::is_control), "{text:?}");
 }
 
-/// The JSON in a text frame of the server.
+/// The JSON in one of the server's text frames.
 #[track_caller]
 pub(crate) fn json_of(frame: &[u8]) -> serde_json::Value {
     let header = match frame[1] {

@@ -1,10 +1,10 @@
-//! JSON as it stands: serde_json's own reader, but nothing is merged that comes twice.
+//! JSON as written: serde_json's own parser, but without merging duplicate keys.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// A value, with what the dialects tell apart.
+/// A value, as far as the dialects distinguish them.
 #[derive(Debug)]
 pub(crate) enum Tree {
     Null,
@@ -18,7 +18,7 @@ pub(crate) enum Tree {
 }
 
 impl Tree {
-    /// The members of a payload that is an object; `None` if it isn't, or is no JSON.
+    /// The members of a JSON object; `None` if the payload isn't one.
     pub(crate) fn members(payload: &[u8]) -> Option<Vec<(String, Self)>> {
         match serde_json::from_slice(payload) {
             Ok(Self::Object(members)) => Some(members),

@@ -1,4 +1,4 @@
-//! What a client of 2017 says.
+//! Messages of 2017's clients.
 
 use hi::protocol::broadcast::Unnumbered;
 use hi::protocol::surrogates::without_lone_surrogates;
@@ -7,7 +7,7 @@ use hi::protocol::v0::{self, Command};
 use super::tree::Tree;
 use super::{assert_sentence, json_of};
 
-/// The keys that are known, and whether their value may be this.
+/// The known keys, and whether a value is allowed for them.
 fn is_right(key: &str, value: &Tree) -> bool {
     match key {
         "Message" | "message" | "Room" | "room" | "From" | "from" => value.is_text_or_null(),

@@ -1,4 +1,4 @@
-//! What a client of `hi.v1` asks for.
+//! Requests of `hi.v1` clients.
 
 use hi::protocol::surrogates::without_lone_surrogates;
 use hi::protocol::v1::{self, Code, Fault, Refusal};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::tree::Tree;
 use super::{assert_sentence, json_of};
 
-/// The keys that are known, and whether their value may be this.
+/// The known keys, and whether a value is allowed for them.
 fn is_right(key: &str, value: &Tree) -> bool {
     match key {
         "Op" | "op" | "Room" | "room" | "Message" | "message" | "Prefix" | "prefix" | "From" | "from" => {
@@ -37,7 +37,7 @@ fn is_since(value: &Tree) -> bool {
     right && members.iter().any(|(key, _)| is_epoch(key)) && members.iter().any(|(key, _)| is_seq(key))
 }
 
-/// `Ref` as the answer has to repeat it: the last one in its exact spelling, or else in the other.
+/// `Ref` as the answer has to repeat it: the last one spelled exactly, otherwise the last one in the other spelling.
 fn expected_ref(members: &[(String, Tree)]) -> Option<Value> {
     let last = |spelling: &str| {
         let value = members.iter().rfind(|(key, _)| key == spelling)?;
@@ -56,7 +56,7 @@ pub fn check(payload: &[u8]) {
     let payload = &*without_lone_surrogates(payload);
     let request = v1::parse(payload);
     if std::str::from_utf8(payload).is_err() {
-        // The frame decoder lets no such text through: it must not panic, and may say anything.
+        // The frame decoder rejects such text earlier, so here it only must not panic.
         return;
     }
     let answer = json_of(&Refusal::new(Code::BadRequest, "x").frame(request.reference.as_ref()));
@@ -66,7 +66,7 @@ pub fn check(payload: &[u8]) {
         assert_sentence(sentence);
     }
     let Some(members) = Tree::members(payload) else {
-        // What nobody asks for need not fit into a number to be JSON.
+        // Unused values need not fit a number type to be JSON.
         let is_json = serde_json::from_slice::<IgnoredAny>(payload).is_ok();
         return assert!(is_json || request.reference.is_none(), "a Ref of what can't be read");
     };

@@ -1,6 +1,6 @@
-// What a user of Bun would write for this job: its own publish and subscribe, as its manual advises. Pings (Bun's own, of
-// connections silent for a while) stay on, and up to 16 MB may wait for a connection: its defaults. A client that asks for
-// ?echo=0 only publishes.
+// What a user of Bun would write for this job: its own publish and subscribe, as its manual advises. Pings (Bun's own,
+// for connections that are silent for a while) stay on, and up to 16 MB may be queued per connection: its defaults. A
+// client with ?echo=0 only publishes.
 const server = Bun.serve({
   hostname: "127.0.0.1",
   port: 0,

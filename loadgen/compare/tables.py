@@ -1,4 +1,4 @@
-"""What the tables of the scripts beside this file have in common."""
+"""Shared by the tables of the scripts in this folder."""
 
 import json
 import statistics
@@ -23,12 +23,12 @@ def verdict(run):
 
 
 def reasons(run):
-    """Why it is not sound: a list of sentences."""
+    """Why the verdict is not sound: a list of sentences."""
     return run["verdict"].get("reasons", [])
 
 
 def in_time(run, slo_ms):
-    """Whether everything arrived with p99 within so many milliseconds, though loadgen may have been the limit."""
+    """Whether everything arrived with p99 within slo_ms. loadgen may have been the limit."""
     return verdict(run) != "failed" and run["latency"]["p99_us"] <= slo_ms * 1e3
 
 
@@ -38,18 +38,18 @@ def holds(run, slo_ms):
 
 
 def median(values):
-    """Of a list that may be empty."""
+    """The median of a list that may be empty or contain None."""
     values = [value for value in values if value is not None]
     return statistics.median(values) if values else None
 
 
 def ratio(ours, theirs):
-    """Median of the rounds' ratios, of two lists with None where a round does not count."""
+    """The median of the rounds' ratios; None in a list is a round that doesn't count."""
     return median([a / b for a, b in zip(ours, theirs) if a is not None and b])
 
 
 def number(value, digits=2):
-    """For a cell; a dash for what is not known."""
+    """A number for a cell; a dash if it is unknown."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 

@@ -1,52 +1,52 @@
 //! The audit: every client must see every message of its room once, in each publisher's order. Pure.
 
-/// Out-of-order numbers remembered for one client; what is missing beyond them is counted, not told apart.
+/// Missing message numbers remembered per client; beyond these, missing messages are only counted.
 const MISSING_MAX: usize = 4096;
 
 /// What a message was to the client that got it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// The next one, or the first at all.
+    /// The next one, or the first of all.
     InOrder,
-    /// Later than expected: the number of messages before it that are missing so far.
+    /// Later than expected, with the number of messages missing before it so far.
     Ahead(u32),
-    /// One that was missing: it comes after a later one.
+    /// One that was missing: it arrives after a later one.
     Reordered,
-    /// It had been there already.
+    /// One that had already arrived.
     Doubled,
 }
 
 /// What one client has seen of the publishers of its room.
 #[derive(Debug, Default)]
-#[allow(clippy::box_collection, reason = "nearly always empty: then it takes one pointer of ten thousand clients")]
+#[allow(clippy::box_collection, reason = "nearly always empty: one pointer per client, with ten thousand clients")]
 pub struct Auditor {
     streams: Box<[Stream]>,
-    /// Publisher and number of what was passed over.
+    /// Publisher and number of each skipped message.
     missing: Option<Vec<(u16, u32)>>,
-    /// From this number on, nothing may be missing, even if it is the first that is seen; [`NOT_BEGUN`]: anything may.
+    /// From this number on nothing may be missing, even before the first message seen; [`NOT_BEGUN`]: no limit yet.
     due_from: u32,
-    /// What was passed over since the last [`Auditor::excused`],
+    /// Messages skipped since the last [`Auditor::excused`],
     lost: u64,
-    /// and how much the server said that this client lost.
+    /// and losses that the server announced to this client.
     announced: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Stream {
-    /// What comes next; [`NOT_BEGUN`] before the first message.
+    /// Number expected next; [`NOT_BEGUN`] before the first message.
     next: u32,
 }
 
 const NOT_BEGUN: u32 = u32::MAX;
 
 impl Auditor {
-    /// Of a client in a room with `publishers`; the first message of each may have any number.
+    /// The auditor of a client in a room with `publishers`; each one's first message may have any number.
     pub fn new(publishers: usize) -> Self {
         let streams = vec![Stream { next: NOT_BEGUN }; publishers].into();
         Self { streams, missing: None, due_from: NOT_BEGUN, lost: 0, announced: 0 }
     }
 
-    /// The client is in its room: from this number on, it has to see everything.
+    /// The client has joined its room: it must see everything from this number on.
     pub fn expect_from(&mut self, sequence: u32) {
         self.due_from = sequence;
     }
@@ -85,8 +85,8 @@ impl Auditor {
         self.announced = self.announced.saturating_add(count);
     }
 
-    /// At the end: how many of the messages `first..end` of this publisher the client never saw after the last that it
-    /// did see. A client that saw nothing misses all that it had to expect.
+    /// At the end: how many of this publisher's messages `first..end` are missing after the last one that the client
+    /// saw. A client that saw nothing misses everything it had to expect.
     pub fn missing_at_end(&self, publisher: u16, first: u32, end: u32) -> u32 {
         let next = match self.streams.get(usize::from(publisher)) {
             Some(stream) if stream.next != NOT_BEGUN => stream.next,
@@ -95,21 +95,21 @@ impl Auditor {
         end.saturating_sub(next.max(first))
     }
 
-    /// How many of the messages that were passed over may still come: the server has not said that they are lost.
+    /// Skipped messages that may still arrive: the server has not announced them as lost.
     pub fn may_still_come(&self) -> u64 {
         let missing = self.missing.as_ref().map_or(0, |missing| missing.len() as u64);
         missing.saturating_sub(self.announced)
     }
 
-    /// At the end: how much of this client's loss, and of what is missing at the end, the server told it. What another
-    /// client was told excuses nothing here.
+    /// At the end: how much of this client's loss, including what is `missing` at the end, the server announced to it.
+    /// Announcements to other clients don't count.
     pub fn excused(&mut self, missing_at_end: u64) -> u64 {
         let lost = std::mem::take(&mut self.lost) + missing_at_end;
         std::mem::take(&mut self.announced).min(lost)
     }
 
-    /// Forgets what was seen: the client has left, and may miss what comes until it is back and
-    /// [`Auditor::expect_from`] says so.
+    /// Forgets what was seen: the client has left, and may miss messages until [`Auditor::expect_from`] says that it is
+    /// back.
     pub fn begin_again(&mut self) {
         self.streams.fill(Stream { next: NOT_BEGUN });
         self.missing = None;
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lost_doubled_and_reordered_are_told_apart() {
+    fn lost_duplicated_and_reordered_messages_are_distinguished() {
         let mut auditor = Auditor::new(2);
         assert_eq!(auditor.see(0, 5), Seen::InOrder, "the first may have any number");
         assert_eq!(auditor.see(1, 0), Seen::InOrder);
@@ -132,13 +132,13 @@ mod tests {
         assert_eq!(auditor.see(0, 8), Seen::Reordered);
         assert_eq!(auditor.see(0, 8), Seen::Doubled);
         assert_eq!(auditor.see(0, 10), Seen::InOrder);
-        assert_eq!(auditor.missing_at_end(0, 5, 11), 0, "7 was counted when it was passed over");
+        assert_eq!(auditor.missing_at_end(0, 5, 11), 0, "7 was counted when it was skipped");
         assert_eq!(auditor.missing_at_end(0, 5, 14), 3);
         assert_eq!(auditor.missing_at_end(1, 0, 4), 3);
     }
 
     #[test]
-    fn a_client_that_saw_nothing_missed_all_only_if_it_was_there() {
+    fn a_client_that_saw_nothing_missed_everything_only_if_it_was_there() {
         let mut auditor = Auditor::new(1);
         assert_eq!(auditor.missing_at_end(0, 10, 20), 0);
         auditor.expect_from(8);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_passed_over_may_still_come_unless_it_was_announced_or_came() {
+    fn skipped_messages_may_still_arrive_unless_announced() {
         let mut auditor = Auditor::new(1);
         auditor.see(0, 0);
         auditor.see(0, 4);
@@ -173,11 +173,11 @@ mod tests {
         assert_eq!(auditor.may_still_come(), 0);
         auditor.see(0, 6);
         auditor.begin_again();
-        assert_eq!(auditor.may_still_come(), 0, "a client that left gets nothing any more");
+        assert_eq!(auditor.may_still_come(), 0, "a client that left gets nothing more");
     }
 
     #[test]
-    fn only_what_was_lost_is_excused() {
+    fn only_losses_are_excused() {
         let mut auditor = Auditor::new(1);
         auditor.see(0, 0);
         auditor.announced(7);

@@ -9,16 +9,16 @@ use crate::audit::Auditor;
 use crate::os;
 use crate::wire::{self, Answer, Event, Reader};
 
-/// Pings and pongs that a server may send in one go, and each second after it. A server that sends more floods.
+/// Pings and pongs that a server may send at once, and per second after that. More is a flood.
 const CONTROLS_MAX: u32 = 1_000;
 
-/// So begins the reason why a connection ended that the server closed as too slow.
+/// Start of the reason of a connection that the server closed as too slow.
 pub const TOO_SLOW: &str = "the server closed: 4101 ";
 
-/// Where a connection is in its life.
+/// The states of a connection.
 #[derive(Debug)]
 pub enum State {
-    /// There is no socket: before the connect, or after the end.
+    /// No socket: before the connect, or after the end.
     Away,
     /// The TCP connect is under way.
     Connecting(Socket),
@@ -36,7 +36,7 @@ pub enum Role {
         /// Whether it reads slowly.
         slow: bool,
     },
-    /// Sends; what it receives is not looked at.
+    /// Sends; whatever it receives is ignored.
     Publisher {
         /// Its number in its room.
         number: u16,
@@ -52,44 +52,44 @@ pub struct Client {
     pub room: usize,
     /// What it is for.
     pub role: Role,
-    /// Where it is in its life.
+    /// Its state.
     pub state: State,
-    /// When its connect began, or, once it is open, when it was opened: in microseconds of the run's clock.
+    /// When it began to connect or, once open, when it opened: microseconds on the run's clock.
     pub since_us: u64,
-    /// It has ended and does not come back.
+    /// It has ended and won't reconnect.
     pub gone: bool,
-    /// Its end has been counted, and it has not been open since.
+    /// Its end has been counted, and it hasn't been open since.
     pub missed: bool,
     /// It was closed as too slow.
     pub too_slow: bool,
-    /// What it has seen.
+    /// What it has received, audited.
     pub auditor: Auditor,
-    /// When the last message arrived that a tool would have sent that waits for each answer.
+    /// Arrival of the last message that a closed-loop tool (one that waits for each answer) would have sent.
     pub answered_us: u64,
     reader: Reader,
     controls: Controls,
-    /// What the socket had no room for.
+    /// Output that the socket had no room for.
     unsent: Option<Box<Unsent>>,
 }
 
-/// What waits for room in a socket.
+/// Output that waits for room in a socket.
 #[derive(Debug, Default)]
 struct Unsent {
     bytes: VecDeque<u8>,
-    /// The answer to the latest ping: earlier ones that have not been answered need no answer any more (RFC 6455, 5.5.3).
+    /// The answer to the latest ping; earlier ones no longer need an answer (RFC 6455, 5.5.3).
     pong: Option<Vec<u8>>,
 }
 
-/// How many pings and pongs have come lately: each counts for a while.
+/// Recent pings and pongs; each counts for a while.
 #[derive(Clone, Copy, Debug, Default)]
 struct Controls {
     count: u32,
-    /// When the count was right, in milliseconds of the run's clock.
+    /// When the count was taken, in milliseconds on the run's clock.
     at_ms: u32,
 }
 
 impl Controls {
-    /// One more has come. False: they are a flood.
+    /// Counts one more. False if they are a flood.
     fn take(&mut self, now_us: u64) -> bool {
         let now_ms = (now_us / 1000) as u32;
         let gone = u64::from(now_ms.saturating_sub(self.at_ms)) * u64::from(CONTROLS_MAX) / 1000;
@@ -98,14 +98,14 @@ impl Controls {
     }
 }
 
-/// What reading came to.
+/// The result of reading.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Nothing more to read now.
+    /// Nothing more to read for now.
     Waiting,
     /// The handshake is done.
     Opened,
-    /// The connection is over, or the handshake failed: why.
+    /// Why the connection ended, or the handshake failed.
     Ended(String),
 }
 
@@ -135,7 +135,7 @@ impl Client {
         matches!(self.state, State::Open(_))
     }
 
-    /// Takes a socket whose connect has begun.
+    /// Takes over a socket that is connecting.
     pub fn connect(&mut self, socket: Socket, now_us: u64) {
         self.reader = Reader::default();
         self.controls = Controls::default();
@@ -145,13 +145,13 @@ impl Client {
         self.state = State::Connecting(socket);
     }
 
-    /// Drops the connection without a word.
+    /// Drops the connection without a Close.
     pub fn cut(&mut self) {
         self.state = State::Away;
         self.unsent = None;
     }
 
-    /// The socket has room: sends the request, or what waits.
+    /// The socket has room: sends the request, or waiting output.
     pub fn writable(&mut self, request: impl FnOnce() -> String) -> Progress {
         match std::mem::replace(&mut self.state, State::Away) {
             State::Connecting(socket) => {
@@ -159,7 +159,7 @@ impl Client {
                     Ok(None) => {}
                     Ok(Some(error)) | Err(error) => return Progress::Ended(format!("the connect failed: {error}")),
                 }
-                // Edges come also before the connect is done.
+                // epoll also reports edges before the connect is done.
                 if socket.peer_addr().is_err() {
                     self.state = State::Connecting(socket);
                     return Progress::Waiting;
@@ -174,7 +174,7 @@ impl Client {
         }
     }
 
-    /// Sends bytes; what the socket has no room for waits until it has.
+    /// Sends bytes, and keeps what the socket has no room for.
     pub fn send(&mut self, bytes: &[u8]) -> Progress {
         let (State::Handshaking(socket, _) | State::Open(socket)) = &self.state else { return Progress::Waiting };
         if let Some(unsent) = &mut self.unsent {
@@ -196,7 +196,7 @@ impl Client {
         Progress::Waiting
     }
 
-    /// Sends what waits, as far as the socket has room.
+    /// Sends waiting output, as far as the socket has room.
     fn send_waiting(&mut self) -> Progress {
         let (State::Handshaking(socket, _) | State::Open(socket)) = &self.state else { return Progress::Waiting };
         let Some(unsent) = &mut self.unsent else { return Progress::Waiting };
@@ -234,8 +234,8 @@ impl Client {
         self.unsent.as_ref().map_or(0, |unsent| unsent.bytes.len())
     }
 
-    /// Reads what has arrived, at most `buffer` at once; `on` gets the begins of messages, and `now_us` tells the time
-    /// of the run's clock. Returns the bytes of frames that were read, and whether there may be more.
+    /// Reads what has arrived, at most `buffer` at once. `on` gets the beginning of each message; `now_us` reads the
+    /// run's clock. Returns the bytes of frames read, and whether there may be more.
     pub fn read(
         &mut self,
         buffer: &mut [u8],
@@ -267,7 +267,7 @@ impl Client {
                     match self.frames(&leftover, &now_us, &mut on) {
                         Progress::Waiting => (leftover.len(), more, Progress::Opened),
                         ended => {
-                            // It was over before anyone could count it as open.
+                            // It ended before it could be counted as open.
                             self.cut();
                             (leftover.len(), false, ended)
                         }
@@ -317,7 +317,7 @@ impl Client {
     }
 }
 
-const _: () = assert!(size_of::<Client>() <= 256, "ten thousand clients have to be cheap");
+const _: () = assert!(size_of::<Client>() <= 256, "a client has to be cheap: there are ten thousand");
 
 #[cfg(test)]
 mod tests {
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_pings_that_came_together_the_latest_is_answered() {
+    fn the_latest_of_several_pings_is_answered() {
         let (mut client, mut server) = open();
         server.write_all(&pings(0..900)).unwrap();
         assert_eq!(read(&mut client, 0), Progress::Waiting);
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn while_nothing_can_be_sent_one_answer_waits() {
+    fn at_most_one_pong_waits_for_a_full_socket() {
         let (mut client, mut server) = open();
         let mut message = Vec::new();
         wire::write_frame(&mut message, wire::TEXT, &[b'x'; 1 << 20]);
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_control_frames_is_named_and_a_ping_now_and_then_is_none() {
+    fn a_flood_of_control_frames_is_reported_and_occasional_pings_are_not() {
         let pongs = |count: u32| [0x8a, 0].repeat(count as usize);
         for (flood, name) in [(pings(0..CONTROLS_MAX + 1), "pings"), (pongs(CONTROLS_MAX + 1), "pongs")] {
             let (mut client, mut server) = open();
@@ -415,7 +415,7 @@ mod tests {
             assert_eq!(read(&mut client, second * 1_000_000), Progress::Waiting);
         }
         let mut long = Controls::default();
-        assert!((0..100_000).all(|ping| long.take(ping * 1_001)), "a thousand a second, for long");
+        assert!((0..100_000).all(|ping| long.take(ping * 1_001)), "a thousand a second, for a long time");
         assert!(Controls { count: 7, at_ms: u32::MAX }.take(0), "after 49 days the clock begins again");
     }
 }

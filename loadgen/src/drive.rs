@@ -1,4 +1,4 @@
-//! The run: connect, warm up, measure, drain, judge. The threads do the work; this decides when, and what it means.
+//! The run: connect, warm up, measure, drain, report. The threads do the work; this decides when.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -17,7 +17,7 @@ use crate::progress::Display;
 use crate::results::{Distribution, Machine, Run, Storm, Verdict};
 use crate::schedule::Step;
 use crate::stats::{Collected, add};
-use crate::target::{Endpoint, Target, Template, without_password};
+use crate::target::{Endpoint, Target, Template, without_secrets};
 use crate::worker::{CATCH_UP_TIME_MAX_US, Command, Report, Shared, Worker, room_name};
 
 mod limit;
@@ -26,25 +26,25 @@ mod result;
 use limit::own_limit;
 use result::Measured;
 
-/// All clients are in within this time, or nothing moves any more.
+/// All clients must have connected within this time.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(120);
-/// In a storm: when no client has reconnected for this long, as long as a handshake may take, the rest will not.
+/// In a storm: once no client has reconnected for this long (the limit of a handshake), the rest won't.
 const STILL_MAX: Duration = Duration::from_secs(30);
-/// Once all is sent: how long nothing may arrive before the rest counts as lost.
+/// After the last send: once nothing has arrived for this long, the rest counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
-/// Nor is the rest waited for longer than this, if it only trickles.
+/// Time limit for the rest, even while some of it still arrives.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
-/// A thread that has not handed over its figures by then has ended, and has said why.
+/// A thread that hasn't handed over its figures within this time has ended, and has said why.
 const COLLECT_TIME_MAX: Duration = Duration::from_secs(30);
-/// A thread that is not stuck has taken a command within this time.
+/// A thread takes a command within this time unless it is stuck.
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(1);
-/// Between a command and its first message.
+/// Microseconds between a command and its first message.
 const LEAD_US: u64 = 200_000;
 
 /// Runs the plan.
 ///
 /// # Errors
-/// One sentence: why there is nothing to measure.
+/// One sentence: why nothing can be measured.
 pub fn run(plan: Plan, command: String) -> Result<Run, String> {
     let started_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     preflight::check_limits(&plan)?;
@@ -57,19 +57,19 @@ pub fn run(plan: Plan, command: String) -> Result<Run, String> {
         }
         Subject::Given { url, pid } => (None, url.clone(), *pid),
     };
-    // The first cores are the server's, as far as there are others: a private hi pins its shards to them.
+    // The first cores are left to the server if there are others: a private hi pins its shards to them.
     let private = server.is_some();
     let of_server = server.as_ref().map_or(cores.len() / 2, |server| server.shards);
     let threads = plan.threads.unwrap_or(cores.len().saturating_sub(of_server)).max(1);
     let ours = cores[cores.len() - threads.min(cores.len())..].to_vec();
     let machine = Machine { cores: cores.len(), processor: os::processor(), kernel: os::kernel() };
     let name = plan.name.clone().unwrap_or_else(|| {
-        let what = if private { "hi".to_owned() } else { without_password(&url) };
+        let what = if private { "hi".to_owned() } else { without_secrets(&url) };
         format!("{what}, {} clients", plan.clients)
     });
-    let run_summary = plan.summary(&without_password(&url));
+    let run_summary = plan.summary(&without_secrets(&url));
     let shared = Arc::new(share(plan, &url, threads)?);
-    let display = Display::new(&shared.plan, &without_password(&url), private);
+    let display = Display::new(&shared.plan, &without_secrets(&url), private);
     let mut driver = Driver::start(Arc::clone(&shared), &ours, pid, display)?;
     interrupt::run_begins();
     let outcome = driver.run()?;
@@ -107,7 +107,7 @@ fn share(plan: Plan, url: &str, threads: usize) -> Result<Shared, String> {
     })
 }
 
-/// Where a target answers; the path is for one that has none of its own.
+/// Where a target answers; `default_path` is for a URL without a path.
 fn endpoint(target: Target, default_path: Template) -> Result<Endpoint, String> {
     let path = target.path.clone().unwrap_or(default_path);
     let tried = path.fill(&room_name(0), "loadgen-preflight", "");
@@ -115,20 +115,20 @@ fn endpoint(target: Target, default_path: Template) -> Result<Endpoint, String> 
     Ok(Endpoint { address, target, path })
 }
 
-/// How far a thread is: connections open, deliveries, latencies so far.
+/// Progress of a thread: open connections, deliveries, latencies so far.
 type ThreadProgress = (usize, u64, Option<Box<Histogram<u64>>>);
 
-/// Everyone is back after a storm, or is waited for no longer.
+/// The outcome of a storm: every client has reconnected, or is no longer waited for.
 struct Back {
-    /// Clients that are not.
+    /// Clients that haven't reconnected.
     missing: u64,
-    /// Since the storm began.
+    /// Duration of the storm.
     seconds: f64,
-    /// The server's, in that time.
+    /// The server's CPU time meanwhile.
     server_cpu: Option<Duration>,
 }
 
-/// The threads of a run, and what is known of them.
+/// The threads of a run, and their progress.
 struct Driver {
     shared: Arc<Shared>,
     commands: Vec<Sender<Command>>,
@@ -141,12 +141,12 @@ struct Driver {
     ceased: usize,
     settled: usize,
     next_sequence: u32,
-    /// Whether a signal has ended a step before its time.
+    /// Whether a signal has ended a step early.
     cut_short: bool,
     resident_before: Option<u64>,
     own_resident_before: u64,
     connect_seconds: f64,
-    /// The server's CPU time while the clients came in.
+    /// The server's CPU time while the clients connected.
     connect_cpu: Option<Duration>,
 }
 
@@ -156,7 +156,7 @@ impl Drop for Driver {
             let _ = commands.send(Command::Stop);
         }
         for thread in self.threads.drain(..) {
-            // A thread that panicked has said so; the run's reports end with it.
+            // A thread that panicked has said so, and its reports end.
             let _ = thread.join();
         }
     }
@@ -186,7 +186,7 @@ impl Driver {
         for id in 0..driver.shared.threads {
             let (command, commands) = channel();
             let worker = Worker::new(id, Arc::clone(&driver.shared), commands, report.clone())
-                .map_err(|error| format!("a thread can't be set up: {error}."))?;
+                .map_err(|error| format!("can't set up a thread: {error}."))?;
             driver.commands.push(command);
             let core = cores[id % cores.len()];
             let thread = std::thread::Builder::new().spawn(move || {
@@ -195,7 +195,7 @@ impl Driver {
             });
             driver
                 .threads
-                .push(thread.map_err(|error| format!("can't start a thread: {error}: take fewer --threads."))?);
+                .push(thread.map_err(|error| format!("can't start a thread: {error}; use fewer --threads."))?);
         }
         Ok(driver)
     }
@@ -227,7 +227,8 @@ impl Driver {
             run.verdict = Verdict::Invalid(vec![reason]);
         }
         if run.verdict == Verdict::Sound && plan.mode != Mode::Idle && run.deliveries_expected == 0 {
-            run.verdict = Verdict::Invalid(vec!["nothing was measured: no client had a message to expect".to_owned()]);
+            run.verdict =
+                Verdict::Invalid(vec!["nothing was measured: no client had any message to expect".to_owned()]);
         }
         run.limit = limit;
         run.storm = back.map(|back| Storm {
@@ -243,7 +244,7 @@ impl Driver {
         Ok(run)
     }
 
-    /// Takes reports until `until`, or until `enough` says so, or a signal ends the run.
+    /// Takes reports until `until`, until `enough` returns true, or until a signal ends the run.
     fn listen_unless_cut(
         &mut self,
         until: Instant,
@@ -253,7 +254,7 @@ impl Driver {
         self.listen(until, phase, |driver| interrupt::has_come() || enough(driver))
     }
 
-    /// Takes reports until `until`, or until `enough` says so.
+    /// Takes reports until `until`, or until `enough` returns true.
     fn listen(&mut self, until: Instant, phase: &str, mut enough: impl FnMut(&Self) -> bool) -> Result<(), String> {
         loop {
             if enough(self) {
@@ -301,10 +302,10 @@ impl Driver {
             if interrupt::has_come() {
                 let all = self.shared.plan.connections();
                 return Err(format!(
-                    "interrupted: {open} of {all} connections were open, and nothing was measured yet."
+                    "interrupted: only {open} of {all} connections were open, and nothing was measured yet."
                 ));
             }
-            return Err(format!("after {} s only {open} connections are open.", time_max.as_secs()));
+            return Err(format!("only {open} connections are open after {} s.", time_max.as_secs()));
         }
         Ok(())
     }
@@ -332,13 +333,13 @@ impl Driver {
         Ok(Measured { all, busiest, resident, seconds: began.elapsed().as_secs_f64(), server })
     }
 
-    /// The messages of one rate, beginning now; none if there are not numbers enough.
+    /// The messages of one rate, starting now; none if there are not enough numbers.
     fn step(&self, rate: f64, warmup: Duration, duration: Duration) -> Option<Step> {
         let start_us = self.shared.now_us() + LEAD_US;
         Step::new(start_us, rate, self.shared.plan.publishers, self.next_sequence, (warmup, duration))
     }
 
-    /// The step as it is from now on: without what would be due later, if a signal has ended the run.
+    /// Cuts the step off at the current time if a signal has ended the run.
     fn cut(&mut self, step: Step) -> Step {
         if !interrupt::has_come() {
             return step;
@@ -360,7 +361,7 @@ impl Driver {
         let publishers = self.shared.plan.publishers;
         let step = self
             .step(rate, warmup, duration)
-            .ok_or("there are more messages than have numbers: take a shorter --duration or a lower --rate.")?;
+            .ok_or("there are more messages than numbers: use a shorter --duration or a lower --rate.")?;
         self.next_sequence = step.end();
         for progress in &mut self.progress {
             (progress.1, progress.2) = (0, None);
@@ -386,7 +387,7 @@ impl Driver {
         Ok(Measured { all, busiest, resident, seconds: (last - from).as_secs_f64(), server })
     }
 
-    /// Cuts all connections, and waits until everyone is back.
+    /// Cuts all connections, and waits until all clients have reconnected.
     fn storm(&mut self) -> Result<Back, String> {
         self.all_open = 0;
         let (began, cpu) = (Instant::now(), self.server_cpu());
@@ -405,7 +406,7 @@ impl Driver {
         Ok(Back { missing: missing as u64, seconds, server_cpu: self.server_cpu_since(cpu) })
     }
 
-    /// Waits for what is under way: until all that is owed is here, or nothing has come for a while.
+    /// Waits for outstanding messages, until all have arrived or none has for a while.
     fn drain(&mut self) -> Result<(), String> {
         let threads = self.shared.threads;
         (self.ceased, self.settled) = (0, 0);
@@ -429,7 +430,7 @@ impl Driver {
     }
 
     fn server_cpu_since(&self, before: Option<Duration>) -> Option<Duration> {
-        // Threads that have ended have taken their time with them.
+        // The time of threads that have ended is no longer counted.
         Some(self.server_cpu()?.saturating_sub(before?))
     }
 
@@ -442,7 +443,7 @@ impl Driver {
                 match self.reports.recv_timeout(COLLECT_TIME_MAX) {
                     Ok(Report::Collected(collected)) => break *collected,
                     Ok(_) => {}
-                    Err(_) => return Err("a thread does not report: it must have ended.".into()),
+                    Err(_) => return Err("a thread doesn't report: it must have ended.".into()),
                 }
             };
             busiest = busiest.max(collected.cpu_share);
@@ -455,7 +456,7 @@ impl Driver {
     }
 }
 
-/// CPU time for each of `connections`, in microseconds.
+/// CPU time per connection, in microseconds.
 fn per_connection_us(cpu: Duration, connections: usize) -> f64 {
     cpu.as_secs_f64() * 1e6 / connections as f64
 }

@@ -1,11 +1,11 @@
-//! What went wrong with messages and connections: counted, and the first ones named. Pure.
+//! What went wrong with messages and connections: counted, with the first ones described. Pure.
 
 use crate::payload::Stamp;
 
-/// Faults that are named; the others are counted.
+/// Faults that are described; the others are only counted.
 pub const NAMED_MAX: usize = 10;
 
-/// Messages that did not come once and in order, and connections that ended.
+/// Messages that did not arrive once and in order, and connections that ended.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     /// Sent, and never arrived.
@@ -16,9 +16,9 @@ pub struct Faults {
     pub reordered: u64,
     /// Arrived in another room.
     pub astray: u64,
-    /// Arrived, and were not what was sent.
+    /// Arrived, but not as sent.
     pub damaged: u64,
-    /// The server said that they are lost.
+    /// Lost, and announced by the server.
     pub announced: u64,
     /// Connections that ended.
     pub closed: u64,
@@ -37,14 +37,14 @@ impl Faults {
         }
     }
 
-    /// Those that no load excuses.
+    /// Faults that no load excuses.
     pub fn inexcusable(&self) -> Self {
         let Self { doubled, reordered, astray, damaged, .. } = *self;
         let first = if doubled + reordered + astray + damaged > 0 { self.first.clone() } else { Vec::new() };
         Self { doubled, reordered, astray, damaged, first, ..Self::default() }
     }
 
-    /// Takes those of a whole run instead of its own.
+    /// Replaces its own counts with those of a whole run.
     pub fn replace_inexcusable(&mut self, of_all: Self) {
         let Self { doubled, reordered, astray, damaged, first, .. } = of_all;
         (self.doubled, self.reordered, self.astray, self.damaged) = (doubled, reordered, astray, damaged);
@@ -68,7 +68,7 @@ impl Faults {
         self.first.truncate(NAMED_MAX);
     }
 
-    /// Messages were passed over.
+    /// Messages were skipped.
     pub fn ahead(&mut self, client: usize, stamp: &Stamp, count: u32) {
         self.lost += u64::from(count);
         let Stamp { publisher, sequence, .. } = stamp;
@@ -77,7 +77,7 @@ impl Faults {
         });
     }
 
-    /// A message came after a later one.
+    /// A message arrived after a later one.
     pub fn reordered(&mut self, client: usize, stamp: &Stamp) {
         self.lost = self.lost.saturating_sub(1);
         self.reordered += 1;
@@ -85,14 +85,14 @@ impl Faults {
         self.name(|| format!("client {client} got message {sequence} of publisher {publisher} after a later one"));
     }
 
-    /// A message came again.
+    /// A message arrived again.
     pub fn doubled(&mut self, client: usize, stamp: &Stamp) {
         self.doubled += 1;
         let Stamp { publisher, sequence, .. } = stamp;
         self.name(|| format!("client {client} got message {sequence} of publisher {publisher} again"));
     }
 
-    /// A message came from a room that the client is not in.
+    /// A message arrived from a room that the client is not in.
     pub fn astray(&mut self, client: usize, stamp: &Stamp) {
         self.astray += 1;
         let Stamp { room, publisher, sequence, .. } = stamp;
@@ -103,14 +103,14 @@ impl Faults {
         });
     }
 
-    /// A message came that is shorter than the one that was sent, or has other bytes.
+    /// A message arrived shorter than it was sent, or with other bytes.
     pub fn damaged(&mut self, client: usize, stamp: &Stamp) {
         self.damaged += 1;
         let Stamp { publisher, sequence, .. } = stamp;
         self.name(|| format!("client {client} got message {sequence} of publisher {publisher} cut off or altered"));
     }
 
-    /// At the end, messages had not come.
+    /// At the end, messages had not arrived.
     pub fn missing_at_end(&mut self, client: usize, count: u32, end: u32) {
         if count > 0 {
             self.lost += u64::from(count);

@@ -2,22 +2,22 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`options`] | the command line: what contradicts itself is refused |
-//! | [`plan`] | what a run is asked to do |
-//! | [`preflight`] | limits and the target, tried before the first client |
+//! | [`options`] | the command line: options that contradict each other are refused |
+//! | [`plan`] | what a run has to do |
+//! | [`preflight`] | limits and the target, checked before the first client |
 //! | [`outputs`] | the files that a run writes |
-//! | [`interrupt`] | Ctrl-C: the run ends early, and is reported |
+//! | [`interrupt`] | Ctrl-C: ends the run early, with a report |
 //! | [`private_server`] | the hi that is started when there is no `--url` |
-//! | [`drive`] | the run: connect, warm up, measure, drain, judge |
+//! | [`drive`] | the run: connect, warm up, measure, drain, report |
 //! | [`schedule`] | when each message is due (pure) |
 //! | [`worker`] | one thread: clients in one epoll loop, publishers on their schedule |
 //! | [`client`] | one connection |
 //! | [`wire`], [`payload`], [`target`] | frames, stamps, URLs (pure) |
-//! | [`audit`], [`faults`], [`stats`] | what arrived, and what did not |
-//! | [`verdict`] | whether the numbers can be believed, and whose the faults are (pure) |
+//! | [`audit`], [`faults`], [`stats`] | what arrived, and what didn't |
+//! | [`verdict`] | whether the numbers can be trusted, and whose fault a failure is (pure) |
 //! | [`results`], [`report`] | the numbers, and how they are shown |
-//! | [`progress`] | what is seen meanwhile |
-//! | [`printable`] | text of others, made harmless (pure) |
+//! | [`progress`] | what is shown while a run lasts |
+//! | [`printable`] | text from others, made harmless (pure) |
 //! | [`os`] | limits, clocks, processes, sockets |
 
 pub mod audit;

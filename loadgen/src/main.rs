@@ -10,10 +10,10 @@ use loadgen::outputs::{Files, Output, each_its_own};
 use loadgen::progress::say;
 use loadgen::report::text::Screen;
 use loadgen::results::Run;
-use loadgen::target::without_password;
+use loadgen::target::without_secrets_of_urls;
 use loadgen::{drive, interrupt, os, report};
 
-/// Exit code for options, targets and files that don't work.
+/// Exit code for bad options, targets and files.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -37,21 +37,29 @@ fn measure(options: Options) -> Result<ExitCode, String> {
     let plan = options.plan()?;
     interrupt::watch()?;
     let files = Files::create(&plan.outputs)?;
-    let words: Vec<_> = std::env::args_os().map(|word| without_password(&word.to_string_lossy())).collect();
-    let run = drive::run(plan, words.join(" "))?;
+    let shown: Vec<_> = words().map(|word| without_secrets_of_urls(&word)).collect();
+    let run = drive::run(plan, shown.join(" "))?;
     write_all(files, &run)?;
     show(&report::text::render(&run, screen()))?;
     Ok(ExitCode::from(if run.cut_short { interrupt::exit_code() } else { run.verdict.exit_code() }))
 }
 
-/// What the parser of the command line answers by itself: help and version on stdout, complaints on stderr.
+/// The words of the command line.
+fn words() -> impl Iterator<Item = String> {
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned())
+}
+
+/// Prints an answer of the command line's parser: help and version on stdout, complaints on stderr.
 fn tell(answer: &clap::Error) -> Result<ExitCode, String> {
-    let printed = answer.print().and_then(|()| std::io::stdout().flush());
-    if answer.use_stderr() {
-        // The exit code says it too, where nobody reads the complaint.
-        return Ok(ExitCode::from(EXIT_USAGE));
+    if !answer.use_stderr() {
+        let printed = answer.print().and_then(|()| std::io::stdout().flush());
+        return shown(printed).map(|()| ExitCode::SUCCESS);
     }
-    shown(printed).map(|()| ExitCode::SUCCESS)
+    // A complaint repeats words, perhaps a URL where none belongs. If it can't be written, the exit code remains.
+    let text = answer.to_string();
+    let masked = words().fold(text.clone(), |text, word| text.replace(&word, &without_secrets_of_urls(&word)));
+    let _ = if masked == text { answer.print() } else { std::io::stderr().write_all(masked.as_bytes()) };
+    Ok(ExitCode::from(EXIT_USAGE))
 }
 
 /// Writes to stdout.
@@ -60,7 +68,7 @@ fn show(text: &str) -> Result<(), String> {
     shown(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
 }
 
-/// Whether stdout got it all. A reader that has left has read enough.
+/// Reports a failed write to stdout. A reader that has left has read enough.
 fn shown(written: std::io::Result<()>) -> Result<(), String> {
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("stdout can't be written: {error}.")),
@@ -68,7 +76,7 @@ fn shown(written: std::io::Result<()>) -> Result<(), String> {
     }
 }
 
-/// Where the result is shown.
+/// The screen that the result is shown on.
 fn screen() -> Screen {
     let stdout = std::io::stdout();
     if !stdout.is_terminal() {

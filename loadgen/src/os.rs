@@ -1,4 +1,4 @@
-//! What the operating system is asked: limits, clocks, processes, sockets.
+//! Calls to the operating system: limits, clocks, processes, sockets.
 
 use std::fs::File;
 use std::io;
@@ -15,10 +15,10 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// Linux's ephemeral ports by default, for a system that doesn't tell.
+/// Linux's default range of ephemeral ports, where the system doesn't tell its own.
 const PORTS_DEFAULT: usize = 28_232;
 
-/// Raises the soft limit of open files to the hard one; both are returned.
+/// Raises the soft limit of open files to the hard one. Returns both.
 pub fn raise_file_limit() -> (u64, u64) {
     let limit = getrlimit(Resource::Nofile);
     let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
@@ -28,15 +28,15 @@ pub fn raise_file_limit() -> (u64, u64) {
     (soft, hard)
 }
 
-/// Makes the kernel's table of this process's files large enough for `count` of them. With several threads, each doubling of
-/// the table makes the thread that connects sleep for some milliseconds, and its handshake would look as slow.
+/// Makes the kernel's file table of this process large enough for `count` files. With several threads, each doubling of
+/// the table puts the connecting thread to sleep for some milliseconds, and its handshake would look that slow.
 pub fn grow_file_table(count: u64) {
     let last = i32::try_from(count.saturating_sub(1)).unwrap_or(i32::MAX);
-    // An error means that the table grows later.
+    // On error, the table grows later.
     let _ = epoll::create(epoll::CreateFlags::CLOEXEC).and_then(|file| rustix::io::fcntl_dupfd_cloexec(file, last));
 }
 
-/// Characters that fit in a line of this terminal, if it tells.
+/// Width of this terminal in characters, if known.
 pub fn terminal_columns(terminal: impl AsFd) -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(terminal).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
@@ -61,16 +61,16 @@ pub fn thread_cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// How long the calling thread has waited for a core while it could have run: only the scheduler knows that.
+/// How long the calling thread has waited for a core while it was ready to run; only the scheduler knows.
 pub struct CoreWait(Option<File>);
 
 impl CoreWait {
-    /// Of the calling thread, and of no other. Without schedstat in the kernel, it is always zero.
+    /// For the calling thread only. Always zero if the kernel has no schedstat.
     pub fn of_this_thread() -> Self {
         Self(File::open("/proc/thread-self/schedstat").ok())
     }
 
-    /// All of it since the thread began, in microseconds.
+    /// The total since the thread began, in microseconds.
     pub fn total_us(&self) -> u64 {
         let mut bytes = [0; 64];
         let count = self.0.as_ref().and_then(|file| file.read_at(&mut bytes, 0).ok()).unwrap_or(0);
@@ -96,14 +96,14 @@ pub fn process_resident_bytes(pid: u32) -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
-/// Memory that the system could still give, in bytes.
+/// Memory available on the system, in bytes.
 pub fn available_memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
-/// Has a child ended when we end, however we end.
+/// Ends the child when we end, however we end.
 #[allow(unsafe_code)]
 pub fn end_with_us(command: &mut Command) {
     let ask = || match rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
@@ -114,13 +114,13 @@ pub fn end_with_us(command: &mut Command) {
     unsafe { command.pre_exec(ask) };
 }
 
-/// SIGINT and SIGTERM, kept from the process until someone waits for them.
+/// SIGINT and SIGTERM, blocked until someone waits for them.
 #[derive(Clone, Copy)]
 pub struct EndingSignals(libc::sigset_t);
 
 impl EndingSignals {
-    /// Keeps them from the calling thread and from those that it starts; child processes get them as ever. `None`: whoever
-    /// started us wants them ignored, as a shell does for what runs in the background.
+    /// Blocks them for the calling thread and those that it starts; child processes get them as usual. `None`: our
+    /// parent wants them ignored, as a shell does for background jobs.
     #[allow(unsafe_code)]
     pub fn block() -> Option<Self> {
         let ignored = ignored_signals();
@@ -128,7 +128,7 @@ impl EndingSignals {
         let mut set = std::mem::MaybeUninit::uninit();
         let mut some = false;
         // SAFETY: sigemptyset makes the set valid before anything else looks at it; the signals' numbers are valid; and
-        // pthread_sigmask only reads the set, and may be given no room for the old mask.
+        // pthread_sigmask only reads the set, and the pointer for the old mask may be null.
         unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             for signal in wanted {
@@ -157,7 +157,7 @@ fn ignored_signals() -> u64 {
     line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Has a child not get what a terminal sends us: Ctrl-C ends the run, not the server that is measured.
+/// Keeps terminal signals from a child: Ctrl-C ends the run, not the server being measured.
 pub fn keep_from_terminal(command: &mut Command) {
     command.process_group(0);
 }
@@ -175,29 +175,28 @@ pub fn kernel() -> String {
     format!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy())
 }
 
-/// How many ports the system has for the near end of connections from one address
-/// (`net.ipv4.ip_local_port_range`, for IPv6 too).
+/// Number of local ports for outgoing connections from one address (`net.ipv4.ip_local_port_range`, for IPv6 too).
 pub fn ephemeral_ports() -> usize {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     ports_in(&range).unwrap_or(PORTS_DEFAULT)
 }
 
-/// Two numbers, and both are in it.
+/// Parses two numbers, both inclusive.
 fn ports_in(range: &str) -> Option<usize> {
     let mut ends = range.split_whitespace().map(str::parse::<usize>);
     let (first, last) = (ends.next()?.ok()?, ends.next()?.ok()?);
     Some((last + 1).saturating_sub(first)).filter(|ports| *ports > 0)
 }
 
-/// The source address of connection `number`, if it takes another than the usual one: beyond what one address has ports
-/// for, loopback has others. Some ports of each are in use, or still known from connections that have ended.
+/// The source address of connection `number`, if it isn't the usual one: when one loopback address runs out of ports,
+/// there are others. Some ports of each are in use, or in TIME_WAIT.
 pub fn source_address(target: SocketAddr, number: usize, ports: usize) -> Option<Ipv4Addr> {
     let extra = number / (ports * 7 / 8).max(1);
     (has_other_sources(target) && extra > 0)
         .then(|| Ipv4Addr::new(127, (extra / 62_500) as u8, (extra / 250 % 250) as u8, (extra % 250 + 1) as u8))
 }
 
-/// Whether connections to there can come from many addresses.
+/// Whether connections to this target can come from many source addresses.
 pub fn has_other_sources(target: SocketAddr) -> bool {
     target.ip().is_loopback() && target.is_ipv4()
 }
@@ -226,15 +225,15 @@ pub fn connect(
     }
 }
 
-/// Has the kernel acknowledge every second message when it is read, instead of each: what a connection does by itself once
-/// both sides talk. Of a message that nobody follows within some 40 ms the acknowledgement goes by a timer, and from then on
-/// each is acknowledged again. Acknowledging is more than half of what receiving a small message costs.
+/// Lets the kernel acknowledge every second message when it is read instead of each one, as it does by itself once both
+/// sides talk. A message without a successor within about 40 ms is acknowledged by a timer, and after that each one is
+/// acknowledged again. Acknowledging is more than half the cost of receiving a small message.
 pub fn delay_acknowledgements(socket: &Socket) {
-    // It saves time, and decides nothing else: where it isn't possible, all goes on.
+    // Only an optimization: where it isn't possible, nothing else changes.
     let _ = rustix::net::sockopt::set_tcp_quickack(socket, false);
 }
 
-/// Lets the kernel choose the port when it connects, so that a port serves many destinations.
+/// Lets the kernel choose the port at connect time, so that a port serves many destinations.
 #[allow(unsafe_code)]
 fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
     let on: libc::c_int = 1;
@@ -256,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources_spread_over_loopback_as_its_ports_need() {
+    fn loopback_sources_spread_when_ports_run_out() {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 80));
         assert_eq!(source_address(loopback, 24_702, 28_232), None);
         assert_eq!(source_address(loopback, 24_703, 28_232), Some(Ipv4Addr::new(127, 0, 0, 2)));

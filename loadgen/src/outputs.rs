@@ -1,4 +1,5 @@
-//! The files that a run writes: opened before it, so that none turns out to be unwritable after it; none is left empty.
+//! The files that a run writes. They are opened before it, so that an unwritable one fails early, and none is left
+//! empty.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,10 +10,10 @@ use std::time::Duration;
 
 use crate::plan::Outputs;
 
-/// The files that we made and that hold no result yet. Locked while one is written.
+/// Files that we created and that hold no result yet. Locked while one is written.
 static UNWRITTEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// How often, and for how long each time, a write that is under way is waited for before the process quits.
+/// Before the process quits, it waits this many times this long for a write in progress.
 const QUIT_TRIES: usize = 100;
 const QUIT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -30,10 +31,10 @@ pub struct Files {
 }
 
 impl Files {
-    /// Opens every file. What a file holds stays there until there is a result.
+    /// Opens every file. Existing contents stay until there is a result.
     ///
     /// # Errors
-    /// One sentence: which can't be written, and why, or which are the same.
+    /// One sentence: which file can't be written and why, or which two are the same.
     pub fn create(outputs: &Outputs) -> Result<Self, String> {
         let files = Self {
             json: Output::create(outputs.json.as_ref())?,
@@ -47,21 +48,21 @@ impl Files {
     }
 }
 
-/// A file for a result. One that was made for it, and never got it, is removed when this is dropped.
+/// A file for a result. If we created it and it never got one, dropping this removes it.
 #[derive(Debug)]
 pub struct Output {
-    /// As the command line has it.
+    /// As given on the command line.
     pub path: PathBuf,
     file: File,
-    /// Where the file is, if it is ours and empty: it was not there before.
+    /// Its path, if we created it and it is still empty.
     made: Option<PathBuf>,
 }
 
 impl Output {
-    /// Opens this file, if there is one to open.
+    /// Opens this file, if one is given.
     ///
     /// # Errors
-    /// One sentence: which can't be written, and why.
+    /// One sentence: which file can't be written, and why.
     pub fn create(path: Option<&PathBuf>) -> Result<Option<Self>, String> {
         let Some(path) = path else { return Ok(None) };
         let is_new = !path.exists();
@@ -76,14 +77,14 @@ impl Output {
         Ok(Some(Self { path: path.clone(), file, made }))
     }
 
-    /// Writes the result, in place of what the file held.
+    /// Writes the result, replacing the contents.
     ///
     /// # Errors
-    /// One sentence: which can't be written, and why.
+    /// One sentence: which file can't be written, and why.
     pub fn write(mut self, bytes: &[u8]) -> Result<(), String> {
-        // Whoever quits waits for the end of this.
+        // `remove_unwritten` waits for the end of this.
         let mut unwritten = unwritten();
-        // Pipes and devices have no length, and need none.
+        // Pipes and devices have no length to set.
         let _ = self.file.set_len(0);
         let written = self.file.write_all(bytes);
         if written.is_ok() {
@@ -104,7 +105,8 @@ impl Drop for Output {
     }
 }
 
-/// Removes what was made for results that will never come: the process quits. Waits a moment for a write under way.
+/// Removes files created for results that will never come, because the process quits. Waits a moment for a write in
+/// progress.
 pub fn remove_unwritten() {
     for _ in 0..QUIT_TRIES {
         if let Ok(mut unwritten) = UNWRITTEN.try_lock() {
@@ -118,11 +120,11 @@ fn unwritten() -> MutexGuard<'static, Vec<PathBuf>> {
     UNWRITTEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sees that no two of these paths lead to the same file: one would overwrite the other. Devices and pipes may be named
+/// Checks that no two of these paths lead to the same file: one would overwrite the other. Devices and pipes may appear
 /// twice.
 ///
 /// # Errors
-/// One sentence: which do.
+/// One sentence: which two do.
 pub fn each_its_own(paths: &[&Path]) -> Result<(), String> {
     let identity = |path: &Path| {
         let metadata = path.metadata().ok().filter(|metadata| metadata.is_file());
@@ -133,7 +135,7 @@ pub fn each_its_own(paths: &[&Path]) -> Result<(), String> {
             |before: &&&Path| identity(path).is_some_and(|identity_of_it| identity(before) == Some(identity_of_it));
         if let Some(before) = paths[..index].iter().find(same) {
             let (before, path) = (before.display(), path.display());
-            return Err(format!("{before} and {path} are the same file: name one for each."));
+            return Err(format!("{before} and {path} are the same file: give each output its own."));
         }
     }
     Ok(())

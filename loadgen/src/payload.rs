@@ -1,8 +1,6 @@
-//! What a message carries: which run and publisher it is from, its number, and when it was meant to be sent; behind that,
-//! filling up to its length.
+//! What a message carries: the run and publisher it is from, its number, when it was due, and padding up to its length.
 //!
-//! Pure. All is plain ASCII, so that it survives being a JSON string; the stamp is found by its marker wherever a server
-//! puts it.
+//! Pure. It is all ASCII and survives being a JSON string; the stamp is found by its marker wherever a server puts it.
 
 use memchr::memmem::Finder;
 
@@ -13,7 +11,7 @@ const MARKER_BYTES: usize = 10;
 /// Bytes of a stamp: marker, room (6 hex digits), publisher (4), number (8), intended time in microseconds (10).
 pub const STAMP_BYTES: usize = MARKER_BYTES + 6 + 4 + 8 + 10;
 
-/// What is written at the begin of every message.
+/// The beginning of every message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// The room's number.
@@ -22,14 +20,14 @@ pub struct Stamp {
     pub publisher: u16,
     /// Counts the publisher's messages, from 0.
     pub sequence: u32,
-    /// When the schedule meant it to be sent, in microseconds since the run's clock began.
+    /// When it was due, in microseconds on the run's clock.
     pub intended_us: u64,
 }
 
-/// What fills a payload.
+/// Padding of a payload.
 const FILLING: [u8; PREFIX_BYTES] = [b'x'; PREFIX_BYTES];
 
-/// Writes and finds the stamps of one run; those of other runs are not seen.
+/// Writes and finds the stamps of one run; stamps of other runs are ignored.
 #[derive(Clone, Debug)]
 pub struct Stamper {
     finder: Finder<'static>,
@@ -51,8 +49,8 @@ impl Stamper {
         text
     }
 
-    /// The stamp in what arrived, if there is one, and whether the payload is whole: of a message of `bytes` bytes, its
-    /// `begin`.
+    /// The stamp in `begin`, the beginning of a message of `bytes` bytes, if there is one; and whether the payload is
+    /// intact.
     pub fn find(&self, begin: &[u8], bytes: u64) -> Option<(Stamp, bool)> {
         let start = self.finder.find(begin)?;
         let digits = begin.get(start + MARKER_BYTES..start + STAMP_BYTES)?;
@@ -76,8 +74,8 @@ fn hex(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// The value of a hex digit, 16 for other bytes. Every message of every client is read: a table takes half the time of
-/// `char::to_digit`.
+/// The value of a hex digit, 16 for other bytes. It runs for every message of every client, and a table takes half the
+/// time of `char::to_digit`.
 const NIBBLES: [u8; 256] = {
     let mut nibbles = [16; 256];
     let mut digit = 0;
@@ -106,7 +104,7 @@ mod tests {
             assert_eq!(payload.len(), bytes);
             assert_eq!(find(&stamper, &payload), Some((STAMP, true)));
             assert_eq!(find(&stamper, &format!("{{\"Message\":\"{payload}\"}}")), Some((STAMP, true)));
-            assert_eq!(find(&Stamper::new(1, bytes), &payload), None, "of another run");
+            assert_eq!(find(&Stamper::new(1, bytes), &payload), None, "from another run");
             assert_eq!(find(&stamper, &payload[..STAMP_BYTES - 1]), None, "cut off");
         }
     }

@@ -1,4 +1,4 @@
-//! What a run is asked to do, once it makes sense.
+//! What a run has to do, validated.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::results::PlanSummary;
 use crate::target::Template;
 
-/// How messages are packed.
+/// How messages are encoded.
 #[derive(Clone, Debug)]
 pub enum Dialect {
     /// hi's chat.
@@ -49,16 +49,16 @@ pub enum Mode {
 /// The server to measure.
 #[derive(Clone, Debug)]
 pub enum Subject {
-    /// A hi of our own, and with how many shards.
+    /// A private hi.
     Private {
         /// `--hi`.
         binary: Option<PathBuf>,
         /// `--shards`.
         shards: Option<usize>,
     },
-    /// One that runs already.
+    /// A running server.
     Given {
-        /// Where clients connect.
+        /// Where clients connect to.
         url: String,
         /// Its process, if known.
         pid: Option<u32>,
@@ -78,7 +78,15 @@ pub struct Outputs {
     pub svg: Option<PathBuf>,
 }
 
-/// A run that makes sense.
+impl Outputs {
+    /// Whether two of them name the same file.
+    pub fn share_a_file(&self) -> bool {
+        let named: Vec<_> = [&self.json, &self.hgrm, &self.html, &self.svg].into_iter().flatten().collect();
+        (1..named.len()).any(|index| named[..index].contains(&named[index]))
+    }
+}
+
+/// A run whose options make sense.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// What to measure.
@@ -101,15 +109,15 @@ pub struct Plan {
     pub message_bytes: usize,
     /// Measured time.
     pub duration: Duration,
-    /// Thrown away before.
+    /// Warm-up before it.
     pub warmup: Duration,
-    /// Connects a second; 0: no limit.
+    /// Connects per second; 0: no limit.
     pub ramp: u32,
-    /// How many of the clients read slowly: the last ones.
+    /// Number of clients that read slowly: the last ones.
     pub slow_clients: usize,
-    /// Whether those read nothing at all.
+    /// Whether the slow clients read nothing at all.
     pub slow_are_stuck: bool,
-    /// Clients a second that leave and come back.
+    /// Clients per second that leave and reconnect.
     pub churn_per_second: f64,
     /// `--threads`.
     pub threads: Option<usize>,

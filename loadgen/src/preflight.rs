@@ -1,4 +1,4 @@
-//! What has to be in order before the first client connects; each complaint is one sentence that says how to fix it.
+//! Checks before the first client connects. Each error is one sentence that says how to fix it.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,30 +9,30 @@ use crate::plan::Plan;
 use crate::target::{Target, without_secrets};
 use crate::wire::{self, Answer};
 
-/// Files that are open beside the connections.
+/// Open files other than connections.
 const FILES_BESIDE: u64 = 64;
-/// What a client costs, ours and the kernel's (both ends, if the server is on this machine), in bytes.
+/// Bytes per client, ours and the kernel's (both ends, if the server is on this machine).
 const MEMORY_PER_CLIENT_BYTES: u64 = 16 * 1024;
-/// The target connects and answers within this time, all together.
+/// Time limit for the target to accept and answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
-/// More addresses of a name are not tried.
+/// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 8;
-/// How long the rest of an answer, or the end of a connection that we close, is waited for.
+/// How long to wait for the rest of an answer, or for the end of a connection that we close.
 const REST_TIME_MAX: Duration = Duration::from_millis(500);
-/// Bytes of the rest that are kept.
+/// Bytes of it that are kept.
 const REST_BYTES_MAX: usize = 16 * 1024;
 
-/// Raises the file limit, and sees that files and memory are enough.
+/// Raises the file limit, and checks that files and memory suffice.
 ///
 /// # Errors
-/// One sentence: what is short, and the line that fixes it.
+/// One sentence: what is missing, and the command that fixes it.
 pub fn check_limits(plan: &Plan) -> Result<(), String> {
     let needed = (plan.clients + plan.rooms * plan.publishers) as u64 + FILES_BESIDE;
     let (soft, hard) = os::raise_file_limit();
     if soft < needed {
         return Err(format!(
             "{} clients need {needed} open files and the limit is {soft} (hard: {hard}): run `ulimit -Hn {needed} && ulimit \
-             -n {needed}` as root in this shell first, or take fewer clients.",
+             -n {needed}` as root in this shell first, or use fewer clients.",
             plan.clients
         ));
     }
@@ -40,7 +40,7 @@ pub fn check_limits(plan: &Plan) -> Result<(), String> {
     let memory = plan.clients as u64 * MEMORY_PER_CLIENT_BYTES;
     match os::available_memory_bytes() {
         Some(available) if available < memory => Err(format!(
-            "{} clients need about {} MiB and {} MiB are available: take fewer clients.",
+            "{} clients need about {} MiB and {} MiB are available: use fewer clients.",
             plan.clients,
             memory >> 20,
             available >> 20
@@ -49,32 +49,32 @@ pub fn check_limits(plan: &Plan) -> Result<(), String> {
     }
 }
 
-/// Sees that there are ports enough to connect from.
+/// Checks that there are enough local ports.
 ///
 /// # Errors
-/// One sentence: how many there are, and the line that fixes it.
+/// One sentence: how many there are, and the command that fixes it.
 pub fn check_ports(connections: usize, ports: usize, target: SocketAddr) -> Result<(), String> {
-    // Loopback has addresses enough, whatever the range: `os::source_address`.
+    // Loopback has enough addresses, whatever the range: see `os::source_address`.
     if os::has_other_sources(target) || connections <= ports {
         return Ok(());
     }
     Err(format!(
-        "{connections} connections to {target} need as many ports of this machine, and it has {ports} (hard limit: 64512): run \
-         `sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\"` as root, or take fewer clients."
+        "{connections} connections to {target} need one local port each, and there are {ports} (hard limit: 64512): run \
+         `sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\"` as root, or use fewer clients."
     ))
 }
 
-/// One handshake, looked at closely, before ten thousand of them, at the first of these addresses that accepts a
-/// connection. Returns that address.
+/// One handshake, checked closely before thousands of them, at the first address that accepts a connection. Returns
+/// that address.
 ///
 /// # Errors
 /// One sentence: what the target did instead of opening a WebSocket.
 pub fn try_target(addresses: &[SocketAddr], target: &Target, path: &str) -> Result<SocketAddr, String> {
-    // One time limit for all of it, however small the parts are that it comes in.
+    // One time limit for everything, however slowly it arrives.
     let until = Instant::now() + ANSWER_TIME_MAX;
     let host = &target.host;
     let (mut stream, address) = connect_first(addresses, host, until)?;
-    let failed = |error| format!("{host} accepts the connection at {address}, and then the handshake fails: {error}.");
+    let failed = |error| format!("{host} accepts the connection at {address}, but the handshake fails: {error}.");
     stream.set_write_timeout(left(until)).map_err(failed)?;
     stream.write_all(target.request(path).as_bytes()).map_err(failed)?;
     let path = without_secrets(path);
@@ -85,7 +85,7 @@ pub fn try_target(addresses: &[SocketAddr], target: &Target, path: &str) -> Resu
             let seconds = ANSWER_TIME_MAX.as_secs();
             Err(format!("{host} gave {what} answer to {path} within {seconds} s at {address}."))
         };
-        let what = if answer.is_empty() { "no" } else { "no whole" };
+        let what = if answer.is_empty() { "no" } else { "no complete" };
         let Some(time) = left(until) else { return late(what) };
         stream.set_read_timeout(Some(time)).map_err(failed)?;
         match stream.read(&mut buffer) {
@@ -103,13 +103,13 @@ pub fn try_target(addresses: &[SocketAddr], target: &Target, path: &str) -> Resu
             Answer::Open(_) => {
                 let mut close = Vec::new();
                 wire::write_frame(&mut close, wire::CLOSE, &1000u16.to_be_bytes());
-                // Leaves in order, so that the server has forgotten it when the run begins.
+                // A clean close, so that the server has released it when the run begins.
                 let _ = stream.write_all(&close);
                 read_rest(&mut stream, &mut answer);
                 return Ok(address);
             }
             Answer::Refused(_) => {
-                // The body may come behind its head.
+                // The body may arrive after the head.
                 read_rest(&mut stream, &mut answer);
                 let Answer::Refused(why) = wire::read_answer(&answer) else { unreachable!("the head is the same") };
                 return Err(format!("{host} doesn't open a WebSocket at {path}: it answers {why}"));
@@ -118,8 +118,8 @@ pub fn try_target(addresses: &[SocketAddr], target: &Target, path: &str) -> Resu
     }
 }
 
-/// Connects to the first of these addresses that accepts. One after the other (RFC 8305, without its head start): each may
-/// take its share of the time that is left, so that one that is silent leaves some for the others.
+/// Connects to the first of these addresses that accepts. Sequentially (RFC 8305 without its head start); each gets its
+/// share of the time left, so that an unresponsive one leaves some for the others.
 fn connect_first(addresses: &[SocketAddr], host: &str, until: Instant) -> Result<(TcpStream, SocketAddr), String> {
     let tried = &addresses[..addresses.len().min(ADDRESSES_MAX)];
     let mut failures = Vec::new();
@@ -133,12 +133,12 @@ fn connect_first(addresses: &[SocketAddr], host: &str, until: Instant) -> Result
     Err(format!("{host} can't be reached {}.", failures.join(", nor ")))
 }
 
-/// The time that is left, if there is any.
+/// The time left, if any.
 fn left(until: Instant) -> Option<Duration> {
     Some(until.saturating_duration_since(Instant::now())).filter(|left| *left >= Duration::from_millis(1))
 }
 
-/// Reads until the server ends the connection; if it goes on talking or holds it open, not for long.
+/// Reads until the server ends the connection, for a limited time.
 fn read_rest(stream: &mut TcpStream, answer: &mut Vec<u8>) {
     let until = Instant::now() + REST_TIME_MAX;
     let mut buffer = [0; 4096];
@@ -161,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// An address of loopback where nobody listens.
+    /// A loopback address where nobody listens.
     fn closed() -> SocketAddr {
         TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
     }
@@ -181,8 +181,8 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_silent_leaves_time_for_the_next_one() {
-        // Its queue is full, and the kernel answers no further SYN.
+    fn an_unresponsive_address_leaves_time_for_the_next_one() {
+        // Its queue is full, so the kernel answers no further SYN.
         let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         silent.listen(0).unwrap();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_short_only_where_there_is_one_address_to_come_from() {
+    fn ports_run_out_only_with_a_single_source_address() {
         let (loopback, other) = (([127, 0, 0, 1], 80).into(), ([10, 0, 0, 1], 80).into());
         assert_eq!(check_ports(100_000, 28_232, loopback), Ok(()));
         assert_eq!(check_ports(28_232, 28_232, other), Ok(()));

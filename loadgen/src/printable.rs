@@ -1,15 +1,15 @@
-//! Text of others, made harmless: what a server, a file or a URL says reaches a terminal only through here. Pure.
+//! Text from others, made harmless: text from a server, a file or a URL reaches a terminal only through here. Pure.
 
-/// Stands for each character that is not shown.
+/// Replaces each character that is not shown.
 const REPLACEMENT: char = '\u{fffd}';
 
-/// The text in one line, without anything that moves the cursor of a terminal, changes the direction of writing, can't be
-/// seen, or is forbidden in XML.
+/// The text in one line, without anything that moves a terminal's cursor, changes the direction of writing, is
+/// invisible, or is forbidden in XML.
 pub fn printable(text: &str) -> String {
     text.chars().map(|letter| if matches!(letter, '\t' | '\n' | '\r') { ' ' } else { shown(letter) }).collect()
 }
 
-/// The same, with its line ends.
+/// The same, but keeping line ends.
 pub fn printable_lines(text: &str) -> String {
     text.chars().map(|letter| if letter == '\n' { letter } else { shown(letter) }).collect()
 }
@@ -37,7 +37,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn words_from_outside_stay_words() {
+    fn text_from_outside_stays_text() {
         assert_eq!(printable("a\x1b[31m\nb\u{202e}c\0"), "a\u{fffd}[31m b\u{fffd}c\u{fffd}");
         assert_eq!(printable_lines("a\u{2028}\nb\r\u{9b}2J"), "a\u{fffd}\nb\u{fffd}\u{fffd}2J");
         for text in ["Bücher, 日本, 👍🏽, ❤\u{fe0f}, שלום", "a\u{300}"] {
@@ -50,7 +50,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_acts_is_left(text in any::<String>()) {
+        fn no_active_character_is_left(text in any::<String>()) {
             let acts = |letter: char| letter.is_control() || is_format(letter);
             prop_assert!(!printable(&text).contains(acts));
             prop_assert!(!printable_lines(&text).contains(|letter| letter != '\n' && acts(letter)));

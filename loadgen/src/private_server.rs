@@ -1,4 +1,4 @@
-//! The hi that is started when there is no `--url`: found or built, on a free port, ended with the run.
+//! The hi that is started when there is no `--url`: found or built, on a free port, stopped after the run.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use crate::os;
 use crate::progress::say;
 
-/// What to do where there is no hi.
-const FIX: &str = "install hi, or name one with --hi, or a server with --url";
-/// hi takes messages up to this size by itself,
+/// What to do if there is no hi.
+const FIX: &str = "install hi, or give one with --hi or a server with --url";
+/// hi's default for the longest message, in bytes.
 const HI_MESSAGE_BYTES: usize = 16 * 1024;
-/// Bytes of it that the JSON around a text takes at most.
+/// Bytes that the JSON around a text adds at most.
 const ENVELOPE_BYTES: usize = 1024;
-/// A build that takes longer is announced.
+/// A build that takes longer than this is announced.
 const QUIET_BUILD_TIME: Duration = Duration::from_secs(1);
-/// hi says its address within this time.
+/// hi logs its address within this time.
 const START_TIME_MAX: Duration = Duration::from_secs(20);
 
-/// A hi of our own. Dropping it ends the process.
+/// A private hi. Dropping it ends the process.
 pub struct PrivateServer {
     child: Child,
     /// `ws://` and its address.
@@ -30,11 +30,11 @@ pub struct PrivateServer {
 }
 
 impl PrivateServer {
-    /// Starts hi with the given number of shards (by default on half of the cores), its limits on rates off, ready for
-    /// messages of `message_bytes`.
+    /// Starts hi with this number of shards (by default half the cores), without rate limits, ready for messages of
+    /// `message_bytes`.
     ///
     /// # Errors
-    /// One sentence: no hi to be found, or what it said.
+    /// One sentence: there is no hi, or what it said.
     pub fn start(binary: Option<PathBuf>, shards: Option<usize>, message_bytes: usize) -> Result<Self, String> {
         let binary = match binary {
             Some(binary) => binary,
@@ -66,17 +66,17 @@ impl PrivateServer {
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                // Nobody listens once the address is known; the pipe is read all the same.
+                // Once the address is known nobody listens, but the pipe must still be drained.
                 let _ = sender.send(line);
             }
         });
-        let mut said = "it ended without a word".to_owned();
+        let mut said = "it ended without an error message".to_owned();
         let until = Instant::now() + START_TIME_MAX;
         while let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
             if let Some(address) = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()) {
                 return Ok(Self { child, url: format!("ws://{address}"), shards });
             }
-            // The error is what counts, not the advice behind it.
+            // The error counts, not the advice after it.
             if !line.is_empty() && !said.starts_with("error: ") {
                 said = line;
             }
@@ -99,9 +99,10 @@ impl Drop for PrivateServer {
     }
 }
 
-/// hi from this workspace, freshly built if cargo runs us; else the one beside us, or in PATH.
+/// hi from this workspace, freshly built if cargo runs us; otherwise the one next to us, or in PATH.
 fn find() -> Result<PathBuf, String> {
-    let ourselves = std::env::current_exe().map_err(|error| format!("our own program can't be found: {error}."))?;
+    let ourselves =
+        std::env::current_exe().map_err(|error| format!("the path of loadgen itself can't be found: {error}."))?;
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("Cargo.toml");
     if let (Ok(cargo), true) = (std::env::var("CARGO"), workspace.exists()) {
         return build(&cargo, &workspace, &ourselves);
@@ -114,34 +115,34 @@ fn find() -> Result<PathBuf, String> {
             if workspace.exists() {
                 build("cargo", &workspace, &ourselves)
             } else {
-                Err(format!("there is no hi beside loadgen or in PATH: {FIX}."))
+                Err(format!("there is no hi next to loadgen or in PATH: {FIX}."))
             }
         },
         Ok,
     )
 }
 
-/// Builds hi in the profile that we were built in, so that a run never measures an old or a slow one by mistake.
+/// Builds hi in our own profile, so that a run never measures an old or a slow build by mistake.
 fn build(cargo: &str, workspace: &Path, ourselves: &Path) -> Result<PathBuf, String> {
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--bin", "hi", "--manifest-path"]).arg(workspace);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
-    // Where we were built, if it looks like a target folder; an installed program is in none.
+    // Our own target folder, if it looks like one; an installed program has none.
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     let folder = ourselves.ancestors().find(|folder| folder.ends_with(profile));
     let usual =
         || std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.with_file_name("target"), PathBuf::from);
     let target = folder.and_then(Path::parent).map_or_else(usual, Path::to_path_buf);
     command.arg("--target-dir").arg(&target);
-    // What `cargo run` sets for us would make build scripts that look at it run again, and again without us.
+    // Variables that `cargo run` sets for us would make build scripts that read them run again, now and after us.
     for (name, _) in std::env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|of_us| name.to_string_lossy().starts_with(of_us)) {
             command.env_remove(name);
         }
     }
-    let failed = |error| format!("hi can't be built: {cargo} can't be run: {error}; {FIX}.");
+    let failed = |error| format!("hi can't be built because {cargo} can't be run: {error}; {FIX}.");
     let mut build = command.spawn().map_err(failed)?;
     let (began, mut announced) = (Instant::now(), false);
     let built = loop {
@@ -149,7 +150,7 @@ fn build(cargo: &str, workspace: &Path, ourselves: &Path) -> Result<PathBuf, Str
             break status;
         }
         if !announced && began.elapsed() >= QUIET_BUILD_TIME {
-            say("hi is being built, which may take minutes; --hi names one that exists");
+            say("building hi, which may take minutes; use --hi for one that exists");
             announced = true;
         }
         std::thread::sleep(Duration::from_millis(20));

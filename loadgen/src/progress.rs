@@ -1,4 +1,4 @@
-//! What is seen while a run is under way: a live line on a terminal, a plain line every few seconds in a pipe.
+//! Progress of a run: a live line on a terminal, a plain line every few seconds in a pipe.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// Time between two changes of the line on a terminal.
 const FRAME_EVERY: Duration = Duration::from_millis(200);
 
-/// Deliveries a second are counted over this time: the threads report less often than the line changes.
+/// Time over which deliveries per second are averaged: the threads report less often than the line changes.
 const RATE_OVER: Duration = Duration::from_secs(1);
 
-/// A line on stderr, where nobody may listen any more: that ends no run. Whatever it quotes, it is harmless.
+/// Prints a line on stderr. A closed stderr ends no run, and whatever the line quotes is made harmless.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", printable_lines(line));
 }
@@ -31,7 +31,7 @@ struct Rate {
 }
 
 impl Rate {
-    /// The rate that was counted last, if there has been time for one.
+    /// The latest rate, if there has been time to count one.
     fn next(last: &mut Option<Self>, now: Instant, deliveries: u64) -> Option<f64> {
         let rate = last.get_or_insert(Self { since: now, deliveries, per_second: None });
         if now - rate.since >= RATE_OVER {
@@ -53,7 +53,7 @@ pub struct Display {
 }
 
 impl Display {
-    /// For this plan; the first line says what is measured.
+    /// Starts with a line that says what is measured.
     pub fn new(plan: &Plan, url: &str, private: bool) -> Self {
         let live = !plan.quiet && std::io::stderr().is_terminal();
         let bar = live.then(|| {
@@ -69,7 +69,7 @@ impl Display {
         Self { bar, quiet: plan.quiet, connections: plan.connections(), last: None, rate: None }
     }
 
-    /// How far the run is.
+    /// Shows how far the run is.
     pub fn show(
         &mut self,
         phase: &str,

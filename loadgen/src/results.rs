@@ -13,53 +13,53 @@ pub struct Run {
     pub name: String,
     /// The command line that made it.
     pub command: String,
-    /// When it began, in milliseconds since 1970.
+    /// When it began, in milliseconds of Unix time.
     pub started_unix_ms: u64,
     /// Where it ran.
     pub machine: Machine,
-    /// What was asked for.
+    /// The plan of the run.
     pub plan: PlanSummary,
-    /// Whether a signal (Ctrl-C, SIGTERM) ended it before it had measured all that was asked for.
+    /// Whether a signal (Ctrl-C, SIGTERM) ended it early.
     #[serde(default)]
     pub cut_short: bool,
-    /// Whether the numbers can be believed, and what was wrong.
+    /// Whether the numbers can be trusted, and what was wrong.
     pub verdict: Verdict,
-    /// Messages that arrived, each counted for each client, in the measured time.
+    /// Messages that arrived in the measured time, counted once per client.
     pub deliveries: u64,
-    /// Messages that had to arrive in the measured time, each counted for each client that reads at full speed and was
-    /// there: those that did, and those that were lost.
+    /// Messages that should have arrived in the measured time, counted once per connected client that reads at full
+    /// speed: those that did, and those that were lost.
     pub deliveries_expected: u64,
     /// Length of the measured time in seconds.
     pub seconds: f64,
     /// `deliveries / seconds`.
     pub deliveries_per_second: f64,
-    /// Delivery latency from the time that the schedule intended: the honest one.
+    /// Delivery latency from the time that each message was due.
     pub latency: Distribution,
-    /// Delivery latency as a tool would see it that waits for one answer before it sends the next: messages that were due
-    /// while the client still waited are left out (coordinated omission).
+    /// Delivery latency as a closed-loop tool would see it: without the messages that fell due while the client still
+    /// waited for an earlier one (coordinated omission).
     pub latency_uncorrected: Distribution,
     /// The measured time, second by second.
     pub timeline: Vec<Second>,
-    /// How the clients came in.
+    /// How the clients connected.
     pub connects: Connects,
     /// Bytes of frames that arrived in the measured time.
     pub bytes_received: u64,
-    /// What the server spent, if its process is known.
+    /// What the server used, if its process is known.
     pub server: Option<ServerCost>,
-    /// What the load generator itself was busy with.
+    /// How busy and how late the load generator itself was.
     pub generator: Generator,
     /// Which messages did not arrive once and in order.
     pub audit: Audit,
     /// The steps of `--find-limit`.
     pub limit: Option<Limit>,
-    /// How long it took everyone to come back after `--storm`.
+    /// How long it took every client to reconnect in a `--storm`.
     pub storm: Option<Storm>,
 }
 
-/// Where a run was made.
+/// The machine of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Machine {
-    /// Cores that the load generator was allowed to use.
+    /// Cores available to the load generator.
     pub cores: usize,
     /// The processor's name.
     pub processor: String,
@@ -67,7 +67,7 @@ pub struct Machine {
     pub kernel: String,
 }
 
-/// What was asked for.
+/// The plan of the run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PlanSummary {
     /// The server's address.
@@ -76,7 +76,7 @@ pub struct PlanSummary {
     pub dialect: String,
     /// Clients that receive.
     pub clients: usize,
-    /// Rooms that they are spread over.
+    /// Rooms that the clients are spread over.
     pub rooms: usize,
     /// Publishers in each room.
     pub publishers: usize,
@@ -86,28 +86,28 @@ pub struct PlanSummary {
     pub message_bytes: usize,
     /// Measured time in seconds.
     pub duration_seconds: f64,
-    /// Time thrown away before it, in seconds.
+    /// Warm-up before it, in seconds.
     pub warmup_seconds: f64,
     /// Clients that read slowly.
     pub slow_clients: usize,
-    /// Clients a second that leave and come back.
+    /// Clients per second that leave and reconnect.
     pub churn_per_second: f64,
 }
 
-/// Whether a run's numbers can be believed.
+/// Whether a run's numbers can be trusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", content = "reasons", rename_all = "snake_case")]
 pub enum Verdict {
     /// Every message arrived once and in order, or its loss was announced; the load generator was not the limit.
     Sound,
-    /// The server lost, doubled or reordered messages, or closed connections.
+    /// The server lost, duplicated or reordered messages, or closed connections.
     Failed(Vec<String>),
     /// The load generator was the bottleneck: the numbers say nothing about the server.
     Invalid(Vec<String>),
 }
 
 impl Verdict {
-    /// The exit code that goes with it.
+    /// Its exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Sound => 0,
@@ -128,7 +128,7 @@ pub struct Distribution {
     pub mean_us: f64,
     /// Standard deviation.
     pub deviation_us: f64,
-    /// Half of the values are at most this.
+    /// 50 % of the values are at most this.
     pub p50_us: u64,
     /// 90 %.
     pub p90_us: u64,
@@ -138,7 +138,7 @@ pub struct Distribution {
     pub p999_us: u64,
     /// Largest.
     pub max_us: u64,
-    /// The whole curve: enough of it to draw it, and to write it in HdrHistogram's percentile format.
+    /// Points of the whole curve, enough to draw it and to write it in HdrHistogram's percentile format.
     pub curve: Vec<CurvePoint>,
 }
 
@@ -147,14 +147,14 @@ pub struct Distribution {
 pub struct CurvePoint {
     /// From 0 to 1.
     pub quantile: f64,
-    /// So large is the value at this quantile, in microseconds.
+    /// The value at this quantile, in microseconds.
     pub value_us: u64,
-    /// Values up to there.
+    /// Number of values up to this one.
     pub count: u64,
 }
 
 impl Distribution {
-    /// Of a histogram of microseconds.
+    /// From a histogram of microseconds.
     pub fn of(histogram: &Histogram<u64>) -> Self {
         if histogram.is_empty() {
             return Self::default();
@@ -188,11 +188,11 @@ impl Distribution {
 /// One second of the measured time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Second {
-    /// Counted from the begin of the measured time.
+    /// Its number, from 0 at the beginning of the measured time.
     pub second: u32,
     /// Messages that arrived in it.
     pub deliveries: u64,
-    /// Their latencies, in microseconds (corrected).
+    /// Their corrected latency, in microseconds.
     pub p50_us: u64,
     /// See `p50_us`.
     pub p99_us: u64,
@@ -200,7 +200,7 @@ pub struct Second {
     pub max_us: u64,
 }
 
-/// How the clients came in.
+/// How the clients connected.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Connects {
     /// Connections made.
@@ -209,102 +209,102 @@ pub struct Connects {
     pub per_second: f64,
     /// From the connect to the 101.
     pub handshake: Distribution,
-    /// The server's CPU time for each connection while they came in, in microseconds, if its process is known.
+    /// The server's CPU time per connection while they connected, in microseconds, if its process is known.
     #[serde(default)]
     pub server_cpu_us_per_connection: Option<f64>,
 }
 
-/// What the server's process spent.
+/// What the server's process used.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ServerCost {
     /// CPU time per delivery in the measured time, in microseconds.
     pub cpu_us_per_delivery: f64,
     /// CPU time in the measured time, in cores.
     pub cores: f64,
-    /// Resident memory per connection, in bytes: what the process grew by while the clients came in.
+    /// Resident memory per connection, in bytes: the process's growth while the clients connected.
     pub memory_bytes_per_connection: f64,
     /// Resident memory at the end, in bytes.
     pub resident_bytes: u64,
 }
 
-/// What the load generator was busy with.
+/// How busy and how late the load generator was.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Generator {
     /// Threads that read and send.
     pub threads: usize,
-    /// What the load generator's resident memory grew by from before its clients were set up until the end of the measured
-    /// time, for each client, in bytes: buffers and histograms that all share are in it.
+    /// Growth of the load generator's resident memory per client, in bytes, from before its clients were set up until
+    /// the end of the measured time. It includes shared buffers and histograms.
     #[serde(default)]
     pub memory_bytes_per_client: f64,
     /// Its resident memory at the end of the measured time, in bytes.
     #[serde(default)]
     pub resident_bytes: u64,
-    /// The busiest thread's CPU time in the measured time, as a share of it: at 1 it could do no more.
+    /// The busiest thread's CPU time as a share of the measured time; 1 is saturated.
     pub busiest_thread_share: f64,
-    /// How much later than intended messages were sent.
+    /// How much later than due messages were sent.
     pub send_late: Distribution,
-    /// How much later than it had arrived in the kernel a message was read, at most: the wait for a core, and for the
-    /// messages that were read before it.
+    /// Upper bound of how much later messages were read than they arrived in the kernel: the wait for a core, and for
+    /// messages read before.
     pub read_late: Distribution,
-    /// The latencies beyond p99 that are the load generator's own.
+    /// Latencies beyond p99 that the load generator itself caused.
     #[serde(default)]
     pub own_tail: Option<OwnTail>,
 }
 
-/// Latencies that the load generator made itself: it was late by more than half of them.
+/// Latencies that the load generator itself caused: it was late by more than half of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnTail {
     /// `p99.9`, `max`, or both.
     pub quantiles: Vec<String>,
-    /// How late it sent there at most, in microseconds; none, if that was in time.
+    /// Maximum lateness of sending there, in microseconds; none if it was on time.
     pub sent_late_us: Option<u64>,
-    /// How late it read there at most, in microseconds; none, if that was in time.
+    /// Maximum lateness of reading there, in microseconds; none if it was on time.
     pub read_late_us: Option<u64>,
 }
 
 /// Which messages did not arrive once and in order.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Audit {
-    /// Sent, and never arrived: in the warm-up too, and at slow clients if a later message arrived.
+    /// Sent, and never arrived. The warm-up counts too, and so do slow clients if a later message arrived.
     pub lost: u64,
     /// Arrived more than once.
     pub doubled: u64,
     /// Arrived after a later one.
     pub reordered: u64,
-    /// Arrived at a client of another room.
+    /// Arrived at a client in another room.
     #[serde(default)]
     pub astray: u64,
-    /// Arrived shorter than they were sent, or with other bytes within their first KiB.
+    /// Arrived shorter than sent, or with other bytes within the first KiB.
     #[serde(default)]
     pub damaged: u64,
-    /// Lost, and the server said so.
+    /// Lost, and announced by the server.
     pub announced: u64,
-    /// Connections that the server closed, or that broke; slow clients that were closed as too slow are apart.
+    /// Connections that the server closed, or that broke; without slow clients that were closed as too slow.
     pub closed: u64,
-    /// Of those closed, clients that the server closed as too slow (4101), although they were meant to read at full speed.
+    /// Closed clients that should have read at full speed, and that the server closed as too slow (4101).
     #[serde(default)]
     pub closed_as_too_slow: u64,
-    /// Slow clients (`--slow`) that the server closed as too slow (4101): it may.
+    /// Slow clients (`--slow`) that the server closed as too slow (4101), which it may.
     #[serde(default)]
     pub slow_closed: u64,
-    /// Messages that the load generator did not come to send, so that nobody could get them: not among the lost.
+    /// Messages that the load generator never got to send; not counted as lost.
     #[serde(default)]
     pub never_sent: u64,
-    /// Messages that could not be sent because their publisher's connection had ended: not among the lost.
+    /// Messages that could not be sent because their publisher's connection had ended; not counted as lost.
     #[serde(default)]
     pub unsendable: u64,
-    /// The first ten, in words.
+    /// The first ten faults, in words.
     pub first: Vec<String>,
 }
 
 /// What `--find-limit` found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Limit {
-    /// The p99 latency that had to hold, in microseconds.
+    /// The p99 latency that must not be exceeded, in microseconds.
     pub slo_us: u64,
-    /// The highest rate in each room that held it, in messages a second; 0 if none did.
+    /// The highest rate per room that was held, in messages per second; 0 if none was.
     pub rate: f64,
-    /// Deliveries a second at that rate.
+    /// Deliveries per second at that rate.
     pub deliveries_per_second: f64,
     /// Every rate that was tried, in order.
     pub steps: Vec<LimitStep>,
@@ -323,7 +323,7 @@ pub struct LimitStep {
     pub p99_us: u64,
     /// Whether the rate was held: p99 within the SLO, nothing lost, the load generator not the limit.
     pub held: bool,
-    /// Why not.
+    /// Why it wasn't held.
     pub reason: Option<String>,
 }
 
@@ -332,15 +332,15 @@ pub struct LimitStep {
 pub struct Storm {
     /// Connections that were cut.
     pub connections: u64,
-    /// Of these, those that did not come back within `seconds`.
+    /// Cut connections that did not reconnect within `seconds`.
     #[serde(default)]
     pub missing: u64,
-    /// Until the last one was back, or was waited for no longer, in seconds.
+    /// Seconds until the last one had reconnected, or was no longer waited for.
     pub seconds: f64,
     /// From the connect to the 101.
     pub handshake: Distribution,
-    /// The server's CPU time for each connection from the cut until the last one was back, in microseconds, if its process is
-    /// known: what it took to end the old ones is in it, and what was delivered meanwhile.
+    /// The server's CPU time per connection from the cut until the last reconnect, in microseconds, if its process is
+    /// known. It includes ending the old connections, and deliveries meanwhile.
     #[serde(default)]
     pub server_cpu_us_per_connection: Option<f64>,
 }

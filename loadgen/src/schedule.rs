@@ -2,24 +2,24 @@
 
 use std::time::Duration;
 
-/// A time of messages at one rate.
+/// A period of messages at one rate.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     /// When the first message is due (run's clock).
     pub start_us: u64,
-    /// Between two messages of a room, in nanoseconds.
+    /// Nanoseconds between two messages of a room.
     pub interval_ns: u64,
     /// Number of the first message of each publisher.
     pub first: u32,
-    /// Messages of each publisher that are thrown away.
+    /// Messages of each publisher in the warm-up.
     pub warm: u32,
     /// Messages of each publisher that are measured.
     pub measured: u32,
 }
 
 impl Step {
-    /// Messages at `rate` a second of all `publishers` of a room, for `warmup` and then for `duration`. None: they are more
-    /// than there are numbers.
+    /// `rate` messages per second from all `publishers` of a room together, for `warmup` and then `duration`. `None` if
+    /// there are more messages than numbers.
     pub fn new(
         start_us: u64,
         rate: f64,
@@ -32,7 +32,7 @@ impl Step {
             (messages < f64::from(u32::MAX)).then_some(messages as u32)
         };
         let (warm, measured) = (each(warmup)?, each(duration)?.max(1));
-        // The last number of all means that nothing has been seen: see `audit`.
+        // The last number is reserved: it means that nothing has been seen, see `audit`.
         first.checked_add(warm)?.checked_add(measured)?.checked_add(1)?;
         Some(Self { start_us, interval_ns: (1e9 / rate) as u64, first, warm, measured })
     }
@@ -43,7 +43,7 @@ impl Step {
         self.start_us + place * self.interval_ns / 1000
     }
 
-    /// The same, without the messages that are due later than `us`: each publisher keeps as many.
+    /// The same step without messages that are due after `us`; each publisher keeps equally many.
     pub fn until(self, us: u64, publishers: usize) -> Self {
         let due = match us.checked_sub(self.start_us) {
             Some(since_us) => since_us * 1000 / self.interval_ns.max(1) + 1,
@@ -59,14 +59,14 @@ impl Step {
         self.due_us(self.warm, 0, publishers)
     }
 
-    /// Number of a message from which on all are due at `us` or later.
+    /// Number from which on all messages are due at `us` or later.
     pub fn due_from(&self, us: u64, publishers: usize) -> u32 {
         let place = us.saturating_sub(self.start_us) * 1000 / self.interval_ns.max(1);
         let index = place / publishers as u64 + 1;
         self.first_measured().max(self.first.saturating_add(u32::try_from(index).unwrap_or(u32::MAX)))
     }
 
-    /// When it ends: the next message would be due.
+    /// When it ends, which is when the next message would be due.
     pub fn end_us(&self, publishers: usize) -> u64 {
         self.due_us(self.warm + self.measured, 0, publishers)
     }
@@ -107,13 +107,13 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_numbered_or_there_is_no_step() {
+    fn there_is_no_step_with_more_messages_than_numbers() {
         let seconds = |warmup, duration| (Duration::from_secs(warmup), Duration::from_secs(duration));
         let step = Step::new(5, 10.0, 4, 100, seconds(1, 2)).unwrap();
         assert_eq!((step.warm, step.measured, step.interval_ns, step.end()), (3, 5, 100_000_000, 108));
         assert!(Step::new(0, 1e6, 1, 0, seconds(2, 4292)).is_some());
         assert!(Step::new(0, 1e6, 1, 0, seconds(2, 4293)).is_none());
-        assert!(Step::new(0, 1e6, 1, u32::MAX - 5_000_000, seconds(1, 4)).is_none(), "with those before it");
+        assert!(Step::new(0, 1e6, 1, u32::MAX - 5_000_000, seconds(1, 4)).is_none(), "including those before it");
         assert!(Step::new(0, 1e6, 1, 0, seconds(0, u64::MAX)).is_none());
     }
 }

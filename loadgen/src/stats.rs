@@ -1,4 +1,4 @@
-//! What one thread counted: histograms are its own, and merged at the end; percentiles are never averaged.
+//! What one thread counted. Each has its own histograms, merged at the end; percentiles are never averaged.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use crate::os;
 use crate::printable::printable;
 use crate::schedule::Step;
 
-/// The counters of one thread since the last [`Stats::begin`]. Handshakes are counted from the very begin.
+/// The counters of one thread since the last [`Stats::begin`]. Handshakes are counted from the start of the run.
 #[derive(Debug)]
 pub struct Stats {
     /// Messages that arrived in the measured time.
     pub deliveries: u64,
     /// Bytes of frames.
     pub bytes: u64,
-    /// Slow clients that the server closed as too slow: it said so.
+    /// Slow clients that the server closed as too slow.
     pub slow_closed: u64,
-    /// Latencies of the seconds that are over.
+    /// Latencies of past seconds.
     latency: Histogram<u64>,
-    /// Latencies of the second under way: a message is recorded once, here.
+    /// Latencies of the current second; each message is recorded here, and only here.
     second: Histogram<u64>,
-    /// Which second that is.
+    /// Number of the current second.
     second_number: usize,
-    /// Those of them that fell due while their client still waited for an earlier message.
+    /// Latencies of messages that fell due while their client still waited for an earlier one.
     waited: Histogram<u64>,
     handshake: Histogram<u64>,
     storm: Histogram<u64>,
@@ -39,9 +39,9 @@ pub struct Stats {
     last_arrival_us: u64,
     /// What went wrong.
     pub faults: Faults,
-    /// Measured messages that healthy clients lost.
+    /// Measured messages that clients at full speed lost.
     pub lost_measured: u64,
-    /// Messages that were due and have not been sent, although their publisher could have.
+    /// Messages that were due and not sent, although their publisher had a connection.
     pub never_sent: u64,
     /// Messages that could not be sent: their publisher had no connection.
     pub unsendable: u64,
@@ -53,7 +53,7 @@ pub struct Stats {
 pub struct Collected {
     /// Latency from the intended send time, in microseconds.
     pub latency: Histogram<u64>,
-    /// As a tool would see it that waits for its answers.
+    /// Latency as a closed-loop tool would see it.
     pub uncorrected: Histogram<u64>,
     /// From connect to 101.
     pub handshake: Histogram<u64>,
@@ -61,7 +61,7 @@ pub struct Collected {
     pub storm: Histogram<u64>,
     /// How late messages were sent.
     pub send_late: Histogram<u64>,
-    /// How late messages were read, at most.
+    /// Upper bound of how late messages were read.
     pub read_late: Histogram<u64>,
     /// Latencies of each second of the measured time.
     pub timeline: Vec<Histogram<u64>>,
@@ -69,21 +69,21 @@ pub struct Collected {
     pub deliveries: u64,
     /// Bytes of frames.
     pub bytes: u64,
-    /// CPU time in the measured time, as a share of it.
+    /// CPU time as a share of the measured time.
     pub cpu_share: f64,
     /// When the last measured message arrived (run's clock).
     pub last_arrival_us: u64,
     /// What went wrong.
     pub faults: Faults,
-    /// Measured messages that healthy clients lost.
+    /// Measured messages that clients at full speed lost.
     pub lost_measured: u64,
-    /// Messages that were due and have not been sent, although their publisher could have.
+    /// Messages that were due and not sent, although their publisher had a connection.
     pub never_sent: u64,
     /// Messages that could not be sent: their publisher had no connection.
     pub unsendable: u64,
     /// Slow clients that were closed as too slow.
     pub slow_closed: u64,
-    /// What the server told a publisher, the first time that it did.
+    /// The first notice that the server sent to a publisher.
     pub publisher_told: Option<String>,
 }
 
@@ -114,7 +114,7 @@ impl Collected {
     }
 }
 
-/// Three digits: a value is off by a thousandth at most.
+/// Three digits: values are accurate to a thousandth.
 fn histogram() -> Histogram<u64> {
     Histogram::new(3).expect("three digits are allowed")
 }
@@ -160,20 +160,20 @@ impl Stats {
         self.measured.contains(&sequence)
     }
 
-    /// A healthy client did not get these, so far.
+    /// A client at full speed hasn't got these so far.
     pub fn passed_over(&mut self, sequences: std::ops::Range<u32>) {
         let (from, to) = (sequences.start.max(self.measured.start), sequences.end.min(self.measured.end));
         self.lost_measured += u64::from(to.saturating_sub(from));
     }
 
-    /// One of them came after all.
+    /// One of them arrived after all.
     pub fn came_late(&mut self, sequence: u32) {
         if self.is_measured(sequence) {
             self.lost_measured = self.lost_measured.saturating_sub(1);
         }
     }
 
-    /// A measured message arrived. It `waited` if it fell due while its client still waited for an earlier one.
+    /// A measured message arrived. `waited`: it fell due while its client still waited for an earlier one.
     pub fn delivered(&mut self, now_us: u64, latency_us: u64, waited: bool) {
         self.deliveries += 1;
         self.last_arrival_us = now_us;
@@ -205,7 +205,7 @@ impl Stats {
         latency
     }
 
-    /// A message without a stamp: the server announces a loss to a member, or tells a publisher something.
+    /// A message without a stamp: the server announces a loss to a member, or notifies a publisher.
     pub fn notice(&mut self, begin: &[u8], auditor: &mut Auditor, to_publisher: bool) {
         if !begin.starts_with(b"{") {
             return;
@@ -220,7 +220,7 @@ impl Stats {
         }
     }
 
-    /// At the end: how many of the messages that one client lost were announced to it.
+    /// At the end: counts the losses of one client that were announced to it.
     pub fn announced(&mut self, count: u64) {
         self.faults.announced += count;
     }
@@ -230,19 +230,19 @@ impl Stats {
         record(if in_storm { &mut self.storm } else { &mut self.handshake }, took_us);
     }
 
-    /// A message left, so late.
+    /// A message was sent, this late.
     pub fn sent(&mut self, late_us: u64, sequence: u32) {
         if self.is_measured(sequence) {
             record(&mut self.send_late, late_us);
         }
     }
 
-    /// Measured messages were read, at most so late.
+    /// Measured messages were read, at most this late.
     pub fn read_late(&mut self, late_us: u64, messages: u64) {
         self.read_late.record_n(late_us, messages).expect("the histogram resizes itself");
     }
 
-    /// At the begin of the measured time, begins to count what its end will ask for: CPU time of the thread, and bytes.
+    /// At the beginning of the measured time, starts counting the thread's CPU time and bytes.
     pub fn watch_window(&mut self, now_us: u64) {
         match self.cpu_at {
             None if self.window_us.contains(&now_us) => {

@@ -1,4 +1,4 @@
-//! Where to connect: `ws://` URLs with templates for rooms and clients. Pure but for the name look-up.
+//! Where to connect: `ws://` URLs with templates for rooms and clients. Pure except for the name lookup.
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -10,11 +10,13 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::wire;
 
-/// Parameters whose values may be shown: those of hi and of our templates, and those that only name a protocol.
+/// Parameters whose values may be shown: hi's own, those of our templates, and those that only name a protocol.
 const SHOWN: [&str; 10] = ["username", "room", "client", "echo", "lossy", "EIO", "transport", "v", "vsn", "version"];
-/// What stands in place of a secret.
+/// Values that are ours to fill in.
+const TEMPLATES: [&str; 2] = ["{room}", "{client}"];
+/// Replaces a secret.
 const MASK: &str = "***";
-/// A name that has no answer by then has none.
+/// Time limit for the name lookup.
 const LOOKUP_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A text in which `{room}`, `{client}` and `{payload}` are replaced.
@@ -22,7 +24,7 @@ const LOOKUP_TIME_MAX: Duration = Duration::from_secs(10);
 pub struct Template(String);
 
 impl Template {
-    /// Of this text.
+    /// Makes a template of this text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -40,7 +42,7 @@ pub struct Target {
     pub host: String,
     /// The path; `None` if the URL has none.
     pub path: Option<Template>,
-    /// What the `Authorization` header says, if the URL has a user (RFC 7617).
+    /// The `Authorization` header, if the URL has a user (RFC 7617).
     authorization: Option<String>,
 }
 
@@ -54,12 +56,12 @@ impl Target {
     /// Reads a `ws://` URL.
     ///
     /// # Errors
-    /// One sentence on what is wrong with it. It never tells the URL's password.
+    /// One sentence on what is wrong with it, without the secrets of the URL.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let shown = without_password(url);
+        let shown = without_secrets(url);
         let Some((_, rest)) = url.split_once("://").filter(|(scheme, _)| scheme.eq_ignore_ascii_case("ws")) else {
             return Err(format!(
-                "{shown:?} has to begin with ws:// (for wss://, measure the server behind the TLS proxy)."
+                "{shown:?} has to begin with ws:// (for wss://, measure the server behind its TLS proxy)."
             ));
         };
         let (authority, path) = rest.find(['/', '?', '#']).map_or((rest, ""), |index| rest.split_at(index));
@@ -91,14 +93,14 @@ impl Target {
         Ok(Self { host: host.to_owned(), path, authorization })
     }
 
-    /// The addresses of the host, in the order in which they are to be tried (RFC 6724), each once.
+    /// The addresses of the host, without duplicates, in the order to try them (RFC 6724).
     ///
     /// # Errors
     /// One sentence: the name can't be resolved.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>, String> {
         let has_port = self.host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let with_port = if has_port { self.host.clone() } else { format!("{}:80", self.host) };
-        // The system's look-up knows no time limit of ours.
+        // The system's lookup has no time limit of its own.
         let (sender, answer) = channel();
         std::thread::spawn(move || sender.send(with_port.to_socket_addrs().map(Vec::from_iter)));
         let mut addresses = match answer.recv_timeout(LOOKUP_TIME_MAX) {
@@ -121,9 +123,9 @@ impl Target {
 
 /// Where connections of one kind go, and the path that they ask for.
 pub struct Endpoint {
-    /// The address that has answered.
+    /// The address that answered.
     pub address: SocketAddr,
-    /// Whose it is.
+    /// The server it belongs to.
     pub target: Target,
     /// The path.
     pub path: Template,
@@ -136,52 +138,52 @@ impl Endpoint {
     }
 }
 
-/// A URL, or another word of the command line, as it may be shown: without the password of a URL that is in it. What is
-/// behind `://` and before an `@` is taken for one where it could be.
-pub fn without_password(word: &str) -> String {
+/// A word of the command line as it may be shown: without the secrets of a URL in it.
+pub fn without_secrets_of_urls(word: &str) -> String {
+    if word.contains("://") { without_secrets(word) } else { without_password(word) }
+}
+
+/// A URL as it may be shown: without its password, the values of its parameters, and its fragment.
+pub fn without_secrets(url: &str) -> String {
+    let url = without_password(url);
+    let url = url.split('#').next().unwrap_or_default();
+    let (before, query) = url.split_once('?').map_or((url, None), |(before, query)| (before, Some(query)));
+    let masked = |pair: &str| match pair.split_once('=') {
+        Some((key, value)) if value.is_empty() || SHOWN.contains(&key) || TEMPLATES.contains(&value) => pair.to_owned(),
+        Some((key, _)) => format!("{key}={MASK}"),
+        None if pair.is_empty() => String::new(),
+        None => MASK.to_owned(),
+    };
+    // A path segment may have parameters too (RFC 3986 3.3): /x;jsessionid=1/y.
+    let in_segment = |segment: &str| match segment.split_once(';') {
+        Some((name, parameters)) => {
+            format!("{name};{}", parameters.split(';').map(masked).collect::<Vec<_>>().join(";"))
+        }
+        None => segment.to_owned(),
+    };
+    let mut shown = before.split('/').map(in_segment).collect::<Vec<_>>().join("/");
+    if let Some(query) = query {
+        shown.push('?');
+        shown.push_str(&query.split('&').map(masked).collect::<Vec<_>>().join("&"));
+    }
+    shown
+}
+
+/// Without the password of a URL. Text after `://` and before an `@` counts as credentials wherever it could be some.
+fn without_password(word: &str) -> String {
     let (begin, rest) = word.find("://").map_or(("", word), |index| word.split_at(index + 3));
     let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    // Beyond the authority an `@` belongs to the path, unless a password that is not written as it should be cuts it off.
+    // Beyond the authority, an `@` belongs to the path, unless an unescaped `/` in the password ended the authority early.
     let port = rest[..authority].rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
     let cut_off = || port.is_some_and(|port| port.parse::<u16>().is_err());
     let end = match rest[..authority].rfind('@') {
         None if cut_off() => rest.rfind('@'),
         end => end,
     };
-    match end.map(|end| (&rest[..end], &rest[end..])) {
-        Some((userinfo, host)) => match userinfo.split_once(':') {
-            Some((user, _)) => format!("{begin}{user}:***{host}"),
-            None => word.to_owned(),
-        },
+    match end.and_then(|end| rest[..end].split_once(':').map(|(user, _)| (user, &rest[end..]))) {
+        Some((user, host)) => format!("{begin}{user}:{MASK}{host}"),
         None => word.to_owned(),
     }
-}
-
-/// A URL of another, such as one that a server sent, as it may be shown: without password, the values of its parameters,
-/// and its fragment.
-pub fn without_secrets(url: &str) -> String {
-    let url = without_password(url);
-    let url = url.split('#').next().unwrap_or_default();
-    let (before, query) = url.split_once('?').map_or((url, None), |(before, query)| (before, Some(query)));
-    let masked = |pair: &str| match pair.split_once('=') {
-        Some((key, value)) if value.is_empty() || SHOWN.contains(&key) => pair.to_owned(),
-        Some((key, _)) => format!("{key}={MASK}"),
-        None if pair.is_empty() => String::new(),
-        None => MASK.to_owned(),
-    };
-    // A part of the path may have parameters too (RFC 3986 3.3): /x;jsessionid=1/y.
-    let in_part = |part: &str| match part.split_once(';') {
-        Some((name, parameters)) => {
-            format!("{name};{}", parameters.split(';').map(masked).collect::<Vec<_>>().join(";"))
-        }
-        None => part.to_owned(),
-    };
-    let mut shown = before.split('/').map(in_part).collect::<Vec<_>>().join("/");
-    if let Some(query) = query {
-        shown.push('?');
-        shown.push_str(&query.split('&').map(masked).collect::<Vec<_>>().join("&"));
-    }
-    shown
 }
 
 /// Basic credentials of `user:password`, each as a URL writes it.
@@ -190,7 +192,7 @@ fn authorization(userinfo: &str) -> String {
     format!("Basic {}", STANDARD.encode(percent_decoded(&with_colon)))
 }
 
-/// RFC 3986, 2.1. What is no escape stays as it is.
+/// Decodes `%XX` (RFC 3986, 2.1); anything else stays unchanged.
 fn percent_decoded(text: &str) -> Vec<u8> {
     let (mut decoded, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let [first, behind @ ..] = rest {
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn no_complaint_tells_a_password() {
+    fn complaints_and_command_lines_show_no_secret() {
         for url in [
             "wss://ada:secret@host/",
             "ada:secret@host",
@@ -260,9 +262,11 @@ mod tests {
             let complaint = Target::parse(url).unwrap_err();
             assert!(!complaint.contains("secret") && complaint.contains("ada:***@"), "{complaint}");
         }
-        assert_eq!(without_password("--url=ws://ada:secret@host/x"), "--url=ws://ada:***@host/x");
-        for word in ["ws://host:80/@x:y", "ws://ada@host/", "ws://host/a@b", "--name", "ws://[::1]/@"] {
-            assert_eq!(without_password(word), word);
+        let word = without_secrets_of_urls("--url=ws://ada:secret@host/x?room={room}&id={client}&token=secret#secret");
+        assert_eq!(word, "--url=ws://ada:***@host/x?room={room}&id={client}&token=***");
+        for word in ["ws://host:80/@x:y", "ws://ada@host/", "ws://host/a@b", "--name", "ws://[::1]/@", "a=b?c=d;e=f#g"]
+        {
+            assert_eq!(without_secrets_of_urls(word), word);
         }
     }
 }

@@ -4,22 +4,22 @@ use crate::faults::Faults;
 use crate::results::{Audit, Distribution, Generator, OwnTail, Verdict};
 use crate::stats::Collected;
 
-/// A thread that is busier than this could not have read faster.
+/// A thread busier than this could not have read faster.
 const BUSY_SHARE_MAX: f64 = 0.95;
-/// Lateness of the load generator below this is never held against a run, in microseconds.
+/// Lateness of the load generator below this never invalidates a run, in microseconds.
 const LATE_US_MIN: u64 = 2_000;
-/// Above it, it may be such a part of the latency.
+/// Above that, lateness may be this part of the latency.
 const LATE_PART_MAX: f64 = 0.5;
 
-/// Lateness of reading, in microseconds, from which on a client may be closed as too slow.
+/// Lateness of reading, in microseconds, beyond which a client may be closed as too slow.
 const TOO_SLOW_US_MIN: u64 = 100_000;
 
-/// Lateness beyond this makes a latency the load generator's own.
+/// If the load generator was later than this, it caused the latency itself.
 fn late_max_us(latency_us: u64) -> u64 {
     LATE_US_MIN.max((latency_us as f64 * LATE_PART_MAX) as u64)
 }
 
-/// Whether the load generator itself was the limit, and why.
+/// Reasons why the load generator itself was the limit.
 pub fn bound(all: &Collected, generator: &Generator, latency: &Distribution) -> Vec<String> {
     let mut reasons = Vec::new();
     if all.never_sent > 0 {
@@ -43,7 +43,7 @@ pub fn bound(all: &Collected, generator: &Generator, latency: &Distribution) -> 
     reasons
 }
 
-/// The latencies beyond p99 that are the load generator's own, although all below them can be believed.
+/// Latencies beyond p99 that the load generator caused, although all those below can be trusted.
 pub fn own_tail(send_late: &Distribution, read_late: &Distribution, latency: &Distribution) -> Option<OwnTail> {
     let mut own = OwnTail { quantiles: Vec::new(), sent_late_us: None, read_late_us: None };
     for (name, sent_us, read_us, latency_us) in [
@@ -61,7 +61,7 @@ pub fn own_tail(send_late: &Distribution, read_late: &Distribution, latency: &Di
     (!own.quantiles.is_empty()).then_some(own)
 }
 
-/// Whether the server did its work, and whether the numbers can be believed.
+/// Whether the server did its work, and whether the numbers can be trusted.
 pub fn verdict(all: &Collected, audit: &Audit, generator: &Generator, latency: &Distribution) -> Verdict {
     let mut invalid = bound(all, generator, latency);
     let Faults { too_slow, lost_of_too_slow, .. } = all.faults;
@@ -75,7 +75,7 @@ pub fn verdict(all: &Collected, audit: &Audit, generator: &Generator, latency: &
             ..audit.clone()
         };
         if faults(all, &only_those, late_us).is_empty() {
-            // A client that reads late is too slow: closing it is no fault of the server.
+            // A client that reads late is too slow, so closing it is no fault of the server.
             invalid.push(format!(
                 "{too_slow} clients were closed as too slow (4101), and may have been: it was up to {:.1} ms late",
                 late_us as f64 / 1e3
@@ -88,34 +88,34 @@ pub fn verdict(all: &Collected, audit: &Audit, generator: &Generator, latency: &
         (true, true) => Verdict::Sound,
         (true, false) => Verdict::Invalid(invalid),
         (false, _) => {
-            failed.extend(invalid.iter().map(|reason| format!("beside that, the load generator was bound: {reason}")));
+            failed.extend(invalid.iter().map(|reason| format!("in addition, the load generator was bound: {reason}")));
             Verdict::Failed(failed)
         }
     }
 }
 
-/// What the server did wrong, while the load generator was at most so late.
+/// What the server did wrong while the load generator was at most this late.
 fn faults(all: &Collected, audit: &Audit, late_us: u64) -> Vec<String> {
     let mut failed = Vec::new();
     let too_slow =
         format!("of them as too slow (4101): the load generator was up to {:.1} ms late", late_us as f64 / 1e3);
     let unannounced = audit.lost - audit.announced;
     for (count, what) in [
-        (unannounced, "messages were lost, and the server did not say so"),
-        (audit.doubled, "messages came twice"),
-        (audit.reordered, "messages came out of order"),
-        (audit.astray, "messages came to clients of another room"),
-        (audit.damaged, "messages came cut off or altered"),
+        (unannounced, "messages were lost, and the server didn't announce it"),
+        (audit.doubled, "messages arrived twice"),
+        (audit.reordered, "messages arrived out of order"),
+        (audit.astray, "messages arrived at clients in another room"),
+        (audit.damaged, "messages arrived cut off or altered"),
         (audit.closed, "connections were closed or broke"),
         (audit.closed_as_too_slow, &too_slow),
-        (audit.unsendable, "messages could not be sent: their publishers' connections had ended"),
+        (audit.unsendable, "messages could not be sent because their publishers' connections had ended"),
     ] {
         if count > 0 {
             failed.push(format!("{count} {what}"));
         }
     }
     if let (Some(told), false) = (&all.publisher_told, failed.is_empty()) {
-        failed.push(format!("the server told a publisher: {told}"));
+        failed.push(format!("the server's notice to a publisher: {told}"));
     }
     failed
 }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_freeze_that_p99_does_not_show_is_named() {
+    fn a_stall_that_p99_does_not_show_is_named() {
         let in_time = times(100, 300, 900);
         let frozen = times(100, 500_000, 512_000);
         assert_eq!(own_tail(&in_time, &in_time, &frozen), None, "the server's own");
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(of_sending(9_000, 18_000), None, "half of it is the server's");
     }
 
-    /// Two clients closed as too slow, which lost five messages by that; `others` of those lost were healthy clients'.
+    /// Two clients closed as too slow, which lost five messages that way; other clients lost `others` more.
     fn closed_as_too_slow(late_us: u64, others: u64, closed: u64) -> Verdict {
         let mut all = Stats::default().collected();
         all.faults = Faults { lost: 5 + others, closed, too_slow: 2, lost_of_too_slow: 5, ..Faults::default() };
@@ -161,7 +161,7 @@ mod tests {
         assert!(matches!(closed_as_too_slow(600_000, 0, 2), Verdict::Invalid(reasons) if reasons[0].contains("4101")));
         let in_time = closed_as_too_slow(900, 0, 2);
         assert!(matches!(&in_time, Verdict::Failed(reasons) if reasons[2].starts_with("2 of them as too slow")));
-        assert!(matches!(closed_as_too_slow(9_000, 0, 2), Verdict::Failed(_)), "nobody is too slow for that");
+        assert!(matches!(closed_as_too_slow(9_000, 0, 2), Verdict::Failed(_)), "9 ms make no client too slow");
         assert!(matches!(closed_as_too_slow(600_000, 1, 2), Verdict::Failed(_)), "others lost messages too");
         assert!(matches!(closed_as_too_slow(600_000, 0, 3), Verdict::Failed(_)), "one was closed for something else");
     }

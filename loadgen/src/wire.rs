@@ -1,8 +1,8 @@
 //! The WebSocket protocol as far as a load generator needs it: its own small reader, which shares nothing with the
 //! server's decoder and so is an independent witness (RFC 6455).
 //!
-//! Pure, and cheap enough to be believed: bytes are read where they lie, of a message only the begin is looked at, and a
-//! connection holds memory only between two parts of a frame's begin.
+//! Pure, and cheap: bytes are parsed in place, only the beginning of a message is looked at, and a connection holds
+//! memory only while it has half of such a beginning.
 
 use std::fmt;
 
@@ -13,25 +13,25 @@ use sha1::{Digest, Sha1};
 use crate::printable::{printable, printable_lines};
 use crate::target::without_secrets;
 
-/// Bytes of a message that are looked at; a stamp or a notice has to be within them.
+/// Bytes of a message that are looked at; they must include the stamp or notice.
 pub const PREFIX_BYTES: usize = 1024;
-/// Characters that are shown of what a server says to people.
+/// Characters shown of a text from the server.
 const SHOWN_CHARS_MAX: usize = 600;
-/// Bytes of the head of an answer.
+/// Bytes of a response head at most.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// RFC 6455, 1.3.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// The nonce of every handshake: a load generator has nothing to hide from a cache.
+/// The nonce of every handshake. It is constant: a load generator needs no protection from caches.
 const KEY: &str = "bG9hZGdlbiBsb2FkZ2VuIQ==";
 
 /// Something that the server sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// The begin of a message, at most [`PREFIX_BYTES`], and how many bytes it has, as soon as all of it has arrived.
+    /// The beginning of a message, at most [`PREFIX_BYTES`], and its length, once all of it has arrived.
     Message(&'a [u8], u64),
     /// To be answered with the same bytes.
     Ping(&'a [u8]),
-    /// Nothing to do: nobody asked for it.
+    /// A pong, unsolicited.
     Pong,
     /// The server closes, with a code if it gave one, and a reason.
     Close(Option<u16>, String),
@@ -49,25 +49,25 @@ impl fmt::Display for Violation {
 
 /// The reading side of one connection.
 #[derive(Debug, Default)]
-#[allow(clippy::box_collection, reason = "nearly always empty: then it takes one pointer of ten thousand clients")]
+#[allow(clippy::box_collection, reason = "nearly always empty: one pointer per client, with ten thousand clients")]
 pub struct Reader {
-    /// The begin of a frame, as far as it has arrived.
+    /// The beginning of a frame, as far as it has arrived.
     stash: Option<Vec<u8>>,
-    /// Bytes of a payload that need not be looked at.
+    /// Bytes of the payload still to be skipped.
     skip: u64,
-    /// The begin of a message that is not whole yet,
+    /// The beginning of a message that isn't complete yet,
     message: Option<Vec<u8>>,
-    /// and the length of its frames so far.
+    /// and its length so far.
     message_bytes: u64,
-    /// Whether the frame under way is that message's last one.
+    /// Whether the current frame is the message's last one.
     last: bool,
 }
 
 impl Reader {
-    /// Reads what arrived; `on` gets the events, in order.
+    /// Parses bytes as they arrive; `on` gets the events, in order.
     ///
     /// # Errors
-    /// The server broke the protocol; nothing more can be read.
+    /// The server broke the protocol, and nothing more can be parsed.
     pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(Event<'_>)) -> Result<(), Violation> {
         match self.stash.take() {
             None => self.read(bytes, &mut on),
@@ -164,7 +164,7 @@ impl Head {
 
 /// Appends a masked frame to `out`.
 pub fn write_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
-    // The mask only has to be there: nothing between us and a server under test could be tricked by our bytes.
+    // A mask has to be there, but needn't be random: no proxy between us and a server under test has to be protected.
     const MASK: [u8; 4] = [0x5a, 0x17, 0xc3, 0x81];
     out.push(0x80 | opcode);
     match payload.len() {
@@ -189,7 +189,7 @@ pub const CLOSE: u8 = 8;
 /// The opcode of a pong.
 pub const PONG: u8 = 10;
 
-/// The request that opens a WebSocket, with an `Authorization` header or without.
+/// The request that opens a WebSocket, with or without an `Authorization` header.
 pub fn request(host: &str, path: &str, authorization: Option<&str>) -> String {
     let authorization = authorization.map_or_else(String::new, |value| format!("Authorization: {value}\r\n"));
     format!(
@@ -201,11 +201,11 @@ pub fn request(host: &str, path: &str, authorization: Option<&str>) -> String {
 /// The answer to [`request`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It isn't whole yet.
+    /// It isn't complete yet.
     Partial,
     /// The WebSocket is open; the number is the length of the head, in bytes.
     Open(usize),
-    /// Something else: in words, with the status line and the begin of the body.
+    /// Anything else, in words: the status line and the beginning of the body.
     Refused(String),
 }
 
@@ -236,11 +236,11 @@ pub fn read_answer(bytes: &[u8]) -> Answer {
     }
 }
 
-/// What a server answers instead of 101, and what to do about it where that is known.
+/// Describes an answer other than 101, with the fix where it is known.
 fn refusal(status: &str, location: Option<&str>, body: &[u8]) -> String {
     let (shown, code) = (shortened(&printable(status)), status.split(' ').nth(1).unwrap_or_default());
     let what = match location {
-        // The body would only say that again, with the secrets of the link.
+        // The body would only repeat that, with the secrets in the link.
         Some(location) if code.starts_with('3') => return format!("{shown}: {}.", redirection(location)),
         _ if code == "401" => format!("{shown}: give a user and a password, as in ws://USER:PASSWORD@HOST"),
         _ => format!("{shown}, not 101 Switching Protocols"),
@@ -249,7 +249,7 @@ fn refusal(status: &str, location: Option<&str>, body: &[u8]) -> String {
     what + &if body.is_empty() { ", without a body".to_owned() } else { format!("; the body begins:\n{body}") }
 }
 
-/// Where a server sends us: a load generator does not follow, it measures what it was told to measure.
+/// Where a server redirects to. A load generator doesn't follow: it measures what it was told to measure.
 fn redirection(location: &str) -> String {
     let shown = shortened(&printable(&without_secrets(location)));
     let lower = location.to_ascii_lowercase();
@@ -264,7 +264,7 @@ fn redirection(location: &str) -> String {
     }
 }
 
-/// The begin of what a server said to people; its lines can't be taken for lines of ours.
+/// The beginning of a text from the server, indented so that its lines can't be mistaken for ours.
 fn begin_of(bytes: &[u8]) -> String {
     let text = printable_lines(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * SHOWN_CHARS_MAX)]));
     let shown: Vec<_> = shortened(text.trim_end()).lines().map(|line| format!("  {line}")).collect();
@@ -296,7 +296,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn where_the_bytes_are_cut_makes_no_difference(
+        fn splitting_the_input_makes_no_difference(
             sizes in prop::collection::vec(prop_oneof![0..200usize, 60_000..70_000usize], 1..6),
             cuts in prop::collection::vec(1..5000usize, 1..50),
         ) {
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_there_when_its_last_byte_is() {
+    fn a_message_counts_when_its_last_byte_arrives() {
         let large = server_frame(1, &vec![b'a'; 5000]);
         let parts = [&[0x01, 2, b'a', b'b'][..], &server_frame(9, b"ping"), &[0x00, 1, b'c', 0x80, 1, b'd']].concat();
         for (bytes, begin, all) in [(large, &[b'a'; PREFIX_BYTES][..], 5000), (parts, b"abcd", 4)] {
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_breaks_the_protocol_is_named() {
+    fn protocol_violations_are_described() {
         for (bytes, what) in [
             (&[0x81, 0x80, 0, 0, 0, 0][..], "masked"),
             (&[0xc1, 0x00], "reserved bits"),
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_redirection_leads_is_said() {
+    fn redirects_are_described() {
         for (location, said) in [
             ("/new?a=b", "redirects to /new?a=***: use that path"),
             ("/ws?token=s3cret&room=tea", "redirects to /ws?token=***&room=tea: use that path"),

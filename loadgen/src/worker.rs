@@ -1,6 +1,7 @@
-//! One thread of the load generator: its clients in one epoll loop, its publishers on their schedule.
+//! One thread of the load generator, with clients in an epoll loop and publishers on their schedule.
 //!
-//! The loop reads, and between two batches sends what is due: the schedule decides, never the server's answers.
+//! The loop reads, and between two batches sends messages that are due. The schedule decides, never the server's
+//! answers.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -31,25 +32,26 @@ mod reading;
 pub use ending::CATCH_UP_TIME_MAX_US;
 use ending::End;
 
-/// Events taken at once: between two batches the schedule is looked at.
+/// Events per batch; the schedule is checked between two batches.
 const EVENTS: usize = 256;
-/// In the middle of a fan-out, fewer events than this are not worth a wake-up: the thread waits for more of them,
+/// During a fan-out, fewer events than this are not worth a wake-up: the thread waits for more,
 const EVENTS_WORTH_WAKING: usize = 64;
-/// for this time (the kernel's timer slack comes on top; it all counts as lateness of reading). Otherwise half of the CPU time
+/// for this time (plus the kernel's timer slack; all of it counts as lateness of reading). Otherwise half the CPU time
 /// of server and load generator would go into waking a thread once per message.
 const GATHER: Duration = Duration::from_micros(50);
-/// The last batch came so recently that a fan-out is under way.
+/// If the last batch came this recently, a fan-out is under way.
 const FAN_OUT_GAP_US: u64 = 300;
-/// A wait that ends this long after its time was no sleep: timers are a millisecond late on some virtual machines.
+/// A wait that ends later than this was a stopped process, not a late timer: those are a millisecond late on some
+/// virtual machines.
 const OVERSLEPT_US: u64 = 10_000;
 /// The receive buffer that all clients of a thread share.
 const BUFFER_BYTES: usize = 256 * 1024;
 /// How often progress is reported.
 const PROGRESS_EVERY_US: u64 = 250_000;
 
-/// What all threads of a run share.
+/// State shared by all threads of a run.
 pub struct Shared {
-    /// What was asked for.
+    /// The plan of the run.
     pub plan: Plan,
     /// Where members connect.
     pub members_at: Endpoint,
@@ -57,46 +59,46 @@ pub struct Shared {
     pub publishers_at: Endpoint,
     /// Writes and finds stamps.
     pub stamper: Stamper,
-    /// The run's clock begins here.
+    /// Start of the run's clock.
     pub clock: Instant,
-    /// How many threads there are.
+    /// Number of threads.
     pub threads: usize,
-    /// Ports that one source address has.
+    /// Ports per source address.
     pub ports: usize,
-    /// The number behind the last message that each publisher has sent.
+    /// The number after the last message that each publisher has sent.
     pub sent: Vec<AtomicU32>,
 }
 
 impl Shared {
-    /// Microseconds since the run's clock began.
+    /// Microseconds on the run's clock.
     pub fn now_us(&self) -> u64 {
         self.clock.elapsed().as_micros() as u64
     }
 }
 
-/// What the main thread asks for.
+/// Commands from the main thread.
 #[derive(Clone, Copy, Debug)]
 pub enum Command {
     /// Publish and measure.
     Run(Step),
-    /// The step ends earlier than it was meant to.
+    /// The step ends early.
     Shorten(Step),
-    /// Cut all members' connections and let them come back.
+    /// Cut all members' connections and reconnect them.
     Storm,
-    /// Send what is overdue, and then nothing more.
+    /// Send overdue messages, then nothing more.
     Cease,
-    /// Tell when nothing more is owed to the clients.
+    /// Report when the clients have everything that was sent.
     Settle,
-    /// Report what was measured, and begin anew.
+    /// Report what was measured, and start over.
     Collect,
     /// End.
     Stop,
 }
 
-/// What a thread reports.
+/// Reports to the main thread.
 #[derive(Debug)]
 pub enum Report {
-    /// How far it is.
+    /// Progress.
     Progress {
         /// The thread.
         worker: usize,
@@ -107,20 +109,20 @@ pub enum Report {
         /// Their latencies so far, in microseconds.
         latency: Box<Histogram<u64>>,
     },
-    /// All connections are open (again).
+    /// All connections are open, or open again.
     AllOpen {
         /// The thread.
         worker: usize,
-        /// How many there are.
+        /// Their number.
         open: usize,
     },
-    /// Nothing more is sent.
+    /// Nothing more will be sent.
     Ceased,
-    /// Nothing more is owed to this thread's clients.
+    /// This thread's clients have everything that was sent.
     Settled,
     /// Connecting failed: the run can't begin.
     Fatal(String),
-    /// What was asked for with [`Command::Collect`].
+    /// The answer to [`Command::Collect`].
     Collected(Box<Collected>),
 }
 
@@ -134,15 +136,15 @@ pub struct Worker {
     reports: Sender<Report>,
     stats: Stats,
     buffer: Vec<u8>,
-    /// Clients with more to read than one turn allows.
+    /// Clients with more to read than one batch allows.
     unread: Vec<usize>,
     /// Clients whose connections a storm has yet to cut.
     to_cut: Vec<usize>,
-    /// Clients that have to connect, the last first.
+    /// Clients that have yet to connect, in reverse order.
     to_connect: Vec<usize>,
     connecting: usize,
     open: usize,
-    /// Whether the connections made now are the first ones, or those after a storm.
+    /// Whether connections are the first ones, or those after a storm.
     coming_in: bool,
     storm: bool,
     next_connect_us: u64,
@@ -150,9 +152,9 @@ pub struct Worker {
     step: Option<Step>,
     /// When each publisher's next message is due, its index in `clients`, and the message's index in the step.
     due: BinaryHeap<Reverse<(u64, usize, u32)>>,
-    /// How far the end of the step is.
+    /// Progress of ending the step.
     end: End,
-    /// How many clients have left in this step, to come back.
+    /// How many clients have left in this step, to reconnect.
     churned: f64,
     next_churn: usize,
     last_loop_us: u64,
@@ -161,7 +163,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The thread number `id`, with its share of the clients and publishers.
+    /// Thread number `id`, with its share of the clients and publishers.
     ///
     /// # Errors
     /// Out of file descriptors.
@@ -241,11 +243,11 @@ impl Worker {
             let woken_us = self.shared.now_us();
             let waited_before_us = std::mem::replace(&mut waited_us, core_wait.total_us());
             let for_core_us = waited_us - waited_before_us;
-            // What arrived while the last batch was read has waited since that batch began at the longest; what woke the
-            // thread, for as long as the thread then waited for a core.
+            // Messages that arrived while the last batch was read have waited at most since that batch began; the one
+            // that woke the thread, as long as the thread then waited for a core.
             let overslept = woken_us - slept_us > timeout.as_micros() as u64 + for_core_us + OVERSLEPT_US;
             let waiting_since_us = if overslept {
-                // Something stopped the whole process: whatever is read now may have come at the begin of that.
+                // The whole process was stopped: whatever is read now may have arrived when that began.
                 slept_us
             } else if woken_us - slept_us > 50 {
                 slept_us.max(woken_us - for_core_us)
@@ -253,11 +255,11 @@ impl Worker {
                 self.last_loop_us
             };
             let fan_out = !events.is_empty() && woken_us - self.last_loop_us < FAN_OUT_GAP_US;
-            // A wait that a stop has ended brings nothing; what came meanwhile comes with the next one.
+            // A wait ended by a stop returns nothing; events from meanwhile come with the next one.
             self.last_loop_us = if overslept && events.is_empty() { slept_us } else { woken_us };
             self.stats.watch_window(woken_us);
-            // Before anything is read: a step's messages must not arrive before the step has begun. And what has arrived
-            // when the end is asked for belongs to it.
+            // Before reading: a step's messages must not arrive before the step has begun, and whatever has arrived
+            // when its end is requested belongs to it.
             while let Ok(command) = self.commands.try_recv() {
                 match command {
                     Command::Run(step) => self.begin(step),

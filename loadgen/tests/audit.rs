@@ -1,4 +1,5 @@
-//! The audit against a server that misbehaves on command: what went wrong is counted exactly and named, and nothing else is.
+//! The audit against a server that misbehaves on command: faults are counted exactly and described, and nothing else is
+//! reported.
 
 mod support;
 
@@ -30,7 +31,7 @@ fn thousands(number: u64) -> String {
 }
 
 #[test]
-fn a_good_server_is_sound() {
+fn a_good_server_passes() {
     let outcome = with(Fault::None);
     let run = outcome.sound();
     assert_eq!(run.deliveries, 10 * MEASURED);
@@ -44,7 +45,7 @@ fn a_good_server_is_sound() {
     let frame_bytes = 128 + 4;
     let of_measured = run.deliveries * frame_bytes;
     let with_echoes = of_measured / 10 * 11;
-    // Counted by time, not by message: the edges may take some more fan-outs or leave some out, one each 10 ms of delay.
+    // Counted by time, not by message: a few fan-outs more or less may fall into it, one per 10 ms of delay.
     let fan_outs = 3 + run.latency.max_us / 10_000;
     assert!(
         run.bytes_received.abs_diff(with_echoes) <= fan_outs * 11 * frame_bytes,
@@ -54,10 +55,10 @@ fn a_good_server_is_sound() {
 }
 
 #[test]
-fn every_fault_is_counted_and_named() {
+fn every_fault_is_counted_and_described() {
     let told = |name: &str| Fault::Loses { members: vec![3], told: vec![name.to_owned()], from: 50, to: 59 };
     let sends = |bytes: Vec<u8>, end| Fault::Sends { member: 3, at: 60, bytes, end };
-    // Lost, doubled, reordered, announced, closed.
+    // Lost, duplicated, reordered, announced, closed.
     let cases = [
         (
             Fault::Drops { member: 3, every: 10 },
@@ -80,7 +81,7 @@ fn every_fault_is_counted_and_named() {
             (0, 0, 12, 0, 0),
             "client 3 got message 8 of publisher 0 after a later one",
         ),
-        // Telling somebody else of a loss does not excuse it.
+        // Announcing a loss to another client doesn't excuse it.
         (told("loadgen-4"), (10, 0, 0, 0, 0), "client 3 got message 60 of publisher 0, but not the 10 before it"),
         (
             told("loadgen-publisher-0"),
@@ -125,14 +126,14 @@ fn every_fault_is_counted_and_named() {
         assert_eq!(first.len() as u64, (lost.min(1) + doubled + 2 * reordered + closed).clamp(first.len() as u64, 10));
         let reasons = reasons(run).join("; ");
         for (count, what) in [
-            (lost, "messages were lost, and the server did not say so"),
-            (doubled, "messages came twice"),
-            (reordered, "messages came out of order"),
+            (lost, "messages were lost, and the server didn't announce it"),
+            (doubled, "messages arrived twice"),
+            (reordered, "messages arrived out of order"),
             (closed, "connections were closed or broke"),
         ] {
             assert_eq!(reasons.contains(&format!("{count} {what}")), count > 0, "{fault:?}: {reasons}");
         }
-        // What came twice or late was delivered once; what was lost in the warm-up is not missed in the measured time.
+        // Duplicates and late messages were delivered once; losses in the warm-up don't count in the measured time.
         let lost_of_measured = if matches!(fault, Fault::Drops { .. }) { 10 } else { lost };
         assert_eq!(run.deliveries, 10 * MEASURED - lost_of_measured, "{fault:?}");
         assert_eq!(run.deliveries_expected, 10 * MEASURED, "{fault:?}");
@@ -142,7 +143,7 @@ fn every_fault_is_counted_and_named() {
 #[test]
 fn rooms_publishers_and_dialects() {
     let cases: [fn(); 4] = [
-        messages_of_another_room_are_a_fault,
+        messages_from_another_room_are_a_fault,
         several_publishers_and_rooms,
         templates_speak_another_dialect,
         publishers_may_have_a_url_of_their_own,
@@ -150,42 +151,42 @@ fn rooms_publishers_and_dialects() {
     beside_each_other(&cases, |case| case());
 }
 
-fn messages_of_another_room_are_a_fault() {
+fn messages_from_another_room_are_a_fault() {
     let outcome = measure(|| Server::start(Fault::ForgetsRooms), &short(&["--rooms", "2"]));
     let run = outcome.failed();
     assert_eq!(counts(run), (0, 0, 0, 0, 0));
     assert_eq!(run.deliveries, 10 * MEASURED);
     assert_eq!(run.audit.astray, 10 * MESSAGES);
-    assert_eq!(reasons(run)[0], format!("{} messages came to clients of another room", 10 * MESSAGES));
-    assert!(outcome.stdout.contains(&format!("{} of another room", thousands(10 * MESSAGES))), "{}", outcome.stdout);
+    assert_eq!(reasons(run)[0], format!("{} messages arrived at clients in another room", 10 * MESSAGES));
+    assert!(outcome.stdout.contains(&format!("{} from another room", thousands(10 * MESSAGES))), "{}", outcome.stdout);
     assert!(run.audit.first[0].contains(" of room "), "{:?}", run.audit.first);
 }
 
 #[test]
-fn what_is_cut_off_or_altered_is_a_fault() {
+fn truncated_or_altered_messages_are_a_fault() {
     let start = || Server::start(Fault::Damages { member: 3, cut_off: 40, altered: 60 });
     let outcome = measure(start, &short(&[]));
     let run = outcome.failed();
     assert_eq!((counts(run), run.audit.damaged), ((0, 0, 0, 0, 0), 2));
-    assert_eq!(reasons(run)[0], "2 messages came cut off or altered");
+    assert_eq!(reasons(run)[0], "2 messages arrived cut off or altered");
     let named = [40, 60].map(|number| format!("client 3 got message {number} of publisher 0 cut off or altered"));
     assert_eq!(run.audit.first, named);
 }
 
 #[test]
-fn a_client_that_is_not_back_after_a_storm_is_told() {
-    // A look at the target for each address, ten clients and a publisher; then six more.
+fn a_client_that_does_not_reconnect_after_a_storm_is_reported() {
+    // One trial connection per address, ten clients and a publisher; then six more.
     let start = || Server::start(Fault::Full { after: 2 + 11 + 6 });
     let outcome = measure(start, &short(&["--storm"]));
     let run = outcome.failed();
     let storm = run.storm.as_ref().expect("a storm");
     assert_eq!((storm.connections, storm.missing, storm.handshake.count), (10, 4, 6));
-    assert_eq!(run.audit.closed, 4, "each counts once, however often it tried");
-    assert!(outcome.stdout.contains("10 connections cut, 4 not back after "), "{}", outcome.stdout);
+    assert_eq!(run.audit.closed, 4, "each counts once, however often it retried");
+    assert!(outcome.stdout.contains("10 connections cut, 4 not reconnected after "), "{}", outcome.stdout);
 }
 
 #[test]
-fn what_is_no_fault_is_none() {
+fn harmless_behaviour_is_no_fault() {
     let told = Fault::Loses { members: vec![3], told: vec!["loadgen-3".to_owned()], from: 50, to: 59 };
     let announced = (10, 0, 0, 10, 0);
     let nothing = (0, 0, 0, 0, 0);
@@ -206,23 +207,23 @@ fn what_is_no_fault_is_none() {
 }
 
 #[test]
-fn leaving_and_coming_back() {
+fn leaving_and_reconnecting() {
     let cases: [fn(); 5] = [
-        clients_that_leave_and_come_back_are_no_false_alarm,
+        clients_that_reconnect_are_no_false_alarm,
         a_storm_is_no_false_alarm,
-        a_client_that_gets_nothing_after_a_reconnect_is_named,
-        a_storm_does_not_wait_for_those_that_were_gone_before,
-        threads_without_clients_are_no_obstacle,
+        a_client_that_gets_nothing_after_a_reconnect_is_reported,
+        a_storm_does_not_wait_for_clients_lost_before,
+        threads_without_clients_do_no_harm,
     ];
     beside_each_other(&cases, |case| case());
 }
 
-fn clients_that_leave_and_come_back_are_no_false_alarm() {
+fn clients_that_reconnect_are_no_false_alarm() {
     let args = short(&["--churn", "20", "--duration", "2s"]);
     let outcome = measure(|| Server::start(Fault::None), &args);
     let run = outcome.sound();
     assert!(run.connects.handshake.count > 20, "they did leave: {}", run.connects.handshake.count);
-    assert!(run.deliveries > 1000, "and were back: {}", run.deliveries);
+    assert!(run.deliveries > 1000, "and reconnected: {}", run.deliveries);
     assert_eq!(run.plan.churn_per_second, 20.0);
 }
 
@@ -232,17 +233,17 @@ fn a_storm_is_no_false_alarm() {
     let storm = run.storm.as_ref().expect("a storm");
     assert_eq!((storm.connections, storm.handshake.count), (10, 10));
     assert!(storm.seconds < 5.0, "{}", storm.seconds);
-    assert_eq!(run.connects.handshake.count, 11, "the storm's handshakes are told apart");
+    assert_eq!(run.connects.handshake.count, 11, "the storm's handshakes are counted separately");
 }
 
-fn a_client_that_gets_nothing_after_a_reconnect_is_named() {
+fn a_client_that_gets_nothing_after_a_reconnect_is_reported() {
     let args = short(&["--storm", "--duration", "4s"]);
     let outcome = measure(|| Server::start(Fault::ForgetsReturned), &args);
     let run = outcome.failed();
     assert!(run.audit.lost > 10 * 50, "{:?}", run.audit);
 }
 
-fn a_storm_does_not_wait_for_those_that_were_gone_before() {
+fn a_storm_does_not_wait_for_clients_lost_before() {
     let bytes = close_frame(1011, "");
     let start = || Server::start(Fault::Sends { member: 3, at: 30, bytes: bytes.clone(), end: true });
     let outcome = measure(start, &short(&["--storm", "--duration", "2s"]));
@@ -251,7 +252,7 @@ fn a_storm_does_not_wait_for_those_that_were_gone_before() {
     assert!(run.storm.as_ref().expect("a storm").seconds < 5.0);
 }
 
-fn threads_without_clients_are_no_obstacle() {
+fn threads_without_clients_do_no_harm() {
     let few = ["--threads", "3", "--clients", "1"];
     let cases = [&["--storm"][..], &["--storm", "--publishers", "2"], &["--churn", "5"]];
     beside_each_other(&cases, |args| {
@@ -262,23 +263,23 @@ fn threads_without_clients_are_no_obstacle() {
 #[test]
 fn slow_or_cut_off() {
     let cases: [fn(); 5] = [
-        slow_clients_are_not_held_against_the_server,
-        slow_clients_that_are_closed_as_too_slow_are_told_and_no_fault,
-        a_client_that_reads_in_time_and_is_closed_as_too_slow_is_a_fault,
-        what_a_slow_client_loses_was_not_expected,
-        what_a_publisher_without_a_connection_cannot_send_is_not_lost,
+        slow_clients_are_no_fault_of_the_server,
+        slow_clients_closed_as_too_slow_are_reported_and_no_fault,
+        a_fast_client_closed_as_too_slow_is_a_fault,
+        losses_of_a_slow_client_are_not_expected_deliveries,
+        messages_of_a_disconnected_publisher_are_not_lost,
     ];
     beside_each_other(&cases, |case| case());
 }
 
-fn slow_clients_are_not_held_against_the_server() {
+fn slow_clients_are_no_fault_of_the_server() {
     let outcome = measure(|| Server::start(Fault::None), &short(&["--slow", "20%", "--size", "1000"]));
     let run = outcome.sound();
     assert_eq!(run.plan.slow_clients, 2);
-    assert_eq!(run.deliveries, 8 * MEASURED, "their deliveries do not count");
+    assert_eq!(run.deliveries, 8 * MEASURED, "their deliveries don't count");
 }
 
-fn slow_clients_that_are_closed_as_too_slow_are_told_and_no_fault() {
+fn slow_clients_closed_as_too_slow_are_reported_and_no_fault() {
     // The last one is the slow one.
     let bytes = close_frame(4101, "too slow");
     let fault = Fault::Sends { member: 9, at: 30, bytes, end: true };
@@ -289,7 +290,7 @@ fn slow_clients_that_are_closed_as_too_slow_are_told_and_no_fault() {
     assert_eq!((run.deliveries, run.deliveries_expected), (9 * MEASURED, 9 * MEASURED));
 }
 
-fn a_client_that_reads_in_time_and_is_closed_as_too_slow_is_a_fault() {
+fn a_fast_client_closed_as_too_slow_is_a_fault() {
     let fault = Fault::Sends { member: 3, at: 60, bytes: close_frame(4101, "too slow"), end: true };
     let outcome = measure(|| Server::start(fault.clone()), &short(&[]));
     let run = outcome.run();
@@ -297,7 +298,7 @@ fn a_client_that_reads_in_time_and_is_closed_as_too_slow_is_a_fault() {
     assert_eq!(run.audit.first[0], "client 3: the server closed: 4101 too slow");
     assert!(run.audit.first.iter().all(|fault| fault.starts_with("client 3")), "{:?}", run.audit);
     assert_eq!(run.deliveries_expected, 10 * MEASURED);
-    // On a machine that was too busy in all tries, it may have been too slow.
+    // If this machine was too busy in every try, it may indeed have been too slow.
     let told = match run.verdict {
         Verdict::Invalid(_) => "1 clients were closed as too slow (4101), and may have been",
         _ => "1 of them as too slow (4101): the load generator was up to",
@@ -306,20 +307,20 @@ fn a_client_that_reads_in_time_and_is_closed_as_too_slow_is_a_fault() {
     assert!(outcome.stdout.contains("1 connection closed or broken, 1 of them as too slow"), "{}", outcome.stdout);
 }
 
-fn what_a_slow_client_loses_was_not_expected() {
+fn losses_of_a_slow_client_are_not_expected_deliveries() {
     let fault = Fault::Loses { members: vec![9], told: vec!["loadgen-9".to_owned()], from: 5, to: 30 };
     let outcome = measure(|| Server::start(fault.clone()), &short(&["--slow", "1"]));
     let run = outcome.sound();
     assert_eq!(run.deliveries_expected, 9 * MEASURED, "{:?}", run.audit);
 }
 
-fn what_a_publisher_without_a_connection_cannot_send_is_not_lost() {
+fn messages_of_a_disconnected_publisher_are_not_lost() {
     let at = 59;
     let outcome = measure(|| Server::start(Fault::CutsPublishers { at }), &short(&[]));
     let run = outcome.failed();
     let audit = &run.audit;
     assert_eq!((audit.closed, audit.never_sent, audit.lost % 10), (1, 0, 0), "{audit:?}");
-    // What it still sent before it saw the end is lost, at each client.
+    // Messages that it sent before it saw the end are lost, at each client.
     assert_eq!(at + 1 + audit.lost / 10 + audit.unsendable, MESSAGES, "{audit:?}");
     assert_eq!(run.deliveries, 10 * (at + 1 - (MESSAGES - MEASURED)));
     assert_eq!(run.deliveries_expected, run.deliveries + audit.lost);
@@ -331,7 +332,7 @@ fn several_publishers_and_rooms() {
     let args = short(&["--rooms", "3", "--publishers", "4"]);
     let outcome = measure(|| Server::start(Fault::None), &args);
     let run = outcome.sound();
-    assert_eq!(run.deliveries, 10 * MEASURED, "each room has 100 messages a second, all its publishers together");
+    assert_eq!(run.deliveries, 10 * MEASURED, "each room has 100 messages per second from all its publishers together");
     assert_eq!(run.connects.count, 10 + 3 * 4);
 }
 
@@ -340,7 +341,7 @@ fn templates_speak_another_dialect() {
         let server = Server::start_with(Fault::None, Manner::Subscribe);
         let url = server.url("/");
         let publish = r#"{"room":"{room}","data":"{payload}"}"#;
-        // No answer tells that a subscription was taken: the warm-up is for that.
+        // No answer confirms a subscription; the warm-up leaves time for it.
         let wish = ["--subscribe", "sub {room}", "--publish", publish, "--warmup", "1s"];
         let outcome = loadgen(&short(&[&["--url", &url, "--rooms", rooms], &wish[..]].concat()));
         let run = outcome.run();

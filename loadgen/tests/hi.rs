@@ -1,4 +1,4 @@
-//! The real hi, started by loadgen: every kind of run is OK, and every output is there.
+//! The real hi, started by loadgen: every kind of run works, and every output is written.
 
 mod support;
 
@@ -12,10 +12,10 @@ use loadgen::results::{Run, Verdict};
 use rustix::process::{Pid, Signal, kill_process_group};
 use support::{Folder, Outcome, beside_each_other, command, finish, finish_within, loadgen, spawn};
 
-/// How often a run is repeated that this machine was too busy for.
+/// How often a run is repeated if this machine was too busy.
 const TRIES: usize = 3;
 
-/// The first run without `--url` builds hi, which takes its time.
+/// The first run without `--url` builds hi, which takes a while.
 fn build_hi() {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
@@ -26,7 +26,7 @@ fn build_hi() {
     });
 }
 
-/// The hi that was built so, named: to ask cargo again takes longer than many a run.
+/// The path of that hi: asking cargo again takes longer than most runs.
 fn hi() -> &'static str {
     build_hi();
     static HI: LazyLock<String> = LazyLock::new(|| {
@@ -95,7 +95,7 @@ fn rooms_and_publishers() {
 }
 
 #[test]
-fn clients_that_come_and_go_in_a_chat_are_no_false_alarm() {
+fn chat_clients_that_reconnect_are_no_false_alarm() {
     let outcome =
         measure(&["--clients", "50", "--churn", "30", "--rate", "50", "--duration", "2s", "--warmup", "0s", "--quiet"]);
     let run = outcome.sound();
@@ -103,7 +103,7 @@ fn clients_that_come_and_go_in_a_chat_are_no_false_alarm() {
 }
 
 #[test]
-fn a_storm_is_survived() {
+fn hi_survives_a_storm() {
     beside_each_other(&["--chat", "--raw"], |dialect| {
         let args =
             [dialect, "--clients", "100", "--storm", "--rate", "50", "--duration", "2s", "--warmup", "0s", "--quiet"];
@@ -114,12 +114,12 @@ fn a_storm_is_survived() {
         assert!(storm.seconds > 0.0 && storm.handshake.max_us > 0);
         let each_us = [run.connects.server_cpu_us_per_connection, storm.server_cpu_us_per_connection];
         assert!(each_us.iter().all(|us| us.is_some_and(|us| us > 0.0)), "{each_us:?}");
-        assert!(run.deliveries > 100 * 50, "they were back for the second half: {}", run.deliveries);
+        assert!(run.deliveries > 100 * 50, "they had reconnected for the second half: {}", run.deliveries);
     });
 }
 
 #[test]
-fn holding_connections_tells_what_one_costs() {
+fn idle_connections_show_what_one_costs() {
     let outcome = measure(&["--idle", "--clients", "200", "--duration", "1s", "--quiet"]);
     let run = outcome.sound();
     assert_eq!((run.deliveries, run.deliveries_expected, run.plan.rate), (0, 0, 0.0));
@@ -129,7 +129,7 @@ fn holding_connections_tells_what_one_costs() {
 }
 
 #[test]
-fn the_limit_is_closed_in_on() {
+fn the_search_narrows_down_the_limit() {
     let outcome = loadgen(&[
         "--hi",
         hi(),
@@ -147,7 +147,7 @@ fn the_limit_is_closed_in_on() {
         "0s",
     ]);
     let run = outcome.run();
-    // How far a debug build on a busy machine comes is no matter here; the search has to make sense.
+    // How much a debug build on a busy machine delivers doesn't matter here; the search has to make sense.
     assert!(!matches!(run.verdict, Verdict::Failed(_)), "{:?}", run.verdict);
     assert_eq!(outcome.code, Some(run.verdict.exit_code().into()));
     let limit = run.limit.as_ref().expect("a limit");
@@ -155,7 +155,7 @@ fn the_limit_is_closed_in_on() {
     let held = limit.steps.iter().filter(|step| step.held).map(|step| step.rate).fold(0.0, f64::max);
     let broken = limit.steps.iter().filter(|step| !step.held).map(|step| step.rate).fold(f64::INFINITY, f64::min);
     assert_eq!(limit.rate, held);
-    assert!(broken.is_finite(), "it ends because a rate was too much: {limit:?}");
+    assert!(broken.is_finite(), "it ends because a rate was too high: {limit:?}");
     assert!(limit.steps.iter().all(|step| step.held == step.reason.is_none()));
     assert!(limit.steps.iter().filter(|step| step.held).all(|step| step.p99_us <= limit.slo_us));
     assert_eq!(run.connects.handshake.count, 11, "whichever step is shown");
@@ -217,7 +217,7 @@ fn is_hi(pid: u32) -> bool {
 }
 
 #[test]
-fn the_private_hi_ends_with_loadgen_even_if_that_is_killed() {
+fn the_private_hi_ends_with_loadgen_even_if_loadgen_is_killed() {
     let mut prepared = command();
     prepared.args(["--hi", hi(), "--idle", "--clients", "5", "--duration", "60s"]);
     let mut child = spawn(prepared);
@@ -244,7 +244,7 @@ fn ctrl_c_in_a_terminal_does_not_reach_the_private_hi() {
     let mut command = command();
     command.args(["--hi", hi(), "--clients", "5", "--rate", "50", "--warmup", "200ms", "--duration", "60s"]);
     command.arg("--json").arg(&json);
-    // A group of its own, as a shell gives each command: Ctrl-C goes to all of the group.
+    // A process group of its own, as a shell gives each command: Ctrl-C goes to the whole group.
     command.process_group(0);
     let mut child = spawn(command);
     let mut lines = BufReader::new(child.0.stderr.take().unwrap()).lines().map_while(Result::ok);
@@ -256,5 +256,5 @@ fn ctrl_c_in_a_terminal_does_not_reach_the_private_hi() {
     assert_eq!(status.code(), Some(130), "{said}");
     let run = loadgen::report::load(&json).unwrap();
     assert!(run.cut_short && run.audit.closed == 0 && run.audit.lost == run.audit.announced, "{:?}", run.audit);
-    assert!(said.contains("the run ends here"), "{said}");
+    assert!(said.contains("ending the run"), "{said}");
 }

@@ -1,4 +1,5 @@
-//! A load generator that can't lie: what a stalled server costs is shown whole, and its own lateness is not blamed on anyone.
+//! A load generator that can't lie: it shows the full cost of a stalled server, and doesn't blame its own lateness on
+//! the server.
 
 mod support;
 
@@ -11,9 +12,9 @@ use support::fault::{Fault, PAUSE};
 use support::server::{Server, close_frame};
 use support::{Ending, Folder, MESSAGES, Outcome, command, finish, loadgen, measure, short, spawn};
 
-/// How often a run is repeated in which this machine stood still, too.
+/// How often a run is repeated if this machine stalled, too.
 const TRIES: usize = 3;
-/// No event that a test waits for takes longer.
+/// Time limit for any event that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
@@ -39,9 +40,9 @@ fn a_stall_of_a_second_shows_in_the_corrected_percentiles_alone() {
     let about_the_pause = pause_us * 8 / 10..=pause_us * 16 / 10;
     assert!(about_the_pause.contains(&corrected.p99_us), "p99 {}", corrected.p99_us);
     assert!(about_the_pause.contains(&corrected.max_us), "max {}", corrected.max_us);
-    // A third of the messages was due during the stall, and each had to wait for what was left of it.
+    // A third of the messages fell due during the stall, and each had to wait for the rest of it.
     assert!((pause_us / 2..=pause_us * 12 / 10).contains(&corrected.p90_us), "p90 {}", corrected.p90_us);
-    // A tool that waits for each answer would have sent one message during the stall, and seen one that was late.
+    // A closed-loop tool would have sent one message during the stall, and seen one late one.
     assert!(uncorrected.p90_us < pause_us / 10, "uncorrected p90 {}", uncorrected.p90_us);
     assert!(about_the_pause.contains(&uncorrected.max_us), "uncorrected max {}", uncorrected.max_us);
     let left_out = corrected.count - uncorrected.count;
@@ -51,7 +52,7 @@ fn a_stall_of_a_second_shows_in_the_corrected_percentiles_alone() {
 }
 
 #[test]
-fn a_message_has_arrived_when_its_last_byte_has() {
+fn a_message_arrives_with_its_last_byte() {
     let last = Fault::HoldsBack { member: 3, at: MESSAGES - 1 };
     let outcome = measure(|| Server::start(last.clone()), &short(&["--size", "20000"]));
     let run = outcome.sound();
@@ -59,7 +60,7 @@ fn a_message_has_arrived_when_its_last_byte_has() {
     assert_eq!(run.latency.count, run.deliveries);
 }
 
-/// A run in which loadgen stands still for a while, once `after_messages` messages have been published.
+/// A run in which loadgen is stopped for a while, after `after_messages` published messages.
 fn frozen(fault: Fault, args: &[&str], after_messages: u64, frozen: Duration) -> Outcome {
     let server = Server::start(fault);
     let folder = Folder::new();
@@ -84,7 +85,7 @@ fn a_load_generator_that_was_stopped_for_a_while_is_invalid() {
 }
 
 #[test]
-fn a_client_that_is_closed_as_too_slow_while_loadgen_stood_still_is_not_the_servers_fault() {
+fn a_client_closed_as_too_slow_while_loadgen_was_stopped_is_not_the_servers_fault() {
     let fault = Fault::Sends { member: 3, at: 60, bytes: close_frame(4101, "too slow"), end: true };
     let outcome = frozen(fault, &[], 40, HALF_A_SECOND);
     invalid(&outcome, "1 clients were closed as too slow (4101), and may have been");
@@ -107,12 +108,12 @@ fn a_freeze_that_p99_does_not_show_is_told_below_the_latencies() {
     let own = run.generator.own_tail.as_ref().expect("it was late");
     let late_us = own.sent_late_us.expect("messages fell due meanwhile");
     assert!(late_us >= 15_000 && own.quantiles.contains(&"max".to_owned()), "{own:?}");
-    assert!(outcome.stdout.contains("max are the load generator's own: it sent up to"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("max are caused by the load generator: it sent up to"), "{}", outcome.stdout);
 }
 
 #[test]
-fn what_arrives_while_loadgen_stands_still_was_read_late() {
-    // No message falls due while it stands still, so that its sending tells nothing; the end of one arrives.
+fn messages_that_arrive_while_loadgen_is_stopped_are_read_late() {
+    // No message falls due while it is stopped, so its sends show nothing; the rest of one message arrives.
     let held = Fault::HoldsBack { member: 0, at: 1 };
     let args = ["--duration", "6s", "--warmup", "0s", "--clients", "2", "--rate", "0.5", "--size", "20000"];
     let outcome = frozen(held, &args, 2, PAUSE + Duration::from_millis(300));
@@ -145,15 +146,15 @@ fn threads(child: &Ending) -> Vec<(u32, String)> {
 #[test]
 fn a_thread_that_only_reads_and_has_no_core_to_itself_makes_it_invalid() {
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        println!("skipped: there is one core, and both threads would starve");
+        println!("skipped: there is only one core, and both threads would starve");
         return;
     }
     let server = Server::start(Fault::None);
     let folder = Folder::new();
     let json = folder.file("run.json");
     let mut prepared = Command::new("nice");
-    // The first thread has the publisher; the second one has nothing but a client, and shares its core with a busy loop
-    // that goes first.
+    // The first thread has the publisher; the second one has only a client, and shares its core with a busy loop of
+    // higher priority.
     prepared.args(["-n", "19", env!("CARGO_BIN_EXE_loadgen")]);
     prepared.args(short(&["--url", &server.room_url(), "--threads", "2", "--clients", "2", "--duration", "2s"]));
     prepared.arg("--json").arg(&json);
@@ -182,16 +183,16 @@ fn a_rate_that_one_thread_cannot_send_is_not_the_servers_fault() {
         Verdict::Invalid(reasons) => {
             assert!(reasons[0].contains("had not been sent when the run ended"), "{reasons:?}")
         }
-        // It came to send everything in the end, and this server delivers nothing.
+        // It managed to send everything in the end, and this server delivers nothing.
         Verdict::Failed(reasons) => {
-            let told = reasons.iter().any(|reason| reason.starts_with("beside that, the load generator was bound"));
+            let told = reasons.iter().any(|reason| reason.starts_with("in addition, the load generator was bound"));
             assert!(told, "{reasons:?}");
         }
         Verdict::Sound => panic!("nothing was delivered"),
     }
     let run = outcome.run();
     assert_eq!(outcome.code, Some(run.verdict.exit_code().into()));
-    // A million were to be measured. Those that were sent are lost, the others were never sent.
+    // A million were due. The ones that were sent are lost, the others were never sent.
     let audit = &run.audit;
     assert_eq!((run.deliveries, run.deliveries_expected), (0, audit.lost), "{audit:?}");
     assert_eq!(audit.lost + audit.never_sent.min(1_000_000), 1_000_000, "{audit:?}");

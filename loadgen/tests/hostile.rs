@@ -1,4 +1,4 @@
-//! A server that means harm: it can neither fill the load generator's memory nor hold it, and what it says stays text.
+//! A malicious server: it can neither fill the load generator's memory nor block it, and its text stays text.
 
 mod support;
 
@@ -12,7 +12,7 @@ use support::server::{Server, close_frame, frame};
 use support::{Folder, beside_each_other, loadgen, measure, short};
 
 #[test]
-fn a_flood_of_control_frames_is_a_fault_that_is_named() {
+fn a_flood_of_control_frames_is_reported_as_a_fault() {
     let flood = [frame(0x89, b"still there?"), frame(0x8a, b"")].concat().repeat(3_000);
     let fault = Fault::Sends { member: 3, at: 60, bytes: flood, end: false };
     let outcome = measure(|| Server::start(fault.clone()), &short(&[]));
@@ -24,14 +24,14 @@ fn a_flood_of_control_frames_is_a_fault_that_is_named() {
 }
 
 #[test]
-fn pings_without_end_end_the_connection_and_fill_no_memory() {
-    // The handshake that comes first, and some clients, are served well.
+fn endless_pings_end_the_connection_and_fill_no_memory() {
+    // The trial handshake, and some clients, are served normally.
     for (after, idle) in [(0, true), (3, true), (3, false)] {
         let server = Server::start(Fault::FloodsPings { after });
         let url = server.room_url();
         let mode = if idle { "--idle" } else { "--storm" };
         let outcome = loadgen(&short(&["--url", &url, mode]));
-        // Before all are in, it is why the run can't begin; a moment later, a fault that the audit names.
+        // Before all clients are connected, it is why the run can't begin; a moment later, a fault in the audit.
         let named = match outcome.code {
             Some(2) => outcome.refused().to_owned(),
             _ => outcome.failed().audit.first.join("\n"),
@@ -41,23 +41,23 @@ fn pings_without_end_end_the_connection_and_fill_no_memory() {
 }
 
 #[test]
-fn an_answer_that_comes_a_byte_at_a_time_has_one_time_limit() {
+fn an_answer_sent_byte_by_byte_has_one_time_limit() {
     let server = Server::start(Fault::Drips);
     let outcome = loadgen(&short(&["--url", &server.room_url()]));
     let complaint = outcome.refused();
     assert!(
-        complaint.contains("gave no whole answer to /room/loadgen-0?client=loadgen-preflight within 10 s"),
+        complaint.contains("gave no complete answer to /room/loadgen-0?client=loadgen-preflight within 10 s"),
         "{complaint}"
     );
     assert_eq!(server.handshakes(), 1);
 }
 
-/// Characters that a terminal obeys, or that nobody sees.
+/// Characters that a terminal acts on, or that are invisible.
 const ACTING: [char; 9] =
     ['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}', '\u{2066}', '\u{200b}', '\u{61c}', '\u{2028}', '\u{e0041}'];
 
 #[test]
-fn what_a_server_says_reaches_a_terminal_as_text_only() {
+fn text_from_a_server_reaches_a_terminal_as_text_only() {
     let acting: String = ACTING.iter().collect();
     let answer: &'static str = format!("HTTP/1.1 403 No{acting}\r\nContent-Length: 99\r\n\r\nnot{acting} you").leak();
     let moved: &'static str = format!("HTTP/1.1 302 Found\r\nLocation: /to{acting}\r\n\r\n").leak();
@@ -88,7 +88,7 @@ fn what_a_server_says_reaches_a_terminal_as_text_only() {
 }
 
 #[test]
-fn where_a_redirection_leads_is_said() {
+fn redirects_are_described() {
     for (location, said) in [
         ("http://127.0.0.1:9/new", "it redirects to http://127.0.0.1:9/new: use that address, with ws:// for http://"),
         ("https://chat.example/", "it redirects to https://chat.example/, which needs TLS"),
@@ -106,7 +106,7 @@ fn where_a_redirection_leads_is_said() {
 }
 
 #[test]
-fn a_user_of_the_url_is_sent_and_its_password_is_shown_nowhere() {
+fn secrets_in_the_url_are_sent_and_shown_nowhere() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let head = std::thread::spawn(move || {
@@ -119,7 +119,7 @@ fn a_user_of_the_url_is_sent_and_its_password_is_shown_nowhere() {
         stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").unwrap();
         String::from_utf8(head).unwrap()
     });
-    let outcome = loadgen(&short(&["--url", &format!("ws://ada:s%65cret@{address}/x")]));
+    let outcome = loadgen(&short(&["--url", &format!("ws://ada:s%65cret@{address}/x?token=s%65cret2")]));
     let complaint = outcome.refused();
     assert!(complaint.contains("401 Unauthorized: give a user and a password"), "{complaint}");
     assert!(!complaint.contains("cret"), "{complaint}");
@@ -127,9 +127,10 @@ fn a_user_of_the_url_is_sent_and_its_password_is_shown_nowhere() {
     let credentials = STANDARD.encode("ada:secret");
     assert!(head.contains(&format!("\r\nAuthorization: Basic {credentials}\r\n")), "{head}");
     assert!(head.contains(&format!("\r\nHost: {address}\r\n")), "{head}");
+    assert!(head.starts_with("GET /x?token=s%65cret2 HTTP/1.1\r\n"), "{head}");
 
     let server = Server::start_with(Fault::None, Manner::Paths);
-    let url = server.room_url().replace("ws://", "ws://ada:secret@");
+    let url = server.room_url().replace("ws://", "ws://ada:secret@") + "&token=secret";
     let folder = Folder::new();
     let [html, hgrm] = ["page.html", "hgrm"].map(|name| folder.file(name).to_str().unwrap().to_owned());
     // Not quiet: the first line says what is measured.
@@ -139,5 +140,14 @@ fn a_user_of_the_url_is_sent_and_its_password_is_shown_nowhere() {
     for text in [&outcome.stdout, &outcome.stderr, &json, &std::fs::read_to_string(html).unwrap()] {
         assert!(!text.contains("secret"), "{text}");
     }
-    assert!(outcome.stderr.contains("ws://ada:***@127.0.0.1:") && json.contains("ws://ada:***@127.0.0.1:"), "{json}");
+    for text in [&outcome.stderr, &json] {
+        assert!(text.contains("ws://ada:***@127.0.0.1:"), "{text}");
+        assert!(text.contains("/room/{room}?client={client}&token=***"), "{text}");
+    }
+    // Complaints of the parser of the command line repeat its words.
+    let outcome = loadgen(&["ws://ada:secret@host/?token=secret"]);
+    assert!(
+        outcome.refused().contains("ws://ada:***@host/?token=***") && !outcome.stderr.contains("secret"),
+        "{outcome:?}"
+    );
 }

@@ -1,5 +1,4 @@
-//! Ctrl-C and SIGTERM: the first one ends the run and what was measured is reported; the second one quits. No file is left
-//! empty.
+//! Ctrl-C and SIGTERM: the first one ends the run with a report; the second one quits. No file is left empty.
 
 mod support;
 
@@ -13,7 +12,7 @@ use support::fault::Fault;
 use support::server::Server;
 use support::{Ending, Folder, Outcome, command, finish, short, spawn};
 
-/// No event that a test waits for takes longer.
+/// Time limit for any event that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
@@ -30,7 +29,7 @@ fn signal(child: &Ending, signal: Signal) {
 
 const OUTPUTS: [&str; 4] = ["json", "hgrm", "html", "svg"];
 
-/// A run that would take a minute, and writes all that can be written.
+/// A run that would take a minute, and writes every output.
 fn long_run(url: &str, folder: &Folder, more: &[&str]) -> Command {
     let mut command = command();
     command.args(short(&[&["--url", url, "--duration", "60s"], more].concat()));
@@ -50,14 +49,14 @@ fn assert_cut_short(outcome: &Outcome, folder: &Folder, code: i32) {
     assert!(run.cut_short && run.seconds < 60.0, "{run:?}");
     assert!(!matches!(run.verdict, Verdict::Failed(_)), "{:?} {:?}", run.verdict, run.audit);
     assert!(outcome.stdout.contains("cut short after "), "{}", outcome.stdout);
-    assert!(outcome.stderr.contains("the run ends here, and the report follows"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("ending the run; the report follows"), "{}", outcome.stderr);
     assert_eq!(files(folder).len(), OUTPUTS.len());
     assert!(files(folder).iter().all(|file| file.metadata().unwrap().len() > 0));
     assert!(std::fs::read_to_string(folder.file("html")).unwrap().contains("cut short after "));
 }
 
 #[test]
-fn a_run_that_is_interrupted_reports_what_was_measured() {
+fn an_interrupted_run_reports_what_was_measured() {
     for (with, code, more) in [
         (Signal::INT, 130, &[][..]),
         (Signal::TERM, 143, &["--publishers", "7", "--rooms", "2"]),
@@ -78,7 +77,7 @@ fn a_run_that_is_interrupted_reports_what_was_measured() {
 }
 
 #[test]
-fn losses_until_then_are_told() {
+fn losses_until_then_are_reported() {
     let server = Server::start(Fault::Drops { member: 3, every: 10 });
     let folder = Folder::new();
     let child = spawn(long_run(&server.room_url(), &folder, &[]));
@@ -100,7 +99,7 @@ fn idle_runs_rising_rates_and_storms_are_reported_too() {
         let idle = more.contains(&"--idle");
         wait_until("the run", || if idle { server.members().len() >= 10 } else { server.messages() >= 50 });
         if idle {
-            // All are in: it holds them from here on, or will within a moment.
+            // All clients are connected: it holds them from now on, or will in a moment.
             std::thread::sleep(Duration::from_millis(500));
         }
         signal(&child, Signal::INT);
@@ -119,7 +118,7 @@ fn the_second_one_quits_and_leaves_no_empty_file() {
     std::fs::write(&before, "the last result").unwrap();
     let child = spawn(long_run(&server.room_url(), &folder, &[]));
     wait_until("messages", || server.messages() >= 30);
-    // Stopped, it can't be done with the first before the second comes.
+    // While stopped, it can't finish handling the first before the second arrives.
     signal(&child, Signal::STOP);
     signal(&child, Signal::INT);
     signal(&child, Signal::TERM);
@@ -132,7 +131,7 @@ fn the_second_one_quits_and_leaves_no_empty_file() {
 }
 
 #[test]
-fn before_there_is_anything_to_report_the_first_one_quits() {
+fn the_first_one_quits_while_there_is_nothing_to_report() {
     let server = Server::start(Fault::NeverAnswers);
     let folder = Folder::new();
     let child = spawn(long_run(&server.room_url(), &folder, &[]));
@@ -154,10 +153,10 @@ fn a_run_that_cannot_begin_leaves_no_empty_file() {
 }
 
 #[test]
-fn a_signal_that_is_ignored_stays_ignored() {
+fn an_ignored_signal_stays_ignored() {
     let server = Server::start(Fault::None);
     let mut shell = Command::new("sh");
-    // As a shell that is no terminal's does for what it runs in the background.
+    // As a non-interactive shell does for background jobs.
     shell.args(["-c", "trap '' INT; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_loadgen")]);
     shell.args(short(&["--url", &server.room_url()]));
     let child = spawn(shell);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use hi::memory::What;
 use hi::protocol::Namespace;
-use hi::relay::Inbox;
+use hi::room::inbox::Inbox;
 use tokio::sync::oneshot;
 
 use crate::allocations::server_bytes;
@@ -413,7 +413,7 @@ impl World {
         for namespace in [Namespace::Chat, Namespace::Raw] {
             assert_eq!(server.registry.len(namespace), 0, "rooms outlive their members");
         }
-        assert_eq!(server.registry.sleeping().0, 0, "rooms outlive what they keep");
+        assert_eq!(server.registry.dormant().0, 0, "rooms outlive what they keep");
         for what in What::ALL {
             assert_eq!(server.memory.bytes(what), 0, "{what:?} outlive their holders");
         }

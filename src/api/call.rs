@@ -1,15 +1,12 @@
 //! A request with its body, the answer, and the errors that every address has in common.
 
-use std::fmt;
-use std::future::{pending, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,19 +14,6 @@ use tokio::time::timeout;
 
 use super::slots::Slot;
 
-/// `code` of every error that there is, as `openapi.json` lists them.
-pub const ERROR_CODES: [&str; 10] = [
-    "bad_request",
-    "denied",
-    "not_found",
-    "room_not_found",
-    "method_not_allowed",
-    "too_late",
-    "key_reused",
-    "too_many_keys",
-    "too_big",
-    "busy",
-];
 /// Largest body that is taken.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
 /// A body up to this size is read at once; of larger ones, a few at a time.
@@ -78,11 +62,9 @@ impl Answer {
     pub fn text(content_type: &'static str, text: String) -> Self {
         Self { status: 200, content_type, body: text.into() }
     }
-}
 
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        let mut response = Response::new(Body::from(self.body));
+    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
         *response.status_mut() = StatusCode::from_u16(self.status).expect("our own status");
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
@@ -91,34 +73,60 @@ impl IntoResponse for Answer {
     }
 }
 
+/// An answer without a body, which says what is allowed.
+pub(super) fn no_content(allow: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
 /// Why a request fails. `Display` is the message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub struct ApiError {
     /// The HTTP status.
     pub status: u16,
-    /// One word for programs: one of [`ERROR_CODES`].
+    /// One word for programs: one of [`ERROR_CODES`](crate::metrics::counters::ERROR_CODES).
     pub code: &'static str,
     /// One or two sentences for people; they name the field that is wrong.
     pub message: String,
     /// Whether the same request may succeed later.
     pub temporary: bool,
-    /// What else the answer says, beside `error`: an object, or null.
-    pub beside: Value,
+    /// What else the body says, beside `error`: an object, or null.
+    pub(super) beside: Value,
+    header: Option<(HeaderName, &'static str)>,
 }
 
 impl ApiError {
     /// An error that stays until the request is changed.
-    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), temporary: false, beside: Value::Null }
+    pub(super) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), temporary: false, beside: Value::Null, header: None }
     }
 
     /// What the client sent is wrong (400).
-    pub fn bad_request(message: impl Into<String>) -> Self {
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "bad_request", message)
     }
 
+    /// The server can't just now; the same request may succeed later.
+    pub(super) fn temporary(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        let header = Some((header::RETRY_AFTER, "1"));
+        Self { temporary: true, header, ..Self::new(status, code, message) }
+    }
+
+    /// The same, and in the body the keys of this object as well.
+    pub(super) fn with(self, beside: Value) -> Self {
+        Self { beside, ..self }
+    }
+
+    /// The same, and a header in the answer.
+    pub(super) fn header(self, name: HeaderName, value: &'static str) -> Self {
+        Self { header: Some((name, value)), ..self }
+    }
+
     /// The body of the answer.
-    pub fn to_json(&self) -> Value {
+    pub(super) fn to_json(&self) -> Value {
         let Self { code, message, temporary, beside, .. } = self;
         let mut body = json!({"error": {"code": code, "message": message, "temporary": temporary}});
         if let (Value::Object(body), Value::Object(beside)) = (&mut body, beside) {
@@ -127,35 +135,10 @@ impl ApiError {
         body
     }
 
-    /// The server can't just now; the same request may succeed later.
-    pub fn temporary(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { temporary: true, ..Self::new(status, code, message) }
-    }
-
-    /// The same, and in the answer the keys of this object as well.
-    pub fn with(self, beside: Value) -> Self {
-        Self { beside, ..self }
-    }
-}
-
-impl fmt::Display for ApiError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for ApiError {}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let Self { status, temporary, .. } = self;
-        let mut response = Answer::json(status, &self.to_json()).into_response();
-        let headers = response.headers_mut();
-        if temporary {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        if status == 401 {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Answer::json(self.status, &self.to_json()).into_response();
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         response
     }
@@ -166,28 +149,22 @@ impl IntoResponse for ApiError {
 ///
 /// # Errors
 /// It is too large (413), does not arrive in time or before the connection's slot is needed (408), or breaks off.
-pub async fn read_body(
+pub(super) async fn read_body(
     headers: &HeaderMap,
-    body: Body,
+    body: Incoming,
     large_bodies: &Arc<Semaphore>,
-    slot: Option<&Slot>,
+    slot: &Slot,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
     if headers.contains_key(header::EXPECT) && body.size_hint().lower() > BODY_BYTES_MAX as u64 {
         return Err(too_big());
     }
-    let hurried = async {
-        match slot {
-            Some(slot) => slot.hurried().await,
-            None => pending().await,
-        }
-    };
     tokio::select! {
         biased;
         read = timeout(BODY_TIME_MAX, read(body, large_bodies)) => read.unwrap_or_else(|_| {
             let seconds = BODY_TIME_MAX.as_secs();
             Err(too_late(format!("The body did not arrive within {seconds} seconds: send it at once.")))
         }),
-        () = hurried => {
+        () = slot.hurried() => {
             Err(too_late("The body did not arrive before the connection was needed for another request: send it at once."))
         }
     }
@@ -198,13 +175,13 @@ fn too_late(message: impl Into<String>) -> ApiError {
 }
 
 async fn read(
-    mut body: Body,
+    mut body: Incoming,
     large_bodies: &Arc<Semaphore>,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
     let mut bytes = Vec::new();
     let mut excess = 0;
     let mut turn = None;
-    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+    while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| ApiError::bad_request(format!("The body broke off: {error}.")))?;
         let Ok(data) = frame.into_data() else { continue };
         if excess == 0 && bytes.len() + data.len() <= BODY_BYTES_MAX {

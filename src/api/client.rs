@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
+use super::ADDRESS_DEFAULT;
 use super::call::BODY_BYTES_MAX;
 use super::request::{Request, Response};
-use crate::config::INTERNAL_DEFAULT;
 use crate::output;
 use crate::protocol::name::Name;
 use crate::protocol::unicode::is_blank;
@@ -26,7 +26,7 @@ const EXIT_USAGE: u8 = 2;
 #[derive(clap::Args, Debug)]
 struct ServerArgs {
     /// The internal port of the server
-    #[arg(long, value_name = "HOST:PORT", env = "HI_INTERNAL", default_value = INTERNAL_DEFAULT)]
+    #[arg(long, value_name = "HOST:PORT", env = "HI_INTERNAL", default_value = ADDRESS_DEFAULT)]
     internal: String,
 
     /// File whose first line is the key that the server asks for

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::http::header;
+use hyper::header;
 use serde::Serialize;
 
 use super::App;
 use super::call::{Answer, ApiError, Call};
 use crate::metrics::format::Format;
-use crate::shard::run::Stop;
+use crate::stop::Stop;
 
 /// One of the things that have to be right for clients to be sent here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -68,19 +68,19 @@ struct Ready {
 }
 
 /// `GET /healthz`: the process answers.
-pub(super) fn healthz(_: &App, _: &Call) -> Result<Answer, ApiError> {
+pub(super) async fn healthz() -> Result<Answer, ApiError> {
     Ok(Answer::text("text/plain; charset=utf-8", "ok".to_owned()))
 }
 
 /// `GET /readyz`: 200 if every check that decides is right, otherwise 503.
-pub(super) fn readyz(app: &App, _: &Call) -> Result<Answer, ApiError> {
+pub(super) async fn readyz(app: &App) -> Result<Answer, ApiError> {
     let checks = app.readiness.examine();
     let ready = checks.iter().all(|check| check.ok || !check.decides);
     Ok(Answer::json(if ready { 200 } else { 503 }, &Ready { ready, checks }))
 }
 
 /// `GET /metrics`, in the format that `Accept` asks for.
-pub(super) fn metrics(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub(super) async fn metrics(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let values = call.headers.get_all(header::ACCEPT).iter();
     let accept: Vec<_> =
         values.flat_map(|value| value.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii).collect();

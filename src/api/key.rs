@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use axum::http::{HeaderMap, header};
-use subtle::{Choice, ConstantTimeEq};
+use ctutils::{Choice, CtEq as _};
+use hyper::{HeaderMap, header};
 
 use super::call::ApiError;
 use crate::http::origin::split_port;
@@ -62,18 +62,18 @@ impl Keys {
         if !self.is_set() {
             return admit_no_page(headers);
         }
-        let how = "send the key as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.";
-        match presented(headers) {
-            None => Err(ApiError::new(401, "denied", format!("This address asks for an API key: {how}"))),
-            Some(key) if self.opens(key) => Ok(()),
-            Some(_) => Err(ApiError::new(401, "denied", format!("That is not the API key of this server: {how}"))),
-        }
+        let problem = match presented(headers) {
+            Some(key) if self.opens(key) => return Ok(()),
+            Some(_) => "That is not the API key of this server",
+            None => "This address asks for an API key",
+        };
+        let message = format!("{problem}: send the key as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.");
+        Err(ApiError::new(401, "denied", message).header(header::WWW_AUTHENTICATE, "Bearer"))
     }
 
     /// Takes as long for a wrong key as for a right one of the same length.
     fn opens(&self, presented: &[u8]) -> bool {
-        let none = Choice::from(0);
-        self.0.iter().fold(none, |opens, key| opens | key.as_bytes().ct_eq(presented)).into()
+        self.0.iter().fold(Choice::FALSE, |opens, key| opens | key.as_bytes().ct_eq(presented)).to_bool()
     }
 }
 

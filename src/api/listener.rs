@@ -6,24 +6,21 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::http::{HeaderValue, header};
 use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
+use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::App;
 use super::call::ApiError;
 use super::slots::{Held, Phase, Slot, Slots, Slotted};
+use super::{App, routes};
 use crate::http::head::{HEAD_BYTES_MAX, HeadError};
 use crate::http::response::{self, Connection, Response};
 
@@ -41,8 +38,8 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves connections for as long as the process lives. One that asks for nothing is kept for the time `keepalive`.
-pub(super) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, keepalive: Duration) {
-    let slots = Arc::new(Slots::new(CONNECTIONS_MAX, CROWDED_FROM));
+pub(super) async fn serve(listener: TcpListener, app: Rc<App>, keepalive: Duration) {
+    let slots = Rc::new(Slots::new(CONNECTIONS_MAX, CROWDED_FROM));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -58,12 +55,12 @@ pub(super) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, 
         // An error means that the peer is gone: the read says so too.
         let _ = stream.set_nodelay(true);
         let held = loop {
-            match Slots::take(&slots, Arc::clone(&app.metrics)) {
+            match Slots::take(&slots) {
                 Some(held) => break held,
                 None => make_room(&slots).await,
             }
         };
-        drop(tokio::spawn(serve_one(stream, held, router.clone(), Arc::clone(&app), keepalive)));
+        drop(spawn_local(serve_one(stream, held, Rc::clone(&app), keepalive)));
     }
 }
 
@@ -73,25 +70,25 @@ async fn make_room(slots: &Slots) {
     let _ = timeout(PAUSE, slots.freed()).await;
 }
 
+async fn serve_one(stream: TcpStream, held: Held, app: Rc<App>, keepalive: Duration) {
+    app.counters.api_connections.add(1);
+    serve_requests(stream, &held, &app, keepalive).await;
+    app.counters.api_connections.subtract(1);
+}
+
 /// Serves one connection until it ends, or has to.
-async fn serve_one(stream: TcpStream, held: Held, router: Router, app: Arc<App>, keepalive: Duration) {
+async fn serve_requests(stream: TcpStream, held: &Held, app: &App, keepalive: Duration) {
     let slot = held.slot();
-    let router = TowerToHyperService::new(router);
-    let service = service_fn(|request: hyper::Request<Incoming>| {
+    let service = service_fn(|request: hyper::Request<Incoming>| async move {
         slot.enter(Phase::Asking);
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(Arc::clone(slot));
-        let answer = router.call(request);
-        async {
-            let mut answer = answer.await.unwrap_or_else(|never: Infallible| match never {});
-            if held.is_crowded() {
-                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            slot.enter(Phase::Answering);
-            Ok::<_, Infallible>(answer)
+        let mut answer = routes::answer(app, request, slot).await;
+        if held.is_crowded() {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        slot.enter(Phase::Answering);
+        Ok::<_, Infallible>(answer)
     });
-    let io = TokioIo::new(Slotted::new(stream, Arc::clone(slot)));
+    let io = Slotted::new(stream, Rc::clone(slot));
     let mut server = http1::Builder::new();
     let mut connection = server.half_close(true).max_buf_size(READ_BYTES_MAX).serve_connection(io, service);
     let mut has_hurried = false;
@@ -121,7 +118,7 @@ async fn serve_one(stream: TcpStream, held: Held, router: Router, app: Arc<App>,
         }
     };
     let parts = connection.into_parts();
-    refuse_the_rest(parts.io.into_inner().into_stream(), &parts.read_buf, slot, too_large, &app).await;
+    refuse_the_rest(parts.io.into_stream(), &parts.read_buf, slot, too_large, app).await;
 }
 
 /// Answers whatever has begun on a connection that has to end before its next request is whole, and closes it.
@@ -138,7 +135,7 @@ async fn refuse_the_rest(mut stream: TcpStream, read_ahead: &[u8], slot: &Slot, 
     } else {
         ApiError::temporary(408, "too_late", "The head of the request did not arrive in time: send it whole, at once.")
     };
-    app.metrics.of_internal_port().api_errors(error.code).add(1);
+    app.counters.api_errors(error.code).add(1);
     let linger = if slot.is_told_to_go() { Duration::ZERO } else { LINGER_TIME_MAX };
     let _ = timeout(LINGER_TIME_MAX, end(&mut stream, &error, linger)).await;
 }

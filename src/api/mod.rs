@@ -8,22 +8,28 @@
 //! - [`call`]: a request with its body, and the answer
 //! - [`key`]: API keys, and what gets in without one
 //! - [`publish`], [`rooms`], [`health`]: what the addresses do
-//! - [`fields`], [`once`]: JSON bodies; requests that come twice
+//! - [`fields`], [`idempotency`]: JSON bodies; requests that are repeated
 //!
 //! [`client`] and [`request`] are the other side: `hi pub` and `hi rooms`.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::response::{IntoResponse, Response};
+use http_body_util::Full;
+use hyper::Response;
+use hyper::body::Bytes;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Semaphore;
+use tokio::task::LocalSet;
 
-use crate::config::RawMode;
+use crate::admission::RawMode;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::metrics::counters::Counters;
 use crate::metrics::delivery::Sampler;
 use crate::room::registry::Registry;
 
@@ -31,9 +37,9 @@ pub mod call;
 pub mod client;
 pub mod fields;
 pub mod health;
+mod idempotency;
 pub mod key;
 pub mod listener;
-pub mod once;
 pub mod publish;
 pub mod request;
 pub mod rooms;
@@ -42,10 +48,12 @@ pub mod slots;
 
 use call::ApiError;
 use health::Readiness;
+use idempotency::IdempotencyCache;
 use key::Keys;
-use once::Once;
 use publish::PublishedIn;
 
+/// Where the internal port listens, and where `hi pub` and `hi rooms` look for it.
+pub(crate) const ADDRESS_DEFAULT: &str = "127.0.0.1:8081";
 /// Requests with a large body at the same time; further ones wait for their turn.
 const LARGE_BODIES_MAX: usize = 24;
 /// Connections that wait in the kernel, as long as none of the slots is free.
@@ -56,7 +64,7 @@ const COPIES: usize = 3;
 pub const MEMORY_BYTES_MAX: usize = listener::CONNECTIONS_MAX
     * (listener::READ_BYTES_MAX + COPIES * call::SMALL_BODY_BYTES_MAX)
     + LARGE_BODIES_MAX * COPIES * call::BODY_BYTES_MAX
-    + once::BYTES_MAX;
+    + idempotency::BYTES_MAX;
 
 /// What the internal port works on.
 #[derive(Debug)]
@@ -72,9 +80,10 @@ pub struct App {
     /// The keys that let requests in.
     pub keys: Keys,
     /// What has been published under an `Idempotency-Key`.
-    pub once: Mutex<Once<PublishedIn>>,
+    idempotency: RefCell<IdempotencyCache<PublishedIn>>,
     /// Which of the messages are timed.
-    pub sampler: Mutex<Sampler>,
+    sampler: RefCell<Sampler>,
+    counters: Counters,
     /// Room for requests with a large body.
     large_bodies: Arc<Semaphore>,
     /// Room for requests that wait for shards that are behind.
@@ -90,22 +99,24 @@ impl App {
         raw: RawMode,
         keys: Keys,
     ) -> Self {
+        let counters = metrics.counters_of_internal_port();
         Self {
             rooms,
             metrics,
             readiness,
             raw,
             keys,
-            once: Mutex::default(),
-            sampler: Mutex::default(),
+            idempotency: RefCell::default(),
+            sampler: RefCell::default(),
+            counters,
             large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
             waiting: Semaphore::new(publish::WAITING_MAX),
         }
     }
 
     /// Answers with an error, and counts it.
-    fn refuse(&self, error: ApiError) -> Response {
-        self.metrics.of_internal_port().api_errors(error.code).add(1);
+    fn refuse(&self, error: ApiError) -> Response<Full<Bytes>> {
+        self.counters.api_errors(error.code).add(1);
         error.into_response()
     }
 }
@@ -143,16 +154,15 @@ impl InternalPort {
     ///
     /// # Errors
     /// The thread or its runtime can't be had.
-    pub fn serve(self, app: Arc<App>, keepalive: Duration, memory: Arc<Memory>) -> io::Result<()> {
+    pub fn serve(self, app: App, keepalive: Duration, memory: Arc<Memory>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _inside = runtime.enter();
             tokio::net::TcpListener::from_std(self.listener)?
         };
-        let router = routes::router(Arc::clone(&app));
         let serve = move || {
             memory.enroll_internal_port();
-            runtime.block_on(listener::serve(listener, router, app, keepalive))
+            LocalSet::new().block_on(&runtime, listener::serve(listener, Rc::new(app), keepalive))
         };
         std::thread::Builder::new().name("hi-internal".to_owned()).spawn(serve).map(drop)
     }

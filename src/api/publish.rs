@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use axum::http::header;
 use fastwebsockets::OpCode;
+use hyper::header;
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -11,13 +11,13 @@ use tokio::time::{Instant, sleep};
 use super::App;
 use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
-use super::once::{self, Begun, End, KEY_BYTES_MAX};
+use super::idempotency::{self, KEY_BYTES_MAX, Lookup, State};
+use crate::admission::RawMode;
 use crate::clock::Time;
-use crate::config::RawMode;
 use crate::frame::encode;
-use crate::metrics::counters::Speech;
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
+use crate::protocol::position::Epoch;
 use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::text;
 use crate::room::{Payload, Wakes};
@@ -40,7 +40,7 @@ struct Published {
     /// Its place in the room's order; none if nobody is in the room.
     seq: Option<u64>,
     /// The life of the room that this place belongs to.
-    epoch: Option<String>,
+    epoch: Option<Epoch>,
     /// Members that it goes to.
     members: usize,
 }
@@ -99,20 +99,20 @@ pub async fn broadcast(app: &App, call: &Call) -> Result<Answer, ApiError> {
         Name::room(room).map_err(|why| ApiError::bad_request(format!("rooms[{index}]: {why}")))
     };
     let names = rooms.iter().enumerate().map(name).collect::<Result<Vec<_>, _>>()?;
-    let mut request = match Request::begin(app, call)? {
-        Begun::Answered(answer) => return Ok(answer),
-        Begun::Run(request) => request,
+    let mut publication = match Publication::begin(app, call)? {
+        Lookup::Answered(answer) => return Ok(answer),
+        Lookup::Run(publication) => publication,
     };
     let payload = Payload::Chat { from: from.as_str(), text: &message };
     let until = Instant::now() + WAIT_TIME_MAX;
-    for (room, name) in rooms.iter().zip(&names).skip(request.done.len()) {
+    for (room, name) in rooms.iter().zip(&names).skip(publication.done.len()) {
         let Some(published) = publish_in(app, Namespace::Chat, name, payload, until).await else {
-            return Err(broken_off(&rooms, &request.done));
+            return Err(broken_off(&rooms, &publication.done));
         };
-        request.done.push(PublishedIn { room: room.to_string(), published });
+        publication.done.push(PublishedIn { room: room.to_string(), published });
     }
-    let broadcast = Broadcast::new(request.done.clone());
-    Ok(request.answer(Answer::json(status(broadcast.members), &broadcast)))
+    let broadcast = Broadcast::new(publication.done.clone());
+    Ok(publication.answer(Answer::json(status(broadcast.members), &broadcast)))
 }
 
 /// The shards are behind; which rooms have the message, and which don't.
@@ -151,16 +151,16 @@ async fn publish_to_one(
     room: &Name,
     payload: Payload<'_>,
 ) -> Result<Answer, ApiError> {
-    let request = match Request::begin(app, call)? {
-        Begun::Answered(answer) => return Ok(answer),
-        Begun::Run(request) => request,
+    let publication = match Publication::begin(app, call)? {
+        Lookup::Answered(answer) => return Ok(answer),
+        Lookup::Run(publication) => publication,
     };
     let published =
         publish_in(app, namespace, room, payload, Instant::now() + WAIT_TIME_MAX).await.ok_or_else(|| {
             let message = "The server is behind with its deliveries. Nothing was published; retry in a second.";
             ApiError::temporary(503, "busy", message)
         })?;
-    Ok(request.answer(Answer::json(status(published.members), &published)))
+    Ok(publication.answer(Answer::json(status(published.members), &published)))
 }
 
 fn message(fields: &mut Fields) -> Result<String, ApiError> {
@@ -184,42 +184,42 @@ fn is_text(call: &Call) -> bool {
 
 /// A request that publishes, and what it has published so far. With an `Idempotency-Key` it is remembered, also if it breaks
 /// off: then it goes on where it was when it is sent again.
-struct Request<'a> {
+struct Publication<'a> {
     app: &'a App,
     key: Option<&'a str>,
     done: Vec<PublishedIn>,
 }
 
-impl<'a> Request<'a> {
-    fn begin(app: &'a App, call: &'a Call) -> Result<Begun<Self>, ApiError> {
+impl<'a> Publication<'a> {
+    fn begin(app: &'a App, call: &'a Call) -> Result<Lookup<Self>, ApiError> {
         let Some(key) = call.headers.get("idempotency-key") else {
-            return Ok(Begun::Run(Self { app, key: None, done: Vec::new() }));
+            return Ok(Lookup::Run(Self { app, key: None, done: Vec::new() }));
         };
         let key = key.to_str().ok().filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len())).ok_or_else(|| {
             ApiError::bad_request(format!("Idempotency-Key: give 1 to {KEY_BYTES_MAX} visible ASCII characters."))
         })?;
         let content_type = call.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
-        let fingerprint = once::fingerprint(&[call.path.as_bytes(), content_type, &call.body]);
-        let begun = app.once.lock().expect(UNPOISONED).begin(key, fingerprint, Instant::now().into())?;
-        Ok(match begun {
-            Begun::Answered(answer) => Begun::Answered(answer),
-            Begun::Run(done) => Begun::Run(Self { app, key: Some(key), done }),
+        let fingerprint = idempotency::fingerprint(&[call.path.as_bytes(), content_type, &call.body]);
+        let lookup = app.idempotency.borrow_mut().begin(key, fingerprint, Instant::now().into())?;
+        Ok(match lookup {
+            Lookup::Answered(answer) => Lookup::Answered(answer),
+            Lookup::Run(done) => Lookup::Run(Self { app, key: Some(key), done }),
         })
     }
 
     /// All of it is done.
     fn answer(mut self, answer: Answer) -> Answer {
         if let Some(key) = self.key.take() {
-            self.app.once.lock().expect(UNPOISONED).end(key, End::Answered(answer.clone()));
+            self.app.idempotency.borrow_mut().end(key, State::Answered(answer.clone()));
         }
         answer
     }
 }
 
-impl Drop for Request<'_> {
+impl Drop for Publication<'_> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            self.app.once.lock().expect(UNPOISONED).end(key, End::BrokenOff(std::mem::take(&mut self.done)));
+            self.app.idempotency.borrow_mut().end(key, State::Interrupted(std::mem::take(&mut self.done)));
         }
     }
 }
@@ -246,24 +246,20 @@ async fn publish_in(
         }
     }
     let sample = {
-        let mut sampler = app.sampler.lock().expect(UNPOISONED);
+        let mut sampler = app.sampler.borrow_mut();
         sampler.arrived(received.into());
         sampler.sample(Instant::now().into())
     };
     let mut wakes = Wakes::received(sample);
-    app.metrics.of_internal_port().messages_in(Speech::Api).add(1);
+    app.counters.api_messages_in.add(1);
     let now = Time::read(Instant::now().into());
     let published = app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes);
     wakes.wake_all(inboxes);
     Some(match published {
-        Some((room, seq, members)) => {
-            Published { seq: Some(seq), epoch: Some(format!("{:016x}", room.epoch())), members }
-        }
+        Some((room, seq, members)) => Published { seq: Some(seq), epoch: Some(Epoch(room.epoch())), members },
         None => Published { seq: None, epoch: None, members: 0 },
     })
 }
-
-const UNPOISONED: &str = "it is never held over a panic";
 
 #[cfg(test)]
 mod tests;

@@ -10,12 +10,13 @@ use tokio::time::timeout;
 use super::App;
 use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
-use crate::frame::encode::CLOSE_REASON_BYTES_MAX;
+use crate::limits::CLOSE_REASON_BYTES_MAX;
 use crate::protocol::Namespace;
 use crate::protocol::name::{Name, room_key_prefix};
+use crate::protocol::position::Epoch;
 use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
-use crate::relay::{Disconnect, Order, Pushed};
 use crate::room::Room;
+use crate::room::inbox::{Disconnect, Order, Pushed};
 
 /// A shard answers within a turn; one that doesn't is in trouble.
 const SHARD_TIME_MAX: Duration = Duration::from_secs(5);
@@ -39,7 +40,7 @@ struct OneRoom {
     #[serde(flatten)]
     listed: Listed,
     seq: u64,
-    epoch: String,
+    epoch: Epoch,
     users: Vec<String>,
     /// All that there are, also those that the list leaves out.
     count: usize,
@@ -93,7 +94,7 @@ impl Query {
 }
 
 /// `GET /api/rooms`: the rooms in which somebody is, sorted.
-pub(super) fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub(super) async fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let query = Query::parse(&call.query, true)?;
     let asked = |namespace: &Namespace| query.namespace.is_none_or(|asked| asked == *namespace);
     let (mut listed, mut count) = (Vec::new(), 0);
@@ -108,7 +109,7 @@ pub(super) fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
 }
 
 /// `GET /api/rooms/ROOM`: one room, and who is in it.
-pub(super) fn one_room(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub(super) async fn one_room(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let query = Query::parse(&call.query, false)?;
     let name = Name::room(&call.room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
     let namespace = query.namespace.unwrap_or(Namespace::Chat);
@@ -118,7 +119,7 @@ pub(super) fn one_room(app: &App, call: &Call) -> Result<Answer, ApiError> {
     };
     let (users, count) = room.first_users(USERS_LISTED_MAX);
     let users = users.iter().map(ToString::to_string).collect();
-    let (seq, epoch) = (room.last_seq(), format!("{:016x}", room.epoch()));
+    let (seq, epoch) = (room.last_seq(), Epoch(room.epoch()));
     Ok(Answer::json(200, &OneRoom { listed: Listed::new(&room), seq, epoch, users, count }))
 }
 
@@ -146,7 +147,7 @@ pub async fn disconnect(app: &App, call: &Call) -> Result<Answer, ApiError> {
     }
     let reason: Arc<str> = reason.map_or_else(|| "disconnected by the operator".into(), Arc::from);
     let busy = || ApiError::temporary(503, "busy", "A shard is behind and has not answered: ask again.");
-    let ask = |inbox: &crate::relay::Inbox| {
+    let ask = |inbox: &crate::room::inbox::Inbox| {
         let (closed, answer) = oneshot::channel();
         let (user, room, reason) = (user.clone(), room.clone(), Arc::clone(&reason));
         match inbox.order(Order::Disconnect(Disconnect { user, room, reason, closed })) {

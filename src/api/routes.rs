@@ -1,159 +1,131 @@
 //! Every address of the internal port.
 
-use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::{FromRequestParts, RawPathParams, Request};
-use axum::http::{Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodFilter, MethodRouter, on};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, header};
+use percent_encoding::percent_decode_str;
 
 use super::App;
-use super::call::{Answer, ApiError, Call, read_body};
+use super::call::{self, Answer, ApiError, Call};
 use super::slots::Slot;
 use super::{health, publish, rooms};
 
 /// The description of every address, as `/api/openapi.json` serves it.
-pub const OPENAPI: &str = include_str!("openapi.json");
+const OPENAPI: &str = include_str!("openapi.json");
+/// Stands in an address for the rest of the path, so that a room's name may contain slashes.
+const ROOM: &str = "{room}";
 
-/// What comes of a request.
+/// What a request comes to.
 type Outcome = Result<Answer, ApiError>;
-/// The same, once it is there.
-type Later<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+type Handler = for<'a> fn(&'a App, &'a Call) -> Pin<Box<dyn Future<Output = Outcome> + 'a>>;
 
-/// What an address does, once the request is there.
-#[derive(Clone, Copy)]
-enum Handler {
-    /// At once.
-    Now(fn(&App, &Call) -> Outcome),
-    /// Once the shards have answered, or have caught up.
-    Later(for<'a> fn(&'a App, &'a Call) -> Later<'a>),
-}
-
-/// One address.
+/// One address, and the one method that it serves beside `OPTIONS` and `HEAD`.
 struct Route {
     method: Method,
     path: &'static str,
-    /// Whether it is open to whoever reaches the port, or asks for the key.
+    /// Whether it is open to whatever reaches the port, or asks for the key.
     open: bool,
     handler: Handler,
 }
 
-/// All of them. `{*room}` is the rest of the path, so that a room's name may contain slashes.
-fn routes() -> Vec<Route> {
-    use Handler::{Later, Now};
-    let open = |path, handler| Route { method: Method::GET, path, open: true, handler: Now(handler) };
-    let guarded = |method, path, handler| Route { method, path, open: false, handler };
-    vec![
-        open("/healthz", health::healthz),
-        open("/readyz", health::readyz),
-        open("/metrics", health::metrics),
-        guarded(Method::POST, "/api/publish", Later(|app, call| Box::pin(publish::publish(app, call)))),
-        guarded(Method::POST, "/api/broadcast", Later(|app, call| Box::pin(publish::broadcast(app, call)))),
-        guarded(Method::POST, "/pub/{*room}", Later(|app, call| Box::pin(publish::publish_raw(app, call)))),
-        guarded(Method::GET, "/api/rooms", Now(rooms::rooms)),
-        guarded(Method::GET, "/api/rooms/{*room}", Now(rooms::one_room)),
-        guarded(Method::POST, "/api/disconnect", Later(|app, call| Box::pin(rooms::disconnect(app, call)))),
-        guarded(Method::GET, "/api/openapi.json", Now(openapi)),
-    ]
+static ROUTES: [Route; 10] = [
+    Route::open("/healthz", |_, _| Box::pin(health::healthz())),
+    Route::open("/readyz", |app, _| Box::pin(health::readyz(app))),
+    Route::open("/metrics", |app, call| Box::pin(health::metrics(app, call))),
+    Route::guarded(Method::POST, "/api/publish", |app, call| Box::pin(publish::publish(app, call))),
+    Route::guarded(Method::POST, "/api/broadcast", |app, call| Box::pin(publish::broadcast(app, call))),
+    Route::guarded(Method::POST, "/pub/{room}", |app, call| Box::pin(publish::publish_raw(app, call))),
+    Route::guarded(Method::GET, "/api/rooms", |app, call| Box::pin(rooms::rooms(app, call))),
+    Route::guarded(Method::GET, "/api/rooms/{room}", |app, call| Box::pin(rooms::one_room(app, call))),
+    Route::guarded(Method::POST, "/api/disconnect", |app, call| Box::pin(rooms::disconnect(app, call))),
+    Route::guarded(Method::GET, "/api/openapi.json", |_, _| Box::pin(openapi())),
+];
+
+impl Route {
+    const fn open(path: &'static str, handler: Handler) -> Self {
+        Self { method: Method::GET, path, open: true, handler }
+    }
+
+    const fn guarded(method: Method, path: &'static str, handler: Handler) -> Self {
+        Self { method, path, open: false, handler }
+    }
+
+    /// The room in a path, still encoded, or nothing if the address names none; `None` if this is another address.
+    fn matches<'p>(&self, path: &'p str) -> Option<&'p str> {
+        match self.path.strip_suffix(ROOM) {
+            Some(start) => path.strip_prefix(start).filter(|room| !room.is_empty()),
+            None => (path == self.path).then_some(""),
+        }
+    }
+
+    fn serves(&self, method: &Method) -> bool {
+        self.method == *method || self.method == Method::GET && method == Method::HEAD
+    }
+
+    /// The value of `Allow` (RFC 9110 10.2.1).
+    fn allow(&self) -> &'static str {
+        if self.method == Method::GET { "GET, HEAD, OPTIONS" } else { "OPTIONS, POST" }
+    }
 }
 
-fn openapi(_: &App, _: &Call) -> Outcome {
+async fn openapi() -> Outcome {
     Ok(Answer::text("application/json", OPENAPI.to_owned()))
 }
 
-/// What axum serves.
-pub fn router(app: Arc<App>) -> Router {
-    let mut router = Router::new();
-    for route in routes() {
-        router = router.route(route.path, service(&route, &app));
-    }
-    for path in routes().iter().map(|route| route.path).collect::<BTreeSet<_>>() {
-        router = router.route(path, on(MethodFilter::OPTIONS, async move || options(Some(path))));
-    }
-    let lost = Arc::clone(&app);
-    let fallback = move |method: Method, uri: Uri| async move {
-        match (method, uri.path()) {
-            // The bare health check of HAProxy asks about `/`.
-            (Method::OPTIONS, "*" | "/") => options(None),
-            _ => lost.refuse(not_found(&uri)),
-        }
+/// Answers a request.
+pub(super) async fn answer(app: &App, request: Request<Incoming>, slot: &Slot) -> Response<Full<Bytes>> {
+    dispatch(app, request, slot).await.unwrap_or_else(|error| app.refuse(error))
+}
+
+async fn dispatch(app: &App, request: Request<Incoming>, slot: &Slot) -> Result<Response<Full<Bytes>>, ApiError> {
+    let (head, body) = request.into_parts();
+    let (method, path, headers) = (head.method, head.uri.path(), head.headers);
+    let Some((route, room)) = ROUTES.iter().find_map(|route| Some((route, route.matches(path)?))) else {
+        // The bare health check of HAProxy asks about `/`; `*` is all addresses (RFC 9110 9.3.7).
+        let is_of_all = method == Method::OPTIONS && matches!(path, "*" | "/");
+        return if is_of_all { Ok(call::no_content("GET, HEAD, OPTIONS, POST")) } else { Err(not_found(path)) };
     };
-    let wrong_method = move |method: Method, uri: Uri| async move { app.refuse(method_not_allowed(&method, &uri)) };
-    router.fallback(fallback).method_not_allowed_fallback(wrong_method)
-}
-
-/// The methods of an address, or of all of them (RFC 9110 9.3.7).
-fn options(path: Option<&str>) -> Response {
-    let routes = routes();
-    let here = routes.iter().filter(|route| path.is_none_or(|path| route.path == path));
-    let mut methods: BTreeSet<_> = here.map(|route| route.method.as_str()).chain(["OPTIONS"]).collect();
-    if methods.contains("GET") {
-        methods.insert("HEAD");
+    if method == Method::OPTIONS {
+        return Ok(call::no_content(route.allow()));
     }
-    let allow = methods.into_iter().collect::<Vec<_>>().join(", ");
-    (StatusCode::NO_CONTENT, [(header::ALLOW, allow)]).into_response()
-}
-
-fn service(route: &Route, app: &Arc<App>) -> MethodRouter {
-    let filter = MethodFilter::try_from(route.method.clone()).expect("methods that we serve");
-    let (app, open, handler) = (Arc::clone(app), route.open, route.handler);
-    on(filter, move |request: Request| async move {
-        let outcome = answer(&app, open, handler, request).await;
-        outcome.map_or_else(|error| app.refuse(error), Answer::into_response)
-    })
-}
-
-async fn answer(app: &App, open: bool, handler: Handler, request: Request) -> Outcome {
-    if !open {
-        app.keys.admit(request.headers())?;
+    if !route.serves(&method) {
+        let message = format!("{method} does not work at {path:?}: see /api/openapi.json.");
+        return Err(ApiError::new(405, "method_not_allowed", message).header(header::ALLOW, route.allow()));
     }
-    let call = call(app, request).await?;
-    match handler {
-        Handler::Now(handler) => handler(app, &call),
-        Handler::Later(handler) => handler(app, &call).await,
+    if !route.open {
+        app.keys.admit(&headers)?;
     }
-}
-
-async fn call(app: &App, request: Request) -> Result<Call, ApiError> {
-    let (mut parts, body) = request.into_parts();
-    let params = RawPathParams::from_request_parts(&mut parts, &())
-        .await
+    let room = percent_decode_str(room)
+        .decode_utf8()
         .map_err(|_| ApiError::bad_request("room: the name in the address is not UTF-8 in percent-encoding."))?;
-    let room = params.iter().next().map(|(_, room)| room.to_owned()).unwrap_or_default();
-    let slot = parts.extensions.get::<Arc<Slot>>().map(|slot| &**slot);
-    let (body, turn) = read_body(&parts.headers, body, &app.large_bodies, slot).await?;
-    let query = parts.uri.query().unwrap_or_default().to_owned();
-    let path = parts.uri.path().to_owned();
-    Ok(Call { path, room, query, headers: parts.headers, body, turn })
+    let (body, turn) = call::read_body(&headers, body, &app.large_bodies, slot).await?;
+    let (path, query) = (path.to_owned(), head.uri.query().unwrap_or_default().to_owned());
+    let call = Call { path, room: room.into_owned(), query, headers, body, turn };
+    (route.handler)(app, &call).await.map(Answer::into_response)
 }
 
-fn not_found(uri: &Uri) -> ApiError {
-    let paths: Vec<_> = routes().iter().map(|route| route.path.replace('*', "")).collect();
-    let message = format!("There is nothing at {:?}. The internal port has: {}.", uri.path(), paths.join(", "));
-    ApiError::new(404, "not_found", message)
-}
-
-fn method_not_allowed(method: &Method, uri: &Uri) -> ApiError {
-    let message = format!("{method} does not work at {:?}: see /api/openapi.json.", uri.path());
-    ApiError::new(405, "method_not_allowed", message)
+fn not_found(path: &str) -> ApiError {
+    let paths = ROUTES.each_ref().map(|route| route.path).join(", ");
+    ApiError::new(404, "not_found", format!("There is nothing at {path:?}. The internal port has: {paths}."))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde_json::Value;
 
     use super::*;
-    use crate::api::call::ERROR_CODES;
+    use crate::metrics::counters::ERROR_CODES;
 
     #[test]
     fn the_description_has_every_address_and_no_other() {
         let description: Value = serde_json::from_str(OPENAPI).expect("JSON");
-        let served: BTreeSet<_> = routes()
+        let served: BTreeSet<_> = ROUTES
             .iter()
-            .map(|route| (route.path.replace('*', ""), route.method.as_str().to_lowercase(), route.open))
+            .map(|route| (route.path.to_owned(), route.method.as_str().to_lowercase(), route.open))
             .collect();
         let mut described = BTreeSet::new();
         for (path, methods) in description["paths"].as_object().unwrap() {

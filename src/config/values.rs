@@ -1,11 +1,9 @@
-//! Values of options, read: sizes and times with units, and bounds of what makes sense.
+//! Values of options: sizes and times with units, within the bounds of what makes sense.
 
 use std::time::Duration;
 
+use crate::limits;
 use crate::memory;
-
-/// The least time between two checks of the public address.
-const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// A number of bytes: digits, and k, m or g.
 fn parse_bytes(text: &str) -> Result<usize, String> {
@@ -33,8 +31,8 @@ pub(super) fn parse_size(text: &str) -> Result<usize, String> {
 
 pub(super) fn parse_memory(text: &str) -> Result<usize, String> {
     parse_bytes(text).and_then(|bytes| match bytes {
-        memory::BUDGET_BYTES_MIN.. => Ok(bytes),
-        _ => Err(format!("{text} is too little: give at least {}", memory::Size(memory::BUDGET_BYTES_MIN))),
+        limits::BUDGET_BYTES_MIN.. => Ok(bytes),
+        _ => Err(format!("{text} is too little: give at least {}", memory::Size(limits::BUDGET_BYTES_MIN))),
     })
 }
 
@@ -74,8 +72,11 @@ pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
     if time.subsec_nanos() == 0 { Ok(time) } else { Err(format!("{text}: give whole seconds")) }
 }
 
-/// A time between two checks of the public address: more of them would be a load of its own.
+/// A time between two checks of the public address.
+#[cfg(feature = "doctor")]
 pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
+    /// More checks would be a load of their own.
+    const INTERVAL_MIN: Duration = Duration::from_millis(100);
     let time = parse_time(text)?;
     if time >= INTERVAL_MIN { Ok(time) } else { Err(format!("{text} is too short: give 100ms or more")) }
 }

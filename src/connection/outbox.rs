@@ -5,15 +5,10 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::Own;
+use crate::limits::{OUTBOX_BYTES_MAX, PONGS_MAX};
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 use crate::metrics::delivery::Carried;
 use crate::slice::Slice;
-
-/// Bytes of replies that may wait for one connection; a peer that asks on without reading is closed beyond it.
-pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
-/// Pongs (and our own pings) that wait for one connection. Beyond it a newer one takes the place of the last: RFC 6455,
-/// 5.5.3 asks only for an answer to the most recent ping.
-const PONGS_MAX: usize = 16;
 
 /// What a frame that waits costs beside its bytes: its place in the list, its allocation and its count of owners.
 const FRAME_OVERHEAD_BYTES: usize = size_of::<Owed>() + 2 * ALLOCATION_OVERHEAD_BYTES + 24;

@@ -4,20 +4,15 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
-use super::outbox::{OUTBOX_BYTES_MAX, Owed};
-use super::{Connection, Gap, Membership, Next, Own, Role, Sent, Source, Sources, State};
+use super::outbox::Owed;
+use super::{Connection, Gap, Membership, Next, Own, Role, Sent, Source, Sources};
+use crate::limits::{OUTBOX_BYTES_MAX, REPLAY_BYTES_PER_SEND_MAX, SEND_BYTES_MAX, SLICES_PER_SEND_MAX};
 use crate::metrics::delivery::Carried;
 use crate::protocol::position::Batch;
-use crate::ring::{SLICES_PER_SEND_MAX, Slices};
+use crate::ring::Slices;
+use crate::room::local::LocalRooms;
 use crate::room::log::Read;
-use crate::shard::rooms::LocalRooms;
 use crate::slice::Slice;
-
-/// One send is cut off after the slice that reaches this many bytes, so that no member holds up a turn.
-const SEND_BYTES_MAX: usize = 256 * 1024;
-
-/// Limit, in bytes, of what one send carries of what a member has missed.
-const REPLAY_BYTES_PER_SEND_MAX: usize = 64 * 1024;
 
 impl Source {
     /// The frames of rooms in the bytes that came from here, if those become the connection's own.
@@ -46,7 +41,7 @@ impl Connection {
     /// cursor stepped over are appended to `gaps`: they leave as replies with the send that follows.
     pub fn next_send(&mut self, rooms: &LocalRooms, gaps: &mut Vec<Gap>) -> Next {
         if self.outbox.is_none()
-            && self.state == State::Open
+            && self.life.is_open()
             && let [membership] = &mut self.memberships[..]
             && let Read::Frames(slice, cursor) = rooms.log(membership.room).read(membership.cursor, u64::MAX)
         {
@@ -58,7 +53,7 @@ impl Connection {
         let mut slices = Vec::new();
         let mut sources = Sources::new();
         self.take_own(&mut slices, &mut sources);
-        if self.state == State::Open && !self.take_rooms(rooms, &mut slices, &mut sources, gaps) {
+        if self.life.is_open() && !self.take_rooms(rooms, &mut slices, &mut sources, gaps) {
             // Nothing of what was taken must be lost: the Close comes behind it.
             let owed = |(slice, source): (Slice, Source)| {
                 let (carried, pinned_bytes) = (source.carried(rooms), source.pinned_bytes(&slice));
@@ -107,7 +102,7 @@ impl Connection {
     ) -> bool {
         let mut bytes = 0;
         let can_be_told = match self.role {
-            Role::Chat { .. } | Role::Stream { .. } => true,
+            Role::V0 { .. } | Role::V1 { .. } | Role::Sse { .. } => true,
             Role::Raw { lossy, .. } => lossy,
         };
         for membership in &mut self.memberships {
@@ -231,7 +226,7 @@ impl Connection {
     /// Moves what its rooms have for it into the outbox, so that a reply comes behind all that the rooms had when it
     /// was made. A connection that lags gets its reply first: it must not gather a queue of its own.
     pub fn settle(&mut self, rooms: &LocalRooms, bytes_max: usize) {
-        if !self.may_send() || self.outbox.as_ref().is_some_and(|outbox| outbox.is_lagging()) {
+        if !self.life.may_send() || self.outbox.as_ref().is_some_and(|outbox| outbox.is_lagging()) {
             return;
         }
         for index in 0..self.memberships.len() {

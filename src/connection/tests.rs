@@ -8,19 +8,19 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Time;
-use crate::metrics::counters::Counters;
+use crate::limits::{LEAVE_BYTES_MAX, SETTLE_BYTES_MAX};
+use crate::metrics::counters::{Counters, Readings, counters};
 use crate::os;
 use crate::protocol::MemberId;
 use crate::protocol::resume::ResumeKey;
+use crate::protocol::{Encoding, Namespace};
 use crate::rate::RateLimit;
-use crate::relay::{self, Relay};
+use crate::room::inbox::{self, Relay};
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
 use crate::room::{Joining, Room, Wakes};
 
 const ROOMS: usize = 3;
-/// As the shard has it for replies.
-const SETTLE_BYTES_MAX: usize = 64 * 1024;
 
 /// Frames of this test: what they are, two numbers, and as much filler as they say. A connection never looks inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,7 +152,8 @@ struct Bench {
     pongs: u64,
     lossy: bool,
     too_slow: bool,
-    counters: Counters,
+    full: bool,
+    counters: (Counters, Readings),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,8 +166,8 @@ impl Bench {
     fn new(role: Role) -> Self {
         let lossy = !matches!(role, Role::Raw { lossy: false, .. });
         let bucket = Bucket::new(&RateLimit::OFF, 0);
-        let connection = Connection::new(1, role, bucket);
-        let inboxes = relay::inboxes([os::new_eventfd().unwrap()], 1 << 30);
+        let connection = Connection::new(1, -1, role, bucket);
+        let inboxes = inbox::inboxes([os::new_eventfd().unwrap()], 1 << 30);
         let registry = Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF);
         let mut rooms = LocalRooms::default();
         let (mut shared, mut slots) = (Vec::new(), Vec::new());
@@ -180,7 +181,7 @@ impl Bench {
                 &mut Wakes::default(),
             );
             let joined = joined.unwrap();
-            slots.push(rooms.join(&joined.room, Form::Frames, joined.entered.first_seq, 1 << 20));
+            slots.push(rooms.join(&joined.room, Encoding::Frames, joined.entered.first_seq, 1 << 20));
             shared.push(joined.room);
         }
         let mut bench = Self {
@@ -195,7 +196,8 @@ impl Bench {
             pongs: 0,
             lossy,
             too_slow: false,
-            counters: Counters::default(),
+            full: false,
+            counters: counters(),
         };
         bench.join(0);
         bench
@@ -206,11 +208,11 @@ impl Bench {
     }
 
     fn is_chat(&self) -> bool {
-        matches!(self.connection.role, Role::Chat { .. })
+        matches!(self.connection.role, Role::V0 { .. })
     }
 
     fn join(&mut self, room: usize) {
-        if !self.is_member(room) && self.connection.state == State::Open {
+        if !self.is_member(room) && self.connection.life.is_open() {
             let cursor = self.rooms.log(self.slots[room]).tip();
             self.connection.memberships.push(Membership {
                 room: self.slots[room],
@@ -222,7 +224,7 @@ impl Bench {
     }
 
     fn reply(&mut self, frame: &Frame, len: usize) {
-        if self.connection.state == State::Open {
+        if self.connection.life.is_open() {
             self.connection.settle(&self.rooms, SETTLE_BYTES_MAX);
             if !self.connection.reply(encode(frame, len)) {
                 self.close();
@@ -231,9 +233,10 @@ impl Bench {
     }
 
     fn close(&mut self) {
-        if self.connection.state == State::Open {
+        if self.connection.life.is_open() {
             self.connection.settle(&self.rooms, SETTLE_BYTES_MAX);
-            self.connection.close(encode(&Frame::Close, 2), State::Closing);
+            self.connection.say_close(encode(&Frame::Close, 2));
+            self.connection.life.close(false);
             self.slots.iter().for_each(|room| self.connection.left(*room, &self.rooms));
         }
     }
@@ -245,27 +248,27 @@ impl Bench {
                     let log = self.rooms.log(self.slots[room]);
                     let (seq, first_seq) = (log.tip(), log.first_seq());
                     let frame = encode(&Frame::Room(room, seq), len);
-                    let member = self.is_member(room) && self.connection.state == State::Open;
+                    let member = self.is_member(room) && self.connection.life.is_open();
                     if member && own && matches!(self.connection.role, Role::Raw { echo: false, .. }) {
                         self.connection.skip_own(seq, first_seq);
                     } else if member {
                         self.owed[room].push(Owed::Message(seq));
                     }
-                    self.rooms.append(&Relay { room: Arc::clone(&self.shared[room]), seq, frame, received: None });
+                    self.rooms.append(&Relay { room: self.shared[room].id(), epoch: 1, seq, frame, received: None });
                 }
             }
-            Step::Reply { len } if self.is_chat() && self.connection.state == State::Open => {
+            Step::Reply { len } if self.is_chat() && self.connection.life.is_open() => {
                 self.replies += 1;
                 self.reply(&Frame::Reply(self.replies), len);
             }
-            Step::Pong if self.connection.state == State::Open => {
+            Step::Pong if self.connection.life.is_open() => {
                 self.pongs += 1;
                 self.connection.pong(encode(&Frame::Pong(self.pongs), 5));
             }
             Step::Join(room) if self.is_chat() => self.join(room),
             Step::Leave(room) if self.is_chat() && self.is_member(room) => {
                 let slot = self.slots[room];
-                let lost = self.connection.settle_last(slot, &self.rooms, OUTBOX_BYTES_MAX / 4 * 3);
+                let lost = self.connection.settle_last(slot, &self.rooms, LEAVE_BYTES_MAX);
                 self.connection.left(slot, &self.rooms);
                 if let Some(Gap { first, last, .. }) = lost {
                     self.reply(&Frame::Gap(room, first, last + 1), 0);
@@ -278,21 +281,27 @@ impl Bench {
             }
             Step::Send => self.send(),
             Step::Sent { taken } => self.sent(taken),
-            Step::Writable => self.connection.awaiting_writable = false,
+            Step::Writable => self.writable(),
             Step::Close => self.close(),
             _ => {}
         }
     }
 
+    fn writable(&mut self) {
+        if std::mem::take(&mut self.full) {
+            self.connection.life.writable();
+        }
+    }
+
     fn send(&mut self) {
-        if !self.connection.may_send() {
+        if !self.connection.life.may_send() {
             return;
         }
         let mut gaps = Vec::new();
         match self.connection.next_send(&self.rooms, &mut gaps) {
             Next::Send(slices) => {
                 assert!(!slices.is_empty());
-                self.connection.sending = true;
+                self.connection.life.send();
                 self.in_flight = Some(slices);
             }
             Next::Nothing => {}
@@ -312,7 +321,7 @@ impl Bench {
 
     fn sent(&mut self, taken: usize) {
         let Some(slices) = self.in_flight.take() else { return };
-        self.connection.sending = false;
+        self.connection.life.sent();
         let all = match &slices {
             Slices::One(slice) => slice.clone().detached().to_vec(),
             Slices::Many(slices) => slices.iter().flat_map(|slice| slice.clone().detached().to_vec()).collect(),
@@ -320,15 +329,16 @@ impl Bench {
         let count = if taken == 1000 { all.len() } else { (all.len() - 1) * taken / 1000 };
         self.output.extend(&all[..count]);
         let sent = self.connection.sent(slices, count, &self.rooms);
-        self.rooms.deliveries.report(&self.counters);
-        assert!(self.counters.deliveries.get() <= self.whole_room_frames(), "what has not left is not delivered");
+        self.rooms.deliveries.report(&self.counters.0);
+        assert!(self.counters.1.deliveries.get() <= self.whole_room_frames(), "what has not left is not delivered");
         match sent {
             Sent::Full => {
                 assert!(count < all.len());
-                self.connection.awaiting_writable = true;
+                self.full = true;
+                self.connection.life.await_writable();
             }
             Sent::Whole => assert_eq!(count, all.len()),
-            Sent::Closed => self.connection.state = State::Ended,
+            Sent::Closed => self.connection.life.end(),
         }
     }
 
@@ -342,13 +352,13 @@ impl Bench {
     fn finish(mut self) {
         let mut idle = 0;
         while idle < 3 {
-            self.connection.awaiting_writable = false;
+            self.writable();
             self.send();
             let something = self.in_flight.is_some() || self.connection.has_something(&self.rooms);
-            idle = if something && self.connection.state != State::Ended { 0 } else { idle + 1 };
+            idle = if something && !self.connection.life.is_ended() { 0 } else { idle + 1 };
             self.sent(1000);
         }
-        let closed = self.connection.state != State::Open;
+        let closed = !self.connection.life.is_open();
         assert!(closed || self.connection.outbox.is_none(), "with nothing to send, no memory is held");
         let frames = decode(&self.output);
         let close_at = frames.iter().position(|frame| *frame == Frame::Close);
@@ -361,7 +371,7 @@ impl Bench {
         let pongs = numbers(|frame| if let Frame::Pong(number) = frame { Some(*number) } else { None });
         assert!(pongs.is_sorted());
         assert_eq!(pongs.last().copied().unwrap_or(0), self.pongs, "the last ping is answered");
-        assert_eq!(self.counters.deliveries.get(), self.whole_room_frames());
+        assert_eq!(self.counters.1.deliveries.get(), self.whole_room_frames());
         for room in 0..ROOMS {
             self.compare_room(room, &frames, closed);
         }
@@ -416,7 +426,7 @@ enum Kind {
 impl From<Kind> for Role {
     fn from(kind: Kind) -> Self {
         match kind {
-            Kind::Chat => Self::Chat { user: Name::user("ann").unwrap() },
+            Kind::Chat => Self::V0 { user: Name::user("ann").unwrap() },
             Kind::Raw => Self::Raw { echo: true, lossy: false },
             Kind::RawNoEcho => Self::Raw { echo: false, lossy: false },
             Kind::RawLossy => Self::Raw { echo: false, lossy: true },

@@ -11,14 +11,13 @@ use std::borrow::Cow;
 use fastwebsockets::{OpCode, unmask};
 
 pub use self::violation::Violation;
+use crate::limits::CONTROL_BYTES_MAX;
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 
 mod violation;
 
 /// Longest header of a client's frame, in bytes: 2, the 64-bit length, the mask (RFC 6455 section 5.2).
 const HEADER_BYTES_MAX: usize = 14;
-/// Longest payload of a control frame, in bytes (RFC 6455 section 5.5).
-pub(super) const CONTROL_BYTES_MAX: usize = 125;
 
 // Every connection carries a decoder; an idle one must cost no more than this.
 const _: () = assert!(size_of::<Decoder>() <= 16);

@@ -7,14 +7,13 @@ use std::io;
 use bytes::{Buf, Bytes};
 use fastwebsockets::{Frame, OpCode, Payload};
 
-use super::decode::{CONTROL_BYTES_MAX, close_code_is_sendable, is_control};
+use super::decode::{close_code_is_sendable, is_control};
+use crate::limits::{CLOSE_REASON_BYTES_MAX, CONTROL_BYTES_MAX};
 
 /// Longest header of a server's frame, in bytes: 2 and the 64-bit length (RFC 6455 section 5.2).
 const HEADER_BYTES_MAX: usize = 10;
 /// Bytes that a frame may have allocated beyond its length: what waits for a slow member is counted by its length.
 const SPARE_BYTES_MAX: usize = 1024;
-/// Longest reason of a close frame, in bytes: a control frame's payload without the code (RFC 6455 section 5.5).
-pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 
 /// A frame with this payload (RFC 6455 section 5.2). A text payload must be UTF-8: it isn't checked here.
 ///

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use doctor::proxy::{EXAMPLE_UPSTREAM, Lines, Proxy};
 use serde_json::json;
 
 use super::accept::{Media, wanted};
@@ -16,7 +17,6 @@ use super::reason::Reason;
 use super::response::Response;
 use super::target::TargetError;
 use super::upgrade::Refusal;
-use crate::proxy::{EXAMPLE_UPSTREAM, Lines, Proxy};
 
 /// The longest origin that is written out as a value for `--origins`.
 const ORIGIN_BYTES_SHOWN: usize = 120;
@@ -181,8 +181,8 @@ impl Verdict {
     /// For the proxy that the evidence names; where it names none, for what most sites run, the likely one first.
     fn mends_for(&self, upstream: &str) -> Vec<Lines> {
         let mend: fn(Proxy, &str) -> Lines = match self.reason {
-            reason if reason.points_at_a_proxy() => Proxy::upgrade_mend,
-            reason if reason.is_wrong_protocol() => Proxy::plain_mend,
+            reason if reason.points_at_a_proxy() => Proxy::upgrade_fix,
+            reason if reason.is_wrong_protocol() => Proxy::plain_fix,
             _ => return Vec::new(),
         };
         let mut proxies: Vec<Proxy> = self.hop.proxy.into_iter().collect();

@@ -6,9 +6,10 @@
 
 use std::net::IpAddr;
 
+use doctor::proxy::{FORWARDING, HINTS, Proxy};
+
 use super::head::{Head, Version};
 use super::shown::{bare, shown};
-use crate::proxy::{FORWARDING, HINTS, Proxy};
 
 /// Hops before the last that are named one by one.
 const EARLIER_MAX: usize = 4;

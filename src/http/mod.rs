@@ -13,9 +13,10 @@ pub mod head;
 pub mod hops;
 pub mod origin;
 pub mod page;
-pub mod reason;
 pub mod response;
 mod shown;
 pub mod stream;
 pub mod target;
 pub mod upgrade;
+
+pub use doctor::reason;

@@ -1,8 +1,8 @@
 //! The request target: what is asked for (RFC 9112 3.2, RFC 3986).
 //!
-//! Two steps, because their answers come at different times: [`route`] says which door the request came to, and only
-//! when the handshake is valid do [`chat_params`] and [`raw_params`] look at user and room. A plain GET on `/ws` is told
-//! that it is no handshake, not that it lacks a user name.
+//! Two steps, because their answers come at different times: [`route`] says what the request asks for, and only when the
+//! handshake is valid does [`UpgradeTarget::params`] look at user and room. A plain GET on `/ws` is told that it is no
+//! handshake, not that it lacks a user name.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -28,18 +28,8 @@ pub enum Route<'t> {
     Healthz,
     /// `/-/doctor/echo`: the request as it arrived.
     DoctorEcho,
-    /// An upgrade to the chat: any path that ends in `/ws`. Next: [`chat_params`].
-    Chat {
-        /// Behind the `?`; empty if there is none.
-        query: &'t str,
-    },
-    /// An upgrade to a raw room: `/raw/ROOM`. Next: [`raw_params`].
-    Raw {
-        /// Everything behind `/raw/`, decoded.
-        room: String,
-        /// Behind the `?`; empty if there is none.
-        query: &'t str,
-    },
+    /// A WebSocket; anything but a handshake is answered with 426 there.
+    Upgrade(UpgradeTarget<'t>),
     /// Server-sent events of a chat room: `/stream/ROOM`. Next: [`stream_room`].
     Stream {
         /// Everything behind `/stream/`, decoded.
@@ -53,10 +43,42 @@ pub enum Route<'t> {
     NotFound,
 }
 
-impl Route<'_> {
-    /// Whether only a WebSocket handshake is answered here with something else than 426.
-    pub fn is_upgrade(&self) -> bool {
-        matches!(self, Self::Chat { .. } | Self::Raw { .. })
+/// What a WebSocket is opened for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpgradeTarget<'t> {
+    /// The chat: any path that ends in `/ws`.
+    Chat {
+        /// Behind the `?`; empty if there is none.
+        query: &'t str,
+    },
+    /// A raw room: `/raw/ROOM`.
+    Raw {
+        /// Everything behind `/raw/`, decoded.
+        room: String,
+        /// Behind the `?`; empty if there is none.
+        query: &'t str,
+    },
+}
+
+/// The parameters of an [`UpgradeTarget`], read and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpgradeParams {
+    /// A user of the chat.
+    Chat(ChatParams),
+    /// A member of a raw room.
+    Raw(RawParams),
+}
+
+impl UpgradeTarget<'_> {
+    /// Reads and checks the parameters.
+    ///
+    /// # Errors
+    /// Those of [`chat_params`] and [`raw_params`].
+    pub fn params(&self) -> Result<UpgradeParams, TargetError> {
+        match self {
+            Self::Chat { query } => chat_params(query).map(UpgradeParams::Chat),
+            Self::Raw { room, query } => raw_params(room, query).map(UpgradeParams::Raw),
+        }
     }
 }
 
@@ -130,7 +152,7 @@ pub fn route(target: &str) -> Result<Route<'_>, TargetError> {
         return Err(TargetError::new(Reason::PathInvalid, "The path contains a control character."));
     }
     Ok(if let Some(room) = path.strip_prefix("/raw/") {
-        Route::Raw { room: room.to_owned(), query }
+        Route::Upgrade(UpgradeTarget::Raw { room: room.to_owned(), query })
     } else if let Some(room) = path.strip_prefix("/stream/") {
         Route::Stream { room: room.to_owned(), query }
     } else if let Some(ours) = path.strip_prefix("/-/") {
@@ -140,13 +162,13 @@ pub fn route(target: &str) -> Result<Route<'_>, TargetError> {
     } else if let Some(asset) = page::asset(&path) {
         Route::Page(asset)
     } else if path.ends_with("/ws") {
-        Route::Chat { query }
+        Route::Upgrade(UpgradeTarget::Chat { query })
     } else {
         Route::NotFound
     })
 }
 
-/// The parameters of [`Route::Chat`]: exactly one `username`, at most one `room` and one `resume`; other keys are not looked at.
+/// The parameters of [`UpgradeTarget::Chat`]: exactly one `username`, at most one `room` and one `resume`; other keys are not looked at.
 ///
 /// # Errors
 /// Every fault of the user name has the body [`USERNAME_TEXT`]; those of the room have sentences of their own. The user
@@ -165,7 +187,7 @@ pub fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
     Ok(ChatParams { user, room, room_named, resume: resume.map(Cow::into_owned) })
 }
 
-/// The parameters of [`Route::Raw`]; keys other than `echo` and `lossy` are not looked at.
+/// The parameters of [`UpgradeTarget::Raw`]; keys other than `echo` and `lossy` are not looked at.
 ///
 /// # Errors
 /// The room's name is invalid, or `echo` or `lossy` is neither 0 nor 1, or given twice.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::plan::Sizes;
-use crate::metrics::counters::Counter;
+use crate::metrics::counters::Number;
 
 /// Kinds of holders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,14 +58,14 @@ impl What {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Ledger {
-    bytes: [Counter; What::ALL.len()],
+    bytes: [Number; What::ALL.len()],
     /// How much was taken since the start; never goes back.
-    taken: Counter,
+    taken: Number,
     /// `taken` at the last review.
-    reviewed: Counter,
+    reviewed: Number,
     on_shard: Sizes,
     replays: Sizes,
-    laps: [Counter; What::ALL.len()],
+    laps: [Number; What::ALL.len()],
 }
 
 impl Ledger {
@@ -75,7 +75,7 @@ impl Ledger {
     }
 
     /// Holders of this kind that had to give.
-    pub fn laps(&self, what: What) -> &Counter {
+    pub(crate) fn laps(&self, what: What) -> &Number {
         &self.laps[what as usize]
     }
 

@@ -4,7 +4,7 @@
 //! floor, the largest size at which cutting every larger holder down to it is enough; and from a shard's own part in that,
 //! what the shard gives. On the shard, [`level`] says exactly how far its largest holders go down.
 
-use crate::metrics::counters::Counter;
+use crate::metrics::counters::Number;
 
 use super::Demand;
 
@@ -16,8 +16,8 @@ const CLASSES: usize = 21;
 /// Holders by size: how many there are in each class, and how many bytes they hold together.
 #[derive(Debug, Default)]
 pub struct Sizes {
-    holders: [Counter; CLASSES],
-    bytes: [Counter; CLASSES],
+    holders: [Number; CLASSES],
+    bytes: [Number; CLASSES],
 }
 
 /// The class of a holder of this size.
@@ -54,7 +54,7 @@ impl Sizes {
     fn gain(&self, class: usize) -> usize {
         // A holder that is given up on another thread than it was taken on counts below zero there.
         let sum =
-            |counters: &[Counter]| counters[class..].iter().map(|counter| counter.get().cast_signed()).sum::<i64>();
+            |counters: &[Number]| counters[class..].iter().map(|counter| counter.get().cast_signed()).sum::<i64>();
         let (holders, bytes) = (sum(&self.holders).max(0) as usize, sum(&self.bytes).max(0) as usize);
         bytes.saturating_sub(holders.saturating_mul(smallest(class)))
     }

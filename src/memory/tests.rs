@@ -51,10 +51,10 @@ fn the_budget_is_kept_by_the_largest() {
     small.iter_mut().for_each(|held| held.set(40_000_000));
     let mut large = Held::new(What::Outboxes);
     large.set(9 << 30);
-    assert_eq!(memory.review(&[], false), None, "13 of 16 GiB");
+    assert_eq!(memory.review(0, false), None, "13 of 16 GiB");
     large.set(11 << 30);
-    assert_eq!(memory.review(&[], true), None, "a busy shard may go to the limit");
-    let demand = memory.review(&[], false).expect("15 of 16 GiB are more than 14");
+    assert_eq!(memory.review(0, true), None, "a busy shard may go to the limit");
+    let demand = memory.review(0, false).expect("15 of 16 GiB are more than 14");
     assert!(demand.floor_bytes >= 40_000_000, "{demand:?}: the small ones are left alone");
     assert!(demand.own_bytes >= 2 << 30 && demand.replay_bytes == 0 && !demand.others, "{demand:?}");
     count_in(Arc::default());

@@ -1,63 +1,61 @@
 //! What one thread counts while it works.
 //!
-//! Only that thread writes; whoever asks for metrics reads. A relaxed load and a relaxed store are then enough, and cost what
-//! a plain variable costs: no locked instruction, and no cache line that another shard writes to.
+//! Only that thread writes: the writer's half ([`Counters`]) exists once and can't be shared. Whoever asks for metrics has the
+//! reader's half ([`Readings`]). A relaxed load and a relaxed store are then enough, and cost what a plain variable costs: no
+//! locked instruction, and no cache line that another shard writes to.
 
+use std::array::from_fn;
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::api::call::ERROR_CODES;
+use crate::protocol::Protocol;
 use crate::protocol::v1::Code;
 
-/// A number that one thread writes and others read.
+/// A number that one thread writes and others read. Which one, its owner has to see to: [`Counter`] does.
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub(crate) struct Number(AtomicU64);
 
-impl Counter {
-    /// Adds; only from the thread that owns it.
-    pub fn add(&self, count: u64) {
+impl Number {
+    pub(crate) fn add(&self, count: u64) {
         self.0.store(self.get().wrapping_add(count), Ordering::Relaxed);
     }
 
-    /// Subtracts, where the number is a level; only from the thread that owns it.
-    pub fn subtract(&self, count: u64) {
+    /// Subtracts, where the number is a level.
+    pub(crate) fn subtract(&self, count: u64) {
         self.0.store(self.get().wrapping_sub(count), Ordering::Relaxed);
     }
 
-    /// What it stands at.
-    pub fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// The ways to speak to hi.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speech {
-    /// `/ws` as in 2017.
-    V0,
-    /// `/ws` with the subprotocol `hi.v1`.
-    V1,
-    /// `/raw/ROOM`.
-    Raw,
-    /// `/stream/ROOM`.
-    Sse,
-    /// The internal port.
-    Api,
+/// The writer's half of a number: it may move to another thread, and two threads can't have it.
+#[derive(Debug)]
+pub struct Counter(&'static Number, PhantomData<Cell<()>>);
+
+impl Counter {
+    /// Adds.
+    pub fn add(&self, count: u64) {
+        self.0.add(count);
+    }
+
+    /// Subtracts, where the number is a level.
+    pub fn subtract(&self, count: u64) {
+        self.0.subtract(count);
+    }
 }
 
-impl Speech {
-    /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 5] = [Self::V0, Self::V1, Self::Raw, Self::Sse, Self::Api];
+/// The reader's half of a number.
+#[derive(Debug)]
+pub struct Reading(&'static Number);
 
-    /// As a label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::V0 => "v0",
-            Self::V1 => "v1",
-            Self::Raw => "raw",
-            Self::Sse => "sse",
-            Self::Api => "api",
-        }
+impl Reading {
+    /// What the number is now.
+    pub fn get(&self) -> u64 {
+        self.0.get()
     }
 }
 
@@ -137,38 +135,51 @@ pub const CLOSE_CODES: [u16; 18] = [
     4102,
 ];
 
-/// How many values fell into each of some ranges, for one thread to write.
+/// `code` of every error of the internal port, as `openapi.json` lists them.
+pub const ERROR_CODES: [&str; 10] = [
+    "bad_request",
+    "denied",
+    "not_found",
+    "room_not_found",
+    "method_not_allowed",
+    "too_late",
+    "key_reused",
+    "too_many_keys",
+    "too_big",
+    "busy",
+];
+
+/// How many values fell into each of some ranges.
 #[derive(Debug)]
-pub struct Histogram<const N: usize> {
+pub struct Histogram<const N: usize, C = Counter> {
     /// The largest value of each range, ascending; what is larger than the last falls into one more.
     bounds: &'static [u64; N],
-    counts: [Counter; N],
-    above: Counter,
-    sum: Counter,
+    counts: [C; N],
+    above: C,
+    sum: C,
+}
+
+impl<const N: usize, C> Histogram<N, C> {
+    fn new(bounds: &'static [u64; N], next: &mut impl FnMut() -> C) -> Self {
+        debug_assert!(bounds.is_sorted());
+        Self { bounds, counts: from_fn(|_| next()), above: next(), sum: next() }
+    }
 }
 
 impl<const N: usize> Histogram<N> {
-    fn new(bounds: &'static [u64; N]) -> Self {
-        debug_assert!(bounds.is_sorted());
-        Self {
-            bounds,
-            counts: std::array::from_fn(|_| Counter::default()),
-            above: Counter::default(),
-            sum: Counter::default(),
-        }
-    }
-
     /// Counts a value that came `times` times.
     pub fn record(&self, value: u64, times: u64) {
         let range = self.bounds.iter().position(|bound| value <= *bound);
         range.map_or(&self.above, |range| &self.counts[range]).add(times);
         self.sum.add(value.saturating_mul(times));
     }
+}
 
+impl<const N: usize> Histogram<N, Reading> {
     /// Adds what it holds to `counts` (one more than there are bounds), and returns the sum of the values.
     pub fn add_to(&self, counts: &mut [u64]) -> u64 {
-        for (count, counter) in counts.iter_mut().zip(self.counts.iter().chain([&self.above])) {
-            *count += counter.get();
+        for (count, reading) in counts.iter_mut().zip(self.counts.iter().chain([&self.above])) {
+            *count += reading.get();
         }
         self.sum.get()
     }
@@ -203,116 +214,152 @@ pub const DELIVERY_BOUNDS: [u64; 18] = [
     10 * SECOND,
 ];
 
-/// See the module. Aligned so that no other thread's data shares its cache lines.
+/// The numbers of one thread, on cache lines that hold nothing else.
 #[derive(Debug)]
 #[repr(align(128))]
-pub struct Counters {
+struct Numbers([Number; NUMBERS_MAX]);
+
+/// Room for all that [`Counters`] has.
+const NUMBERS_MAX: usize = 128;
+
+/// The counters of one thread: in the writer's half each is a [`Counter`], in the reader's half a [`Reading`].
+#[derive(Debug)]
+pub struct Counters<C = Counter> {
     /// Frames of rooms that the kernel took, each once for every member.
-    pub deliveries: Counter,
+    pub deliveries: C,
     /// Bytes that the kernel took of what leaves through WebSockets and streams.
-    pub sent_bytes: Counter,
+    pub sent_bytes: C,
     /// Bytes that arrived through WebSockets, and from listeners.
-    pub received_bytes: Counter,
+    pub received_bytes: C,
     /// Nanoseconds spent in turns.
-    pub busy_nanos: Counter,
+    pub busy_nanos: C,
     /// Sends of each turn that had any.
-    pub send_batch: Histogram<{ BATCH_BOUNDS.len() }>,
+    pub send_batch: Histogram<{ BATCH_BOUNDS.len() }, C>,
     /// From the receipt of a message to its acceptance by the kernel, for every member, of messages that were sampled.
-    pub delivery: Histogram<{ DELIVERY_BOUNDS.len() }>,
+    pub delivery: Histogram<{ DELIVERY_BOUNDS.len() }, C>,
     /// Connections accepted.
-    pub accepts: Counter,
+    pub accepts: C,
     /// Notices of a gap.
-    pub gaps: Counter,
+    pub gaps: C,
     /// Frames that lapped members lost.
-    pub lost: Counter,
+    pub lost: C,
     /// Pauses of an accept, because the system had no file or memory left.
-    pub accept_pauses: Counter,
+    pub accept_pauses: C,
     /// Connections that gave no sign of life after a ping.
-    pub ping_timeouts: Counter,
+    pub ping_timeouts: C,
     /// Connections for which too many replies waited.
-    pub replies_unread: Counter,
-    connections: [Counter; Speech::ALL.len()],
-    messages_in: [Counter; Speech::ALL.len()],
-    rate_limited: [Counter; Speech::ALL.len()],
-    lapped: [Counter; Lapped::ALL.len()],
-    replays: [Counter; Replay::ALL.len()],
-    refused: [Counter; Code::ALL.len()],
-    api_errors: [Counter; ERROR_CODES.len()],
-    disconnects: [Counter; CLOSE_CODES.len() + 1],
+    pub replies_unread: C,
+    /// Connections to the internal port that are open.
+    pub api_connections: C,
+    /// Messages that the internal port has published.
+    pub api_messages_in: C,
+    connections: [C; Protocol::ALL.len()],
+    messages_in: [C; Protocol::ALL.len()],
+    rate_limited: [C; Protocol::ALL.len()],
+    lapped: [C; Lapped::ALL.len()],
+    replays: [C; Replay::ALL.len()],
+    refused: [C; Code::ALL.len()],
+    api_errors: [C; ERROR_CODES.len()],
+    disconnects: [C; CLOSE_CODES.len() + 1],
+}
+
+/// The reader's half.
+pub type Readings = Counters<Reading>;
+
+/// Counters for one thread, and what others read of them. The numbers live as long as the process: metrics are asked for
+/// also when the thread has ended.
+pub fn counters() -> (Counters, Readings) {
+    let numbers: &'static Numbers = Box::leak(Box::new(Numbers(from_fn(|_| Number::default()))));
+    let each = || {
+        let mut numbers = numbers.0.iter();
+        move || numbers.next().expect("there are fewer than NUMBERS_MAX")
+    };
+    let (mut written, mut read) = (each(), each());
+    (Counters::new(&mut || Counter(written(), PhantomData)), Counters::new(&mut || Reading(read())))
 }
 
 impl Default for Counters {
+    /// Counters that nobody reads.
     fn default() -> Self {
-        Self {
-            deliveries: Counter::default(),
-            sent_bytes: Counter::default(),
-            received_bytes: Counter::default(),
-            busy_nanos: Counter::default(),
-            send_batch: Histogram::new(&BATCH_BOUNDS),
-            delivery: Histogram::new(&DELIVERY_BOUNDS),
-            accepts: Counter::default(),
-            gaps: Counter::default(),
-            lost: Counter::default(),
-            accept_pauses: Counter::default(),
-            ping_timeouts: Counter::default(),
-            replies_unread: Counter::default(),
-            connections: Default::default(),
-            messages_in: Default::default(),
-            rate_limited: Default::default(),
-            lapped: Default::default(),
-            replays: Default::default(),
-            refused: Default::default(),
-            api_errors: Default::default(),
-            disconnects: Default::default(),
-        }
+        counters().0
     }
 }
 
-impl Counters {
+impl<C> Counters<C> {
+    /// The halves agree on which number is which, as this makes both.
+    fn new(next: &mut impl FnMut() -> C) -> Self {
+        Self {
+            deliveries: next(),
+            sent_bytes: next(),
+            received_bytes: next(),
+            busy_nanos: next(),
+            send_batch: Histogram::new(&BATCH_BOUNDS, next),
+            delivery: Histogram::new(&DELIVERY_BOUNDS, next),
+            accepts: next(),
+            gaps: next(),
+            lost: next(),
+            accept_pauses: next(),
+            ping_timeouts: next(),
+            replies_unread: next(),
+            api_connections: next(),
+            api_messages_in: next(),
+            connections: from_fn(|_| next()),
+            messages_in: from_fn(|_| next()),
+            rate_limited: from_fn(|_| next()),
+            lapped: from_fn(|_| next()),
+            replays: from_fn(|_| next()),
+            refused: from_fn(|_| next()),
+            api_errors: from_fn(|_| next()),
+            disconnects: from_fn(|_| next()),
+        }
+    }
+
     /// Connections that are there now.
-    pub fn connections(&self, dialect: Speech) -> &Counter {
-        &self.connections[dialect as usize]
+    pub fn connections(&self, protocol: Protocol) -> &C {
+        &self.connections[protocol as usize]
     }
 
     /// Messages that arrived and were admitted.
-    pub fn messages_in(&self, dialect: Speech) -> &Counter {
-        &self.messages_in[dialect as usize]
+    pub fn messages_in(&self, protocol: Protocol) -> &C {
+        &self.messages_in[protocol as usize]
     }
 
     /// Messages refused for their rate.
-    pub fn rate_limited(&self, dialect: Speech) -> &Counter {
-        &self.rate_limited[dialect as usize]
+    pub fn rate_limited(&self, protocol: Protocol) -> &C {
+        &self.rate_limited[protocol as usize]
     }
 
     /// Members that fell behind the oldest frame kept.
-    pub fn lapped(&self, outcome: Lapped) -> &Counter {
+    pub fn lapped(&self, outcome: Lapped) -> &C {
         &self.lapped[outcome as usize]
     }
 
     /// Requests for what was missed while away.
-    pub fn replays(&self, outcome: Replay) -> &Counter {
+    pub fn replays(&self, outcome: Replay) -> &C {
         &self.replays[outcome as usize]
     }
 
     /// Requests of chat clients that were refused, of v0 under the code that v1 has for the same; those beyond the rate are
     /// in [`Counters::rate_limited`].
-    pub fn refused(&self, code: Code) -> &Counter {
+    pub fn refused(&self, code: Code) -> &C {
         &self.refused[code as usize]
     }
 
     /// Requests to the internal port that were refused, by one of [`ERROR_CODES`].
-    pub fn api_errors(&self, code: &str) -> &Counter {
+    pub fn api_errors(&self, code: &str) -> &C {
         let index = ERROR_CODES.iter().position(|counted| *counted == code);
         debug_assert!(index.is_some(), "{code} is not in the list");
         &self.api_errors[index.unwrap_or_default()]
     }
 
     /// Connections that ended, by the first close code that either side gave.
-    pub fn disconnects(&self, code: u16) -> &Counter {
+    pub fn disconnects(&self, code: u16) -> &C {
         let index = CLOSE_CODES.iter().position(|counted| *counted == code).unwrap_or(CLOSE_CODES.len());
         &self.disconnects[index]
     }
+}
 
+impl Counters {
     /// Time spent in turns.
     pub fn busy(&self, time: Duration) {
         self.busy_nanos.add(time.as_nanos() as u64);
@@ -325,7 +372,7 @@ mod tests {
 
     #[test]
     fn labels_stand_in_the_order_of_their_declaration() {
-        assert!(Speech::ALL.iter().enumerate().all(|(index, dialect)| *dialect as usize == index));
+        assert!(Protocol::ALL.iter().enumerate().all(|(index, protocol)| *protocol as usize == index));
         assert!(Lapped::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
         assert!(Replay::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
         assert!(Code::ALL.iter().enumerate().all(|(index, code)| *code as usize == index));
@@ -333,21 +380,21 @@ mod tests {
 
     #[test]
     fn codes_that_nobody_knows_are_counted_together() {
-        let counters = Counters::default();
+        let (counters, readings) = counters();
         for code in [4101, 3999, 1004] {
             counters.disconnects(code).add(1);
         }
-        assert_eq!((counters.disconnects(4101).get(), counters.disconnects(4999).get()), (1, 2));
+        assert_eq!((readings.disconnects(4101).get(), readings.disconnects(4999).get()), (1, 2));
     }
 
     #[test]
     fn a_value_falls_into_the_first_range_that_holds_it() {
-        let histogram = Histogram::new(&[10, 100]);
-        for (value, times) in [(0, 1), (10, 2), (11, 4), (100, 8), (101, 16)] {
-            histogram.record(value, times);
+        let (counters, readings) = counters();
+        for (value, times) in [(0, 1), (1, 2), (2, 4), (2000, 8), (1024, 16)] {
+            counters.send_batch.record(value, times);
         }
-        let mut counts = [1; 3];
-        assert_eq!(histogram.add_to(&mut counts), 20 + 44 + 800 + 1616);
-        assert_eq!(counts, [4, 13, 17]);
+        let mut counts = [1; BATCH_BOUNDS.len() + 1];
+        assert_eq!(readings.send_batch.add_to(&mut counts), 2 + 8 + 16000 + 16384);
+        assert_eq!(counts, [4, 5, 1, 1, 1, 1, 1, 1, 1, 1, 17, 9]);
     }
 }

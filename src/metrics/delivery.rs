@@ -9,14 +9,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
+use crate::limits::{PENDING_MAX, SAMPLES_MAX};
 
 /// Between two messages of one shard that are followed.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
-/// Messages of one room that are followed at the same time. A member that lags further behind is seen among gaps and
-/// lapped members, not here.
-const SAMPLES_MAX: usize = 64;
-/// Different messages that may be delivered before [`Deliveries::report`]; more are not timed.
-const PENDING_MAX: usize = 1024;
 
 /// Chooses the messages that are followed.
 #[derive(Debug, Default)]
@@ -143,7 +139,7 @@ impl Deliveries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::counters::DELIVERY_BOUNDS;
+    use crate::metrics::counters::{DELIVERY_BOUNDS, counters};
 
     #[test]
     fn one_message_in_100_ms_is_followed() {
@@ -171,7 +167,7 @@ mod tests {
 
     #[test]
     fn every_member_that_gets_a_followed_message_is_timed_once() {
-        let (counters, deliveries, mut room) = (Counters::default(), Deliveries::default(), Sampled::default());
+        let ((counters, readings), deliveries, mut room) = (counters(), Deliveries::default(), Sampled::default());
         let received = Instant::now();
         room.add(5, received, 1);
         room.add(9, received + Duration::from_nanos(1), 1);
@@ -182,8 +178,8 @@ mod tests {
         deliveries.report(&counters);
         deliveries.report(&counters);
         let mut counts = [0; DELIVERY_BOUNDS.len() + 1];
-        counters.delivery.add_to(&mut counts);
-        assert_eq!((counts.iter().sum::<u64>(), counters.deliveries.get()), (3, 17));
+        readings.delivery.add_to(&mut counts);
+        assert_eq!((counts.iter().sum::<u64>(), readings.deliveries.get()), (3, 17));
     }
 
     #[test]

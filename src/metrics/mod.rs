@@ -18,17 +18,19 @@ use crate::room;
 pub mod counters;
 pub mod delivery;
 pub mod format;
+pub mod memory;
 pub mod scrape;
 
-use counters::Counters;
+use counters::{Counters, Readings};
 use format::Format;
 
 /// Everything that can be asked for at `/metrics`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Mutex<Registry>,
-    of_shards: Arc<[Arc<Counters>]>,
-    of_internal_port: Arc<Counters>,
+    of_shards: Arc<[Readings]>,
+    /// The writer's halves that no thread has taken yet: the shards', and last the internal port's.
+    untaken: Mutex<Vec<Option<Counters>>>,
 }
 
 impl Metrics {
@@ -39,21 +41,40 @@ impl Metrics {
         registry.register("hi_build", "The version that runs", Info::new(version));
         let instance = [("instance", instance.to_owned())];
         registry.register("hi_instance", "This process, as its answers name it", Info::new(instance));
-        let of_shards: Arc<[_]> = (0..shards).map(|_| Arc::<Counters>::default()).collect();
-        let of_internal_port = Arc::<Counters>::default();
-        let (shards, internal_port) = (Arc::clone(&of_shards), Arc::clone(&of_internal_port));
+        let (mut counters, of_shards): (Vec<_>, Vec<_>) = (0..shards).map(|_| counters::counters()).unzip();
+        let (of_internal_port, internal_port) = counters::counters();
+        counters.push(of_internal_port);
+        let of_shards: Arc<[_]> = of_shards.into();
+        let shards = Arc::clone(&of_shards);
         registry.register_collector(Box::new(scrape::Scrape { shards, internal_port, rooms }));
-        Self { registry: Mutex::new(registry), of_shards, of_internal_port }
+        let untaken = Mutex::new(counters.into_iter().map(Some).collect());
+        Self { registry: Mutex::new(registry), of_shards, untaken }
     }
 
-    /// Where a shard counts.
-    pub fn of_shard(&self, shard: usize) -> &Arc<Counters> {
+    /// What a shard has counted.
+    pub fn of_shard(&self, shard: usize) -> &Readings {
         &self.of_shards[shard]
     }
 
-    /// Where the internal port counts.
-    pub fn of_internal_port(&self) -> &Counters {
-        &self.of_internal_port
+    /// Where a shard counts, to be moved to its thread.
+    ///
+    /// # Panics
+    /// If it has been taken before.
+    pub fn counters_of_shard(&self, shard: usize) -> Counters {
+        self.take(shard)
+    }
+
+    /// Where the internal port counts, likewise.
+    ///
+    /// # Panics
+    /// If it has been taken before.
+    pub fn counters_of_internal_port(&self) -> Counters {
+        self.take(self.of_shards.len())
+    }
+
+    fn take(&self, thread: usize) -> Counters {
+        let mut untaken = self.untaken.lock().unwrap_or_else(PoisonError::into_inner);
+        untaken[thread].take().expect("one thread counts here")
     }
 
     /// The registry, to add metrics or collectors of one's own, at any time.

@@ -8,21 +8,20 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::counters::{BATCH_BOUNDS, CLOSE_CODES, Counter, Counters, DELIVERY_BOUNDS, Lapped, Replay, Speech};
-use crate::api::call::ERROR_CODES;
+use super::counters::{BATCH_BOUNDS, CLOSE_CODES, DELIVERY_BOUNDS, ERROR_CODES, Lapped, Reading, Readings, Replay};
 use crate::log;
 use crate::os;
-use crate::protocol::Namespace;
 use crate::protocol::v1::Code;
+use crate::protocol::{Namespace, Protocol};
 use crate::room::registry::Registry;
 
 /// What is asked when somebody asks for metrics.
 #[derive(Debug)]
 pub struct Scrape {
     /// What each shard counts.
-    pub shards: Arc<[Arc<Counters>]>,
+    pub shards: Arc<[Readings]>,
     /// What the internal port counts.
-    pub internal_port: Arc<Counters>,
+    pub internal_port: Readings,
     /// All rooms, and the inboxes of the shards.
     pub rooms: Arc<Registry>,
 }
@@ -40,25 +39,24 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
-    fn all(&self) -> impl Iterator<Item = &Counters> {
-        self.shards.iter().chain([&self.internal_port]).map(|counters| &**counters)
+    fn all(&self) -> impl Iterator<Item = &Readings> {
+        self.shards.iter().chain([&self.internal_port])
     }
 
-    fn sum(&self, counter: impl Fn(&Counters) -> &Counter) -> u64 {
+    fn sum(&self, counter: impl Fn(&Readings) -> &Reading) -> u64 {
         // Levels may wrap on one thread: a wrapping sum sets that right.
-        self.all().fold(0, |sum, counters| sum.wrapping_add(counter(counters).get()))
+        self.all().fold(0, |sum, readings| sum.wrapping_add(counter(readings).get()))
     }
 
     fn connections(&self, page: &mut Page<'_>) -> fmt::Result {
-        let of_connections = Speech::ALL.into_iter().filter(|dialect| *dialect != Speech::Api);
-        let connections = of_connections.map(|dialect| (dialect.as_str(), self.sum(|c| c.connections(dialect))));
+        let connections = Protocol::ALL.map(|protocol| (protocol.label(), self.sum(|c| c.connections(protocol))));
         let help = "Connections that are open, by what they speak";
         page.family("hi_connections", help, None, MetricType::Gauge, "dialect", connections)?;
         page.counter("hi_accepts", "Connections accepted", None, self.sum(|c| &c.accepts))?;
         let help = "Times that accepting paused because the system had no file or memory left";
         page.counter("hi_accept_pauses", help, None, self.sum(|c| &c.accept_pauses))?;
         let help = "Connections to the internal port";
-        page.gauge("hi_internal_connections", help, self.sum(|c| c.connections(Speech::Api)))?;
+        page.gauge("hi_internal_connections", help, self.sum(|c| &c.api_connections))?;
         let codes = CLOSE_CODES.map(|code| (code.to_string(), self.sum(|c| c.disconnects(code))));
         let codes = codes.into_iter().chain([("other".to_owned(), self.sum(|c| c.disconnects(0)))]);
         let help = "WebSockets and streams that ended, by the first close code given or due";
@@ -66,21 +64,20 @@ impl Scrape {
         let rooms = [("chat", Namespace::Chat), ("raw", Namespace::Raw)];
         let rooms = rooms.map(|(kind, namespace)| (kind, self.rooms.len(namespace) as u64));
         page.family("hi_rooms", "Rooms", None, MetricType::Gauge, "kind", rooms)?;
-        let (asleep, evicted) = self.rooms.sleeping();
-        page.gauge("hi_sleeping_rooms", "Rooms that nobody is in, kept for clients that reconnect", asleep as u64)?;
+        let (dormant, evicted) = self.rooms.dormant();
+        page.gauge("hi_sleeping_rooms", "Rooms that nobody is in, kept for clients that reconnect", dormant as u64)?;
         let help = "Rooms that nobody is in, dropped before their time because too many were kept";
         page.counter("hi_sleeping_rooms_dropped", help, None, evicted)
     }
 
     fn messages(&self, page: &mut Page<'_>) -> fmt::Result {
-        let speakers = Speech::ALL.into_iter().filter(|dialect| *dialect != Speech::Sse);
-        let messages = speakers.clone().map(|dialect| (dialect.as_str(), self.sum(|c| c.messages_in(dialect))));
+        let speakers = [Protocol::V0, Protocol::V1, Protocol::Raw];
+        let messages = speakers.map(|protocol| (protocol.label(), self.sum(|c| c.messages_in(protocol))));
+        let messages = messages.into_iter().chain([("api", self.sum(|c| &c.api_messages_in))]);
         let help = "Messages that arrived and were admitted";
         page.family("hi_messages_in", help, None, MetricType::Counter, "dialect", messages)?;
         // The internal port has no rate: it refuses while the shards are behind, which is an error of its own.
-        let limited = speakers
-            .filter(|dialect| *dialect != Speech::Api)
-            .map(|dialect| (dialect.as_str(), self.sum(|c| c.rate_limited(dialect))));
+        let limited = speakers.map(|protocol| (protocol.label(), self.sum(|c| c.rate_limited(protocol))));
         let help = "Messages refused for their rate";
         page.family("hi_rate_limited", help, None, MetricType::Counter, "dialect", limited)?;
         let help = "Messages and notices of rooms that the kernel took, once for each member";

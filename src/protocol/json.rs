@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
@@ -59,7 +60,7 @@ impl<T> Spelled<T> {
 }
 
 /// The key of an object.
-pub(super) struct Key<'de>(pub(super) Cow<'de, str>);
+struct Key<'de>(Cow<'de, str>);
 
 impl<'de> Deserialize<'de> for Key<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -76,14 +77,53 @@ impl<'de> Deserialize<'de> for Json<'de> {
     }
 }
 
-/// What serde_json says about a payload that is not what it should be, without the place in it.
-pub(super) fn explain(error: &serde_json::Error) -> String {
-    if !error.is_data() {
-        return format!("Can't read that message: it is not JSON ({error}).");
+/// A message: an object that is read key by key.
+pub(super) trait Keys<'de>: Default {
+    /// What a payload has to be, for the error where it is something else.
+    const EXPECTED: &'static str;
+
+    /// Takes the value of one key.
+    fn take<A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error>;
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// A sentence for the client: it is not JSON, or not an object.
+pub(super) fn read<'de, K: Keys<'de>>(payload: &'de [u8]) -> Result<K, String> {
+    let mut json = serde_json::Deserializer::from_slice(payload);
+    let keys = json.deserialize_map(KeysVisitor(PhantomData)).and_then(|keys| json.end().map(|()| keys));
+    keys.map_err(|error| {
+        if !error.is_data() {
+            return unreadable(&format!("it is not JSON ({error})"));
+        }
+        // The place in the payload tells a person nothing.
+        let text = error.to_string();
+        unreadable(text.rsplit_once(" at line ").map_or(&*text, |(text, _)| text))
+    })
+}
+
+/// The sentence that tells a client what is wrong with its message.
+pub(super) fn unreadable(fault: &str) -> String {
+    format!("Can't read that message: {fault}.")
+}
+
+struct KeysVisitor<K>(PhantomData<K>);
+
+impl<'de, K: Keys<'de>> Visitor<'de> for KeysVisitor<K> {
+    type Value = K;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(K::EXPECTED)
     }
-    let text = error.to_string();
-    let text = text.rsplit_once(" at line ").map_or(&*text, |(text, _)| text);
-    format!("Can't read that message: {text}.")
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<K, A::Error> {
+        let mut keys = K::default();
+        while let Some(Key(key)) = map.next_key()? {
+            keys.take(&key, &mut map)?;
+        }
+        Ok(keys)
+    }
 }
 
 struct JsonVisitor;

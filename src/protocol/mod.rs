@@ -2,6 +2,7 @@
 
 pub mod broadcast;
 pub mod close_code;
+pub mod encoding;
 mod json;
 pub mod name;
 pub mod notice;
@@ -13,18 +14,55 @@ pub mod unicode;
 pub mod v0;
 pub mod v1;
 
+pub use encoding::Encoding;
+
 /// Users in one list: the answers to `/list` and `who`, and on the internal port.
 pub const USERS_LISTED_MAX: usize = 100;
 /// Rooms in one list: the answers to `/channels` and `rooms`, and on the internal port.
 pub const ROOMS_LISTED_MAX: usize = 1000;
 
-/// What a chat connection speaks.
+/// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// No subprotocol: the dialect of 2017.
+pub enum Protocol {
+    /// `/ws` without a subprotocol: the dialect of 2017.
     V0,
-    /// `hi.v1`.
+    /// `/ws` with the subprotocol `hi.v1`.
     V1,
+    /// `/raw/ROOM`: payloads as they come.
+    Raw,
+    /// `/stream/ROOM`: server-sent events; nothing is said.
+    Sse,
+}
+
+impl Protocol {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Self; 4] = [Self::V0, Self::V1, Self::Raw, Self::Sse];
+
+    /// The label that metrics have for it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::V0 => "v0",
+            Self::V1 => "v1",
+            Self::Raw => "raw",
+            Self::Sse => "sse",
+        }
+    }
+
+    /// The rooms that it reaches.
+    pub fn namespace(self) -> Namespace {
+        match self {
+            Self::V0 | Self::V1 | Self::Sse => Namespace::Chat,
+            Self::Raw => Namespace::Raw,
+        }
+    }
+
+    /// The form in which it gets what they publish.
+    pub fn encoding(self) -> Encoding {
+        match self {
+            Self::V0 | Self::V1 | Self::Raw => Encoding::Frames,
+            Self::Sse => Encoding::Events,
+        }
+    }
 }
 
 /// Chat rooms and raw rooms never meet, even under the same name.

@@ -1,9 +1,7 @@
 //! Notices of a room to all its members: joins and leaves.
 
 use super::name::Name;
-
-/// Names spelled out in a folded notice.
-const NAMES_MAX: usize = 3;
+use crate::limits::NAMES_TOLD_MAX;
 
 /// What a notice tells; its name is the value of `Event` on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +31,7 @@ pub struct Folded {
 impl Folded {
     /// Adds one; only the first few are named.
     pub fn push(&mut self, user: &Name) {
-        if self.first.len() < NAMES_MAX {
+        if self.first.len() < NAMES_TOLD_MAX {
             self.first.push(user.clone());
         }
         self.count += 1;

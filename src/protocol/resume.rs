@@ -3,18 +3,21 @@
 //! Nothing is stored: the secret names the connection, and a tag that only this process can make proves that it was
 //! given to that connection.
 
-use sha1::{Digest as _, Sha1};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha1::Sha1;
 
 use crate::protocol::MemberId;
 
 /// Bytes of the tag.
 const TAG_BYTES: usize = 16;
-/// Shard, slot and serial number in front of the tag, 4 bytes each.
+/// Bytes of the shard, the slot and the serial number in front of the tag.
 const ID_BYTES: usize = 12;
 
 /// What makes and reads the secrets of one process.
 #[derive(Clone)]
-pub struct ResumeKey([u64; 2]);
+pub struct ResumeKey(Hmac<Sha1>);
 
 impl std::fmt::Debug for ResumeKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -25,55 +28,25 @@ impl std::fmt::Debug for ResumeKey {
 impl ResumeKey {
     /// A key of random numbers.
     pub fn new(random: [u64; 2]) -> Self {
-        Self(random)
+        let key = random.map(u64::to_be_bytes);
+        Self(Hmac::new_from_slice(key.as_flattened()).expect("a key may have any length"))
     }
 
-    /// The secret of a connection, in hexadecimal digits.
+    /// The secret of a connection, in characters that need no escape in a URL.
     pub fn issue(&self, member: MemberId) -> String {
-        let id = id_of(member);
-        id.iter().chain(&self.tag(&id)).map(|byte| format!("{byte:02x}")).collect()
+        let id = [member.shard, member.slot, member.serial].map(u32::to_be_bytes);
+        let tag = self.0.clone().chain_update(id.as_flattened()).finalize().into_bytes();
+        BASE64_URL_SAFE_NO_PAD.encode([id.as_flattened(), &tag[..TAG_BYTES]].concat())
     }
 
-    /// Whose secret that is; `None` if this process has not made it.
-    pub fn redeem(&self, secret: &str) -> Option<MemberId> {
-        let digits = secret.as_bytes();
-        if digits.len() != 2 * (ID_BYTES + TAG_BYTES) {
-            return None;
-        }
-        let mut bytes = [0; ID_BYTES + TAG_BYTES];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let digit = |at: usize| char::from(pair[at]).to_digit(16);
-            *byte = (digit(0)? << 4 | digit(1)?) as u8;
-        }
-        let (id, tag) = bytes.split_first_chunk::<ID_BYTES>()?;
-        // As long for a wrong tag as for a nearly right one.
-        let differs = self.tag(id).iter().zip(tag).fold(0, |differs, (ours, theirs)| differs | (ours ^ theirs));
-        let (numbers, _) = id.as_chunks();
-        let number = |at: usize| u32::from_be_bytes(numbers[at]);
-        (differs == 0).then(|| MemberId { shard: number(0), slot: number(1), serial: number(2) })
+    /// The connection that this secret was issued to; `None` if this process has not issued it.
+    pub(crate) fn redeem(&self, secret: &str) -> Option<MemberId> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(secret).ok()?;
+        let (id, tag) = bytes.split_first_chunk::<ID_BYTES>().filter(|(_, tag)| tag.len() == TAG_BYTES)?;
+        self.0.clone().chain_update(id).verify_truncated_left(tag).ok()?;
+        let number = |at: usize| u32::from_be_bytes(id.as_chunks().0[at]);
+        Some(MemberId { shard: number(0), slot: number(1), serial: number(2) })
     }
-
-    /// The key stands on both sides, and the length is fixed: a tag can't be continued.
-    fn tag(&self, id: &[u8; ID_BYTES]) -> [u8; TAG_BYTES] {
-        let mut hash = Sha1::new();
-        hash.update(self.0[0].to_be_bytes());
-        hash.update(self.0[1].to_be_bytes());
-        hash.update(id);
-        hash.update(self.0[0].to_be_bytes());
-        hash.update(self.0[1].to_be_bytes());
-        let mut tag = [0; TAG_BYTES];
-        tag.copy_from_slice(&hash.finalize()[..TAG_BYTES]);
-        tag
-    }
-}
-
-fn id_of(member: MemberId) -> [u8; ID_BYTES] {
-    let mut id = [0; ID_BYTES];
-    let (places, _) = id.as_chunks_mut();
-    for (place, number) in places.iter_mut().zip([member.shard, member.slot, member.serial]) {
-        *place = number.to_be_bytes();
-    }
-    id
 }
 
 #[cfg(test)]
@@ -95,8 +68,8 @@ mod tests {
         let secret = key.issue(MemberId { shard: 0, slot: 9, serial: 1 });
         for at in 0..secret.len() {
             let mut changed = secret.clone().into_bytes();
-            changed[at] = if changed[at] == b'0' { b'1' } else { b'0' };
-            assert_eq!(key.redeem(std::str::from_utf8(&changed).unwrap()), None, "digit {at}");
+            changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+            assert_eq!(key.redeem(std::str::from_utf8(&changed).unwrap()), None, "character {at}");
         }
         for other in ["", "0", &secret[1..], &format!("{secret}0"), &"é".repeat(secret.len() / 2)] {
             assert_eq!(key.redeem(other), None, "{other}");

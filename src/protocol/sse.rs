@@ -7,10 +7,9 @@ use std::io::Write;
 
 use bytes::Bytes;
 
-use super::broadcast::{epoch_text, parse_epoch};
 use super::close_code::CloseReason;
 use crate::frame::encode;
-use crate::protocol::position::{Batch, Since};
+use crate::protocol::position::{Batch, Epoch, Since};
 
 /// A comment, which tells hops and listeners that the stream lives.
 pub const HEARTBEAT: &[u8] = b":\n\n";
@@ -49,7 +48,7 @@ pub fn gap(notice: &[u8], epoch: u64, seq: u64) -> Bytes {
 /// The beginning of a stream on which everything behind `seq` follows. No event comes of it, but from now on the listener
 /// knows where it stands, also in a room in which nothing is said; and when to reconnect if the connection is lost.
 pub fn opening(epoch: u64, seq: u64, retry_ms: u64) -> Bytes {
-    format!("retry: {retry_ms}\nid: {}:{seq}\n\n", epoch_text(epoch)).into()
+    format!("retry: {retry_ms}\nid: {}:{seq}\n\n", Epoch(epoch)).into()
 }
 
 /// The end of a stream: when to reconnect, or a comment that says why it ends.
@@ -63,7 +62,7 @@ pub fn end(reason: &CloseReason<'_>) -> Bytes {
 /// Where a listener that reconnects stopped: the value of `Last-Event-ID`. One that is not of our making is of no epoch.
 pub fn parse_last_event_id(value: &[u8]) -> Since {
     let position = std::str::from_utf8(value).ok().and_then(|value| value.split_once(':'));
-    let position = position.and_then(|(epoch, seq)| Some((parse_epoch(epoch)?, parse_seq(seq)?)));
+    let position = position.and_then(|(epoch, seq)| Some((Epoch::parse(epoch)?, parse_seq(seq)?)));
     position.map_or(Since { epoch: None, seq: 0 }, |(epoch, seq)| Since { epoch: Some(epoch), seq })
 }
 
@@ -75,7 +74,7 @@ fn parse_seq(text: &str) -> Option<u64> {
 
 fn write_event(event: &mut Vec<u8>, json: &[u8], epoch: u64, seq: u64) {
     debug_assert!(!json.contains(&b'\n') && !json.contains(&b'\r'), "a line break would end the field");
-    write!(event, "id: {epoch:016x}:{seq}\ndata: ").expect("writing to memory");
+    write!(event, "id: {}:{seq}\ndata: ", Epoch(epoch)).expect("writing to memory");
     event.extend_from_slice(json);
     event.extend_from_slice(b"\n\n");
 }

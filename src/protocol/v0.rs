@@ -4,14 +4,13 @@
 //! that they are of the right type: the server sets both.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess};
 
-use super::json::{self, Json, Key, Spelled};
+use super::json::{self, Json, Keys, Spelled};
 
 /// What a client sent: a text, to a room.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Said<'a> {
     /// The room that it is for; empty if none was given.
     pub room: Cow<'a, str>,
@@ -41,7 +40,55 @@ pub enum Command<'a> {
 /// # Errors
 /// A sentence for the client: not JSON, not an object, or which key has the wrong type.
 pub fn parse(payload: &[u8]) -> Result<Said<'_>, String> {
-    serde_json::from_slice(payload).map_err(|error| json::explain(&error))
+    let Fields { room, message, fault } = json::read(payload)?;
+    match fault {
+        Some(fault) => Err(json::unreadable(&fault)),
+        None => Ok(Said { room: room.value().unwrap_or_default(), message: message.value().unwrap_or_default() }),
+    }
+}
+
+/// The keys of a message; those of v1 have more.
+#[derive(Debug, Default)]
+pub(super) struct Fields<'de> {
+    pub(super) room: Spelled<Cow<'de, str>>,
+    pub(super) message: Spelled<Cow<'de, str>>,
+    /// The first key that has the wrong type.
+    pub(super) fault: Option<String>,
+}
+
+impl<'de> Keys<'de> for Fields<'de> {
+    const EXPECTED: &'static str = "an object with the keys Message and Room";
+
+    fn take<A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "Room" | "room" => self.room.put(key, text_of(key, map.next_value()?, &mut self.fault)),
+            "Message" | "message" => self.message.put(key, text_of(key, map.next_value()?, &mut self.fault)),
+            "From" | "from" => drop(text_of(key, map.next_value()?, &mut self.fault)),
+            "Meta" | "meta" => match map.next_value()? {
+                Json::Null | Json::Boolean => {}
+                other => wrong(&mut self.fault, key, "true or false", &other),
+            },
+            _ => drop(map.next_value::<IgnoredAny>()?),
+        }
+        Ok(())
+    }
+}
+
+/// A string; null is read as "not given", as the Go program did.
+pub(super) fn text_of<'de>(key: &str, value: Json<'de>, fault: &mut Option<String>) -> Option<Cow<'de, str>> {
+    match value {
+        Json::Null => None,
+        Json::Text(text) => Some(text),
+        other => {
+            wrong(fault, key, "a string", &other);
+            None
+        }
+    }
+}
+
+/// Notes that a key has the wrong type, unless another one had before.
+pub(super) fn wrong(fault: &mut Option<String>, key: &str, expected: &str, found: &Json<'_>) {
+    fault.get_or_insert_with(|| format!("{key} has to be {expected}, not {}", found.kind()));
 }
 
 /// The command in a text: its first word decides, words are parted by one space each.
@@ -121,52 +168,6 @@ pub mod text {
     /// A message beyond the rate limit.
     pub fn too_fast(per_second: u32) -> String {
         format!("Too fast: that message was not delivered. You may send {per_second} messages a second.")
-    }
-}
-
-impl<'de> Deserialize<'de> for Said<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(SaidVisitor)
-    }
-}
-
-struct SaidVisitor;
-
-impl<'de> Visitor<'de> for SaidVisitor {
-    type Value = Said<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with the keys Message and Room")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Said<'de>, A::Error> {
-        let (mut message, mut room) = (Spelled::default(), Spelled::default());
-        while let Some(Key(key)) = map.next_key()? {
-            match &*key {
-                "Message" | "message" => message.put(&key, string(&mut map, &key)?),
-                "Room" | "room" => room.put(&key, string(&mut map, &key)?),
-                "From" | "from" => drop(string(&mut map, &key)?),
-                "Meta" | "meta" => boolean(&mut map, &key)?,
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(Said { room: room.value().unwrap_or_default(), message: message.value().unwrap_or_default() })
-    }
-}
-
-/// A string or null (which the Go program read as "not given").
-fn string<'de, A: MapAccess<'de>>(map: &mut A, key: &str) -> Result<Option<Cow<'de, str>>, A::Error> {
-    match map.next_value()? {
-        Json::Null => Ok(None),
-        Json::Text(text) => Ok(Some(text)),
-        other => Err(A::Error::custom(format!("{key} has to be a string, not {}", other.kind()))),
-    }
-}
-
-fn boolean<'de, A: MapAccess<'de>>(map: &mut A, key: &str) -> Result<(), A::Error> {
-    match map.next_value()? {
-        Json::Null | Json::Boolean => Ok(()),
-        other => Err(A::Error::custom(format!("{key} has to be true or false, not {}", other.kind()))),
     }
 }
 

@@ -9,9 +9,8 @@ use bytes::Bytes;
 use fastwebsockets::OpCode;
 use serde::Serialize;
 
-use super::broadcast::epoch_text;
 use crate::frame::encode::FrameWriter;
-use crate::protocol::position::Since;
+use crate::protocol::position::{Epoch, Since};
 
 mod parse;
 
@@ -205,7 +204,7 @@ pub struct Answer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     room: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    epoch: Option<String>,
+    epoch: Option<Epoch>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -238,7 +237,7 @@ pub struct RoomEntry<'a> {
 impl<'a> Answer<'a> {
     /// To `pub`: the place that the message got.
     pub fn published(room: &'a str, epoch: u64, seq: u64) -> Self {
-        Self { room: Some(room), epoch: Some(epoch_text(epoch)), seq: Some(seq), ..Self::default() }
+        Self { room: Some(room), epoch: Some(Epoch(epoch)), seq: Some(seq), ..Self::default() }
     }
 
     /// To `join`: everything behind `seq` follows, nothing else.

@@ -1,6 +1,7 @@
 //! The buffers that the kernel receives into: memory in one piece, and the ring of entries (`IORING_REGISTER_PBUF_RING`)
 //! from which the kernel takes them.
 
+use crate::limits::RECEIVE_BUFFER_BYTES;
 use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
@@ -8,9 +9,6 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
-
-/// Bytes of one receive buffer.
-pub const RECEIVE_BUFFER_BYTES: usize = 4096;
 
 /// Bytes that arrived, in one of the buffers of a pool, which gets it back when this is dropped.
 #[derive(Debug)]
@@ -67,6 +65,11 @@ impl BufferPool {
     pub fn new(buffers: u16) -> Self {
         let returned = RefCell::new((0..buffers).rev().collect());
         Self(Rc::new(Pool { memory: BufferMemory::new(buffers), held: Cell::new(0), returned }))
+    }
+
+    /// Number of buffers.
+    pub fn len(&self) -> usize {
+        self.0.memory.layout.size() / RECEIVE_BUFFER_BYTES
     }
 
     /// Buffers that hold something which has arrived and was not given back.

@@ -17,12 +17,9 @@ pub mod control;
 pub mod probe;
 pub mod uring;
 
-pub use buffers::{BufferPool, RECEIVE_BUFFER_BYTES, Received};
+pub use buffers::{BufferPool, Received};
 pub use control::Socket;
 pub use uring::Ring;
-
-/// Slices that leave in one send.
-pub const SLICES_PER_SEND_MAX: usize = 8;
 
 /// What a shard asks of its data ring. A trait, so that a seeded stand-in can be the network.
 ///
@@ -42,7 +39,7 @@ pub trait DataRing {
     /// Ends a receive that goes on by itself: it completes with `ECANCELED`, unless it has ended meanwhile. What has
     /// arrived before comes first.
     fn cancel(&mut self, token: u32);
-    /// Sends `slices`, at most [`SLICES_PER_SEND_MAX`], in order, as far as the socket has room.
+    /// Sends `slices`, at most [`SLICES_PER_SEND_MAX`](crate::limits::SLICES_PER_SEND_MAX), in order, as far as the socket has room.
     fn send(&mut self, token: u32, slices: Slices);
     /// Waits until there is room to send again, or the socket is at its end.
     fn await_writable(&mut self, token: u32);

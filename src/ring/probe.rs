@@ -11,7 +11,7 @@ use super::control::{Stream, control_ring};
 use super::{Completion, DataRing, OpenRing, Receive, Ring, RingError, Slices, Socket};
 use crate::os;
 
-/// The oldest kernel that has all of it: deferred task work came last.
+/// The oldest kernel that has everything needed: deferred task work came last.
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
 /// Every operation tried answers within this time.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ const RECEIVING: u32 = 0;
 const SENDING: u32 = 1;
 const GATHERING: u32 = 2;
 
-/// What was found.
+/// The kernel, when it has all that is needed.
 #[derive(Debug)]
 pub struct Kernel {
     /// As `uname -r` says it.
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_has_its_mend() {
+    fn each_cause_has_its_fix() {
         let explain = |errno, release, disabled| {
             explain_with("io_uring_setup", &io::Error::from_raw_os_error(errno), release, disabled)
         };

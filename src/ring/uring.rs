@@ -21,14 +21,11 @@ use slab::Slab;
 use socket2::SockRef;
 
 use super::buffers::BufferRing;
-use super::{BufferPool, Completion, DataRing, OpenRing, Receive, RingError, SLICES_PER_SEND_MAX, Slices, Socket};
+use super::{BufferPool, Completion, DataRing, OpenRing, Receive, RingError, Slices, Socket};
+use crate::limits::{COMPLETION_ENTRIES, SLICES_PER_SEND_MAX, SUBMISSION_ENTRIES};
 use crate::os;
 use crate::slice::Slice;
 
-/// Sends, receives and polls that fit between two submissions; more submit by themselves.
-const SUBMISSION_ENTRIES: u32 = 2048;
-/// Completions that fit before the kernel has to keep them aside.
-const COMPLETION_ENTRIES: u32 = 16 * 1024;
 /// The one group of provided buffers.
 const BUFFER_GROUP: u16 = 0;
 

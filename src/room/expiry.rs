@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use super::Room;
-
-/// Rooms that one tick cuts back at most: about a millisecond's work.
-const ROOMS_PER_TICK: usize = 4096;
+use crate::limits::EXPIRED_PER_TICK;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -28,7 +26,7 @@ impl Expiry {
     pub(super) fn take_due(&self, now_ms: u64) -> Vec<Arc<Room>> {
         let mut rooms = self.lock();
         let mut due = Vec::new();
-        for _ in 0..ROOMS_PER_TICK {
+        for _ in 0..EXPIRED_PER_TICK {
             let Some(first) = rooms.first_entry().filter(|first| first.key().0 <= now_ms) else { break };
             due.extend(first.remove().upgrade());
         }

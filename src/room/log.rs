@@ -9,17 +9,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use crate::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, COPIED_FRAME_BYTES_MAX};
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 use crate::slice::{Chunk, Slice};
 
-/// Frames longer than this are kept as the shared bytes that they came in; shorter ones are copied into a chunk, once
-/// a shard, so that many of them leave in one send.
-const COPIED_FRAME_BYTES_MAX: usize = 16 * 1024;
-/// A room that hardly speaks costs little: its first chunk is small, and each further one twice as large up to the
-/// maximum.
-const CHUNK_BYTES_MIN: usize = 1024;
-/// See [`CHUNK_BYTES_MIN`].
-const CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// What a frame costs beside its bytes, counted against the bound so that a flood of tiny frames is bounded too.
 pub const FRAME_OVERHEAD_BYTES: usize = size_of::<Frame>();
 

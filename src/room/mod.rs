@@ -1,6 +1,13 @@
-//! Rooms: the sequencer that gives every message of a room its number, and the members.
+//! Rooms: the order of what is said in them, and their members.
 //!
-//! A [`Room`] is shared by all shards. Publishing takes its lock for as long as it takes to number the frame and to
+//! - `sequencer`: a message gets its number and goes to the shards: the order
+//! - `roster`: members, names, and what is announced of them (`presence`)
+//! - [`registry`]: rooms by name; `dormant`: those that nobody is in, kept for clients that reconnect
+//! - [`replay`]: what a room keeps for these; `expiry`: when it becomes too old
+//! - [`inbox`]: messages and orders on their way into a shard
+//! - [`local`]: a shard's side of its rooms; [`log`]: what its members read
+//!
+//! A [`Room`] is shared by all shards. Publishing takes its lock for as long as it takes to number the message and to
 //! push it into the inbox of each shard that has members: that push, under the lock, is what makes one total order.
 //! The fan-out itself takes no lock: every shard appends what its inbox brought to its own [`log::Log`].
 
@@ -10,42 +17,36 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::clock::Time;
 use crate::protocol::name::Name;
-use crate::relay::Inbox;
 
+mod dormant;
 mod expiry;
+pub mod inbox;
+pub mod local;
 pub mod log;
 mod membership;
 pub mod presence;
 mod publishing;
 pub mod registry;
 pub mod replay;
-mod sleepers;
+mod roster;
+mod sequencer;
 pub mod sorted;
 mod speaker;
 mod wakes;
 
 pub use publishing::Payload;
-pub use sleepers::SLEEPING_BYTES_MAX;
 pub use speaker::{Speaker, Visitor};
 pub use wakes::Wakes;
 
 use crate::protocol::position::{Batch, Since};
 use crate::protocol::{MemberId, Namespace};
 use expiry::Expiry;
-use presence::Presence;
-use replay::{Gathered, Replay, ReplayBounds};
-use sorted::Sorted;
+use replay::Gathered;
+use roster::Roster;
+use sequencer::Sequencer;
 
-/// A member that has none never ends: poll(2) looks for nothing there.
+/// The number of no socket: a member without one never ends, as poll(2) looks for nothing there.
 const NO_SOCKET: RawFd = -1;
-
-/// The member that has a name in a room.
-#[derive(Clone, Copy, Debug)]
-struct Holder {
-    member: MemberId,
-    /// See [`Joining::socket`].
-    socket: RawFd,
-}
 
 /// A connection that wants to join, and how.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +55,8 @@ pub struct Joining<'a> {
     pub user: Option<&'a Name>,
     /// The connection.
     pub member: MemberId,
-    /// Its socket, open for as long as it is in the room.
-    pub socket: RawFd,
+    /// The number of its socket, which is not released while the connection is in the room.
+    pub descriptor: RawFd,
     /// What it has of the room already, if it reconnects.
     pub since: Option<Since>,
     /// The connection whose name it takes over, if that is in the room.
@@ -65,7 +66,7 @@ pub struct Joining<'a> {
 impl<'a> Joining<'a> {
     /// A newcomer without a socket.
     pub fn new(user: Option<&'a Name>, member: MemberId) -> Self {
-        Self { user, member, socket: NO_SOCKET, since: None, predecessor: None }
+        Self { user, member, descriptor: NO_SOCKET, since: None, predecessor: None }
     }
 }
 
@@ -102,9 +103,7 @@ pub struct Room {
     name: Name,
     namespace: Namespace,
     epoch: u64,
-    inboxes: Arc<[Inbox]>,
     expiry: Arc<Expiry>,
-    peer_has_ended: fn(RawFd) -> bool,
     /// As in the state, for lists of many rooms: read without the lock.
     users: AtomicUsize,
     /// Likewise.
@@ -116,16 +115,12 @@ pub struct Room {
 
 #[derive(Debug)]
 struct State {
-    /// False once the last member has left: the room sleeps, or is gone.
+    /// False once the last member has left: the room is dormant, or gone.
     alive: bool,
-    next_seq: u64,
-    replay: Replay,
+    sequencer: Sequencer,
+    roster: Roster,
     /// Whether the room is on the list of those that keep something.
     expires: bool,
-    users: Sorted<Name, Holder>,
-    members_by_shard: Box<[u32]>,
-    members: usize,
-    presence: Presence,
 }
 
 /// When a change of membership is announced.
@@ -150,33 +145,20 @@ impl Room {
         name: Name,
         namespace: Namespace,
         epoch: u64,
-        inboxes: Arc<[Inbox]>,
+        sequencer: Sequencer,
+        roster: Roster,
         expiry: Arc<Expiry>,
-        replay: ReplayBounds,
-        peer_has_ended: fn(RawFd) -> bool,
     ) -> Self {
-        let state = State {
-            alive: true,
-            next_seq: 1,
-            replay: Replay::new(1, replay),
-            expires: false,
-            users: Sorted::default(),
-            members_by_shard: vec![0; inboxes.len()].into(),
-            members: 0,
-            presence: Presence::default(),
-        };
         Self {
             id,
             name,
             namespace,
             epoch,
-            inboxes,
             expiry,
-            peer_has_ended,
             behind: AtomicU32::new(0),
             users: AtomicUsize::new(0),
             members: AtomicUsize::new(0),
-            state: Mutex::new(state),
+            state: Mutex::new(State { alive: true, sequencer, roster, expires: false }),
         }
     }
 
@@ -226,14 +208,13 @@ impl Room {
 
     /// `Seq` of its newest frame; 0 before the first.
     pub fn last_seq(&self) -> u64 {
-        self.lock().next_seq - 1
+        self.lock().sequencer.last_seq()
     }
 
     /// The first `max` users by name, and how many there are. Raw rooms have none.
     pub fn first_users(&self, max: usize) -> (Vec<Name>, usize) {
         let state = self.lock();
-        let first = state.users.iter().take(max).map(|(user, _)| user.clone());
-        (first.collect(), state.users.len())
+        (state.roster.first_users(max), state.roster.users())
     }
 
     /// How many users are in it.
@@ -244,30 +225,30 @@ impl Room {
     /// Frames from `from` to before `until` for a member that catches up; `None` if some are no longer kept. At most
     /// `bytes_max` bytes, but always one frame.
     pub fn replay(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
-        let gathered = self.lock().replay.gather(from, until, bytes_max);
+        let gathered = self.lock().sequencer.replay.gather(from, until, bytes_max);
         gathered.map(Gathered::batch)
     }
 
     /// Bytes kept for clients that reconnect.
     pub fn replay_bytes(&self) -> usize {
-        self.lock().replay.bytes()
+        self.lock().sequencer.replay.bytes()
     }
 
     /// Memory taken by what is kept for clients that reconnect, in bytes.
     pub fn replay_held_bytes(&self) -> usize {
-        self.lock().replay.held_bytes()
+        self.lock().sequencer.replay.held_bytes()
     }
 
     /// Drops the oldest of what is kept for clients that reconnect, until it takes at most `held_bytes_max` of memory.
     pub fn shrink_replay(&self, held_bytes_max: usize) {
-        self.lock().replay.shrink(held_bytes_max);
+        self.lock().sequencer.replay.shrink(held_bytes_max);
     }
 
     /// Drops what is too old to be replayed, and has the rest looked at when that is too old. The room has just come off
     /// the list of those that keep something.
     fn cut_replay(self: &Arc<Self>, now: Time) {
         let mut state = self.lock();
-        state.replay.cut(now.monotonic_ms);
+        state.sequencer.replay.cut(now.monotonic_ms);
         state.expires = false;
         self.schedule_expiry(&mut state);
     }
@@ -275,7 +256,7 @@ impl Room {
     /// Puts the room on the list of those that keep something, unless it stands there, or keeps nothing.
     fn schedule_expiry(self: &Arc<Self>, state: &mut State) {
         if !state.expires
-            && let Some(due_ms) = state.replay.due_ms()
+            && let Some(due_ms) = state.sequencer.replay.due_ms()
         {
             state.expires = true;
             self.expiry.schedule(self, due_ms);

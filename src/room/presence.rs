@@ -5,13 +5,10 @@
 
 use std::collections::VecDeque;
 
+use crate::limits::{MEMBERS_ANNOUNCED_MAX, NOTICES_PER_SECOND_MAX};
 use crate::protocol::name::Name;
 use crate::protocol::notice::{Event, Folded, Notice};
 
-/// Members of a room up to which joins and leaves are announced one by one.
-const MEMBERS_ANNOUNCED_MAX: usize = 32;
-/// Notices within [`FOLD_MS`] from which on further ones are folded.
-const NOTICES_PER_SECOND_MAX: usize = 16;
 /// Folded notices come once in this time, in milliseconds.
 const FOLD_MS: u64 = 1000;
 

@@ -1,15 +1,15 @@
-//! Publishing: a frame gets its number and goes to each shard that has members, in one step under the room's lock.
+//! Publishing into a room: what is said by its members, by visitors, from outside, and by the room itself.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::presence::Announce;
+use super::sequencer::Unplaced;
 use super::{Announced, JoinError, Room, Speaker, State, Wakes};
 use crate::clock::Time;
-use crate::protocol::broadcast;
+use crate::protocol::broadcast::Unnumbered;
 use crate::protocol::notice::Notice;
-use crate::relay::Relay;
 
 /// What is published from outside, by no member.
 #[derive(Clone, Copy, Debug)]
@@ -37,39 +37,36 @@ impl Room {
         now: Time,
         wakes: &mut Wakes,
     ) -> Result<u64, JoinError> {
-        let message = broadcast::Unnumbered::message(speaker.user().as_str(), self.name(), text);
+        let message = Unnumbered::message(speaker.user().as_str(), self.name(), text);
         let mut state = self.lock();
         if let Speaker::Visitor(visitor) = speaker
-            && state.is_taken_from(visitor, self.peer_has_ended)
+            && state.roster.is_taken_from(visitor)
         {
             return Err(JoinError::NameTaken);
         }
-        let frame = message.number(state.next_seq, self.epoch, now.unix_ms);
-        Ok(self.publish(&mut state, &frame, now, wakes))
+        Ok(self.publish(&mut state, Unplaced::Message(message), now, wakes))
     }
 
     /// Publishes a frame as it is, and returns its `Seq`. Raw rooms keep nothing: no client could ask for it.
     pub fn publish_raw(self: &Arc<Self>, frame: &Bytes, wakes: &mut Wakes) -> u64 {
-        self.publish(&mut self.lock(), frame, Time::default(), wakes)
+        self.publish(&mut self.lock(), Unplaced::Frame(frame.clone()), Time::default(), wakes)
     }
 
     /// Publishes from outside, and returns the message's `Seq` and how many members it goes to.
     pub fn publish_from_outside(self: &Arc<Self>, payload: Payload<'_>, now: Time, wakes: &mut Wakes) -> (u64, usize) {
         let message = match payload {
-            Payload::Chat { from, text } => Ok(broadcast::Unnumbered::message(from, self.name(), text)),
-            Payload::Frame(frame) => Err(frame.clone()),
+            Payload::Chat { from, text } => Unplaced::Message(Unnumbered::message(from, self.name(), text)),
+            Payload::Frame(frame) => Unplaced::Frame(frame.clone()),
         };
         let mut state = self.lock();
-        let frame =
-            message.map_or_else(|frame| frame, |message| message.number(state.next_seq, self.epoch, now.unix_ms));
-        (self.publish(&mut state, &frame, now, wakes), state.members)
+        (self.publish(&mut state, message, now, wakes), state.roster.members())
     }
 
     /// Publishes the notice about the joins and leaves that were folded until now.
     pub fn announce_folded(self: &Arc<Self>, now: Time, wakes: &mut Wakes) {
         let mut state = self.lock();
-        if let Some(notice) = state.presence.flush(self.name(), now.monotonic_ms)
-            && state.members > 0
+        if let Some(notice) = state.roster.flush(self.name(), now.monotonic_ms)
+            && state.roster.members() > 0
         {
             self.publish_notice(&mut state, &notice, now, wakes);
         }
@@ -93,24 +90,13 @@ impl Room {
     }
 
     fn publish_notice(self: &Arc<Self>, state: &mut State, notice: &Notice, now: Time, wakes: &mut Wakes) {
-        let message = broadcast::Unnumbered::notice(self.name(), notice, state.users.len());
-        let frame = message.number(state.next_seq, self.epoch, now.unix_ms);
-        self.publish(state, &frame, now, wakes);
+        let message = Unnumbered::notice(self.name(), notice, state.roster.users());
+        self.publish(state, Unplaced::Message(message), now, wakes);
     }
 
-    /// One push for each shard that has members.
-    fn publish(self: &Arc<Self>, state: &mut State, frame: &Bytes, now: Time, wakes: &mut Wakes) -> u64 {
-        let seq = state.next_seq;
-        state.next_seq += 1;
-        state.replay.push(frame, now.monotonic_ms);
+    fn publish(self: &Arc<Self>, state: &mut State, message: Unplaced, now: Time, wakes: &mut Wakes) -> u64 {
+        let seq = state.sequencer.place(message, now, wakes);
         self.schedule_expiry(state);
-        for (shard, inbox) in self.inboxes.iter().enumerate() {
-            if state.members_by_shard[shard] == 0 {
-                continue;
-            }
-            let relay = Relay { room: Arc::clone(self), seq, frame: frame.clone(), received: wakes.received };
-            wakes.note(shard, inbox.push(relay));
-        }
         seq
     }
 }

@@ -4,9 +4,12 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
+use super::dormant::Dormant;
 use super::expiry::Expiry;
+use super::inbox::Inbox;
 use super::replay::ReplayBounds;
-use super::sleepers::Sleepers;
+use super::roster::Roster;
+use super::sequencer::Sequencer;
 use super::sorted::Sorted;
 use super::{Announced, Entered, JoinError, Joining, Payload, Room, Wakes};
 use crate::clock::Time;
@@ -14,12 +17,11 @@ use crate::memory::plan;
 use crate::protocol::name::Name;
 use crate::protocol::resume::ResumeKey;
 use crate::protocol::{MemberId, Namespace};
-use crate::relay::Inbox;
 
 #[derive(Debug, Default)]
 struct Rooms {
-    awake: Sorted<Name, Arc<Room>>,
-    asleep: Sleepers,
+    live: Sorted<Name, Arc<Room>>,
+    dormant: Dormant,
 }
 
 /// All rooms of the server.
@@ -86,27 +88,27 @@ impl Registry {
 
     /// The room of that name, if someone is in it.
     pub fn get(&self, namespace: Namespace, name: &Name) -> Option<Arc<Room>> {
-        self.rooms(namespace).read().expect(UNPOISONED).awake.get(name.key()).cloned()
+        self.rooms(namespace).read().expect(UNPOISONED).live.get(name.key()).cloned()
     }
 
     /// How many rooms there are in a namespace.
     pub fn len(&self, namespace: Namespace) -> usize {
-        self.rooms(namespace).read().expect(UNPOISONED).awake.len()
+        self.rooms(namespace).read().expect(UNPOISONED).live.len()
     }
 
-    /// How many rooms wait for their last member to reconnect, and how many others had to go before their time so far.
-    pub fn sleeping(&self) -> (usize, u64) {
-        self.rooms(Namespace::Chat).read().expect(UNPOISONED).asleep.count()
+    /// How many dormant rooms there are, and how many others had to go before their time so far.
+    pub fn dormant(&self) -> (usize, u64) {
+        self.rooms(Namespace::Chat).read().expect(UNPOISONED).dormant.count()
     }
 
     /// The first `max` rooms by name whose keys begin with `prefix`, and how many there are of those.
     pub fn first_rooms(&self, namespace: Namespace, prefix: &str, max: usize) -> (Vec<Arc<Room>>, usize) {
         let all = self.rooms(namespace).read().expect(UNPOISONED);
-        let (found, count) = all.awake.with_prefix(prefix);
+        let (found, count) = all.live.with_prefix(prefix);
         (found.take(max).map(|(_, room)| Arc::clone(room)).collect(), count)
     }
 
-    /// Joins a room; the first join makes it, or wakes it.
+    /// Joins a room; the first join makes it, or revives it.
     ///
     /// # Errors
     /// [`JoinError::NameTaken`]: another member has the name. Never [`JoinError::Gone`].
@@ -129,7 +131,7 @@ impl Registry {
         }
     }
 
-    /// Ends a membership; with the last one the room vanishes, and sleeps for as long as what it keeps may be replayed.
+    /// Ends a membership; with the last one the room is gone, or dormant for as long as what it keeps may be replayed.
     pub fn leave(
         &self,
         room: &Arc<Room>,
@@ -146,7 +148,7 @@ impl Registry {
     }
 
     /// Publishes from outside: the room, the message's `Seq`, and how many members it goes to. A room that
-    /// its last member has left may still be waiting for it: then the message waits, too. `None`: there is no such room.
+    /// its last member has left may be dormant: then the message is kept there. `None`: there is no such room.
     pub fn publish_from_outside(
         &self,
         namespace: Namespace,
@@ -164,37 +166,37 @@ impl Registry {
             return None;
         }
         let mut rooms = self.rooms(namespace).write().expect(UNPOISONED);
-        // Somebody may have woken it meanwhile.
-        let awake = rooms.awake.get(name.key()).cloned();
-        let room = awake.or_else(|| rooms.asleep.take(name, now.monotonic_ms))?;
+        // Somebody may have revived it meanwhile.
+        let live = rooms.live.get(name.key()).cloned();
+        let room = live.or_else(|| rooms.dormant.take(name, now.monotonic_ms))?;
         let (seq, members) = room.publish_from_outside(payload, now, wakes);
-        if rooms.awake.get(name.key()).is_none() {
+        if rooms.live.get(name.key()).is_none() {
             // Only now: what it keeps counts with what was published.
-            rooms.asleep.insert(Arc::clone(&room), now.monotonic_ms.saturating_add(bounds.age_max_ms));
+            rooms.dormant.insert(Arc::clone(&room), now.monotonic_ms.saturating_add(bounds.age_max_ms));
         }
         Some((room, seq, members))
     }
 
-    /// Forgets the rooms that have slept long enough, and what is too old of what rooms keep; false if there is more to
+    /// Forgets the rooms that have been dormant for long enough, and what is too old of what rooms keep; false if there is more to
     /// forget later.
     pub fn expire(&self, now: Time) -> bool {
         for room in self.expiry.take_due(now.monotonic_ms) {
             room.cut_replay(now);
         }
-        self.expire_sleepers(now) && self.expiry.len() == 0
+        self.expire_dormant(now) && self.expiry.len() == 0
     }
 
-    /// False if some sleep on.
-    fn expire_sleepers(&self, now: Time) -> bool {
+    /// False if some are kept on.
+    fn expire_dormant(&self, now: Time) -> bool {
         let chat = self.chat.read().expect(UNPOISONED);
-        let (is_due, nobody_sleeps) = (chat.asleep.due(now.monotonic_ms).is_some(), chat.asleep.is_empty());
+        let (is_due, none_is_kept) = (chat.dormant.due(now.monotonic_ms).is_some(), chat.dormant.is_empty());
         drop(chat);
         if !is_due {
-            return nobody_sleeps;
+            return none_is_kept;
         }
         let mut chat = self.chat.write().expect(UNPOISONED);
-        chat.asleep.expire(now.monotonic_ms);
-        chat.asleep.is_empty()
+        chat.dormant.expire(now.monotonic_ms);
+        chat.dormant.is_empty()
     }
 
     /// Takes `give_bytes` of memory back from what chat rooms keep for clients that reconnect, from the largest on
@@ -222,35 +224,28 @@ impl Registry {
             return room;
         }
         let mut rooms = self.rooms(namespace).write().expect(UNPOISONED);
-        let Rooms { awake, asleep } = &mut *rooms;
+        let Rooms { live, dormant } = &mut *rooms;
         // Another shard may have been faster.
-        if let Some(room) = awake.get(name.key()) {
+        if let Some(room) = live.get(name.key()) {
             return Arc::clone(room);
         }
-        let room = match asleep.take(name, now.monotonic_ms) {
+        let room = match dormant.take(name, now.monotonic_ms) {
             Some(room) => {
-                room.wake();
+                room.revive();
                 room
             }
             None => self.make(namespace, name.clone()),
         };
-        awake.insert(room.key().clone(), Arc::clone(&room));
+        live.insert(room.key().clone(), Arc::clone(&room));
         room
     }
 
     fn make(&self, namespace: Namespace, name: Name) -> Arc<Room> {
         let id = self.made.fetch_add(1, Ordering::Relaxed);
         let epoch = self.epoch_base.wrapping_add(id);
-        Arc::new(Room::new(
-            id,
-            name,
-            namespace,
-            epoch,
-            Arc::clone(&self.inboxes),
-            Arc::clone(&self.expiry),
-            self.kept(namespace),
-            self.peer_has_ended,
-        ))
+        let sequencer = Sequencer::new(id, epoch, Arc::clone(&self.inboxes), self.kept(namespace));
+        let roster = Roster::new(self.peer_has_ended);
+        Arc::new(Room::new(id, name, namespace, epoch, sequencer, roster, Arc::clone(&self.expiry)))
     }
 
     /// What rooms of a namespace keep for clients that reconnect.
@@ -262,16 +257,16 @@ impl Registry {
     }
 
     /// Takes out a room that is no longer alive, unless its name has already been given to a new one. It may have been
-    /// woken meanwhile, too.
+    /// revived meanwhile, too.
     fn take_out(&self, room: &Arc<Room>, now: Time) {
         let mut rooms = self.rooms(room.namespace()).write().expect(UNPOISONED);
-        let Rooms { awake, asleep } = &mut *rooms;
+        let Rooms { live, dormant } = &mut *rooms;
         let key = room.key().key();
-        if awake.get(key).is_some_and(|found| found.id() == room.id()) && !room.is_alive() {
-            awake.remove(key);
+        if live.get(key).is_some_and(|found| found.id() == room.id()) && !room.is_alive() {
+            live.remove(key);
             let bounds = self.kept(room.namespace());
             if !bounds.is_off() {
-                asleep.insert(Arc::clone(room), now.monotonic_ms.saturating_add(bounds.age_max_ms));
+                dormant.insert(Arc::clone(room), now.monotonic_ms.saturating_add(bounds.age_max_ms));
             }
         }
     }

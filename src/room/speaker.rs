@@ -1,8 +1,5 @@
-//! The speaker of a message in a room: no client can speak for another, not even from outside.
+//! The speaker of a message in a chat room: no client can speak for another, not even from outside of the room.
 
-use std::os::fd::RawFd;
-
-use super::State;
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 
@@ -31,13 +28,4 @@ pub struct Visitor<'a> {
     pub user: &'a Name,
     /// The connection whose name it takes over.
     pub predecessor: Option<MemberId>,
-}
-
-impl State {
-    /// Whether a visitor would speak for a member. A member that has ended, or that the visitor takes over, is no other.
-    pub(super) fn is_taken_from(&self, visitor: &Visitor<'_>, has_ended: fn(RawFd) -> bool) -> bool {
-        self.users
-            .get(visitor.user.key())
-            .is_some_and(|holder| Some(holder.member) != visitor.predecessor && !has_ended(holder.socket))
-    }
 }

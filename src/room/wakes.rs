@@ -1,8 +1,8 @@
-//! Whom a publisher still has to wake.
+//! The shards that a publisher still has to wake.
 
 use std::time::Instant;
 
-use crate::relay::{Inbox, Pushed};
+use super::inbox::{Inbox, Pushed};
 
 /// What a publisher has to do after a publish, once its turn's publishes are done: wake these shards.
 #[derive(Debug, Default)]

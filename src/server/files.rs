@@ -1,27 +1,26 @@
-//! File descriptors: the limit is raised, and what is no connection is counted.
+//! File descriptors: the limit is raised, and those that are not connections are counted.
 
 use std::fmt;
 
 use super::{StartError, cores};
 use crate::config::{Config, Internal};
 use crate::os;
-use crate::output::thousands;
+use doctor::printable::thousands;
 
-/// File descriptors of each shard that are no connections: its rings, its runtime, eventfds.
+/// File descriptors of each shard beside connections: its rings, its runtime, eventfds.
 const FILES_PER_SHARD: u64 = 9;
-/// Those of each shard for each address: the shard's listener, the handle that shuts it down, and a connection that waits for a descriptor.
+/// Those of each listener: itself, its eventfd, and a connection that waits for a descriptor.
 const FILES_PER_LISTENER: u64 = 3;
-/// Those of the internal port: its listener and its runtime, and the connections that it can have whatever the public port
-/// does.
+/// Those of the internal port: its listener and its runtime, and those that are reserved for its connections.
 const FILES_OF_INTERNAL_PORT: u64 = 4 + FILES_RESERVED;
-/// Connections of the internal port for which files are kept, and some for what the process opens for a moment.
+/// Reserved for connections of the internal port, and for what the process opens for a moment.
 const FILES_RESERVED: u64 = 48;
-/// Files that the kernel's table of ours has room for from the start, at most: half a megabyte.
+/// Files that the kernel's table for this process has room for from the start, at most: half a megabyte.
 const FILES_AT_START_MAX: u64 = 65_536;
 /// Those of the process: standard streams, the main thread's runtime, signals, and some to spare.
 const FILES_BESIDE: u64 = 16;
 
-/// The limit of open files, and what of it is no connection.
+/// The limit of open files, and how many of them are not connections.
 #[derive(Debug)]
 pub(super) struct Files {
     limit: u64,
@@ -43,7 +42,7 @@ impl Files {
                  `ulimit -n`, or LimitNOFILE= in systemd, or lower --shards."
             ))
         })?;
-        // Before there are threads. An error means that the table grows later, at its price.
+        // Before there are threads. An error means that the table grows later, which takes its time.
         let _ = os::grow_file_table(limit.min(FILES_AT_START_MAX));
         Ok(Self { limit, needed })
     }
@@ -62,9 +61,9 @@ impl fmt::Display for Files {
 }
 
 /// File descriptors that the public port leaves to the internal one, and those that its listeners may use beyond.
-pub(super) fn files_reserved(config: &Config, shards: usize) -> u64 {
+pub(super) fn files_reserved(config: &Config, listeners: usize) -> u64 {
     match config.internal {
         Internal::Off => 0,
-        Internal::At(_) => FILES_RESERVED + (shards * config.listen.len().max(1)) as u64,
+        Internal::At(_) => FILES_RESERVED + listeners as u64,
     }
 }

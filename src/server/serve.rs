@@ -1,26 +1,27 @@
-//! The `hi` command: serves until a signal, and says in the log what it does.
+//! The `hi` command: serves until a signal, and logs what it does.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use doctor::printable::thousands;
 use tokio::task::JoinHandle as Task;
 use tracing::{info, warn};
 
 use super::files::Files;
-use super::ports::Links;
+use super::listeners::Links;
 use super::signals::Signals;
-use super::{Server, StartError};
+use super::{Listeners, Server, StartError, notify};
 use crate::config::Config;
 use crate::cores::Unpinned;
 use crate::log;
 use crate::memory::Size;
-use crate::output::thousands;
 use crate::ring::OpenRing;
 use crate::ring::probe::{self, Kernel};
 
-/// From the first signal to the end of the process.
+/// Time from the first signal to the end of the process.
 const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
-/// What the log gets on top of it, if all of that time was needed.
+/// Time that the log gets on top of it, if all of that was needed.
 const LOG_TIME_MIN: Duration = Duration::from_millis(100);
 /// How long a start that is interrupted by a signal may take to its end: until then it is not known whether anybody is
 /// connected.
@@ -31,20 +32,22 @@ const START_TIME_MAX: Duration = Duration::from_millis(2500);
 /// # Errors
 /// Why it can't start.
 pub fn serve<R: OpenRing + 'static>(config: Config) -> Result<Infallible, StartError> {
-    // Needs no time. Listening to signals needs files.
+    // Takes no time. Listening to signals needs files.
     let files = Files::prepare(&config)?;
-    // Before all that takes time: a signal without a handler would end hi without a word, or be lost (PID 1).
+    // Before anything that takes time: a signal without a handler would end hi without a log line, or be lost (PID 1).
     let (runtime, signals) =
         Signals::listen().map_err(|error| StartError(format!("can't listen to signals: {error}")))?;
-    let memory_max = Size(config.memory_bytes_max());
+    let (memory_max, asks_for_key) = (Size(config.memory_bytes_max()), config.api_key_file.is_some());
     runtime.block_on(async {
-        let starting = tokio::task::spawn_blocking(|| {
+        let starting = tokio::task::spawn_blocking(move || {
             let kernel = probe::try_kernel().map_err(StartError)?;
-            Server::start::<R>(config).map(|server| (kernel, server))
+            let listeners = Listeners::bind(&config)?;
+            Server::start::<R>(&config, listeners, Arc::default()).map(|server| (kernel, server))
         });
         let (kernel, server, signals) = start_unless_stopped(starting, signals).await?;
-        announce(&server, &kernel);
+        announce(&server, &kernel, asks_for_key);
         info!("{files}; memory at most: {memory_max} (--memory-max)");
+        notify::ready(server.addresses(), server.internal_address());
         stop_on_signal(server, signals).await
     })
 }
@@ -72,8 +75,8 @@ async fn start_unless_stopped(
     }
 }
 
-/// Says where the server is and how it runs.
-fn announce(server: &Server, kernel: &Kernel) {
+/// Logs where the server is and how it runs.
+fn announce(server: &Server, kernel: &Kernel, asks_for_key: bool) {
     let shards = server.shards();
     let plural = if shards == 1 { "" } else { "s" };
     info!("hi is open at {}; {shards} shard{plural}; {kernel}", Links(server.addresses()));
@@ -83,7 +86,7 @@ fn announce(server: &Server, kernel: &Kernel) {
     }
     if let Some(address) = server.internal_address() {
         info!("the internal port is at http://{address}/ (publishing, rooms, health, metrics)");
-        if server.internal_is_open && !address.ip().to_canonical().is_loopback() {
+        if !asks_for_key && !address.ip().to_canonical().is_loopback() {
             warn!(
                 "anyone who reaches the internal port may publish: it is not on loopback, and asks for no key; set one with \
                  --api-key-file"
@@ -106,6 +109,7 @@ async fn stop(server: Server, mut signals: Signals, began: Instant) -> ! {
         clients => format!("asking {} clients to reconnect", thousands(clients)),
     };
     info!("stopping: {who}; send the signal again to quit now");
+    notify::stopping();
     server.stop();
     let stopped = tokio::task::spawn_blocking(|| server.join());
     tokio::select! {

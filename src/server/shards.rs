@@ -1,75 +1,99 @@
 //! The threads of the shards: pinned, with a ring and the tasks that accept.
 
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use tracing::warn;
 
+use super::Shared;
+use super::listeners::ShardListeners;
 use crate::clock::Now;
-use crate::config::Config;
-use crate::descriptors::Descriptors;
-use crate::handshake::{self, Door, Front};
-use crate::handshake_failures::Failures;
-use crate::memory::Memory;
+use crate::control::accept::Listener;
+use crate::control::{self, ControlContext};
 use crate::metrics::counters::Counters;
 use crate::os;
-use crate::ring::control::{self, control_ring};
+use crate::ring::control::{control_ring, spawn};
 use crate::ring::{OpenRing, RingError};
-use crate::room::registry::Registry;
 use crate::shard::Shard;
-use crate::shard::run::{Stop, run};
+use crate::shard::run::{Handle, run};
+use crate::shard::settings::Settings;
 
 /// What one shard's thread starts with.
 pub(super) struct ShardThread {
     pub(super) id: usize,
     pub(super) core: Option<usize>,
-    pub(super) listeners: Vec<TcpListener>,
+    pub(super) listeners: ShardListeners,
     pub(super) wake_up: OwnedFd,
-    pub(super) counters: Arc<Counters>,
-    pub(super) config: Arc<Config>,
-    pub(super) registry: Arc<Registry>,
-    pub(super) memory: Arc<Memory>,
-    pub(super) instance: Arc<str>,
-    pub(super) failures: Arc<Failures>,
-    pub(super) descriptors: Arc<Descriptors>,
-    pub(super) stop: Arc<Stop>,
+    pub(super) receive_buffers: u16,
+    pub(super) settings: Arc<Settings>,
+    pub(super) control: Arc<control::Settings>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl ShardThread {
-    pub(super) fn run<R: OpenRing + 'static>(self, ready: &std::sync::mpsc::Sender<Result<(), RingError>>) {
+    /// The life of the thread. It reports once whether it could start.
+    pub(super) fn run<R: OpenRing + 'static>(mut self, ready: &Sender<Result<(), RingError>>) {
+        self.pin();
+        let ring = match self.open_ring::<R>() {
+            Ok(ring) => ring,
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        control_ring().start(async {
+            let shard = self.shard(ring);
+            let counters = Rc::clone(shard.counters());
+            let handle = Rc::new(Handle::new(shard));
+            if let Err(error) = self.start_tasks(&handle, counters) {
+                return drop(ready.send(Err(RingError { operation: "a file descriptor", error })));
+            }
+            let _ = ready.send(Ok(()));
+            run(&handle, self.wake_up, &self.shared.stop).await;
+        });
+    }
+
+    fn pin(&self) {
         if let Some(core) = self.core
             && let Err(error) = os::pin_to_core(core)
         {
             warn!("shard {} runs unpinned: it can't be pinned to core {core}: {error}", self.id);
         }
-        let ring = self
-            .wake_up
-            .try_clone()
-            .map_err(|error| RingError { operation: "a file descriptor", error })
-            .and_then(|wake_up| R::open(self.config.receive_buffers, wake_up));
-        let ring = match ring {
-            Ok(ring) => ring,
-            Err(error) => return drop(ready.send(Err(error))),
-        };
-        control_ring().start(async {
-            self.memory.enroll(self.id);
-            let shard = Shard::new(self.id, Arc::clone(&self.config), self.registry, ring, Now::read());
-            let shard = shard.counting_in(self.counters).keeping_to(self.memory);
-            if self.id == 0 {
-                control::spawn(handshake::log_left_out(Arc::clone(&self.failures)));
-            }
-            let front = Rc::new(Front::new(shard, self.config, self.instance, self.failures, self.descriptors));
-            match self.listeners.into_iter().map(Door::new).collect::<io::Result<Vec<_>>>() {
-                Ok(doors) => doors.into_iter().for_each(|door| {
-                    control::spawn(handshake::accept(door, Rc::clone(&front)));
-                }),
-                Err(error) => return drop(ready.send(Err(RingError { operation: "a file descriptor", error }))),
-            }
-            let _ = ready.send(Ok(()));
-            run(front, self.wake_up, self.stop).await;
+    }
+
+    fn open_ring<R: OpenRing>(&self) -> Result<R, RingError> {
+        let wake_up = self.wake_up.try_clone();
+        let wake_up = wake_up.map_err(|error| RingError { operation: "a file descriptor", error })?;
+        R::open(self.receive_buffers, wake_up)
+    }
+
+    fn shard<R: OpenRing>(&self, ring: R) -> Shard<R> {
+        let Self { id, settings, shared, .. } = self;
+        shared.memory.enroll(*id);
+        Shard::new(*id, Arc::clone(settings), Arc::clone(&shared.registry), ring, Now::read())
+            .counting_in(Rc::new(shared.metrics.counters_of_shard(*id)))
+            .keeping_to(Arc::clone(&shared.memory))
+    }
+
+    fn start_tasks<R: OpenRing + 'static>(&mut self, shard: &Rc<Handle<R>>, counters: Rc<Counters>) -> io::Result<()> {
+        let Self { id, listeners, settings, control, shared, .. } = self;
+        let context = Rc::new(ControlContext {
+            shard: Rc::clone(shard),
+            settings: Arc::clone(control),
+            admission: Arc::clone(&settings.admission),
+            counters,
+            memory: Arc::clone(&shared.memory),
+            failures: Arc::clone(&shared.failures),
+            descriptors: Arc::clone(&shared.descriptors),
         });
+        if *id == 0 {
+            let failures = Arc::clone(&shared.failures);
+            spawn(async move { failures.report_left_out().await });
+        }
+        for listener in listeners.drain(..).map(Listener::new).collect::<io::Result<Vec<_>>>()? {
+            let (context, stop) = (Rc::clone(&context), Arc::clone(&shared.stop));
+            spawn(async move { listener.accept_until(&stop, context).await });
+        }
+        Ok(())
     }
 }

@@ -13,13 +13,13 @@ use crate::os;
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Request {
-    /// Close everyone in order and end.
+    /// Close all connections in order and end.
     Stop,
     /// Read the options again.
     Reload,
-    /// Nothing that hi knows, but whoever sends it wants no harm.
+    /// Nothing that hi knows, and no reason to end.
     Nothing,
-    /// Nothing at all, and it is not worth a word: a log file that has reached its limit (SIGXFSZ) is full, no more.
+    /// Nothing, and it is not logged: SIGXFSZ only means that a log file has reached its size limit.
     Silence,
 }
 
@@ -36,25 +36,27 @@ const SIGNALS: [(libc::c_int, &str, Request); 8] = [
     (libc::SIGXFSZ, "SIGXFSZ", Request::Silence),
 ];
 
-/// Has the signals wait until they are listened to, or released.
+/// Blocks the signals until they are listened to, or released. A signal that arrives before this, between execve(2) and
+/// `main`, does what the system has it do: it ends the process, or is lost where hi is the first process of its PID
+/// namespace (pid_namespaces(7)). No program can prevent that; container runtimes repeat the signal, or kill.
 pub fn hold() {
     os::hold_signals(&SIGNALS.map(|(number, ..)| number), true);
 }
 
-/// Lets the signals through that were held: what is not listened to does what the system has it do.
+/// Unblocks the signals. Those that are not listened to do what the system has them do.
 pub fn release() {
     os::hold_signals(&SIGNALS.map(|(number, ..)| number), false);
 }
 
-/// The signals, listened to.
+/// The signals that hi listens to.
 #[derive(Debug)]
 pub struct Signals(Vec<(Signal, &'static str, Request)>);
 
 impl Signals {
-    /// Listens to them, and returns the runtime of the calling thread that hears them. What was held comes first.
+    /// Listens to them, and returns the runtime of the calling thread that hears them. Signals that were held come first.
     ///
     /// # Errors
-    /// The runtime or a handler can't be had.
+    /// The kernel refuses the runtime or a handler.
     pub fn listen() -> io::Result<(Runtime, Self)> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let signals = {

@@ -1,52 +1,53 @@
 //! The life of a shard's thread: turns when there is something to do, ticks while there is someone to watch, stop.
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::Shard;
+use super::{Shard, Upgraded};
 use crate::clock::Now;
-use crate::handshake::Front;
+use crate::limits::DRAIN_TIME_MAX;
 use crate::os;
+use crate::protocol::MemberId;
 use crate::ring::OpenRing;
+use crate::stop::Stop;
 
 /// A tick of the timer wheel.
 const TICK: Duration = Duration::from_secs(1);
 /// With nobody connected there is nothing to watch.
 const IDLE: Duration = Duration::from_secs(3600);
-/// Time for everyone to answer our Close, once the server stops.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
 
-/// Told to every shard at once: stop.
-#[derive(Debug, Default)]
-pub struct Stop {
-    requested: AtomicBool,
-    left: AtomicUsize,
+/// A shard as the other tasks of its thread know it.
+pub struct Handle<R> {
+    /// The shard itself, used between two awaits only.
+    shard: RefCell<Shard<R>>,
+    /// Told when the shard got something to do outside its turn.
+    pub news: Notify,
 }
 
-impl Stop {
-    /// Asks the shards to stop; they have to be woken as well.
-    pub fn request(&self) {
-        self.requested.store(true, Ordering::Release);
+impl<R: OpenRing> Handle<R> {
+    /// Lets the tasks of the calling thread share a shard.
+    pub fn new(shard: Shard<R>) -> Self {
+        Self { shard: RefCell::new(shard), news: Notify::new() }
     }
 
-    /// Whether it was asked for.
-    pub fn is_requested(&self) -> bool {
-        self.requested.load(Ordering::Acquire)
+    /// Hands a socket over to the data ring.
+    pub fn adopt(&self, upgraded: Upgraded<R::Socket>) {
+        self.shard.borrow_mut().adopt(upgraded, Now::read());
+        self.news.notify_one();
     }
 
-    /// Connections that had not closed when their shard's time to stop was over.
-    pub fn left(&self) -> usize {
-        self.left.load(Ordering::Acquire)
+    /// See [`Shard::predecessor`].
+    pub fn predecessor(&self, secret: &str) -> Option<MemberId> {
+        self.shard.borrow().predecessor(secret)
     }
 }
 
 /// Runs the shard until it has stopped. `wake_up` is the eventfd of its data ring and of its inbox.
-pub async fn run<R: OpenRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<Stop>) {
+pub async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: OwnedFd, stop: &Stop) {
     let wake_up = os::watch_eventfd(wake_up).expect("epoll takes an eventfd");
     let tick = sleep_until(Instant::now() + TICK);
     tokio::pin!(tick);
@@ -54,12 +55,12 @@ pub async fn run<R: OpenRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<S
     loop {
         // Asked once a round: were it asked again below, the order to stop could come in between and be missed.
         let stopping = stop.is_requested();
-        let more = take_turns(&front, stopping && drained_by.is_none());
+        let more = take_turns(handle, stopping && drained_by.is_none());
         if stopping {
             let deadline = *drained_by.get_or_insert_with(|| Instant::now() + DRAIN_TIME_MAX);
-            let connections = front.shard.borrow().connections();
+            let connections = handle.shard.borrow().connections();
             if connections == 0 || Instant::now() >= deadline {
-                stop.left.fetch_add(connections, Ordering::AcqRel);
+                stop.note_left(connections);
                 return;
             }
         }
@@ -73,12 +74,12 @@ pub async fn run<R: OpenRing>(front: Rc<Front<R>>, wake_up: OwnedFd, stop: Arc<S
                 // The eventfd is never read: each signal is an edge of its own for epoll.
                 ready.expect("the runtime runs").clear_ready();
             }
-            () = front.news.notified() => {}
+            () = handle.news.notified() => {}
             () = &mut tick => {}
             () = at(drained_by) => {}
         }
         if tick.deadline() <= Instant::now() || tick.deadline() > Instant::now() + TICK {
-            let mut shard = front.shard.borrow_mut();
+            let mut shard = handle.shard.borrow_mut();
             shard.tick(Now::read());
             let next = if shard.is_idle() { IDLE } else { TICK };
             tick.as_mut().reset(Instant::now() + next);
@@ -94,17 +95,10 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-fn take_turns<R: OpenRing>(front: &Front<R>, stop_now: bool) -> bool {
-    let mut shard = front.shard.borrow_mut();
+fn take_turns<R: OpenRing>(handle: &Handle<R>, stop_now: bool) -> bool {
+    let mut shard = handle.shard.borrow_mut();
     if stop_now {
         shard.stop(Now::read());
     }
     shard.turns()
-}
-
-impl<R> Shard<R> {
-    /// Whether time changes nothing here.
-    fn is_idle(&self) -> bool {
-        self.connections.is_empty() && self.folded.is_empty() && self.nobody_sleeps
-    }
 }

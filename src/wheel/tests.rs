@@ -21,7 +21,7 @@ fn a_deadline_comes_out_at_its_tick_and_once() {
     assert_eq!(advanced(&mut wheel, 103), [(103, 'a')]);
     assert_eq!(advanced(&mut wheel, 103), []);
     assert_eq!(advanced(&mut wheel, 1000), []);
-    assert!(wheel.is_empty());
+    assert_eq!(wheel.len(), 0);
 }
 
 #[test]
@@ -132,7 +132,6 @@ proptest! {
                 }
             }
             prop_assert_eq!(wheel.len(), model.len());
-            prop_assert_eq!(wheel.is_empty(), model.is_empty());
         }
     }
 }

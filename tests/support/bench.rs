@@ -22,10 +22,11 @@ use hi::os;
 use hi::protocol::Namespace;
 use hi::protocol::name::Name;
 use hi::protocol::resume::ResumeKey;
-use hi::relay;
 use hi::ring::{BufferPool, Completion, DataRing, OpenRing, Receive, Ring, Slices, Socket};
+use hi::room::inbox;
 use hi::room::registry::Registry;
 use hi::room::{Room, Wakes};
+use hi::shard::settings::Settings;
 use hi::shard::{Shard, Upgraded};
 
 /// What the test does to the ring while the shard uses it.
@@ -154,14 +155,15 @@ impl Bench {
     pub fn with_inboxes(config: Config, inbox_bytes_max: usize) -> Self {
         let [inbox_wake_up, ring_wake_up, other_wake_up] = [(); 3].map(|()| os::new_eventfd().unwrap());
         let inboxes = [inbox_wake_up.try_clone().unwrap(), other_wake_up];
-        let inboxes = relay::inboxes(inboxes, inbox_bytes_max);
+        let inboxes = inbox::inboxes(inboxes, inbox_bytes_max);
         let registry = Arc::new(
             Registry::new(inboxes, 1, ResumeKey::new([1, 2]), config.replay_bounds()).asking(Ring::peer_has_ended),
         );
         let script = Rc::new(Script::default());
         let ring = Ring::open(config.receive_buffers, ring_wake_up.try_clone().unwrap()).unwrap();
         let ring = Scripted { ring, script: Rc::clone(&script), failed: None };
-        let shard = Shard::new(0, Arc::new(config), Arc::clone(&registry), ring, Now::read());
+        let settings = Arc::new(Settings { inbox_bytes_max, ..config.shard_settings(2, "bench".into()) });
+        let shard = Shard::new(0, settings, Arc::clone(&registry), ring, Now::read());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { shard, script, registry, inbox_wake_up, ring_wake_up, listener, newest: None }
     }
@@ -176,7 +178,6 @@ impl Bench {
             socket: stream.into(),
             role,
             room: Some(Name::room(room).unwrap()),
-            opening: None,
             since: None,
             response,
             leftover: Vec::new(),

@@ -26,9 +26,7 @@ impl Server {
 
     /// Its internal port.
     pub fn internal(&self) -> Internal {
-        let line = self.wait_for_log("the internal port is at http://");
-        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("the link");
-        Internal { address: address.parse().expect("an address") }
+        Internal { address: self.internal.expect("it has an internal port") }
     }
 }
 

@@ -13,6 +13,8 @@ pub mod wire;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -80,7 +82,10 @@ pub fn wait_while(mut condition: impl FnMut() -> bool, what: impl Fn() -> String
 pub struct Server {
     child: Child,
     log: Arc<Log>,
-    address: SocketAddr,
+    /// Where it says that it is ready, as a service manager has it: sd_notify(3).
+    manager: UnixDatagram,
+    addresses: Vec<SocketAddr>,
+    internal: Option<SocketAddr>,
 }
 
 #[derive(Default)]
@@ -130,7 +135,7 @@ impl Server {
             sink.ended.store(true, Ordering::SeqCst);
             sink.grown.notify_all();
         });
-        server.find_address();
+        server.wait_until_ready();
         server
     }
 
@@ -143,7 +148,7 @@ impl Server {
             assert!(stderr.read_line(&mut line).expect("a line") > 0, "no {part:?} in:\n{}", server.log());
             server.log.add(line.trim_end());
         }
-        server.find_address();
+        server.wait_until_ready();
         server.log.ended.store(true, Ordering::SeqCst);
         (server, stderr)
     }
@@ -151,20 +156,47 @@ impl Server {
     fn begin(command: &mut Command) -> (Self, BufReader<ChildStderr>) {
         // Tests run side by side; those of the internal port give it an address on the command line.
         command.env("HI_INTERNAL", "off");
+        let name = format!("hi-test-{}-{:x}", std::process::id(), fastrand::u64(..));
+        let manager = UnixDatagram::bind_addr(&UnixAddress::from_abstract_name(&name).unwrap()).unwrap();
+        manager.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        command.env("NOTIFY_SOCKET", format!("@{name}"));
         let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("hi starts");
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
-        (Self { child, log: Arc::default(), address: ([127, 0, 0, 1], 0).into() }, stderr)
+        (Self { child, log: Arc::default(), manager, addresses: Vec::new(), internal: None }, stderr)
     }
 
-    fn find_address(&mut self) {
-        let line = self.wait_for_log("hi is open at http://");
-        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("the link");
-        self.address = address.replace("localhost", "127.0.0.1").parse().expect("an address");
+    /// Waits until it says that it is ready, and where.
+    fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        let message = loop {
+            if let Some(message) = self.notification() {
+                break message;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < deadline, "hi is not ready ({ended:?}):\n{}", self.log());
+        };
+        let mut lines = message.lines();
+        assert_eq!(lines.next(), Some("READY=1"), "{message}");
+        for (name, value) in lines.filter_map(|line| line.split_once('=')) {
+            let address: SocketAddr = value.parse().expect("an address");
+            match name {
+                "X_HI_LISTEN" => self.addresses.push(address),
+                "X_HI_INTERNAL" => self.internal = Some(address),
+                _ => panic!("{message}"),
+            }
+        }
+    }
+
+    /// What it tells the service manager next, if it does so soon.
+    pub fn notification(&self) -> Option<String> {
+        let mut message = [0; 1024];
+        let length = self.manager.recv(&mut message).ok()?;
+        Some(String::from_utf8(message[..length].to_vec()).unwrap())
     }
 
     /// The port that it listens on.
     pub fn port(&self) -> u16 {
-        self.address.port()
+        self.address().port()
     }
 
     /// Its process.
@@ -172,9 +204,15 @@ impl Server {
         self.child.id()
     }
 
-    /// Its address.
+    /// Its address, or the first of them.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        let first = self.addresses[0];
+        if first.ip().is_unspecified() { ([127, 0, 0, 1], first.port()).into() } else { first }
+    }
+
+    /// All addresses that it listens on.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// Everything logged so far.
@@ -267,7 +305,7 @@ impl Server {
     }
 
     fn websocket_over(&self, stream: TcpStream, path: &str) -> Result<Client, Box<tungstenite::Error>> {
-        let url = format!("ws://{}{path}", self.address);
+        let url = format!("ws://{}{path}", self.address());
         match tungstenite::client(url, stream) {
             Ok((socket, _)) => Ok(Client { socket }),
             Err(tungstenite::HandshakeError::Failure(error)) => Err(Box::new(error)),
@@ -282,7 +320,7 @@ impl Server {
 
     /// The same over a socket of one's own.
     pub fn v1_over(&self, stream: TcpStream, query: &str) -> (Client, Value) {
-        let address = format!("ws://{}/ws?{query}", self.address).parse().expect("a good address");
+        let address = format!("ws://{}/ws?{query}", self.address()).parse().expect("a good address");
         let request = tungstenite::ClientRequestBuilder::new(address).with_sub_protocol("hi.v1");
         let (socket, answer) = tungstenite::client(request, stream).expect("the handshake succeeds");
         assert_eq!(answer.headers()["sec-websocket-protocol"], "hi.v1");

@@ -1,4 +1,4 @@
-//! `--find-limit`: the rate rises until it is not held, and then the knee is closed in on.
+//! `--find-limit`: raises the rate until it is not held, then narrows down the knee.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use crate::faults::Faults;
 use crate::results::{Distribution, Limit, LimitStep};
 use crate::verdict::bound;
 
-/// `--find-limit` raises the rate by this factor, until it doesn't hold,
+/// Factor by which `--find-limit` raises the rate until it isn't held.
 const LIMIT_FACTOR: f64 = 1.6;
-/// How often the interval is halved after that.
+/// How many times the interval is halved after that.
 const LIMIT_REFINEMENTS: usize = 3;
-/// More steps are not tried.
+/// Steps at most.
 const LIMIT_STEPS_MAX: usize = 30;
-/// So begins the reason of a step that the load generator didn't hold.
+/// Start of the reason of a step that the load generator couldn't hold.
 const BOUND: &str = "load generator bound";
 
 impl Driver {
-    /// Raises the rate until it doesn't hold, then closes in on the knee.
+    /// Raises the rate until it isn't held, then narrows down the knee.
     pub(super) fn find_limit(&mut self, slo: Duration) -> Result<(Measured, Limit), String> {
         let slo_us = slo.as_micros() as u64;
         let plan = self.shared.plan.clone();
@@ -47,7 +47,7 @@ impl Driver {
                 best.get_or_insert(measured);
             }
             if self.cut_short || self.open() == 0 {
-                // There is no time, or no server any more.
+                // Out of time, or the server is gone.
                 break;
             }
             rate = match (held, broken) {
@@ -85,9 +85,9 @@ impl Driver {
             (faults.closed, "connections closed"),
             (faults.doubled, "messages doubled"),
             (faults.reordered, "out of order"),
-            (faults.astray, "of another room"),
+            (faults.astray, "from another room"),
             (faults.damaged, "cut off or altered"),
-            (measured.all.unsendable, "not sent for want of a connection"),
+            (measured.all.unsendable, "not sent: no connection"),
         ]
         .into_iter()
         .filter(|(count, _)| *count > 0)
@@ -113,7 +113,7 @@ impl Driver {
     }
 }
 
-/// Whether the knee is the load generator's own, and how that showed.
+/// Whether the knee is the load generator's own, and what shows it.
 pub(super) fn own_limit(limit: &Limit) -> Option<String> {
     let broken = limit.steps.iter().filter(|step| !step.held).min_by(|a, b| a.rate.total_cmp(&b.rate))?;
     let reason = broken.reason.as_ref()?.strip_prefix(BOUND)?.trim_start_matches(": ");

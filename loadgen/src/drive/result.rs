@@ -1,4 +1,4 @@
-//! From what the threads counted to the numbers of a run.
+//! Turns what the threads counted into the numbers of a run.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::results::{Audit, Connects, Distribution, Generator, Machine, Run, Sec
 use crate::stats::Collected;
 use crate::verdict::{own_tail, verdict};
 
-/// What one step measured, all threads together.
+/// What one step measured, across all threads.
 pub(super) struct Measured {
     pub(super) all: Collected,
     pub(super) busiest: f64,
@@ -22,7 +22,7 @@ pub(super) struct Measured {
 }
 
 impl Driver {
-    /// How the load generator itself fared.
+    /// How busy and how late the load generator itself was.
     pub(super) fn generator(&self, measured: &Measured, latency: &Distribution) -> Generator {
         let send_late = Distribution::of(&measured.all.send_late);
         let read_late = Distribution::of(&measured.all.read_late);
@@ -67,7 +67,7 @@ impl Driver {
             },
             bytes_received: all.bytes,
             server: server.map(|(after, before)| {
-                // Threads that have ended have taken their time with them.
+                // The time of threads that have ended is no longer counted.
                 let spent = after.saturating_sub(before).as_secs_f64();
                 ServerCost {
                     cpu_us_per_delivery: if all.deliveries == 0 { 0.0 } else { spent * 1e6 / all.deliveries as f64 },

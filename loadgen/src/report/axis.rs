@@ -1,4 +1,4 @@
-//! The axes of a chart: which values they span, where their marks are, and what is written at them.
+//! The axes of a chart: their range, ticks and labels.
 
 use std::ops::Range;
 
@@ -6,9 +6,9 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 
 use crate::report::units;
 
-/// The ratio of the largest to the smallest value from which on latencies are drawn on a logarithmic axis.
+/// Latencies are drawn on a logarithmic axis if the largest is this many times the smallest.
 const LOGARITHMIC_FROM: f64 = 30.0;
-/// Marks on a linear axis, about.
+/// Approximate number of ticks on a linear axis.
 const MARKS: f64 = 5.0;
 
 /// An axis.
@@ -17,9 +17,9 @@ pub(super) struct Axis {
     logarithmic: bool,
     /// The first and the last value.
     ends: (f64, f64),
-    /// Values at which there is a mark.
+    /// Values with a tick.
     marks: Vec<f64>,
-    /// What is written at a mark.
+    /// The label of a tick.
     label: fn(f64) -> String,
 }
 
@@ -51,7 +51,7 @@ impl Axis {
         Self::linear(largest, units::short)
     }
 
-    /// The measured time, in seconds: it ends where the time ends, and not at a mark.
+    /// The measured time, in seconds; the axis ends with it, not at a tick.
     pub(super) fn seconds(length: f64) -> Self {
         let mut axis = Self::linear(length, |seconds| format!("{} s", units::short(seconds)));
         axis.ends.1 = length.max(1.0);
@@ -69,7 +69,7 @@ impl Axis {
         Self { logarithmic: true, ends: (1.0, largest.max(100.0)), marks: marks.collect(), label }
     }
 
-    /// From 0 to the first mark that is not below the largest value.
+    /// From 0 to the first tick at or above the largest value.
     fn linear(largest: f64, label: fn(f64) -> String) -> Self {
         let rough = largest.max(f64::MIN_POSITIVE) / MARKS;
         let power = 10_f64.powf(rough.log10().floor());
@@ -127,13 +127,13 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_marked_by_their_nines() {
+    fn percentile_ticks_are_nines() {
         assert_eq!(labels(&Axis::percentiles(2e4)), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %"]);
         assert_eq!(labels(&Axis::percentiles(1.0)), ["0 %", "90 %", "99 %"]);
     }
 
     #[test]
-    fn linear_axes_end_at_a_mark() {
+    fn linear_axes_end_at_a_tick() {
         assert_eq!(labels(&Axis::numbers(940_000.0)).last().unwrap(), "1,000,000");
         assert_eq!(labels(&Axis::numbers(1000.0)).last().unwrap(), "1,000");
         assert_eq!(labels(&Axis::numbers(0.0)).len(), 2);

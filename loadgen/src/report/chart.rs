@@ -12,14 +12,14 @@ use crate::results::{Distribution, Run};
 pub(super) const PAPER: RGBColor = RGBColor(0xff, 0xff, 0xff);
 /// Titles and names.
 pub(super) const INK: RGBColor = RGBColor(0x1f, 0x23, 0x28);
-/// What stands at the axes.
+/// Axis labels.
 pub(super) const FAINT_INK: RGBColor = RGBColor(0x59, 0x63, 0x6e);
 /// The axes.
 pub(super) const AXIS: RGBColor = RGBColor(0x9a, 0xa4, 0xaf);
-/// The lines at the marks.
+/// Grid lines.
 pub(super) const GRID: RGBColor = RGBColor(0xe4, 0xe8, 0xec);
-/// One for each run, and again from the start: those of Okabe and Ito that also show on white paper, in an order in
-/// which neighbours differ in brightness too (<https://jfly.uni-koeln.de/color/>).
+/// One per run, cyclically: the colours of Okabe and Ito that are visible on white, ordered so that neighbours differ
+/// in brightness too (<https://jfly.uni-koeln.de/color/>).
 pub(super) const COLORS: [RGBColor; 6] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
@@ -29,7 +29,7 @@ pub(super) const COLORS: [RGBColor; 6] = [
     RGBColor(0x56, 0xb4, 0xe9),
 ];
 
-/// Pixels of the drawing for one of the image: plotters draws at whole pixels, and lines shall not have steps.
+/// Pixels of the drawing per pixel of the image: plotters draws at whole pixels, which would give lines steps.
 const FINE: u32 = 4;
 /// The image, in pixels.
 const WIDTH: u32 = 960;
@@ -38,11 +38,11 @@ const TITLE_HEIGHT: u32 = 42;
 const X_LABELS_HEIGHT: u32 = 44;
 const Y_LABELS_WIDTH: u32 = 100;
 const MARGIN: u32 = 24;
-/// Beside the last mark of an x axis there has to be room for half of what is written at it.
+/// Margin for half of the label at the last tick of an x axis.
 const RIGHT_MARGIN: u32 = 48;
-/// Characters of a name in the legend.
+/// Characters of a name in the legend at most.
 const NAME_CHARACTERS_MAX: usize = 80;
-/// Points up to which a line shows each of them as a dot.
+/// Lines with at most this many points show each as a dot.
 const DOTS_MAX: usize = 60;
 
 /// A part of the chart with axes of its own.
@@ -66,18 +66,18 @@ struct Dot {
     color: RGBColor,
     filled: bool,
     point: (f64, f64),
-    /// A word beside it, and on which side of the word it stands.
+    /// Its label, and the label's anchor.
     label: Option<(String, Pos)>,
 }
 
-/// The chart of one or more runs: an SVG image that needs nothing else.
+/// The chart of one or more runs: a self-contained SVG image.
 pub fn svg(runs: &[&Run]) -> String {
     let panels: Vec<Panel> = [limit(runs), curve(runs), throughput(runs), p99(runs)].into_iter().flatten().collect();
     let legend = LEGEND_ROW * (runs.len() as u32 + 1) + MARGIN;
     let height = legend + panels.iter().map(|panel| panel.height).sum::<u32>();
     let mut image = String::new();
     draw(&mut image, height, legend, runs, &panels).expect("a string takes all that is written");
-    // The backend gives the drawing's size as the image's, and no name for people that can't see it.
+    // The backend uses the drawing's size for the image, and gives it no title for screen readers.
     let names: Vec<String> = runs.iter().map(|run| units::escape(&run.name)).collect();
     let head = image.find('>').map_or(0, |end| end + 1);
     format!(
@@ -91,7 +91,7 @@ pub fn svg(runs: &[&Run]) -> String {
     )
 }
 
-/// Latency by percentile: of deliveries or, if nobody sent any, of handshakes.
+/// Latency by percentile: of deliveries or, if nothing was published, of handshakes.
 fn curve(runs: &[&Run]) -> Option<Panel> {
     let idle = runs.iter().all(|run| run.latency.count == 0);
     let corrected = |run: &&'_ Run| if idle { run.connects.handshake.clone() } else { run.latency.clone() };
@@ -104,7 +104,7 @@ fn curve(runs: &[&Run]) -> Option<Panel> {
         }
         lines.push(Line { color: color(index), dashed: false, points: percentile_points(&honest) });
         if honest.count > 0 {
-            // The curve rises to the right: the room is on the left, above.
+            // The curve rises to the right, so there is room at the upper left.
             let words = format!("p99 {}", units::time(honest.p99_us as f64));
             let label = (runs.len() == 1).then_some((words, Pos::new(HPos::Right, VPos::Bottom)));
             dots.push(Dot { color: color(index), filled: true, point: (100.0, honest.p99_us as f64), label });
@@ -122,7 +122,7 @@ fn curve(runs: &[&Run]) -> Option<Panel> {
 }
 
 fn percentile_points(distribution: &Distribution) -> Vec<(f64, f64)> {
-    // 100 % is infinitely far away: the largest value stands where one of all values is.
+    // 100 % is infinitely far away, so the largest value is drawn at 1 - 1/N.
     let last = distribution.count as f64;
     let inverse = |quantile: f64| if quantile < 1.0 { 1.0 / (1.0 - quantile) } else { last };
     let mut right = 1.0_f64;
@@ -150,7 +150,7 @@ fn throughput(runs: &[&Run]) -> Option<Panel> {
 fn p99(runs: &[&Run]) -> Option<Panel> {
     let lines = timelines(runs, |second| second.p99_us as f64);
     panel(Panel {
-        title: "p99 delivery latency of each second",
+        title: "p99 delivery latency by second",
         height: 270,
         x: seconds_axis(runs),
         x_title: "measured time",
@@ -199,7 +199,7 @@ fn limit(runs: &[&Run]) -> Option<Panel> {
         lines.push(Line { color, dashed: false, points });
         for step in &limit.steps {
             let knee = facts::knee(run).is_some_and(|knee| std::ptr::eq(knee, step));
-            // Above the knee there is the line of what was allowed.
+            // Above the knee is the line of the SLO.
             let side = if step.rate > 0.8 * largest { HPos::Right } else { HPos::Left };
             let words = format!("{} messages/s", units::short(step.rate));
             let label = (knee && runs.len() == 1).then_some((words, Pos::new(side, VPos::Top)));
@@ -207,7 +207,7 @@ fn limit(runs: &[&Run]) -> Option<Panel> {
         }
     }
     panel(Panel {
-        title: "p99 delivery latency by rate (hollow: not held; dashed: what was allowed)",
+        title: "p99 delivery latency by rate (hollow: not held; dashed: the SLO)",
         height: 360,
         x: Axis::numbers(largest),
         x_title: "messages per second in each room",

@@ -1,9 +1,9 @@
-//! What all outputs say alike: the headline, the verdict, the audit and the load, in words.
+//! Sentences that all outputs share: the headline, the verdict, the audit and the load.
 
 use crate::report::units;
 use crate::results::{Distribution, LimitStep, Run, Verdict};
 
-/// Which latencies are not the server's, in one sentence.
+/// One sentence on latencies that the load generator itself caused.
 pub(super) fn own_tail(run: &Run) -> Option<String> {
     let own = run.generator.own_tail.as_ref()?;
     let are = if own.quantiles.len() > 1 { "are" } else { "is" };
@@ -11,12 +11,12 @@ pub(super) fn own_tail(run: &Run) -> Option<String> {
     let lates: Vec<String> =
         [late("sent", own.sent_late_us), late("read", own.read_late_us)].into_iter().flatten().collect();
     let quantiles = units::printable(&own.quantiles.join(" and "));
-    Some(format!("{quantiles} {are} the load generator's own: it {}", lates.join(" and ")))
+    Some(format!("{quantiles} {are} caused by the load generator: it {}", lates.join(" and ")))
 }
 
-/// Why there are two columns of latencies.
-pub(super) const UNCORRECTED: &str = "Corrected counts from the time a message was due: believe it. Uncorrected leaves \
-     out what fell due while the client still waited (coordinated omission), so that a stall hides in it.";
+/// Explains the two columns of latencies.
+pub(super) const UNCORRECTED: &str = "Corrected counts from the time a message was due: trust this one. Uncorrected \
+     leaves out messages that fell due while the client was still waiting (coordinated omission), so it hides stalls.";
 
 /// One number of a distribution, in microseconds.
 pub(super) type Quantile = fn(&Distribution) -> u64;
@@ -43,7 +43,7 @@ pub(super) struct Figure {
     pub(super) label: String,
 }
 
-/// The two numbers that a reader takes home.
+/// The two headline numbers.
 pub(super) fn headline(run: &Run) -> [Figure; 2] {
     let figure = |value: String, label: &str| Figure { value, label: label.to_owned() };
     if is_idle(run) {
@@ -51,8 +51,8 @@ pub(super) fn headline(run: &Run) -> [Figure; 2] {
             Some(server) if server.memory_bytes_per_connection > 0.0 => {
                 figure(units::bytes(server.memory_bytes_per_connection), "memory per connection")
             }
-            // It had held as many before.
-            Some(_) => figure("unknown".to_owned(), "memory per connection (start the server anew)"),
+            // It had already held this many connections before.
+            Some(_) => figure("unknown".to_owned(), "memory per connection (restart the server)"),
             None => figure("unknown".to_owned(), "memory per connection (give --server-pid)"),
         };
         return [memory, figure(units::number(run.connects.per_second), "connects per second")];
@@ -75,18 +75,18 @@ pub(super) fn headline(run: &Run) -> [Figure; 2] {
     ]
 }
 
-/// Whether nothing was published, on purpose.
+/// Whether nothing was published on purpose.
 pub(super) fn is_idle(run: &Run) -> bool {
     run.plan.rate == 0.0 && run.deliveries == 0
 }
 
-/// The step of `--find-limit` that is the limit; none, if no rate was held.
+/// The step of `--find-limit` at the limit; none if no rate was held.
 pub(super) fn knee(run: &Run) -> Option<&LimitStep> {
     let limit = run.limit.as_ref()?;
     limit.steps.iter().rev().find(|step| step.held && step.rate == limit.rate)
 }
 
-/// The verdict: a word that nobody misses, and the reasons.
+/// The verdict, and its reasons.
 pub(super) fn verdict(run: &Run) -> (&'static str, Vec<String>) {
     let printable = |reasons: &[String]| reasons.iter().map(|reason| units::printable(reason)).collect();
     match &run.verdict {
@@ -96,7 +96,7 @@ pub(super) fn verdict(run: &Run) -> (&'static str, Vec<String>) {
     }
 }
 
-/// The verdict's first word, for a narrow place.
+/// The verdict's first word, where there is little room.
 pub(super) fn verdict_word(run: &Run) -> &'static str {
     match &run.verdict {
         Verdict::Sound => "sound",
@@ -105,7 +105,7 @@ pub(super) fn verdict_word(run: &Run) -> &'static str {
     }
 }
 
-/// Says that a signal ended the run early, and how far it came.
+/// Says that a signal ended the run early, and when.
 pub(super) fn cut_short(run: &Run) -> Option<String> {
     let (came, wanted) = (units::seconds(run.seconds), units::seconds(run.plan.duration_seconds));
     match run.limit {
@@ -115,9 +115,9 @@ pub(super) fn cut_short(run: &Run) -> Option<String> {
     }
 }
 
-/// Slowest, median and fastest second, in deliveries; none, if there was no whole second.
+/// Deliveries in the slowest, median and fastest second; none if there was no whole second.
 pub(super) fn seconds_spread(run: &Run) -> Option<[u64; 3]> {
-    // A second that the end of the run cut short is no slow second.
+    // A second cut short by the end of the run doesn't count as slow.
     let whole = |second: u32| f64::from(second) + 1.0 <= run.seconds + 0.1;
     let mut deliveries: Vec<u64> =
         run.timeline.iter().filter(|second| whole(second.second)).map(|second| second.deliveries).collect();
@@ -130,7 +130,7 @@ pub(super) fn load(run: &Run) -> String {
     let plan = &run.plan;
     let mut text = units::plural(plan.clients as u64, "client");
     if is_idle(run) {
-        text += " that only hold their connections";
+        text += " that only hold connections";
     } else {
         text += &format!(" in {}", units::plural(plan.rooms as u64, "room"));
         let each = if plan.rooms == 1 { "" } else { " in each" };
@@ -164,9 +164,9 @@ pub(super) fn audit(run: &Run) -> String {
     let mut wrong = Vec::new();
     let counts = [
         (unannounced, "lost"),
-        (audit.doubled, "doubled"),
+        (audit.doubled, "duplicated"),
         (audit.reordered, "out of order"),
-        (audit.astray, "of another room"),
+        (audit.astray, "from another room"),
         (audit.damaged, "cut off or altered"),
     ];
     for (number, word) in counts.into_iter().filter(|(number, _)| *number > 0) {
@@ -188,18 +188,18 @@ pub(super) fn audit(run: &Run) -> String {
         (true, true) => "every client got every message once and in order".to_owned(),
         (true, false) => format!("every client got every message once and in order, but {announced}"),
         (false, true) => wrong.join(", "),
-        (false, false) => format!("{}; beside them {announced}", wrong.join(", ")),
+        (false, false) => format!("{}; in addition, {announced}", wrong.join(", ")),
     };
-    std::iter::once(found).chain(beside_the_audit(run)).collect::<Vec<_>>().join("; ")
+    std::iter::once(found).chain(worth_knowing(run)).collect::<Vec<_>>().join("; ")
 }
 
-/// What is no fault that the audit found, and yet has to be known.
-fn beside_the_audit(run: &Run) -> impl Iterator<Item = String> {
+/// Facts worth knowing that are no fault of the server.
+fn worth_knowing(run: &Run) -> impl Iterator<Item = String> {
     let audit = &run.audit;
     [
         (audit.slow_closed, "slow client", "closed as too slow (4101)"),
         (audit.never_sent, "message", "never sent"),
-        (audit.unsendable, "message", "not sent for want of a connection"),
+        (audit.unsendable, "message", "not sent: no connection"),
     ]
     .into_iter()
     .filter(|(number, ..)| *number > 0)
@@ -213,7 +213,7 @@ mod tests {
     use crate::results::{Audit, OwnTail, Second};
 
     #[test]
-    fn a_second_that_was_cut_short_is_not_the_slowest() {
+    fn a_second_cut_short_is_not_the_slowest() {
         let mut run = samples::sound();
         let second = |second, deliveries| Second { second, deliveries, p50_us: 1, p99_us: 2, max_us: 3 };
         run.seconds = 2.5;
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn announced_losses_are_told_apart() {
+    fn announced_losses_are_reported_separately() {
         let mut run = samples::sound();
         (run.audit.lost, run.audit.announced) = (12, 12);
         assert_eq!(
@@ -232,11 +232,11 @@ mod tests {
             "every client got every message once and in order, but 12 lost and announced by the server"
         );
         (run.audit.lost, run.audit.doubled) = (15, 1);
-        assert_eq!(audit(&run), "3 lost, 1 doubled; beside them 12 lost and announced by the server");
+        assert_eq!(audit(&run), "3 lost, 1 duplicated; in addition, 12 lost and announced by the server");
     }
 
     #[test]
-    fn what_is_no_fault_is_told_behind_the_audit() {
+    fn other_facts_follow_the_audit() {
         let mut run = samples::sound();
         run.audit.slow_closed = 1;
         assert_eq!(
@@ -247,13 +247,13 @@ mod tests {
         (run.audit.never_sent, run.audit.unsendable) = (1000, 1);
         assert_eq!(
             audit(&run),
-            "3 lost, 2 of another room, 2 connections closed or broken, 1 of them as too slow (4101); 1,000 messages \
-             never sent; 1 message not sent for want of a connection"
+            "3 lost, 2 from another room, 2 connections closed or broken, 1 of them as too slow (4101); 1,000 messages \
+             never sent; 1 message not sent: no connection"
         );
     }
 
     #[test]
-    fn what_the_load_generator_made_itself_is_its_own() {
+    fn latencies_caused_by_the_load_generator_are_named() {
         let mut run = samples::sound();
         assert_eq!(own_tail(&run), None);
         let own = |quantiles: &[&str], sent_late_us, read_late_us| OwnTail {
@@ -262,11 +262,14 @@ mod tests {
             read_late_us,
         };
         run.generator.own_tail = Some(own(&["p99.9", "max"], None, Some(512_000)));
-        assert_eq!(own_tail(&run).unwrap(), "p99.9 and max are the load generator's own: it read up to 512 ms late");
+        assert_eq!(
+            own_tail(&run).unwrap(),
+            "p99.9 and max are caused by the load generator: it read up to 512 ms late"
+        );
         run.generator.own_tail = Some(own(&["max"], Some(30_000), Some(41_200)));
         assert_eq!(
             own_tail(&run).unwrap(),
-            "max is the load generator's own: it sent up to 30.0 ms late and read up to 41.2 ms late"
+            "max is caused by the load generator: it sent up to 30.0 ms late and read up to 41.2 ms late"
         );
     }
 }

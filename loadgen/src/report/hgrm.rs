@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use crate::results::Distribution;
 
-/// Sub-buckets of each halved range of a histogram: what three significant digits need.
+/// Sub-buckets per doubling of a histogram's range, as three significant digits require.
 const SUB_BUCKETS: u64 = 2048;
 
 /// Writes a distribution.
@@ -18,7 +18,7 @@ pub fn write(distribution: &Distribution, out: &mut impl Write) -> io::Result<()
     write!(out, "{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)")?;
     for point in &distribution.curve {
         write!(out, "{:12.3} {:.12} {:10}", milliseconds(point.value_us as f64), point.quantile, point.count)?;
-        // The last line has no fourth column: it would be infinite, and plotters skip a line of three.
+        // The last line has no fourth column, which would be infinite; plotters skip lines with three columns.
         if point.quantile < 1.0 {
             write!(out, " {:14.2}", 1.0 / (1.0 - point.quantile))?;
         }
@@ -35,7 +35,7 @@ fn milliseconds(microseconds: f64) -> f64 {
     microseconds / 1e3
 }
 
-/// Buckets that a histogram needs to hold this value, each with twice the range of the one before.
+/// Number of buckets a histogram needs for this value; each has twice the range of the one before.
 fn buckets(value_max: u64) -> u32 {
     let bits = u64::BITS - (value_max | (SUB_BUCKETS - 1)).leading_zeros();
     bits - SUB_BUCKETS.ilog2() + 1
@@ -53,7 +53,7 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    /// What HdrHistogram's ports print for 25, 50 and 75 (here in milliseconds), line by line.
+    /// The output of HdrHistogram's ports for 25, 50 and 75 (here in milliseconds).
     #[test]
     fn three_values_are_written_as_hdrhistogram_writes_them() {
         let mut histogram = Histogram::<u64>::new(5).unwrap();
@@ -83,7 +83,7 @@ mod tests {
     fn a_plotter_reads_the_curve_back() {
         let distribution = samples::sound().latency;
         let text = written(&distribution);
-        // As plotFiles.html does: lines of four numbers that no # begins.
+        // Like plotFiles.html: lines of four numbers that don't begin with #.
         let rows: Vec<Vec<f64>> = text
             .lines()
             .filter(|line| !line.starts_with('#'))

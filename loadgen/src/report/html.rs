@@ -1,4 +1,4 @@
-//! The page: everything about one or more runs, in one file that needs nothing else.
+//! The page: everything about one or more runs, in one self-contained file.
 
 use std::iter::once;
 
@@ -9,11 +9,11 @@ use crate::results::{Run, Verdict};
 
 const STYLE: &str = include_str!("page.css");
 
-/// The page of one or more runs. It is well-formed XML too, and forbids itself scripts and requests.
+/// The page of one or more runs. It is also well-formed XML, and its policy forbids scripts and requests.
 pub fn page(runs: &[Run]) -> String {
     let title = match runs {
         [run] => escape(&run.name),
-        _ => format!("{} beside each other", units::plural(runs.len() as u64, "run")),
+        _ => format!("Comparison of {}", units::plural(runs.len() as u64, "run")),
     };
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
@@ -45,7 +45,7 @@ pub fn page(runs: &[Run]) -> String {
     page
 }
 
-/// A run's headline, and whether it can be believed.
+/// A run's headline and verdict.
 fn card(run: &Run, index: usize, named: bool) -> String {
     let mut text = format!("<article class=\"run c{}\">\n", index % chart::COLORS.len());
     if named {
@@ -67,7 +67,7 @@ fn card(run: &Run, index: usize, named: bool) -> String {
     };
     let cut = facts::cut_short(run).map(|cut| format!("<p class=\"own\">{}</p>\n", escape(&cut)));
     text += &cut.unwrap_or_default();
-    // A warning stands before the numbers that it is about.
+    // A warning precedes the numbers it is about.
     let (before, after) = if class == "sound" { ("", verdict.as_str()) } else { (verdict.as_str(), "") };
     text += before;
     text += "<div class=\"figures\">\n";
@@ -171,13 +171,13 @@ fn sections(runs: &[Run]) -> String {
     text + "</div>\n"
 }
 
-/// The first messages that did not arrive once and in order.
+/// The first faults that the audit found.
 fn named_messages(runs: &[Run]) -> String {
     let mut text = String::new();
     for run in runs.iter().filter(|run| !run.audit.first.is_empty()) {
         let items: String = run.audit.first.iter().map(|named| format!("<li>{}</li>\n", escape(named))).collect();
         text += &format!(
-            "<h2>What the audit found first: {}</h2>\n<ul class=\"named\">\n{items}</ul>\n",
+            "<h2>First faults found by the audit: {}</h2>\n<ul class=\"named\">\n{items}</ul>\n",
             escape(&run.name)
         );
     }
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_that_are_not_sound_say_so_before_their_numbers() {
+    fn bad_verdicts_precede_the_numbers() {
         for (run, word) in [(samples::failed(), "FAILED"), (samples::invalid(), "INVALID: load generator bound")] {
             let page = page(&[samples::sound(), run.clone()]);
             let (text, _) = read(&page);
@@ -224,12 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn latencies_that_are_not_the_servers_are_named() {
-        let own = "p99.9 and max are the load generator's own: it read up to 512 ms late.";
+    fn latencies_caused_by_the_load_generator_are_named() {
+        let own = "p99.9 and max are caused by the load generator: it read up to 512 ms late.";
         let (text, _) = read(&page(&[samples::frozen()]));
         assert!(text.contains(own) && text.contains("3 slow clients closed as too slow (4101)"));
         let (text, _) = read(&page(&[samples::sound(), samples::frozen()]));
-        assert!(text.contains(&format!("frozen for a while: {own}")));
+        assert!(text.contains(&format!("stalled for a while: {own}")));
     }
 
     #[test]
@@ -237,9 +237,11 @@ mod tests {
         let runs = [samples::idle(), samples::storm(), samples::limit(), samples::failed(), samples::invalid()];
         runs.iter().for_each(|run| drop(read(&page(std::slice::from_ref(run)))));
         let (text, _) = read(&page(&runs));
-        assert!(text.contains("5 runs beside each other"));
+        assert!(text.contains("Comparison of 5 runs"));
         assert!(
-            text.contains("yes: the knee") && text.contains("all back after") && text.contains("client 10 in room 0")
+            text.contains("yes: the knee")
+                && text.contains("all reconnected after")
+                && text.contains("client 10 in room 0")
         );
         read(&page(&[]));
     }
@@ -253,13 +255,13 @@ mod tests {
     }
 
     #[test]
-    fn a_page_asks_for_nothing() {
+    fn a_page_makes_no_requests() {
         let page = page(&[samples::sound(), samples::failed()]);
         for asks in ["src=", "href=", "url(", "@import", "<script", "<link"] {
             assert!(!page.contains(asks), "{asks}");
         }
         let addresses: Vec<_> = page.match_indices("http").map(|(at, _)| &page[at..at + 26]).collect();
-        // The name of a language, and the equivalent of a header: neither is fetched.
+        // These attributes name a language and a header: neither is fetched.
         assert!(
             addresses.iter().all(|it| it.starts_with("http://www.w3.org/2000/svg") || it.starts_with("http-equiv"))
         );

@@ -1,7 +1,7 @@
-//! What comes out of a run: text, HdrHistogram's percentile format, a chart, a page.
+//! The outputs of a run: text, HdrHistogram's percentile format, a chart, an HTML page.
 //!
-//! Every output is a function of [`Run`]s alone, so that `loadgen report` writes from `--json` files what the run itself
-//! would have written.
+//! Every output is a function of [`Run`]s alone, so `loadgen report` writes from `--json` files exactly what the run
+//! itself would have written.
 
 pub mod chart;
 pub mod hgrm;
@@ -19,7 +19,7 @@ use std::path::Path;
 
 use crate::results::Run;
 
-/// Reads what `--json` wrote.
+/// Reads a file written by `--json`.
 ///
 /// # Errors
 /// One sentence: which file, and what is wrong with it.
@@ -27,7 +27,7 @@ pub fn load(path: impl AsRef<Path>) -> Result<Run, String> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|error| format!("{} can't be read: {error}.", path.display()))?;
     serde_json::from_slice(&bytes)
-        .map_err(|error| format!("{} is not a result that loadgen --json wrote: {error}.", path.display()))
+        .map_err(|error| format!("{} is not a result written by loadgen --json: {error}.", path.display()))
 }
 
 #[cfg(test)]
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_json_wrote_is_read_again() {
+    fn a_result_survives_a_round_trip_through_json() {
         let directory = std::env::temp_dir().join(format!("loadgen-report-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("run.json");
@@ -48,7 +48,7 @@ mod tests {
 
         std::fs::write(&path, "{\"name\":\"x\"}").unwrap();
         let wrong = load(&path).unwrap_err();
-        assert!(wrong.contains("run.json is not a result that loadgen --json wrote: missing field"), "{wrong}");
+        assert!(wrong.contains("run.json is not a result written by loadgen --json: missing field"), "{wrong}");
         std::fs::remove_dir_all(&directory).unwrap();
         let missing = load(&path).unwrap_err();
         assert!(missing.contains("run.json can't be read: No such file"), "{missing}");

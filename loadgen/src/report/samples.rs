@@ -84,12 +84,12 @@ pub(super) fn sound() -> Run {
     }
 }
 
-/// A server that lost, doubled and reordered, and stalled for a second.
+/// A server that lost, duplicated and reordered messages, and stalled for a second.
 pub(super) fn failed() -> Run {
     let mut run = sound();
     run.name = "other, 10,000 clients".to_owned();
     run.verdict = Verdict::Failed(vec![
-        "17 messages were lost, 2 doubled, 1 out of order".to_owned(),
+        "17 messages were lost, 2 duplicated, 1 out of order".to_owned(),
         "1 connection was closed by the server".to_owned(),
     ]);
     run.deliveries = 9_998_723;
@@ -112,10 +112,10 @@ pub(super) fn failed() -> Run {
     run
 }
 
-/// The load generator stood still for half a second of a long run.
+/// The load generator stalled for half a second of a long run.
 pub(super) fn frozen() -> Run {
     let mut run = sound();
-    run.name = "frozen for a while".to_owned();
+    run.name = "stalled for a while".to_owned();
     run.generator.own_tail = Some(OwnTail {
         quantiles: vec!["p99.9".to_owned(), "max".to_owned()],
         sent_late_us: None,
@@ -194,7 +194,7 @@ pub(super) fn limit() -> Run {
     run
 }
 
-/// A run whose every text wants to be something else.
+/// A run with every text hostile.
 pub(super) fn hostile() -> Run {
     let hostile = "</text></title></style><script>alert(1)</script> & \"quoted\" 'x' \x1b[2J\0 | a\n| b \u{202e}";
     let mut run = failed();

@@ -1,4 +1,4 @@
-//! The rows of the tables that put runs beside each other.
+//! The rows of the tables that compare runs.
 
 use crate::report::facts::{self, Quantile};
 use crate::report::units::{self, bytes, count, number, percent, seconds, short, time};
@@ -6,11 +6,18 @@ use crate::results::{Distribution, Run, ServerCost, Storm};
 
 /// A group of rows.
 pub(super) struct Section {
-    /// Its heading.
+    /// Its heading, where sections have one.
     pub(super) title: &'static str,
-    /// What stands before its labels where there is no heading.
+    /// Precedes each label where sections have no heading.
     pub(super) prefix: &'static str,
-    rows: &'static [Row],
+    rows: Rows,
+}
+
+enum Rows {
+    /// One by one.
+    Listed(&'static [Row]),
+    /// The quantiles of a distribution.
+    Quantiles(fn(&Run) -> &Distribution),
 }
 
 struct Row {
@@ -19,12 +26,16 @@ struct Row {
 }
 
 impl Section {
-    /// The rows in which at least one run has something to say: a label and a cell for each run.
+    /// The rows that have a value for at least one run: a label, and a cell for each run.
     pub(super) fn filled(&self, runs: &[Run]) -> Vec<(&'static str, Vec<String>)> {
-        let cells = |row: &Row| runs.iter().map(row.cell).collect::<Vec<_>>();
-        self.rows
-            .iter()
-            .map(|row| (row.label, cells(row)))
+        let rows: Vec<(&str, Vec<Option<String>>)> = match self.rows {
+            Rows::Listed(rows) => rows.iter().map(|row| (row.label, runs.iter().map(row.cell).collect())).collect(),
+            Rows::Quantiles(times) => facts::QUANTILES
+                .into_iter()
+                .map(|(label, quantile)| (label, runs.iter().map(|run| spent(times(run), quantile)).collect()))
+                .collect(),
+        };
+        rows.into_iter()
             .filter(|(_, cells)| cells.iter().any(Option::is_some))
             .map(|(label, cells)| (label, cells.into_iter().map(|cell| cell.unwrap_or_else(|| "-".into())).collect()))
             .collect()
@@ -35,44 +46,28 @@ const fn row(label: &'static str, cell: fn(&Run) -> Option<String>) -> Row {
     Row { label, cell }
 }
 
-/// How much arrived.
+/// Deliveries, counted.
 pub(super) const DELIVERIES: Section = Section {
     title: "Deliveries",
     prefix: "",
-    rows: &[
+    rows: Rows::Listed(&[
         row("deliveries per second", |run| busy(run, number(run.deliveries_per_second))),
         row("deliveries", |run| busy(run, count(run.deliveries))),
-        row("of those expected", |run| busy(run, units::part(run.deliveries, run.deliveries_expected))),
+        row("share of expected", |run| busy(run, units::part(run.deliveries, run.deliveries_expected))),
         row("slowest second", |run| facts::seconds_spread(run).and_then(|spread| busy(run, count(spread[0])))),
         row("median second", |run| facts::seconds_spread(run).and_then(|spread| busy(run, count(spread[1])))),
         row("fastest second", |run| facts::seconds_spread(run).and_then(|spread| busy(run, count(spread[2])))),
         row("bytes received", |run| busy(run, bytes(run.bytes_received as f64))),
-    ],
+    ]),
 };
 
-/// How long it took, corrected and not.
+/// Delivery latencies, corrected and uncorrected.
 pub(super) const LATENCIES: [Section; 2] = [
-    Section {
-        title: "Delivery latency",
-        prefix: "latency: ",
-        rows: &[
-            row("p50", |run| spent(&run.latency, |times| times.p50_us)),
-            row("p90", |run| spent(&run.latency, |times| times.p90_us)),
-            row("p99", |run| spent(&run.latency, |times| times.p99_us)),
-            row("p99.9", |run| spent(&run.latency, |times| times.p999_us)),
-            row("max", |run| spent(&run.latency, |times| times.max_us)),
-        ],
-    },
+    Section { title: "Delivery latency", prefix: "latency: ", rows: Rows::Quantiles(|run| &run.latency) },
     Section {
         title: "Delivery latency, uncorrected",
         prefix: "uncorrected: ",
-        rows: &[
-            row("p50", |run| spent(&run.latency_uncorrected, |times| times.p50_us)),
-            row("p90", |run| spent(&run.latency_uncorrected, |times| times.p90_us)),
-            row("p99", |run| spent(&run.latency_uncorrected, |times| times.p99_us)),
-            row("p99.9", |run| spent(&run.latency_uncorrected, |times| times.p999_us)),
-            row("max", |run| spent(&run.latency_uncorrected, |times| times.max_us)),
-        ],
+        rows: Rows::Quantiles(|run| &run.latency_uncorrected),
     },
 ];
 
@@ -81,115 +76,115 @@ pub(super) const SECTIONS: &[Section] = &[
     Section {
         title: "Server",
         prefix: "server: ",
-        rows: &[
+        rows: Rows::Listed(&[
             row("CPU time per delivery", |run| server(run, |server| time(server.cpu_us_per_delivery), true)),
             row("cores busy", |run| server(run, |server| number(server.cores), false)),
             row("memory per connection", |run| server(run, |server| bytes(server.memory_bytes_per_connection), false)),
             row("resident memory", |run| server(run, |server| bytes(server.resident_bytes as f64), false)),
-        ],
+        ]),
     },
     Section {
         title: "Connects",
         prefix: "",
-        rows: &[
+        rows: Rows::Listed(&[
             row("connections", |run| Some(count(run.connects.count))),
             row("connects per second", |run| Some(number(run.connects.per_second))),
             row("handshake p50", |run| spent(&run.connects.handshake, |times| times.p50_us)),
             row("handshake p99", |run| spent(&run.connects.handshake, |times| times.p99_us)),
             row("handshake max", |run| spent(&run.connects.handshake, |times| times.max_us)),
             row("server CPU time each", |run| run.connects.server_cpu_us_per_connection.map(time)),
-        ],
+        ]),
     },
     Section {
         title: "Storm",
         prefix: "storm: ",
-        rows: &[
+        rows: Rows::Listed(&[
             row("connections cut", |run| storm(run, |storm| count(storm.connections))),
-            row("not back", |run| occurred(run.storm.as_ref()?.missing)),
-            row("all back after", |run| {
+            row("not reconnected", |run| occurred(run.storm.as_ref()?.missing)),
+            row("all reconnected after", |run| {
                 run.storm.as_ref().filter(|storm| storm.missing == 0).map(|storm| time(storm.seconds * 1e6))
             }),
             row("handshake p50", |run| storm(run, |storm| facts::time_of(&storm.handshake, |times| times.p50_us))),
             row("handshake p99", |run| storm(run, |storm| facts::time_of(&storm.handshake, |times| times.p99_us))),
             row("handshake max", |run| storm(run, |storm| facts::time_of(&storm.handshake, |times| times.max_us))),
             row("server CPU time each", |run| run.storm.as_ref()?.server_cpu_us_per_connection.map(time)),
-        ],
+        ]),
     },
     Section {
         title: "Limit",
         prefix: "limit: ",
-        rows: &[
+        rows: Rows::Listed(&[
             row("p99 latency allowed", |run| Some(units::time_short(run.limit.as_ref()?.slo_us as f64))),
             row("messages/s in each room held", |run| Some(short(run.limit.as_ref()?.rate))),
             row("deliveries per second held", |run| Some(number(run.limit.as_ref()?.deliveries_per_second))),
-        ],
+        ]),
     },
     Section {
         title: "Audit",
         prefix: "audit: ",
-        rows: &[
+        rows: Rows::Listed(&[
             row("lost", |run| busy(run, count(run.audit.lost))),
-            row("of those announced", |run| busy(run, count(run.audit.announced))),
-            row("doubled", |run| busy(run, count(run.audit.doubled))),
+            row("lost and announced", |run| busy(run, count(run.audit.announced))),
+            row("duplicated", |run| busy(run, count(run.audit.doubled))),
             row("out of order", |run| busy(run, count(run.audit.reordered))),
-            row("of another room", |run| busy(run, count(run.audit.astray))),
+            row("from another room", |run| busy(run, count(run.audit.astray))),
             row("cut off or altered", |run| occurred(run.audit.damaged)),
             row("connections closed or broken", |run| Some(count(run.audit.closed))),
-            row("of them as too slow (4101)", |run| occurred(run.audit.closed_as_too_slow)),
+            row("closed as too slow (4101)", |run| occurred(run.audit.closed_as_too_slow)),
             row("slow clients closed (4101)", |run| (run.plan.slow_clients > 0).then(|| count(run.audit.slow_closed))),
             row("messages never sent", |run| occurred(run.audit.never_sent)),
-            row("not sent for want of a connection", |run| occurred(run.audit.unsendable)),
-        ],
+            row("not sent: no connection", |run| occurred(run.audit.unsendable)),
+        ]),
     },
     Section {
         title: "Load generator",
         prefix: "loadgen: ",
-        rows: &[
+        rows: Rows::Listed(&[
             row("threads", |run| Some(count(run.generator.threads as u64))),
             row("busiest thread", |run| busy(run, percent(run.generator.busiest_thread_share))),
             row("sends late, p99", |run| spent(&run.generator.send_late, |times| times.p99_us)),
             row("sends late, max", |run| spent(&run.generator.send_late, |times| times.max_us)),
             row("reads late, p99", |run| spent(&run.generator.read_late, |times| times.p99_us)),
             row("reads late, max", |run| spent(&run.generator.read_late, |times| times.max_us)),
-            row("latencies of its own", |run| {
+            row("latencies it caused", |run| {
                 run.generator.own_tail.as_ref().map(|own| units::printable(&own.quantiles.join(", ")))
             }),
             row("memory per client", |run| Some(bytes(run.generator.memory_bytes_per_client))),
             row("resident memory", |run| Some(bytes(run.generator.resident_bytes as f64))),
-        ],
+        ]),
     },
     Section {
         title: "Load",
         prefix: "",
-        rows: &[
+        rows: Rows::Listed(&[
             row("target", |run| Some(units::printable(&run.plan.target))),
             row("dialect", |run| Some(units::printable(&run.plan.dialect))),
             row("clients", |run| Some(count(run.plan.clients as u64))),
             row("rooms", |run| Some(count(run.plan.rooms as u64))),
-            row("publishers in each room", |run| busy(run, count(run.plan.publishers as u64))),
+            row("publishers per room", |run| busy(run, count(run.plan.publishers as u64))),
             row("messages/s in each room", |run| {
                 busy(run, if run.limit.is_some() { "rising".to_owned() } else { short(run.plan.rate) })
             }),
-            row("bytes of a message", |run| busy(run, count(run.plan.message_bytes as u64))),
+            row("bytes per message", |run| busy(run, count(run.plan.message_bytes as u64))),
             row("slow clients", |run| positive(run.plan.slow_clients as f64)),
-            row("leave and reconnect, per second", |run| positive(run.plan.churn_per_second)),
-            row("measured or held", |run| Some(seconds(run.plan.duration_seconds))),
+            row("reconnects per second (churn)", |run| positive(run.plan.churn_per_second)),
+            row("duration", |run| Some(seconds(run.plan.duration_seconds))),
             row("warm-up before", |run| busy(run, seconds(run.plan.warmup_seconds))),
-        ],
+        ]),
     },
     Section {
         title: "Machine",
         prefix: "",
-        rows: &[
+        rows: Rows::Listed(&[
             row("cores for loadgen", |run| Some(count(run.machine.cores as u64))),
             row("processor", |run| Some(units::printable(&run.machine.processor))),
             row("kernel", |run| Some(units::printable(&run.machine.kernel))),
             row("when", |run| Some(units::date(run.started_unix_ms))),
-        ],
+        ]),
     },
 ];
 
-/// A cell that an idle run does not have.
+/// A cell that an idle run doesn't have.
 fn busy(run: &Run, cell: String) -> Option<String> {
     (!facts::is_idle(run)).then_some(cell)
 }

@@ -1,4 +1,4 @@
-//! What a person reads when a run is over, and the table that compares runs.
+//! The text printed after a run, and the table that compares runs.
 
 use std::iter::once;
 
@@ -6,19 +6,19 @@ use crate::report::table::{DELIVERIES, LATENCIES, SECTIONS};
 use crate::report::{facts, units};
 use crate::results::{Connects, Distribution, Limit, Run};
 
-/// Characters of a line at most,
+/// Characters per line at most.
 const COLUMNS_MAX: usize = 100;
-/// and no terminal is so narrow that they are shorter than this.
+/// Characters per line even on a narrower terminal.
 const COLUMNS_MIN: usize = 72;
-/// Where the text begins that stands beside a label.
+/// Column at which the text after a label begins.
 const INDENT: usize = 18;
 
-/// What a text is for.
+/// Where a text is shown.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Screen {
-    /// Characters of a line, if it is a terminal that told.
+    /// Width in characters, if it is a terminal of known width.
     pub columns: Option<usize>,
-    /// Whether colours are wanted.
+    /// Whether to use colours.
     pub color: bool,
 }
 
@@ -30,7 +30,7 @@ pub fn render(run: &Run, screen: Screen) -> String {
     page.blank();
     page.paragraph("load", &facts::load(run));
     let which = match &run.limit {
-        Some(limit) if limit.rate > 0.0 => "; the figures down to the limit are those of the knee",
+        Some(limit) if limit.rate > 0.0 => "; figures above the limit are those at the knee",
         _ => "",
     };
     let (measured, warmup) = (units::seconds(run.seconds), units::seconds(run.plan.warmup_seconds));
@@ -50,8 +50,8 @@ pub fn render(run: &Run, screen: Screen) -> String {
         let connections = units::plural(storm.connections, "connection");
         let time = units::time(storm.seconds * 1e6);
         let back = match storm.missing {
-            0 => format!("all back after {time}"),
-            missing => format!("{} not back after {time}", units::count(missing)),
+            0 => format!("all reconnected after {time}"),
+            missing => format!("{} not reconnected after {time}", units::count(missing)),
         };
         let (spread_out, each) = (spread(&storm.handshake), each_cost(storm.server_cpu_us_per_connection));
         page.paragraph("storm", &format!("{connections} cut, {back}; handshake {spread_out}{each}"));
@@ -85,7 +85,7 @@ pub fn render_comparison(runs: &[Run]) -> String {
     }
     text += "\n";
     for run in runs {
-        // A span of code may hold backticks, if more of them enclose it.
+        // A code span may contain backticks if it is enclosed in more of them.
         let fence = if run.command.contains('`') { "``` " } else { "`" };
         let end: String = fence.chars().rev().collect();
         text += &format!("- {}: {fence}{}{end}\n", markdown_cell(&run.name), units::printable(&run.command));
@@ -93,7 +93,7 @@ pub fn render_comparison(runs: &[Run]) -> String {
     text
 }
 
-/// A Markdown table whose columns also stand below each other in plain text. The first row is the head.
+/// A Markdown table whose columns are also aligned in plain text. The first row is the head.
 fn markdown(rows: &[(String, Vec<String>)]) -> String {
     let cells: Vec<Vec<String>> = rows
         .iter()
@@ -127,14 +127,14 @@ fn spread(times: &Distribution) -> String {
     format!("p50 {}, p99 {}, max {}", of(|times| times.p50_us), of(|times| times.p99_us), of(|times| times.max_us))
 }
 
-/// What a connection that came in cost the server, if that is known.
+/// What connecting cost the server, if known.
 fn each_cost(us: Option<f64>) -> String {
-    us.map_or_else(String::new, |us| format!("; {} of the server's CPU time each", units::time(us)))
+    us.map_or_else(String::new, |us| format!("; {} of server CPU time each", units::time(us)))
 }
 
 fn server(run: &Run) -> String {
     let Some(server) = &run.server else {
-        return "CPU and memory unknown: name the server's process with --server-pid PID".to_owned();
+        return "CPU and memory unknown: give the server's process with --server-pid PID".to_owned();
     };
     let cores = if server.cores == 1.0 { "core" } else { "cores" };
     let mut text = format!("{} {cores} busy", units::number(server.cores));
@@ -164,7 +164,7 @@ fn generator(run: &Run) -> String {
     text + &format!("; {memory} memory per client, {} resident", units::bytes(generator.resident_bytes as f64))
 }
 
-/// The text so far, how wide it may be, and whether it may be coloured.
+/// The text so far, its width, and whether to colour it.
 struct Page {
     text: String,
     columns: usize,
@@ -175,7 +175,7 @@ impl Page {
     fn headline(&mut self, run: &Run) {
         let figures = facts::headline(run);
         let warning =
-            Some(facts::verdict_word(run)).filter(|word| *word != "sound").map(|word| format!("{word}: see the end"));
+            Some(facts::verdict_word(run)).filter(|word| *word != "sound").map(|word| format!("{word}: see below"));
         let warning =
             facts::cut_short(run).into_iter().chain(warning).reduce(|cut, warning| format!("{cut}; {warning}"));
         let plain = figures.iter().map(|figure| format!("{} {}", figure.value, figure.label)).chain(warning.clone());
@@ -217,8 +217,8 @@ impl Page {
     fn limit(&mut self, run: &Run, limit: &Limit) {
         let slo = units::time_short(limit.slo_us as f64);
         self.blank();
-        self.line(&format!("limit: the highest rate at which p99 stays within {slo}"));
-        let heads = ["messages/s a room", "deliveries/s", "p50", "p99"];
+        self.line(&format!("limit: highest rate with p99 within {slo}"));
+        let heads = ["messages/s/room", "deliveries/s", "p50", "p99"];
         self.line(&format!("{:>18}{:>15}{:>11}{:>11}", heads[0], heads[1], heads[2], heads[3]));
         for step in &limit.steps {
             let (rate, deliveries) = (units::short(step.rate), units::number(step.deliveries_per_second));
@@ -238,7 +238,7 @@ impl Page {
         }
         if facts::knee(run).is_none() {
             let by_latency = limit.steps.iter().any(|step| step.p99_us > limit.slo_us);
-            let hint = if by_latency { ": give a lower --rate to begin with, or a higher --slo" } else { "" };
+            let hint = if by_latency { ": start from a lower --rate, or give a higher --slo" } else { "" };
             self.line(&format!("no rate was held{hint}"));
         }
         self.blank();
@@ -255,10 +255,10 @@ impl Page {
         }
     }
 
-    /// One line for each reason: a tool that reads this looks for whole reasons.
+    /// One line per reason, so that tools can find whole reasons.
     fn verdict(&mut self, run: &Run) {
         if let Some(cut) = facts::cut_short(run) {
-            self.line(&self.paint("1;31", &format!("{cut}: the verdict is on what was measured until then")));
+            self.line(&self.paint("1;31", &format!("{cut}: the verdict covers what was measured until then")));
         }
         let (word, reasons) = facts::verdict(run);
         if reasons.is_empty() {
@@ -276,7 +276,7 @@ impl Page {
         }
     }
 
-    /// A label, and a text beside it.
+    /// A label, and a text next to it.
     fn paragraph(&mut self, label: &str, text: &str) {
         for (index, line) in wrap(text, self.columns - INDENT).iter().enumerate() {
             let label = if index == 0 { label } else { "" };
@@ -289,20 +289,20 @@ impl Page {
         self.text.push('\n');
     }
 
-    /// An empty line, but never two.
+    /// An empty line, but never two in a row.
     fn blank(&mut self) {
         if !self.text.ends_with("\n\n") {
             self.text.push('\n');
         }
     }
 
-    /// Text in a colour or weight (an SGR parameter of ECMA-48), where that is wanted.
+    /// Text in a colour or weight (an SGR parameter of ECMA-48), if colours are used.
     fn paint(&self, parameter: &str, text: &str) -> String {
         if self.color { format!("\x1b[{parameter}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
-/// Words in lines of at most `columns` characters; a longer word is broken.
+/// Wraps words into lines of at most `columns` characters, and breaks longer words.
 fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;

@@ -1,4 +1,4 @@
-//! Numbers as people read them, and words from outside made harmless.
+//! Numbers for people, and text from outside made harmless.
 
 pub(super) use crate::printable::printable;
 
@@ -20,7 +20,7 @@ pub(super) fn plural(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
-/// Three digits that count, and all of them before the point: `0.712`, `12.3`, `1,234,567`; `-` if it is not a number.
+/// Three significant digits, and all those before the point: `0.712`, `12.3`, `1,234,567`; `-` if it is not a number.
 pub(super) fn number(number: f64) -> String {
     match number {
         _ if !number.is_finite() => "-".to_owned(),
@@ -30,13 +30,13 @@ pub(super) fn number(number: f64) -> String {
     }
 }
 
-/// The same without zeros at the end: `0.5`, `10`.
+/// The same without trailing zeros: `0.5`, `10`.
 pub(super) fn short(number: f64) -> String {
     let text = self::number(number);
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
-/// Digits after the point, so that three count.
+/// Digits after the point, for three significant ones.
 fn decimals(number: f64) -> usize {
     match number {
         _ if number >= 99.95 || number == 0.0 => 0,
@@ -49,19 +49,19 @@ fn decimals(number: f64) -> usize {
 /// A time in microseconds: `412 us`, `8.21 ms`, `1.35 s`.
 pub(super) fn time(microseconds: f64) -> String {
     let (value, unit) = time_in_unit(microseconds);
-    // The kernel's clock gives whole microseconds: 8 us, not 8.00 us.
+    // The kernel's clock has whole microseconds: 8 us, not 8.00 us.
     let whole = unit == "us" && value.fract() == 0.0;
     format!("{} {unit}", if whole { short(value) } else { number(value) })
 }
 
-/// The same, without zeros at the end: for the marks of an axis, and for times that someone chose.
+/// The same without trailing zeros: for axis labels, and for times given by the user.
 pub(super) fn time_short(microseconds: f64) -> String {
     let (value, unit) = time_in_unit(microseconds);
     format!("{} {unit}", short(value))
 }
 
 fn time_in_unit(microseconds: f64) -> (f64, &'static str) {
-    // As soon as rounding would show 1,000 of a unit, the next one is shorter.
+    // Values that would round to 1,000 of a unit use the next one.
     match microseconds {
         us if us < 999.5 => (us, "us"),
         us if us < 999_500.0 => (us / 1e3, "ms"),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn words_from_outside_stay_words() {
+    fn text_from_outside_stays_text() {
         assert_eq!(escape("<b a='1'>&\"\u{ffff}"), "&lt;b a=&#39;1&#39;&gt;&amp;&quot;\u{fffd}");
         assert_eq!(shorten("abcdefgh", 6), "abc...");
         assert_eq!(shorten("abcdef", 6), "abcdef");

@@ -1,4 +1,4 @@
-//! How connections begin and end: the ramp, the handshakes, those that leave and come back, and those that fail.
+//! How connections begin and end: ramp, handshakes, clients that reconnect, and failures.
 
 use std::cmp::Reverse;
 
@@ -12,19 +12,19 @@ use crate::wire;
 use crate::worker::ending::End;
 use crate::worker::{Report, Worker, client_name, room_name};
 
-/// Connects under way at once in one thread: more would only queue up in the server's backlog.
+/// Concurrent connects per thread: more would only queue up in the server's backlog.
 pub(super) const CONNECTING_MAX: usize = 256;
 /// A handshake that takes longer has failed.
 const HANDSHAKE_TIME_MAX_US: u64 = 30_000_000;
-/// One that has waited for this long for an answer when the run ends counts as failed, too.
+/// A handshake that has waited this long for an answer when the run ends counts as failed, too.
 const UNANSWERED_US: u64 = 3_000_000;
-/// Receive buffer of a slow client's socket, so that the kernel doesn't read for it.
+/// Receive buffer of a slow client's socket, in bytes: small, so that the kernel doesn't read for it.
 const SLOW_SOCKET_BYTES: usize = 4096;
-/// Pause before a connection is retried.
+/// Delay before a failed connection is retried.
 const RETRY_AFTER_US: u64 = 100_000;
-/// Connections cut before the schedule is looked at again.
+/// Connections cut before the schedule is checked again.
 const CUT_BATCH_MAX: usize = 32;
-/// Time from its handshake after which a client that reconnected has to see every message that is due.
+/// Grace period after the handshake of a reconnected client: from then on it must see every message that is due.
 const RETURN_TIME_US: u64 = 1_000_000;
 
 impl Worker {
@@ -47,7 +47,7 @@ impl Worker {
         }
     }
 
-    /// Everyone is in, or is not expected any more; a thread without connections is done at once.
+    /// Every client is connected, or given up; a thread without connections is done at once.
     pub(super) fn report_all_open(&mut self) {
         let awaited = self.connecting + self.to_connect.len() + self.retries.len() + self.to_cut.len();
         if (self.coming_in || self.storm) && awaited == 0 {
@@ -110,7 +110,7 @@ impl Worker {
         }
     }
 
-    /// A connection is over, or could not be opened.
+    /// A connection ended, or could not be opened.
     pub(super) fn ended(&mut self, index: usize, why: &str) {
         self.withdraw_unsent(index);
         match self.clients[index].state {
@@ -133,7 +133,7 @@ impl Worker {
             return;
         }
         if !std::mem::replace(&mut client.missed, true) {
-            // Once, however often it tries again in vain.
+            // Counted once, however many retries fail.
             self.stats.faults.closed(format!("{what}: {why}"));
         }
         if why.starts_with(TOO_SLOW) && matches!(client.role, Role::Member { .. }) {
@@ -174,14 +174,14 @@ impl Worker {
         }
     }
 
-    /// All members' connections are to be cut.
+    /// Starts cutting all members' connections.
     pub(super) fn begin_storm(&mut self) {
         self.storm = true;
         let members = self.clients.iter().enumerate().filter(|(_, client)| matches!(client.role, Role::Member { .. }));
         self.to_cut = members.map(|(index, _)| index).collect();
     }
 
-    /// Cuts some of them: publishers must not be late because thousands of sockets have to be closed.
+    /// Cuts some of them at a time: closing thousands of sockets must not delay publishers.
     pub(super) fn cut_some(&mut self) {
         let rest = self.to_cut.len().saturating_sub(CUT_BATCH_MAX);
         for index in self.to_cut.split_off(rest) {
@@ -208,7 +208,7 @@ impl Worker {
         }
     }
 
-    /// A handshake that is under way may be young; one that the server has left lying must not go unnoticed.
+    /// At the end, a handshake in progress may be recent; one that the server has ignored must be reported.
     pub(super) fn count_unanswered(&self, stats: &mut Stats) {
         let now_us = self.shared.now_us();
         for client in &self.clients {

@@ -1,4 +1,4 @@
-//! How a step ends: what is overdue is sent, what is owed arrives, and what was counted is handed over.
+//! How a step ends: overdue messages are sent, outstanding ones arrive, and the counts are handed over.
 
 use std::sync::atomic::Ordering;
 
@@ -6,27 +6,27 @@ use crate::client::Role;
 use crate::stats::Stats;
 use crate::worker::{Report, Worker};
 
-/// What is overdue when the last message was due is sent within this time, or never.
+/// Messages that are overdue at the end are sent within this time, or never.
 pub const CATCH_UP_TIME_MAX_US: u64 = 3_000_000;
-/// Time between two looks at what is owed: each takes a look at every client.
+/// Time between two checks for outstanding messages: each visits every client.
 const OWED_EVERY_US: u64 = 20_000;
-/// How long clients still listen when all is here: for messages that come again, and connections that end.
+/// How long clients keep listening once they have everything: for duplicates, and for connections that end.
 const LINGER_US: u64 = 250_000;
 
-/// How far the end of a step is.
+/// Progress of ending a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// The schedule goes on.
     NotYet,
-    /// What is overdue is still sent, until this time.
+    /// Overdue messages are still sent, until this time.
     Ceasing(u64),
-    /// Nothing more is sent.
+    /// Nothing more will be sent.
     Ceased,
-    /// What was sent is waited for; the time of the next look.
+    /// Waiting for what was sent; the time of the next check.
     Settling(u64),
-    /// All is here; what nobody waits for may still come, until this time.
+    /// Everything has arrived; duplicates may still come, until this time.
     Lingering(u64),
-    /// All is here.
+    /// Everything has arrived.
     Settled,
 }
 
@@ -61,25 +61,25 @@ impl Worker {
         }
     }
 
-    /// From here on nothing is sent. What was due and is still here never will be.
+    /// From here on nothing is sent. Messages that were due and are still here never will be.
     fn give_up_sending(&mut self) {
         let (Some(step), End::NotYet | End::Ceasing(_)) = (self.step, self.end) else { return };
         self.end = End::Ceased;
         self.due.clear();
         for client in self.clients.iter().filter(|client| matches!(client.role, Role::Publisher { .. })) {
             let sent = self.shared.sent[client.number].load(Ordering::Relaxed);
-            // A step that was cut short ends before what some have sent.
+            // A step that was cut short may end before messages that some have already sent.
             let unsent = u64::from(step.end().saturating_sub(sent));
             *(if client.is_open() { &mut self.stats.never_sent } else { &mut self.stats.unsendable }) += unsent;
         }
     }
 
-    /// The number behind the last message that a publisher has sent.
+    /// The number after the last message that a publisher has sent.
     fn sent_end(&self, room: usize, publisher: usize) -> u32 {
         self.shared.sent[publisher * self.shared.plan.rooms + room].load(Ordering::Relaxed)
     }
 
-    /// Messages that healthy clients may still get, and handshakes that are under way.
+    /// Messages that clients at full speed may still get, and handshakes in progress.
     fn owed(&self) -> u64 {
         let Some(step) = self.step else { return 0 };
         let of_client = |client: &crate::client::Client| {
@@ -93,14 +93,14 @@ impl Worker {
         self.connecting as u64 + self.clients.iter().filter(healthy).map(of_client).sum::<u64>()
     }
 
-    /// Hands over what was counted, and begins anew.
+    /// Hands over the counts, and starts over.
     pub(super) fn collect(&mut self) {
         self.give_up_sending();
         let mut stats = std::mem::take(&mut self.stats);
         self.count_unanswered(&mut stats);
         if let Some(step) = self.step.take() {
             for index in 0..self.clients.len() {
-                // A slow client may be behind: that is what it is for.
+                // A slow client may be behind: that is its purpose.
                 let healthy = self.clients[index].role == Role::Member { slow: false };
                 let missing = if healthy { self.count_missing(index, step.first_measured(), &mut stats) } else { 0 };
                 stats.announced(self.clients[index].auditor.excused(missing));
@@ -109,7 +109,7 @@ impl Worker {
         let _ = self.reports.send(Report::Collected(Box::new(stats.collected())));
     }
 
-    /// What a client never got after the last message that it did get.
+    /// Counts the messages that a client never got after the last one that it did get.
     fn count_missing(&self, index: usize, first: u32, stats: &mut Stats) -> u64 {
         let client = &self.clients[index];
         let mut all = 0;

@@ -1,4 +1,4 @@
-//! What is due is sent: the schedule decides, never the answers.
+//! Sends messages when they are due: the schedule decides, never the answers.
 
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
@@ -11,19 +11,19 @@ use crate::wire;
 use crate::worker::ending::End;
 use crate::worker::{Shared, Worker, publisher_name, room_name};
 
-/// Messages that are sent before the thread reads again: one that is behind its schedule must still read and answer.
+/// Messages sent before the thread reads again: a thread behind its schedule must still read and answer.
 const SEND_BATCH_MAX: usize = 1024;
-/// Bytes that wait when a publisher whose messages the server doesn't take is given up,
+/// Waiting bytes at which a publisher is given up, because the server doesn't read its messages;
 const UNSENT_BYTES_MAX: usize = 64 << 20;
-/// or earlier, so that those of all publishers together stay below this,
+/// fewer with many publishers, so that all together stay below this,
 const UNSENT_BYTES_MAX_OF_ALL: usize = 512 << 20;
-/// but not before this many wait: a message has to have room.
+/// but never fewer than this, so that a message has room.
 const UNSENT_BYTES_MIN: usize = 2 << 20;
-/// Time between two looks at a publisher without a connection.
+/// Time between two checks of a publisher without a connection.
 const AWAY_LOOK_US: u64 = 10_000;
 
 impl Worker {
-    /// A step begins: every publisher gets its first date.
+    /// A step begins: schedules each publisher's first message.
     pub(super) fn begin(&mut self, step: Step) {
         let publishers = self.shared.plan.publishers;
         self.step = Some(step);
@@ -41,7 +41,7 @@ impl Worker {
                     client.auditor.begin_again();
                     client.answered_us = 0;
                     if client.is_open() {
-                        // The warm-up is time enough for a subscription.
+                        // The warm-up leaves enough time for subscriptions.
                         client.auditor.expect_from(step.first_measured());
                     }
                 }
@@ -49,7 +49,7 @@ impl Worker {
         }
     }
 
-    /// The step under way ends earlier than it was meant to.
+    /// The current step ends early.
     pub(super) fn shorten(&mut self, step: Step) {
         self.step = Some(step);
         self.stats.begin(&step, self.shared.plan.publishers);
@@ -69,7 +69,7 @@ impl Worker {
             let client = &mut self.clients[index];
             let Role::Publisher { number } = client.role else { unreachable!("only publishers are due") };
             if !client.is_open() {
-                // One that comes back sends then what was due meanwhile: the schedule stays what it was.
+                // A publisher that reconnects then sends what was due meanwhile: the schedule doesn't change.
                 if !client.gone {
                     self.due.push(Reverse((now_us + AWAY_LOOK_US, index, message)));
                 }
@@ -86,13 +86,13 @@ impl Worker {
             let progress = client.send(&frame);
             let stuck = client.unsent_bytes() > unsent_max;
             self.shared.sent[client.number].store(stamp.sequence + 1, Ordering::Relaxed);
-            // While there was no connection, it is not this thread that was late.
+            // Without a connection, the delay is not this thread's.
             let late_us = self.shared.now_us().saturating_sub(due_us.max(client.since_us));
             self.stats.sent(late_us, stamp.sequence);
             match progress {
                 Progress::Ended(why) => self.ended(index, &why),
                 _ if stuck => {
-                    self.ended(index, &format!("the server doesn't take its messages: {} MiB wait", unsent_max >> 20));
+                    self.ended(index, &format!("the server doesn't read its messages: {} MiB wait", unsent_max >> 20));
                 }
                 _ => {}
             }
@@ -102,7 +102,7 @@ impl Worker {
         }
     }
 
-    /// What a publisher still holds when its connection ends has not been sent.
+    /// Whatever a publisher still holds when its connection ends was not sent.
     pub(super) fn withdraw_unsent(&self, index: usize) {
         let client = &self.clients[index];
         let (Role::Publisher { number }, Some(step)) = (client.role, &self.step) else { return };

@@ -1,4 +1,4 @@
-//! What arrives is read, stamped with a time, and shown to the audit.
+//! Reads what arrives, timestamps it, and passes it to the audit.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::payload::Stamp;
 use crate::stats::Stats;
 use crate::worker::{Shared, Worker, client_name, publisher_name, room_name};
 
-/// Reads in a row from one connection: one that sends faster than it can be read must not hold up the others, or the
+/// Consecutive reads from one connection: one that sends faster than it can be read must not hold up the others, or the
 /// schedule.
 const READS_MAX: usize = 16;
-/// Bytes that a slow client reads at a time.
+/// Bytes per read of a slow client.
 const SLOW_READ_BYTES: usize = 1024;
 /// Time between two reads of a slow client.
 const SLOW_READ_EVERY_US: u64 = 100_000;
@@ -37,7 +37,7 @@ impl Worker {
             let mut buffer = std::mem::take(&mut self.buffer);
             self.read_some(index, &mut buffer, waiting_since_us);
             if flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
-                // The end that this edge told of lies behind what was read; no other edge will tell of it.
+                // The end that this edge reported comes after what was read; no other edge will report it.
                 self.read(index, &mut buffer, waiting_since_us);
             }
             self.buffer = buffer;
@@ -53,7 +53,7 @@ impl Worker {
         self.unread.push(index);
     }
 
-    /// Goes on with what the last turn left: no edge tells of that.
+    /// Continues where the last batch stopped: no edge reports that.
     pub(super) fn read_on(&mut self, waiting_since_us: u64) {
         let mut unread = std::mem::take(&mut self.unread);
         unread.sort_unstable();
@@ -61,7 +61,7 @@ impl Worker {
         let mut buffer = std::mem::take(&mut self.buffer);
         for index in unread {
             self.read_some(index, &mut buffer, waiting_since_us);
-            // The connection's end may have been told of when there was more to read.
+            // The connection's end may have been reported while there was more to read.
             self.read(index, &mut buffer, waiting_since_us);
         }
         self.buffer = buffer;
@@ -95,7 +95,7 @@ impl Worker {
         );
         stats.bytes += bytes as u64;
         if reading.messages > 0 {
-            // One late read makes many late messages; none is later than its whole way took.
+            // One late read delays many messages; none by more than its total latency.
             let late_us = reading.now_us.saturating_sub(waiting_since_us);
             stats.read_late(late_us.min(reading.longest_us), reading.messages);
         }
@@ -127,7 +127,7 @@ impl Worker {
     }
 }
 
-/// What one read brought: who read, when, and how many measured messages.
+/// The result of one read: which client read, when, and how many measured messages.
 struct Reading {
     client: usize,
     room: usize,
@@ -160,7 +160,7 @@ impl Reading {
             Seen::Doubled => return stats.faults.doubled(self.client, stamp),
         }
         if !slow && stats.is_measured(stamp.sequence) {
-            // A tool that waits for its answers would not have sent what was due while it waited.
+            // A closed-loop tool would not have sent what was due while it waited.
             let waited = stamp.intended_us < *answered_us;
             if !waited {
                 *answered_us = self.now_us;

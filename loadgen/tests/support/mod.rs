@@ -1,7 +1,7 @@
 //! What every test needs: the real `loadgen` binary, and a server that misbehaves on command.
 
-#![allow(dead_code, reason = "each test file uses its own part of it")]
-#![allow(unreachable_pub, reason = "a test has no outside")]
+#![allow(dead_code, reason = "each test file uses a different part of it")]
+#![allow(unreachable_pub, reason = "a test has no users")]
 
 pub mod fault;
 pub mod server;
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use loadgen::results::{Run, Verdict};
 
-#[allow(unused_imports, reason = "each test file uses its own part of it")]
+#[allow(unused_imports, reason = "each test file uses a different part of it")]
 pub use fault::{Fault, Manner, PAUSE};
-#[allow(unused_imports, reason = "each test file uses its own part of it")]
+#[allow(unused_imports, reason = "each test file uses a different part of it")]
 pub use server::{Server, close_frame, frame};
 
-/// No run takes as long; one that does hangs, and is ended.
+/// A run that takes longer hangs, and is killed.
 const RUN_TIME_MAX: Duration = Duration::from_secs(60);
-/// How often a run is repeated that says `INVALID`: this machine was busy with something else.
+/// How often a run is repeated if it is `INVALID` because this machine was busy.
 const TRIES: usize = 3;
 
 /// A folder for one test's files; dropping it removes it.
@@ -49,27 +49,27 @@ impl Drop for Folder {
     }
 }
 
-/// What loadgen said and did.
+/// The outcome of a run of loadgen.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Its exit code; `None`: a signal ended it.
+    /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     /// The result.
     pub stdout: String,
-    /// The progress, and complaints.
+    /// Progress and complaints.
     pub stderr: String,
     /// What it wrote with `--json`.
     pub run: Option<Run>,
 }
 
 impl Outcome {
-    /// The result, of a run that came so far.
+    /// The result; panics if there is none.
     pub fn run(&self) -> &Run {
         self.run.as_ref().unwrap_or_else(|| panic!("no result: {self:?}"))
     }
 
-    /// The result, of a run that has to be OK; or `INVALID`, if this machine had no time for it in all tries: that
-    /// holds nothing against the server either.
+    /// The result of a run that must pass, or be `INVALID` if this machine was too busy in every try; that isn't the
+    /// server's fault either.
     pub fn sound(&self) -> &Run {
         let run = self.run();
         if let Verdict::Invalid(reasons) = &run.verdict {
@@ -84,7 +84,7 @@ impl Outcome {
         run
     }
 
-    /// The result, of a run that has to find fault with the server.
+    /// The result of a run that must find a fault of the server.
     pub fn failed(&self) -> &Run {
         let run = self.run();
         assert!(matches!(run.verdict, Verdict::Failed(_)), "{:?} {:?}\n{}", run.verdict, run.audit, self.stderr);
@@ -93,7 +93,7 @@ impl Outcome {
         run
     }
 
-    /// The complaint, of a run that could not begin: one sentence, and exit code 2.
+    /// The complaint of a run that could not begin, with exit code 2.
     pub fn refused(&self) -> &str {
         assert_eq!(self.code, Some(2), "{self:?}");
         assert!(self.run.is_none() && self.stdout.is_empty(), "{self:?}");
@@ -101,7 +101,7 @@ impl Outcome {
     }
 }
 
-/// A process that ends with the test, whatever the test comes to.
+/// A process that ends with the test, whatever its outcome.
 pub struct Ending(pub Child);
 
 impl Drop for Ending {
@@ -111,26 +111,26 @@ impl Drop for Ending {
     }
 }
 
-/// The binary, with no argument yet.
+/// The binary, without arguments yet.
 pub fn command() -> Command {
-    // In the background of a shell, tests inherit that SIGINT is ignored.
+    // In the background of a shell, tests inherit an ignored SIGINT.
     let mut command = Command::new("env");
     command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_loadgen")]);
     command
 }
 
-/// Starts a prepared command, its output piped.
+/// Starts a prepared command with piped output.
 pub fn spawn(mut command: Command) -> Ending {
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     Ending(spawned.expect("loadgen starts"))
 }
 
-/// Waits for the end of what [`spawn`] started. `json` is the file that it writes the result to.
+/// Waits for a process of [`spawn`] to end. `json` is the file that it writes the result to.
 pub fn finish(child: Ending, json: Option<&Path>) -> Outcome {
     finish_within(child, json, RUN_TIME_MAX)
 }
 
-/// The same, with a patience of its own.
+/// The same, with another time limit.
 pub fn finish_within(mut child: Ending, json: Option<&Path>, time_max: Duration) -> Outcome {
     let stdout = drain(child.0.stdout.take().unwrap());
     let stderr = drain(child.0.stderr.take().unwrap());
@@ -171,8 +171,8 @@ pub fn loadgen(args: &[&str]) -> Outcome {
     finish(spawn(command), Some(&json))
 }
 
-/// The same for a server that `start` starts. A run in which this machine had no time for loadgen says so, and is repeated
-/// with a new server: what such a run says about the server is not what is tested here.
+/// The same for a server started by `start`. If this machine was too busy, the run says so and is repeated with a new
+/// server: such a run says nothing about the server.
 pub fn measure(start: impl Fn() -> Server, args: &[&str]) -> Outcome {
     let mut tries = 0;
     loop {
@@ -187,19 +187,19 @@ pub fn measure(start: impl Fn() -> Server, args: &[&str]) -> Outcome {
     }
 }
 
-/// How many messages that is.
+/// Number of messages in such a run.
 pub const MESSAGES: u64 = 120;
-/// How many of them are measured.
+/// Number of measured ones.
 pub const MEASURED: u64 = 100;
 
-/// Checks cases beside each other: most of a run's time goes by in waiting.
+/// Checks cases in parallel: a run spends most of its time waiting.
 pub fn beside_each_other<Case: Sync>(cases: &[Case], check: impl Fn(&Case) + Sync) {
     let check = &check;
     std::thread::scope(|scope| cases.iter().for_each(|case| drop(scope.spawn(move || check(case)))));
 }
 
-/// The arguments of a short run: ten clients, 100 messages a second, 20 of them warm-up and 100 measured, unless `more`
-/// says something else. Template dialect, because the server is neither hi's chat nor its raw rooms.
+/// The arguments of a short run: ten clients, 100 messages per second, 20 of them warm-up and 100 measured, unless
+/// `more` overrides them. It uses the template dialect, because the server speaks neither hi's chat nor raw rooms.
 pub fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let mut args = [&["--quiet"], more].concat();
     let usual = [("--warmup", "200ms"), ("--clients", "10"), ("--rate", "100"), ("--duration", "1s")];

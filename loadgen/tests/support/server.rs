@@ -1,5 +1,5 @@
-//! A broadcast server that misbehaves on command. Made of threads and of another WebSocket library's reader, it shares no
-//! code with loadgen. Each member has a writer thread with a queue, so that one that reads slowly holds nobody up.
+//! A broadcast server that misbehaves on command. It uses threads and another WebSocket library's reader, and shares no
+//! code with loadgen. Each member has a writer thread with a queue, so that a slow reader holds up no one else.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -26,7 +26,7 @@ struct Shared {
     manner: Manner,
     rooms: Mutex<HashMap<String, Room>>,
     handshakes: AtomicUsize,
-    /// Text of the messages that are not understood.
+    /// Messages that it didn't understand.
     misunderstood: Mutex<Vec<String>>,
 }
 
@@ -44,7 +44,7 @@ struct Peer {
     pongs: AtomicU64,
     /// Gets nothing.
     forgotten: AtomicBool,
-    /// The message that is sent after its neighbour.
+    /// The message to be sent after its successor.
     held: Mutex<Option<Vec<u8>>>,
 }
 
@@ -56,7 +56,7 @@ enum Out {
 
 impl Peer {
     fn send(&self, bytes: Vec<u8>) {
-        // A peer that has left has no writer any more.
+        // A peer that has left no longer has a writer.
         let _ = self.out.send(Out::Bytes(bytes));
     }
 
@@ -71,7 +71,7 @@ impl Server {
         Self::start_with(fault, Manner::Paths)
     }
 
-    /// A server that is spoken to in this manner.
+    /// A server that speaks this protocol.
     pub fn start_with(fault: Fault, manner: Manner) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = listener.local_addr().expect("the port");
@@ -102,22 +102,22 @@ impl Server {
         self.url("/room/{room}?client={client}")
     }
 
-    /// Handshakes that came in.
+    /// Number of handshakes so far.
     pub fn handshakes(&self) -> usize {
         self.shared.handshakes.load(Ordering::SeqCst)
     }
 
-    /// Messages that were published so far.
+    /// Number of messages published so far.
     pub fn messages(&self) -> u64 {
         self.shared.rooms.lock().unwrap().values().map(|room| room.messages).sum()
     }
 
-    /// Everyone who has been a member of a room.
+    /// Every client that has been a member of a room.
     pub fn members(&self) -> Vec<String> {
         self.shared.rooms.lock().unwrap().values().flat_map(|room| room.names.clone()).collect()
     }
 
-    /// Messages that it did not understand.
+    /// Messages that it didn't understand.
     pub fn misunderstood(&self) -> Vec<String> {
         self.shared.misunderstood.lock().unwrap().clone()
     }
@@ -164,7 +164,7 @@ impl Shared {
             held: Mutex::default(),
         });
         let listens = !matches!(self.fault, Fault::Floods | Fault::Sinks);
-        // Before the answer: a client that has been told 101 is a member, however late this thread gets to run again.
+        // Before the answer: a client that has received the 101 is a member, however late this thread runs again.
         if let Some(room) = room_in(&path, "/room/").filter(|_| listens) {
             self.join(&peer, &room);
         }
@@ -234,7 +234,7 @@ impl Shared {
         let room = rooms.entry(name.to_owned()).or_default();
         let number = room.messages;
         room.messages += 1;
-        // What a publisher says behind that message arrives on a connection that is over, though its end may come later.
+        // Anything after that message arrives on a connection that has ended, though the end may arrive later.
         if matches!(self.fault, Fault::CutsPublishers { at } if number > at) {
             return;
         }
@@ -249,7 +249,7 @@ impl Shared {
         }
     }
 
-    /// One message for one member: here the faults are.
+    /// Sends one message to one member, with its faults.
     fn deliver(&self, peer: &Peer, number: u64, text: &str) {
         let bytes = frame(0x81, text.as_bytes());
         match &self.fault {
@@ -301,7 +301,7 @@ impl Shared {
                 }
             }
             Fault::EndsWith { member, at } if peer.is(*member) && number == *at => {
-                // So that loadgen finds both at once: it has read nothing for a while when they come.
+                // So that loadgen finds both at once: when they arrive, it has read nothing for a while.
                 peer.send(bytes);
                 let _ = peer.out.send(Out::End);
             }
@@ -322,7 +322,7 @@ impl Shared {
     }
 }
 
-/// The room that a path names behind this prefix.
+/// The room in a path after this prefix.
 fn room_in(path: &str, prefix: &str) -> Option<String> {
     path.strip_prefix(prefix).and_then(|rest| rest.split('?').next()).map(str::to_owned)
 }
@@ -340,12 +340,12 @@ fn refuse(mut stream: TcpStream, answer: &str) {
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
     stream.write_all(format!("{head}\r\n\r\n").as_bytes()).unwrap();
     std::thread::sleep(Duration::from_millis(100));
-    // A client that has gone without waiting for the body gets none.
+    // A client that left without waiting for the body gets none.
     let _ = stream.write_all(body.as_bytes());
     wait_for_end(stream);
 }
 
-/// A byte comes often enough for any time limit that begins anew with each.
+/// Bytes come often enough to defeat a time limit that restarts with each.
 fn drip(mut stream: TcpStream) {
     let endless = b"HTTP/1.1 101 Switching Protocols\r\nX-Comment: ".iter().chain(std::iter::repeat(&b'x'));
     for byte in endless {
@@ -378,7 +378,7 @@ fn write(mut stream: TcpStream, queue: &Receiver<Out>) {
     }
 }
 
-/// A frame as a server sends it; `first` is its first byte.
+/// A frame as servers send it; `first` is its first byte.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {

@@ -4,7 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use axum::http::{HeaderMap, HeaderName};
+use hyper::HeaderMap;
+use hyper::header::HeaderName;
 use serde_json::Value;
 
 use super::*;
@@ -14,17 +15,17 @@ use crate::metrics::Metrics;
 use crate::os;
 use crate::protocol::MemberId;
 use crate::protocol::resume::ResumeKey;
-use crate::relay;
+use crate::room::inbox;
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
 use crate::room::{Joining, Room};
-use crate::shard::run::Stop;
+use crate::stop::Stop;
 
 const ROOMS: [&str; 3] = ["one", "two", "three"];
 
 /// The internal port of a server with a member in each of the rooms.
 fn app() -> (App, [Arc<Room>; 3]) {
-    let inboxes = relay::inboxes([os::new_eventfd().unwrap()], 1 << 30);
+    let inboxes = inbox::inboxes([os::new_eventfd().unwrap()], 1 << 30);
     let registry = Arc::new(Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF));
     let rooms = ROOMS.map(|name| {
         let joining = Joining::new(None, MemberId { shard: 0, slot: 0, serial: 1 });

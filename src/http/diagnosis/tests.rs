@@ -3,6 +3,7 @@
 use super::super::head::parse;
 use super::super::origin;
 use super::super::response::{Body, Connection};
+use super::super::target::UpgradeTarget;
 use super::super::{target, upgrade};
 use super::*;
 use proptest::prelude::*;
@@ -33,12 +34,14 @@ fn judge_bytes(bytes: &[u8]) -> Option<(Verdict, Response)> {
     let allowed = ["https://chat.example.com".parse().unwrap()];
     let fault = match target::route(head.target) {
         Err(error) => error.into(),
-        Ok(target::Route::Chat { query }) => match (target::chat_params(query), upgrade::examine(&head)) {
-            (Err(error), _) => error.into(),
-            (_, Err(refusal)) => refusal.into(),
-            _ => origin::check(&head, &allowed).err()?.into(),
-        },
-        Ok(target::Route::Raw { room, query }) => match target::raw_params(&room, query) {
+        Ok(target::Route::Upgrade(UpgradeTarget::Chat { query })) => {
+            match (target::chat_params(query), upgrade::examine(&head)) {
+                (Err(error), _) => error.into(),
+                (_, Err(refusal)) => refusal.into(),
+                _ => origin::check(&head, &allowed).err()?.into(),
+            }
+        }
+        Ok(target::Route::Upgrade(UpgradeTarget::Raw { room, query })) => match target::raw_params(&room, query) {
             Err(error) => error.into(),
             Ok(_) => Fault::RawRoomsOff,
         },

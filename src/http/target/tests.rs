@@ -11,13 +11,17 @@ fn raw(room: &str, query: &str) -> Result<(bool, bool), TargetError> {
     raw_params(room, query).map(|params| (params.echo, params.lossy))
 }
 
+fn raw_room<'t>(room: &str, query: &'t str) -> Result<Route<'t>, TargetError> {
+    Ok(Route::Upgrade(UpgradeTarget::Raw { room: room.to_owned(), query }))
+}
+
 #[test]
-fn every_door_is_found() {
+fn every_address_is_found() {
     for target in ["/ws?a=b", "//ws?a=b", "/chat/ws?a=b", "/deep/er//ws?a=b", "http://host:80/ws?a=b", "/%77s?a=b"] {
-        assert_eq!(route(target), Ok(Route::Chat { query: "a=b" }), "{target}");
+        assert_eq!(route(target), Ok(Route::Upgrade(UpgradeTarget::Chat { query: "a=b" })), "{target}");
     }
-    assert_eq!(route("/ws"), Ok(Route::Chat { query: "" }));
-    assert_eq!(route("/raw/a%20b?echo=0"), Ok(Route::Raw { room: "a b".to_owned(), query: "echo=0" }));
+    assert_eq!(route("/ws"), Ok(Route::Upgrade(UpgradeTarget::Chat { query: "" })));
+    assert_eq!(route("/raw/a%20b?echo=0"), raw_room("a b", "echo=0"));
     assert_eq!(route("/healthz?x"), Ok(Route::Healthz));
     assert_eq!(route("/-/doctor/echo?x=1"), Ok(Route::DoctorEcho));
     assert_eq!(route("/stream/Zo%C3%AB"), Ok(Route::Stream { room: "Zoë".to_owned(), query: "" }));
@@ -31,14 +35,12 @@ fn every_door_is_found() {
 
 #[test]
 fn our_own_folders_win_over_what_ends_in_ws() {
-    assert_eq!(route("/raw/ws"), Ok(Route::Raw { room: "ws".to_owned(), query: "" }));
-    assert_eq!(route("/raw/a/ws"), Ok(Route::Raw { room: "a/ws".to_owned(), query: "" }));
+    assert_eq!(route("/raw/ws"), raw_room("ws", ""));
+    assert_eq!(route("/raw/a/ws"), raw_room("a/ws", ""));
     assert_eq!(route("/stream/ws?a=b"), Ok(Route::Stream { room: "ws".to_owned(), query: "a=b" }));
     assert_eq!((route("*"), route("**")), (Ok(Route::Server), Ok(Route::NotFound)));
     assert_eq!(route("/-/ws"), Ok(Route::NotFound));
-    assert!(route("/ws").is_ok_and(|route| route.is_upgrade()));
-    assert!(route("/raw/").is_ok_and(|route| route.is_upgrade()));
-    assert!(route("/").is_ok_and(|route| !route.is_upgrade()));
+    assert_eq!(route("/raw/"), raw_room("", ""));
 }
 
 #[test]
@@ -134,8 +136,7 @@ proptest! {
     #[test]
     fn any_target_gets_an_answer(target in "(/|/raw/|http://h/|)([a-z/?&=+%#\u{e9}]|%[0-9a-f]{2}){0,40}(/ws)?(\\?username=.{0,9})?") {
         match route(&target) {
-            Ok(Route::Chat { query }) => drop(chat_params(query)),
-            Ok(Route::Raw { room, query }) => drop(raw_params(&room, query)),
+            Ok(Route::Upgrade(target)) => drop(target.params()),
             Ok(_) => {}
             Err(error) => prop_assert!(error.reason.status() == 400 && !error.detail.contains(char::is_control)),
         }

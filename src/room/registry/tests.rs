@@ -1,8 +1,8 @@
 use super::*;
 use crate::os;
 use crate::protocol::position::Since;
-use crate::relay;
 use crate::room::Speaker;
+use crate::room::inbox;
 
 const AGE_MS: u64 = 1000;
 const BOUNDS: ReplayBounds = ReplayBounds { frames_max: 100, bytes_max: 1 << 20, age_max_ms: AGE_MS };
@@ -14,7 +14,7 @@ fn at(monotonic_ms: u64) -> Time {
 }
 
 fn registry(bounds: ReplayBounds) -> Registry {
-    Registry::new(relay::inboxes([os::new_eventfd().unwrap()], 1 << 30), 7, ResumeKey::new([1, 2]), bounds)
+    Registry::new(inbox::inboxes([os::new_eventfd().unwrap()], 1 << 30), 7, ResumeKey::new([1, 2]), bounds)
 }
 
 fn user(name: &str) -> Name {
@@ -174,18 +174,18 @@ fn too_many_rooms_that_sleep_are_dropped_oldest_first_and_counted() {
             epoch
         })
         .collect();
-    assert_eq!(registry.sleeping(), (SLEEPERS_MAX, 2));
+    assert_eq!(registry.dormant(), (SLEEPERS_MAX, 2));
     assert_eq!(visit(2, 500).epoch(), epochs[2]);
     assert_ne!(visit(1, 500).epoch(), epochs[1], "it had to go");
     // Whose time is up is not dropped early.
     let left: Vec<_> = (0..16)
         .map(|_| {
             registry.expire(at(u64::MAX));
-            registry.sleeping().0
+            registry.dormant().0
         })
         .collect();
     assert!(left[0] > SLEEPERS_MAX / 2, "a tick forgets some of them: {left:?}");
-    assert_eq!(registry.sleeping(), (0, 2));
+    assert_eq!(registry.dormant(), (0, 2));
 }
 
 /// What a room's members see of 600 joins, leaves and messages, without `Ts`. `unix_ms` is what the system's clock says

@@ -15,8 +15,8 @@ p90                   1.69 ms        1.55 ms
 p99                   2.16 ms        1.79 ms
 p99.9                 15.1 ms        6.95 ms
 max                   21.0 ms        9.01 ms
-Corrected counts from the time a message was due: believe it. Uncorrected leaves out what fell due
-while the client still waited (coordinated omission), so that a stall hides in it.
+Corrected counts from the time a message was due: trust this one. Uncorrected leaves out messages
+that fell due while the client was still waiting (coordinated omission), so it hides stalls.
 
 deliveries        9,998,740 of 9,998,740 expected (100 %)
 each second       min 979,000, median 990,000, max 1,000,000 deliveries
@@ -38,13 +38,13 @@ fn special(run: &Run) -> Vec<String> {
 }
 
 #[test]
-fn a_run_that_was_cut_short_says_so_at_both_ends() {
+fn a_run_cut_short_says_so_first_and_last() {
     let mut run = samples::sound();
     (run.cut_short, run.seconds) = (true, 2.5);
     let text = render(&run, Screen::default());
     let cut = format!("cut short after 2.5 s of {}", crate::report::units::seconds(run.plan.duration_seconds));
     assert!(text.lines().next().unwrap().ends_with(&cut), "{text}");
-    assert!(text.contains(&format!("\n{cut}: the verdict is on what was measured until then\n")), "{text}");
+    assert!(text.contains(&format!("\n{cut}: the verdict covers what was measured until then\n")), "{text}");
     assert!(render_comparison(&[run.clone()]).contains(&cut));
     run.seconds = 0.0;
     run.bytes_received = 0;
@@ -57,9 +57,9 @@ fn a_sound_run_reads_like_this() {
 }
 
 #[test]
-fn a_failed_run_says_so_in_capitals_at_both_ends() {
+fn a_failed_run_says_so_first_and_last() {
     let mut expected = vec![
-        "999,872 deliveries per second    21.7 ms p99 delivery latency    FAILED: see the end",
+        "999,872 deliveries per second    21.7 ms p99 delivery latency    FAILED: see below",
         "p50                   2.30 ms        2.10 ms",
         "p90                   3.22 ms        2.94 ms",
         "p99                   21.7 ms        4.24 ms",
@@ -67,44 +67,44 @@ fn a_failed_run_says_so_in_capitals_at_both_ends() {
         "max                    1.02 s        64.0 ms",
         "deliveries        9,998,723 of 9,998,740 expected (99.9998 %)",
         "each second       min 886,000, median 917,000, max 940,000 deliveries",
-        "server            CPU and memory unknown: name the server's process with --server-pid PID",
-        "audit             17 lost, 2 doubled, 1 out of order, 1 connection closed or broken",
+        "server            CPU and memory unknown: give the server's process with --server-pid PID",
+        "audit             17 lost, 2 duplicated, 1 out of order, 1 connection closed or broken",
     ];
     let named: Vec<String> =
         samples::failed().audit.first.iter().map(|named| format!("                  - {named}")).collect();
     expected.extend(named.iter().map(String::as_str));
     expected.extend([
-        "FAILED: 17 messages were lost, 2 doubled, 1 out of order",
+        "FAILED: 17 messages were lost, 2 duplicated, 1 out of order",
         "        1 connection was closed by the server",
     ]);
     assert_eq!(special(&samples::failed()), expected);
 }
 
 #[test]
-fn latencies_that_are_not_the_servers_are_named_below_them() {
+fn latencies_caused_by_the_load_generator_are_named_below_them() {
     let run = samples::frozen();
     assert_eq!(
         special(&run),
         [
             "load              10,000 clients in 1 room, 1 publisher, 100 messages/s, 128 bytes a message, 100",
             "                  slow; chat dialect, ws://127.0.0.1:40123/ws",
-            "p99.9 and max are the load generator's own: it read up to 512 ms late",
+            "p99.9 and max are caused by the load generator: it read up to 512 ms late",
             "audit             every client got every message once and in order; 3 slow clients closed as too",
             "                  slow (4101)",
         ]
     );
     let text = render(&run, Screen::default());
-    assert!(text.contains("9.01 ms\np99.9 and max are the load"), "directly under the table: {text}");
+    assert!(text.contains("9.01 ms\np99.9 and max are caused"), "directly under the table: {text}");
     let table = render_comparison(&[run, samples::sound()]);
     let told = |label: &str, cells: &str| table.lines().any(|line| line.starts_with(label) && line.contains(cells));
-    assert!(told("| loadgen: latencies of its own", "p99.9, max |"), "{table}");
+    assert!(told("| loadgen: latencies it caused", "p99.9, max |"), "{table}");
     assert!(told("| audit: slow clients closed (4101)", " 3 |"), "{table}");
 }
 
 #[test]
 fn an_invalid_run_names_the_load_generator() {
     let lines = special(&samples::invalid());
-    assert!(lines[0].ends_with("    INVALID: see the end"), "{lines:?}");
+    assert!(lines[0].ends_with("    INVALID: see below"), "{lines:?}");
     assert_eq!(lines.last().unwrap(), "INVALID: load generator bound: its busiest thread was busy 99 % of the time");
     let mut run = samples::invalid();
     run.verdict = Verdict::Invalid(Vec::new());
@@ -117,8 +117,7 @@ fn an_idle_run_is_about_memory_and_connects() {
     let expected = "\
 2.31 KiB memory per connection    9,120 connects per second
 
-load              10,000 clients that only hold their connections; chat dialect,
-                  ws://127.0.0.1:40123/ws
+load              10,000 clients that only hold connections; chat dialect, ws://127.0.0.1:40123/ws
 held              10 s
 connects          9,120 per second; handshake p50 900 us, p99 2.04 ms, max 40.1 ms
 server            0.710 cores busy; 2.31 KiB memory per connection, 26.4 MiB resident
@@ -131,7 +130,7 @@ sound
     let mut run = samples::idle();
     let begins = |run: &Run, begin: &str| assert!(render(run, Screen::default()).starts_with(begin), "{begin}");
     run.server.as_mut().unwrap().memory_bytes_per_connection = 0.0;
-    begins(&run, "unknown memory per connection (start the server anew)    9,120 connects");
+    begins(&run, "unknown memory per connection (restart the server)    9,120 connects");
     run.server = None;
     begins(&run, "unknown memory per connection (give --server-pid)    9,120 connects");
 }
@@ -141,9 +140,9 @@ fn a_limit_shows_every_rate_and_its_knee() {
     let expected = [
         "1,500,000 deliveries per second held    31.0 ms p99 at the knee (limit 50 ms)",
         "load              10,000 clients in 1 room, 1 publisher, rising rates, 128 bytes a message; chat",
-        "measured          10 s after 2 s of warm-up; the figures down to the limit are those of the knee",
-        "limit: the highest rate at which p99 stays within 50 ms",
-        " messages/s a room   deliveries/s        p50        p99",
+        "measured          10 s after 2 s of warm-up; figures above the limit are those at the knee",
+        "limit: highest rate with p99 within 50 ms",
+        "   messages/s/room   deliveries/s        p50        p99",
         "                50        500,000     300 us    2.10 ms   held",
         "               100      1,000,000    1.17 ms    8.21 ms   held",
         "               200      1,600,000     271 ms     1.90 s   p99 is above 50 ms",
@@ -162,18 +161,18 @@ fn a_limit_shows_every_rate_and_its_knee() {
 }
 
 #[test]
-fn a_storm_tells_when_all_were_back() {
+fn a_storm_says_when_all_had_reconnected() {
     let expected = [
-        "connects          9,120 per second; handshake p50 900 us, p99 2.04 ms, max 40.1 ms; 31.2 us of the",
-        "                  server's CPU time each",
-        "storm             10,000 connections cut, all back after 1.35 s; handshake p50 410 ms, p99 627 ms,",
-        "                  max 1.31 s; 44.5 us of the server's CPU time each",
+        "connects          9,120 per second; handshake p50 900 us, p99 2.04 ms, max 40.1 ms; 31.2 us of",
+        "                  server CPU time each",
+        "storm             10,000 connections cut, all reconnected after 1.35 s; handshake p50 410 ms, p99",
+        "                  627 ms, max 1.31 s; 44.5 us of server CPU time each",
     ];
     assert_eq!(special(&samples::storm()), expected);
 }
 
 #[test]
-fn nothing_arrived_is_told_without_numbers() {
+fn a_run_without_deliveries_has_no_numbers() {
     let mut run = samples::failed();
     run.deliveries = 0;
     run.deliveries_per_second = 0.0;

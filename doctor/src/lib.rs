@@ -1,0 +1,24 @@
+//! Why doesn't a WebSocket address work? The doctor of hi: it goes to every address, through every hop, and ends with
+//! one verdict and the fix.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`proxy`] | reverse proxies: how they are known, and the lines that fix them (pure) |
+//! | [`reason`] | the names of handshakes that fail, as hi answers, logs and counts them (pure) |
+//! | [`mod@printable`] | foreign text, made harmless for a terminal, a log or a document (pure) |
+//! | [`examination`] | `hi doctor`: from an address to a verdict |
+//! | [`checklist`] | `hi checklist`: what to do around a move, each item ticked by a real check |
+//! | [`canary`] | one look of a server at its own public address |
+//!
+//! The server shares the first three with its doctor. Without the feature `examination` there is nothing else, and no
+//! dependency but serde.
+
+#[cfg(feature = "examination")]
+pub mod canary;
+#[cfg(feature = "examination")]
+pub mod checklist;
+#[cfg(feature = "examination")]
+pub mod examination;
+pub mod printable;
+pub mod proxy;
+pub mod reason;

@@ -1,0 +1,109 @@
+//! Whether a peer still lives: pings, and what has been heard since.
+//!
+//! Pure: time comes in as ticks of the timer wheel, which are seconds.
+
+/// What is known of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// No ping is out.
+    Quiet,
+    /// A ping went out at this tick, and nothing has arrived since.
+    Pinged {
+        /// The tick of the first ping that was left unanswered; further ones may have followed.
+        since_tick: u32,
+    },
+    /// Something has arrived since the last ping.
+    Heard,
+}
+
+/// What a connection's timer asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// The peer has been silent for too long.
+    Silent,
+    /// A ping, and the timer again after so many seconds.
+    Ping(u32),
+    /// Nothing, and the timer again after so many seconds.
+    Wait(u32),
+}
+
+/// Seconds between two pings, and from a ping to the end of a peer that stays silent.
+#[derive(Clone, Copy, Debug)]
+pub struct Heartbeat {
+    /// Between two pings.
+    pub interval: u32,
+    /// From an unanswered ping to the end.
+    pub timeout: u32,
+}
+
+impl Liveness {
+    /// Something has arrived.
+    pub fn heard(&mut self) {
+        if matches!(self, Self::Pinged { .. }) {
+            *self = Self::Heard;
+        }
+    }
+
+    /// Answers to pings may lie unread, because the process was stopped: their time begins anew.
+    pub fn forgive(&mut self, tick: u32) {
+        if let Self::Pinged { since_tick } = self {
+            *since_tick = tick;
+        }
+    }
+
+    /// The timer is due.
+    pub fn due(&mut self, tick: u32, heartbeat: Heartbeat) -> Due {
+        let Heartbeat { interval, timeout } = heartbeat;
+        let since_tick = match *self {
+            Self::Pinged { since_tick } if tick >= since_tick + timeout => return Due::Silent,
+            Self::Pinged { since_tick } => since_tick,
+            Self::Heard if timeout < interval => {
+                *self = Self::Quiet;
+                return Due::Wait(interval - timeout);
+            }
+            Self::Heard | Self::Quiet => tick,
+        };
+        *self = Self::Pinged { since_tick };
+        Due::Ping((since_tick + timeout - tick).min(interval))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEARTBEAT: Heartbeat = Heartbeat { interval: 25, timeout: 10 };
+
+    #[test]
+    fn a_peer_that_answers_is_pinged_once_an_interval() {
+        let mut liveness = Liveness::Quiet;
+        let (mut tick, mut pings) = (5, Vec::new());
+        while tick < 100 {
+            tick += match liveness.due(tick, HEARTBEAT) {
+                Due::Ping(seconds) => {
+                    pings.push(tick);
+                    liveness.heard();
+                    seconds
+                }
+                Due::Wait(seconds) => seconds,
+                Due::Silent => panic!("it has answered"),
+            };
+        }
+        assert_eq!(pings, [5, 30, 55, 80]);
+    }
+
+    #[test]
+    fn a_silent_peer_has_the_timeout_from_its_first_unanswered_ping() {
+        let mut liveness = Liveness::Quiet;
+        let slow = Heartbeat { interval: 4, timeout: 10 };
+        assert_eq!(liveness.due(100, slow), Due::Ping(4));
+        assert_eq!(liveness.due(104, slow), Due::Ping(4));
+        assert_eq!(liveness.due(108, slow), Due::Ping(2));
+        assert_eq!(liveness.due(110, slow), Due::Silent);
+        liveness.forgive(110);
+        assert_eq!(liveness.due(110, slow), Due::Ping(4));
+        liveness.heard();
+        assert_eq!(liveness.due(114, slow), Due::Ping(4));
+        assert_eq!(liveness, Liveness::Pinged { since_tick: 114 });
+    }
+}

@@ -1,0 +1,107 @@
+//! Listeners: connections are accepted in rows. Most peers have sent their head by then, and are answered at once, without
+//! a task and without a wait.
+
+use std::io;
+use std::mem;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::net::{RecvFlags, recv};
+use tokio::io::unix::AsyncFd;
+use tokio::time::sleep;
+
+use super::answer::{Outcome, outcome};
+use super::handshake::{HEAD_BYTES_USUAL, serve};
+use super::{ControlContext, Peer};
+use crate::descriptors::PAUSE;
+use crate::os;
+use crate::ring::OpenRing;
+use crate::ring::control::{Stream, spawn};
+use crate::stop::Stop;
+
+/// Connections that are accepted in a row, in a storm, before those that are in are served.
+const ACCEPTS_IN_A_ROW: usize = 64;
+
+/// A listener, watched by the runtime of the thread that made it.
+pub(crate) struct Listener {
+    listener: AsyncFd<TcpListener>,
+    /// Told when a row of accepts has ended and another one has to follow.
+    next_row: AsyncFd<OwnedFd>,
+}
+
+impl Listener {
+    /// Watches the listener.
+    ///
+    /// # Errors
+    /// Out of file descriptors or memory.
+    pub(crate) fn new(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener: os::watch_listener(listener)?, next_row: os::watch_eventfd(os::new_eventfd()?)? })
+    }
+
+    /// Accepts until the server stops; then the listener closes, which refuses those that come now, and the shard is told.
+    pub(crate) async fn accept_until<R: OpenRing + 'static>(self, stop: &Stop, context: Rc<ControlContext<R>>) {
+        tokio::select! {
+            biased;
+            () = stop.requested() => {}
+            () = self.accept(&context) => {}
+        }
+        drop(self);
+        context.shard.news.notify_one();
+    }
+
+    /// Accepts for ever. Without file descriptors it pauses; connected clients are not affected.
+    async fn accept<R: OpenRing + 'static>(&self, context: &Rc<ControlContext<R>>) {
+        let mut buffer = Vec::new();
+        'rows: loop {
+            let mut ready = self.listener.readable().await.expect("the runtime runs");
+            for _ in 0..ACCEPTS_IN_A_ROW {
+                // No more connections wait.
+                let Ok(accepted) = ready.try_io(|listener| os::accept(listener.get_ref())) else { continue 'rows };
+                match accepted {
+                    Ok((mut stream, address)) => {
+                        context.counters.accepts.add(1);
+                        if !context.descriptors.fits(&stream) {
+                            context.note_pause(&"the last free file descriptors are reserved for the internal port");
+                            stream = context.descriptors.move_down(stream).await;
+                        }
+                        accept_one(stream, address, &mut buffer, context);
+                    }
+                    // That one connection was gone before it was accepted.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Err(error) => {
+                        context.note_pause(&error);
+                        let _ = context.descriptors.make_room();
+                        sleep(PAUSE).await;
+                    }
+                }
+            }
+            // The thread parks in between, as after a turn that is not the last one: the control ring is submitted only
+            // then.
+            os::eventfd_signal(self.next_row.get_ref());
+            self.next_row.readable().await.expect("the runtime runs").clear_ready();
+        }
+    }
+}
+
+/// Serves a connection at once as far as what it has sent allows, and hands the rest to a task. `buffer` is used again
+/// unless it goes with the task.
+fn accept_one<R: OpenRing + 'static>(
+    stream: TcpStream,
+    address: SocketAddr,
+    buffer: &mut Vec<u8>,
+    context: &Rc<ControlContext<R>>,
+) {
+    buffer.clear();
+    buffer.reserve(HEAD_BYTES_USUAL);
+    // Nothing yet, or the end of it, or an error: the task reads again, and finds out.
+    let _ = recv(&stream, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT);
+    match outcome(buffer, 0, Peer { socket: stream.as_fd(), address }, context) {
+        Some((Outcome::Upgrade(upgrade), used)) => context.adopt(stream.into(), upgrade, buffer.split_off(used)),
+        first => {
+            let (buffer, context) = (mem::take(buffer), Rc::clone(context));
+            spawn(async move { serve(Stream::new(stream), address, buffer, first, &context).await });
+        }
+    }
+}

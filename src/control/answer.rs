@@ -1,0 +1,146 @@
+//! What a request on the public port comes to: an answer, or a connection of the data ring.
+
+use bytes::Bytes;
+
+use super::{ControlContext, Peer};
+use crate::connection::Role;
+use crate::http::diagnosis::Fault;
+use crate::http::echo::echo;
+use crate::http::head::{self, Head};
+use crate::http::response::{Body, Connection, Response};
+use crate::http::stream;
+use crate::http::target::{self, ChatParams, Route, UpgradeParams, UpgradeTarget};
+use crate::http::upgrade;
+use crate::os;
+use crate::protocol::name::Name;
+use crate::protocol::position::Since;
+use crate::protocol::v1;
+use crate::ring::OpenRing;
+
+/// The methods of what can only be read.
+const METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// What a request comes to.
+pub(super) enum Outcome {
+    Answer { bytes: Bytes, keep_alive: bool },
+    Upgrade(Upgrade),
+}
+
+/// What a socket is for once it is the data ring's.
+pub(super) struct Upgrade {
+    pub(super) role: Role,
+    pub(super) room: Option<Name>,
+    pub(super) since: Option<Since>,
+    pub(super) response: Bytes,
+}
+
+/// What the first request in the buffer comes to, and its length. `None`: its head is not complete. `searched` bytes
+/// have been searched for its end before.
+pub(super) fn outcome<R: OpenRing>(
+    buffer: &[u8],
+    searched: usize,
+    peer: Peer<'_>,
+    context: &ControlContext<R>,
+) -> Option<(Outcome, usize)> {
+    match head::parse_more(buffer, searched) {
+        Ok(Some((head, used))) => Some((answer(&head, peer, context), used)),
+        Ok(None) => None,
+        Err(error) => {
+            let bytes = context.refuse(error, None, peer).response(None).encode(Connection::Close, Body::Sent);
+            Some((Outcome::Answer { bytes, keep_alive: false }, buffer.len()))
+        }
+    }
+}
+
+fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext<R>) -> Outcome {
+    let refuse = |fault: Fault| context.refuse(fault, Some(head), peer).response(Some(head));
+    let response = match target::route(head.target) {
+        Err(error) => refuse(error.into()),
+        Ok(Route::DoctorEcho) if !context.settings.echo => not_found(),
+        Ok(Route::NotFound) if head.method == "OPTIONS" => not_found(),
+        Ok(route) if head.method == "OPTIONS" && answers_options(&route) => {
+            let methods = if matches!(route, Route::Upgrade(_)) { "GET, OPTIONS" } else { METHODS };
+            Response::text(204, "").header("Allow", methods)
+        }
+        Ok(Route::Upgrade(target)) => match open(head, &target, context) {
+            Ok(outcome) => return outcome,
+            Err(fault) => refuse(fault),
+        },
+        Ok(Route::Stream { room, query }) => match listen(head, &room, query, peer, context) {
+            Ok(outcome) => return outcome,
+            Err(fault) => refuse(fault),
+        },
+        Ok(_) if !matches!(head.method, "GET" | "HEAD") => {
+            Response::text(405, "Only GET and HEAD work here.").header("Allow", METHODS)
+        }
+        Ok(Route::Page(asset)) => asset.response(head),
+        Ok(Route::Healthz) => Response::text(200, "ok"),
+        Ok(Route::DoctorEcho) => Response::json(200, echo(head, peer.address, &context.identity())),
+        Ok(Route::Server | Route::NotFound) => not_found(),
+    };
+    // A body would be read as the next request.
+    let keep_alive = head.keep_alive() && !head.body_declared() && !context.descriptors.are_short();
+    let connection = if keep_alive { Connection::KeepAlive } else { Connection::Close };
+    Outcome::Answer { bytes: response.encode(connection, Body::to_method(head.method)), keep_alive }
+}
+
+/// Health checks of load balancers ask `OPTIONS` of whatever address they are given; streams answer preflights themselves.
+fn answers_options(route: &Route<'_>) -> bool {
+    !matches!(route, Route::Stream { .. })
+}
+
+fn not_found() -> Response {
+    Response::text(
+        404,
+        "There is nothing at this address. The chat is at /, WebSockets are at /ws and /raw/ROOM, events at /stream/ROOM.",
+    )
+}
+
+/// What a request for a WebSocket comes to.
+fn open<R: OpenRing>(
+    head: &Head<'_>,
+    target: &UpgradeTarget<'_>,
+    context: &ControlContext<R>,
+) -> Result<Outcome, Fault> {
+    let (handshake, params) = context.admission.connect(head, target)?;
+    let (role, room) = match params {
+        UpgradeParams::Raw(params) => (Role::Raw { echo: params.echo, lossy: params.lossy }, Some(params.room)),
+        UpgradeParams::Chat(ChatParams { user, room, room_named, resume }) => {
+            let speaks_v1 = handshake.offers(v1::SUBPROTOCOL);
+            let predecessor = resume.and_then(|secret| context.shard.predecessor(&secret)).map(Box::new);
+            let role = if speaks_v1 { Role::V1 { user, predecessor } } else { Role::V0 { user } };
+            (role, (room_named || !speaks_v1).then_some(room))
+        }
+    };
+    let protocol = matches!(role, Role::V1 { .. }).then_some(v1::SUBPROTOCOL);
+    let response = upgrade::response_101(&handshake, protocol);
+    Ok(Outcome::Upgrade(Upgrade { role, room, since: None, response }))
+}
+
+/// What a request for the events of a room comes to.
+fn listen<R: OpenRing>(
+    head: &Head<'_>,
+    room: &str,
+    query: &str,
+    peer: Peer<'_>,
+    context: &ControlContext<R>,
+) -> Result<Outcome, Fault> {
+    let room = context.admission.listen(head, room)?;
+    let origins = context.admission.origins();
+    let last = |bytes| Ok(Outcome::Answer { bytes, keep_alive: false });
+    match head.method {
+        "GET" => {}
+        "HEAD" => return last(stream::opened(head, origins).encode_open()),
+        "OPTIONS" => return last(stream::preflight(head, origins).encode(Connection::Close, Body::Sent)),
+        _ => return last(stream::method_not_allowed().encode(Connection::Close, Body::Sent)),
+    }
+    let since = stream::since(head, query)?;
+    // An error here means that the listener is gone already.
+    let _ = os::limit_unacknowledged(peer.socket, context.settings.unacknowledged_max);
+    Ok(Outcome::Upgrade(Upgrade {
+        role: Role::Sse { ignored_bytes: 0 },
+        room: Some(room),
+        since,
+        response: stream::opened(head, origins).encode_open(),
+    }))
+}

@@ -1,0 +1,139 @@
+//! One connection on the control ring: request heads that arrive in parts, keep-alive, and how it ends here.
+
+use std::mem;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::{Outcome, outcome};
+use super::{ControlContext, Peer};
+use crate::http::diagnosis::Fault;
+use crate::http::head::HEAD_BYTES_MAX;
+use crate::http::response::{Body, Connection, Response};
+use crate::memory::{Held, Memory, What, held};
+use crate::ring::OpenRing;
+use crate::ring::control::Stream;
+
+/// Most request heads fit; a larger one grows the buffer.
+pub(super) const HEAD_BYTES_USUAL: usize = 1024;
+/// Lingering close: bytes to read and discard after the last answer, so that a reset does not destroy it.
+const LINGER_BYTES_MAX: usize = 64 * 1024;
+/// Its time limit.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Reads request heads from one socket and answers them, until it is upgraded or ends. `buffer` holds what has been read,
+/// `first` what the request in it comes to.
+pub(super) async fn serve<R: OpenRing>(
+    stream: Stream,
+    address: SocketAddr,
+    mut buffer: Vec<u8>,
+    mut first: Option<(Outcome, usize)>,
+    context: &ControlContext<R>,
+) {
+    let mut held = Held::new(What::Heads);
+    let mut searched = buffer.len();
+    let mut deadline = Instant::now() + context.settings.handshake_timeout;
+    // After an answer, for as long as nothing of another request is there.
+    let mut idle = false;
+    loop {
+        let peer = Peer { socket: stream.as_fd(), address };
+        let Some((outcome, used)) = first.take().or_else(|| outcome(&buffer, searched, peer, context)) else {
+            searched = buffer.len();
+            if !has_space(&mut buffer, &mut held, &context.memory) {
+                drop((buffer, held));
+                return turn_away(stream).await;
+            }
+            let read = timeout_at(deadline, stream.read(buffer));
+            let read = if idle { context.descriptors.while_idle(read).await } else { Some(read.await) };
+            let Some(Ok((read, more))) = read else { return end(stream, address, searched > 0, context).await };
+            buffer = more;
+            if mem::take(&mut idle) {
+                deadline = Instant::now() + context.settings.handshake_timeout;
+            }
+            if !matches!(read, Ok(1..)) {
+                if searched > 0 {
+                    context.refuse(Fault::CutOff(searched), None, peer);
+                }
+                return;
+            }
+            continue;
+        };
+        match outcome {
+            Outcome::Upgrade(upgrade) => return context.adopt(stream.into(), upgrade, buffer.split_off(used)),
+            Outcome::Answer { bytes, keep_alive } => {
+                deadline = Instant::now() + context.settings.handshake_timeout;
+                let written = timeout_at(deadline, stream.write_all(bytes)).await;
+                if !matches!(written, Ok(Ok(()))) {
+                    stream.shutdown(Shutdown::Both);
+                    return;
+                }
+                if !keep_alive {
+                    return linger(stream).await;
+                }
+                buffer.drain(..used);
+                // What a large head needed is not kept for the next one.
+                buffer.shrink_to(HEAD_BYTES_USUAL);
+                searched = 0;
+                idle = buffer.is_empty();
+                if idle {
+                    deadline = Instant::now() + context.settings.keepalive_timeout;
+                }
+            }
+        }
+    }
+}
+
+/// Makes space in the buffer for what arrives next, at most up to the limit of a head. False: the head is longer than usual,
+/// and all heads together have taken what they may.
+fn has_space(buffer: &mut Vec<u8>, held: &mut Held, memory: &Memory) -> bool {
+    let len = buffer.len();
+    if len == buffer.capacity() {
+        // One byte more than a head may have: the parser sees that it is too long.
+        let more = (len.max(HEAD_BYTES_USUAL) * 2).min(HEAD_BYTES_MAX + 1) - len;
+        if len >= HEAD_BYTES_USUAL && !memory.admits_head(more) {
+            held::count_lap(What::Heads, 1);
+            return false;
+        }
+        buffer.reserve_exact(more);
+    }
+    held.set(buffer.capacity());
+    true
+}
+
+/// Answers a head for which there is no memory.
+async fn turn_away(stream: Stream) {
+    let text =
+        "The server is short of memory for long request heads. Send fewer or shorter headers, or try again later.";
+    let answer = Response::text(503, text).header("Retry-After", "1").encode(Connection::Close, Body::Sent);
+    if let Ok(Ok(())) = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(answer)).await {
+        linger(stream).await;
+    }
+}
+
+/// The time for a head is up. A peer that began one is told.
+async fn end<R: OpenRing>(stream: Stream, address: SocketAddr, began: bool, context: &ControlContext<R>) {
+    if began {
+        let fault = Fault::Timeout(context.settings.handshake_timeout);
+        let verdict = context.refuse(fault, None, Peer { socket: stream.as_fd(), address });
+        let bytes = verdict.response(None).encode(Connection::Close, Body::Sent);
+        let _ = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(bytes)).await;
+    }
+    // Ends the read that the kernel still holds, and with it the socket.
+    stream.shutdown(Shutdown::Both);
+}
+
+/// Closes our end, and reads on for a moment: closing at once could reset the connection under the answer.
+async fn linger(stream: Stream) {
+    stream.shutdown(Shutdown::Write);
+    let deadline = Instant::now() + LINGER_TIME_MAX;
+    let mut read = 0;
+    while let Ok((Ok(count @ 1..), _)) = timeout_at(deadline, stream.read(Vec::with_capacity(4096))).await {
+        read += count;
+        if read > LINGER_BYTES_MAX {
+            break;
+        }
+    }
+    stream.shutdown(Shutdown::Both);
+}

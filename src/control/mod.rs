@@ -1,0 +1,111 @@
+//! From accept to 101, or to the head of a stream: the tasks of a shard's control ring.
+//!
+//! - [`accept`]: listeners, and what most peers need: one accept, one read, one answer
+//! - [`handshake`]: request heads that arrive in parts, keep-alive, and how a connection ends here
+//! - [`answer`]: what a request comes to
+//! - [`failures`]: what failed, for the log and for metrics
+//!
+//! An upgrade or a stream hands the socket over to the shard's data ring, together with the bytes that arrived behind the
+//! head; everything else is answered here.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::admission::Admission;
+use crate::descriptors::Descriptors;
+use crate::http::diagnosis::{Ends, Fault, Verdict, diagnose};
+use crate::http::echo::Identity;
+use crate::http::head::Head;
+use crate::memory::Memory;
+use crate::metrics::counters::Counters;
+use crate::os;
+use crate::ring::{OpenRing, Socket};
+use crate::shard::Upgraded;
+use crate::shard::run::Handle;
+
+pub(crate) mod accept;
+mod answer;
+pub(crate) mod failures;
+mod handshake;
+
+use answer::Upgrade;
+use failures::Failures;
+
+/// What the operator decides about connections that are not upgraded yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Time for a request head to arrive, from accept or from the end of the last answer.
+    pub(crate) handshake_timeout: Duration,
+    /// How long a connection that asks for nothing is kept.
+    pub(crate) keepalive_timeout: Duration,
+    /// How long a listener to events may leave what it was sent unacknowledged: it answers no pings.
+    pub(crate) unacknowledged_max: Duration,
+    /// Whether `/-/doctor/echo` shows requests.
+    pub(crate) echo: bool,
+    /// This process, as clients and `hi doctor` see it.
+    pub(crate) instance: Arc<str>,
+    /// The name that all servers behind the same public address share.
+    pub(crate) group: Option<String>,
+}
+
+/// What the tasks of a shard's control ring share.
+pub(crate) struct ControlContext<R> {
+    pub(crate) shard: Rc<Handle<R>>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) counters: Rc<Counters>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) failures: Arc<Failures>,
+    pub(crate) descriptors: Arc<Descriptors>,
+}
+
+/// The other end of a connection that is not upgraded yet.
+#[derive(Clone, Copy)]
+struct Peer<'s> {
+    socket: BorrowedFd<'s>,
+    address: SocketAddr,
+}
+
+impl<R: OpenRing> ControlContext<R> {
+    /// The server that answers, as `/-/doctor/echo` shows it.
+    fn identity(&self) -> Identity<'_> {
+        let Settings { instance, group, .. } = &*self.settings;
+        Identity { instance, group: group.as_deref(), version: env!("CARGO_PKG_VERSION") }
+    }
+
+    /// Hands a socket over to the data ring, with what arrived behind its head.
+    fn adopt(&self, socket: Socket, upgrade: Upgrade, leftover: Vec<u8>) {
+        let Upgrade { role, room, since, response } = upgrade;
+        self.shard.adopt(Upgraded { socket, role, room, since, response, leftover });
+    }
+
+    /// Logs and counts that accepting pauses.
+    fn note_pause(&self, why: &dyn fmt::Display) {
+        self.counters.accept_pauses.add(1);
+        if self.failures.note_pause(Instant::now()) {
+            warn!(
+                "accepting pauses: {why}; connected clients are not affected. More connections need a higher file limit \
+                 (ulimit -n, or LimitNOFILE= in systemd)"
+            );
+        }
+    }
+
+    /// Logs and counts why a handshake failed.
+    fn refuse(&self, fault: impl Into<Fault>, head: Option<&Head<'_>>, peer: Peer<'_>) -> Verdict {
+        let Peer { socket, address } = peer;
+        let ends = Ends { peer: address, local: os::local_address(socket).ok() };
+        let verdict = diagnose(fault.into(), head, ends);
+        if let Some(others) = self.failures.note(&verdict, Instant::now()) {
+            let others =
+                if others > 0 { format!(" ({others} more of this kind were not logged)") } else { String::new() };
+            info!("handshake from {address} refused: {}{others}", verdict.operator_text());
+        }
+        verdict
+    }
+}

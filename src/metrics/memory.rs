@@ -1,0 +1,45 @@
+//! The memory budget as metrics.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+
+use crate::memory::{Memory, What};
+use crate::room::inbox::Inbox;
+use crate::room::registry::Registry;
+
+/// `hi_memory_bytes{what}`, `hi_memory_max_bytes` and `hi_memory_laps_total{what}`.
+#[derive(Debug)]
+pub struct MemoryMetric {
+    /// What is counted.
+    pub memory: Arc<Memory>,
+    /// Whose inboxes count, too.
+    pub rooms: Arc<Registry>,
+}
+
+impl Collector for MemoryMetric {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let inboxes: usize = self.rooms.inboxes().iter().map(Inbox::bytes).sum();
+        let held = What::ALL.map(|what| (what.as_str(), self.memory.bytes(what)));
+        let other = self.memory.resident_bytes().saturating_sub(self.memory.taken(inboxes));
+        let help = "Resident memory: what is kept for others, by kind, and all other";
+        let mut metric = encoder.encode_descriptor("hi_memory", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        for (what, bytes) in held.into_iter().chain([("inboxes", inboxes), ("other", other)]) {
+            metric.encode_family(&[("what", what)])?.encode_gauge(&(bytes as u64))?;
+        }
+        let help = "The budget for all of hi_memory_bytes together";
+        let mut metric = encoder.encode_descriptor("hi_memory_max", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        metric.encode_gauge(&(self.memory.bytes_max() as u64).min(i64::MAX as u64))?;
+        let help = "Times that something had to give memory back because the budget was used up";
+        let mut metric = encoder.encode_descriptor("hi_memory_laps", help, None, MetricType::Counter)?;
+        for what in What::ALL {
+            let laps = self.memory.laps(what);
+            metric.encode_family(&[("what", what.as_str())])?.encode_counter::<NoLabelSet, _, u64>(&laps, None)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! The order of a room: a message gets its number and goes to every shard that has members, in one step.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Wakes;
+use super::inbox::{Inbox, Relay};
+use super::replay::{Gathered, Replay, ReplayBounds};
+use crate::clock::Time;
+use crate::protocol::broadcast::Unnumbered;
+use crate::protocol::position::Since;
+
+/// What is published, before it has its number.
+#[derive(Debug)]
+pub(super) enum Unplaced {
+    /// A frame that carries none.
+    Frame(Bytes),
+    /// A message of a chat room.
+    Message(Unnumbered),
+}
+
+/// What a member that joins finds.
+#[derive(Debug)]
+pub(super) struct Position {
+    /// `Seq` of the first frame that is published to it.
+    pub(super) first_seq: u64,
+    /// `Seq` of the first frame that it gets; smaller if some are replayed.
+    pub(super) from_seq: u64,
+    /// The first of those that are replayed.
+    pub(super) head: Option<Gathered>,
+    /// Whether everything since is there; `None` if it didn't ask.
+    pub(super) recovered: Option<bool>,
+}
+
+/// Used under the room's lock: that numbers are given out and pushed under one lock makes the order total.
+#[derive(Debug)]
+pub(super) struct Sequencer {
+    room: u64,
+    epoch: u64,
+    next_seq: u64,
+    /// What is kept for clients that reconnect.
+    pub(super) replay: Replay,
+    /// Where it goes: the inbox of each shard that has members.
+    outlets: Arc<[Inbox]>,
+    members_by_shard: Box<[u32]>,
+}
+
+impl Sequencer {
+    pub(super) fn new(room: u64, epoch: u64, outlets: Arc<[Inbox]>, replay: ReplayBounds) -> Self {
+        let members_by_shard = vec![0; outlets.len()].into();
+        Self { room, epoch, next_seq: 1, replay: Replay::new(1, replay), outlets, members_by_shard }
+    }
+
+    /// `Seq` of the newest frame; 0 before the first.
+    pub(super) fn last_seq(&self) -> u64 {
+        self.next_seq - 1
+    }
+
+    /// A shard has one more member.
+    pub(super) fn open(&mut self, shard: u32) {
+        self.members_by_shard[shard as usize] += 1;
+    }
+
+    /// A shard has one member less.
+    pub(super) fn close(&mut self, shard: u32) {
+        self.members_by_shard[shard as usize] -= 1;
+    }
+
+    /// Gives a message its `Seq`, keeps it for clients that reconnect, and pushes it to each shard that has members.
+    pub(super) fn place(&mut self, message: Unplaced, now: Time, wakes: &mut Wakes) -> u64 {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let frame = match message {
+            Unplaced::Frame(frame) => frame,
+            Unplaced::Message(message) => message.number(seq, self.epoch, now.unix_ms),
+        };
+        self.replay.push(&frame, now.monotonic_ms);
+        for (shard, outlet) in self.outlets.iter().enumerate() {
+            if self.members_by_shard[shard] > 0 {
+                let (frame, received) = (frame.clone(), wakes.received);
+                wakes.note(shard, outlet.push(Relay { room: self.room, epoch: self.epoch, seq, frame, received }));
+            }
+        }
+        seq
+    }
+
+    /// Where a member begins that joins now, and had everything up to `since`. At most `bytes_max` of replay come with it.
+    pub(super) fn position(&mut self, since: Option<Since>, now: Time, bytes_max: usize) -> Position {
+        self.replay.cut(now.monotonic_ms);
+        let first_seq = self.next_seq;
+        let is_kept = |since: Since| {
+            since.epoch == Some(self.epoch) && since.seq < first_seq && self.replay.reaches(since.seq + 1)
+        };
+        let recovered = since.map(is_kept);
+        let from_seq = since.filter(|_| recovered == Some(true)).map_or(first_seq, |since| since.seq + 1);
+        let head = self.replay.gather(from_seq, first_seq, bytes_max);
+        Position { first_seq, from_seq, head, recovered }
+    }
+}

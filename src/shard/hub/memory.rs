@@ -1,0 +1,151 @@
+//! What a shard gives back when too much is taken: see [`crate::memory`].
+//!
+//! Room logs are cut back: members that lag are lapped, and told as always. Outboxes that nobody reads and messages that
+//! don't end are given up, and their connections closed.
+
+use std::cmp::Reverse;
+
+use super::Hub;
+use crate::limits::{GIVEN_BYTES_PER_TURN, GIVING_PER_TURN};
+use crate::memory::held::count_lap;
+use crate::memory::{Demand, What, plan};
+use crate::metrics::counters::Lapped;
+use crate::os;
+use crate::protocol::close_code::CloseReason;
+use crate::room::inbox::Inbox;
+
+/// Something that holds memory on this shard: the slot of a room or of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    bytes: usize,
+    what: What,
+    slot: u32,
+}
+
+/// Where the shard stands with the looks at the sum of what is taken.
+#[derive(Debug, Default)]
+pub(super) struct Review {
+    /// The last call to look that was followed.
+    calls: u64,
+    /// Whether not all of what had to be given back was, in one turn.
+    is_owed: bool,
+}
+
+impl Review {
+    /// Whether more has to be given back.
+    pub(super) fn is_owed(&self) -> bool {
+        self.is_owed
+    }
+}
+
+impl Hub {
+    /// Looks at the sum if this shard has taken more, or if another shard asks for it. Called once a turn, when frames that
+    /// arrived have been sent.
+    pub(super) fn relieve_memory(&mut self) {
+        if self.memory.wants_review(&mut self.review.calls) || self.review.is_owed {
+            self.review_memory();
+        }
+    }
+
+    /// Gives back this shard's part of what is too much.
+    pub(super) fn review_memory(&mut self) {
+        let is_busy = self.someone_is_owed() || self.rooms.in_line() > 0;
+        self.review.is_owed = false;
+        let inbox_bytes = self.registry.inboxes().iter().map(Inbox::bytes).sum();
+        let Some(demand) = self.memory.review(inbox_bytes, is_busy) else { return };
+        let own_bytes = if demand.own_bytes > 0 { self.give_back(&demand) } else { 0 };
+        let mut replay_bytes = 0;
+        if demand.replay_bytes > 0 {
+            let (gave, bytes) = self.registry.shrink_replays(demand.floor_bytes, demand.replay_bytes);
+            count_lap(What::Replay, gave);
+            replay_bytes = bytes;
+        }
+        if demand.others {
+            self.memory.call(&mut self.review.calls);
+            let others = self.registry.inboxes().iter().enumerate().filter(|(shard, _)| *shard != self.id);
+            others.for_each(|(_, inbox)| inbox.wake());
+        }
+        self.memory.say(&demand);
+        if self.memory.gave(own_bytes + replay_bytes) {
+            os::return_free_memory();
+        }
+    }
+
+    /// The largest holders go down to a common level, until enough is given back; how much that was.
+    fn give_back(&mut self, demand: &Demand) -> usize {
+        let mut holders = self.holders(demand.floor_bytes);
+        holders.sort_unstable_by_key(|holder| Reverse(holder.bytes));
+        let sizes: Vec<_> = holders.iter().map(|holder| holder.bytes).collect();
+        let level = plan::level(&sizes, demand.own_bytes);
+        let mut given_bytes = 0;
+        // A log that is cut back costs nobody a connection.
+        let (logs, others): (Vec<_>, Vec<_>) =
+            holders.into_iter().filter(|holder| holder.bytes > level).partition(|holder| holder.what == What::Logs);
+        for (count, holder) in logs.into_iter().chain(others).enumerate() {
+            if given_bytes >= demand.own_bytes {
+                break;
+            }
+            if count >= GIVING_PER_TURN || given_bytes >= GIVEN_BYTES_PER_TURN {
+                self.review.is_owed = true;
+                break;
+            }
+            count_lap(holder.what, 1);
+            given_bytes += match holder.what {
+                What::Logs => self.shrink_log(holder, level),
+                _ => self.give_up(holder),
+            };
+        }
+        given_bytes
+    }
+
+    fn holders(&self, floor_bytes: usize) -> Vec<Holder> {
+        let logs = self.rooms.held_bytes().map(|(slot, bytes)| Holder { bytes, what: What::Logs, slot });
+        let connections = self.connections.iter().flat_map(|(slot, connection)| {
+            let holder = |what, bytes| Holder { bytes, what, slot: slot as u32 };
+            [
+                holder(What::Outboxes, connection.outbox_bytes()),
+                holder(What::Messages, connection.decoder.buffered_bytes()),
+                holder(What::Unread, connection.unread.as_ref().map_or(0, |unread| unread.held_bytes())),
+            ]
+        });
+        logs.chain(connections).filter(|holder| holder.bytes > floor_bytes).collect()
+    }
+
+    fn shrink_log(&mut self, Holder { bytes, slot, .. }: Holder, level: usize) -> usize {
+        let log = &mut self.rooms.get_mut(slot).log;
+        log.shrink(level);
+        bytes.saturating_sub(log.held_bytes())
+    }
+
+    /// Closes a connection for what it holds, which is given back at once.
+    fn give_up(&mut self, Holder { bytes, what, slot }: Holder) -> usize {
+        // Closed a moment ago for the other thing that it held.
+        let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
+        let reason = match what {
+            What::Messages | What::Unread => CloseReason::OutOfMemory,
+            _ if connection.has_replies() => CloseReason::RepliesUnread,
+            _ => CloseReason::TooSlow,
+        };
+        // What follows input that was dropped can't be decoded any more.
+        let lost_input = connection.unread.is_some() || connection.decoder.buffered_bytes() > 0;
+        connection.give_up();
+        let left_bytes = if what == What::Outboxes { connection.outbox_bytes() } else { 0 };
+        self.forget_unread(slot);
+        if !self.connection(slot).life.is_open() || left_bytes > bytes / 2 {
+            // It had its Close already, or is in the middle of a frame as large as all it holds, and doesn't read it.
+            self.count_end(slot, reason.code());
+            self.end_counted(slot);
+            return bytes;
+        }
+        match reason {
+            CloseReason::RepliesUnread => self.counters.replies_unread.add(1),
+            CloseReason::TooSlow => self.counters.lapped(Lapped::Close).add(1),
+            _ => {}
+        }
+        self.close_at_once(slot, &reason);
+        if lost_input {
+            self.connection(slot).life.linger();
+        }
+        bytes.saturating_sub(left_bytes)
+    }
+}

@@ -1,0 +1,27 @@
+//! What a message in a raw room makes happen: it is published as it is.
+
+use fastwebsockets::OpCode;
+
+use super::Hub;
+use crate::frame::decode::Kind;
+use crate::frame::encode;
+use crate::protocol::close_code::CloseReason;
+
+impl Hub {
+    pub(super) fn raw_message(&mut self, slot: u32, echo: bool, kind: Kind, payload: &[u8]) {
+        if !self.settings.admission.publishes_raw() {
+            return self.close(slot, &CloseReason::ListenOnly);
+        }
+        let connection = &mut self.connections[slot as usize];
+        let Some(membership) = connection.memberships.first() else { return };
+        let opcode = match kind {
+            Kind::Text => OpCode::Text,
+            Kind::Binary => OpCode::Binary,
+        };
+        let local = self.rooms.get(membership.room);
+        let seq = local.room.publish_raw(&encode::frame(opcode, payload), &mut self.wakes);
+        if !echo {
+            connection.skip_own(seq, local.log.first_seq());
+        }
+    }
+}

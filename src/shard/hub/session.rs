@@ -1,0 +1,97 @@
+//! A message has arrived: the limits on it, and where it goes by what its connection speaks.
+
+use std::sync::Arc;
+
+use super::Hub;
+use crate::connection::Role;
+use crate::connection::unread::Parked;
+use crate::frame::decode::Kind;
+use crate::limits::UNREADABLE_MAX;
+use crate::protocol::Protocol;
+use crate::protocol::close_code::CloseReason;
+use crate::protocol::name::Name;
+use crate::protocol::surrogates::without_lone_surrogates;
+use crate::rate::Verdict;
+use crate::room::{JoinError, Room, Speaker, Visitor};
+
+impl Hub {
+    /// A whole message has arrived.
+    pub(super) fn message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
+        let now_ms = self.now.time.monotonic_ms;
+        let connection = &mut self.connections[slot as usize];
+        let protocol = connection.protocol();
+        let rate = if protocol == Protocol::Raw { &self.settings.raw_rate } else { &self.settings.chat_rate };
+        match connection.bucket.take(rate, now_ms) {
+            Verdict::Pass => {
+                self.counters.messages_in(protocol).add(1);
+                self.passed_message(slot, kind, payload);
+                return;
+            }
+            Verdict::RefusedTooLong => self.close(slot, &CloseReason::RateLimit),
+            Verdict::Refused => match protocol {
+                Protocol::V0 => self.refuse_too_fast_v0(slot),
+                Protocol::V1 => self.refuse_too_fast_v1(slot, payload),
+                // A raw room has no frame to say it in.
+                Protocol::Raw | Protocol::Sse => {}
+            },
+        }
+        self.counters.rate_limited(protocol).add(1);
+    }
+
+    /// A message within its connection's rate: one that has just arrived, or one that was parked.
+    pub(super) fn passed_message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
+        self.wakes.received = self.sampler.sample(self.now.instant);
+        match &self.connections[slot as usize].role {
+            Role::V0 { user } => self.chat_message(slot, &user.clone(), kind, payload, Self::command),
+            Role::V1 { user, .. } => self.chat_message(slot, &user.clone(), kind, payload, Self::request),
+            Role::Raw { echo, .. } => self.raw_message(slot, *echo, kind, payload),
+            // Nothing that it sends is decoded.
+            Role::Sse { .. } => {}
+        }
+        self.wakes.received = None;
+    }
+
+    fn chat_message(
+        &mut self,
+        slot: u32,
+        user: &Name,
+        kind: Kind,
+        payload: &[u8],
+        text_message: fn(&mut Self, u32, &Name, &[u8]),
+    ) {
+        match kind {
+            Kind::Text => text_message(self, slot, user, &without_lone_surrogates(payload)),
+            Kind::Binary => self.close(slot, &CloseReason::BinaryInChat),
+        }
+    }
+
+    /// Whether the room can take a message now. If not, the message is parked until it can: nothing of it has been done.
+    pub(super) fn may_publish(&mut self, room: &Arc<Room>, payload: &[u8]) -> bool {
+        let may_publish = !room.is_behind();
+        if !may_publish {
+            let received = self.sampler.receipt();
+            self.reading.parked =
+                Some(Parked { room: Arc::clone(room), kind: Kind::Text, payload: payload.into(), received });
+        }
+        may_publish
+    }
+
+    /// Publishes what a connection says in a room, its own or another, and returns the message's `Seq`.
+    pub(super) fn say(&mut self, slot: u32, user: &Name, room: &Arc<Room>, text: &str) -> Result<u64, JoinError> {
+        let speaker = if self.is_member(slot, room) {
+            Speaker::Member(user)
+        } else {
+            Speaker::Visitor(Visitor { user, predecessor: self.connections[slot as usize].predecessor() })
+        };
+        room.publish_chat(&speaker, text, self.now.time, &mut self.wakes)
+    }
+
+    /// One more message that could not be read; several in a row close the connection.
+    pub(super) fn count_unreadable(&mut self, slot: u32) {
+        let connection = self.connection(slot);
+        connection.unreadable += 1;
+        if connection.unreadable >= UNREADABLE_MAX {
+            self.close(slot, &CloseReason::Unreadable);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What time asks of a shard: pings, connections that don't answer, folded notices, logs that everyone has read.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tracing::debug;
+
+use super::{Hub, Key};
+use crate::clock::Now;
+use crate::connection::liveness::Due;
+use crate::limits::{ENDS_PER_TURN, REPLIES_BYTES_HELD};
+use crate::os;
+use crate::protocol::Protocol;
+use crate::protocol::close_code::CloseReason;
+use crate::room::Room;
+use crate::wheel::Wheel;
+
+/// What is due at some time.
+#[derive(Debug)]
+pub(super) struct Timers {
+    wheel: Wheel<Key>,
+    /// Timers that have come out of the wheel, with their ticks.
+    due: VecDeque<(u32, Key)>,
+    /// Rooms with folded notices, and when they are due ([`crate::clock::Time::monotonic_ms`]).
+    folded: Vec<(u64, Arc<Room>)>,
+    /// Whether no room keeps anything for clients that reconnect, as of the last tick.
+    nothing_is_kept: bool,
+    /// When time was last asked for.
+    last_tick: u32,
+}
+
+impl Timers {
+    pub(super) fn new(tick: u32) -> Self {
+        Self {
+            wheel: Wheel::new(tick),
+            due: VecDeque::new(),
+            folded: Vec::new(),
+            nothing_is_kept: true,
+            last_tick: tick,
+        }
+    }
+
+    /// Whether some timer is due and was not seen to.
+    pub(super) fn is_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// The room has a notice to publish at `due_ms`.
+    pub(super) fn fold(&mut self, due_ms: u64, room: Arc<Room>) {
+        self.folded.push((due_ms, room));
+    }
+}
+
+impl Hub {
+    /// Whether time changes nothing here.
+    pub(in crate::shard) fn is_idle(&self) -> bool {
+        self.connections.is_empty() && self.timers.folded.is_empty() && self.timers.nothing_is_kept
+    }
+
+    /// Schedules the first ping: spread by the order of arrival, so that a storm of connects is not followed by storms of pings.
+    pub(super) fn begin_pings(&mut self, slot: u32) {
+        let spread = self.connection(slot).serial.wrapping_mul(0x9e37_79b1) >> 8;
+        self.schedule(slot, 1 + spread % self.settings.heartbeat.interval);
+    }
+
+    /// Has the connection's timer due in `seconds`; what it was due for before is forgotten.
+    pub(super) fn schedule(&mut self, slot: u32, seconds: u32) {
+        let due_tick = self.now.time.tick() + seconds.max(1);
+        self.connection(slot).due_tick = due_tick;
+        let key = self.key(slot);
+        self.timers.wheel.schedule(due_tick, key);
+    }
+
+    /// Does what time asks for: folded notices, logs that everyone has read. Pings and connections that don't answer are seen
+    /// to in the turns that follow: see `hear_timers`.
+    pub(in crate::shard) fn tick(&mut self, now: Now) {
+        self.now = now;
+        let tick = self.now.time.tick();
+        let since_last = tick.saturating_sub(std::mem::replace(&mut self.timers.last_tick, tick));
+        if since_last > self.settings.heartbeat.timeout {
+            self.forgive_silence();
+        }
+        let mut due = Vec::new();
+        self.timers.wheel.advance(tick, &mut due);
+        self.timers.due.extend(due);
+        self.announce_folded();
+        self.trim_logs();
+        self.review_memory();
+        if self.memory.wants_trim() {
+            os::return_free_memory();
+        }
+        self.timers.nothing_is_kept = self.registry.expire(self.now.time);
+    }
+
+    /// The process was stopped, or the machine: answers to pings may lie unread. Their time begins anew.
+    fn forgive_silence(&mut self) {
+        let tick = self.now.time.tick();
+        for (_, connection) in &mut self.connections {
+            connection.liveness.forgive(tick);
+        }
+    }
+
+    /// Sees to the timers that are due, some in each turn: those of thousands may be due at once.
+    pub(super) fn hear_timers(&mut self) {
+        let mut left = ENDS_PER_TURN;
+        while left > 0 {
+            let Some((due_tick, key)) = self.timers.due.pop_front() else { return };
+            if self.get(key).is_some_and(|connection| connection.due_tick == due_tick) {
+                left = left.saturating_sub(1 + self.connection(key.slot).memberships.len());
+                self.timer(key.slot);
+            }
+        }
+    }
+
+    fn timer(&mut self, slot: u32) {
+        let (tick, heartbeat) = (self.now.time.tick(), self.settings.heartbeat);
+        let connection = self.connection(slot);
+        if !connection.life.is_open() {
+            // Its time to close is over.
+            return self.end(slot);
+        }
+        if connection.protocol() == Protocol::Sse {
+            connection.ping();
+            self.schedule(slot, heartbeat.interval);
+            return self.queue(slot);
+        }
+        let reads_replies = connection.replies_bytes() <= REPLIES_BYTES_HELD;
+        if !connection.life.is_receiving() && reads_replies {
+            // The shard itself doesn't listen: an answer may lie unread in the socket.
+            connection.liveness.heard();
+        }
+        match connection.liveness.due(tick, heartbeat) {
+            Due::Wait(seconds) => self.schedule(slot, seconds),
+            Due::Ping(seconds) => {
+                connection.ping();
+                self.schedule(slot, seconds);
+                self.queue(slot);
+            }
+            Due::Silent if reads_replies => {
+                debug!(slot, "no sign of life after a ping");
+                self.counters.ping_timeouts.add(1);
+                self.end(slot);
+            }
+            // It was not heard, because it asks and doesn't read.
+            Due::Silent => self.close(slot, &CloseReason::RepliesUnread),
+        }
+    }
+
+    fn announce_folded(&mut self) {
+        let now = self.now.time;
+        let due: Vec<_> = self.timers.folded.extract_if(.., |(due_ms, _)| *due_ms <= now.monotonic_ms).collect();
+        for (_, room) in due {
+            room.announce_folded(now, &mut self.wakes);
+        }
+    }
+
+    /// Drops the frames that every member has got.
+    fn trim_logs(&mut self) {
+        let connections = &self.connections;
+        self.rooms.trim(|room, members| {
+            let cursor = |member: &u32| {
+                let memberships = &connections[*member as usize].memberships;
+                memberships.iter().find(|membership| membership.room == room).map(|membership| membership.cursor)
+            };
+            members.iter().filter_map(cursor).min().unwrap_or(u64::MAX)
+        });
+    }
+}

@@ -1,0 +1,106 @@
+//! What a message in the dialect of 2017 makes happen: chat, and slash commands.
+
+use super::Hub;
+use super::join::Denied;
+use crate::admission::TooManyRooms;
+use crate::protocol::broadcast::to_one;
+use crate::protocol::name::Name;
+use crate::protocol::unicode::is_blank;
+use crate::protocol::v0::{self, Command, text};
+use crate::protocol::v1::Code;
+use crate::protocol::{Namespace, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
+use crate::room::Room;
+
+impl Hub {
+    /// A message of v0.
+    pub(super) fn command(&mut self, slot: u32, user: &Name, payload: &[u8]) {
+        let said = match v0::parse(payload) {
+            Ok(said) => said,
+            Err(why) => {
+                self.refuse(slot, Code::BadRequest, &why);
+                return self.count_unreadable(slot);
+            }
+        };
+        self.connection(slot).unreadable = 0;
+        let Some(room) = self.room_of(slot, &said.room) else {
+            return self.refuse(slot, Code::RoomNotFound, text::NO_ROOM);
+        };
+        match v0::command(&said.message) {
+            Command::Say if is_blank(&said.message) => self.refuse(slot, Code::BadRequest, text::EMPTY),
+            Command::Say if self.may_publish(&room, payload) => {
+                if self.say(slot, user, &room, &said.message).is_err() {
+                    self.refuse(slot, Code::NameTaken, &text::taken(user.as_str()));
+                }
+            }
+            Command::Say => {}
+            Command::Join(name) => self.join_command(slot, user, name),
+            Command::Leave(name) => self.leave_command(slot, user, name),
+            Command::List => self.list_users(slot, &room),
+            Command::Channels => self.list_channels(slot, &room),
+            Command::Malformed => {
+                self.counters.refused(Code::BadRequest).add(1);
+                self.answer(slot, &room, &text::malformatted(&said.message));
+            }
+        }
+    }
+
+    /// Beyond the rate nothing is done.
+    pub(super) fn refuse_too_fast_v0(&mut self, slot: u32) {
+        self.system(slot, &text::too_fast(self.settings.chat_messages_per_second));
+    }
+
+    fn list_users(&mut self, slot: u32, room: &Room) {
+        let (users, count) = room.first_users(USERS_LISTED_MAX);
+        let names: Vec<_> = users.iter().map(Name::as_str).collect();
+        self.answer(slot, room, &text::list(&names, count));
+    }
+
+    fn list_channels(&mut self, slot: u32, room: &Room) {
+        let (rooms, count) = self.registry.first_rooms(Namespace::Chat, "", ROOMS_LISTED_MAX);
+        let names: Vec<_> = rooms.iter().map(|room| room.name()).collect();
+        self.answer(slot, room, &text::list(&names, count));
+    }
+
+    fn join_command(&mut self, slot: u32, user: &Name, name: &str) {
+        let name = match Name::room(name) {
+            Ok(name) => name,
+            Err(why) => return self.refuse(slot, Code::BadRequest, &text::cannot_join(why)),
+        };
+        if let Err(denied) = self.join(slot, &name, None) {
+            let text = match denied {
+                Denied::AlreadyIn(_) | Denied::NameTaken => text::taken(user.as_str()),
+                Denied::TooManyRooms(TooManyRooms { max }) => text::too_many_rooms(max),
+                Denied::NoMemory => text::NO_MEMORY.to_owned(),
+            };
+            self.refuse(slot, denied.code(), &text);
+        }
+    }
+
+    fn leave_command(&mut self, slot: u32, user: &Name, name: &str) {
+        let Some(room) = self.room_of(slot, name) else {
+            return self.refuse(slot, Code::RoomNotFound, &text::does_not_exist(name));
+        };
+        if !self.is_member(slot, &room) {
+            return self.refuse(slot, Code::NotJoined, &text::not_present(room.name(), user.as_str()));
+        }
+        if self.leave_settled(slot, &room) {
+            self.system(slot, &text::left(room.name()));
+        }
+    }
+
+    /// Tells a client of v0 that what it asked for is not done.
+    fn refuse(&mut self, slot: u32, code: Code, text: &str) {
+        self.counters.refused(code).add(1);
+        self.system(slot, text);
+    }
+
+    /// A message from hi to this connection.
+    fn system(&mut self, slot: u32, text: &str) {
+        self.reply(slot, to_one("hi", "", text));
+    }
+
+    /// A message from a room to this connection.
+    fn answer(&mut self, slot: u32, room: &Room, text: &str) {
+        self.reply(slot, to_one(&format!("#{}", room.name()), room.name(), text));
+    }
+}

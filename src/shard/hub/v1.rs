@@ -1,0 +1,203 @@
+//! What `hi.v1` makes happen: `hello`, requests and their answers, the take-over of a lost connection's name. Slash commands are
+//! plain text here.
+
+use std::sync::Arc;
+
+use super::join::Denied;
+use super::{Hub, Key};
+use crate::admission::TooManyRooms;
+use crate::limits::SETTLE_BYTES_MAX;
+use crate::protocol::MemberId;
+use crate::protocol::close_code::CloseReason;
+use crate::protocol::name::{Name, room_key_prefix};
+use crate::protocol::position::Since;
+use crate::protocol::surrogates::without_lone_surrogates;
+use crate::protocol::unicode::is_blank;
+use crate::protocol::v0::text;
+use crate::protocol::v1::{self, Answer, Code, Command, Fault, Hello, Limits, Ref, Refusal, RoomEntry};
+use crate::protocol::{Encoding, Namespace, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
+use crate::room::Room;
+use crate::room::inbox::Order;
+
+impl Hub {
+    /// The first frame of v1; and the connection that this one takes over is told to go.
+    pub(super) fn say_hello(&mut self, slot: u32) {
+        let member = self.member_id(slot);
+        let connection = &self.connections[slot as usize];
+        let Some(user) = connection.user().cloned() else { return };
+        let predecessor = connection.predecessor();
+        let hello = Hello {
+            op: "hello",
+            client: format!("{}-{}", member.shard, connection.serial),
+            user: user.as_str(),
+            ping: self.settings.heartbeat.interval.into(),
+            instance: &self.settings.instance,
+            version: env!("CARGO_PKG_VERSION"),
+            limits: Limits {
+                message: self.settings.message_bytes_max,
+                rooms: self.settings.admission.rooms_max() as u32,
+                rate: self.settings.chat_messages_per_second,
+            },
+            resume: self.registry.resume_key().issue(member),
+        };
+        self.reply(slot, hello.frame());
+        if let Some(member) = predecessor
+            && let Some(inbox) = self.registry.inboxes().get(member.shard as usize)
+        {
+            self.wakes.note(member.shard as usize, inbox.order(Order::TakeOver { member, user }));
+        }
+    }
+
+    /// The connection whose name the holder of this secret may take over.
+    pub(in crate::shard) fn predecessor(&self, secret: &str) -> Option<MemberId> {
+        self.registry.resume_key().redeem(secret)
+    }
+
+    /// Closes a connection whose user has reconnected over another one.
+    pub(super) fn taken_over(&mut self, member: MemberId, user: &Name) {
+        let key = Key { slot: member.slot, serial: member.serial };
+        if self.get(key).is_some_and(|connection| connection.user() == Some(user)) {
+            self.close(key.slot, &CloseReason::TakenOver);
+        }
+    }
+
+    /// A message of v1 has arrived.
+    pub(super) fn request(&mut self, slot: u32, user: &Name, payload: &[u8]) {
+        let v1::Request { reference, command } = v1::parse(payload);
+        let reference = reference.as_ref();
+        let is_unreadable = matches!(command, Err(Fault::Unreadable(_)));
+        if !is_unreadable {
+            self.connection(slot).unreadable = 0;
+        }
+        let outcome = match command {
+            Ok(Command::Publish { room, message }) => self.publish(slot, reference, user, payload, &room, &message),
+            Ok(Command::Join { room, since }) => self.join_request(slot, reference, &room, since),
+            Ok(Command::Leave { room }) => self.leave_request(slot, reference, user, &room),
+            Ok(Command::Who { room }) => self.who(slot, reference, &room),
+            Ok(Command::Rooms { prefix }) => {
+                self.list_rooms(slot, reference, &prefix);
+                Ok(())
+            }
+            Ok(Command::Ping) => {
+                let pong = v1::pong(reference, self.now.time.unix_ms);
+                self.reply(slot, pong);
+                Ok(())
+            }
+            Err(Fault::Unreadable(why) | Fault::Meaningless(why)) => Err(Refusal::new(Code::BadRequest, why)),
+        };
+        if let Err(refusal) = outcome {
+            self.counters.refused(refusal.code).add(1);
+            self.reply(slot, refusal.frame(reference));
+        }
+        if is_unreadable {
+            self.count_unreadable(slot);
+        }
+    }
+
+    /// Beyond the rate nothing is done; which request it was is read all the same.
+    pub(super) fn refuse_too_fast_v1(&mut self, slot: u32, payload: &[u8]) {
+        let payload = without_lone_surrogates(payload);
+        let request = v1::parse(&payload);
+        let refusal = Refusal::new(Code::TooManyRequests, text::too_fast(self.settings.chat_messages_per_second));
+        self.reply(slot, refusal.frame(request.reference.as_ref()));
+    }
+
+    fn publish(
+        &mut self,
+        slot: u32,
+        reference: Option<&Ref<'_>>,
+        user: &Name,
+        payload: &[u8],
+        name: &str,
+        message: &str,
+    ) -> Result<(), Refusal> {
+        let room = self.existing_room(slot, name)?;
+        if is_blank(message) {
+            return Err(Refusal::new(Code::BadRequest, text::EMPTY));
+        }
+        if !self.may_publish(&room, payload) {
+            return Ok(());
+        }
+        let seq = self.say(slot, user, &room, message).map_err(|_| name_taken(room.name()))?;
+        if reference.is_some() {
+            self.reply(slot, Answer::published(room.name(), room.epoch(), seq).frame(reference));
+        }
+        Ok(())
+    }
+
+    fn join_request(
+        &mut self,
+        slot: u32,
+        reference: Option<&Ref<'_>>,
+        name: &str,
+        since: Option<Since>,
+    ) -> Result<(), Refusal> {
+        let name = Name::room(name).map_err(|why| Refusal::new(Code::BadRequest, format!("Room: {why}")))?;
+        // What the other rooms had for it goes ahead; of this one, nothing may come before the answer.
+        self.settle(slot, SETTLE_BYTES_MAX);
+        let (room, entered) = self.join(slot, &name, since).map_err(|denied| refusal(&denied, &name))?;
+        let answer = Answer::joined(room.name(), room.epoch(), entered.from_seq - 1, entered.recovered, entered.users);
+        self.reply_at_once(slot, answer.frame(reference));
+        if let Some(head) = entered.head
+            && let Some(room_slot) = self.rooms.slot(&room, Encoding::Frames)
+        {
+            self.connection(slot).replay(room_slot, head);
+        }
+        Ok(())
+    }
+
+    fn leave_request(
+        &mut self,
+        slot: u32,
+        reference: Option<&Ref<'_>>,
+        user: &Name,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        let room = self.existing_room(slot, name)?;
+        if !self.is_member(slot, &room) {
+            return Err(Refusal::new(Code::NotJoined, text::not_present(room.name(), user.as_str())));
+        }
+        if self.leave_settled(slot, &room) {
+            self.reply(slot, Answer::left(room.name()).frame(reference));
+        }
+        Ok(())
+    }
+
+    fn who(&mut self, slot: u32, reference: Option<&Ref<'_>>, name: &str) -> Result<(), Refusal> {
+        let room = self.existing_room(slot, name)?;
+        let (users, count) = room.first_users(USERS_LISTED_MAX);
+        let users = users.iter().map(Name::as_str).collect();
+        self.reply(slot, Answer::who(room.name(), users, count).frame(reference));
+        Ok(())
+    }
+
+    fn list_rooms(&mut self, slot: u32, reference: Option<&Ref<'_>>, prefix: &str) {
+        let (rooms, count) = room_key_prefix(prefix).map_or_else(Default::default, |prefix| {
+            self.registry.first_rooms(Namespace::Chat, &prefix, ROOMS_LISTED_MAX)
+        });
+        let rooms = rooms.iter().map(|room| RoomEntry { room: room.name(), users: room.user_count() });
+        self.reply(slot, Answer::rooms(rooms.collect(), count).frame(reference));
+    }
+
+    fn existing_room(&self, slot: u32, name: &str) -> Result<Arc<Room>, Refusal> {
+        let not_found = || Refusal::new(Code::RoomNotFound, format!("There is nobody in the room {name}."));
+        self.room_of(slot, name).ok_or_else(not_found)
+    }
+}
+
+/// What a client of v1 is told that may not join.
+fn refusal(denied: &Denied, name: &Name) -> Refusal {
+    let why = match denied {
+        Denied::AlreadyIn(room) => format!("You are in the room {} already.", room.name()),
+        Denied::TooManyRooms(TooManyRooms { max }) => {
+            format!("You are in {max} rooms, which is as many as you may: leave one first.")
+        }
+        Denied::NoMemory => "The server is short of memory for further rooms: try again later.".to_owned(),
+        Denied::NameTaken => return name_taken(name.as_str()),
+    };
+    Refusal::new(denied.code(), why)
+}
+
+fn name_taken(room: &str) -> Refusal {
+    Refusal::new(Code::NameTaken, format!("Somebody in the room {room} has your name."))
+}
