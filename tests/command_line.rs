@@ -172,3 +172,14 @@ fn a_reachable_port_without_a_key_is_warned_about_and_off_is_off() {
     server.wait_for_log("file limit");
     assert!(!server.log().contains("internal port"), "{}", server.log());
 }
+
+#[test]
+fn a_build_without_the_doctor_is_told_apart() {
+    let features = if cfg!(feature = "doctor") { "doctor" } else { "none" };
+    let version = format!("hi {} (features: {features})\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(hi(&["--version"], ""), (0, version, String::new()));
+    for command in [&["doctor", "not-an-address"][..], &["checklist", "before", "not-an-address"]] {
+        let (code, _, stderr) = hi(command, "");
+        assert_eq!((code, stderr.contains("built without its doctor")), (2, features == "none"), "{stderr}");
+    }
+}

@@ -86,7 +86,7 @@ pub(super) fn no_content(allow: &'static str) -> Response<Full<Bytes>> {
 pub struct ApiError {
     /// The HTTP status.
     pub status: u16,
-    /// One word for programs: one of [`ERROR_CODES`](crate::metrics::counters::ERROR_CODES).
+    /// One word for programs: one of [`ERROR_CODES`](crate::counters::ERROR_CODES).
     pub code: &'static str,
     /// One or two sentences for people, which name the invalid field.
     pub message: String,

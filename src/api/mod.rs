@@ -27,10 +27,10 @@ use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
 use crate::admission::RawMode;
+use crate::counters::Counters;
+use crate::counters::delivery::Sampler;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::metrics::counters::Counters;
-use crate::metrics::delivery::Sampler;
 use crate::room::registry::Registry;
 
 pub mod call;

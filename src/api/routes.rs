@@ -117,7 +117,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::metrics::counters::ERROR_CODES;
+    use crate::counters::ERROR_CODES;
 
     #[test]
     fn the_description_has_every_address_and_no_other() {

@@ -1,8 +1,6 @@
 //! What hi counts, for Prometheus.
 //!
-//! - [`counters`]: what one thread counts; only that thread writes it
-//! - [`delivery`]: how long messages take, from a sample
-//! - [`scrape`]: all of it added up when metrics are requested
+//! - [`scrape`]: what all threads [count](crate::counters), added up when metrics are requested
 //! - [`format`](mod@format): the text formats of the answer
 //!
 //! Other parts of hi register collectors of their own: see [`Metrics::registry`].
@@ -13,15 +11,13 @@ use prometheus_client::encoding::text;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::counters::{self, Counters, Readings};
 use crate::room;
 
-pub mod counters;
-pub(crate) mod delivery;
 pub(crate) mod format;
 pub(crate) mod memory;
 pub(crate) mod scrape;
 
-use counters::{Counters, Readings};
 use format::Format;
 
 /// Everything at `/metrics`.

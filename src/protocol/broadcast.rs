@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
-use crate::frame::OpCode;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::frame::OpCode;
 use crate::frame::encode::FrameWriter;
 use crate::protocol::name::Name;
 use crate::protocol::notice::{Event, Folded, Notice};

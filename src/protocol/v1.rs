@@ -5,10 +5,10 @@
 
 use std::borrow::Cow;
 
-use crate::frame::OpCode;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::frame::OpCode;
 use crate::frame::encode::FrameWriter;
 use crate::protocol::position::{Epoch, Since};
 

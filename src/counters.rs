@@ -7,30 +7,13 @@
 use std::array::from_fn;
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::number::Number;
 use crate::protocol::Protocol;
 use crate::protocol::v1::Code;
 
-/// A number that one thread writes and others read. Its owner has to make sure that only one writes, as [`Counter`] does.
-#[derive(Debug, Default)]
-pub(crate) struct Number(AtomicU64);
-
-impl Number {
-    pub(crate) fn add(&self, count: u64) {
-        self.0.store(self.get().wrapping_add(count), Ordering::Relaxed);
-    }
-
-    /// Subtracts, where the number is a level.
-    pub(crate) fn subtract(&self, count: u64) {
-        self.0.store(self.get().wrapping_sub(count), Ordering::Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+pub(crate) mod delivery;
 
 /// The writer's half of a number. It may move to another thread, but two threads can't share it.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::counters::Counters;
+use super::Counters;
 use crate::limits::{PENDING_MAX, SAMPLES_MAX};
 
 /// Shortest time between two sampled messages of one shard.
@@ -139,7 +139,7 @@ impl Deliveries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::counters::{DELIVERY_BOUNDS, counters};
+    use crate::counters::{DELIVERY_BOUNDS, counters};
 
     #[test]
     fn one_message_in_100_ms_is_followed() {
