@@ -23,6 +23,7 @@ use super::slots::{Held, Phase, Slot, Slots, Slotted};
 use super::{App, routes};
 use crate::http::head::{HEAD_BYTES_MAX, HeadError};
 use crate::http::response::{self, Connection, Response};
+use crate::limits::{LINGER_BYTES_MAX, LINGER_TIME_MAX};
 
 /// Connections at the same time; further ones wait for a slot.
 pub(crate) const CONNECTIONS_MAX: usize = 256;
@@ -32,10 +33,6 @@ pub(crate) const CROWDED_FROM: usize = 192;
 pub(crate) const READ_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 /// Between two looks for a slot, or for a file descriptor.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Lingering close: time to discard what still comes, so that a reset does not destroy the last answer.
-const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
-/// Bytes that it discards meanwhile.
-const LINGER_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves connections for as long as the process lives. One that asks for nothing is kept for the time `keepalive`.
 pub(super) async fn serve(listener: TcpListener, app: Rc<App>, keepalive: Duration) {
