@@ -3,6 +3,22 @@
 
 use std::time::Duration;
 
+// Requests on the control ring
+/// Connections that are accepted in a row, in a storm, before those that are in are served.
+pub const ACCEPTS_PER_ROW: usize = 64;
+/// Bytes of a request head for which a buffer has room at first. Most heads fit.
+pub const HEAD_BYTES_USUAL: usize = 1024;
+/// Lingering close: bytes to read and discard after the last answer, so that a reset does not destroy it.
+pub const LINGER_BYTES_MAX: usize = 64 * 1024;
+/// Lingering close: its time limit.
+pub const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+/// Hops with an entry of their own in the counts of failed handshakes.
+pub const HOPS_MAX: usize = 32;
+/// How long a hop behind which nothing fails keeps its entry.
+pub const HOP_IDLE_MAX: Duration = Duration::from_secs(3600);
+/// Log lines about failed handshakes in one interval, of all hops and reasons together.
+pub const FAILURE_LINES_PER_INTERVAL: u32 = 30;
+
 // Frames and messages
 /// Longest payload of a control frame, in bytes (RFC 6455 section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
@@ -133,6 +149,13 @@ pub const HEADS_PART: usize = 4;
 pub const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
 // The end of the server
+/// Time from the first signal to the end of the process.
+pub const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
+/// Time that the log gets on top of it, if all of that was needed.
+pub const LOG_TIME_MIN: Duration = Duration::from_millis(100);
+/// How long a start that is interrupted by a signal may take to its end: until then it is not known whether anybody is
+/// connected.
+pub const START_TIME_MAX: Duration = Duration::from_millis(2500);
 /// Time that all peers together have to answer our Close when the server stops.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
 /// Shortest window, in milliseconds, over which the reconnects of a stopped server's clients are spread.
@@ -159,5 +182,7 @@ const _: () = {
     assert!(ROOM_BYTES_HELD < INBOX_BYTES_HELD, "the publishers of one room wait before all publishers do");
     assert!(BUFFERS_BEFORE_READING < COMPLETIONS_PER_TURN && COMPLETIONS_PER_TURN <= COMPLETION_ENTRIES as usize);
     assert!(RETRY_SPAN_MS_MIN <= RETRY_SPAN_MS_MAX);
+    assert!(DRAIN_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis(), "shards end before the process does");
+    assert!(START_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis(), "what has started can still be stopped");
     assert!(TURNS_TIME_MAX.as_millis() * 100 <= DRAIN_TIME_MAX.as_millis(), "a stop takes many turns");
 };

@@ -22,6 +22,7 @@ use super::slots::{Held, Phase, Slot, Slots, Slotted};
 use super::{App, routes};
 use crate::http::head::{HEAD_BYTES_MAX, HeadError};
 use crate::http::response::{self, Connection, Response};
+use crate::limits::{LINGER_BYTES_MAX, LINGER_TIME_MAX};
 
 /// Number of simultaneous connections; further ones wait for a slot.
 pub(crate) const CONNECTIONS_MAX: usize = 256;
@@ -32,10 +33,6 @@ pub(crate) const CROWDED_FROM: usize = 192;
 pub(crate) const READ_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 /// Pause between two attempts to free a slot or a file descriptor.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Lingering close: how long to discard input after the last answer, so that a reset does not destroy it.
-const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
-/// Bytes that a lingering close discards at most.
-const LINGER_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves connections for as long as the process lives. An idle one is kept for `keepalive`.
 pub(super) async fn serve(listener: TcpListener, app: Rc<App>, keepalive: Duration) {
