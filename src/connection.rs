@@ -5,13 +5,12 @@
 
 use std::os::fd::RawFd;
 
-use crate::frame::OpCode;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::counters::delivery::Carried;
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
-use crate::metrics::delivery::Carried;
 use crate::protocol::name::Name;
 use crate::protocol::{MemberId, Protocol, sse};
 use crate::rate::Bucket;
@@ -91,9 +90,9 @@ pub struct Membership {
 enum Source {
     /// The log of a room: `frames` frames, starting with `Seq` `from`.
     Room { room: u32, frames: u32, from: u64 },
-    /// The outbox.
+    /// The outbox, with what is known about the bytes.
     Own(Own),
-    /// The Close frame.
+    /// Our Close frame, the last slice of its send.
     Close,
 }
 
@@ -180,7 +179,7 @@ pub struct Connection {
     pub decoder: Decoder,
     /// Tokens left under its rate limit.
     pub bucket: Bucket,
-    /// What it speaks.
+    /// What the connection speaks.
     pub role: Role,
     /// Its cursors: one for each room that it is in.
     pub memberships: SmallVec<[Membership; 1]>,
@@ -272,7 +271,7 @@ impl Connection {
     }
 
     /// Queues the Close frame, or the last event of a stream, behind everything that is owed. A second Close is ignored.
-    pub fn say_close(&mut self, frame: Bytes) {
+    pub fn queue_close(&mut self, frame: Bytes) {
         if self.life.is_open() {
             self.outbox.get_or_insert_default().close(frame);
         }
@@ -309,7 +308,7 @@ impl Connection {
 
     /// Frees its memory because the budget is used up: an incomplete message, and everything in the outbox except the rest of a
     /// frame that has partly left. The connection has to be closed.
-    pub fn give_up(&mut self) {
+    pub fn free_memory(&mut self) {
         self.decoder = Decoder::new();
         if let Some(outbox) = &mut self.outbox {
             outbox.drop_unread();
@@ -322,7 +321,7 @@ impl Connection {
     }
 
     /// Whether there is anything to send.
-    pub fn has_something(&self, rooms: &LocalRooms) -> bool {
+    pub fn has_pending(&self, rooms: &LocalRooms) -> bool {
         let own = self.outbox.as_ref().is_some_and(|outbox| outbox.has_frames());
         own || self.life.is_open()
             && self.memberships.iter().any(|membership| membership.cursor < rooms.log(membership.room).tip())

@@ -149,7 +149,7 @@ const _: () = {
     );
     assert!(
         REPLIES_BYTES_HELD < OUTBOX_BYTES_MAX,
-        "a connection that doesn't read its replies is not read before it is closed"
+        "unread replies first stop reading, and only later close the connection"
     );
     assert!(REPLAY_HEAD_BYTES_MAX <= OUTBOX_BYTES_MAX / 2, "the head of a replay fits into an empty outbox");
     assert!(

@@ -17,7 +17,7 @@ use tracing_subscriber::fmt::format::Writer as Text;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 /// Bytes of lines that wait for stderr. As much again is being written.
-pub const QUEUE_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const QUEUE_BYTES_MAX: usize = 256 * 1024;
 /// How long the end of the process waits for what is still to be written.
 const FLUSH_TIME_MAX: Duration = Duration::from_millis(500);
 
@@ -46,7 +46,7 @@ pub fn exit(code: i32, time_max: Duration) -> ! {
 }
 
 /// Lines that never reached stderr.
-pub fn dropped_lines() -> u64 {
+pub(crate) fn dropped_lines() -> u64 {
     LOG.dropped.load(Ordering::Relaxed)
 }
 

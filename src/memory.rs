@@ -72,12 +72,12 @@ impl Memory {
         }
     }
 
-    /// A budget without a limit, for shards of their own.
+    /// A budget without a limit, for a shard that runs outside a server.
     pub fn unlimited() -> Self {
         Self::new(usize::MAX, 0)
     }
 
-    /// The same budget for what the holders say alone, whatever else the process has resident: a simulation depends on nothing
+    /// Counts only what the holders report, and ignores the resident memory of the process: a simulation must depend on nothing
     /// but its seed.
     pub fn of_holders_alone(self) -> Self {
         Self { resident: Resident::unknown(), ..self }

@@ -84,7 +84,7 @@ impl Bucket {
         if limit.per_second == 0 {
             return Verdict::Pass;
         }
-        self.move_on(limit, now_ms as u32);
+        self.refill(limit, now_ms as u32);
         match self.tokens.checked_sub(TOKEN) {
             Some(tokens) => {
                 self.tokens = tokens;
@@ -94,7 +94,7 @@ impl Bucket {
         }
     }
 
-    fn move_on(&mut self, limit: &RateLimit, now_ms: u32) {
+    fn refill(&mut self, limit: &RateLimit, now_ms: u32) {
         let passed_ms = now_ms.wrapping_sub(self.now_ms);
         self.now_ms = now_ms;
         // The product of two u32 plus a third fits into a u64; after the cap, each value fits its field.

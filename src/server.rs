@@ -7,7 +7,6 @@
 //! - `notify`: what a service manager is told
 //! - [`signals`]: what each signal asks for
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -47,14 +46,9 @@ pub use serve::serve;
 use shards::ShardThread;
 
 /// Why the server can't start. The sentence says what to do.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct StartError(String);
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// A running server: its shards accept connections.
 pub struct Server {

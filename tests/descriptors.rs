@@ -30,7 +30,7 @@ fn limit_files(command: &mut Command, files: u64) {
 fn a_low_file_limit_is_enough_or_is_reported_in_one_sentence() {
     let (mut refused, mut started) = (0, 0);
     // From too few to load the program, to enough for some connections.
-    for files in 6..50 {
+    for files in 6..64 {
         let mut command = hi();
         command.args(["--listen", "127.0.0.1:0", "--shards", "2"]).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -73,7 +73,7 @@ fn every_key_has_its_own_accept() {
 #[test]
 fn upgrade_and_connection_are_lists_of_tokens_in_any_case() {
     let server = Server::start(&[]);
-    let sound: [&[&str]; 8] = [
+    let valid: [&[&str]; 8] = [
         &["upgrade: WEBSOCKET", "CONNECTION: upgrade"],
         &["Upgrade: WebSocket", "Connection: keep-alive, Upgrade"],
         &["Upgrade: websocket", "Connection: Upgrade,keep-alive"],
@@ -83,7 +83,7 @@ fn upgrade_and_connection_are_lists_of_tokens_in_any_case() {
         &["Connection: ,, uPgRaDe ,", "Upgrade:websocket,"],
         &["Upgrade:\t websocket\t ", "Connection: \tUpgrade"],
     ];
-    for with in sound {
+    for with in valid {
         let mut wire = server.wire();
         wire.send(changed(&["Upgrade", "Connection"], with));
         wire.expect_101();

@@ -1,4 +1,4 @@
-//! Joins and leaves are announced one by one while a room is small and quiet; a storm of joins is no storm of notices.
+//! Joins and leaves are announced one by one while a room is small and quiet; a storm of joins causes no storm of notices.
 //! `HI_TEST_JOINS=10000 cargo test --release --test presence` makes it 10,000.
 
 mod support;

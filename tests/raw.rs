@@ -187,9 +187,9 @@ fn an_invalid_address_is_400() {
         let answer = server.ask(handshake(&format!("/raw/{address}")));
         assert_eq!(answer.status, 400, "{address}: {answer:?}");
     }
-    let mut sound = server.websocket(&format!("/raw/{}?echo=1&lossy=0&x=y", &long[1..]));
-    sound.send_text("hello");
-    assert_eq!(sound.text(), "hello");
+    let mut valid = server.websocket(&format!("/raw/{}?echo=1&lossy=0&x=y", &long[1..]));
+    valid.send_text("hello");
+    assert_eq!(valid.text(), "hello");
 }
 
 /// More than the kernel buffers for one connection (4 MiB by default), so that a stuck member is certainly lapped.

@@ -53,14 +53,15 @@ struct Failure {
     status: u16,
     reason: &'static str,
     missing: &'static [&'static str],
-    sound: &'static [&'static str],
+    intact: &'static [&'static str],
 }
 
 fn failures() -> Vec<Failure> {
     const UPGRADE: &str = "Upgrade: websocket (absent)";
     const CONNECTION: &str = "Connection: Upgrade (absent)";
     const KEY_MISSING: &str = "one Sec-WebSocket-Key that is base64 of 16 bytes (absent)";
-    let failure = |request: String, status, reason, missing, sound| Failure { request, status, reason, missing, sound };
+    let failure =
+        |request: String, status, reason, missing, intact| Failure { request, status, reason, missing, intact };
     vec![
         failure(changed(&["Upgrade"], &[]), 426, "upgrade_stripped", &[UPGRADE], &["Connection: Upgrade (", "base64"]),
         failure(changed(&["Connection"], &[]), 426, "connection_stripped", &[CONNECTION], &["Upgrade: websocket ("]),
@@ -133,7 +134,7 @@ fn failures() -> Vec<Failure> {
 
 #[test]
 fn a_failed_upgrade_tells_client_and_log_exactly_what_is_missing() {
-    for Failure { request, status, reason, missing, sound } in failures() {
+    for Failure { request, status, reason, missing, intact } in failures() {
         let server = Server::start(&[]);
         let mut wire = server.wire();
         wire.send(&request);
@@ -145,7 +146,7 @@ fn a_failed_upgrade_tells_client_and_log_exactly_what_is_missing() {
         assert!(logged.contains(reason), "{logged}");
         for text in [&answer.body, &logged] {
             missing.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in: {text}"));
-            sound.iter().for_each(|part| assert!(!text.contains(part), "{part:?} is not missing: {text}"));
+            intact.iter().for_each(|part| assert!(!text.contains(part), "{part:?} is not missing: {text}"));
         }
     }
 }

@@ -114,13 +114,13 @@ fn a_listener_that_reconnects_gets_everything_it_missed_once_and_in_order() {
 #[test]
 fn a_listener_without_any_event_yet_gets_what_it_missed() {
     let server = Server::start(&[]);
-    let place = server.listen("tea", None).opened().last_event_id;
+    let position = server.listen("tea", None).opened().last_event_id;
     // No one is there any more, so messages are kept.
     let mut ann = server.join("ann", "tea");
     ann.say("tea", "hello");
     ann.expect_message("ann", "hello");
     ann.close();
-    let mut listener = server.listen("tea", Some(&place)).opened();
+    let mut listener = server.listen("tea", Some(&position)).opened();
     assert_eq!(listener.message()["Message"], "Welcome to tea, ann!");
     assert_eq!(listener.message()["Message"], "hello");
 }

@@ -25,12 +25,12 @@ fn expect_events(setup: impl Fn(std::net::SocketAddr) -> Setup, websocket_status
         ann.say("tea", text);
         while listener.message()["Message"] != text {}
     }
-    let place = listener.last_event_id.clone();
+    let position = listener.last_event_id.clone();
     drop(listener);
     internal.wait_for_metric("hi_connections{dialect=\"sse\"}", 0.0);
     ann.say("tea", "three");
     while ann.json()["Message"] != "three" {}
-    let mut listener = Listener::open(proxy.connect(), "tea", Some(&place)).opened();
+    let mut listener = Listener::open(proxy.connect(), "tea", Some(&position)).opened();
     while listener.message()["Message"] != "three" {}
     listener.wait_for_comments(1);
 }

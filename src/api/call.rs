@@ -15,9 +15,9 @@ use tokio::time::timeout;
 use super::slots::Slot;
 
 /// Largest body that is taken.
-pub const BODY_BYTES_MAX: usize = 1 << 20;
+pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
 /// A body up to this size is read at once; of larger ones, a few at a time.
-pub const SMALL_BODY_BYTES_MAX: usize = 16 << 10;
+pub(crate) const SMALL_BODY_BYTES_MAX: usize = 16 << 10;
 /// Bytes of a body that is too large which are read and discarded, so that a reset does not destroy the answer.
 const EXCESS_BYTES_MAX: usize = 8 << 20;
 /// Time for a body to arrive.
@@ -45,21 +45,20 @@ pub struct Call {
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The media type.
-    pub content_type: &'static str,
+    pub(crate) content_type: &'static str,
     /// The body.
     pub body: Bytes,
 }
 
 impl Answer {
-    /// JSON.
-    pub fn json(status: u16, value: &impl Serialize) -> Self {
+    /// An answer in JSON.
+    pub(crate) fn json(status: u16, value: &impl Serialize) -> Self {
         let body = serde_json::to_vec(value).expect("our answers are JSON");
         Self { status, content_type: "application/json", body: body.into() }
     }
 
     /// Text, with status 200.
-    pub fn text(content_type: &'static str, text: String) -> Self {
+    pub(crate) fn text(content_type: &'static str, text: String) -> Self {
         Self { status: 200, content_type, body: text.into() }
     }
 
@@ -87,7 +86,7 @@ pub(super) fn no_content(allow: &'static str) -> Response<Full<Bytes>> {
 pub struct ApiError {
     /// The HTTP status.
     pub status: u16,
-    /// One word for programs: one of [`ERROR_CODES`](crate::metrics::counters::ERROR_CODES).
+    /// One word for programs: one of [`ERROR_CODES`](crate::counters::ERROR_CODES).
     pub code: &'static str,
     /// One or two sentences for people; they name the field that is wrong.
     pub message: String,

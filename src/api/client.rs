@@ -26,7 +26,6 @@ const EXIT_REFUSED: u8 = 1;
 /// The command line is wrong.
 const EXIT_USAGE: u8 = 2;
 
-/// Where the server is.
 #[derive(clap::Args, Debug)]
 struct ServerArgs {
     /// The internal port of the server

@@ -7,7 +7,7 @@ use crate::protocol::surrogates::without_lone_surrogates;
 
 /// The fields that have not been taken yet.
 #[derive(Debug)]
-pub struct Fields {
+pub(crate) struct Fields {
     left: Map<String, Value>,
     /// The names asked for so far.
     known: Vec<&'static str>,
@@ -18,7 +18,7 @@ impl Fields {
     ///
     /// # Errors
     /// It is not a JSON object.
-    pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         match serde_json::from_slice(&without_lone_surrogates(body)) {
             Ok(Value::Object(left)) => Ok(Self { left, known: Vec::new() }),
             Ok(_) => Err(ApiError::bad_request("The body has to be a JSON object, in braces.")),
@@ -30,7 +30,7 @@ impl Fields {
     ///
     /// # Errors
     /// It is missing, or no string.
-    pub fn string(&mut self, name: &'static str) -> Result<String, ApiError> {
+    pub(crate) fn string(&mut self, name: &'static str) -> Result<String, ApiError> {
         self.optional_string(name)?.ok_or_else(|| missing(name, "a string"))
     }
 
@@ -38,7 +38,7 @@ impl Fields {
     ///
     /// # Errors
     /// It is something else.
-    pub fn optional_string(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
+    pub(crate) fn optional_string(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
         match self.take(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -50,7 +50,7 @@ impl Fields {
     ///
     /// # Errors
     /// It is missing, or something else.
-    pub fn strings(&mut self, name: &'static str) -> Result<Vec<String>, ApiError> {
+    pub(crate) fn strings(&mut self, name: &'static str) -> Result<Vec<String>, ApiError> {
         let list = match self.take(name) {
             None | Some(Value::Null) => return Err(missing(name, "a list of strings")),
             Some(Value::Array(list)) => list,
@@ -67,7 +67,7 @@ impl Fields {
     ///
     /// # Errors
     /// A field that nobody asked for.
-    pub fn finish(self) -> Result<(), ApiError> {
+    pub(crate) fn finish(self) -> Result<(), ApiError> {
         match self.left.keys().next() {
             None => Ok(()),
             Some(name) => {

@@ -13,15 +13,14 @@ use crate::stop::Stop;
 
 /// One of the things that have to be right for clients to be sent here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub(crate) struct Check {
     /// What is looked at, in one word or two.
-    pub name: &'static str,
-    /// Whether it is right.
-    pub ok: bool,
+    pub(crate) name: &'static str,
+    pub(crate) ok: bool,
     /// Whether clients are sent elsewhere while it isn't.
-    pub decides: bool,
+    pub(crate) decides: bool,
     /// One sentence: what was found, and what to do if it isn't right.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 type Examine = Box<dyn Fn() -> Check + Send + Sync>;
@@ -45,12 +44,12 @@ impl Readiness {
 
     /// Adds a check. It is asked whenever somebody asks for readiness, so it must not wait: one that takes time runs
     /// elsewhere and leaves its last result here.
-    pub fn add(&self, examine: impl Fn() -> Check + Send + Sync + 'static) {
+    pub(crate) fn add(&self, examine: impl Fn() -> Check + Send + Sync + 'static) {
         self.checks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(examine));
     }
 
     /// What all checks say now.
-    pub fn examine(&self) -> Vec<Check> {
+    pub(crate) fn examine(&self) -> Vec<Check> {
         self.checks.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|examine| examine()).collect()
     }
 }

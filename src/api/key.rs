@@ -24,7 +24,7 @@ impl Keys {
     ///
     /// # Errors
     /// One sentence: it can't be read, or what in it is no key.
-    pub fn load(path: &Path) -> Result<Self, String> {
+    pub(crate) fn load(path: &Path) -> Result<Self, String> {
         let shown = path.display();
         let cannot = |error| format!("can't read the API key from {shown} ({error}): check --api-key-file.");
         if std::fs::metadata(path).map_err(cannot)?.len() > FILE_BYTES_MAX {
@@ -50,7 +50,7 @@ impl Keys {
     }
 
     /// Whether any key is set.
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         !self.0.is_empty()
     }
 
@@ -66,7 +66,7 @@ impl Keys {
     ///
     /// # Errors
     /// The key is missing or wrong (401); without keys: a web page asks, or may (403).
-    pub fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         if !self.is_set() {
             return admit_no_page(headers);
         }

@@ -25,16 +25,16 @@ use crate::http::head::{HEAD_BYTES_MAX, HeadError};
 use crate::http::response::{self, Connection, Response};
 
 /// Connections at the same time; further ones wait for a slot.
-pub const CONNECTIONS_MAX: usize = 256;
+pub(crate) const CONNECTIONS_MAX: usize = 256;
 /// From this many connections on, answers end theirs. The rest of the slots is then free for those with one request.
-pub const CROWDED_FROM: usize = 192;
+pub(crate) const CROWDED_FROM: usize = 192;
 /// What hyper may read ahead on one connection, in bytes. A head ends before: [`Slotted`] sees to it.
-pub const READ_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
+pub(crate) const READ_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 /// Between two looks for a slot, or for a file descriptor.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Lingering close: time to discard what still comes, so that a reset does not destroy the last answer.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
-/// Its bytes.
+/// Bytes that it discards meanwhile.
 const LINGER_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves connections for as long as the process lives. One that asks for nothing is kept for the time `keepalive`.

@@ -27,24 +27,24 @@ use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
 use crate::admission::RawMode;
+use crate::counters::Counters;
+use crate::counters::delivery::Sampler;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::metrics::counters::Counters;
-use crate::metrics::delivery::Sampler;
 use crate::room::registry::Registry;
 
 pub mod call;
 pub mod client;
-pub mod fields;
+pub(crate) mod fields;
 pub mod health;
 mod idempotency;
 pub mod key;
-pub mod listener;
+pub(crate) mod listener;
 pub mod publish;
-pub mod request;
+pub(crate) mod request;
 pub mod rooms;
-pub mod routes;
-pub mod slots;
+pub(crate) mod routes;
+pub(crate) mod slots;
 
 use call::ApiError;
 use health::Readiness;
@@ -58,27 +58,16 @@ pub(crate) const ADDRESS_DEFAULT: &str = "127.0.0.1:8081";
 const LARGE_BODIES_MAX: usize = 24;
 /// Connections that wait in the kernel, as long as none of the slots is free.
 const BACKLOG: i32 = 1024;
-/// Bytes of a body and of what it is read into, for each byte of the body.
-const COPIES: usize = 3;
-/// Memory bound of all requests together, in bytes, and of the answers that are remembered.
-pub const MEMORY_BYTES_MAX: usize = listener::CONNECTIONS_MAX
-    * (listener::READ_BYTES_MAX + COPIES * call::SMALL_BODY_BYTES_MAX)
-    + LARGE_BODIES_MAX * COPIES * call::BODY_BYTES_MAX
-    + idempotency::BYTES_MAX;
-
 /// What the internal port works on.
 #[derive(Debug)]
 pub struct App {
-    /// All rooms.
-    pub rooms: Arc<Registry>,
-    /// What `/metrics` says.
-    pub metrics: Arc<Metrics>,
-    /// What `/readyz` says.
-    pub readiness: Arc<Readiness>,
+    pub(crate) rooms: Arc<Registry>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) readiness: Arc<Readiness>,
     /// Whether there are raw rooms.
-    pub raw: RawMode,
+    pub(crate) raw: RawMode,
     /// The keys that let requests in.
-    pub keys: Keys,
+    pub(crate) keys: Keys,
     /// What has been published under an `Idempotency-Key`.
     idempotency: RefCell<IdempotencyCache<PublishedIn>>,
     /// Which of the messages are timed.
@@ -123,7 +112,7 @@ impl App {
 
 /// A port that is bound, and answers once it is served.
 #[derive(Debug)]
-pub struct InternalPort {
+pub(crate) struct InternalPort {
     listener: TcpListener,
     address: SocketAddr,
 }
@@ -133,7 +122,7 @@ impl InternalPort {
     ///
     /// # Errors
     /// The address can't be had.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
@@ -144,8 +133,7 @@ impl InternalPort {
         Ok(Self { listener, address })
     }
 
-    /// Where it is.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
@@ -154,7 +142,7 @@ impl InternalPort {
     ///
     /// # Errors
     /// The thread or its runtime can't be had.
-    pub fn serve(self, app: App, keepalive: Duration, memory: Arc<Memory>) -> io::Result<()> {
+    pub(crate) fn serve(self, app: App, keepalive: Duration, memory: Arc<Memory>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _inside = runtime.enter();

@@ -22,7 +22,6 @@ use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::text;
 use crate::room::{Payload, Wakes};
 
-/// Rooms of one broadcast.
 const ROOMS_MAX: usize = 1000;
 /// The name under which a message is shown if the request gives none.
 const FROM_DEFAULT: &str = "api";
@@ -47,7 +46,7 @@ struct Published {
 
 /// The same, and the room's name.
 #[derive(Clone, Debug, Serialize)]
-pub struct PublishedIn {
+pub(crate) struct PublishedIn {
     room: String,
     #[serde(flatten)]
     published: Published,

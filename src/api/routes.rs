@@ -74,7 +74,6 @@ async fn openapi() -> Outcome {
     Ok(Answer::text("application/json", OPENAPI.to_owned()))
 }
 
-/// Answers a request.
 pub(super) async fn answer(app: &App, request: Request<Incoming>, slot: &Slot) -> Response<Full<Bytes>> {
     dispatch(app, request, slot).await.unwrap_or_else(|error| app.refuse(error))
 }
@@ -118,7 +117,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::metrics::counters::ERROR_CODES;
+    use crate::counters::ERROR_CODES;
 
     #[test]
     fn the_description_has_every_address_and_no_other() {

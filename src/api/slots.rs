@@ -27,7 +27,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 /// What a connection does; in the order in which connections make room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// It has never asked anything.
     New,
     /// The head of a request has begun.
@@ -55,7 +55,7 @@ impl Phase {
 
 /// One connection's slot.
 #[derive(Debug)]
-pub struct Slot {
+pub(crate) struct Slot {
     /// What it does, and since when; of an answer, since some of it was taken.
     state: Cell<(Phase, Instant)>,
     /// Bytes of a head that is not complete.
@@ -79,20 +79,19 @@ impl Slot {
         }
     }
 
-    /// What the connection does.
-    pub fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         self.state.get().0
     }
 
     /// From now on it does this.
-    pub fn enter(&self, phase: Phase) {
+    pub(crate) fn enter(&self, phase: Phase) {
         self.head_bytes.set(0);
         self.state.set((phase, Instant::now()));
         self.news.notify_one();
     }
 
     /// When the time for what it does is up, given how long it may wait for a request.
-    pub fn due(&self, keepalive: Duration) -> Instant {
+    pub(crate) fn due(&self, keepalive: Duration) -> Instant {
         let (phase, since) = self.state.get();
         since
             + match phase {
@@ -104,27 +103,27 @@ impl Slot {
     }
 
     /// Whether the head has no end within [`HEAD_BYTES_MAX`].
-    pub fn head_is_too_large(&self) -> bool {
+    pub(crate) fn head_is_too_large(&self) -> bool {
         self.head_is_too_large.get()
     }
 
     /// Whether it has to make room.
-    pub fn is_told_to_go(&self) -> bool {
+    pub(crate) fn is_told_to_go(&self) -> bool {
         self.is_told_to_go.get()
     }
 
     /// Waits until it does something else, and so has another time to do it in, or is told to go.
-    pub async fn news(&self) {
+    pub(crate) async fn news(&self) {
         self.news.notified().await;
     }
 
     /// The body of the request is no longer waited for.
-    pub fn hurry(&self) {
+    pub(crate) fn hurry(&self) {
         self.hurry.notify_one();
     }
 
-    /// Waits for [`Slot::hurry`].
-    pub async fn hurried(&self) {
+    /// Waits until [`Slot::hurry`] is called.
+    pub(crate) async fn hurried(&self) {
         self.hurry.notified().await;
     }
 
@@ -139,7 +138,7 @@ impl Slot {
 
 /// The slots of the port.
 #[derive(Debug)]
-pub struct Slots {
+pub(crate) struct Slots {
     slots: RefCell<Slab<Rc<Slot>>>,
     max: usize,
     crowded_from: usize,
@@ -150,13 +149,13 @@ pub struct Slots {
 
 impl Slots {
     /// `max` slots; from `crowded_from` taken ones on, connections end with their answers.
-    pub fn new(max: usize, crowded_from: usize) -> Self {
+    pub(crate) fn new(max: usize, crowded_from: usize) -> Self {
         let slots = RefCell::default();
         Self { slots, max, crowded_from, is_short: Cell::new(false), freed: Notify::new() }
     }
 
     /// A slot, if one is free.
-    pub fn take(slots: &Rc<Self>) -> Option<Held> {
+    pub(crate) fn take(slots: &Rc<Self>) -> Option<Held> {
         let mut taken = slots.slots.borrow_mut();
         if taken.len() >= slots.max {
             return None;
@@ -167,13 +166,13 @@ impl Slots {
     }
 
     /// Whether accepting fails for want of descriptors.
-    pub fn set_short(&self, is_short: bool) {
+    pub(crate) fn set_short(&self, is_short: bool) {
         self.is_short.set(is_short);
     }
 
     /// Tells one connection to go, if there is one that may: the first in the order of [`Phase`], and of equals the one that
     /// has done so for longest.
-    pub fn make_room(&self) {
+    pub(crate) fn make_room(&self) {
         let now = Instant::now();
         let slots = self.slots.borrow();
         let stays = slots.iter().map(|(_, slot)| slot).filter(|slot| !slot.is_told_to_go());
@@ -188,27 +187,26 @@ impl Slots {
     }
 
     /// Waits until a slot is given back.
-    pub async fn freed(&self) {
+    pub(crate) async fn freed(&self) {
         self.freed.notified().await;
     }
 }
 
 /// A slot that is taken, until this is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub(crate) struct Held {
     slots: Rc<Slots>,
     key: usize,
     slot: Rc<Slot>,
 }
 
 impl Held {
-    /// The slot.
-    pub fn slot(&self) -> &Rc<Slot> {
+    pub(crate) fn slot(&self) -> &Rc<Slot> {
         &self.slot
     }
 
     /// Whether the connection should end with its next answer.
-    pub fn is_crowded(&self) -> bool {
+    pub(crate) fn is_crowded(&self) -> bool {
         self.slot.is_told_to_go()
             || self.slots.is_short.get()
             || self.slots.slots.borrow().len() >= self.slots.crowded_from
@@ -224,19 +222,18 @@ impl Drop for Held {
 
 /// The socket of a connection, which keeps its slot's phase up to date.
 #[derive(Debug)]
-pub struct Slotted {
+pub(crate) struct Slotted {
     stream: TcpStream,
     slot: Rc<Slot>,
 }
 
 impl Slotted {
     /// A connection that waits for its first request.
-    pub fn new(stream: TcpStream, slot: Rc<Slot>) -> Self {
+    pub(crate) fn new(stream: TcpStream, slot: Rc<Slot>) -> Self {
         Self { stream, slot }
     }
 
-    /// The socket.
-    pub fn into_stream(self) -> TcpStream {
+    pub(crate) fn into_stream(self) -> TcpStream {
         self.stream
     }
 }

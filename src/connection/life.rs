@@ -35,7 +35,7 @@ impl Life {
         Self { state: State::Open, receiving: false, sending: false, awaiting_writable: false, peer_ended: false }
     }
 
-    /// The current state.
+    /// The state that the last transition led to.
     pub fn state(&self) -> State {
         self.state
     }
@@ -51,7 +51,7 @@ impl Life {
     }
 
     /// Whether its input is still read: for messages, or only for the answer to our Close.
-    pub fn is_heard(&self) -> bool {
+    pub fn reads_input(&self) -> bool {
         matches!(self.state, State::Open | State::Closing)
     }
 
@@ -77,7 +77,7 @@ impl Life {
         self.state = State::Lingering;
     }
 
-    /// The socket is shut down.
+    /// Records that the socket is shut down.
     pub fn end(&mut self) {
         assert!(!self.is_ended(), "a connection ends once");
         self.state = State::Ended;
@@ -98,13 +98,13 @@ impl Life {
         !self.is_ended() && !self.receiving && !self.peer_ended
     }
 
-    /// A receive is started.
+    /// Records that a receive is started.
     pub fn receive(&mut self) {
         assert!(self.may_receive(), "one receive at a time, and none after the peer's end: {self:?}");
         self.receiving = true;
     }
 
-    /// A completion of the receive has arrived; with `armed`, there will be more.
+    /// Records a completion of the receive; with `armed`, there will be more.
     pub fn received(&mut self, armed: bool) {
         assert!(self.receiving, "only an operation that was started completes");
         self.receiving = armed;
@@ -115,7 +115,7 @@ impl Life {
         self.peer_ended
     }
 
-    /// The peer's input has ended.
+    /// Records that the peer's input has ended.
     pub fn peer_ended(&mut self) {
         self.peer_ended = true;
     }
@@ -130,25 +130,25 @@ impl Life {
         !self.sending && !self.awaiting_writable && !self.is_ended()
     }
 
-    /// A send is started.
+    /// Records that a send is started.
     pub fn send(&mut self) {
         assert!(self.may_send(), "one send at a time, and none into a full socket: {self:?}");
         self.sending = true;
     }
 
-    /// The send has completed.
+    /// Records that the send has completed.
     pub fn sent(&mut self) {
         assert!(self.sending, "only an operation that was started completes");
         self.sending = false;
     }
 
-    /// The socket is full: a wait until it is writable is started.
+    /// Records that the socket is full, and that a wait until it is writable is started.
     pub fn await_writable(&mut self) {
         assert!(self.may_send(), "a connection waits for room only while it sends nothing: {self:?}");
         self.awaiting_writable = true;
     }
 
-    /// The wait is over.
+    /// Records that the socket is writable again, or broken.
     pub fn writable(&mut self) {
         assert!(self.awaiting_writable, "only an operation that was started completes");
         self.awaiting_writable = false;

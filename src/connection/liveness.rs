@@ -37,7 +37,7 @@ pub struct Heartbeat {
 }
 
 impl Liveness {
-    /// Something has arrived.
+    /// Records that something has arrived: the peer is alive.
     pub fn heard(&mut self) {
         if matches!(self, Self::Pinged { .. }) {
             *self = Self::Heard;
@@ -45,13 +45,13 @@ impl Liveness {
     }
 
     /// The process was suspended, and answers to pings may be waiting in the socket: the timeout starts again.
-    pub fn forgive(&mut self, tick: u32) {
+    pub fn restart_timeout(&mut self, tick: u32) {
         if let Self::Pinged { since_tick } = self {
             *since_tick = tick;
         }
     }
 
-    /// The timer is due.
+    /// Decides what happens when the connection's timer is due.
     pub fn due(&mut self, tick: u32, heartbeat: Heartbeat) -> Due {
         let Heartbeat { interval, timeout } = heartbeat;
         let since_tick = match *self {
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(liveness.due(104, slow), Due::Ping(4));
         assert_eq!(liveness.due(108, slow), Due::Ping(2));
         assert_eq!(liveness.due(110, slow), Due::Silent);
-        liveness.forgive(110);
+        liveness.restart_timeout(110);
         assert_eq!(liveness.due(110, slow), Due::Ping(4));
         liveness.heard();
         assert_eq!(liveness.due(114, slow), Due::Ping(4));

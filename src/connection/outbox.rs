@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::Own;
+use crate::counters::delivery::Carried;
 use crate::limits::{OUTBOX_BYTES_MAX, PONGS_MAX};
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
-use crate::metrics::delivery::Carried;
 use crate::slice::Slice;
 
 /// Bytes that a queued frame costs on top of its own: its entry in the list, its allocation and its reference count.
@@ -21,7 +21,6 @@ pub(super) struct Owed {
 }
 
 impl Owed {
-    /// A complete slice.
     pub(super) fn whole(slice: Slice, carried: Carried) -> Self {
         Self { bytes: slice.detached(), own: Own { carried, pinned_bytes: 0 } }
     }
@@ -59,7 +58,6 @@ pub(super) struct Outbox {
     rest: VecDeque<Owed>,
     pongs: VecDeque<Bytes>,
     replies: VecDeque<Owed>,
-    /// Bytes in `replies`.
     replies_bytes: usize,
     /// The Close frame, which leaves after everything else.
     close: Option<Bytes>,
@@ -117,13 +115,12 @@ impl Outbox {
         self.account();
     }
 
-    /// Whether a Close waits.
     pub(super) fn has_close(&self) -> bool {
         self.close.is_some()
     }
 
     /// Puts back bytes that must leave first, in order.
-    pub(super) fn give_back(&mut self, owed: VecDeque<Owed>) {
+    pub(super) fn put_back(&mut self, owed: VecDeque<Owed>) {
         for owed in owed.into_iter().rev() {
             self.rest.push_front(owed);
         }
@@ -246,7 +243,7 @@ mod tests {
     fn everything_that_waits_is_counted_and_given_up_but_for_the_frame_that_was_cut_off() {
         let mut outbox = Outbox::default();
         let frame: Bytes = vec![7; 100_000].into();
-        outbox.give_back([rest(&frame, 90_000, 100_000), rest(&frame, 100_000, 100_000)].into());
+        outbox.put_back([rest(&frame, 90_000, 100_000), rest(&frame, 100_000, 100_000)].into());
         assert!(outbox.reply(frame.clone().into()) && outbox.reply(frame.into()));
         outbox.pong(vec![7; 125].into());
         (0..1000).for_each(|seq| outbox.skip(seq, 0));

@@ -6,8 +6,8 @@ use smallvec::SmallVec;
 
 use super::outbox::Owed;
 use super::{Connection, Gap, Membership, Next, Own, Role, Sent, Source, Sources};
+use crate::counters::delivery::Carried;
 use crate::limits::{OUTBOX_BYTES_MAX, REPLAY_BYTES_PER_SEND_MAX, SEND_BYTES_MAX, SLICES_PER_SEND_MAX};
-use crate::metrics::delivery::Carried;
 use crate::protocol::position::Batch;
 use crate::ring::Slices;
 use crate::room::local::LocalRooms;
@@ -58,7 +58,7 @@ impl Connection {
                 let (carried, pinned_bytes) = (source.carried(rooms), source.pinned_bytes(&slice));
                 Owed::rest(slice, carried, pinned_bytes)
             };
-            self.give_back(slices.into_iter().zip(sources).map(owed).collect());
+            self.put_back(slices.into_iter().zip(sources).map(owed).collect());
             return Next::TooSlow;
         }
         if slices.len() < SLICES_PER_SEND_MAX
@@ -209,7 +209,7 @@ impl Connection {
                 rest.push_back(Owed::rest(slice, carried, pinned_bytes));
             }
         }
-        self.give_back(rest);
+        self.put_back(rest);
         Sent::Full
     }
 
@@ -266,9 +266,9 @@ impl Connection {
     }
 
     /// Puts bytes that must leave first back into the outbox, in order.
-    fn give_back(&mut self, owed: VecDeque<Owed>) {
+    fn put_back(&mut self, owed: VecDeque<Owed>) {
         if !owed.is_empty() {
-            self.outbox.get_or_insert_default().give_back(owed);
+            self.outbox.get_or_insert_default().put_back(owed);
         }
     }
 

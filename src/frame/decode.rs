@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-pub use self::violation::Violation;
+pub(crate) use self::violation::Violation;
 use super::OpCode;
 use crate::limits::CONTROL_BYTES_MAX;
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
@@ -51,7 +51,7 @@ pub enum Event<'a> {
 
 /// Whether a close frame may carry this code: those of RFC 6455 section 7.4.1, 1012 to 1014 from IANA's registry, and
 /// 3000 to 4999 for libraries and applications. 1004 to 1006 and 1015 are only ever reported, never sent.
-pub const fn close_code_is_sendable(code: u16) -> bool {
+pub(crate) const fn close_code_is_sendable(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
@@ -174,19 +174,14 @@ impl Decoder {
         Ok(None)
     }
 
-    /// True if the stream stands between two messages and nothing is held.
-    pub fn is_idle(&self) -> bool {
-        self.partial.is_none()
-    }
-
-    /// Heap memory held for what is partial, in bytes: 0 if idle; otherwise a small constant and at most a quarter more than
+    /// Heap memory held for what is partial, in bytes: 0 between two messages; otherwise a small constant and at most a quarter more than
     /// the payload that has arrived.
     pub fn buffered_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| partial.bytes())
     }
 
     /// Payload bytes that have come of a frame whose end is missing.
-    pub fn frame_bytes(&self) -> usize {
+    pub(crate) fn frame_bytes(&self) -> usize {
         self.partial.as_ref().and_then(|partial| partial.frame).map_or(0, |frame| frame.taken_bytes)
     }
 

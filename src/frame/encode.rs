@@ -36,7 +36,7 @@ pub fn frame(opcode: OpCode, payload: &[u8]) -> Bytes {
 ///
 /// # Panics
 /// If there is no whole frame.
-pub fn split(frames: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(frames: &[u8]) -> (&[u8], &[u8]) {
     // Ours are unmasked: the second byte is the length, or says how many bytes of it follow (RFC 6455 section 5.2).
     let (start, len) = match frames[1] {
         126 => (4, usize::from(u16::from_be_bytes([frames[2], frames[3]]))),
@@ -54,7 +54,7 @@ pub fn split(frames: &[u8]) -> (&[u8], &[u8]) {
 ///
 /// # Panics
 /// If the code may not be sent: see [`close_code_is_sendable`].
-pub fn close(code: u16, reason: &str) -> Bytes {
+pub(crate) fn close(code: u16, reason: &str) -> Bytes {
     assert!(close_code_is_sendable(code), "close code {code} may not be sent");
     let mut end = reason.len().min(CLOSE_REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
@@ -71,7 +71,7 @@ pub fn close(code: u16, reason: &str) -> Bytes {
 /// It leaves room for the longest header and in the end writes the header right in front of the payload: nothing is
 /// copied or moved.
 #[derive(Debug)]
-pub struct FrameWriter {
+pub(crate) struct FrameWriter {
     /// Room for the header, then the payload so far.
     bytes: Vec<u8>,
 }
@@ -79,22 +79,17 @@ pub struct FrameWriter {
 impl FrameWriter {
     /// An empty frame with room for a payload of `payload_bytes`. What the estimate is too large by stays allocated as long as
     /// the frame lives, unless it is more than 1 KiB.
-    pub fn with_capacity(payload_bytes: usize) -> Self {
+    pub(crate) fn with_capacity(payload_bytes: usize) -> Self {
         let mut bytes = Vec::with_capacity(HEADER_BYTES_MAX + payload_bytes);
         bytes.resize(HEADER_BYTES_MAX, 0);
         Self { bytes }
-    }
-
-    /// Length of the payload so far, in bytes.
-    pub fn payload_len(&self) -> usize {
-        self.bytes.len() - HEADER_BYTES_MAX
     }
 
     /// The frame, whole (RFC 6455 section 5.2). A text payload must be UTF-8: it isn't checked here.
     ///
     /// # Panics
     /// As [`frame`] does.
-    pub fn finish(mut self, opcode: OpCode) -> Bytes {
+    pub(crate) fn finish(mut self, opcode: OpCode) -> Bytes {
         let (header, header_bytes) = header(opcode, &self.bytes[HEADER_BYTES_MAX..]);
         let start = HEADER_BYTES_MAX - header_bytes;
         self.bytes[start..HEADER_BYTES_MAX].copy_from_slice(&header[..header_bytes]);

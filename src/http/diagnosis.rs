@@ -79,19 +79,19 @@ pub struct Verdict {
     /// Why it failed.
     pub reason: Reason,
     /// The hop that handed it to this server.
-    pub hop: Hop,
+    pub(crate) hop: Hop,
     /// Whether the head could be read, and so be searched for signs of a proxy.
-    pub head_was_read: bool,
+    pub(crate) head_was_read: bool,
     /// Everything that is missing or wrong: each what should be there, and what came instead.
-    pub missing: Vec<String>,
+    pub(crate) missing: Vec<String>,
     /// End-to-end headers of the handshake that did arrive: the proof that a WebSocket client sent the request.
-    pub survived: Vec<&'static str>,
+    pub(crate) survived: Vec<&'static str>,
     /// What to tell the client: one or two sentences.
-    pub sentence: String,
+    pub(crate) sentence: String,
     /// What only the operator may know.
-    pub detail: Option<String>,
+    pub(crate) detail: Option<String>,
     /// What to change in which proxy; empty where no proxy is the cause.
-    pub mends: Vec<Lines>,
+    pub(crate) mends: Vec<Lines>,
 }
 
 /// The verdict on a failed handshake; `head` is its head, if it could be read.
@@ -222,7 +222,7 @@ impl Verdict {
     }
 
     /// The body for the client in plain text.
-    pub fn client_text(&self) -> String {
+    pub(crate) fn client_text(&self) -> String {
         if self.missing.is_empty() || self.reason == Reason::OriginRefused {
             return self.sentence.clone();
         }

@@ -9,7 +9,7 @@ use super::reason::Reason;
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The most header lines in one head.
-pub const HEADERS_MAX: usize = 100;
+pub(crate) const HEADERS_MAX: usize = 100;
 
 /// Empty lines ignored in front of the request line (RFC 9112 2.2 asks for at least one). Bounded, so that looking at the
 /// start again with every packet stays cheap.
@@ -20,7 +20,7 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
 /// The HTTP version of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     /// HTTP/1.0: no upgrades, no persistent connections unless asked for.
     Http10,
     /// HTTP/1.1.
@@ -29,7 +29,7 @@ pub enum Version {
 
 impl Version {
     /// As it stands in the request line.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
@@ -40,42 +40,40 @@ impl Version {
 /// A parsed request head; everything in it borrows from the bytes that were parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head<'b> {
-    /// The method, case-sensitive: `GET`.
-    pub method: &'b str,
+    pub(crate) method: &'b str,
     /// The request target as it arrived, still percent-encoded (RFC 9112 3.2).
     pub target: &'b str,
-    /// The HTTP version.
-    pub version: Version,
+    pub(crate) version: Version,
     /// Names (in the case that they came in) and values (white space around them removed), in order.
     pub headers: Vec<(&'b str, &'b [u8])>,
 }
 
 impl<'b> Head<'b> {
     /// All values of the header `name`, in order; names compare without case.
-    pub fn header<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'b [u8]> + 'h {
+    pub(crate) fn header<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'b [u8]> + 'h {
         self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 
     /// The elements of the comma-separated list that all headers `name` form together, empty ones left out
     /// (RFC 9110 5.6.1).
-    pub fn tokens<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'b [u8]> + 'h {
+    pub(crate) fn tokens<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'b [u8]> + 'h {
         self.header(name).flat_map(|value| value.split(|b| *b == b',')).map(trim).filter(|element| !element.is_empty())
     }
 
     /// Whether the list of the headers `name` has the element `token`; compared without case.
-    pub fn has_token(&self, name: &str, token: &str) -> bool {
+    pub(crate) fn has_token(&self, name: &str, token: &str) -> bool {
         self.tokens(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
 
     /// Whether bytes of a body follow the head (RFC 9112 6.3). A caller that does not read them must close the
     /// connection after its answer: they would be taken for the next request.
-    pub fn body_declared(&self) -> bool {
+    pub(crate) fn body_declared(&self) -> bool {
         self.header("transfer-encoding").next().is_some()
             || self.header("content-length").any(|value| value.iter().any(|b| *b != b'0'))
     }
 
     /// Whether the client expects the connection to stay open after the answer (RFC 9112 9.3).
-    pub fn keep_alive(&self) -> bool {
+    pub(crate) fn keep_alive(&self) -> bool {
         if self.has_token("connection", "close") {
             return false;
         }
@@ -116,8 +114,7 @@ pub enum HeadError {
 }
 
 impl HeadError {
-    /// Its name.
-    pub fn reason(&self) -> Reason {
+    pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::TooLarge | Self::TooManyHeaders => Reason::HeadTooLarge,
             Self::Malformed(_) => Reason::Malformed,
@@ -158,7 +155,7 @@ pub fn parse_more(bytes: &[u8], searched_before: usize) -> Result<Option<(Head<'
 /// `searched_before` bytes were searched before, in vain, and are not searched again.
 ///
 /// A bare LF counts as the end of a line: [`parse_more`] refuses it, but at once, not after a time-out.
-pub fn find_end(bytes: &[u8], searched_before: usize) -> Option<usize> {
+pub(crate) fn find_end(bytes: &[u8], searched_before: usize) -> Option<usize> {
     // An empty line ends in LF CR LF at the longest: two of its bytes may have been there before.
     let from = empty_lines(bytes).max(searched_before.saturating_sub(2));
     let unseen = bytes.get(from..)?;

@@ -22,30 +22,29 @@ const EVIDENCE_MAX: usize = 8;
 
 /// The hop that handed the request to this server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hop {
-    /// Its address: the peer's.
-    pub address: IpAddr,
+pub(crate) struct Hop {
+    pub(crate) address: IpAddr,
     /// What it calls itself in `Via`.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// The product that it is.
-    pub proxy: Option<Proxy>,
+    pub(crate) proxy: Option<Proxy>,
     /// Whether it names that product itself; else it is only likely.
-    pub certain: bool,
+    pub(crate) certain: bool,
     /// Hops before it, nearest the client first, as `Via` or the forwarding headers name them.
-    pub earlier: Vec<String>,
+    pub(crate) earlier: Vec<String>,
     /// What all this was taken from, each a header as it came.
-    pub evidence: Vec<String>,
+    pub(crate) evidence: Vec<String>,
 }
 
 impl Hop {
     /// The last hop of a request whose head could not be read.
-    pub fn unread(peer: IpAddr) -> Self {
+    pub(crate) fn unread(peer: IpAddr) -> Self {
         let address = peer.to_canonical();
         Self { address, name: None, proxy: None, certain: false, earlier: Vec::new(), evidence: Vec::new() }
     }
 
     /// The last hop of this request.
-    pub fn of(head: &Head<'_>, peer: IpAddr) -> Self {
+    pub(crate) fn of(head: &Head<'_>, peer: IpAddr) -> Self {
         let mut hop = Self::unread(peer);
         let via: Vec<_> = head.tokens("via").collect();
         let addresses = forwarded_addresses(head);
@@ -66,12 +65,12 @@ impl Hop {
     }
 
     /// Whether the request shows that it was passed on.
-    pub fn is_seen(&self) -> bool {
+    pub(crate) fn is_seen(&self) -> bool {
         !self.evidence.is_empty()
     }
 
     /// Address, name and product, for the middle of a sentence.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let name = self.name.as_ref().map(|name| format!("\"{name}\" in Via"));
         let proxy =
             self.proxy.map(|proxy| if self.certain { proxy.to_string() } else { format!("most likely {proxy}") });

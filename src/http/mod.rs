@@ -6,17 +6,17 @@
 //! [`page`] (the chat page), [`stream`] (the head of server-sent events), [`echo`] (the request as it arrived) and
 //! [`response`] (the bytes on the wire); where there is a choice, [`accept`] says what the client would rather have.
 
-pub mod accept;
+pub(crate) mod accept;
 pub mod diagnosis;
 pub mod echo;
 pub mod head;
-pub mod hops;
-pub mod origin;
-pub mod page;
+pub(crate) mod hops;
+pub(crate) mod origin;
+pub(crate) mod page;
 pub mod response;
 mod shown;
-pub mod stream;
+pub(crate) mod stream;
 pub mod target;
 pub mod upgrade;
 
-pub use doctor::reason;
+pub(crate) use doctor::reason;

@@ -126,7 +126,7 @@ fn is_same_host(origin: &Origin, host: &str) -> bool {
 }
 
 /// Host and port of an authority (RFC 3986 3.2), without user information. `None`: the port is none.
-pub fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+pub(crate) fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     // A colon within the brackets of an IPv6 address begins no port.
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => {
@@ -141,13 +141,13 @@ pub fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginRefused {
     /// Its origin as it came, for one line of text.
-    pub arrived: String,
+    pub(crate) arrived: String,
     /// The same, as `--origins` takes it; `None` if it is no origin.
-    pub origin: Option<String>,
+    pub(crate) origin: Option<String>,
     /// The `Host` that arrived, if pages of the same host are let in: a proxy may have rewritten it.
-    pub host: Option<String>,
+    pub(crate) host: Option<String>,
     /// What may come, for one line of text: for the operator alone.
-    pub allowed: String,
+    pub(crate) allowed: String,
 }
 
 /// Allowed origins that are listed in the log.
@@ -157,7 +157,7 @@ const LISTED_MAX: usize = 10;
 ///
 /// # Errors
 /// It has an `Origin` that no entry of `allowed` admits, is none, or is there twice.
-pub fn check(head: &Head<'_>, allowed: &[Allowed]) -> Result<(), OriginRefused> {
+pub(crate) fn check(head: &Head<'_>, allowed: &[Allowed]) -> Result<(), OriginRefused> {
     let mut values = head.header("origin");
     let Some(value) = values.next().filter(|_| !allowed.contains(&Allowed::Any)) else { return Ok(()) };
     let origin = std::str::from_utf8(value).ok().and_then(|value| value.parse::<Origin>().ok());

@@ -12,13 +12,13 @@ const METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// The head of an unending answer: the end of the connection is the end of it, so that it passes a hop of HTTP/1.0; no
 /// cache may keep it, and nginx may not hold it back. To be sent with [`Response::encode_open`].
-pub fn opened(head: &Head<'_>, allowed: &[Allowed]) -> Response {
+pub(crate) fn opened(head: &Head<'_>, allowed: &[Allowed]) -> Response {
     let response = Response::new(200, "text/event-stream", "").header("Cache-Control", "no-store");
     sharing(response.header("X-Accel-Buffering", "no"), head, allowed)
 }
 
 /// The answer to a preflight: `fetch` asks before it sends `Last-Event-ID` to another origin.
-pub fn preflight(head: &Head<'_>, allowed: &[Allowed]) -> Response {
+pub(crate) fn preflight(head: &Head<'_>, allowed: &[Allowed]) -> Response {
     let response = Response::text(204, "")
         .header("Allow", METHODS)
         .header("Access-Control-Allow-Methods", METHODS)
@@ -27,7 +27,7 @@ pub fn preflight(head: &Head<'_>, allowed: &[Allowed]) -> Response {
 }
 
 /// The answer to any other method.
-pub fn method_not_allowed() -> Response {
+pub(crate) fn method_not_allowed() -> Response {
     Response::text(405, "Events are there to be read: use GET. Messages go through /ws.").header("Allow", METHODS)
 }
 
@@ -36,7 +36,7 @@ pub fn method_not_allowed() -> Response {
 ///
 /// # Errors
 /// The query gives it twice, or not in UTF-8.
-pub fn since(head: &Head<'_>, query: &str) -> Result<Option<Since>, TargetError> {
+pub(crate) fn since(head: &Head<'_>, query: &str) -> Result<Option<Since>, TargetError> {
     let header = head.header("last-event-id").next().filter(|value| !value.is_empty());
     if let Some(value) = header {
         return Ok(Some(sse::parse_last_event_id(value)));

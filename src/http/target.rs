@@ -13,10 +13,11 @@ use super::reason::Reason;
 use crate::protocol::name::Name;
 
 /// The body for every user name that is refused; clients of the original hi know it by heart.
-pub const USERNAME_TEXT: &str = "Need a valid username (shorter than 80 characters and does not start with a hash)";
+pub(crate) const USERNAME_TEXT: &str =
+    "Need a valid username (shorter than 80 characters and does not start with a hash)";
 
 /// The chat room of an address that names none.
-pub const ROOM_DEFAULT: &str = "general";
+pub(crate) const ROOM_DEFAULT: &str = "general";
 
 /// What a request target leads to. Queries are as they arrived; rooms are decoded and not checked yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub enum Route<'t> {
     },
     /// `*`: the server as a whole (RFC 9110 9.3.7).
     Server,
-    /// Nothing of ours.
+    /// An address that hi does not have.
     NotFound,
 }
 
@@ -89,14 +90,13 @@ impl UpgradeTarget<'_> {
 /// The user that wants into the chat, and the room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatParams {
-    /// The user's name.
-    pub user: Name,
+    pub(crate) user: Name,
     /// The room's name.
     pub room: Name,
     /// Whether the address named the room; if not, it is [`ROOM_DEFAULT`] (v1 joins only what is named).
-    pub room_named: bool,
+    pub(crate) room_named: bool,
     /// `resume`: the secret of a lost connection, as it came.
-    pub resume: Option<String>,
+    pub(crate) resume: Option<String>,
 }
 
 /// Which raw room, and how.
@@ -105,9 +105,9 @@ pub struct RawParams {
     /// The room's name.
     pub room: Name,
     /// Whether the sender gets its own messages back (`echo=0`: no).
-    pub echo: bool,
+    pub(crate) echo: bool,
     /// Whether a lapped member skips what it lost instead of being closed (`lossy=1`: yes).
-    pub lossy: bool,
+    pub(crate) lossy: bool,
 }
 
 /// Why a target was refused.
@@ -115,11 +115,11 @@ pub struct RawParams {
 #[error("{detail}")]
 pub struct TargetError {
     /// What is wrong, in one word.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// The whole body for the client.
-    pub text: String,
+    pub(crate) text: String,
     /// The precise reason for the log: one line, without control characters. `Display` is this.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 impl TargetError {
@@ -170,7 +170,7 @@ pub fn route(target: &str) -> Result<Route<'_>, TargetError> {
 /// # Errors
 /// Every fault of the user name has the body [`USERNAME_TEXT`]; those of the room have sentences of their own. The user
 /// name is judged first.
-pub fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
+pub(crate) fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
     let user = match single(query, "username") {
         Ok(Some(value)) => value,
         Ok(None) => return Err(TargetError::username("The address has no `username`.")),
@@ -188,7 +188,7 @@ pub fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
 ///
 /// # Errors
 /// The room's name is invalid, or `echo` or `lossy` is neither 0 nor 1, or given twice.
-pub fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetError> {
+pub(crate) fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetError> {
     Ok(RawParams {
         room: room_name(room)?,
         echo: switch(query, "echo")?.unwrap_or(true),
@@ -200,7 +200,7 @@ pub fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetError> {
 ///
 /// # Errors
 /// The room's name is invalid.
-pub fn stream_room(room: &str) -> Result<Name, TargetError> {
+pub(crate) fn stream_room(room: &str) -> Result<Name, TargetError> {
     room_name(room)
 }
 
@@ -211,7 +211,7 @@ const LAST_EVENT_ID_KEYS: [&str; 2] = ["lastEventId", "lastEventID"];
 ///
 /// # Errors
 /// It is given more than once, or can't be decoded.
-pub fn last_event_id(query: &str) -> Result<Option<Cow<'_, str>>, TargetError> {
+pub(crate) fn last_event_id(query: &str) -> Result<Option<Cow<'_, str>>, TargetError> {
     let [one, other] = LAST_EVENT_ID_KEYS.map(|key| single(query, key));
     let fault = |fault: ParamError| TargetError::new(Reason::QueryInvalid, fault.to_string());
     match (one.map_err(fault)?, other.map_err(fault)?) {

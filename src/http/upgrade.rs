@@ -32,14 +32,14 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake {
     /// The value of `Sec-WebSocket-Accept`: base64 of 20 bytes, ASCII.
-    pub accept: [u8; 28],
+    pub(crate) accept: [u8; 28],
     /// The subprotocols that the client offers, in its order of preference; tokens, compared with case (RFC 6455 4.1).
-    pub protocols: Vec<String>,
+    pub(crate) protocols: Vec<String>,
 }
 
 impl Handshake {
     /// Whether the client offers this subprotocol.
-    pub fn offers(&self, protocol: &str) -> bool {
+    pub(crate) fn offers(&self, protocol: &str) -> bool {
         self.protocols.iter().any(|offered| offered == protocol)
     }
 }
@@ -48,11 +48,11 @@ impl Handshake {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The first cause, in the order in which they explain each other.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// Everything that is missing or wrong, not only the cause: each what should be there and what came instead.
-    pub missing: Vec<String>,
+    pub(crate) missing: Vec<String>,
     /// End-to-end headers of the handshake that did arrive: the proof that a WebSocket client sent the request.
-    pub survived: Vec<&'static str>,
+    pub(crate) survived: Vec<&'static str>,
 }
 
 /// The verdict on a request on an upgrade path, from its head alone.

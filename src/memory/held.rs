@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::plan::Sizes;
-use crate::metrics::counters::Number;
+use crate::number::Number;
 
 /// The kinds of holders, which are also the labels of their metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,11 +15,11 @@ pub enum What {
     Replay,
     /// Replies, and what partial sends left over.
     Outboxes,
-    /// Incomplete frames and messages.
+    /// Frames and messages that have not arrived completely.
     Messages,
     /// Input of connections that waits to be read.
     Unread,
-    /// Incomplete request heads.
+    /// Request heads that have not arrived completely.
     Heads,
 }
 
@@ -29,7 +29,7 @@ impl What {
     /// The kinds that give memory back when the budget is used up. A request head is refused before it takes any.
     pub const GIVING: [Self; 5] = [Self::Logs, Self::Replay, Self::Outboxes, Self::Messages, Self::Unread];
 
-    /// The label in metrics.
+    /// The value of the label in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Logs => "logs",
@@ -100,17 +100,17 @@ impl Ledger {
 }
 
 thread_local! {
-    static HERE: RefCell<Arc<Ledger>> = RefCell::default();
+    static LEDGER: RefCell<Arc<Ledger>> = RefCell::default();
 }
 
 /// Makes the calling thread count in `ledger`.
 pub(super) fn count_in(ledger: Arc<Ledger>) {
-    HERE.with_borrow_mut(|here| *here = ledger);
+    LEDGER.with_borrow_mut(|here| *here = ledger);
 }
 
 /// Whether the calling thread has taken `bytes` more since this was last true.
 pub(super) fn has_grown_by(bytes: u64) -> bool {
-    HERE.with_borrow(|here| {
+    LEDGER.with_borrow(|here| {
         let grown = here.taken.get().wrapping_sub(here.reviewed.get());
         if grown >= bytes {
             here.reviewed.add(grown);
@@ -121,12 +121,12 @@ pub(super) fn has_grown_by(bytes: u64) -> bool {
 
 /// Passes on the sizes of the calling thread's holders, without replays.
 pub(super) fn with_sizes_here<T>(ask: impl FnOnce(&Sizes) -> T) -> T {
-    HERE.with_borrow(|here| ask(&here.on_shard))
+    LEDGER.with_borrow(|here| ask(&here.on_shard))
 }
 
 /// Counts that holders had to give memory back.
 pub fn count_lap(what: What, times: u64) {
-    HERE.with_borrow(|here| here.laps(what).add(times));
+    LEDGER.with_borrow(|here| here.laps(what).add(times));
 }
 
 /// Bytes that one holder has taken: updated by the holder, given back when it is dropped.
@@ -146,7 +146,7 @@ impl Held {
     pub fn set(&mut self, bytes: usize) {
         if bytes != self.bytes {
             // A thread that is ending has no ledger any more, and nobody would read it.
-            let _ = HERE.try_with(|here| here.borrow().change(self.what, self.bytes, bytes));
+            let _ = LEDGER.try_with(|here| here.borrow().change(self.what, self.bytes, bytes));
             self.bytes = bytes;
         }
     }

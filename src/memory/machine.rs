@@ -10,18 +10,17 @@ const MACHINE_BYTES_UNKNOWN: usize = 1 << 30;
 /// Reads the resident memory of the process.
 #[derive(Debug)]
 pub struct Resident {
-    /// `/proc/self/statm`, kept open.
     file: Option<File>,
     page_bytes: usize,
 }
 
 impl Resident {
-    /// Opens the file that says it.
+    /// Opens the file from which the numbers are read.
     pub fn open() -> Self {
         Self { file: File::open("/proc/self/statm").ok(), page_bytes: rustix::param::page_size() }
     }
 
-    /// As on a system that doesn't say.
+    /// Behaves as on a system that doesn't report it: always 0.
     pub fn unknown() -> Self {
         Self { file: None, page_bytes: 0 }
     }

@@ -4,7 +4,7 @@
 //! largest size for which it is enough to cut every larger holder down to it. A shard gives its own part of what is above the
 //! floor, and [`level`] says exactly how far down its largest holders go.
 
-use crate::metrics::counters::Number;
+use crate::number::Number;
 
 use super::Demand;
 

@@ -15,7 +15,6 @@ fn sizes(of: &[usize]) -> Sizes {
     sizes
 }
 
-/// Bytes above a level.
 fn above(sizes: &[usize], level: usize) -> usize {
     sizes.iter().map(|size| size.saturating_sub(level)).sum()
 }

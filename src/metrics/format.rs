@@ -9,7 +9,7 @@ use crate::http::accept::{Media, wanted};
 
 /// A text format for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// Prometheus's text format 0.0.4: what everything reads, and so the answer where nothing else is asked for.
     Text,
     /// OpenMetrics 1.0.
@@ -23,7 +23,7 @@ const OPEN_METRICS: Media<'_> =
 impl Format {
     /// The one that a client wants more (RFC 9110 12.5.1), given the elements of its `Accept`. Wanted alike, it is
     /// OpenMetrics if that is named, as only readers of it do. Wanted neither, it is text all the same.
-    pub fn wanted(accept: &[&[u8]]) -> Self {
+    pub(crate) fn wanted(accept: &[&[u8]]) -> Self {
         let Some(open) = wanted(accept.iter().copied(), OPEN_METRICS).filter(|open| open.quality > 0.0) else {
             return Self::Text;
         };
@@ -31,8 +31,7 @@ impl Format {
         if open.quality > text || open.named && open.quality >= text { Self::OpenMetrics } else { Self::Text }
     }
 
-    /// The media type.
-    pub fn content_type(self) -> &'static str {
+    pub(crate) fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -40,7 +39,7 @@ impl Format {
     }
 
     /// Metrics in this format, given in OpenMetrics.
-    pub fn convert(self, open_metrics: String) -> String {
+    pub(crate) fn convert(self, open_metrics: String) -> String {
         match self {
             Self::Text => to_text(&open_metrics),
             Self::OpenMetrics => open_metrics,

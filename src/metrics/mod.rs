@@ -1,8 +1,6 @@
 //! What hi counts, for Prometheus.
 //!
-//! - [`counters`]: what one thread counts while it works; only that thread writes it
-//! - [`delivery`]: how long messages take, of some of them
-//! - [`scrape`]: all of it added up, at the moment when somebody asks
+//! - [`scrape`]: what all threads [count](crate::counters), added up when it is asked for
 //! - [`format`](mod@format): the text formats in which it is answered
 //!
 //! Whoever has something else to tell registers a collector: see [`Metrics::registry`].
@@ -13,15 +11,13 @@ use prometheus_client::encoding::text;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::counters::{self, Counters, Readings};
 use crate::room;
 
-pub mod counters;
-pub mod delivery;
-pub mod format;
-pub mod memory;
-pub mod scrape;
+pub(crate) mod format;
+pub(crate) mod memory;
+pub(crate) mod scrape;
 
-use counters::{Counters, Readings};
 use format::Format;
 
 /// Everything that can be asked for at `/metrics`.
@@ -52,7 +48,7 @@ impl Metrics {
     }
 
     /// What a shard has counted.
-    pub fn of_shard(&self, shard: usize) -> &Readings {
+    pub(crate) fn of_shard(&self, shard: usize) -> &Readings {
         &self.of_shards[shard]
     }
 
@@ -60,7 +56,7 @@ impl Metrics {
     ///
     /// # Panics
     /// If it has been taken before.
-    pub fn counters_of_shard(&self, shard: usize) -> Counters {
+    pub(crate) fn counters_of_shard(&self, shard: usize) -> Counters {
         self.take(shard)
     }
 
@@ -68,7 +64,7 @@ impl Metrics {
     ///
     /// # Panics
     /// If it has been taken before.
-    pub fn counters_of_internal_port(&self) -> Counters {
+    pub(crate) fn counters_of_internal_port(&self) -> Counters {
         self.take(self.of_shards.len())
     }
 
@@ -78,12 +74,11 @@ impl Metrics {
     }
 
     /// The registry, to add metrics or collectors of one's own, at any time.
-    pub fn registry(&self) -> MutexGuard<'_, Registry> {
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All metrics as text.
-    pub fn encode(&self, format: Format) -> String {
+    pub(crate) fn encode(&self, format: Format) -> String {
         let mut text = String::new();
         text::encode(&mut text, &self.registry()).expect("memory takes text");
         format.convert(text)

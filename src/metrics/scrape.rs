@@ -8,7 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::counters::{BATCH_BOUNDS, CLOSE_CODES, DELIVERY_BOUNDS, ERROR_CODES, Lapped, Reading, Readings, Replay};
+use crate::counters::{BATCH_BOUNDS, CLOSE_CODES, DELIVERY_BOUNDS, ERROR_CODES, Lapped, Reading, Readings, Replay};
 use crate::log;
 use crate::os;
 use crate::protocol::v1::Code;
@@ -17,13 +17,12 @@ use crate::room::registry::Registry;
 
 /// What is asked when somebody asks for metrics.
 #[derive(Debug)]
-pub struct Scrape {
-    /// What each shard counts.
-    pub shards: Arc<[Readings]>,
+pub(crate) struct Scrape {
+    pub(crate) shards: Arc<[Readings]>,
     /// What the internal port counts.
-    pub internal_port: Readings,
+    pub(crate) internal_port: Readings,
     /// All rooms, and the inboxes of the shards.
-    pub rooms: Arc<Registry>,
+    pub(crate) rooms: Arc<Registry>,
 }
 
 impl Collector for Scrape {

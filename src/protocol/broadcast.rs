@@ -2,7 +2,6 @@
 
 use std::io::Write;
 
-use crate::frame::OpCode;
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -25,7 +24,7 @@ impl Unnumbered {
     }
 
     /// A notice of the room itself, which now has `users` users.
-    pub fn notice(room: &str, notice: &Notice, users: usize) -> Self {
+    pub(crate) fn notice(room: &str, notice: &Notice, users: usize) -> Self {
         let mut message = Self::begin(&format!("#{room}"), room, &notice.text, true);
         message.write(format_args!(",\"Event\":\"{}\"", notice.event.as_str()));
         match &notice.event {
@@ -85,7 +84,7 @@ pub fn to_one(from: &str, room: &str, text: &str) -> Bytes {
 }
 
 /// The notice that frames were lost to a slow reader: `Seq` from `first` to `last`, both inclusive.
-pub fn gap(room: &str, first: u64, last: u64, epoch: u64) -> Bytes {
+pub(crate) fn gap(room: &str, first: u64, last: u64, epoch: u64) -> Bytes {
     let count = last - first + 1;
     let text = format!("You missed {count} message{}.", if count == 1 { "" } else { "s" });
     let mut message = Unnumbered::begin(&format!("#{room}"), room, &text, true);
@@ -95,7 +94,7 @@ pub fn gap(room: &str, first: u64, last: u64, epoch: u64) -> Bytes {
 }
 
 /// The notice of a gap of unknown length: the client's epoch is not this room's.
-pub fn gap_of_unknown_length(room: &str, epoch: u64) -> Bytes {
+pub(crate) fn gap_of_unknown_length(room: &str, epoch: u64) -> Bytes {
     let text = "You may have missed messages; nobody knows how many.";
     let mut message = Unnumbered::begin(&format!("#{room}"), room, text, true);
     message.write(format_args!(",\"Event\":\"gap\",\"Epoch\":\"{}\"}}", Epoch(epoch)));
@@ -103,7 +102,7 @@ pub fn gap_of_unknown_length(room: &str, epoch: u64) -> Bytes {
 }
 
 /// The notice to one client of v1 that the server stops, and when to reconnect.
-pub fn drain(retry_ms: u64) -> Bytes {
+pub(crate) fn drain(retry_ms: u64) -> Bytes {
     let text = format!("The server stops: come back in {} s.", retry_ms.div_ceil(1000));
     let mut message = Unnumbered::begin("hi", "", &text, true);
     message.write(format_args!(",\"Event\":\"drain\",\"RetryMs\":{retry_ms}}}"));

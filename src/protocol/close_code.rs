@@ -5,7 +5,7 @@ use std::fmt;
 
 /// A reason to close, with its code.
 #[derive(Clone, Copy)]
-pub enum CloseReason<'a> {
+pub(crate) enum CloseReason<'a> {
     /// The server stops (1001).
     GoingAway,
     /// The server stops, and a client of v1 reconnects after the time that is given here (1012).
@@ -40,8 +40,7 @@ pub enum CloseReason<'a> {
 }
 
 impl CloseReason<'_> {
-    /// The close code.
-    pub fn code(&self) -> u16 {
+    pub(crate) fn code(&self) -> u16 {
         match self {
             Self::GoingAway => 1001,
             Self::Restart { .. } => 1012,
@@ -58,7 +57,7 @@ impl CloseReason<'_> {
     }
 
     /// The sentence that goes with it, at most 123 bytes.
-    pub fn text(&self) -> Cow<'static, str> {
+    pub(crate) fn text(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::GoingAway => "the server stops; come back in 1 to 30 seconds",
             Self::Restart { retry_ms } => return Cow::Owned(format!("{{\"retry_ms\":{retry_ms}}}")),
@@ -79,7 +78,7 @@ impl CloseReason<'_> {
 
     /// Whether the peer can't be expected to answer our Close in order, or what it sends can't be read any more: see
     /// [`State::Lingering`](crate::connection::State::Lingering).
-    pub fn peer_broke_protocol(&self) -> bool {
+    pub(crate) fn peer_broke_protocol(&self) -> bool {
         matches!(self, Self::Violation(..) | Self::OutOfMemory)
     }
 }

@@ -19,10 +19,10 @@ use super::unicode::{category, is_invisible, is_mark};
 mod precis;
 
 /// The longest user name, in bytes of UTF-8. The original hi promised "shorter than 80 characters" and counted bytes.
-pub const USER_BYTES_MAX: usize = 79;
+pub(crate) const USER_BYTES_MAX: usize = 79;
 
 /// The longest room name, in bytes of UTF-8.
-pub const ROOM_BYTES_MAX: usize = 64;
+pub(crate) const ROOM_BYTES_MAX: usize = 64;
 
 /// Marks on one letter, at most (UTS 39, 5.4): more of them run over the lines above and below.
 const MARKS_MAX: usize = 4;
@@ -59,7 +59,7 @@ impl Name {
     ///
     /// # Errors
     /// As [`Name::user`].
-    pub fn of_program(text: &str) -> Result<Self, NameError> {
+    pub(crate) fn of_program(text: &str) -> Result<Self, NameError> {
         Self::of_user(text, &[SERVER])
     }
 
@@ -128,7 +128,7 @@ impl Name {
     }
 
     /// What is compared of it.
-    pub fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         match self.unpack() {
             (both, length) if length == both.len() => both,
             (both, length) => &both[length..],
@@ -142,7 +142,7 @@ impl Name {
 }
 
 /// What the [`Name::key`] of a room begins with if its name begins with `text`; `None` if no room's can.
-pub fn room_key_prefix(text: &str) -> Option<String> {
+pub(crate) fn room_key_prefix(text: &str) -> Option<String> {
     (text.len() <= ROOM_BYTES_MAX).then(|| precis::fold(text))
 }
 

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 /// One life of a room, as it is on the wire: 16 hexadecimal digits.
 #[derive(Clone, Copy, Debug)]
-pub struct Epoch(pub u64);
+pub(crate) struct Epoch(pub u64);
 
 impl Epoch {
     /// The number of an epoch that was written so; `None` for any other text.
@@ -41,10 +41,9 @@ pub struct Since {
 /// Whole frames, one behind the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Ready to be sent.
-    pub bytes: Bytes,
+    pub(crate) bytes: Bytes,
     /// `Seq` of the frame behind the last one.
-    pub end_seq: u64,
+    pub(crate) end_seq: u64,
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use sha1::Sha1;
 
 use crate::protocol::MemberId;
 
-/// Bytes of the tag.
 const TAG_BYTES: usize = 16;
 /// Bytes of the shard, the slot and the serial number in front of the tag.
 const ID_BYTES: usize = 12;
@@ -33,7 +32,7 @@ impl ResumeKey {
     }
 
     /// The secret of a connection, in characters that need no escape in a URL.
-    pub fn issue(&self, member: MemberId) -> String {
+    pub(crate) fn issue(&self, member: MemberId) -> String {
         let id = [member.shard, member.slot, member.serial].map(u32::to_be_bytes);
         let tag = self.0.clone().chain_update(id.as_flattened()).finalize().into_bytes();
         BASE64_URL_SAFE_NO_PAD.encode([id.as_flattened(), &tag[..TAG_BYTES]].concat())

@@ -12,19 +12,19 @@ use crate::frame::encode;
 use crate::protocol::position::{Batch, Epoch, Since};
 
 /// A comment, which tells hops and listeners that the stream lives.
-pub const HEARTBEAT: &[u8] = b":\n\n";
+pub(crate) const HEARTBEAT: &[u8] = b":\n\n";
 /// Beside the JSON: the names of the fields, line breaks, the digits of the epoch and of `Seq`.
 const FIELDS_BYTES: usize = 64;
 
 /// The event of the frame that was published as `seq`.
-pub fn event(frame: &[u8], epoch: u64, seq: u64) -> Bytes {
+pub(crate) fn event(frame: &[u8], epoch: u64, seq: u64) -> Bytes {
     let mut event = Vec::with_capacity(FIELDS_BYTES + frame.len());
     write_event(&mut event, encode::split(frame).0, epoch, seq);
     event.into()
 }
 
 /// The events of the frames in a batch, of which the first was published as `first_seq`.
-pub fn events(batch: &Batch, epoch: u64, first_seq: u64) -> Batch {
+pub(crate) fn events(batch: &Batch, epoch: u64, first_seq: u64) -> Batch {
     let count = (batch.end_seq - first_seq) as usize;
     let mut events = Vec::with_capacity(FIELDS_BYTES * count + batch.bytes.len());
     let mut rest = &batch.bytes[..];
@@ -39,7 +39,7 @@ pub fn events(batch: &Batch, epoch: u64, first_seq: u64) -> Batch {
 
 /// The event `gap`, made from the notice that a member would get. After it the listener has everything up to `seq`, or
 /// knows that it can't have it.
-pub fn gap(notice: &[u8], epoch: u64, seq: u64) -> Bytes {
+pub(crate) fn gap(notice: &[u8], epoch: u64, seq: u64) -> Bytes {
     let mut event = b"event: gap\n".to_vec();
     write_event(&mut event, encode::split(notice).0, epoch, seq);
     event.into()
@@ -47,12 +47,12 @@ pub fn gap(notice: &[u8], epoch: u64, seq: u64) -> Bytes {
 
 /// The beginning of a stream on which everything behind `seq` follows. No event comes of it, but from now on the listener
 /// knows where it stands, also in a room in which nothing is said; and when to reconnect if the connection is lost.
-pub fn opening(epoch: u64, seq: u64, retry_ms: u64) -> Bytes {
+pub(crate) fn opening(epoch: u64, seq: u64, retry_ms: u64) -> Bytes {
     format!("retry: {retry_ms}\nid: {}:{seq}\n\n", Epoch(epoch)).into()
 }
 
 /// The end of a stream: when to reconnect, or a comment that says why it ends.
-pub fn end(reason: &CloseReason<'_>) -> Bytes {
+pub(crate) fn end(reason: &CloseReason<'_>) -> Bytes {
     match reason {
         CloseReason::Restart { retry_ms } => format!("retry: {retry_ms}\n\n").into(),
         other => format!(": {}\n\n", other.text().replace(['\r', '\n'], " ")).into(),
@@ -60,7 +60,7 @@ pub fn end(reason: &CloseReason<'_>) -> Bytes {
 }
 
 /// Where a listener that reconnects stopped: the value of `Last-Event-ID`. One that is not of our making is of no epoch.
-pub fn parse_last_event_id(value: &[u8]) -> Since {
+pub(crate) fn parse_last_event_id(value: &[u8]) -> Since {
     let position = std::str::from_utf8(value).ok().and_then(|value| value.split_once(':'));
     let position = position.and_then(|(epoch, seq)| Some((Epoch::parse(epoch)?, parse_seq(seq)?)));
     position.map_or(Since { epoch: None, seq: 0 }, |(epoch, seq)| Since { epoch: Some(epoch), seq })

@@ -29,7 +29,7 @@ pub(super) fn is_invisible(c: char) -> bool {
 }
 
 /// Whether nobody would see anything of a text: it is empty, or all white space, control characters and what is invisible.
-pub fn is_blank(text: &str) -> bool {
+pub(crate) fn is_blank(text: &str) -> bool {
     text.chars().all(|c| c.is_whitespace() || c.is_control() || is_invisible(c))
 }
 

@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 
-use crate::frame::OpCode;
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -17,7 +16,7 @@ mod parse;
 pub use parse::parse;
 
 /// The name in `Sec-WebSocket-Protocol`.
-pub const SUBPROTOCOL: &str = "hi.v1";
+pub(crate) const SUBPROTOCOL: &str = "hi.v1";
 
 /// `Ref`: chosen by the client, repeated as it came.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -43,34 +42,34 @@ pub struct Request<'a> {
 pub enum Command<'a> {
     /// Tell all members.
     Publish {
-        /// Of this room.
+        /// The room that it is for.
         room: Cow<'a, str>,
         /// What is said; a slash means nothing here.
         message: Cow<'a, str>,
     },
     /// Join, or rejoin after a reconnect.
     Join {
-        /// Into this room.
+        /// The room to join.
         room: Cow<'a, str>,
         /// What the client has of it.
         since: Option<Since>,
     },
     /// Leave a room.
     Leave {
-        /// This one.
+        /// The room to leave.
         room: Cow<'a, str>,
     },
     /// Asks for the users of a room.
     Who {
-        /// In this one.
+        /// The room to look at.
         room: Cow<'a, str>,
     },
-    /// Which rooms are there?
+    /// Asks for the names of rooms.
     Rooms {
         /// Only those whose names begin so.
         prefix: Cow<'a, str>,
     },
-    /// What time is it?
+    /// Asks for the server's time.
     Ping,
 }
 
@@ -102,7 +101,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::RoomNotFound,
         Self::NameTaken,
         Self::TooManyRooms,
@@ -112,7 +111,7 @@ impl Code {
     ];
 
     /// The word on the wire.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::RoomNotFound => "room_not_found",
             Self::NameTaken => "name_taken",
@@ -124,7 +123,7 @@ impl Code {
     }
 
     /// Whether the same request may do a moment later, without anything else having changed.
-    pub fn is_temporary(self) -> bool {
+    pub(crate) fn is_temporary(self) -> bool {
         self == Self::TooManyRequests
     }
 }
@@ -132,10 +131,8 @@ impl Code {
 /// An error to answer with.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What programs read.
-    pub code: Code,
-    /// What people read.
-    pub message: String,
+    pub(crate) code: Code,
+    pub(crate) message: String,
 }
 
 impl Refusal {
@@ -159,40 +156,34 @@ impl Refusal {
 /// The first frame of a connection.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Hello<'a> {
-    /// Always `hello`.
-    pub op: &'static str,
+pub(crate) struct Hello<'a> {
+    pub(crate) op: &'static str,
     /// The connection, as this server's log knows it.
-    pub client: String,
-    /// The user's name.
-    pub user: &'a str,
+    pub(crate) client: String,
+    pub(crate) user: &'a str,
     /// Seconds between two WebSocket pings.
-    pub ping: u64,
-    /// This process.
-    pub instance: &'a str,
-    /// Of the program.
-    pub version: &'static str,
+    pub(crate) ping: u64,
+    pub(crate) instance: &'a str,
+    pub(crate) version: &'static str,
     /// What the client may send.
-    pub limits: Limits,
+    pub(crate) limits: Limits,
     /// The secret with which a new connection takes the name over.
-    pub resume: String,
+    pub(crate) resume: String,
 }
 
 /// The limits of a connection, so that a client can keep to them; 0 is no limit.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Bytes of a message: the payload of its WebSocket frames, added up.
-    pub message: usize,
+    pub(crate) message: usize,
     /// Rooms that the connection may be in at once.
-    pub rooms: u32,
-    /// Messages a second.
-    pub rate: u32,
+    pub(crate) rooms: u32,
+    pub(crate) rate: u32,
 }
 
 impl Hello<'_> {
-    /// The frame.
-    pub fn frame(&self) -> Bytes {
+    pub(crate) fn frame(&self) -> Bytes {
         encode(self)
     }
 }
@@ -236,17 +227,16 @@ pub struct RoomEntry<'a> {
 
 impl<'a> Answer<'a> {
     /// To `pub`: the place that the message got.
-    pub fn published(room: &'a str, epoch: u64, seq: u64) -> Self {
+    pub(crate) fn published(room: &'a str, epoch: u64, seq: u64) -> Self {
         Self { room: Some(room), epoch: Some(Epoch(epoch)), seq: Some(seq), ..Self::default() }
     }
 
     /// To `join`: everything behind `seq` follows, nothing else.
-    pub fn joined(room: &'a str, epoch: u64, seq: u64, recovered: Option<bool>, users: usize) -> Self {
+    pub(crate) fn joined(room: &'a str, epoch: u64, seq: u64, recovered: Option<bool>, users: usize) -> Self {
         Self { recovered, users: Some(Users::Count(users)), ..Self::published(room, epoch, seq) }
     }
 
-    /// To `leave`.
-    pub fn left(room: &'a str) -> Self {
+    pub(crate) fn left(room: &'a str) -> Self {
         Self { room: Some(room), ..Self::default() }
     }
 
@@ -267,7 +257,7 @@ impl<'a> Answer<'a> {
 }
 
 /// The answer to `ping`; the time in ms since 1970.
-pub fn pong(reference: Option<&Ref<'_>>, unix_ms: u64) -> Bytes {
+pub(crate) fn pong(reference: Option<&Ref<'_>>, unix_ms: u64) -> Bytes {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
     struct Pong {

@@ -19,12 +19,12 @@ pub struct Received {
 }
 
 impl Received {
-    /// Number of bytes.
+    /// Number of received bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether no bytes were received.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -67,8 +67,8 @@ impl BufferPool {
         Self(Rc::new(Pool { memory: BufferMemory::new(buffers), held: Cell::new(0), returned }))
     }
 
-    /// Number of buffers.
-    pub fn len(&self) -> usize {
+    /// Number of buffers, in use or not.
+    pub fn size(&self) -> usize {
         self.0.memory.layout.size() / RECEIVE_BUFFER_BYTES
     }
 

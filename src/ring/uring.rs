@@ -78,7 +78,7 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 /// The data ring of one shard (`SINGLE_ISSUER | DEFER_TASKRUN`), used by the thread that made it.
 pub struct Ring {
     uring: IoUring,
-    /// Registered with the ring.
+    /// Registered with the ring, so it has to stay open.
     _wake_up: OwnedFd,
     /// Indexed by token. Declared after `uring`, and so closed after it: see `drop`.
     sockets: Vec<Option<Socket>>,
@@ -89,7 +89,7 @@ pub struct Ring {
     /// Number of receives and polls in flight.
     waiting: usize,
     /// `SINGLE_ISSUER`: the kernel takes submissions only from the thread that made the ring, so it must not be `Send`.
-    _of_this_thread: PhantomData<*const ()>,
+    _not_send: PhantomData<*const ()>,
 }
 
 impl Ring {
@@ -181,7 +181,7 @@ impl OpenRing for Ring {
             sends: Slab::new(),
             aside: VecDeque::new(),
             waiting: 0,
-            _of_this_thread: PhantomData,
+            _not_send: PhantomData,
         })
     }
 }

@@ -50,7 +50,7 @@ pub struct Relay {
 /// An order to close the connections of a user.
 #[derive(Debug)]
 pub struct Disconnect {
-    /// The user's name.
+    /// The user whose connections are closed.
     pub user: Name,
     /// If given, only connections in this chat room are closed.
     pub room: Option<Name>,
@@ -104,7 +104,7 @@ impl Queue {
 /// Frames of a room that were dropped because the inbox was full.
 #[derive(Debug)]
 pub struct Lost {
-    /// Number of the room.
+    /// Number of the room that lost them.
     pub room: u64,
     /// `Seq` of the last dropped frame.
     pub last_seq: u64,
@@ -230,7 +230,7 @@ impl Inbox {
         if self.woken.swap(true, Ordering::AcqRel) { Pushed::Awake } else { Pushed::Wake }
     }
 
-    /// Whether orders are waiting.
+    /// Whether there are orders to take.
     pub fn has_orders(&self) -> bool {
         self.ordered.load(Ordering::Acquire)
     }

@@ -16,8 +16,8 @@ use slab::Slab;
 use super::Room;
 use super::inbox::{Lost, Relay};
 use super::log::{FRAME_OVERHEAD_BYTES, Log};
+use crate::counters::delivery::{Carried, Deliveries, Sampled};
 use crate::limits::{MEMBERS_PER_TRIM, ROOM_BYTES_HELD};
-use crate::metrics::delivery::{Carried, Deliveries, Sampled};
 use crate::protocol::Encoding;
 use crate::protocol::position::Batch;
 
@@ -55,7 +55,7 @@ struct Visits {
     began_bytes: u64,
     done_bytes: u64,
     /// Whether the room is queued.
-    in_line: bool,
+    is_queued: bool,
     /// Once this many turns of rooms are over, this room counts as quiet: it has published nothing for a whole round.
     quiet_from: u64,
     /// Whether the room's publishers are held back because of this shard.
@@ -118,12 +118,12 @@ impl LocalRoom {
 pub struct LocalRooms {
     rooms: Slab<LocalRoom>,
     by_id: HashMap<u64, Slots>,
-    /// Queued rooms that were quiet before, in the order of their turns. A queued room is either in here or in `line`.
+    /// Queued rooms that were quiet before, in the order of their turns. A queued room is either in here or in `busy`.
     quiet: VecDeque<u32>,
     /// Queued rooms that were already queued one round ago.
-    line: VecDeque<u32>,
+    busy: VecDeque<u32>,
     /// The room whose turn it is; it is in neither queue.
-    at_turn: Option<u32>,
+    current: Option<u32>,
     /// Number of turns that rooms have had.
     turns: u64,
     /// Rooms whose log has grown since it was last cut back.
@@ -142,7 +142,7 @@ pub struct LocalRooms {
 }
 
 impl LocalRooms {
-    /// A shard without rooms. Inboxes hold at most `inbox_bytes_max`: what is published before the publishers notice that a
+    /// An empty set of rooms. Inboxes hold at most `inbox_bytes_max`: what is published before the publishers notice that a
     /// room is behind is in one inbox, or comes with the next drain.
     pub fn new(inbox_bytes_max: usize) -> Self {
         Self { log_excess_bytes_max: ROOM_BYTES_HELD + 2 * inbox_bytes_max, ..Self::default() }
@@ -179,9 +179,9 @@ impl LocalRooms {
             local.room.set_behind(false);
             self.released = true;
         }
-        if local.visits.in_line {
-            self.quiet.retain(|in_line| *in_line != slot);
-            self.line.retain(|in_line| *in_line != slot);
+        if local.visits.is_queued {
+            self.quiet.retain(|queued| *queued != slot);
+            self.busy.retain(|queued| *queued != slot);
         }
         if local.has_grown {
             self.grown.retain(|grown| *grown != slot);
@@ -238,7 +238,7 @@ impl LocalRooms {
             local.filled = NonZeroU64::new(self.numbers);
             self.filled.extend(local.filled.map(|number| (slot, number)));
         }
-        self.stand_in_line(slot);
+        self.enqueue(slot);
     }
 
     /// Moves the logs past frames that were dropped on their way here: members behind them are lapped, and visited so that they
@@ -249,42 +249,43 @@ impl LocalRooms {
             let local = &mut self.rooms[slot as usize];
             if local.log.skip_to(lost.last_seq + 1) {
                 local.visits.appended_bytes += FRAME_OVERHEAD_BYTES as u64;
-                self.stand_in_line(slot);
+                self.enqueue(slot);
             }
         }
     }
 
-    fn stand_in_line(&mut self, slot: u32) {
+    fn enqueue(&mut self, slot: u32) {
         let visits = &mut self.rooms[slot as usize].visits;
-        if !visits.in_line {
-            visits.in_line = true;
-            let line = if self.turns >= visits.quiet_from { &mut self.quiet } else { &mut self.line };
-            line.push_back(slot);
+        if !visits.is_queued {
+            visits.is_queued = true;
+            let queue = if self.turns >= visits.quiet_from { &mut self.quiet } else { &mut self.busy };
+            queue.push_back(slot);
         }
     }
 
     /// Number of queued rooms.
-    pub fn in_line(&self) -> usize {
-        self.quiet.len() + self.line.len()
+    pub fn queued_rooms(&self) -> usize {
+        self.quiet.len() + self.busy.len()
     }
 
     /// Number of rooms that were already queued one round ago.
-    pub fn busy_in_line(&self) -> usize {
-        self.line.len()
+    pub fn busy_rooms(&self) -> usize {
+        self.busy.len()
     }
 
-    /// Begins the turn of a queued room: of a quiet one or of a busy one, as asked for, if there is one.
+    /// Begins the turn of the next queued room: one of the kind that `quiet_first` asks for if there is one, otherwise one of
+    /// the other kind.
     pub fn begin_visits(&mut self, quiet_first: bool) {
         let (first, second) = match quiet_first {
-            true => (&mut self.quiet, &mut self.line),
-            false => (&mut self.line, &mut self.quiet),
+            true => (&mut self.quiet, &mut self.busy),
+            false => (&mut self.busy, &mut self.quiet),
         };
-        self.at_turn = first.pop_front().or_else(|| second.pop_front());
+        self.current = first.pop_front().or_else(|| second.pop_front());
     }
 
     /// The next member to visit in the room whose turn it is.
     pub fn visit(&mut self) -> Option<u32> {
-        let local = &mut self.rooms[self.at_turn? as usize];
+        let local = &mut self.rooms[self.current? as usize];
         if local.visits.visited == 0 {
             local.visits.began_bytes = local.visits.appended_bytes;
         }
@@ -294,8 +295,8 @@ impl LocalRooms {
     }
 
     /// Ends the turn of a room: it goes to the end of the queue, unless all its members have been visited.
-    pub fn end_of_visits(&mut self) {
-        let Some(slot) = self.at_turn.take() else { return };
+    pub fn end_visits(&mut self) {
+        let Some(slot) = self.current.take() else { return };
         self.turns += 1;
         let LocalRoom { room, members, visits, .. } = &mut self.rooms[slot as usize];
         let owes = visits.visited < members.len() || visits.complete();
@@ -305,10 +306,10 @@ impl LocalRooms {
             self.released = true;
         }
         if owes {
-            self.line.push_back(slot);
+            self.busy.push_back(slot);
         } else {
-            visits.in_line = false;
-            visits.quiet_from = self.turns + (self.quiet.len() + self.line.len()) as u64;
+            visits.is_queued = false;
+            visits.quiet_from = self.turns + (self.quiet.len() + self.busy.len()) as u64;
         }
     }
 
@@ -343,7 +344,7 @@ impl LocalRooms {
         let rooms = &mut self.rooms;
         self.grown.retain(|slot| {
             let local = &mut rooms[*slot as usize];
-            local.has_grown = local.visits.in_line;
+            local.has_grown = local.visits.is_queued;
             if !local.has_grown {
                 local.log.cut_back(local.backlog_bytes_max);
             }

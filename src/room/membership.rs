@@ -28,7 +28,7 @@ impl Room {
         let admitted = state.roster.admit(joining)?;
         let mut announced = Announced::Done;
         if let Admitted::Instead(former) = &admitted {
-            announced = self.say_farewell(&mut state, former, others, now, wakes);
+            announced = self.announce_leave(&mut state, former, others, now, wakes);
         }
         state.sequencer.open(joining.member.shard);
         let position = state.sequencer.position(joining.since, now, REPLAY_HEAD_BYTES_MAX);
@@ -66,11 +66,11 @@ impl Room {
             state.alive = false;
             return (Announced::Done, true);
         }
-        let announced = user.filter(|_| is_told).map(|user| self.say_farewell(&mut state, user, left, now, wakes));
+        let announced = user.filter(|_| is_told).map(|user| self.announce_leave(&mut state, user, left, now, wakes));
         (announced.unwrap_or(Announced::Done), false)
     }
 
-    fn say_farewell(
+    fn announce_leave(
         self: &Arc<Self>,
         state: &mut State,
         user: &Name,
@@ -98,6 +98,6 @@ impl Room {
         let mut state = self.lock();
         debug_assert!(!state.alive);
         state.alive = true;
-        state.roster.begin_again();
+        state.roster.reset();
     }
 }

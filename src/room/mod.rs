@@ -126,7 +126,7 @@ struct State {
 /// When a join or leave is announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announced {
-    /// It has been announced, or will be by somebody else.
+    /// It has been announced, or a notice that is already scheduled will do it.
     Done,
     /// It was folded: the caller has to call [`Room::announce_folded`] at this time ([`Time::monotonic_ms`]).
     At(u64),

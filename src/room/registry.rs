@@ -34,7 +34,6 @@ pub struct Registry {
     /// How much chat rooms keep for clients that reconnect.
     replay: ReplayBounds,
     resume_key: ResumeKey,
-    /// See [`crate::ring::DataRing::peer_has_ended`].
     peer_has_ended: fn(RawFd) -> bool,
     /// Random at start, so that no room gets an epoch that an earlier process gave out.
     epoch_base: u64,

@@ -20,11 +20,11 @@ const SHARED_OVERHEAD_BYTES: usize = 2 * ALLOCATION_OVERHEAD_BYTES + 24;
 /// How much a room keeps for replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplayBounds {
-    /// Number of frames.
+    /// Largest number of frames.
     pub frames_max: usize,
-    /// Bytes of frames, including their overhead.
+    /// Largest number of bytes, including overhead.
     pub bytes_max: usize,
-    /// Age in milliseconds.
+    /// Largest age of a frame, in milliseconds.
     pub age_max_ms: u64,
 }
 
@@ -45,7 +45,6 @@ pub struct Gathered {
     frames: SmallVec<[Bytes; 1]>,
     /// Bytes of all frames together.
     bytes: usize,
-    /// See [`Batch::end_seq`].
     end_seq: u64,
 }
 

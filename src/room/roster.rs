@@ -43,12 +43,11 @@ impl Roster {
         Self { users: Sorted::default(), members: 0, presence: Presence::default(), peer_has_ended }
     }
 
-    /// Number of members.
     pub(super) fn members(&self) -> usize {
         self.members
     }
 
-    /// Number of members that have a name.
+    /// Number of members that have a name; the others are listeners, or the room is raw.
     pub(super) fn users(&self) -> usize {
         self.users.len()
     }
@@ -115,8 +114,8 @@ impl Roster {
     }
 
     /// The room was empty, and gets its first member again.
-    pub(super) fn begin_again(&mut self) {
-        debug_assert!(self.members == 0 && self.users.len() == 0);
+    pub(super) fn reset(&mut self) {
+        debug_assert!(self.members == 0 && self.users.is_empty());
         self.presence = Presence::default();
     }
 }

@@ -76,7 +76,7 @@ impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
         let Place { chunk, index } = self.find(name).ok()?;
         let entry = self.chunks[chunk].remove(index);
         self.len -= 1;
-        self.give_memory_back(chunk);
+        self.shrink(chunk);
         self.check();
         Some(entry)
     }
@@ -124,7 +124,7 @@ impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
 
     /// Frees memory after an entry of this chunk was removed: joins the chunk with a neighbor if both are small, and shrinks it
     /// to room for twice its entries.
-    fn give_memory_back(&mut self, chunk: usize) {
+    fn shrink(&mut self, chunk: usize) {
         if self.chunks[chunk].is_empty() {
             self.chunks.remove(chunk);
         } else {

@@ -38,7 +38,7 @@ impl Wakes {
         pushed_to_itself
     }
 
-    /// Wakes every noted shard.
+    /// Wakes every noted shard, and forgets them.
     pub fn wake_all(&mut self, inboxes: &[Inbox]) {
         for shard in self.shards.drain(..) {
             inboxes[shard].wake();

@@ -13,7 +13,7 @@ use super::listeners::ShardListeners;
 use crate::clock::Now;
 use crate::control::accept::Listener;
 use crate::control::{self, ControlContext};
-use crate::metrics::counters::Counters;
+use crate::counters::Counters;
 use crate::os;
 use crate::ring::control::{control_ring, spawn};
 use crate::ring::{OpenRing, RingError};

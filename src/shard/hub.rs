@@ -1,5 +1,5 @@
 //! The connections of a shard and everything that happens to them: no ring, no socket, no clock. Bytes and tokens come in;
-//! frames go out through [`Hub::send`], and every other request to the ring through [`Hub::asks`].
+//! frames go out through [`Hub::send`], and every other request to the ring through [`Hub::take_ring_ops`].
 //!
 //! In the order in which a message meets them:
 //! - [`reading`]: which connections are read, how much of each, and which have to wait
@@ -22,10 +22,10 @@ use super::Upgraded;
 use super::settings::Settings;
 use crate::clock::Now;
 use crate::connection::Connection;
+use crate::counters::Counters;
+use crate::counters::delivery::Sampler;
 use crate::limits::{RELAYS_KEPT_MAX, SETTLE_BYTES_MAX};
 use crate::memory::Memory;
-use crate::metrics::counters::Counters;
-use crate::metrics::delivery::Sampler;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::{MemberId, Protocol};
@@ -68,7 +68,7 @@ struct Key {
 
 /// A request to the ring, for the connection with this token.
 #[derive(Clone, Copy, Debug)]
-pub enum Ask {
+pub enum RingOp {
     /// Start a receive.
     Receive(u32, Receive),
     /// Cancel the multishot receive.
@@ -90,7 +90,7 @@ pub struct Hub {
     connections: Slab<Connection>,
     next_serial: u32,
     rooms: LocalRooms,
-    asks: Vec<Ask>,
+    ring_ops: Vec<RingOp>,
     reading: Reading,
     sending: Sending,
     timers: Timers,
@@ -121,7 +121,7 @@ impl Hub {
             next_serial: 0,
             rooms: LocalRooms::new(settings.inbox_bytes_max),
             settings,
-            asks: Vec::new(),
+            ring_ops: Vec::new(),
             reading: Reading::new(buffers),
             sending: Sending::default(),
             timers: Timers::new(now.time.tick()),
@@ -165,8 +165,8 @@ impl Hub {
     }
 
     /// Takes the requests to the ring that have accumulated, in order.
-    pub(super) fn asks(&mut self) -> impl Iterator<Item = Ask> {
-        self.asks.drain(..)
+    pub(super) fn take_ring_ops(&mut self) -> impl Iterator<Item = RingOp> {
+        self.ring_ops.drain(..)
     }
 
     /// Takes over a connection whose handshake is done. When this returns, the connection is either open, or closing with a
@@ -179,22 +179,22 @@ impl Hub {
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
         let slot = self.connections.insert(Connection::new(serial, socket, role, bucket)) as u32;
-        self.begin_pings(slot);
+        self.schedule_first_ping(slot);
         self.connection(slot).respond(response);
         let protocol = self.connection(slot).protocol();
         self.counters.connections(protocol).add(1);
         if protocol == Protocol::V1 {
-            self.say_hello(slot);
+            self.send_hello(slot);
         }
         if self.stopping {
-            self.send_away_late(slot);
+            self.close_late_arrival(slot);
         } else if let Some(room) = room {
             self.join_first(slot, &room, since);
         }
         // First, so that a connection that ends because of its first bytes stays until the kernel has given the receive back.
         self.receive(slot);
         if !leftover.is_empty() {
-            self.has_said(slot, leftover);
+            self.enqueue_leftover(slot, leftover);
         }
         self.queue(slot);
     }
@@ -205,19 +205,19 @@ impl Hub {
     }
 
     /// Processes what connections sent, what other shards published or ordered, and the timers that are due.
-    pub(super) fn hear(&mut self) {
+    pub(super) fn process(&mut self) {
         self.drain_inbox();
-        self.read_line();
-        self.hear_ends();
-        self.hear_timers();
+        self.read_queued();
+        self.handle_ends();
+        self.handle_timers();
         self.drain_inbox();
-        self.obey_orders();
+        self.execute_orders();
         self.sending.more_news = self.wakes.wake_others(self.registry.inboxes(), self.id);
     }
 
     /// Ends a turn. True: there is more to do before the shard may sleep.
     pub(super) fn end_turn(&mut self, reaped_all: bool) -> bool {
-        if reaped_all && !self.someone_is_owed() {
+        if reaped_all && !self.has_queued_sends() {
             self.rooms.cut_back();
         }
         self.relieve_memory();
@@ -227,16 +227,16 @@ impl Hub {
         // Connections that ended during this turn have left their rooms, and the members on other shards must not wait a turn
         // to be told.
         let more_news = self.wakes.wake_others(self.registry.inboxes(), self.id) || self.sending.more_news;
-        let is_behind = !reaped_all || self.someone_is_owed() || self.rooms.in_line() > 0;
-        let is_late = self.reading.has_ends() || self.timers.is_due() || self.review.is_owed();
+        let is_behind = !reaped_all || self.has_queued_sends() || self.rooms.queued_rooms() > 0;
+        let is_late = self.reading.has_ends() || self.timers.is_due() || self.review.is_unfinished();
         let more = is_behind || is_late || more_news || self.inbox().has_orders();
         #[cfg(debug_assertions)]
         self.check_invariants();
-        more || self.reads_on()
+        more || self.has_more_to_read()
     }
 
     /// Executes the orders from the internal port and from other shards.
-    fn obey_orders(&mut self) {
+    fn execute_orders(&mut self) {
         for order in self.inbox().take_orders() {
             match order {
                 Order::Disconnect(order) => self.disconnect(order),

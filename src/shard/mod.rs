@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::connection::Role;
+use crate::counters::Counters;
 use crate::memory::Memory;
-use crate::metrics::counters::Counters;
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 use crate::protocol::position::Since;
@@ -67,7 +67,7 @@ impl<R: DataRing> Shard<R> {
         Self { hub: self.hub.keeping_to(memory), ..self }
     }
 
-    /// The shard's counters.
+    /// The counters in which the shard counts.
     pub fn counters(&self) -> &Rc<Counters> {
         self.hub.counters()
     }
@@ -100,19 +100,19 @@ impl<R: DataRing> Shard<R> {
         self.ring.adopt(token, socket);
         let socket = self.ring.descriptor(token);
         self.hub.adopt(Upgraded { socket, role, room, since, response, leftover }, now);
-        self.carry_out();
+        self.run_ring_ops();
     }
 
     /// Closes every connection, and from now on every new one: the server is stopping.
     pub fn stop(&mut self, now: Now) {
         self.hub.stop(now);
-        self.carry_out();
+        self.run_ring_ops();
     }
 
     /// Handles everything that is due; called once a second.
     pub fn tick(&mut self, now: Now) {
         self.hub.tick(now);
-        self.carry_out();
+        self.run_ring_ops();
     }
 
     fn fatal(&self, error: &io::Error) -> ! {

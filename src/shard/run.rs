@@ -40,7 +40,7 @@ impl<R: OpenRing> Handle<R> {
         self.news.notify_one();
     }
 
-    /// See [`Shard::predecessor`].
+    /// The connection that the holder of this secret may take over: see [`Shard::predecessor`].
     pub fn predecessor(&self, secret: &str) -> Option<MemberId> {
         self.shard.borrow().predecessor(secret)
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::time::Instant;
 
 use super::Shard;
-use super::hub::Ask;
+use super::hub::RingOp;
 use crate::clock::Now;
 use crate::limits::{BUFFERS_BEFORE_READING, COMPLETIONS_PER_TURN, SUBMISSIONS_BEFORE_READING, TURNS_TIME_MAX};
 use crate::ring::{Completion, DataRing};
@@ -45,14 +45,14 @@ impl<R: DataRing> Shard<R> {
                 break;
             }
         }
-        self.hub.hear();
+        self.hub.process();
         self.hub.send(&mut |token, slices| self.ring.send(token, slices));
         self.hub.receive_again();
-        self.carry_out();
+        self.run_ring_ops();
         self.ring.submit()?;
         let reaped_all = self.reap();
         let more = self.hub.end_turn(reaped_all);
-        self.carry_out();
+        self.run_ring_ops();
         Ok(more)
     }
 
@@ -66,7 +66,7 @@ impl<R: DataRing> Shard<R> {
             left -= 1;
         }
         self.hub.report_deliveries();
-        self.carry_out();
+        self.run_ring_ops();
         left > 0
     }
 
@@ -79,14 +79,14 @@ impl<R: DataRing> Shard<R> {
     }
 
     /// Carries out what the hub asks of the ring, in order.
-    pub(super) fn carry_out(&mut self) {
-        for ask in self.hub.asks() {
-            match ask {
-                Ask::Receive(token, how) => self.ring.receive(token, how),
-                Ask::Cancel(token) => self.ring.cancel(token),
-                Ask::AwaitWritable(token) => self.ring.await_writable(token),
-                Ask::Shutdown(token, how) => self.ring.shutdown(token, how),
-                Ask::Release(token) => self.ring.release(token),
+    pub(super) fn run_ring_ops(&mut self) {
+        for op in self.hub.take_ring_ops() {
+            match op {
+                RingOp::Receive(token, how) => self.ring.receive(token, how),
+                RingOp::Cancel(token) => self.ring.cancel(token),
+                RingOp::AwaitWritable(token) => self.ring.await_writable(token),
+                RingOp::Shutdown(token, how) => self.ring.shutdown(token, how),
+                RingOp::Release(token) => self.ring.release(token),
             }
         }
     }

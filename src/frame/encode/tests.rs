@@ -32,7 +32,6 @@ fn written(opcode: OpCode, capacity: usize, pieces: &[&[u8]]) -> Bytes {
     for piece in pieces {
         writer.write_all(piece).expect("memory");
     }
-    assert_eq!(writer.payload_len(), pieces.iter().map(|piece| piece.len()).sum::<usize>());
     writer.finish(opcode)
 }
 

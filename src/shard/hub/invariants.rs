@@ -13,8 +13,8 @@ impl Hub {
         let all = self.connections.len();
         let first = self.now.time.monotonic_ms as usize % all.max(1);
         let is_small = all <= CONNECTIONS_PER_TURN;
-        let in_line: HashSet<_> = self.reading.in_line().copied().collect();
-        let queued: HashSet<_> = self.sending.queued().copied().collect();
+        let to_read: HashSet<_> = self.reading.queued().copied().collect();
+        let to_send: HashSet<_> = self.sending.queued().copied().collect();
         for (slot, connection) in self.connections.iter().cycle().skip(first).take(CONNECTIONS_PER_TURN.min(all)) {
             let key = Key { slot: slot as u32, serial: connection.serial };
             let life = &connection.life;
@@ -31,11 +31,11 @@ impl Hub {
                 "{key:?}: an ended connection has no unread input"
             );
             assert!(
-                connection.unread.is_none() || in_line.contains(&key),
+                connection.unread.is_none() || to_read.contains(&key),
                 "{key:?}: a connection with unread input is queued to be read"
             );
             assert!(
-                connection.queued == queued.contains(&key),
+                connection.queued == to_send.contains(&key),
                 "{key:?}: is in a send queue exactly if it says so: {}",
                 connection.queued
             );

@@ -7,12 +7,12 @@ use crate::frame::OpCode;
 use tracing::debug;
 
 use super::reading::CLOSE_WORK;
-use super::{Ask, Hub};
+use super::{Hub, RingOp};
 use crate::connection::life::State;
+use crate::counters::CLOSED_ABNORMALLY;
 use crate::frame::decode::Violation;
 use crate::frame::encode;
 use crate::limits::CLOSE_SECONDS;
-use crate::metrics::counters::CLOSED_ABNORMALLY;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{Protocol, sse};
 
@@ -37,7 +37,7 @@ impl Hub {
         let connection = self.connection(slot);
         let is_listener = connection.protocol() == Protocol::Sse;
         let last = if is_listener { sse::end(reason) } else { encode::close(reason.code(), &reason.text()) };
-        connection.say_close(last);
+        connection.queue_close(last);
         // A listener can't answer a Close either.
         connection.life.close(reason.peer_broke_protocol() || is_listener);
         self.await_close(slot);
@@ -49,7 +49,7 @@ impl Hub {
         let answer = code.map_or_else(|| encode::frame(OpCode::Close, b""), |code| encode::close(code, ""));
         self.settle(slot, usize::MAX);
         let connection = self.connection(slot);
-        connection.say_close(answer);
+        connection.queue_close(answer);
         connection.life.answer();
         if connection.has_close_to_send() { self.await_close(slot) } else { self.end(slot) }
     }
@@ -78,7 +78,7 @@ impl Hub {
     pub(super) fn close_has_left(&mut self, slot: u32) {
         match self.connection(slot).life.state() {
             State::Answering => self.end(slot),
-            State::Lingering => self.asks.push(Ask::Shutdown(slot, Shutdown::Write)),
+            State::Lingering => self.ring_ops.push(RingOp::Shutdown(slot, Shutdown::Write)),
             State::Open | State::Closing | State::Ended => {}
         }
     }
@@ -95,7 +95,7 @@ impl Hub {
         if !connection.life.is_ended() {
             connection.life.end();
             connection.unread = None;
-            self.asks.push(Ask::Shutdown(slot, Shutdown::Both));
+            self.ring_ops.push(RingOp::Shutdown(slot, Shutdown::Both));
             self.leave_all(slot);
         }
         self.release_if_ended(slot);
@@ -115,7 +115,7 @@ impl Hub {
             let connection = self.connections.remove(slot as usize);
             assert!(connection.memberships.is_empty(), "a connection leaves its rooms before it is released");
             self.counters.connections(connection.protocol()).subtract(1);
-            self.asks.push(Ask::Release(slot));
+            self.ring_ops.push(RingOp::Release(slot));
         }
     }
 }

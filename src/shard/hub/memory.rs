@@ -6,10 +6,10 @@
 use std::cmp::Reverse;
 
 use super::Hub;
+use crate::counters::Lapped;
 use crate::limits::{GIVEN_BYTES_PER_TURN, GIVING_PER_TURN};
 use crate::memory::held::count_lap;
 use crate::memory::{Demand, What, plan};
-use crate::metrics::counters::Lapped;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
 use crate::room::inbox::Inbox;
@@ -28,13 +28,13 @@ pub(super) struct Review {
     /// Number of the last request for a review that was served.
     calls: u64,
     /// Whether the last review had to stop at the bound of a turn.
-    is_owed: bool,
+    is_unfinished: bool,
 }
 
 impl Review {
     /// Whether there is more to give back in the next turn.
-    pub(super) fn is_owed(&self) -> bool {
-        self.is_owed
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.is_unfinished
     }
 }
 
@@ -42,15 +42,15 @@ impl Hub {
     /// Reviews the budget if this shard has taken more memory, or if another shard asks for it. Called once a turn, after the
     /// frames that arrived have been sent.
     pub(super) fn relieve_memory(&mut self) {
-        if self.memory.wants_review(&mut self.review.calls) || self.review.is_owed {
+        if self.memory.wants_review(&mut self.review.calls) || self.review.is_unfinished {
             self.review_memory();
         }
     }
 
     /// Gives back this shard's part of what exceeds the budget.
     pub(super) fn review_memory(&mut self) {
-        let is_busy = self.someone_is_owed() || self.rooms.in_line() > 0;
-        self.review.is_owed = false;
+        let is_busy = self.has_queued_sends() || self.rooms.queued_rooms() > 0;
+        self.review.is_unfinished = false;
         let inbox_bytes = self.registry.inboxes().iter().map(Inbox::bytes).sum();
         let Some(demand) = self.memory.review(inbox_bytes, is_busy) else { return };
         let own_bytes = if demand.own_bytes > 0 { self.give_back(&demand) } else { 0 };
@@ -86,13 +86,13 @@ impl Hub {
                 break;
             }
             if count >= GIVING_PER_TURN || given_bytes >= GIVEN_BYTES_PER_TURN {
-                self.review.is_owed = true;
+                self.review.is_unfinished = true;
                 break;
             }
             count_lap(holder.what, 1);
             given_bytes += match holder.what {
                 What::Logs => self.shrink_log(holder, level),
-                _ => self.give_up(holder),
+                _ => self.close_holder(holder),
             };
         }
         given_bytes
@@ -118,7 +118,7 @@ impl Hub {
     }
 
     /// Closes a connection and frees what it holds at once.
-    fn give_up(&mut self, Holder { bytes, what, slot }: Holder) -> usize {
+    fn close_holder(&mut self, Holder { bytes, what, slot }: Holder) -> usize {
         // It may just have been closed as the holder of something else.
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let reason = match what {
@@ -128,7 +128,7 @@ impl Hub {
         };
         // What follows input that was dropped can't be decoded any more.
         let lost_input = connection.unread.is_some() || connection.decoder.buffered_bytes() > 0;
-        connection.give_up();
+        connection.free_memory();
         let left_bytes = if what == What::Outboxes { connection.outbox_bytes() } else { 0 };
         let is_open = connection.life.is_open();
         self.forget_unread(slot);

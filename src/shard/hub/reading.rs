@@ -11,15 +11,15 @@ use std::io;
 
 use crate::frame::OpCode;
 
-use super::{Ask, Hub, Key};
+use super::{Hub, Key, RingOp};
 use crate::connection::unread::{Parked, Unread};
+use crate::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE};
 use crate::frame::decode::Event;
 use crate::frame::encode;
 use crate::limits::{
     BUFFERS_SHARE, COPIED_PARTS_MAX, ENDS_PER_TURN, LOOKS_PER_TURN, RECEIVE_BUFFER_BYTES, REPLIES_BYTES_HELD,
     WORK_PER_TURN, WORK_SHARE_MIN,
 };
-use crate::metrics::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE};
 use crate::protocol::Protocol;
 use crate::ring::{BufferPool, Receive, Received};
 
@@ -50,12 +50,12 @@ enum Turn {
 pub(super) struct Reading {
     buffers: BufferPool,
     /// Connections that have just sent something, in the order of their turns. Each connection with unread input is in here or
-    /// in `line`, exactly once.
-    newcomers: VecDeque<Key>,
+    /// in `busy`, exactly once.
+    quiet: VecDeque<Key>,
     /// Connections that had their turn and have more input, or have to wait; and connections that always have more.
-    line: VecDeque<Key>,
+    busy: VecDeque<Key>,
     /// Whether a queued connection could go on at once.
-    someone_may_go_on: bool,
+    can_continue: bool,
     /// Units of work left in the current connection's turn.
     work_left: isize,
     /// A message of the current connection that could not be published yet.
@@ -70,9 +70,9 @@ impl Reading {
     pub(super) fn new(buffers: BufferPool) -> Self {
         Self {
             buffers,
-            newcomers: VecDeque::new(),
-            line: VecDeque::new(),
-            someone_may_go_on: false,
+            quiet: VecDeque::new(),
+            busy: VecDeque::new(),
+            can_continue: false,
             work_left: 0,
             parked: None,
             ends: VecDeque::new(),
@@ -83,12 +83,12 @@ impl Reading {
     /// Whether half of the receive buffers hold unread input: the other half is reserved for connections that have just sent
     /// something.
     fn buffers_are_short(&self) -> bool {
-        self.buffers.held() >= self.buffers.len() / 2
+        self.buffers.held() >= self.buffers.size() / 2
     }
 
     /// Whether any connection is queued.
-    fn anyone_waits(&self) -> bool {
-        !self.newcomers.is_empty() || !self.line.is_empty()
+    fn has_unread(&self) -> bool {
+        !self.quiet.is_empty() || !self.busy.is_empty()
     }
 
     /// Whether the peer of some connection has ended, and that still has to be handled.
@@ -104,8 +104,8 @@ impl Reading {
 
     /// The entries of both queues, including those of connections that are gone.
     #[cfg(debug_assertions)]
-    pub(super) fn in_line(&self) -> impl Iterator<Item = &Key> {
-        self.newcomers.iter().chain(&self.line)
+    pub(super) fn queued(&self) -> impl Iterator<Item = &Key> {
+        self.quiet.iter().chain(&self.busy)
     }
 }
 
@@ -118,7 +118,7 @@ impl Hub {
         match result {
             // Nothing is read after the end: bytes might be missing in between.
             Ok(Some(_)) if connection.life.has_peer_ended() || connection.life.is_ended() => {}
-            Ok(Some(received)) => self.has_arrived(slot, received),
+            Ok(Some(received)) => self.enqueue_input(slot, received),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                 connection.one_at_a_time = true;
                 self.reading.starved.push_back(key);
@@ -140,9 +140,9 @@ impl Hub {
     }
 
     /// Bytes have arrived. While buffers are short, a flooder's bytes are copied.
-    fn has_arrived(&mut self, slot: u32, mut received: Received) {
+    fn enqueue_input(&mut self, slot: u32, mut received: Received) {
         let at = self.now.instant;
-        let buffers_max = (self.reading.buffers.len() / BUFFERS_SHARE).max(1);
+        let buffers_max = (self.reading.buffers.size() / BUFFERS_SHARE).max(1);
         let are_short = self.reading.buffers_are_short();
         let connection = &mut self.connections[slot as usize];
         connection.liveness.heard();
@@ -150,8 +150,8 @@ impl Hub {
         let floods = connection.one_at_a_time && !is_short;
         let begins = connection.unread.is_none();
         if begins {
-            let line = if floods { &mut self.reading.line } else { &mut self.reading.newcomers };
-            line.push_back(Key { slot, serial: connection.serial });
+            let queue = if floods { &mut self.reading.busy } else { &mut self.reading.quiet };
+            queue.push_back(Key { slot, serial: connection.serial });
         }
         let unread = connection.unread.get_or_insert_default();
         let keeps_buffer = !are_short || begins && !floods || unread.parts() >= COPIED_PARTS_MAX;
@@ -170,50 +170,50 @@ impl Hub {
     }
 
     /// Takes in bytes that were received after the request head.
-    pub(super) fn has_said(&mut self, slot: u32, bytes: Vec<u8>) {
+    pub(super) fn enqueue_leftover(&mut self, slot: u32, bytes: Vec<u8>) {
         let key = self.key(slot);
         let at = self.now.instant;
         self.connection(slot).unread.get_or_insert_default().push_copy(bytes, at);
-        self.reading.newcomers.push_back(key);
+        self.reading.quiet.push_back(key);
     }
 
     /// Gives the queued connections their turns, one after the other, until a turn's worth of work is done. Those that have
     /// just sent something go first; half of the work is reserved for the others, if there are any.
-    pub(super) fn read_line(&mut self) {
+    pub(super) fn read_queued(&mut self) {
         let reading = &mut self.reading;
-        reading.someone_may_go_on = false;
-        let (mut begin, mut go_on) = (reading.newcomers.len(), reading.line.len().min(LOOKS_PER_TURN));
-        let share = (WORK_PER_TURN / (begin + reading.line.len()).max(1)).max(WORK_SHARE_MIN) as isize;
+        reading.can_continue = false;
+        let (mut quiet, mut busy) = (reading.quiet.len(), reading.busy.len().min(LOOKS_PER_TURN));
+        let share = (WORK_PER_TURN / (quiet + reading.busy.len()).max(1)).max(WORK_SHARE_MIN) as isize;
         let mut left = WORK_PER_TURN as isize;
-        while begin + go_on > 0 {
+        while quiet + busy > 0 {
             if self.registry.is_congested() {
                 return;
             }
             if left <= 0 {
-                self.reading.someone_may_go_on = true;
+                self.reading.can_continue = true;
                 return;
             }
-            let (line, count) = if begin > 0 && (go_on == 0 || left > WORK_PER_TURN as isize / 2) {
-                (&mut self.reading.newcomers, &mut begin)
+            let (queue, count) = if quiet > 0 && (busy == 0 || left > WORK_PER_TURN as isize / 2) {
+                (&mut self.reading.quiet, &mut quiet)
             } else {
-                (&mut self.reading.line, &mut go_on)
+                (&mut self.reading.busy, &mut busy)
             };
             *count -= 1;
-            let Some(key) = line.pop_front() else { continue };
+            let Some(key) = queue.pop_front() else { continue };
             if self.get(key).is_none_or(|connection| connection.unread.is_none()) {
                 continue;
             }
             self.reading.work_left = share.min(left);
-            let began_with = self.reading.work_left;
+            let work_before = self.reading.work_left;
             match self.take_turn(key) {
                 Turn::Done => {}
                 Turn::More => {
-                    self.reading.someone_may_go_on = true;
-                    self.reading.line.push_back(key);
+                    self.reading.can_continue = true;
+                    self.reading.busy.push_back(key);
                 }
-                Turn::Held => self.reading.line.push_back(key),
+                Turn::Held => self.reading.busy.push_back(key),
             }
-            left -= began_with - self.reading.work_left;
+            left -= work_before - self.reading.work_left;
         }
     }
 
@@ -222,14 +222,14 @@ impl Hub {
         if !self.must_wait(key.slot) && self.parked_message(key.slot, &mut unread) {
             self.read(key, &mut unread);
         }
-        if !self.is_current(key) || !self.connection(key.slot).life.is_heard() {
+        if !self.is_current(key) || !self.connection(key.slot).life.reads_input() {
             if self.is_current(key) {
-                self.all_is_read(key);
+                self.input_drained(key);
             }
             return Turn::Done;
         }
         if unread.is_empty() {
-            self.all_is_read(key);
+            self.input_drained(key);
             return Turn::Done;
         }
         let must_wait = unread.parked.is_some() || self.must_wait(key.slot);
@@ -260,11 +260,11 @@ impl Hub {
 
     /// Reads until there is no more input, the share of work is used up, or the connection has to wait.
     fn read(&mut self, key: Key, unread: &mut Unread) {
-        while self.reading.work_left > 0 && self.is_current(key) && self.connection(key.slot).life.is_heard() {
+        while self.reading.work_left > 0 && self.is_current(key) && self.connection(key.slot).life.reads_input() {
             let Some((input, at)) = unread.first() else { return };
             self.sampler.arrived(at);
             let len = input.len();
-            let left = self.bytes_arrived(key.slot, input);
+            let left = self.decode_input(key.slot, input);
             self.counters.received_bytes.add((len - left) as u64);
             unread.advance(left);
             if let Some(parked) = self.reading.parked.take() {
@@ -278,7 +278,7 @@ impl Hub {
     }
 
     /// Decodes input and acts on it. Returns how many bytes are left for later.
-    fn bytes_arrived(&mut self, slot: u32, mut input: &mut [u8]) -> usize {
+    fn decode_input(&mut self, slot: u32, mut input: &mut [u8]) -> usize {
         if self.connection(slot).protocol() == Protocol::Sse {
             self.spend(input.len() / BYTES_PER_UNIT);
             self.ignore(slot, input.len());
@@ -287,7 +287,7 @@ impl Hub {
         let message_bytes_max = self.settings.message_bytes_max;
         loop {
             let connection = self.connection(slot);
-            if !connection.life.is_heard() {
+            if !connection.life.reads_input() {
                 return 0;
             }
             let before = input.len();
@@ -333,30 +333,30 @@ impl Hub {
 
     /// Whether there is something to read at once. If everything queued has to wait, whatever it waits for will wake this
     /// shard.
-    pub(super) fn reads_on(&self) -> bool {
-        if self.reading.someone_may_go_on || !self.reading.anyone_waits() {
-            return self.reading.anyone_waits();
+    pub(super) fn has_more_to_read(&self) -> bool {
+        if self.reading.can_continue || !self.reading.has_unread() {
+            return self.reading.has_unread();
         }
         self.inbox().pressure().wait();
-        self.may_anyone_go_on()
+        self.is_any_readable()
     }
 
     /// Whether any queued connection could be read now, or holds receive buffers that others need. Checked before the shard
     /// sleeps.
-    fn may_anyone_go_on(&self) -> bool {
-        let Reading { newcomers, line, starved, .. } = &self.reading;
-        let buffers_are_missed = !starved.is_empty() && !self.registry.is_congested();
-        let may_go_on = |key: &Key| {
+    fn is_any_readable(&self) -> bool {
+        let Reading { quiet, busy, starved, .. } = &self.reading;
+        let buffers_are_wanted = !starved.is_empty() && !self.registry.is_congested();
+        let is_readable = |key: &Key| {
             let unread = self.get(*key).and_then(|connection| connection.unread.as_ref());
             let Some(unread) = unread else { return false };
             !self.must_wait(key.slot) && unread.parked.as_ref().is_none_or(|parked| !parked.room.is_behind())
-                || buffers_are_missed && unread.has_buffers()
+                || buffers_are_wanted && unread.has_buffers()
         };
-        newcomers.iter().chain(line).any(may_go_on)
+        quiet.iter().chain(busy).any(is_readable)
     }
 
     /// All input of this connection has been read: receive more, or handle its end.
-    fn all_is_read(&mut self, key: Key) {
+    fn input_drained(&mut self, key: Key) {
         if self.connection(key.slot).life.has_peer_ended() {
             self.reading.ends.push_back(key);
         } else {
@@ -368,9 +368,9 @@ impl Hub {
     pub(super) fn forget_unread(&mut self, slot: u32) {
         let key = self.key(slot);
         if self.connection(slot).unread.take().is_some() {
-            self.reading.newcomers.retain(|in_line| *in_line != key);
-            self.reading.line.retain(|in_line| *in_line != key);
-            self.all_is_read(key);
+            self.reading.quiet.retain(|queued| *queued != key);
+            self.reading.busy.retain(|queued| *queued != key);
+            self.input_drained(key);
         }
     }
 
@@ -379,7 +379,7 @@ impl Hub {
         if connection.life.may_receive() {
             connection.life.receive();
             let how = if connection.one_at_a_time { Receive::Once } else { Receive::All };
-            self.asks.push(Ask::Receive(slot, how));
+            self.ring_ops.push(RingOp::Receive(slot, how));
         }
     }
 
@@ -387,14 +387,14 @@ impl Hub {
     fn stop_receiving(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         if connection.life.is_receiving() && !connection.one_at_a_time {
-            self.asks.push(Ask::Cancel(slot));
+            self.ring_ops.push(RingOp::Cancel(slot));
         }
         connection.one_at_a_time = true;
     }
 
     /// Restarts receives that ended because the buffers had run out, the oldest first, as many as there are free buffers.
     pub(in crate::shard) fn receive_again(&mut self) {
-        let free = self.reading.buffers.len().saturating_sub(self.reading.buffers.held());
+        let free = self.reading.buffers.size().saturating_sub(self.reading.buffers.held());
         for _ in 0..free.min(self.reading.starved.len()) {
             let Some(key) = self.reading.starved.pop_front() else { return };
             if self.is_current(key) && self.connection(key.slot).unread.is_none() {
@@ -404,7 +404,7 @@ impl Hub {
     }
 
     /// Ends connections whose peer has ended, once all their input has been read.
-    pub(super) fn hear_ends(&mut self) {
+    pub(super) fn handle_ends(&mut self) {
         let mut left = ENDS_PER_TURN;
         while left > 0 {
             let Some(key) = self.reading.ends.pop_front() else { return };

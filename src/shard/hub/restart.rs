@@ -11,7 +11,7 @@ const RETRY_STEP_MS: u64 = 1;
 /// Milliseconds until the first client reconnects.
 const RETRY_FIRST_MS: u64 = 1000;
 /// Number of different delays given to clients that connect while the server is stopping.
-const LATE_COMERS: usize = 1000;
+const LATE_DELAYS: usize = 1000;
 
 /// The delay after which client `index` of `count` reconnects, in milliseconds.
 fn retry_ms(index: usize, count: usize) -> u64 {
@@ -26,18 +26,18 @@ impl Hub {
         self.stopping = true;
         let slots: Vec<u32> = self.connections.iter().map(|(slot, _)| slot as u32).collect();
         for (index, slot) in slots.iter().enumerate() {
-            self.send_away(*slot, retry_ms(index, slots.len()));
+            self.close_for_restart(*slot, retry_ms(index, slots.len()));
         }
     }
 
     /// Closes a connection that was made after the server was asked to stop.
-    pub(super) fn send_away_late(&mut self, slot: u32) {
+    pub(super) fn close_late_arrival(&mut self, slot: u32) {
         let serial = self.connection(slot).serial as usize;
-        self.send_away(slot, retry_ms(serial % LATE_COMERS, LATE_COMERS));
+        self.close_for_restart(slot, retry_ms(serial % LATE_DELAYS, LATE_DELAYS));
     }
 
     /// Closes a connection. A v1 client or a listener is told to reconnect after `retry_ms`.
-    fn send_away(&mut self, slot: u32, retry_ms: u64) {
+    fn close_for_restart(&mut self, slot: u32, retry_ms: u64) {
         if !self.connection(slot).life.is_open() {
             return;
         }

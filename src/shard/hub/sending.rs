@@ -7,10 +7,10 @@
 use std::collections::VecDeque;
 use std::io;
 
-use super::{Ask, Hub, Key};
+use super::{Hub, Key, RingOp};
 use crate::connection::{Gap, Next, Sent};
+use crate::counters::Lapped;
 use crate::limits::VISITS_MIN;
-use crate::metrics::counters::Lapped;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{Protocol, broadcast, sse};
 use crate::ring::Slices;
@@ -65,7 +65,7 @@ pub(super) struct Sending {
     /// Scratch space: the gaps found by one send.
     gaps: Vec<Gap>,
     /// Connections that lost messages and have to be told; closed if there is no gap to tell.
-    laggards: Vec<(u32, Option<Gap>)>,
+    losses: Vec<(u32, Option<Gap>)>,
     /// Whether this shard has published to itself since its inbox was last drained.
     pub(super) more_news: bool,
 }
@@ -84,7 +84,7 @@ type Sink<'s> = dyn FnMut(u32, Slices) + 's;
 impl Hub {
     /// Hands everything that is to be sent to `sink`, within a turn's bound.
     pub(in crate::shard) fn send(&mut self, sink: &mut Sink<'_>) {
-        let budget = if self.rooms.in_line() > 1 { PER_SHARED_TURN } else { PER_TURN };
+        let budget = if self.rooms.queued_rooms() > 1 { PER_SHARED_TURN } else { PER_TURN };
         let (mut left, quarter) = (budget, budget.share(4));
         left.spend(quarter, |part| self.send_queued(part, sink, |sending| &mut sending.queue));
         left.spend(quarter, |part| self.send_queued(part, sink, |sending| &mut sending.lagging));
@@ -107,8 +107,8 @@ impl Hub {
             let Some(key) = queue(&mut self.sending).pop_front() else { break };
             if self.is_current(key) {
                 self.connection(key.slot).queued = false;
-                self.give(key.slot, left, sink);
-                self.tell_laggards();
+                self.send_to(key.slot, left, sink);
+                self.report_losses();
             }
         }
     }
@@ -116,7 +116,7 @@ impl Hub {
     /// One round of the queued rooms: each visits its share of members. Rooms that were quiet go first; half of what is left of
     /// the turn is reserved for the others, if there are any.
     fn visit_members(&mut self, left: &mut Budget, sink: &mut Sink<'_>) {
-        let (rooms, busy, half) = (self.rooms.in_line(), self.rooms.busy_in_line(), left.share(2));
+        let (rooms, busy, half) = (self.rooms.queued_rooms(), self.rooms.busy_rooms(), left.share(2));
         let share = left.share(rooms);
         for _ in 0..rooms {
             if left.is_spent() {
@@ -127,19 +127,19 @@ impl Hub {
             left.spend(share, |of_room| {
                 for _ in 0..visits_max {
                     let Some(slot) = self.rooms.visit() else { break };
-                    self.give(slot, of_room, sink);
+                    self.send_to(slot, of_room, sink);
                     if of_room.bytes <= 0 {
                         break;
                     }
                 }
             });
-            self.rooms.end_of_visits();
-            self.tell_laggards();
+            self.rooms.end_visits();
+            self.report_losses();
         }
     }
 
     /// Sends one connection what it is owed, unless it has to wait.
-    fn give(&mut self, slot: u32, left: &mut Budget, sink: &mut Sink<'_>) {
+    fn send_to(&mut self, slot: u32, left: &mut Budget, sink: &mut Sink<'_>) {
         let connection = &mut self.connections[slot as usize];
         if !connection.life.may_send() {
             return;
@@ -152,12 +152,12 @@ impl Hub {
                 sink(slot, slices);
             }
             Next::Nothing => {}
-            Next::TooSlow => self.sending.laggards.push((slot, None)),
+            Next::TooSlow => self.sending.losses.push((slot, None)),
         }
-        self.sending.laggards.extend(gaps.drain(..).map(|gap| (slot, Some(gap))));
+        self.sending.losses.extend(gaps.drain(..).map(|gap| (slot, Some(gap))));
     }
 
-    /// A send has completed.
+    /// Handles a completed send.
     pub(in crate::shard) fn sent(&mut self, slot: u32, result: io::Result<usize>, slices: Slices) {
         let connection = &mut self.connections[slot as usize];
         connection.life.sent();
@@ -174,7 +174,7 @@ impl Hub {
             Sent::Full => {
                 if !connection.life.is_ended() {
                     connection.life.await_writable();
-                    self.asks.push(Ask::AwaitWritable(slot));
+                    self.ring_ops.push(RingOp::AwaitWritable(slot));
                 }
             }
         }
@@ -183,7 +183,7 @@ impl Hub {
         }
     }
 
-    /// The socket is writable again, or broken.
+    /// Handles the end of a wait until the socket is writable.
     pub(in crate::shard) fn writable(&mut self, slot: u32) {
         self.connection(slot).life.writable();
         self.queue_if_owed(slot);
@@ -207,23 +207,23 @@ impl Hub {
     /// Queues a connection that still has something to send, behind those that have just asked for something.
     fn queue_if_owed(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
-        if connection.has_something(&self.rooms) && !connection.queued && connection.life.may_send() {
+        if connection.has_pending(&self.rooms) && !connection.queued && connection.life.may_send() {
             connection.queued = true;
             self.sending.lagging.push_back(Key { slot, serial: connection.serial });
         }
     }
 
     /// Whether any connection is queued to be sent to.
-    pub(super) fn someone_is_owed(&self) -> bool {
+    pub(super) fn has_queued_sends(&self) -> bool {
         !self.sending.queue.is_empty() || !self.sending.lagging.is_empty()
     }
 
     /// Tells members which messages they have lost, or closes those that can't be told.
-    fn tell_laggards(&mut self) {
-        if self.sending.laggards.is_empty() {
+    fn report_losses(&mut self) {
+        if self.sending.losses.is_empty() {
             return;
         }
-        for (slot, gap) in std::mem::take(&mut self.sending.laggards) {
+        for (slot, gap) in std::mem::take(&mut self.sending.losses) {
             match gap {
                 Some(gap) => self.lapped(slot, gap),
                 None => {

@@ -15,7 +15,7 @@ use crate::rate::Verdict;
 use crate::room::{JoinError, Room, Speaker, Visitor};
 
 impl Hub {
-    /// Handles a complete message.
+    /// Handles a complete message of any protocol, if it is within the rate limit.
     pub(super) fn message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
         let now_ms = self.now.time.monotonic_ms;
         let connection = &mut self.connections[slot as usize];
@@ -78,7 +78,13 @@ impl Hub {
     }
 
     /// Publishes a chat message of a connection, in one of its own rooms or in another one. Returns the message's `Seq`.
-    pub(super) fn say(&mut self, slot: u32, user: &Name, room: &Arc<Room>, text: &str) -> Result<u64, JoinError> {
+    pub(super) fn publish_message(
+        &mut self,
+        slot: u32,
+        user: &Name,
+        room: &Arc<Room>,
+        text: &str,
+    ) -> Result<u64, JoinError> {
         let speaker = if self.is_member(slot, room) {
             Speaker::Member(user)
         } else {

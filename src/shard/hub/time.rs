@@ -59,7 +59,7 @@ impl Hub {
 
     /// Schedules the first ping. The delay varies from connection to connection, so that a burst of connects isn't followed by
     /// bursts of pings.
-    pub(super) fn begin_pings(&mut self, slot: u32) {
+    pub(super) fn schedule_first_ping(&mut self, slot: u32) {
         let spread = self.connection(slot).serial.wrapping_mul(0x9e37_79b1) >> 8;
         self.schedule(slot, 1 + spread % self.settings.heartbeat.interval);
     }
@@ -79,7 +79,7 @@ impl Hub {
         let tick = self.now.time.tick();
         let since_last = tick.saturating_sub(std::mem::replace(&mut self.timers.last_tick, tick));
         if since_last > self.settings.heartbeat.timeout {
-            self.forgive_silence();
+            self.restart_ping_timeouts();
         }
         let mut due = Vec::new();
         self.timers.wheel.advance(tick, &mut due);
@@ -95,15 +95,15 @@ impl Hub {
 
     /// The process or the machine was suspended: answers to pings may be waiting in the sockets, so the ping timeouts start
     /// again.
-    fn forgive_silence(&mut self) {
+    fn restart_ping_timeouts(&mut self) {
         let tick = self.now.time.tick();
         for (_, connection) in &mut self.connections {
-            connection.liveness.forgive(tick);
+            connection.liveness.restart_timeout(tick);
         }
     }
 
     /// Handles expired timers, a bounded number in each turn: thousands may expire at once.
-    pub(super) fn hear_timers(&mut self) {
+    pub(super) fn handle_timers(&mut self) {
         let mut left = ENDS_PER_TURN;
         while left > 0 {
             let Some((due_tick, key)) = self.timers.due.pop_front() else { return };

@@ -12,7 +12,6 @@ use crate::protocol::{Namespace, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::room::Room;
 
 impl Hub {
-    /// Handles a v0 message.
     pub(super) fn command(&mut self, slot: u32, user: &Name, payload: &[u8]) {
         let said = match v0::parse(payload) {
             Ok(said) => said,
@@ -28,7 +27,7 @@ impl Hub {
         match v0::command(&said.message) {
             Command::Say if is_blank(&said.message) => self.refuse(slot, Code::BadRequest, text::EMPTY),
             Command::Say if self.may_publish(&room, payload) => {
-                if self.say(slot, user, &room, &said.message).is_err() {
+                if self.publish_message(slot, user, &room, &said.message).is_err() {
                     self.refuse(slot, Code::NameTaken, &text::taken(user.as_str()));
                 }
             }

@@ -21,7 +21,7 @@ use crate::room::inbox::Order;
 
 impl Hub {
     /// Sends `hello`, and has the connection closed whose name this one takes over.
-    pub(super) fn say_hello(&mut self, slot: u32) {
+    pub(super) fn send_hello(&mut self, slot: u32) {
         let member = self.member_id(slot);
         let connection = &self.connections[slot as usize];
         let Some(user) = connection.user().cloned() else { return };
@@ -61,7 +61,6 @@ impl Hub {
         }
     }
 
-    /// Handles a v1 message.
     pub(super) fn request(&mut self, slot: u32, user: &Name, payload: &[u8]) {
         let v1::Request { reference, command } = v1::parse(payload);
         let reference = reference.as_ref();
@@ -118,7 +117,7 @@ impl Hub {
         if !self.may_publish(&room, payload) {
             return Ok(());
         }
-        let seq = self.say(slot, user, &room, message).map_err(|_| name_taken(room.name()))?;
+        let seq = self.publish_message(slot, user, &room, message).map_err(|_| name_taken(room.name()))?;
         if reference.is_some() {
             self.reply(slot, Answer::published(room.name(), room.epoch(), seq).frame(reference));
         }

@@ -7,43 +7,25 @@
 use std::array::from_fn;
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::number::Number;
 use crate::protocol::Protocol;
 use crate::protocol::v1::Code;
 
-/// A number that one thread writes and others read. Which one, its owner has to see to: [`Counter`] does.
-#[derive(Debug, Default)]
-pub(crate) struct Number(AtomicU64);
-
-impl Number {
-    pub(crate) fn add(&self, count: u64) {
-        self.0.store(self.get().wrapping_add(count), Ordering::Relaxed);
-    }
-
-    /// Subtracts, where the number is a level.
-    pub(crate) fn subtract(&self, count: u64) {
-        self.0.store(self.get().wrapping_sub(count), Ordering::Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+pub(crate) mod delivery;
 
 /// The writer's half of a number: it may move to another thread, and two threads can't have it.
 #[derive(Debug)]
 pub struct Counter(&'static Number, PhantomData<Cell<()>>);
 
 impl Counter {
-    /// Adds.
-    pub fn add(&self, count: u64) {
+    pub(crate) fn add(&self, count: u64) {
         self.0.add(count);
     }
 
     /// Subtracts, where the number is a level.
-    pub fn subtract(&self, count: u64) {
+    pub(crate) fn subtract(&self, count: u64) {
         self.0.subtract(count);
     }
 }
@@ -61,7 +43,7 @@ impl Reading {
 
 /// What becomes of a member that fell behind the oldest frame kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lapped {
+pub(crate) enum Lapped {
     /// It is told what it lost, and goes on.
     Gap,
     /// It is closed with 4101.
@@ -72,10 +54,9 @@ pub enum Lapped {
 
 impl Lapped {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 3] = [Self::Gap, Self::Close, Self::Skip];
+    pub(crate) const ALL: [Self; 3] = [Self::Gap, Self::Close, Self::Skip];
 
-    /// As a label.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Gap => "gap",
             Self::Close => "close",
@@ -86,7 +67,7 @@ impl Lapped {
 
 /// What becomes of a request for what was missed while away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replay {
+pub(crate) enum Replay {
     /// All of it was still there, and is sent.
     Recovered,
     /// Some of it was gone.
@@ -97,10 +78,9 @@ pub enum Replay {
 
 impl Replay {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 3] = [Self::Recovered, Self::TooOld, Self::OtherEpoch];
+    pub(crate) const ALL: [Self; 3] = [Self::Recovered, Self::TooOld, Self::OtherEpoch];
 
-    /// As a label.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Recovered => "recovered",
             Self::TooOld => "too_old",
@@ -110,11 +90,11 @@ impl Replay {
 }
 
 /// A connection that ended without a Close (RFC 6455, 7.1.5).
-pub const CLOSED_ABNORMALLY: u16 = 1006;
+pub(crate) const CLOSED_ABNORMALLY: u16 = 1006;
 /// A Close that carried no code (RFC 6455, 7.1.5); also a listener that goes, which has no way to give one.
-pub const CLOSED_WITHOUT_CODE: u16 = 1005;
+pub(crate) const CLOSED_WITHOUT_CODE: u16 = 1005;
 /// Codes that are counted one by one; peers may send any other, and those are counted together.
-pub const CLOSE_CODES: [u16; 18] = [
+pub(crate) const CLOSE_CODES: [u16; 18] = [
     1000,
     1001,
     1002,
@@ -151,7 +131,7 @@ pub const ERROR_CODES: [&str; 10] = [
 
 /// How many values fell into each of some ranges.
 #[derive(Debug)]
-pub struct Histogram<const N: usize, C = Counter> {
+pub(crate) struct Histogram<const N: usize, C = Counter> {
     /// The largest value of each range, ascending; what is larger than the last falls into one more.
     bounds: &'static [u64; N],
     counts: [C; N],
@@ -168,7 +148,7 @@ impl<const N: usize, C> Histogram<N, C> {
 
 impl<const N: usize> Histogram<N> {
     /// Counts a value that came `times` times.
-    pub fn record(&self, value: u64, times: u64) {
+    pub(crate) fn record(&self, value: u64, times: u64) {
         let range = self.bounds.iter().position(|bound| value <= *bound);
         range.map_or(&self.above, |range| &self.counts[range]).add(times);
         self.sum.add(value.saturating_mul(times));
@@ -177,7 +157,7 @@ impl<const N: usize> Histogram<N> {
 
 impl<const N: usize> Histogram<N, Reading> {
     /// Adds what it holds to `counts` (one more than there are bounds), and returns the sum of the values.
-    pub fn add_to(&self, counts: &mut [u64]) -> u64 {
+    pub(crate) fn add_to(&self, counts: &mut [u64]) -> u64 {
         for (count, reading) in counts.iter_mut().zip(self.counts.iter().chain([&self.above])) {
             *count += reading.get();
         }
@@ -186,14 +166,14 @@ impl<const N: usize> Histogram<N, Reading> {
 }
 
 /// Sends of one turn: [`Counters::send_batch`].
-pub const BATCH_BOUNDS: [u64; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
+pub(crate) const BATCH_BOUNDS: [u64; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 
 const MICROSECOND: u64 = 1000;
 const MILLISECOND: u64 = 1000 * MICROSECOND;
 const SECOND: u64 = 1000 * MILLISECOND;
 
 /// Nanoseconds of a delivery: [`Counters::delivery`].
-pub const DELIVERY_BOUNDS: [u64; 18] = [
+pub(crate) const DELIVERY_BOUNDS: [u64; 18] = [
     50 * MICROSECOND,
     100 * MICROSECOND,
     250 * MICROSECOND,
@@ -226,33 +206,30 @@ const NUMBERS_MAX: usize = 128;
 #[derive(Debug)]
 pub struct Counters<C = Counter> {
     /// Frames of rooms that the kernel took, each once for every member.
-    pub deliveries: C,
+    pub(crate) deliveries: C,
     /// Bytes that the kernel took of what leaves through WebSockets and streams.
-    pub sent_bytes: C,
+    pub(crate) sent_bytes: C,
     /// Bytes that arrived through WebSockets, and from listeners.
-    pub received_bytes: C,
-    /// Nanoseconds spent in turns.
-    pub busy_nanos: C,
+    pub(crate) received_bytes: C,
+    pub(crate) busy_nanos: C,
     /// Sends of each turn that had any.
-    pub send_batch: Histogram<{ BATCH_BOUNDS.len() }, C>,
+    pub(crate) send_batch: Histogram<{ BATCH_BOUNDS.len() }, C>,
     /// From the receipt of a message to its acceptance by the kernel, for every member, of messages that were sampled.
-    pub delivery: Histogram<{ DELIVERY_BOUNDS.len() }, C>,
-    /// Connections accepted.
-    pub accepts: C,
-    /// Notices of a gap.
-    pub gaps: C,
+    pub(crate) delivery: Histogram<{ DELIVERY_BOUNDS.len() }, C>,
+    pub(crate) accepts: C,
+    pub(crate) gaps: C,
     /// Frames that lapped members lost.
-    pub lost: C,
+    pub(crate) lost: C,
     /// Pauses of an accept, because the system had no file or memory left.
-    pub accept_pauses: C,
+    pub(crate) accept_pauses: C,
     /// Connections that gave no sign of life after a ping.
-    pub ping_timeouts: C,
+    pub(crate) ping_timeouts: C,
     /// Connections for which too many replies waited.
-    pub replies_unread: C,
+    pub(crate) replies_unread: C,
     /// Connections to the internal port that are open.
-    pub api_connections: C,
+    pub(crate) api_connections: C,
     /// Messages that the internal port has published.
-    pub api_messages_in: C,
+    pub(crate) api_messages_in: C,
     connections: [C; Protocol::ALL.len()],
     messages_in: [C; Protocol::ALL.len()],
     rate_limited: [C; Protocol::ALL.len()],
@@ -320,33 +297,33 @@ impl<C> Counters<C> {
     }
 
     /// Messages that arrived and were admitted.
-    pub fn messages_in(&self, protocol: Protocol) -> &C {
+    pub(crate) fn messages_in(&self, protocol: Protocol) -> &C {
         &self.messages_in[protocol as usize]
     }
 
     /// Messages refused for their rate.
-    pub fn rate_limited(&self, protocol: Protocol) -> &C {
+    pub(crate) fn rate_limited(&self, protocol: Protocol) -> &C {
         &self.rate_limited[protocol as usize]
     }
 
     /// Members that fell behind the oldest frame kept.
-    pub fn lapped(&self, outcome: Lapped) -> &C {
+    pub(crate) fn lapped(&self, outcome: Lapped) -> &C {
         &self.lapped[outcome as usize]
     }
 
     /// Requests for what was missed while away.
-    pub fn replays(&self, outcome: Replay) -> &C {
+    pub(crate) fn replays(&self, outcome: Replay) -> &C {
         &self.replays[outcome as usize]
     }
 
     /// Requests of chat clients that were refused, of v0 under the code that v1 has for the same; those beyond the rate are
     /// in [`Counters::rate_limited`].
-    pub fn refused(&self, code: Code) -> &C {
+    pub(crate) fn refused(&self, code: Code) -> &C {
         &self.refused[code as usize]
     }
 
     /// Requests to the internal port that were refused, by one of [`ERROR_CODES`].
-    pub fn api_errors(&self, code: &str) -> &C {
+    pub(crate) fn api_errors(&self, code: &str) -> &C {
         let index = ERROR_CODES.iter().position(|counted| *counted == code);
         debug_assert!(index.is_some(), "{code} is not in the list");
         &self.api_errors[index.unwrap_or_default()]
@@ -360,8 +337,7 @@ impl<C> Counters<C> {
 }
 
 impl Counters {
-    /// Time spent in turns.
-    pub fn busy(&self, time: Duration) {
+    pub(crate) fn busy(&self, time: Duration) {
         self.busy_nanos.add(time.as_nanos() as u64);
     }
 }

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::counters::Counters;
+use super::Counters;
 use crate::limits::{PENDING_MAX, SAMPLES_MAX};
 
 /// Between two messages of one shard that are followed.
@@ -16,7 +16,7 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Chooses the messages that are followed.
 #[derive(Debug, Default)]
-pub struct Sampler {
+pub(crate) struct Sampler {
     /// When the message that is being read was received.
     arrived: Option<Instant>,
     /// When the last one that is followed was read: those that had to wait are chosen as often as the others.
@@ -25,17 +25,17 @@ pub struct Sampler {
 
 impl Sampler {
     /// What is read from now on was received at this time.
-    pub fn arrived(&mut self, at: Instant) {
+    pub(crate) fn arrived(&mut self, at: Instant) {
         self.arrived = Some(at);
     }
 
     /// When the message that is being read was received.
-    pub fn receipt(&self) -> Option<Instant> {
+    pub(crate) fn receipt(&self) -> Option<Instant> {
         self.arrived
     }
 
     /// Whether to follow the message that is being read `now`: the time of its receipt.
-    pub fn sample(&mut self, now: Instant) -> Option<Instant> {
+    pub(crate) fn sample(&mut self, now: Instant) -> Option<Instant> {
         let arrived = self.arrived?;
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < SAMPLE_INTERVAL) {
             return None;
@@ -47,7 +47,7 @@ impl Sampler {
 
 /// The messages of one room that are followed on one shard.
 #[derive(Debug, Default)]
-pub struct Sampled {
+pub(crate) struct Sampled {
     /// The last of them; nearly all deliveries are beyond it. 0: none.
     newest: u64,
     /// `Seq` and time of receipt, ascending.
@@ -56,7 +56,7 @@ pub struct Sampled {
 
 impl Sampled {
     /// Follows one more; those before `first_seq` are no longer kept and will never be delivered.
-    pub fn add(&mut self, seq: u64, received: Instant, first_seq: u64) {
+    pub(crate) fn add(&mut self, seq: u64, received: Instant, first_seq: u64) {
         while self.messages.len() >= SAMPLES_MAX || self.messages.front().is_some_and(|(seq, _)| *seq < first_seq) {
             self.messages.pop_front();
         }
@@ -65,12 +65,12 @@ impl Sampled {
     }
 
     /// One member got the frames from `from` to before `end`.
-    pub fn delivered(&self, from: u64, end: u64, deliveries: &Deliveries) {
+    pub(crate) fn delivered(&self, from: u64, end: u64, deliveries: &Deliveries) {
         self.between(from, end).for_each(|received| deliveries.sampled(received));
     }
 
     /// When the first message that is followed, of those from `from` to before `end`, was received.
-    pub fn first(&self, from: u64, end: u64) -> Option<Instant> {
+    pub(crate) fn first(&self, from: u64, end: u64) -> Option<Instant> {
         self.between(from, end).next()
     }
 
@@ -87,10 +87,9 @@ impl Sampled {
 /// Frames of a room among the bytes that one connection is owed: they count as delivered once those have left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
-    /// How many.
-    pub frames: u32,
+    pub(crate) frames: u32,
     /// When the first of them that is followed was received.
-    pub received: Option<Instant>,
+    pub(crate) received: Option<Instant>,
 }
 
 /// What was delivered on one shard since the last report.
@@ -103,12 +102,12 @@ pub struct Deliveries {
 
 impl Deliveries {
     /// Counts frames that the kernel has taken.
-    pub fn count(&self, frames: u64) {
+    pub(crate) fn count(&self, frames: u64) {
         self.frames.set(self.frames.get() + frames);
     }
 
     /// A message that is followed was delivered to one member.
-    pub fn sampled(&self, received: Instant) {
+    pub(crate) fn sampled(&self, received: Instant) {
         let mut sampled = self.sampled.borrow_mut();
         let pending = sampled.len();
         match sampled.last_mut() {
@@ -119,7 +118,7 @@ impl Deliveries {
     }
 
     /// Adds all of it to the counters.
-    pub fn report(&self, counters: &Counters) {
+    pub(crate) fn report(&self, counters: &Counters) {
         let frames = self.frames.take();
         if frames == 0 {
             return;
@@ -139,7 +138,7 @@ impl Deliveries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::counters::{DELIVERY_BOUNDS, counters};
+    use crate::counters::{DELIVERY_BOUNDS, counters};
 
     #[test]
     fn one_message_in_100_ms_is_followed() {
