@@ -9,6 +9,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::counters::delivery::Carried;
+use crate::frame::OpCode;
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
 use crate::protocol::name::Name;

@@ -5,6 +5,7 @@ use std::io::Write;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::frame::OpCode;
 use crate::frame::encode::FrameWriter;
 use crate::protocol::name::Name;
 use crate::protocol::notice::{Event, Folded, Notice};
