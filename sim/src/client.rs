@@ -152,7 +152,7 @@ impl Client {
         let random = &scene.random;
         let size = || random.pick(&[512, 4096, 16 * 1024, 64 * 1024]);
         let sizes = Sizes { up: (size(), size()), down: (size(), size()) };
-        let link = scene.shared.network.borrow_mut().connect(sizes);
+        let link = scene.shared.network.borrow_mut().connect(sizes, self.kind == Kind::Sse);
         let room = match self.kind {
             Kind::V1 => random.one_in(4).then(|| random.pick(&ROOMS)),
             Kind::V0 | Kind::Sse => Some(random.pick(&ROOMS)),

@@ -126,6 +126,8 @@ pub struct Link {
     reset_under_way: bool,
     /// Nothing arrives any more, in either direction, and nobody is told.
     pub is_silent: bool,
+    /// Whether the client listens to events: it is not asked for signs of life, so that its end is up to the kernel.
+    is_listener: bool,
     /// The server reads no more: what is unread still comes, then the end.
     server_ended: bool,
     server_closed: bool,
@@ -155,7 +157,7 @@ impl Network {
     }
 
     /// A new link. The server's socket gets the lowest number that is free, as sockets do.
-    pub fn connect(&mut self, sizes: Sizes) -> LinkId {
+    pub fn connect(&mut self, sizes: Sizes, is_listener: bool) -> LinkId {
         let descriptor = PEERS.with_borrow_mut(|peers| {
             let index = peers.iter().position(Option::is_none).unwrap_or(peers.len());
             peers.resize(peers.len().max(index + 1), None);
@@ -170,6 +172,7 @@ impl Network {
             reset_at_client: false,
             reset_under_way: false,
             is_silent: false,
+            is_listener,
             server_ended: false,
             server_closed: false,
             client_closed: false,
@@ -257,11 +260,12 @@ impl Network {
         self.links[id].is_silent = true;
     }
 
-    /// The server's kernel has waited long enough for a sign of life, and gives the link up.
-    pub fn times_out(&mut self, id: LinkId) {
-        let link = &mut self.links[id];
-        link.reset_at_server = true;
-        link.note_end();
+    /// The server's kernel has waited long enough for listeners that don't take their heartbeats, and gives their links up.
+    pub fn give_up_silent_listeners(&mut self) {
+        for link in self.links.iter_mut().filter(|link| link.is_listener && link.is_silent && !link.server_closed) {
+            link.reset_at_server = true;
+            link.note_end();
+        }
     }
 
     /// The server sends; how many bytes its kernel took, or none as the link is broken.
@@ -332,10 +336,5 @@ impl Link {
         if has_ended && !self.server_closed {
             PEERS.with_borrow_mut(|peers| peers[self.descriptor as usize] = Some(true));
         }
-    }
-
-    /// Whether anything may still come to the client.
-    pub fn is_dead_for_client(&self) -> bool {
-        self.client_closed || self.is_silent
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use clap::Parser;
-use hi::config::{Config, RawMode, Slow};
+use hi::admission::RawMode;
+use hi::config::Config;
+use hi::shard::settings::Slow;
 
 use crate::random::Random;
 

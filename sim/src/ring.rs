@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hi::ring::{BufferPool, Completion, DataRing, RECEIVE_BUFFER_BYTES, Receive, SLICES_PER_SEND_MAX, Slices};
+use hi::limits::{RECEIVE_BUFFER_BYTES, SLICES_PER_SEND_MAX};
+use hi::ring::{BufferPool, Completion, DataRing, Receive, Slices};
 
 use crate::allocations::of_simulation;
 use crate::network::{self, Found, LinkId, Network};

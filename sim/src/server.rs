@@ -7,21 +7,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use fastwebsockets::OpCode;
+
 use hi::clock::Now;
 use hi::connection::Role;
+use hi::counters::{Readings, counters};
+use hi::frame::OpCode;
 use hi::frame::encode;
 use hi::memory::{Memory, What};
-use hi::metrics::counters::Speech;
-use hi::protocol::Namespace;
 use hi::protocol::name::Name;
 use hi::protocol::position::Since;
 use hi::protocol::resume::ResumeKey;
-use hi::relay::{self, Disconnect, Order, Pushed, Wake};
+use hi::protocol::{Namespace, Protocol};
 use hi::ring::DataRing;
+use hi::room::inbox::{self, Disconnect, Inbox, Order, Pushed, Wake};
 use hi::room::registry::Registry;
 use hi::room::{Payload, Room, Wakes};
-use hi::shard::{Opening, Shard, Upgraded};
+use hi::shard::settings::Settings;
+use hi::shard::{Shard, Upgraded};
 use tokio::sync::oneshot;
 
 use crate::allocations::of_server;
@@ -82,6 +84,8 @@ pub struct Seat {
     shard: RefCell<Shard<SimRing>>,
     /// The scheduler's hold of its ring.
     pub kernel: Kernel,
+    /// What it counts.
+    readings: Readings,
     awake: Arc<AtomicBool>,
     /// While there are faults: whether its core does something else.
     pauses: Cell<bool>,
@@ -104,16 +108,19 @@ impl Server {
     pub fn new(plan: &Plan, shared: Rc<Shared>, clock: Rc<Clock>) -> Self {
         let awake: Vec<Arc<AtomicBool>> = (0..plan.shards).map(|_| Arc::default()).collect();
         let wakes = awake.iter().cloned().map(|awake| Wake(Box::new(move || awake.store(true, Ordering::SeqCst))));
-        let inboxes = relay::inboxes(wakes, plan.inbox_bytes_max);
+        let inboxes = inbox::inboxes(wakes, plan.inbox_bytes_max);
         let registry = Registry::new(inboxes, EPOCH_BASE, ResumeKey::new([1, 2]), plan.config.replay_bounds());
         let registry = Arc::new(registry.asking(SimRing::peer_has_ended));
         let memory = Arc::new(Memory::new(plan.memory_bytes_max, plan.shards).of_holders_alone());
-        let config = Arc::new(plan.config.clone());
+        let settings = plan.config.shard_settings(plan.shards, "sim".into());
+        let settings = Arc::new(Settings { inbox_bytes_max: plan.inbox_bytes_max, ..settings });
         let seat = |(id, awake): (usize, Arc<AtomicBool>)| {
             memory.enroll(id);
-            let (ring, kernel) = SimRing::new(id, config.receive_buffers, Rc::clone(&shared), Arc::clone(&awake));
-            let shard = Shard::new(id, Arc::clone(&config), Arc::clone(&registry), ring, clock.now());
-            Seat { shard: RefCell::new(shard.keeping_to(Arc::clone(&memory))), kernel, awake, pauses: Cell::new(false) }
+            let (ring, kernel) = SimRing::new(id, plan.config.receive_buffers, Rc::clone(&shared), Arc::clone(&awake));
+            let shard = Shard::new(id, Arc::clone(&settings), Arc::clone(&registry), ring, clock.now());
+            let (counters, readings) = counters();
+            let shard = shard.counting_in(Rc::new(counters)).keeping_to(Arc::clone(&memory));
+            Seat { shard: RefCell::new(shard), kernel, readings, awake, pauses: Cell::new(false) }
         };
         let seats = awake.into_iter().enumerate().map(seat).collect();
         Self { seats, registry, memory, clock, shared }
@@ -175,16 +182,20 @@ impl Server {
     pub fn adopt(&self, id: usize, link: LinkId, request: Request<'_>) {
         let Request { kind, user, room, resume, since, leftover } = request;
         self.with(id, |shard, now| {
+            let name = || Name::user(user).expect("a name");
             let role = match kind {
-                Kind::V0 | Kind::V1 => Role::Chat { user: Name::user(user).expect("a name") },
+                Kind::V0 => Role::V0 { user: name() },
+                Kind::V1 => {
+                    let predecessor = resume.and_then(|secret| shard.predecessor(secret)).map(Box::new);
+                    Role::V1 { user: name(), predecessor }
+                }
                 Kind::Raw { echo, lossy } => Role::Raw { echo, lossy },
-                Kind::Sse => Role::Stream { ignored_bytes: 0 },
+                Kind::Sse => Role::Sse { ignored_bytes: 0 },
             };
             let upgraded = Upgraded {
                 socket: SimSocket(link),
                 role,
                 room: room.map(|room| Name::room(room).expect("a name")),
-                opening: (kind == Kind::V1).then(|| Opening { instance: "sim".into(), resume: resume.cloned() }),
                 since,
                 response: Bytes::from_static(HEAD),
                 leftover: leftover.to_vec(),
@@ -230,7 +241,7 @@ impl Server {
 
     /// Has the connections of a user closed, as the internal port does; each shard says how many that were.
     pub fn disconnect(&self, user: &str) -> Vec<oneshot::Receiver<usize>> {
-        let order = |inbox: &relay::Inbox| {
+        let order = |inbox: &Inbox| {
             let (closed, answer) = oneshot::channel();
             let user = Name::user(user).expect("a name");
             let order =
@@ -251,21 +262,20 @@ impl Server {
     /// The same, as the metrics have it.
     pub fn connections_counted(&self) -> u64 {
         let of_shard = |seat: &Seat| {
-            let shard = seat.shard.borrow();
-            let counters = shard.counters();
-            Speech::ALL.iter().fold(0, |sum: u64, speech| sum.wrapping_add(counters.connections(*speech).get()))
+            let of = |protocol: &Protocol| seat.readings.connections(*protocol).get();
+            Protocol::ALL.iter().map(of).fold(0, u64::wrapping_add)
         };
         self.seats.iter().map(of_shard).fold(0, u64::wrapping_add)
     }
 
     /// Connections that ended with this code.
     pub fn ended_with(&self, code: u16) -> u64 {
-        self.seats.iter().map(|seat| seat.shard.borrow().counters().disconnects(code).get()).sum()
+        self.seats.iter().map(|seat| seat.readings.disconnects(code).get()).sum()
     }
 
     /// Bytes that the ledgers say are held, inboxes included.
     pub fn held_bytes(&self) -> usize {
-        let inboxes: usize = self.registry.inboxes().iter().map(relay::Inbox::bytes).sum();
+        let inboxes: usize = self.registry.inboxes().iter().map(Inbox::bytes).sum();
         inboxes + What::ALL.iter().map(|what| self.memory.bytes(*what)).sum::<usize>()
     }
 }

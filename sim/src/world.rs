@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use hi::memory::What;
 use hi::protocol::Namespace;
-use hi::relay::Inbox;
+use hi::room::inbox::Inbox;
 use tokio::sync::oneshot;
 
 use crate::allocations::server_bytes;
@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::network::Network;
 use crate::plan::{Plan, RAW_ROOMS, ROOMS};
 use crate::random::Random;
-use crate::ring::Shared;
+use crate::ring::{Kernel, Shared};
 use crate::scene::{Scene, Seen, Totals};
 use crate::server::{Kind, Server};
 use crate::trace::Trace;
@@ -143,7 +143,7 @@ impl World {
             }
             90..95 => {
                 let index = random.below(self.scene.server.shards());
-                self.scene.server.kernels().nth(index).map(crate::ring::Kernel::tell_late);
+                self.scene.server.kernels().nth(index).map(Kernel::tell_late);
             }
             95..98 => self.pass_time(random.pick(&[1, 5, 20, 100, 300])),
             98 => {
@@ -225,7 +225,7 @@ impl World {
         if self.scene.shared.network.borrow_mut().transfer(link, max) {
             self.scene.trace.note(format_args!("link {link} moves"));
         }
-        self.scene.server.kernels().for_each(crate::ring::Kernel::notify);
+        self.scene.server.kernels().for_each(Kernel::notify);
     }
 
     fn pass_time(&mut self, ms: usize) {
@@ -316,7 +316,7 @@ impl World {
                     moved = true;
                 }
             }
-            server.kernels().for_each(crate::ring::Kernel::notify);
+            server.kernels().for_each(Kernel::notify);
             for client in &mut self.clients {
                 moved |= client.read_all(&self.scene);
                 moved |= client.write(&self.scene);
@@ -335,10 +335,7 @@ impl World {
     /// Everything that is owed has arrived.
     fn check_settled(&mut self) {
         let Scene { server, shared, truth, .. } = &self.scene;
-        assert!(
-            server.kernels().all(crate::ring::Kernel::is_quiet),
-            "a shard sleeps, and its ring has something to tell"
-        );
+        assert!(server.kernels().all(Kernel::is_quiet), "a shard sleeps, and its ring has something to tell");
         for client in &mut self.clients {
             client.place(&self.scene);
             client.check_is_up_to_date(&self.scene);
@@ -388,35 +385,25 @@ impl World {
         let config = &self.scene.plan.config;
         let patience = config.ping_interval + config.ping_timeout;
         self.wait(patience.as_secs() + 5);
-        self.give_up_silent();
+        // What no ping finds out, the kernel does.
+        self.scene.shared.network.borrow_mut().give_up_silent_listeners();
+        self.scene.server.kernels().for_each(Kernel::notify);
         let age = self.scene.plan.config.replay_age.as_secs();
         self.wait(age + 5);
         self.check_nothing_is_left();
-    }
-
-    /// What no ping finds out, the kernel does: listeners are not asked for signs of life.
-    fn give_up_silent(&self) {
-        let mut network = self.scene.shared.network.borrow_mut();
-        for link in network.active() {
-            if network.link(link).is_dead_for_client() {
-                network.times_out(link);
-            }
-        }
-        drop(network);
-        self.scene.server.kernels().for_each(crate::ring::Kernel::notify);
     }
 
     fn check_nothing_is_left(&self) {
         let Scene { server, shared, .. } = &self.scene;
         assert_eq!(server.connections(), 0, "connections outlive their peers");
         assert_eq!(server.connections_counted(), 0, "a level that is not that of the connections");
-        assert_eq!(server.kernels().map(crate::ring::Kernel::tokens).sum::<usize>(), 0, "tokens outlive their sockets");
+        assert_eq!(server.kernels().map(Kernel::tokens).sum::<usize>(), 0, "tokens outlive their sockets");
         assert_eq!(shared.network.borrow().open_sockets(), 0, "sockets outlive their connections");
-        assert_eq!(server.kernels().map(crate::ring::Kernel::buffers_held).sum::<usize>(), 0, "buffers are lost");
+        assert_eq!(server.kernels().map(Kernel::buffers_held).sum::<usize>(), 0, "buffers are lost");
         for namespace in [Namespace::Chat, Namespace::Raw] {
             assert_eq!(server.registry.len(namespace), 0, "rooms outlive their members");
         }
-        assert_eq!(server.registry.sleeping().0, 0, "rooms outlive what they keep");
+        assert_eq!(server.registry.dormant().0, 0, "rooms outlive what they keep");
         for what in What::ALL {
             assert_eq!(server.memory.bytes(what), 0, "{what:?} outlive their holders");
         }

@@ -36,7 +36,7 @@ pub enum Protocol {
 
 impl Protocol {
     /// All of them, in the order of their declaration.
-    pub(crate) const ALL: [Self; 4] = [Self::V0, Self::V1, Self::Raw, Self::Sse];
+    pub const ALL: [Self; 4] = [Self::V0, Self::V1, Self::Raw, Self::Sse];
 
     /// The label that metrics have for it.
     pub(crate) fn label(self) -> &'static str {
