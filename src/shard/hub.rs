@@ -1,5 +1,5 @@
 //! The connections of a shard and everything that happens to them: no ring, no socket, no clock. Bytes and tokens come in;
-//! frames go out through [`Hub::send`], and every other request to the ring through [`Hub::take_ring_ops`].
+//! frames go out through `Hub::send`, and every other request to the ring through `Hub::take_ring_ops`.
 //!
 //! In the order in which a message meets them:
 //! - [`reading`]: which connections are read, how much of each, and which have to wait
