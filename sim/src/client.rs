@@ -162,7 +162,11 @@ impl Client {
         let position = room.and_then(|room| self.left.get(room)).filter(|_| self.kind == Kind::Sse);
         let since = position.filter(|_| !random.one_in(4)).map(|at| Since { epoch: Some(at.epoch), seq: at.seq });
         let speaks_frames = self.kind != Kind::Sse;
-        let leftover = if speaks_frames && random.one_in(4) { wire::frame(random, true, wire::PING, b"first") } else { Vec::new() };
+        let leftover = if speaks_frames && random.one_in(4) {
+            wire::frame(random, true, wire::PING, b"first")
+        } else {
+            Vec::new()
+        };
         let shard = random.below(scene.server.shards());
         self.connections += 1;
         scene.saw(Seen::Connection);
@@ -310,7 +314,12 @@ impl Client {
             4102 => plan.rate_limit_of(is_raw) > 0,
             _ => false,
         };
-        assert!(is_expected || connection.misbehaves, "{} is closed with {code} {:?}", self.user, &payload[2.min(payload.len())..]);
+        assert!(
+            is_expected || connection.misbehaves,
+            "{} is closed with {code} {:?}",
+            self.user,
+            &payload[2.min(payload.len())..]
+        );
         scene.saw(Seen::Closed);
         if code == 4101 {
             scene.saw(Seen::TooSlow);

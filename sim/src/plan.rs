@@ -62,8 +62,7 @@ impl Plan {
         config.ping_timeout = Duration::from_secs(random.pick(&[1, 3, 10]));
         config.raw = random.pick(&[RawMode::Open, RawMode::Open, RawMode::Open, RawMode::Listen]);
         let shards = random.between(1, 4);
-        let inbox_bytes_max =
-            if random.one_in(5) { SMALL_INBOX_BYTES } else { config.inbox_bytes_max(shards) };
+        let inbox_bytes_max = if random.one_in(5) { SMALL_INBOX_BYTES } else { config.inbox_bytes_max(shards) };
         let floods = random.one_in(3);
         let large_bytes = config.max_message.min(random.pick(&[500, 3000, 60_000]));
         Self {

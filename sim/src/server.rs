@@ -12,11 +12,11 @@ use hi::clock::Now;
 use hi::connection::Role;
 use hi::frame::encode;
 use hi::memory::{Memory, What};
-use hi::protocol::{Namespace, Protocol};
-use hi::metrics::counters::{Readings, counters};
+use hi::metrics::counters::{CLOSE_CODES, Readings, counters};
 use hi::protocol::name::Name;
 use hi::protocol::position::Since;
 use hi::protocol::resume::ResumeKey;
+use hi::protocol::{Namespace, Protocol};
 use hi::ring::DataRing;
 use hi::room::inbox::{self, Disconnect, Inbox, Order, Pushed, Wake};
 use hi::room::registry::Registry;
@@ -27,9 +27,10 @@ use tokio::sync::oneshot;
 
 use crate::allocations::of_server;
 use crate::clock::Clock;
+use crate::kernel::{Kernel, Shared};
 use crate::network::LinkId;
 use crate::plan::Plan;
-use crate::ring::{Kernel, Shared, SimRing, SimSocket};
+use crate::ring::{SimRing, SimSocket};
 
 /// What stands at the head of every connection.
 pub const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
@@ -243,7 +244,8 @@ impl Server {
         let order = |inbox: &Inbox| {
             let (closed, answer) = oneshot::channel();
             let user = Name::user(user).expect("a name");
-            let order = Order::Disconnect(Disconnect { user, room: None, reason: "the simulation wants it".into(), closed });
+            let order =
+                Order::Disconnect(Disconnect { user, room: None, reason: "the simulation wants it".into(), closed });
             if inbox.order(order) == Pushed::Wake {
                 inbox.wake();
             }
@@ -269,6 +271,12 @@ impl Server {
     /// Connections that ended with this code.
     pub fn ended_with(&self, code: u16) -> u64 {
         self.seats.iter().map(|seat| seat.readings.disconnects(code).get()).sum()
+    }
+
+    /// Connections that have ended, each under one code.
+    pub fn ended(&self) -> u64 {
+        // Those without a number of their own are counted together.
+        CLOSE_CODES.iter().chain([&0]).map(|code| self.ended_with(*code)).sum()
     }
 
     /// Bytes that the ledgers say are held, inboxes included.

@@ -118,6 +118,11 @@ impl Truth {
         self.places.get(&place)
     }
 
+    /// Bytes of the JSON of the messages from `first` to `last` of a chat room's life; `None` if not all of it is known.
+    pub fn bytes(&self, room: &'static str, epoch: u64, first: u64, last: u64) -> Option<usize> {
+        (first..=last).map(|seq| self.at((false, room, epoch, seq)).map(Bytes::len)).sum()
+    }
+
     /// How many places are known.
     pub fn len(&self) -> usize {
         self.places.len()
@@ -132,7 +137,8 @@ impl Truth {
     /// number.
     pub fn check_senders(&mut self) {
         let mut last: BTreeMap<(bool, &str, u64, String), u64> = BTreeMap::new();
-        let places: Vec<(Place, Bytes)> = self.places.iter().map(|(place, payload)| (*place, payload.clone())).collect();
+        let places: Vec<(Place, Bytes)> =
+            self.places.iter().map(|(place, payload)| (*place, payload.clone())).collect();
         for (place, payload) in places {
             let text = if place.0 {
                 String::from_utf8_lossy(&payload).into_owned()

@@ -159,7 +159,12 @@ impl Client {
         let link = connection.link;
         match how {
             0 if self.kind != Kind::Sse && connection.end == End::Open => {
-                connection.out.extend_from_slice(&wire::frame(&scene.random, true, wire::CLOSE, &1000u16.to_be_bytes()));
+                connection.out.extend_from_slice(&wire::frame(
+                    &scene.random,
+                    true,
+                    wire::CLOSE,
+                    &1000u16.to_be_bytes(),
+                ));
                 connection.end = End::Leaving;
             }
             0 | 1 if connection.end == End::Open && connection.out.is_empty() => {

@@ -66,6 +66,8 @@ impl Client {
             if since.epoch == Some(id.0) && since.seq < id.1 {
                 let (first, last) = (said.json["FromSeq"].as_u64(), said.json["ToSeq"].as_u64());
                 assert_eq!((first, last), (Some(since.seq + 1), Some(id.1)), "{user} has {since:?}: {event:?}");
+                let must = scene.must_recover(room, id.0, since.seq, id.1);
+                assert!(!must, "{user} has {since:?} of {room}, and doesn't get what is kept: {event:?}");
             } else {
                 assert!(said.json["FromSeq"].is_null(), "{user} has {since:?}, and is told of a length: {event:?}");
             }
@@ -84,7 +86,10 @@ impl Client {
         match since {
             Some(Since { epoch, seq }) => {
                 // A stream that begins where the listener stopped, or elsewhere in a room in which nothing was said.
-                assert!(epoch == Some(id.0) && seq == id.1, "{user} had {since:?}, and isn't told what it lost: {id:?}");
+                assert!(
+                    epoch == Some(id.0) && seq == id.1,
+                    "{user} had {since:?}, and isn't told what it lost: {id:?}"
+                );
                 scene.saw(Seen::Recovered);
             }
             None => {
@@ -97,7 +102,8 @@ impl Client {
     /// Whether a raw member can't tell if it has everything: nobody knows what comes next, or it asked for less.
     fn may_not_know(&self, scene: &Scene, room: &'static str, membership: &Membership, next: u64) -> bool {
         let Kind::Raw { echo, lossy } = self.kind else { return false };
-        let is_known = scene.truth.borrow().at((true, room, membership.began.map_or(0, |(epoch, _)| epoch), next)).is_some();
+        let is_known =
+            scene.truth.borrow().at((true, room, membership.began.map_or(0, |(epoch, _)| epoch), next)).is_some();
         lossy || !echo && !is_known
     }
 
@@ -138,7 +144,10 @@ impl Membership {
     fn continues_with(&self, seq: u64, user: &str, room: &str) {
         match (self.next, self.began) {
             (Some(next), _) => {
-                assert!(next == seq, "{user} in {room}: {next} has to come, but {seq} comes, untold of what is between");
+                assert!(
+                    next == seq,
+                    "{user} in {room}: {next} has to come, but {seq} comes, untold of what is between"
+                );
             }
             (None, Some((epoch, last))) if self.epoch == Some(epoch) => assert!(
                 seq == last || seq == last + 1,

@@ -80,7 +80,9 @@ impl Client {
                 self.resume = Some(said.text("Resume").to_owned());
             }
             _ if !connection.greeted => panic!("{user}: hello comes first, not {payload:?}"),
-            "" if said.text("Event") == "drain" => assert!(scene.stopping.get() > 0, "{user} is sent away without a reason"),
+            "" if said.text("Event") == "drain" => {
+                assert!(scene.stopping.get() > 0, "{user} is sent away without a reason")
+            }
             "" => {
                 let room = room_of(&said).unwrap_or_else(|| panic!("{user}: of which room is {payload:?}?"));
                 self.hear_room(scene, room, payload, &said);
@@ -101,7 +103,9 @@ impl Client {
         let is_limited = code == "too_many_requests" && scene.plan.config.rate_limit > 0;
         match asked {
             Asked::Join(room, since) if is_ok => self.joined(scene, room, since, said),
-            Asked::Join(..) => assert!(is_limited || ["name_taken", "too_many_rooms"].contains(&code), "{user}: {said:?}"),
+            Asked::Join(..) => {
+                assert!(is_limited || ["name_taken", "too_many_rooms"].contains(&code), "{user}: {said:?}")
+            }
             Asked::Leave(room) if is_ok => {
                 let membership = connection.rooms.remove(room).expect("it was in there");
                 let next = membership.next.expect("known");
@@ -117,7 +121,8 @@ impl Client {
                 let (epoch, seq) = (epoch(said), said.seq.expect("an answer to pub has a Seq"));
                 scene.saw(Seen::Acknowledged);
                 scene.truth.borrow_mut().acknowledges((false, room, epoch, seq), &user, &text);
-                if let Some(found) = scene.server.room(Kind::V1.namespace(), room).filter(|room| room.epoch() == epoch) {
+                if let Some(found) = scene.server.room(Kind::V1.namespace(), room).filter(|room| room.epoch() == epoch)
+                {
                     let last = found.last_seq();
                     assert!(seq <= last, "{user} is told that {room} has its message as {seq}; there are {last}");
                 }
@@ -141,10 +146,16 @@ impl Client {
         assert_eq!(recovered.is_some(), since.is_some(), "{user} {room}: {said:?}");
         if let (Some(since), Some(recovered)) = (since, recovered) {
             if recovered {
-                assert_eq!((since.epoch, since.seq), (epoch, seq), "{user} has recovered, but not from where it stopped");
+                assert_eq!(
+                    (since.epoch, since.seq),
+                    (epoch, seq),
+                    "{user} has recovered, but not from where it stopped"
+                );
                 scene.saw(Seen::Recovered);
             } else {
                 assert!(since.epoch != epoch || since.seq <= seq, "{user} has {since:?} of {room}: {said:?}");
+                let must = since.epoch == epoch && scene.must_recover(room, epoch, since.seq, seq);
+                assert!(!must, "{user} has {since:?} of {room}, and doesn't get what is kept: {said:?}");
                 scene.saw(Seen::Refused);
             }
         }

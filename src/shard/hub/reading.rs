@@ -423,7 +423,7 @@ impl Hub {
         if self.connection(slot).protocol() == Protocol::Sse {
             // As listeners go: there is no Close in HTTP.
             self.count_end(slot, CLOSED_WITHOUT_CODE);
-            self.end(slot);
+            self.end_counted(slot);
         } else {
             // Perhaps the peer has ended its direction only, and still reads what it is owed.
             self.count_end(slot, CLOSED_ABNORMALLY);
