@@ -227,7 +227,10 @@ impl Hub {
         // What ended meanwhile has left its rooms: their members must not wait for the next turn to hear of it.
         let more_news = self.wakes.wake_others(self.registry.inboxes(), self.id) || self.sending.more_news;
         let is_behind = !reaped_all || self.someone_is_owed() || self.rooms.in_line() > 0;
-        let is_late = self.reading.has_ends() || self.timers.is_due() || self.review.is_owed();
+        let is_late = self.reading.has_ends()
+            || self.reading.may_receive_again()
+            || self.timers.is_due()
+            || self.review.is_owed();
         let more = is_behind || is_late || more_news || self.inbox().has_orders();
         #[cfg(debug_assertions)]
         self.check_invariants();

@@ -97,6 +97,11 @@ impl Reading {
         !self.ends.is_empty()
     }
 
+    /// Whether a connection waits for a receive buffer, and there is one.
+    pub(super) fn may_receive_again(&self) -> bool {
+        !self.starved.is_empty() && self.buffers.held() < self.buffers.len()
+    }
+
     /// Whether a connection waits for a receive buffer.
     #[cfg(debug_assertions)]
     pub(super) fn is_starved(&self, key: &Key) -> bool {
