@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 use hi::clock::{Now, Time};
 
+/// The time at which a simulation begins, in milliseconds.
+const BEGIN_MS: u64 = 5000;
+
 /// Both readings of the clock.
 #[derive(Debug)]
 pub struct Clock {
@@ -16,7 +19,7 @@ pub struct Clock {
 impl Default for Clock {
     fn default() -> Self {
         // Only differences to it are ever looked at.
-        Self { base: Instant::now(), monotonic_ms: Cell::new(5000), unix_ms: Cell::new(1_800_000_000_000) }
+        Self { base: Instant::now(), monotonic_ms: Cell::new(BEGIN_MS), unix_ms: Cell::new(1_800_000_000_000) }
     }
 }
 
@@ -30,6 +33,11 @@ impl Clock {
     /// Milliseconds on the reading that never goes back.
     pub fn ms(&self) -> u64 {
         self.monotonic_ms.get()
+    }
+
+    /// Milliseconds since the simulation began.
+    pub fn age_ms(&self) -> u64 {
+        self.ms() - BEGIN_MS
     }
 
     /// Lets time pass.

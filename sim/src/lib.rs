@@ -7,6 +7,7 @@
 //! | [`client`] | clients: what they do, and what they check |
 //! | [`wire`] | frames and events, as clients see them |
 //! | [`network`] | links, their buffers, and how they break |
+//! | [`kernel`] | what finishes when, and how short |
 //! | [`ring`] | the data ring of a simulated shard; asserts what shards owe to a ring |
 //! | [`server`] | shards and the registry, and what wakes them |
 //! | [`truth`] | what is known of each room's one order |
@@ -18,6 +19,7 @@
 pub mod allocations;
 pub mod client;
 pub mod clock;
+pub mod kernel;
 pub mod network;
 pub mod plan;
 pub mod random;

@@ -6,12 +6,15 @@ use std::fmt;
 use std::rc::Rc;
 
 use crate::clock::Clock;
+use crate::kernel::Shared;
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::ring::Shared;
 use crate::server::Server;
 use crate::trace::Trace;
 use crate::truth::Truth;
+
+/// What a message that is kept for clients that reconnect costs beside its JSON, in bytes: at most.
+const KEPT_OVERHEAD_BYTES_MAX: usize = 64;
 
 /// See the module.
 pub struct Scene {
@@ -159,6 +162,20 @@ impl fmt::Display for Totals {
 }
 
 impl Scene {
+    /// Whether a client that has a room's life up to `since` has to get everything up to `last`: it is within every bound of
+    /// what is kept.
+    pub fn must_recover(&self, room: &'static str, epoch: u64, since: u64, last: u64) -> bool {
+        let Plan { config, memory_bytes_max, .. } = &self.plan;
+        let missed = (last - since) as usize;
+        let age_ms = config.replay_age.as_millis() as u64;
+        let bytes = self.truth.borrow().bytes(room, epoch, since + 1, last);
+        let kept = |bytes: usize| bytes + missed * KEPT_OVERHEAD_BYTES_MAX <= config.replay_bytes;
+        *memory_bytes_max == usize::MAX
+            && self.clock.age_ms() < age_ms
+            && missed <= config.replay_frames as usize
+            && bytes.is_some_and(kept)
+    }
+
     /// Counts one more.
     pub fn saw(&self, seen: Seen) {
         self.totals.borrow_mut().count(seen, 1);

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-
 use hi::clock::Now;
 use hi::connection::Role;
-use hi::counters::{Readings, counters};
+use hi::counters::{CLOSE_CODES, Readings, counters};
 use hi::frame::OpCode;
 use hi::frame::encode;
 use hi::memory::{Memory, What};
@@ -28,9 +27,10 @@ use tokio::sync::oneshot;
 
 use crate::allocations::of_server;
 use crate::clock::Clock;
+use crate::kernel::{Kernel, Shared};
 use crate::network::LinkId;
 use crate::plan::Plan;
-use crate::ring::{Kernel, Shared, SimRing, SimSocket};
+use crate::ring::{SimRing, SimSocket};
 
 /// What stands at the head of every connection.
 pub const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
@@ -271,6 +271,12 @@ impl Server {
     /// Connections that ended with this code.
     pub fn ended_with(&self, code: u16) -> u64 {
         self.seats.iter().map(|seat| seat.readings.disconnects(code).get()).sum()
+    }
+
+    /// Connections that have ended, each under one code.
+    pub fn ended(&self) -> u64 {
+        // Those without a number of their own are counted together.
+        CLOSE_CODES.iter().chain([&0]).map(|code| self.ended_with(*code)).sum()
     }
 
     /// Bytes that the ledgers say are held, inboxes included.

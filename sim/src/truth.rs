@@ -118,6 +118,11 @@ impl Truth {
         self.places.get(&place)
     }
 
+    /// Bytes of the JSON of the messages from `first` to `last` of a chat room's life; `None` if not all of it is known.
+    pub fn bytes(&self, room: &'static str, epoch: u64, first: u64, last: u64) -> Option<usize> {
+        (first..=last).map(|seq| self.at((false, room, epoch, seq)).map(Bytes::len)).sum()
+    }
+
     /// How many places are known.
     pub fn len(&self) -> usize {
         self.places.len()

@@ -11,33 +11,23 @@ use tokio::sync::oneshot;
 use crate::allocations::server_bytes;
 use crate::client::Client;
 use crate::clock::Clock;
+use crate::kernel::{Kernel, Shared};
 use crate::network::Network;
 use crate::plan::{Plan, RAW_ROOMS, ROOMS};
 use crate::random::Random;
-use crate::ring::{Kernel, Shared};
 use crate::scene::{Scene, Seen, Totals};
 use crate::server::{Kind, Server};
 use crate::trace::Trace;
 use crate::truth::Truth;
 
+mod checks;
+
 /// Milliseconds between two ticks of a shard.
 const TICK_MS: u64 = 1000;
 /// Steps after which the memory is looked at.
 const STEPS_UNTIL_CALM: usize = 1000;
-/// Bytes by which a shard's holders may grow before it looks at the sum.
-const UNREVIEWED_BYTES_MAX: usize = 64 * 1024;
-/// Bytes that the server allocates beside what its ledgers count: rooms, timers,
-const ALLOCATED_BESIDE_MAX: usize = 128 * 1024;
-/// those of each shard: its lists, above all the two for relays, which keep their size,
-const ALLOCATED_BY_SHARD_MAX: usize = 160 * 1024;
-/// and those of each connection.
-const ALLOCATED_BY_CONNECTION_MAX: usize = 2048;
-/// Seconds that connections have to close once the server stops: those of a Close, and a tick.
-const DRAIN_SECONDS: u64 = 4;
 /// Messages that the internal port publishes in a row.
 const BURST: usize = 60;
-/// Turns that a shard may take, once nothing goes wrong any more, without a byte moving on the network.
-const TURNS_WITHOUT_BYTES_MAX: u64 = 500;
 
 /// A simulation.
 pub struct World {
@@ -273,151 +263,23 @@ impl World {
         self.orders.extend(self.scene.server.disconnect(&user));
         self.scene.disconnected.borrow_mut().insert(user);
     }
-
-    /// The shards do all that they can do while nobody reads: what they keep then has to be within the budget, and no byte of it
-    /// unaccounted.
-    fn calm(&mut self) {
-        let Scene { shared, server, plan, trace, .. } = &self.scene;
-        let before = shared.faults.replace(false);
-        loop {
-            let late = server.kernels().map(|kernel| u32::from(kernel.tell_late())).sum::<u32>();
-            let turns = (0..server.shards()).map(|shard| u32::from(self.turn(shard))).sum::<u32>();
-            if late + turns == 0 {
-                break;
-            }
-        }
-        shared.faults.set(before);
-        let (held, connections) = (server.held_bytes(), server.connections());
-        let allocated = usize::try_from(server_bytes() - self.allocated_before).unwrap_or(0);
-        trace.note(format_args!("{held} bytes are held"));
-        let budget = plan.memory_bytes_max.saturating_add(server.shards() * UNREVIEWED_BYTES_MAX);
-        assert!(held <= budget, "{held} bytes are held, and the budget is {}", plan.memory_bytes_max);
-        let beside = ALLOCATED_BESIDE_MAX + server.shards() * ALLOCATED_BY_SHARD_MAX;
-        let accounted = held + beside + connections * ALLOCATED_BY_CONNECTION_MAX;
-        assert!(allocated <= accounted, "{allocated} bytes are allocated, but only {held} are in the ledgers");
-    }
-
-    /// Nothing goes wrong any more, everyone reads, and no time passes: goes on until nothing moves.
-    fn settle(&mut self) {
-        let Scene { shared, server, trace, .. } = &self.scene;
-        shared.faults.set(false);
-        trace.note(format_args!("faults end"));
-        let mut turns = 0;
-        loop {
-            let mut moved = false;
-            for kernel in server.kernels() {
-                while kernel.tell_late() {
-                    moved = true;
-                }
-            }
-            let active = shared.network.borrow().active();
-            for link in active {
-                while shared.network.borrow_mut().transfer(link, usize::MAX) {
-                    moved = true;
-                }
-            }
-            server.kernels().for_each(Kernel::notify);
-            for client in &mut self.clients {
-                moved |= client.read_all(&self.scene);
-                moved |= client.write(&self.scene);
-            }
-            turns = if moved { 0 } else { turns + 1 };
-            assert!(turns < TURNS_WITHOUT_BYTES_MAX, "the shards don't go to sleep, though nothing moves");
-            for shard in 0..server.shards() {
-                moved |= self.turn(shard);
-            }
-            if !moved {
-                return;
-            }
-        }
-    }
-
-    /// Everything that is owed has arrived.
-    fn check_settled(&mut self) {
-        let Scene { server, shared, truth, .. } = &self.scene;
-        assert!(server.kernels().all(Kernel::is_quiet), "a shard sleeps, and its ring has something to tell");
-        for client in &mut self.clients {
-            client.place(&self.scene);
-            client.check_is_up_to_date(&self.scene);
-            if let Some(connection) = &client.connection {
-                let network = shared.network.borrow();
-                let link = network.link(connection.link);
-                let unread = link.up.unread();
-                assert!(link.up.is_empty(), "{} has said something that nobody reads: {unread} bytes", client.user);
-            }
-        }
-        for mut order in self.orders.drain(..) {
-            order.try_recv().expect("every order is answered");
-        }
-        truth.borrow_mut().check_senders();
-    }
-
-    /// Lets time pass in ticks, and everything happen that comes of it.
-    fn wait(&mut self, seconds: u64) {
-        for _ in 0..seconds {
-            self.pass_time(TICK_MS as usize);
-            self.settle();
-        }
-    }
-
-    /// Everyone leaves, and nothing may be left.
-    fn finish(&mut self) {
-        self.wait(3);
-        self.check_settled();
-        if self.scene.stopping.get() > 0 {
-            while self.scene.stopping.get() < self.scene.server.shards() {
-                self.stop_one_more();
-            }
-            self.settle();
-            self.wait(DRAIN_SECONDS);
-            assert_eq!(self.scene.server.connections(), 0, "connections outlive the server's time to stop");
-        }
-        for client in &mut self.clients {
-            let how = self.scene.random.below(5);
-            self.scene.trace.note(format_args!("{} leaves: {how}", client.user));
-            client.goes(&self.scene, how);
-        }
-        self.settle();
-        self.wait(8);
-        for client in &mut self.clients {
-            client.close(&self.scene, false);
-        }
-        let config = &self.scene.plan.config;
-        let patience = config.ping_interval + config.ping_timeout;
-        self.wait(patience.as_secs() + 5);
-        // What no ping finds out, the kernel does.
-        self.scene.shared.network.borrow_mut().give_up_silent_listeners();
-        self.scene.server.kernels().for_each(Kernel::notify);
-        let age = self.scene.plan.config.replay_age.as_secs();
-        self.wait(age + 5);
-        self.check_nothing_is_left();
-    }
-
-    fn check_nothing_is_left(&self) {
-        let Scene { server, shared, .. } = &self.scene;
-        assert_eq!(server.connections(), 0, "connections outlive their peers");
-        assert_eq!(server.connections_counted(), 0, "a level that is not that of the connections");
-        assert_eq!(server.kernels().map(Kernel::tokens).sum::<usize>(), 0, "tokens outlive their sockets");
-        assert_eq!(shared.network.borrow().open_sockets(), 0, "sockets outlive their connections");
-        assert_eq!(server.kernels().map(Kernel::buffers_held).sum::<usize>(), 0, "buffers are lost");
-        for namespace in [Namespace::Chat, Namespace::Raw] {
-            assert_eq!(server.registry.len(namespace), 0, "rooms outlive their members");
-        }
-        assert_eq!(server.registry.dormant().0, 0, "rooms outlive what they keep");
-        for what in What::ALL {
-            assert_eq!(server.memory.bytes(what), 0, "{what:?} outlive their holders");
-        }
-    }
 }
 
-/// What happens elsewhere while a shard submits: others take turns.
+/// What happens elsewhere while a shard is in a call of its ring: bytes move, and others take
+/// turns.
 fn meanwhile(server: &Rc<Server>) -> Box<dyn Fn(usize)> {
     let server = Rc::downgrade(server);
     Box::new(move |shard| {
         let Some(server) = server.upgrade() else { return };
         let random = &server.shared.random;
-        if server.shared.faults.get() && server.shards() > 1 && random.one_in(4) {
-            server.turn(random.below(server.shards()));
+        if !server.shared.faults.get() || !random.one_in(4) {
+            return;
+        }
+        let active = server.shared.network.borrow().active();
+        if !active.is_empty() && server.shared.network.borrow_mut().transfer(random.pick(&active), usize::MAX) {
+            server.kernels().for_each(Kernel::notify);
+        }
+        if server.turn(random.below(server.shards())) {
             server.goes_on(shard);
         }
     })

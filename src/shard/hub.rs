@@ -228,7 +228,10 @@ impl Hub {
         // to be told.
         let more_news = self.wakes.wake_others(self.registry.inboxes(), self.id) || self.sending.more_news;
         let is_behind = !reaped_all || self.has_queued_sends() || self.rooms.queued_rooms() > 0;
-        let is_late = self.reading.has_ends() || self.timers.is_due() || self.review.is_unfinished();
+        let is_late = self.reading.has_ends()
+            || self.reading.may_receive_again()
+            || self.timers.is_due()
+            || self.review.is_unfinished();
         let more = is_behind || is_late || more_news || self.inbox().has_orders();
         #[cfg(debug_assertions)]
         self.check_invariants();

@@ -66,6 +66,8 @@ impl Client {
             if since.epoch == Some(id.0) && since.seq < id.1 {
                 let (first, last) = (said.json["FromSeq"].as_u64(), said.json["ToSeq"].as_u64());
                 assert_eq!((first, last), (Some(since.seq + 1), Some(id.1)), "{user} has {since:?}: {event:?}");
+                let must = scene.must_recover(room, id.0, since.seq, id.1);
+                assert!(!must, "{user} has {since:?} of {room}, and doesn't get what is kept: {event:?}");
             } else {
                 assert!(said.json["FromSeq"].is_null(), "{user} has {since:?}, and is told of a length: {event:?}");
             }

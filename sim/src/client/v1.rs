@@ -154,6 +154,8 @@ impl Client {
                 scene.saw(Seen::Recovered);
             } else {
                 assert!(since.epoch != epoch || since.seq <= seq, "{user} has {since:?} of {room}: {said:?}");
+                let must = since.epoch == epoch && scene.must_recover(room, epoch, since.seq, seq);
+                assert!(!must, "{user} has {since:?} of {room}, and doesn't get what is kept: {said:?}");
                 scene.saw(Seen::Refused);
             }
         }

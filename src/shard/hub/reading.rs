@@ -96,6 +96,11 @@ impl Reading {
         !self.ends.is_empty()
     }
 
+    /// Whether a connection waits for a receive buffer, and there is one.
+    pub(super) fn may_receive_again(&self) -> bool {
+        !self.starved.is_empty() && self.buffers.held() < self.buffers.size()
+    }
+
     /// Whether a connection waits for a receive buffer.
     #[cfg(debug_assertions)]
     pub(super) fn is_starved(&self, key: &Key) -> bool {
@@ -423,7 +428,7 @@ impl Hub {
         if self.connection(slot).protocol() == Protocol::Sse {
             // This is how listeners leave: HTTP has no Close.
             self.count_end(slot, CLOSED_WITHOUT_CODE);
-            self.end(slot);
+            self.end_counted(slot);
         } else {
             // The peer may have shut down only its sending side, and still read what it is owed.
             self.count_end(slot, CLOSED_ABNORMALLY);
