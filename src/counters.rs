@@ -94,7 +94,7 @@ pub(crate) const CLOSED_ABNORMALLY: u16 = 1006;
 /// A Close that carried no code (RFC 6455, 7.1.5); also a listener that disconnects, which has no way to send one.
 pub(crate) const CLOSED_WITHOUT_CODE: u16 = 1005;
 /// Close codes that are counted separately; all others are counted together.
-pub(crate) const CLOSE_CODES: [u16; 18] = [
+pub const CLOSE_CODES: [u16; 18] = [
     1000,
     1001,
     1002,
