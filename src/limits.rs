@@ -4,17 +4,17 @@
 use std::time::Duration;
 
 // Requests on the control ring
-/// Connections that are accepted in a row, in a storm, before those that are in are served.
+/// Connections accepted in a row before those already accepted are served.
 pub const ACCEPTS_PER_ROW: usize = 64;
-/// Bytes of a request head for which a buffer has room at first. Most heads fit.
+/// Initial size, in bytes, of the buffer for a request head. Most heads fit.
 pub const HEAD_BYTES_USUAL: usize = 1024;
 /// Lingering close: bytes to read and discard after the last answer, so that a reset does not destroy it.
 pub const LINGER_BYTES_MAX: usize = 64 * 1024;
-/// Lingering close: its time limit.
+/// Lingering close: how long that may take.
 pub const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
-/// Hops with an entry of their own in the counts of failed handshakes.
+/// Number of hops that are counted separately in failed handshakes.
 pub const HOPS_MAX: usize = 32;
-/// How long a hop behind which nothing fails keeps its entry.
+/// How long a hop keeps its count after its last failure.
 pub const HOP_IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Log lines about failed handshakes in one interval, of all hops and reasons together.
 pub const FAILURE_LINES_PER_INTERVAL: u32 = 30;
@@ -151,10 +151,9 @@ pub const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 // The end of the server
 /// Time from the first signal to the end of the process.
 pub const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
-/// Time that the log gets on top of it, if all of that was needed.
+/// Time that the log still gets if all of that was needed.
 pub const LOG_TIME_MIN: Duration = Duration::from_millis(100);
-/// How long a start that is interrupted by a signal may take to its end: until then it is not known whether anybody is
-/// connected.
+/// How long a start may go on after a signal has interrupted it: until it ends, it is not known whether anybody is connected.
 pub const START_TIME_MAX: Duration = Duration::from_millis(2500);
 /// Time that all peers together have to answer our Close when the server stops.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
