@@ -145,7 +145,10 @@ impl Hub {
             return;
         }
         let gaps = &mut self.sending.gaps;
-        match connection.next_send(&self.rooms, gaps) {
+        let next = connection.next_send(&self.rooms, gaps);
+        // Told before a Close: that lets out what its rooms have behind the gaps.
+        self.sending.laggards.extend(gaps.drain(..).map(|gap| (slot, Some(gap))));
+        match next {
             Next::Send(slices) => {
                 connection.life.send();
                 left.take(1, slices.len());
@@ -154,7 +157,6 @@ impl Hub {
             Next::Nothing => {}
             Next::TooSlow => self.sending.laggards.push((slot, None)),
         }
-        self.sending.laggards.extend(gaps.drain(..).map(|gap| (slot, Some(gap))));
     }
 
     /// A send has ended.
