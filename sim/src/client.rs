@@ -24,6 +24,9 @@ pub use v1::Asked;
 /// Bytes that wait to leave a client before it says nothing more of its own.
 const OUT_BYTES_MAX: usize = 256 * 1024;
 
+/// Bytes of a message that the trace shows.
+const SHOWN_BYTES: usize = 100;
+
 /// How a client reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
@@ -279,6 +282,8 @@ impl Client {
 
     fn hear_frame(&mut self, scene: &Scene, opcode: u8, payload: &Bytes) {
         let Some(connection) = &mut self.connection else { return };
+        let shown = payload[..payload.len().min(SHOWN_BYTES)].escape_ascii();
+        scene.trace.note(format_args!("{} hears {opcode}: {} bytes, {shown}", self.user, payload.len()));
         assert!(!matches!(connection.end, End::Closed(_)), "{}: nothing follows a Close", self.user);
         match opcode {
             wire::PING if self.answers_pings => {

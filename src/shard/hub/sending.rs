@@ -145,7 +145,10 @@ impl Hub {
             return;
         }
         let gaps = &mut self.sending.gaps;
-        match connection.next_send(&self.rooms, gaps) {
+        let next = connection.next_send(&self.rooms, gaps);
+        // Gaps are reported before a Close, which lets out what the rooms have behind them.
+        self.sending.losses.extend(gaps.drain(..).map(|gap| (slot, Some(gap))));
+        match next {
             Next::Send(slices) => {
                 connection.life.send();
                 left.take(1, slices.len());
@@ -154,7 +157,6 @@ impl Hub {
             Next::Nothing => {}
             Next::TooSlow => self.sending.losses.push((slot, None)),
         }
-        self.sending.losses.extend(gaps.drain(..).map(|gap| (slot, Some(gap))));
     }
 
     /// Handles a completed send.
