@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use fastwebsockets::OpCode;
 use hi::clock::Time;
+use hi::frame::OpCode;
 use hi::frame::decode::Decoder;
 use hi::frame::encode;
 use hi::http::{head, upgrade};

@@ -72,7 +72,7 @@ impl Admission {
     pub fn connect(&self, head: &Head<'_>, target: &UpgradeTarget<'_>) -> Result<(Handshake, UpgradeParams), Fault> {
         // A client that names a user is told first what is wrong with the name: a page can read that answer only with a
         // plain GET.
-        if matches!(target, UpgradeTarget::Chat { query } if query.contains("username=")) {
+        if target.names_a_user() {
             let params = target.params()?;
             return Ok((self.handshake(head)?, params));
         }

@@ -1,17 +1,17 @@
-//! One upgraded connection: its states, its cursors and its outbox. What leaves in its next send: `connection/sending.rs`.
+//! One upgraded connection: its state, its cursors and its outbox. What leaves in its next send is in `connection/sending.rs`.
 //!
-//! Pure bookkeeping: the shard asks [`Connection::next_send`] what to give to the kernel, and tells
-//! [`Connection::sent`] what became of it. A connection that is idle or at the tip of its rooms holds no buffer.
+//! Pure bookkeeping: the shard asks [`Connection::next_send`] what to give to the kernel, and tells [`Connection::sent`] what
+//! the kernel took. A connection that is idle, or at the tip of its rooms, holds no buffer.
 
 use std::os::fd::RawFd;
 
 use bytes::Bytes;
-use fastwebsockets::OpCode;
 use smallvec::SmallVec;
 
+use crate::counters::delivery::Carried;
+use crate::frame::OpCode;
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
-use crate::metrics::delivery::Carried;
 use crate::protocol::name::Name;
 use crate::protocol::{MemberId, Protocol, sse};
 use crate::rate::Bucket;
@@ -31,37 +31,37 @@ use liveness::Liveness;
 use outbox::Outbox;
 use unread::Unread;
 
-/// What the connection was opened for.
+/// What the connection speaks, and the state that only this protocol needs.
 #[derive(Debug)]
 pub enum Role {
-    /// Chat in the dialect of 2017.
+    /// Chat in the protocol of 2017.
     V0 {
-        /// Set as `From` on everything that the connection says.
+        /// The user's name: the `From` of everything that the connection says.
         user: Name,
     },
     /// Chat in `hi.v1`.
     V1 {
-        /// As for v0.
+        /// The user's name, as in v0.
         user: Name,
-        /// The connection whose name it takes over.
+        /// The lost connection of the same client, whose name this one may take over.
         predecessor: Option<Box<MemberId>>,
     },
     /// A raw room.
     Raw {
-        /// Whether it gets its own messages.
+        /// Whether the connection also receives its own messages.
         echo: bool,
-        /// Whether it skips what it is too slow for, instead of being closed.
+        /// Whether it loses messages when it is too slow, instead of being closed.
         lossy: bool,
     },
     /// A listener, which gets a chat room as server-sent events.
     Sse {
-        /// Bytes that it has sent all the same.
+        /// Bytes that it has sent although nothing reads them.
         ignored_bytes: u32,
     },
 }
 
 impl Role {
-    /// What it speaks.
+    /// The protocol of connections with this role.
     pub fn protocol(&self) -> Protocol {
         match self {
             Self::V0 { .. } => Protocol::V0,
@@ -77,45 +77,45 @@ impl Role {
 pub struct Membership {
     /// The room's slot in [`LocalRooms`].
     pub room: u32,
-    /// Its place in the room's list of members.
+    /// Index in the room's list of members.
     pub index: u32,
-    /// `Seq` of the next frame that it gets.
+    /// `Seq` of the next frame that the member gets.
     pub cursor: u64,
-    /// `Seq` of the first frame that was published to it. While the cursor is before it, the member catches up with what
-    /// it missed while it was away.
+    /// `Seq` of the first frame that was published after the join. While the cursor is before it, the member is catching up
+    /// with what it missed.
     pub joined_seq: u64,
 }
 
-/// Where the bytes of a slice came from, in order to know what to do if they don't leave.
+/// Where the bytes of a slice came from: decides what happens to those that don't leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    /// The log of a room: `frames` frames, from the `Seq` `from` on.
+    /// The log of a room: `frames` frames, starting with `Seq` `from`.
     Room { room: u32, frames: u32, from: u64 },
-    /// The outbox.
+    /// The outbox, with what is known about the bytes.
     Own(Own),
-    /// The Close frame.
+    /// Our Close frame, the last slice of its send.
     Close,
 }
 
-/// What is known of bytes from the outbox.
+/// What is known about bytes from the outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Own {
-    /// The frames of rooms among them.
+    /// The room frames among them.
     carried: Carried,
-    /// What they keep in memory, if that is more than themselves.
+    /// Bytes that they keep in memory, if that is more than their own length.
     pinned_bytes: u32,
 }
 
 type Sources = SmallVec<[Source; 1]>;
 
 impl Source {
-    /// Frames from a member's cursor to before `end`.
+    /// The frames from a member's cursor to before `end`.
     fn frames(membership: &Membership, end: u64) -> Self {
         // A slice is smaller than 4 GiB, and so is the number of frames in it.
         Self::Room { room: membership.room, frames: (end - membership.cursor) as u32, from: membership.cursor }
     }
 
-    /// What a slice from here keeps in memory, in bytes.
+    /// Bytes that a slice from this source keeps in memory.
     fn pinned_bytes(&self, slice: &Slice) -> usize {
         match self {
             Self::Own(own) => slice.len().max(own.pinned_bytes as usize),
@@ -124,74 +124,75 @@ impl Source {
     }
 }
 
-/// What became of a send.
+/// The outcome of a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// All of it left.
+    /// The kernel took all of it.
     Whole,
-    /// All of it left, and the Close frame was the end of it.
+    /// The kernel took all of it, including our Close frame.
     Closed,
-    /// The socket is full: wait until it is writable.
+    /// The socket is full: wait until it is writable again.
     Full,
 }
 
 /// What a connection has to send next.
 #[derive(Debug)]
 pub enum Next {
-    /// Nothing now.
+    /// There is nothing to send now.
     Nothing,
-    /// This, in one send.
+    /// Send this.
     Send(Slices),
-    /// It is too slow for a room that can't tell it so, or for a replay that was promised whole: close it.
+    /// The connection was too slow, and either its room can't tell it so, or it would break a replay that was promised in full:
+    /// close it.
     TooSlow,
 }
 
-/// Frames that a member was too slow for.
+/// Frames that a member lost because it was too slow.
 #[derive(Clone, Copy, Debug)]
 pub struct Gap {
-    /// The room's slot.
+    /// The room's slot in [`LocalRooms`].
     pub room: u32,
-    /// First `Seq` lost.
+    /// `Seq` of the first lost frame.
     pub first: u64,
-    /// Last `Seq` lost.
+    /// `Seq` of the last lost frame.
     pub last: u64,
 }
 
-/// One upgraded connection.
+/// One upgraded connection, from the end of its handshake to its release.
 pub struct Connection {
-    /// Tells connections apart that had the same slot one after the other.
+    /// Distinguishes connections that use the same slot one after the other.
     pub serial: u32,
-    /// The number by which the ring knows its socket.
+    /// The file descriptor of its socket, which the ring owns.
     pub descriptor: RawFd,
-    /// Where it is in its life, and what the ring holds of it.
+    /// Its state, and what the ring holds for it.
     pub life: Life,
-    /// Whether its peer still lives.
+    /// What is known about the peer from pings and their answers.
     pub liveness: Liveness,
-    /// Whether it takes no more than one receive buffer at a time: it has said more than was read, or had to wait.
+    /// Whether it takes only one receive buffer at a time: it has sent more than was read, or had to wait.
     pub one_at_a_time: bool,
-    /// True exactly while it stands in one of the shard's queues of connections to send to.
+    /// True exactly while it is in one of the shard's send queues.
     pub queued: bool,
-    /// Messages in a row that could not be read.
+    /// Number of consecutive messages that could not be parsed.
     pub unreadable: u8,
-    /// The tick at which its timer is due; other entries in the wheel are stale.
+    /// The tick at which its timer is due; other entries in the timer wheel are stale.
     pub due_tick: u32,
-    /// Its half-read frame or message.
+    /// Decodes its input, and holds a frame or message that is not complete yet.
     pub decoder: Decoder,
-    /// Its rate limit.
+    /// Tokens left under its rate limit.
     pub bucket: Bucket,
-    /// What it was opened for.
+    /// What the connection speaks.
     pub role: Role,
-    /// The rooms it is in.
+    /// Its cursors: one for each room that it is in.
     pub memberships: SmallVec<[Membership; 1]>,
-    /// What it has said and waits to be read. Then it stands in one of the shard's lines, exactly once.
+    /// Input that waits to be read. While there is any, the connection is in one of the shard's read queues, exactly once.
     pub unread: Option<Box<Unread>>,
     outbox: Option<Box<Outbox>>,
-    /// Where each slice of the send in flight came from: nearly always one.
+    /// Where each slice of the send in flight came from; nearly always there is only one.
     in_flight: Sources,
 }
 
 impl Connection {
-    /// A connection that was just upgraded, in no room yet.
+    /// A new connection, in no room yet.
     pub fn new(serial: u32, descriptor: RawFd, role: Role, bucket: Bucket) -> Self {
         Self {
             serial,
@@ -212,12 +213,12 @@ impl Connection {
         }
     }
 
-    /// What it speaks.
+    /// The protocol that it speaks.
     pub fn protocol(&self) -> Protocol {
         self.role.protocol()
     }
 
-    /// The user's name, in chat.
+    /// The user's name, if it is a chat connection.
     pub fn user(&self) -> Option<&Name> {
         match &self.role {
             Role::V0 { user } | Role::V1 { user, .. } => Some(user),
@@ -225,7 +226,7 @@ impl Connection {
         }
     }
 
-    /// The connection whose name it takes over.
+    /// The lost connection whose name it may take over.
     pub fn predecessor(&self) -> Option<MemberId> {
         match &self.role {
             Role::V1 { predecessor, .. } => predecessor.as_deref().copied(),
@@ -233,35 +234,35 @@ impl Connection {
         }
     }
 
-    /// Whether it listens to server-sent events: no frames come from it, none go to it.
+    /// Whether it receives server-sent events: no WebSocket frames in either direction.
     pub fn is_stream(&self) -> bool {
         matches!(self.role, Role::Sse { .. })
     }
 
-    /// Completes the handshake, or begins the stream: leaves before everything else.
+    /// Queues the response to the handshake, ahead of everything else.
     pub fn respond(&mut self, response: Bytes) {
         self.outbox.get_or_insert_default().respond(response);
     }
 
-    /// Appends a reply. False: too many wait already, the peer isn't reading them; nothing was appended.
+    /// Appends a reply. False if too many are unread already: nothing was appended.
     #[must_use]
     pub fn reply(&mut self, frame: Bytes) -> bool {
         self.outbox.get_or_insert_default().reply(frame.into())
     }
 
-    /// Bytes of replies that wait.
+    /// Bytes of replies that have not left yet.
     pub fn replies_bytes(&self) -> usize {
         self.outbox.as_ref().map_or(0, |outbox| outbox.replies_bytes())
     }
 
-    /// Answers a ping, before anything else that waits. Once a Close is on its way nothing may follow it.
+    /// Queues a pong ahead of everything else that waits. After a Close nothing may follow.
     pub fn pong(&mut self, frame: Bytes) {
         if self.life.is_open() {
             self.outbox.get_or_insert_default().pong(frame);
         }
     }
 
-    /// Asks the peer for a sign of life; on a stream, gives one.
+    /// Sends a ping; on an event stream, a heartbeat.
     pub fn ping(&mut self) {
         let ping = match self.role {
             Role::Sse { .. } => Bytes::from_static(sse::HEARTBEAT),
@@ -270,20 +271,20 @@ impl Connection {
         self.pong(ping);
     }
 
-    /// Puts the Close frame, or the last event of a stream, behind everything that is owed. The first Close stands.
-    pub fn say_close(&mut self, frame: Bytes) {
+    /// Queues the Close frame, or the last event of a stream, behind everything that is owed. A second Close is ignored.
+    pub fn queue_close(&mut self, frame: Bytes) {
         if self.life.is_open() {
             self.outbox.get_or_insert_default().close(frame);
         }
     }
 
-    /// Whether our Close frame still waits to leave.
+    /// Whether our Close frame has not left yet.
     pub fn has_close_to_send(&self) -> bool {
         self.outbox.as_ref().is_some_and(|outbox| outbox.has_close())
             || (self.life.is_sending() && self.in_flight.contains(&Source::Close))
     }
 
-    /// It has left the room: what a send in flight still holds of it is its own now, and no cursor moves back.
+    /// The connection has left a room: room frames that are in flight become its own, and no cursor moves back to them.
     pub fn left(&mut self, room: u32, rooms: &LocalRooms) {
         self.memberships.retain(|membership| membership.room != room);
         for source in &mut self.in_flight {
@@ -296,32 +297,32 @@ impl Connection {
         }
     }
 
-    /// Memory taken by what waits in its outbox, in bytes.
+    /// Memory that its outbox takes, in bytes.
     pub fn outbox_bytes(&self) -> usize {
         self.outbox.as_ref().map_or(0, |outbox| outbox.held_bytes())
     }
 
-    /// Whether replies wait for it.
+    /// Whether there are replies that have not left yet.
     pub fn has_replies(&self) -> bool {
         self.outbox.as_ref().is_some_and(|outbox| outbox.replies_bytes() > 0)
     }
 
-    /// Gives back what it holds in memory, for want of that: a half-read message, and all that waits in the outbox but the end
-    /// of a frame that was cut off. It has to be closed.
-    pub fn give_up(&mut self) {
+    /// Frees its memory because the budget is used up: an incomplete message, and everything in the outbox except the rest of a
+    /// frame that has partly left. The connection has to be closed.
+    pub fn free_memory(&mut self) {
         self.decoder = Decoder::new();
         if let Some(outbox) = &mut self.outbox {
             outbox.drop_unread();
         }
     }
 
-    /// Remembers that the message `seq` is its own and must not come back (`?echo=0`).
+    /// Remembers that the message `seq` is its own and must not be sent back to it (`?echo=0`).
     pub fn skip_own(&mut self, seq: u64, first_kept: u64) {
         self.outbox.get_or_insert_default().skip(seq, first_kept);
     }
 
-    /// Whether there is anything to send, ever so little.
-    pub fn has_something(&self, rooms: &LocalRooms) -> bool {
+    /// Whether there is anything to send.
+    pub fn has_pending(&self, rooms: &LocalRooms) -> bool {
         let own = self.outbox.as_ref().is_some_and(|outbox| outbox.has_frames());
         own || self.life.is_open()
             && self.memberships.iter().any(|membership| membership.cursor < rooms.log(membership.room).tip())

@@ -1,38 +1,40 @@
 //! hi: a minimal, performant WebSocket chat and broadcast server for Linux on io_uring.
 //!
 //! A message that enters through one WebSocket leaves through ten thousand others: encoded once, in one order for
-//! everyone, with one batched submission a turn on each core. The files, in the order in which a message meets them:
+//! everyone, with one batched submission per turn on each core. The modules, in the order in which a message meets them:
 //!
-//! | module | what it does |
+//! | module | purpose |
 //! | --- | --- |
 //! | [`config`] | the command line: every option, with its unit |
 //! | [`server`] | starts the shards, listens to signals, stops |
-//! | `control` | from accept to 101, or to a stream: the tasks of the control ring |
-//! | [`admission`] | who may connect: origins, names, raw rooms (pure) |
-//! | `descriptors` | file descriptors when they run out: some are left to the internal port |
+//! | `control` | from accept to the 101, or to a stream: the tasks of the control ring |
+//! | [`admission`] | who may connect, and who may join what (pure) |
 //! | [`http`] | request heads, the upgrade check, the diagnosis of what fails, responses, the page (pure) |
-//! | [`shard`] | one pinned thread: its connections, its rooms, its turns |
-//! | [`ring`] | the data ring: receives and sends of upgraded connections; the only file that names io-uring |
-//! | [`frame`] | RFC 6455 frames, decoded strictly and encoded once (pure) |
+//! | [`shard`] | one thread: its turns, and its hub, which is the connections and what they make happen |
+//! | [`connection`] | one connection: its life, its cursors, what leaves next (pure) |
+//! | [`ring`] | the two rings of a shard and their sockets: the only module that names io_uring |
+//! | [`frame`] | RFC 6455 frames: decoded strictly, encoded once (pure) |
 //! | [`protocol`] | the dialects: frames to commands and back, names, close codes (pure) |
-//! | [`room`] | the order of a room and its members; the log that members read (pure) |
-//! | [`connection`] | one connection: its states, its cursors, what leaves next |
-//! | [`api`] | the internal HTTP port: publishing, rooms, health; `hi pub` and `hi rooms` |
-//! | [`metrics`] | what each shard counts, and all of it added up as text |
-//! | [`memory`] | one budget for everything that is kept for others; what is given back when it is used up |
-//! | `canary` | the server dials itself through its public address, on a thread of its own (feature `doctor`) |
-//! | [`mod@slice`], `wheel`, `rate`, `throttle` | shared bytes, timers, rate limits, the pace of log lines (pure) |
-//! | [`clock`] | the two readings of time: one for `Ts`, one for ages and intervals |
-//! | [`os`] | limits, affinity, listeners |
-//! | `cores` | how many shards there are, and which cores they are pinned to |
-//! | [`stop`] | the order to stop, as every thread hears it |
-//! | [`mod@environment`] | which variables of the environment count, and errors that name them |
-//! | [`limits`] | every fixed bound, with its unit |
-//! | [`mod@log`] | lines to stderr that nothing waits for |
-//! | [`output`] | what commands print, and how they end where that can't be written |
+//! | [`room`] | rooms: the order of messages, members, replay; inboxes between shards; logs (pure) |
 //!
-//! The design and its measurements: `docs/`. To change how a message flows, begin at [`shard::turn`]; to change what a
-//! message means, at [`shard::commands`].
+//! Beside the way of a message:
+//!
+//! | module | purpose |
+//! | --- | --- |
+//! | [`api`] | the internal HTTP port: publishing, rooms, health; `hi pub` and `hi rooms` |
+//! | [`counters`], [`metrics`] | what each thread counts; all of it added up, as text for Prometheus |
+//! | [`memory`] | one budget for everything that is kept for others, and who gives when it is used up |
+//! | `canary` | the server dials itself through its public address (feature `doctor`) |
+//! | [`limits`] | every fixed bound, with its unit |
+//! | [`stop`] | the order to stop, as every thread hears it |
+//! | [`os`], `cores`, `descriptors` | system calls; shards and their cores; file descriptors when they run out |
+//! | [`clock`] | the two readings of time: one for `Ts`, one for ages and intervals |
+//! | [`mod@slice`], `wheel`, `rate`, `throttle`, `number` | shared bytes, timers, rate limits, the pace of log lines, counted numbers (pure) |
+//! | [`mod@log`], [`output`], [`mod@environment`] | lines to stderr that nothing waits for; what commands print; variables that count |
+//!
+//! `hi doctor` and `hi checklist` are a package of their own, `doctor/`. Modules import only from those further down, which
+//! `tests/house.rs` checks. To change how a message flows, begin at [`shard::turn`]; to change what a message does, at
+//! `shard/hub/session.rs`. Why things are as they are: `docs/decisions.md`.
 
 pub mod admission;
 pub mod api;
@@ -43,6 +45,7 @@ pub mod config;
 pub mod connection;
 mod control;
 mod cores;
+pub mod counters;
 mod descriptors;
 pub mod environment;
 pub mod frame;
@@ -51,6 +54,7 @@ pub mod limits;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+mod number;
 pub mod os;
 pub mod output;
 pub mod protocol;

@@ -1,113 +1,131 @@
-//! Every fixed bound, with its unit, and how they relate. What an operator may choose is in `config`; what clients see of it in
-//! `docs/limits.md`.
+//! Every fixed bound with its unit, and how the bounds relate. What an operator can configure is in `config`; what clients
+//! notice of it is in `docs/limits.md`.
 
 use std::time::Duration;
+
+// Requests on the control ring
+/// Connections that are accepted in a row, in a storm, before those that are in are served.
+pub const ACCEPTS_PER_ROW: usize = 64;
+/// Bytes of a request head for which a buffer has room at first. Most heads fit.
+pub const HEAD_BYTES_USUAL: usize = 1024;
+/// Lingering close: bytes to read and discard after the last answer, so that a reset does not destroy it.
+pub const LINGER_BYTES_MAX: usize = 64 * 1024;
+/// Lingering close: its time limit.
+pub const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+/// Hops with an entry of their own in the counts of failed handshakes.
+pub const HOPS_MAX: usize = 32;
+/// How long a hop behind which nothing fails keeps its entry.
+pub const HOP_IDLE_MAX: Duration = Duration::from_secs(3600);
+/// Log lines about failed handshakes in one interval, of all hops and reasons together.
+pub const FAILURE_LINES_PER_INTERVAL: u32 = 30;
 
 // Frames and messages
 /// Longest payload of a control frame, in bytes (RFC 6455 section 5.5).
 pub const CONTROL_BYTES_MAX: usize = 125;
-/// Longest reason of a close frame, in bytes: a control frame's payload without the code (RFC 6455 section 5.5).
+/// Longest reason of a Close frame, in bytes: the payload of a control frame without the code (RFC 6455 section 5.5).
 pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 
 // One connection
-/// Bytes of replies that may wait for one connection. A peer that goes on asking without reading is closed.
+/// Bytes of replies that may wait for one connection. A peer that keeps sending requests without reading the replies is closed.
 pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
-/// Pongs (and our own pings) that wait for one connection. Beyond it a newer one takes the place of the last: RFC 6455,
-/// 5.5.3 asks only for an answer to the most recent ping.
+/// Pongs and pings that may wait for one connection. Beyond that, a new one replaces the last: only the most recent ping has to
+/// be answered (RFC 6455 section 5.5.3).
 pub const PONGS_MAX: usize = 16;
-/// Bytes of unread replies at which a connection is no longer read, until it reads them.
+/// Bytes of unread replies beyond which a connection is not read.
 pub const REPLIES_BYTES_HELD: usize = 64 * 1024;
-/// Limit, in bytes, of the frames of its rooms that go to a member ahead of a reply.
+/// Limit, in bytes, of room frames moved to a member's outbox ahead of a reply.
 pub const SETTLE_BYTES_MAX: usize = 64 * 1024;
 /// Limit, in bytes, of room frames moved to the outbox of a member that leaves.
 pub const LEAVE_BYTES_MAX: usize = OUTBOX_BYTES_MAX / 4 * 3;
-/// Slices that leave in one send.
+/// Slices in one send.
 pub const SLICES_PER_SEND_MAX: usize = 8;
-/// One send is cut off after the slice that reaches this many bytes, so that no member holds up a turn.
+/// Bytes after which a send takes no further slice, so that no single member holds up a turn.
 pub const SEND_BYTES_MAX: usize = 256 * 1024;
-/// Limit, in bytes, of what one send carries of what a member has missed.
+/// Limit, in bytes, of replayed frames in one send.
 pub const REPLAY_BYTES_PER_SEND_MAX: usize = 64 * 1024;
-/// Pieces of unread input of one connection that are copied while receive buffers are short. Beyond it, the connection is no
-/// longer received from.
+/// Pieces of unread input of one connection that are copied while receive buffers are short. Beyond that, nothing more is
+/// received from it.
 pub const COPIED_PARTS_MAX: usize = 8;
-/// The part of its shard's receive buffers that one connection may hold: one in 32.
+/// One connection may hold one part in this many of its shard's receive buffers.
 pub const BUFFERS_SHARE: usize = 32;
-/// Unreadable messages in a row that close the connection.
+/// Consecutive messages that can't be parsed before the connection is closed.
 pub const UNREADABLE_MAX: u8 = 3;
-/// Bytes that a listener may send before it is disconnected: no client of HTTP has anything to say here.
+/// Bytes that a listener may send before it is disconnected: an HTTP client has nothing to send here.
 pub const IGNORED_BYTES_MAX: u32 = 16 * 1024;
-/// Seconds that a peer has to answer our Close, or to end after we did.
+/// Seconds that a peer has to answer our Close, or to end after it.
 pub const CLOSE_SECONDS: u32 = 3;
 
 // One turn of a shard
-/// Completions taken in one turn.
+/// Completions processed in one turn.
 pub const COMPLETIONS_PER_TURN: usize = 8192;
-/// Calls in which a turn asks the kernel for deferred completions before it reads.
+/// Calls that a turn makes for completions that the kernel has deferred, before it reads.
 pub const SUBMISSIONS_BEFORE_READING: usize = 16;
-/// Receive buffers with unread input at which it stops asking.
+/// Receive buffers with unread input at which it stops making these calls.
 pub const BUFFERS_BEFORE_READING: usize = 256;
-/// Time that turns may follow one another before the control ring runs.
+/// Time that a shard takes turns before the control ring runs.
 pub const TURNS_TIME_MAX: Duration = Duration::from_millis(4);
-/// Units of work that one turn reads; a unit is about a microsecond: a frame, or a KiB.
+/// Units of work read in one turn. A unit is about a microsecond: a frame, or a KiB.
 pub const WORK_PER_TURN: usize = 1024;
-/// Units of work that are read of a connection in its turn, however many others are in line.
+/// Units of work that are always read from a connection in its turn, no matter how many others are queued.
 pub const WORK_SHARE_MIN: usize = 8;
-/// Connections looked at in one turn that had their turn before and have more unread input.
+/// Connections with input left over from an earlier turn that one turn looks at.
 pub const LOOKS_PER_TURN: usize = 1024;
-/// Connections and memberships taken down in one turn, so that thousands that end at once don't hold up the others.
+/// Connections and memberships ended in one turn: thousands that end at once must not hold up the others.
 pub const ENDS_PER_TURN: usize = 64;
-/// Members that a room visits in its turn, however many other rooms are in line.
+/// Members that a room always visits in its turn, no matter how many other rooms are queued.
 pub const VISITS_MIN: usize = 16;
 /// Holders that give memory back in one turn: about a millisecond's work.
 pub const GIVING_PER_TURN: usize = 64;
-/// Bytes that they give back in one turn, unless one alone holds more.
+/// Bytes given back in one turn, unless a single holder has more.
 pub const GIVEN_BYTES_PER_TURN: usize = 4 * 1024 * 1024;
-/// Entries of the vector of drained relays that are kept allocated between turns.
+/// Capacity, in entries, that the vector of drained relays keeps between turns.
 pub const RELAYS_KEPT_MAX: usize = 1024;
 
 // One tick of a shard
-/// Members whose cursors one tick looks at to trim the logs: about a millisecond's work. A larger room is still done whole.
+/// Members whose cursors are read in one tick to trim the logs: about a millisecond's work. A room with more is still done in
+/// one go.
 pub const MEMBERS_PER_TRIM: usize = 32_768;
-/// Dormant rooms that one tick forgets, under the lock of all rooms: about a millisecond's work.
+/// Dormant rooms removed in one tick, under the lock of all rooms: about a millisecond's work.
 pub const DORMANT_PER_TICK: usize = 1024;
-/// Rooms whose replay one tick cuts back: about a millisecond's work.
+/// Rooms whose replay is cut back in one tick: about a millisecond's work.
 pub const EXPIRED_PER_TICK: usize = 4096;
 
 // One room
-/// Bytes of a room, with their overhead, that wait for members to be visited when its publishers are held back.
+/// Bytes of a room, including their overhead, that its members have not been visited for, beyond which its publishers wait.
 pub const ROOM_BYTES_HELD: usize = 128 * 1024;
 /// Bytes of replay returned by the join itself; the rest is read while sending.
 pub const REPLAY_HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Longest frame that is copied into a chunk of the room's log, in bytes, so that many leave in one send. Longer ones stay the
-/// shared bytes that they arrived as.
+/// Longest frame, in bytes, that is copied into a chunk of the room's log, so that many leave in one send. Longer ones stay the
+/// shared bytes that they were encoded into.
 pub const COPIED_FRAME_BYTES_MAX: usize = 16 * 1024;
-/// Bytes of a log's first chunk, so that a quiet room costs little. Each further one is twice as large, up to the maximum.
+/// Size of a log's first chunk in bytes, small so that a quiet room costs little. Each further chunk is twice as large, up to
+/// the maximum.
 pub const CHUNK_BYTES_MIN: usize = 1024;
-/// Bytes of a log's largest chunk.
+/// Size of a log's largest chunk in bytes.
 pub const CHUNK_BYTES_MAX: usize = 64 * 1024;
-/// Members of a room up to which joins and leaves are announced one by one.
+/// Number of members up to which a room announces each join and leave.
 pub const MEMBERS_ANNOUNCED_MAX: usize = 32;
-/// Notices of one second beyond which joins and leaves are folded into one.
+/// Notices in one second beyond which joins and leaves are folded.
 pub const NOTICES_PER_SECOND_MAX: usize = 16;
-/// Names spelled out in a folded notice.
+/// Names listed in a folded notice.
 pub const NAMES_TOLD_MAX: usize = 3;
-/// Messages of one room whose deliveries are timed at the same time.
+/// Messages of one room that are timed at once.
 pub const SAMPLES_MAX: usize = 64;
-/// Timed messages between two reports of deliveries; more are not timed.
+/// Timed deliveries between two reports; further ones are not timed.
 pub const PENDING_MAX: usize = 1024;
 
 // Empty rooms
-/// Number of dormant rooms.
+/// Number of dormant rooms; beyond it, the oldest is dropped.
 pub const DORMANT_ROOMS_MAX: usize = 16_384;
-/// Bytes of replay of all dormant rooms.
+/// Bytes of replay in all dormant rooms together; beyond it, the oldest room is dropped.
 pub const DORMANT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 // Between shards
-/// Bytes of relays in one inbox, with their overhead, at which publishers are held back.
+/// Bytes of relays in one inbox, including their overhead, at which all publishers wait.
 pub const INBOX_BYTES_HELD: usize = 1024 * 1024;
-/// Bytes of an inbox for notices of joins and leaves, which are not held back.
+/// Bytes of an inbox reserved for notices of joins and leaves, which don't wait.
 pub const NOTICE_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes by which a message grows on its way into a frame: header, keys, names, numbers.
+/// Bytes that a message can gain on its way into a frame: header, keys, names, numbers.
 pub const ENVELOPE_BYTES_MAX: usize = 1024;
 /// Orders that may wait in one inbox. Dropping one is safe: a stale connection still times out, and the API answers 503.
 pub const ORDERS_MAX: usize = 16_384;
@@ -115,27 +133,34 @@ pub const ORDERS_MAX: usize = 16_384;
 // The data ring
 /// Bytes of one receive buffer.
 pub const RECEIVE_BUFFER_BYTES: usize = 4096;
-/// Entries of the submission queue. When it is full, it is submitted.
+/// Entries of the submission queue. When it is full, it is submitted at once.
 pub const SUBMISSION_ENTRIES: u32 = 2048;
-/// Entries of the completion queue. Beyond it the kernel keeps an overflow list.
+/// Entries of the completion queue. Beyond that, the kernel keeps an overflow list.
 pub const COMPLETION_ENTRIES: u32 = 16 * 1024;
 
 // Memory
 /// Smallest value of --memory-max, in bytes.
 pub const BUDGET_BYTES_MIN: usize = 16 << 20;
-/// Bytes by which the holders of one thread grow before it adds up what all threads hold.
+/// Bytes by which the holders on one thread grow before that thread reviews the budget.
 pub const REVIEW_STEP_BYTES: u64 = 64 * 1024;
-/// The part of the budget for half-read request heads: a quarter. Beyond it, long heads are refused.
+/// Incomplete request heads may take one part in this many of the budget. Beyond that, long heads are refused.
 pub const HEADS_PART: usize = 4;
 /// Pause between two requests to the allocator to return free memory to the system.
 pub const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
 // The end of the server
-/// Time for all peers to answer our Close when the server stops.
+/// Time from the first signal to the end of the process.
+pub const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
+/// Time that the log gets on top of it, if all of that was needed.
+pub const LOG_TIME_MIN: Duration = Duration::from_millis(100);
+/// How long a start that is interrupted by a signal may take to its end: until then it is not known whether anybody is
+/// connected.
+pub const START_TIME_MAX: Duration = Duration::from_millis(2500);
+/// Time that all peers together have to answer our Close when the server stops.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
-/// Shortest window in which the clients of a stopped server are told to reconnect, in milliseconds.
+/// Shortest window, in milliseconds, over which the reconnects of a stopped server's clients are spread.
 pub const RETRY_SPAN_MS_MIN: u64 = 1000;
-/// Longest such window, in milliseconds.
+/// Longest such window, in milliseconds: all clients reconnect within 30 seconds.
 pub const RETRY_SPAN_MS_MAX: u64 = 29_000;
 
 // How they relate.
@@ -143,16 +168,21 @@ pub const RETRY_SPAN_MS_MAX: u64 = 29_000;
 const _: () = {
     assert!(
         SETTLE_BYTES_MAX <= LEAVE_BYTES_MAX && LEAVE_BYTES_MAX < OUTBOX_BYTES_MAX,
-        "a reply fits behind what was settled"
+        "a reply fits into the outbox behind what was settled"
     );
-    assert!(REPLIES_BYTES_HELD < OUTBOX_BYTES_MAX, "whoever doesn't read is held before it is closed");
+    assert!(
+        REPLIES_BYTES_HELD < OUTBOX_BYTES_MAX,
+        "unread replies first stop reading, and only later close the connection"
+    );
     assert!(REPLAY_HEAD_BYTES_MAX <= OUTBOX_BYTES_MAX / 2, "the head of a replay fits into an empty outbox");
     assert!(
         CHUNK_BYTES_MIN <= CHUNK_BYTES_MAX && COPIED_FRAME_BYTES_MAX <= CHUNK_BYTES_MAX,
         "a copied frame fits into a chunk"
     );
-    assert!(ROOM_BYTES_HELD < INBOX_BYTES_HELD, "a room is held back before all rooms are");
+    assert!(ROOM_BYTES_HELD < INBOX_BYTES_HELD, "the publishers of one room wait before all publishers do");
     assert!(BUFFERS_BEFORE_READING < COMPLETIONS_PER_TURN && COMPLETIONS_PER_TURN <= COMPLETION_ENTRIES as usize);
     assert!(RETRY_SPAN_MS_MIN <= RETRY_SPAN_MS_MAX);
+    assert!(DRAIN_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis(), "shards end before the process does");
+    assert!(START_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis(), "what has started can still be stopped");
     assert!(TURNS_TIME_MAX.as_millis() * 100 <= DRAIN_TIME_MAX.as_millis(), "a stop takes many turns");
 };

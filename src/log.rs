@@ -1,7 +1,7 @@
-//! The log: lines wait in a bounded queue for a thread that writes them to stderr.
+//! The log: a bounded queue of lines, and a thread that writes them to stderr.
 //!
-//! Nothing that serves waits for whoever reads stderr: with the queue full, lines are dropped and counted, and the log says
-//! how many where they are missing. One queue for the process, as there is one stderr.
+//! No thread that serves clients waits for stderr: when the queue is full, lines are dropped and counted, and a line in their
+//! place says how many. There is one queue for the process, as there is one stderr.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -16,14 +16,14 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer as Text;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-/// Bytes of lines that wait for stderr. As much again is being written.
-pub const QUEUE_BYTES_MAX: usize = 256 * 1024;
-/// How long the end of the process waits for what is still to be written.
+/// Bytes of lines that may wait for stderr. As many again may be in the middle of being written.
+pub(crate) const QUEUE_BYTES_MAX: usize = 256 * 1024;
+/// How long the process waits at its end for the rest to be written.
 const FLUSH_TIME_MAX: Duration = Duration::from_millis(500);
 
 static LOG: Log = Log::new();
 
-/// Has everything of this `level` and above written to stderr from now on; in color if that is a terminal.
+/// From now on, everything of this `level` and above is written to stderr, in color if `ansi`.
 pub fn start(level: LevelFilter, ansi: bool) {
     tracing_subscriber::fmt()
         .with_writer(Stderr)
@@ -34,19 +34,19 @@ pub fn start(level: LevelFilter, ansi: bool) {
         .init();
 }
 
-/// Writes text to stderr behind the lines that wait, whatever the level.
+/// Writes text to stderr after the lines that wait, whatever the level.
 pub fn say(text: impl fmt::Display) {
     LOG.push(format!("{text}\n").as_bytes());
 }
 
-/// Ends the process when the log is written, or after `time_max` (at most half a second) if stderr doesn't take it.
+/// Ends the process once the log is written, or after `time_max` (at most half a second) if stderr is stuck.
 pub fn exit(code: i32, time_max: Duration) -> ! {
     LOG.flush(time_max.min(FLUSH_TIME_MAX));
     std::process::exit(code)
 }
 
-/// Lines that never reached stderr.
-pub fn dropped_lines() -> u64 {
+/// Number of lines that never reached stderr.
+pub(crate) fn dropped_lines() -> u64 {
     LOG.dropped.load(Ordering::Relaxed)
 }
 
@@ -75,20 +75,20 @@ impl Write for Stderr {
 
 struct Log {
     queue: Mutex<Queue>,
-    /// There are lines to write.
+    /// Notified when there are lines to write.
     filled: Condvar,
-    /// All of them are written.
+    /// Notified when all of them are written.
     emptied: Condvar,
     dropped: AtomicU64,
 }
 
 struct Queue {
     lines: Vec<u8>,
-    /// Lines dropped since `lines` became full: all of them come after it.
+    /// Number of lines dropped since `lines` became full; their place is after it.
     dropped: u64,
-    /// The thread that writes exists,
+    /// Whether the writing thread exists,
     has_writer: bool,
-    /// and has lines in hand.
+    /// and whether it is writing lines just now.
     writes: bool,
 }
 
@@ -102,7 +102,7 @@ impl Log {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends `line` as a whole, or drops it. The first one starts the thread: the process has none before it needs one.
+    /// Appends `line` as a whole, or drops it. The first line starts the thread.
     fn push(&'static self, line: &[u8]) {
         let mut queue = self.lock();
         if !queue.has_writer {
@@ -123,7 +123,7 @@ impl Log {
         self.filled.notify_one();
     }
 
-    /// Waits for lines and moves them into `batch`. Returns how many were dropped behind them.
+    /// Waits for lines and moves them into `batch`. Returns how many were dropped after them.
     fn take(&self, batch: &mut Vec<u8>) -> u64 {
         batch.clear();
         let mut queue = self.lock();
@@ -137,10 +137,10 @@ impl Log {
         std::mem::take(&mut queue.dropped)
     }
 
-    /// Writes what comes, for as long as the process lives.
+    /// Writes lines for as long as the process lives.
     fn write(&self) {
         let mut batch = Vec::new();
-        // Not told yet, as stderr failed just then.
+        // Dropped lines that were not reported, because stderr failed at that moment.
         let mut lost = 0;
         loop {
             let dropped = self.take(&mut batch);
@@ -161,7 +161,7 @@ impl Log {
         let deadline = Instant::now() + time_max;
         let mut queue = self.lock();
         if !queue.has_writer {
-            // No thread could be had, so this one writes: it is about to end.
+            // The writing thread could not be started, so this one writes: it is about to end.
             write_stderr(&std::mem::take(&mut queue.lines));
             return;
         }
@@ -180,25 +180,25 @@ fn count_lines(text: &[u8]) -> u64 {
     ended + u64::from(text.last().is_some_and(|byte| *byte != b'\n'))
 }
 
-/// The line that stands for those that are missing. It has no level to be filtered by.
+/// The line in the place of dropped ones. It is written whatever the level.
 fn notice(dropped: u64) -> String {
     let mut line = String::new();
-    // Without a time it says as much.
+    // An error leaves out the time only.
     let _ = SystemTime.format_time(&mut Text::new(&mut line));
     let plural = if dropped == 1 { "" } else { "s" };
     line + &format!("  WARN {dropped} log line{plural} dropped: stderr was not read fast enough\n")
 }
 
-/// Writes to stderr, waiting where it must. Returns how many lines it didn't take.
+/// Writes to stderr, waiting if necessary. Returns the number of lines that could not be written.
 fn write_stderr(mut text: &[u8]) -> u64 {
     let stderr = io::stderr();
     while !text.is_empty() {
-        // Not by `Stderr::write`: its lock would be held while this waits.
+        // Not `Stderr::write`, which would hold its lock while it waits.
         match rustix::io::write(&stderr, text) {
             Ok(0) => break,
             Ok(count) => text = &text[count..],
             Err(rustix::io::Errno::INTR) => {}
-            // Somebody who shares the terminal or the pipe has made it non-blocking.
+            // Another process that shares the terminal or the pipe has made it non-blocking.
             Err(rustix::io::Errno::AGAIN) => drop(poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None)),
             Err(_) => break,
         }
@@ -217,7 +217,7 @@ mod tests {
         let append = |line: &[u8]| log.append(&mut log.lock(), line);
         (0..QUEUE_BYTES_MAX / 1024).for_each(|_| append(&line));
         append(b"one\n");
-        // Smaller ones wouldn't fit either; had they room, they would stand before the line that was dropped.
+        // Smaller lines are dropped too: they must not overtake the one that was dropped.
         append(b"two\nthree\n");
         assert_eq!(log.dropped.load(Ordering::Relaxed), 3);
         let mut batch = Vec::new();

@@ -1,12 +1,13 @@
-//! One budget for everything that is kept for others: room logs, replay, inboxes, outboxes, half-read messages and heads.
+//! One budget for all memory that is kept on behalf of clients: room logs, replay, inboxes, outboxes, incomplete messages and
+//! request heads.
 //!
-//! - [`held`]: what each holder has taken, counted where it is taken and given back
-//! - [`plan`]: which holders give, and how much (pure)
-//! - [`machine`]: what the machine allows
+//! - [`held`]: how much each holder has taken, counted when it is taken and given back
+//! - [`plan`]: which holders give memory back, and how much (pure)
+//! - [`machine`]: how much the machine allows
 //!
-//! Each thread counts in a [`Ledger`] of its own, so that counting costs a few additions. A shard that has taken more looks
-//! at the sum; above the budget the largest holders of the whole process give first, each on its own shard (see
-//! [`crate::shard::hub`]). Small holders are not touched while there are larger ones.
+//! Each thread counts in its own [`Ledger`], so that counting costs a few additions. A shard that has taken more reviews the
+//! sum. If it exceeds the budget, the largest holders of the whole process give memory back, each on its own shard (see
+//! [`crate::shard::hub`]). Small holders are left alone while there are larger ones.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -26,19 +27,19 @@ pub use held::{Held, Ledger, What};
 use machine::Resident;
 use plan::Sizes;
 
-/// What an allocation costs beside its bytes: the allocator's header and rounding.
+/// Bytes that an allocation costs on top of its own: the allocator's header, and rounding.
 pub const ALLOCATION_OVERHEAD_BYTES: usize = 16;
 
-/// What one shard has to give back now.
+/// What one shard has to give back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
-    /// Holders that are not larger than this, in bytes, are left alone.
+    /// Holders up to this size, in bytes, are left alone.
     pub floor_bytes: usize,
-    /// Bytes that this shard's logs, outboxes and half messages give.
+    /// Bytes to take from this shard's logs, outboxes, incomplete messages and unread input.
     pub own_bytes: usize,
-    /// Bytes that replays give: whichever shard asks sees to it.
+    /// Bytes to take from replays, which belong to no shard: the shard that reviews the budget does it.
     pub replay_bytes: usize,
-    /// Whether other shards have larger holders than this one.
+    /// Whether other shards have to give memory back as well.
     pub others: bool,
 }
 
@@ -47,18 +48,18 @@ pub struct Demand {
 pub struct Memory {
     bytes_max: usize,
     ledgers: Box<[Arc<Ledger>]>,
-    /// Counted up when a shard asks the others to look.
+    /// Incremented when a shard asks the others to review the budget.
     calls: AtomicU64,
-    /// Given back since the allocator was last asked to give it back to the system.
+    /// Bytes given back since the allocator was last asked to return memory to the system.
     given_bytes: AtomicUsize,
-    /// How often the allocator is asked without that.
+    /// Limits how often the allocator is asked apart from that.
     trims: Mutex<Throttle>,
     lines: Mutex<Throttle>,
     resident: Resident,
 }
 
 impl Memory {
-    /// A budget of `bytes_max` for `shards` shards and the internal port; see [`Memory::enroll`].
+    /// A budget of `bytes_max` bytes for `shards` shards and the internal port, whose threads [enroll](Memory::enroll).
     pub fn new(bytes_max: usize, shards: usize) -> Self {
         Self {
             bytes_max,
@@ -71,59 +72,61 @@ impl Memory {
         }
     }
 
-    /// No limit.
+    /// A budget without a limit, for a shard that runs outside a server.
     pub fn unlimited() -> Self {
         Self::new(usize::MAX, 0)
     }
 
-    /// The same budget for what the holders say alone, whatever else the process has resident: a simulation depends on nothing
+    /// Counts only what the holders report, and ignores the resident memory of the process: a simulation must depend on nothing
     /// but its seed.
     pub fn of_holders_alone(self) -> Self {
         Self { resident: Resident::unknown(), ..self }
     }
 
-    /// The budget in bytes.
+    /// The size of the budget in bytes.
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
     }
 
-    /// From now on the calling thread counts as this shard.
+    /// Makes the calling thread count as this shard.
     pub fn enroll(&self, shard: usize) {
         held::count_in(Arc::clone(&self.ledgers[shard]));
     }
 
-    /// From now on the calling thread counts as the internal port.
+    /// Makes the calling thread count as the internal port.
     pub fn enroll_internal_port(&self) {
         self.enroll(self.ledgers.len() - 1);
     }
 
-    /// Bytes that holders of this kind have taken, on all threads.
+    /// Bytes taken by holders of this kind, on all threads.
     pub fn bytes(&self, what: What) -> usize {
-        // Taken on one thread and given back on another: only the wrapping sum is right, and for a moment not even that.
+        // Memory may be taken on one thread and given back on another: only the wrapping sum is right, and even that may be off
+        // for a moment.
         let sum = self.ledgers.iter().fold(0u64, |sum, ledger| sum.wrapping_add(ledger.bytes(what)));
         usize::try_from(sum.cast_signed()).unwrap_or(0)
     }
 
-    /// Holders of this kind that had to give.
+    /// How many times holders of this kind had to give memory back.
     pub fn laps(&self, what: What) -> u64 {
         self.ledgers.iter().map(|ledger| ledger.laps(what).get()).sum()
     }
 
-    /// Whether a request head may take `more_bytes`.
+    /// Whether a request head may take `more_bytes` of memory.
     pub fn admits_head(&self, more_bytes: usize) -> bool {
         self.bytes(What::Heads) + more_bytes <= self.bytes_max / HEADS_PART
     }
 
-    /// Whether the calling thread has to look at the sum: its holders have grown, or another shard asks for it. `seen` is the
-    /// number of the last call that it followed.
+    /// Whether the calling thread has to review the budget: its holders have grown, or another shard asks for it. `seen` is the
+    /// last request that it has served.
     pub fn wants_review(&self, seen: &mut u64) -> bool {
         let calls = self.calls.load(Ordering::Acquire);
         let called = std::mem::replace(seen, calls) != calls;
         held::has_grown_by(REVIEW_STEP_BYTES) || called
     }
 
-    /// What the calling shard has to give, if too much is taken, `inbox_bytes` of it in inboxes. While it still owes frames to members that read (`is_busy`),
-    /// it may go to the limit: they would lose what they are about to be sent.
+    /// What the calling shard has to give back, if the budget is exceeded; `inbox_bytes` are the bytes in inboxes. A shard that
+    /// still has frames for members that read (`is_busy`) may use the last part of the budget: otherwise they would lose what
+    /// they are about to be sent.
     pub fn review(&self, inbox_bytes: usize, is_busy: bool) -> Option<Demand> {
         let taken = self.taken(inbox_bytes);
         let excess = plan::excess(self.bytes_max, taken, self.resident.bytes(), is_busy)?;
@@ -134,40 +137,41 @@ impl Memory {
         Some(held::with_sizes_here(|own| plan::divide(excess, &on_shards, &replays, own)))
     }
 
-    /// Bytes that are kept for others, all together.
+    /// Bytes that are kept on behalf of clients, all together.
     pub fn taken(&self, inbox_bytes: usize) -> usize {
         inbox_bytes + What::ALL.iter().map(|what| self.bytes(*what)).sum::<usize>()
     }
 
-    /// Bytes that are resident.
+    /// Resident memory of the process, in bytes.
     pub fn resident_bytes(&self) -> usize {
         self.resident.bytes()
     }
 
-    /// Whether more is resident than may be: what can be given back was not enough.
+    /// Whether the process has more memory resident than the budget: everything that could be given back was not enough.
     pub fn is_exhausted(&self) -> bool {
         self.resident.bytes() > self.bytes_max
     }
 
-    /// Whether the allocator should give back what it keeps: three quarters of the budget are resident. Once a second at most.
+    /// Whether the allocator should return its free memory, because three quarters of the budget are resident. True at most
+    /// once a second.
     pub fn wants_trim(&self) -> bool {
         self.resident.bytes() > self.bytes_max - self.bytes_max / 4
             && self.trims.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now()).is_some()
     }
 
-    /// Asks all other shards to look, too.
+    /// Asks all other shards to review the budget, too.
     pub fn call(&self, seen: &mut u64) {
         *seen = self.calls.fetch_add(1, Ordering::AcqRel) + 1;
     }
 
-    /// Notes that holders have given `bytes` back. True: enough for the allocator to give it back to the system, which it
-    /// would otherwise keep for the thread that took it.
+    /// Notes that `bytes` were given back. True if that is enough for the allocator to return memory to the system; it would
+    /// otherwise keep it for the thread that took it.
     pub fn gave(&self, bytes: usize) -> bool {
         let given = self.given_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         given >= self.bytes_max / 8 && self.given_bytes.swap(0, Ordering::Relaxed) > 0
     }
 
-    /// Says, once a minute at most, that holders had to give.
+    /// Logs, at most once a minute, that holders had to give memory back.
     pub fn say(&self, demand: &Demand) {
         if self.lines.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now()).is_none() {
             return;
@@ -184,7 +188,7 @@ impl Memory {
     }
 }
 
-/// A number of bytes as people read it.
+/// A number of bytes, displayed in KiB or MiB.
 #[derive(Clone, Copy, Debug)]
 pub struct Size(pub usize);
 

@@ -31,12 +31,12 @@ pub fn raise_file_limit() -> io::Result<u64> {
 }
 
 /// How many files the process may have open.
-pub fn file_limit() -> u64 {
+pub(crate) fn file_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// How many files the process has open; 0 if the system doesn't say.
-pub fn open_files() -> u64 {
+pub(crate) fn open_files() -> u64 {
     const FOLDER: &str = "/proc/self/fd";
     // Since Linux 6.2 the size of this folder is the number; before, it is 0, and they have to be counted.
     match std::fs::metadata(FOLDER).map_or(0, |folder| folder.len()) {
@@ -48,10 +48,7 @@ pub fn open_files() -> u64 {
 /// Makes the kernel's table of this process's files large enough for `count` of them. It grows by doubling, and once there
 /// are several threads, the one that opens a file for which there is no room sleeps until every core has noticed
 /// (`expand_fdtable` waits for an RCU grace period): 10 ms, several times in a storm of connections.
-///
-/// # Errors
-/// `count` is more than the limit, or the kernel has no memory.
-pub fn grow_file_table(count: u64) -> io::Result<()> {
+pub(crate) fn grow_file_table(count: u64) -> io::Result<()> {
     let last = i32::try_from(count.saturating_sub(1)).unwrap_or(i32::MAX);
     drop(rustix::io::fcntl_dupfd_cloexec(new_eventfd()?, last)?);
     Ok(())
@@ -66,7 +63,7 @@ pub fn allowed_cores() -> io::Result<Vec<usize>> {
 }
 
 /// The cores of a set, in order.
-pub fn cores_in(set: &CpuSet) -> impl Iterator<Item = usize> {
+pub(crate) fn cores_in(set: &CpuSet) -> impl Iterator<Item = usize> {
     (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core))
 }
 
@@ -91,7 +88,7 @@ pub fn allow_cores(cores: &[usize]) -> io::Result<()> {
 /// Returns memory that the process has freed to the system. The allocator would keep it for the thread that allocated it,
 /// and what one shard has freed would not be there for another.
 #[allow(unsafe_code)]
-pub fn return_free_memory() {
+pub(crate) fn return_free_memory() {
     // The GNU C library; others return it by themselves.
     #[cfg(target_env = "gnu")]
     // SAFETY: takes the allocator's own locks, and touches only what is free.
@@ -109,32 +106,23 @@ pub fn new_eventfd() -> io::Result<OwnedFd> {
 }
 
 /// Checks that `count` more files can be open at the same time.
-///
-/// # Errors
-/// The limit is too low.
-pub fn try_files(count: u64) -> io::Result<()> {
+pub(crate) fn try_files(count: u64) -> io::Result<()> {
     let first = new_eventfd()?;
     let _all = (1..count).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
     Ok(())
 }
 
 /// Registers an eventfd with the calling thread's runtime, to wait until it is readable.
-///
-/// # Errors
-/// The kernel has no memory to watch it.
 #[allow(unsafe_code)]
-pub fn watch_eventfd(eventfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch_eventfd(eventfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names the same open file for as long as it lives, the `AsyncFd` owns it and takes itself out of
     // epoll before it drops it, and nobody takes it out: `into_inner` is the only way, and does the same.
     unsafe { AsyncFd::register_with_interest(eventfd, Interest::READABLE) }.map_err(Into::into)
 }
 
 /// Registers a listener with the calling thread's runtime, to wait until there is a connection to accept.
-///
-/// # Errors
-/// The kernel has no memory to watch it.
 #[allow(unsafe_code)]
-pub fn watch_listener(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+pub(crate) fn watch_listener(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
     // SAFETY: as above; a `TcpListener` is an `OwnedFd`.
     unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }.map_err(Into::into)
 }
@@ -156,7 +144,7 @@ impl From<OwnedFd> for Wake {
 /// blocked signal waits; one without a handler is lost where the process is the first of its PID namespace
 /// (pid_namespaces(7)).
 #[allow(unsafe_code)]
-pub fn hold_signals(signals: &[libc::c_int], hold: bool) {
+pub(crate) fn hold_signals(signals: &[libc::c_int], hold: bool) {
     let how = if hold { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
     // SAFETY: the set is a plain C struct, for which all-zero is valid, and lives until the calls return.
     unsafe {
@@ -171,10 +159,7 @@ pub fn hold_signals(signals: &[libc::c_int], hold: bool) {
 }
 
 /// A random number from the kernel.
-///
-/// # Errors
-/// The kernel has no randomness yet.
-pub fn random_u64() -> io::Result<u64> {
+pub(crate) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(u64::from_ne_bytes(bytes))
@@ -205,12 +190,12 @@ pub fn bind_shards(address: SocketAddr, ipv6_only: bool, shards: usize) -> io::R
 ///
 /// # Errors
 /// Those of accept(2); `WouldBlock` when no connection waits.
-pub fn accept(listener: &TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+pub(crate) fn accept(listener: &TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
     listener.accept().map(|(stream, peer)| (stream, canonical(peer)))
 }
 
 /// The same address; an IPv4 address that is mapped into IPv6 (`::ffff:192.0.2.1`) as IPv4.
-pub fn canonical(address: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         IpAddr::V4(ip) => (ip, address.port()).into(),
         // With its scope, which a link-local address needs.
@@ -238,25 +223,19 @@ fn defer_accept(socket: &Socket) -> io::Result<()> {
 }
 
 /// The address of this end of a connection; the IPv4 one also where it came in through an IPv6 socket.
-///
-/// # Errors
-/// When the connection is gone.
-pub fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
+pub(crate) fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
     let address = SockRef::from(&socket).local_addr()?;
     address.as_socket().map(canonical).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// Ends a connection whose peer leaves what was sent unacknowledged, or unread, for this time (TCP_USER_TIMEOUT, tcp(7)).
-///
-/// # Errors
-/// When the connection is gone.
-pub fn limit_unacknowledged(socket: impl AsFd, time: Duration) -> io::Result<()> {
+pub(crate) fn limit_unacknowledged(socket: impl AsFd, time: Duration) -> io::Result<()> {
     SockRef::from(&socket).set_tcp_user_timeout(Some(time))
 }
 
 /// Whether the peer of a socket has ended what it says, or is gone; what it said before may still be unread.
 #[allow(unsafe_code)]
-pub fn peer_has_ended(socket: RawFd) -> bool {
+pub(crate) fn peer_has_ended(socket: RawFd) -> bool {
     let mut asked = libc::pollfd { fd: socket, events: libc::POLLRDHUP, revents: 0 };
     // SAFETY: one `pollfd`, which lives until the call returns. Whatever the number names is only looked at.
     let answers = unsafe { libc::poll(&raw mut asked, 1, 0) };
@@ -264,7 +243,7 @@ pub fn peer_has_ended(socket: RawFd) -> bool {
 }
 
 /// All addresses of the machine: dual stack where IPv6 exists, otherwise IPv4.
-pub fn any_address(port: u16) -> SocketAddr {
+pub(crate) fn any_address(port: u16) -> SocketAddr {
     match Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))
         .and_then(|socket| socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into()))
     {

@@ -1,20 +1,20 @@
-//! How many messages a connection may send: a token bucket, and when to close a connection that never slows down.
+//! How many messages a connection may send: a token bucket, and when to give up on a connection that never stops.
 //!
-//! A bucket holds at most a burst of tokens and gains `per_second` of them each second; a message takes one or is
-//! refused. Over any time the messages that pass are therefore at most `burst + per_second * time`, exactly: tokens are
-//! counted in thousandths, so that each millisecond adds a whole number of them and nothing is ever rounded.
+//! A bucket holds at most a burst of tokens and gains `per_second` of them each second. A message takes one, or is refused. So
+//! in any period, at most `burst + per_second * time` messages pass, exactly: tokens are counted in thousandths, so a
+//! millisecond gains a whole number of them, and nothing is ever rounded.
 
-/// A token in the unit that buckets count in: each millisecond adds `per_second` of them.
+/// One token, in the unit of a bucket. A bucket gains `per_second` units each millisecond.
 const TOKEN: u32 = 1000;
-/// Refusals further apart than this, in ms, belong to two excesses.
+/// Refusals at least this far apart, in ms, belong to different excesses.
 const PAUSE_MS: u16 = 1000;
 /// An excess that lasts this long, in ms, has lasted too long.
 const EXCESS_MS_MAX: u16 = 10_000;
 
-// Every connection carries a bucket.
+// Every connection has a bucket.
 const _: () = assert!(size_of::<Bucket>() <= 12);
 
-/// A rate limit, shared by many buckets.
+/// A limit, shared by many buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     per_second: u32,
@@ -27,8 +27,8 @@ impl RateLimit {
     /// No limit: every message passes.
     pub const OFF: Self = Self::new(0, 1);
 
-    /// `per_second` messages a second, and `burst` at once after a pause. 0 per second is no limit at all. A burst is at
-    /// least 1, or no message would ever pass, and at most [`Self::BURST_MAX`].
+    /// `per_second` messages a second in the long run, and `burst` at once after a pause. 0 per second is no limit. A burst is
+    /// at least 1, or nothing would ever pass, and at most [`Self::BURST_MAX`].
     pub const fn new(per_second: u32, burst: u32) -> Self {
         let burst = match burst {
             0 => 1,
@@ -44,47 +44,47 @@ impl RateLimit {
     }
 }
 
-/// Whether a message may pass.
+/// What happens to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may be delivered.
+    /// It is within the rate.
     Pass,
-    /// The connection is over its rate: not delivered.
+    /// The connection is over its rate: the message is dropped.
     Refused,
-    /// Not delivered, and the connection has been over its rate for 10 s without a pause. Precisely: refusals that
-    /// follow each other by less than 1 s are one excess, whatever passes between them, and this one comes 10 s or
-    /// more after the first of its excess. Each further refusal of the same excess gets this word too.
+    /// The message is dropped, and the connection has been over its rate for 10 s without a pause. More precisely: refusals
+    /// less than 1 s apart belong to one excess, no matter what passes between them, and this one comes 10 s or more after the
+    /// first. Each further refusal of the same excess gets this verdict, too.
     RefusedTooLong,
 }
 
-/// One connection's tokens.
+/// The tokens of one connection.
 ///
-/// Times are ms since any moment, the same for all calls, and never go back. Only their last 32 bits are kept: a silence
-/// of a multiple of 49.7 days looks like none, which adds fewer tokens than were due, never more.
+/// Times are ms since an arbitrary moment, the same for all calls, and never go back. Only their last 32 bits are kept: a pause
+/// of a multiple of 49.7 days looks like none, which gains fewer tokens than it should, never more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
-    /// When the other fields were last true, in ms.
+    /// When the other fields were last updated, in ms.
     now_ms: u32,
-    /// Thousandths of a token.
+    /// In thousandths of a token.
     tokens: u32,
-    /// Time since the last refusal in ms, at most [`PAUSE_MS`].
+    /// Time since the last refusal, in ms; at most [`PAUSE_MS`].
     pause_ms: u16,
-    /// Time from the first refusal of the excess to the last in ms, at most [`EXCESS_MS_MAX`].
+    /// Time from the first refusal of the excess to the last, in ms; at most [`EXCESS_MS_MAX`].
     excess_ms: u16,
 }
 
 impl Bucket {
-    /// A full bucket.
+    /// A full bucket, at `now_ms`.
     pub const fn new(limit: &RateLimit, now_ms: u64) -> Self {
         Self { now_ms: now_ms as u32, tokens: limit.tokens_max(), pause_ms: PAUSE_MS, excess_ms: 0 }
     }
 
-    /// Takes a token for a message that came at `now_ms`.
+    /// Takes a token for a message that arrives at `now_ms`.
     pub fn take(&mut self, limit: &RateLimit, now_ms: u64) -> Verdict {
         if limit.per_second == 0 {
             return Verdict::Pass;
         }
-        self.move_on(limit, now_ms as u32);
+        self.refill(limit, now_ms as u32);
         match self.tokens.checked_sub(TOKEN) {
             Some(tokens) => {
                 self.tokens = tokens;
@@ -94,10 +94,10 @@ impl Bucket {
         }
     }
 
-    fn move_on(&mut self, limit: &RateLimit, now_ms: u32) {
+    fn refill(&mut self, limit: &RateLimit, now_ms: u32) {
         let passed_ms = now_ms.wrapping_sub(self.now_ms);
         self.now_ms = now_ms;
-        // The product of two u32 and the sum with a third fit a u64; what is capped fits its field.
+        // The product of two u32 plus a third fits into a u64; after the cap, each value fits its field.
         let tokens = u64::from(passed_ms) * u64::from(limit.per_second) + u64::from(self.tokens);
         self.tokens = tokens.min(u64::from(limit.tokens_max())) as u32;
         self.pause_ms = passed_ms.saturating_add(u32::from(self.pause_ms)).min(u32::from(PAUSE_MS)) as u16;

@@ -7,7 +7,6 @@
 //! - `notify`: what a service manager is told
 //! - [`signals`]: what each signal asks for
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -47,14 +46,9 @@ pub use serve::serve;
 use shards::ShardThread;
 
 /// Why the server can't start. The sentence says what to do.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct StartError(String);
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// A running server: its shards accept connections.
 pub struct Server {
@@ -93,10 +87,8 @@ impl Server {
         let shared = Arc::new(Shared::new::<R>(config, &addresses, &wake_ups, stop)?);
         let internal_address = internal.as_ref().map(|internal| internal.port.address());
         let mut server = Self { addresses, internal: internal_address, shared, threads: Vec::new(), unpinned: None };
-        let started = server
-            .start_shards::<R>(config, of_shards, wake_ups)
-            .and_then(|()| server.start_canary(config))
-            .and_then(|readiness| server.start_internal_port(config, internal, readiness));
+        let started =
+            server.start_shards::<R>(config, of_shards, wake_ups).and_then(|()| server.start_beside(config, internal));
         if let Err(error) = started {
             // Some shards may have started.
             server.stop();
@@ -145,32 +137,25 @@ impl Server {
         Ok(())
     }
 
-    /// Starts the canary, if there is a public address to check. Returns what readiness depends on.
-    #[cfg_attr(not(feature = "doctor"), expect(unused_variables, reason = "there is no public address to check"))]
-    fn start_canary(&self, config: &Config) -> Result<Readiness, StartError> {
-        let readiness = Readiness::new(Arc::clone(&self.shared.stop));
+    /// Starts what runs beside the shards: the canary and the internal port, where they are wanted.
+    fn start_beside(&self, config: &Config, internal: Option<Internal>) -> Result<(), StartError> {
+        let Shared { registry, memory, metrics, stop, .. } = &*self.shared;
+        let readiness = Readiness::new(Arc::clone(stop));
         #[cfg(feature = "doctor")]
-        if let Some(target) = config.public_url.clone() {
-            let (interval, group) = (config.public_interval, config.group.clone());
-            let instance = Arc::clone(&self.shared.instance);
-            let plan = doctor::canary::Plan { target, interval, instance, group };
-            let canary = Canary::start(plan, Arc::clone(&self.shared.metrics)).map_err(out_of_files)?;
-            readiness.add(move || canary.check());
-        }
-        Ok(readiness)
-    }
-
-    /// Starts the internal port, if there is one.
-    fn start_internal_port(
-        &self,
-        config: &Config,
-        internal: Option<Internal>,
-        readiness: Readiness,
-    ) -> Result<(), StartError> {
+        self.start_canary(config, &readiness)?;
         let Some(Internal { port, keys }) = internal else { return Ok(()) };
-        let Shared { registry, memory, metrics, .. } = &*self.shared;
         let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::new(readiness), config.raw, keys);
         port.serve(app, config.keepalive_timeout, Arc::clone(memory)).map_err(out_of_files)
+    }
+
+    #[cfg(feature = "doctor")]
+    fn start_canary(&self, config: &Config, readiness: &Readiness) -> Result<(), StartError> {
+        let Some(target) = config.public_url.clone() else { return Ok(()) };
+        let (interval, group) = (config.public_interval, config.group.clone());
+        let plan = doctor::canary::Plan { target, interval, instance: Arc::clone(&self.shared.instance), group };
+        let canary = Canary::start(plan, Arc::clone(&self.shared.metrics)).map_err(out_of_files)?;
+        readiness.add(move || canary.check());
+        Ok(())
     }
 
     /// The addresses that it listens on.
@@ -266,6 +251,8 @@ fn out_of_files(error: io::Error) -> StartError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
     use std::sync::mpsc;
     use std::time::Duration;
 
@@ -284,5 +271,19 @@ mod tests {
         std::thread::spawn(move || ended.send(Server::start::<Ring>(&config, listeners, Arc::default()).map(drop)));
         let outcome = outcome.recv_timeout(Duration::from_secs(20)).expect("the start ends");
         assert!(outcome.unwrap_err().to_string().contains("panicked"));
+    }
+
+    #[test]
+    fn a_server_runs_until_its_caller_requests_the_stop() {
+        let config = Config::parse_from(["hi", "--listen", "127.0.0.1:0", "--internal", "off", "--shards", "2"]);
+        let (listeners, stop) = (Listeners::bind(&config).unwrap(), Arc::<Stop>::default());
+        let server = Server::start::<Ring>(&config, listeners, Arc::clone(&stop)).unwrap();
+        let mut stream = TcpStream::connect(server.addresses()[0]).unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: hi\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("ok"), "{answer}");
+        stop.request();
+        assert_eq!(server.join(), 0);
     }
 }

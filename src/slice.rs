@@ -1,8 +1,8 @@
-//! Bytes that the kernel may still be reading: append-only chunks and slices of them.
+//! Bytes that the kernel may still be reading: append-only chunks, and slices of them.
 //!
-//! A room log writes frames one behind the other into a [`Chunk`], so that everything from a member's cursor to the
-//! tip is one contiguous [`Slice`] and leaves in one `send`. The chunk goes on growing behind the slices that were
-//! taken from it: bytes once written never change. Reference counts are not atomic, as a chunk never leaves its shard.
+//! A room log writes frames one after the other into a [`Chunk`], so that everything from a member's cursor to the tip is one
+//! contiguous [`Slice`] and leaves in one `send`. The chunk keeps growing behind the slices taken from it: bytes once written
+//! never change. Reference counts are not atomic, since a chunk never leaves its shard.
 
 use std::cell::Cell;
 use std::fmt;
@@ -13,19 +13,19 @@ use bytes::Bytes;
 
 /// An append-only buffer of fixed capacity, at most 4 GiB.
 ///
-/// Invariant: the first `filled` bytes never change while the chunk lives; only the bytes behind them are written.
+/// Invariant: the first `filled` bytes never change while the chunk lives; only bytes after them are written.
 pub struct Chunk {
     cells: Box<[Cell<u8>]>,
     filled: Cell<usize>,
 }
 
 impl Chunk {
-    /// A chunk that has room for `capacity` bytes.
+    /// An empty chunk with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Rc<Self> {
         Rc::new(Self { cells: vec![Cell::new(0); capacity].into_boxed_slice(), filled: Cell::new(0) })
     }
 
-    /// Writes `bytes` behind what is there and returns where they lie; `None` if they don't fit.
+    /// Appends `bytes`, and returns their range in the chunk; `None` if they don't fit.
     pub fn append(&self, bytes: &[u8]) -> Option<Range<usize>> {
         let start = self.filled.get();
         let end = start.checked_add(bytes.len())?;
@@ -37,7 +37,7 @@ impl Chunk {
         Some(start..end)
     }
 
-    /// How many bytes the chunk can hold.
+    /// Number of bytes that the chunk can hold.
     pub fn capacity(&self) -> usize {
         self.cells.len()
     }
@@ -49,29 +49,29 @@ impl fmt::Debug for Chunk {
     }
 }
 
-/// A range of bytes together with what keeps them alive.
+/// A range of bytes, together with what keeps them alive.
 #[derive(Clone, Debug)]
 pub enum Slice {
-    /// Frames in a shard's own chunk.
+    /// Frames in a chunk of a room log.
     Chunk {
-        /// Keeps the bytes alive.
+        /// The chunk, which the slice keeps alive.
         chunk: Rc<Chunk>,
-        /// Where in the chunk; always within what is filled.
+        /// Range in the chunk, always within the filled part.
         range: Range<u32>,
     },
-    /// A frame of its own: a reply, or one too large to be worth copying into a chunk.
+    /// A single frame: a reply, or one that is too large to be worth copying into a chunk.
     Shared(Bytes),
 }
 
 impl Slice {
-    /// The part `range` of `chunk`. Panics if the range is not filled: such bytes could still change.
+    /// The bytes of `chunk` in `range`. Panics if they are not filled, since they could still change.
     pub fn of_chunk(chunk: &Rc<Chunk>, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= chunk.filled.get(), "a slice of unwritten bytes");
         let range = to_u32(range.start)..to_u32(range.end);
         Self::Chunk { chunk: Rc::clone(chunk), range }
     }
 
-    /// Number of bytes.
+    /// Number of bytes in the slice.
     pub fn len(&self) -> usize {
         match self {
             Self::Chunk { range, .. } => (range.end - range.start) as usize,
@@ -79,12 +79,12 @@ impl Slice {
         }
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the slice has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Address of the first byte. What lies there stays as it is while any clone of the slice lives.
+    /// Address of the first byte. The bytes don't change or move while any clone of the slice lives.
     pub fn as_ptr(&self) -> *const u8 {
         match self {
             Self::Chunk { chunk, range } => chunk.cells[range.start as usize..].as_ptr().cast(),
@@ -101,7 +101,7 @@ impl Slice {
         }
     }
 
-    /// Cuts the slice to its first `count` bytes, if it is longer.
+    /// Shortens the slice to its first `count` bytes, if it is longer.
     pub fn truncate(&mut self, count: usize) {
         match self {
             Self::Chunk { range, .. } => range.end = range.end.min(range.start.saturating_add(to_u32(count))),
@@ -109,8 +109,8 @@ impl Slice {
         }
     }
 
-    /// The same bytes, independent of any chunk: a member that is stuck in the middle of a frame keeps that frame
-    /// alive, not the whole chunk around it.
+    /// The bytes, independent of any chunk: a member that is stuck in the middle of a frame keeps that frame alive, not the
+    /// whole chunk around it.
     pub fn detached(self) -> Bytes {
         match self {
             Self::Chunk { chunk, range } => {

@@ -15,7 +15,7 @@ use tungstenite::Message;
 const MEMBERS_ON_BOTH_SHARDS: usize = 10;
 const BODY_BYTES_MAX: usize = 1 << 20;
 
-/// Members of one chat room who have seen everybody come.
+/// Members of one chat room, after the welcomes of all later ones.
 fn members(server: &Server, room: &str, count: usize) -> Vec<Client> {
     let mut members: Vec<Client> = (0..count).map(|number| server.join(&format!("u{number}"), room)).collect();
     for (at, member) in members.iter_mut().enumerate() {
@@ -263,7 +263,7 @@ fn a_body_above_1_mib_is_refused_with_an_answer() {
         let (status, code, message, _) = error(internal::json(&internal.ask("POST", path, &[], &too_large)));
         assert!((status, code.as_str()) == (413, "too_big") && message.contains("1 MiB"), "{message}");
     }
-    // The length isn't always said in advance.
+    // The length need not be known in advance.
     let mut wire = internal.wire();
     wire.send("POST /api/publish HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
     for _ in 0..17 {
@@ -297,9 +297,9 @@ fn a_request_that_comes_twice_with_its_key_is_done_once() {
         let (status, code, message, temporary) = error(internal::json(&ask(path, "k1", &body(other))));
         assert_eq!((status, code.as_str(), temporary), (409, "key_reused", false), "{message}");
     }
-    // What failed was not done, and may be tried again under its key.
+    // A request that failed was not carried out, and may be retried with its key.
     assert_eq!(ask("/api/publish", "k2", "{}").status, 400);
-    assert_eq!(ask("/api/publish", "k2", &body("mended")).status, 200);
+    assert_eq!(ask("/api/publish", "k2", &body("fixed")).status, 200);
     for _ in 0..2 {
         assert_eq!(ask("/pub/tea", "k3", "raw").status, 200);
         let rooms = json!({"rooms": ["tea"], "message": "all"}).to_string();
@@ -309,7 +309,7 @@ fn a_request_that_comes_twice_with_its_key_is_done_once() {
         let (status, _, message, _) = error(internal::json(&ask("/api/publish", wrong, &body("x"))));
         assert!(status == 400 && message.starts_with("Idempotency-Key:"), "{message}");
     }
-    for message in ["once", "mended", "all"] {
+    for message in ["once", "fixed", "all"] {
         ann.expect_message("api", message);
     }
     assert_eq!(internal.post("/api/publish", &json!({"room": "tea", "message": "end"})).0, 200);

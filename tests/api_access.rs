@@ -48,7 +48,7 @@ fn with_a_key_only_health_and_metrics_are_open() {
         assert_eq!(internal.ask("POST", "/api/publish", &[header], publish.as_bytes()).status, 200);
         ann.expect_message("api", "x");
     }
-    // Whoever has the key may be a page.
+    // A page that has the key may ask.
     let headers = [("X-API-Key", KEY), ("Origin", "https://example.org")];
     assert_eq!(internal.ask("POST", "/api/publish", &headers, publish.as_bytes()).status, 200);
 }
@@ -64,7 +64,7 @@ fn without_a_key_no_web_page_gets_in() {
         assert_eq!((status, code.as_str()), (403, "denied"), "{header:?}");
         assert!(message.contains("--api-key-file"), "{message}");
     }
-    // A person who types the address, and a program that says nothing of the kind.
+    // An address typed by a person, or a request of a program.
     assert_eq!(internal.ask("POST", "/pub/data", &[("Sec-Fetch-Site", "none")], b"typed").status, 200);
     member.expect_frame(BINARY, "typed");
 }
@@ -89,7 +89,7 @@ fn without_a_key_the_port_is_asked_by_address_so_that_no_name_can_be_rebound_to_
         let (status, code, message, _) = error(internal::json(&answer));
         assert_eq!((status, code.as_str()), (403, "denied"), "{host}");
         assert!(message.contains("localhost") && message.contains("--api-key-file"), "{message}");
-        // Whoever has the key may call the server what it likes, and so may what watches over it.
+        // A client with the key may use any name of the server, and so may health checks.
         let more = format!("X-API-Key: {KEY}\r\n");
         assert_eq!(ask(guarded, "GET /api/rooms HTTP/1.1", &format!("Host: {host}\r\n"), &more).status, 200);
         assert_eq!(ask(open, "GET /metrics HTTP/1.1", &format!("Host: {host}\r\n"), "").status, 200);
@@ -110,7 +110,7 @@ fn options_says_what_works_where_also_to_http_1_0() {
         ("/api/rooms/tea", "GET, HEAD, OPTIONS"),
         ("/pub/tea", "OPTIONS, POST"),
     ] {
-        // HAProxy's bare `option httpchk`, and what others send.
+        // HAProxy's default health check, and one of HTTP/1.1.
         for request in
             [format!("OPTIONS {path} HTTP/1.0\r\n\r\n"), format!("OPTIONS {path} HTTP/1.1\r\nHost: x\r\n\r\n")]
         {

@@ -1,4 +1,4 @@
-//! Every bound bites and is counted: what `docs/limits.md` lists and no other test shows.
+//! Every bound of `docs/limits.md` takes effect and is counted, as far as no other test shows it.
 
 mod support;
 
@@ -15,7 +15,7 @@ fn coded(internal: Internal, counter: &str, code: &str) -> f64 {
     internal.metric(&format!("{counter}{{code=\"{code}\"}}"))
 }
 
-/// Requests that were refused so far, by code.
+/// Requests refused so far, by code.
 #[track_caller]
 fn expect_refused(internal: Internal, expected: [(&str, f64); 5]) {
     let counted = expected.map(|(code, _)| (code, coded(internal, "hi_refused_requests_total", code)));
@@ -23,7 +23,7 @@ fn expect_refused(internal: Internal, expected: [(&str, f64); 5]) {
 }
 
 #[test]
-fn refused_commands_of_2017_are_counted_by_what_was_wrong() {
+fn refused_v0_commands_are_counted_by_reason() {
     let (server, internal) = Server::start_with_internal(&["--max-rooms", "1", "--rate-limit", "0"]);
     let mut ann = server.join("ann", "tea");
     let mut bob = server.join("bob", "bar");
@@ -53,7 +53,7 @@ fn refused_commands_of_2017_are_counted_by_what_was_wrong() {
             ("bad_request", 3.0),
         ],
     );
-    // What is done is not counted.
+    // Commands that succeed are not counted.
     bob.say("bar", "/list");
     bob.expect_message("#bar", "bob");
     assert_eq!(coded(internal, "hi_refused_requests_total", "bad_request"), 3.0);
@@ -87,7 +87,7 @@ fn refused_requests_of_v1_are_counted_by_their_code() {
             ("bad_request", 2.0),
         ],
     );
-    // Beyond the rate, which is counted where the other dialects' is.
+    // Beyond the rate, counted like in other dialects.
     let mut limited = 0;
     while limited == 0 {
         limited += usize::from(ann.ask(&json!({"Op": "ping"}))["Code"] == "too_many_requests");
@@ -96,7 +96,7 @@ fn refused_requests_of_v1_are_counted_by_their_code() {
 }
 
 #[test]
-fn raw_messages_beyond_their_rate_and_messages_that_are_too_large_are_counted() {
+fn rate_limited_raw_messages_and_oversized_messages_are_counted() {
     let args = ["--raw-rate-limit", "1", "--rate-burst", "2", "--max-message", "1000"];
     let (server, internal) = Server::start_with_internal(&args);
     let mut raw = server.upgraded("/raw/data");
@@ -166,7 +166,7 @@ fn errors_of_the_internal_port_are_counted_by_code() {
 }
 
 #[test]
-fn what_is_remembered_of_idempotency_keys_is_bounded_and_what_is_too_much_is_counted() {
+fn memory_of_idempotency_keys_is_bounded_and_overflow_is_counted() {
     let (_server, internal) = Server::start_with_internal(&[]);
     // An answer names every room: a few hundred of them fill the memory.
     let rooms: Vec<_> = (0..1000).map(|number| format!("{number:0>64}")).collect();
@@ -179,12 +179,12 @@ fn what_is_remembered_of_idempotency_keys_is_bounded_and_what_is_too_much_is_cou
     }
     assert!(keys > 100, "{keys}");
     assert_eq!(coded(internal, "hi_internal_errors_total", "too_many_keys"), 1.0);
-    assert_eq!(ask("0"), 202, "what is remembered is answered");
+    assert_eq!(ask("0"), 202, "known keys are answered");
     assert_eq!(internal.post("/api/publish", &json!({"room": "tea", "message": "x"})).0, 202, "and the port works");
 }
 
 #[test]
-fn connections_to_the_internal_port_are_a_level() {
+fn connections_to_the_internal_port_are_a_gauge() {
     let (_server, internal) = Server::start_with_internal(&[]);
     let health = internal::request("GET", "/healthz", &[], 0);
     let mut open: Vec<_> = (0..5).map(|_| internal.wire()).collect();
@@ -192,31 +192,31 @@ fn connections_to_the_internal_port_are_a_level() {
         wire.send(&health);
         assert_eq!(wire.answer().body, "ok");
     }
-    // Those, and the one that asks.
+    // Those, plus the one that asks.
     assert_eq!(internal.metric("hi_internal_connections"), 6.0);
     drop(open);
     internal.wait_for_metric("hi_internal_connections", 1.0);
 }
 
 #[test]
-fn rooms_that_wait_for_their_last_member_are_a_level() {
+fn empty_rooms_are_a_gauge() {
     let (server, internal) = Server::start_with_internal(&["--replay-age", "2s"]);
     let (mut ann, _) = server.join_v1("ann", "tea");
     ann.expect_message("#tea", "Welcome to tea, ann!");
     assert_eq!(internal.metric("hi_sleeping_rooms"), 0.0);
     assert_eq!(ann.ask(&json!({"Op": "leave", "Room": "tea"}))["Op"], "ok");
     assert_eq!(internal.metric("hi_sleeping_rooms"), 1.0);
-    // Its time is up: that is no loss.
+    // Its time is up, which is no loss.
     internal.wait_for_metric("hi_sleeping_rooms", 0.0);
     assert_eq!(internal.metric("hi_sleeping_rooms_dropped_total"), 0.0);
 }
 
-/// Slots of the internal port, and from how many on its answers end their connections.
+/// Connection slots of the internal port, and the number from which on answers end their connections.
 const SLOTS: usize = 256;
 const CROWDED_FROM: usize = 192;
 
 #[test]
-fn a_crowd_of_keep_alive_publishers_loses_nothing_and_is_told_before_a_connection_ends() {
+fn many_keep_alive_publishers_lose_nothing_and_are_told_before_a_connection_ends() {
     const ROUNDS: usize = 3;
     let (_server, internal) = Server::start_with_internal(&[]);
     let body = json!({"room": "tea", "message": "x"}).to_string();
@@ -237,7 +237,7 @@ fn a_crowd_of_keep_alive_publishers_loses_nothing_and_is_told_before_a_connectio
             }
         }
         kept_max = kept_max.max(wires.iter().flatten().count());
-        // Longer than a connection is left alone where others wait for a slot: here nobody does.
+        // Longer than an idle connection is kept while others wait for a slot; here none waits.
         assert!(wires.iter().flatten().next().expect("one that is kept").is_silent_for(Duration::from_millis(1100)));
     }
     assert!(ends > 0 && (40..CROWDED_FROM).contains(&kept_max), "{ends} ended, {kept_max} kept");
@@ -246,7 +246,7 @@ fn a_crowd_of_keep_alive_publishers_loses_nothing_and_is_told_before_a_connectio
 }
 
 #[test]
-fn slow_heads_make_room_and_are_told_so() {
+fn slow_heads_free_their_slot_and_get_408() {
     let (_server, internal) = Server::start_with_internal(&[]);
     let health = internal::request("GET", "/healthz", &[], 0);
     let mut slow: Vec<_> = (0..SLOTS + 20).map(|_| internal.wire()).collect();
@@ -273,7 +273,7 @@ fn slow_heads_make_room_and_are_told_so() {
 }
 
 #[test]
-fn slow_bodies_make_room_and_are_told_so() {
+fn slow_bodies_free_their_slot_and_get_408() {
     let (_server, internal) = Server::start_with_internal(&[]);
     let publish = internal::request("POST", "/api/publish", &[], 100) + "{";
     let mut slow: Vec<_> = (0..SLOTS).map(|_| internal.wire()).collect();
@@ -283,20 +283,20 @@ fn slow_bodies_make_room_and_are_told_so() {
     let began = Instant::now();
     assert_eq!(internal.ask("GET", "/healthz", &[], b"").body, "ok");
     assert!(began.elapsed() < Duration::from_secs(8), "long before a body's time is up: {:?}", began.elapsed());
-    let told = slow.iter_mut().find(|wire| wire.has_something()).expect("one made room");
+    let told = slow.iter_mut().find(|wire| wire.has_something()).expect("one freed its slot");
     let answer = told.answer_to("POST");
     assert_eq!((answer.status, answer.header("Connection")), (408, Some("close")), "{answer:?}");
 }
 
 #[test]
-fn whatever_asks_nothing_makes_room_for_what_does() {
+fn idle_connections_free_their_slot_for_requests() {
     let (_server, internal) = Server::start_with_internal(&[]);
     let health = internal::request("GET", "/healthz", &[], 0);
-    // Some have asked before, most never.
+    // Some have sent a request before, most never.
     let mut asked: Vec<_> = (0..10).map(|_| internal.wire()).collect();
     for wire in &mut asked {
         wire.send(&health);
-        assert_eq!(wire.answer().header("Connection"), None, "there is room for it to ask again");
+        assert_eq!(wire.answer().header("Connection"), None, "there is a slot for another request");
     }
     let mut never: Vec<_> = (asked.len()..SLOTS).map(|_| internal.wire()).collect();
     let began = Instant::now();
@@ -304,13 +304,13 @@ fn whatever_asks_nothing_makes_room_for_what_does() {
     assert!(began.elapsed() < Duration::from_secs(15), "long before a minute of silence: {:?}", began.elapsed());
     for wire in &mut asked {
         wire.send(&health);
-        assert_eq!(wire.answer().body, "ok", "one that never asked goes first");
+        assert_eq!(wire.answer().body, "ok", "one without a request goes first");
     }
-    never.iter_mut().find(|wire| wire.has_something()).expect("one made room").expect_end();
+    never.iter_mut().find(|wire| wire.has_something()).expect("one freed its slot").expect_end();
 }
 
 #[test]
-fn an_idle_connection_to_the_internal_port_is_kept_for_its_time() {
+fn an_idle_connection_to_the_internal_port_is_kept_until_its_timeout() {
     let (_server, internal) = Server::start_with_internal(&["--keepalive-timeout", "2s"]);
     let mut wire = internal.wire();
     wire.send(internal::request("GET", "/healthz", &[], 0));
@@ -321,14 +321,14 @@ fn an_idle_connection_to_the_internal_port_is_kept_for_its_time() {
 }
 
 #[test]
-fn a_head_that_never_ends_is_told_so() {
+fn an_endless_head_gets_408() {
     let (_server, internal) = Server::start_with_internal(&[]);
     let mut wire = internal.wire();
     wire.send("GET /healthz HTTP/1.1\r\nX: ");
     let began = Instant::now();
-    // A byte now and then is no progress.
+    // Single bytes now and then are no progress.
     while wire.is_silent_for(Duration::from_millis(100)) {
-        assert!(began.elapsed() < 2 * support::PATIENCE, "it is still listened to");
+        assert!(began.elapsed() < 2 * support::PATIENCE, "it is still read");
         wire.send_what_is_taken(b"x");
     }
     assert!(began.elapsed() >= Duration::from_secs(9), "{:?}", began.elapsed());
@@ -337,7 +337,7 @@ fn a_head_that_never_ends_is_told_so() {
 }
 
 #[test]
-fn a_head_to_the_internal_port_may_have_16384_bytes_and_not_one_more() {
+fn heads_to_the_internal_port_are_limited_to_16384_bytes() {
     let (_server, internal) = Server::start_with_internal(&[]);
     let head = |bytes: usize| {
         let begin = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nCookie: ";
@@ -361,12 +361,12 @@ fn a_head_to_the_internal_port_may_have_16384_bytes_and_not_one_more() {
 fn large_bodies_take_turns() {
     let (_server, internal) = Server::start_with_internal(&[]);
     let publish = internal::request("POST", "/pub/data", &[], 100_000);
-    // More than have a turn at the same time; none of them is complete.
+    // More than are read at the same time; none of them is complete.
     let mut stalled: Vec<_> = (0..30).map(|_| internal.wire()).collect();
     for wire in &mut stalled {
         wire.send(publish.clone() + &"x".repeat(50_000));
     }
-    // A small one needs none.
+    // A small body needs no turn.
     assert_eq!(internal.ask("POST", "/pub/data", &[], b"x").status, 202);
     for wire in &mut stalled {
         wire.send("x".repeat(50_000));
@@ -377,7 +377,7 @@ fn large_bodies_take_turns() {
 }
 
 #[test]
-fn a_body_that_stalls_is_told_so() {
+fn a_stalled_body_gets_408() {
     let (_server, internal) = Server::start_with_internal(&[]);
     let mut wire = internal.wire();
     wire.send(internal::request("POST", "/api/publish", &[], 100) + "{");

@@ -10,7 +10,7 @@ use serde_json::json;
 use support::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_windows_chat_join_a_room_and_come_back_after_a_restart() {
+async fn two_windows_chat_join_a_room_and_reconnect_after_a_restart() {
     let driver = Driver::start();
     let mut server = Server::start(&[]);
     let ann = Page::open(&driver, &server, (1200, 800)).await;
@@ -27,7 +27,7 @@ async fn two_windows_chat_join_a_room_and_come_back_after_a_restart() {
     // A taken name is explained before the chat opens.
     bob.join("ann").await;
     bob.wait_text("#join-error", "ann").await;
-    bob.wait("the chat stays shut", "return document.querySelector('#chat').checkVisibility() === false").await;
+    bob.wait("the chat stays closed", "return document.querySelector('#chat').checkVisibility() === false").await;
     bob.join("bob").await;
     ann.wait_text("#messages .notice", "bob joined").await;
 
@@ -44,7 +44,7 @@ async fn two_windows_chat_join_a_room_and_come_back_after_a_restart() {
     let overflow = "return document.documentElement.scrollWidth <= window.innerWidth";
     assert_eq!(bob.script(overflow, vec![]).await, json!(true));
 
-    // A room is joined, and what is said elsewhere is counted.
+    // A room is joined, and unread messages elsewhere are counted.
     ann.say("/join tea").await;
     ann.wait_text("#messages .notice", "ann joined").await;
     bob.say("are you there?").await;
@@ -54,7 +54,7 @@ async fn two_windows_chat_join_a_room_and_come_back_after_a_restart() {
     ann.say("/channels").await;
     ann.wait_text("#messages", "general, tea").await;
 
-    // The server goes away and comes back on the same port: the page does too, in all its rooms.
+    // The server restarts on the same port, and the page reconnects to all its rooms.
     let address = server.address().to_string();
     server.signal(rustix::process::Signal::TERM);
     assert!(server.wait().success());
@@ -94,7 +94,7 @@ async fn names_are_explained_before_anything_is_sent() {
         page.wait_text("#join-error", part).await;
     }
     assert!(!server.log().contains("refused"), "the page asks the server only with a name that can be good");
-    // By keyboard alone: from the name, Tab leads to the room, and Enter joins.
+    // With the keyboard only: Tab leads from the name to the room, and Enter joins.
     page.type_into("#join-name", "ann").await;
     page.client
         .active_element()
@@ -104,12 +104,12 @@ async fn names_are_explained_before_anything_is_sent() {
         .await
         .unwrap();
     page.wait_text("#messages .notice", "ann joined").await;
-    page.wait("the cursor is where one writes", "return document.activeElement.id === 'message-input'").await;
+    page.wait("the cursor is in the message field", "return document.activeElement.id === 'message-input'").await;
     page.client.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_join_form_tells_the_true_reason_of_a_refusal() {
+async fn the_join_form_shows_the_actual_reason_of_a_refusal() {
     let driver = Driver::start();
     let server = Server::start(&[]);
     let page = Page::open(&driver, &server, (1000, 700)).await;
@@ -130,7 +130,7 @@ async fn the_join_form_tells_the_true_reason_of_a_refusal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_v0_a_room_opens_also_under_another_spelling_of_its_name() {
+async fn v0_opens_a_room_under_any_spelling_of_its_name() {
     let driver = Driver::start();
     let server = Server::start(&[]);
     let _witnesses = [server.join_quietly("one", "general"), server.join_quietly("two", "casey")];
@@ -147,7 +147,7 @@ async fn in_v0_a_room_opens_also_under_another_spelling_of_its_name() {
     page.client.close().await.unwrap();
 }
 
-/// Says some messages, which the page misses while its connection is cut; then it has come back.
+/// Sends some messages while the page's connection is cut; returns once it has reconnected.
 async fn miss(hop: &Hop, page: &Page, witness: &mut support::Client, texts: std::ops::Range<u32>) {
     hop.cut();
     page.wait("it is lost", "return document.querySelector('#status').dataset.state === 'waiting'").await;
@@ -159,7 +159,7 @@ async fn miss(hop: &Hop, page: &Page, witness: &mut support::Client, texts: std:
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_reconnect_nothing_is_lost_or_doubled_and_a_gap_is_shown() {
+async fn after_a_reconnect_nothing_is_lost_or_duplicated_and_a_gap_is_shown() {
     let driver = Driver::start();
     let server = Server::start(&["--replay-frames", "12", "--rate-limit", "0"]);
     let hop = Hop::start(&server, &[]);
@@ -176,12 +176,12 @@ async fn after_a_reconnect_nothing_is_lost_or_doubled_and_a_gap_is_shown() {
     let said: Vec<_> = lines.iter().filter(|line| *line != "ann joined" && *line != "ann left").collect();
     assert_eq!(said, ["before", "reconnected", "m0", "m1", "m2", "m3", "m4", "after"], "{lines:?}");
 
-    // What the page can't know of, it says; when it knows, it takes it back.
+    // The page marks messages whose fate it can't know, and removes the mark once it knows.
     hop.deafen();
     page.say("doubted").await;
     while witness.json()["Message"] != "doubted" {}
     hop.cut();
-    page.wait_text("#messages .own .failure", "Perhaps not delivered").await;
+    page.wait_text("#messages .own .failure", "May not have been delivered").await;
     hop.repair();
     page.wait_text("#messages .own .text", "doubted").await;
     let lines = page.lines().await;
@@ -201,7 +201,7 @@ async fn after_a_reconnect_nothing_is_lost_or_doubled_and_a_gap_is_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_the_subprotocol_does_not_get_through_the_page_speaks_v0() {
+async fn without_the_subprotocol_the_page_speaks_v0() {
     let driver = Driver::start();
     let server = Server::start(&[]);
     let hop = Hop::start(&server, &["sec-websocket-protocol"]);
@@ -226,7 +226,7 @@ async fn where_the_subprotocol_does_not_get_through_the_page_speaks_v0() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_source_comes_back_by_itself_and_misses_nothing() {
+async fn an_event_source_reconnects_and_misses_nothing() {
     let driver = Driver::start();
     let server = Server::start(&["--replay-frames", "20"]);
     let hop = Hop::start(&server, &[]);
@@ -250,15 +250,15 @@ async fn an_event_source_comes_back_by_itself_and_misses_nothing() {
     page.wait("the stream is lost", "return events.readyState === EventSource.CONNECTING").await;
     say(2..6);
     hop.repair();
-    page.wait("what was missed is there", "return heard.at(-1) === 'm5'").await;
+    page.wait("the missed messages are there", "return heard.at(-1) === 'm5'").await;
     hop.cut();
     page.wait("the stream is lost again", "return events.readyState === EventSource.CONNECTING").await;
     // More than the server keeps.
     say(6..36);
     hop.repair();
-    page.wait("the gap is told", "return heard.at(-1).startsWith('gap')").await;
+    page.wait("the gap is reported", "return heard.at(-1).startsWith('gap')").await;
     say(36..37);
-    page.wait("it goes on", "return heard.at(-1) === 'm36'").await;
+    page.wait("it continues", "return heard.at(-1) === 'm36'").await;
     let heard = page.script("return heard", vec![]).await;
     let expected = ["Welcome to tea, ann!", "m0", "m1", "m2", "m3", "m4", "m5", "gap of 8", "m36"];
     assert_eq!(heard, json!(expected));

@@ -1,4 +1,4 @@
-//! What the chat page shows and how: the place in the log, the keyboard, names, colours, what it says of trouble.
+//! What the chat page shows, and how: the scroll position, the keyboard, names, colours, error messages.
 
 #[path = "support/browser.rs"]
 mod browser;
@@ -30,7 +30,7 @@ async fn the_log_stays_at_its_end_whatever_is_sent() {
         for number in 0..12 {
             page.type_into("#message-input", "").await;
             let (shift, enter) = (char::from(Key::Shift), char::from(Key::Enter));
-            // A second Shift lets go of it.
+            // Pressing Shift again releases it.
             let lines =
                 format!("n{number}{shift}{enter}{shift}two{shift}{enter}{shift}three{shift}{enter}{shift}four{enter}");
             page.client.active_element().await.unwrap().send_keys(&lines).await.unwrap();
@@ -42,7 +42,7 @@ async fn the_log_stays_at_its_end_whatever_is_sent() {
             )
             .await;
         }
-        // Whoever scrolls up stays there, and is told of what comes.
+        // A reader who has scrolled up stays there, and sees how many messages arrive.
         page.script("document.querySelector('#messages').scrollTop = 100", vec![]).await;
         page.wait(
             "it is seen",
@@ -60,7 +60,7 @@ async fn the_log_stays_at_its_end_whatever_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_read_further_up_never_moves() {
+async fn text_on_the_screen_does_not_move_while_scrolled_up() {
     let driver = Driver::start();
     let server = Server::start(&["--rate-limit", "0"]);
     let mut witness = server.join("witness", "general");
@@ -110,7 +110,7 @@ async fn names_are_isolated_and_nothing_is_cut_off() {
          return button.scrollWidth <= button.clientWidth \
          && button.getBoundingClientRect().right <= document.querySelector('#sidebar').getBoundingClientRect().right";
     is_true(&page, fits).await;
-    // A line of 300 lines doesn't push everything else away.
+    // A message of 300 lines doesn't push everything else away.
     let mut witness = server.join("witness", "general");
     witness.say("general", &format!("high{}end", "\n".repeat(300)));
     page.wait_text("#messages .text", "high").await;
@@ -119,7 +119,7 @@ async fn names_are_isolated_and_nothing_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_keyboard_keeps_its_place_and_labels_say_what_is_seen() {
+async fn the_keyboard_keeps_focus_and_labels_match_the_visible_text() {
     let driver = Driver::start();
     let server = Server::start(&[]);
     let page = Page::open(&driver, &server, (1000, 700)).await;
@@ -146,7 +146,7 @@ async fn the_keyboard_keeps_its_place_and_labels_say_what_is_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forced_colours_leave_the_marks() {
+async fn marks_stay_visible_with_forced_colours() {
     let driver = Driver::start();
     let server = Server::start(&[]);
     let page = Page::open(&driver, &server, (1000, 700)).await;
@@ -171,8 +171,11 @@ async fn a_proxy_that_drops_upgrades_is_explained_to_users_and_the_fix_is_folded
     let hop = Hop::start(&server, &["upgrade", "connection"]);
     let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
     page.join("ann").await;
-    page.wait_text("#join-error p", "A proxy on the way blocks the chat's WebSocket. Tell whoever runs this site.")
-        .await;
+    page.wait_text(
+        "#join-error p",
+        "A proxy between you and the server blocks the chat's WebSocket. Tell whoever runs this site.",
+    )
+    .await;
     is_true(&page, "return document.querySelector('#join-error details').open === false").await;
     let fix = page.script("return document.querySelector('#join-error pre').textContent", vec![]).await;
     let fix = fix.as_str().unwrap();
@@ -181,11 +184,11 @@ async fn a_proxy_that_drops_upgrades_is_explained_to_users_and_the_fix_is_folded
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_without_its_slash_is_told_so() {
+async fn an_address_without_its_slash_is_explained() {
     let driver = Driver::start();
     let server = Server::start(&[]);
     let port = free_port();
-    // The prefix is cut off with its slash or without it: both are common.
+    // Proxies strip the prefix with or without its slash: both are common.
     let to_hi = format!(
         "proxy_pass http://{}/; proxy_http_version 1.1; proxy_set_header Host $http_host; \
          proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection Upgrade;",

@@ -39,7 +39,7 @@ async fn a_reload_keeps_rooms_lines_draft_and_misses_nothing() {
         while witness.json()["Message"] != "before" {}
         page.wait("the echo", "return !document.querySelector('#messages .pending')").await;
         page.type_into("#message-input", "a draft").await;
-        // Half open: only its secret gives the page its name back at once.
+        // Half open: only with its secret does the page get its name back at once.
         if drops.is_empty() {
             hop.silence();
         }
@@ -68,7 +68,7 @@ async fn a_reload_keeps_rooms_lines_draft_and_misses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_does_not_forget_a_message_that_nobody_has_confirmed() {
+async fn a_reload_keeps_unconfirmed_messages() {
     let driver = Driver::start();
     let server = Server::start(&[]);
     let hop = Hop::start(&server, &[]);
@@ -98,15 +98,15 @@ async fn back_and_links_lead_from_room_to_room() {
     wait_room(&page, "general").await;
     page.client.forward().await.unwrap();
     wait_room(&page, "tea").await;
-    // A link joins what it names.
+    // A link joins the room it names.
     page.client.goto(&format!("http://127.0.0.1:{}/#lobby", server.port())).await.unwrap();
     wait_room(&page, "lobby").await;
     page.wait_text("#messages .notice", "ann joined").await;
-    // One that names nothing changes nothing.
+    // One without a room changes nothing.
     page.script("location.hash = '#a b'", vec![]).await;
     page.wait_text("#hint", "A room name can't contain spaces.").await;
     wait_room(&page, "lobby").await;
-    // Back doesn't join again what was left.
+    // Back doesn't rejoin a room that was left.
     page.say("/leave tea").await;
     page.wait("tea is gone", "return !document.querySelector('#rooms [data-room=\"tea\"]')").await;
     page.script("history.back()", vec![]).await;
@@ -128,14 +128,14 @@ async fn back_closes_the_drawer_of_a_phone() {
     let open = "return document.querySelector('#sidebar').matches(':popover-open')";
     page.script("document.querySelector('#rooms-toggle').click()", vec![]).await;
     page.wait("the drawer is open", open).await;
-    page.wait("Back knows of it", "return history.state.drawer === true").await;
+    page.wait("it has a history entry", "return history.state.drawer === true").await;
     page.client.back().await.unwrap();
     page.wait("the drawer is closed", &format!("return !(() => {{ {open} }})()")).await;
     wait_room(&page, "tea").await;
     page.wait_state("connected").await;
-    // A room that is chosen in it takes its place.
+    // Choosing a room in it replaces its history entry.
     page.script("document.querySelector('#rooms-toggle').click()", vec![]).await;
-    page.wait("Back knows of it", "return history.state.drawer === true").await;
+    page.wait("it has a history entry", "return history.state.drawer === true").await;
     page.script("document.querySelector('#rooms [data-room=\"general\"] .room').click()", vec![]).await;
     wait_room(&page, "general").await;
     page.client.back().await.unwrap();
@@ -144,16 +144,16 @@ async fn back_closes_the_drawer_of_a_phone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_room_that_is_joined_from_the_drawer_stays_on_the_screen() {
+async fn a_room_joined_from_the_drawer_stays_on_the_screen() {
     let driver = Driver::start();
     let server = Server::start(&[]);
     let page = page_in_two_rooms(&driver, server.port(), (390, 844)).await;
-    // The browser takes its time to leave the drawer's entry: the server's answer is faster.
+    // The browser leaves the drawer's entry slowly: the server's answer is faster.
     let slow = "const back = history.back.bind(history); \
          history.back = () => document.querySelector('#title').textContent === 'new' ? back() : setTimeout(history.back, 10)";
     page.script(slow, vec![]).await;
     page.script("document.querySelector('#rooms-toggle').click()", vec![]).await;
-    page.wait("Back knows of it", "return history.state.drawer === true").await;
+    page.wait("it has a history entry", "return history.state.drawer === true").await;
     let join =
         "document.querySelector('#room-input').value = 'new'; document.querySelector('#room-form').requestSubmit()";
     page.script(join, vec![]).await;
@@ -184,16 +184,16 @@ async fn a_room_whose_rejoin_is_refused_says_so_once() {
     page.wait_text("#messages .notice", "Can't join tea").await;
     for _ in 0..2 {
         page.say("hello").await;
-        page.wait_text("#hint", "Not sent: you could not rejoin this room. Somebody in the room tea has your name.")
+        page.wait_text("#hint", "Not sent: you couldn't rejoin this room. Somebody in the room tea has your name.")
             .await;
         page.type_into("#message-input", "").await;
     }
-    // The answer to this comes behind the refusals.
+    // The answer to this follows the refusals.
     page.say("/list general").await;
     page.wait_text("#messages .notice", "1 here").await;
     let lines = page.lines().await;
     assert_eq!(lines.iter().filter(|line| line.starts_with("Can't join")).count(), 1, "{lines:?}");
-    // When the name is free, the next try succeeds.
+    // Once the name is free, the next try succeeds.
     drop(thief);
     while witness.json()["Message"] != "User ann left channel." {}
     page.say("hello").await;
@@ -203,7 +203,7 @@ async fn a_room_whose_rejoin_is_refused_says_so_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_that_signs_out_is_out_also_after_a_reload() {
+async fn signing_out_survives_a_reload() {
     let driver = Driver::start();
     let server = Server::start(&[]);
     let page = page_in_two_rooms(&driver, server.port(), (1000, 700)).await;
@@ -223,7 +223,7 @@ async fn a_duplicated_tab_does_not_take_the_name_away() {
     let page = page_in_two_rooms(&driver, server.port(), (1000, 700)).await;
     page.client.refresh().await.unwrap();
     page.wait_state("connected").await;
-    // A window that a page opens gets a copy of its storage, as a duplicated tab does.
+    // A window opened by a page gets a copy of its storage, like a duplicated tab.
     let copy = "const key = Object.keys(sessionStorage)[0]; window.open(location.href); return key !== undefined";
     assert_eq!(page.script(copy, vec![]).await, true);
     let first = page.client.window().await.unwrap();

@@ -1,4 +1,4 @@
-//! What a user of the chat page sends: at once on the screen, once in the room, never lost without a word.
+//! Messages sent on the chat page: at once on the screen, exactly once in the room, and never silently lost.
 
 #[path = "support/browser.rs"]
 mod browser;
@@ -19,7 +19,7 @@ async fn put(page: &Page, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_own_message_is_there_at_once_and_settled_by_its_echo() {
+async fn an_own_message_appears_at_once_and_is_confirmed_by_its_echo() {
     let driver = Driver::start();
     for drops in [&[][..], &["sec-websocket-protocol"]] {
         let server = Server::start(&[]);
@@ -32,9 +32,9 @@ async fn an_own_message_is_there_at_once_and_settled_by_its_echo() {
         let pending =
             "return [...document.querySelectorAll('#messages [aria-busy=true] .text')].map((e) => e.textContent)";
         assert_eq!(page.script(pending, vec![]).await, json!(["first", "second"]));
-        // Nobody will ever say what became of them: the connection that carried them ends.
+        // Their fate stays unknown, because their connection ends.
         hop.cut();
-        page.wait_text("#messages .own .failure", "Perhaps not delivered").await;
+        page.wait_text("#messages .own .failure", "May not have been delivered").await;
         assert_eq!(page.script(pending, vec![]).await, json!([]));
         hop.repair();
         page.wait_state("connected").await;
@@ -46,7 +46,7 @@ async fn an_own_message_is_there_at_once_and_settled_by_its_echo() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_not_delivered_is_sent_again_with_a_button() {
+async fn undelivered_messages_can_be_sent_again_with_a_button() {
     let driver = Driver::start();
     let server = Server::start(&[]);
     let hop = Hop::start(&server, &[]);
@@ -56,7 +56,7 @@ async fn what_was_not_delivered_is_sent_again_with_a_button() {
     hop.silence();
     page.say("into the dark").await;
     hop.cut();
-    page.wait_text("#messages .own .failure", "Perhaps not delivered").await;
+    page.wait_text("#messages .own .failure", "May not have been delivered").await;
     let press = "document.querySelector('#messages .failure button').click()";
     page.script(press, vec![]).await;
     assert_eq!(page.script(HINT, vec![]).await, "Not sent: you're offline. Your text is kept.");
@@ -79,12 +79,12 @@ async fn unknown_commands_stay_in_the_page() {
         let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
         page.enter("ann").await;
         for (typed, hint) in [
-            ("/?", "There is no command /?. /help lists them; start with // to send it as text."),
-            ("/nick x", "There is no command /nick."),
-            ("/msg bob secret", "There is no command /msg."),
-            ("  /msg bob secret", "There is no command /msg."),
-            ("/msg bob secret\nand more", "There is no command /msg."),
-            ("/", "There is no command /."),
+            ("/?", "Unknown command /?. Type /help for a list, or start with // to send it as text."),
+            ("/nick x", "Unknown command /nick."),
+            ("/msg bob secret", "Unknown command /msg."),
+            ("  /msg bob secret", "Unknown command /msg."),
+            ("/msg bob secret\nand more", "Unknown command /msg."),
+            ("/", "Unknown command /."),
             ("/join", "Which room?"),
             ("/join a b", "A room name can't contain spaces."),
             ("/list a b", "A room name can't contain spaces."),
@@ -101,7 +101,7 @@ async fn unknown_commands_stay_in_the_page() {
         page.wait_text("#messages .own .text", "/join a b").await;
         put(&page, "/JOIN Tea").await;
         page.wait("the room", "return document.querySelector('#title').textContent.toLowerCase() === 'tea'").await;
-        // Of all that, only the text reached the room.
+        // Only the text reached the room.
         let mut said = Vec::new();
         while said.last().is_none_or(|last: &String| last.trim() != "/join a b") {
             let value = witness.json();
@@ -115,7 +115,7 @@ async fn unknown_commands_stay_in_the_page() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn list_names_the_users_of_the_room_that_is_asked_for() {
+async fn list_shows_the_users_of_the_requested_room() {
     let driver = Driver::start();
     for drops in [&[][..], &["sec-websocket-protocol"]] {
         let server = Server::start(&[]);
@@ -130,13 +130,14 @@ async fn list_names_the_users_of_the_room_that_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn too_long_a_text_is_refused_before_it_ends_the_chat() {
+async fn a_text_that_is_too_long_is_refused_before_it_ends_the_chat() {
     let driver = Driver::start();
     for max in [16_384, 300] {
         let server = Server::start(&["--rate-limit", "0", "--max-message", &max.to_string()]);
         let page = Page::open(&driver, &server, (1000, 700)).await;
         page.enter("ann").await;
-        // Around the limit, and with what JSON writes longer: the page finds the longest text that fits, byte for byte.
+        // Around the limit, and with characters that JSON escapes: the page finds the longest text that fits, to the
+        // byte.
         let mut refused = Vec::new();
         for len in max - 70..=max {
             put(&page, &"x".repeat(len)).await;
@@ -169,7 +170,7 @@ async fn too_long_a_text_is_refused_before_it_ends_the_chat() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_limit_that_nobody_told_of_is_learned_and_the_chat_goes_on() {
+async fn an_unannounced_limit_is_learned_and_the_chat_continues() {
     let driver = Driver::start();
     let server = Server::start(&["--max-message", "300"]);
     let hop = Hop::start(&server, &["sec-websocket-protocol"]);
@@ -192,7 +193,7 @@ async fn a_limit_that_nobody_told_of_is_learned_and_the_chat_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_too_fast_need_not_be_typed_again() {
+async fn rate_limited_text_need_not_be_retyped() {
     let driver = Driver::start();
     for drops in [&[][..], &["sec-websocket-protocol"]] {
         let server = Server::start(&["--rate-limit", "1", "--rate-burst", "5"]);
@@ -227,7 +228,7 @@ async fn what_was_too_fast_need_not_be_typed_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_first_line_keeps_its_indentation_and_nothing_is_not_sent() {
+async fn the_first_line_keeps_its_indentation_and_blank_messages_are_not_sent() {
     let driver = Driver::start();
     let server = Server::start(&[]);
     let mut witness = server.join("witness", "general");

@@ -1,4 +1,4 @@
-//! The chat page on a path that goes silent: nothing gets through any more, and neither end is told.
+//! The chat page on a connection that goes silent: nothing gets through, and neither end is told.
 
 #[path = "support/browser.rs"]
 mod browser;
@@ -11,12 +11,12 @@ use support::Server;
 const TOLD: &str = "dispatchEvent(new Event('online'))";
 const SEEN: &str = "document.dispatchEvent(new Event('visibilitychange'))";
 
-/// Without the timer that asks now and then, only an event can make the page ask.
+/// Without the ping timer, only an event can make the page check.
 const NO_PING_TIMER: &str =
     "const real = setTimeout; window.setTimeout = (act, ms, ...all) => ms === 20000 ? 0 : real(act, ms, ...all)";
 
-/// A page that only reads, on a path that goes silent while ten messages are said. One script runs before it joins, the
-/// other after that.
+/// A page that only reads, on a connection that goes silent while ten messages are sent. One script runs before it
+/// joins, the other one after that.
 async fn read_through_a_silence(drops: &'static [&'static str], before: &str, after: &str) -> Vec<String> {
     let driver = Driver::start();
     // v0 can't take its name over: the server has to notice the dead connection first.
@@ -27,17 +27,17 @@ async fn read_through_a_silence(drops: &'static [&'static str], before: &str, af
     page.script(before, vec![]).await;
     page.enter("ann").await;
     let mut witness = server.join_quietly("witness", "general");
-    // All that was on its way has come: the silence begins in order.
+    // Everything in flight has arrived before the silence begins.
     page.wait_text("#messages .notice", "witness joined").await;
     hop.silence();
     for number in 0..10 {
         witness.say("general", &format!("m{number}"));
     }
     while witness.json()["Message"] != "m9" {}
-    // Nobody reads for it from now on.
+    // From now on, its connection is not read.
     witness.close();
     page.script(after, vec![]).await;
-    page.wait("it comes back", "return document.querySelector('#messages').innerText.includes('reconnected')").await;
+    page.wait("it reconnects", "return document.querySelector('#messages').innerText.includes('reconnected')").await;
     server.join_quietly("another", "general").say("general", "live");
     page.wait_text("#messages .message", "live").await;
     let lines = page.lines().await;
@@ -56,20 +56,20 @@ async fn a_page_that_only_reads_notices_and_misses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_that_is_looked_at_again_or_online_again_notices_at_once() {
+async fn a_page_that_becomes_visible_or_online_notices_at_once() {
     for event in [TOLD, SEEN] {
         assert_eq!(read_through_a_silence(&[], NO_PING_TIMER, event).await, everything(), "{event}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_v0_the_page_notices_too_and_says_what_it_cannot_know() {
+async fn with_v0_the_page_notices_too_and_marks_uncertain_messages() {
     let lines = read_through_a_silence(&["sec-websocket-protocol"], "", "").await;
     assert_eq!(lines, ["reconnected; messages may be missing here", "live"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_good_path_is_asked_in_silence() {
+async fn pings_on_a_good_connection_are_invisible() {
     let driver = Driver::start();
     for drops in [&[][..], &["sec-websocket-protocol"]] {
         let server = Server::start(&[]);

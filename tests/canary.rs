@@ -1,4 +1,4 @@
-//! The canary: what the server says about its own public address, while that address works, fails and leads elsewhere.
+//! The canary: what the server reports about its public address while that works, fails and leads elsewhere.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::{Server, wait_while};
 const FORWARD: u16 = 0;
 /// As the proxy of the story: HTTP/1.0, and no `Upgrade`.
 const STRIP: u16 = 1;
-/// All but hi's own addresses, which tell who it is.
+/// Everything but hi's own paths, which name the server.
 const HIDE: u16 = 3;
 /// Nothing behind it.
 const HANG_UP: u16 = 2;
@@ -142,7 +142,7 @@ fn another_server_at_the_public_address_is_named_and_one_of_the_group_is_right()
 }
 
 #[test]
-fn a_proxy_that_hides_who_answers_is_told_from_another_server() {
+fn a_proxy_that_hides_the_server_is_told_from_another_server() {
     let public = PublicAddress::new();
     let server = watching(&public.url(), &[]);
     public.behave(HIDE);
@@ -152,7 +152,7 @@ fn a_proxy_that_hides_who_answers_is_told_from_another_server() {
 }
 
 #[test]
-fn nobody_else_sees_the_canary() {
+fn the_canary_is_not_visible_in_rooms() {
     let public = PublicAddress::new();
     let server = watching(&public.url(), &[]);
     let mut user = server.join("ada", "general");
@@ -163,7 +163,7 @@ fn nobody_else_sees_the_canary() {
 }
 
 #[test]
-fn an_address_that_is_none_is_refused_at_the_start() {
+fn an_invalid_address_is_refused_at_the_start() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_hi"))
         .args(["--listen", "127.0.0.1:0", "--public-url", "chat.example.com"])
         .output()

@@ -1,5 +1,5 @@
-//! Ten thousand connections on one machine with a file limit of 20,000: held, and every message reaches all of them in
-//! order.
+//! Ten thousand connections on one machine with a file limit of 20,000 stay open, and every message reaches all of them
+//! in order.
 
 mod support;
 
@@ -14,14 +14,14 @@ use support::wire::{BINARY, CLOSE, FIN, PING, PONG, close_frame, frame, handshak
 use support::{PATIENCE, Server};
 
 const CLIENTS: usize = 10_000;
-/// Files that the test itself needs beside its clients.
+/// Files that the test needs in addition to its clients.
 const FILES_BESIDE: u64 = 100;
-/// Connections that are opened at a time: a storm beyond the accept queue would be a test of TCP's patience.
+/// Connections opened at a time: more than the accept queue holds would test TCP's retransmissions.
 const CONNECTS_AT_A_TIME: usize = 500;
 const MESSAGES: u32 = 20;
 const MESSAGE_BYTES: usize = 128;
 
-/// One of many: it remembers what it waits for, and the bytes of a frame that is not whole.
+/// One client: the message it expects, and the bytes of an incomplete frame.
 struct Client {
     stream: TcpStream,
     unread: Vec<u8>,
@@ -48,10 +48,10 @@ impl Crowd {
         Self { epoll, clients: Vec::new(), upgraded: 0, messages: 0, pinged: 0, closed: 0 }
     }
 
-    /// One more, which has asked to be upgraded.
+    /// Adds a client that has requested its upgrade.
     fn connect(&mut self, server: &Server, path: &str) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        // Several addresses, as one has only 28,000 ports, of which other tests use some.
+        // Several addresses, since one has only 28,000 ports, some of them used by other tests.
         let address = Ipv4Addr::new(127, 0, 0, 2 + (self.clients.len() % 4) as u8);
         socket.bind(&SocketAddr::from((address, 0)).into()).expect("a port");
         socket.connect(&server.address().into()).expect("the server accepts");
@@ -143,7 +143,7 @@ impl Crowd {
     }
 }
 
-/// The first byte and the payload of the next frame, if it is whole. Nothing here is longer than 65,535 bytes.
+/// The first byte and the payload of the next frame, if it is complete. No frame here is longer than 65,535 bytes.
 fn next_frame(unread: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
     let (start, len) = match unread[..] {
         [_, 126, high, low, ..] => (4, u16::from_be_bytes([high, low]).into()),
@@ -164,7 +164,7 @@ fn message(number: u32) -> Vec<u8> {
 }
 
 #[test]
-fn ten_thousand_are_held_and_hear_everything_in_order() {
+fn ten_thousand_stay_connected_and_get_everything_in_order() {
     let files = hi::os::raise_file_limit().unwrap();
     let count = CLIENTS.min(files.saturating_sub(FILES_BESIDE) as usize);
     if count < CLIENTS {
@@ -181,16 +181,16 @@ fn ten_thousand_are_held_and_hear_everything_in_order() {
     let mut publisher = server.upgraded("/raw/crowd?echo=0");
     (0..MESSAGES).for_each(|number| publisher.send(frame(FIN | BINARY, &message(number))));
     crowd.read_until("the messages", |crowd| crowd.messages == count * MESSAGES as usize);
-    // Quiet, until everyone has been asked for a sign of life, and has given it.
+    // Idle until every client has been pinged and has answered.
     crowd.forget_pings();
     crowd.read_until("the pings", |crowd| crowd.pinged == count);
     server.upgraded("/raw/crowd?echo=0").send(frame(FIN | BINARY, &message(MESSAGES)));
     crowd.read_until("the last message", |crowd| crowd.messages == count * (MESSAGES as usize + 1));
-    assert!(crowd.clients.iter().all(|client| client.next == MESSAGES + 1), "nobody is lost");
+    assert!(crowd.clients.iter().all(|client| client.next == MESSAGES + 1), "no client is lost");
 
     server.signal(Signal::TERM);
     crowd.read_until("the Closes", |crowd| crowd.closed == count);
     assert_eq!(server.wait().code(), Some(0));
     let last = server.wait_for_log(" stopped after ");
-    assert!(last.ends_with(" ms"), "everyone has answered, and still: {last}");
+    assert!(last.ends_with(" ms"), "every client has answered, but: {last}");
 }

@@ -1,4 +1,4 @@
-//! The v0 dialect over real sockets: addresses, names, texts to the letter and their senders, and the life of a room.
+//! The v0 dialect over real sockets: addresses, names, exact texts and their senders, and the life of a room.
 
 mod support;
 
@@ -138,7 +138,7 @@ fn of_two_spellings_of_a_key_the_exact_one_wins() {
 }
 
 #[test]
-fn any_text_comes_back_as_it_was_said() {
+fn any_text_comes_back_unchanged() {
     let server = Server::start(&["--rate-limit", "0"]);
     let mut ann = server.join("ann", "tea");
     for text in [
@@ -156,7 +156,7 @@ fn any_text_comes_back_as_it_was_said() {
     }
     ann.send_text(r#" { "Room" : "tea" , "Message" : "\ud83e\udd80\/\u0000" , "Extra" : [{"a":[]}, 1.5e3] } "#);
     ann.expect_message("ann", "🦀/\0");
-    // As JSON.stringify writes a text that was cut inside a character; the Go program read it so.
+    // How JSON.stringify writes a text that was cut inside a character, and how the Go program read it.
     ann.send_text(r#"{"Room":"tea","Message":"cut \ud83d"}"#);
     ann.expect_message("ann", "cut \u{fffd}");
 }
@@ -179,7 +179,7 @@ fn every_member_sees_the_same_dense_seq_one_epoch_and_the_time() {
     }
     let mut seen: Vec<Vec<Value>> = vec![Vec::new(); clients.len()];
     for (client, seen) in clients.iter_mut().zip(&mut seen) {
-        // Welcomes of clients that came later, 30 messages; answers to this client alone have no Seq.
+        // Welcomes of later clients, and 30 messages; answers to this client alone have no Seq.
         let mut messages = 0;
         while messages < 30 {
             let message = client.json();
@@ -223,7 +223,7 @@ fn one_connection_may_be_in_many_rooms() {
 }
 
 #[test]
-fn posting_to_a_room_does_not_ask_for_membership() {
+fn posting_to_a_room_does_not_require_membership() {
     let server = Server::start(&[]);
     let mut ann = server.join("ann", "general");
     let mut bob = server.join("bob", "tea");
@@ -240,7 +240,7 @@ fn posting_to_a_room_does_not_ask_for_membership() {
 }
 
 #[test]
-fn leaving_says_exactly_one_thing() {
+fn leaving_sends_exactly_one_notice() {
     let server = Server::start(&[]);
     let mut ann = server.join("ann", "general");
     let mut bob = server.join("bob", "tea");
@@ -264,7 +264,7 @@ fn leaving_says_exactly_one_thing() {
 }
 
 #[test]
-fn lists_go_to_the_sender_alone() {
+fn lists_go_only_to_the_sender() {
     let server = Server::start(&[]);
     let mut ann = server.join("ann", "tea");
     let mut bob = server.join("bob", "tea");
@@ -289,7 +289,7 @@ fn lists_go_to_the_sender_alone() {
 }
 
 #[test]
-fn malformatted_arguments_are_repeated_by_the_room() {
+fn malformed_arguments_are_echoed_to_the_room() {
     let server = Server::start(&[]);
     let mut ann = server.join("ann", "tea");
     let mut bob = server.join("bob", "tea");
@@ -366,7 +366,7 @@ fn the_third_unreadable_message_in_a_row_ends_in_1007() {
     for at in 0..unreadable.len() {
         say_unreadable(&mut bob, at);
         if at % 2 == 1 {
-            // What can be read begins the count anew, whatever comes of it.
+            // A readable message resets the count, whatever its outcome.
             bob.say("nowhere", "hello");
             bob.expect_system("room does not exist.");
         }
@@ -390,7 +390,7 @@ fn binary_messages_end_in_1003() {
 }
 
 #[test]
-fn a_room_vanishes_with_the_last_leave_and_begins_anew() {
+fn a_room_vanishes_with_the_last_leave_and_starts_over() {
     // Nothing is kept for clients that reconnect.
     let server = Server::start(&["--replay-age", "0"]);
     let mut judge = server.join("judge", "general");
@@ -415,5 +415,5 @@ fn a_room_vanishes_with_the_last_leave_and_begins_anew() {
     }
     epochs.sort();
     epochs.dedup();
-    assert_eq!(epochs.len(), 3, "each life has an Epoch of its own: {epochs:?}");
+    assert_eq!(epochs.len(), 3, "each life of the room has a different Epoch: {epochs:?}");
 }

@@ -1,4 +1,4 @@
-//! `hi checklist` around a real move: two servers, DNS servers that say different things, and what is left behind.
+//! `hi checklist` around a real move: two servers, DNS servers that disagree, and a leftover proxy.
 
 #[path = "support/dns.rs"]
 mod dns;
@@ -99,7 +99,7 @@ fn a_move_from_the_first_list_to_the_last() {
     assert!(list.contains(&format!("{} gives {OLD} for another 60 s", zone_low.address())), "{list}");
     assert!(list.contains("- [x] **The old address still works"), "{list}");
 
-    // Everybody should have moved. The provider has put its proxy on the old address, and one resolver keeps the record.
+    // All users should have moved. The provider has put its proxy on the old address, and one resolver keeps the record.
     drop(old);
     let rewrite = |head: &str| {
         let keeps = |line: &&str| !["Upgrade:", "Connection:"].iter().any(|name| line.starts_with(name));
@@ -152,7 +152,7 @@ fn after_a_move_nothing_is_open_when_the_old_address_is_silent_and_its_server_em
     let (code, list) = checklist(&after);
     assert_eq!((code, named(&states(&list), "open")), (1, vec!["old_idle"]), "ada is still there");
     drop(user);
-    // Until the server has seen the end of it.
+    // Until the server has noticed the end.
     let deadline = Instant::now() + PATIENCE;
     let mut list = checklist(&after);
     while list.0 != 0 && Instant::now() < deadline {
@@ -165,7 +165,7 @@ fn after_a_move_nothing_is_open_when_the_old_address_is_silent_and_its_server_em
 }
 
 #[test]
-fn what_changed_between_two_lists() {
+fn the_changes_between_two_lists() {
     let folder = Folder::new("diff");
     let server = Server::start_on(&format!("{NEW}:0"), &[]);
     let url = format!("ws://chat.example.com:{}/ws", server.port());
@@ -182,7 +182,7 @@ fn what_changed_between_two_lists() {
 }
 
 #[test]
-fn a_file_that_is_no_list_and_one_that_cannot_be_written_are_named_before_anything_is_tried() {
+fn an_invalid_list_and_an_unwritable_file_are_reported_before_any_check() {
     let folder = Folder::new("usage");
     let other = folder.file("other.md");
     std::fs::write(&other, "# notes").unwrap();

@@ -1,4 +1,4 @@
-//! The system's clock is set while hi runs, forwards and backwards: `Ts` follows it, and nothing else does.
+//! The system clock is set forwards and backwards while hi runs: `Ts` follows it, and nothing else does.
 
 mod support;
 
@@ -8,19 +8,19 @@ use std::process::Command;
 use serde_json::json;
 use support::{Client, Server};
 
-/// Where a server's wall clock goes wrong; removed at the end.
+/// A file with the offset of a server's wall clock; removed at the end.
 struct WallClock {
     folder: PathBuf,
 }
 
 impl WallClock {
-    /// A clock that is right, for a server with this name.
+    /// A correct clock for a server with this name.
     fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("hi-clock-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let clock = Self { folder };
         clock.set(0);
-        // Rust links with this compiler's help, too.
+        // Rust links with this compiler, too.
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clock.c");
         let compiled =
             Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(clock.library()).arg(source).status();
@@ -28,9 +28,9 @@ impl WallClock {
         clock
     }
 
-    /// Sets the clock that many seconds off the right time.
+    /// Sets the clock this many seconds off.
     fn set(&self, offset_seconds: i64) {
-        // Renamed, so that no reader finds half a number.
+        // Renamed, so that a reader never finds half a number.
         let new = self.folder.join("offset.new");
         std::fs::write(&new, offset_seconds.to_string()).unwrap();
         std::fs::rename(new, self.offset_file()).unwrap();
@@ -58,14 +58,14 @@ impl Drop for WallClock {
     }
 }
 
-/// `Ts` of what the client says in the room tea.
+/// `Ts` of a message that the client sends to the room tea.
 fn ts_of_a_message(client: &mut Client, user: &str) -> i64 {
     client.say("tea", "what time is it?");
     client.expect_message(user, "what time is it?")["Ts"].as_i64().expect("a number")
 }
 
 #[test]
-fn what_was_missed_is_replayed_whatever_the_clock_says() {
+fn replay_does_not_depend_on_the_wall_clock() {
     let clock = WallClock::new("replay");
     let server = clock.start(&[]);
     let (mut ann, answer) = server.join_v1("ann", "tea");
@@ -93,7 +93,7 @@ fn what_was_missed_is_replayed_whatever_the_clock_says() {
 }
 
 #[test]
-fn a_room_that_everyone_has_left_is_kept_whatever_the_clock_says() {
+fn the_life_of_an_empty_room_does_not_depend_on_the_wall_clock() {
     let clock = WallClock::new("sleep");
     let server = clock.start(&["--internal", "127.0.0.1:0"]);
     for offset_seconds in [300, -3600] {
@@ -112,13 +112,13 @@ fn a_room_that_everyone_has_left_is_kept_whatever_the_clock_says() {
 }
 
 #[test]
-fn joins_are_told_whatever_the_clock_says() {
+fn join_notices_do_not_depend_on_the_wall_clock() {
     let clock = WallClock::new("presence");
     let server = clock.start(&[]);
     let mut ann = server.join("ann", "tea");
     let mut told = 1;
     for (round, offset_seconds) in [300, -3600].into_iter().enumerate() {
-        // More than are told one by one: the others are folded, and due when the clock is another.
+        // More than are announced one by one: the others are folded, and due after the clock has changed.
         let _crowd: Vec<_> = (0..40).map(|number| server.join_v1(&format!("u{round}-{number}"), "tea").0).collect();
         clock.set(offset_seconds);
         while told < 41 + 40 * round as u64 {

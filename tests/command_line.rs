@@ -13,7 +13,7 @@ use support::{PATIENCE, Server};
 
 const BODY_BYTES_MAX: usize = 1 << 20;
 
-/// Runs `hi` with these arguments, and what it reads: the exit code, stdout, stderr.
+/// Runs `hi` with these arguments and this input. Returns exit code, stdout and stderr.
 fn hi(args: &[&str], stdin: &str) -> (i32, String, String) {
     let input = File::new(stdin);
     let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
@@ -56,18 +56,18 @@ fn hi_pub_publishes_from_the_command_line() {
         let (code, stdout, stderr) = run(args, "");
         assert!((code, stdout.as_str()) == (2, "") && stderr.contains(part), "{stderr}");
     }
-    // In a raw room, nothing is a payload, too.
+    // In a raw room, an empty payload is allowed.
     done(run(&["--raw", "a/b", ""], ""));
     raw.expect_frame(TEXT, "");
     let (code, _, stderr) = run(&["tea"], &"x".repeat(BODY_BYTES_MAX + 1));
     assert!(code == 2 && stderr.contains("1 MiB"), "{stderr}");
-    // It fits as it is, and not as JSON: that is for the server to say.
+    // It fits as plain text but not as JSON, which the server has to report.
     let (code, _, stderr) = run(&["tea"], &"\"".repeat(BODY_BYTES_MAX - 10));
     assert!(code == 1 && stderr.starts_with("hi refused:") && stderr.contains("1 MiB"), "{stderr}");
 }
 
 #[test]
-fn what_cannot_be_written_is_a_failure_and_a_reader_that_left_is_not() {
+fn unwritable_output_is_a_failure_and_a_reader_that_left_is_not() {
     let (_server, Internal { address }) = Server::start_with_internal(&[]);
     let address = &address.to_string();
     for args in [&["pub", "--internal", address, "tea", "x"][..], &["rooms", "--internal", address]] {
@@ -87,8 +87,8 @@ fn what_cannot_be_written_is_a_failure_and_a_reader_that_left_is_not() {
 }
 
 #[test]
-fn hi_pub_waits_for_a_whole_answer_no_longer_than_its_time() {
-    // A server that answers with a byte now and then, for ever.
+fn hi_pub_waits_for_an_answer_within_a_time_limit() {
+    // A server that sends a byte of its answer now and then, forever.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -105,9 +105,9 @@ fn hi_pub_waits_for_a_whole_answer_no_longer_than_its_time() {
 }
 
 #[test]
-fn hi_pub_asks_a_name_by_its_address() {
+fn hi_pub_resolves_a_name() {
     let (_server, Internal { address }) = Server::start_with_internal(&[]);
-    // Any name of this machine would do; this one is known everywhere.
+    // Any name of this machine would do; this one exists everywhere.
     let by_name = format!("localhost:{}", address.port());
     let (code, stdout, stderr) = hi(&["pub", "--internal", &by_name, "tea", "x"], "");
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "Nobody is in tea: nobody got the message.\n", ""));
@@ -131,7 +131,7 @@ fn hi_rooms_lists_them() {
     assert_eq!(run(&["x&y"]), nobody("Nobody is in any room whose name begins with x&y."));
     let (code, stdout, stderr) = hi(&["rooms", "--internal", address], "");
     assert!((code, stdout.as_str()) == (1, "") && stderr.contains("--api-key-file"), "{stderr}");
-    // What answers there is something else, or nothing.
+    // Something else answers there, or nothing.
     let (code, _, stderr) = hi(&["rooms", "--internal", &server.address().to_string()], "");
     assert!(code == 1 && stderr.contains("not the internal port"), "{stderr}");
     drop(server);
@@ -144,7 +144,7 @@ fn hi_rooms_lists_them() {
 }
 
 #[test]
-fn what_keeps_the_internal_port_from_starting_is_said_in_one_sentence() {
+fn a_failure_to_open_the_internal_port_is_one_sentence() {
     let (_server, Internal { address }) = Server::start_with_internal(&[]);
     let (empty, short) = (File::new("\n"), File::new("short\n"));
     let taken = address.to_string();
@@ -165,10 +165,21 @@ fn what_keeps_the_internal_port_from_starting_is_said_in_one_sentence() {
 }
 
 #[test]
-fn a_port_that_others_reach_without_a_key_is_warned_of_and_off_is_off() {
+fn a_reachable_port_without_a_key_is_warned_about_and_off_is_off() {
     let server = Server::start(&["--internal", "0.0.0.0:0"]);
     server.wait_for_log("asks for no key");
     let server = Server::start(&["--internal", "off"]);
     server.wait_for_log("file limit");
     assert!(!server.log().contains("internal port"), "{}", server.log());
+}
+
+#[test]
+fn a_build_without_the_doctor_is_told_apart() {
+    let features = if cfg!(feature = "doctor") { "doctor" } else { "none" };
+    let version = format!("hi {} (features: {features})\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(hi(&["--version"], ""), (0, version, String::new()));
+    for command in [&["doctor", "not-an-address"][..], &["checklist", "before", "not-an-address"]] {
+        let (code, _, stderr) = hi(command, "");
+        assert_eq!((code, stderr.contains("built without its doctor")), (2, features == "none"), "{stderr}");
+    }
 }

@@ -1,4 +1,4 @@
-//! `hi doctor` against a real hi, with and without a proxy between, and against servers that answer oddly.
+//! `hi doctor` against a real hi, directly and through proxies, and against servers with odd answers.
 
 #![allow(unsafe_code, reason = "a filter is set between fork and exec")]
 
@@ -29,7 +29,7 @@ fn examine(port: u16) -> Run {
     doctor(&[&at(port), "--timeout", "2s"])
 }
 
-/// Drops what a proxy drops that nobody told to keep it.
+/// Drops what a proxy drops by default.
 fn without(head: &str, names: &[&str]) -> String {
     let keeps = |line: &&str| !names.iter().any(|name| line.to_ascii_lowercase().starts_with(name));
     head.split("\r\n").filter(keeps).collect::<Vec<_>>().join("\r\n")
@@ -41,7 +41,7 @@ fn through(server: &Server, rewrite: fn(&str) -> String) -> Run {
 }
 
 #[test]
-fn a_sound_server_is_sound_and_soon() {
+fn a_healthy_server_is_found_healthy_in_little_time() {
     let server = Server::start(&[]);
     let run = doctor(&[&at(server.port())]);
     run.expect("sound", 0);
@@ -61,19 +61,19 @@ fn a_sound_server_is_sound_and_soon() {
 }
 
 #[test]
-fn nobody_in_a_room_notices_the_doctor() {
+fn members_of_a_room_do_not_notice_the_doctor() {
     let server = Server::start(&[]);
     let mut ann = server.join("ann", "general");
     let mut raw = server.websocket("/raw/general");
     let url = format!("ws://127.0.0.1:{}/ws?username=ann&room=general", server.port());
     doctor(&[&url]).expect("sound", 0);
-    // The next thing that both hear is what is said now.
+    // The next message that both receive is the one sent now.
     ann.say("general", "still alone");
     ann.expect_message("ann", "still alone");
     let mut other: Client = server.websocket("/raw/general");
     other.socket.send(Message::text("mine")).unwrap();
     assert_eq!(raw.text(), "mine");
-    // A room is gone when the server has seen that its last member is.
+    // A room is gone once the server has noticed that its last member left.
     let deadline = Instant::now() + PATIENCE;
     let rooms = loop {
         ann.say("general", "/channels");
@@ -115,7 +115,7 @@ fn a_command_line_that_makes_no_sense_exits_with_2() {
 }
 
 #[test]
-fn raw_rooms_that_are_off_are_said_to_be_and_are_no_fault() {
+fn raw_rooms_that_are_off_are_a_note_and_not_a_fault() {
     for mode in ["off", "listen"] {
         let server = Server::start(&["--raw", mode]);
         let run = examine(server.port());
@@ -126,7 +126,7 @@ fn raw_rooms_that_are_off_are_said_to_be_and_are_no_fault() {
 }
 
 #[test]
-fn a_server_that_takes_only_small_messages_says_so() {
+fn a_server_that_accepts_only_small_messages_is_a_note() {
     let server = Server::start(&["--max-message", "4k"]);
     let run = examine(server.port());
     run.expect("sound", 0);
@@ -200,7 +200,7 @@ fn idle_connections_that_a_proxy_cuts() {
 }
 
 #[test]
-fn answers_that_are_no_handshake_each_have_a_verdict() {
+fn each_wrong_answer_to_a_handshake_has_a_verdict() {
     let html = "<!doctype html><title>Welcome</title>";
     let page = response("200 OK", "Server: Apache/2.4.57\r\nContent-Type: text/html\r\n", html);
     let cases: [(&str, String, &str); 8] = [
@@ -224,7 +224,7 @@ fn answers_that_are_no_handshake_each_have_a_verdict() {
 }
 
 #[test]
-fn an_origin_decides() {
+fn the_origin_can_decide() {
     let picky = odd_server(|head| match (is_handshake(head), head.contains("Origin: http://127.0.0.1:")) {
         (false, _) => Reply::Answer(response("404 Not Found", "", "")),
         (true, true) => Reply::WebSocket(switching(head)),
@@ -244,7 +244,7 @@ fn an_origin_decides() {
 }
 
 #[test]
-fn pages_of_the_site_itself_that_are_refused_are_worth_a_note() {
+fn refused_pages_of_the_site_are_worth_a_note() {
     let server = Server::start(&["--origins", "https://elsewhere.example"]);
     let run = examine(server.port());
     run.expect("sound", 0);
@@ -257,7 +257,7 @@ fn pages_of_the_site_itself_that_are_refused_are_worth_a_note() {
 }
 
 #[test]
-fn a_handshake_that_promises_too_much() {
+fn a_successful_handshake_with_nothing_behind_it() {
     let wrong_key = odd_server(|head| {
         let answer = switching("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==");
         if is_handshake(head) { Reply::Answer(answer) } else { Reply::Answer(response("404 No", "", "")) }
@@ -287,7 +287,7 @@ fn a_websocket_server_that_is_not_hi() {
 }
 
 #[test]
-fn what_listens_is_no_web_server() {
+fn a_listener_that_is_not_a_web_server() {
     let silent = examine(odd_server(|_| Reply::Silence));
     silent.expect("no_http_answer", 1);
     assert!(silent.took < Duration::from_secs(12), "every step has a limit: {:?}", silent.took);
@@ -299,7 +299,7 @@ fn what_listens_is_no_web_server() {
 }
 
 #[test]
-fn what_the_server_says_about_itself_is_in_the_json() {
+fn the_identity_of_the_server_is_in_the_json() {
     let server = Server::start(&[]);
     let run = examine(server.port());
     let echo: Value = serde_json::from_str(server.get("/-/doctor/echo").split("\r\n\r\n").nth(1).unwrap()).unwrap();
@@ -329,7 +329,7 @@ fn it_runs_where_io_uring_is_forbidden() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
-/// What becomes of a command whose report goes to `output`: the exit code and stderr.
+/// Runs a command whose report goes to `output`: the exit code and stderr.
 fn reporting_to(output: std::fs::File, args: &[&str]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
     let output = command.args(args).stdout(output).stderr(Stdio::piped()).output().unwrap();
@@ -337,7 +337,7 @@ fn reporting_to(output: std::fs::File, args: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn a_report_that_is_lost_is_no_success_and_a_reader_that_has_left_is_none_of_our_business() {
+fn a_lost_report_is_an_error_and_a_reader_that_left_is_not() {
     let server = Server::start(&[]);
     let url = at(server.port());
     let nowhere = at(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());

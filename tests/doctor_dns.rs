@@ -1,5 +1,5 @@
-//! `hi doctor` with real DNS servers: what they say, when they disagree, when they don't answer; and the old address that
-//! a record still points to.
+//! `hi doctor` with real DNS servers: their answers, disagreements and silence; and a record that still points to the old
+//! address.
 
 #[path = "support/dns.rs"]
 mod dns;
@@ -50,7 +50,7 @@ fn the_whole_story() {
         "127.0.0.2 is not this server: an HTTP/1.0 proxy (Via: 1.0 old-host) answers there and drops Upgrade. The A record \
          of chat.example.com still points to it (TTL 3,540 s). point the record at 127.0.0.3"
     );
-    // It carries everything else: the same hi answers behind it.
+    // Everything else works through it: the same hi answers.
     let instance = |run: &Run, ip: &str| run.address(ip)["echo"]["done"]["received"]["instance"].clone();
     assert_eq!(instance(&run, "127.0.0.2"), instance(&run, "127.0.0.3"));
 
@@ -62,9 +62,9 @@ fn the_whole_story() {
 fn the_only_record_points_to_the_old_address() {
     let server = moved();
     let dns = Dns::with_addresses(&[("chat", 300, "127.0.0.2")]);
-    // Without a contrast, the hop itself is the verdict.
+    // Without a healthy address to compare with, the hop itself is the verdict.
     doctor(&[&url(&server), "--resolver", &dns.address()]).expect("http10_hop", 1);
-    // Who knows the new address learns more: it is examined although no record names it.
+    // Whoever knows the new address learns more: it is examined although no record names it.
     let run = doctor(&[&url(&server), "--resolver", &dns.address(), "--expect-ip", "127.0.0.3"]);
     let said = run.expect("stale_address", 1);
     assert!(said.contains("127.0.0.2 is not this server") && said.ends_with("127.0.0.3"), "{said}");
@@ -73,7 +73,7 @@ fn the_only_record_points_to_the_old_address() {
 }
 
 #[test]
-fn an_address_that_nobody_expects() {
+fn an_unexpected_address() {
     let server = Server::start_on("0.0.0.0:0", &[]);
     let dns = Dns::with_addresses(&[("chat", 60, "127.0.0.1"), ("chat", 60, "127.0.0.2")]);
     let args = |expected: &'static [&str]| {
@@ -105,7 +105,7 @@ fn one_family_is_dead() {
     let dns = Dns::with_addresses(&[("chat", 60, "127.0.0.1"), ("chat", 60, "::1")]);
     let run = doctor(&[&url(&server), "--resolver", &dns.address()]);
     if TcpListener::bind("[::1]:0").is_err() {
-        // A machine without IPv6 can't say anything about it.
+        // A machine without IPv6 can't judge it.
         run.expect("sound", 0);
         return assert_eq!(run.others(), ["no_route_here"]);
     }
@@ -164,7 +164,7 @@ fn a_resolver_that_does_not_answer_takes_a_bounded_time() {
     assert!(said.contains(&silent), "{said}");
     assert!(run.took < Duration::from_secs(3), "{:?}", run.took);
 
-    // Beside one that answers, it is a note.
+    // If another one answers, it is a note.
     let server = Server::start(&[]);
     let dns = Dns::with_addresses(&[("chat", 60, "127.0.0.1")]);
     let both = ["--resolver", &silent, "--resolver", &dns.address(), "--timeout", "1s"];

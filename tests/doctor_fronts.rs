@@ -1,4 +1,4 @@
-//! `hi doctor` where a path, a front or an access rule is in the way: the verdict names that and nothing else.
+//! `hi doctor` where a path, a proxy or an access rule is in the way: the verdict names that and nothing else.
 
 #[path = "support/doctor.rs"]
 mod run;
@@ -15,14 +15,14 @@ fn examine(port: u16) -> Run {
     doctor(&[&at(port, "/ws"), "--timeout", "2s"])
 }
 
-/// A front in front of hi that answers handshakes itself.
+/// A proxy before hi that answers handshakes itself.
 fn front(server: &Server, answer: String) -> u16 {
     let hi = server.port();
     odd_server(move |head| if is_handshake(head) { Reply::Answer(answer.clone()) } else { Reply::Pass(hi) })
 }
 
 #[test]
-fn straight_at_hi_a_wrong_path_is_the_fault_and_no_proxy_is() {
+fn directly_at_hi_a_wrong_path_is_at_fault_and_no_proxy_is_blamed() {
     let server = Server::start(&[]);
     let used = format!("use {}", at(server.port(), "/ws"));
     for (path, kind, says) in [
@@ -30,7 +30,8 @@ fn straight_at_hi_a_wrong_path_is_the_fault_and_no_proxy_is() {
         ("/ws/", "not_found", "hi answers there and has nothing at /ws/ (404)"),
         ("/healthz", "ok_200_instead_of_101", "/healthz is not a WebSocket address of hi: it is its health check"),
         ("/stream/tea", "ok_200_instead_of_101", "server-sent events at /stream/tea"),
-        ("/index.html", "ok_200_instead_of_101", "/index.html is no WebSocket of hi: it is its page"),
+        ("/index.html", "ok_200_instead_of_101", "/index.html is not a WebSocket address of hi: it is its page"),
+        ("/app.js", "ok_200_instead_of_101", "/app.js is not a WebSocket address of hi: it is its page"),
         ("/raw/a%20b", "unexpected_status", "hi refuses the handshake (400)"),
     ] {
         let (code, text) = doctor_text(&[&at(server.port(), path)]);
@@ -48,9 +49,9 @@ fn straight_at_hi_a_wrong_path_is_the_fault_and_no_proxy_is() {
     assert!(said.contains("--raw off") && said.contains("--raw open") && !said.contains("proxy"), "{said}");
 }
 
-/// The doctor enters under a name of its own; that of the address is looked at all the same.
+/// The doctor enters under its own name, and still checks the name in the address.
 #[test]
-fn a_user_or_a_room_that_hi_refuses_is_the_fault() {
+fn a_user_or_a_room_that_hi_refuses_is_at_fault() {
     let server = Server::start(&[]);
     for (query, says) in [
         ("username=%23x", "Need a valid username"),
@@ -101,7 +102,7 @@ fn the_statuses_of_cloudflare_and_aws_are_named() {
 }
 
 #[test]
-fn a_login_page_is_no_address_to_use() {
+fn a_login_page_is_not_recommended_as_an_address() {
     let server = Server::start(&[]);
     let login = response("302 Found", "Location: https://login.example.com/?next=%2Fws&state=s3cret\r\n", "");
     let port = front(&server, login);
@@ -115,7 +116,7 @@ fn a_login_page_is_no_address_to_use() {
     assert!(said.contains("use wss://chat.example.com/ws"), "{said}");
 }
 
-/// Pages of the host that is asked for are let in, and a proxy puts another one in its place.
+/// The server accepts pages of the requested host, and a proxy changes that host.
 #[test]
 fn a_proxy_that_changes_host_keeps_the_pages_of_the_site_out() {
     let server = Server::start(&[]);
@@ -145,7 +146,7 @@ fn a_proxy_that_changes_host_keeps_the_pages_of_the_site_out() {
 }
 
 #[test]
-fn a_server_whose_echo_is_off_or_kept_back_is_sound_and_nothing_is_blamed() {
+fn a_server_without_an_echo_is_healthy_and_nothing_is_blamed() {
     let server = Server::start(&[]);
     let hi = server.port();
     let port = odd_server(move |head| match head.contains("/-/doctor/echo") {
@@ -160,7 +161,7 @@ fn a_server_whose_echo_is_off_or_kept_back_is_sound_and_nothing_is_blamed() {
 }
 
 #[test]
-fn hi_with_its_echo_off_is_sound() {
+fn hi_with_its_echo_off_is_healthy() {
     let server = Server::start(&["--echo", "off"]);
     let run = examine(server.port());
     assert!(run.expect("sound", 0).contains("--echo off"), "{:#}", run.json);
@@ -169,8 +170,8 @@ fn hi_with_its_echo_off_is_sound() {
 }
 
 #[test]
-fn a_websocket_below_a_front_of_another_kind_is_left_alone() {
-    // It answers 426 for a reason of its own.
+fn another_kind_of_websocket_server_gets_no_advice() {
+    // It answers 426 for its own reason.
     let tls = odd_server(|_| Reply::Answer(response("426 Upgrade Required", "Upgrade: TLS/1.2\r\n", "")));
     let said = examine(tls).expect("unexpected_status", 1);
     assert!(!said.contains("proxy") && !said.contains("drops"), "{said}");

@@ -1,5 +1,5 @@
-//! `hi doctor` and `hi checklist` against servers that mean harm: bounded in time and memory, and nothing that such a
-//! server says does anything in a terminal or a document.
+//! `hi doctor` and `hi checklist` against hostile servers: bounded in time and memory, and their text is harmless in a terminal
+//! and in a document.
 
 #[path = "support/doctor.rs"]
 mod run;
@@ -12,7 +12,7 @@ use run::{Reply, doctor, doctor_text, dripping_server, is_handshake, odd_server,
 
 /// Two steps of one second each, and the time of a slow machine.
 const RUN_MAX: Duration = Duration::from_secs(10);
-/// Moves the cursor (7 and 8 bit), turns the direction of reading, and looks like a link.
+/// Moves the cursor (7 and 8 bit), changes the reading direction, and looks like a link.
 const NASTY: &str = "evil\u{1b}[2J\u{9b}2J\u{202e} [a](http://x.example) ![b](http://x.example/b.png) <script>";
 
 fn at(port: u16) -> String {
@@ -25,7 +25,7 @@ fn nobody(head: &str) -> Option<Reply> {
 
 #[test]
 fn a_message_without_an_end_is_not_collected() {
-    // Text, and more of it, none of it the last: 64 KiB each.
+    // A text frame and continuations without FIN: 64 KiB each.
     let frame = |opcode: u8| [&[opcode, 127, 0, 0, 0, 0, 0, 1, 0, 0], vec![b'a'; 1 << 16].as_slice()].concat();
     let port = odd_server(move |head| {
         let first = String::from_utf8_lossy(&[0x01, 0x00]).into_owned();
@@ -38,7 +38,7 @@ fn a_message_without_an_end_is_not_collected() {
 }
 
 #[test]
-fn a_flood_of_messages_and_a_frame_of_an_exabyte_have_an_end() {
+fn a_flood_of_messages_and_a_frame_of_an_exabyte_are_cut_off() {
     let tiny = b"\x81\x02hi".repeat(4096);
     let huge = b"\x82\x7f\x7f\xff\xff\xff\xff\xff\xff\xff".to_vec();
     for flood in [tiny, huge] {
@@ -52,7 +52,7 @@ fn a_flood_of_messages_and_a_frame_of_an_exabyte_have_an_end() {
 }
 
 #[test]
-fn heads_and_bodies_without_an_end_have_one() {
+fn endless_heads_and_bodies_are_cut_off() {
     let start = "HTTP/1.1 200 OK\r\n".to_owned();
     let heads = [
         (start.clone(), b"X-A: b\r\n".to_vec()),
@@ -78,7 +78,7 @@ fn heads_and_bodies_without_an_end_have_one() {
 }
 
 #[test]
-fn a_step_is_over_in_its_time_however_slowly_bytes_come() {
+fn slowly_dripping_bytes_do_not_extend_a_step() {
     let ok = "HTTP/1.1 200 OK\r\n";
     for (answer, byte, kind) in [
         (String::new(), b'\n', "no_http_answer"),
@@ -106,7 +106,7 @@ fn a_step_is_over_in_its_time_however_slowly_bytes_come() {
 }
 
 #[test]
-fn pings_without_end_from_a_server_that_reads_nothing_do_not_hold_the_silence() {
+fn endless_pings_from_a_server_that_reads_nothing_do_not_extend_the_silence() {
     let pings = b"\x89\x7d".iter().copied().chain([b'p'; 125]).collect::<Vec<_>>().repeat(64);
     let port =
         odd_server(move |head| nobody(head).unwrap_or_else(|| Reply::AnswerAndFlood(switching(head), pings.clone())));
@@ -121,7 +121,7 @@ fn is_harmless(text: &str) -> bool {
 }
 
 #[test]
-fn what_a_server_says_does_nothing_in_a_terminal_or_a_document() {
+fn text_of_a_server_is_harmless_in_a_terminal_and_a_document() {
     // HTTP allows no ESC in a header.
     let headers = format!("Server: {}\r\nContent-Type: text/plain\r\n", NASTY.replace('\u{1b}', ""));
     let url = at(odd_server(move |_| Reply::Answer(response("500 No", &headers, NASTY))));
@@ -146,7 +146,7 @@ fn what_a_server_says_does_nothing_in_a_terminal_or_a_document() {
 }
 
 #[test]
-fn a_list_that_somebody_forged_does_nothing_in_a_terminal() {
+fn a_forged_list_is_harmless_in_a_terminal() {
     let forged = std::env::temp_dir().join(format!("hi-forged-{}.json", std::process::id()));
     let list = |url: &str| {
         serde_json::json!({

@@ -1,5 +1,5 @@
-//! `hi doctor` through real proxies: its verdict, the hop that it names, what it hands out, its exit code; and what the
-//! server itself said meanwhile. At the end the whole story, with nginx as the forgotten proxy of the old address.
+//! `hi doctor` through real proxies: its verdict, the hop, the lines of the fix and its exit code; and the server's own log.
+//! The last test is the whole story, with nginx as the forgotten proxy at the old address.
 
 #[path = "support/dns.rs"]
 mod dns;
@@ -12,7 +12,7 @@ use run::doctor;
 use support::Server;
 use support::proxies::{Kind, Setup, cases};
 
-/// A user of Caddy, with a password that nobody knows.
+/// A user of Caddy, with an unknown password.
 const BASIC: &str = "staff $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG";
 
 /// The address of a proxy, as its users have it.
@@ -24,9 +24,9 @@ fn url(setup: &Setup) -> String {
 struct Expected {
     /// The verdict, and the exit code that goes with it.
     verdict: (&'static str, i32),
-    /// In the text of the verdict or of its mend.
+    /// In the text of the verdict or of its fix.
     says: &'static [&'static str],
-    /// In the lines of the mend.
+    /// In the lines of the fix.
     lines: &'static [&'static str],
     /// The reason in the server's own log, if the handshake reaches it.
     logged: Option<&'static str>,
@@ -52,7 +52,7 @@ fn expect(server: &Server, setup: &Setup, args: &[&str], expected: &Expected) {
 }
 
 #[test]
-fn proxies_that_carry_websockets_are_sound() {
+fn proxies_that_pass_websockets_are_healthy() {
     let server = Server::start(&[]);
     let sound = Expected { verdict: ("sound", 0), says: &["works"], lines: &[], logged: None };
     let upstream = server.address();
@@ -81,9 +81,9 @@ fn apache_and_caddy_that_strip_are_named_with_their_lines() {
     }
 }
 
-/// The page of another site, and hi's chat alone below it: that is no fault of anybody's.
+/// The page of another site, and only hi's chat below it: that is not a fault.
 #[test]
-fn a_proxy_that_passes_only_the_chat_on_is_sound() {
+fn a_proxy_that_passes_only_the_chat_is_healthy() {
     let server = Server::start(&[]);
     let pass = format!("reverse_proxy {}", server.address());
     let page = ["handle {", "header Content-Type text/html", "respond \"<html>Elsewhere</html>\"", "}"];
@@ -117,7 +117,7 @@ fn proxies_that_change_host_are_named_with_the_line_that_keeps_it() {
 }
 
 #[test]
-fn behind_a_proxy_a_path_that_hi_does_not_have_is_the_fault() {
+fn behind_a_proxy_a_path_that_hi_does_not_have_is_at_fault() {
     let server = Server::start(&[]);
     let setup = cases::correct(server.address());
     let _proxy = setup.start();
@@ -171,7 +171,7 @@ fn haproxy_that_strips_is_diagnosed_too() {
         (cases::haproxy_drops_connection, "connection_stripped"),
     ] {
         let server = Server::start(&[]);
-        // HAProxy signs nothing: the doctor hands out the lines of all the usual ones.
+        // HAProxy does not name itself: the doctor shows the lines of all common products.
         let lines = &["timeout tunnel", "proxy_set_header Upgrade", "upgrade=websocket", "reverse_proxy"];
         let expected = Expected { verdict: (verdict, 1), says: &[], lines, logged: Some(verdict) };
         expect(&server, &case(server.address()), &[], &expected);
@@ -179,7 +179,7 @@ fn haproxy_that_strips_is_diagnosed_too() {
 }
 
 #[test]
-fn of_two_hops_the_inner_one_strips() {
+fn the_inner_one_of_two_hops_strips() {
     let server = Server::start(&[]);
     let [outer, mut inner] = cases::inner_strips(server.address());
     inner.site.push("proxy_set_header Via \"1.0 inner-host\";".to_owned());
@@ -194,7 +194,7 @@ fn of_two_hops_the_inner_one_strips() {
 }
 
 #[test]
-fn what_never_reaches_hi_has_verdicts_of_its_own() {
+fn requests_that_never_reach_hi_have_their_own_verdicts() {
     let server = Server::start(&[]);
     for (setup, verdict, says) in [
         (cases::redirects("https://elsewhere.example.com/"), "redirect", "elsewhere.example.com"),
@@ -226,7 +226,7 @@ fn an_idle_timeout_is_found_and_the_ping_interval_to_set() {
 
 #[test]
 fn the_whole_story() {
-    // The new server, and on the old address, same port, what the provider has put there.
+    // The new server, and at the old address, on the same port, the proxy of the provider.
     let server = Server::start_on("127.0.0.3:0", &[]);
     let mut forgotten = cases::http10(server.address());
     forgotten.port = server.port();
@@ -237,7 +237,7 @@ fn the_whole_story() {
     let args = |dns: &Dns| [url.clone(), "--resolver".into(), dns.address(), "--expect-ip".into(), "127.0.0.3".into()];
     let examine = |dns: &Dns| doctor(&args(dns).each_ref().map(String::as_str));
 
-    // Everything but the chat works there: that is why nobody saw it.
+    // Everything but the chat works there, so it went unnoticed.
     let mut page = support::wire::Wire::new(proxy.connect());
     page.send("GET / HTTP/1.1\r\nHost: chat.example.com\r\nConnection: close\r\n\r\n");
     let page = page.answer();
@@ -249,7 +249,7 @@ fn the_whole_story() {
     {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
-    // The server knows it as well, by what has reached it.
+    // The server knows it as well, from the requests that reached it.
     let line = server.wait_for_log("refused");
     for part in ["http10_hop", "127.0.0.1", "old-host"] {
         assert!(line.contains(part), "no {part:?} in {line}");

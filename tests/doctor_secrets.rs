@@ -1,5 +1,5 @@
-//! Reports are pasted into tickets: what the address holds for its server alone is in none of them, not in those of the
-//! checklist, not in the log, and not in a complaint about the address.
+//! Reports are pasted into tickets: the secrets of an address are in none of them, nor in those of the checklist, nor in the
+//! log, nor in an error about the address.
 
 #[path = "support/doctor.rs"]
 mod run;
@@ -17,7 +17,7 @@ use tls::{self_signed, terminate};
 const SECRETS: [&str; 4] = ["s3cr3t-T0ken", "r3sume-me", "k3y+1", "k3y%2B1"];
 const QUERY: &str = "username=ann&token=s3cr3t-T0ken&resume=r3sume-me&access_token=s3cr3t-T0ken&key=k3y%2B1";
 
-/// A server that says everything again that it is asked, and what it was asked.
+/// A server that repeats every request in its answer; and the requests that it got.
 fn parrot() -> (u16, Arc<Mutex<String>>) {
     let asked = Arc::new(Mutex::new(String::new()));
     let heard = Arc::clone(&asked);
@@ -95,7 +95,7 @@ fn reports_do_not_repeat_the_secrets_of_the_path() {
 }
 
 #[test]
-fn the_canary_logs_and_tells_no_secrets() {
+fn the_canary_logs_and_reports_no_secrets() {
     let (port, _) = parrot();
     let url = format!("ws://127.0.0.1:{port}/ws?{QUERY}");
     let args = ["--public-url", &url, "--public-interval", "100ms"];

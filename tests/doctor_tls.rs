@@ -1,5 +1,5 @@
-//! `hi doctor` and TLS: certificates that are good, expired, for others, self-signed; TLS where none should be, and the
-//! reverse. Whatever the certificate, the doctor says what lies behind it.
+//! `hi doctor` and TLS: certificates that are good, expired, for other names, self-signed; TLS where none should be, and the
+//! reverse. The doctor examines what is behind a bad certificate too.
 
 #[path = "support/dns.rs"]
 mod dns;
@@ -52,7 +52,7 @@ fn a_certificate_that_expires_soon_is_a_note() {
 }
 
 #[test]
-fn certificates_that_no_browser_takes() {
+fn certificates_that_browsers_refuse() {
     let (server, authority, stranger) = (Server::start(&[]), Authority::new(), Authority::new());
     for (config, kind, part) in [
         (authority.certificate(&[NAME], -3), "tls_expired", "3 days ago"),
@@ -73,7 +73,7 @@ fn certificates_that_no_browser_takes() {
 }
 
 #[test]
-fn an_address_that_is_an_ip_needs_a_certificate_for_it() {
+fn an_ip_address_needs_a_certificate_for_it() {
     let (server, authority) = (Server::start(&[]), Authority::new());
     for (names, kind, code) in [(&["127.0.0.1"], "sound", 0), (&[NAME], "tls_wrong_name", 1)] {
         let port = terminate("127.0.0.1", authority.certificate(names, 90), server.address());
@@ -83,7 +83,7 @@ fn an_address_that_is_an_ip_needs_a_certificate_for_it() {
 }
 
 #[test]
-fn both_faults_are_told_and_the_certificate_first() {
+fn both_faults_are_reported_and_the_certificate_first() {
     let (server, authority) = (Server::start(&[]), Authority::new());
     let rewrite = |head: &str| head.replace("Upgrade: websocket\r\n", "");
     let proxy = Proxy { rewrite, ..Proxy::default() };

@@ -1,4 +1,4 @@
-//! Nobody's load costs others a message: floods from other connections, in other rooms, on other shards.
+//! No client's load costs others a message: floods from other connections, in other rooms, on other shards.
 
 mod support;
 
@@ -37,7 +37,7 @@ fn a_broadcast_of_large_messages_reaches_a_member_of_every_room() {
     assert_eq!(lost, [0.0; 3]);
 }
 
-/// Connections that publish empty frames into one raw room for as long as they live, and read nothing of it.
+/// Connections that publish empty frames to one raw room for as long as they live, and read nothing.
 struct Flood {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -62,7 +62,7 @@ impl Flood {
     }
 }
 
-/// Two members of a chat room speak in turns; both get all of it in order, and the speaker its acknowledgement.
+/// Two members of a chat room alternate; both get every message in order, and the sender its acknowledgement.
 fn converse(clients: &mut [Client; 2], messages: usize) {
     let mut next_seq = [None::<u64>; 2];
     for number in 0..messages {
@@ -78,7 +78,7 @@ fn converse(clients: &mut [Client; 2], messages: usize) {
                     acknowledged = true;
                     continue;
                 }
-                let seq = message["Seq"].as_u64().unwrap_or_else(|| panic!("no message of the room: {message}"));
+                let seq = message["Seq"].as_u64().unwrap_or_else(|| panic!("not a message of the room: {message}"));
                 assert!(
                     message["Event"] != "gap" && next_seq.is_none_or(|next| next == seq),
                     "{next_seq:?}: {message}"

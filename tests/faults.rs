@@ -1,8 +1,8 @@
-//! The engine under injected faults: sends cut short or refused, completions that come late, buffers that run out,
-//! resets; and under members that stall, leave and come back. Whatever happens, a member sees each message of its rooms
-//! once, in the room's order, byte for byte, or is told exactly what it missed.
+//! The engine under injected faults: sends that are cut short or refused, completions that come late, buffers that run out,
+//! resets, and members that stall, leave and rejoin. Through all of this, a member gets each message of its rooms once, in the
+//! room's order, byte for byte, or is told exactly what it missed.
 //!
-//! The servers run in this process, so that their ring can be one that goes wrong. All traffic is real.
+//! The servers run in this process, so that their ring can be a faulty one. All traffic is real.
 
 #[path = "support/faulty_ring.rs"]
 mod faulty_ring;
@@ -25,7 +25,7 @@ use serde_json::json;
 use support::{seeded, wait_while};
 use tungstenite::Message;
 
-/// The faults are configured, and file descriptors counted, for the whole process: one server at a time.
+/// Faults are configured, and file descriptors counted, for the whole process: one server at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 static SHARD_PANICS: AtomicUsize = AtomicUsize::new(0);
 
@@ -54,11 +54,11 @@ impl Running {
             faulty_ring::configure(seed, resets);
             let common =
                 ["hi", "--listen", "127.0.0.1:0", "--internal", "off", "--rate-limit", "0", "--max-message", "128k"];
-            let config = Config::try_parse_from(common.iter().chain(args)).expect("the arguments are right");
+            let config = Config::try_parse_from(common.iter().chain(args)).expect("the arguments are valid");
             let listeners = Listeners::bind(&config).expect("the ports are free");
             Server::start::<R>(&config, listeners, Arc::default()).expect("the server starts")
         };
-        // The first one opens what the process keeps for ever.
+        // The first server opens files that the process keeps open.
         static FIRST: Once = Once::new();
         FIRST.call_once(|| {
             let server = start();
@@ -71,7 +71,7 @@ impl Running {
         Self { server, address, files_before, _alone: alone }
     }
 
-    /// Stops the server and sees that it leaves nothing behind.
+    /// Stops the server, and checks that it leaves nothing behind.
     fn stop(self) {
         self.server.stop();
         self.server.join();
@@ -84,19 +84,19 @@ fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Waits until only `count` files are open: every connection is released.
+/// Waits until only `count` files are open, so that every connection is released.
 #[track_caller]
 fn wait_for_files(count: usize) {
     wait_while(|| open_files() > count, || format!("{} files are open instead of {count}", open_files()));
 }
 
-/// Has someone say the last word in each room, and waits until everyone there has heard it.
+/// Publishes a last message in each room, and waits until every member has received it.
 fn mark(server: &Running, peers: &mut Vec<Peer>, rooms: &[(&str, Role)], next_id: &mut u32) {
     for &(room, role) in rooms {
-        let has_heard = |peer: &Peer| {
+        let has_marker = |peer: &Peer| {
             (peer.role == Role::Chat) != (role == Role::Chat) || peer.rooms.get(room).is_none_or(|seen| seen.marked)
         };
-        // One that is reset has perhaps said it, and perhaps not.
+        // A marker that is reset may or may not have sent it.
         loop {
             *next_id += 1;
             let Some(mut marker) = Peer::connect(server.address, *next_id, role, room, Loss::Told, false) else {
@@ -109,8 +109,8 @@ fn mark(server: &Running, peers: &mut Vec<Peer>, rooms: &[(&str, Role)], next_id
             peers.push(marker);
             drive(peers, |peers| {
                 let (marker, others) = peers.split_last().unwrap();
-                let all = others.iter().all(|peer| !peer.is_alive() || has_heard(peer));
-                !marker.is_alive() || all && has_heard(marker)
+                let all = others.iter().all(|peer| !peer.is_alive() || has_marker(peer));
+                !marker.is_alive() || all && has_marker(marker)
             });
             if peers.pop().unwrap().is_alive() {
                 break;
@@ -119,19 +119,19 @@ fn mark(server: &Running, peers: &mut Vec<Peer>, rooms: &[(&str, Role)], next_id
     }
 }
 
-/// What those who were there from the beginning to the end have heard in a room must be the same, but for what one of
-/// them said itself and doesn't hear. Each is compared with each: no single one of them need have heard everything.
+/// Peers that were in a room from beginning to end must have received the same messages, except for their own ones if they have
+/// no echo. They are compared in pairs, since no single one has to have received everything.
 fn compare(peers: &[Peer], room: &str) {
     let alive: Vec<_> = peers.iter().filter(|peer| peer.is_alive() && peer.rooms.contains_key(room)).collect();
-    let without = |hearer: &Peer, other: &Peer| -> Vec<_> {
+    let without = |receiver: &Peer, other: &Peer| -> Vec<_> {
         let own = matches!(other.role, Role::Raw { echo: false, .. }).then_some(other.id);
-        hearer.rooms[room].heard.iter().filter(|(sender, _)| Some(*sender) != own).copied().collect()
+        receiver.rooms[room].received.iter().filter(|(sender, _)| Some(*sender) != own).copied().collect()
     };
     for (index, one) in alive.iter().enumerate() {
         for other in &alive[index + 1..] {
-            let (heard, expected) = (without(one, other), without(other, one));
+            let (received, expected) = (without(one, other), without(other, one));
             let (one, other) = (one.id, other.id);
-            assert!(heard == expected, "peer {one} in {room}: {heard:?}, but peer {other}: {expected:?}");
+            assert!(received == expected, "peer {one} in {room}: {received:?}, but peer {other}: {expected:?}");
         }
     }
 }
@@ -141,7 +141,7 @@ const ECHO: Role = Role::Raw { echo: true, lossy: false };
 const NO_ECHO: Role = Role::Raw { echo: false, lossy: false };
 
 /// Chat in several rooms and traffic in a raw one, with everything that a connection can have to send at once.
-fn everyone_talks(seed: u64, resets: bool, args: &[&str]) {
+fn all_peers_talk(seed: u64, resets: bool, args: &[&str]) {
     let server = Running::start::<FaultyRing>(seed, resets, args);
     let mut random = Rng::with_seed(seed);
     let files = open_files();
@@ -155,7 +155,7 @@ fn everyone_talks(seed: u64, resets: bool, args: &[&str]) {
         };
         if role == Role::Chat {
             peer.plans.extend(ROOMS[1..].iter().map(|room| Plan::Join((*room).to_owned())));
-            // The answers tell that it has joined.
+            // The answers show that it has joined.
             peer.plans.extend(ROOMS.iter().map(|room| Plan::List((*room).to_owned())));
         }
         peers.push(peer);
@@ -173,7 +173,7 @@ fn everyone_talks(seed: u64, resets: bool, args: &[&str]) {
             };
             peer.plans.push_back(plan);
         }
-        // Its pong says that everything before it has been published.
+        // The pong shows that everything before it has been published.
         peer.plans.push_back(Plan::Ping);
     }
     drive(&mut peers, |peers| peers.iter().all(Peer::is_done));
@@ -181,16 +181,16 @@ fn everyone_talks(seed: u64, resets: bool, args: &[&str]) {
     let rooms = ["ant", "bee", "cat", "raw"];
     rooms.iter().for_each(|room| compare(&peers, room));
     if !resets {
-        assert!(peers.iter().all(Peer::is_alive), "nobody is closed");
-        // Every sender's messages are heard by everyone else in the room: none is missing in between, none at the end.
+        assert!(peers.iter().all(Peer::is_alive), "no connection is closed");
+        // Every sender's messages reach all others in the room: none is missing, not even at the end.
         for sender in &peers {
-            let heard = |peer: &Peer| -> usize {
-                let all = peer.rooms.values().flat_map(|seen| &seen.heard);
+            let received = |peer: &Peer| -> usize {
+                let all = peer.rooms.values().flat_map(|seen| &seen.received);
                 all.filter(|(id, _)| *id == sender.id).count()
             };
             let listeners = peers.iter().filter(|peer| peer.id != sender.id);
             for peer in listeners.filter(|peer| (peer.role == Role::Chat) == (sender.role == Role::Chat)) {
-                assert_eq!(heard(peer), sender.said as usize, "{} hears {}", peer.id, sender.id);
+                assert_eq!(received(peer), sender.sent as usize, "peer {} from {}", peer.id, sender.id);
             }
         }
     }
@@ -204,7 +204,7 @@ fn everyone_talks(seed: u64, resets: bool, args: &[&str]) {
     server.stop();
 }
 
-/// The seed of this run, and some more that follow from it.
+/// Seeds derived from the seed of this run.
 fn seeds(count: usize) -> Vec<u64> {
     let mut random = seeded();
     std::iter::repeat_with(|| random.u64(1..)).take(count).collect()
@@ -214,7 +214,7 @@ fn seeds(count: usize) -> Vec<u64> {
 fn nothing_is_lost_to_short_sends_refusals_and_late_completions() {
     for (index, seed) in seeds(8).into_iter().enumerate() {
         let shards = if index % 2 == 0 { "1" } else { "2" };
-        everyone_talks(seed, false, &["--shards", shards, "--backlog-bytes", "512m"]);
+        all_peers_talk(seed, false, &["--shards", shards, "--backlog-bytes", "512m"]);
     }
 }
 
@@ -222,22 +222,22 @@ fn nothing_is_lost_to_short_sends_refusals_and_late_completions() {
 fn nothing_is_lost_when_receive_buffers_run_out() {
     for (index, seed) in seeds(4).into_iter().enumerate() {
         let shards = if index % 2 == 0 { "1" } else { "2" };
-        everyone_talks(seed, false, &["--shards", shards, "--backlog-bytes", "512m", "--receive-buffers", "2"]);
+        all_peers_talk(seed, false, &["--shards", shards, "--backlog-bytes", "512m", "--receive-buffers", "2"]);
     }
 }
 
 #[test]
-fn a_member_that_survives_resets_hears_everything_in_order() {
+fn a_member_that_survives_resets_receives_everything_in_order() {
     for (index, seed) in seeds(8).into_iter().enumerate() {
         let shards = if index % 2 == 0 { "1" } else { "2" };
         let buffers = if index % 4 < 2 { "2" } else { "1024" };
-        everyone_talks(seed, true, &["--shards", shards, "--backlog-bytes", "512m", "--receive-buffers", buffers]);
+        all_peers_talk(seed, true, &["--shards", shards, "--backlog-bytes", "512m", "--receive-buffers", buffers]);
     }
 }
 
-/// Members of all kinds stop reading, leave, come back, vanish, while a shouter says more than any buffer holds.
-/// Returns how many gaps they were told.
-fn members_come_and_go<R: OpenRing + 'static>(seed: u64, args: &[&str]) -> usize {
+/// Members of all kinds stop reading, leave, rejoin and vanish, while one member sends more than any buffer holds. Returns how
+/// many gaps the members were told about.
+fn members_leave_and_rejoin<R: OpenRing + 'static>(seed: u64, args: &[&str]) -> usize {
     let server = Running::start::<R>(seed, false, args);
     let mut random = Rng::with_seed(seed);
     let files = open_files();
@@ -253,7 +253,7 @@ fn members_come_and_go<R: OpenRing + 'static>(seed: u64, args: &[&str]) -> usize
     let mut peers: Vec<_> = roles.into_iter().map(|role| connect(role, &mut random).0).collect();
     let mut gaps = 0;
     for round in 0..3 {
-        // In chat, one member at least is there and does nothing.
+        // At least one chat member stays in its room and does nothing.
         let first_room = peers[0].rooms.keys().next().unwrap().clone();
         let room = if round == 1 { &first_room } else { "raw" };
         let role = if room == "raw" { Role::Raw { echo: false, lossy: true } } else { Role::Chat };
@@ -284,11 +284,11 @@ fn members_come_and_go<R: OpenRing + 'static>(seed: u64, args: &[&str]) -> usize
         peers.iter_mut().for_each(|peer| peer.stalled = 0);
         drive(&mut peers, |peers| peers.iter().all(Peer::is_done));
         gaps += peers.iter_mut().map(|peer| std::mem::take(&mut peer.gaps)).sum::<usize>();
-        // It has read all the time, but may have said more in one go than the backlog holds.
+        // It has been reading all the time, but may have sent more at once than the backlog holds.
         let shouter = peers.pop().unwrap().gone;
         assert!(shouter.is_none() || args.contains(&"close") && shouter == Some(4101), "{shouter:?}");
         for (peer, role) in peers.iter_mut().zip(roles) {
-            // One that reads again only after hi has given up waiting for its Close sees no more than the end.
+            // A peer that resumes reading after hi has stopped waiting for its Close sees only the end.
             let may_be_cut = peer.role == ECHO || args.contains(&"close");
             let told = matches!(peer.gone, None | Some(4101)) || may_be_cut && peer.gone == Some(0);
             assert!(told, "peer {} is gone with {:?}", peer.id, peer.gone);
@@ -312,18 +312,20 @@ fn members_come_and_go<R: OpenRing + 'static>(seed: u64, args: &[&str]) -> usize
 fn a_member_that_falls_behind_is_told_exactly_what_it_missed() {
     for seed in seeds(1) {
         let backlog = ["--backlog-bytes", "256k", "--shards"];
-        let gaps = members_come_and_go::<FaultyRing>(seed, &[&backlog[..], &["2"]].concat());
-        assert!(gaps > 0, "the test has to make gaps");
-        let gaps = members_come_and_go::<Ring>(seed, &[&backlog[..], &["1"]].concat());
-        assert!(gaps > 0, "the test has to make gaps");
+        let gaps = members_leave_and_rejoin::<FaultyRing>(seed, &[&backlog[..], &["2"]].concat());
+        assert!(gaps > 0, "the test has to produce gaps");
+        let gaps = members_leave_and_rejoin::<Ring>(seed, &[&backlog[..], &["1"]].concat());
+        assert!(gaps > 0, "the test has to produce gaps");
     }
 }
 
 #[test]
-fn a_member_that_falls_behind_is_closed_if_the_operator_wants_it_so() {
+fn a_member_that_falls_behind_is_closed_if_the_operator_says_so() {
     for seed in seeds(2) {
-        let gaps =
-            members_come_and_go::<FaultyRing>(seed, &["--shards", "2", "--backlog-bytes", "256k", "--slow", "close"]);
+        let gaps = members_leave_and_rejoin::<FaultyRing>(
+            seed,
+            &["--shards", "2", "--backlog-bytes", "256k", "--slow", "close"],
+        );
         assert_eq!(gaps, 0);
     }
 }

@@ -1,5 +1,5 @@
-//! RFC 6455 to the letter, with frames made by hand: what breaks a rule ends with the right code and in order, and what
-//! keeps the rules is served whatever its shape.
+//! RFC 6455 to the letter, with hand-made frames: violations end with the right code and a clean close, and valid
+//! frames are served whatever their shape.
 
 mod support;
 
@@ -25,7 +25,7 @@ fn text(message: &str) -> Vec<u8> {
     frame(FIN | TEXT, message.as_bytes())
 }
 
-/// What breaks a rule: its name, the bytes (up to the first that shows it, where that matters), the code.
+/// Violations: name, bytes (up to the first that shows it, where that matters), close code.
 fn violations() -> Vec<(String, Vec<u8>, u16)> {
     let mut all = Vec::new();
     let mut add = |name: &str, bytes: &[&[u8]], code| all.push((name.to_owned(), bytes.concat(), code));
@@ -65,7 +65,7 @@ fn violations() -> Vec<(String, Vec<u8>, u16)> {
     for (name, bytes) in NOT_UTF8 {
         add(name, &[&frame(FIN | TEXT, &[b"fine until ", bytes].concat())], 1007);
     }
-    // Header alone: refused before a byte of payload.
+    // Header only: refused before any payload.
     add("one byte too many", &[&header(FIN | BINARY, MESSAGE_BYTES_MAX + 1)], 1009);
     add("one byte too many in a fragment", &[&header(TEXT, MESSAGE_BYTES_MAX + 1)], 1009);
     add("exabytes", &[&[FIN | BINARY, MASKED | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]], 1009);
@@ -86,7 +86,7 @@ const NOT_UTF8: [(&str, &[u8]); 8] = [
 ];
 
 #[test]
-fn every_violation_ends_with_its_code_then_the_end_and_harms_nobody() {
+fn every_violation_ends_with_its_code_and_harms_no_other_client() {
     let server = Server::start(&[]);
     let mut bystander = server.upgraded("/raw/bystander");
     let sockets = server.sockets();
@@ -112,7 +112,7 @@ fn every_violation_ends_with_its_code_then_the_end_and_harms_nobody() {
     server.wait_for_sockets(sockets);
 }
 
-/// hi did not wait until its patience was over (3 s for each) before it ended its streams.
+/// hi ended its streams without waiting for its time limit (3 s each).
 #[track_caller]
 fn assert_ended_at_once(began: Instant, streams: usize) {
     let (took, most) = (began.elapsed(), Duration::from_secs(streams as u64));
@@ -126,8 +126,8 @@ fn no_reset_overtakes_the_close() {
     for (violation, code) in
         [(frame(FIN | 0x3, b""), 1002), (frame(FIN | TEXT, b"\xff"), 1007), (header(FIN | TEXT, 1 << 40), 1009)]
     {
-        // The Close is read only after megabytes have been sent behind the violation, and taken: a reset would be told
-        // to the write or to the read.
+        // The Close is read only after megabytes have been sent after the violation, and accepted: a reset would show
+        // up in a write or a read.
         let mut wire = server.upgraded("/raw/strict");
         wire.send(&violation);
         wire.send(&flood);
@@ -145,7 +145,7 @@ fn no_reset_overtakes_the_close() {
 }
 
 #[test]
-fn what_came_before_a_violation_is_served_first() {
+fn frames_before_a_violation_are_served_first() {
     let server = Server::start(&[]);
     let mut member = server.upgraded("/raw/strict");
     let mut wire = server.upgraded("/raw/strict");
@@ -166,7 +166,7 @@ fn text_that_is_not_utf8_is_found_before_its_frame_ends() {
     let server = Server::start(&[]);
     for (name, bytes) in &NOT_UTF8[..7] {
         println!("{name}");
-        // A frame of 1000 bytes of which the first few arrive.
+        // The first few bytes of a frame of 1000.
         let whole = frame(FIN | TEXT, &[b"fine until ", *bytes, &[b'x'; 1000]].concat());
         let shown = header(FIN | TEXT, 1000).len() + b"fine until ".len() + bytes.len();
         let mut wire = server.upgraded("/raw/strict");
@@ -180,7 +180,7 @@ fn text_that_is_not_utf8_is_found_before_its_frame_ends() {
         wire.expect_close(1007);
         wire.expect_end();
     }
-    // Characters cut by fragments, pings and packets are whole all the same.
+    // Characters split by fragments, pings and packets stay intact.
     let mut wire = server.upgraded("/raw/strict");
     let sent = "κόσμε 😀 \u{10ffff}\u{0}";
     for (at, byte) in sent.bytes().enumerate() {
@@ -189,7 +189,7 @@ fn text_that_is_not_utf8_is_found_before_its_frame_ends() {
     }
     wire.send(frame(FIN | CONTINUATION, b""));
     wire.expect_frame(TEXT, sent);
-    // In binary every byte is fine.
+    // Binary messages may have any bytes.
     wire.send(frame(FIN | BINARY, b"\xff\xfe\x80"));
     wire.expect_frame(BINARY, b"\xff\xfe\x80");
 }
@@ -209,14 +209,14 @@ fn messages_up_to_the_limit_pass_whatever_their_fragments() {
         wire.send([frame(BINARY, &largest[..cut]), frame(FIN, &largest[cut..])].concat());
         wire.expect_frame(BINARY, &largest);
     }
-    // Empty fragments count for nothing, however many.
+    // Any number of empty fragments counts as nothing.
     let empty = frame(CONTINUATION, b"").repeat(5000);
     wire.send([frame(TEXT, b""), empty, frame(FIN, b"")].concat());
     wire.expect_frame(TEXT, b"");
 }
 
 #[test]
-fn control_frames_between_fragments_are_answered_and_part_nothing() {
+fn control_frames_between_fragments_are_answered_and_split_nothing() {
     let server = Server::start(&[]);
     let mut wire = server.upgraded("/raw/strict");
     wire.send([frame(TEXT, b"one "), frame(FIN | PING, b"between")].concat());
@@ -227,7 +227,7 @@ fn control_frames_between_fragments_are_answered_and_part_nothing() {
     frames.sort_by_key(|frame| frame.first);
     let expected = [(TEXT, &b"one and two"[..]), (PONG, b"")];
     assert_eq!(frames, expected.map(|(opcode, payload)| Frame { first: FIN | opcode, payload: payload.to_vec() }));
-    // A Close in the middle of a message ends all, and the half message reaches nobody.
+    // A Close in the middle of a message ends the connection, and the half message reaches no one.
     wire.send([frame(TEXT, b"never"), close_frame(1000, b"")].concat());
     wire.expect_close(1000);
     wire.expect_end();
@@ -244,12 +244,12 @@ fn pings_are_answered_in_order_with_their_payload() {
     let pings = (0..10).map(|number| frame(FIN | PING, format!("{number}").as_bytes()));
     wire.send(pings.collect::<Vec<_>>().concat());
     (0..10).for_each(|number| wire.expect_frame(PONG, format!("{number}")));
-    // Byte by byte, too.
+    // Also byte by byte.
     frame(FIN | PING, b"slow").iter().for_each(|byte| wire.send([*byte]));
     wire.expect_frame(PONG, "slow");
 }
 
-/// A connection whose receive buffer is so small that hi soon has to wait for it.
+/// A connection with such a small receive buffer that hi soon has to wait for it.
 fn slow_reader(server: &Server, path: &str) -> Wire {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -275,7 +275,7 @@ fn pings_are_answered_under_back_pressure() {
         message[..4].copy_from_slice(&number.to_be_bytes());
         publisher.send(frame(FIN | BINARY, &message));
     }
-    // What is sent on one shard is read in order: each pong says that hi has read all until then.
+    // Input of one shard is read in order: each pong shows that hi has read everything before.
     publisher.send(frame(FIN | PING, b"published"));
     publisher.expect_frame(PONG, b"published");
     for number in 0..PINGS {
@@ -321,13 +321,13 @@ fn a_close_is_answered_with_its_code_and_hi_closes_first() {
     wire.send(close_frame(4000, &[b'r'; 123]));
     wire.expect_close(4000);
     wire.expect_end();
-    // hi has closed although none of them has closed its own end.
+    // hi has closed although no peer has closed its end.
     assert_ended_at_once(began, CODES_SENDABLE.len() + 2);
     server.wait_for_sockets(sockets);
 }
 
 #[test]
-fn nothing_that_follows_a_close_has_a_meaning() {
+fn frames_after_a_close_are_ignored() {
     let server = Server::start(&[]);
     let mut member = server.upgraded("/raw/strict");
     for behind in [text("late"), frame(FIN | PING, b"late"), close_frame(1002, b""), b"\xff\xff\xff".to_vec()] {
@@ -341,14 +341,14 @@ fn nothing_that_follows_a_close_has_a_meaning() {
 
 #[test]
 fn a_stopping_server_says_1001_and_waits_for_the_answers() {
-    // Again and again: a shard that misses the order to stop does so rarely.
+    // Repeated, because a shard that misses the order to stop does so rarely.
     for round in 0..10 {
         let mut server = Server::start(&[]);
         let mut wires: Vec<_> = (0..8).map(|_| server.upgraded("/raw/strict")).collect();
         server.signal(Signal::TERM);
         for (at, wire) in wires.iter_mut().enumerate() {
             wire.expect_close(1001);
-            // What crosses our Close on its way is not answered, nor relayed.
+            // Frames that cross our Close are neither answered nor relayed.
             wire.send([text("crossing"), frame(FIN | PING, b"crossing")].concat());
             match (at + round) % 3 {
                 0 => wire.send(close_frame(1001, b"")),
@@ -366,7 +366,7 @@ fn a_peer_that_never_answers_the_close_is_cut() {
     let server = Server::start(&[]);
     let sockets = server.sockets();
     let began = Instant::now();
-    // One that hi closes for what it said, and two that broke the protocol: none of them ever ends.
+    // One that hi closes for its message, and two that broke the protocol; none of them ever closes.
     let mut mute = server.upgraded("/ws?username=mute&room=tea");
     assert_eq!(mute.frame().first, FIN | TEXT, "its welcome");
     mute.send(frame(FIN | BINARY, b"no binary in chat"));
@@ -381,7 +381,7 @@ fn a_peer_that_never_answers_the_close_is_cut() {
     mute.expect_end();
     broken.expect_end();
     server.wait_for_sockets(sockets);
-    // Its kernel may not know yet.
+    // Its kernel may not have noticed yet.
     let _ = flood.shutdown(Shutdown::Both);
     flooding.join().unwrap();
     let waited = began.elapsed();
@@ -389,11 +389,11 @@ fn a_peer_that_never_answers_the_close_is_cut() {
 }
 
 #[test]
-fn a_peer_that_ends_its_direction_still_gets_what_it_is_owed() {
+fn a_half_closed_peer_still_gets_its_answers() {
     let server = Server::start(&[]);
     let sockets = server.sockets();
     let mut member = server.upgraded("/raw/half");
-    // Behind a Close, a violation, a message, half a message; and all of it in one packet with the head.
+    // After a Close, a violation, a message, half a message; and all of it in one packet with the head.
     let mut wire = server.upgraded("/raw/half");
     wire.send([text("closing"), close_frame(1000, b"")].concat());
     wire.half_close();
@@ -425,7 +425,7 @@ fn a_peer_that_ends_its_direction_still_gets_what_it_is_owed() {
     for message in ["closing", "at once", "no close"] {
         member.expect_frame(TEXT, message);
     }
-    member.expect_echo("the room goes on");
+    member.expect_echo("the room continues");
     drop((wire, member));
     server.wait_for_sockets(sockets);
 }

@@ -1,5 +1,5 @@
-//! The fuzz targets of `fuzz/`, each with some thousand inputs in every run: mutations of valid ones, from a seed that is
-//! printed. `HI_TEST_FUZZ_INPUTS=1000000 cargo test --release --test fuzz` tries more.
+//! The fuzz targets of `fuzz/`, each with some thousand inputs in every run: mutations of valid ones, from a printed
+//! seed. `HI_TEST_FUZZ_INPUTS=1000000 cargo test --release --test fuzz` tries more.
 
 mod support;
 #[path = "../fuzz/src/lib.rs"]
@@ -17,7 +17,7 @@ const MUTATIONS_MAX: usize = 6;
 /// Longer ones are cut off.
 const INPUT_BYTES_MAX: usize = 20_000;
 
-/// What breaks readers of JSON.
+/// Fragments that break JSON parsers.
 const JSON_TOKENS: &[&[u8]] = &[
     b"{",
     b"}",
@@ -55,7 +55,7 @@ const JSON_TOKENS: &[&[u8]] = &[
     b" ",
     b"\n",
 ];
-/// What breaks readers of heads.
+/// Fragments that break parsers of heads.
 const HEAD_TOKENS: &[&[u8]] = &[
     b"\r\n",
     b"\n",
@@ -92,7 +92,7 @@ const HEAD_TOKENS: &[&[u8]] = &[
     b"username=",
     b"room=",
 ];
-/// Beginnings of frames, and what text must not have.
+/// Beginnings of frames, and bytes that text must not have.
 const FRAME_TOKENS: &[&[u8]] = &[
     b"\x81\x80",
     b"\x01\x81",
@@ -114,7 +114,7 @@ const FRAME_TOKENS: &[&[u8]] = &[
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let folder = format!("{}/fuzz/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    // The order of a folder is no order.
+    // The order of directory entries is not defined.
     paths.sort();
     paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
 }
@@ -151,7 +151,7 @@ fn run(target: &str, tokens: &[&[u8]], check: fn(&[u8])) {
     assert!(seeds.len() >= 5);
     let inputs = std::env::var("HI_TEST_FUZZ_INPUTS").ok().and_then(|inputs| inputs.parse().ok()).unwrap_or(INPUTS);
     for number in 0..seeds.len() + inputs {
-        // All of them as they are; then changed ones.
+        // All of them unchanged, then mutations.
         let mut input = seeds[number % seeds.len()].clone();
         if number >= seeds.len() {
             (0..random.usize(1..=MUTATIONS_MAX)).for_each(|_| mutate(&mut input, &seeds, tokens, &mut random));

@@ -1,4 +1,4 @@
-//! From TCP to 101, however the bytes arrive. The ways in which it doesn't get there: `tests/refusals.rs`.
+//! From TCP to 101, however the bytes arrive. Failures are in `tests/refusals.rs`.
 
 mod support;
 
@@ -31,7 +31,7 @@ fn text(message: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_101_carries_the_accept_of_the_key_and_nothing_that_was_not_agreed_on() {
+fn the_101_has_the_accept_of_the_key_and_nothing_that_was_not_negotiated() {
     let server = Server::start(&[]);
     let offers = [
         "Sec-WebSocket-Protocol: chat, superchat",
@@ -51,7 +51,7 @@ fn the_101_carries_the_accept_of_the_key_and_nothing_that_was_not_agreed_on() {
         );
         assert!(answer.head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
     }
-    // Without the extension its bit stays reserved.
+    // Without the extension, its bit stays reserved.
     let mut wire = server.wire();
     wire.send(changed(&[], &offers));
     wire.expect_101();
@@ -73,7 +73,7 @@ fn every_key_has_its_own_accept() {
 #[test]
 fn upgrade_and_connection_are_lists_of_tokens_in_any_case() {
     let server = Server::start(&[]);
-    let sound: [&[&str]; 8] = [
+    let valid: [&[&str]; 8] = [
         &["upgrade: WEBSOCKET", "CONNECTION: upgrade"],
         &["Upgrade: WebSocket", "Connection: keep-alive, Upgrade"],
         &["Upgrade: websocket", "Connection: Upgrade,keep-alive"],
@@ -83,7 +83,7 @@ fn upgrade_and_connection_are_lists_of_tokens_in_any_case() {
         &["Connection: ,, uPgRaDe ,", "Upgrade:websocket,"],
         &["Upgrade:\t websocket\t ", "Connection: \tUpgrade"],
     ];
-    for with in sound {
+    for with in valid {
         let mut wire = server.wire();
         wire.send(changed(&["Upgrade", "Connection"], with));
         wire.expect_101();
@@ -104,7 +104,7 @@ fn upgrade_and_connection_are_lists_of_tokens_in_any_case() {
 
 #[test]
 fn a_head_split_at_any_byte_is_read_whole() {
-    // On one shard the answer to a later request proves that the earlier halves were read by themselves.
+    // On one shard, the answer to a later request proves that the earlier halves were read separately.
     let server = Server::start_on_one_shard(&[]);
     let stream = [changed(&[], &[]).as_bytes(), &text("behind the head")].concat();
     let mut halves: Vec<_> = (1..stream.len())
@@ -115,7 +115,7 @@ fn a_head_split_at_any_byte_is_read_whole() {
         })
         .collect();
     assert!(server.get("/healthz").starts_with("HTTP/1.1 200 "));
-    // One room for all, so one after the other: each hears itself, and those before hear it too.
+    // All in one room, so one after the other: each gets its own message, and so do those before it.
     for (at, wire) in &mut halves {
         println!("split at {at}");
         wire.send(&stream[*at..]);
@@ -129,11 +129,11 @@ fn a_head_that_comes_byte_by_byte_is_read_whole() {
     let server = Server::start(&[]);
     let mut wire = server.wire();
     wire.stream.set_nodelay(true).unwrap();
-    for byte in [changed(&[], &[]).as_bytes(), &text("drop by drop"), &text("and on")].concat() {
+    for byte in [changed(&[], &[]).as_bytes(), &text("byte by byte"), &text("and on")].concat() {
         wire.send([byte]);
     }
     wire.expect_101();
-    wire.expect_frame(TEXT, "drop by drop");
+    wire.expect_frame(TEXT, "byte by byte");
     wire.expect_frame(TEXT, "and on");
 }
 
@@ -142,7 +142,7 @@ fn frames_in_the_packet_of_the_head_are_not_lost() {
     let server = Server::start(&[]);
     let long = "long ".repeat(3000);
     let (one, two, three) = (text("one"), frame(FIN | BINARY, b"\0two\xff"), text(&long));
-    // Everything at once, also more than the head's buffer holds.
+    // All at once, and also more than the head's buffer holds.
     let mut wire = server.wire();
     wire.send([handshake("/raw/all").as_bytes(), &one, &two, &three, &frame(FIN | PING, b"p")].concat());
     wire.expect_101();
@@ -156,13 +156,13 @@ fn frames_in_the_packet_of_the_head_are_not_lost() {
     }
     assert_eq!(messages, [b"one", &b"\0two\xff"[..], long.as_bytes()]);
 
-    // Pongs overtake much, but never the 101.
+    // Pongs may overtake other frames, but never the 101.
     let mut wire = server.wire();
     wire.send([handshake("/raw/ping").as_bytes(), &frame(FIN | PING, b"first")].concat());
     wire.expect_101();
     wire.expect_frame(PONG, b"first");
 
-    // A frame of which the other half comes once the 101 is here.
+    // The other half of the frame is sent after the 101.
     for at in [1, 2, 5, 6, 7, 8] {
         let mut wire = server.wire();
         wire.send([handshake(&format!("/raw/half{at}")).as_bytes(), &one, &one[..at]].concat());
@@ -181,7 +181,7 @@ fn frames_in_the_packet_of_the_head_are_not_lost() {
     wire.expect_close(3333);
     wire.expect_end();
 
-    // A frame that breaks the protocol is no request for the head's parser, and comes behind the 101.
+    // A frame that breaks the protocol is not parsed as a request, and is handled after the 101.
     let mut wire = server.wire();
     wire.send([handshake("/raw/bad").as_bytes(), &one, b"\x81\x03one"].concat());
     wire.expect_101();
@@ -252,7 +252,7 @@ fn a_head_of_16384_bytes_and_100_headers_works() {
 }
 
 #[test]
-fn a_handshake_that_stalls_ends_in_time_and_harms_nobody() {
+fn a_stalled_handshake_times_out_and_harms_no_one() {
     let server = Server::start(&["--handshake-timeout", "1s", "--keepalive-timeout", "2s"]);
     let mut bystander = server.upgraded("/raw/bystander");
     let sockets = server.sockets();
@@ -270,7 +270,7 @@ fn a_handshake_that_stalls_ends_in_time_and_harms_nobody() {
     let mut waiting = server.wire();
     waiting.send("GET /healthz HTTP/1.1\r\nHost: hi\r\n\r\n");
     assert_eq!(waiting.answer().status, 200);
-    // Each byte in time, the whole never: the limit is one for the head.
+    // Each byte is on time, the whole head never: the limit is for the whole head.
     let answer = drip(server.connect());
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     for wire in &mut begun {
@@ -279,15 +279,15 @@ fn a_handshake_that_stalls_ends_in_time_and_harms_nobody() {
         wire.expect_end();
     }
     silent.iter_mut().for_each(Wire::expect_end);
-    // Between two requests nothing has begun: no answer without a question.
+    // Between two requests nothing has begun, so nothing is answered.
     waiting.expect_end();
     done.store(true, Ordering::Relaxed);
-    let mut bystander = chatting.join().expect("nobody else is harmed");
+    let mut bystander = chatting.join().expect("no one else is harmed");
     bystander.expect_echo("and after");
     server.wait_for_sockets(sockets);
 }
 
-/// Sends an endless head, one byte each time that nothing has come for 50 ms; what came in the end.
+/// Sends an endless head, one byte each time that nothing has arrived for 50 ms. Returns the final answer.
 fn drip(mut stream: TcpStream) -> String {
     stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let deadline = Instant::now() + PATIENCE;
@@ -300,21 +300,21 @@ fn drip(mut stream: TcpStream) -> String {
                 assert!(Instant::now() < deadline, "a head that never ends is never cut");
                 let _ = stream.write_all(b"x");
             }
-            // The last byte may have come after the end, and been answered with a reset.
+            // The last byte may have arrived after the end, and caused a reset.
             Ok(0) | Err(_) => return String::from_utf8(answer).unwrap(),
         }
     }
 }
 
 #[test]
-fn peers_that_reset_at_once_harm_nobody() {
+fn peers_that_reset_at_once_harm_no_one() {
     let server = Server::start(&[]);
     let mut bystander = server.upgraded("/raw/bystander");
     let sockets = server.sockets();
     let head = changed(&[], &[]);
     for round in 0..500 {
         let mut stream = server.connect();
-        // Before the head, within it, behind it, and in the middle of a frame.
+        // Before the head, within it, after it, and in the middle of a frame.
         let sent = [0, head.len() / 2, head.len(), head.len() + 3][round % 4];
         let bytes = [head.as_bytes(), &text("never whole")].concat();
         stream.write_all(&bytes[..sent]).unwrap();

@@ -1,5 +1,5 @@
-//! Peers that reset, stall, flood and lie, against the real binary. Whatever they do, it costs nobody else anything:
-//! witnesses chat throughout and miss nothing, and afterwards the server holds not a single file more than before.
+//! Peers that reset, stall, flood and lie, against the real binary. Whatever they do, other clients are not affected:
+//! witnesses chat throughout and miss nothing, and afterwards the server has no more files open than before.
 
 mod support;
 
@@ -14,15 +14,15 @@ use support::wire::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, Wire, cl
 use support::{Client, PATIENCE, Server, reset, seeded, wait_while};
 use tungstenite::Message;
 
-/// On two shards, this number of witnesses is hardly ever all on one.
+/// Enough that on two shards, they are hardly ever all on one.
 const WITNESSES: usize = 4;
-/// Few enough for all of them to be in use at once: memory that grows later is not theirs.
+/// Few enough that all are in use at once, so that later growth of memory is not theirs.
 const FEW_BUFFERS: [&str; 2] = ["--receive-buffers", "64"];
 /// The default of `--max-message`.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
-/// Runs an attack against a server with witnesses. They take turns in speaking, one message after the other, as fast as
-/// everyone gets them; the attack is over when the server holds what it held before.
+/// Runs an attack against a server with witnesses. They take turns to send, one message after the other, as fast as all
+/// of them get it; the attack is over when the server has as many files open as before.
 fn with_witnesses(args: &[&str], attack: impl FnOnce(&Server)) {
     let args: Vec<_> = args.iter().copied().chain(["--rate-limit", "0"]).collect();
     let server = Server::start(&args);
@@ -33,7 +33,7 @@ fn with_witnesses(args: &[&str], attack: impl FnOnce(&Server)) {
     std::thread::scope(|scope| {
         let chat = scope.spawn(|| {
             let mut said = 0;
-            // One more round once it is over: they are still served.
+            // One more round afterwards: they are still served.
             let mut rounds_left = WITNESSES;
             while rounds_left > 0 {
                 rounds_left -= usize::from(over.load(Ordering::Relaxed));
@@ -42,7 +42,7 @@ fn with_witnesses(args: &[&str], attack: impl FnOnce(&Server)) {
             }
             said
         });
-        // However the attack ends, the witnesses must not chat for ever.
+        // However the attack ends, the witnesses must stop.
         let attacked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             attack(&server);
             wait_for_files(&server, files);
@@ -54,12 +54,12 @@ fn with_witnesses(args: &[&str], attack: impl FnOnce(&Server)) {
     });
 }
 
-/// One of the witnesses says a number, and everyone hears it next.
+/// One of the witnesses sends a number, and all get it as their next message.
 fn speak_and_hear(witnesses: &mut [Client], number: usize) {
     let speaker = number % WITNESSES;
     witnesses[speaker].say("calm", &number.to_string());
     for witness in witnesses {
-        // Those who come and go are announced.
+        // Joins and leaves are announced.
         let heard = std::iter::repeat_with(|| witness.json()).find(|value| value["Meta"] == false).unwrap();
         assert_eq!((&heard["From"], &heard["Message"]), (&format!("w{speaker}").into(), &number.to_string().into()));
     }
@@ -69,37 +69,37 @@ fn open_files(server: &Server) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("hi runs").count()
 }
 
-/// Waits until the server has no more files open than these.
+/// Waits until the server has at most this many files open.
 #[track_caller]
 fn wait_for_files(server: &Server, count: usize) {
     wait_while(|| open_files(server) > count, || format!("{} files are open instead of {count}", open_files(server)));
 }
 
-/// Bytes without sense.
+/// Random bytes.
 fn garbage(random: &mut Rng, len: usize) -> Vec<u8> {
     std::iter::repeat_with(|| random.u8(..)).take(len).collect()
 }
 
-/// A connection that publishes more than its socket holds and reads nothing of it: the server's send is stuck. It
-/// listens to what comes back only as far as it is asked to.
+/// A connection that publishes more than its socket holds and reads nothing, so that the server's send is stuck. It
+/// reads only as much as requested.
 fn stuck(server: &Server, room: &str) -> Wire {
     let mut wire = Wire::new(server.connect_narrow());
     wire.send(handshake(&format!("/raw/{room}?lossy=1")));
     wire.expect_101();
-    // What the kernel takes for one socket is less than this: see tcp_wmem.
+    // More than the kernel buffers for one socket: see tcp_wmem.
     let message = frame(FIN | BINARY, &[7; MESSAGE_BYTES_MAX]);
     (0..400).for_each(|_| wire.send(&message));
     wire
 }
 
 #[test]
-fn resets_in_every_state_harm_nobody() {
+fn resets_in_every_state_harm_no_one() {
     let mut random = seeded();
     with_witnesses(&[], |server| {
         for round in 0..20 {
             let wire = |path: &str| server.upgraded(path);
             let raw = &format!("/raw/r{round}");
-            // Before the head, in it, behind it.
+            // Before the head, in it, after it.
             reset(server.connect());
             let head = handshake(raw);
             let mut begun = server.wire();
@@ -112,7 +112,7 @@ fn resets_in_every_state_harm_nobody() {
             let mut asked = server.wire();
             (0..20).for_each(|_| asked.send("GET / HTTP/1.1\r\nHost: hi\r\n\r\n"));
             reset(asked.stream);
-            // Right behind the 101, and in the middle of a frame, and of a fragmented message.
+            // Right after the 101, in the middle of a frame, and of a fragmented message.
             reset(wire(raw).stream);
             for first in [FIN | BINARY, BINARY, FIN | PING, FIN | CLOSE] {
                 let len = if first & 0x8 == 0 { 9000 } else { 125 };
@@ -121,7 +121,7 @@ fn resets_in_every_state_harm_nobody() {
                 begun.send(&whole[..random.usize(1..whole.len())]);
                 reset(begun.stream);
             }
-            // With messages on the way to it: it is in the witnesses' room.
+            // With messages in flight to it: it is in the witnesses' room.
             let member = wire(&format!("/ws?username=r{round}&room=calm"));
             let mut gone = wire(&format!("/ws?username=s{round}&room=calm"));
             gone.send(frame(FIN | TEXT, br#"{"Room":"calm","Message":"/list"}"#).repeat(random.usize(1..20)));
@@ -140,7 +140,7 @@ fn resets_in_every_state_harm_nobody() {
                 taken.expect_close(4002);
             }
             reset(taken.stream);
-            // After its own Close, with the answer read or not.
+            // After its own Close, with or without reading the answer.
             let mut closing = wire(raw);
             closing.send(close_frame(1000, b"bye"));
             if random.bool() {
@@ -148,7 +148,7 @@ fn resets_in_every_state_harm_nobody() {
             }
             reset(closing.stream);
         }
-        // While the server's send is stuck, and while that connection is closed by us or by itself.
+        // While the server's send is stuck, with the connection being closed by either side.
         for round in 0..3 {
             let mut wire = stuck(server, &format!("stuck{round}"));
             match round {
@@ -162,11 +162,11 @@ fn resets_in_every_state_harm_nobody() {
 }
 
 #[test]
-fn what_was_said_before_a_reset_is_heard() {
+fn messages_before_a_reset_are_delivered() {
     let server = Server::start_on_one_shard(&[]);
     let mut reader = server.websocket("/raw/r");
     for number in 0..200 {
-        // Its own message comes back and is not read: closing resets.
+        // Its own message is echoed and not read, so closing resets.
         let mut hasty = server.upgraded("/raw/r");
         hasty.send(frame(FIN | TEXT, format!("{number}").as_bytes()));
         reset(hasty.stream);
@@ -177,7 +177,7 @@ fn what_was_said_before_a_reset_is_heard() {
 }
 
 #[test]
-fn a_thousand_resets_at_once_harm_nobody() {
+fn a_thousand_resets_at_once_harm_no_one() {
     with_witnesses(&[], |server| {
         let all: Vec<_> = (0..1000).map(|number| server.upgraded(&format!("/raw/r{}", number % 10))).collect();
         all.into_iter().for_each(|wire| reset(wire.stream));
@@ -185,7 +185,7 @@ fn a_thousand_resets_at_once_harm_nobody() {
 }
 
 #[test]
-fn garbage_behind_a_refused_handshake_harms_nobody() {
+fn garbage_after_a_refused_handshake_harms_no_one() {
     let mut random = seeded();
     with_witnesses(&[], |server| {
         for behind in [
@@ -201,7 +201,7 @@ fn garbage_behind_a_refused_handshake_harms_nobody() {
                 wire.send([handshake(path).as_bytes(), &behind].concat());
                 wire.expect_101();
                 if path.starts_with("/ws") {
-                    // Whatever it says, it is told why it can't come in.
+                    // Whatever it sends, it is told why it is refused.
                     let mut taken = wire.frame();
                     while taken.first == FIN | PONG {
                         taken = wire.frame();
@@ -215,10 +215,10 @@ fn garbage_behind_a_refused_handshake_harms_nobody() {
 }
 
 #[test]
-fn a_peer_that_never_answers_is_let_go() {
+fn a_peer_that_never_answers_is_disconnected() {
     with_witnesses(&["--handshake-timeout", "1s", "--ping-interval", "3s", "--ping-timeout", "3s"], |server| {
         let files = open_files(server);
-        // Those that never ask, those that never finish, those that vanish in the chat. They are held until the end.
+        // Peers that send no request, that never finish it, and that vanish in the chat. They stay open until the end.
         let mut silent: Vec<_> = (0..200).map(|_| server.wire()).collect();
         let mut half: Vec<_> = (0..200).map(|_| server.wire()).collect();
         half.iter_mut().for_each(|wire| wire.send("GET /raw/r HTTP/1.1\r\nHost: hi\r\nUpg"));
@@ -241,7 +241,7 @@ fn a_head_that_drips_is_cut_off() {
         let began = Instant::now();
         let endless = b"GET /raw/r HTTP/1.1\r\nX-Drip: ".iter().chain(std::iter::repeat(&b'x'));
         for byte in endless {
-            // A byte each 10 ms: a pace, not a wait.
+            // A byte every 10 ms: a rate, not a wait.
             dripping.retain_mut(|stream| stream.write_all(&[*byte]).is_ok());
             if dripping.is_empty() || open_files(server) <= files {
                 break;
@@ -253,14 +253,14 @@ fn a_head_that_drips_is_cut_off() {
 }
 
 #[test]
-fn what_a_header_claims_costs_nothing() {
+fn a_claimed_length_costs_nothing() {
     with_witnesses(&["--max-message", "32m", "--receive-buffers", "64"], |server| {
         let mut wires: Vec<_> = (0..1000).map(|_| server.upgraded("/raw/r")).collect();
         let before = server.resident_bytes();
         for wire in &mut wires {
             wire.send(header(FIN | BINARY, 32 << 20));
         }
-        // The last bytes of a header are behind those of all others on its connection: an answer says that it is read.
+        // The last bytes of a header follow everything else on its connection: an answer shows that they were read.
         for wire in &mut wires {
             wire.send([1, 2, 3]);
         }
@@ -290,7 +290,7 @@ fn a_flood_of_pings_without_reading_is_bounded() {
         }
         let grown = server.resident_bytes().saturating_sub(before);
         assert!(grown < 8 << 20, "200,000 unread pongs cost {grown} bytes");
-        // The most recent ping is answered (RFC 6455, 5.5.3), and those that are answered are in order.
+        // The most recent ping is answered (RFC 6455, 5.5.3), and answers are in order.
         let mut last = 0;
         while last < number {
             let pong = wire.frame();
@@ -317,7 +317,7 @@ fn fragments_of_one_byte_are_joined_up_to_the_limit() {
         wire.send(&crumbs);
         wire.send(frame(CONTINUATION, b"x"));
         wire.expect_close(1009);
-        // Fragments of nothing at all neither end nor grow.
+        // Empty fragments neither end nor grow a message.
         let mut wire = server.upgraded("/raw/nothing");
         let before = server.resident_bytes();
         wire.send(frame(TEXT, b""));
@@ -346,7 +346,7 @@ fn garbage_ends_with_a_reason_and_nothing_else() {
             wire.send_what_is_taken(&garbage(&mut random, 20_000));
             assert!(matches!(wire.answer().status, 400 | 431));
         }
-        // Wherever else it is wrong, it ends with one of these.
+        // Wherever else it is wrong, it ends with one of these codes.
         for _ in 0..200 {
             let mut wire = server.upgraded("/raw/r?echo=0&lossy=1");
             let len = random.usize(500..20_000);
@@ -354,19 +354,19 @@ fn garbage_ends_with_a_reason_and_nothing_else() {
             wire.half_close();
             drain(&mut wire.stream);
         }
-        // A megabyte a second, on and on, to one that has already been told.
+        // A megabyte per second, continuously, after the refusal.
         let mut wire = server.upgraded("/raw/r");
         let began = Instant::now();
         let mut sent = 0;
         while wire.stream.write_all(&garbage(&mut random, 10_000)).is_ok() {
             sent += 10_000;
-            assert!(began.elapsed() < PATIENCE, "{sent} bytes of garbage, and nobody minds");
+            assert!(began.elapsed() < PATIENCE, "{sent} bytes of garbage, without any reaction");
             std::thread::sleep(Duration::from_millis(10));
         }
     });
 }
 
-/// Reads until the stream ends, however it does.
+/// Reads until the stream ends, in any way.
 fn drain(stream: &mut TcpStream) {
     let mut buffer = [0; 4096];
     loop {
@@ -424,7 +424,7 @@ fn a_burst_of_tiny_messages_laps_no_member_that_reads() {
             });
         }
         let heard: Vec<_> = readers.iter_mut().map(|reader| scope.spawn(|| hear_all(reader, WRITERS * EACH))).collect();
-        let mut heard: Vec<_> = heard.into_iter().map(|heard| heard.join().expect("nobody is lapped")).collect();
+        let mut heard: Vec<_> = heard.into_iter().map(|heard| heard.join().expect("no member is lapped")).collect();
         let first = heard.pop().unwrap();
         assert!(heard.iter().all(|others| *others == first), "everyone hears the same order");
         let mut next = HashMap::new();

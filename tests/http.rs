@@ -1,4 +1,4 @@
-//! The plain HTTP side of the public port: the page, health, the echo, and what is refused.
+//! The plain HTTP side of the public port: page, health, echo, and refusals.
 
 mod support;
 
@@ -43,7 +43,7 @@ fn the_page_comes_with_its_types_and_a_strict_policy() {
     }
     let page = get(&server, "/", "").body;
     assert!(page.to_lowercase().starts_with("<!doctype html>"), "{}", &page[..page.len().min(80)]);
-    // What the page asks for is there.
+    // Every file that the page requests exists.
     for file in ["app.js", "style.css"] {
         assert!(page.contains(file) && !get(&server, &format!("/{file}"), "").body.is_empty(), "{file}");
     }
@@ -52,7 +52,7 @@ fn the_page_comes_with_its_types_and_a_strict_policy() {
 }
 
 #[test]
-fn a_browser_that_has_a_file_is_not_sent_it_again() {
+fn a_cached_file_is_not_sent_again() {
     let server = Server::start(&[]);
     let etag = |path| get(&server, path, "").header("ETag").expect("a tag").to_owned();
     for (path, _) in FILES {
@@ -63,7 +63,7 @@ fn a_browser_that_has_a_file_is_not_sent_it_again() {
             let answer = wire.answer();
             assert_eq!((answer.status, answer.header("ETag")), (304, Some(&*tag)), "{known}");
             assert_eq!(answer.header("Content-Length"), None);
-            // No body came: what follows is the next answer.
+            // No body: what follows is the next answer.
             wire.send(request("GET", "/healthz", ""));
             assert_eq!(wire.answer().body, "ok");
         }
@@ -97,7 +97,7 @@ fn one_connection_carries_many_requests() {
             (Some(*content_type), Some("keep-alive"))
         );
     }
-    // Refusals that leave no doubt about where the next request begins end nothing.
+    // Refusals after which the start of the next request is certain keep the connection.
     wire.send(request("GET", "/nowhere", ""));
     assert_eq!(wire.answer().status, 404);
     wire.send(request("DELETE", "/", ""));
@@ -133,7 +133,7 @@ fn http_1_0_closes_unless_asked_not_to() {
 }
 
 #[test]
-fn what_is_not_there_is_404_and_what_is_not_read_is_405() {
+fn unknown_paths_are_404_and_other_methods_405() {
     let server = Server::start(&[]);
     for path in
         ["/nowhere", "/-/", "/-/doctor", "/-/ws", "/App.js", "/app.js/", "/../src/main.rs", "/ws/", "/healthz/ws/x"]
@@ -151,7 +151,7 @@ fn what_is_not_there_is_404_and_what_is_not_read_is_405() {
 }
 
 #[test]
-fn options_says_what_works_where_also_to_http_1_0() {
+fn options_lists_allowed_methods_also_for_http_1_0() {
     let server = Server::start(&[]);
     for (path, allow) in [
         ("/", "GET, HEAD, OPTIONS"),
@@ -178,7 +178,7 @@ fn options_says_what_works_where_also_to_http_1_0() {
 }
 
 #[test]
-fn healthz_says_that_it_lives() {
+fn healthz_answers_ok() {
     let server = Server::start(&[]);
     let answer = get(&server, "/healthz", "");
     assert_eq!((answer.status, &*answer.body), (200, "ok"));
@@ -227,7 +227,7 @@ fn the_echo_shows_the_request_as_it_arrived() {
 }
 
 #[test]
-fn an_echo_that_is_off_is_not_there() {
+fn a_disabled_echo_is_404() {
     let server = Server::start(&["--echo", "off"]);
     for method in ["GET", "OPTIONS"] {
         let answer = server.ask(request(method, "/-/doctor/echo", "X-Forwarded-For: 192.0.2.1\r\n"));
@@ -238,7 +238,7 @@ fn an_echo_that_is_off_is_not_there() {
 }
 
 #[test]
-fn an_idle_connection_is_kept_for_its_time_and_a_head_has_another() {
+fn idle_connections_and_heads_have_different_time_limits() {
     let server = Server::start(&["--handshake-timeout", "1s", "--keepalive-timeout", "4s"]);
     let mut wire = server.wire();
     wire.send(request("GET", "/healthz", ""));
@@ -250,7 +250,7 @@ fn an_idle_connection_is_kept_for_its_time_and_a_head_has_another() {
     let answered = Instant::now();
     wire.expect_end();
     assert!(answered.elapsed() >= Duration::from_secs(4), "{:?}", answered.elapsed());
-    // What has begun is a head, and is told.
+    // Once begun, it is a head, and gets an answer.
     let mut wire = server.wire();
     wire.send(request("GET", "/healthz", "") + "GET /heal");
     assert_eq!(wire.answer().body, "ok");
@@ -279,7 +279,7 @@ fn a_request_with_a_body_is_answered_once_and_closed() {
         assert!(answer.header("Connection").is_some_and(|options| options.contains("close")), "{}", answer.head);
         wire.expect_end();
     }
-    // An empty body is none.
+    // An empty body is no body.
     let mut wire = server.wire();
     wire.send(request("POST", "/", "Content-Length: 0\r\n"));
     assert_eq!((wire.answer().status, wire.stream.write(smuggled.as_bytes()).unwrap()), (405, smuggled.len()));
@@ -289,7 +289,7 @@ fn a_request_with_a_body_is_answered_once_and_closed() {
 #[test]
 fn a_large_body_does_not_hide_its_answer() {
     let server = Server::start(&[]);
-    // Read and thrown away: a reset would be told to the write or to the read.
+    // Read and discarded: a reset would show up in a write or a read.
     let mut wire = server.wire();
     wire.send(request("POST", "/", "Content-Length: 50000\r\n") + &"x".repeat(50_000));
     assert_eq!(wire.answer().status, 405);
@@ -304,7 +304,7 @@ fn a_large_body_does_not_hide_its_answer() {
 }
 
 #[test]
-fn a_client_that_ends_its_direction_still_gets_the_answer() {
+fn a_half_closed_client_still_gets_the_answer() {
     let server = Server::start(&[]);
     let mut wire = server.wire();
     wire.send([request("GET", "/app.js", ""), request("GET", "/healthz", "")].concat());
@@ -341,7 +341,7 @@ fn malformed_requests_are_400_and_closed() {
     ];
     for (malformed, says) in cases {
         let mut wire = server.wire();
-        // What stands behind it must not be taken for a request.
+        // What follows it must not be parsed as a request.
         wire.send([malformed, &request("GET", "/healthz", "")].concat());
         let answer = wire.answer();
         assert_eq!((answer.status, answer.header("Connection")), (400, Some("close")), "{malformed:?}");

@@ -1,4 +1,4 @@
-//! Every limit over real sockets: what is refused, what is told, and that nobody else is harmed.
+//! Every limit over real sockets: what is refused, what the client is told, and that no one else is harmed.
 
 mod support;
 
@@ -18,7 +18,7 @@ fn message_of(bytes: usize) -> String {
 }
 
 #[test]
-fn a_message_may_have_16384_bytes_and_one_more_ends_in_1009() {
+fn messages_above_16384_bytes_end_in_1009() {
     let server = Server::start(&[]);
     let mut ann = server.join("ann", "tea");
     let mut bob = server.join("bob", "tea");
@@ -43,7 +43,7 @@ fn a_length_beyond_the_limit_is_refused_before_any_payload() {
         wire.expect_close(1009);
         wire.expect_end();
     }
-    // Fragments count together; the one that goes too far is refused by its header.
+    // Fragments count together; the one that exceeds the limit is refused by its header.
     let mut wire = server.upgraded("/raw/data");
     for first in [BINARY, CONTINUATION] {
         wire.send(wire::frame(first, &[7; 400]));
@@ -91,7 +91,7 @@ fn max_rooms_is_per_connection() {
 }
 
 #[test]
-fn names_may_be_as_long_as_the_limit_and_not_a_byte_longer() {
+fn names_are_limited_to_the_byte() {
     let server = Server::start(&[]);
     // 79 bytes for users, 64 for rooms; in bytes of UTF-8, not in characters.
     for (user, room) in [("u".repeat(79), "r".repeat(64)), ("é".repeat(39) + "u", "é".repeat(32))] {
@@ -118,7 +118,7 @@ fn names_may_be_as_long_as_the_limit_and_not_a_byte_longer() {
 }
 
 #[test]
-fn beyond_the_rate_nothing_is_delivered_and_the_sender_is_told() {
+fn rate_limited_messages_are_not_delivered_and_the_sender_is_told() {
     let server = Server::start(&[]);
     let mut ann = server.join("ann", "tea");
     let mut bob = server.join("bob", "tea");
@@ -137,14 +137,14 @@ fn beyond_the_rate_nothing_is_delivered_and_the_sender_is_told() {
             delivered.push(message["Message"].as_str().unwrap().to_owned());
         }
     }
-    // A burst of 40, and 20 a second while it went on.
+    // A burst of 40, plus 20 per second meanwhile.
     let allowed = 40 + (began.elapsed().as_millis() / 50) as usize;
     assert!((40..=allowed).contains(&delivered.len()), "{} of at most {allowed}", delivered.len());
     assert!(delivered.iter().take(40).enumerate().all(|(number, message)| *message == format!("m{number}")));
     for message in &delivered {
         ann.expect_message("bob", message);
     }
-    // A token comes every 50 ms.
+    // A token is added every 50 ms.
     std::thread::sleep(Duration::from_millis(60));
     bob.say("tea", "later");
     for client in [&mut ann, &mut bob] {
@@ -153,7 +153,7 @@ fn beyond_the_rate_nothing_is_delivered_and_the_sender_is_told() {
 }
 
 #[test]
-fn a_rate_limit_of_0_is_none_and_raw_rooms_have_none() {
+fn a_rate_limit_of_0_is_no_limit_and_raw_rooms_have_none() {
     let server = Server::start(&["--rate-limit", "0", "--rate-burst", "1"]);
     let mut ann = server.join("ann", "tea");
     let mut raw = server.websocket("/raw/data");
@@ -178,7 +178,7 @@ fn raw_rooms_may_be_given_a_rate_limit() {
     for number in 5..50 {
         publisher.send_text(&number.to_string());
     }
-    // The pong says that all of it has been dealt with: what is said later is not refused for what was said before.
+    // The pong shows that everything before it has been handled: later messages aren't refused because of earlier ones.
     publisher.socket.send(Message::Ping("all?".into())).unwrap();
     let mut own = Vec::new();
     loop {
@@ -188,7 +188,7 @@ fn raw_rooms_may_be_given_a_rate_limit() {
             other => panic!("{other:?}"),
         }
     }
-    // A raw room has no frame to say it in: what is refused is missing, and nothing else is.
+    // Raw rooms have no frame for refusals: refused messages are missing, and nothing else is.
     std::thread::sleep(Duration::from_millis(110));
     publisher.send_text("end");
     let mut received = Vec::new();
@@ -203,7 +203,7 @@ fn raw_rooms_may_be_given_a_rate_limit() {
     assert_eq!(own, received);
 }
 
-/// Takes 10 s: as long as the wire gives to a sender that never slows down.
+/// Takes 10 s, which the protocol grants a sender that never slows down.
 #[test]
 fn ten_seconds_beyond_the_rate_end_in_4102() {
     let (server, internal) = Server::start_with_internal(&["--rate-limit", "1", "--rate-burst", "1"]);
@@ -226,7 +226,7 @@ fn ten_seconds_beyond_the_rate_end_in_4102() {
             }
             other => panic!("{other:?}"),
         }
-        // A second in which this test did not get to run begins the ten anew.
+        // A second in which this test wasn't scheduled restarts the ten.
         assert!(took < Duration::from_secs(40), "{took:?}");
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -238,13 +238,13 @@ fn ten_seconds_beyond_the_rate_end_in_4102() {
 }
 
 #[test]
-fn a_client_that_asks_and_never_reads_is_not_heard_and_then_closed_with_4101() {
+fn a_client_that_never_reads_its_replies_is_closed_with_4101() {
     let args = ["--rate-limit", "0", "--ping-interval", "1s", "--ping-timeout", "2s"];
     let (server, internal) = Server::start_with_internal(&args);
     let mut ann = server.join("ann", "tea");
     let mut deaf = server.narrow_websocket("/ws?username=deaf&room=tea");
     ann.expect_message("#tea", "Welcome to tea, deaf!");
-    // The answer repeats the question: 16 KiB each. Once enough answers wait, hi no longer reads, and the sockets fill up.
+    // The answer repeats the request, 16 KiB each. Once enough answers wait, hi stops reading, and the sockets fill up.
     let question = json!({"Room": "tea", "Message": format!("/join  {}", "x".repeat(16_000))}).to_string();
     let mut asked = 0;
     deaf.socket.get_ref().set_nonblocking(true).unwrap();
@@ -254,7 +254,7 @@ fn a_client_that_asks_and_never_reads_is_not_heard_and_then_closed_with_4101() {
     }
     deaf.socket.get_ref().set_nonblocking(false).unwrap();
     ann.expect_message("#tea", "User deaf left channel.");
-    // What was answered is still there, whole, and then the reason.
+    // The answers given so far arrive complete, followed by the reason.
     deaf.expect_message("#tea", "Welcome to tea, deaf!");
     let mut answers = 0;
     loop {
@@ -266,7 +266,7 @@ fn a_client_that_asks_and_never_reads_is_not_heard_and_then_closed_with_4101() {
         answers += 1;
     }
     assert!((4..=asked).contains(&answers), "{answers} of {asked}");
-    // Told apart from members that were too slow for their rooms, and from silent ones.
+    // Counted separately from members that were too slow for their rooms, and from silent ones.
     assert_eq!(internal.metric("hi_replies_unread_total"), 1.0);
     assert_eq!(internal.metric("hi_disconnects_total{code=\"4101\"}"), 1.0);
     assert_eq!(internal.metric("hi_lapped_total{policy=\"close\"}"), 0.0);
@@ -276,13 +276,13 @@ fn a_client_that_asks_and_never_reads_is_not_heard_and_then_closed_with_4101() {
 }
 
 #[test]
-fn a_client_that_asks_much_before_it_reads_gets_every_answer() {
+fn a_client_that_requests_much_before_reading_gets_every_answer() {
     let server = Server::start(&["--rate-limit", "0"]);
     let mut ann = server.join("ann", "tea");
     let mut asking = server.narrow_websocket("/ws?username=asking&room=tea");
     ann.expect_message("#tea", "Welcome to tea, asking!");
     asking.expect_message("#tea", "Welcome to tea, asking!");
-    // Answers of 3 MB: far more than may wait for a connection, and than the sockets take.
+    // 3 MB of answers: far more than a connection may have waiting, and than the sockets hold.
     const QUESTIONS: usize = 200;
     let mut writing = asking.socket.get_ref().try_clone().unwrap();
     let mut questions = Vec::new();
@@ -291,7 +291,7 @@ fn a_client_that_asks_much_before_it_reads_gets_every_answer() {
         questions.extend(frame(FIN | TEXT, text.as_bytes()));
     }
     let writer = std::thread::spawn(move || writing.write_all(&questions).unwrap());
-    // The room is not held up by a client that doesn't read.
+    // A client that doesn't read doesn't hold up the room.
     ann.say("tea", "still here");
     ann.expect_message("ann", "still here");
     for number in 0..QUESTIONS {
@@ -308,13 +308,13 @@ fn a_client_that_asks_much_before_it_reads_gets_every_answer() {
 }
 
 #[test]
-fn a_client_that_reads_gets_every_answer_however_much_the_room_says() {
+fn a_client_that_reads_gets_every_answer_in_a_busy_room() {
     let server = Server::start(&["--rate-limit", "0"]);
     let mut ann = server.join("ann", "tea");
     let mut bob = server.join("bob", "tea");
     ann.expect_message("#tea", "Welcome to tea, bob!");
-    // In one write, so that as much as possible is dealt with at once: far more than an outbox may hold, and in frames
-    // of which a whole number fills it.
+    // In one write, so that as much as possible is handled at once: far more than an outbox may hold, in frames of
+    // which a whole number fills it.
     let said = wire::frame(FIN | TEXT, message_of(16_277).as_bytes());
     let asked = wire::frame(FIN | TEXT, br#"{"Room":"tea","Message":"/list"}"#);
     let burst: Vec<u8> =
@@ -341,24 +341,24 @@ fn a_peer_that_does_not_answer_pings_is_closed_and_one_that_does_stays() {
     let (server, internal) = Server::start_with_internal(&["--ping-interval", "1s", "--ping-timeout", "2s"]);
     let mut ann = server.join("ann", "tea");
     let began = Instant::now();
-    // This one never writes again; its kernel still acknowledges everything.
+    // This client never writes again, but its kernel still acknowledges everything.
     let mut silent = server.upgraded("/ws?username=silent&room=tea");
     ann.expect_message("#tea", "Welcome to tea, silent!");
-    // Reading is what makes ann's library answer pings; it goes on until the other one is gone.
+    // ann's library answers pings while reading, which continues until the other client is gone.
     ann.expect_message("#tea", "User silent left channel.");
     let took = began.elapsed();
     assert!(took >= Duration::from_secs(1), "it had time to answer: {took:?}");
     silent.frame_or_ping();
     assert_eq!(silent.frame_or_ping().first, FIN | PING);
-    // Another one, unless this machine slept through a tick.
+    // A second ping, unless this machine slept through a tick.
     let mut rest = Vec::new();
-    silent.stream.read_to_end(&mut rest).expect("an end in order");
+    silent.stream.read_to_end(&mut rest).expect("a clean end");
     assert!(rest == [0x89, 0] || rest.is_empty(), "{rest:x?}");
     assert_eq!(internal.metric("hi_ping_timeouts_total"), 1.0);
     assert_eq!(internal.metric("hi_disconnects_total{code=\"1006\"}"), 1.0);
     ann.say("tea", "hello");
     ann.expect_message("ann", "hello");
-    // Any sign of life will do: this one sends, and never answers a ping.
+    // Any traffic counts: this client sends, and never answers a ping.
     let mut busy = server.upgraded("/raw/data");
     let until = Instant::now() + Duration::from_millis(4500);
     let mut pings = 0;
@@ -374,7 +374,7 @@ fn a_peer_that_does_not_answer_pings_is_closed_and_one_that_does_stays() {
 
 #[test]
 fn a_peer_that_answered_while_the_server_was_stopped_stays() {
-    // Which of its duties a shard finds first when it goes on is up to chance: eight chances.
+    // It is random which work a shard finds first when it continues, so this runs eight times.
     let servers: Vec<_> =
         (0..8).map(|_| Server::start_on_one_shard(&["--ping-interval", "1s", "--ping-timeout", "2s"])).collect();
     let mut peers: Vec<_> = servers.iter().map(|server| server.upgraded("/raw/data")).collect();
@@ -398,12 +398,12 @@ fn pings_come_at_their_interval_also_if_the_time_for_an_answer_is_longer() {
     assert_eq!(silent.frame_or_ping().first, FIN | PING);
     let pinged = Instant::now();
     let mut rest = Vec::new();
-    silent.stream.read_to_end(&mut rest).expect("an end in order");
+    silent.stream.read_to_end(&mut rest).expect("a clean end");
     let took = pinged.elapsed();
     assert!(took > Duration::from_millis(1900), "it has three seconds from the first ping on, not {took:?}");
-    // A second and a third one, unless this machine slept through a tick.
+    // A second and a third ping, unless this machine slept through a tick.
     assert!(!rest.is_empty() && rest.chunks(2).all(|ping| ping == [0x89, 0]), "{rest:x?}");
-    // Who answers late, but in time, stays.
+    // A client that answers late, but in time, stays.
     let mut late = server.upgraded("/raw/data");
     let mut pings = 0;
     while pings < 6 {
@@ -416,7 +416,7 @@ fn pings_come_at_their_interval_also_if_the_time_for_an_answer_is_longer() {
 }
 
 #[test]
-fn a_handshake_that_takes_too_long_is_told_and_closed() {
+fn a_handshake_that_takes_too_long_gets_408() {
     let server = Server::start(&["--handshake-timeout", "1s"]);
     let mut ann = server.join("ann", "tea");
     let began = Instant::now();
@@ -424,7 +424,7 @@ fn a_handshake_that_takes_too_long_is_told_and_closed() {
     let mut begun = server.wire();
     begun.send("GET /ws?username=a HTTP/1.1\r\nHost: hi\r\n");
     let mut drip = server.connect();
-    // One byte at a time: the time is for the whole head.
+    // Byte by byte: the time limit is for the whole head.
     while began.elapsed() < Duration::from_millis(900) {
         drip.write_all(b"G").unwrap();
         std::thread::sleep(Duration::from_millis(50));
@@ -442,7 +442,7 @@ fn a_handshake_that_takes_too_long_is_told_and_closed() {
 }
 
 #[test]
-fn rubbish_behind_the_handshake_of_a_refused_name_harms_nobody() {
+fn garbage_after_the_handshake_of_a_refused_name_harms_no_one() {
     let server = Server::start_on_one_shard(&[]);
     let mut ann = server.join("ann", "tea");
     for behind in [&b"\xff\xff"[..], b"\x81\x00", &wire::close_frame(1000, b""), &wire::frame(FIN | TEXT, b"{}")] {

@@ -1,4 +1,4 @@
-//! Lists of users and of rooms: sorted, cut at what the wire says, counted exactly, and never the end of a client that
+//! Lists of users and of rooms: sorted, limited as the protocol says, counted exactly, and never fatal to a client that
 //! reads them.
 
 mod support;
@@ -11,10 +11,10 @@ use support::{Client, Server, seeded};
 const USERS_LISTED_MAX: usize = 100;
 const ROOMS_LISTED_MAX: usize = 1000;
 
-/// For clients that ask a lot, and don't read for as long as others are on their way.
+/// For clients that send many requests, and don't read while others are busy.
 const PATIENT: [&str; 6] = ["--rate-limit", "0", "--max-rooms", "2000", "--ping-timeout", "10m"];
 
-/// The answer of 2017 to a request for `names`, which are sorted.
+/// The v0 answer to a request for `names`, which are sorted.
 fn listed(names: &[String], max: usize) -> String {
     match names.len().checked_sub(max) {
         None | Some(0) => names.join(", "),
@@ -33,7 +33,7 @@ fn shuffled(rng: &mut fastrand::Rng, names: &[String]) -> Vec<String> {
     names
 }
 
-/// A client that is in as many rooms as it is told to.
+/// A client in this many rooms.
 fn joined(server: &Server, rooms: &[String]) -> Client {
     let (mut client, _) = server.v1("username=ubiquitous");
     for room in rooms {
@@ -49,7 +49,7 @@ fn joined(server: &Server, rooms: &[String]) -> Client {
     client
 }
 
-/// What a client sends.
+/// A client's request as a frame.
 fn request(payload: &Value) -> Vec<u8> {
     frame(FIN | TEXT, payload.to_string().as_bytes())
 }
@@ -58,7 +58,7 @@ fn next_json(wire: &mut Wire) -> Value {
     serde_json::from_slice(&wire.frame().payload).expect("JSON")
 }
 
-/// This answer has to come `count` times; in between, only rooms may say something.
+/// Expects this answer `count` times, with only room messages in between.
 #[track_caller]
 fn expect_answers(wire: &mut Wire, expected: &str, count: usize) {
     let mut answers = 0;
@@ -77,7 +77,7 @@ fn users_are_listed_in_order_up_to_a_hundred_and_counted() {
         shuffled(&mut seeded(), &names).into_iter().map(|name| (server.join_v1(&name, "tea").0, name)).collect();
     let mut judge = server.join("judge", "lobby");
     let (mut judge_v1, _) = server.v1("username=judge1");
-    // Thirty leave one by one: the list becomes whole, and the sentence about the others goes.
+    // Thirty leave one by one: the list becomes complete, and the sentence about the others disappears.
     for _ in 0..=31 {
         judge.say("tea", "/list");
         judge.expect_message("#tea", &listed(&names, USERS_LISTED_MAX));
@@ -113,7 +113,7 @@ fn rooms_are_listed_in_order_up_to_a_thousand_and_counted_by_their_prefix() {
         let entries: Vec<_> = shown.clone().map(|name| json!({"Room": name, "Users": users(name)})).collect();
         let answer = judge_v1.ask(&json!({"Op": "rooms", "Ref": 7, "Prefix": prefix}));
         assert_eq!(answer, json!({"Op": "ok", "Ref": 7, "Rooms": entries, "Count": found.len()}), "{prefix:?}");
-        // There raw rooms stand behind the others, and fill the list up.
+        // There, raw rooms follow the others and fill the list up.
         let found_raw = (0..raw.len()).map(|number| format!("00500-{number}")).filter(|name| name.starts_with(prefix));
         let found_raw: Vec<_> = found_raw.collect();
         let mut entries: Vec<_> =
@@ -132,7 +132,7 @@ fn a_list_in_a_room_of_hundreds_of_long_names_is_short() {
     let server = Server::start(&PATIENT);
     let mut names = long_names(400, 79);
     let _users: Vec<_> = names.iter().map(|name| server.join_v1(name, "tea").0).collect();
-    // A member: what the room says goes ahead of the answer, and both together are far from what may wait for it.
+    // A member: room messages precede the answer, and both together are far below its limit.
     let mut ann = server.upgraded("/ws?username=ann&room=tea");
     names.push("ann".to_owned());
     ann.send(request(&json!({"Room": "tea", "Message": "/list"})).repeat(20));
@@ -142,7 +142,7 @@ fn a_list_in_a_room_of_hundreds_of_long_names_is_short() {
 #[test]
 fn a_client_that_asks_forty_times_at_once_and_then_reads_gets_forty_answers() {
     let server = Server::start(&PATIENT);
-    // What JSON escapes is longer on the wire than in a name.
+    // Escaped characters are longer in JSON than in a name.
     let quoted = |number| format!("{number:05}{}", "\"".repeat(59));
     let mut rooms: Vec<_> = (0..1200).map(quoted).collect();
     let _everywhere = joined(&server, &rooms);

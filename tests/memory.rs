@@ -1,5 +1,5 @@
-//! One budget for everything that is kept for others: whoever floods or never reads, resident memory stays below it, the
-//! largest holders give and are told, and healthy rooms notice nothing.
+//! One memory budget for everything kept for clients: resident memory stays below it under floods and with clients that
+//! never read, the largest holders give memory back and are told, and healthy rooms are not affected.
 
 mod support;
 
@@ -14,7 +14,8 @@ use support::{PATIENCE, Server};
 
 /// The budget of every server here.
 const BUDGET_BYTES: usize = 32 << 20;
-/// What a server may take beyond it: connections and rooms, inboxes, what the allocator keeps between two cuts.
+/// Bytes that a server may take beyond it: connections and rooms, inboxes, and what the allocator keeps between two
+/// cuts.
 const BESIDE_BYTES: usize = 16 << 20;
 
 fn start(args: &[&str]) -> (Server, Internal) {
@@ -28,7 +29,7 @@ fn laps(internal: Internal, what: &str) -> f64 {
     internal.metric(&format!("hi_memory_laps_total{{what=\"{what}\"}}"))
 }
 
-/// Waits until `count` holders of a kind have given; memory is watched meanwhile.
+/// Waits until `count` holders of a kind have given memory back; memory is watched meanwhile.
 #[track_caller]
 fn wait_for_laps(internal: Internal, what: &str, count: f64, watch: &mut Watch<'_>) {
     let deadline = Instant::now() + 3 * PATIENCE;
@@ -43,14 +44,14 @@ fn wait_for_laps(internal: Internal, what: &str, count: f64, watch: &mut Watch<'
     }
 }
 
-/// What the server says that it keeps for others, all together.
+/// Total memory that the server reports.
 fn taken_bytes(internal: Internal) -> f64 {
     let text = internal.metrics();
     let samples = text.lines().filter(|line| line.starts_with("hi_memory_bytes{") && !line.contains("\"other\""));
     samples.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
 }
 
-/// Does something hostile while others talk; they notice nothing, and memory stays below the budget.
+/// Runs an attack while others talk; they are not affected, and memory stays below the budget.
 fn beside_healthy_rooms(server: &Server, attack: impl FnOnce(&mut Watch<'_>)) {
     beside_healthy(server, || attack(&mut Watch::new(server, BUDGET_BYTES + BESIDE_BYTES)));
 }
@@ -81,8 +82,8 @@ fn flooders_that_never_read_are_lapped_before_memory_is_used_up() {
     assert!(taken_bytes(internal) <= BUDGET_BYTES as f64);
     assert_eq!(internal.metric("hi_memory_max_bytes"), BUDGET_BYTES as f64);
     server.wait_for_log("the memory budget of 32 MiB is used up");
-    // They read at last: what comes is whole, up to the last message or a Close that says why: 4101 where the log gave memory
-    // back, 1013 where that was what the flooder itself had said and hi had not read yet.
+    // Finally they read: everything is intact up to the last message or a Close with the reason: 4101 if the log gave
+    // memory back, 1013 if that was unread input of the flooder itself.
     let mut closed = 0;
     for flooder in &mut flooders {
         flooder.stream.set_nonblocking(false).unwrap();
@@ -105,7 +106,7 @@ fn messages_that_never_end_are_closed_from_the_largest_on() {
     const HALVES: usize = 60;
     const HALF_BYTES: usize = 1_000_000;
     let (server, internal) = start(&["--max-message", "1m"]);
-    // A small one, which is left alone and ends in its time.
+    // A small one, which is left alone and completes.
     let mut small = server.upgraded("/raw/small");
     small.send(&frame(FIN | TEXT, b"Hello")[..9]);
     let mut halves: Vec<_> = (0..HALVES).map(|number| server.upgraded(&format!("/raw/half{number}"))).collect();
@@ -128,11 +129,11 @@ fn messages_that_never_end_are_closed_from_the_largest_on() {
 }
 
 #[test]
-fn replies_that_nobody_reads_are_dropped_from_the_largest_on() {
+fn unread_replies_are_dropped_from_the_largest_on() {
     const ASKERS: usize = 400;
     const ASKS: usize = 10;
     let (server, internal) = start(&[]);
-    // Rooms that make an answer of 20 KiB and more.
+    // Enough rooms for an answer of 20 KiB and more.
     let _members: Vec<_> = (0..10)
         .map(|number| {
             let (mut member, _) = server.v1(&format!("username=member{number}"));
@@ -161,7 +162,7 @@ fn replies_that_nobody_reads_are_dropped_from_the_largest_on() {
 }
 
 #[test]
-fn replays_of_many_rooms_are_dropped_from_the_largest_on_also_of_rooms_that_sleep() {
+fn replays_of_many_rooms_even_empty_ones_are_dropped_from_the_largest_on() {
     const ROOMS: usize = 80;
     let (server, internal) = start(&[]);
     beside_healthy_rooms(&server, |watch| {
@@ -170,7 +171,7 @@ fn replays_of_many_rooms_are_dropped_from_the_largest_on_also_of_rooms_that_slee
             let (mut member, _) = server.join_v1("churn", &format!("room{number}"));
             let body = json!({"room": format!("room{number}"), "message": text});
             assert_eq!(internal.post("/api/publish", &body).0, 200);
-            // It reads: what is kept is kept for others alone.
+            // It reads, so memory is kept only for others.
             while member.json()["Message"] != Value::String(text.clone()) {}
             watch.look();
             if number % 2 == 0 {
@@ -186,7 +187,7 @@ fn replays_of_many_rooms_are_dropped_from_the_largest_on_also_of_rooms_that_slee
 }
 
 #[test]
-fn long_heads_that_never_end_take_a_part_of_the_budget_and_are_told_so() {
+fn long_endless_heads_are_limited_to_a_part_of_the_budget_and_get_503() {
     const HEADS: usize = 2000;
     let (server, internal) = start(&["--handshake-timeout", "1h"]);
     let mut heads = Vec::new();
@@ -203,7 +204,7 @@ fn long_heads_that_never_end_take_a_part_of_the_budget_and_are_told_so() {
     assert!(held <= BUDGET_BYTES as f64 / 4.0 + 2048.0 * HEADS as f64, "{held}");
     let deadline = Instant::now() + PATIENCE;
     let refused = loop {
-        assert!(Instant::now() < deadline, "nobody is told");
+        assert!(Instant::now() < deadline, "no client is told");
         if let Some(refused) = heads.iter_mut().find(|wire| wire.has_something()) {
             break refused.answer();
         }
@@ -212,7 +213,7 @@ fn long_heads_that_never_end_take_a_part_of_the_budget_and_are_told_so() {
 }
 
 #[test]
-fn connections_in_a_room_get_no_further_ones_while_memory_is_used_up() {
+fn connections_in_a_room_cannot_join_more_while_memory_is_used_up() {
     let (server, internal) = Server::start_with_internal(&["--memory-max", "16m", "--rate-limit", "0"]);
     let mut members = Vec::new();
     let refusal = 'all: loop {
@@ -237,7 +238,7 @@ fn connections_in_a_room_get_no_further_ones_while_memory_is_used_up() {
 }
 
 #[test]
-fn the_start_says_one_number() {
+fn the_start_line_has_one_number() {
     let (server, internal) = start(&[]);
     assert!(server.wait_for_log("memory at most").contains("memory at most: 32 MiB"));
     for what in ["logs", "replay", "outboxes", "messages", "heads", "inboxes"] {

@@ -1,4 +1,4 @@
-//! Metrics of a running server: they move as they should, by as much as they should, and the dashboard names no other.
+//! Metrics of a running server: they change by exactly the right amounts, and the dashboard uses no others.
 
 mod support;
 
@@ -15,7 +15,7 @@ const MEMBERS: usize = 10;
 /// Pings are bytes, too.
 const NO_PINGS: [&str; 2] = ["--ping-interval", "1h"];
 
-/// The names of all samples that a text can have, also those of families without samples so far.
+/// The names of all possible samples of a text, including families without samples so far.
 fn sample_names(text: &str) -> BTreeSet<String> {
     let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let names = families.flat_map(|(family, kind)| {
@@ -102,12 +102,12 @@ fn the_dashboard_names_only_metrics_that_exist() {
     }
     assert!(queries > 20, "{queries}");
     assert_eq!(named.difference(&names).collect::<Vec<_>>(), Vec::<&String>::new());
-    // Whoever adds a metric shows it.
+    // New metrics have to be on the dashboard.
     assert_eq!(names.difference(&named).collect::<Vec<_>>(), Vec::<&String>::new());
 }
 
 #[test]
-fn connections_and_their_ends_are_counted_by_what_they_spoke_and_by_code() {
+fn connections_and_their_ends_are_counted_by_dialect_and_code() {
     let (server, internal) = Server::start_with_internal(&[]);
     let closed =
         |code: &str, count| internal.wait_for_metric(&format!("hi_disconnects_total{{code=\"{code}\"}}"), count);
@@ -118,7 +118,7 @@ fn connections_and_their_ends_are_counted_by_what_they_spoke_and_by_code() {
     assert_eq!(internal.metric("hi_rooms{kind=\"chat\"}"), 1.0);
     assert_eq!(internal.metric("hi_accepts_total"), 10.0);
     assert_eq!(internal.metric("hi_instance_info{instance=\"x\"}".replace("\"x\"", &instance(&server)).as_str()), 1.0);
-    // By their own code, one that nobody knows, none, no Close at all, and for breaking the protocol.
+    // With their own code, an unknown one, none, without a Close, and for breaking the protocol.
     for (code, counted) in [(1000u16, "1000"), (3999, "other")] {
         let mut wire = raw.pop().unwrap();
         wire.send(wire::close_frame(code, b""));
@@ -153,7 +153,7 @@ fn connections_and_their_ends_are_counted_by_what_they_spoke_and_by_code() {
     assert_eq!(ends.map(|(_, count)| count.parse::<u64>().unwrap()).sum::<u64>(), 10);
 }
 
-/// The instance of a server in its quotes, as it says it to doctors.
+/// The instance of a server with quotation marks, as in its echo.
 fn instance(server: &Server) -> String {
     let answer = server.get("/-/doctor/echo");
     let body = answer.split("\r\n\r\n").nth(1).expect("a body");
@@ -186,14 +186,14 @@ fn messages_deliveries_and_bytes_are_counted_exactly() {
     members.iter_mut().for_each(|member| member.expect_frame(TEXT, "x"));
     internal.wait_for_metric("hi_deliveries_total", deliveries + MEMBERS as f64);
     assert_eq!(internal.metric("hi_messages_in_total{dialect=\"api\"}"), 1.0);
-    // A publisher that doesn't get its own: one delivery fewer.
+    // A publisher without echo: one delivery fewer.
     let mut quiet = server.upgraded("/raw/data?echo=0");
     quiet.send(wire::frame(FIN | BINARY, &payload));
     members.iter_mut().for_each(|member| member.expect_frame(BINARY, payload));
     internal.wait_for_metric("hi_deliveries_total", deliveries + 2.0 * MEMBERS as f64);
     let batches = buckets(&internal.metrics(), "hi_send_batch_size");
     assert_eq!(batches.last().unwrap().1, internal.metric("hi_send_batch_size_count"));
-    assert!(internal.metric("hi_send_batch_size_sum") >= deliveries, "every delivery here was a send of its own");
+    assert!(internal.metric("hi_send_batch_size_sum") >= deliveries, "every delivery here was a separate send");
     for shard in 0..2 {
         assert!(internal.metric(&format!("hi_shard_busy_seconds_total{{shard=\"{shard}\"}}")) > 0.0);
         assert_eq!(internal.metric(&format!("hi_relay_queue_bytes{{shard=\"{shard}\"}}")), 0.0);
@@ -224,7 +224,7 @@ fn a_sampled_message_is_timed_once_for_every_member() {
 }
 
 #[test]
-fn what_is_over_the_rate_is_counted_and_not_admitted() {
+fn rate_limited_messages_are_counted_and_not_published() {
     let (server, internal) = Server::start_with_internal(&["--rate-limit", "1", "--rate-burst", "3"]);
     let mut ann = server.join("ann", "tea");
     (0..10).for_each(|_| ann.say("tea", "x"));
@@ -239,7 +239,7 @@ fn what_is_over_the_rate_is_counted_and_not_admitted() {
 }
 
 #[test]
-fn clients_of_v1_and_their_returns_are_counted() {
+fn v1_clients_and_their_replays_are_counted() {
     let (server, internal) = Server::start_with_internal(&["--replay-frames", "2"]);
     let (ann, joined) = server.join_v1("ann", "tea");
     let (_bob, _) = server.join_v1("bob", "tea");
@@ -267,13 +267,13 @@ fn clients_of_v1_and_their_returns_are_counted() {
         assert_eq!(returns(outcome), before + 1.0);
         if recovered {
             let delivered = internal.metric("hi_deliveries_total");
-            assert!(delivered >= 2.0, "what was replayed is delivered, too");
+            assert!(delivered >= 2.0, "replayed messages are delivered, too");
         }
         clients.push(client);
     }
 }
 
-/// Publishes more than the kernel takes for a member that doesn't read; one that reads gets all of it.
+/// Publishes more than the kernel buffers for a member that doesn't read; one that reads gets everything.
 fn flood(internal: Internal, path: &str, healthy: &mut Client) {
     let body = json!({"room": "tea", "message": "x".repeat(8000)});
     for _ in 0..800 {
@@ -283,7 +283,7 @@ fn flood(internal: Internal, path: &str, healthy: &mut Client) {
     }
 }
 
-/// The members that lag are counted under this policy only; how many.
+/// Returns the number of lagging members, which count under this policy only.
 #[track_caller]
 fn lapped(internal: Internal, policy: &str) -> f64 {
     let count = |policy: &str| internal.metric(&format!("hi_lapped_total{{policy=\"{policy}\"}}"));
@@ -307,7 +307,7 @@ fn a_member_that_lags_and_is_told_counts_as_a_gap() {
             gaps += 1;
             lost += frame["ToSeq"].as_u64().unwrap() - frame["FromSeq"].as_u64().unwrap() + 1;
         }
-        // The last of the flood, behind two welcomes.
+        // The last message of the flood, after two welcomes.
         if frame["Seq"] == 802 {
             break;
         }
@@ -316,7 +316,7 @@ fn a_member_that_lags_and_is_told_counts_as_a_gap() {
     assert_eq!(internal.metric("hi_gaps_total"), f64::from(gaps));
     assert_eq!(internal.metric("hi_lost_messages_total"), lost as f64);
     assert_eq!(lapped(internal, "gap"), f64::from(gaps));
-    // Nothing is counted as delivered that was lost.
+    // Lost messages are not counted as delivered.
     let delivered = (2 + 800 + 1 + 800 - lost) as f64;
     internal.wait_for_metric("hi_deliveries_total", delivered);
 }

@@ -1,4 +1,4 @@
-//! The text formats of metrics, read as strictly as their grammars say: Prometheus 0.0.4 and OpenMetrics.
+//! The text formats of metrics, parsed strictly by their grammars: Prometheus 0.0.4 and OpenMetrics.
 
 mod support;
 
@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use support::Server;
 
-/// What follows a token of these characters, and the token.
+/// Splits off a token of these characters. Returns the rest, and the token.
 fn token(text: &str, first: fn(char) -> bool, further: fn(char) -> bool) -> (&str, &str) {
     let end = text.find(|c| !further(c)).unwrap_or(text.len());
     assert!(text.starts_with(first), "{text}");
@@ -51,8 +51,8 @@ fn sample(line: &str) -> (&str, Vec<(&str, String)>, f64) {
     (name, labels, value)
 }
 
-/// Reads Prometheus's text format 0.0.4, and nothing else: the values of all samples. Families stand together, each behind
-/// one HELP and one TYPE; samples are named as the type asks; histograms add up.
+/// Parses exactly Prometheus's text format 0.0.4, and returns the values of all samples. Families are contiguous, each
+/// after one HELP and one TYPE; sample names fit the type; histograms add up.
 fn parse_text(text: &str) -> BTreeMap<String, f64> {
     assert!(text.ends_with('\n') && !text.contains('\r'));
     let (mut samples, mut seen) = (BTreeMap::new(), BTreeSet::new());
@@ -96,7 +96,7 @@ fn parse_text(text: &str) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn the_text_is_what_every_reader_of_prometheus_text_reads() {
+fn the_text_is_valid_prometheus_text() {
     let (server, internal) = Server::start_with_internal(&[]);
     let mut ann = server.join("ann", "tea");
     ann.say("tea", "hello");
@@ -115,7 +115,7 @@ fn the_text_is_what_every_reader_of_prometheus_text_reads() {
 }
 
 #[test]
-fn open_metrics_come_to_whoever_asks_for_them() {
+fn open_metrics_are_sent_on_request() {
     let (_server, internal) = Server::start_with_internal(&[]);
     let plain: BTreeSet<_> = parse_text(&internal.metrics()).into_keys().collect();
     let accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";

@@ -1,4 +1,4 @@
-//! Who may speak as whom, and which names are the same, over real sockets in every dialect.
+//! Names over real sockets, in every dialect: which are equal, and who may use them.
 
 mod support;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use support::wire::handshake;
 use support::{Client, Server};
 
-/// What a query carries for a text.
+/// A text, encoded for a query.
 fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
@@ -39,11 +39,11 @@ const REFUSED: [&str; 24] = [
     "ＡＰＩ",
 ];
 
-/// Names that are ada's own.
+/// Other forms of the name ada.
 const SAME: [&str; 6] = ["Ada", "ADA", " ada ", "\u{3000}ada", "ａｄａ", "𝒶𝒹𝒶"];
 
 #[test]
-fn names_that_look_like_another_are_refused_with_the_text_of_2017() {
+fn names_that_imitate_others_are_refused_with_the_text_of_2017() {
     let server = Server::start(&[]);
     for name in REFUSED {
         let answer = server.ask(handshake(&format!("/ws?username={}&room=tea", encoded(name))));
@@ -73,7 +73,7 @@ fn the_same_name_in_another_form_is_taken() {
 }
 
 #[test]
-fn everything_said_carries_the_prepared_name() {
+fn messages_carry_the_prepared_name() {
     let server = Server::start(&[]);
     let mut bob = server.join("bob", "tea");
     let mut ada = server.websocket(&format!("/ws?username={}&room=tea", encoded("\u{3000}Ａda  Ｌ ")));
@@ -91,11 +91,11 @@ fn everything_said_carries_the_prepared_name() {
 }
 
 #[test]
-fn nobody_speaks_as_a_member_of_a_room_from_outside() {
+fn outsiders_cannot_use_the_name_of_a_member() {
     let server = Server::start(&["--rate-limit", "0"]);
     let mut ada = server.join("ada", "tea");
     for name in ["ada", "Ada", "ａｄａ"] {
-        // In a room of its own, where the name is free.
+        // In a different room, where the name is free.
         let room = format!("room-{}", encoded(name).to_lowercase().replace('%', ""));
         let mut eve = server.websocket(&format!("/ws?username={}&room={room}", encoded(name)));
         let shown = eve.json()["User"].as_str().expect("a join").to_owned();
@@ -107,17 +107,17 @@ fn nobody_speaks_as_a_member_of_a_room_from_outside() {
         let (mut eve, _) = server.v1(&format!("username={}", encoded(name)));
         let refused = eve.ask(&json!({"Room": "tea", "Message": "I am ada", "Ref": "r"}));
         assert!(refused["Code"] == "name_taken" && refused["Ref"] == "r" && refused["Temporary"] == false, "{refused}");
-        // Without a Ref it is told as well.
+        // Without a Ref, it is told, too.
         let refused = eve.ask(&json!({"Op": "pub", "Room": "TEA", "Message": "I am ada"}));
         assert_eq!(refused["Code"], "name_taken", "{refused}");
     }
-    // Nothing of that has been published.
+    // None of that has been published.
     ada.say("tea", "I am");
     ada.expect_message("ada", "I am");
 }
 
 #[test]
-fn whoever_has_a_name_of_its_own_may_speak_from_outside() {
+fn outsiders_with_an_unused_name_may_speak() {
     let server = Server::start(&[]);
     let mut ada = server.join("ada", "tea");
     let mut bob = server.join("bob", "milk");
@@ -132,7 +132,7 @@ fn whoever_has_a_name_of_its_own_may_speak_from_outside() {
     for client in [&mut ada, &mut bob] {
         client.expect_message("bob", "hello from inside");
     }
-    // Once the member has left, its name is anybody's.
+    // Once the member has left, its name is free.
     drop(ada);
     bob.expect_message("#tea", "User ada left channel.");
     let mut other = server.join("Ada", "milk");
@@ -142,7 +142,7 @@ fn whoever_has_a_name_of_its_own_may_speak_from_outside() {
 }
 
 #[test]
-fn a_connection_that_took_its_name_over_speaks_under_it_from_outside() {
+fn a_connection_that_took_over_its_name_may_use_it_from_outside() {
     let server = Server::start(&[]);
     let mut bob = server.join("bob", "tea");
     let (_lost, hello) = server.v1("username=ada&room=tea");
@@ -165,7 +165,7 @@ fn a_name_taken_over_in_another_form_is_shown_in_the_new_one() {
     let mut names = Value::Null;
     while names != json!(["Ada"]) {
         let who = ada.ask(&json!({"Op": "who", "Room": "tea"}));
-        // The leave of the lost connection may be announced first, if it has come first.
+        // The leave of the lost connection may be announced first.
         if who["Op"] == "ok" {
             names = who["Users"].clone();
         }
@@ -191,7 +191,7 @@ fn rooms_that_differ_in_case_width_or_composition_are_one_room_under_its_first_n
     bob.say("TEA", "/join tea");
     bob.expect_system("User bob is already in room.");
 
-    // A program finds out what the room is called from the answer to its join, and all that follows carries that.
+    // A program learns the room's name from the answer to its join, and all later messages carry it.
     let (mut cid, _) = server.v1("username=cid");
     let joined = cid.ask(&json!({"Op": "join", "Room": "TEA", "Ref": 1}));
     assert!(joined["Op"] == "ok" && joined["Room"] == "Tea" && joined["Users"] == 3, "{joined}");
@@ -214,7 +214,7 @@ fn rooms_that_differ_in_case_width_or_composition_are_one_room_under_its_first_n
 }
 
 #[test]
-fn a_room_of_raw_payloads_is_one_room_too() {
+fn a_raw_room_is_one_room_under_all_forms_of_its_name() {
     let server = Server::start(&[]);
     let mut one = server.websocket("/raw/Scores");
     let mut other = server.websocket("/raw/%EF%BD%93CORES");
@@ -228,7 +228,7 @@ fn a_room_of_raw_payloads_is_one_room_too() {
 }
 
 #[test]
-fn a_room_that_slept_is_woken_under_any_form_of_its_name() {
+fn an_empty_room_is_revived_under_any_form_of_its_name() {
     let server = Server::start(&[]);
     let (mut ada, first) = server.join_v1("ada", "Tea");
     ada.expect_message("#Tea", "Welcome to Tea, ada!");
@@ -250,10 +250,10 @@ fn the_internal_port_knows_rooms_and_users_by_any_form_of_their_names() {
     assert!(rooms["count"] == 1 && rooms["rooms"][0]["room"] == "Tea", "{rooms}");
 
     let (status, published) = internal.post("/api/publish", &json!({"room": "TEA", "message": "x", "from": "ada"}));
-    assert!(status == 200 && published["members"] == 1, "the operator speaks as anybody: {published}");
+    assert!(status == 200 && published["members"] == 1, "the operator may use any name: {published}");
     assert_eq!(ada.expect_message("ada", "x")["Room"], "Tea");
     let (_, published) = internal.post("/api/broadcast", &json!({"rooms": ["tea"], "message": "y", "from": " Api "}));
-    assert_eq!(published["rooms"][0]["room"], "tea", "what was asked for: {published}");
+    assert_eq!(published["rooms"][0]["room"], "tea", "the requested name: {published}");
     ada.expect_message("Api", "y");
     for from in ["hi", "＃tea", "a\u{200b}da", ""] {
         let (status, error) = internal.post("/api/publish", &json!({"room": "tea", "message": "x", "from": from}));
@@ -269,7 +269,7 @@ fn the_internal_port_knows_rooms_and_users_by_any_form_of_their_names() {
 }
 
 #[test]
-fn a_listener_hears_the_room_whatever_form_of_its_name_it_asks_for() {
+fn a_listener_gets_the_room_under_any_form_of_its_name() {
     let server = Server::start(&[]);
     let mut ada = server.join("ada", "Tea");
     let mut listener = server.listen("tEA", None);
@@ -277,7 +277,7 @@ fn a_listener_hears_the_room_whatever_form_of_its_name_it_asks_for() {
     assert_eq!(listener.message()["Room"], "Tea");
 }
 
-/// Texts in which nobody would see anything.
+/// Texts without anything visible.
 const BLANK: [&str; 7] = ["", " ", " \n\t", "\u{a0}\u{3000}", "\u{200b}", "\u{2060}\u{fe0f}\u{e0020}", "\u{2800}"];
 
 #[test]
@@ -302,10 +302,10 @@ fn blank_messages_are_refused_in_every_dialect() {
             assert_eq!(error["error"]["message"], "message: The message is empty.");
         }
     }
-    // No key at all is no message either, in the dialect of 2017.
+    // In v0, a missing key is no message either.
     ada.send_text(r#"{"Room":"tea"}"#);
     ada.expect_system("The message is empty.");
-    // Nothing of all that was published; and what can be seen is left as it is.
+    // None of that was published, and visible text is unchanged.
     for text in [".", " a ", "\u{200b}x", "🦀"] {
         ada.say("tea", text);
         for client in [&mut ada, &mut bob] {
@@ -315,7 +315,7 @@ fn blank_messages_are_refused_in_every_dialect() {
 }
 
 #[test]
-fn folded_notices_name_the_first_that_came_and_left() {
+fn folded_notices_name_the_first_to_join_and_leave() {
     let server = Server::start(&[]);
     let mut watcher = server.join("watcher", "tea");
     let mut members: Vec<Client> =

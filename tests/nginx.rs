@@ -50,7 +50,7 @@ fn page_files_and_chat_work_under_a_path_prefix_and_the_slash_is_added() {
     assert!(location.ends_with("/chat/"), "{location}");
     let page = get(&nginx, "/chat/");
     assert!(page.starts_with("HTTP/1.1 200 OK"), "{page}");
-    // Every file that the page names is found beside it.
+    // Every file that the page refers to is found next to it.
     let files = page.split(['"', '\'']).filter(|text| text.ends_with(".js") || text.ends_with(".css"));
     let files: Vec<_> = files.map(|file| file.trim_start_matches("./")).collect();
     assert!(files.len() >= 2, "{page}");

@@ -1,4 +1,4 @@
-//! What an operator meets: start, the log, wrong options, a kernel that refuses, and the stop.
+//! What an operator sees: start, log, wrong options, a kernel that refuses, and stop.
 
 #![allow(unsafe_code, reason = "a filter is set between fork and exec")]
 
@@ -17,10 +17,10 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use support::wire::{BINARY, FIN, Wire, close_frame, frame, handshake};
 use support::{Server, hi, run, wait_while};
 
-/// From the signal to the end of the process: what docs/limits.md promises.
+/// Time from the signal to the end of the process, as promised in docs/limits.md.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// It has ended with 2 and one sentence, which is returned.
+/// Expects exit code 2 and one sentence, which it returns.
 #[track_caller]
 fn expect_sentence(command: Command) -> String {
     let output = run(command);
@@ -31,7 +31,7 @@ fn expect_sentence(command: Command) -> String {
     stderr
 }
 
-/// Has the kernel refuse a system call with this error, as a container's seccomp profile does.
+/// Makes the kernel refuse a system call with this error, as a container's seccomp profile does.
 fn refuse(command: &mut Command, call: libc::c_long, errno: i32) {
     let filter = SeccompFilter::new(
         [(call, Vec::new())].into(),
@@ -46,7 +46,7 @@ fn refuse(command: &mut Command, call: libc::c_long, errno: i32) {
     unsafe { command.pre_exec(apply) };
 }
 
-/// Nobody is accepted any more.
+/// Waits until no connection is accepted any more.
 fn wait_until_refused(server: &Server) {
     wait_while(|| TcpStream::connect(server.address()).is_ok(), || "connections are still accepted".to_owned());
 }
@@ -55,8 +55,8 @@ fn stops_on(signal: Signal) {
     let mut server = Server::start(&[]);
     let mut ann = server.join("ann", "tea");
     let mut raw = server.websocket("/raw/r");
-    // Those who make it hard: one that never answers, one in the middle of a frame, one that doesn't read, one that has
-    // not asked yet, and one that has begun to.
+    // Difficult peers: one that never answers, one in the middle of a frame, one that doesn't read, one without a
+    // request yet, and one in the middle of its request.
     let mut silent = server.upgraded("/raw/r");
     let mut half = server.upgraded("/raw/r");
     half.send(&frame(FIN | BINARY, &[0; 1000])[..500]);
@@ -67,7 +67,7 @@ fn stops_on(signal: Signal) {
     let mut quiet = server.wire();
     let mut begun = server.wire();
     begun.send("GET /raw/r HT");
-    // A message that is on its way is not lost.
+    // A message in flight is not lost.
     ann.say("tea", "last words");
     ann.expect_message("ann", "last words");
 
@@ -86,8 +86,8 @@ fn stops_on(signal: Signal) {
     for wire in [&mut silent, &mut half] {
         wire.expect_end();
     }
-    // What it had begun to say was never read, so its end may be a reset. The kernel tells the one that said nothing only
-    // when it speaks: it was never accepted.
+    // A reset is fine: its unfinished input was never read. The kernel reports the other one's end only when it sends
+    // something, since it was never accepted.
     let _ = begun.stream.read_to_end(&mut Vec::new());
     quiet.send_what_is_taken(b"GET");
     begun.send_what_is_taken(b"TP/1.1");
@@ -96,35 +96,36 @@ fn stops_on(signal: Signal) {
 }
 
 #[test]
-fn sigterm_closes_everyone_and_ends_in_time() {
+fn sigterm_closes_all_connections_and_ends_in_time() {
     stops_on(Signal::TERM);
 }
 
 #[test]
-fn sigquit_closes_everyone_and_ends_in_time() {
+fn sigquit_closes_all_connections_and_ends_in_time() {
     stops_on(Signal::QUIT);
 }
 
 #[test]
-fn sigint_closes_everyone_and_ends_in_time() {
+fn sigint_closes_all_connections_and_ends_in_time() {
     stops_on(Signal::INT);
 }
 
 #[test]
-fn connections_left_when_the_time_to_stop_is_over_are_counted() {
+fn connections_cut_at_the_end_of_the_stop_are_counted() {
     let mut server = Server::start_on_one_shard(&[]);
     let request = handshake("/raw/r");
     let (begin, end) = request.split_at(20);
     let mut late = server.wire();
     late.send(begin);
-    // This one is waited for, and ended in time. It came later, so that the other one has been accepted, too.
+    // This one is waited for, and ends in time. It connected later, which shows that the other one was accepted, too.
     let _silent = server.upgraded("/raw/r");
-    // Between two ticks of the shard, which began with the first connection: its time to stop is not theirs.
+    // Between two ticks of the shard, which began with the first connection, so that the stop's deadline is not at a
+    // tick.
     std::thread::sleep(Duration::from_millis(100));
     let began = Instant::now();
     server.signal(Signal::TERM);
     wait_until_refused(&server);
-    // It comes so late, and never answers, that its time is not over when that of all is.
+    // It connects so late, and never answers, that its own time limit is not over when that of the stop is.
     std::thread::sleep(Duration::from_secs(2).saturating_sub(began.elapsed()));
     late.send(end);
     late.expect_101();
@@ -135,7 +136,7 @@ fn connections_left_when_the_time_to_stop_is_over_are_counted() {
 }
 
 #[test]
-fn a_server_where_everyone_answers_stops_without_waiting() {
+fn a_server_whose_clients_answer_stops_without_waiting() {
     let mut server = Server::start(&[]);
     let mut clients: Vec<_> = (0..20).map(|number| server.websocket(&format!("/raw/r{number}"))).collect();
     let wires: Vec<_> = (0..3).map(|_| server.upgraded("/raw/r")).collect();
@@ -148,7 +149,7 @@ fn a_server_where_everyone_answers_stops_without_waiting() {
     clients.iter_mut().for_each(|client| assert_eq!(client.expect_close().0, 1001));
     assert_eq!(server.wait().code(), Some(0));
     let last = server.wait_for_log(" stopped after ");
-    assert!(last.ends_with(" ms"), "it has waited in vain: {last}");
+    assert!(last.ends_with(" ms"), "it waited in vain: {last}");
 }
 
 #[test]
@@ -161,7 +162,7 @@ fn an_idle_server_stops() {
 }
 
 #[test]
-fn a_client_that_comes_while_it_stops_is_sent_away() {
+fn a_client_that_connects_during_the_stop_is_refused() {
     let mut server = Server::start_on_one_shard(&[]);
     // Accepted before the signal, upgraded after it; and one that keeps the server waiting.
     let _silent = server.upgraded("/raw/r");
@@ -185,16 +186,16 @@ fn a_second_signal_ends_at_once() {
     server.signal(Signal::TERM);
     silent.expect_close(1001);
     server.signal(Signal::INT);
-    // It has not waited for the one that doesn't answer: it says so, and the code is that of an unclean end.
+    // It has not waited for the one that doesn't answer: it says so, and the exit code is that of an unclean end.
     assert_eq!(server.wait().code(), Some(1));
     assert!(server.log().contains("second signal: ended at once"), "{}", server.log());
 }
 
 #[test]
-fn a_port_in_use_is_said_in_one_sentence() {
+fn a_port_in_use_is_reported_in_one_sentence() {
     let server = Server::start(&[]);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    // By another hi, with which the port must not be shared silently, and by anything else.
+    // By another hi, which must not share the port silently, and by anything else.
     for port in [server.port(), listener.local_addr().unwrap().port()] {
         let mut command = hi();
         command.args(["--listen", &format!("127.0.0.1:{port}")]);
@@ -208,7 +209,7 @@ fn a_port_in_use_is_said_in_one_sentence() {
 }
 
 #[test]
-fn an_address_that_is_not_ours_is_said_in_one_sentence() {
+fn a_foreign_address_is_reported_in_one_sentence() {
     let mut command = hi();
     command.args(["--listen", "192.0.2.1:0"]);
     let sentence = expect_sentence(command);
@@ -216,7 +217,7 @@ fn an_address_that_is_not_ours_is_said_in_one_sentence() {
 }
 
 #[test]
-fn wrong_options_end_with_2_and_name_themselves() {
+fn wrong_options_end_with_2_and_are_named() {
     for (arguments, named) in [
         (&["--no-such-option"][..], "--no-such-option"),
         (&["extra"], "extra"),
@@ -288,7 +289,7 @@ fn help_shows_every_option_with_its_default_and_its_unit() {
 }
 
 #[test]
-fn port_0_takes_a_free_port_and_the_log_says_all_that_is_needed() {
+fn port_0_takes_a_free_port_and_the_log_names_it() {
     let mut command = hi();
     command.args(["-p", "0", "--shards", "3", "--log", "debug"]);
     let server = Server::spawn(command);
@@ -324,7 +325,7 @@ fn several_addresses_are_served_and_named() {
 }
 
 #[test]
-fn a_kernel_that_refuses_io_uring_is_said_in_one_sentence() {
+fn a_kernel_that_refuses_io_uring_is_reported_in_one_sentence() {
     for (call, name, errno) in [
         (libc::SYS_io_uring_setup, "io_uring_setup", libc::EPERM),
         (libc::SYS_io_uring_setup, "io_uring_setup", libc::ENOSYS),
@@ -339,12 +340,12 @@ fn a_kernel_that_refuses_io_uring_is_said_in_one_sentence() {
         let sentence = expect_sentence(command);
         assert!(sentence.contains(name), "the operation: {sentence}");
         assert!(sentence.contains("seccomp"), "the cause: {sentence}");
-        assert!(sentence.contains("--security-opt seccomp=unconfined"), "the mend: {sentence}");
+        assert!(sentence.contains("--security-opt seccomp=unconfined"), "the fix: {sentence}");
     }
 }
 
 #[test]
-fn too_little_memory_for_rings_is_said_in_one_sentence() {
+fn too_little_memory_for_rings_is_reported_in_one_sentence() {
     let mut command = hi();
     command.args(["--listen", "127.0.0.1:0"]);
     refuse(&mut command, libc::SYS_io_uring_setup, libc::ENOMEM);
@@ -353,7 +354,7 @@ fn too_little_memory_for_rings_is_said_in_one_sentence() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_any_more_harms_nobody() {
+fn a_closed_log_harms_no_one() {
     let mut command = hi();
     command.args(["--listen", "127.0.0.1:0", "--shards", "1"]);
     let (server, lines) = Server::spawn_unread(command, "file limit");
@@ -362,5 +363,5 @@ fn a_log_that_nobody_reads_any_more_harms_nobody() {
     for _ in 0..3 {
         assert!(server.get("/ws").starts_with("HTTP/1.1 4"));
     }
-    assert!(server.get("/healthz").ends_with("ok"), "hi runs on");
+    assert!(server.get("/healthz").ends_with("ok"), "hi keeps running");
 }

@@ -23,7 +23,7 @@ use tungstenite::protocol::frame::coding::{Data, OpCode as TungsteniteOpCode};
 
 const MAX_MESSAGE: [&str; 2] = ["--max-message", "1m"];
 
-/// A message, its kind told by its type.
+/// A message; its type tells text from binary.
 #[derive(Clone, PartialEq, Eq)]
 enum Said {
     Text(Vec<u8>),
@@ -41,7 +41,7 @@ impl Said {
     }
 }
 
-/// What a client hears, but for pings, which the libraries answer.
+/// What a client receives, except pings, which the libraries answer.
 enum Heard {
     Message(Said),
     Pong(Vec<u8>),
@@ -56,7 +56,7 @@ trait Oracle: Send {
     fn hear(&mut self) -> Heard;
     /// Starts the close handshake.
     fn close(&mut self, code: u16);
-    /// Whether the stream has ended, and in order.
+    /// Whether the stream has ended cleanly.
     fn has_ended(&mut self) -> bool;
 }
 
@@ -77,7 +77,7 @@ impl Oracle for Client {
 
     fn hear(&mut self) -> Heard {
         loop {
-            return match self.socket.read().expect("a frame that is in order") {
+            return match self.socket.read().expect("a valid frame") {
                 Message::Text(text) => Heard::Message(Said::Text(text.as_bytes().to_vec())),
                 Message::Binary(bytes) => Heard::Message(Said::Binary(bytes.to_vec())),
                 Message::Pong(payload) => Heard::Pong(payload.to_vec()),
@@ -97,7 +97,7 @@ impl Oracle for Client {
     }
 }
 
-/// The client of fastwebsockets, with a runtime of its own.
+/// fastwebsockets' client, with its own runtime.
 struct Fast {
     socket: WebSocket<TokioIo<Upgraded>>,
     runtime: Runtime,
@@ -160,7 +160,7 @@ impl Oracle for Fast {
     }
 
     fn hear(&mut self) -> Heard {
-        let frame = wait(&self.runtime, self.socket.read_frame()).expect("a frame that is in order");
+        let frame = wait(&self.runtime, self.socket.read_frame()).expect("a valid frame");
         assert!(frame.fin, "hi relays whole messages");
         let payload = frame.payload.to_vec();
         match frame.opcode {
@@ -207,8 +207,8 @@ fn random_message(random: &mut fastrand::Rng, bytes_max: usize) -> Said {
     Said::Text(text.into_bytes())
 }
 
-/// Sends a message in up to four fragments, cut anywhere (also within characters), with pings between: their payloads.
-/// hi keeps 16 pongs for one that doesn't read.
+/// Sends a message in up to four fragments, split anywhere (even within characters), with pings in between. Returns the
+/// pings' payloads. hi queues 16 pongs for a peer that doesn't read.
 fn send_in_fragments(oracle: &mut dyn Oracle, message: &Said, random: &mut fastrand::Rng) -> Vec<Vec<u8>> {
     let bytes = message.bytes();
     let mut cuts: Vec<_> = (0..random.usize(0..4)).map(|_| random.usize(0..=bytes.len())).collect();
@@ -247,7 +247,7 @@ fn messages_of_any_size_and_fragmentation_come_back_byte_for_byte() {
     ];
     for (name, mut oracle) in oracles {
         for round in 0..60 {
-            // Some at once: the later are sent while the earlier come back.
+            // Several at once: later ones are sent while earlier ones come back.
             let messages: Vec<_> = (0..random.usize(1..=4)).map(|_| random_message(&mut random, 200 * 1024)).collect();
             let mut pings = VecDeque::new();
             for message in &messages {
@@ -302,7 +302,7 @@ fn both_libraries_see_one_room_in_one_order() {
                         let body = random_message(&mut random, 3000);
                         let mark = [&[id as u8, number as u8], body.bytes()].concat();
                         send_in_fragments(&mut *oracle, &Said::Binary(mark.clone()), &mut random);
-                        // Nobody runs ahead of what it hears: that would be another test.
+                        // No client gets ahead of what it receives: that would be another test.
                         while heard.last() != Some(&mark) {
                             hear_message(&mut *oracle, &mut heard);
                         }
@@ -344,7 +344,7 @@ fn pings_come_back_to_both_libraries() {
 }
 
 #[test]
-fn both_libraries_close_in_order_whoever_begins() {
+fn both_libraries_close_cleanly_from_either_side() {
     let mut server = Server::start(&[]);
     for code in [1000, 1001, 3000, 4999] {
         for (name, mut oracle) in oracles(&server, "/raw/close", 1) {
@@ -357,14 +357,14 @@ fn both_libraries_close_in_order_whoever_begins() {
     server.signal(Signal::TERM);
     for (name, oracle) in &mut oracles {
         assert_eq!(expect_close(&mut **oracle), Some(1001), "{name}");
-        // The libraries have answered, or do it now.
+        // The libraries have answered, or answer now.
         assert!(oracle.has_ended(), "{name}");
     }
     assert!(server.wait().success());
 }
 
 #[test]
-fn what_both_libraries_send_beyond_the_limit_is_1009() {
+fn messages_beyond_the_limit_are_1009_for_both_libraries() {
     let server = Server::start(&[]);
     for (name, mut oracle) in oracles(&server, "/raw/large", 1) {
         oracle.send(true, false, Said::Binary(vec![0; 16 * 1024]));

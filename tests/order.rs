@@ -1,5 +1,5 @@
-//! One order for everyone, over real sockets: whoever publishes, on whichever shard, and however much at once. And each
-//! connection's own order: answers and the end of a membership come behind what was said before them.
+//! One order for all members, over real sockets, whichever client publishes, on whichever shard, and however much at
+//! once. And each connection's own order: answers, and the end of a membership, come after the messages before them.
 
 mod support;
 
@@ -15,10 +15,10 @@ const ROOMS: [&str; 3] = ["tea", "milk", "honey"];
 const PUBLISHERS: usize = 6;
 const MESSAGES_EACH: usize = 150;
 
-/// What a member saw of one room: `Seq`, sender and text, in the order of arrival.
+/// What a member got from one room: `Seq`, sender and text, in the order of arrival.
 type Seen = Vec<(u64, String, String)>;
 
-/// Reads on until every publisher has said "end" in every room that the member is in.
+/// Reads until every publisher has sent "end" to every room of the member.
 fn read_rooms(member: &mut Client, rooms: usize) -> HashMap<String, Seen> {
     let mut seen: HashMap<String, Seen> = HashMap::new();
     let mut ends = 0;
@@ -32,7 +32,7 @@ fn read_rooms(member: &mut Client, rooms: usize) -> HashMap<String, Seen> {
     seen
 }
 
-/// Publishes to random rooms, as fast as it goes.
+/// Publishes to random rooms, as fast as possible.
 fn publish(publisher: &mut Client, name: usize, random: &mut fastrand::Rng) {
     for number in 0..MESSAGES_EACH {
         let padding: String = (0..random.usize(..300)).map(|_| random.alphanumeric()).collect();
@@ -47,7 +47,7 @@ fn publish(publisher: &mut Client, name: usize, random: &mut fastrand::Rng) {
 fn all_members_of_a_room_see_the_same_messages_in_the_same_order() {
     let mut random = seeded();
     let server = Server::start(&["--rate-limit", "0"]);
-    // Members are in one room or in all of them, and publishers in a room of their own.
+    // Members are in one room or in all of them, and publishers in another room.
     let mut members = Vec::new();
     for number in 0..24 {
         let room = ROOMS[number % 3];
@@ -77,7 +77,7 @@ fn all_members_of_a_room_see_the_same_messages_in_the_same_order() {
         let longest = of_room.iter().max_by_key(|seen| seen.len()).unwrap();
         for seen in &of_room {
             assert!(seen.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1), "{room}: Seq is dense");
-            assert!(longest.ends_with(seen), "{room}: the same for all, from when each came in");
+            assert!(longest.ends_with(seen), "{room}: the same for all, from each one's join on");
         }
         for name in 0..PUBLISHERS {
             let own = longest.iter().filter(|(_, from, text)| *from == format!("p{name}") && text != "end");
@@ -89,7 +89,7 @@ fn all_members_of_a_room_see_the_same_messages_in_the_same_order() {
     assert_eq!(said, PUBLISHERS * MESSAGES_EACH, "nothing is lost");
 }
 
-/// 300 members, 200 messages from 8 of them, half of which don't want their own.
+/// 300 members, 200 messages from 8 of them, half of which turn echo off.
 #[test]
 fn all_members_of_a_raw_room_get_the_same_bytes() {
     const MEMBERS: usize = 300;
@@ -124,23 +124,23 @@ fn all_members_of_a_raw_room_get_the_same_bytes() {
     }
     for (own, messages) in orders {
         let due = first.iter().filter(|message| own.as_ref().is_none_or(|own| !message.starts_with(own)));
-        assert!(due.eq(&messages), "one order for all, without one's own where that was asked for");
+        assert!(due.eq(&messages), "one order for all, without the sender's own messages if echo is off");
     }
 }
 
-/// The next bytes have to be these.
+/// Expects these bytes next.
 #[track_caller]
 fn read_exactly(stream: &mut TcpStream, due: &[u8]) {
     let mut came = vec![0; due.len()];
-    stream.read_exact(&mut came).expect("as many bytes as are due");
+    stream.read_exact(&mut came).expect("the expected number of bytes");
     if let Some(at) = came.iter().zip(due).position(|(came, due)| came != due) {
         panic!("at byte {at} of {}: {:?}", due.len(), came[at..(at + 60).min(due.len())].escape_ascii().to_string());
     }
 }
 
 #[test]
-fn a_member_that_reads_is_never_lapped_however_much_comes_at_once() {
-    // These messages cost far more than the backlog in the room's log, and fit the kernel's buffers when they leave.
+fn a_member_that_reads_is_never_lapped() {
+    // These messages take far more than the backlog in the room's log, but fit the kernel's buffers when sent.
     const BURST: usize = 10_000;
     let mut random = seeded();
     // No ping may come in between.
@@ -159,7 +159,7 @@ fn a_member_that_reads_is_never_lapped_however_much_comes_at_once() {
 }
 
 #[test]
-fn everything_said_before_a_leave_is_received_before_its_confirmation() {
+fn messages_before_a_leave_arrive_before_its_confirmation() {
     let server = Server::start(&["--rate-limit", "0"]);
     let mut ann = server.join("ann", "tea");
     let mut others: Vec<Client> = (0..4).map(|number| server.join(&format!("u{number}"), "tea")).collect();
@@ -170,7 +170,7 @@ fn everything_said_before_a_leave_is_received_before_its_confirmation() {
         }
     }
     for other in &mut others {
-        // Whoever sees all of it knows that it has its place in the room's order.
+        // A client that has seen all of it knows that the message is in the room's order.
         let mut seen = 0;
         while seen < 200 {
             seen += usize::from(other.json()["Meta"] == false);
@@ -184,8 +184,8 @@ fn everything_said_before_a_leave_is_received_before_its_confirmation() {
 }
 
 #[test]
-fn a_leave_of_a_member_that_lags_loses_nothing_untold() {
-    // Twice: what waits is more than the kernel takes, and more than hi keeps for one connection.
+fn a_lagging_member_that_leaves_is_told_of_every_loss() {
+    // Two cases: more is waiting than the kernel buffers, and more than hi keeps for one connection.
     for messages in [250, 1000] {
         let server = Server::start(&["--rate-limit", "0", "--backlog-bytes", "64m"]);
         let mut slow = server.narrow_websocket("/ws?username=slow&room=tea");
@@ -208,24 +208,24 @@ fn a_leave_of_a_member_that_lags_loses_nothing_untold() {
                 }
                 None if message["From"] == "hi" => break message,
                 None => {
-                    assert_eq!(message["Seq"], next, "neither sent nor told of");
+                    assert_eq!(message["Seq"], next, "neither sent nor announced as lost");
                     next += 1;
                     heard += 1;
                 }
             }
         };
         assert_eq!((&last["Message"], next), (&json!("Left channel tea."), messages + 3));
-        assert!(heard > 20, "what was on its way has come: {heard}");
+        assert!(heard > 20, "everything in flight has arrived: {heard}");
     }
 }
 
 #[test]
-fn an_answer_comes_behind_what_was_said_before_it() {
+fn an_answer_comes_after_the_messages_before_it() {
     let server = Server::start(&["--rate-limit", "0"]);
     let mut others: Vec<Client> = (0..4).map(|number| server.join_quietly(&format!("u{number}"), "tea")).collect();
     let mut ann = server.join_quietly("ann", "tea");
     for round in 0..30 {
-        // Whoever has read its own message knows that it has its place in the room's order.
+        // A client that has read its own message knows that it is in the room's order.
         let other = &mut others[round % 4];
         other.say("tea", &format!("m{round}"));
         while other.json()["Message"] != format!("m{round}") {}
@@ -238,7 +238,7 @@ fn an_answer_comes_behind_what_was_said_before_it() {
 }
 
 #[test]
-fn what_one_says_in_the_same_breath_as_leaving_is_heard_by_all_and_oneself() {
+fn a_message_sent_together_with_a_leave_reaches_all_including_the_sender() {
     let server = Server::start(&["--rate-limit", "0"]);
     let mut ann = server.join("ann", "tea");
     let mut bob = server.join("bob", "tea");

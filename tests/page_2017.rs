@@ -1,4 +1,4 @@
-//! What the page of 2017 takes for granted: the keys of a message in their order, and everything that it does itself.
+//! What the page of 2017 relies on: the keys of a message in their order, and everything that it does itself.
 
 mod support;
 
@@ -70,7 +70,7 @@ struct OldPage {
 
 impl OldPage {
     fn open(server: &Server, pathname: &str, name: &str) -> Self {
-        // What a browser encodes in a query by itself.
+        // The characters that a browser encodes in a query.
         let encoded = |byte: u8| match byte {
             b' ' | b'"' | b'<' | b'>' | b'\'' | 0x80.. => format!("%{byte:02X}"),
             other => char::from(other).to_string(),
@@ -99,7 +99,7 @@ fn the_page_of_2017_works_unchanged() {
     let mut veit = OldPage::open(&server, "/", "veit");
     veit.expect("#general", "Welcome to general, veit!", true);
     let mut zoe = OldPage::open(&server, "/some/where/", "Zoë <b> & co");
-    // The browser leaves `&` alone: what follows it is no longer the name, and a space at the end is none of it.
+    // The browser doesn't encode `&`: what follows it is not part of the name, nor is a space at the end.
     for page in [&mut veit, &mut zoe] {
         page.expect("#general", "Welcome to general, Zoë <b>!", true);
     }

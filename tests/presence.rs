@@ -1,4 +1,4 @@
-//! Joins and leaves are told one by one while a room is small and quiet; a storm of joins is no storm of notices.
+//! Joins and leaves are announced one by one while a room is small and quiet; a storm of joins causes no storm of notices.
 //! `HI_TEST_JOINS=10000 cargo test --release --test presence` makes it 10,000.
 
 mod support;
@@ -12,16 +12,16 @@ use serde_json::Value;
 use support::wire::{FIN, TEXT, Wire, frame, handshake};
 use support::{Client, Server, reset, wait_while};
 
-/// Members up to which joins may be told one by one.
+/// Number of members up to which joins may be announced one by one.
 const SMALL_ROOM: u64 = 32;
-/// Connections that are opened before their handshakes are waited for: the accept queue has room for them.
+/// Connections opened before waiting for their handshakes: as many as fit the accept queue.
 const CONNECTS_AT_A_TIME: usize = 500;
 
 fn joins() -> u64 {
     std::env::var("HI_TEST_JOINS").ok().and_then(|joins| joins.parse().ok()).unwrap_or(2000)
 }
 
-/// One notice: when it was published (ms), who it tells of, and how many users there are then.
+/// One notice: when it was published (ms), the users it announces, and how many users there are then.
 struct Notice {
     ts: u64,
     joined: u64,
@@ -44,8 +44,8 @@ impl Notice {
     }
 }
 
-/// Each comes a second or more after the one before. `Ts` is from another clock than the one that measures the second: both
-/// are cut to whole milliseconds, so that a second there may be one less here.
+/// Each comes at least a second after the one before. `Ts` is from a different clock than the one that measures the
+/// second, and both are truncated to milliseconds, so a second may appear one shorter.
 #[track_caller]
 fn assert_one_a_second(notices: &[Notice]) {
     for pair in notices.windows(2) {
@@ -54,7 +54,7 @@ fn assert_one_a_second(notices: &[Notice]) {
 }
 
 #[test]
-fn a_storm_of_joins_and_of_leaves_is_told_once_a_second() {
+fn a_storm_of_joins_and_leaves_is_announced_once_a_second() {
     hi::os::raise_file_limit().unwrap();
     let joins = joins();
     let server = Server::start(&["--ping-interval", "1h"]);
@@ -80,7 +80,7 @@ fn a_storm_of_joins_and_of_leaves_is_told_once_a_second() {
         assert_eq!(notice.left, 0);
         notices.push(notice);
     }
-    assert_eq!(told, joins, "everyone is told of, once");
+    assert_eq!(told, joins, "every join is announced once");
     assert_eq!(notices.last().unwrap().users, joins + 1);
     let small = notices.iter().take_while(|notice| notice.users <= SMALL_ROOM).count();
     assert!(small <= SMALL_ROOM as usize);
@@ -102,8 +102,8 @@ fn a_storm_of_joins_and_of_leaves_is_told_once_a_second() {
     println!("and their leaves: {} notices", farewells.len());
 }
 
-/// Reads notices until `names` came in order (a folded one names the first three), and checks each against the texts;
-/// returns when each was published.
+/// Reads notices until all `names` were announced in order (a folded one names the first three), and checks their
+/// texts. Returns when each was published.
 fn read_welcomes(client: &mut Client, names: &[String]) -> Vec<(String, u64)> {
     let mut notices = Vec::new();
     let mut rest = names;
@@ -146,7 +146,7 @@ fn assert_notices_per_second(notices: &[(String, u64)], max: usize) {
 
 #[test]
 fn the_seventeenth_notice_within_a_second_is_folded() {
-    // On a machine so busy that 20 handshakes take longer, nothing has to be folded: then once more.
+    // If this machine is so busy that 20 handshakes take longer, nothing has to be folded: repeat.
     for _attempt in 0..10 {
         let server = Server::start(&[]);
         let began = Instant::now();
@@ -165,12 +165,12 @@ fn the_seventeenth_notice_within_a_second_is_folded() {
 }
 
 #[test]
-fn in_a_room_of_more_than_32_joins_and_leaves_are_told_once_a_second() {
+fn with_more_than_32_members_joins_and_leaves_are_announced_once_a_second() {
     let server = Server::start(&[]);
     let mut watcher = server.websocket("/ws?username=u0&room=tea");
     let mut others = enter(&server, &names(1..33));
     read_welcomes(&mut watcher, &names(0..33));
-    // Members are 33 now, and it is quiet: everything is folded.
+    // Now with 33 members, and quiet: everything is folded.
     others.extend(enter(&server, &names(33..43)));
     let notices = read_welcomes(&mut watcher, &names(33..43));
     assert_notices_per_second(&notices, 1);
@@ -196,7 +196,7 @@ fn in_a_room_of_more_than_32_joins_and_leaves_are_told_once_a_second() {
     assert_eq!((left, users), (10, 33));
 }
 
-/// Connections of the server that nobody has ended, as its kernel knows it: all but the watcher's are cut.
+/// Connections of the server that are open according to its kernel; all but the watcher's are cut.
 fn established(server: &Server) -> usize {
     let (port, established) = (format!(":{:04X}", server.address().port()), "01");
     let all = std::fs::read_to_string("/proc/net/tcp").unwrap();
@@ -212,7 +212,7 @@ fn a_client_that_is_cut_and_reconnects_at_once_finds_its_name_free() {
     let path = |user: usize| format!("/ws?username=u{user}&room=tea");
     let said = |text: &str| frame(FIN | TEXT, format!(r#"{{"Message":"{text}","Room":"tea"}}"#).as_bytes());
     let lost: Vec<Wire> = (0..USERS).map(|user| server.upgraded(&path(user))).collect();
-    // All of it waits when hi goes on: last words, ends, resets, and clients that reconnect.
+    // Everything is waiting when hi continues: last messages, ends, resets, and reconnecting clients.
     server.signal(Signal::STOP);
     let cut = lost.into_iter().enumerate().filter_map(|(user, mut wire)| match user % 2 {
         0 => {
@@ -243,7 +243,7 @@ fn a_client_that_is_cut_and_reconnects_at_once_finds_its_name_free() {
         }
     }
     watcher.say("tea", "/list");
-    // The first hundred by name, and how many others there are.
+    // The first hundred by name, and the number of others.
     let users = loop {
         let message = watcher.json()["Message"].as_str().expect("a text").to_owned();
         let others = message.strip_suffix(" more").and_then(|list| list.rsplit_once(", and "));

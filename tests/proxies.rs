@@ -1,4 +1,4 @@
-//! What hi says about handshakes that real proxies break, and that the lines that it hands out fix those proxies.
+//! What hi reports about handshakes broken by real proxies, and that its suggested lines fix those proxies.
 
 mod support;
 
@@ -13,14 +13,14 @@ use support::{PATIENCE, Server, wait_while};
 
 const PATH: &str = "/raw/proxies";
 
-/// A handshake through the proxy, with this header more.
+/// A handshake through the proxy, with this extra header.
 fn ask_with(proxy: &Proxy, header: &str) -> Answer {
     let mut wire = Wire::new(proxy.connect());
     wire.send(handshake(PATH).replace("Host: hi\r\n", &format!("Host: hi\r\n{header}\r\n")));
     wire.answer()
 }
 
-/// The verdict on a handshake through this proxy, which hi has to refuse.
+/// The diagnosis of a handshake through this proxy, which hi has to refuse.
 #[track_caller]
 fn verdict(setup: &Setup) -> Value {
     let proxy = setup.start();
@@ -39,18 +39,18 @@ fn expect_a_way_through(setup: &Setup) {
     wire.expect_echo("through");
 }
 
-/// The lines that hi hands out for this kind of proxy.
+/// The lines that hi suggests for this kind of proxy.
 #[track_caller]
-fn mend_for(verdict: &Value, kind: Kind) -> Value {
-    let mends = verdict["mend"].as_array().expect("mends");
-    mends
+fn fix_for(verdict: &Value, kind: Kind) -> Value {
+    let fixes = verdict["mend"].as_array().expect("fixes");
+    fixes
         .iter()
-        .find(|mend| mend["proxy"] == kind.name())
+        .find(|fix| fix["proxy"] == kind.name())
         .unwrap_or_else(|| panic!("none for {kind:?}: {verdict}"))
         .clone()
 }
 
-/// A proxy that strips: what hi says of it, once in the log, and that the lines in the answer fix it.
+/// A proxy that strips headers: checks hi's report, once in the log, and that the suggested lines fix it.
 #[track_caller]
 fn expect_diagnosed(server: &Server, setup: &Setup, reason: &str, likely: Option<&str>) -> Value {
     let said = verdict(setup);
@@ -61,16 +61,16 @@ fn expect_diagnosed(server: &Server, setup: &Setup, reason: &str, likely: Option
     for part in ["handshake from 127.0.0.1:", reason, said["sentence"].as_str().expect("a sentence"), "Fix: in "] {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
-    let mend = mend_for(&said, setup.kind);
-    for part in mend["lines"].as_array().expect("lines") {
+    let fix = fix_for(&said, setup.kind);
+    for part in fix["lines"].as_array().expect("lines") {
         assert!(line.contains(part.as_str().unwrap()), "no {part} in {line}");
     }
-    expect_a_way_through(&setup.mended(&mend));
+    expect_a_way_through(&setup.fixed(&fix));
     said
 }
 
 #[test]
-fn nginx_as_it_comes_is_a_hop_of_http_1_0() {
+fn default_nginx_is_an_http_1_0_hop() {
     let server = Server::start(&[]);
     let setup = cases::http10(server.address());
     let said = expect_diagnosed(&server, &setup, "http10_hop", Some("nginx"));
@@ -81,7 +81,7 @@ fn nginx_as_it_comes_is_a_hop_of_http_1_0() {
 }
 
 #[test]
-fn nginx_that_strips_both_or_one_of_the_two_is_named_and_mended() {
+fn nginx_that_strips_headers_is_named_and_fixed() {
     for (setup, reason) in [
         (cases::strips_both as fn(_) -> _, "upgrade_stripped"),
         (cases::drops_connection, "connection_stripped"),
@@ -93,7 +93,7 @@ fn nginx_that_strips_both_or_one_of_the_two_is_named_and_mended() {
 }
 
 #[test]
-fn haproxy_that_strips_is_mended_by_what_goes() {
+fn haproxy_that_strips_is_fixed_by_removing_lines() {
     for (setup, reason) in [
         (cases::haproxy_strips_both as fn(_) -> _, "upgrade_stripped"),
         (cases::haproxy_drops_upgrade, "upgrade_stripped"),
@@ -105,7 +105,7 @@ fn haproxy_that_strips_is_mended_by_what_goes() {
 }
 
 #[test]
-fn apache_names_itself_with_via_and_is_likely_without() {
+fn apache_is_certain_with_via_and_likely_without() {
     let server = Server::start(&[]);
     let signs = expect_diagnosed(
         &server,
@@ -125,7 +125,7 @@ fn apache_names_itself_with_via_and_is_likely_without() {
 }
 
 #[test]
-fn apache_with_a_line_too_many_is_mended_by_what_goes() {
+fn apache_with_an_extra_line_is_fixed_by_removing_it() {
     for (setup, reason) in
         [(cases::apache_http10 as fn(_) -> _, "http10_hop"), (cases::apache_drops_upgrade, "upgrade_stripped")]
     {
@@ -135,13 +135,13 @@ fn apache_with_a_line_too_many_is_mended_by_what_goes() {
 }
 
 #[test]
-fn caddy_that_strips_is_mended() {
+fn caddy_that_strips_is_fixed() {
     let server = Server::start(&[]);
     expect_diagnosed(&server, &cases::caddy_strips(server.address()), "upgrade_stripped", None);
 }
 
 #[test]
-fn of_two_hops_the_last_is_named_and_the_other_one_mentioned() {
+fn with_two_hops_the_last_is_named_and_the_other_mentioned() {
     let server = Server::start(&[]);
     let [outer, inner] = cases::inner_strips(server.address());
     let inside = inner.start();
@@ -150,22 +150,22 @@ fn of_two_hops_the_last_is_named_and_the_other_one_mentioned() {
     assert_eq!(said["hop"]["earlier"], serde_json::json!(["127.0.0.1"]));
     assert!(said["sentence"].as_str().unwrap().contains("the last of several hops"), "{said}");
     drop(inside);
-    let mended = inner.mended(&mend_for(&said, Kind::Nginx)).start();
+    let fixed = inner.fixed(&fix_for(&said, Kind::Nginx)).start();
     expect_a_way_through(&outer);
-    drop(mended);
+    drop(fixed);
 
-    // The inner one is healthy, and says so by the header that it writes: the outer one strips.
+    // The inner one is fine, which the header that it writes shows: the outer one strips.
     let server = Server::start(&[]);
     let [outer, inner] = cases::outer_strips(server.address());
     let _inside = inner.start();
     let said = verdict(&outer);
     let sentence = said["sentence"].as_str().unwrap();
     assert!(said["reason"] == "upgrade_stripped" && sentence.contains("from a hop before it"), "{said}");
-    expect_a_way_through(&outer.mended(&mend_for(&said, Kind::Nginx)));
+    expect_a_way_through(&outer.fixed(&fix_for(&said, Kind::Nginx)));
 }
 
 #[test]
-fn proxies_that_are_set_right_carry_websockets() {
+fn correct_proxies_carry_websockets() {
     let server = Server::start(&[]);
     let upstream = server.address();
     for setup in [
@@ -197,7 +197,7 @@ fn proxies_that_cut_idle_connections_do_so() {
 }
 
 #[test]
-fn what_never_reaches_hi_is_answered_by_the_proxy() {
+fn requests_that_never_reach_hi_are_answered_by_the_proxy() {
     for (setup, status, says) in [
         (cases::redirects("https://chat.example.com/"), 301, "chat.example.com"),
         (cases::html(200), 200, "Not here"),
@@ -220,7 +220,7 @@ fn what_never_reaches_hi_is_answered_by_the_proxy() {
 }
 
 #[test]
-fn proxies_that_speak_another_protocol_are_named_with_what_to_write() {
+fn proxies_that_speak_another_protocol_are_named_with_the_fix() {
     for (setup, reason, kind) in [
         (cases::speaks_tls as fn(_) -> _, "tls_on_plain_port", Kind::Nginx),
         (cases::haproxy_speaks_http2, "http2_on_http1_port", Kind::Haproxy),
@@ -230,13 +230,13 @@ fn proxies_that_speak_another_protocol_are_named_with_what_to_write() {
         let answer = ask_with(&setup.start(), "X-Test: 1");
         assert!(matches!(answer.status, 502 | 503), "{}", answer.head);
         let line = server.wait_for_log("refused: ");
-        let mend = match kind {
+        let fix = match kind {
             Kind::Nginx => format!("proxy_pass http://{};", server.address()),
             _ => format!("server hi {}", server.address()),
         };
-        assert!(line.contains(reason) && line.contains("127.0.0.1") && line.contains(&mend), "{line}");
-        let plain = serde_json::json!({"lines": [mend], "without": []});
-        expect_a_way_through(&setup.mended(&plain));
+        assert!(line.contains(reason) && line.contains("127.0.0.1") && line.contains(&fix), "{line}");
+        let plain = serde_json::json!({"lines": [fix], "without": []});
+        expect_a_way_through(&setup.fixed(&plain));
     }
 }
 
@@ -250,7 +250,7 @@ fn the_same_failure_is_one_line_and_then_a_count() {
     server.wait_for_log("refused");
     assert_eq!(server.log().matches("refused").count(), 1, "{}", server.log());
 
-    // Whatever the lines are, together they tell of every failure.
+    // Together, the lines report every failure.
     let server = Server::start(&["--failure-log-interval", "1s"]);
     let proxy = cases::strips_both(server.address()).start();
     for _ in 0..6 {
@@ -262,7 +262,7 @@ fn the_same_failure_is_one_line_and_then_a_count() {
     assert!(counts.contains("upgrade_stripped") && counts.contains("127.0.0.1"), "{counts}");
 }
 
-/// How many failures the log tells of, one by one or as a count.
+/// Number of failures in the log, one by one or as a count.
 fn told(log: &str) -> usize {
     let counted = |line: &str| {
         let words: Vec<_> = line.split([' ', '(']).collect();
@@ -288,7 +288,7 @@ fn origins_are_checked_behind_a_proxy_too() {
 }
 
 #[test]
-fn a_proxy_that_rewrites_host_is_named_as_the_cause_and_its_line_mends_it() {
+fn a_proxy_that_rewrites_host_is_named_as_the_cause_and_fixed_by_its_line() {
     let server = Server::start(&[]);
     let mut setup = cases::correct(server.address());
     setup.site.retain(|line| !line.contains(" Host "));

@@ -1,4 +1,4 @@
-//! Raw rooms over real sockets, and what becomes of members of any room that read too slowly.
+//! Raw rooms over real sockets, and slow readers in any room.
 
 mod support;
 
@@ -49,7 +49,7 @@ fn assert_same(received: &Message, sent: &Message) {
 #[test]
 fn messages_of_every_size_reach_all_members_byte_for_byte() {
     let mut random = seeded();
-    // Without pings: on a busy machine a member may wait longer for its turn to be read than it has for an answer.
+    // Without pings: on a busy machine this test may take longer to read a member than the ping timeout.
     let server = Server::start(&["--max-message", "32m", "--ping-interval", "1h"]);
     let mut members = raw_members(&server, "/raw/data", MEMBERS_ON_BOTH_SHARDS);
     for len in [0, 1, 125, 126, 127, 4082, 4096, 16_384, 16_385, 65_535, 65_536, 65_537, (1 << 20) + 7, 2 << 20] {
@@ -74,7 +74,7 @@ fn fragments_are_joined_into_one_frame() {
             true => (TEXT, text(&mut random, len).into_bytes()),
             false => (BINARY, bytes(&mut random, len)),
         };
-        // Cut anywhere, also inside a character; equal cuts make empty fragments.
+        // Split anywhere, even inside a character; equal positions make empty fragments.
         let mut cuts: Vec<usize> = (0..random.usize(1..6)).map(|_| random.usize(..=content.len())).collect();
         cuts.extend([0, content.len()]);
         cuts.sort_unstable();
@@ -117,7 +117,7 @@ fn with_echo_0_the_sender_gets_everything_but_its_own() {
 }
 
 #[test]
-fn raw_rooms_and_chat_rooms_of_one_name_never_meet() {
+fn raw_rooms_and_chat_rooms_of_the_same_name_are_separate() {
     let server = Server::start(&[]);
     let mut ann = server.join("ann", "general");
     let mut raw = server.websocket("/raw/general");
@@ -149,14 +149,14 @@ fn in_rooms_that_only_listen_a_publisher_is_closed_with_1008() {
         publisher.socket.send(message).unwrap();
         assert_eq!(publisher.expect_close().0, 1008);
     }
-    // Who listened has got nothing, and is still there.
+    // Listeners have got nothing, and are still connected.
     let mut listener = members.pop().unwrap();
     listener.socket.send(Message::Ping("x".into())).unwrap();
     assert_eq!(listener.socket.read().unwrap(), Message::Pong("x".into()));
 }
 
 #[test]
-fn rooms_that_are_off_are_403_and_the_chat_goes_on() {
+fn disabled_raw_rooms_are_403_and_the_chat_works() {
     let server = Server::start(&["--raw", "off"]);
     let answer = server.ask(handshake("/raw/data"));
     assert!(answer.status == 403 && answer.body.contains("--raw off"), "{answer:?}");
@@ -164,7 +164,7 @@ fn rooms_that_are_off_are_403_and_the_chat_goes_on() {
 }
 
 #[test]
-fn an_address_that_is_not_right_is_400() {
+fn an_invalid_address_is_400() {
     let server = Server::start(&[]);
     let long = "r".repeat(65);
     for address in [
@@ -187,14 +187,14 @@ fn an_address_that_is_not_right_is_400() {
         let answer = server.ask(handshake(&format!("/raw/{address}")));
         assert_eq!(answer.status, 400, "{address}: {answer:?}");
     }
-    let mut sound = server.websocket(&format!("/raw/{}?echo=1&lossy=0&x=y", &long[1..]));
-    sound.send_text("hello");
-    assert_eq!(sound.text(), "hello");
+    let mut valid = server.websocket(&format!("/raw/{}?echo=1&lossy=0&x=y", &long[1..]));
+    valid.send_text("hello");
+    assert_eq!(valid.text(), "hello");
 }
 
-/// Beyond what the kernel keeps of one connection (4 MiB by default), so that a stuck member is lapped for certain.
+/// More than the kernel buffers for one connection (4 MiB by default), so that a stuck member is certainly lapped.
 const FLOOD_BYTES: usize = 6 << 20;
-/// Bytes of one message of a flood: in chat, with what is around it, just below the default limit.
+/// Bytes of one message of a flood: with a chat message's envelope, just below the default limit.
 const FLOOD_MESSAGE_BYTES: usize = 15_000;
 const FLOOD_MESSAGES: usize = FLOOD_BYTES / FLOOD_MESSAGE_BYTES;
 const BACKLOG: [&str; 4] = ["--backlog-bytes", "64k", "--rate-limit", "0"];
@@ -212,8 +212,8 @@ fn number_of(text: &str) -> usize {
     number
 }
 
-/// Publishes a flood while `healthy` read all of it, in order, in step with the publisher: being lapped is for those who
-/// don't.
+/// Publishes a flood while `healthy` members read all of it in order, in step with the publisher: only members that
+/// don't read are lapped.
 fn flood(publisher: &mut Client, healthy: &mut [Client]) {
     for number in 0..FLOOD_MESSAGES {
         let text = numbered(number, FLOOD_MESSAGE_BYTES);
@@ -251,7 +251,7 @@ fn a_stuck_raw_member_is_closed_with_4101_and_the_others_get_everything() {
 }
 
 #[test]
-fn a_lossy_raw_member_skips_and_goes_on_with_the_latest() {
+fn a_lossy_raw_member_skips_to_the_latest() {
     let server = Server::start(&BACKLOG);
     let mut lossy = server.narrow_websocket("/raw/data?lossy=1");
     let mut publisher = server.websocket("/raw/data?echo=0");
@@ -271,7 +271,7 @@ fn a_lossy_raw_member_skips_and_goes_on_with_the_latest() {
     assert_eq!(lossy.text(), "end");
 }
 
-/// What a stuck chat member of `tea` finds when it reads on: the `Seq`s that it got and those that it was told of, in
+/// What a stuck chat member of `tea` reads once it resumes: the `Seq`s that it got and those announced as lost, in
 /// order, up to the message "end".
 fn read_to_end(stuck: &mut Client, room: &str, first_seq: u64) -> (Vec<u64>, Vec<(u64, u64)>) {
     let (mut received, mut gaps, mut next) = (Vec::new(), Vec::new(), first_seq);
@@ -294,7 +294,7 @@ fn read_to_end(stuck: &mut Client, room: &str, first_seq: u64) -> (Vec<u64>, Vec
             next = to + 1;
             continue;
         }
-        assert_eq!(frame["Seq"], next, "neither sent nor told of");
+        assert_eq!(frame["Seq"], next, "neither sent nor announced as lost");
         received.push(next);
         next += 1;
         if frame["Message"] == "end" {
@@ -334,7 +334,7 @@ fn a_stuck_chat_member_is_told_exactly_what_it_missed() {
     }
 }
 
-/// A member stuck in several rooms, of which it is the only one; nothing is read before the flood is over.
+/// A member stuck in several rooms, in which it is alone; it reads nothing before the flood is over.
 fn stuck_in_rooms(slow: &str, rooms: &[&str]) -> (Server, Client, Client) {
     let server = Server::start_on_one_shard(&[&BACKLOG[..], &["--slow", slow]].concat());
     let mut stuck = server.narrow_websocket(&format!("/ws?username=stuck&room={}", rooms[0]));
@@ -353,9 +353,9 @@ fn stuck_in_rooms(slow: &str, rooms: &[&str]) -> (Server, Client, Client) {
     for room in rooms {
         publisher.say(room, "end");
     }
-    // On one shard: what was said before its answer has been dealt with.
+    // On one shard: everything before the answer has been handled.
     publisher.say("desk", "/list");
-    // A room may be gone by then, with the member that was closed.
+    // A room may be gone by then, along with its closed member.
     while publisher.json()["From"] != "#desk" {}
     (server, stuck, publisher)
 }
@@ -403,7 +403,7 @@ fn a_member_stuck_in_many_rooms_is_told_of_each() {
             missed[room] += to + 1 - from;
             next[room] = to + 1;
         } else {
-            assert_eq!(frame["Seq"], next[room], "neither sent nor told of");
+            assert_eq!(frame["Seq"], next[room], "neither sent nor announced as lost");
             next[room] += 1;
         }
         ended += usize::from(frame["Message"] == "end");
@@ -412,11 +412,11 @@ fn a_member_stuck_in_many_rooms_is_told_of_each() {
 }
 
 #[test]
-fn what_was_said_before_a_close_comes_back_before_the_close() {
+fn messages_before_a_close_come_back_before_the_close() {
     let server = Server::start(&["--max-message", "1m"]);
     for (count, bytes) in [(100, 1000), (1, 65_536), (1, 900_000), (3, 65_530)] {
         let mut client = server.websocket("/raw/owed");
-        // All of it at once, the Close included.
+        // All at once, including the Close.
         for number in 0..count {
             client.socket.write(Message::text(format!("{number:010}").repeat(bytes / 10))).unwrap();
         }

@@ -28,10 +28,10 @@ fn a_head_beyond_the_limits_is_431() {
     for (request, says) in
         [(&long, "16384 bytes"), (&many, "more than 100 headers"), (&endless, "16384 bytes"), (&line, "16384 bytes")]
     {
-        // Each on a server of its own: a failure of the same kind is not logged twice in a minute.
+        // Each on a fresh server: failures of the same kind are logged once a minute.
         let server = Server::start(&[]);
         let mut wire = server.wire();
-        // Of an endless head hi reads only the beginning.
+        // hi reads only the beginning of an endless head.
         wire.send_what_is_taken(request.as_bytes());
         let answer = wire.answer();
         assert_eq!((answer.status, answer.header("Connection")), (431, Some("close")), "{}", answer.body);
@@ -46,21 +46,22 @@ fn refused(wire: &Wire) -> String {
     format!("handshake from {} refused: ", wire.stream.local_addr().unwrap())
 }
 
-/// A request that is no handshake: what it is, the status, the word in the log, what the body and the log say is
-/// missing, and what they must not say.
+/// A request that is no handshake: its description, the status, the reason in the log, what body and log report as
+/// missing, and what they must not mention.
 struct Failure {
     request: String,
     status: u16,
     reason: &'static str,
     missing: &'static [&'static str],
-    sound: &'static [&'static str],
+    intact: &'static [&'static str],
 }
 
 fn failures() -> Vec<Failure> {
     const UPGRADE: &str = "Upgrade: websocket (absent)";
     const CONNECTION: &str = "Connection: Upgrade (absent)";
     const KEY_MISSING: &str = "one Sec-WebSocket-Key that is base64 of 16 bytes (absent)";
-    let failure = |request: String, status, reason, missing, sound| Failure { request, status, reason, missing, sound };
+    let failure =
+        |request: String, status, reason, missing, intact| Failure { request, status, reason, missing, intact };
     vec![
         failure(changed(&["Upgrade"], &[]), 426, "upgrade_stripped", &[UPGRADE], &["Connection: Upgrade (", "base64"]),
         failure(changed(&["Connection"], &[]), 426, "connection_stripped", &[CONNECTION], &["Upgrade: websocket ("]),
@@ -132,8 +133,8 @@ fn failures() -> Vec<Failure> {
 }
 
 #[test]
-fn a_failed_upgrade_says_exactly_what_is_missing_to_the_client_and_in_the_log() {
-    for Failure { request, status, reason, missing, sound } in failures() {
+fn a_failed_upgrade_tells_client_and_log_exactly_what_is_missing() {
+    for Failure { request, status, reason, missing, intact } in failures() {
         let server = Server::start(&[]);
         let mut wire = server.wire();
         wire.send(&request);
@@ -145,13 +146,13 @@ fn a_failed_upgrade_says_exactly_what_is_missing_to_the_client_and_in_the_log() 
         assert!(logged.contains(reason), "{logged}");
         for text in [&answer.body, &logged] {
             missing.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in: {text}"));
-            sound.iter().for_each(|part| assert!(!text.contains(part), "{part:?} is not missing: {text}"));
+            intact.iter().for_each(|part| assert!(!text.contains(part), "{part:?} is not missing: {text}"));
         }
     }
 }
 
 #[test]
-fn a_key_that_survives_what_a_proxy_dropped_is_the_proof_and_the_cure_is_named() {
+fn a_surviving_key_proves_that_a_proxy_dropped_headers_and_the_fix_is_named() {
     let server = Server::start(&[]);
     let mut wire = server.wire();
     wire.send(changed(&["Upgrade", "Connection"], &[]));
@@ -205,7 +206,7 @@ fn other_protocols_are_told_at_once_that_this_is_http_1() {
 }
 
 #[test]
-fn raw_rooms_that_are_switched_off_say_so() {
+fn disabled_raw_rooms_say_so() {
     let server = Server::start(&["--raw", "off"]);
     let answer = server.ask(changed(&[], &[]));
     assert_eq!(answer.status, 403);
@@ -213,7 +214,7 @@ fn raw_rooms_that_are_switched_off_say_so() {
 }
 
 #[test]
-fn a_bad_name_has_the_text_that_clients_know_and_the_log_has_the_reason() {
+fn a_bad_name_gets_the_known_text_and_the_log_has_the_reason() {
     let server = Server::start(&[]);
     let text = "Need a valid username (shorter than 80 characters and does not start with a hash)";
     let answer = server.ask(handshake("/ws?username=%23ann"));
@@ -233,7 +234,7 @@ fn only_pages_of_the_named_origins_open_websockets() {
     for origin in ["https://chat.example.com", "HTTPS://CHAT.example.com:443", "http://localhost:3000"] {
         assert_eq!(server.ask(changed(&[], &[&format!("Origin: {origin}")])).status, 101, "{origin}");
     }
-    // Programs send none, and whoever asks for pages is not asked where from.
+    // Programs send no Origin, and requests for pages need none.
     assert_eq!(server.ask(changed(&[], &[])).status, 101);
     assert_eq!(server.ask("GET / HTTP/1.1\r\nHost: hi\r\nOrigin: https://evil.example\r\n\r\n").status, 200);
     let origins =
@@ -294,7 +295,7 @@ fn by_default_pages_of_the_same_host_open_websockets_and_streams() {
 }
 
 #[test]
-fn any_page_may_come_where_the_operator_says_so() {
+fn any_page_is_allowed_with_origins_any() {
     let server = Server::start(&["--origins", "any"]);
     for origin in ["https://anywhere.example", "null"] {
         assert_eq!(server.ask(changed(&[], &[&format!("Origin: {origin}")])).status, 101);
@@ -306,7 +307,7 @@ fn any_page_may_come_where_the_operator_says_so() {
 }
 
 #[test]
-fn a_head_that_is_cut_off_or_late_is_named_in_the_log() {
+fn truncated_and_late_heads_are_named_in_the_log() {
     let server = Server::start(&[]);
     let mut wire = server.wire();
     wire.send("GET /ws HT");
@@ -322,7 +323,7 @@ fn a_head_that_is_cut_off_or_late_is_named_in_the_log() {
 }
 
 #[test]
-fn a_flood_of_failures_is_a_few_lines() {
+fn a_flood_of_failures_makes_few_log_lines() {
     let server = Server::start(&[]);
     for _ in 0..100 {
         assert_eq!(server.ask(changed(&["Upgrade"], &[])).status, 426);

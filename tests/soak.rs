@@ -1,9 +1,9 @@
-//! One soak under every attack at once, from one seed: raw flooders, members that never read, half messages, askers, drip
-//! readers, replay churn, and for a part of the time no descriptor left. Meanwhile healthy members of every dialect check
-//! each message, memory stays below the budget, and the internal port answers.
+//! A soak under every attack at once, from one seed: raw flooders, members that never read, half messages, clients that
+//! request lists, drip readers, replay churn, and no free descriptor for part of the time. Meanwhile healthy members of
+//! every dialect check each message, memory stays below the budget, and the internal port answers.
 //!
-//! Two minutes where `CI` is set, half a minute elsewhere. `HI_TEST_SECONDS=600 HI_TEST_SEED=7 cargo test --test soak` repeats a
-//! run, and makes it longer.
+//! Two minutes if `CI` is set, otherwise half a minute. `HI_TEST_SECONDS=600 HI_TEST_SEED=7 cargo test --test soak`
+//! repeats a run, and makes it longer.
 
 mod support;
 
@@ -21,11 +21,11 @@ use support::internal::Internal;
 use support::wire::{BINARY, FIN, Wire, frame, handshake, header};
 
 const BUDGET_BYTES: usize = 48 << 20;
-/// What a server may take beyond it.
+/// Bytes that a server may take beyond it.
 const BESIDE_BYTES: usize = 24 << 20;
-/// Descriptors of the server. The lasting attackers have about half of them.
+/// Descriptors of the server. Permanent attackers use about half of them.
 const FILES: usize = 700;
-/// Connections of each kind of lasting attackers.
+/// Connections per kind of permanent attacker.
 const EACH: usize = 50;
 
 fn seconds() -> u64 {
@@ -45,10 +45,10 @@ fn start() -> (Server, Internal) {
     (server, internal)
 }
 
-/// What the attackers share.
+/// State shared by the attackers.
 struct Attack<'a> {
     server: &'a Server,
-    /// It is over.
+    /// The attack is over.
     done: &'a AtomicBool,
 }
 
@@ -57,7 +57,7 @@ impl Attack<'_> {
         !self.done.load(Ordering::SeqCst)
     }
 
-    /// A connection, unless the server has none left just now or the attack is over.
+    /// A connection, unless the server has none free or the attack is over.
     fn connect(&self) -> Option<TcpStream> {
         while self.goes_on() {
             let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).ok()?;
@@ -72,8 +72,8 @@ impl Attack<'_> {
         None
     }
 
-    /// Keeps [`EACH`] connections to `path` of a number, writing to each what `load` makes and reading up to `drip` bytes at a
-    /// time. One that is closed is replaced.
+    /// Keeps [`EACH`] connections to `path` of their number, writes to each what `load` returns, and reads up to `drip`
+    /// bytes at a time. A closed one is replaced.
     fn keep(
         &self,
         rng: &mut Rng,
@@ -116,7 +116,7 @@ impl Attack<'_> {
         self.keep(&mut rng, 0, |number| format!("/raw/flood{number}"), load);
     }
 
-    /// Members of rooms that others flood, chat and raw: they say nothing and read nothing.
+    /// Members of flooded chat and raw rooms that send nothing and read nothing.
     fn never_readers(&self, mut rng: Rng) {
         let path = |number| match number % 2 {
             0 => format!("/raw/flood{}?lossy={}", number % 8, number / 2 % 2),
@@ -135,7 +135,7 @@ impl Attack<'_> {
 
     fn half_messages(&self, mut rng: Rng) {
         let load = |rng: &mut Rng, _| [header(BINARY, 8000), vec![b'x'; rng.usize(..8000)]].concat();
-        // The next one is the end of the one before: what comes then is no frame, mostly.
+        // The next one completes the one before; what follows is usually no valid frame.
         self.keep(&mut rng, 0, |number| format!("/raw/half{number}"), load);
     }
 
@@ -148,7 +148,7 @@ impl Attack<'_> {
         self.keep(&mut rng, 0, |number| format!("/ws?username=asker{number}&room=ask{}", number % 4), load);
     }
 
-    /// Fills the replay of rooms, leaves them, and asks for what was missed.
+    /// Fills the replay of rooms, leaves them, and rejoins for the missed messages.
     fn replay_churn(&self, mut rng: Rng, internal: Internal) {
         let text = "x".repeat(15_000);
         let mut number = 0;
@@ -168,7 +168,7 @@ impl Attack<'_> {
         }
     }
 
-    /// Takes all descriptors that are left, in the middle third of the time; half of them with a head that has begun.
+    /// Takes all free descriptors in the middle third of the time, half of them with an incomplete head.
     fn exhaust(&self, mut rng: Rng, time: Duration) {
         let began = Instant::now();
         let mut open = Vec::new();
@@ -192,7 +192,7 @@ impl Attack<'_> {
 }
 
 #[test]
-fn healthy_members_notice_nothing_of_any_attack() {
+fn healthy_members_are_not_affected_by_any_attack() {
     hi::os::raise_file_limit().unwrap();
     let mut rng = support::seeded();
     let time = Duration::from_secs(seconds());
@@ -215,7 +215,7 @@ fn healthy_members_notice_nothing_of_any_attack() {
             let mut most_files = 0.0f64;
             while began.elapsed() < time {
                 watch.look();
-                // It answers, also while no descriptor is left.
+                // It answers, even while no descriptor is free.
                 assert_eq!(internal.ask("GET", "/healthz", &[], b"").body, "ok");
                 most_files = most_files.max(internal.metric("hi_open_files"));
             }

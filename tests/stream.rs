@@ -1,4 +1,4 @@
-//! Server-sent events over real sockets: what listeners get, how they reconnect, and what members notice of them.
+//! Server-sent events over real sockets: what listeners get, how they reconnect, and that members don't notice them.
 
 mod support;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use support::listener::Listener;
 use support::{Client, Server};
 
-/// A publisher in the room, which has said `count` messages of a size: `Seq` 2 and on.
+/// A publisher in the room that has sent `count` messages of a size, from `Seq` 2 on.
 fn publisher(server: &Server, room: &str, count: u64, bytes: usize) -> (Client, String) {
     let (mut client, answer) = server.join_v1("publisher", room);
     client.expect_message(&format!("#{room}"), &format!("Welcome to {room}, publisher!"));
@@ -29,7 +29,7 @@ fn publish(client: &mut Client, room: &str, seqs: std::ops::Range<u64>, bytes: u
     }
 }
 
-/// The next events have to be these messages, without a hole.
+/// Expects these messages as the next events, without a gap.
 #[track_caller]
 fn expect_seqs(listener: &mut Listener, seqs: impl IntoIterator<Item = u64>, bytes: usize) {
     for seq in seqs {
@@ -39,14 +39,14 @@ fn expect_seqs(listener: &mut Listener, seqs: impl IntoIterator<Item = u64>, byt
 }
 
 #[test]
-fn a_listener_gets_what_members_get_and_they_hear_nothing_of_it() {
+fn a_listener_gets_what_members_get_and_is_invisible_to_them() {
     let (server, internal) = Server::start_with_internal(&[]);
     let mut listener = server.listen("tea", None).opened();
     let mut ann = server.join("ann", "tea");
     let (mut bob, _) = server.join_v1("bob", "tea");
     bob.expect_message("#tea", "Welcome to tea, bob!");
     ann.expect_message("#tea", "Welcome to tea, bob!");
-    // Another one, while there are members.
+    // A second listener, while there are members.
     let _second = server.listen("tea", None).opened();
     ann.say("tea", "a \"b\" <c>\n\u{2028}");
     let (of_v0, of_v1) = (ann.text(), bob.text());
@@ -63,13 +63,13 @@ fn a_listener_gets_what_members_get_and_they_hear_nothing_of_it() {
     let (_, room) = internal.get("/api/rooms/tea");
     assert!(room["members"] == 4 && room["users"] == json!(["ann", "bob"]) && room["count"] == 2, "{room}");
     assert_eq!(internal.metric("hi_connections{dialect=\"sse\"}"), 2.0);
-    // A raw room of the same name is another one.
+    // A raw room of the same name is a different room.
     server.websocket("/raw/tea").send_text("raw");
     ann.close();
     assert_eq!(listener.message()["Message"], "User ann left channel.");
     drop(listener);
     internal.wait_for_metric("hi_connections{dialect=\"sse\"}", 1.0);
-    // Its welcome, what was said, the answers, a notice: and nothing of listeners.
+    // Its welcome, the messages, the answers, a notice, and nothing about listeners.
     bob.expect_message("#tea", "User ann left channel.");
 }
 
@@ -93,10 +93,11 @@ fn a_listener_keeps_a_room_alive_as_a_member_does() {
 }
 
 #[test]
-fn a_listener_that_reconnects_gets_all_that_it_missed_once_and_in_order() {
+fn a_listener_that_reconnects_gets_everything_it_missed_once_and_in_order() {
     let (server, internal) = Server::start_with_internal(&["--rate-limit", "0", "--replay-bytes", "4m"]);
     let (mut publisher, epoch) = publisher(&server, "tea", 300, 1000);
-    // On two shards: some of them are where the room was not before; and what is missed is sent in several parts.
+    // On two shards: some listeners are on a shard without the room before; and the missed messages are sent in several
+    // parts.
     let mut next = 302;
     for _ in 0..8 {
         let mut listener = server.listen("tea", Some(&format!("{epoch}:5"))).opened();
@@ -111,21 +112,21 @@ fn a_listener_that_reconnects_gets_all_that_it_missed_once_and_in_order() {
 }
 
 #[test]
-fn a_listener_that_has_heard_nothing_yet_gets_what_it_missed_all_the_same() {
+fn a_listener_without_any_event_yet_gets_what_it_missed() {
     let server = Server::start(&[]);
-    let place = server.listen("tea", None).opened().last_event_id;
-    // Nobody is there any more: what is said waits.
+    let position = server.listen("tea", None).opened().last_event_id;
+    // No one is there any more, so messages are kept.
     let mut ann = server.join("ann", "tea");
     ann.say("tea", "hello");
     ann.expect_message("ann", "hello");
     ann.close();
-    let mut listener = server.listen("tea", Some(&place)).opened();
+    let mut listener = server.listen("tea", Some(&position)).opened();
     assert_eq!(listener.message()["Message"], "Welcome to tea, ann!");
     assert_eq!(listener.message()["Message"], "hello");
 }
 
 #[test]
-fn polyfills_say_in_the_query_what_the_header_says() {
+fn polyfills_may_use_the_query_instead_of_the_header() {
     let server = Server::start(&[]);
     let (mut ann, epoch) = publisher(&server, "tea", 0, 10);
     publish(&mut ann, "tea", 2..6, 10);
@@ -144,7 +145,7 @@ fn polyfills_say_in_the_query_what_the_header_says() {
 }
 
 #[test]
-fn what_cannot_be_replayed_whole_is_a_gap_and_not_replayed() {
+fn an_incomplete_replay_is_a_gap_instead() {
     let (server, internal) = Server::start_with_internal(&["--rate-limit", "0", "--replay-frames", "100"]);
     let (mut publisher, epoch) = publisher(&server, "tea", 200, 0);
     let known = server.listen("tea", Some(&format!("{epoch}:5")));
@@ -161,7 +162,7 @@ fn what_cannot_be_replayed_whole_is_a_gap_and_not_replayed() {
     }
     publish(&mut publisher, "tea", 202..204, 0);
     listeners.iter_mut().for_each(|listener| expect_seqs(listener, 202..204, 0));
-    // What was told is not told again.
+    // A gap is not reported twice.
     let mut again = server.listen("tea", Some(&format!("{epoch}:201"))).opened();
     expect_seqs(&mut again, 202..204, 0);
     assert_eq!(internal.metric("hi_replay_requests_total{outcome=\"too_old\"}"), 2.0);
@@ -169,7 +170,7 @@ fn what_cannot_be_replayed_whole_is_a_gap_and_not_replayed() {
 }
 
 #[test]
-fn without_replay_there_is_a_gap_only_if_something_was_said() {
+fn without_replay_there_is_a_gap_only_after_messages() {
     let server = Server::start(&["--replay-frames", "0"]);
     let (mut publisher, epoch) = publisher(&server, "tea", 2, 0);
     let mut listener = server.listen("tea", Some(&format!("{epoch}:3"))).opened();
@@ -182,7 +183,7 @@ fn without_replay_there_is_a_gap_only_if_something_was_said() {
 }
 
 #[test]
-fn members_and_listeners_of_one_shard_come_and_go_without_disturbing_each_other() {
+fn members_and_listeners_of_one_shard_join_and_leave_independently() {
     let server = Server::start_on_one_shard(&["--replay-frames", "0"]);
     let nobody = server.sockets();
     let mut ann = server.join("ann", "tea");
@@ -214,7 +215,7 @@ fn members_and_listeners_of_one_shard_come_and_go_without_disturbing_each_other(
 }
 
 #[test]
-fn a_listener_that_takes_nothing_any_more_is_gone_after_a_while() {
+fn a_listener_that_stops_reading_is_disconnected() {
     let args = ["--rate-limit", "0", "--max-message", "64k", "--ping-interval", "1s", "--ping-timeout", "1s"];
     let (server, internal) = Server::start_with_internal(&args);
     let (mut publisher, _) = publisher(&server, "tea", 1, 0);
@@ -226,7 +227,7 @@ fn a_listener_that_takes_nothing_any_more_is_gone_after_a_while() {
     drop(stuck);
 }
 
-/// More than the kernel takes for a listener that doesn't read.
+/// More than the kernel buffers for a listener that doesn't read.
 const FLOOD: u64 = 700;
 const FLOOD_BYTES: usize = 8_000;
 
@@ -271,7 +272,7 @@ fn with_slow_close_the_stream_of_a_slow_listener_ends() {
         next += 1;
     }
     assert!(next < 3 + FLOOD && slow.last_event_id == format!("{epoch}:{}", next - 1));
-    // An empty comment is a ping: on a busy machine one is due meanwhile.
+    // An empty comment is a ping, which may be due meanwhile on a busy machine.
     slow.comments.retain(|comment| !comment.is_empty());
     assert_eq!(slow.comments, ["too slow: messages were lost; come back"]);
     internal.wait_for_metric("hi_disconnects_total{code=\"4101\"}", 1.0);
@@ -289,7 +290,8 @@ fn a_hundred_listeners_on_two_shards_see_one_order() {
             let mut speaker = server.join_quietly(name, "elsewhere");
             scope.spawn(move || {
                 (0..EACH).for_each(|number| speaker.say("busy", &format!("{name} {number}")));
-                // Who just goes resets the connection over what it has not read, and is not heard to the end.
+                // A client that just leaves resets the connection because of unread input, and its last messages may be
+                // lost.
                 speaker.close();
             });
         }
@@ -307,7 +309,7 @@ fn a_hundred_listeners_on_two_shards_see_one_order() {
 }
 
 #[test]
-fn at_stop_streams_end_and_each_listener_is_told_when_to_come_back() {
+fn at_stop_streams_end_and_each_listener_is_told_when_to_reconnect() {
     let mut server = Server::start(&[]);
     let mut listeners: Vec<_> = (0..20).map(|_| server.listen("tea", None).opened()).collect();
     let in_case_of_a_crash: HashSet<_> = listeners.iter().map(|listener| listener.retry_ms.unwrap()).collect();
@@ -328,7 +330,7 @@ fn at_stop_streams_end_and_each_listener_is_told_when_to_come_back() {
 }
 
 #[test]
-fn comments_say_that_the_stream_lives_and_nobody_has_to_answer() {
+fn comments_keep_the_stream_alive_without_an_answer() {
     let (server, internal) = Server::start_with_internal(&["--ping-interval", "1s", "--ping-timeout", "1s"]);
     let mut listener = server.listen("tea", None).opened();
     listener.wait_for_comments(4);
@@ -337,7 +339,7 @@ fn comments_say_that_the_stream_lives_and_nobody_has_to_answer() {
 }
 
 #[test]
-fn what_a_listener_says_is_ignored_but_not_for_ever() {
+fn input_from_a_listener_is_ignored_up_to_a_limit() {
     let (server, internal) = Server::start_with_internal(&[]);
     let mut ann = server.join("ann", "tea");
     let mut listener = server.listen("tea", None).opened();
@@ -357,7 +359,7 @@ fn request(method: &str, path: &str, headers: &str) -> String {
 }
 
 #[test]
-fn requests_that_are_no_stream_get_sensible_answers() {
+fn other_requests_to_a_stream_get_sensible_answers() {
     let (server, internal) = Server::start_with_internal(&["--origins", "https://a.example"]);
     let head = server.http(&request("HEAD", "/stream/tea", ""));
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");

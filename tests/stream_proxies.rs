@@ -1,4 +1,4 @@
-//! Server-sent events through real proxies, also those that no WebSocket gets through.
+//! Server-sent events through real proxies, including those that block WebSockets.
 
 mod support;
 
@@ -7,7 +7,7 @@ use support::listener::Listener;
 use support::proxies::{Setup, cases};
 use support::wire::{Wire, handshake};
 
-/// An event arrives through the proxy while the stream is open; the listener comes back without a loss; and its end is
+/// An event arrives through the proxy while the stream is open, the listener reconnects without a loss, and its end is
 /// noticed.
 #[track_caller]
 fn expect_events(setup: impl Fn(std::net::SocketAddr) -> Setup, websocket_status: u16) {
@@ -21,22 +21,22 @@ fn expect_events(setup: impl Fn(std::net::SocketAddr) -> Setup, websocket_status
     let mut ann = server.join_quietly("ann", "tea");
     let mut listener = Listener::open(proxy.connect(), "tea", None).opened();
     for text in ["one", "two"] {
-        // Not before it has arrived comes the next: nothing holds it back.
+        // The next one is sent only after this one has arrived: nothing holds it back.
         ann.say("tea", text);
         while listener.message()["Message"] != text {}
     }
-    let place = listener.last_event_id.clone();
+    let position = listener.last_event_id.clone();
     drop(listener);
     internal.wait_for_metric("hi_connections{dialect=\"sse\"}", 0.0);
     ann.say("tea", "three");
     while ann.json()["Message"] != "three" {}
-    let mut listener = Listener::open(proxy.connect(), "tea", Some(&place)).opened();
+    let mut listener = Listener::open(proxy.connect(), "tea", Some(&position)).opened();
     while listener.message()["Message"] != "three" {}
     listener.wait_for_comments(1);
 }
 
 #[test]
-fn nginx_as_it_comes_and_nginx_that_strips_carry_events() {
+fn default_nginx_and_nginx_that_strips_carry_events() {
     expect_events(cases::http10, 426);
     expect_events(cases::strips_both, 426);
 }

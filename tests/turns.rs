@@ -1,5 +1,5 @@
-//! What a shard's turns owe to those who wait: one shard on the thread of the test, real sockets, and a data ring whose
-//! timing the test decides.
+//! Fairness and liveness of a shard's turns: one shard on the thread of the test, real sockets, and a data ring whose timing
+//! the test controls.
 
 #[path = "support/bench.rs"]
 mod bench;
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use bench::{Bench, take_signal};
 use clap::Parser;
-use fastwebsockets::OpCode;
 use hi::clock::{Now, Time};
 use hi::config::Config;
 use hi::connection::Role;
+use hi::frame::OpCode;
 use hi::frame::encode;
 use hi::protocol::name::Name;
 use hi::protocol::{MemberId, Namespace};
@@ -24,13 +24,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use support::PATIENCE;
 use support::wire::{BINARY, FIN, PING, TEXT, frame};
 
-/// More than are sent to in one turn.
+/// More members than one turn sends to.
 const MANY: usize = 1100;
 
 fn wait_for_input(file: &impl AsFd) {
     let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
     let came = poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&patience)).unwrap();
-    assert_eq!(came, 1, "the kernel says that something came");
+    assert_eq!(came, 1, "the kernel reports input");
 }
 
 fn chat(user: &str) -> Role {
@@ -41,7 +41,7 @@ fn raw() -> Role {
     Role::Raw { echo: true, lossy: true }
 }
 
-/// What has arrived at a peer.
+/// The bytes that have arrived at a peer.
 fn arrived(peer: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     match peer.read_to_end(&mut bytes) {
@@ -50,15 +50,15 @@ fn arrived(peer: &mut TcpStream) -> Vec<u8> {
     }
 }
 
-/// Reads until all of this has come. What the shard has sent comes by itself; how soon is up to the kernel.
-fn hear(peer: &mut TcpStream, parts: &[&[u8]]) {
+/// Reads until all `parts` have arrived. The shard has sent them; when they arrive is up to the kernel.
+fn expect(peer: &mut TcpStream, parts: &[&[u8]]) {
     peer.set_nonblocking(false).unwrap();
     peer.set_read_timeout(Some(PATIENCE)).unwrap();
-    let (mut heard, mut buffer) = (Vec::new(), [0; 4096]);
-    while !parts.iter().all(|part| contains(&heard, part)) {
+    let (mut received, mut buffer) = (Vec::new(), [0; 4096]);
+    while !parts.iter().all(|part| contains(&received, part)) {
         match peer.read(&mut buffer) {
-            Ok(count @ 1..) => heard.extend_from_slice(&buffer[..count]),
-            end => panic!("{end:?} after {:?}", heard.escape_ascii().to_string()),
+            Ok(count @ 1..) => received.extend_from_slice(&buffer[..count]),
+            end => panic!("{end:?} after {:?}", received.escape_ascii().to_string()),
         }
     }
 }
@@ -68,7 +68,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 }
 
 #[test]
-fn a_flood_from_another_shard_does_not_deafen_this_one() {
+fn a_flood_from_another_shard_does_not_keep_this_one_from_reading() {
     let mut bench = Bench::new();
     let raw = Role::Raw { echo: true, lossy: true };
     let mut asking = bench.connect(raw, "flood");
@@ -76,7 +76,7 @@ fn a_flood_from_another_shard_does_not_deafen_this_one() {
     bench.turn_until_idle();
     let room = bench.room(Namespace::Raw, "flood");
     *bench.script.flooded.borrow_mut() = Some(room);
-    // From now on there is always someone to send to.
+    // From now on there is always something to send.
     assert!(bench.shard.turns());
     asking.write_all(&frame(FIN | PING, b"are you there")).unwrap();
     let mut answer = Vec::new();
@@ -87,11 +87,11 @@ fn a_flood_from_another_shard_does_not_deafen_this_one() {
             return;
         }
     }
-    panic!("no pong in 200 rounds of turns, each with a fan-out that never ends");
+    panic!("no pong in 200 rounds of turns with a fan-out that never ends");
 }
 
 #[test]
-fn a_member_that_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
+fn a_leave_late_in_a_turn_is_announced_before_the_shard_sleeps() {
     let mut bench = Bench::new();
     let mut ann = bench.connect(chat("ann"), "tea");
     let _bob = bench.connect(chat("bob"), "tea");
@@ -109,8 +109,8 @@ fn a_member_that_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
     let speaker = Speaker::Member(&user);
     room.publish_chat(&speaker, "bob doesn't get this", Time::default(), &mut Wakes::default()).unwrap();
     bench.turn_until_asleep();
-    hear(&mut ann, &[b"bob doesn't get this", b"User bob left channel."]);
-    // The other shard has it too, and has been told.
+    expect(&mut ann, &[b"bob doesn't get this", b"User bob left channel."]);
+    // The other shard has received both messages, too, and has been woken.
     let mut relays = Vec::new();
     bench.registry.inboxes()[1].drain(&mut relays, &mut Vec::new());
     assert_eq!(relays.len(), 2);
@@ -118,7 +118,7 @@ fn a_member_that_leaves_late_in_a_turn_is_missed_before_the_shard_sleeps() {
 }
 
 #[test]
-fn a_shard_is_woken_by_what_comes_while_it_sleeps_and_never_by_itself() {
+fn a_sleeping_shard_is_woken_by_input_and_never_by_itself() {
     let mut bench = Bench::new();
     let raw = Role::Raw { echo: true, lossy: true };
     let mut speaking = bench.connect(raw, "tea");
@@ -129,15 +129,15 @@ fn a_shard_is_woken_by_what_comes_while_it_sleeps_and_never_by_itself() {
         wait_for_input(&bench.ring_wake_up);
         assert!(take_signal(&bench.ring_wake_up));
         while bench.shard.turns() {}
-        hear(&mut listening, &[message]);
-        assert!(!take_signal(&bench.inbox_wake_up), "its own message is no news to it");
-        assert!(!take_signal(&bench.ring_wake_up), "what it sent was done before it slept");
+        expect(&mut listening, &[message]);
+        assert!(!take_signal(&bench.inbox_wake_up), "its own message doesn't wake it");
+        assert!(!take_signal(&bench.ring_wake_up), "its sends have completed before it sleeps");
     }
 }
 
 #[test]
-fn a_message_behind_many_ends_is_passed_on_in_the_turn_that_finds_it() {
-    // The kernel finishes the receives of only 20 of them in one call.
+fn a_message_behind_many_ends_is_forwarded_in_the_turn_that_receives_it() {
+    // The kernel completes the receives of only 20 of them in one call.
     const ENDS: usize = 200;
     const LISTENING: u32 = 1;
     let mut bench = Bench::new();
@@ -151,11 +151,11 @@ fn a_message_behind_many_ends_is_passed_on_in_the_turn_that_finds_it() {
     wait_for_input(&spoken_to);
     let turns = bench.script.turns.get();
     bench.turn_until_idle();
-    hear(&mut listening, &[b"behind them"]);
+    expect(&mut listening, &[b"behind them"]);
     assert_eq!(bench.script.sent.borrow()[&LISTENING], turns + 1);
 }
 
-/// A client that sends frames without end, and reads nothing.
+/// A client that sends frames endlessly and reads nothing.
 struct Flooder {
     peer: TcpStream,
     frames: Vec<u8>,
@@ -163,23 +163,23 @@ struct Flooder {
 }
 
 impl Flooder {
-    /// Sends as much as the sockets take.
+    /// Sends as much as the sockets can take.
     fn pour(&mut self) {
         loop {
             match self.peer.write(&self.frames[self.at..]) {
                 Ok(count) => self.at = (self.at + count) % self.frames.len(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => panic!("the flood is cut off: {error}"),
+                Err(error) => panic!("the flooder was disconnected: {error}"),
             }
         }
     }
 }
 
 #[test]
-fn a_flood_waits_for_its_turns_and_others_have_theirs() {
+fn a_flood_waits_for_its_turns_and_others_get_theirs() {
     const READERS: usize = 300;
     let mut bench = Bench::new();
-    // Frames that cost nothing to send, and frames that cost every reader a kilobyte.
+    // Frames that cost nothing to send, and frames that cost a kilobyte per reader.
     let floods = [frame(FIN | BINARY, b"").repeat(100_000), frame(FIN | BINARY, &[7; 1024]).repeat(1000)];
     let mut flooders = floods.map(|frames| Flooder { peer: bench.connect(raw(), "flood"), frames, at: 0 });
     let _readers: Vec<_> = (0..READERS).map(|_| bench.connect(raw(), "flood")).collect();
@@ -196,14 +196,14 @@ fn a_flood_waits_for_its_turns_and_others_have_theirs() {
         speaking.write_all(&frame(FIN | BINARY, &message.to_be_bytes())).unwrap();
         while bench.script.sent.borrow().get(&listener).is_none_or(|turn| *turn <= before) {
             bench.shard.turns();
-            assert!(bench.script.turns.get() < before + 100, "message {message} is not passed on in 100 turns");
+            assert!(bench.script.turns.get() < before + 100, "message {message} is not forwarded in 100 turns");
         }
         let turns = bench.script.sent.borrow()[&listener] - before;
         assert!(turns <= 3, "message {message} waited for {turns} turns");
-        hear(&mut listening, &[&message.to_be_bytes()]);
+        expect(&mut listening, &[&message.to_be_bytes()]);
         listening.set_nonblocking(true).unwrap();
     }
-    // And no turn is long, however much there is to do.
+    // And no turn is long, no matter how much there is to do.
     let turns = u64::from(bench.script.turns.get() - began);
     assert!(flood.last_seq() > 10_000, "{} messages are no flood", flood.last_seq());
     assert!(flood.last_seq() / turns < 1100, "{} messages in {turns} turns", flood.last_seq());
@@ -212,9 +212,9 @@ fn a_flood_waits_for_its_turns_and_others_have_theirs() {
 }
 
 #[test]
-fn whoever_says_little_waits_for_none_of_many_flooders() {
+fn a_quiet_connection_does_not_wait_for_many_flooders() {
     const FLOODERS: usize = 600;
-    // Fewer than there are flooders: they keep none of them from others.
+    // Fewer buffers than flooders: they must not keep them from others.
     let mut bench = Bench::with(&["--receive-buffers", "256"]);
     let mut flooders: Vec<_> = (0..FLOODERS)
         .map(|number| {
@@ -222,7 +222,7 @@ fn whoever_says_little_waits_for_none_of_many_flooders() {
             let peer = bench.connect(role, &format!("flood{number}"));
             socket2::SockRef::from(&peer).set_send_buffer_size(64 * 1024).unwrap();
             socket2::SockRef::from(bench.newest.as_ref().unwrap()).set_recv_buffer_size(64 * 1024).unwrap();
-            // Every other one says much in each frame.
+            // Every other one sends large frames.
             let frames = frame(FIN | BINARY, &vec![7; number % 2 * 4000]).repeat(20_000 / (1 + number % 2 * 600));
             Flooder { peer, frames, at: 0 }
         })
@@ -235,15 +235,15 @@ fn whoever_says_little_waits_for_none_of_many_flooders() {
         bench.shard.turns();
         speaking.write_all(&frame(FIN | BINARY, &message.to_be_bytes())).unwrap();
         let turns = bench.turns_until_sent(FLOODERS as u32 + 1);
-        // The first ones come while the flood begins.
+        // The first messages are sent while the flood is starting.
         assert!(turns <= 3 || message <= 10, "message {message} waited for {turns} turns");
-        hear(&mut listening, &[&message.to_be_bytes()]);
+        expect(&mut listening, &[&message.to_be_bytes()]);
         listening.set_nonblocking(true).unwrap();
     }
 }
 
 #[test]
-fn a_turn_ends_with_the_answer_that_is_more_than_a_turn_s_work() {
+fn a_turn_ends_after_an_answer_that_takes_more_than_a_turn_s_work() {
     const ASKING: u32 = 200;
     let mut bench = Bench::new();
     for number in 0..1000 {
@@ -263,7 +263,7 @@ fn a_turn_ends_with_the_answer_that_is_more_than_a_turn_s_work() {
 }
 
 #[test]
-fn a_turn_gives_the_kernel_what_it_may_also_in_many_rooms() {
+fn the_bytes_of_a_turn_are_bounded_with_many_rooms_too() {
     const ROOMS: usize = 200;
     let config = Config::try_parse_from(["hi"]).unwrap();
     let mut bench = Bench::with_inboxes(config, 1 << 30);
@@ -276,7 +276,7 @@ fn a_turn_gives_the_kernel_what_it_may_also_in_many_rooms() {
     bench.turn_until_idle();
     bench.shard.turns();
     for member in &mut members {
-        hear(member, &[&part[..]]);
+        expect(member, &[&part[..]]);
     }
     let most = bench.script.most_bytes.get();
     assert!(most < 3 << 20, "{most} bytes in one turn");
@@ -302,17 +302,17 @@ fn an_answer_does_not_wait_for_members_that_lag() {
         live.publish_raw(&part, &mut Wakes::default());
         bench.turn_until_idle();
     }
-    // All of them read what has come, so that all have room for more at once.
+    // All of them read what has arrived, so that all have room for more at once.
     assert!(lagging.iter_mut().all(|peer| arrived(peer).len() < 9 * part.len()));
     asking.write_all(&frame(FIN | TEXT, br#"{"Room":"tea","Message":"/list"}"#)).unwrap();
     wait_for_input(&bench.ring_wake_up);
     let turns = bench.turns_until_sent(LAGGING);
     assert!(turns <= 3, "the answer waited for {turns} turns");
-    hear(&mut asking, &[br#""Message":"ann""#]);
+    expect(&mut asking, &[br#""Message":"ann""#]);
 }
 
 #[test]
-fn whoever_is_not_listened_to_is_not_missed() {
+fn a_connection_that_is_not_read_does_not_time_out() {
     let mut bench = Bench::with(&["--ping-interval", "1s", "--ping-timeout", "1s"]);
     let mut speaking = bench.connect(raw(), "live");
     bench.turn_until_idle();
@@ -321,7 +321,7 @@ fn whoever_is_not_listened_to_is_not_missed() {
     speaking.write_all(&frame(FIN | BINARY, b"waits")).unwrap();
     wait_for_input(&bench.ring_wake_up);
     bench.turn_until_idle();
-    // Its answers to pings would wait in its socket.
+    // Its answers to pings would wait in the socket.
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(5) {
         std::thread::sleep(Duration::from_millis(100));
@@ -330,11 +330,11 @@ fn whoever_is_not_listened_to_is_not_missed() {
     }
     live.set_behind(false);
     bench.turn_until_idle();
-    hear(&mut speaking, &[b"waits"]);
-    // Listened to again, it has to answer.
+    expect(&mut speaking, &[b"waits"]);
+    // Now that it is read again, it has to answer.
     let began = Instant::now();
     while bench.shard.connections() > 0 {
-        assert!(began.elapsed() < PATIENCE, "it is silent, and stays");
+        assert!(began.elapsed() < PATIENCE, "it is silent, and not closed");
         std::thread::sleep(Duration::from_millis(100));
         bench.shard.tick(Now::read());
         bench.turn_until_idle();
@@ -342,7 +342,7 @@ fn whoever_is_not_listened_to_is_not_missed() {
 }
 
 #[test]
-fn those_whose_time_is_up_at_once_take_many_turns() {
+fn many_timeouts_at_once_take_many_turns() {
     const SILENT: usize = 300;
     let mut bench = Bench::with(&["--ping-interval", "1s", "--ping-timeout", "1s"]);
     let _peers: Vec<_> = (0..SILENT).map(|_| bench.connect(raw(), "crowd")).collect();
@@ -350,11 +350,11 @@ fn those_whose_time_is_up_at_once_take_many_turns() {
     let crowd = bench.room(Namespace::Raw, "crowd");
     let began = Instant::now();
     while crowd.members() > 0 {
-        assert!(began.elapsed() < PATIENCE, "{} are silent, and stay", crowd.members());
+        assert!(began.elapsed() < PATIENCE, "{} are silent, and not closed", crowd.members());
         std::thread::sleep(Duration::from_millis(100));
         let (before, turns) = (crowd.members(), bench.script.turns.get());
         bench.shard.tick(Now::read());
-        assert_eq!(crowd.members(), before, "a tick ends nobody");
+        assert_eq!(crowd.members(), before, "a tick ends no connection");
         bench.turn_until_idle();
         let (ended, turns) = (before - crowd.members(), bench.script.turns.get() - turns);
         assert!(ended <= 32 * turns as usize, "{ended} in {turns} turns");
@@ -378,11 +378,11 @@ fn a_large_room_takes_many_turns_and_a_small_one_does_not_wait_for_them() {
     let (first, last) = (turns.iter().min().unwrap(), turns.iter().max().unwrap());
     assert!(last - first >= 3, "{LARGE} members in turns {first} to {last}");
     assert_eq!(sent[&(LARGE as u32)], *first);
-    hear(&mut small, &[b"to one"]);
+    expect(&mut small, &[b"to one"]);
 }
 
 #[test]
-fn a_member_that_leaves_during_the_visits_makes_nobody_miss_one() {
+fn a_leave_during_the_visits_makes_no_other_member_miss_one() {
     const MEMBERS: usize = 1500;
     let mut bench = Bench::new();
     let mut members: Vec<_> = (0..MEMBERS).map(|_| Some(bench.connect(raw(), "large"))).collect();
@@ -402,19 +402,19 @@ fn a_member_that_leaves_during_the_visits_makes_nobody_miss_one() {
         (1..=messages).flat_map(|message| encode::frame(OpCode::Binary, &message.to_be_bytes())).collect();
     let mut stayed = 0;
     for member in members.iter_mut().flatten() {
-        hear(member, &[&all]);
+        expect(member, &[&all]);
         stayed += 1;
     }
     assert!((MEMBERS - 400..MEMBERS).contains(&stayed), "{stayed}");
 }
 
 #[test]
-fn what_a_full_inbox_drops_is_told_at_once_also_if_nothing_follows() {
+fn members_are_told_at_once_what_a_full_inbox_dropped() {
     let config = Config::try_parse_from(["hi"]).unwrap();
     let mut bench = Bench::with_inboxes(config, 4096);
     let mut ann = bench.connect(chat("ann"), "tea");
     bench.turn_until_idle();
-    hear(&mut ann, &[b"Welcome to tea, ann!"]);
+    expect(&mut ann, &[b"Welcome to tea, ann!"]);
     let tea = bench.room(Namespace::Chat, "tea");
     let text = "x".repeat(200);
     let far = Name::user("far").unwrap();
@@ -423,22 +423,22 @@ fn what_a_full_inbox_drops_is_told_at_once_also_if_nothing_follows() {
     let last = (0..100).fold(0, |_, _| say(&text));
     assert!(bench.registry.inboxes()[0].dropped() > 50);
     bench.turn_until_idle();
-    hear(&mut ann, &[format!("\"ToSeq\":{last}").as_bytes()]);
+    expect(&mut ann, &[format!("\"ToSeq\":{last}").as_bytes()]);
     ann.set_nonblocking(true).unwrap();
-    // And what follows goes on behind the gap.
+    // The messages that follow come after the gap.
     let next = say("here again");
     bench.turn_until_idle();
-    hear(&mut ann, &[b"here again", format!("\"Seq\":{next}").as_bytes()]);
+    expect(&mut ann, &[b"here again", format!("\"Seq\":{next}").as_bytes()]);
 }
 
 #[test]
-fn a_shard_that_sleeps_hears_at_once_that_a_full_socket_has_room_again() {
+fn a_sleeping_shard_is_woken_when_a_full_socket_is_writable_again() {
     let mut bench = Bench::new();
     let mut slow = bench.connect(raw(), "live");
     bench.turn_until_idle();
     let live = bench.room(Namespace::Raw, "live");
     socket2::SockRef::from(bench.newest.as_ref().unwrap()).set_send_buffer_size(16 * 1024).unwrap();
-    // More than the sockets of both ends take before the peer reads, and less than a log keeps.
+    // More than both sockets can take before the peer reads, and less than a log keeps.
     let part = encode::frame(OpCode::Binary, &[7; 100_000]);
     let bytes = 9 * part.len();
     for _ in 0..9 {
@@ -446,24 +446,24 @@ fn a_shard_that_sleeps_hears_at_once_that_a_full_socket_has_room_again() {
         bench.turn_until_asleep();
     }
     while take_signal(&bench.ring_wake_up) {}
-    let mut heard = arrived(&mut slow).len();
-    assert!(heard < bytes, "all of it fitted");
-    while heard < bytes {
-        // Nothing but the ring wakes the shard: no timer runs here.
+    let mut received = arrived(&mut slow).len();
+    assert!(received < bytes, "the sockets took everything");
+    while received < bytes {
+        // Only the ring wakes the shard: no timer runs here.
         wait_for_input(&bench.ring_wake_up);
         take_signal(&bench.ring_wake_up);
         bench.turn_until_asleep();
-        heard += arrived(&mut slow).len();
+        received += arrived(&mut slow).len();
     }
 }
 
 #[test]
-fn a_message_to_a_room_that_is_behind_waits_without_turns_and_is_published_then() {
+fn a_message_to_a_room_that_is_behind_waits_without_costing_turns() {
     let mut bench = Bench::new();
     let mut ann = bench.connect(chat("ann"), "tea");
     let mut speaking = bench.connect(raw(), "live");
     bench.turn_until_idle();
-    hear(&mut ann, &[b"Welcome to tea, ann!"]);
+    expect(&mut ann, &[b"Welcome to tea, ann!"]);
     ann.set_nonblocking(true).unwrap();
     let rooms = [bench.room(Namespace::Chat, "tea"), bench.room(Namespace::Raw, "live")];
     let before = rooms.each_ref().map(|room| room.last_seq());
@@ -474,12 +474,12 @@ fn a_message_to_a_room_that_is_behind_waits_without_turns_and_is_published_then(
     wait_for_input(&bench.ring_wake_up);
     bench.turn_until_idle();
     assert_eq!(rooms.each_ref().map(|room| room.last_seq()), before);
-    assert!(!bench.shard.turns(), "whoever waits costs no turns");
+    assert!(!bench.shard.turns(), "a waiting connection costs no turns");
     rooms.iter().for_each(|room| room.set_behind(false));
     bench.registry.inboxes()[1].pressure().released(bench.registry.inboxes());
     assert!(take_signal(&bench.inbox_wake_up), "the shard is woken when the rooms have caught up");
     bench.turn_until_idle();
-    hear(&mut ann, &[b"\"waits\"", b"\"and this\""]);
-    hear(&mut speaking, &[b"waits, too"]);
+    expect(&mut ann, &[b"\"waits\"", b"\"and this\""]);
+    expect(&mut speaking, &[b"waits, too"]);
     assert_eq!(rooms.each_ref().map(|room| room.last_seq()), [before[0] + 2, before[1] + 1]);
 }

@@ -1,4 +1,4 @@
-//! The dialect `hi.v1` over real sockets: what each request is answered with, and what it shares with v0.
+//! The dialect `hi.v1` over real sockets: the answer to each request, and what it shares with v0.
 
 mod support;
 
@@ -10,14 +10,14 @@ use support::wire::handshake;
 use support::{Client, Server};
 use tungstenite::Message;
 
-/// The next message has to be an error with this code; what it says.
+/// Expects an error with this code next. Returns its message.
 #[track_caller]
 fn expect_error(answer: &Value, code: &str, temporary: bool) -> String {
     assert!(answer["Op"] == "err" && answer["Code"] == code && answer["Temporary"] == temporary, "{answer}");
     answer["Message"].as_str().expect("a sentence").to_owned()
 }
 
-/// Says something in a room of v1 and returns the answer; its own message comes first.
+/// Sends a message to a v1 room and returns the answer; the message itself comes first.
 fn publish(client: &mut Client, room: &str, text: &str) -> Value {
     let own = client.ask(&json!({"Room": room, "Message": text, "Ref": text}));
     assert_eq!(own["Message"], text, "{own}");
@@ -27,7 +27,7 @@ fn publish(client: &mut Client, room: &str, text: &str) -> Value {
 }
 
 #[test]
-fn the_subprotocol_is_chosen_when_it_is_offered_and_hello_comes_first() {
+fn an_offered_subprotocol_is_chosen_and_hello_comes_first() {
     let server = Server::start(&["--ping-interval", "7s"]);
     let plain = server.ask(handshake("/ws?username=old"));
     assert!(plain.status == 101 && plain.header("Sec-WebSocket-Protocol").is_none(), "{plain:?}");
@@ -52,7 +52,7 @@ fn the_subprotocol_is_chosen_when_it_is_offered_and_hello_comes_first() {
 }
 
 #[test]
-fn hello_says_the_limits_of_this_server_and_zero_for_none() {
+fn hello_has_the_limits_of_this_server_and_zero_for_none() {
     let server = Server::start(&["--max-message", "1000", "--max-rooms", "3", "--rate-limit", "0"]);
     let (_ann, hello) = server.v1("username=ann");
     assert_eq!(hello["Limits"], json!({"Message": 1000, "Rooms": 3, "Rate": 0}), "{hello}");
@@ -76,7 +76,7 @@ fn a_client_is_in_no_room_until_it_joins_one_unless_the_address_names_it() {
 }
 
 #[test]
-fn join_says_what_follows_and_nothing_else_does() {
+fn only_the_answer_to_join_says_what_follows() {
     let server = Server::start(&[]);
     let (mut ann, first) = server.join_v1("ann", "tea");
     assert_eq!((&first["Seq"], &first["Users"], first.get("Recovered")), (&json!(0), &json!(1), None));
@@ -92,7 +92,7 @@ fn join_says_what_follows_and_nothing_else_does() {
 }
 
 #[test]
-fn slash_commands_are_plain_text_and_only_a_ref_is_answered() {
+fn slash_commands_are_plain_text_and_only_requests_with_a_ref_are_answered() {
     let server = Server::start(&[]);
     let (mut ann, _) = server.join_v1("ann", "tea");
     ann.expect_message("#tea", "Welcome to tea, ann!");
@@ -165,7 +165,7 @@ fn rooms_are_listed_by_prefix() {
 }
 
 #[test]
-fn what_cannot_be_done_is_an_error_with_a_code() {
+fn failed_requests_are_errors_with_a_code() {
     let server = Server::start(&["--max-rooms", "2", "--rate-limit", "0"]);
     let (mut ann, _) = server.join_v1("ann", "tea");
     ann.expect_message("#tea", "Welcome to tea, ann!");
@@ -221,7 +221,7 @@ fn the_third_unreadable_message_in_a_row_ends_in_1007_and_errors_name_the_field(
 }
 
 #[test]
-fn beyond_the_rate_the_error_is_temporary_and_has_the_ref() {
+fn the_rate_limit_is_a_temporary_error_with_the_ref() {
     let server = Server::start(&["--rate-limit", "1", "--rate-burst", "3"]);
     let (mut ann, _) = server.join_v1("ann", "tea");
     ann.expect_message("#tea", "Welcome to tea, ann!");
@@ -240,7 +240,7 @@ fn beyond_the_rate_the_error_is_temporary_and_has_the_ref() {
 }
 
 #[test]
-fn at_the_stop_v1_clients_come_back_one_after_the_other() {
+fn at_the_stop_v1_clients_are_told_to_reconnect_one_after_the_other() {
     const CLIENTS: usize = 40;
     let mut server = Server::start(&[]);
     let mut old = server.join("old", "milk");
@@ -258,7 +258,7 @@ fn at_the_stop_v1_clients_come_back_one_after_the_other() {
         assert!((1000..=30_000).contains(&retry_ms), "{retry_ms}");
         times.insert(retry_ms);
     }
-    // Two shards count on their own.
+    // Each of two shards counts separately.
     assert!(times.len() >= CLIENTS / 2, "spread: {times:?}");
     assert_eq!(server.wait().code(), Some(0));
 }

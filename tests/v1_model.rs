@@ -1,6 +1,7 @@
-//! A model of rooms against the real server on two shards: members join, leave, publish, flood, stall, vanish and come back
-//! at random. Whatever they do, each sees a gapless part of its room's one order from where its join said, or was told
-//! exactly what is missing; and a client that reconnects within the bounds gets all of it. `HI_TEST_SEED` repeats a run's plan.
+//! The real server on two shards, compared with a model of rooms: members join, leave, publish, flood, stall, vanish
+//! and reconnect at random. Whatever they do, each sees a gapless part of its room's single order from the position in
+//! its join's answer, or is told exactly what is missing; and a client that reconnects within the bounds gets
+//! everything. `HI_TEST_SEED` repeats a run's plan.
 
 mod support;
 
@@ -15,15 +16,15 @@ use tungstenite::{Error, Message};
 
 const ROOMS: [&str; 3] = ["tea", "milk", "honey"];
 const MEMBERS: usize = 14;
-/// Of these, the last ones speak v0.
+/// The last of these speak v0.
 const OLD_MEMBERS: usize = 3;
 const STEPS: usize = 900;
-/// `--replay-frames`; its other bounds are out of reach here.
+/// `--replay-frames`; the other bounds of replay are not reached here.
 const REPLAY_FRAMES: u64 = 150;
-/// A flood: the number of messages, and the bytes of each. Sockets and backlogs of clients that stall hold less.
+/// A flood: the number of messages, and their size in bytes. Sockets and backlogs of stalled clients hold less.
 const FLOOD: (usize, usize) = (220, 15_000);
 
-/// The one order of each room, as far as anybody has seen it: what was at each `Seq`.
+/// The single order of each room, as far as any client has seen it: the message at each `Seq`.
 #[derive(Default)]
 struct Orders {
     epochs: HashMap<String, Value>,
@@ -35,13 +36,13 @@ struct Orders {
 }
 
 impl Orders {
-    /// What is said to be there; everyone has to say the same.
+    /// Records the message at a `Seq`; all clients have to agree.
     fn agree(&mut self, room: &str, seq: u64, frame: &Value) {
         let known = self.frames.entry((room.to_owned(), seq)).or_insert_with(|| frame.clone());
         assert_eq!(known, frame, "{room} {seq}");
     }
 
-    /// No room ends here: each has one epoch.
+    /// No room ends in this test, so each has one epoch.
     fn epoch(&mut self, room: &str, epoch: &Value) {
         let known = self.epochs.entry(room.to_owned()).or_insert_with(|| epoch.clone());
         assert_eq!(known, epoch, "{room}");
@@ -60,9 +61,9 @@ struct Member {
     resume: Option<String>,
     asked: HashMap<u64, Asked>,
     next_ref: u64,
-    /// The rooms that it is in, and the `Seq` that has to come next there; v0 isn't told the first.
+    /// The rooms that it is in, with the next expected `Seq`; v0 isn't told the first one.
     rooms: HashMap<&'static str, Option<u64>>,
-    /// The rooms that it was in, and the last `Seq` that it got.
+    /// The rooms that it was in, with the last `Seq` that it got.
     left: HashMap<&'static str, u64>,
     stalled: u32,
     said: u32,
@@ -101,7 +102,7 @@ impl Member {
         }
     }
 
-    /// The connection is gone, or is not listened to any more. What it has of its rooms it remembers.
+    /// The connection is gone, or no longer read. It remembers its position in its rooms.
     fn disconnect(&mut self) -> Option<Client> {
         for (room, next) in self.rooms.drain() {
             if let Some(next) = next {
@@ -123,7 +124,7 @@ impl Member {
     fn write(&mut self, request: &Value) {
         let Some(client) = &mut self.client else { return };
         client.socket.get_ref().set_nonblocking(false).unwrap();
-        // An error means that it was closed: reading says why.
+        // An error means that it was closed; reading shows why.
         let _ = client.socket.send(Message::text(request.to_string()));
     }
 
@@ -156,7 +157,7 @@ impl Member {
         }
     }
 
-    /// Reads what is there; true if anything was.
+    /// Reads what has arrived. True if anything had.
     fn read(&mut self, orders: &mut Orders) -> bool {
         if self.stalled > 0 {
             self.stalled -= 1;
@@ -240,7 +241,7 @@ impl Member {
                 assert!(seen.is_none_or(|seen| seen["Message"] == text), "{answer}: {seen:?}");
             }
             Asked::Publish { room, .. } => {
-                // From outside, while a half-open connection of its own still has its name there.
+                // From outside, while its own half-open connection still has the name there.
                 assert!(["room_not_found", "name_taken"].contains(&answer["Code"].as_str().unwrap()), "{answer}");
                 assert!(!self.rooms.contains_key(room), "u{} is in {room}: {answer}", self.number);
             }
@@ -248,7 +249,7 @@ impl Member {
     }
 }
 
-/// One random thing that one member does.
+/// One random action of one member.
 fn act(member: &mut Member, server: &Server, random: &mut Rng, orders: &mut Orders, lost: &mut Vec<Client>) {
     let room = *random.choice(&ROOMS).unwrap();
     if member.client.is_none() {
@@ -262,7 +263,7 @@ fn act(member: &mut Member, server: &Server, random: &mut Rng, orders: &mut Orde
         75..85 => member.stalled = random.u32(20..300),
         85..92 => drop(member.disconnect()),
         _ if member.speaks_v1() => {
-            // Half open: the server doesn't know yet that nobody listens.
+            // Half open: the server doesn't know yet that no one reads.
             orders.take_overs += 1;
             lost.extend(member.disconnect());
         }
@@ -292,9 +293,9 @@ fn each_member_sees_a_gapless_part_of_the_one_order_or_is_told_what_is_missing()
             member.read(&mut orders);
         }
     }
-    // Now everyone of v1 comes, listens, and hears the end of each room.
+    // Now all v1 clients connect, read, and reach the end of each room.
     let mut deadline = Instant::now() + PATIENCE;
-    // Who had forgotten its secret would wait for the pings to free its name.
+    // A client without its secret would have to wait for a ping timeout to free its name.
     drop(lost);
     for member in &mut members {
         member.stalled = 0;
@@ -315,7 +316,7 @@ fn each_member_sees_a_gapless_part_of_the_one_order_or_is_told_what_is_missing()
             moved |= member.read(&mut orders);
         }
         deadline = if moved { Instant::now() + PATIENCE } else { deadline };
-        assert!(Instant::now() < deadline, "nothing moves, and not everyone is in");
+        assert!(Instant::now() < deadline, "nothing moves, and not every client has joined");
     }
     ROOMS.iter().for_each(|room| members[0].publish(room, 7));
     let said = members[0].said;
@@ -331,12 +332,12 @@ fn each_member_sees_a_gapless_part_of_the_one_order_or_is_told_what_is_missing()
     while !heard_all(&members, &orders) {
         let moved = members.iter_mut().fold(false, |moved, member| member.read(&mut orders) | moved);
         deadline = if moved { Instant::now() + PATIENCE } else { deadline };
-        assert!(Instant::now() < deadline, "nothing moves, and not everyone has heard the end");
+        assert!(Instant::now() < deadline, "nothing moves, and not every client has got the end");
     }
     let Orders { recoveries, refusals, gaps, take_overs, frames, .. } = &orders;
     println!(
         "{} frames, {recoveries} recoveries, {refusals} refused, {gaps} gaps, {take_overs} taken over",
         frames.len()
     );
-    assert!(*recoveries > 0 && *take_overs > 0, "the plan did what it is for");
+    assert!(*recoveries > 0 && *take_overs > 0, "the plan covered its cases");
 }

@@ -1,4 +1,5 @@
-//! Coming back: all that was missed, in order and once, or an honest no; and a name taken over from a dead connection.
+//! Reconnecting: everything missed, in order and once, or a clear refusal; and taking over the name of a dead
+//! connection.
 
 mod support;
 
@@ -11,7 +12,7 @@ fn since(epoch: &Value, seq: impl Into<Value>) -> Value {
     json!({"Epoch": epoch, "Seq": seq.into()})
 }
 
-/// The next frames of a room have to be these, without a hole.
+/// Expects these frames of a room next, without a gap.
 #[track_caller]
 fn expect_seqs(client: &mut Client, seqs: impl IntoIterator<Item = u64>) {
     for seq in seqs {
@@ -20,7 +21,7 @@ fn expect_seqs(client: &mut Client, seqs: impl IntoIterator<Item = u64>) {
     }
 }
 
-/// A publisher in the room, which has said `count` messages: `Seq` 2 and on.
+/// A publisher in the room that has sent `count` messages, from `Seq` 2 on.
 fn publisher(server: &Server, room: &str, count: u64) -> (Client, Value) {
     let (mut client, answer) = server.join_v1("publisher", room);
     client.expect_message(&format!("#{room}"), &format!("Welcome to {room}, publisher!"));
@@ -36,10 +37,10 @@ fn publish(client: &mut Client, room: &str, seqs: std::ops::Range<u64>) {
 }
 
 #[test]
-fn a_client_that_reconnects_gets_all_that_it_missed_once_and_in_order() {
+fn a_client_that_reconnects_gets_everything_it_missed_once_and_in_order() {
     let server = Server::start(&["--rate-limit", "0"]);
     let (mut publisher, epoch) = publisher(&server, "tea", 300);
-    // On two shards: some of them are where the room was not before.
+    // On two shards: some clients are on a shard without the room before.
     for number in 0..8 {
         let (mut ann, _) = server.v1(&format!("username=ann{number}"));
         let next = 302 + 2 * number;
@@ -53,7 +54,7 @@ fn a_client_that_reconnects_gets_all_that_it_missed_once_and_in_order() {
 }
 
 #[test]
-fn what_cannot_be_replayed_whole_is_not_replayed() {
+fn an_incomplete_replay_is_refused() {
     let server = Server::start(&["--rate-limit", "0", "--replay-frames", "100"]);
     let (_publisher, epoch) = publisher(&server, "tea", 200);
     let mut tip = 201;
@@ -82,7 +83,7 @@ fn what_cannot_be_replayed_whole_is_not_replayed() {
 }
 
 #[test]
-fn a_large_replay_comes_whole() {
+fn a_large_replay_is_complete() {
     // Far more than one outbox holds, to a client that reads slowly at first.
     let server = Server::start(&["--rate-limit", "0", "--replay-bytes", "8m", "--max-message", "64k"]);
     let (mut publisher, answer) = server.join_v1("publisher", "tea");
@@ -104,7 +105,7 @@ fn a_large_replay_comes_whole() {
 }
 
 #[test]
-fn with_replay_off_nobody_recovers_and_live_messages_flow() {
+fn with_replay_off_no_client_recovers_and_live_messages_flow() {
     for off in ["--replay-frames=0", "--replay-bytes=0", "--replay-age=0"] {
         let server = Server::start(&[off]);
         let (mut publisher, epoch) = publisher(&server, "tea", 3);
@@ -118,12 +119,12 @@ fn with_replay_off_nobody_recovers_and_live_messages_flow() {
 }
 
 #[test]
-fn a_room_waits_for_its_last_member_and_a_newcomer_gets_no_history() {
+fn an_empty_room_is_kept_for_its_last_member_and_newcomers_get_no_history() {
     let server = Server::start(&[]);
     let (publisher, epoch) = publisher(&server, "tea", 10);
     publisher.close();
     let (mut judge, _) = server.v1("username=judge");
-    // To everyone else it does not exist.
+    // To all others it does not exist.
     assert_eq!(judge.ask(&json!({"Op": "rooms"}))["Count"], 0);
     assert_eq!(judge.ask(&json!({"Op": "pub", "Room": "tea", "Message": "x"}))["Code"], "room_not_found");
     let (mut new, answer) = server.join_v1("new", "tea");
@@ -137,13 +138,13 @@ fn a_room_waits_for_its_last_member_and_a_newcomer_gets_no_history() {
 }
 
 #[test]
-fn a_room_that_nobody_came_back_to_begins_anew() {
+fn an_empty_room_starts_over_after_its_time() {
     let server = Server::start(&["--replay-age", "300ms"]);
     let (publisher, epoch) = publisher(&server, "tea", 2);
     publisher.close();
     let deadline = Instant::now() + PATIENCE;
     loop {
-        // Each look is a visit after which the room waits anew.
+        // Each check is a join that restarts the room's time.
         std::thread::sleep(Duration::from_millis(400));
         let (mut ann, _) = server.v1("username=ann");
         let answer = ann.join_room("tea", Some(&since(&epoch, 3)));
@@ -157,7 +158,7 @@ fn a_room_that_nobody_came_back_to_begins_anew() {
 }
 
 #[test]
-fn a_server_that_was_killed_never_replays_the_log_of_another_life() {
+fn a_restarted_server_never_replays_an_earlier_epoch() {
     let mut server = Server::start(&[]);
     let address = server.address().to_string();
     let (_publisher, epoch) = publisher(&server, "tea", 20);
@@ -173,7 +174,7 @@ fn a_server_that_was_killed_never_replays_the_log_of_another_life() {
 }
 
 #[test]
-fn a_resume_secret_takes_the_name_over_on_any_shard() {
+fn a_resume_secret_takes_over_the_name_on_any_shard() {
     let server = Server::start(&[]);
     let mut witness = server.join("witness", "tea");
     let (mut ann, mut hello) = server.v1("username=ann");
@@ -182,7 +183,7 @@ fn a_resume_secret_takes_the_name_over_on_any_shard() {
     ann.expect_message("#tea", "Welcome to tea, ann!");
     witness.expect_message("#tea", "Welcome to tea, ann!");
     for round in 0..6 {
-        // Without the secret, and with that of somebody else, the name is taken.
+        // Without the secret, or with another client's, the name is taken.
         let (mut thief, thiefs) = server.v1("username=ann");
         assert_eq!(thief.ask(&json!({"Op": "join", "Room": "tea"}))["Code"], "name_taken");
         let (mut thief, _) = server.v1(&format!("username=ann&resume={}", thiefs["Resume"].as_str().unwrap()));
@@ -198,7 +199,7 @@ fn a_resume_secret_takes_the_name_over_on_any_shard() {
         assert_eq!(ann.expect_close().0, 4003);
         let answer = again.join_room("tea", Some(&since(&epoch, said["Seq"].as_u64().unwrap())));
         assert_eq!(answer["Recovered"], true, "{answer}");
-        // Whether the old one was gone before the new one came is a matter of time; nothing is lost or doubled.
+        // Whether the old one ends before the new one joins is a matter of timing; nothing is lost or duplicated.
         witness.say("tea", "next");
         loop {
             let (heard, due) = (again.json(), witness.json());
@@ -215,7 +216,7 @@ fn a_resume_secret_takes_the_name_over_on_any_shard() {
 }
 
 #[test]
-fn with_the_room_in_the_address_a_take_over_is_not_announced() {
+fn with_the_room_in_the_address_a_takeover_is_not_announced() {
     let server = Server::start(&[]);
     let mut witness = server.join("witness", "tea");
     let (mut ann, hello) = server.v1("username=ann&room=tea");

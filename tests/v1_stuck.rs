@@ -1,4 +1,4 @@
-//! A thousand members that never read, beside healthy ones in a busy room: memory stays flat, and the healthy ones miss
+//! A thousand members that never read, in a busy room with healthy ones: memory stays flat, and the healthy ones miss
 //! nothing. `HI_TEST_MEGABYTES=500 cargo test --release --test v1_stuck` publishes 500 MB instead of 100.
 
 mod support;
@@ -13,9 +13,9 @@ use support::{Client, Server};
 const STUCK: usize = 1000;
 const HEALTHY: usize = 4;
 const MESSAGE_BYTES: usize = 16_000;
-/// Messages under way at a time, in the mean over the healthy ones: the last of them is never behind what the room keeps.
+/// Messages in flight, averaged over the healthy members: the last of them never lags beyond what the room keeps.
 const WINDOW: u64 = 12;
-/// What a thousand stuck members may cost, whatever is published.
+/// Bytes that a thousand stuck members may cost, however much is published.
 const GROWTH_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 fn published_bytes() -> usize {
@@ -24,7 +24,7 @@ fn published_bytes() -> usize {
     megabytes * 1_000_000
 }
 
-/// Reads a member's text frames until a gap or the end; the `Seq` behind the last one.
+/// Reads a member's text frames until a gap or the end. Returns the `Seq` after the last one.
 fn read_dense(member: &mut Wire, mut next: Option<u64>, end: u64) -> (u64, Option<Value>) {
     loop {
         let frame = member.frame();
@@ -42,7 +42,7 @@ fn read_dense(member: &mut Wire, mut next: Option<u64>, end: u64) -> (u64, Optio
     }
 }
 
-/// Reads `messages` messages of the publisher without a hole, and says so for each; the `Seq` behind the last one.
+/// Reads `messages` messages of the publisher without a gap, and reports each. Returns the `Seq` after the last one.
 fn read_all(member: &mut Client, first: u64, messages: u64, heard: &Sender<()>) -> u64 {
     let (mut next, mut count) = (first, 0);
     while count < messages {
@@ -89,7 +89,7 @@ fn a_thousand_stuck_members_cost_neither_memory_nor_messages() {
         let text = "x".repeat(MESSAGE_BYTES - 200);
         for number in 0..messages {
             if number >= WINDOW {
-                // If all are gone, they say why below.
+                // If all have ended, the reason shows below.
                 hears.iter().take(HEALTHY).for_each(drop);
             }
             publisher.send_text(&json!({"Room": "busy", "Message": text}).to_string());
@@ -101,7 +101,7 @@ fn a_thousand_stuck_members_cost_neither_memory_nor_messages() {
     println!("{} MB published, {} MiB more resident", published_bytes() / 1_000_000, grown_bytes >> 20);
     assert!(grown_bytes < GROWTH_BYTES_MAX, "{grown_bytes} bytes more");
 
-    // One of the stuck reads at last: what it lost is told exactly, and then it is as good as anyone.
+    // Finally one of the stuck members reads: it is told exactly what it lost, and then gets everything.
     let member = &mut stuck[STUCK / 2];
     let (next, gap) = read_dense(member, None, end[0]);
     let gap = gap.expect("it was far behind");

@@ -30,9 +30,9 @@ const DROP_BYTES: usize = 256;
 const DROP_EVERY: Duration = Duration::from_millis(10);
 /// Clients that keep reconnecting for a replay.
 const RETURNING: usize = 8;
-/// Messages that hi keeps for them;
+/// Messages that hi keeps for them.
 const KEPT: usize = 1_024;
-/// at this size, they nearly fill the replay.
+/// Bytes of each: together they nearly fill the replay.
 const KEPT_BYTES: usize = 800;
 /// How many messages a reconnecting client asks for; some may be gone by then.
 const REPLAYED: u64 = KEPT as u64 * 9 / 10;

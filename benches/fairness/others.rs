@@ -13,9 +13,9 @@ use crate::statistics::percentile;
 
 /// Measured members per room.
 const MEMBERS: usize = 10;
-/// Publishers per room,
+/// Publishers per room.
 const PUBLISHERS: usize = 5;
-/// and their messages per second, all together: each publishes half of what hi allows by default.
+/// Messages per second of all publishers of a room together: each publishes half of what hi allows by default.
 const RATE: u32 = 50;
 /// Time between two messages of a room.
 const INTERVAL: Duration = Duration::from_millis(1000 / RATE as u64);

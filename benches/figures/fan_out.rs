@@ -7,10 +7,10 @@ use crate::servers::Kind;
 use crate::sides::{Costs, Sides, Slices};
 use crate::statistics::{Sure, median};
 
-/// Turns are short, because the machine's speed drifts within seconds,
+/// Length of a turn at a steady rate, and in a closed loop: short, because the machine's speed drifts within seconds.
 const STEADY: Duration = Duration::from_millis(500);
 const ALONE: Duration = Duration::from_millis(100);
-/// but contain at least this many messages.
+/// Messages per turn at least.
 const MESSAGES_MIN: u32 = 4;
 
 /// One table per room.

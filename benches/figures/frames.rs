@@ -1,6 +1,6 @@
 //! The messages; both sides know every byte of each.
 
-use fastwebsockets::OpCode;
+use hi::frame::OpCode;
 
 /// Digits of the message's number, which is repeated throughout the payload.
 const DIGITS: usize = 8;

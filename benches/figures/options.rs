@@ -9,10 +9,11 @@ use crate::servers::Kind;
 
 /// Bytes of a chat message.
 const PAYLOAD_BYTES: usize = 128;
-/// Deliveries per second at a steady rate, for fewer members than this,
+/// Deliveries per second at a steady rate.
 const DELIVERIES_PER_SECOND: usize = 100_000;
+/// From this number of members on, deliveries take longer, and no server may come near a whole core.
 const MANY_MEMBERS: usize = 9_000;
-/// and from this number on. Deliveries to many members take longer, and no server may come near a whole core.
+/// Deliveries per second at a steady rate to that many members.
 const DELIVERIES_PER_SECOND_TO_MANY: usize = 72_000;
 /// Bytes per second at most, for any size.
 const BYTES_PER_SECOND: usize = 400 << 20;

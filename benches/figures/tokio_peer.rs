@@ -75,7 +75,9 @@ async fn read(reading: impl AsyncRead + Unpin, members: &Members) {
     while let Ok(frame) = reading.read_frame(&mut no_answer).await {
         match frame.opcode {
             OpCode::Text | OpCode::Binary => {
-                let frame = hi::frame::encode::frame(frame.opcode, &frame.payload);
+                let opcode =
+                    if frame.opcode == OpCode::Text { hi::frame::OpCode::Text } else { hi::frame::OpCode::Binary };
+                let frame = hi::frame::encode::frame(opcode, &frame.payload);
                 members.borrow_mut().retain(|member| member.try_send(frame.clone()).is_ok());
             }
             OpCode::Close => return,

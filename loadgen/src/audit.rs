@@ -25,9 +25,9 @@ pub struct Auditor {
     missing: Option<Vec<(u16, u32)>>,
     /// From this number on nothing may be missing, even before the first message seen; [`NOT_BEGUN`]: no limit yet.
     due_from: u32,
-    /// Messages skipped since the last [`Auditor::excused`],
+    /// Messages skipped since the last [`Auditor::excused`].
     lost: u64,
-    /// and losses that the server announced to this client.
+    /// Losses that the server announced to this client since then.
     announced: u64,
 }
 

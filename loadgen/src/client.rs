@@ -1,4 +1,5 @@
-//! One connection of the load generator: from the connect to the last frame. No thread, no task, no buffer of its own.
+//! One connection of the load generator: from the connect to the last frame. It has no thread, task or buffer of its
+//! own.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};

@@ -430,7 +430,7 @@ impl Driver {
     }
 
     fn server_cpu_since(&self, before: Option<Duration>) -> Option<Duration> {
-        // The time of threads that have ended is no longer counted.
+        // Saturating, because the time of threads that ended meanwhile is missing.
         Some(self.server_cpu()?.saturating_sub(before?))
     }
 

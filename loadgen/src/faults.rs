@@ -22,9 +22,9 @@ pub struct Faults {
     pub announced: u64,
     /// Connections that ended.
     pub closed: u64,
-    /// Of these, clients that were closed as too slow,
+    /// Clients among them that were closed as too slow.
     pub too_slow: u64,
-    /// and what they lost by that.
+    /// Messages that those lost by being closed.
     pub lost_of_too_slow: u64,
     /// The first ones, in words.
     pub first: Vec<String>,

@@ -10,7 +10,7 @@ static FIRST: AtomicI32 = AtomicI32::new(0);
 /// Whether there is a run that can end early.
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
-/// Starts watching, in a thread of its own. Has to be called before any other thread is started: each inherits the
+/// Starts watching, in a separate thread. Has to be called before any other thread is started: each inherits the
 /// blocked signals.
 ///
 /// # Errors

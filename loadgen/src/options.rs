@@ -81,7 +81,7 @@ struct ServerOptions {
     /// Process to take the server's CPU time and memory from (known for a private hi)
     #[arg(long, value_name = "PID", requires = "url")]
     server_pid: Option<u32>,
-    /// The hi to start when there is no --url [default: built from this workspace, or found beside loadgen or in PATH]
+    /// The hi to start when there is no --url [default: built from this workspace, or found next to loadgen or in PATH]
     #[arg(long, value_name = "FILE", conflicts_with = "url")]
     hi: Option<PathBuf>,
     /// Shards of the private hi [default: half of the cores]

@@ -66,7 +66,7 @@ impl PrivateServer {
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                // Once the address is known nobody listens, but the pipe must still be drained.
+                // Once the address is known no one listens, but the pipe must still be drained.
                 let _ = sender.send(line);
             }
         });

@@ -55,9 +55,9 @@ pub struct Reader {
     stash: Option<Vec<u8>>,
     /// Bytes of the payload still to be skipped.
     skip: u64,
-    /// The beginning of a message that isn't complete yet,
+    /// The beginning of a message that isn't complete yet.
     message: Option<Vec<u8>>,
-    /// and its length so far.
+    /// Length so far of that message.
     message_bytes: u64,
     /// Whether the current frame is the message's last one.
     last: bool,

@@ -34,10 +34,10 @@ use ending::End;
 
 /// Events per batch; the schedule is checked between two batches.
 const EVENTS: usize = 256;
-/// During a fan-out, fewer events than this are not worth a wake-up: the thread waits for more,
+/// During a fan-out, fewer events than this are not worth a wake-up: the thread waits for more, at most for [`GATHER`].
 const EVENTS_WORTH_WAKING: usize = 64;
-/// for this time (plus the kernel's timer slack; all of it counts as lateness of reading). Otherwise half the CPU time
-/// of server and load generator would go into waking a thread once per message.
+/// How long it waits for more events (plus the kernel's timer slack; all of it counts as lateness of reading).
+/// Otherwise half the CPU time of server and load generator would go into waking a thread once per message.
 const GATHER: Duration = Duration::from_micros(50);
 /// If the last batch came this recently, a fan-out is under way.
 const FAN_OUT_GAP_US: u64 = 300;

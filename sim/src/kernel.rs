@@ -249,7 +249,7 @@ impl State {
         }
         let Some(how) = state.receive.filter(|_| network.is_readable(state.link)) else { return };
         let link = state.link;
-        if self.pool.held() >= self.pool.len() {
+        if self.pool.held() >= self.pool.size() {
             // A buffer is chosen before the kernel looks what there is, the end included.
             self.token(token).receive = None;
             shared.saw(Seen::NoBuffer);

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use fastwebsockets::OpCode;
 use hi::clock::Now;
 use hi::connection::Role;
+use hi::counters::{CLOSE_CODES, Readings, counters};
+use hi::frame::OpCode;
 use hi::frame::encode;
 use hi::memory::{Memory, What};
-use hi::metrics::counters::{CLOSE_CODES, Readings, counters};
 use hi::protocol::name::Name;
 use hi::protocol::position::Since;
 use hi::protocol::resume::ResumeKey;

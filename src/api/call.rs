@@ -14,52 +14,51 @@ use tokio::time::timeout;
 
 use super::slots::Slot;
 
-/// Largest body that is taken.
-pub const BODY_BYTES_MAX: usize = 1 << 20;
-/// A body up to this size is read at once; of larger ones, a few at a time.
-pub const SMALL_BODY_BYTES_MAX: usize = 16 << 10;
-/// Bytes of a body that is too large which are read and discarded, so that a reset does not destroy the answer.
+/// Bytes of the largest body that is accepted.
+pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
+/// A body of up to this many bytes is read at once; larger ones take turns.
+pub(crate) const SMALL_BODY_BYTES_MAX: usize = 16 << 10;
+/// Bytes of an oversized body that are read and discarded, so that a reset does not destroy the answer.
 const EXCESS_BYTES_MAX: usize = 8 << 20;
 /// Time for a body to arrive.
 const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// A request, complete.
+/// A request, with its whole body.
 #[derive(Debug)]
 pub struct Call {
-    /// The path, as it came.
+    /// The path as it arrived, still percent-encoded.
     pub path: String,
-    /// The room of the address, decoded and not checked yet; empty where the address names none.
+    /// The room in the address, decoded but not checked; empty where the address names none.
     pub room: String,
-    /// Behind the `?`.
+    /// What follows the `?`; empty if nothing does.
     pub query: String,
     /// The headers.
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
-    /// Held for as long as a large body is.
+    /// Held together with a large body.
     pub turn: Option<OwnedSemaphorePermit>,
 }
 
-/// What a request comes to, if it succeeds.
+/// The answer to a request that succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The media type.
-    pub content_type: &'static str,
+    pub(crate) content_type: &'static str,
     /// The body.
     pub body: Bytes,
 }
 
 impl Answer {
-    /// JSON.
-    pub fn json(status: u16, value: &impl Serialize) -> Self {
+    /// An answer in JSON.
+    pub(crate) fn json(status: u16, value: &impl Serialize) -> Self {
         let body = serde_json::to_vec(value).expect("our answers are JSON");
         Self { status, content_type: "application/json", body: body.into() }
     }
 
     /// Text, with status 200.
-    pub fn text(content_type: &'static str, text: String) -> Self {
+    pub(crate) fn text(content_type: &'static str, text: String) -> Self {
         Self { status: 200, content_type, body: text.into() }
     }
 
@@ -73,7 +72,7 @@ impl Answer {
     }
 }
 
-/// An answer without a body, which says what is allowed.
+/// An answer without a body that names the allowed methods.
 pub(super) fn no_content(allow: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -87,41 +86,41 @@ pub(super) fn no_content(allow: &'static str) -> Response<Full<Bytes>> {
 pub struct ApiError {
     /// The HTTP status.
     pub status: u16,
-    /// One word for programs: one of [`ERROR_CODES`](crate::metrics::counters::ERROR_CODES).
+    /// One word for programs: one of [`ERROR_CODES`](crate::counters::ERROR_CODES).
     pub code: &'static str,
-    /// One or two sentences for people; they name the field that is wrong.
+    /// One or two sentences for people, which name the invalid field.
     pub message: String,
     /// Whether the same request may succeed later.
     pub temporary: bool,
-    /// What else the body says, beside `error`: an object, or null.
+    /// Further keys of the body, beside `error`: an object, or null.
     pub(super) beside: Value,
-    header: Option<(HeaderName, &'static str)>,
+    header: Option<(&'static str, &'static str)>,
 }
 
 impl ApiError {
-    /// An error that stays until the request is changed.
+    /// An error that another try does not change.
     pub(super) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), temporary: false, beside: Value::Null, header: None }
     }
 
-    /// What the client sent is wrong (400).
+    /// The request is invalid (400).
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "bad_request", message)
     }
 
-    /// The server can't just now; the same request may succeed later.
+    /// The server can't do it at the moment; a retry may succeed.
     pub(super) fn temporary(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        let header = Some((header::RETRY_AFTER, "1"));
+        let header = Some(("retry-after", "1"));
         Self { temporary: true, header, ..Self::new(status, code, message) }
     }
 
-    /// The same, and in the body the keys of this object as well.
+    /// Adds the keys of this object to the body.
     pub(super) fn with(self, beside: Value) -> Self {
         Self { beside, ..self }
     }
 
-    /// The same, and a header in the answer.
-    pub(super) fn header(self, name: HeaderName, value: &'static str) -> Self {
+    /// Adds a header to the answer; its name is in lower case.
+    pub(super) fn header(self, name: &'static str, value: &'static str) -> Self {
         Self { header: Some((name, value)), ..self }
     }
 
@@ -138,14 +137,14 @@ impl ApiError {
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
         let mut response = Answer::json(self.status, &self.to_json()).into_response();
         if let Some((name, value)) = self.header {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         response
     }
 }
 
-/// Reads a whole body, and takes a turn of `large_bodies` for a large one. A client that asks first (`Expect: 100-continue`,
-/// RFC 9110 10.1.1) need not send one that is too large.
+/// Reads a whole body; a large one takes a turn of `large_bodies`. A client that asks first (`Expect: 100-continue`, RFC
+/// 9110 10.1.1) is spared sending a body that is too large.
 ///
 /// # Errors
 /// It is too large (413), does not arrive in time or before the connection's slot is needed (408), or breaks off.

@@ -4,32 +4,35 @@
 //! written ([`output::EXIT_OUTPUT`]).
 
 use std::io::{self, IsTerminal, Read, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::ADDRESS_DEFAULT;
 use super::call::BODY_BYTES_MAX;
-use super::request::{Request, Response};
+use super::key::Keys;
+use super::request;
 use crate::output;
 use crate::protocol::name::Name;
 use crate::protocol::unicode::is_blank;
 
-/// The server is there and says no, or it isn't there.
+/// The server refused, or can't be reached.
 const EXIT_REFUSED: u8 = 1;
 /// The command line is wrong.
 const EXIT_USAGE: u8 = 2;
 
-/// Where the server is.
 #[derive(clap::Args, Debug)]
 struct ServerArgs {
     /// The internal port of the server
     #[arg(long, value_name = "HOST:PORT", env = "HI_INTERNAL", default_value = ADDRESS_DEFAULT)]
     internal: String,
 
-    /// File whose first line is the key that the server asks for
+    /// File whose first line is the server's API key
     #[arg(long, value_name = "FILE", env = "HI_API_KEY_FILE")]
     api_key_file: Option<PathBuf>,
 }
@@ -69,7 +72,7 @@ pub struct RoomsArgs {
     server: ServerArgs,
 }
 
-/// Why a command ends without having done what it should: the exit code, and a sentence.
+/// Why a command failed: the exit code, and a sentence.
 #[derive(Debug)]
 struct Failure(u8, String);
 
@@ -89,11 +92,31 @@ pub fn rooms(args: RoomsArgs) -> ExitCode {
     finish(try_rooms(&args))
 }
 
+/// The parts of the answer to a publication that are shown.
+#[derive(Deserialize)]
+struct Published {
+    seq: Option<u64>,
+    members: u64,
+}
+
+#[derive(Deserialize)]
+struct Rooms {
+    rooms: Vec<Room>,
+    count: u64,
+}
+
+#[derive(Deserialize)]
+struct Room {
+    room: String,
+    kind: String,
+    members: u64,
+}
+
 fn finish(outcome: Result<String, Failure>) -> ExitCode {
     match outcome {
         Ok(text) => output::print(text + "\n", ExitCode::SUCCESS),
         Err(Failure(code, sentence)) => {
-            // The exit code is the same if nobody reads this.
+            // The exit code says it too, so a closed stderr is no further error.
             let _ = writeln!(io::stderr(), "{sentence}");
             ExitCode::from(code)
         }
@@ -107,55 +130,43 @@ fn try_publish(args: &PublishArgs) -> Result<String, Failure> {
         Some(message) if message != "-" => message.clone().into_bytes(),
         explicit => from_stdin(explicit.is_some())?,
     };
-    let (path, content_type, body) = if args.raw {
+    let (line, content_type, body) = if args.raw {
         let text = simdutf8::basic::from_utf8(&message).is_ok();
         let content_type = if text { "text/plain; charset=utf-8" } else { "application/octet-stream" };
-        (format!("/pub/{}", encoded(&args.room)), content_type, message)
+        (format!("POST /pub/{}", encoded(&args.room)), content_type, message)
     } else {
         let text = String::from_utf8(message)
             .map_err(|_| Failure::usage("The message is not UTF-8, and chat is text: publish it with --raw."))?;
-        // A shell ends what it pipes with a line break that nobody meant to say.
-        let text = if args.message.as_deref().is_none_or(|message| message == "-") {
-            text.strip_suffix('\n').unwrap_or(&text)
-        } else {
-            &text
-        };
+        // A shell adds a line break to what it pipes.
+        let is_piped = args.message.as_deref().is_none_or(|message| message == "-");
+        let text = text.strip_suffix('\n').filter(|_| is_piped).unwrap_or(&text);
         if is_blank(text) {
             return Err(Failure::usage("The message is empty: give one in which something can be seen."));
         }
         let body = json!({"room": args.room, "message": text, "from": args.from});
-        ("/api/publish".to_owned(), "application/json", body.to_string().into_bytes())
+        ("POST /api/publish".to_owned(), "application/json", body.to_string().into_bytes())
     };
-    let answer = ask(&args.server, "POST", path, content_type, body)?;
-    Ok(match (answer["members"].as_u64(), answer["seq"].as_u64()) {
-        (Some(0), None) => format!("Nobody is in {}: nobody got the message.", args.room),
-        (Some(members), Some(seq)) => format!("Message {seq} of {} goes to {}.", args.room, count(members, "member")),
-        _ => return Err(not_ours(&args.server)),
+    let Published { seq, members } = ask(&args.server, &line, content_type, &body)?;
+    Ok(match seq {
+        None => format!("Nobody is in {}: nobody got the message.", args.room),
+        Some(seq) => format!("Message {seq} of {} goes to {}.", args.room, count(members, "member")),
     })
 }
 
 fn try_rooms(args: &RoomsArgs) -> Result<String, Failure> {
     let prefix = args.prefix.as_deref().unwrap_or_default();
     let kind = if args.raw { "&kind=raw" } else { "" };
-    let path = format!("/api/rooms?prefix={}{kind}", encoded(prefix));
-    let answer = ask(&args.server, "GET", path, "", Vec::new())?;
-    let (Some(rooms), Some(all)) = (answer["rooms"].as_array(), answer["count"].as_u64()) else {
-        return Err(not_ours(&args.server));
-    };
+    let line = format!("GET /api/rooms?prefix={}{kind}", encoded(prefix));
+    let Rooms { rooms, count: all } = ask(&args.server, &line, "", b"")?;
     if rooms.is_empty() {
         let which = if prefix.is_empty() { String::new() } else { format!(" whose name begins with {prefix}") };
         return Ok(format!("Nobody is in any {}room{which}.", if args.raw { "raw " } else { "" }));
     }
-    let mut lines = Vec::new();
-    for room in rooms {
-        let (Some(name), Some(kind), Some(members)) =
-            (room["room"].as_str(), room["kind"].as_str(), room["members"].as_u64())
-        else {
-            return Err(not_ours(&args.server));
-        };
-        lines.push(format!("{members:>7} {:<7} {kind:<4} {name}", if members == 1 { "member" } else { "members" }));
-    }
     let left_out = all.saturating_sub(rooms.len() as u64);
+    let line = |Room { room, kind, members }| {
+        format!("{members:>7} {:<7} {kind:<4} {room}", if members == 1 { "member" } else { "members" })
+    };
+    let mut lines: Vec<_> = rooms.into_iter().map(line).collect();
     if left_out > 0 {
         lines.push(format!("... and {}: give the beginning of the name.", count(left_out, "more room")));
     }
@@ -184,43 +195,39 @@ fn from_stdin(explicit: bool) -> Result<Vec<u8>, Failure> {
     Ok(message)
 }
 
-/// Asks the server, and returns the JSON that it answers with.
-fn ask(
-    server: &ServerArgs,
-    method: &'static str,
-    path: String,
-    content_type: &'static str,
-    body: Vec<u8>,
-) -> Result<Value, Failure> {
-    let address = &server.internal;
+/// Sends a request with this first line, and returns the JSON that the server answers with.
+fn ask<T: DeserializeOwned>(server: &ServerArgs, line: &str, content_type: &str, body: &[u8]) -> Result<T, Failure> {
+    let address = server.internal.clone();
     if address == "off" {
         return Err(Failure::usage(
             "The internal port is off (HI_INTERNAL or --internal): name a server that has one.",
         ));
     }
-    let key = server.api_key_file.as_ref().map(|path| {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Failure::usage(format!("can't read the API key from {} ({error}).", path.display())))?;
-        let key = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned();
-        if key.bytes().all(|byte| byte.is_ascii_graphic()) && !key.is_empty() {
-            Ok(key)
-        } else {
-            Err(Failure::usage(format!("{} has no key in its first line.", path.display())))
-        }
-    });
-    let request = Request { method, path, content_type, key: key.transpose()?, body };
-    let Response { status, body } = request.send(address).map_err(|error| {
-        Failure(
-            EXIT_REFUSED,
-            format!(
-                "The internal port at {address} can't be asked ({error}): is hi running, and is --internal its address?"
-            ),
-        )
-    })?;
-    let value: Value = serde_json::from_slice(&body).map_err(|_| not_ours(server))?;
-    if (200..300).contains(&status) {
-        return Ok(value);
+    let keys = server.api_key_file.as_deref().map(Keys::load).transpose().map_err(Failure::usage)?;
+    let mut head = format!("{line} HTTP/1.1\r\nConnection: close\r\n");
+    if !content_type.is_empty() {
+        head += &format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n", body.len());
     }
+    let name = keys.map(|keys| {
+        head += &format!("Authorization: Bearer {}\r\n", keys.first());
+        address.clone()
+    });
+    let body = body.to_vec();
+    let request = move |peer: SocketAddr| {
+        // Without a key, the port accepts only requests to its IP address, not to a name.
+        let host = name.unwrap_or_else(|| peer.to_string());
+        [format!("{head}Host: {host}\r\n\r\n").into_bytes(), body].concat()
+    };
+    let (status, body) = request::send(address.clone(), request).map_err(|error| {
+        let sentence = format!(
+            "The internal port at {address} can't be asked ({error}): is hi running, and is --internal its address?"
+        );
+        Failure(EXIT_REFUSED, sentence)
+    })?;
+    if (200..300).contains(&status) {
+        return serde_json::from_slice(&body).map_err(|_| not_ours(server));
+    }
+    let value: Value = serde_json::from_slice(&body).map_err(|_| not_ours(server))?;
     let message = value["error"]["message"].as_str().ok_or_else(|| not_ours(server))?;
     let hint = if status == 401 { " (--api-key-file)" } else { "" };
     Err(Failure(EXIT_REFUSED, format!("hi refused: {message}{hint}")))

@@ -1,15 +1,15 @@
-//! The fields of a JSON body: each is taken by name, and an error names it.
+//! The fields of a JSON body, taken by name; errors name the field.
 
 use serde_json::{Map, Value};
 
 use super::call::ApiError;
 use crate::protocol::surrogates::without_lone_surrogates;
 
-/// The fields that have not been taken yet.
+/// The fields of a body that have not been taken yet.
 #[derive(Debug)]
-pub struct Fields {
+pub(crate) struct Fields {
     left: Map<String, Value>,
-    /// The names asked for so far.
+    /// The names of all fields that this address knows.
     known: Vec<&'static str>,
 }
 
@@ -18,7 +18,7 @@ impl Fields {
     ///
     /// # Errors
     /// It is not a JSON object.
-    pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         match serde_json::from_slice(&without_lone_surrogates(body)) {
             Ok(Value::Object(left)) => Ok(Self { left, known: Vec::new() }),
             Ok(_) => Err(ApiError::bad_request("The body has to be a JSON object, in braces.")),
@@ -26,19 +26,19 @@ impl Fields {
         }
     }
 
-    /// A string that has to be there.
+    /// Takes a required string.
     ///
     /// # Errors
-    /// It is missing, or no string.
-    pub fn string(&mut self, name: &'static str) -> Result<String, ApiError> {
+    /// It is missing, or something else.
+    pub(crate) fn string(&mut self, name: &'static str) -> Result<String, ApiError> {
         self.optional_string(name)?.ok_or_else(|| missing(name, "a string"))
     }
 
-    /// A string that may be missing or null.
+    /// Takes a string that may be missing or null.
     ///
     /// # Errors
     /// It is something else.
-    pub fn optional_string(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
+    pub(crate) fn optional_string(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
         match self.take(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -46,11 +46,11 @@ impl Fields {
         }
     }
 
-    /// A list of strings that has to be there.
+    /// Takes a required list of strings.
     ///
     /// # Errors
     /// It is missing, or something else.
-    pub fn strings(&mut self, name: &'static str) -> Result<Vec<String>, ApiError> {
+    pub(crate) fn strings(&mut self, name: &'static str) -> Result<Vec<String>, ApiError> {
         let list = match self.take(name) {
             None | Some(Value::Null) => return Err(missing(name, "a list of strings")),
             Some(Value::Array(list)) => list,
@@ -63,11 +63,11 @@ impl Fields {
         texts.collect()
     }
 
-    /// Nothing else may be there: what is misspelt must not be ignored.
+    /// Refuses fields that were not taken: a misspelt one must not be ignored.
     ///
     /// # Errors
-    /// A field that nobody asked for.
-    pub fn finish(self) -> Result<(), ApiError> {
+    /// The body has an unknown field.
+    pub(crate) fn finish(self) -> Result<(), ApiError> {
         match self.left.keys().next() {
             None => Ok(()),
             Some(name) => {

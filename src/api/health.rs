@@ -11,22 +11,21 @@ use super::call::{Answer, ApiError, Call};
 use crate::metrics::format::Format;
 use crate::stop::Stop;
 
-/// One of the things that have to be right for clients to be sent here.
+/// One condition for sending clients to this server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// What is looked at, in one word or two.
-    pub name: &'static str,
-    /// Whether it is right.
-    pub ok: bool,
-    /// Whether clients are sent elsewhere while it isn't.
-    pub decides: bool,
-    /// One sentence: what was found, and what to do if it isn't right.
-    pub detail: String,
+pub(crate) struct Check {
+    /// What is checked, in one word or two.
+    pub(crate) name: &'static str,
+    pub(crate) ok: bool,
+    /// Whether a failure makes the server unready.
+    pub(crate) decides: bool,
+    /// One sentence: what was found, and how to fix it if it is wrong.
+    pub(crate) detail: String,
 }
 
 type Examine = Box<dyn Fn() -> Check + Send + Sync>;
 
-/// All that has to be right for clients to be sent here. Starts with one check: that the server isn't stopping.
+/// Whether clients should be sent to this server. The first check is that it isn't stopping.
 pub struct Readiness {
     checks: Mutex<Vec<Examine>>,
 }
@@ -43,14 +42,14 @@ impl Readiness {
         readiness
     }
 
-    /// Adds a check. It is asked whenever somebody asks for readiness, so it must not wait: one that takes time runs
-    /// elsewhere and leaves its last result here.
-    pub fn add(&self, examine: impl Fn() -> Check + Send + Sync + 'static) {
+    /// Adds a check. It runs with every request for `/readyz`, so it must not wait: a slow check runs elsewhere and leaves its
+    /// last result here.
+    pub(crate) fn add(&self, examine: impl Fn() -> Check + Send + Sync + 'static) {
         self.checks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(examine));
     }
 
-    /// What all checks say now.
-    pub fn examine(&self) -> Vec<Check> {
+    /// Runs all checks.
+    pub(crate) fn examine(&self) -> Vec<Check> {
         self.checks.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|examine| examine()).collect()
     }
 }
@@ -72,7 +71,7 @@ pub(super) async fn healthz() -> Result<Answer, ApiError> {
     Ok(Answer::text("text/plain; charset=utf-8", "ok".to_owned()))
 }
 
-/// `GET /readyz`: 200 if every check that decides is right, otherwise 503.
+/// `GET /readyz`: 200 if every check that decides is OK, otherwise 503.
 pub(super) async fn readyz(app: &App) -> Result<Answer, ApiError> {
     let checks = app.readiness.examine();
     let ready = checks.iter().all(|check| check.ok || !check.decides);

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a request that is repeated with its key is not done again, and gets the answer of the first.
+//! `Idempotency-Key`: a request that is repeated with its key is not carried out again; it gets the first one's answer.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(super) const BYTES_MAX: usize = 16 << 20;
 /// Bytes of an entry beside its key and its answer.
 const OVERHEAD_BYTES: usize = 256;
 
-/// Tells requests apart that use the same key.
+/// Tells apart different requests that use the same key.
 pub(super) type Fingerprint = [u8; 20];
 
 /// The fingerprint of a request that consists of these parts.
@@ -69,7 +69,7 @@ pub(super) enum Lookup<R> {
 #[derive(Debug)]
 pub(super) struct IdempotencyCache<P> {
     by_key: HashMap<Arc<str>, Entry<P>>,
-    /// When each began, the oldest first.
+    /// When each request began, oldest first.
     in_order: VecDeque<(Instant, Arc<str>)>,
     bytes: usize,
 }
@@ -133,7 +133,7 @@ impl<P> IdempotencyCache<P> {
 
     /// The request with this key is no longer in flight.
     pub(super) fn end(&mut self, key: &str, state: State<P>) {
-        // It may have been forgotten while it ran.
+        // The entry may have expired while the request ran.
         let Some(entry) = self.by_key.get_mut(key) else { return };
         self.bytes -= entry.bytes(key);
         entry.state = state;

@@ -1,4 +1,4 @@
-//! The key that the internal port asks for, if the operator set one.
+//! API keys of the internal port, and what is let in without one.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -10,12 +10,12 @@ use hyper::{HeaderMap, header};
 use super::call::ApiError;
 use crate::http::origin::split_port;
 
-/// A shorter key could be guessed.
+/// Bytes of the shortest key: a shorter one could be guessed.
 const KEY_BYTES_MIN: usize = 16;
-/// Room for some keys while one replaces another.
+/// Bytes of a key file: enough for several keys while one replaces another.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// Keys, each of which opens. None: the port is open to whoever reaches it, except for web pages.
+/// The valid keys. Without any, the port is open to everything that reaches it, except for web pages.
 #[derive(Default)]
 pub struct Keys(Vec<String>);
 
@@ -23,8 +23,8 @@ impl Keys {
     /// Reads a file of keys, one a line.
     ///
     /// # Errors
-    /// One sentence: it can't be read, or what in it is no key.
-    pub fn load(path: &Path) -> Result<Self, String> {
+    /// One sentence: the file can't be read, or has a line that is not a key.
+    pub(crate) fn load(path: &Path) -> Result<Self, String> {
         let shown = path.display();
         let cannot = |error| format!("can't read the API key from {shown} ({error}): check --api-key-file.");
         if std::fs::metadata(path).map_err(cannot)?.len() > FILE_BYTES_MAX {
@@ -50,15 +50,23 @@ impl Keys {
     }
 
     /// Whether any key is set.
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         !self.0.is_empty()
     }
 
-    /// Lets a request pass, or not.
+    /// The first key of a file.
+    ///
+    /// # Panics
+    /// If no file was loaded: a loaded one has at least one key.
+    pub(super) fn first(&self) -> &str {
+        &self.0[0]
+    }
+
+    /// Whether a request may pass.
     ///
     /// # Errors
-    /// The key is missing or wrong (401); without keys: a web page asks, or may (403).
-    pub fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    /// The key is missing or wrong (401); or there are no keys, and the request comes, or may come, from a web page (403).
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         if !self.is_set() {
             return admit_no_page(headers);
         }
@@ -68,10 +76,10 @@ impl Keys {
             None => "This address asks for an API key",
         };
         let message = format!("{problem}: send the key as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.");
-        Err(ApiError::new(401, "denied", message).header(header::WWW_AUTHENTICATE, "Bearer"))
+        Err(ApiError::new(401, "denied", message).header("www-authenticate", "Bearer"))
     }
 
-    /// Takes as long for a wrong key as for a right one of the same length.
+    /// In constant time for keys of the same length.
     fn opens(&self, presented: &[u8]) -> bool {
         self.0.iter().fold(Choice::FALSE, |opens, key| opens | key.as_bytes().ct_eq(presented)).to_bool()
     }
@@ -83,9 +91,9 @@ impl fmt::Debug for Keys {
     }
 }
 
-/// A browser on this machine reaches loopback too, and any page may make it ask there. Only browsers send `Origin` and
-/// `Sec-Fetch-Site`; neither comes with every request of a page, and a page whose own name leads here (DNS rebinding) sends
-/// that name as `Host`.
+/// A browser on this machine reaches loopback too, and any page can make it send requests there. Only browsers send `Origin`
+/// and `Sec-Fetch-Site`. Neither comes with every request of a page; but a page whose own name resolves to this port (DNS
+/// rebinding) sends that name as `Host`.
 fn admit_no_page(headers: &HeaderMap) -> Result<(), ApiError> {
     let is =
         |name: &str, value: &[u8]| headers.get_all(name).iter().any(|it| it.as_bytes().eq_ignore_ascii_case(value));
@@ -107,7 +115,7 @@ fn admit_no_page(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::new(403, "denied", message))
 }
 
-/// No page can have a name like these.
+/// Whether a Host header is one that no page's name can be.
 fn is_address_or_localhost(host: &[u8]) -> bool {
     let Some((host, _)) = std::str::from_utf8(host).ok().and_then(split_port) else { return false };
     match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -152,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_sound_key_is_refused() {
+    fn a_file_without_a_valid_key_is_refused() {
         for text in ["", "\n \n", "short", "0123456789 abcdef", "0123456789abcdef\nshort"] {
             assert!(Keys::parse(text).unwrap_err().contains("openssl rand"), "{text:?}");
         }

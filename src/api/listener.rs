@@ -1,8 +1,7 @@
-//! Connections to the internal port: bounded in number and in time, and none is cut while a request is under way.
+//! Connections to the internal port: bounded in number and in time; none is cut off in the middle of a request.
 //!
-//! From [`CROWDED_FROM`] connections on, each answer ends its connection and says so. Where all slots are taken, or the
-//! process has no file descriptor left, [`Slots`] chooses the connection that makes room, and whatever it has begun to ask
-//! is answered.
+//! From [`CROWDED_FROM`] connections on, each answer says `Connection: close`. When all slots are taken, or the process has
+//! no file descriptor left, [`Slots`] chooses a connection that makes room; a request that it has begun is answered first.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,27 +22,25 @@ use super::slots::{Held, Phase, Slot, Slots, Slotted};
 use super::{App, routes};
 use crate::http::head::{HEAD_BYTES_MAX, HeadError};
 use crate::http::response::{self, Connection, Response};
+use crate::limits::{LINGER_BYTES_MAX, LINGER_TIME_MAX};
 
-/// Connections at the same time; further ones wait for a slot.
-pub const CONNECTIONS_MAX: usize = 256;
-/// From this many connections on, answers end theirs. The rest of the slots is then free for those with one request.
-pub const CROWDED_FROM: usize = 192;
-/// What hyper may read ahead on one connection, in bytes. A head ends before: [`Slotted`] sees to it.
-pub const READ_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
-/// Between two looks for a slot, or for a file descriptor.
+/// Number of simultaneous connections; further ones wait for a slot.
+pub(crate) const CONNECTIONS_MAX: usize = 256;
+/// From this many connections on, each is closed after its answer, so that the remaining slots serve clients with a single
+/// request.
+pub(crate) const CROWDED_FROM: usize = 192;
+/// Bytes that hyper may buffer for one connection. [`Slotted`] keeps heads shorter than that.
+pub(crate) const READ_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
+/// Pause between two attempts to free a slot or a file descriptor.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Lingering close: time to discard what still comes, so that a reset does not destroy the last answer.
-const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
-/// Its bytes.
-const LINGER_BYTES_MAX: usize = 64 * 1024;
 
-/// Serves connections for as long as the process lives. One that asks for nothing is kept for the time `keepalive`.
+/// Serves connections for as long as the process lives. An idle one is kept for `keepalive`.
 pub(super) async fn serve(listener: TcpListener, app: Rc<App>, keepalive: Duration) {
     let slots = Rc::new(Slots::new(CONNECTIONS_MAX, CROWDED_FROM));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
-            // That one connection was gone before it was accepted.
+            // The peer closed before the connection was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(_) => {
                 slots.set_short(true);
@@ -52,7 +49,7 @@ pub(super) async fn serve(listener: TcpListener, app: Rc<App>, keepalive: Durati
             }
         };
         slots.set_short(false);
-        // An error means that the peer is gone: the read says so too.
+        // An error means that the peer is gone; the next read reports it.
         let _ = stream.set_nodelay(true);
         let held = loop {
             match Slots::take(&slots) {
@@ -64,7 +61,8 @@ pub(super) async fn serve(listener: TcpListener, app: Rc<App>, keepalive: Durati
     }
 }
 
-/// Has one connection make room, and waits until one has, but not for long: others may be ready to make room by then.
+/// Tells one connection to make room and waits until a slot is free, but not for long: by then, another one may be a better
+/// choice.
 async fn make_room(slots: &Slots) {
     slots.make_room();
     let _ = timeout(PAUSE, slots.freed()).await;
@@ -76,7 +74,7 @@ async fn serve_one(stream: TcpStream, held: Held, app: Rc<App>, keepalive: Durat
     app.counters.api_connections.subtract(1);
 }
 
-/// Serves one connection until it ends, or has to.
+/// Serves one connection until it ends, or has to make room.
 async fn serve_requests(stream: TcpStream, held: &Held, app: &App, keepalive: Duration) {
     let slot = held.slot();
     let service = service_fn(|request: hyper::Request<Incoming>| async move {
@@ -109,7 +107,7 @@ async fn serve_requests(stream: TcpStream, held: &Held, app: &App, keepalive: Du
         }
         match slot.phase() {
             Phase::New | Phase::Head | Phase::Waiting => break false,
-            // The body is no longer waited for: that is the answer.
+            // Stops waiting for the body; the request is answered with 408.
             Phase::Asking => {
                 slot.hurry();
                 has_hurried = true;
@@ -121,9 +119,9 @@ async fn serve_requests(stream: TcpStream, held: &Held, app: &App, keepalive: Du
     refuse_the_rest(parts.io.into_stream(), &parts.read_buf, slot, too_large, app).await;
 }
 
-/// Answers whatever has begun on a connection that has to end before its next request is whole, and closes it.
+/// Closes a connection that has to end before its next request is complete. If a request has begun, it is answered.
 async fn refuse_the_rest(mut stream: TcpStream, read_ahead: &[u8], slot: &Slot, too_large: bool, app: &App) {
-    // What came just now, or behind the last request, has begun too.
+    // Bytes that arrived just now, or after the last request, are the beginning of one too.
     let has_begun = slot.phase() == Phase::Head
         || !read_ahead.is_empty()
         || stream.try_read(&mut [0; 1]).is_ok_and(|count| count > 0);
@@ -140,7 +138,7 @@ async fn refuse_the_rest(mut stream: TcpStream, read_ahead: &[u8], slot: &Slot, 
     let _ = timeout(LINGER_TIME_MAX, end(&mut stream, &error, linger)).await;
 }
 
-/// Answers and closes. What still comes is read for the time `linger`.
+/// Answers and closes; what still arrives is discarded for the time `linger`.
 async fn end(stream: &mut TcpStream, error: &ApiError, linger: Duration) -> io::Result<()> {
     let response = Response::json(error.status, error.to_json().to_string());
     let response = if error.temporary { response.header("Retry-After", "1") } else { response };

@@ -1,12 +1,12 @@
-//! The internal HTTP port: publishing from outside, rooms, health and metrics, for programs of the operator's own.
+//! The internal HTTP port: publishing, rooms, health and metrics, for the operator's own programs.
 //!
-//! A thread of its own beside the shards; what it publishes takes the same way as what a client says. In the order in
-//! which a request passes:
+//! It runs on one thread beside the shards; what it publishes takes the same path as a client's message. In the order in
+//! which a request passes them:
 //!
 //! - [`listener`], [`slots`]: connections, bounded in number and in time
-//! - [`routes`]: every address, and the key that most of them ask for
+//! - [`routes`]: every address, and which of them require a key
 //! - [`call`]: a request with its body, and the answer
-//! - [`key`]: API keys, and what gets in without one
+//! - [`key`]: API keys, and what is let in without one
 //! - [`publish`], [`rooms`], [`health`]: what the addresses do
 //! - [`fields`], [`idempotency`]: JSON bodies; requests that are repeated
 //!
@@ -27,24 +27,24 @@ use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
 use crate::admission::RawMode;
+use crate::counters::Counters;
+use crate::counters::delivery::Sampler;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::metrics::counters::Counters;
-use crate::metrics::delivery::Sampler;
 use crate::room::registry::Registry;
 
 pub mod call;
 pub mod client;
-pub mod fields;
+pub(crate) mod fields;
 pub mod health;
 mod idempotency;
 pub mod key;
-pub mod listener;
+pub(crate) mod listener;
 pub mod publish;
-pub mod request;
+pub(crate) mod request;
 pub mod rooms;
-pub mod routes;
-pub mod slots;
+pub(crate) mod routes;
+pub(crate) mod slots;
 
 use call::ApiError;
 use health::Readiness;
@@ -54,44 +54,33 @@ use publish::PublishedIn;
 
 /// Where the internal port listens, and where `hi pub` and `hi rooms` look for it.
 pub(crate) const ADDRESS_DEFAULT: &str = "127.0.0.1:8081";
-/// Requests with a large body at the same time; further ones wait for their turn.
+/// Number of requests with a large body at the same time; further ones wait.
 const LARGE_BODIES_MAX: usize = 24;
-/// Connections that wait in the kernel, as long as none of the slots is free.
+/// Connections that may wait in the kernel while no slot is free.
 const BACKLOG: i32 = 1024;
-/// Bytes of a body and of what it is read into, for each byte of the body.
-const COPIES: usize = 3;
-/// Memory bound of all requests together, in bytes, and of the answers that are remembered.
-pub const MEMORY_BYTES_MAX: usize = listener::CONNECTIONS_MAX
-    * (listener::READ_BYTES_MAX + COPIES * call::SMALL_BODY_BYTES_MAX)
-    + LARGE_BODIES_MAX * COPIES * call::BODY_BYTES_MAX
-    + idempotency::BYTES_MAX;
-
-/// What the internal port works on.
+/// The state of the internal port. All of it belongs to the port's thread.
 #[derive(Debug)]
 pub struct App {
-    /// All rooms.
-    pub rooms: Arc<Registry>,
-    /// What `/metrics` says.
-    pub metrics: Arc<Metrics>,
-    /// What `/readyz` says.
-    pub readiness: Arc<Readiness>,
+    pub(crate) rooms: Arc<Registry>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) readiness: Arc<Readiness>,
     /// Whether there are raw rooms.
-    pub raw: RawMode,
-    /// The keys that let requests in.
-    pub keys: Keys,
-    /// What has been published under an `Idempotency-Key`.
+    pub(crate) raw: RawMode,
+    /// Keys that let requests in.
+    pub(crate) keys: Keys,
+    /// Requests with an `Idempotency-Key`.
     idempotency: RefCell<IdempotencyCache<PublishedIn>>,
-    /// Which of the messages are timed.
+    /// Chooses the messages whose delivery is timed.
     sampler: RefCell<Sampler>,
     counters: Counters,
-    /// Room for requests with a large body.
+    /// Permits for requests with a large body.
     large_bodies: Arc<Semaphore>,
-    /// Room for requests that wait for shards that are behind.
+    /// Permits for requests that wait for shards that lag.
     waiting: Semaphore,
 }
 
 impl App {
-    /// Nothing has been published yet.
+    /// The state at the start. Takes the counters of the internal port from `metrics`.
     pub fn new(
         rooms: Arc<Registry>,
         metrics: Arc<Metrics>,
@@ -121,9 +110,9 @@ impl App {
     }
 }
 
-/// A port that is bound, and answers once it is served.
+/// A bound port, not served yet.
 #[derive(Debug)]
-pub struct InternalPort {
+pub(crate) struct InternalPort {
     listener: TcpListener,
     address: SocketAddr,
 }
@@ -132,8 +121,8 @@ impl InternalPort {
     /// Binds the port.
     ///
     /// # Errors
-    /// The address can't be had.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+    /// The address can't be bound.
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
@@ -144,17 +133,15 @@ impl InternalPort {
         Ok(Self { listener, address })
     }
 
-    /// Where it is.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers on a thread of its own for as long as the process lives. A connection that asks for nothing is kept for the
-    /// time `keepalive`.
+    /// Serves the port on a new thread for as long as the process lives. An idle connection is kept for `keepalive`.
     ///
     /// # Errors
-    /// The thread or its runtime can't be had.
-    pub fn serve(self, app: App, keepalive: Duration, memory: Arc<Memory>) -> io::Result<()> {
+    /// The thread or its runtime can't be started.
+    pub(crate) fn serve(self, app: App, keepalive: Duration, memory: Arc<Memory>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _inside = runtime.enter();

@@ -1,8 +1,8 @@
-//! Publishing from outside: into chat rooms, into raw rooms.
+//! Publishing over HTTP, into chat rooms and raw rooms.
 
 use std::time::Duration;
 
-use fastwebsockets::OpCode;
+use crate::frame::OpCode;
 use hyper::header;
 use serde::Serialize;
 use serde_json::json;
@@ -22,32 +22,31 @@ use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::text;
 use crate::room::{Payload, Wakes};
 
-/// Rooms of one broadcast.
 const ROOMS_MAX: usize = 1000;
-/// The name under which a message is shown if the request gives none.
+/// The sender's name if the request gives none.
 const FROM_DEFAULT: &str = "api";
 
-/// How long a request waits for shards that are behind with their deliveries.
+/// How long a request waits for shards that lag.
 const WAIT_TIME_MAX: Duration = Duration::from_secs(5);
-/// Requests that may wait for that at the same time: the other connections of the internal port stay free for probes.
+/// Number of requests that may wait at the same time, so that connections of the internal port stay free for health checks.
 pub(super) const WAITING_MAX: usize = 64;
-/// Between two looks whether they have caught up.
+/// Pause between two checks whether the shards have caught up.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What became of a message in one room.
 #[derive(Clone, Debug, Serialize)]
 struct Published {
-    /// Its place in the room's order; none if nobody is in the room.
+    /// Its position in the room's order; none if the room does not exist.
     seq: Option<u64>,
-    /// The life of the room that this place belongs to.
+    /// The epoch that this position belongs to.
     epoch: Option<Epoch>,
-    /// Members that it goes to.
+    /// Number of members that it goes to.
     members: usize,
 }
 
-/// The same, and the room's name.
+/// What became of a message in the room of this name.
 #[derive(Clone, Debug, Serialize)]
-pub struct PublishedIn {
+pub(crate) struct PublishedIn {
     room: String,
     #[serde(flatten)]
     published: Published,
@@ -66,7 +65,7 @@ impl Broadcast {
     }
 }
 
-/// 200 if somebody gets it; 202 if nobody is there.
+/// 200 if a member gets the message, 202 if there is none.
 fn status(members: usize) -> u16 {
     if members > 0 { 200 } else { 202 }
 }
@@ -74,7 +73,7 @@ fn status(members: usize) -> u16 {
 /// `POST /api/publish`: a message into a chat room.
 ///
 /// # Errors
-/// A field is missing or wrong, the key was used before, or the shards are behind and don't catch up in time.
+/// A field is missing or invalid, the key was used before, or the shards lag and don't catch up in time.
 pub async fn publish(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
     let (room, message, from) = (fields.string("room")?, message(&mut fields)?, from(&mut fields)?);
@@ -86,7 +85,7 @@ pub async fn publish(app: &App, call: &Call) -> Result<Answer, ApiError> {
 /// `POST /api/broadcast`: a message into several chat rooms.
 ///
 /// # Errors
-/// The same.
+/// Those of [`publish`].
 pub async fn broadcast(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
     let (rooms, message, from) = (fields.strings("rooms")?, message(&mut fields)?, from(&mut fields)?);
@@ -115,7 +114,7 @@ pub async fn broadcast(app: &App, call: &Call) -> Result<Answer, ApiError> {
     Ok(publication.answer(Answer::json(status(broadcast.members), &broadcast)))
 }
 
-/// The shards are behind; which rooms have the message, and which don't.
+/// The error for a broadcast that was interrupted: which rooms have the message, and which don't.
 fn broken_off(rooms: &[String], done: &[PublishedIn]) -> ApiError {
     let (done, open) = (Broadcast::new(done.to_vec()), &rooms[done.len()..]);
     let message = format!(
@@ -168,7 +167,7 @@ fn message(fields: &mut Fields) -> Result<String, ApiError> {
     if is_blank(&message) { Err(ApiError::bad_request(format!("message: {}", text::EMPTY))) } else { Ok(message) }
 }
 
-/// The operator's own program may speak as anybody; the name has to be one all the same.
+/// The sender: the operator's program may use any valid name.
 fn from(fields: &mut Fields) -> Result<Name, ApiError> {
     let from = fields.optional_string("from")?;
     let from = Name::of_program(from.as_deref().unwrap_or(FROM_DEFAULT));
@@ -182,8 +181,8 @@ fn is_text(call: &Call) -> bool {
     media_type.starts_with("text/") || media_type == "application/json" || media_type.ends_with("+json")
 }
 
-/// A request that publishes, and what it has published so far. With an `Idempotency-Key` it is remembered, also if it breaks
-/// off: then it goes on where it was when it is sent again.
+/// A request that publishes, and what it has published so far. With an `Idempotency-Key` it is remembered even if it is
+/// interrupted: when it is sent again, it continues where it stopped.
 struct Publication<'a> {
     app: &'a App,
     key: Option<&'a str>,
@@ -207,7 +206,7 @@ impl<'a> Publication<'a> {
         })
     }
 
-    /// All of it is done.
+    /// The request is complete, with this answer.
     fn answer(mut self, answer: Answer) -> Answer {
         if let Some(key) = self.key.take() {
             self.app.idempotency.borrow_mut().end(key, State::Answered(answer.clone()));
@@ -224,8 +223,8 @@ impl Drop for Publication<'_> {
     }
 }
 
-/// Publishes a message as soon as that costs no other room anything, and wakes the shards that it goes to. `None`: the
-/// shards have not caught up by then, or too many wait for them.
+/// Publishes a message once the shards can take it without holding up other rooms, and wakes those that it goes to. `None`:
+/// they have not caught up by `until`, or too many requests wait already.
 async fn publish_in(
     app: &App,
     namespace: Namespace,

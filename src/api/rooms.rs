@@ -18,7 +18,7 @@ use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::room::Room;
 use crate::room::inbox::{Disconnect, Order, Pushed};
 
-/// A shard answers within a turn; one that doesn't is in trouble.
+/// How long to wait for a shard; a healthy one answers within a turn.
 const SHARD_TIME_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Serialize)]
@@ -31,7 +31,7 @@ struct Listed {
 #[derive(Debug, Serialize)]
 struct Rooms {
     rooms: Vec<Listed>,
-    /// All that there are, also those that the list leaves out.
+    /// All of them, including those that the list leaves out.
     count: usize,
 }
 
@@ -42,7 +42,7 @@ struct OneRoom {
     seq: u64,
     epoch: Epoch,
     users: Vec<String>,
-    /// All that there are, also those that the list leaves out.
+    /// All of them, including those that the list leaves out.
     count: usize,
 }
 
@@ -59,7 +59,7 @@ fn kind(namespace: Namespace) -> &'static str {
     }
 }
 
-/// What a query may ask for: `kind=chat|raw`, and here and there `prefix`.
+/// The parameters of a query: `kind=chat|raw`, and `prefix` where it is allowed.
 struct Query {
     namespace: Option<Namespace>,
     prefix: String,
@@ -93,7 +93,7 @@ impl Query {
     }
 }
 
-/// `GET /api/rooms`: the rooms in which somebody is, sorted.
+/// `GET /api/rooms`: the rooms that have members, sorted.
 pub(super) async fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let query = Query::parse(&call.query, true)?;
     let asked = |namespace: &Namespace| query.namespace.is_none_or(|asked| asked == *namespace);
@@ -108,7 +108,7 @@ pub(super) async fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
     Ok(Answer::json(200, &Rooms { rooms: listed, count }))
 }
 
-/// `GET /api/rooms/ROOM`: one room, and who is in it.
+/// `GET /api/rooms/ROOM`: one room and its users.
 pub(super) async fn one_room(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let query = Query::parse(&call.query, false)?;
     let name = Name::room(&call.room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
@@ -131,7 +131,7 @@ struct Disconnected {
 /// `POST /api/disconnect`: closes the connections of a user, all of them or those in one room.
 ///
 /// # Errors
-/// A field is missing or wrong, or a shard is behind.
+/// A field is missing or invalid, or a shard does not answer in time.
 pub async fn disconnect(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
     let user = fields.string("user")?;

@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, Response, header};
+use hyper::{Method, Request, Response};
 use percent_encoding::percent_decode_str;
 
 use super::App;
@@ -12,20 +12,20 @@ use super::call::{self, Answer, ApiError, Call};
 use super::slots::Slot;
 use super::{health, publish, rooms};
 
-/// The description of every address, as `/api/openapi.json` serves it.
+/// The description of all addresses, served at `/api/openapi.json`.
 const OPENAPI: &str = include_str!("openapi.json");
-/// Stands in an address for the rest of the path, so that a room's name may contain slashes.
+/// Stands for the rest of the path, so that a room's name may contain slashes.
 const ROOM: &str = "{room}";
 
 /// What a request comes to.
 type Outcome = Result<Answer, ApiError>;
 type Handler = for<'a> fn(&'a App, &'a Call) -> Pin<Box<dyn Future<Output = Outcome> + 'a>>;
 
-/// One address, and the one method that it serves beside `OPTIONS` and `HEAD`.
+/// One address, and the one method that it has beside `OPTIONS` and `HEAD`.
 struct Route {
     method: Method,
     path: &'static str,
-    /// Whether it is open to whatever reaches the port, or asks for the key.
+    /// Whether it needs no key.
     open: bool,
     handler: Handler,
 }
@@ -52,7 +52,7 @@ impl Route {
         Self { method, path, open: false, handler }
     }
 
-    /// The room in a path, still encoded, or nothing if the address names none; `None` if this is another address.
+    /// The room in the path, still percent-encoded (empty if the address has none); `None` if the path is another address.
     fn matches<'p>(&self, path: &'p str) -> Option<&'p str> {
         match self.path.strip_suffix(ROOM) {
             Some(start) => path.strip_prefix(start).filter(|room| !room.is_empty()),
@@ -74,7 +74,6 @@ async fn openapi() -> Outcome {
     Ok(Answer::text("application/json", OPENAPI.to_owned()))
 }
 
-/// Answers a request.
 pub(super) async fn answer(app: &App, request: Request<Incoming>, slot: &Slot) -> Response<Full<Bytes>> {
     dispatch(app, request, slot).await.unwrap_or_else(|error| app.refuse(error))
 }
@@ -83,7 +82,7 @@ async fn dispatch(app: &App, request: Request<Incoming>, slot: &Slot) -> Result<
     let (head, body) = request.into_parts();
     let (method, path, headers) = (head.method, head.uri.path(), head.headers);
     let Some((route, room)) = ROUTES.iter().find_map(|route| Some((route, route.matches(path)?))) else {
-        // The bare health check of HAProxy asks about `/`; `*` is all addresses (RFC 9110 9.3.7).
+        // HAProxy's default health check sends `OPTIONS /`; `*` is the server as a whole (RFC 9110 9.3.7).
         let is_of_all = method == Method::OPTIONS && matches!(path, "*" | "/");
         return if is_of_all { Ok(call::no_content("GET, HEAD, OPTIONS, POST")) } else { Err(not_found(path)) };
     };
@@ -92,7 +91,7 @@ async fn dispatch(app: &App, request: Request<Incoming>, slot: &Slot) -> Result<
     }
     if !route.serves(&method) {
         let message = format!("{method} does not work at {path:?}: see /api/openapi.json.");
-        return Err(ApiError::new(405, "method_not_allowed", message).header(header::ALLOW, route.allow()));
+        return Err(ApiError::new(405, "method_not_allowed", message).header("allow", route.allow()));
     }
     if !route.open {
         app.keys.admit(&headers)?;
@@ -118,7 +117,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::metrics::counters::ERROR_CODES;
+    use crate::counters::ERROR_CODES;
 
     #[test]
     fn the_description_has_every_address_and_no_other() {

@@ -16,34 +16,33 @@ use tokio::time::Instant;
 
 use crate::http::head::HEAD_BYTES_MAX;
 
-/// Time for a request head, from its first byte.
+/// Time limit for a request head, from its first byte.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long a connection may take nothing of an answer.
+/// How long a peer may go without reading any of an answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 /// Bytes of one read from a socket.
 const READ_BYTES: usize = 8 << 10;
-/// A time that is never up: whatever answers has a limit of its own.
+/// Practically forever: handlers have time limits of their own.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// What a connection does; in the order in which connections make room.
+/// What a connection is doing, in the order in which connections have to make room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// It has never asked anything.
+pub(crate) enum Phase {
+    /// It has not sent anything yet.
     New,
-    /// The head of a request has begun.
+    /// It has sent part of a request head.
     Head,
-    /// Nothing of another request is there. One that is on its way would be lost without an answer.
+    /// It has had an answer and is idle. A request that is on its way would be lost without an answer.
     Waiting,
-    /// A request is there, perhaps without its whole body, and is worked on.
+    /// Its request is being handled, possibly before the whole body has arrived.
     Asking,
-    /// The answer is on its way.
+    /// The answer is being sent.
     Answering,
 }
 
 impl Phase {
-    /// How long a connection is left alone while others need its slot. A head comes in one piece, unless it is held back on
-    /// purpose; the others get time for what is on its way. Where there are any that never asked, one that has asked before
-    /// stays.
+    /// How long a connection keeps its slot while others need it. A head arrives in one piece unless it is held back on purpose;
+    /// the other phases get time for what is on its way. Connections that never sent a request go before those that did.
     fn grace(self) -> Duration {
         match self {
             Self::Head => Duration::from_millis(250),
@@ -55,14 +54,14 @@ impl Phase {
 
 /// One connection's slot.
 #[derive(Debug)]
-pub struct Slot {
-    /// What it does, and since when; of an answer, since some of it was taken.
+pub(crate) struct Slot {
+    /// What the connection is doing, and since when; with [`Phase::Answering`], since the peer last read some of it.
     state: Cell<(Phase, Instant)>,
-    /// Bytes of a head that is not complete.
+    /// Bytes of a head that is still incomplete.
     head_bytes: Cell<usize>,
     head_is_too_large: Cell<bool>,
     is_told_to_go: Cell<bool>,
-    /// Another phase, or it is told to go.
+    /// Notified when the phase changes, and when the connection is told to go.
     news: Notify,
     hurry: Notify,
 }
@@ -79,20 +78,19 @@ impl Slot {
         }
     }
 
-    /// What the connection does.
-    pub fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         self.state.get().0
     }
 
-    /// From now on it does this.
-    pub fn enter(&self, phase: Phase) {
+    /// Changes the phase.
+    pub(crate) fn enter(&self, phase: Phase) {
         self.head_bytes.set(0);
         self.state.set((phase, Instant::now()));
         self.news.notify_one();
     }
 
-    /// When the time for what it does is up, given how long it may wait for a request.
-    pub fn due(&self, keepalive: Duration) -> Instant {
+    /// When the time for the current phase is up; `keepalive` is the time for an idle connection.
+    pub(crate) fn due(&self, keepalive: Duration) -> Instant {
         let (phase, since) = self.state.get();
         since
             + match phase {
@@ -104,27 +102,27 @@ impl Slot {
     }
 
     /// Whether the head has no end within [`HEAD_BYTES_MAX`].
-    pub fn head_is_too_large(&self) -> bool {
+    pub(crate) fn head_is_too_large(&self) -> bool {
         self.head_is_too_large.get()
     }
 
-    /// Whether it has to make room.
-    pub fn is_told_to_go(&self) -> bool {
+    /// Whether the connection has to make room.
+    pub(crate) fn is_told_to_go(&self) -> bool {
         self.is_told_to_go.get()
     }
 
-    /// Waits until it does something else, and so has another time to do it in, or is told to go.
-    pub async fn news(&self) {
+    /// Waits until the phase changes, and with it the deadline, or the connection is told to go.
+    pub(crate) async fn news(&self) {
         self.news.notified().await;
     }
 
-    /// The body of the request is no longer waited for.
-    pub fn hurry(&self) {
+    /// Stops waiting for the body of the request.
+    pub(crate) fn hurry(&self) {
         self.hurry.notify_one();
     }
 
-    /// Waits for [`Slot::hurry`].
-    pub async fn hurried(&self) {
+    /// Waits until [`Slot::hurry`] is called.
+    pub(crate) async fn hurried(&self) {
         self.hurry.notified().await;
     }
 
@@ -139,24 +137,24 @@ impl Slot {
 
 /// The slots of the port.
 #[derive(Debug)]
-pub struct Slots {
+pub(crate) struct Slots {
     slots: RefCell<Slab<Rc<Slot>>>,
     max: usize,
     crowded_from: usize,
-    /// The last accept failed: no descriptor, or no memory.
+    /// Whether the last accept failed for lack of file descriptors or memory.
     is_short: Cell<bool>,
     freed: Notify,
 }
 
 impl Slots {
-    /// `max` slots; from `crowded_from` taken ones on, connections end with their answers.
-    pub fn new(max: usize, crowded_from: usize) -> Self {
+    /// `max` slots; while `crowded_from` or more are taken, connections end with their answers.
+    pub(crate) fn new(max: usize, crowded_from: usize) -> Self {
         let slots = RefCell::default();
         Self { slots, max, crowded_from, is_short: Cell::new(false), freed: Notify::new() }
     }
 
     /// A slot, if one is free.
-    pub fn take(slots: &Rc<Self>) -> Option<Held> {
+    pub(crate) fn take(slots: &Rc<Self>) -> Option<Held> {
         let mut taken = slots.slots.borrow_mut();
         if taken.len() >= slots.max {
             return None;
@@ -166,14 +164,14 @@ impl Slots {
         Some(Held { slots: Rc::clone(slots), key, slot })
     }
 
-    /// Whether accepting fails for want of descriptors.
-    pub fn set_short(&self, is_short: bool) {
+    /// Notes whether accepting fails for lack of file descriptors.
+    pub(crate) fn set_short(&self, is_short: bool) {
         self.is_short.set(is_short);
     }
 
-    /// Tells one connection to go, if there is one that may: the first in the order of [`Phase`], and of equals the one that
-    /// has done so for longest.
-    pub fn make_room(&self) {
+    /// Tells one connection to go, if any has used up its grace: the first in the order of [`Phase`], and within a phase the one
+    /// that has been in it for longest.
+    pub(crate) fn make_room(&self) {
         let now = Instant::now();
         let slots = self.slots.borrow();
         let stays = slots.iter().map(|(_, slot)| slot).filter(|slot| !slot.is_told_to_go());
@@ -187,28 +185,27 @@ impl Slots {
         }
     }
 
-    /// Waits until a slot is given back.
-    pub async fn freed(&self) {
+    /// Waits until a slot is free again.
+    pub(crate) async fn freed(&self) {
         self.freed.notified().await;
     }
 }
 
-/// A slot that is taken, until this is dropped.
+/// A taken slot; dropping this frees it.
 #[derive(Debug)]
-pub struct Held {
+pub(crate) struct Held {
     slots: Rc<Slots>,
     key: usize,
     slot: Rc<Slot>,
 }
 
 impl Held {
-    /// The slot.
-    pub fn slot(&self) -> &Rc<Slot> {
+    pub(crate) fn slot(&self) -> &Rc<Slot> {
         &self.slot
     }
 
     /// Whether the connection should end with its next answer.
-    pub fn is_crowded(&self) -> bool {
+    pub(crate) fn is_crowded(&self) -> bool {
         self.slot.is_told_to_go()
             || self.slots.is_short.get()
             || self.slots.slots.borrow().len() >= self.slots.crowded_from
@@ -224,25 +221,24 @@ impl Drop for Held {
 
 /// The socket of a connection, which keeps its slot's phase up to date.
 #[derive(Debug)]
-pub struct Slotted {
+pub(crate) struct Slotted {
     stream: TcpStream,
     slot: Rc<Slot>,
 }
 
 impl Slotted {
-    /// A connection that waits for its first request.
-    pub fn new(stream: TcpStream, slot: Rc<Slot>) -> Self {
+    /// Wraps the socket of a new connection.
+    pub(crate) fn new(stream: TcpStream, slot: Rc<Slot>) -> Self {
         Self { stream, slot }
     }
 
-    /// The socket.
-    pub fn into_stream(self) -> TcpStream {
+    pub(crate) fn into_stream(self) -> TcpStream {
         self.stream
     }
 }
 
 impl Read for Slotted {
-    /// No more than [`HEAD_BYTES_MAX`] bytes of a head are read: one that wants more is too large.
+    /// Reads at most [`HEAD_BYTES_MAX`] bytes of a head; a longer one is too large.
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -277,7 +273,7 @@ impl Write for Slotted {
         Poll::Ready(Ok(written))
     }
 
-    /// Called once all of an answer has been written.
+    /// hyper flushes once the whole answer has been written.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         if self.slot.phase() == Phase::Answering {

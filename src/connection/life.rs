@@ -1,25 +1,25 @@
-//! A connection's life, from the end of its handshake to the release of its socket; and what the ring holds of it.
+//! A connection's life, from the end of its handshake to the release of its socket, and what the ring holds for it.
 //!
-//! Every change of state is one of the functions here, and says from which states it may come. What the shard does on the
-//! way: `shard/hub/life.rs`.
+//! Each function that changes the state asserts which states it may follow. What the shard does on the way is in
+//! `shard/hub/life.rs`.
 
-/// Where a connection is in its life.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Messages go both ways.
     Open,
-    /// Our Close is on its way behind what was owed; what still arrives is read only to find the peer's Close.
+    /// Our Close is queued, or sent. Input is read only to find the peer's Close.
     Closing,
-    /// The peer's Close has arrived, ours is on its way; once it has left, the connection ends.
+    /// The peer's Close has arrived, and ours is queued. Once it has left, the connection ends.
     Answering,
-    /// The peer broke the protocol, or it is a stream. Our Close is on its way, and then only our end of the socket is
-    /// closed: bytes that arrive are thrown away until the peer ends, so that no reset overtakes the Close.
+    /// The peer has violated the protocol, or this is an event stream. Once our Close has left, only our side of the socket is
+    /// shut down, and input is discarded until the peer ends, so that no reset destroys the Close.
     Lingering,
-    /// The socket is shut down. As soon as the ring holds nothing of it any more, it is released.
+    /// The socket is shut down. It is released as soon as the ring holds nothing for it.
     Ended,
 }
 
-/// See the module.
+/// The state of a connection, and which operations the ring holds for it.
 #[derive(Debug)]
 pub struct Life {
     state: State,
@@ -30,12 +30,12 @@ pub struct Life {
 }
 
 impl Life {
-    /// It begins open, and the ring holds nothing of it.
+    /// A connection begins open, with nothing in the ring.
     pub fn begin() -> Self {
         Self { state: State::Open, receiving: false, sending: false, awaiting_writable: false, peer_ended: false }
     }
 
-    /// Where it is.
+    /// The state that the last transition led to.
     pub fn state(&self) -> State {
         self.state
     }
@@ -50,107 +50,107 @@ impl Life {
         self.state == State::Ended
     }
 
-    /// Whether what it says is still read: messages, or only the answer to our Close.
-    pub fn is_heard(&self) -> bool {
+    /// Whether its input is still read: for messages, or only for the answer to our Close.
+    pub fn reads_input(&self) -> bool {
         matches!(self.state, State::Open | State::Closing)
     }
 
-    /// We close: with `lingers`, the peer's answer is not waited for.
+    /// We close the connection. With `lingers`, we don't wait for an answer.
     pub fn close(&mut self, lingers: bool) {
         assert!(self.is_open(), "a connection is closed once, not when {:?}", self.state);
         self.state = if lingers { State::Lingering } else { State::Closing };
     }
 
-    /// The peer has closed, or has ended what it says.
+    /// The peer has sent a Close, or has ended.
     pub fn answer(&mut self) {
         assert!(!self.is_ended(), "an ended connection answers nothing");
         self.state = State::Answering;
     }
 
-    /// The peer broke the protocol behind our Close.
+    /// The peer has violated the protocol after our Close.
     pub fn linger(&mut self) {
         assert!(
             matches!(self.state, State::Closing | State::Lingering),
-            "our Close is on its way, not {:?}",
+            "a connection lingers after our Close, not when {:?}",
             self.state
         );
         self.state = State::Lingering;
     }
 
-    /// Its socket is shut down now.
+    /// Records that the socket is shut down.
     pub fn end(&mut self) {
         assert!(!self.is_ended(), "a connection ends once");
         self.state = State::Ended;
     }
 
-    /// Whether the ring holds nothing of it, so that its socket may be released once it has ended.
+    /// Whether the ring holds nothing for it, so that its socket may be released once it has ended.
     pub fn is_released(&self) -> bool {
         !self.receiving && !self.sending && !self.awaiting_writable
     }
 
-    /// Whether the ring holds a receive.
+    /// Whether a receive is in flight.
     pub fn is_receiving(&self) -> bool {
         self.receiving
     }
 
-    /// Whether a receive may be asked for.
+    /// Whether a receive may be started.
     pub fn may_receive(&self) -> bool {
         !self.is_ended() && !self.receiving && !self.peer_ended
     }
 
-    /// A receive is asked for.
+    /// Records that a receive is started.
     pub fn receive(&mut self) {
-        assert!(self.may_receive(), "one receive at a time, and none behind the peer's end: {self:?}");
+        assert!(self.may_receive(), "one receive at a time, and none after the peer's end: {self:?}");
         self.receiving = true;
     }
 
-    /// A receive has completed; with `armed` it goes on.
+    /// Records a completion of the receive; with `armed`, there will be more.
     pub fn received(&mut self, armed: bool) {
-        assert!(self.receiving, "only what was asked for completes");
+        assert!(self.receiving, "only an operation that was started completes");
         self.receiving = armed;
     }
 
-    /// Whether the ring has told of the end of what the peer says.
+    /// Whether the ring has reported the end of the peer's input.
     pub fn has_peer_ended(&self) -> bool {
         self.peer_ended
     }
 
-    /// The peer has ended what it says.
+    /// Records that the peer's input has ended.
     pub fn peer_ended(&mut self) {
         self.peer_ended = true;
     }
 
-    /// Whether the ring holds a send.
+    /// Whether a send is in flight.
     pub fn is_sending(&self) -> bool {
         self.sending
     }
 
-    /// Whether a send may be given to the ring: at most one is in flight, and none while the socket is full.
+    /// Whether a send may be started: there is at most one in flight, and none while the socket is full.
     pub fn may_send(&self) -> bool {
         !self.sending && !self.awaiting_writable && !self.is_ended()
     }
 
-    /// A send is given to the ring.
+    /// Records that a send is started.
     pub fn send(&mut self) {
         assert!(self.may_send(), "one send at a time, and none into a full socket: {self:?}");
         self.sending = true;
     }
 
-    /// The send has completed.
+    /// Records that the send has completed.
     pub fn sent(&mut self) {
-        assert!(self.sending, "only what was asked for completes");
+        assert!(self.sending, "only an operation that was started completes");
         self.sending = false;
     }
 
-    /// The socket is full: a wait for room is asked for.
+    /// Records that the socket is full, and that a wait until it is writable is started.
     pub fn await_writable(&mut self) {
-        assert!(self.may_send(), "nothing else is on its way: {self:?}");
+        assert!(self.may_send(), "a connection waits for room only while it sends nothing: {self:?}");
         self.awaiting_writable = true;
     }
 
-    /// The wait for room is over.
+    /// Records that the socket is writable again, or broken.
     pub fn writable(&mut self) {
-        assert!(self.awaiting_writable, "only what was asked for completes");
+        assert!(self.awaiting_writable, "only an operation that was started completes");
         self.awaiting_writable = false;
     }
 }

@@ -1,57 +1,57 @@
-//! Whether a peer still lives: pings, and what has been heard since.
+//! Whether a peer is still alive: pings, and what has arrived since.
 //!
 //! Pure: time comes in as ticks of the timer wheel, which are seconds.
 
-/// What is known of a peer.
+/// What is known about a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Liveness {
-    /// No ping is out.
+    /// No ping is unanswered.
     Quiet,
-    /// A ping went out at this tick, and nothing has arrived since.
+    /// A ping was sent, and nothing has arrived since.
     Pinged {
-        /// The tick of the first ping that was left unanswered; further ones may have followed.
+        /// The tick of the first unanswered ping; others may have followed.
         since_tick: u32,
     },
     /// Something has arrived since the last ping.
     Heard,
 }
 
-/// What a connection's timer asks for.
+/// What has to happen when a connection's timer is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// The peer has been silent for too long.
+    /// Close the connection: the peer has been silent for too long.
     Silent,
-    /// A ping, and the timer again after so many seconds.
+    /// Send a ping, and set the timer to this number of seconds.
     Ping(u32),
-    /// Nothing, and the timer again after so many seconds.
+    /// Only set the timer to this number of seconds.
     Wait(u32),
 }
 
-/// Seconds between two pings, and from a ping to the end of a peer that stays silent.
+/// The intervals of pinging, in seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Heartbeat {
-    /// Between two pings.
+    /// Seconds between two pings.
     pub interval: u32,
-    /// From an unanswered ping to the end.
+    /// Seconds from an unanswered ping until the connection is closed.
     pub timeout: u32,
 }
 
 impl Liveness {
-    /// Something has arrived.
+    /// Records that something has arrived: the peer is alive.
     pub fn heard(&mut self) {
         if matches!(self, Self::Pinged { .. }) {
             *self = Self::Heard;
         }
     }
 
-    /// Answers to pings may lie unread, because the process was stopped: their time begins anew.
-    pub fn forgive(&mut self, tick: u32) {
+    /// The process was suspended, and answers to pings may be waiting in the socket: the timeout starts again.
+    pub fn restart_timeout(&mut self, tick: u32) {
         if let Self::Pinged { since_tick } = self {
             *since_tick = tick;
         }
     }
 
-    /// The timer is due.
+    /// Decides what happens when the connection's timer is due.
     pub fn due(&mut self, tick: u32, heartbeat: Heartbeat) -> Due {
         let Heartbeat { interval, timeout } = heartbeat;
         let since_tick = match *self {
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(liveness.due(104, slow), Due::Ping(4));
         assert_eq!(liveness.due(108, slow), Due::Ping(2));
         assert_eq!(liveness.due(110, slow), Due::Silent);
-        liveness.forgive(110);
+        liveness.restart_timeout(110);
         assert_eq!(liveness.due(110, slow), Due::Ping(4));
         liveness.heard();
         assert_eq!(liveness.due(114, slow), Due::Ping(4));

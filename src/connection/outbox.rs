@@ -1,19 +1,19 @@
-//! Frames for one connection alone, and what a send left over. Exists only while there is something in it.
+//! Frames for one connection only, and what a partial send left over. Allocated only while there is something in it.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 use super::Own;
+use crate::counters::delivery::Carried;
 use crate::limits::{OUTBOX_BYTES_MAX, PONGS_MAX};
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
-use crate::metrics::delivery::Carried;
 use crate::slice::Slice;
 
-/// What a frame that waits costs beside its bytes: its place in the list, its allocation and its count of owners.
+/// Bytes that a queued frame costs on top of its own: its entry in the list, its allocation and its reference count.
 const FRAME_OVERHEAD_BYTES: usize = size_of::<Owed>() + 2 * ALLOCATION_OVERHEAD_BYTES + 24;
 
-/// Bytes that one connection is owed.
+/// Bytes that a connection is owed.
 #[derive(Debug)]
 pub(super) struct Owed {
     pub(super) bytes: Bytes,
@@ -21,13 +21,12 @@ pub(super) struct Owed {
 }
 
 impl Owed {
-    /// A whole slice.
     pub(super) fn whole(slice: Slice, carried: Carried) -> Self {
         Self { bytes: slice.detached(), own: Own { carried, pinned_bytes: 0 } }
     }
 
-    /// The end of a slice that keeps `pinned_bytes` in memory. If less than half of that is left, it gets a copy of its own:
-    /// what a member that is stuck pins is never more than twice what it is owed.
+    /// The rest of a slice that keeps `pinned_bytes` in memory. If less than half of that is left, the rest is copied: a stuck
+    /// member never pins more than twice what it is owed.
     pub(super) fn rest(slice: Slice, carried: Carried, pinned_bytes: usize) -> Self {
         let (bytes, pinned_bytes) = match slice {
             Slice::Shared(bytes) if bytes.len() < pinned_bytes.div_ceil(2) => (Bytes::copy_from_slice(&bytes), 0),
@@ -38,7 +37,7 @@ impl Owed {
         Self { bytes, own: Own { carried, pinned_bytes } }
     }
 
-    /// What they keep in memory.
+    /// Bytes that they keep in memory.
     fn pinned_bytes(&self) -> usize {
         self.bytes.len().max(self.own.pinned_bytes as usize)
     }
@@ -50,21 +49,19 @@ impl From<Bytes> for Owed {
     }
 }
 
-/// See the module.
+/// The outbox of one connection, in the order in which its parts leave.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    /// The 101 response: not even a pong may leave before it.
+    /// The response to the handshake: not even a pong may leave before it.
     response: Option<Bytes>,
-    /// Behind a send that the kernel took only in part: the end of a frame, and whole frames of our own. Never more than
-    /// one send held.
+    /// What a partial send left over: the rest of a frame, and complete frames of our own. Never more than one send held.
     rest: VecDeque<Owed>,
     pongs: VecDeque<Bytes>,
     replies: VecDeque<Owed>,
-    /// Bytes in `replies`.
     replies_bytes: usize,
-    /// The Close frame: behind everything else.
+    /// The Close frame, which leaves after everything else.
     close: Option<Bytes>,
-    /// `Seq` of the connection's own messages, which it doesn't get (`?echo=0`), ascending.
+    /// `Seq` of the connection's own messages, which are not sent back to it (`?echo=0`), ascending.
     own: VecDeque<u64>,
     held: Held,
 }
@@ -85,13 +82,13 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    /// Sets the 101 response.
+    /// Sets the response to the handshake.
     pub(super) fn respond(&mut self, response: Bytes) {
         self.response = Some(response);
         self.account();
     }
 
-    /// Appends a reply, unless too many wait already.
+    /// Appends a reply, unless too many bytes of replies wait already.
     pub(super) fn reply(&mut self, reply: Owed) -> bool {
         let len = reply.bytes.len();
         if self.replies_bytes + len > OUTBOX_BYTES_MAX && !self.replies.is_empty() {
@@ -103,7 +100,7 @@ impl Outbox {
         true
     }
 
-    /// Appends a pong or a ping.
+    /// Appends a pong, a ping or a heartbeat.
     pub(super) fn pong(&mut self, frame: Bytes) {
         if self.pongs.len() >= PONGS_MAX {
             self.pongs.pop_back();
@@ -118,21 +115,20 @@ impl Outbox {
         self.account();
     }
 
-    /// Whether a Close waits.
     pub(super) fn has_close(&self) -> bool {
         self.close.is_some()
     }
 
-    /// Puts bytes that must leave first back, in order.
-    pub(super) fn give_back(&mut self, owed: VecDeque<Owed>) {
+    /// Puts back bytes that must leave first, in order.
+    pub(super) fn put_back(&mut self, owed: VecDeque<Owed>) {
         for owed in owed.into_iter().rev() {
             self.rest.push_front(owed);
         }
         self.account();
     }
 
-    /// The next frame: the response first; then the rest of a frame, as nothing may come between its parts; then pongs,
-    /// then replies.
+    /// Takes the next frame: the response first, then the rest of a frame, since nothing may come between its parts, then
+    /// pongs, then replies.
     pub(super) fn take(&mut self) -> Option<Owed> {
         let taken = self.take_first();
         self.account();
@@ -148,7 +144,7 @@ impl Outbox {
         })
     }
 
-    /// The Close frame, once nothing else is left.
+    /// Takes the Close frame, if nothing else is left.
     pub(super) fn take_close(&mut self) -> Option<Bytes> {
         let last = self.response.is_none() && self.rest.is_empty() && self.pongs.is_empty() && self.replies.is_empty();
         if last { self.close.take() } else { None }
@@ -159,7 +155,7 @@ impl Outbox {
         !self.rest.is_empty()
     }
 
-    /// Bytes of replies that wait.
+    /// Bytes of replies that have not left yet.
     pub(super) fn replies_bytes(&self) -> usize {
         self.replies_bytes
     }
@@ -170,19 +166,19 @@ impl Outbox {
         waiting || self.response.is_some() || self.close.is_some()
     }
 
-    /// Whether it can be forgotten.
+    /// Whether it can be freed.
     pub(super) fn is_empty(&self) -> bool {
         !self.has_frames() && self.own.is_empty()
     }
 
-    /// Remembers that the message `seq` must not come back; those before `first_kept` can't any more.
+    /// Remembers that the message `seq` must not be sent back. Messages before `first_kept` can't be any more.
     pub(super) fn skip(&mut self, seq: u64, first_kept: u64) {
         self.forget_skipped(first_kept);
         self.own.push_back(seq);
         self.account();
     }
 
-    /// The first message from `cursor` on that must not come back.
+    /// The first message at or after `cursor` that must not be sent back.
     pub(super) fn next_skipped(&self, cursor: u64) -> Option<u64> {
         let index = self.own.partition_point(|seq| *seq < cursor);
         self.own.get(index).copied()
@@ -196,12 +192,12 @@ impl Outbox {
         }
     }
 
-    /// Memory taken in bytes, itself included.
+    /// Memory taken in bytes, including the outbox itself.
     pub(super) fn held_bytes(&self) -> usize {
         self.held.bytes()
     }
 
-    /// Drops everything but the end of the frame that was cut off: behind that a Close can still be read.
+    /// Drops everything except the rest of a frame that has partly left: the peer can still read a Close after that.
     pub(super) fn drop_unread(&mut self) {
         self.rest.truncate(1);
         self.rest.shrink_to_fit();
@@ -212,7 +208,7 @@ impl Outbox {
         self.account();
     }
 
-    /// Counts what is held now.
+    /// Updates the memory count.
     fn account(&mut self) {
         let single = [&self.response, &self.close].into_iter().flatten().map(Bytes::len).sum::<usize>();
         let rest = self.rest.iter().map(Owed::pinned_bytes).sum::<usize>();
@@ -247,7 +243,7 @@ mod tests {
     fn everything_that_waits_is_counted_and_given_up_but_for_the_frame_that_was_cut_off() {
         let mut outbox = Outbox::default();
         let frame: Bytes = vec![7; 100_000].into();
-        outbox.give_back([rest(&frame, 90_000, 100_000), rest(&frame, 100_000, 100_000)].into());
+        outbox.put_back([rest(&frame, 90_000, 100_000), rest(&frame, 100_000, 100_000)].into());
         assert!(outbox.reply(frame.clone().into()) && outbox.reply(frame.into()));
         outbox.pong(vec![7; 125].into());
         (0..1000).for_each(|seq| outbox.skip(seq, 0));

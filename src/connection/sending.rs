@@ -1,4 +1,4 @@
-//! What leaves a connection: taken from the outbox and the rooms' logs, given back as far as the kernel did not take it.
+//! What leaves a connection: taken from its outbox and the logs of its rooms, and put back if the kernel doesn't take it.
 
 use std::collections::VecDeque;
 
@@ -6,8 +6,8 @@ use smallvec::SmallVec;
 
 use super::outbox::Owed;
 use super::{Connection, Gap, Membership, Next, Own, Role, Sent, Source, Sources};
+use crate::counters::delivery::Carried;
 use crate::limits::{OUTBOX_BYTES_MAX, REPLAY_BYTES_PER_SEND_MAX, SEND_BYTES_MAX, SLICES_PER_SEND_MAX};
-use crate::metrics::delivery::Carried;
 use crate::protocol::position::Batch;
 use crate::ring::Slices;
 use crate::room::local::LocalRooms;
@@ -15,7 +15,7 @@ use crate::room::log::Read;
 use crate::slice::Slice;
 
 impl Source {
-    /// The frames of rooms in the bytes that came from here, if those become the connection's own.
+    /// The room frames in bytes from this source, for when they become the connection's own.
     fn carried(&self, rooms: &LocalRooms) -> Carried {
         match *self {
             Self::Room { room, frames, from } => rooms.carried(room, from, from + u64::from(frames)),
@@ -24,7 +24,7 @@ impl Source {
         }
     }
 
-    /// The kernel took all of it.
+    /// The kernel has taken everything from this source.
     fn delivered(&self, rooms: &LocalRooms) {
         match *self {
             Self::Room { room, frames, from } => rooms.delivered(room, from, from + u64::from(frames)),
@@ -35,17 +35,16 @@ impl Source {
 }
 
 impl Connection {
-    /// Takes what leaves next, in this order: the 101, the rest of a frame, pongs, replies, the rooms from cursor to tip,
-    /// Close.
-    /// The cursors move at once; [`Connection::sent`] moves them back over what did not leave. Gaps that a lapped
-    /// cursor stepped over are appended to `gaps`: they leave as replies with the send that follows.
+    /// Takes what leaves next, in this order: the response, the rest of a frame, pongs, replies, each room from its cursor to
+    /// its tip, the Close. Cursors move at once; [`Connection::sent`] moves them back over what did not leave. Gaps that a
+    /// lapped cursor has skipped are appended to `gaps`; the notice about them leaves as a reply, with the next send.
     pub fn next_send(&mut self, rooms: &LocalRooms, gaps: &mut Vec<Gap>) -> Next {
         if self.outbox.is_none()
             && self.life.is_open()
             && let [membership] = &mut self.memberships[..]
             && let Read::Frames(slice, cursor) = rooms.log(membership.room).read(membership.cursor, u64::MAX)
         {
-            // Nearly every send of a broadcast ends here.
+            // The fast path: nearly every send of a broadcast.
             self.in_flight = Sources::from_buf([Source::frames(membership, cursor)]);
             membership.cursor = cursor;
             return Next::Send(Slices::One(slice));
@@ -54,12 +53,12 @@ impl Connection {
         let mut sources = Sources::new();
         self.take_own(&mut slices, &mut sources);
         if self.life.is_open() && !self.take_rooms(rooms, &mut slices, &mut sources, gaps) {
-            // Nothing of what was taken must be lost: the Close comes behind it.
+            // What was taken must not be lost: it leaves before the Close.
             let owed = |(slice, source): (Slice, Source)| {
                 let (carried, pinned_bytes) = (source.carried(rooms), source.pinned_bytes(&slice));
                 Owed::rest(slice, carried, pinned_bytes)
             };
-            self.give_back(slices.into_iter().zip(sources).map(owed).collect());
+            self.put_back(slices.into_iter().zip(sources).map(owed).collect());
             return Next::TooSlow;
         }
         if slices.len() < SLICES_PER_SEND_MAX
@@ -92,7 +91,7 @@ impl Connection {
         }
     }
 
-    /// Takes room frames; false if the connection is lapped and can't be told.
+    /// Takes room frames. False if the connection is lapped and can't be told.
     fn take_rooms(
         &mut self,
         rooms: &LocalRooms,
@@ -118,7 +117,8 @@ impl Connection {
                     Read::Lapped(first_kept) if membership.cursor < membership.joined_seq => {
                         let until = first_kept.min(membership.joined_seq);
                         let room = rooms.get(membership.room);
-                        // Gone by now: half a replay would be a gap that nobody expects. It reconnects and asks again.
+                        // No longer kept: half a replay would be a gap that the client doesn't expect. It will reconnect and
+                        // ask again.
                         let Some(batch) = room.replay(membership.cursor, until, REPLAY_BYTES_PER_SEND_MAX) else {
                             return false;
                         };
@@ -126,7 +126,7 @@ impl Connection {
                         sources.push(Source::Own(Own::default()));
                         slices.push(batch.bytes.into());
                         membership.cursor = batch.end_seq;
-                        // A copy of its own: one at a time is held for a member that doesn't read.
+                        // This is a copy for one member: one that doesn't read holds a single batch.
                         break;
                     }
                     Read::Lapped(first_kept) => {
@@ -135,7 +135,7 @@ impl Connection {
                         }
                         gaps.push(Gap { room: membership.room, first: membership.cursor, last: first_kept - 1 });
                         membership.cursor = first_kept;
-                        // The notice has to leave before what follows the gap.
+                        // The notice has to leave before what comes after the gap.
                         break;
                     }
                     Read::Frames(slice, cursor) => {
@@ -150,8 +150,8 @@ impl Connection {
         true
     }
 
-    /// A send has ended: the kernel took `count` bytes of `slices`. What it did not take goes back to where it came
-    /// from; a frame that left in part keeps only the rest of itself alive.
+    /// A send has completed, and the kernel took `count` bytes of `slices`. The others go back to where they came from; of a
+    /// frame that left in part, only the rest is kept.
     pub fn sent(&mut self, slices: Slices, mut count: usize, rooms: &LocalRooms) -> Sent {
         let whole = count == slices.len();
         let closed = self.in_flight.contains(&Source::Close);
@@ -179,7 +179,7 @@ impl Connection {
             }
             let mut carried = source.carried(rooms);
             match source {
-                // The last of a send: whatever did not leave stands before it in the outbox.
+                // The last slice of a send: everything else that did not leave is ahead of it in the outbox.
                 Source::Close => {
                     slice.advance(taken);
                     self.outbox.get_or_insert_default().close(slice.detached());
@@ -192,14 +192,14 @@ impl Connection {
                     {
                         membership.cursor = cursor;
                         rewound.push(room);
-                        // A frame that was cut counts when its rest has left.
+                        // A frame that was cut off counts once its rest has left.
                         let whole_until = if missing > 0 { cursor - 1 } else { cursor };
                         rooms.delivered(room, from, whole_until);
                         carried = rooms.carried(room, whole_until, cursor);
                         slice.advance(taken);
                         slice.truncate(missing);
                     } else {
-                        // The log has moved on: what was promised is kept whole.
+                        // The log no longer has these frames, so this send keeps them.
                         slice.advance(taken);
                     }
                 }
@@ -209,11 +209,11 @@ impl Connection {
                 rest.push_back(Owed::rest(slice, carried, pinned_bytes));
             }
         }
-        self.give_back(rest);
+        self.put_back(rest);
         Sent::Full
     }
 
-    /// Puts the beginning of what it missed in a room behind the reply to its join, if there is space.
+    /// Queues the beginning of a replay behind the reply to the join, if there is space.
     pub fn replay(&mut self, room: u32, head: Batch) {
         if self.replies_bytes() + head.bytes.len() <= OUTBOX_BYTES_MAX / 2
             && let Some(index) = self.memberships.iter().position(|membership| membership.room == room)
@@ -223,8 +223,8 @@ impl Connection {
         }
     }
 
-    /// Moves what its rooms have for it into the outbox, so that a reply comes behind all that the rooms had when it
-    /// was made. A connection that lags gets its reply first: it must not gather a queue of its own.
+    /// Moves what its rooms have for it into the outbox, so that a reply comes after everything that was published before it. A
+    /// connection that lags gets its reply first: it must not build up a queue of its own.
     pub fn settle(&mut self, rooms: &LocalRooms, bytes_max: usize) {
         if !self.life.may_send() || self.outbox.as_ref().is_some_and(|outbox| outbox.is_lagging()) {
             return;
@@ -234,8 +234,8 @@ impl Connection {
         }
     }
 
-    /// The same for a room that it is about to leave, also if it lags: nobody will ask for this later. What is too much
-    /// for the outbox is returned, to be told of.
+    /// Does the same for a room that it is about to leave, even if it lags: this is the last chance. Returns the gap that
+    /// doesn't fit into the outbox.
     pub fn settle_last(&mut self, room: u32, rooms: &LocalRooms, bytes_max: usize) -> Option<Gap> {
         let index = self.memberships.iter().position(|membership| membership.room == room)?;
         self.settle_room(index, rooms, bytes_max);
@@ -243,7 +243,7 @@ impl Connection {
         (first < tip).then(|| Gap { room, first, last: tip - 1 })
     }
 
-    /// Stops before more than `bytes_max` wait in the outbox: the reply itself has to fit behind them.
+    /// Moves frames of one room until `bytes_max` bytes wait in the outbox: the reply has to fit behind them.
     fn settle_room(&mut self, index: usize, rooms: &LocalRooms, bytes_max: usize) {
         let Membership { room, mut cursor, .. } = self.memberships[index];
         loop {
@@ -266,13 +266,13 @@ impl Connection {
     }
 
     /// Puts bytes that must leave first back into the outbox, in order.
-    fn give_back(&mut self, owed: VecDeque<Owed>) {
+    fn put_back(&mut self, owed: VecDeque<Owed>) {
         if !owed.is_empty() {
-            self.outbox.get_or_insert_default().give_back(owed);
+            self.outbox.get_or_insert_default().put_back(owed);
         }
     }
 
-    /// Forgets which messages were its own, as far as it has skipped them: with nothing in flight no cursor moves back.
+    /// Forgets those of its own messages that it has skipped: with nothing in flight, no cursor moves back.
     fn forget_own(&mut self) {
         let cursor = self.memberships.first().map_or(u64::MAX, |membership| membership.cursor);
         if let Some(outbox) = &mut self.outbox {
@@ -281,7 +281,7 @@ impl Connection {
         }
     }
 
-    /// Gives the outbox's memory back once nothing is in it.
+    /// Frees the outbox if it is empty.
     fn release_outbox(&mut self) {
         if self.outbox.as_ref().is_some_and(|outbox| outbox.is_empty()) {
             self.outbox = None;

@@ -1,5 +1,5 @@
-//! What a connection gives to the kernel, put together as the peer gets it, whatever the kernel takes of each send:
-//! whole frames, each once, in the order of its room, and every loss told in its place.
+//! What a connection gives to the kernel, reassembled the way the peer receives it, no matter how much the kernel takes of each
+//! send: complete frames, each once, in the order of its room, and every loss reported in its place.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Time;
+use crate::counters::{Counters, Readings, counters};
 use crate::limits::{LEAVE_BYTES_MAX, SETTLE_BYTES_MAX};
-use crate::metrics::counters::{Counters, Readings, counters};
 use crate::os;
 use crate::protocol::MemberId;
 use crate::protocol::resume::ResumeKey;
@@ -22,16 +22,16 @@ use crate::room::{Joining, Room, Wakes};
 
 const ROOMS: usize = 3;
 
-/// Frames of this test: what they are, two numbers, and as much filler as they say. A connection never looks inside.
+/// The frames of this test: a kind, two numbers, and filler of the given length. A connection never looks inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Frame {
-    /// A room's message: the room, and its `Seq`.
+    /// A message: its room, and its `Seq`.
     Room(usize, u64),
     Reply(u64),
     Pong(u64),
-    /// Lost in a room, from one `Seq` to before another.
+    /// A gap in a room, from one `Seq` to before another.
     Gap(usize, u64, u64),
-    /// It has left a room.
+    /// The notice that it has left a room.
     Left(usize),
     Close,
 }
@@ -63,7 +63,7 @@ fn decode(bytes: &[u8]) -> Vec<Frame> {
     frames
 }
 
-/// The whole frames, and what follows them.
+/// The complete frames, and the bytes after them.
 fn decode_whole(mut bytes: &[u8]) -> (Vec<Frame>, &[u8]) {
     let mut frames = Vec::new();
     while let Some((header, rest)) = bytes.split_first_chunk::<22>() {
@@ -73,7 +73,10 @@ fn decode_whole(mut bytes: &[u8]) -> (Vec<Frame>, &[u8]) {
         if rest.len() < len {
             break;
         }
-        assert!(filler(kind, room, number, len).eq(rest[..len].iter().copied()), "bytes of something else in a frame");
+        assert!(
+            filler(kind, room, number, len).eq(rest[..len].iter().copied()),
+            "a frame contains bytes of another one"
+        );
         bytes = &rest[len..];
         frames.push(match kind {
             0 => Frame::Room(room, number),
@@ -90,7 +93,7 @@ fn decode_whole(mut bytes: &[u8]) -> (Vec<Frame>, &[u8]) {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Messages of a room: how many, how large, and whether they are the connection's own.
+    /// Messages in a room: how many, how large, and whether they are the connection's own.
     Publish {
         room: usize,
         count: usize,
@@ -103,13 +106,13 @@ enum Step {
     Pong,
     Join(usize),
     Leave(usize),
-    /// The room keeps no more than `bytes`.
+    /// Cut the room's log back to this many bytes.
     CutBack {
         room: usize,
         bytes_max: usize,
     },
     Send,
-    /// The send in flight ends; the number is the thousandths of it that were taken.
+    /// The send in flight completes, with this many thousandths taken.
     Sent {
         taken: usize,
     },
@@ -137,16 +140,16 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A connection, its rooms, and a kernel that takes what it likes.
+/// A connection, its rooms, and a kernel that takes as much as it likes.
 struct Bench {
     connection: Connection,
     rooms: LocalRooms,
     shared: Vec<Arc<Room>>,
     slots: Vec<u32>,
     in_flight: Option<Slices>,
-    /// What the peer got.
+    /// What the peer has received.
     output: Vec<u8>,
-    /// What it has to get, room by room: joins, messages that are not its own, leaves.
+    /// What the peer has to receive, by room: messages that are not its own, and leaves.
     owed: Vec<Vec<Owed>>,
     replies: u64,
     pongs: u64,
@@ -235,7 +238,7 @@ impl Bench {
     fn close(&mut self) {
         if self.connection.life.is_open() {
             self.connection.settle(&self.rooms, SETTLE_BYTES_MAX);
-            self.connection.say_close(encode(&Frame::Close, 2));
+            self.connection.queue_close(encode(&Frame::Close, 2));
             self.connection.life.close(false);
             self.slots.iter().for_each(|room| self.connection.left(*room, &self.rooms));
         }
@@ -330,7 +333,10 @@ impl Bench {
         self.output.extend(&all[..count]);
         let sent = self.connection.sent(slices, count, &self.rooms);
         self.rooms.deliveries.report(&self.counters.0);
-        assert!(self.counters.1.deliveries.get() <= self.whole_room_frames(), "what has not left is not delivered");
+        assert!(
+            self.counters.1.deliveries.get() <= self.whole_room_frames(),
+            "frames that have not left are not counted as delivered"
+        );
         match sent {
             Sent::Full => {
                 assert!(count < all.len());
@@ -342,24 +348,24 @@ impl Bench {
         }
     }
 
-    /// Frames of rooms that the kernel has taken, to the last byte.
+    /// Room frames that the kernel has taken completely.
     fn whole_room_frames(&self) -> u64 {
         let frames = decode_whole(&self.output).0;
         frames.iter().filter(|frame| matches!(frame, Frame::Room(..))).count() as u64
     }
 
-    /// Lets everything out, and compares.
+    /// Sends everything that is left, and compares.
     fn finish(mut self) {
         let mut idle = 0;
         while idle < 3 {
             self.writable();
             self.send();
-            let something = self.in_flight.is_some() || self.connection.has_something(&self.rooms);
+            let something = self.in_flight.is_some() || self.connection.has_pending(&self.rooms);
             idle = if something && !self.connection.life.is_ended() { 0 } else { idle + 1 };
             self.sent(1000);
         }
         let closed = !self.connection.life.is_open();
-        assert!(closed || self.connection.outbox.is_none(), "with nothing to send, no memory is held");
+        assert!(closed || self.connection.outbox.is_none(), "with nothing to send, there is no outbox");
         let frames = decode(&self.output);
         let close_at = frames.iter().position(|frame| *frame == Frame::Close);
         assert!(close_at.is_none_or(|at| at == frames.len() - 1), "nothing follows a Close");
@@ -377,14 +383,14 @@ impl Bench {
         }
     }
 
-    /// Everything owed comes, in order, or a gap stands in its place.
+    /// Everything owed arrives, in order, or there is a gap in its place.
     fn compare_room(&self, room: usize, frames: &[Frame], closed: bool) {
         let mut owed: VecDeque<_> = self.owed[room].iter().copied().collect();
         for frame in frames {
             match *frame {
                 Frame::Room(of, seq) if of == room => {
                     if self.lossy && !self.is_chat() {
-                        // It has asked not to be told.
+                        // A lossy connection is not told about gaps.
                         while owed.front().is_some_and(|owed| *owed != Owed::Message(seq)) {
                             owed.pop_front();
                         }
@@ -438,7 +444,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_peer_gets_what_it_is_owed(kind in kind(), steps in prop::collection::vec(step(), 1..120)) {
+    fn the_peer_receives_everything_that_it_is_owed(kind in kind(), steps in prop::collection::vec(step(), 1..120)) {
         let mut bench = Bench::new(kind.into());
         steps.iter().for_each(|step| bench.step(step));
         bench.finish();

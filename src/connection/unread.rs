@@ -1,5 +1,4 @@
-//! What a connection has said and nobody has read yet: it waits here for the connection's turn. Exists only while there is
-//! something in it.
+//! Input of a connection that waits for its turn to be read. Allocated only while there is some.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,13 +9,13 @@ use crate::memory::{Held, What};
 use crate::ring::Received;
 use crate::room::Room;
 
-/// See the module.
+/// Unread input of one connection, in the order in which it arrived.
 #[derive(Debug)]
 pub struct Unread {
     parts: VecDeque<Part>,
-    /// Bytes of the first part that have been read.
+    /// Bytes of the first part that have been read already.
     read_bytes: usize,
-    /// A message that has been read, and waits for its room.
+    /// A message that has been read, and waits for its room to catch up.
     pub parked: Option<Parked>,
     held: Held,
 }
@@ -35,9 +34,9 @@ struct Part {
 
 #[derive(Debug)]
 enum Body {
-    /// As the kernel received it.
+    /// In the receive buffer that the kernel filled.
     Buffer(Received),
-    /// Copied, so that a connection that has to wait keeps no receive buffer from others.
+    /// Copied, so that a waiting connection occupies no receive buffer.
     Copy(Box<[u8]>),
 }
 
@@ -50,38 +49,38 @@ impl Body {
     }
 }
 
-/// A message whose room is behind: it is published as soon as that has caught up, before anything else is read of the
+/// A message whose room is behind. It is published once the room has caught up, before anything else is read from the
 /// connection.
 #[derive(Debug)]
 pub struct Parked {
-    /// Where it goes.
+    /// The room that it will be published to.
     pub room: Arc<Room>,
-    /// Text or binary.
+    /// Whether it was a text or a binary message.
     pub kind: Kind,
-    /// What the client sent.
+    /// The message's payload, unmasked.
     pub payload: Box<[u8]>,
-    /// When it came, if that is known.
+    /// When it arrived, if its delivery is timed.
     pub received: Option<Instant>,
 }
 
 impl Unread {
-    /// Appends what the kernel has received.
+    /// Appends a receive buffer, which arrived at `at`.
     pub fn push(&mut self, received: Received, at: Instant) {
         self.parts.push_back(Part { body: Body::Buffer(received), at });
     }
 
-    /// Appends what arrived before the connection was the data ring's.
+    /// Appends bytes that are not, or no longer, in a receive buffer.
     pub fn push_copy(&mut self, bytes: Vec<u8>, at: Instant) {
         self.parts.push_back(Part { body: Body::Copy(bytes.into()), at });
     }
 
-    /// What is to be read next, at least one byte, and when it came.
+    /// The next bytes to be read, at least one, and when they arrived.
     pub fn first(&mut self) -> Option<(&mut [u8], Instant)> {
         let Part { body, at } = self.parts.front_mut()?;
         Some((&mut body.bytes()[self.read_bytes..], *at))
     }
 
-    /// All but the last `left_bytes` of the first part have been read.
+    /// Notes that all but the last `left_bytes` of the first part have been read.
     pub fn advance(&mut self, left_bytes: usize) {
         if left_bytes == 0 {
             self.read_bytes = 0;
@@ -91,22 +90,22 @@ impl Unread {
         }
     }
 
-    /// Whether there is nothing left.
+    /// Whether everything has been read and published.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty() && self.parked.is_none()
     }
 
-    /// In how many pieces it came.
+    /// Number of separate pieces.
     pub fn parts(&self) -> usize {
         self.parts.len()
     }
 
-    /// Whether it holds receive buffers.
+    /// Whether some of it is still in receive buffers.
     pub fn has_buffers(&self) -> bool {
         self.parts.iter().any(|part| matches!(part.body, Body::Buffer(_)))
     }
 
-    /// Copies what its receive buffers hold, and gives them back.
+    /// Copies everything out of its receive buffers, and gives them back.
     pub fn release_buffers(&mut self) {
         for part in &mut self.parts {
             if let Body::Buffer(received) = &mut part.body {
@@ -115,13 +114,13 @@ impl Unread {
         }
     }
 
-    /// Counts what it holds now, receive buffers apart: called when it is put aside until the connection's next turn.
+    /// Updates the memory count, without receive buffers. Called when the input is put aside until the connection's next turn.
     pub fn account(&mut self) {
         let parts = self.parts.capacity() * size_of::<Part>();
         self.held.set(size_of::<Self>() + parts + self.copied_bytes());
     }
 
-    /// Bytes of memory as of [`Unread::account`].
+    /// Memory taken in bytes, as of the last [`Unread::account`].
     pub fn held_bytes(&self) -> usize {
         self.held.bytes()
     }

@@ -12,16 +12,14 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
 use super::answer::{Outcome, outcome};
-use super::handshake::{HEAD_BYTES_USUAL, serve};
+use super::handshake::serve;
 use super::{ControlContext, Peer};
 use crate::descriptors::PAUSE;
+use crate::limits::{ACCEPTS_PER_ROW, HEAD_BYTES_USUAL};
 use crate::os;
 use crate::ring::OpenRing;
 use crate::ring::control::{Stream, spawn};
 use crate::stop::Stop;
-
-/// Connections that are accepted in a row, in a storm, before those that are in are served.
-const ACCEPTS_IN_A_ROW: usize = 64;
 
 /// A listener, watched by the runtime of the thread that made it.
 pub(crate) struct Listener {
@@ -56,7 +54,7 @@ impl Listener {
         let mut buffer = Vec::new();
         'rows: loop {
             let mut ready = self.listener.readable().await.expect("the runtime runs");
-            for _ in 0..ACCEPTS_IN_A_ROW {
+            for _ in 0..ACCEPTS_PER_ROW {
                 // No more connections wait.
                 let Ok(accepted) = ready.try_io(|listener| os::accept(listener.get_ref())) else { continue 'rows };
                 match accepted {

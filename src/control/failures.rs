@@ -18,16 +18,11 @@ use tracing::info;
 
 use crate::http::diagnosis::Verdict;
 use crate::http::reason::Reason;
+use crate::limits::{FAILURE_LINES_PER_INTERVAL, HOP_IDLE_MAX, HOPS_MAX};
 use crate::throttle::Throttle;
 
-/// Hops with an entry of their own.
-const HOPS_MAX: usize = 32;
 /// The label of all other hops.
 const OTHER_HOPS: &str = "other";
-/// How long a hop behind which nothing fails keeps its entry.
-const HOP_IDLE_MAX: Duration = Duration::from_secs(3600);
-/// Log lines in one interval, of all hops and reasons together.
-const LINES_PER_INTERVAL: u32 = 30;
 
 /// How often handshakes failed for one reason behind one hop since the process started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,8 +70,11 @@ struct Kind {
 impl Failures {
     /// Nothing has failed yet. The log reports the same kind of failure once in each `interval`.
     pub(crate) fn new(interval: Duration) -> Self {
-        let table =
-            Table { hops: HashMap::new(), other: Kinds::new(), lines: Throttle::every(interval, LINES_PER_INTERVAL) };
+        let table = Table {
+            hops: HashMap::new(),
+            other: Kinds::new(),
+            lines: Throttle::every(interval, FAILURE_LINES_PER_INTERVAL),
+        };
         Self { interval, table: Mutex::new(table), pauses: Mutex::new(Throttle::new(1)), left_out: Notify::new() }
     }
 

@@ -3,7 +3,6 @@
 use std::mem;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
@@ -12,16 +11,10 @@ use super::{ControlContext, Peer};
 use crate::http::diagnosis::Fault;
 use crate::http::head::HEAD_BYTES_MAX;
 use crate::http::response::{Body, Connection, Response};
+use crate::limits::{HEAD_BYTES_USUAL, LINGER_BYTES_MAX, LINGER_TIME_MAX};
 use crate::memory::{Held, Memory, What, held};
 use crate::ring::OpenRing;
 use crate::ring::control::Stream;
-
-/// Most request heads fit; a larger one grows the buffer.
-pub(super) const HEAD_BYTES_USUAL: usize = 1024;
-/// Lingering close: bytes to read and discard after the last answer, so that a reset does not destroy it.
-const LINGER_BYTES_MAX: usize = 64 * 1024;
-/// Its time limit.
-const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Reads request heads from one socket and answers them, until it is upgraded or ends. `buffer` holds what has been read,
 /// `first` what the request in it comes to.

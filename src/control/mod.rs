@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::admission::Admission;
+use crate::counters::Counters;
 use crate::descriptors::Descriptors;
 use crate::http::diagnosis::{Ends, Fault, Verdict, diagnose};
 use crate::http::echo::Identity;
 use crate::http::head::Head;
 use crate::memory::Memory;
-use crate::metrics::counters::Counters;
 use crate::os;
 use crate::ring::{OpenRing, Socket};
 use crate::shard::Upgraded;

@@ -1,16 +1,15 @@
 //! The strict server-side decoder of RFC 6455: a client's bytes in, messages and control frames out.
 //!
-//! What a peer may not do is refused at the first byte that shows it, wherever the network cut the stream: header
-//! fields are judged one by one as they come in, and text is validated piece by piece. Memory is spent only on bytes
-//! that have arrived, never on what a header claims, and only while a frame or message is partial.
+//! A violation is refused at the first byte that shows it, wherever the network cut the stream: header fields are checked one
+//! by one as they arrive, and text is validated piece by piece. Memory is spent only on bytes that have arrived, never on what
+//! a header claims, and only while a frame or message is incomplete.
 //!
-//! The common case costs no copy: a message that lies whole in the input is unmasked in place and borrowed from there.
+//! The common case copies nothing: a message that is complete in the input is unmasked in place and borrowed.
 
 use std::borrow::Cow;
 
-use fastwebsockets::{OpCode, unmask};
-
-pub use self::violation::Violation;
+pub(crate) use self::violation::Violation;
+use super::OpCode;
 use crate::limits::CONTROL_BYTES_MAX;
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 
@@ -31,8 +30,8 @@ pub enum Kind {
     Binary,
 }
 
-/// One thing that the client said. Payloads are unmasked, and borrowed from the input unless they had to be put
-/// together from several frames or packets.
+/// A message or control frame of the client. Payloads are unmasked, and borrowed from the input unless they had to be joined
+/// from several frames or packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A whole message, from one frame or many.
@@ -52,24 +51,24 @@ pub enum Event<'a> {
 
 /// Whether a close frame may carry this code: those of RFC 6455 section 7.4.1, 1012 to 1014 from IANA's registry, and
 /// 3000 to 4999 for libraries and applications. 1004 to 1006 and 1015 are only ever reported, never sent.
-pub const fn close_code_is_sendable(code: u16) -> bool {
+pub(crate) const fn close_code_is_sendable(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// One connection's decoder. It takes two words while nothing is partial.
+/// One connection's decoder. It takes two words while nothing is incomplete.
 #[derive(Debug, Default)]
 pub struct Decoder {
     partial: Option<Box<Partial>>,
 }
 
-/// What has to be remembered until more bytes come.
+/// What has to be kept until more bytes arrive.
 #[derive(Debug)]
 struct Partial {
-    /// The first bytes of a header of which the rest is missing.
+    /// The first bytes of an incomplete header.
     header: [u8; HEADER_BYTES_MAX],
-    /// How many bytes of `header` are there.
+    /// How many bytes of `header` have arrived.
     header_len: u8,
-    /// The frame of which the header is in and the payload isn't; never at the same time as a partial header.
+    /// A frame whose header is complete and whose payload isn't; never together with an incomplete header.
     frame: Option<Frame>,
     /// Payload so far, if `frame` is a control frame.
     control: Vec<u8>,
@@ -103,23 +102,23 @@ impl Partial {
     }
 }
 
-/// A frame whose header is known, while its payload comes in.
+/// A frame with a complete header, while its payload arrives.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     fin: bool,
     opcode: OpCode,
     mask: [u8; 4],
     payload_bytes: usize,
-    /// Payload bytes that earlier calls have taken: where the mask stands.
+    /// Payload bytes taken by earlier calls, which is the position in the mask.
     taken_bytes: usize,
 }
 
-/// A message that is being put together.
+/// A message that is being joined.
 #[derive(Debug)]
 struct Message {
     kind: Kind,
     payload: Vec<u8>,
-    /// Bytes from the start that are valid UTF-8; at most 3 behind them begin a character, if `kind` is text.
+    /// Leading bytes that are valid UTF-8; if `kind` is text, at most 3 bytes after them begin a character.
     valid_bytes: usize,
 }
 
@@ -129,15 +128,15 @@ impl Decoder {
         Self { partial: None }
     }
 
-    /// Takes the next event from `input`, which is moved past the bytes that were used, and unmasked where they were.
+    /// Takes the next event from `input`, which is unmasked in place and moved past the bytes that were used.
     /// `Ok(None)`: the input is used up and more bytes are needed.
     ///
     /// `message_bytes_max` limits a message's payload in bytes, its fragments added up; a frame that would go beyond
-    /// is refused when its header is in.
+    /// is refused once its header is complete.
     ///
     /// # Errors
-    /// The first rule of RFC 6455 that the client broke. After that, and after [`Event::Close`], the stream has no
-    /// more meaning: the caller feeds nothing more.
+    /// The first rule of RFC 6455 that the client broke. After that, and after [`Event::Close`], the rest of the stream has no
+    /// meaning, and must not be passed to the decoder.
     pub fn next<'a>(
         &mut self,
         input: &mut &'a mut [u8],
@@ -166,7 +165,7 @@ impl Decoder {
                     None => return Ok(None),
                 },
             };
-            // An empty payload is complete here and now: a frame is never kept that waits for nothing.
+            // An empty payload is complete already: a frame that waits for nothing is never kept.
             if let Some(event) = self.payload_take(frame, input)? {
                 self.partial.take_if(|partial| partial.is_empty());
                 return Ok(Some(event));
@@ -175,23 +174,18 @@ impl Decoder {
         Ok(None)
     }
 
-    /// True if the stream stands between two messages and nothing is held.
-    pub fn is_idle(&self) -> bool {
-        self.partial.is_none()
-    }
-
-    /// Heap memory held for what is partial, in bytes: 0 if idle; otherwise a small constant and at most a quarter more than
-    /// the payload that has arrived.
+    /// Heap memory held for what is incomplete, in bytes: 0 between two messages; otherwise a small constant, and at most a
+    /// quarter more than the payload that has arrived.
     pub fn buffered_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| partial.bytes())
     }
 
-    /// Payload bytes that have come of a frame whose end is missing.
-    pub fn frame_bytes(&self) -> usize {
+    /// Payload bytes that have arrived of an incomplete frame.
+    pub(crate) fn frame_bytes(&self) -> usize {
         self.partial.as_ref().and_then(|partial| partial.frame).map_or(0, |frame| frame.taken_bytes)
     }
 
-    /// Takes a header from `input`, or what there is of it. `None`: the input is used up before the header is whole.
+    /// Takes a header from `input`, or the part of it that is there. `None`: the input ends before the header does.
     fn header_take(&mut self, input: &mut &mut [u8], message_bytes_max: usize) -> Result<Option<Frame>, Violation> {
         let message_bytes = self.partial.as_ref().and_then(|p| p.message.as_ref()).map(|message| message.payload.len());
         let limits = Limits { message_bytes, message_bytes_max };
@@ -220,10 +214,10 @@ impl Decoder {
         }
     }
 
-    /// Takes what `input` has of the frame's payload. `None`: no event yet, for want of bytes or of fragments.
+    /// Takes the frame's payload as far as `input` has it. `None`: no event yet, because bytes or fragments are missing.
     fn payload_take<'a>(&mut self, mut frame: Frame, input: &mut &'a mut [u8]) -> Result<Option<Event<'a>>, Violation> {
         if input.is_empty() && !frame.is_whole() {
-            // Nothing is begun yet: should the payload come in one piece, it is still borrowed from there.
+            // No payload has arrived: if all of it arrives in one piece, it is borrowed from there.
             self.partial.get_or_insert_default().frame = Some(frame);
             return Ok(None);
         }
@@ -282,7 +276,7 @@ impl Decoder {
         }
 
         let partial = self.partial.get_or_insert_default();
-        // A continuation finds its message open: its header would have been refused otherwise.
+        // A continuation without an open message has been refused by its header.
         let message = partial.message.get_or_insert_with(|| Message { kind, payload: Vec::new(), valid_bytes: 0 });
         message.append(piece, frame.payload_bytes - frame.taken_bytes)?;
         if !frame.is_whole() {
@@ -296,7 +290,7 @@ impl Decoder {
     }
 }
 
-/// What the header's judge needs to know of the message so far.
+/// What checking a header needs to know of the message so far.
 #[derive(Clone, Copy)]
 struct Limits {
     /// Payload bytes of the open message; `None`: no message is open.
@@ -305,10 +299,10 @@ struct Limits {
 }
 
 impl Frame {
-    /// Reads a header at the start of `bytes` and says how long it is. `None`: it isn't whole.
+    /// Reads a header at the start of `bytes` and returns its length. `None`: it is incomplete.
     ///
-    /// Fields are judged in the order of the wire, so that a header that comes in pieces is refused for the same
-    /// reason as one that comes whole, only sooner.
+    /// Fields are checked in the order of the wire, so that a header that arrives in pieces is refused for the same reason as
+    /// one that arrives whole, only sooner.
     fn parse(bytes: &[u8], limits: Limits) -> Result<Option<(Self, usize)>, Violation> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         let (fin, opcode) = first_byte_parse(first, limits.message_bytes.is_some())?;
@@ -317,7 +311,7 @@ impl Frame {
             return Err(Violation::Unmasked);
         }
         let length_short = second & 0x7f;
-        if is_control(opcode) {
+        if opcode.is_control() {
             if usize::from(length_short) > CONTROL_BYTES_MAX {
                 return Err(Violation::ControlTooLong);
             }
@@ -326,9 +320,9 @@ impl Frame {
             }
         }
         let Some((length, mask_at)) = length_parse(length_short, &bytes[2..])? else { return Ok(None) };
-        // Data frames only: a control frame is no part of the message that it interrupts, and limited above.
+        // Only data frames: a control frame is not part of the message that it interrupts, and has its own limit.
         let room = limits.message_bytes_max.saturating_sub(limits.message_bytes.unwrap_or(0));
-        if !is_control(opcode) && length > room as u64 {
+        if !opcode.is_control() && length > room as u64 {
             return Err(Violation::TooBig { message_bytes_max: limits.message_bytes_max });
         }
         let Some(&mask) = bytes[mask_at..].first_chunk::<4>() else { return Ok(None) };
@@ -337,7 +331,7 @@ impl Frame {
     }
 
     fn is_control(&self) -> bool {
-        is_control(self.opcode)
+        self.opcode.is_control()
     }
 
     fn is_whole(&self) -> bool {
@@ -346,8 +340,8 @@ impl Frame {
 }
 
 impl Message {
-    /// Appends a piece. The vector grows with what has arrived, whatever the header promised: by a quarter at a time, and
-    /// never beyond the `missing_bytes` that the frame has still to bring.
+    /// Appends a piece. The vector grows with what has arrived, not with what the header claims: by a quarter at a time, and
+    /// never beyond the `missing_bytes` of the frame.
     fn append(&mut self, piece: &[u8], missing_bytes: usize) -> Result<(), Violation> {
         if self.payload.capacity() - self.payload.len() < piece.len() {
             let ahead = (self.payload.len() / 4).min(missing_bytes);
@@ -357,7 +351,7 @@ impl Message {
         if self.kind == Kind::Binary {
             return Ok(());
         }
-        // The tail that was left over, at most 3 bytes, is looked at again together with what now follows it.
+        // The incomplete character at the end, at most 3 bytes, is checked again together with what follows it.
         match simdutf8::compat::from_utf8(&self.payload[self.valid_bytes..]) {
             Ok(_) => self.valid_bytes = self.payload.len(),
             Err(error) if error.error_len().is_none() => self.valid_bytes += error.valid_up_to(),
@@ -367,7 +361,7 @@ impl Message {
         Ok(())
     }
 
-    /// The message is whole: no character may be cut off at its end.
+    /// The message is complete: no character may be cut off at its end.
     fn finish(self) -> Result<Event<'static>, Violation> {
         if self.kind == Kind::Text && self.valid_bytes < self.payload.len() {
             return Err(Violation::TextNotUtf8);
@@ -382,7 +376,7 @@ fn first_byte_parse(first: u8, message_open: bool) -> Result<(bool, OpCode), Vio
     if first & 0x70 != 0 {
         return Err(Violation::ReservedBits);
     }
-    let opcode = OpCode::try_from(first & 0x0f).map_err(|_| Violation::ReservedOpcode(first & 0x0f))?;
+    let opcode = OpCode::parse(first & 0x0f).ok_or(Violation::ReservedOpcode(first & 0x0f))?;
     match opcode {
         OpCode::Continuation if !message_open => Err(Violation::ContinuationWithoutStart),
         OpCode::Text | OpCode::Binary if message_open => Err(Violation::MessageInterrupted),
@@ -391,8 +385,8 @@ fn first_byte_parse(first: u8, message_open: bool) -> Result<(bool, OpCode), Vio
     }
 }
 
-/// The payload length, of which `extended` holds what comes after the first two bytes, and where in the header the
-/// mask starts. `None`: the length isn't whole.
+/// The payload length, and where in the header the mask starts; `extended` is what follows the first two bytes. `None`: the
+/// length is incomplete.
 fn length_parse(length_short: u8, extended: &[u8]) -> Result<Option<(u64, usize)>, Violation> {
     let (length, shortest, mask_at) = match length_short {
         126 => match extended.first_chunk() {
@@ -427,8 +421,15 @@ fn close_parse(payload: &[u8]) -> Result<Option<(u16, String)>, Violation> {
     }
 }
 
-pub(super) const fn is_control(opcode: OpCode) -> bool {
-    matches!(opcode, OpCode::Close | OpCode::Ping | OpCode::Pong)
+/// Removes the mask (RFC 6455 section 5.3), four bytes at a time, which the compiler vectorizes.
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let (words, rest) = payload.as_chunks_mut();
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(mask)).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(mask) {
+        *byte ^= mask;
+    }
 }
 
 /// Splits the first `bytes` off `input` and moves it past them.

@@ -1,18 +1,20 @@
 //! Server frames of RFC 6455: whole (FIN), unmasked, ready to be shared by every member of a room.
 //!
-//! Each is one [`Bytes`], header and payload side by side, so that it is written once and sent any number of times.
+//! Each is one [`Bytes`], header and payload together, so that it is written once and sent any number of times.
 
 use std::io;
 
 use bytes::{Buf, Bytes};
-use fastwebsockets::{Frame, OpCode, Payload};
 
-use super::decode::{close_code_is_sendable, is_control};
+use super::OpCode;
+use super::decode::close_code_is_sendable;
 use crate::limits::{CLOSE_REASON_BYTES_MAX, CONTROL_BYTES_MAX};
 
+/// The bit of a message's last frame; hi's messages have one frame.
+const FIN: u8 = 0x80;
 /// Longest header of a server's frame, in bytes: 2 and the 64-bit length (RFC 6455 section 5.2).
 const HEADER_BYTES_MAX: usize = 10;
-/// Bytes that a frame may have allocated beyond its length: what waits for a slow member is counted by its length.
+/// Bytes that may be allocated beyond a frame's length: what waits for a slow member is accounted by length.
 const SPARE_BYTES_MAX: usize = 1024;
 
 /// A frame with this payload (RFC 6455 section 5.2). A text payload must be UTF-8: it isn't checked here.
@@ -30,12 +32,12 @@ pub fn frame(opcode: OpCode, payload: &[u8]) -> Bytes {
     Bytes::from(bytes)
 }
 
-/// The payload of the first of some whole frames that were made here, and the frames behind it.
+/// The payload of the first of several whole frames of ours, and the frames after it.
 ///
 /// # Panics
 /// If there is no whole frame.
-pub fn split(frames: &[u8]) -> (&[u8], &[u8]) {
-    // Ours are unmasked: the second byte is the length, or says how many bytes of it follow (RFC 6455 section 5.2).
+pub(crate) fn split(frames: &[u8]) -> (&[u8], &[u8]) {
+    // Ours are unmasked: the second byte is the length, or tells how many bytes of it follow (RFC 6455 section 5.2).
     let (start, len) = match frames[1] {
         126 => (4, usize::from(u16::from_be_bytes([frames[2], frames[3]]))),
         127 => {
@@ -47,12 +49,12 @@ pub fn split(frames: &[u8]) -> (&[u8], &[u8]) {
     (&frames[start..start + len], &frames[start + len..])
 }
 
-/// A close frame with a code and a reason (RFC 6455 section 5.5.1). Of a reason longer than
-/// [`CLOSE_REASON_BYTES_MAX`], the whole characters that fit are sent.
+/// A close frame with a code and a reason (RFC 6455 section 5.5.1). A reason longer than [`CLOSE_REASON_BYTES_MAX`] is cut at
+/// a character boundary.
 ///
 /// # Panics
 /// If the code may not be sent: see [`close_code_is_sendable`].
-pub fn close(code: u16, reason: &str) -> Bytes {
+pub(crate) fn close(code: u16, reason: &str) -> Bytes {
     assert!(close_code_is_sendable(code), "close code {code} may not be sent");
     let mut end = reason.len().min(CLOSE_REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
@@ -64,35 +66,30 @@ pub fn close(code: u16, reason: &str) -> Bytes {
     frame(OpCode::Close, &payload[..2 + end])
 }
 
-/// Builds a frame of which the payload's length isn't known before it is written, as with JSON.
+/// Builds a frame whose payload has an unknown length until it is written, such as JSON.
 ///
-/// It leaves room for the longest header and in the end writes the header right in front of the payload: nothing is
-/// copied or moved.
+/// It reserves space for the longest header, and finally writes the header right before the payload: nothing is copied or
+/// moved.
 #[derive(Debug)]
-pub struct FrameWriter {
-    /// Room for the header, then the payload so far.
+pub(crate) struct FrameWriter {
+    /// Space for the header, then the payload so far.
     bytes: Vec<u8>,
 }
 
 impl FrameWriter {
-    /// An empty frame with room for a payload of `payload_bytes`. What the estimate is too large by stays allocated as long as
-    /// the frame lives, unless it is more than 1 KiB.
-    pub fn with_capacity(payload_bytes: usize) -> Self {
+    /// An empty frame with space for a payload of `payload_bytes`. If the estimate is too large, up to 1 KiB of the excess stays
+    /// allocated as long as the frame lives.
+    pub(crate) fn with_capacity(payload_bytes: usize) -> Self {
         let mut bytes = Vec::with_capacity(HEADER_BYTES_MAX + payload_bytes);
         bytes.resize(HEADER_BYTES_MAX, 0);
         Self { bytes }
-    }
-
-    /// Length of the payload so far, in bytes.
-    pub fn payload_len(&self) -> usize {
-        self.bytes.len() - HEADER_BYTES_MAX
     }
 
     /// The frame, whole (RFC 6455 section 5.2). A text payload must be UTF-8: it isn't checked here.
     ///
     /// # Panics
     /// As [`frame`] does.
-    pub fn finish(mut self, opcode: OpCode) -> Bytes {
+    pub(crate) fn finish(mut self, opcode: OpCode) -> Bytes {
         let (header, header_bytes) = header(opcode, &self.bytes[HEADER_BYTES_MAX..]);
         let start = HEADER_BYTES_MAX - header_bytes;
         self.bytes[start..HEADER_BYTES_MAX].copy_from_slice(&header[..header_bytes]);
@@ -121,12 +118,28 @@ impl io::Write for FrameWriter {
     }
 }
 
-/// The header for this payload, and how many of its bytes count.
+/// The header for this payload, and its length.
 fn header(opcode: OpCode, payload: &[u8]) -> ([u8; HEADER_BYTES_MAX], usize) {
     assert!(opcode != OpCode::Continuation, "the server sends whole messages");
-    assert!(!is_control(opcode) || payload.len() <= CONTROL_BYTES_MAX, "a control frame has at most 125 bytes");
+    assert!(!opcode.is_control() || payload.len() <= CONTROL_BYTES_MAX, "a control frame has at most 125 bytes");
     let mut header = [0; HEADER_BYTES_MAX];
-    let header_bytes = Frame::new(true, opcode, None, Payload::Borrowed(payload)).fmt_head(&mut header);
+    header[0] = FIN | opcode as u8;
+    let header_bytes = match payload.len() {
+        len @ ..126 => {
+            header[1] = len as u8;
+            2
+        }
+        len @ 126..=0xffff => {
+            header[1] = 126;
+            header[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+            4
+        }
+        len => {
+            header[1] = 127;
+            header[2..].copy_from_slice(&(len as u64).to_be_bytes());
+            10
+        }
+    };
     (header, header_bytes)
 }
 

@@ -1,37 +1,37 @@
-//! What a client would rather have: `Accept` with its weights (RFC 9110 12.5.1). Pure.
+//! What a client prefers: `Accept` with its weights (RFC 9110 12.5.1). Pure.
 
-/// Media ranges that are looked at; browsers send about eight, Prometheus five.
+/// Number of media ranges that are read; browsers send about eight, Prometheus five.
 const RANGES_MAX: usize = 32;
 
 /// A media type that can be sent, with its parameters, all in lower case.
 #[derive(Clone, Copy, Debug)]
-pub struct Media<'m> {
+pub(crate) struct Media<'m> {
     /// `text`
-    pub kind: &'m str,
+    pub(crate) kind: &'m str,
     /// `plain`
-    pub subtype: &'m str,
-    /// Those of `name=value` that tell it from others of the same type: `version`, `0.0.4`.
-    pub parameter: Option<(&'m str, &'m str)>,
+    pub(crate) subtype: &'m str,
+    /// The parameter that distinguishes it from others of the same type: `version`, `0.0.4`.
+    pub(crate) parameter: Option<(&'m str, &'m str)>,
 }
 
 /// How much a client wants a media type.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Wanted {
-    /// From 0, not at all, to 1.
-    pub quality: f32,
-    /// Whether the range says the type itself, and not `text/*` or `*/*`.
-    pub named: bool,
+pub(crate) struct Wanted {
+    /// From 0 (not at all) to 1.
+    pub(crate) quality: f32,
+    /// Whether the range names the type itself, not `text/*` or `*/*`.
+    pub(crate) named: bool,
 }
 
-/// How much the client wants `media`: the weight of the range that fits most closely; of two that fit alike, the higher
-/// one. `elements` is the list that all `Accept` headers form together. `None`: no range fits, or there is none.
-pub fn wanted<'h>(elements: impl Iterator<Item = &'h [u8]>, media: Media<'_>) -> Option<Wanted> {
+/// How much the client wants `media`: the weight of the closest range, and the higher weight of two equally close ones.
+/// `elements` is the list that all `Accept` headers form together. `None`: no range fits, or there is none.
+pub(crate) fn wanted<'h>(elements: impl Iterator<Item = &'h [u8]>, media: Media<'_>) -> Option<Wanted> {
     let fitting = elements.take(RANGES_MAX).filter_map(|element| fit(element, media));
     let closest = fitting.max_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));
     closest.map(|(closeness, quality)| Wanted { quality, named: closeness >= NAMED })
 }
 
-/// From here on, the range names type and subtype.
+/// From this closeness on, the range names type and subtype.
 const NAMED: u8 = 2;
 
 /// How closely a range fits, if it does, and its weight.

@@ -1,6 +1,6 @@
 //! From a failed handshake to a verdict: the reason, the hop that is the likely cause, the evidence, a sentence for the
-//! client, one for the operator, and the lines that fix it. Pure; what failed is found in [`super::head`],
-//! [`super::target`], [`super::upgrade`] and [`super::origin`].
+//! client, one for the operator, and the lines that fix it. Pure; [`super::head`], [`super::target`], [`super::upgrade`] and
+//! [`super::origin`] find what failed.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use super::response::Response;
 use super::target::TargetError;
 use super::upgrade::Refusal;
 
-/// The longest origin that is written out as a value for `--origins`.
+/// Bytes of the longest origin that is suggested as a value for `--origins`.
 const ORIGIN_BYTES_SHOWN: usize = 120;
 
 /// What failed.
@@ -26,7 +26,7 @@ const ORIGIN_BYTES_SHOWN: usize = 120;
 pub enum Fault {
     /// The head can't be read.
     Head(HeadError),
-    /// The head did not arrive in this time.
+    /// The head did not arrive within this time.
     Timeout(Duration),
     /// The connection ended after this many bytes of a head.
     CutOff(usize),
@@ -64,34 +64,34 @@ impl From<OriginRefused> for Fault {
     }
 }
 
-/// What is known of the connection beside its bytes.
+/// The two ends of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     /// The other end: the last hop, or the client.
     pub peer: SocketAddr,
-    /// This end, as the peer reached it, if that is known: what a proxy has to be pointed to.
+    /// This end, as the peer reached it, if known: the upstream that a proxy has to be given.
     pub local: Option<SocketAddr>,
 }
 
-/// What is said about a handshake that failed.
+/// The verdict on a handshake that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Why it failed.
     pub reason: Reason,
-    /// The hop that handed it to this server.
-    pub hop: Hop,
-    /// Whether the head could be read, and so be searched for signs of a proxy.
-    pub head_was_read: bool,
-    /// Everything that is missing or wrong: each what should be there, and what came instead.
-    pub missing: Vec<String>,
+    /// The hop that passed it to this server.
+    pub(crate) hop: Hop,
+    /// Whether the head could be read, and searched for signs of a proxy.
+    pub(crate) head_was_read: bool,
+    /// Everything missing or wrong: what was expected, and what arrived instead.
+    pub(crate) missing: Vec<String>,
     /// End-to-end headers of the handshake that did arrive: the proof that a WebSocket client sent the request.
-    pub survived: Vec<&'static str>,
+    pub(crate) survived: Vec<&'static str>,
     /// What to tell the client: one or two sentences.
-    pub sentence: String,
-    /// What only the operator may know.
-    pub detail: Option<String>,
-    /// What to change in which proxy; empty where no proxy is the cause.
-    pub mends: Vec<Lines>,
+    pub(crate) sentence: String,
+    /// Details for the operator only.
+    pub(crate) detail: Option<String>,
+    /// What to change in which proxy; empty if no proxy is the cause.
+    pub(crate) fixes: Vec<Lines>,
 }
 
 /// The verdict on a failed handshake; `head` is its head, if it could be read.
@@ -106,11 +106,11 @@ pub fn diagnose(fault: Fault, head: Option<&Head<'_>>, ends: Ends) -> Verdict {
         survived: Vec::new(),
         sentence: String::new(),
         detail: None,
-        mends: Vec::new(),
+        fixes: Vec::new(),
     };
     verdict.fill(fault);
     let upstream = ends.local.map_or_else(|| EXAMPLE_UPSTREAM.to_owned(), |local| local.to_string());
-    verdict.mends = verdict.mends_for(&upstream);
+    verdict.fixes = verdict.fixes_for(&upstream);
     verdict
 }
 
@@ -146,7 +146,7 @@ impl Verdict {
         };
     }
 
-    /// What the headers that arrived say about those that did not, and who is the likely cause.
+    /// What the headers that arrived prove about those that did not, and the likely cause.
     fn proof(&self, reason: Reason) -> String {
         let did = match reason {
             Reason::Http10Hop => "passes requests on as HTTP/1.0, which has no Upgrade",
@@ -178,9 +178,9 @@ impl Verdict {
         proof
     }
 
-    /// For the proxy that the evidence names; where it names none, for what most sites run, the likely one first.
-    fn mends_for(&self, upstream: &str) -> Vec<Lines> {
-        let mend: fn(Proxy, &str) -> Lines = match self.reason {
+    /// The fixes for the proxy that the evidence names; if it names none, for the most common ones, the likely one first.
+    fn fixes_for(&self, upstream: &str) -> Vec<Lines> {
+        let fix: fn(Proxy, &str) -> Lines = match self.reason {
             reason if reason.points_at_a_proxy() => Proxy::upgrade_fix,
             reason if reason.is_wrong_protocol() => Proxy::plain_fix,
             _ => return Vec::new(),
@@ -189,17 +189,17 @@ impl Verdict {
         if !self.hop.certain {
             proxies.extend(Proxy::COMMON.into_iter().filter(|common| Some(*common) != self.hop.proxy));
         }
-        proxies.into_iter().map(|proxy| mend(proxy, upstream)).collect()
+        proxies.into_iter().map(|proxy| fix(proxy, upstream)).collect()
     }
 
-    /// The word for the hop in metrics, and what the log counts by: its address where there is a sign of a hop or the
-    /// head could not be read, `direct` where nothing says that the client did not come by itself.
+    /// The hop's label in metrics and in the log's counts: its address if there is a sign of a hop or the head could not be
+    /// read; `direct` if nothing suggests a proxy.
     pub fn hop_label(&self) -> String {
         let hop = !self.head_was_read || self.hop.is_seen() || self.hop.proxy.is_some() || self.reason.is_stripped();
         if hop { self.hop.address.to_string() } else { "direct".to_owned() }
     }
 
-    /// The sentence for whoever operates the server: one line, beginning with the reason.
+    /// One line for the operator, beginning with the reason.
     pub fn operator_text(&self) -> String {
         let mut line = self.reason.as_str().to_owned();
         if !self.missing.is_empty() {
@@ -212,17 +212,17 @@ impl Verdict {
         if !self.hop.evidence.is_empty() {
             let _ = write!(line, " Seen: {}.", self.hop.evidence.join(", "));
         }
-        // Whoever only opened the address as a page needs no lines.
+        // A client that only opened the address as a page needs no fix.
         if self.hop_label() != "direct" {
-            self.mends.iter().enumerate().for_each(|(at, mend)| {
-                let _ = write!(line, "{}{mend}", if at == 0 { " Fix: " } else { " | or " });
+            self.fixes.iter().enumerate().for_each(|(at, fix)| {
+                let _ = write!(line, "{}{fix}", if at == 0 { " Fix: " } else { " | or " });
             });
         }
         line
     }
 
     /// The body for the client in plain text.
-    pub fn client_text(&self) -> String {
+    pub(crate) fn client_text(&self) -> String {
         if self.missing.is_empty() || self.reason == Reason::OriginRefused {
             return self.sentence.clone();
         }
@@ -232,7 +232,7 @@ impl Verdict {
             let _ = writeln!(text, "  {item}");
         }
         let _ = writeln!(text, "\n{}", self.sentence);
-        if self.mends.is_empty() {
+        if self.fixes.is_empty() {
             return text;
         }
         text.push_str(
@@ -240,19 +240,19 @@ impl Verdict {
              to forward them. These lines, in place of those of the same name, make it do so. Meanwhile, GET /stream/ROOM \
              reads a chat room without an upgrade (server-sent events).\n",
         );
-        for mend in &self.mends {
-            let _ = writeln!(text, "\nIn {}:\n", mend.place);
-            for line in &mend.lines {
+        for fix in &self.fixes {
+            let _ = writeln!(text, "\nIn {}:\n", fix.place);
+            for line in &fix.lines {
                 let _ = writeln!(text, "    {line}");
             }
-            if !mend.without.is_empty() {
-                let _ = writeln!(text, "\n  and without: {}", mend.without.join(", "));
+            if !fix.without.is_empty() {
+                let _ = writeln!(text, "\n  and without: {}", fix.without.join(", "));
             }
         }
         text
     }
 
-    /// What is wrong with the name, where the sentence is the one that old clients know.
+    /// What is wrong with the name, if the sentence is the fixed one that old clients know.
     fn name_fault(&self) -> Option<&str> {
         self.detail.as_deref().filter(|_| self.reason == Reason::NameInvalid)
     }
@@ -275,13 +275,13 @@ impl Verdict {
             "survived": self.survived,
             "hop": hop,
             "evidence": self.hop.evidence,
-            "mend": self.mends,
+            "mend": self.fixes,
         });
         body.to_string().into_bytes()
     }
 
-    /// The response: status, body in the form that the client prefers and, with 426, what to upgrade to (RFC 9110 7.8,
-    /// 15.5.22; RFC 6455 4.4).
+    /// The response: the status, a body in the form that the client prefers, and with 426 the protocol to upgrade to (RFC 9110
+    /// 7.8, 15.5.22; RFC 6455 4.4).
     pub fn response(&self, head: Option<&Head<'_>>) -> Response {
         let status = self.reason.status();
         let response = match head.is_some_and(prefers_json) {
@@ -299,15 +299,15 @@ impl Verdict {
     }
 }
 
-/// Why a page may not connect, and what lets it. The list of those that may is for the operator alone.
+/// Why a page may not connect, and how to allow it. The list of allowed origins is for the operator only.
 fn origin_advice(refused: &OriginRefused) -> String {
     let OriginRefused { arrived, origin, host, .. } = refused;
     let mut text =
         format!("This page may not connect: its Origin ({arrived}) is not among those that may (--origins).");
-    let mut mends = Vec::new();
+    let mut fixes = Vec::new();
     if let Some(host) = host {
         let _ = write!(text, " By default, pages of the host of the request may, and its Host is another ({host}).");
-        mends.push(
+        fixes.push(
             "let the proxy in front pass Host on as the browser sent it (nginx: proxy_set_header Host $http_host; Apache: \
              ProxyPreserveHost On)"
                 .to_owned(),
@@ -315,18 +315,18 @@ fn origin_advice(refused: &OriginRefused) -> String {
     }
     match origin {
         Some(origin) if origin == "null" => {
-            mends.push("serve it from a web server: files and sandboxed frames have no origin".to_owned());
+            fixes.push("serve it from a web server: files and sandboxed frames have no origin".to_owned());
         }
-        Some(origin) if origin.len() > ORIGIN_BYTES_SHOWN => mends.push("add its origin to --origins".to_owned()),
-        Some(origin) if host.is_some() => mends.push(format!("start hi with --origins same-host,{origin}")),
-        Some(origin) => mends.push(format!("add {origin} to --origins")),
-        None => mends.push("see that the client sends one whole Origin".to_owned()),
+        Some(origin) if origin.len() > ORIGIN_BYTES_SHOWN => fixes.push("add its origin to --origins".to_owned()),
+        Some(origin) if host.is_some() => fixes.push(format!("start hi with --origins same-host,{origin}")),
+        Some(origin) => fixes.push(format!("add {origin} to --origins")),
+        None => fixes.push("see that the client sends one whole Origin".to_owned()),
     }
-    let _ = write!(text, " If the page is yours: {}.", mends.join(", or "));
+    let _ = write!(text, " If the page is yours: {}.", fixes.join(", or "));
     text
 }
 
-/// What to tell a client whose own request is wrong.
+/// Advice for a client whose own request is wrong.
 fn advice(reason: Reason) -> Option<&'static str> {
     Some(match reason {
         Reason::MethodNotGet => "A handshake is a GET request (RFC 6455 4.1).",
@@ -344,7 +344,7 @@ fn advice(reason: Reason) -> Option<&'static str> {
     })
 }
 
-/// Whether `Accept` names JSON, and does not rather ask for text (RFC 9110 12.5.1). What takes anything gets text.
+/// Whether `Accept` names JSON and does not prefer text (RFC 9110 12.5.1). Clients that accept anything get text.
 fn prefers_json(head: &Head<'_>) -> bool {
     let of = |kind, subtype| wanted(head.tokens("accept"), Media { kind, subtype, parameter: None });
     let named = |kind, subtype| of(kind, subtype).filter(|wanted| wanted.named).map(|wanted| wanted.quality);

@@ -1,5 +1,5 @@
-//! `GET /-/doctor/echo`: the request as this server received it. What a client sent and what arrives here differ by what
-//! the hops between have changed; the doctor compares the two.
+//! `GET /-/doctor/echo`: the request as this server received it. The doctor compares it with what it sent, which shows what
+//! the hops between have changed.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::head::Head;
 
-/// Headers whose values are shown: what tells how the request came here. Whatever else a proxy adds, it may add so that
-/// servers believe it (`X-Origin-Verify`), and whoever asks from the other side of the proxy must not learn it.
+/// Headers whose values are shown: those that tell how the request got here. Other headers that a proxy adds may be secrets
+/// between it and the server (`X-Origin-Verify`), which clients must not learn.
 const SHOWN: [&str; 13] = [
     "connection",
     "forwarded",
@@ -26,10 +26,10 @@ const SHOWN: [&str; 13] = [
     // The doctor sends it, with a name that it makes up.
     "x-hi-doctor",
 ];
-/// What the names of others whose values are shown begin with.
+/// Prefixes of the names of further headers whose values are shown.
 const SHOWN_PREFIXES: [&str; 2] = ["sec-websocket-", "x-forwarded-"];
-/// Words in a name that make an exception from [`SHOWN_PREFIXES`]: proxies that know their users send on who they are, and
-/// with what they may do it (`X-Forwarded-Access-Token`, `X-Forwarded-Email`, `X-Forwarded-Client-Cert`).
+/// Words in a name that are exceptions from [`SHOWN_PREFIXES`]: proxies that authenticate users pass on their identity and
+/// credentials (`X-Forwarded-Access-Token`, `X-Forwarded-Email`, `X-Forwarded-Client-Cert`).
 const MASKED: [&str; 9] = ["auth", "cert", "cookie", "email", "group", "password", "secret", "token", "user"];
 
 #[derive(Serialize)]
@@ -46,9 +46,9 @@ struct Echo<'r> {
 /// Which server answers.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Identity<'r> {
-    /// The name of the process, new with each start.
+    /// The name of the process, a new one with each start.
     pub instance: &'r str,
-    /// The name that it shares with the other servers behind its public address, if it was given one.
+    /// The name that it shares with other servers behind the same public address, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<&'r str>,
     /// hi's version.
@@ -67,7 +67,7 @@ pub fn echo(head: &Head<'_>, peer: SocketAddr, identity: &Identity<'_>) -> Vec<u
         headers: head.headers.iter().map(|(name, value)| (*name, visible(name, value))).collect(),
         identity,
     };
-    // Strings and an address: nothing in it can fail to be JSON.
+    // Strings and an address always serialize.
     serde_json::to_vec(&echo).unwrap_or_default()
 }
 

@@ -1,20 +1,18 @@
 //! The request head: from bytes to method, target, version and headers (RFC 9112), around httparse.
 //!
-//! httparse decides what a line is; this file adds the limits, what a server that may stand behind any proxy must not
-//! accept (RFC 9112 11.2: two parties that disagree about where a request ends), and sentences that say what is wrong.
-
-use std::fmt;
+//! httparse parses the lines. This file adds the limits, refuses what a server behind a proxy must not accept (RFC 9112 11.2:
+//! two parties that disagree about where a request ends), and says in sentences what is wrong.
 
 use super::reason::Reason;
 
 /// The longest request head, in bytes, from the first byte to the end of the empty line.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// The most header lines in one head.
-pub const HEADERS_MAX: usize = 100;
+/// Number of header lines in one head.
+pub(crate) const HEADERS_MAX: usize = 100;
 
-/// Empty lines ignored in front of the request line (RFC 9112 2.2 asks for at least one). Bounded, so that looking at the
-/// start again with every packet stays cheap.
+/// Number of empty lines ignored before the request line (RFC 9112 2.2 requires at least one). Bounded, because the start is
+/// checked again with every packet.
 const EMPTY_LINES_MAX: usize = 4;
 
 /// The first bytes of HTTP/2 with prior knowledge (RFC 9113 3.4).
@@ -22,7 +20,7 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
 /// The HTTP version of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     /// HTTP/1.0: no upgrades, no persistent connections unless asked for.
     Http10,
     /// HTTP/1.1.
@@ -30,8 +28,8 @@ pub enum Version {
 }
 
 impl Version {
-    /// As it stands in the request line.
-    pub fn as_str(self) -> &'static str {
+    /// As in the request line.
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
@@ -42,42 +40,40 @@ impl Version {
 /// A parsed request head; everything in it borrows from the bytes that were parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head<'b> {
-    /// The method, case-sensitive: `GET`.
-    pub method: &'b str,
+    pub(crate) method: &'b str,
     /// The request target as it arrived, still percent-encoded (RFC 9112 3.2).
     pub target: &'b str,
-    /// The HTTP version.
-    pub version: Version,
-    /// Names (in the case that they came in) and values (white space around them removed), in order.
+    pub(crate) version: Version,
+    /// Names (in their original case) and values (without surrounding white space), in order.
     pub headers: Vec<(&'b str, &'b [u8])>,
 }
 
 impl<'b> Head<'b> {
     /// All values of the header `name`, in order; names compare without case.
-    pub fn header<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'b [u8]> + 'h {
+    pub(crate) fn header<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'b [u8]> + 'h {
         self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 
     /// The elements of the comma-separated list that all headers `name` form together, empty ones left out
     /// (RFC 9110 5.6.1).
-    pub fn tokens<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'b [u8]> + 'h {
+    pub(crate) fn tokens<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'b [u8]> + 'h {
         self.header(name).flat_map(|value| value.split(|b| *b == b',')).map(trim).filter(|element| !element.is_empty())
     }
 
     /// Whether the list of the headers `name` has the element `token`; compared without case.
-    pub fn has_token(&self, name: &str, token: &str) -> bool {
+    pub(crate) fn has_token(&self, name: &str, token: &str) -> bool {
         self.tokens(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
 
-    /// Whether bytes of a body follow the head (RFC 9112 6.3). A caller that does not read them must close the
-    /// connection after its answer: they would be taken for the next request.
-    pub fn body_declared(&self) -> bool {
+    /// Whether a body follows the head (RFC 9112 6.3). A caller that does not read it must close the connection after its
+    /// answer: the body would be taken for the next request.
+    pub(crate) fn body_declared(&self) -> bool {
         self.header("transfer-encoding").next().is_some()
             || self.header("content-length").any(|value| value.iter().any(|b| *b != b'0'))
     }
 
     /// Whether the client expects the connection to stay open after the answer (RFC 9112 9.3).
-    pub fn keep_alive(&self) -> bool {
+    pub(crate) fn keep_alive(&self) -> bool {
         if self.has_token("connection", "close") {
             return false;
         }
@@ -86,25 +82,39 @@ impl<'b> Head<'b> {
 }
 
 /// Why a request head was refused; `Display` is the sentence for the client and the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
     /// No end within [`HEAD_BYTES_MAX`].
+    #[error(
+        "The request head does not end within {HEAD_BYTES_MAX} bytes: send fewer or shorter headers (cookies are the usual \
+         cause)."
+    )]
     TooLarge,
     /// More than [`HEADERS_MAX`] header lines.
+    #[error("The request has more than {HEADERS_MAX} headers: send fewer.")]
     TooManyHeaders,
     /// Not HTTP/1.x as RFC 9112 writes it; the text says what is wrong and repeats nothing of what came.
+    #[error("This is not a valid HTTP/1.1 request: {0}.")]
     Malformed(String),
     /// Well-formed, but neither HTTP/1.0 nor HTTP/1.1; the version as it came.
+    #[error("{0} is not spoken here: use HTTP/1.1.")]
     VersionUnsupported(String),
     /// A TLS handshake: the client was told `https://` or `wss://` and this port speaks plain HTTP.
+    #[error(
+        "A TLS handshake arrived on a port that speaks plain HTTP: use http:// or ws:// for this port, or put a reverse \
+         proxy that speaks TLS in front of it."
+    )]
     Tls,
     /// HTTP/2 without an upgrade (RFC 9113 3.3).
+    #[error(
+        "HTTP/2 without an upgrade arrived, and this port speaks HTTP/1.1: let the client or the proxy in front use \
+         HTTP/1.1 towards this server."
+    )]
     Http2,
 }
 
 impl HeadError {
-    /// Its name.
-    pub fn reason(&self) -> Reason {
+    pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::TooLarge | Self::TooManyHeaders => Reason::HeadTooLarge,
             Self::Malformed(_) => Reason::Malformed,
@@ -115,36 +125,7 @@ impl HeadError {
     }
 }
 
-impl fmt::Display for HeadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLarge => write!(
-                f,
-                "The request head does not end within {HEAD_BYTES_MAX} bytes: send fewer or shorter headers (cookies are \
-                 the usual cause)."
-            ),
-            Self::TooManyHeaders => {
-                write!(f, "The request has more than {HEADERS_MAX} headers: send fewer.")
-            }
-            Self::Malformed(what) => write!(f, "This is not a valid HTTP/1.1 request: {what}."),
-            Self::VersionUnsupported(version) => {
-                write!(f, "{version} is not spoken here: use HTTP/1.1.")
-            }
-            Self::Tls => f.write_str(
-                "A TLS handshake arrived on a port that speaks plain HTTP: use http:// or ws:// for this port, or put a \
-                 reverse proxy that speaks TLS in front of it.",
-            ),
-            Self::Http2 => f.write_str(
-                "HTTP/2 without an upgrade arrived, and this port speaks HTTP/1.1: let the client or the proxy in front \
-                 use HTTP/1.1 towards this server.",
-            ),
-        }
-    }
-}
-
-impl std::error::Error for HeadError {}
-
-/// Parses a head; [`parse_more`] for bytes that were not looked at before.
+/// [`parse_more`], for bytes that were not searched before.
 ///
 /// # Errors
 /// See [`HeadError`].
@@ -152,9 +133,9 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, HeadError> {
     parse_more(bytes, 0)
 }
 
-/// Parses a head from the start of `bytes`, of which the first `searched_before` were given to this function before (0:
-/// none), without an end found. `None`: more bytes are needed. Otherwise the head and the number of bytes that it used;
-/// what follows belongs to the upgraded protocol, to a body or to the next request.
+/// Parses a head from the start of `bytes`. The first `searched_before` bytes were passed to this function before, and had no
+/// end. `None`: more bytes are needed. Otherwise the head and its length in bytes; what follows belongs to the upgraded
+/// protocol, to a body or to the next request.
 ///
 /// A head that arrives byte by byte is searched once, not once per byte; it is parsed when it is whole.
 ///
@@ -170,12 +151,12 @@ pub fn parse_more(bytes: &[u8], searched_before: usize) -> Result<Option<(Head<'
     }
 }
 
-/// The number of bytes up to and with the empty line that ends the head, if it is there (RFC 9112 2.1). The first
-/// `searched_before` bytes were searched before, in vain, and are not searched again.
+/// The length in bytes up to and including the empty line that ends the head, if it has arrived (RFC 9112 2.1). The first
+/// `searched_before` bytes were searched before, and are not searched again.
 ///
-/// A bare LF counts as the end of a line: [`parse_more`] refuses it, but at once, not after a time-out.
-pub fn find_end(bytes: &[u8], searched_before: usize) -> Option<usize> {
-    // An empty line ends in LF CR LF at the longest: two of its bytes may have been there before.
+/// A bare LF counts as the end of a line, so that [`parse_more`] refuses it at once and not after a time-out.
+pub(crate) fn find_end(bytes: &[u8], searched_before: usize) -> Option<usize> {
+    // The end is LF CR LF at the longest: two of its bytes may have arrived before.
     let from = empty_lines(bytes).max(searched_before.saturating_sub(2));
     let unseen = bytes.get(from..)?;
     unseen.iter().enumerate().filter(|(_, b)| **b == b'\n').find_map(|(at, _)| match unseen[at + 1..] {
@@ -190,8 +171,8 @@ fn empty_lines(bytes: &[u8]) -> usize {
     bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(bytes.len())
 }
 
-/// Where the request line starts. What can be refused by its first bytes is refused by them: TLS, HTTP/2 and binary
-/// protocols would otherwise keep the connection until the handshake's time is over.
+/// Where the request line starts. Refuses by the first bytes whatever can be refused by them: TLS, HTTP/2 and binary protocols
+/// would otherwise keep the connection until the handshake times out.
 fn check_start(bytes: &[u8]) -> Result<usize, HeadError> {
     let limited = &bytes[..bytes.len().min(2 * EMPTY_LINES_MAX + 1)];
     let start = empty_lines(limited);
@@ -222,7 +203,7 @@ fn parse_whole(bytes: &[u8]) -> Result<Head<'_>, HeadError> {
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(used)) => debug_assert_eq!(used, bytes.len()),
-        // The empty line is there: with a line that httparse understood it would not ask for more.
+        // The empty line is there, so this is a line that httparse does not understand.
         Ok(httparse::Status::Partial) => return malformed("a line breaks off"),
         Err(error) => return Err(explain(error, bytes)),
     }
@@ -240,8 +221,8 @@ fn parse_whole(bytes: &[u8]) -> Result<Head<'_>, HeadError> {
     Ok(head)
 }
 
-/// httparse takes a bare LF for the end of a line, as RFC 9112 2.2 allows; proxies differ in it, so a header could end in
-/// two places. No client of today sends it.
+/// httparse accepts a bare LF as the end of a line, as RFC 9112 2.2 allows. Proxies differ in it, so that a header could end
+/// in two places; no current client sends it.
 fn check_line_ends(bytes: &[u8]) -> Result<(), HeadError> {
     let lines = bytes.split_inclusive(|b| *b == b'\n');
     match lines.zip(1..).find(|(line, _)| !line.ends_with(b"\r\n")) {
@@ -259,7 +240,7 @@ fn check_host(head: &Head<'_>) -> Result<(), HeadError> {
     }
 }
 
-/// The length of the body must have one reading only (RFC 9112 6.1 and 6.3).
+/// The length of the body must be unambiguous (RFC 9112 6.1 and 6.3).
 fn check_framing(head: &Head<'_>) -> Result<(), HeadError> {
     let mut lengths = head.header("content-length");
     if let Some(length) = lengths.next() {
@@ -286,7 +267,7 @@ fn check_framing(head: &Head<'_>) -> Result<(), HeadError> {
     Ok(())
 }
 
-/// httparse names the kind of error, not the place; the bytes are looked through once more to say which line it is.
+/// httparse reports the kind of error, not the place: this finds the line.
 fn explain(error: httparse::Error, bytes: &[u8]) -> HeadError {
     use httparse::Error;
     let mut lines = bytes.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));

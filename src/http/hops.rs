@@ -1,8 +1,8 @@
-//! Who stood between the client and this server, as far as the request shows it: `Via` (RFC 9110 7.6.3), `Forwarded`
-//! (RFC 7239) and its forerunners, headers that products leave behind, the HTTP version. Pure.
+//! The hops between the client and this server, as far as the request shows them: `Via` (RFC 9110 7.6.3), `Forwarded` (RFC
+//! 7239) and its predecessors, headers typical of products, the HTTP version. Pure.
 //!
-//! The peer's address is certain: it is the last hop's, or the client's own. Everything else is what the request says of
-//! itself, and may be of the client's making.
+//! Only the peer's address is certain: it is the last hop's, or the client's own. Everything else comes from the request, and
+//! the client may have forged it.
 
 use std::net::IpAddr;
 
@@ -11,48 +11,48 @@ use doctor::proxy::{FORWARDING, HINTS, Proxy};
 use super::head::{Head, Version};
 use super::shown::{bare, shown};
 
-/// Hops before the last that are named one by one.
+/// Number of earlier hops that are listed.
 const EARLIER_MAX: usize = 4;
 
-/// Addresses in the forwarding headers that are looked at: no real request passes more hops.
+/// Number of addresses in forwarding headers that are read: no real request passes more hops.
 const ADDRESSES_MAX: usize = 64;
 
-/// Signs of a hop that are listed.
+/// Number of headers that are listed as evidence.
 const EVIDENCE_MAX: usize = 8;
 
-/// The hop that handed the request to this server.
+/// The hop that passed the request to this server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hop {
-    /// Its address: the peer's.
-    pub address: IpAddr,
-    /// What it calls itself in `Via`.
-    pub name: Option<String>,
-    /// The product that it is.
-    pub proxy: Option<Proxy>,
-    /// Whether it names that product itself; else it is only likely.
-    pub certain: bool,
-    /// Hops before it, nearest the client first, as `Via` or the forwarding headers name them.
-    pub earlier: Vec<String>,
-    /// What all this was taken from, each a header as it came.
-    pub evidence: Vec<String>,
+pub(crate) struct Hop {
+    pub(crate) address: IpAddr,
+    /// Its name in `Via`.
+    pub(crate) name: Option<String>,
+    /// The product.
+    pub(crate) proxy: Option<Proxy>,
+    /// Whether the hop names its product; otherwise the product is only likely.
+    pub(crate) certain: bool,
+    /// Earlier hops, starting at the client, as named in `Via` or the forwarding headers.
+    pub(crate) earlier: Vec<String>,
+    /// The headers that show this, as they arrived.
+    pub(crate) evidence: Vec<String>,
 }
 
 impl Hop {
     /// The last hop of a request whose head could not be read.
-    pub fn unread(peer: IpAddr) -> Self {
+    pub(crate) fn unread(peer: IpAddr) -> Self {
         let address = peer.to_canonical();
         Self { address, name: None, proxy: None, certain: false, earlier: Vec::new(), evidence: Vec::new() }
     }
 
     /// The last hop of this request.
-    pub fn of(head: &Head<'_>, peer: IpAddr) -> Self {
+    pub(crate) fn of(head: &Head<'_>, peer: IpAddr) -> Self {
         let mut hop = Self::unread(peer);
         let via: Vec<_> = head.tokens("via").collect();
         let addresses = forwarded_addresses(head);
         hop.evidence = evidence(head);
         let habit = nginx_by_default(head);
         let named = via.last().and_then(|element| Proxy::named_in(&bare(element)));
-        // The last one to sign is not the last hop where the forwarding headers count more hops, or its habits are another's.
+        // The last entry in `Via` is not the last hop if the forwarding headers have more hops, or if other headers are typical of
+        // another product.
         let is_near = |proxy: &Proxy| could_be_at(*proxy, hop.address);
         let last_signs = via.len() >= addresses.len()
             && named.as_ref().is_none_or(is_near)
@@ -65,13 +65,13 @@ impl Hop {
         hop
     }
 
-    /// Whether the request shows that it was passed on.
-    pub fn is_seen(&self) -> bool {
+    /// Whether the request shows that a proxy has forwarded it.
+    pub(crate) fn is_seen(&self) -> bool {
         !self.evidence.is_empty()
     }
 
     /// Address, name and product, for the middle of a sentence.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let name = self.name.as_ref().map(|name| format!("\"{name}\" in Via"));
         let proxy =
             self.proxy.map(|proxy| if self.certain { proxy.to_string() } else { format!("most likely {proxy}") });
@@ -83,12 +83,12 @@ impl Hop {
     }
 }
 
-/// The host or pseudonym in an element of Via: behind the protocol.
+/// The host or pseudonym in an element of Via, after the protocol.
 fn received_by(element: &[u8]) -> Option<String> {
     element.split(|b| matches!(b, b' ' | b'\t')).filter(|word| !word.is_empty()).nth(1).map(bare)
 }
 
-/// Who the hops received the request from: the client first, or who claims to be it.
+/// The addresses from which the hops received the request, starting with the (alleged) client.
 fn forwarded_addresses(head: &Head<'_>) -> Vec<String> {
     let listed: Vec<_> = head.tokens("x-forwarded-for").take(ADDRESSES_MAX).map(bare).collect();
     if !listed.is_empty() {
@@ -104,7 +104,8 @@ fn forwarded_addresses(head: &Head<'_>) -> Vec<String> {
     elements.map(|element| of_element(element).unwrap_or_else(|| "unknown".to_owned())).collect()
 }
 
-/// Those before the last: by their signatures, or by the addresses if there are more. The first of these is the client's.
+/// The hops before the last: by their entries in `Via`, or by their addresses if there are more. The first address is the
+/// client's.
 fn earlier(signatures: &[&[u8]], addresses: &[String]) -> Vec<String> {
     let further = addresses.get(1..).unwrap_or_default();
     let count = signatures.len().max(further.len());
@@ -118,7 +119,7 @@ fn earlier(signatures: &[&[u8]], addresses: &[String]) -> Vec<String> {
     earlier
 }
 
-/// What shows that the request was passed on.
+/// Headers which show that a proxy has forwarded the request.
 fn evidence(head: &Head<'_>) -> Vec<String> {
     let hints = HINTS.iter().map(|(name, _)| *name);
     let names = ["via"].into_iter().chain(FORWARDING).chain(hints);
@@ -129,7 +130,7 @@ fn evidence(head: &Head<'_>) -> Vec<String> {
         .collect()
 }
 
-/// `proxy_pass` without further lines: HTTP/1.0, and `Connection: close` in front of what the client sent, behind nothing
+/// nginx's `proxy_pass` without further lines: HTTP/1.0, and `Connection: close` before the client's headers, after nothing
 /// but other headers that the proxy writes.
 fn nginx_by_default(head: &Head<'_>) -> Option<Proxy> {
     let is_written =
@@ -143,7 +144,7 @@ fn hinted(head: &Head<'_>) -> Option<Proxy> {
     HINTS.iter().find(|(name, _)| head.header(name).next().is_some()).map(|(_, proxy)| *proxy)
 }
 
-/// What products write unless they are told not to; others can be told to write it.
+/// Headers that these products add by default, and others only if configured.
 fn habits(head: &Head<'_>) -> Option<Proxy> {
     let has = |name| head.header(name).next().is_some();
     if has("x-forwarded-server") {
@@ -152,7 +153,8 @@ fn habits(head: &Head<'_>) -> Option<Proxy> {
     has("x-real-ip").then_some(Proxy::Nginx)
 }
 
-/// Services of others don't connect from this machine or network: something nearer, which says nothing of itself, does.
+/// Cloud services don't connect from this machine or a private network: then the last hop is a nearer one, which does not
+/// identify itself.
 fn could_be_at(proxy: Proxy, address: IpAddr) -> bool {
     let private = match address {
         IpAddr::V4(address) => address.is_private() || address.is_link_local(),

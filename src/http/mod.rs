@@ -1,22 +1,22 @@
 //! HTTP/1.1 as hi needs it: bytes in, values out. Nothing here reads, waits or looks at a clock (RFC 9110, 9112, 6455).
 //!
 //! In the order in which a request passes: [`head`] finds and parses the request head, [`target`] says what is asked for,
-//! [`upgrade`] says whether the request is a WebSocket handshake, [`origin`] whether its page may open one. When it fails,
-//! it has a [`reason`], [`hops`] says what passed it on, and [`diagnosis`] what to tell whom. What is answered comes from
-//! [`page`] (the chat page), [`stream`] (the head of server-sent events), [`echo`] (the request as it arrived) and
-//! [`response`] (the bytes on the wire); where there is a choice, [`accept`] says what the client would rather have.
+//! [`upgrade`] says whether the request is a WebSocket handshake, [`origin`] whether its page may open one. If it fails,
+//! [`hops`] says what forwarded it, and [`diagnosis`] what to tell the client and the operator. Answers come from [`page`] (the
+//! chat page), [`stream`] (the head of server-sent events), [`echo`] (the request as it arrived) and [`response`] (the bytes on
+//! the wire); [`accept`] says which form the client prefers.
 
-pub mod accept;
+pub(crate) mod accept;
 pub mod diagnosis;
 pub mod echo;
 pub mod head;
-pub mod hops;
-pub mod origin;
-pub mod page;
+pub(crate) mod hops;
+pub(crate) mod origin;
+pub(crate) mod page;
 pub mod response;
 mod shown;
-pub mod stream;
+pub(crate) mod stream;
 pub mod target;
 pub mod upgrade;
 
-pub use doctor::reason;
+pub(crate) use doctor::reason;

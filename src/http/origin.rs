@@ -1,7 +1,7 @@
 //! Origins of web pages (RFC 6454): which of them may open WebSockets here.
 //!
-//! A browser sends cookies of this site with a WebSocket that any other site opens, and the same-origin policy does not
-//! hold it back; the `Origin` header is what the server has to judge by. What sends none is no browser.
+//! Any site can open a WebSocket to this one, with this site's cookies: the same-origin policy does not prevent it. The server
+//! has to check the `Origin` header. A client that sends none is not a browser.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use std::str::FromStr;
 use super::head::Head;
 use super::shown::arrived;
 
-/// Scheme, host and port; compared as RFC 6454 5 asks: host and scheme in lower case, the scheme's port if none is given.
+/// Scheme, host and port, compared according to RFC 6454 5: scheme and host in lower case, with the scheme's default port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// `https://chat.example.com`.
@@ -18,10 +18,10 @@ pub enum Origin {
         scheme: String,
         /// In lower case; an IPv6 address in brackets.
         host: String,
-        /// `None` where the scheme has no port of its own and none is given.
+        /// `None` if none is given and the scheme has no default.
         port: Option<u16>,
     },
-    /// `null`: a file, a sandboxed frame (RFC 6454 6.1).
+    /// `null`: a file or a sandboxed frame (RFC 6454 6.1).
     Null,
 }
 
@@ -76,11 +76,11 @@ impl fmt::Display for Origin {
 /// One entry of `--origins`: which pages may open WebSockets and streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Allowed {
-    /// Those of the host that the request was sent to, as its `Host` header names it.
+    /// Pages of the host that the request's `Host` header names.
     SameHost,
-    /// All.
+    /// All pages.
     Any,
-    /// Those of this origin.
+    /// Pages of this origin.
     Origin(Origin),
 }
 
@@ -116,7 +116,7 @@ impl Allowed {
     }
 }
 
-/// Whether the page comes from the host that `Host` names. A proxy that ends TLS hands on `Host` without a scheme, so the
+/// Whether the page comes from the host in `Host`. Behind a proxy that terminates TLS the scheme of `Host` is unknown, so the
 /// default ports of both schemes count as none.
 fn is_same_host(origin: &Origin, host: &str) -> bool {
     let Origin::Web { host: page_host, port: page_port, .. } = origin else { return false };
@@ -125,9 +125,9 @@ fn is_same_host(origin: &Origin, host: &str) -> bool {
     is_host(host) && host.eq_ignore_ascii_case(page_host) && explicit(port) == explicit(*page_port)
 }
 
-/// Host and port of an authority (RFC 3986 3.2), without user information. `None`: the port is none.
-pub fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
-    // A colon within the brackets of an IPv6 address begins no port.
+/// Host and port of an authority (RFC 3986 3.2), without user information. `None`: the port is invalid.
+pub(crate) fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+    // A colon inside the brackets of an IPv6 address does not start a port.
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => {
             let is_number = port.bytes().all(|b| b.is_ascii_digit());
@@ -140,24 +140,24 @@ pub fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
 /// A page that may not open WebSockets or streams here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginRefused {
-    /// Its origin as it came, for one line of text.
-    pub arrived: String,
-    /// The same, as `--origins` takes it; `None` if it is no origin.
-    pub origin: Option<String>,
-    /// The `Host` that arrived, if pages of the same host are let in: a proxy may have rewritten it.
-    pub host: Option<String>,
-    /// What may come, for one line of text: for the operator alone.
-    pub allowed: String,
+    /// Its origin as it arrived, for one line of text.
+    pub(crate) arrived: String,
+    /// Its origin as a value for `--origins`; `None` if it is invalid.
+    pub(crate) origin: Option<String>,
+    /// The `Host` that arrived, if pages of the same host are allowed: a proxy may have rewritten it.
+    pub(crate) host: Option<String>,
+    /// The allowed origins, for one line of text: for the operator only.
+    pub(crate) allowed: String,
 }
 
-/// Allowed origins that are listed in the log.
+/// Number of allowed origins that are listed in the log.
 const LISTED_MAX: usize = 10;
 
 /// Whether this request may open a WebSocket or a stream.
 ///
 /// # Errors
-/// It has an `Origin` that no entry of `allowed` admits, is none, or is there twice.
-pub fn check(head: &Head<'_>, allowed: &[Allowed]) -> Result<(), OriginRefused> {
+/// Its `Origin` matches no entry of `allowed`, is invalid, or occurs twice.
+pub(crate) fn check(head: &Head<'_>, allowed: &[Allowed]) -> Result<(), OriginRefused> {
     let mut values = head.header("origin");
     let Some(value) = values.next().filter(|_| !allowed.contains(&Allowed::Any)) else { return Ok(()) };
     let origin = std::str::from_utf8(value).ok().and_then(|value| value.parse::<Origin>().ok());

@@ -9,12 +9,11 @@ use sha1::{Digest as _, Sha1};
 use super::head::Head;
 use super::response::Response;
 
-/// Nothing but the page's own files and its own WebSocket; no inline script or style, no frame around it
-/// (CSP Level 3). `connect-src 'self'` covers ws: and wss: of the same host and port.
-pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+/// Allows nothing but the page's own files and its own WebSocket; no inline script or style, no frame around it (CSP Level 3). `connect-src 'self'` covers ws: and wss: of the same host and port.
+pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The files: each with the path that it has beside the page.
+/// The files, each with its path relative to the page.
 static ASSETS: LazyLock<[(&str, Asset); 10]> = LazyLock::new(|| {
     let script = |bytes: &'static [u8]| Asset::new("text/javascript; charset=utf-8", bytes);
     [
@@ -35,16 +34,16 @@ static ASSETS: LazyLock<[(&str, Asset); 10]> = LazyLock::new(|| {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Asset {
     /// The media type, with charset.
-    pub content_type: &'static str,
+    pub(crate) content_type: &'static str,
     /// The file as it is served.
-    pub bytes: &'static [u8],
+    pub(crate) bytes: &'static [u8],
     /// A strong entity tag in its quotes, made from the content (RFC 9110 8.8.3).
-    pub etag: ETag,
+    pub(crate) etag: ETag,
 }
 
 /// An entity tag: 16 hexadecimal digits of the content's SHA-1, in quotes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct ETag([u8; 18]);
+pub(crate) struct ETag([u8; 18]);
 
 impl ETag {
     fn of(content: &[u8]) -> Self {
@@ -58,7 +57,7 @@ impl ETag {
     }
 
     /// With its quotes, as in the header.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         // Hexadecimal digits and quotes: always UTF-8.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
@@ -70,7 +69,7 @@ impl Asset {
     }
 
     /// The file, or 304 if the client has it already.
-    pub fn response(&self, head: &Head<'_>) -> Response {
+    pub(crate) fn response(&self, head: &Head<'_>) -> Response {
         let status = if self.is_known(head) { 304 } else { 200 };
         Response::new(status, self.content_type, Bytes::from_static(self.bytes))
             .header("ETag", self.etag.as_str())
@@ -81,7 +80,7 @@ impl Asset {
 
     /// Whether `If-None-Match` names this content (RFC 9110 13.1.2). Compared weakly, as the RFC says: a proxy that
     /// compresses makes the tag weak.
-    pub fn is_known(&self, head: &Head<'_>) -> bool {
+    pub(crate) fn is_known(&self, head: &Head<'_>) -> bool {
         head.tokens("if-none-match").any(|tag| {
             let tag = tag.strip_prefix(b"W/").unwrap_or(tag);
             tag == b"*" || tag == self.etag.as_str().as_bytes()
@@ -101,9 +100,9 @@ impl fmt::Debug for Asset {
     }
 }
 
-/// The file of the page at this path, decoded and without query. A proxy that maps `/chat` to `/` makes `/chat/app.js`
-/// `//app.js`: slashes in front don't count.
-pub fn asset(path: &str) -> Option<Asset> {
+/// The file of the page at this path, decoded and without query. Leading slashes don't count: a proxy that maps `/chat` to `/`
+/// turns `/chat/app.js` into `//app.js`.
+pub(crate) fn asset(path: &str) -> Option<Asset> {
     let name = match path.trim_start_matches('/') {
         "index.html" => "",
         name => name,

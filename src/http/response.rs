@@ -1,5 +1,5 @@
-//! Complete HTTP/1.1 responses as bytes (RFC 9112 4): status line, headers, body. No `Date`: RFC 9110 6.6.1 asks for it
-//! only where there is a clock, and here is none.
+//! Complete HTTP/1.1 responses as bytes (RFC 9112 4): status line, headers, body. There is no
+//! `Date`, which RFC 9110 6.6.1 requires only of servers with a clock.
 
 use bytes::Bytes;
 
@@ -12,18 +12,18 @@ pub enum Connection {
     KeepAlive,
 }
 
-/// What the request's method lets the response carry.
+/// What a response may carry, depending on the request's method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body {
     /// Headers and body.
     Sent,
-    /// The headers alone, Content-Length as if the body were there: the answer to HEAD (RFC 9110 9.3.2).
+    /// The headers only, with Content-Length as if there were a body: the answer to HEAD (RFC 9110 9.3.2).
     HeadersOnly,
 }
 
 impl Body {
     /// The body that a response to a request with this method may have.
-    pub fn to_method(method: &str) -> Self {
+    pub(crate) fn to_method(method: &str) -> Self {
         if method == "HEAD" { Self::HeadersOnly } else { Self::Sent }
     }
 }
@@ -40,23 +40,23 @@ pub struct Response {
 
 impl Response {
     /// A response with this status, media type and body.
-    pub fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+    pub(crate) fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         Self { status, content_type, headers: Vec::new(), connection_option: None, body: body.into() }
     }
 
-    /// A text in UTF-8, said of this moment: nobody keeps it.
-    pub fn text(status: u16, text: impl Into<String>) -> Self {
+    /// A text in UTF-8 that must not be cached.
+    pub(crate) fn text(status: u16, text: impl Into<String>) -> Self {
         Self::new(status, "text/plain; charset=utf-8", text.into()).header("Cache-Control", "no-store")
     }
 
-    /// JSON that is already written out, said of this moment: nobody keeps it.
-    pub fn json(status: u16, json: impl Into<Bytes>) -> Self {
+    /// Serialized JSON that must not be cached.
+    pub(crate) fn json(status: u16, json: impl Into<Bytes>) -> Self {
         Self::new(status, "application/json", json).header("Cache-Control", "no-store")
     }
 
     /// Adds a header. Control characters in the value become spaces, so that a value never becomes a line of its own.
     #[must_use]
-    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         debug_assert!(name.bytes().all(super::head::is_token_byte), "not a header name: {name}");
         let mut value = value.into();
         if value.contains(char::is_control) {
@@ -66,22 +66,16 @@ impl Response {
         self
     }
 
-    /// Adds an option to the Connection header, beside close or keep-alive: what a hop-by-hop header needs
-    /// (RFC 9110 7.6.1), `Upgrade` with a 426.
+    /// Adds an option to the Connection header beside close or keep-alive, as a hop-by-hop header needs it (RFC 9110 7.6.1):
+    /// `Upgrade` with a 426.
     #[must_use]
-    pub fn connection_option(mut self, option: &'static str) -> Self {
+    pub(crate) fn connection_option(mut self, option: &'static str) -> Self {
         self.connection_option = Some(option);
         self
     }
 
-    /// The status.
-    pub fn status(&self) -> u16 {
-        self.status
-    }
-
-    /// The head alone of a response without a length: what follows is sent as it comes, and ends with the connection
-    /// (RFC 9112 6.3).
-    pub fn encode_open(&self) -> Bytes {
+    /// The head of a response without a length, whose body ends with the connection (RFC 9112 6.3).
+    pub(crate) fn encode_open(&self) -> Bytes {
         self.head(Connection::Close, None).into()
     }
 
@@ -124,14 +118,14 @@ impl Response {
         bytes
     }
 
-    /// RFC 9110 6.4.1: the end of the head is the end of these responses, whatever their headers say.
+    /// Responses that end with their head, whatever the headers say (RFC 9110 6.4.1).
     fn never_has_a_body(&self) -> bool {
         matches!(self.status, 100..=199 | 204 | 304)
     }
 }
 
-/// The reason phrase of RFC 9110 15; empty, as the grammar allows, for what hi never answers.
-pub fn reason_phrase(status: u16) -> &'static str {
+/// The reason phrase of RFC 9110 15; empty, as the grammar allows, for a status that hi never sends.
+pub(crate) fn reason_phrase(status: u16) -> &'static str {
     match status {
         101 => "Switching Protocols",
         200 => "OK",

@@ -1,11 +1,11 @@
-//! Received bytes, so that they can't do anything in a terminal, a log or a page: printable ASCII, cut.
+//! Received bytes made harmless for a terminal, a log or a page: printable ASCII, shortened.
 
 use super::head::Head;
 
-/// Bytes of a received value that are repeated.
+/// Bytes of a received value that are shown.
 const SHOWN_BYTES_MAX: usize = 60;
 
-/// Values of headers of one name that are repeated.
+/// Number of values of one header that are shown.
 const SHOWN_VALUES_MAX: usize = 3;
 
 /// The value in quotes.
@@ -20,7 +20,7 @@ pub(super) fn bare(value: &[u8]) -> String {
     format!("{}{more}", cut.escape_ascii())
 }
 
-/// What came under this name, for one line of text: `absent`, or `arrived: ...`.
+/// The values of this header, for one line of text: `absent`, or `arrived: ...`.
 pub(super) fn arrived(head: &Head<'_>, name: &str) -> String {
     let mut values = head.header(name).map(shown);
     let Some(first) = values.next() else { return "absent".to_owned() };

@@ -1,4 +1,4 @@
-//! The answer to a request for server-sent events, and to what browsers ask before one (the Fetch standard, 3.2). Pure.
+//! The answers to a request for server-sent events and to a browser's preflight (the Fetch standard, 3.2). Pure.
 
 use super::head::Head;
 use super::origin::Allowed;
@@ -10,15 +10,15 @@ use crate::protocol::sse;
 /// The methods of `/stream/ROOM`.
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
-/// The head of an unending answer: the end of the connection is the end of it, so that it passes a hop of HTTP/1.0; no
-/// cache may keep it, and nginx may not hold it back. To be sent with [`Response::encode_open`].
-pub fn opened(head: &Head<'_>, allowed: &[Allowed]) -> Response {
+/// The head of a stream. The stream ends with the connection, so that it passes HTTP/1.0 hops; no cache may store it, and
+/// nginx may not buffer it. To be sent with [`Response::encode_open`].
+pub(crate) fn opened(head: &Head<'_>, allowed: &[Allowed]) -> Response {
     let response = Response::new(200, "text/event-stream", "").header("Cache-Control", "no-store");
     sharing(response.header("X-Accel-Buffering", "no"), head, allowed)
 }
 
-/// The answer to a preflight: `fetch` asks before it sends `Last-Event-ID` to another origin.
-pub fn preflight(head: &Head<'_>, allowed: &[Allowed]) -> Response {
+/// The answer to a preflight, which `fetch` sends before a request with `Last-Event-ID` to another origin.
+pub(crate) fn preflight(head: &Head<'_>, allowed: &[Allowed]) -> Response {
     let response = Response::text(204, "")
         .header("Allow", METHODS)
         .header("Access-Control-Allow-Methods", METHODS)
@@ -27,16 +27,16 @@ pub fn preflight(head: &Head<'_>, allowed: &[Allowed]) -> Response {
 }
 
 /// The answer to any other method.
-pub fn method_not_allowed() -> Response {
+pub(crate) fn method_not_allowed() -> Response {
     Response::text(405, "Events are there to be read: use GET. Messages go through /ws.").header("Allow", METHODS)
 }
 
-/// What the listener has of the room, if it says so: in `Last-Event-ID`, or, where a polyfill can't set that header, in the
-/// query. A browser that reconnects to such an address sends both, and the header is the newer one.
+/// The listener's position in the room, if it sends one: in `Last-Event-ID`, or in the query if it is a polyfill that can't set
+/// that header. A browser that reconnects to such an address sends both, and the header is newer.
 ///
 /// # Errors
 /// The query gives it twice, or not in UTF-8.
-pub fn since(head: &Head<'_>, query: &str) -> Result<Option<Since>, TargetError> {
+pub(crate) fn since(head: &Head<'_>, query: &str) -> Result<Option<Since>, TargetError> {
     let header = head.header("last-event-id").next().filter(|value| !value.is_empty());
     if let Some(value) = header {
         return Ok(Some(sse::parse_last_event_id(value)));
@@ -45,7 +45,7 @@ pub fn since(head: &Head<'_>, query: &str) -> Result<Option<Since>, TargetError>
     Ok(id.map(|id| sse::parse_last_event_id(id.as_bytes())))
 }
 
-/// Lets pages of the origins that may open WebSockets read the answer, too. The request's origin has been checked.
+/// Lets the requesting page read the answer. Its origin has been checked.
 fn sharing(response: Response, head: &Head<'_>, allowed: &[Allowed]) -> Response {
     if allowed.contains(&Allowed::Any) {
         return response.header("Access-Control-Allow-Origin", "*");

@@ -1,11 +1,9 @@
-//! The request target: what is asked for (RFC 9112 3.2, RFC 3986).
+//! The request target (RFC 9112 3.2, RFC 3986).
 //!
-//! Two steps, because their answers come at different times: [`route`] says what the request asks for, and only when the
-//! handshake is valid does [`UpgradeTarget::params`] look at user and room. A plain GET on `/ws` is told that it is no
-//! handshake, not that it lacks a user name.
+//! There are two steps: [`route`] says what the request is for, and [`UpgradeTarget::params`] checks user and room, usually only
+//! once the handshake is valid. A plain GET on `/ws` is told that it is no handshake, not that it lacks a user name.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use percent_encoding::percent_decode;
 
@@ -13,33 +11,34 @@ use super::page::{self, Asset};
 use super::reason::Reason;
 use crate::protocol::name::Name;
 
-/// The body for every user name that is refused; clients of the original hi know it by heart.
-pub const USERNAME_TEXT: &str = "Need a valid username (shorter than 80 characters and does not start with a hash)";
+/// The body for every refused user name, exactly as in the original hi, whose clients may compare it.
+pub(crate) const USERNAME_TEXT: &str =
+    "Need a valid username (shorter than 80 characters and does not start with a hash)";
 
-/// The chat room of an address that names none.
-pub const ROOM_DEFAULT: &str = "general";
+/// The chat room of an address without one.
+pub(crate) const ROOM_DEFAULT: &str = "general";
 
-/// What a request target leads to. Queries are as they arrived; rooms are decoded and not checked yet.
+/// What a request target is for. Queries are as they arrived; rooms are decoded but not checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route<'t> {
     /// A file of the chat page.
     Page(Asset),
-    /// `/healthz`: is the process alive?
+    /// `/healthz`: whether the process is alive.
     Healthz,
     /// `/-/doctor/echo`: the request as it arrived.
     DoctorEcho,
-    /// A WebSocket; anything but a handshake is answered with 426 there.
+    /// A WebSocket; anything but a handshake is answered with 426.
     Upgrade(UpgradeTarget<'t>),
     /// Server-sent events of a chat room: `/stream/ROOM`. Next: [`stream_room`].
     Stream {
-        /// Everything behind `/stream/`, decoded.
+        /// Everything after `/stream/`, decoded.
         room: String,
-        /// Behind the `?`; empty if there is none. Next: [`last_event_id`].
+        /// What follows the `?`, possibly empty. Next: [`last_event_id`].
         query: &'t str,
     },
     /// `*`: the server as a whole (RFC 9110 9.3.7).
     Server,
-    /// Nothing of ours.
+    /// An address that hi does not have.
     NotFound,
 }
 
@@ -48,14 +47,14 @@ pub enum Route<'t> {
 pub enum UpgradeTarget<'t> {
     /// The chat: any path that ends in `/ws`.
     Chat {
-        /// Behind the `?`; empty if there is none.
+        /// What follows the `?`, possibly empty.
         query: &'t str,
     },
     /// A raw room: `/raw/ROOM`.
     Raw {
-        /// Everything behind `/raw/`, decoded.
+        /// Everything after `/raw/`, decoded.
         room: String,
-        /// Behind the `?`; empty if there is none.
+        /// What follows the `?`, possibly empty.
         query: &'t str,
     },
 }
@@ -70,6 +69,11 @@ pub enum UpgradeParams {
 }
 
 impl UpgradeTarget<'_> {
+    /// Whether the address has a user name, valid or not.
+    pub(crate) fn names_a_user(&self) -> bool {
+        matches!(self, Self::Chat { query } if !matches!(single(query, "username"), Ok(None)))
+    }
+
     /// Reads and checks the parameters.
     ///
     /// # Errors
@@ -82,39 +86,39 @@ impl UpgradeTarget<'_> {
     }
 }
 
-/// The user that wants into the chat, and the room.
+/// A user who connects to the chat, and the room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatParams {
-    /// The user's name.
-    pub user: Name,
+    pub(crate) user: Name,
     /// The room's name.
     pub room: Name,
     /// Whether the address named the room; if not, it is [`ROOM_DEFAULT`] (v1 joins only what is named).
-    pub room_named: bool,
-    /// `resume`: the secret of a lost connection, as it came.
-    pub resume: Option<String>,
+    pub(crate) room_named: bool,
+    /// `resume`: the secret of a lost connection, not checked.
+    pub(crate) resume: Option<String>,
 }
 
-/// Which raw room, and how.
+/// A raw room, and how to take part in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawParams {
     /// The room's name.
     pub room: Name,
     /// Whether the sender gets its own messages back (`echo=0`: no).
-    pub echo: bool,
-    /// Whether a lapped member skips what it lost instead of being closed (`lossy=1`: yes).
-    pub lossy: bool,
+    pub(crate) echo: bool,
+    /// Whether the member, if lapped, skips what it lost instead of being disconnected (`lossy=1`: yes).
+    pub(crate) lossy: bool,
 }
 
 /// Why a target was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
 pub struct TargetError {
-    /// What is wrong, in one word.
-    pub reason: Reason,
+    /// What is wrong, as one word for programs.
+    pub(crate) reason: Reason,
     /// The whole body for the client.
-    pub text: String,
-    /// The precise reason for the log: one line, without control characters. `Display` is this.
-    pub detail: String,
+    pub(crate) text: String,
+    /// The precise reason, for the log: one line without control characters; also `Display`.
+    pub(crate) detail: String,
 }
 
 impl TargetError {
@@ -128,16 +132,8 @@ impl TargetError {
     }
 }
 
-impl fmt::Display for TargetError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail)
-    }
-}
-
-impl std::error::Error for TargetError {}
-
-/// Where a request target leads: `/raw/`, `/stream/` and `/-/` first, then the files of the page and `/healthz`, then any
-/// path that ends in `/ws`. Paths are compared decoded (RFC 3986 6.2.2.2); queries stay as they are.
+/// What a request target is for: `/raw/`, `/stream/` and `/-/` first, then the files of the page and `/healthz`, then any path
+/// that ends in `/ws`. Paths are compared decoded (RFC 3986 6.2.2.2); queries stay encoded.
 ///
 /// # Errors
 /// The path is not valid percent-encoding, not UTF-8, or has control characters.
@@ -168,12 +164,12 @@ pub fn route(target: &str) -> Result<Route<'_>, TargetError> {
     })
 }
 
-/// The parameters of [`UpgradeTarget::Chat`]: exactly one `username`, at most one `room` and one `resume`; other keys are not looked at.
+/// The parameters of [`UpgradeTarget::Chat`]: exactly one `username`, at most one `room` and one `resume`; other keys are
+/// ignored.
 ///
 /// # Errors
-/// Every fault of the user name has the body [`USERNAME_TEXT`]; those of the room have sentences of their own. The user
-/// name is judged first.
-pub fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
+/// Every invalid user name has the body [`USERNAME_TEXT`]; an invalid room is explained. The user name is checked first.
+pub(crate) fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
     let user = match single(query, "username") {
         Ok(Some(value)) => value,
         Ok(None) => return Err(TargetError::username("The address has no `username`.")),
@@ -187,11 +183,11 @@ pub fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
     Ok(ChatParams { user, room, room_named, resume: resume.map(Cow::into_owned) })
 }
 
-/// The parameters of [`UpgradeTarget::Raw`]; keys other than `echo` and `lossy` are not looked at.
+/// The parameters of [`UpgradeTarget::Raw`]; keys other than `echo` and `lossy` are ignored.
 ///
 /// # Errors
 /// The room's name is invalid, or `echo` or `lossy` is neither 0 nor 1, or given twice.
-pub fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetError> {
+pub(crate) fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetError> {
     Ok(RawParams {
         room: room_name(room)?,
         echo: switch(query, "echo")?.unwrap_or(true),
@@ -203,18 +199,18 @@ pub fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetError> {
 ///
 /// # Errors
 /// The room's name is invalid.
-pub fn stream_room(room: &str) -> Result<Name, TargetError> {
+pub(crate) fn stream_room(room: &str) -> Result<Name, TargetError> {
     room_name(room)
 }
 
-/// The keys under which polyfills of `EventSource` send what native ones send as `Last-Event-ID`.
+/// The keys in which polyfills of `EventSource` send what native ones send as `Last-Event-ID`.
 const LAST_EVENT_ID_KEYS: [&str; 2] = ["lastEventId", "lastEventID"];
 
 /// The id of the last event that a listener has, from the query of [`Route::Stream`].
 ///
 /// # Errors
 /// It is given more than once, or can't be decoded.
-pub fn last_event_id(query: &str) -> Result<Option<Cow<'_, str>>, TargetError> {
+pub(crate) fn last_event_id(query: &str) -> Result<Option<Cow<'_, str>>, TargetError> {
     let [one, other] = LAST_EVENT_ID_KEYS.map(|key| single(query, key));
     let fault = |fault: ParamError| TargetError::new(Reason::QueryInvalid, fault.to_string());
     match (one.map_err(fault)?, other.map_err(fault)?) {
@@ -246,8 +242,8 @@ fn switch(query: &str, key: &'static str) -> Result<Option<bool>, TargetError> {
     }
 }
 
-/// Path and query, both as they arrived. Targets in absolute form name the server once more (RFC 9112 3.2.2: a server
-/// accepts them); `*` and the authority form of CONNECT have no path.
+/// Path and query, both as they arrived. A server has to accept targets in absolute form (RFC 9112 3.2.2); `*` and the authority
+/// form of CONNECT have no path.
 fn split(target: &str) -> Option<(&str, &str)> {
     let origin_form = if target.starts_with('/') {
         target
@@ -259,7 +255,7 @@ fn split(target: &str) -> Option<(&str, &str)> {
     Some((if path.is_empty() { "/" } else { path }, query))
 }
 
-/// The value of a key that may be there once.
+/// The value of a key that may occur once.
 fn single<'q>(query: &'q str, key: &'static str) -> Result<Option<Cow<'q, str>>, ParamError> {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let mut values = pairs.filter(|(name, _)| decode(name, true).is_ok_and(|name| name == key)).map(|(_, value)| value);
@@ -270,34 +266,21 @@ fn single<'q>(query: &'q str, key: &'static str) -> Result<Option<Cow<'q, str>>,
     decode(value, true).map(Some).map_err(|fault| ParamError { key, fault })
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("`{key}` {fault}.")]
 struct ParamError {
     key: &'static str,
     fault: Fault,
 }
 
-impl fmt::Display for ParamError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` {}.", self.key, self.fault)
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Fault {
+    #[error("is given more than once: give it once")]
     Twice,
+    #[error("has a percent sign without two hexadecimal digits behind it: write %25 for the sign itself")]
     Percent,
+    #[error("is not valid UTF-8 once it is percent-decoded: encode it as UTF-8")]
     Utf8,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Twice => "is given more than once: give it once",
-            Self::Percent => {
-                "has a percent sign without two hexadecimal digits behind it: write %25 for the sign itself"
-            }
-            Self::Utf8 => "is not valid UTF-8 once it is percent-decoded: encode it as UTF-8",
-        })
-    }
 }
 
 /// Percent-decoding (RFC 3986 2.1); in a query, `+` is a space, as forms write it.

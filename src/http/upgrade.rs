@@ -1,8 +1,8 @@
-//! Is this request head a WebSocket handshake, and if not, what exactly is missing? (RFC 6455 4.2, RFC 9110 7.6.1, 7.8)
+//! Whether a request head is a WebSocket handshake, and if not, what exactly is missing (RFC 6455 4.2, RFC 9110 7.6.1, 7.8).
 //!
 //! `Upgrade` and `Connection` are hop-by-hop: every proxy drops them unless it is told to forward them. `Sec-WebSocket-*`
 //! are end-to-end and survive. A request with the key and without `Upgrade` therefore proves that something between the
-//! client and this server ate it.
+//! client and this server removed it.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -14,13 +14,13 @@ use super::head::{Head, Version, is_token_byte};
 use super::reason::Reason;
 use super::shown::{arrived, shown};
 
-/// RFC 6455 1.3: what the key is joined with before it is hashed.
+/// Appended to the key before it is hashed (RFC 6455 1.3).
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// Bytes of the nonce in Sec-WebSocket-Key (RFC 6455 4.1, 7).
 const KEY_BYTES: usize = 16;
 
-/// RFC 6455 asks for 16 bytes in base64. Bits behind the last byte decide nothing: keys typed by hand have them.
+/// RFC 6455 requires 16 bytes in base64. Extra bits after the last byte are ignored: keys typed by hand have them.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -28,31 +28,31 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// A valid handshake: what the 101 needs.
+/// A valid handshake, as the 101 needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake {
     /// The value of `Sec-WebSocket-Accept`: base64 of 20 bytes, ASCII.
-    pub accept: [u8; 28],
+    pub(crate) accept: [u8; 28],
     /// The subprotocols that the client offers, in its order of preference; tokens, compared with case (RFC 6455 4.1).
-    pub protocols: Vec<String>,
+    pub(crate) protocols: Vec<String>,
 }
 
 impl Handshake {
     /// Whether the client offers this subprotocol.
-    pub fn offers(&self, protocol: &str) -> bool {
+    pub(crate) fn offers(&self, protocol: &str) -> bool {
         self.protocols.iter().any(|offered| offered == protocol)
     }
 }
 
-/// A request that is no handshake: the cause and its evidence. What is said of it: [`super::diagnosis`].
+/// A request that is no handshake: the cause and its evidence. [`super::diagnosis`] explains it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The first cause, in the order in which they explain each other.
-    pub reason: Reason,
-    /// Everything that is missing or wrong, not only the cause: each what should be there and what came instead.
-    pub missing: Vec<String>,
+    /// The first cause: it may explain the others.
+    pub(crate) reason: Reason,
+    /// Everything missing or wrong, not only the cause: what was expected, and what arrived instead.
+    pub(crate) missing: Vec<String>,
     /// End-to-end headers of the handshake that did arrive: the proof that a WebSocket client sent the request.
-    pub survived: Vec<&'static str>,
+    pub(crate) survived: Vec<&'static str>,
 }
 
 /// The verdict on a request on an upgrade path, from its head alone.
@@ -84,7 +84,7 @@ pub fn response_101(handshake: &Handshake, protocol: Option<&str>) -> Bytes {
     bytes.into()
 }
 
-/// What the head says about each thing that a handshake needs.
+/// Everything that a handshake needs, as found in the head.
 struct Facts<'b> {
     method_is_get: bool,
     http11: bool,
@@ -110,13 +110,13 @@ impl<'b> Facts<'b> {
             version_sent: head.header("sec-websocket-version").next().is_some(),
             version_is_13: versions.next() == Some(b"13") && versions.next().is_none(),
             keys: head.header("sec-websocket-key").count(),
-            key: keys.next().filter(|key| is_sound_key(key)).filter(|_| keys.next().is_none()),
+            key: keys.next().filter(|key| is_valid_key(key)).filter(|_| keys.next().is_none()),
             body: head.body_declared(),
         }
     }
 
-    /// The cause, if there is one. The order matters: what a hop took away is said before what the client did wrong, and
-    /// a version other than 13 before its key, which other versions write differently.
+    /// The cause, if there is one. The order matters: what a hop removed comes before what the client did wrong, and a version
+    /// other than 13 before the key, which other versions write differently.
     fn verdict(&self) -> Option<Reason> {
         // `Connection: upgrade` proves nothing: proxies that write it into every request are common.
         let client_means_websocket = self.keys > 0 || self.version_sent || self.upgrade;
@@ -186,12 +186,12 @@ impl<'b> Facts<'b> {
     }
 }
 
-fn is_sound_key(key: &[u8]) -> bool {
+fn is_valid_key(key: &[u8]) -> bool {
     let mut nonce = [0; KEY_BYTES + 2];
     key.len() == KEY_BYTES.div_ceil(3) * 4 && BASE64.decode_slice(key, &mut nonce) == Ok(KEY_BYTES)
 }
 
-/// What is no token is no subprotocol that anybody could choose; it is left out, as browsers never send it.
+/// The subprotocols in the head. What is not a token is left out: browsers never send it.
 fn offered_protocols(head: &Head<'_>) -> Vec<String> {
     head.tokens("sec-websocket-protocol")
         .filter(|name| name.iter().all(|b| is_token_byte(*b)))

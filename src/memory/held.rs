@@ -1,35 +1,35 @@
-//! What a holder has taken: counted in the ledger of the thread that takes it or gives it back.
+//! What a holder has taken, counted in the ledger of the thread that takes it or gives it back.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::plan::Sizes;
-use crate::metrics::counters::Number;
+use crate::number::Number;
 
-/// Kinds of holders.
+/// The kinds of holders, which are also the labels of their metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// Room logs.
+    /// Room logs: frames that slow members have not received.
     Logs,
-    /// What chat rooms keep for clients that reconnect.
+    /// Frames that chat rooms keep for clients that reconnect.
     Replay,
-    /// Replies, and what sends that were cut off left over.
+    /// Replies, and what partial sends left over.
     Outboxes,
-    /// Half-read frames and messages.
+    /// Frames and messages that have not arrived completely.
     Messages,
-    /// What connections have said that waits to be read.
+    /// Input of connections that waits to be read.
     Unread,
-    /// Half-read request heads.
+    /// Request heads that have not arrived completely.
     Heads,
 }
 
 impl What {
-    /// All of them, in the order of their declaration.
+    /// All kinds, in the order of their declaration.
     pub const ALL: [Self; 6] = [Self::Logs, Self::Replay, Self::Outboxes, Self::Messages, Self::Unread, Self::Heads];
-    /// Those that give memory back when the budget is used up. A head is refused before it takes any.
+    /// The kinds that give memory back when the budget is used up. A request head is refused before it takes any.
     pub const GIVING: [Self; 5] = [Self::Logs, Self::Replay, Self::Outboxes, Self::Messages, Self::Unread];
 
-    /// As a label.
+    /// The value of the label in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Logs => "logs",
@@ -41,7 +41,7 @@ impl What {
         }
     }
 
-    /// In a sentence that counts them.
+    /// The words for a log line that counts them.
     pub fn plural(self) -> &'static str {
         match self {
             Self::Logs => "room logs",
@@ -54,12 +54,12 @@ impl What {
     }
 }
 
-/// What the holders of one thread have taken. Only that thread writes.
+/// What the holders of one thread have taken. Only that thread writes it.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Ledger {
     bytes: [Number; What::ALL.len()],
-    /// How much was taken since the start; never goes back.
+    /// Bytes taken since the start; never decreases.
     taken: Number,
     /// `taken` at the last review.
     reviewed: Number,
@@ -69,17 +69,17 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Bytes of this kind that this thread has taken and not given back. Wraps: see [`super::Memory::bytes`].
+    /// Bytes of this kind that this thread has taken, minus those it has given back. May wrap: see [`super::Memory::bytes`].
     pub fn bytes(&self, what: What) -> u64 {
         self.bytes[what as usize].get()
     }
 
-    /// Holders of this kind that had to give.
+    /// How many times holders of this kind had to give memory back.
     pub(crate) fn laps(&self, what: What) -> &Number {
         &self.laps[what as usize]
     }
 
-    /// Adds the sizes of this thread's holders to others.
+    /// Adds the sizes of this thread's holders to `on_shards` and `replays`.
     pub fn add_sizes(&self, on_shards: &Sizes, replays: &Sizes) {
         on_shards.add(&self.on_shard);
         replays.add(&self.replays);
@@ -100,17 +100,17 @@ impl Ledger {
 }
 
 thread_local! {
-    static HERE: RefCell<Arc<Ledger>> = RefCell::default();
+    static LEDGER: RefCell<Arc<Ledger>> = RefCell::default();
 }
 
-/// The calling thread counts in `ledger` from now on.
+/// Makes the calling thread count in `ledger`.
 pub(super) fn count_in(ledger: Arc<Ledger>) {
-    HERE.with_borrow_mut(|here| *here = ledger);
+    LEDGER.with_borrow_mut(|here| *here = ledger);
 }
 
 /// Whether the calling thread has taken `bytes` more since this was last true.
 pub(super) fn has_grown_by(bytes: u64) -> bool {
-    HERE.with_borrow(|here| {
+    LEDGER.with_borrow(|here| {
         let grown = here.taken.get().wrapping_sub(here.reviewed.get());
         if grown >= bytes {
             here.reviewed.add(grown);
@@ -119,17 +119,17 @@ pub(super) fn has_grown_by(bytes: u64) -> bool {
     })
 }
 
-/// Asks for the sizes of the calling thread's logs, outboxes and half messages.
+/// Passes on the sizes of the calling thread's holders, without replays.
 pub(super) fn with_sizes_here<T>(ask: impl FnOnce(&Sizes) -> T) -> T {
-    HERE.with_borrow(|here| ask(&here.on_shard))
+    LEDGER.with_borrow(|here| ask(&here.on_shard))
 }
 
-/// Counts that a holder had to give.
+/// Counts that holders had to give memory back.
 pub fn count_lap(what: What, times: u64) {
-    HERE.with_borrow(|here| here.laps(what).add(times));
+    LEDGER.with_borrow(|here| here.laps(what).add(times));
 }
 
-/// Bytes that one holder has taken: kept up to date by the holder, given back when it is dropped.
+/// Bytes that one holder has taken: updated by the holder, given back when it is dropped.
 #[derive(Debug)]
 pub struct Held {
     what: What,
@@ -137,21 +137,21 @@ pub struct Held {
 }
 
 impl Held {
-    /// Nothing yet.
+    /// A holder of this kind that has taken nothing yet.
     pub const fn new(what: What) -> Self {
         Self { what, bytes: 0 }
     }
 
-    /// The holder has this many bytes now: real ones, capacities with their overhead.
+    /// Sets how many bytes the holder has: as allocated, that is, capacities with their overhead.
     pub fn set(&mut self, bytes: usize) {
         if bytes != self.bytes {
-            // A thread that ends has no ledger any more, and nobody reads it.
-            let _ = HERE.try_with(|here| here.borrow().change(self.what, self.bytes, bytes));
+            // A thread that is ending has no ledger any more, and nobody would read it.
+            let _ = LEDGER.try_with(|here| here.borrow().change(self.what, self.bytes, bytes));
             self.bytes = bytes;
         }
     }
 
-    /// What it stands at.
+    /// The number of bytes that was last set.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -1,32 +1,31 @@
-//! What the machine allows: its memory, or less if a control group says so; and what the process has of it.
+//! How much memory the process may use (the machine's, or less if a control group limits it) and how much it has.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Without any answer of the system, in bytes.
+/// Assumed if the system doesn't say, in bytes.
 const MACHINE_BYTES_UNKNOWN: usize = 1 << 30;
 
-/// What the process has resident, asked of the system.
+/// Reads the resident memory of the process.
 #[derive(Debug)]
 pub struct Resident {
-    /// /proc/self/statm, kept open.
     file: Option<File>,
     page_bytes: usize,
 }
 
 impl Resident {
-    /// Gets ready to ask.
+    /// Opens the file from which the numbers are read.
     pub fn open() -> Self {
         Self { file: File::open("/proc/self/statm").ok(), page_bytes: rustix::param::page_size() }
     }
 
-    /// As where the system doesn't say.
+    /// Behaves as on a system that doesn't report it: always 0.
     pub fn unknown() -> Self {
         Self { file: None, page_bytes: 0 }
     }
 
-    /// Bytes; 0 if the system doesn't say.
+    /// Resident bytes; 0 if the system doesn't say.
     pub fn bytes(&self) -> usize {
         let mut text = [0; 128];
         let len = self.file.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or(0);
@@ -34,12 +33,12 @@ impl Resident {
     }
 }
 
-/// The second number of /proc/self/statm.
+/// The second number of `/proc/self/statm`.
 fn statm_pages(statm: &[u8]) -> Option<usize> {
     std::str::from_utf8(statm).ok()?.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Bytes of memory that this process may use: the machine's, or the least that a control group around it allows.
+/// Bytes of memory that this process may use: the machine's, or the lowest limit of the control groups around it.
 pub fn allowed_bytes() -> usize {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| machine_bytes(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -48,19 +47,19 @@ pub fn allowed_bytes() -> usize {
     limits.chain(machine).min().unwrap_or(MACHINE_BYTES_UNKNOWN)
 }
 
-/// MemTotal of /proc/meminfo.
+/// `MemTotal` in `/proc/meminfo`, in bytes.
 fn machine_bytes(meminfo: &str) -> Option<usize> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
 }
 
-/// What a file of a control group says; `max`, and a number that no machine has, are no limit.
+/// The limit in a control group's file. `max`, and a number larger than any machine's memory, are no limit.
 fn limit_bytes(text: &str) -> Option<usize> {
     text.trim().parse().ok().filter(|bytes| *bytes < 1 << 60)
 }
 
-/// The files that may limit this process: its control group's and those of all groups around it, of version 2 and of version
-/// 1. A container that sees only its own group finds it at the root.
+/// The files that may limit this process: those of its control group and of all groups around that, of cgroup v2 and v1. A
+/// container that sees only its own group finds it at the root.
 fn limit_files(proc_self_cgroup: &str, root: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in proc_self_cgroup.lines() {
@@ -77,7 +76,7 @@ fn limit_files(proc_self_cgroup: &str, root: &Path) -> Vec<PathBuf> {
         let groups = own.ancestors().take_while(|group| group.starts_with(&mount));
         files.extend(groups.flat_map(|group| names.iter().map(|name| group.join(name))));
         if controllers.is_empty() {
-            // Both versions at once: version 2 is mounted beside the others.
+            // With both versions in use, version 2 is mounted beside the others.
             let own = root.join("unified").join(path.trim_start_matches('/'));
             files.extend(names.iter().map(|name| own.join(name)));
         }
@@ -108,7 +107,7 @@ mod tests {
     fn no_limit_is_written_in_two_ways() {
         assert_eq!(limit_bytes("536870912\n"), Some(512 << 20));
         assert_eq!(limit_bytes("max\n"), None);
-        assert_eq!(limit_bytes("9223372036854771712\n"), None, "version 1 without a limit");
+        assert_eq!(limit_bytes("9223372036854771712\n"), None, "cgroup v1 without a limit");
     }
 
     #[test]

@@ -1,19 +1,19 @@
-//! Which holders give memory back, and how much: the largest first, and small ones never while larger ones exist.
+//! Which holders give memory back, and how much: the largest first, and small ones never while there are larger ones.
 //!
-//! Pure. Every thread keeps the sizes of its holders in classes of powers of two. From the sum of all threads follows the
-//! floor, the largest size at which cutting every larger holder down to it is enough; and from a shard's own part in that,
-//! what the shard gives. On the shard, [`level`] says exactly how far its largest holders go down.
+//! Pure. Each thread counts its holders by size, in classes of powers of two. The sum over all threads gives the floor: the
+//! largest size for which it is enough to cut every larger holder down to it. A shard gives its own part of what is above the
+//! floor, and [`level`] says exactly how far down its largest holders go.
 
-use crate::metrics::counters::Number;
+use crate::number::Number;
 
 use super::Demand;
 
-/// Holders smaller than this are one class, in bytes.
+/// Holders smaller than this, in bytes, are one class.
 const CLASS_BYTES_MIN: usize = 1024;
-/// Classes: the last holds everything from half a GiB on.
+/// Number of classes. The last one has everything from half a GiB on.
 const CLASSES: usize = 21;
 
-/// Holders by size: how many there are in each class, and how many bytes they hold together.
+/// Number and total bytes of the holders in each class.
 #[derive(Debug, Default)]
 pub struct Sizes {
     holders: [Number; CLASSES],
@@ -25,13 +25,13 @@ fn class(bytes: usize) -> usize {
     ((bytes / CLASS_BYTES_MIN).checked_ilog2().map_or(0, |power| power + 1) as usize).min(CLASSES - 1)
 }
 
-/// The size from which holders are in this class or a higher one.
+/// The smallest size in this class, in bytes.
 fn smallest(class: usize) -> usize {
     if class == 0 { 0 } else { CLASS_BYTES_MIN << (class - 1) }
 }
 
 impl Sizes {
-    /// A holder's size has changed; 0 is no holder.
+    /// Records that a holder's size has changed; a size of 0 means that there is no holder.
     pub fn change(&self, before: usize, after: usize) {
         if before > 0 {
             self.holders[class(before)].subtract(1);
@@ -50,9 +50,9 @@ impl Sizes {
         }
     }
 
-    /// Bytes that come back when every larger holder is cut down to the smallest size of `class`.
+    /// Bytes gained by cutting every larger holder down to the smallest size of `class`.
     fn gain(&self, class: usize) -> usize {
-        // A holder that is given up on another thread than it was taken on counts below zero there.
+        // A holder that is freed on another thread counts below zero there.
         let sum =
             |counters: &[Number]| counters[class..].iter().map(|counter| counter.get().cast_signed()).sum::<i64>();
         let (holders, bytes) = (sum(&self.holders).max(0) as usize, sum(&self.bytes).max(0) as usize);
@@ -60,17 +60,17 @@ impl Sizes {
     }
 }
 
-/// By how much `taken` bytes are too many, if they are: then a quarter of the budget is free again afterwards, and the next
-/// time is not at once. What the process has resident beside them (itself, its connections and buffers, what the allocator
-/// keeps) is in the budget, too, but half of it is always there for what is kept for others.
+/// How many bytes have to be given back if `taken` bytes are too many. A quarter of the budget is free afterwards, so that this
+/// doesn't happen again at once. What else the process has resident (connections, buffers, the allocator's free memory) counts
+/// against the budget, too, but never more than half of it.
 pub fn excess(bytes_max: usize, taken: usize, resident: usize, is_busy: bool) -> Option<usize> {
     let bytes_max = bytes_max - resident.saturating_sub(taken).min(bytes_max / 2);
     let limit = if is_busy { bytes_max } else { bytes_max - bytes_max / 8 };
     (taken > limit).then(|| taken - (bytes_max - bytes_max / 4))
 }
 
-/// Divides `excess` bytes. Of what is above the floor, replays give first: they are kept for clients that may never come. The
-/// shards (of whose holders `own` are the calling shard's) give the rest, in proportion to what each has.
+/// Divides `excess` bytes among the holders above the floor. Replays give first: they are kept for clients that may never
+/// return. The shards give the rest, in proportion to what each has; `own` are the holders of the calling shard.
 pub fn divide(excess: usize, on_shards: &Sizes, replays: &Sizes, own: &Sizes) -> Demand {
     let gain = |class| on_shards.gain(class) + replays.gain(class);
     let class = (0..CLASSES).rev().find(|class| gain(*class) >= excess).unwrap_or(0);
@@ -86,15 +86,15 @@ pub fn divide(excess: usize, on_shards: &Sizes, replays: &Sizes, own: &Sizes) ->
     }
 }
 
-/// The size down to which the largest of `sizes` (descending) go, so that all of what is above it is at least `give` bytes; 0
-/// if that is more than there is.
+/// The size to which the largest of `sizes` (descending) have to be cut so that at least `give` bytes are gained; 0 if there
+/// are not that many.
 pub fn level(sizes: &[usize], give: usize) -> usize {
     debug_assert!(sizes.is_sorted_by(|a, b| a >= b));
     let mut above = 0;
     for (index, size) in sizes.iter().enumerate() {
         let next = sizes.get(index + 1).copied().unwrap_or(0);
         let count = index + 1;
-        // All so far go down to `next`; if that is enough, perhaps not as far.
+        // All so far go down to `next`; if that is more than enough, not quite as far.
         let gain = above + (size - next) * count;
         if gain >= give {
             return next + (gain - give) / count;

@@ -1,4 +1,4 @@
-//! The budget: what is counted, which holders give, and how much.
+//! The budget: what is counted, which holders give memory back, and how much.
 
 use std::cmp::Reverse;
 
@@ -8,20 +8,19 @@ use super::held::count_in;
 use super::plan::{divide, excess, level};
 use super::*;
 
-/// Holders of one thread, one for each size.
+/// Holders of one thread, one of each size.
 fn sizes(of: &[usize]) -> Sizes {
     let sizes = Sizes::default();
     of.iter().for_each(|bytes| sizes.change(0, *bytes));
     sizes
 }
 
-/// What is above a level.
 fn above(sizes: &[usize], level: usize) -> usize {
     sizes.iter().map(|size| size.saturating_sub(level)).sum()
 }
 
 #[test]
-fn what_is_taken_on_one_thread_and_given_back_on_another_is_nothing() {
+fn memory_taken_on_one_thread_and_given_back_on_another_adds_up_to_nothing() {
     let memory = Memory::new(1 << 30, 1);
     memory.enroll(0);
     let (mut log, mut replay) = (Held::new(What::Logs), Held::new(What::Replay));
@@ -43,8 +42,8 @@ fn what_is_taken_on_one_thread_and_given_back_on_another_is_nothing() {
 }
 
 #[test]
-fn the_budget_is_kept_by_the_largest() {
-    // Enough that what this process has resident makes no difference.
+fn the_largest_holders_are_cut_to_keep_the_budget() {
+    // So large that the resident memory of this process makes no difference.
     let memory = Memory::new(16 << 30, 1);
     memory.enroll(0);
     let mut small: Vec<_> = (0..100).map(|_| Held::new(What::Logs)).collect();
@@ -65,7 +64,7 @@ fn the_process_itself_is_in_the_budget_but_leaves_half_of_it() {
     assert_eq!(excess(1000, 870, 870, false), None);
     assert_eq!(excess(1000, 880, 880, false), Some(130), "down to three quarters");
     assert_eq!(excess(1000, 880, 880, true), None);
-    // 200 are taken by other things: 800 are left.
+    // 200 are used otherwise: 800 are left.
     assert_eq!((excess(1000, 690, 890, false), excess(1000, 710, 910, false)), (None, Some(110)));
     assert_eq!((excess(1000, 430, 5000, false), excess(1000, 440, 5000, false)), (None, Some(65)));
 }
@@ -76,20 +75,20 @@ fn a_shard_with_small_holders_gives_nothing_while_another_has_large_ones() {
     all.add(&sizes(&[3_000_000; 5]));
     let demand = divide(2_000_000, &all, &Sizes::default(), &own);
     assert!(demand.own_bytes == 0 && demand.replay_bytes == 0 && demand.others, "{demand:?}");
-    // Without those of the others, everyone's turn comes.
+    // Without the larger holders of the others, its own have to give.
     let demand = divide(2_000_000, &own, &Sizes::default(), &own);
     assert!(demand.own_bytes >= 2_000_000 && !demand.others, "{demand:?}");
 }
 
 #[test]
-fn replays_give_before_logs_and_half_messages_of_the_same_size() {
+fn replays_give_before_logs_and_messages_of_the_same_size() {
     let demand = divide(1_000_000, &sizes(&[2_000_000; 3]), &sizes(&[2_000_000; 1]), &sizes(&[2_000_000; 2]));
     let above_bytes = 2_000_000 - (1 << 20);
     assert_eq!((demand.own_bytes, demand.replay_bytes, demand.others), (32_384, above_bytes, true), "{demand:?}");
 }
 
 #[test]
-fn heads_take_a_part_of_the_budget_and_no_more() {
+fn request_heads_take_a_quarter_of_the_budget_at_most() {
     let memory = Memory::new(16 << 20, 1);
     memory.enroll(0);
     let mut heads = Held::new(What::Heads);
@@ -101,7 +100,7 @@ fn heads_take_a_part_of_the_budget_and_no_more() {
 
 proptest! {
     #[test]
-    fn the_level_is_the_highest_that_gives_enough(sizes in prop::collection::vec(1..100_000usize, 0..50), give in 1..3_000_000usize) {
+    fn the_level_is_the_highest_that_gains_enough(sizes in prop::collection::vec(1..100_000usize, 0..50), give in 1..3_000_000usize) {
         let mut sizes = sizes;
         sizes.sort_unstable_by_key(|size| Reverse(*size));
         let level = level(&sizes, give);
@@ -113,7 +112,7 @@ proptest! {
     }
 
     #[test]
-    fn all_together_give_what_is_asked_and_only_those_above_the_floor(
+    fn all_shards_together_give_the_excess_and_only_from_above_the_floor(
         shards in prop::collection::vec(prop::collection::vec(1..3_000_000usize, 0..30), 1..5),
         replays in prop::collection::vec(1..3_000_000usize, 0..30),
         part in 1..100usize,
@@ -130,14 +129,14 @@ proptest! {
             prop_assert_eq!(demand.floor_bytes, floor);
             prop_assert!(demand.own_bytes <= above(of, floor));
         }
-        // A floor twice as high would not do.
+        // A floor twice as high would not be enough.
         let higher = (floor * 2).max(1024);
         let above_higher = shards.iter().chain([&replays]).map(|of| above(of, higher)).sum::<usize>();
         prop_assert!(total < excess || above_higher < excess, "{floor} is lower than it has to be");
     }
 
     #[test]
-    fn sizes_that_change_are_those_that_are_there(changes in prop::collection::vec((0..8usize, 0..5_000_000usize), 0..100)) {
+    fn sizes_stay_right_while_they_change(changes in prop::collection::vec((0..8usize, 0..5_000_000usize), 0..100)) {
         let changed = Sizes::default();
         let mut now = [0; 8];
         for (holder, bytes) in changes {

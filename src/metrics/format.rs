@@ -1,7 +1,6 @@
-//! The two text formats in which metrics are asked for, and which of them a client wants. Pure.
+//! The two text formats of metrics, and which of them a client wants. Pure.
 //!
-//! The library writes OpenMetrics; every reader of Prometheus's older format understands what [`Format::Text`] makes of
-//! that: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+//! The library writes OpenMetrics; [`Format::Text`] converts that to Prometheus's older format: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 
 use std::fmt::Write as _;
 
@@ -9,8 +8,8 @@ use crate::http::accept::{Media, wanted};
 
 /// A text format for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// Prometheus's text format 0.0.4: what everything reads, and so the answer where nothing else is asked for.
+pub(crate) enum Format {
+    /// Prometheus's text format 0.0.4, which everything reads: the default.
     Text,
     /// OpenMetrics 1.0.
     OpenMetrics,
@@ -21,9 +20,9 @@ const OPEN_METRICS: Media<'_> =
     Media { kind: "application", subtype: "openmetrics-text", parameter: Some(("version", "1.0.0")) };
 
 impl Format {
-    /// The one that a client wants more (RFC 9110 12.5.1), given the elements of its `Accept`. Wanted alike, it is
-    /// OpenMetrics if that is named, as only readers of it do. Wanted neither, it is text all the same.
-    pub fn wanted(accept: &[&[u8]]) -> Self {
+    /// The format that a client prefers (RFC 9110 12.5.1), given the elements of its `Accept`. Where it prefers neither,
+    /// OpenMetrics if it names that, as only readers of it do. Where it accepts neither, text.
+    pub(crate) fn wanted(accept: &[&[u8]]) -> Self {
         let Some(open) = wanted(accept.iter().copied(), OPEN_METRICS).filter(|open| open.quality > 0.0) else {
             return Self::Text;
         };
@@ -31,16 +30,15 @@ impl Format {
         if open.quality > text || open.named && open.quality >= text { Self::OpenMetrics } else { Self::Text }
     }
 
-    /// The media type.
-    pub fn content_type(self) -> &'static str {
+    pub(crate) fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         }
     }
 
-    /// Metrics in this format, given in OpenMetrics.
-    pub fn convert(self, open_metrics: String) -> String {
+    /// Converts metrics from OpenMetrics to this format.
+    pub(crate) fn convert(self, open_metrics: String) -> String {
         match self {
             Self::Text => to_text(&open_metrics),
             Self::OpenMetrics => open_metrics,
@@ -48,8 +46,8 @@ impl Format {
     }
 }
 
-/// In text 0.0.4 a family is named as its samples are (`_total`, `_info`), knows fewer types, and has neither units,
-/// exemplars nor a last line. The library writes HELP before TYPE, which alone says what the family's name becomes.
+/// Text 0.0.4 names a family like its samples (`_total`, `_info`), has fewer types, and has no units, exemplars or last line.
+/// The library writes HELP before TYPE, but the family's name depends on the type.
 fn to_text(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = None;
@@ -65,7 +63,7 @@ fn to_text(open_metrics: &str) -> String {
                 kind => ("", kind),
             };
             if let Some((_, help)) = help.take().filter(|(helped, _)| *helped == family) {
-                // A quote is escaped in the one format and not in the other.
+                // Only OpenMetrics escapes quotation marks.
                 let _ = writeln!(text, "# HELP {family}{suffix} {}", help.replace("\\\"", "\""));
             }
             let _ = writeln!(text, "# TYPE {family}{suffix} {kind}");
@@ -77,7 +75,7 @@ fn to_text(open_metrics: &str) -> String {
     text
 }
 
-/// A sample line up to its value: an exemplar begins with ` # ` behind the labels, within which everything is possible.
+/// A sample line without its exemplar, which begins with ` # ` after the labels; label values may contain anything.
 fn without_exemplar(line: &str) -> &str {
     let (mut quoted, mut escaped) = (false, false);
     for (at, byte) in line.bytes().enumerate() {

@@ -14,11 +14,10 @@ use crate::room::registry::Registry;
 
 /// `hi_memory_bytes{what}`, `hi_memory_max_bytes` and `hi_memory_laps_total{what}`.
 #[derive(Debug)]
-pub struct MemoryMetric {
-    /// What is counted.
-    pub memory: Arc<Memory>,
+pub(crate) struct MemoryMetric {
+    pub(crate) memory: Arc<Memory>,
     /// Whose inboxes count, too.
-    pub rooms: Arc<Registry>,
+    pub(crate) rooms: Arc<Registry>,
 }
 
 impl Collector for MemoryMetric {

@@ -1,11 +1,9 @@
 //! What hi counts, for Prometheus.
 //!
-//! - [`counters`]: what one thread counts while it works; only that thread writes it
-//! - [`delivery`]: how long messages take, of some of them
-//! - [`scrape`]: all of it added up, at the moment when somebody asks
-//! - [`format`](mod@format): the text formats in which it is answered
+//! - [`scrape`]: what all threads [count](crate::counters), added up when metrics are requested
+//! - [`format`](mod@format): the text formats of the answer
 //!
-//! Whoever has something else to tell registers a collector: see [`Metrics::registry`].
+//! Other parts of hi register collectors of their own: see [`Metrics::registry`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,28 +11,26 @@ use prometheus_client::encoding::text;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::counters::{self, Counters, Readings};
 use crate::room;
 
-pub mod counters;
-pub mod delivery;
-pub mod format;
-pub mod memory;
-pub mod scrape;
+pub(crate) mod format;
+pub(crate) mod memory;
+pub(crate) mod scrape;
 
-use counters::{Counters, Readings};
 use format::Format;
 
-/// Everything that can be asked for at `/metrics`.
+/// Everything at `/metrics`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Mutex<Registry>,
     of_shards: Arc<[Readings]>,
-    /// The writer's halves that no thread has taken yet: the shards', and last the internal port's.
+    /// The writer's halves that no thread has taken yet: one for each shard, and last the internal port's.
     untaken: Mutex<Vec<Option<Counters>>>,
 }
 
 impl Metrics {
-    /// Metrics of this process: counters for each of `shards` shards and for the internal port, and what `rooms` knows.
+    /// Metrics of this process: counters of `shards` shards and of the internal port, and figures of `rooms`.
     pub fn new(instance: &str, shards: usize, rooms: Arc<room::registry::Registry>) -> Self {
         let mut registry = Registry::default();
         let version = [("version", env!("CARGO_PKG_VERSION"))];
@@ -52,23 +48,23 @@ impl Metrics {
     }
 
     /// What a shard has counted.
-    pub fn of_shard(&self, shard: usize) -> &Readings {
+    pub(crate) fn of_shard(&self, shard: usize) -> &Readings {
         &self.of_shards[shard]
     }
 
-    /// Where a shard counts, to be moved to its thread.
+    /// The counters of a shard, to be moved to its thread.
     ///
     /// # Panics
-    /// If it has been taken before.
-    pub fn counters_of_shard(&self, shard: usize) -> Counters {
+    /// If they were taken before.
+    pub(crate) fn counters_of_shard(&self, shard: usize) -> Counters {
         self.take(shard)
     }
 
-    /// Where the internal port counts, likewise.
+    /// The counters of the internal port, to be moved to its thread.
     ///
     /// # Panics
-    /// If it has been taken before.
-    pub fn counters_of_internal_port(&self) -> Counters {
+    /// If they were taken before.
+    pub(crate) fn counters_of_internal_port(&self) -> Counters {
         self.take(self.of_shards.len())
     }
 
@@ -77,13 +73,12 @@ impl Metrics {
         untaken[thread].take().expect("one thread counts here")
     }
 
-    /// The registry, to add metrics or collectors of one's own, at any time.
-    pub fn registry(&self) -> MutexGuard<'_, Registry> {
+    /// The registry, to which metrics and collectors may be added at any time.
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All metrics as text.
-    pub fn encode(&self, format: Format) -> String {
+    pub(crate) fn encode(&self, format: Format) -> String {
         let mut text = String::new();
         text::encode(&mut text, &self.registry()).expect("memory takes text");
         format.convert(text)

@@ -1,4 +1,4 @@
-//! All counters added up, and what the system and the rooms say at this moment.
+//! All counters added up, and the current figures of the rooms and of the system.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,22 +8,21 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use super::counters::{BATCH_BOUNDS, CLOSE_CODES, DELIVERY_BOUNDS, ERROR_CODES, Lapped, Reading, Readings, Replay};
+use crate::counters::{BATCH_BOUNDS, CLOSE_CODES, DELIVERY_BOUNDS, ERROR_CODES, Lapped, Reading, Readings, Replay};
 use crate::log;
 use crate::os;
 use crate::protocol::v1::Code;
 use crate::protocol::{Namespace, Protocol};
 use crate::room::registry::Registry;
 
-/// What is asked when somebody asks for metrics.
+/// Collects everything when metrics are requested.
 #[derive(Debug)]
-pub struct Scrape {
-    /// What each shard counts.
-    pub shards: Arc<[Readings]>,
+pub(crate) struct Scrape {
+    pub(crate) shards: Arc<[Readings]>,
     /// What the internal port counts.
-    pub internal_port: Readings,
+    pub(crate) internal_port: Readings,
     /// All rooms, and the inboxes of the shards.
-    pub rooms: Arc<Registry>,
+    pub(crate) rooms: Arc<Registry>,
 }
 
 impl Collector for Scrape {
@@ -44,7 +43,7 @@ impl Scrape {
     }
 
     fn sum(&self, counter: impl Fn(&Readings) -> &Reading) -> u64 {
-        // Levels may wrap on one thread: a wrapping sum sets that right.
+        // A level may wrap on a single thread; the wrapping sum is right.
         self.all().fold(0, |sum, readings| sum.wrapping_add(counter(readings).get()))
     }
 
@@ -76,7 +75,7 @@ impl Scrape {
         let messages = messages.into_iter().chain([("api", self.sum(|c| &c.api_messages_in))]);
         let help = "Messages that arrived and were admitted";
         page.family("hi_messages_in", help, None, MetricType::Counter, "dialect", messages)?;
-        // The internal port has no rate: it refuses while the shards are behind, which is an error of its own.
+        // The internal port has no rate limit: it answers `busy` while the shards lag.
         let limited = speakers.map(|protocol| (protocol.label(), self.sum(|c| c.rate_limited(protocol))));
         let help = "Messages refused for their rate";
         page.family("hi_rate_limited", help, None, MetricType::Counter, "dialect", limited)?;
@@ -109,7 +108,7 @@ impl Scrape {
     }
 
     fn refusals(&self, page: &mut Page<'_>) -> fmt::Result {
-        // Beyond the rate: `hi_rate_limited_total`.
+        // Those beyond the rate are `hi_rate_limited_total`.
         let codes = Code::ALL.into_iter().filter(|code| *code != Code::TooManyRequests);
         let refused = codes.map(|code| (code.as_str(), self.sum(|c| c.refused(code))));
         let help = "Requests of chat clients that were refused, by the code of the error";
@@ -155,7 +154,7 @@ fn system(page: &mut Page<'_>) -> fmt::Result {
     page.gauge("hi_open_files_max", "Files that the process may have open", os::file_limit())
 }
 
-/// Writes metrics one after the other.
+/// Writes metrics one after another.
 struct Page<'a>(DescriptorEncoder<'a>);
 
 impl Page<'_> {
@@ -165,7 +164,7 @@ impl Page<'_> {
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        // A level without a bound is no i64: the format's own limit.
+        // The format knows no larger gauge than an i64; "unlimited" would be.
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value.min(i64::MAX as u64))
     }
 

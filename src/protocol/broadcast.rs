@@ -3,29 +3,29 @@
 use std::io::Write;
 
 use bytes::Bytes;
-use fastwebsockets::OpCode;
 use serde::Serialize;
 
+use crate::frame::OpCode;
 use crate::frame::encode::FrameWriter;
 use crate::protocol::name::Name;
 use crate::protocol::notice::{Event, Folded, Notice};
 use crate::protocol::position::Epoch;
 
-/// Bytes that [`Unnumbered::number`] adds at most, and the keys around the texts.
+/// Bytes of the keys around the texts, and of what [`Unnumbered::number`] adds.
 const KEYS_BYTES: usize = 160;
 
-/// A broadcast that lacks only its place in the room's order, so that little is left to write under the room's lock.
+/// A broadcast without its position in the room's order, so that little is left to write under the room's lock.
 #[derive(Debug)]
 pub struct Unnumbered(FrameWriter);
 
 impl Unnumbered {
-    /// What `user` says in `room`.
+    /// A message of `user` in `room`.
     pub fn message(user: &str, room: &str, text: &str) -> Self {
         Self::begin(user, room, text, false)
     }
 
     /// A notice of the room itself, which now has `users` users.
-    pub fn notice(room: &str, notice: &Notice, users: usize) -> Self {
+    pub(crate) fn notice(room: &str, notice: &Notice, users: usize) -> Self {
         let mut message = Self::begin(&format!("#{room}"), room, &notice.text, true);
         message.write(format_args!(",\"Event\":\"{}\"", notice.event.as_str()));
         match &notice.event {
@@ -51,7 +51,7 @@ impl Unnumbered {
         self.0.finish(OpCode::Text)
     }
 
-    /// The four keys of 2017, in their order; the object stays open for what is new.
+    /// The four keys of 2017, in their order; the object stays open for newer ones.
     fn begin(from: &str, room: &str, text: &str, meta: bool) -> Self {
         let mut message =
             Self(FrameWriter::with_capacity(KEYS_BYTES + from.len() + room.len() + text.len() + text.len() / 8));
@@ -77,7 +77,7 @@ impl Unnumbered {
     }
 }
 
-/// A system message to one connection: not part of any room's order. `from` is `hi`, or `#ROOM` where a room answers.
+/// A system message to one connection, outside any room's order. `from` is `hi`, or `#ROOM` for the answer of a room.
 pub fn to_one(from: &str, room: &str, text: &str) -> Bytes {
     let mut message = Unnumbered::begin(from, room, text, true);
     message.write(format_args!("}}"));
@@ -85,7 +85,7 @@ pub fn to_one(from: &str, room: &str, text: &str) -> Bytes {
 }
 
 /// The notice that frames were lost to a slow reader: `Seq` from `first` to `last`, both inclusive.
-pub fn gap(room: &str, first: u64, last: u64, epoch: u64) -> Bytes {
+pub(crate) fn gap(room: &str, first: u64, last: u64, epoch: u64) -> Bytes {
     let count = last - first + 1;
     let text = format!("You missed {count} message{}.", if count == 1 { "" } else { "s" });
     let mut message = Unnumbered::begin(&format!("#{room}"), room, &text, true);
@@ -95,7 +95,7 @@ pub fn gap(room: &str, first: u64, last: u64, epoch: u64) -> Bytes {
 }
 
 /// The notice of a gap of unknown length: the client's epoch is not this room's.
-pub fn gap_of_unknown_length(room: &str, epoch: u64) -> Bytes {
+pub(crate) fn gap_of_unknown_length(room: &str, epoch: u64) -> Bytes {
     let text = "You may have missed messages; nobody knows how many.";
     let mut message = Unnumbered::begin(&format!("#{room}"), room, text, true);
     message.write(format_args!(",\"Event\":\"gap\",\"Epoch\":\"{}\"}}", Epoch(epoch)));
@@ -103,7 +103,7 @@ pub fn gap_of_unknown_length(room: &str, epoch: u64) -> Bytes {
 }
 
 /// The notice to one client of v1 that the server stops, and when to reconnect.
-pub fn drain(retry_ms: u64) -> Bytes {
+pub(crate) fn drain(retry_ms: u64) -> Bytes {
     let text = format!("The server stops: come back in {} s.", retry_ms.div_ceil(1000));
     let mut message = Unnumbered::begin("hi", "", &text, true);
     message.write(format_args!(",\"Event\":\"drain\",\"RetryMs\":{retry_ms}}}"));

@@ -5,25 +5,25 @@ use std::fmt;
 
 /// A reason to close, with its code.
 #[derive(Clone, Copy)]
-pub enum CloseReason<'a> {
+pub(crate) enum CloseReason<'a> {
     /// The server stops (1001).
     GoingAway,
-    /// The server stops, and a client of v1 reconnects after the time that is given here (1012).
+    /// The server stops, and a client of v1 should reconnect after this time (1012).
     Restart {
-        /// A time of its own.
+        /// Milliseconds, different for each client.
         retry_ms: u64,
     },
-    /// The peer broke the WebSocket protocol, or sent more than it may (1002, 1007, 1009).
+    /// The peer violated the WebSocket protocol, or sent too much (1002, 1007, 1009).
     Violation(u16, &'a dyn fmt::Display),
     /// A binary message in chat (1003).
     BinaryInChat,
     /// Three messages in a row that could not be read (1007).
     Unreadable,
-    /// A message into a raw room that only listens (1008).
+    /// A message to a raw room while clients may only listen (1008).
     ListenOnly,
     /// Too many bytes from a listener to server-sent events (1008).
     ListenerSpeaks,
-    /// The operator wants it gone, for this reason (1008).
+    /// The operator disconnected it, for this reason (1008).
     Disconnected(&'a str),
     /// Its name is taken in the room of its address (4002).
     NameTaken,
@@ -31,17 +31,16 @@ pub enum CloseReason<'a> {
     TakenOver,
     /// It reads too slowly to be kept (4101).
     TooSlow,
-    /// It asks and doesn't read the answers (4101).
+    /// It sends requests and doesn't read the answers (4101).
     RepliesUnread,
-    /// Its half-read message was the largest thing in a memory that is used up (1013).
+    /// The memory budget is used up, and its incomplete message took the most (1013).
     OutOfMemory,
     /// It kept exceeding the rate limit (4102).
     RateLimit,
 }
 
 impl CloseReason<'_> {
-    /// The close code.
-    pub fn code(&self) -> u16 {
+    pub(crate) fn code(&self) -> u16 {
         match self {
             Self::GoingAway => 1001,
             Self::Restart { .. } => 1012,
@@ -58,7 +57,7 @@ impl CloseReason<'_> {
     }
 
     /// The sentence that goes with it, at most 123 bytes.
-    pub fn text(&self) -> Cow<'static, str> {
+    pub(crate) fn text(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::GoingAway => "the server stops; come back in 1 to 30 seconds",
             Self::Restart { retry_ms } => return Cow::Owned(format!("{{\"retry_ms\":{retry_ms}}}")),
@@ -77,9 +76,9 @@ impl CloseReason<'_> {
         })
     }
 
-    /// Whether the peer can't be expected to answer our Close in order, or what it sends can't be read any more: see
+    /// Whether the peer may not answer our Close properly, or its input can't be decoded any more: see
     /// [`State::Lingering`](crate::connection::State::Lingering).
-    pub fn peer_broke_protocol(&self) -> bool {
+    pub(crate) fn peer_broke_protocol(&self) -> bool {
         matches!(self, Self::Violation(..) | Self::OutOfMemory)
     }
 }

@@ -16,10 +16,10 @@ pub enum Encoding {
 
 impl Encoding {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 2] = [Self::Frames, Self::Events];
+    pub(crate) const ALL: [Self; 2] = [Self::Frames, Self::Events];
 
     /// The bytes of the frame that was published as `seq`.
-    pub fn encode(self, frame: &Bytes, epoch: u64, seq: u64) -> Bytes {
+    pub(crate) fn encode(self, frame: &Bytes, epoch: u64, seq: u64) -> Bytes {
         match self {
             Self::Frames => frame.clone(),
             Self::Events => sse::event(frame, epoch, seq),
@@ -27,7 +27,7 @@ impl Encoding {
     }
 
     /// The bytes of several frames, the first of which was published as `first_seq`.
-    pub fn encode_batch(self, batch: Batch, epoch: u64, first_seq: u64) -> Batch {
+    pub(crate) fn encode_batch(self, batch: Batch, epoch: u64, first_seq: u64) -> Batch {
         match self {
             Self::Frames => batch,
             Self::Events => sse::events(&batch, epoch, first_seq),

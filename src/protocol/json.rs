@@ -1,4 +1,5 @@
-//! JSON values of a message's keys, as far as the dialects tell them apart; texts are borrowed where they have no escapes.
+//! Reading a message's JSON key by key. Values are told apart as far as the dialects need it; texts without escapes are
+//! borrowed.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,7 +21,7 @@ pub(super) enum Json<'de> {
 }
 
 impl Json<'_> {
-    /// What it is, behind "not".
+    /// What it is, as it reads after "not".
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -33,7 +34,7 @@ impl Json<'_> {
     }
 }
 
-/// One key's value in its two spellings: the exact one wins, whatever the order.
+/// One key's value in its two spellings; the exact spelling wins, whatever the order.
 #[derive(Debug)]
 pub(super) struct Spelled<T> {
     exact: Option<T>,
@@ -79,7 +80,7 @@ impl<'de> Deserialize<'de> for Json<'de> {
 
 /// A message: an object that is read key by key.
 pub(super) trait Keys<'de>: Default {
-    /// What a payload has to be, for the error where it is something else.
+    /// What a payload has to be, for the error if it is something else.
     const EXPECTED: &'static str;
 
     /// Takes the value of one key.
@@ -97,7 +98,7 @@ pub(super) fn read<'de, K: Keys<'de>>(payload: &'de [u8]) -> Result<K, String> {
         if !error.is_data() {
             return unreadable(&format!("it is not JSON ({error})"));
         }
-        // The place in the payload tells a person nothing.
+        // Without the position in the payload, which is no help to people.
         let text = error.to_string();
         unreadable(text.rsplit_once(" at line ").map_or(&*text, |(text, _)| text))
     })

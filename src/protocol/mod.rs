@@ -1,20 +1,20 @@
 //! The dialects: frames to commands and back. Pure.
 
 pub mod broadcast;
-pub mod close_code;
-pub mod encoding;
+pub(crate) mod close_code;
+pub(crate) mod encoding;
 mod json;
 pub mod name;
-pub mod notice;
+pub(crate) mod notice;
 pub mod position;
 pub mod resume;
-pub mod sse;
+pub(crate) mod sse;
 pub mod surrogates;
-pub mod unicode;
+pub(crate) mod unicode;
 pub mod v0;
 pub mod v1;
 
-pub use encoding::Encoding;
+pub(crate) use encoding::Encoding;
 
 /// Users in one list: the answers to `/list` and `who`, and on the internal port.
 pub const USERS_LISTED_MAX: usize = 100;
@@ -39,7 +39,7 @@ impl Protocol {
     pub const ALL: [Self; 4] = [Self::V0, Self::V1, Self::Raw, Self::Sse];
 
     /// The label that metrics have for it.
-    pub fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::V0 => "v0",
             Self::V1 => "v1",
@@ -49,7 +49,7 @@ impl Protocol {
     }
 
     /// The rooms that it reaches.
-    pub fn namespace(self) -> Namespace {
+    pub(crate) fn namespace(self) -> Namespace {
         match self {
             Self::V0 | Self::V1 | Self::Sse => Namespace::Chat,
             Self::Raw => Namespace::Raw,
@@ -57,7 +57,7 @@ impl Protocol {
     }
 
     /// The form in which it gets what they publish.
-    pub fn encoding(self) -> Encoding {
+    pub(crate) fn encoding(self) -> Encoding {
         match self {
             Self::V0 | Self::V1 | Self::Raw => Encoding::Frames,
             Self::Sse => Encoding::Events,

@@ -1,9 +1,9 @@
-//! What a user and a room may be called, and which names are the same; the one place with these rules, for the handshake,
-//! for commands and for the internal port alike.
+//! Which names users and rooms may have, and which names are equal: the one place with these rules, for the handshake, for
+//! commands and for the internal port.
 //!
-//! Names follow the nickname profile of RFC 8266 (`precis`): two that differ only in case, width or composition are the
-//! same, and what nobody sees, or what turns text round, is in none. Letters of other alphabets that look alike (a Cyrillic
-//! а) are different letters: a name proves nothing.
+//! Names follow the nickname profile of RFC 8266 (`precis`): two that differ only in case, width or composition are equal, and
+//! invisible characters and changes of direction are not allowed. Letters of other alphabets that look alike (a Cyrillic а)
+//! are different letters: a name proves nothing.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -19,18 +19,18 @@ use super::unicode::{category, is_invisible, is_mark};
 mod precis;
 
 /// The longest user name, in bytes of UTF-8. The original hi promised "shorter than 80 characters" and counted bytes.
-pub const USER_BYTES_MAX: usize = 79;
+pub(crate) const USER_BYTES_MAX: usize = 79;
 
 /// The longest room name, in bytes of UTF-8.
-pub const ROOM_BYTES_MAX: usize = 64;
+pub(crate) const ROOM_BYTES_MAX: usize = 64;
 
-/// Marks on one letter, at most (UTS 39, 5.4): more of them run over the lines above and below.
+/// Limit of marks on one letter (UTS 39, 5.4): more of them run into the lines above and below.
 const MARKS_MAX: usize = 4;
 
-/// What is read as the `#` with which the notices of rooms sign: U+0023, and the signs that look like it.
+/// Characters that look like the `#` in the sender of a room's notices: U+0023 and similar signs.
 const HASHES: [char; 5] = ['#', '\u{266f}', '\u{22d5}', '\u{2317}', '\u{29e3}'];
 
-/// Who signs system messages, and messages of the internal port that name no one.
+/// Senders of system messages, and of messages of the internal port without a name.
 const RESERVED: [&str; 2] = [SERVER, API];
 const SERVER: &str = "hi";
 const API: &str = "api";
@@ -40,26 +40,26 @@ const API: &str = "api";
 /// Equality, order and hash are those of [`Name::key`]: `Ada` and `ada` are the same name.
 #[derive(Clone)]
 pub struct Name(
-    /// The name as it is shown, behind it its key where that differs, and last one character: the length of the first.
-    /// One allocation, because every connection holds a name.
+    /// The name as it is shown; then its key, if different; then one character, the length of the shown name. One allocation,
+    /// because every connection holds a name.
     Arc<str>,
 );
 
 impl Name {
-    /// Prepares the name of a user: 1 to [`USER_BYTES_MAX`] bytes before and after, nothing in front that is read as `#`
-    /// (that is how notices of a room sign), and neither `hi` nor `api`.
+    /// Prepares the name of a user: 1 to [`USER_BYTES_MAX`] bytes before and after, not starting with something like `#`
+    /// (which marks the notices of rooms), and neither `hi` nor `api`.
     ///
     /// # Errors
-    /// The first rule that the name breaks, as a sentence for whoever chose it.
+    /// The first rule that the name breaks, as a sentence for the user.
     pub fn user(text: &str) -> Result<Self, NameError> {
         Self::of_user(text, &RESERVED)
     }
 
-    /// Prepares the name under which a program of the operator's speaks: a user's, or `api`.
+    /// Prepares the name under which a program of the operator publishes: that of a user, or `api`.
     ///
     /// # Errors
     /// As [`Name::user`].
-    pub fn of_program(text: &str) -> Result<Self, NameError> {
+    pub(crate) fn of_program(text: &str) -> Result<Self, NameError> {
         Self::of_user(text, &[SERVER])
     }
 
@@ -81,7 +81,7 @@ impl Name {
     /// Prepares the name of a room: 1 to [`ROOM_BYTES_MAX`] bytes before and after, no white space.
     ///
     /// # Errors
-    /// The first rule that the name breaks, as a sentence for whoever chose it.
+    /// The first rule that the name breaks, as a sentence for the user.
     pub fn room(text: &str) -> Result<Self, NameError> {
         let refuse = |problem| NameError { kind: Kind::Room, problem };
         let white_space = |text: &str| {
@@ -100,10 +100,10 @@ impl Name {
         }
     }
 
-    /// The rules that users and rooms share. Length first: the work on the characters is then bounded by it.
+    /// The rules that users and rooms share. The length comes first, which bounds the rest of the work.
     fn prepare(text: &str, bytes_max: usize) -> Result<Self, Problem> {
         let fits = |text: &str| match text.len() {
-            0 => Err(Problem::Empty),
+            0 => Err(Problem::Empty { bytes_max }),
             bytes if bytes > bytes_max => Err(Problem::TooLong { bytes, bytes_max }),
             _ => Ok(()),
         };
@@ -121,14 +121,14 @@ impl Name {
         Ok(Self(packed.into()))
     }
 
-    /// The name as it is shown: everything on the wire has this form.
+    /// The name as it is shown, and as it is on the wire.
     pub fn as_str(&self) -> &str {
         let (both, length) = self.unpack();
         &both[..length]
     }
 
-    /// What is compared of it.
-    pub fn key(&self) -> &str {
+    /// The form in which names are compared.
+    pub(crate) fn key(&self) -> &str {
         match self.unpack() {
             (both, length) if length == both.len() => both,
             (both, length) => &both[length..],
@@ -141,12 +141,12 @@ impl Name {
     }
 }
 
-/// What the [`Name::key`] of a room begins with if its name begins with `text`; `None` if no room's can.
-pub fn room_key_prefix(text: &str) -> Option<String> {
+/// The beginning of the [`Name::key`] of rooms whose names begin with `text`; `None` if there can be none.
+pub(crate) fn room_key_prefix(text: &str) -> Option<String> {
     (text.len() <= ROOM_BYTES_MAX).then(|| precis::fold(text))
 }
 
-/// A mark needs a letter to stand on, and letters carry only a few.
+/// Checks that every mark follows a letter, and that no letter has too many.
 fn check_marks(shown: &str) -> Result<(), Problem> {
     const NFD: DecomposingNormalizerBorrowed<'static> = DecomposingNormalizerBorrowed::new_nfd();
     if shown.is_ascii() {
@@ -193,7 +193,7 @@ impl Hash for Name {
     }
 }
 
-/// A map of names is asked by [`Name::key`].
+/// Maps of names are searched by [`Name::key`].
 impl Borrow<str> for Name {
     fn borrow(&self) -> &str {
         self.key()
@@ -214,7 +214,8 @@ impl fmt::Display for Name {
 
 /// Why a name was refused. `Display` is one sentence: what, why, and what to do. It never contains the name itself, so
 /// that it is safe in a log, in a terminal and in a page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("The {} name {problem}", kind.as_str())]
 pub struct NameError {
     kind: Kind,
     problem: Problem,
@@ -226,20 +227,42 @@ enum Kind {
     Room,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Room => "room",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 enum Problem {
-    Empty,
+    #[error("is empty: choose one of 1 to {bytes_max} bytes.")]
+    Empty { bytes_max: usize },
+    #[error("is {bytes} bytes long (UTF-8) and at most {bytes_max} are allowed: choose a shorter one.")]
     TooLong { bytes: usize, bytes_max: usize },
+    #[error("starts with a hash (#), which marks the notices of rooms: choose one without it.")]
     StartsWithHash,
+    #[error("reads as {0:?}, which is a name of the server itself: choose another one.")]
     Reserved(&'static str),
+    #[error("contains the control character {}, which is not allowed: leave it out.", code_point(*.0))]
     Control(char),
+    #[error("contains the white space character {}, which is not allowed: leave it out.", code_point(*.0))]
     WhiteSpace(char),
+    #[error("contains the invisible character {}, which is not allowed: leave it out.", code_point(*.0))]
     Invisible(char),
+    #[error("contains the unknown character {}, which is not allowed: leave it out.", code_point(*.0))]
     Unassigned(char),
+    #[error("contains the character {}, which is not allowed: leave it out.", code_point(*.0))]
     Disallowed(char),
+    #[error("contains the character {}, which is allowed between certain letters only: leave it out.", code_point(*.0))]
     OutOfPlace(char),
+    #[error("contains the mark {} without a letter in front of it: leave it out.", code_point(*.0))]
     LooseMark(char),
+    #[error("has a letter with more than {MARKS_MAX} marks, or one of them twice: use fewer.")]
     TooManyMarks,
+    #[error("has no normal form (RFC 8264): choose another one.")]
     Unstable,
 }
 
@@ -257,53 +280,9 @@ impl From<precis::Fault> for Problem {
     }
 }
 
-impl fmt::Display for NameError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, bytes_max) = match self.kind {
-            Kind::User => ("user", USER_BYTES_MAX),
-            Kind::Room => ("room", ROOM_BYTES_MAX),
-        };
-        write!(f, "The {kind} name ")?;
-        match self.problem {
-            Problem::Empty => write!(f, "is empty: choose one of 1 to {bytes_max} bytes."),
-            Problem::TooLong { bytes, bytes_max } => {
-                write!(f, "is {bytes} bytes long (UTF-8) and at most {bytes_max} are allowed: choose a shorter one.")
-            }
-            Problem::StartsWithHash => {
-                write!(f, "starts with a hash (#), which marks the notices of rooms: choose one without it.")
-            }
-            Problem::Reserved(name) => {
-                write!(f, "reads as {name:?}, which is a name of the server itself: choose another one.")
-            }
-            Problem::Control(c) => refuse_char(f, "the control character", c),
-            Problem::WhiteSpace(c) => refuse_char(f, "the white space character", c),
-            Problem::Invisible(c) => refuse_char(f, "the invisible character", c),
-            Problem::Unassigned(c) => refuse_char(f, "the unknown character", c),
-            Problem::Disallowed(c) => refuse_char(f, "the character", c),
-            Problem::OutOfPlace(c) => {
-                write!(f, "contains the character {}, which is allowed between certain letters only: ", code_point(c))?;
-                f.write_str("leave it out.")
-            }
-            Problem::LooseMark(c) => {
-                write!(f, "contains the mark {} without a letter in front of it: leave it out.", code_point(c))
-            }
-            Problem::TooManyMarks => {
-                write!(f, "has a letter with more than {MARKS_MAX} marks, or one of them twice: use fewer.")
-            }
-            Problem::Unstable => write!(f, "has no normal form (RFC 8264): choose another one."),
-        }
-    }
-}
-
-fn refuse_char(f: &mut fmt::Formatter<'_>, what: &str, c: char) -> fmt::Result {
-    write!(f, "contains {what} {}, which is not allowed: leave it out.", code_point(c))
-}
-
 fn code_point(c: char) -> String {
     format!("U+{:04X}", u32::from(c))
 }
-
-impl std::error::Error for NameError {}
 
 #[cfg(test)]
 mod tests;

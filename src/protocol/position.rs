@@ -5,12 +5,12 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
-/// One life of a room, as it is on the wire: 16 hexadecimal digits.
+/// One life of a room. On the wire: 16 hexadecimal digits.
 #[derive(Clone, Copy, Debug)]
-pub struct Epoch(pub u64);
+pub(crate) struct Epoch(pub u64);
 
 impl Epoch {
-    /// The number of an epoch that was written so; `None` for any other text.
+    /// Reads exactly what `Display` writes; `None` for any other text.
     pub(crate) fn parse(text: &str) -> Option<u64> {
         let epoch = u64::from_str_radix(text, 16).ok()?;
         (Self(epoch).to_string() == text).then_some(epoch)
@@ -32,19 +32,18 @@ impl Serialize for Epoch {
 /// Where a client that reconnects stopped: `Since` on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Since {
-    /// The epoch that it knows; `None` if no room of ours could have had it.
+    /// The epoch that it knows; `None` if it is not one of ours.
     pub epoch: Option<u64>,
     /// `Seq` of the last frame that it got.
     pub seq: u64,
 }
 
-/// Whole frames, one behind the other.
+/// Whole frames, one after another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Ready to be sent.
-    pub bytes: Bytes,
-    /// `Seq` of the frame behind the last one.
-    pub end_seq: u64,
+    pub(crate) bytes: Bytes,
+    /// `Seq` of the frame after the last one.
+    pub(crate) end_seq: u64,
 }
 
 #[cfg(test)]

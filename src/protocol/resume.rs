@@ -1,7 +1,6 @@
-//! The secret in `hello` with which a client takes its name over from a connection that it has lost.
+//! The secret in `hello`, with which a client takes over its name from a connection that it has lost.
 //!
-//! Nothing is stored: the secret names the connection, and a tag that only this process can make proves that it was
-//! given to that connection.
+//! Nothing is stored: the secret contains the identity of the connection, and a tag that only this process can make.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -10,12 +9,11 @@ use sha1::Sha1;
 
 use crate::protocol::MemberId;
 
-/// Bytes of the tag.
 const TAG_BYTES: usize = 16;
 /// Bytes of the shard, the slot and the serial number in front of the tag.
 const ID_BYTES: usize = 12;
 
-/// What makes and reads the secrets of one process.
+/// Issues and redeems the secrets of one process.
 #[derive(Clone)]
 pub struct ResumeKey(Hmac<Sha1>);
 
@@ -26,14 +24,14 @@ impl std::fmt::Debug for ResumeKey {
 }
 
 impl ResumeKey {
-    /// A key of random numbers.
+    /// A key from random numbers.
     pub fn new(random: [u64; 2]) -> Self {
         let key = random.map(u64::to_be_bytes);
         Self(Hmac::new_from_slice(key.as_flattened()).expect("a key may have any length"))
     }
 
-    /// The secret of a connection, in characters that need no escape in a URL.
-    pub fn issue(&self, member: MemberId) -> String {
+    /// The secret of a connection, in characters that need no escaping in a URL.
+    pub(crate) fn issue(&self, member: MemberId) -> String {
         let id = [member.shard, member.slot, member.serial].map(u32::to_be_bytes);
         let tag = self.0.clone().chain_update(id.as_flattened()).finalize().into_bytes();
         BASE64_URL_SAFE_NO_PAD.encode([id.as_flattened(), &tag[..TAG_BYTES]].concat())

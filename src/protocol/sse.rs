@@ -1,7 +1,7 @@
 //! Server-sent events (WHATWG HTML, 9.2): what listeners of `/stream/ROOM` get. Pure.
 //!
-//! An event is made from the frame that members get: the same JSON, with an `id` that says where in which order it stands,
-//! so that an `EventSource` that reconnects says by itself what it has. JSON of ours has no line breaks.
+//! An event is made from the frame that members get: the same JSON, with its position as `id`, which an `EventSource` sends by
+//! itself when it reconnects. Our JSON has no line breaks.
 
 use std::io::Write;
 
@@ -11,20 +11,20 @@ use super::close_code::CloseReason;
 use crate::frame::encode;
 use crate::protocol::position::{Batch, Epoch, Since};
 
-/// A comment, which tells hops and listeners that the stream lives.
-pub const HEARTBEAT: &[u8] = b":\n\n";
-/// Beside the JSON: the names of the fields, line breaks, the digits of the epoch and of `Seq`.
+/// A comment, which shows proxies and listeners that the stream is alive.
+pub(crate) const HEARTBEAT: &[u8] = b":\n\n";
+/// Bytes of an event beside the JSON: names of fields, line breaks, epoch and `Seq`.
 const FIELDS_BYTES: usize = 64;
 
 /// The event of the frame that was published as `seq`.
-pub fn event(frame: &[u8], epoch: u64, seq: u64) -> Bytes {
+pub(crate) fn event(frame: &[u8], epoch: u64, seq: u64) -> Bytes {
     let mut event = Vec::with_capacity(FIELDS_BYTES + frame.len());
     write_event(&mut event, encode::split(frame).0, epoch, seq);
     event.into()
 }
 
 /// The events of the frames in a batch, of which the first was published as `first_seq`.
-pub fn events(batch: &Batch, epoch: u64, first_seq: u64) -> Batch {
+pub(crate) fn events(batch: &Batch, epoch: u64, first_seq: u64) -> Batch {
     let count = (batch.end_seq - first_seq) as usize;
     let mut events = Vec::with_capacity(FIELDS_BYTES * count + batch.bytes.len());
     let mut rest = &batch.bytes[..];
@@ -37,36 +37,35 @@ pub fn events(batch: &Batch, epoch: u64, first_seq: u64) -> Batch {
     Batch { bytes: events.into(), end_seq: batch.end_seq }
 }
 
-/// The event `gap`, made from the notice that a member would get. After it the listener has everything up to `seq`, or
-/// knows that it can't have it.
-pub fn gap(notice: &[u8], epoch: u64, seq: u64) -> Bytes {
+/// The event `gap`, made from the notice that a member would get. It moves the listener's position to `seq`.
+pub(crate) fn gap(notice: &[u8], epoch: u64, seq: u64) -> Bytes {
     let mut event = b"event: gap\n".to_vec();
     write_event(&mut event, encode::split(notice).0, epoch, seq);
     event.into()
 }
 
-/// The beginning of a stream on which everything behind `seq` follows. No event comes of it, but from now on the listener
-/// knows where it stands, also in a room in which nothing is said; and when to reconnect if the connection is lost.
-pub fn opening(epoch: u64, seq: u64, retry_ms: u64) -> Bytes {
+/// The beginning of a stream that continues after `seq`. It is no event, but it sets the listener's position, which matters
+/// in a quiet room, and the time after which to reconnect.
+pub(crate) fn opening(epoch: u64, seq: u64, retry_ms: u64) -> Bytes {
     format!("retry: {retry_ms}\nid: {}:{seq}\n\n", Epoch(epoch)).into()
 }
 
 /// The end of a stream: when to reconnect, or a comment that says why it ends.
-pub fn end(reason: &CloseReason<'_>) -> Bytes {
+pub(crate) fn end(reason: &CloseReason<'_>) -> Bytes {
     match reason {
         CloseReason::Restart { retry_ms } => format!("retry: {retry_ms}\n\n").into(),
         other => format!(": {}\n\n", other.text().replace(['\r', '\n'], " ")).into(),
     }
 }
 
-/// Where a listener that reconnects stopped: the value of `Last-Event-ID`. One that is not of our making is of no epoch.
-pub fn parse_last_event_id(value: &[u8]) -> Since {
+/// The position in the value of `Last-Event-ID`; it has no epoch if the value is not one of ours.
+pub(crate) fn parse_last_event_id(value: &[u8]) -> Since {
     let position = std::str::from_utf8(value).ok().and_then(|value| value.split_once(':'));
     let position = position.and_then(|(epoch, seq)| Some((Epoch::parse(epoch)?, parse_seq(seq)?)));
     position.map_or(Since { epoch: None, seq: 0 }, |(epoch, seq)| Since { epoch: Some(epoch), seq })
 }
 
-/// As it is written: digits alone.
+/// Reads digits only, exactly as `Seq` is written.
 fn parse_seq(text: &str) -> Option<u64> {
     let seq = text.parse::<u64>().ok()?;
     (seq.to_string() == text).then_some(seq)

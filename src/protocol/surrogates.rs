@@ -1,12 +1,12 @@
-//! Half of a character in a JSON text. `JSON.stringify` writes `\ud83d` alone for a text that was cut inside an emoji; no
-//! Rust string can hold it, and the Go program of 2017 read it as U+FFFD.
+//! Lone surrogates in JSON. `JSON.stringify` writes `\ud83d` alone for a text that was cut inside an emoji; no Rust string can
+//! hold it, and the Go program of 2017 read it as U+FFFD.
 
 use std::borrow::Cow;
 
 /// Bytes of an escape: `\u` and four hex digits.
 const ESCAPE_BYTES: usize = 6;
 
-/// The JSON with U+FFFD for every surrogate that has no other half. Bytes that are no JSON stay none.
+/// The JSON with U+FFFD in place of every lone surrogate. Invalid JSON stays invalid.
 pub fn without_lone_surrogates(json: &[u8]) -> Cow<'_, [u8]> {
     let mut fixed = Cow::Borrowed(json);
     // Most messages have no escape at all.
@@ -22,7 +22,7 @@ pub fn without_lone_surrogates(json: &[u8]) -> Cow<'_, [u8]> {
                 fixed.to_mut()[at..at + ESCAPE_BYTES].copy_from_slice(b"\\ufffd");
                 ESCAPE_BYTES
             }
-            // Also behind a backslash that stands for itself.
+            // This skips an escaped backslash, too.
             _ => 2,
         };
     }

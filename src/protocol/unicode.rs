@@ -1,4 +1,4 @@
-//! What Unicode says of characters, as far as names and messages need it.
+//! Properties of characters, as far as names and messages need them.
 
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
 use icu_properties::{CodePointMapData, CodePointSetData};
@@ -13,13 +13,13 @@ pub(super) fn category(c: char) -> GeneralCategory {
     CodePointMapData::<GeneralCategory>::new().get(c)
 }
 
-/// Whether it stands on the character before it instead of beside it.
+/// Whether it is drawn on the character before it.
 pub(super) fn is_mark(c: char) -> bool {
     use GeneralCategory::{EnclosingMark, NonspacingMark, SpacingMark};
     matches!(category(c), NonspacingMark | SpacingMark | EnclosingMark)
 }
 
-/// Whether nothing is shown for it, though it may change how others are shown. White space is another matter.
+/// Whether it is invisible, though it may change how others are shown. White space does not count.
 pub(super) fn is_invisible(c: char) -> bool {
     use GeneralCategory::{Format, LineSeparator, ParagraphSeparator};
     !c.is_ascii()
@@ -28,8 +28,8 @@ pub(super) fn is_invisible(c: char) -> bool {
             || matches!(category(c), Format | LineSeparator | ParagraphSeparator))
 }
 
-/// Whether nobody would see anything of a text: it is empty, or all white space, control characters and what is invisible.
-pub fn is_blank(text: &str) -> bool {
+/// Whether a text shows nothing: it is empty, or consists of white space, control and invisible characters.
+pub(crate) fn is_blank(text: &str) -> bool {
     text.chars().all(|c| c.is_whitespace() || c.is_control() || is_invisible(c))
 }
 

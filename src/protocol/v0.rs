@@ -1,7 +1,7 @@
-//! The dialect of 2017: what a client says, as a command; what the server answers, as texts.
+//! The dialect of 2017: a client's messages as commands, and the server's answers as texts.
 //!
-//! Clients send `{"From","Message","Room","Meta"}`, the keys also in lower case. `From` and `Meta` are read only to see
-//! that they are of the right type: the server sets both.
+//! Clients send `{"From","Message","Room","Meta"}`, the keys also in lower case. `From` and `Meta` are only checked for
+//! their types: the server sets both.
 
 use std::borrow::Cow;
 
@@ -13,12 +13,12 @@ use super::json::{self, Json, Keys, Spelled};
 #[derive(Debug, PartialEq, Eq)]
 pub struct Said<'a> {
     /// The room that it is for; empty if none was given.
-    pub room: Cow<'a, str>,
-    /// What is said, or a slash command.
+    pub(crate) room: Cow<'a, str>,
+    /// The text, or a slash command.
     pub message: Cow<'a, str>,
 }
 
-/// What a text asks for, once its room is known to exist.
+/// The command in a text, once its room is known to exist.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command<'a> {
     /// Tell all members.
@@ -91,7 +91,7 @@ pub(super) fn wrong(fault: &mut Option<String>, key: &str, expected: &str, found
     fault.get_or_insert_with(|| format!("{key} has to be {expected}, not {}", found.kind()));
 }
 
-/// The command in a text: its first word decides, words are parted by one space each.
+/// The command in a text. Its first word decides; words are separated by single spaces.
 pub fn command(message: &str) -> Command<'_> {
     let mut words = message.split(' ');
     let first = words.next().unwrap_or_default();
@@ -112,48 +112,48 @@ pub fn command(message: &str) -> Command<'_> {
 /// The texts of 2017, to the letter, and those of the limits that came later.
 pub mod text {
     /// A room that nobody is in.
-    pub const NO_ROOM: &str = "room does not exist.";
+    pub(crate) const NO_ROOM: &str = "room does not exist.";
 
-    /// A message in which nobody would see anything.
-    pub const EMPTY: &str = "The message is empty.";
+    /// A message that shows nothing.
+    pub(crate) const EMPTY: &str = "The message is empty.";
 
     /// A name that another member has.
-    pub fn taken(user: &str) -> String {
+    pub(crate) fn taken(user: &str) -> String {
         format!("User {user} is already in room.")
     }
 
     /// The confirmation of `/leave`.
-    pub fn left(room: &str) -> String {
+    pub(crate) fn left(room: &str) -> String {
         format!("Left channel {room}.")
     }
 
-    /// `/leave` of a room that one isn't in.
-    pub fn not_present(room: &str, user: &str) -> String {
+    /// `/leave` of a room that the user isn't in.
+    pub(crate) fn not_present(room: &str, user: &str) -> String {
         format!("Couldn't leave channel {room}: User {user} not present in room {room}.")
     }
 
     /// `/leave` of a room that nobody is in.
-    pub fn does_not_exist(room: &str) -> String {
+    pub(crate) fn does_not_exist(room: &str) -> String {
         format!("Couldn't leave channel {room}: Room {room} does not exist.")
     }
 
     /// A command with the wrong number of words, repeated whole.
-    pub fn malformatted(message: &str) -> String {
+    pub(crate) fn malformatted(message: &str) -> String {
         format!("Malformatted arguments: {message}")
     }
 
     /// `/join` of a name that no room can have.
-    pub fn cannot_join(why: impl std::fmt::Display) -> String {
+    pub(crate) fn cannot_join(why: impl std::fmt::Display) -> String {
         format!("Couldn't join channel: {why}")
     }
 
     /// `/join` beyond the limit.
-    pub fn too_many_rooms(rooms_max: usize) -> String {
+    pub(crate) fn too_many_rooms(rooms_max: usize) -> String {
         format!("Couldn't join channel: you are in {rooms_max} rooms, which is as many as you may. /leave one first.")
     }
 
     /// The answer to a further `/join` while memory is used up.
-    pub const NO_MEMORY: &str =
+    pub(crate) const NO_MEMORY: &str =
         "Couldn't join channel: the server is short of memory for further rooms. Try again later.";
 
     /// The answer to `/list` and `/channels`: the first names of `count`.
@@ -166,7 +166,7 @@ pub mod text {
     }
 
     /// A message beyond the rate limit.
-    pub fn too_fast(per_second: u32) -> String {
+    pub(crate) fn too_fast(per_second: u32) -> String {
         format!("Too fast: that message was not delivered. You may send {per_second} messages a second.")
     }
 }

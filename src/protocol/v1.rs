@@ -1,4 +1,4 @@
-//! `hi.v1`: what a client asks for, as a command; the answers and errors to it, as frames.
+//! `hi.v1`: a client's requests as commands, and the answers and errors as frames.
 //!
 //! Clients send the object of v0 with `Op`, and a `Ref` that the answer repeats. Broadcasts are those of v0: see
 //! [`super::broadcast`].
@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use fastwebsockets::OpCode;
 use serde::Serialize;
 
+use crate::frame::OpCode;
 use crate::frame::encode::FrameWriter;
 use crate::protocol::position::{Epoch, Since};
 
@@ -17,7 +17,7 @@ mod parse;
 pub use parse::parse;
 
 /// The name in `Sec-WebSocket-Protocol`.
-pub const SUBPROTOCOL: &str = "hi.v1";
+pub(crate) const SUBPROTOCOL: &str = "hi.v1";
 
 /// `Ref`: chosen by the client, repeated as it came.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -32,45 +32,45 @@ pub enum Ref<'a> {
 /// One message of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// What the answer repeats; known also if the rest could not be read.
+    /// Repeated in the answer; known even if the rest could not be read.
     pub reference: Option<Ref<'a>>,
     /// What is asked for.
     pub command: Result<Command<'a>, Fault>,
 }
 
-/// What a client asks for. Rooms are as they came, not checked yet.
+/// A client's request. Rooms are as they arrived, not checked.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command<'a> {
     /// Tell all members.
     Publish {
-        /// Of this room.
+        /// The room that it is for.
         room: Cow<'a, str>,
-        /// What is said; a slash means nothing here.
+        /// The text; a slash has no meaning here.
         message: Cow<'a, str>,
     },
     /// Join, or rejoin after a reconnect.
     Join {
-        /// Into this room.
+        /// The room to join.
         room: Cow<'a, str>,
-        /// What the client has of it.
+        /// The client's position in the room.
         since: Option<Since>,
     },
     /// Leave a room.
     Leave {
-        /// This one.
+        /// The room to leave.
         room: Cow<'a, str>,
     },
     /// Asks for the users of a room.
     Who {
-        /// In this one.
+        /// The room to look at.
         room: Cow<'a, str>,
     },
-    /// Which rooms are there?
+    /// Asks for the names of rooms.
     Rooms {
-        /// Only those whose names begin so.
+        /// Only rooms whose names begin with this.
         prefix: Cow<'a, str>,
     },
-    /// What time is it?
+    /// Asks for the server's time.
     Ping,
 }
 
@@ -79,7 +79,7 @@ pub enum Command<'a> {
 pub enum Fault {
     /// Not JSON, not an object, or a key of the wrong type; three in a row close the connection.
     Unreadable(String),
-    /// A key is missing, or has a value that nothing is known of.
+    /// A key is missing, or has an unknown value.
     Meaningless(String),
 }
 
@@ -96,13 +96,13 @@ pub enum Code {
     NotJoined,
     /// Beyond the rate limit.
     TooManyRequests,
-    /// The message can't be read or makes no sense.
+    /// The message can't be read, or is no request.
     BadRequest,
 }
 
 impl Code {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::RoomNotFound,
         Self::NameTaken,
         Self::TooManyRooms,
@@ -112,7 +112,7 @@ impl Code {
     ];
 
     /// The word on the wire.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::RoomNotFound => "room_not_found",
             Self::NameTaken => "name_taken",
@@ -123,8 +123,8 @@ impl Code {
         }
     }
 
-    /// Whether the same request may do a moment later, without anything else having changed.
-    pub fn is_temporary(self) -> bool {
+    /// Whether the same request may succeed a moment later.
+    pub(crate) fn is_temporary(self) -> bool {
         self == Self::TooManyRequests
     }
 }
@@ -132,10 +132,8 @@ impl Code {
 /// An error to answer with.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What programs read.
-    pub code: Code,
-    /// What people read.
-    pub message: String,
+    pub(crate) code: Code,
+    pub(crate) message: String,
 }
 
 impl Refusal {
@@ -159,45 +157,39 @@ impl Refusal {
 /// The first frame of a connection.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Hello<'a> {
-    /// Always `hello`.
-    pub op: &'static str,
+pub(crate) struct Hello<'a> {
+    pub(crate) op: &'static str,
     /// The connection, as this server's log knows it.
-    pub client: String,
-    /// The user's name.
-    pub user: &'a str,
+    pub(crate) client: String,
+    pub(crate) user: &'a str,
     /// Seconds between two WebSocket pings.
-    pub ping: u64,
-    /// This process.
-    pub instance: &'a str,
-    /// Of the program.
-    pub version: &'static str,
+    pub(crate) ping: u64,
+    pub(crate) instance: &'a str,
+    pub(crate) version: &'static str,
     /// What the client may send.
-    pub limits: Limits,
+    pub(crate) limits: Limits,
     /// The secret with which a new connection takes the name over.
-    pub resume: String,
+    pub(crate) resume: String,
 }
 
 /// The limits of a connection, so that a client can keep to them; 0 is no limit.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Bytes of a message: the payload of its WebSocket frames, added up.
-    pub message: usize,
+    pub(crate) message: usize,
     /// Rooms that the connection may be in at once.
-    pub rooms: u32,
-    /// Messages a second.
-    pub rate: u32,
+    pub(crate) rooms: u32,
+    pub(crate) rate: u32,
 }
 
 impl Hello<'_> {
-    /// The frame.
-    pub fn frame(&self) -> Bytes {
+    pub(crate) fn frame(&self) -> Bytes {
         encode(self)
     }
 }
 
-/// An answer that says yes: `Op` is `ok`, and only what the request asked about is there.
+/// A positive answer: `Op` is `ok`, and the other keys depend on the request.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Answer<'a> {
@@ -236,17 +228,16 @@ pub struct RoomEntry<'a> {
 
 impl<'a> Answer<'a> {
     /// To `pub`: the place that the message got.
-    pub fn published(room: &'a str, epoch: u64, seq: u64) -> Self {
+    pub(crate) fn published(room: &'a str, epoch: u64, seq: u64) -> Self {
         Self { room: Some(room), epoch: Some(Epoch(epoch)), seq: Some(seq), ..Self::default() }
     }
 
-    /// To `join`: everything behind `seq` follows, nothing else.
-    pub fn joined(room: &'a str, epoch: u64, seq: u64, recovered: Option<bool>, users: usize) -> Self {
+    /// To `join`: the frames after `seq` follow.
+    pub(crate) fn joined(room: &'a str, epoch: u64, seq: u64, recovered: Option<bool>, users: usize) -> Self {
         Self { recovered, users: Some(Users::Count(users)), ..Self::published(room, epoch, seq) }
     }
 
-    /// To `leave`.
-    pub fn left(room: &'a str) -> Self {
+    pub(crate) fn left(room: &'a str) -> Self {
         Self { room: Some(room), ..Self::default() }
     }
 
@@ -267,7 +258,7 @@ impl<'a> Answer<'a> {
 }
 
 /// The answer to `ping`; the time in ms since 1970.
-pub fn pong(reference: Option<&Ref<'_>>, unix_ms: u64) -> Bytes {
+pub(crate) fn pong(reference: Option<&Ref<'_>>, unix_ms: u64) -> Bytes {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
     struct Pong {

@@ -1,4 +1,4 @@
-//! Single cases, and properties beside a model that remembers every message.
+//! Single cases, and properties checked against a model that remembers every message.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const LIMIT: RateLimit = RateLimit::new(20, 40);
 
-/// Messages that come every `every_ms` from `from_ms`, `count` of them.
+/// `count` messages, one every `every_ms`, starting at `from_ms`.
 fn take_all(bucket: &mut Bucket, from_ms: u64, every_ms: u64, count: u64) -> Vec<Verdict> {
     (0..count).map(|index| bucket.take(&LIMIT, from_ms + index * every_ms)).collect()
 }
@@ -24,14 +24,14 @@ fn a_burst_passes_and_no_more() {
 }
 
 #[test]
-fn the_rate_itself_passes_for_ever() {
+fn the_rate_itself_passes_forever() {
     let mut bucket = Bucket::new(&LIMIT, 0);
     take_all(&mut bucket, 0, 0, 40);
     assert_eq!(passes(&take_all(&mut bucket, 50, 50, 10_000)), 10_000);
 }
 
 #[test]
-fn tokens_come_back_one_by_one_and_fill_the_bucket_only() {
+fn tokens_come_back_one_by_one_up_to_a_full_bucket() {
     let mut bucket = Bucket::new(&LIMIT, 0);
     take_all(&mut bucket, 0, 0, 40);
     assert_eq!(bucket.take(&LIMIT, 49), Verdict::Refused);
@@ -41,7 +41,7 @@ fn tokens_come_back_one_by_one_and_fill_the_bucket_only() {
 }
 
 #[test]
-fn off_means_everything_passes() {
+fn without_a_limit_everything_passes() {
     let limit = RateLimit::new(0, 0);
     let mut bucket = Bucket::new(&limit, 0);
     assert!((0..10_000).all(|_| bucket.take(&limit, 0) == Verdict::Pass));
@@ -49,7 +49,7 @@ fn off_means_everything_passes() {
 }
 
 #[test]
-fn a_burst_of_nothing_is_a_burst_of_one() {
+fn a_burst_of_0_is_a_burst_of_1() {
     let limit = RateLimit::new(1, 0);
     let mut bucket = Bucket::new(&limit, 0);
     assert_eq!(bucket.take(&limit, 0), Verdict::Pass);
@@ -58,7 +58,7 @@ fn a_burst_of_nothing_is_a_burst_of_one() {
 }
 
 #[test]
-fn an_excess_is_too_long_after_ten_seconds() {
+fn an_excess_lasts_too_long_after_ten_seconds() {
     let mut bucket = Bucket::new(&LIMIT, 0);
     assert_eq!(passes(&take_all(&mut bucket, 0, 0, 40)), 40);
     // 100 a second: four of five refused, from 1 ms on.
@@ -69,7 +69,7 @@ fn an_excess_is_too_long_after_ten_seconds() {
 }
 
 #[test]
-fn a_pause_of_a_second_starts_the_ten_seconds_anew() {
+fn a_pause_of_a_second_restarts_the_ten_seconds() {
     let flood = |bucket: &mut Bucket, from_ms| {
         let verdicts = take_all(bucket, from_ms, 1, 9000);
         assert!(!verdicts.contains(&Verdict::RefusedTooLong));
@@ -85,7 +85,7 @@ fn a_pause_of_a_second_starts_the_ten_seconds_anew() {
 }
 
 #[test]
-fn a_connection_that_keeps_to_the_rate_most_of_the_time_is_never_too_long() {
+fn a_connection_slightly_over_its_rate_is_never_over_it_for_too_long() {
     let mut bucket = Bucket::new(&LIMIT, 0);
     // 21 a second: one in 21 is refused, about one a second.
     let verdicts: Vec<_> = (0..2100).map(|index| bucket.take(&LIMIT, index * 1000 / 21)).collect();
@@ -139,7 +139,7 @@ fn limit() -> impl Strategy<Value = RateLimit> {
     (per_second, burst).prop_map(|(per_second, burst)| RateLimit::new(per_second, burst))
 }
 
-/// Times between messages in ms: mostly a flood, at times a rest, now and then weeks.
+/// Times between messages in ms: mostly a flood, sometimes a pause, rarely weeks.
 fn gaps() -> impl Strategy<Value = Vec<u64>> {
     let gap = prop_oneof![
         600 => 0..40_u64,
@@ -152,7 +152,7 @@ fn gaps() -> impl Strategy<Value = Vec<u64>> {
 
 proptest! {
     #[test]
-    fn the_bucket_behaves_as_the_model(limit in limit(), start_ms in 0..(u64::MAX >> 1), gaps in gaps()) {
+    fn the_bucket_behaves_like_the_model(limit in limit(), start_ms in 0..(u64::MAX >> 1), gaps in gaps()) {
         let mut bucket = Bucket::new(&limit, start_ms);
         let tokens = u128::from(limit.burst) * 1000;
         let mut model = Model { limit, now_ms: start_ms, tokens, refusals: Vec::new() };
@@ -164,7 +164,7 @@ proptest! {
     }
 
     #[test]
-    fn over_any_time_no_more_passes_than_the_limit_says(limit in limit(), start_ms in any::<u32>(), gaps in gaps()) {
+    fn in_any_period_no_more_passes_than_the_limit_allows(limit in limit(), start_ms in any::<u32>(), gaps in gaps()) {
         let mut now_ms = u64::from(start_ms);
         let mut bucket = Bucket::new(&limit, now_ms);
         let mut passed = Vec::new();

@@ -1,5 +1,5 @@
-//! The buffers that the kernel receives into: memory in one piece, and the ring of entries (`IORING_REGISTER_PBUF_RING`)
-//! from which the kernel takes them.
+//! The buffers that the kernel receives into: one piece of memory, and the ring of entries (`IORING_REGISTER_PBUF_RING`) from
+//! which the kernel takes them.
 
 use crate::limits::RECEIVE_BUFFER_BYTES;
 use std::alloc::Layout;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
-/// Bytes that arrived, in one of the buffers of a pool, which gets it back when this is dropped.
+/// Received bytes, in one of the buffers of a pool. Dropping this gives the buffer back.
 #[derive(Debug)]
 pub struct Received {
     buffer: u16,
@@ -19,20 +19,20 @@ pub struct Received {
 }
 
 impl Received {
-    /// Number of bytes.
+    /// Number of received bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing arrived in it.
+    /// Whether no bytes were received.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// The bytes, to be read and unmasked in place.
     pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: `buffer` is out of the pool since this value was made, and is nobody else's before it is dropped: neither the
-        // kernel's nor another `Received`'s; the pool keeps it allocated, and `len` is at most its size.
+        // SAFETY: `buffer` has been out of the pool since this value was made, and until it is dropped nobody else uses it:
+        // neither the kernel nor another `Received`. The pool keeps it allocated, and `len` is at most its size.
         #[allow(unsafe_code)]
         unsafe {
             std::slice::from_raw_parts_mut(self.pool.0.memory.buffer(self.buffer), self.len)
@@ -47,37 +47,37 @@ impl Drop for Received {
     }
 }
 
-/// The receive buffers of one shard, shared by those who hold one.
+/// The receive buffers of one shard, shared by everything that holds one.
 #[derive(Clone, Debug)]
 pub struct BufferPool(Rc<Pool>);
 
 #[derive(Debug)]
 struct Pool {
     memory: BufferMemory,
-    /// Buffers inside a [`Received`].
+    /// Number of buffers inside a [`Received`].
     held: Cell<usize>,
-    /// Buffers that have come back, and are not in use again yet.
+    /// Buffers that have been given back and are not in use again yet.
     returned: RefCell<Vec<u16>>,
 }
 
 impl BufferPool {
-    /// A pool of `buffers` buffers, of which none is in use.
+    /// A pool of `buffers` buffers, none of them in use.
     pub fn new(buffers: u16) -> Self {
         let returned = RefCell::new((0..buffers).rev().collect());
         Self(Rc::new(Pool { memory: BufferMemory::new(buffers), held: Cell::new(0), returned }))
     }
 
-    /// Number of buffers.
-    pub fn len(&self) -> usize {
+    /// Number of buffers, in use or not.
+    pub fn size(&self) -> usize {
         self.0.memory.layout.size() / RECEIVE_BUFFER_BYTES
     }
 
-    /// Buffers that hold something which has arrived and was not given back.
+    /// Number of buffers that hold received bytes.
     pub fn held(&self) -> usize {
         self.0.held.get()
     }
 
-    /// What a ring that is not the kernel's has received: at most a buffer full of `bytes`. `None`: no buffer is left.
+    /// Receives for a ring that is not the kernel's: copies at most one buffer full of `bytes`. `None` if no buffer is free.
     pub fn fill(&self, bytes: &[u8]) -> Option<Received> {
         let buffer = self.0.returned.borrow_mut().pop()?;
         let mut received = self.received(buffer, bytes.len());
@@ -86,14 +86,14 @@ impl BufferPool {
         Some(received)
     }
 
-    /// The first `len` bytes of `buffer`, which is out of the pool and in nobody's hands.
+    /// The first `len` bytes of `buffer`, which is out of the pool and used by nobody.
     fn received(&self, buffer: u16, len: usize) -> Received {
         self.0.held.update(|held| held + 1);
         Received { buffer, len: len.min(RECEIVE_BUFFER_BYTES), pool: self.clone() }
     }
 }
 
-/// The memory of all receive buffers, one behind the other, never moved.
+/// The memory of all receive buffers, one after the other. It never moves.
 #[derive(Debug)]
 struct BufferMemory {
     start: NonNull<u8>,
@@ -112,7 +112,7 @@ impl BufferMemory {
 
     fn buffer(&self, index: u16) -> *mut u8 {
         let offset = usize::from(index) * RECEIVE_BUFFER_BYTES;
-        assert!(offset < self.layout.size(), "the kernel names only buffers that it was given");
+        assert!(offset < self.layout.size(), "the kernel returns only buffers that it was given");
         // SAFETY: the offset lies inside the allocation, as just asserted.
         unsafe { self.start.as_ptr().add(offset) }
     }
@@ -126,7 +126,7 @@ impl Drop for BufferMemory {
     }
 }
 
-/// The ring of buffers that the kernel takes from: entries shared with it, of which we write the tail.
+/// The ring of buffers that the kernel takes from: entries shared with it, and a tail that we write.
 pub(super) struct BufferRing {
     entries: NonNull<BufRingEntry>,
     layout: Layout,
@@ -137,9 +137,9 @@ pub(super) struct BufferRing {
 
 #[allow(unsafe_code)]
 impl BufferRing {
-    /// A ring of `buffers` buffers, of which none is the kernel's before [`BufferRing::publish`].
+    /// A ring of `buffers` buffers. The kernel has none of them before [`BufferRing::publish`].
     pub(super) fn new(buffers: u16) -> Self {
-        assert!(buffers.is_power_of_two(), "the kernel wants a power of two");
+        assert!(buffers.is_power_of_two(), "the kernel needs a power of two");
         let layout = Layout::array::<BufRingEntry>(buffers.into())
             .and_then(|layout| layout.align_to(4096))
             .expect("at most 512 KiB");
@@ -149,27 +149,27 @@ impl BufferRing {
         Self { entries, layout, mask: buffers - 1, tail: 0, pool: BufferPool::new(buffers) }
     }
 
-    /// The buffers.
+    /// The pool that the buffers are given back to.
     pub(super) fn pool(&self) -> &BufferPool {
         &self.pool
     }
 
-    /// Where the entries are: page-aligned, and theirs until the ring is dropped.
+    /// Address of the entries: page-aligned, and valid until the ring is dropped.
     pub(super) fn address(&self) -> u64 {
         self.entries.as_ptr() as u64
     }
 
-    /// The first `len` bytes of `buffer`, of which a completion said that it is ours.
+    /// The first `len` bytes of `buffer`, which a completion has handed to us.
     pub(super) fn received(&self, buffer: u16, len: usize) -> Received {
         self.pool.received(buffer, len)
     }
 
-    /// Makes `buffer` the kernel's. It must not be the kernel's already, nor inside a [`Received`].
+    /// Gives `buffer` to the kernel. The kernel must not have it already, and it must not be inside a [`Received`].
     fn provide(&mut self, buffer: u16) {
         let slot = self.tail & self.mask;
-        // SAFETY: `slot` is within the entries, the kernel reads an entry only after the tail has moved past it, and
-        // there are never more buffers provided than slots, as each buffer is provided at most once at a time. The
-        // entry's address and length lie in the pool's memory, which lives at least as long as the ring.
+        // SAFETY: `slot` is within the entries, and the kernel reads an entry only after the tail has moved past it. There are
+        // never more buffers provided than slots, since each buffer is provided at most once at a time. The entry's address and
+        // length lie in the pool's memory, which lives at least as long as the ring.
         unsafe {
             let entry = &mut *self.entries.as_ptr().add(usize::from(slot));
             entry.set_addr(self.pool.0.memory.buffer(buffer) as u64);
@@ -179,7 +179,7 @@ impl BufferRing {
         self.tail = self.tail.wrapping_add(1);
     }
 
-    /// Makes the buffers that have come back to the pool the kernel's: all of them, once it knows the ring's
+    /// Gives the kernel every buffer that has come back to the pool; called first when the kernel knows the ring's
     /// [`BufferRing::address`].
     pub(super) fn publish(&mut self) {
         let before = self.tail;
@@ -190,9 +190,8 @@ impl BufferRing {
         if self.tail == before {
             return;
         }
-        // SAFETY: the tail lies in the first entry, is valid for as long as `entries`, aligned, and written by us only;
-        // the kernel reads it atomically. `provide` writes the other fields of that entry, never this one, and its `&mut`
-        // has ended.
+        // SAFETY: the tail is in the first entry, valid for as long as `entries`, aligned, and written only by us; the kernel
+        // reads it atomically. `provide` writes the other fields of that entry, never this one, and its `&mut` has ended.
         unsafe {
             let tail = BufRingEntry::tail(self.entries.as_ptr()).cast_mut();
             AtomicU16::from_ptr(tail).store(self.tail, Ordering::Release);
@@ -213,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_comes_back_when_what_arrived_in_it_is_dropped() {
+    fn a_buffer_comes_back_when_its_received_bytes_are_dropped() {
         let mut ring = BufferRing::new(2);
         ring.publish();
         let received = ring.received(1, 4);
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_gives_each_buffer_once() {
+    fn a_pool_hands_out_each_buffer_once() {
         let pool = BufferPool::new(2);
         let (mut one, two) = (pool.fill(b"one").unwrap(), pool.fill(&[7; 5000]).unwrap());
         assert!(pool.fill(b"three").is_none());

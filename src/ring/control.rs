@@ -1,4 +1,4 @@
-//! The control ring of a shard's thread, tokio-uring's runtime: and the type of its sockets, which nothing outside
+//! The control ring of a shard's thread, which is tokio-uring's runtime, and the type of its sockets, which nothing outside
 //! [`crate::ring`] names.
 
 use std::io;
@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use bytes::Bytes;
 use tokio_uring::buf::BoundedBuf;
 
-/// The runtime as shards use it. Its completions wait until the thread enters the kernel by itself, as it does every
-/// turn: nothing interrupts it meanwhile.
+/// The runtime that shards use. Its completions wait until the thread enters the kernel of its own accord, as it does every
+/// turn: nothing interrupts the thread before that.
 pub fn control_ring() -> tokio_uring::Builder {
     let mut flags = tokio_uring::uring_builder();
     flags.setup_coop_taskrun();
@@ -18,36 +18,36 @@ pub fn control_ring() -> tokio_uring::Builder {
     builder
 }
 
-/// Runs a task of its own on the control ring of the calling thread.
+/// Spawns a task on the control ring of the calling thread.
 pub fn spawn(task: impl Future<Output = ()> + 'static) {
     drop(tokio_uring::spawn(task));
 }
 
-/// A socket whose request heads are read and answered on the control ring.
+/// A socket that is read and answered on the control ring.
 pub struct Stream(tokio_uring::net::TcpStream);
 
 impl Stream {
-    /// Takes over an accepted socket.
+    /// Takes over a socket that was accepted or connected.
     pub fn new(stream: TcpStream) -> Self {
         Self(tokio_uring::net::TcpStream::from_std(stream))
     }
 
-    /// Appends what arrives next to `buffer`, as much as its capacity holds; 0: the peer has ended.
+    /// Appends the bytes that arrive next to `buffer`, up to its capacity. 0: the peer has ended.
     pub async fn read(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         let (len, capacity) = (buffer.len(), buffer.capacity());
         let (read, slice) = self.0.read(buffer.slice(len..capacity)).await;
         (read, slice.into_inner())
     }
 
-    /// Writes all of it.
+    /// Writes all of `bytes`.
     ///
     /// # Errors
-    /// The peer is gone.
+    /// The connection is broken.
     pub async fn write_all(&self, bytes: Bytes) -> io::Result<()> {
         self.0.write_all(bytes).await.0
     }
 
-    /// Shuts it down. An error means that the peer is gone already, which is as good.
+    /// Shuts the socket down. An error means that the connection is broken already, which is just as good.
     pub fn shutdown(&self, how: Shutdown) {
         let _ = self.0.shutdown(how);
     }
@@ -61,11 +61,11 @@ impl AsFd for Stream {
     }
 }
 
-/// A socket on its way to the data ring: one that was answered at once never was the control ring's.
+/// A socket on its way to the data ring.
 pub enum Socket {
-    /// As it was accepted.
+    /// A socket whose handshake was done right after the accept, without the control ring.
     Accepted(OwnedFd),
-    /// One that a task of the control ring has read from.
+    /// A socket that a task of the control ring has read from.
     Read(Stream),
 }
 

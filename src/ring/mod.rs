@@ -1,10 +1,10 @@
 //! The data ring: receives and sends of upgraded connections, whose sockets it owns.
 //!
-//! - [`DataRing`]: what a shard asks of it, and what it answers
-//! - [`uring`]: the kernel's
-//! - [`buffers`]: the memory that is received into
-//! - [`control`]: the other ring of a shard's thread, and the sockets that come from there
-//! - [`probe`]: tries at start what both rings need of the kernel
+//! - [`DataRing`]: the operations that a shard starts, and their completions
+//! - [`uring`]: the ring of the kernel
+//! - [`buffers`]: the buffers that it receives into
+//! - [`control`]: the other ring of a shard's thread, and the sockets that come from it
+//! - [`probe`]: checks at start that the kernel has what both rings need
 
 use std::io;
 use std::net::Shutdown;
@@ -21,84 +21,85 @@ pub use buffers::{BufferPool, Received};
 pub use control::Socket;
 pub use uring::Ring;
 
-/// What a shard asks of its data ring. A trait, so that a seeded stand-in can be the network.
+/// The operations that a shard needs from its data ring. A trait, so that a simulated network can take the kernel's place.
 ///
-/// The ring owns the sockets. A connection is named by its token, from [`DataRing::adopt`] to [`DataRing::release`]; nothing
-/// is asked for a token that isn't adopted, and a token is released only when the ring holds nothing for it: no receive, no
-/// send, no wait for room. Nothing is done before [`DataRing::submit`].
+/// The ring owns the sockets. From [`DataRing::adopt`] to [`DataRing::release`], a connection is identified by its token; no
+/// method is called with a token that isn't adopted. A token is released only when the ring holds nothing for it: no receive,
+/// no send, no wait until the socket is writable. Operations start at the next [`DataRing::submit`].
 pub trait DataRing {
-    /// A connection's socket, as it comes from the handshake.
+    /// A connection's socket, as the handshake hands it over.
     type Socket;
 
-    /// Takes over a socket.
+    /// Takes over a socket and gives it the name `token`.
     fn adopt(&mut self, token: u32, socket: Self::Socket);
-    /// Closes the socket, of which nothing is in flight any more.
+    /// Closes the socket. Nothing may be in flight for it.
     fn release(&mut self, token: u32);
-    /// Receives; each arrival is a [`Completion::Received`].
+    /// Starts a receive; each arrival is a [`Completion::Received`].
     fn receive(&mut self, token: u32, how: Receive);
-    /// Ends a receive that goes on by itself: it completes with `ECANCELED`, unless it has ended meanwhile. What has
-    /// arrived before comes first.
+    /// Cancels a multishot receive: it completes with `ECANCELED`, unless it has ended in the meantime. Everything that arrived
+    /// before comes first.
     fn cancel(&mut self, token: u32);
-    /// Sends `slices`, at most [`SLICES_PER_SEND_MAX`](crate::limits::SLICES_PER_SEND_MAX), in order, as far as the socket has room.
+    /// Sends `slices` in order, as far as the socket has room; at most
+    /// [`SLICES_PER_SEND_MAX`](crate::limits::SLICES_PER_SEND_MAX) of them.
     fn send(&mut self, token: u32, slices: Slices);
-    /// Waits until there is room to send again, or the socket is at its end.
+    /// Waits until the socket is writable or broken: a [`Completion::Writable`].
     fn await_writable(&mut self, token: u32);
-    /// Shuts the socket down: with [`Shutdown::Both`] all that is in flight completes.
+    /// Shuts the socket down. With [`Shutdown::Both`], everything in flight completes.
     fn shutdown(&mut self, token: u32, how: Shutdown);
 
-    /// Gives everything asked for since the last call to the kernel, and lets it finish what it deferred. True: it has
-    /// deferred more than it finishes in one call (20 pieces of work, since Linux 6.13).
+    /// Gives the kernel all operations since the last call, and lets it run work that it has deferred. True: there is more
+    /// deferred work than it runs in one call (20 pieces, since Linux 6.13).
     ///
     /// # Errors
-    /// When the kernel refuses the ring itself: a bug of ours, or out of memory.
+    /// The kernel refused the ring itself: a bug of ours, or the kernel is out of memory.
     fn submit(&mut self) -> io::Result<bool>;
     /// The next completion, if there is one.
     fn next(&mut self) -> Option<Completion>;
-    /// Completions are looked for from now on: the thread need not be woken for them.
+    /// From now on the caller polls for completions: they don't wake the thread.
     fn suppress_wakeups(&mut self);
-    /// From now on completions wake the thread again. False if there are some of which it has not been told, or something was
-    /// asked for that the kernel has not been given.
+    /// From now on completions wake the thread again. False: some are there already, or there are operations that have not been
+    /// submitted.
     fn arm_wakeups(&mut self) -> bool;
 
-    /// The buffers that it receives into.
+    /// The buffers that the ring receives into.
     fn buffers(&self) -> &BufferPool;
-    /// The number of a connection's socket, by which [`DataRing::peer_has_ended`] knows it.
+    /// The file descriptor of a connection's socket, for [`DataRing::peer_has_ended`].
     fn descriptor(&self, token: u32) -> RawFd;
-    /// Whether the peer of a socket has ended what it says, or is gone; what it said before may still be unread. Asked from any
-    /// thread, for sockets that are not released.
+    /// Whether the peer of a socket has ended, or the connection is broken; there may still be unread input. May be called from
+    /// any thread, for sockets that are not released.
     fn peer_has_ended(descriptor: RawFd) -> bool;
 }
 
-/// A data ring that can be opened on the thread of a shard, and takes the sockets of the control ring.
+/// A data ring that can be opened on a shard's thread, and takes the sockets of the control ring.
 pub trait OpenRing: DataRing<Socket = Socket> + Sized {
-    /// A ring with `receive_buffers` provided buffers (a power of two, at most 32,768) that signals the eventfd `wake_up`
-    /// when there is a completion, unless [wake-ups are suppressed](DataRing::suppress_wakeups).
+    /// Opens a ring with `receive_buffers` provided buffers (a power of two, at most 32,768). A completion signals the eventfd
+    /// `wake_up`, unless [wake-ups are suppressed](DataRing::suppress_wakeups).
     ///
     /// # Errors
-    /// What the kernel refused; see [`RingError`].
+    /// The operation that the kernel refused; see [`RingError`].
     fn open(receive_buffers: u16, wake_up: OwnedFd) -> Result<Self, RingError>;
 }
 
-/// How much a receive takes.
+/// How long a receive goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receive {
-    /// All that comes, until the peer ends or buffers run out.
+    /// Multishot: until the peer ends or the buffers run out.
     All,
-    /// One buffer at most.
+    /// Until one buffer, at most, is filled.
     Once,
 }
 
-/// What one send holds: nearly always a single slice.
+/// The bytes of one send; nearly always a single slice.
 #[derive(Debug)]
 pub enum Slices {
-    /// One contiguous range.
+    /// One contiguous range of bytes.
     One(Slice),
-    /// Several, in order.
+    /// Several ranges, which leave in this order.
     Many(Vec<Slice>),
 }
 
 impl Slices {
-    /// Bytes in all.
+    /// Total number of bytes.
     pub fn len(&self) -> usize {
         self.as_slice().iter().map(Slice::len).sum()
     }
@@ -108,7 +109,7 @@ impl Slices {
         self.len() == 0
     }
 
-    /// All of them, in order.
+    /// The slices, in order.
     pub fn as_slice(&self) -> &[Slice] {
         match self {
             Self::One(slice) => std::slice::from_ref(slice),
@@ -117,40 +118,40 @@ impl Slices {
     }
 }
 
-/// Something that the kernel finished. `token` is the one that it was asked with.
+/// An operation that has completed, or one part of it. `token` is the one that the operation was started with.
 #[derive(Debug)]
 pub enum Completion {
-    /// Bytes arrived (`Ok(Some)`), the peer has ended (`Ok(None)`), or the receive failed. `ENOBUFS` is no failure of the
-    /// connection: buffers have run out.
+    /// Bytes have arrived (`Ok(Some)`), the peer has ended (`Ok(None)`), or the receive has failed. `ENOBUFS` doesn't mean that
+    /// the connection is broken: the buffers have run out.
     Received {
-        /// The connection.
+        /// The token of the connection.
         token: u32,
-        /// Bytes, the end, or an error.
+        /// Bytes, the end of the input, or an error.
         result: io::Result<Option<Received>>,
-        /// Whether more will come by itself; otherwise [`DataRing::receive`] has to be called for more.
+        /// Whether the receive goes on; otherwise [`DataRing::receive`] has to be called for more.
         armed: bool,
     },
-    /// A send ended: how many bytes the kernel took of `slices`, or why none (`EAGAIN`: there is no room).
+    /// A send has completed: how many bytes of `slices` the kernel took, or why it took none (`EAGAIN`: the socket is full).
     Sent {
-        /// The connection.
+        /// The token of the connection.
         token: u32,
-        /// Bytes taken.
+        /// Number of bytes taken.
         result: io::Result<usize>,
-        /// What was to be sent.
+        /// The slices of the send, given back.
         slices: Slices,
     },
-    /// The wait for room has ended.
+    /// The socket is writable again, or broken.
     Writable {
-        /// The connection.
+        /// The token of the connection.
         token: u32,
     },
 }
 
-/// Why a data ring can't be had.
+/// Why a data ring can't be opened.
 #[derive(Debug)]
 pub struct RingError {
-    /// The operation, or the step of the set-up, that the kernel refused.
+    /// The operation, or the step of the setup, that the kernel refused.
     pub operation: &'static str,
-    /// Its answer.
+    /// The kernel's error.
     pub error: io::Error,
 }

@@ -1,4 +1,4 @@
-//! Tries at start what hi needs of the kernel. Where something is missing, one sentence says what, why, and how to fix it.
+//! Checks at start what hi needs from the kernel. If something is missing, one sentence says what, why, and how to fix it.
 
 use std::fmt;
 use std::io;
@@ -11,20 +11,20 @@ use super::control::{Stream, control_ring};
 use super::{Completion, DataRing, OpenRing, Receive, Ring, RingError, Slices, Socket};
 use crate::os;
 
-/// The oldest kernel that has everything needed: deferred task work came last.
+/// The oldest kernel that has everything: deferred task work came last.
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
-/// Every operation tried answers within this time.
+/// Time within which every operation has to complete.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// The sockets of the trial.
+/// The tokens of the sockets.
 const RECEIVING: u32 = 0;
 const SENDING: u32 = 1;
 const GATHERING: u32 = 2;
 
-/// The kernel, when it has all that is needed.
+/// The kernel that has passed the check.
 #[derive(Debug)]
 pub struct Kernel {
-    /// As `uname -r` says it.
+    /// The output of `uname -r`.
     pub release: String,
 }
 
@@ -41,18 +41,18 @@ impl fmt::Display for Kernel {
 /// Tries every operation that the two rings use.
 ///
 /// # Errors
-/// A sentence for the operator: what is missing, the likely cause, the fix.
+/// A sentence for the operator: what is missing, the likely cause, and the fix.
 pub fn try_kernel() -> Result<Kernel, String> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    // On a thread of their own: a ring belongs to the thread that made it.
+    // On a separate thread: a ring belongs to the thread that made it.
     let tried = std::thread::spawn(|| try_control_ring().and_then(|()| try_data_ring()));
-    match tried.join().expect("trying the kernel doesn't panic") {
+    match tried.join().expect("the check of the kernel doesn't panic") {
         Ok(()) => Ok(Kernel { release }),
         Err(refused) => Err(explain(&refused, &release)),
     }
 }
 
-/// The data ring's operations, on a pair of sockets.
+/// Tries the operations of the data ring, on a pair of sockets.
 fn try_data_ring() -> Result<(), RingError> {
     let step = |operation| move |error| RingError { operation, error };
     let wake_up = os::new_eventfd().map_err(step("eventfd"))?;
@@ -92,10 +92,10 @@ fn try_data_ring() -> Result<(), RingError> {
     Ok(())
 }
 
-/// The control ring's: a read, a write.
+/// Tries the operations of the control ring: a read and a write.
 fn try_control_ring() -> Result<(), RingError> {
     let step = |operation| move |error| RingError { operation, error };
-    // tokio-uring panics where io_uring can't be had at all, so that is asked first.
+    // tokio-uring panics where there is no io_uring at all, so that is tried first.
     Ring::try_plain()?;
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(step("a listener on 127.0.0.1"))?;
     let address = listener.local_addr().map_err(step("a listener on 127.0.0.1"))?;
@@ -113,7 +113,7 @@ fn try_control_ring() -> Result<(), RingError> {
     })
 }
 
-/// The likely cause of a refusal, and the fix.
+/// Explains a refusal: the likely cause, and the fix.
 fn explain(refused: &RingError, release: &str) -> String {
     let RingError { operation, error } = refused;
     let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
@@ -140,7 +140,9 @@ fn explain_with(operation: &str, error: &io::Error, release: &str, disabled: &st
             "there are no file descriptors left: raise the limit with `ulimit -n`, or LimitNOFILE= in systemd"
                 .to_owned()
         }
-        _ => format!("this kernel ({release}) doesn't do it; hi needs {major}.{minor} or newer, with io_uring whole"),
+        _ => format!(
+            "this kernel ({release}) doesn't support it; hi needs {major}.{minor} or newer, with all of io_uring"
+        ),
     };
     format!("hi can't run here: the kernel refused {operation} ({error}); {why}.")
 }
@@ -156,8 +158,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_kernel_will_do() {
-        try_kernel().expect("the tests need a kernel that hi can run on");
+    fn this_kernel_has_everything() {
+        try_kernel().expect("the tests need a kernel on which hi runs");
     }
 
     #[test]

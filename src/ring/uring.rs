@@ -1,12 +1,12 @@
-//! The kernel's data ring. Nothing but this file and [`super::buffers`], for what arrives, names the `io-uring` crate.
+//! The data ring of the kernel. Only this file, and [`super::buffers`] for received bytes, name the `io-uring` crate.
 //!
-//! A shard owns one [`Ring`]. What it hands to the kernel stays alive until its completion: a send owns its
-//! [`Slice`]s here, a socket is closed only when nothing is in flight for it, and a receive buffer is either the kernel's, or
-//! inside one [`Received`](super::Received). Nothing is sent to the kernel before [`DataRing::submit`]: one system call a turn, whatever the
-//! number of sends.
+//! A shard owns one [`Ring`]. Everything that it hands to the kernel stays alive until its completion: a send owns its
+//! [`Slice`]s here, a socket is closed only when nothing is in flight for it, and a receive buffer belongs either to the kernel
+//! or to one [`Received`](super::Received). Nothing reaches the kernel before [`DataRing::submit`]: one system call per turn,
+//! no matter how many sends.
 //!
-//! Sends never block: the kernel takes what the socket has room for, or answers `EAGAIN`, and then
-//! [`DataRing::await_writable`] waits without keeping any of our memory.
+//! Sends never block: the kernel takes as much as the socket has room for, or answers `EAGAIN`. Then
+//! [`DataRing::await_writable`] waits without holding any of our memory.
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,14 +26,14 @@ use crate::limits::{COMPLETION_ENTRIES, SLICES_PER_SEND_MAX, SUBMISSION_ENTRIES}
 use crate::os;
 use crate::slice::Slice;
 
-/// The one group of provided buffers.
+/// The only group of provided buffers.
 const BUFFER_GROUP: u16 = 0;
 
-/// A send that the kernel holds.
+/// A send in flight.
 struct InFlight {
     token: u32,
     slices: Slices,
-    /// Only for several slices: what the submission points at.
+    /// With several slices: the structure that the submission points to.
     _gather: Option<Box<Gather>>,
 }
 
@@ -46,7 +46,7 @@ struct Gather {
 impl Gather {
     #[allow(unsafe_code)]
     fn new(slices: &[Slice]) -> Box<Self> {
-        assert!(slices.len() <= SLICES_PER_SEND_MAX, "a send holds {SLICES_PER_SEND_MAX} slices at most");
+        assert!(slices.len() <= SLICES_PER_SEND_MAX, "a send has at most {SLICES_PER_SEND_MAX} slices");
         // SAFETY: both are plain C structs of integers and pointers, for which all-zero is valid.
         let mut gather: Box<Self> = unsafe { Box::new(std::mem::zeroed()) };
         for (entry, slice) in gather.vector.iter_mut().zip(slices) {
@@ -58,13 +58,13 @@ impl Gather {
     }
 }
 
-/// What a completion belongs to, in the two lowest bits of `user_data`.
+/// The kind of operation that a completion belongs to, in the two lowest bits of `user_data`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Receive = 0,
     Send = 1,
     Writable = 2,
-    Stop = 3,
+    Cancel = 3,
 }
 
 impl Kind {
@@ -75,50 +75,50 @@ impl Kind {
 
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
-/// The data ring of one shard: `SINGLE_ISSUER | DEFER_TASKRUN`, used by the thread that made it.
+/// The data ring of one shard (`SINGLE_ISSUER | DEFER_TASKRUN`), used by the thread that made it.
 pub struct Ring {
     uring: IoUring,
-    /// Registered with the ring.
+    /// Registered with the ring, so it has to stay open.
     _wake_up: OwnedFd,
-    /// By token. Behind `uring`, and so closed after it: see `drop`.
+    /// Indexed by token. Declared after `uring`, and so closed after it: see `drop`.
     sockets: Vec<Option<Socket>>,
     buffers: BufferRing,
     sends: Slab<InFlight>,
-    /// Completions taken from the kernel's queue to make room in it.
+    /// Completions moved out of the kernel's queue to make room in it.
     aside: VecDeque<cqueue::Entry>,
-    /// Receives and polls that the kernel has not finished.
+    /// Number of receives and polls in flight.
     waiting: usize,
-    /// `SINGLE_ISSUER`: the kernel takes submissions from the thread that made the ring, so it is not `Send`.
-    _of_this_thread: PhantomData<*const ()>,
+    /// `SINGLE_ISSUER`: the kernel takes submissions only from the thread that made the ring, so it must not be `Send`.
+    _not_send: PhantomData<*const ()>,
 }
 
 impl Ring {
-    /// Whether an io_uring can be had and entered at all, without any of the features that this ring wants.
+    /// Checks that an io_uring can be set up and entered at all, without the features that this ring needs.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// The step that the kernel refused.
     #[allow(unsafe_code)]
     pub fn try_plain() -> Result<(), RingError> {
         let step = |operation| move |error| RingError { operation, error };
         let mut uring: IoUring = IoUring::new(2).map_err(step("io_uring_setup"))?;
-        // SAFETY: an operation that does nothing points at no memory.
+        // SAFETY: a no-op points to no memory.
         unsafe { uring.submission().push(&opcode::Nop::new().build()) }.expect("a new ring has room");
         uring.submit_and_wait(1).map_err(step("io_uring_enter"))?;
         Ok(())
     }
 
-    /// Adds a submission, and submits where there is no room for it.
+    /// Adds a submission; if the queue is full, submits it first.
     ///
     /// # Safety
-    /// What the entry points at stays where it is and unchanged until its completion.
+    /// Everything that the entry points to stays in place and unchanged until the operation completes.
     #[allow(unsafe_code)]
     unsafe fn push(&mut self, entry: squeue::Entry) {
         loop {
-            // SAFETY: the caller's promise is the one that is asked for.
+            // SAFETY: the caller guarantees exactly what `push` requires.
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return;
             }
-            self.submit().expect("the kernel takes submissions of a ring that works");
+            self.submit().expect("a working ring accepts submissions");
         }
     }
 
@@ -168,7 +168,8 @@ impl OpenRing for Ring {
         let submitter = uring.submitter();
         submitter.register_eventfd(wake_up.as_raw_fd()).map_err(step("IORING_REGISTER_EVENTFD"))?;
         let mut buffers = BufferRing::new(receive_buffers);
-        // SAFETY: the entries are page-aligned, as many as said, and live until the ring is dropped: see `drop`.
+        // SAFETY: the entries are page-aligned, there are `receive_buffers` of them, and they live until the ring is dropped:
+        // see `drop`.
         unsafe { submitter.register_buf_ring_with_flags(buffers.address(), receive_buffers, BUFFER_GROUP, 0) }
             .map_err(step("IORING_REGISTER_PBUF_RING"))?;
         buffers.publish();
@@ -180,7 +181,7 @@ impl OpenRing for Ring {
             sends: Slab::new(),
             aside: VecDeque::new(),
             waiting: 0,
-            _of_this_thread: PhantomData,
+            _not_send: PhantomData,
         })
     }
 }
@@ -194,7 +195,7 @@ impl DataRing for Ring {
             self.sockets.resize_with(index + 1, || None);
         }
         let before = self.sockets[index].replace(socket);
-        assert!(before.is_none(), "a token names one socket at a time");
+        assert!(before.is_none(), "a token stands for one socket at a time");
     }
 
     fn release(&mut self, token: u32) {
@@ -205,7 +206,7 @@ impl DataRing for Ring {
 
     fn shutdown(&mut self, token: u32, how: Shutdown) {
         if let Some(socket) = &self.sockets[token as usize] {
-            // An error means that the peer is gone already.
+            // An error means that the connection is broken already.
             let _ = SockRef::from(socket).shutdown(how);
         }
     }
@@ -221,15 +222,15 @@ impl DataRing for Ring {
                 entry.flags(squeue::Flags::BUFFER_SELECT)
             }
         };
-        // SAFETY: it points at nothing of ours; the kernel fills registered buffers, which outlive the ring.
+        // SAFETY: the entry points to none of our memory; the kernel fills registered buffers, which outlive the ring.
         unsafe { self.push(entry.user_data(Kind::Receive.user_data(token.into()))) };
     }
 
     #[allow(unsafe_code)]
     fn cancel(&mut self, token: u32) {
         let entry = opcode::AsyncCancel::new(Kind::Receive.user_data(token.into())).build();
-        // SAFETY: it points at no memory: a receive is named by its number.
-        unsafe { self.push(entry.user_data(Kind::Stop.user_data(token.into()))) };
+        // SAFETY: the entry points to no memory: the receive is identified by its number.
+        unsafe { self.push(entry.user_data(Kind::Cancel.user_data(token.into()))) };
     }
 
     #[allow(unsafe_code)]
@@ -247,8 +248,8 @@ impl DataRing for Ring {
             }
         };
         let key = self.sends.insert(InFlight { token, slices, _gather: gather });
-        // SAFETY: slices, and the vector that points at them, are in `self.sends` until the completion. Neither moves when
-        // its owner does: slices are shared memory on the heap, the vector is boxed.
+        // SAFETY: the slices, and the vector that points to them, are in `self.sends` until the completion. They stay in place
+        // even if the slab moves: slices are shared memory on the heap, and the vector is boxed.
         unsafe { self.push(entry.user_data(Kind::Send.user_data(key as u64))) };
     }
 
@@ -257,7 +258,7 @@ impl DataRing for Ring {
         self.waiting += 1;
         let fd = self.fd(token);
         let entry = opcode::PollAdd::new(fd, libc::POLLOUT as u32).build();
-        // SAFETY: a poll points at no memory.
+        // SAFETY: a poll points to no memory.
         unsafe { self.push(entry.user_data(Kind::Writable.user_data(token.into()))) };
     }
 
@@ -272,9 +273,9 @@ impl DataRing for Ring {
             match self.uring.submit() {
                 Ok(_) => return Ok(self.uring.submission().taskrun()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Out of memory for requests just now.
+                // The kernel has no memory for requests at the moment.
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => std::thread::yield_now(),
-                // The completion queue is full and its overflow too large: make room.
+                // The completion queue is full, and so is its overflow list: make room.
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => self.aside.extend(self.uring.completion()),
                 Err(error) => return Err(error),
             }
@@ -284,8 +285,8 @@ impl DataRing for Ring {
     fn next(&mut self) -> Option<Completion> {
         loop {
             let entry = self.aside.pop_front().or_else(|| self.uring.completion().next())?;
-            // What came of an order to stop is told by the receive itself.
-            if entry.user_data() & 3 != Kind::Stop as u64 {
+            // The result of a cancel is reported by the receive itself.
+            if entry.user_data() & 3 != Kind::Cancel as u64 {
                 return Some(self.completion(&entry));
             }
         }
@@ -297,8 +298,8 @@ impl DataRing for Ring {
 
     fn arm_wakeups(&mut self) -> bool {
         self.uring.completion().enable_eventfd();
-        // The kernel first adds work and then looks whether to signal; we do it the other way round: whatever the order,
-        // one of the two sees the other's.
+        // The kernel adds work first and then checks whether to signal; we do it the other way round. Whatever the order, one
+        // of the two sees what the other did.
         fence(Ordering::SeqCst);
         let queue = self.uring.submission();
         let all_is_submitted = queue.is_empty() && !queue.taskrun();
@@ -311,7 +312,7 @@ impl DataRing for Ring {
     }
 
     fn descriptor(&self, token: u32) -> RawFd {
-        self.sockets[token as usize].as_ref().expect("nothing is asked for a token that isn't adopted").as_raw_fd()
+        self.sockets[token as usize].as_ref().expect("the token has been adopted").as_raw_fd()
     }
 
     fn peer_has_ended(descriptor: RawFd) -> bool {
@@ -324,7 +325,7 @@ impl Drop for Ring {
         if self.waiting == 0 && self.sends.is_empty() {
             return;
         }
-        // The kernel ends what it still holds some time after the ring is closed: its memory is left to it.
+        // The kernel finishes operations some time after the ring is closed, so their memory is leaked.
         std::mem::forget(std::mem::take(&mut self.sends));
         let buffers = std::mem::replace(&mut self.buffers, BufferRing::new(1));
         std::mem::forget(buffers);

@@ -1,7 +1,7 @@
-//! Rooms that their last member has left, kept for a while so that it can reconnect and get what it missed.
+//! Rooms that their last member has left, kept for a while so that the member can reconnect and get what it missed.
 //!
-//! Pure: time comes in as milliseconds of a clock that never goes back. Bounded three ways: by the age of what they keep, in number, and in bytes; beyond a bound, the one that has been
-//! dormant for longest goes.
+//! Pure: time comes in as milliseconds of a clock that never goes back. Bounded in three ways: by the age of what they keep, by
+//! number, and by bytes. Beyond a bound, the room that has been dormant longest is dropped.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::Room;
 use crate::limits::{DORMANT_BYTES_MAX, DORMANT_PER_TICK, DORMANT_ROOMS_MAX};
 use crate::protocol::name::Name;
 
-/// What a dormant room costs beside its frames.
+/// Bytes that a dormant room costs on top of its messages.
 const ROOM_OVERHEAD_BYTES: usize = 512;
 
 #[derive(Debug)]
@@ -20,19 +20,19 @@ struct Entry {
     bytes: usize,
 }
 
-/// See the module.
+/// All dormant rooms of a namespace.
 #[derive(Debug, Default)]
 pub(super) struct Dormant {
     by_name: HashMap<Name, Entry>,
-    /// By the time at which they are forgotten, then by their number.
+    /// Ordered by the time at which they are forgotten, then by room number.
     order: BTreeMap<(u64, u64), Name>,
     bytes: usize,
-    /// How many had to go before their time.
+    /// Number of rooms that were dropped before their time.
     evicted: u64,
 }
 
 impl Dormant {
-    /// How many there are, and how many others had to go before their time so far.
+    /// Number of dormant rooms, and number of rooms that were dropped before their time.
     pub(super) fn count(&self) -> (usize, u64) {
         (self.by_name.len(), self.evicted)
     }
@@ -52,7 +52,7 @@ impl Dormant {
         }
     }
 
-    /// Takes a room out; `None` if there is none, or its time is up.
+    /// Takes a room out; `None` if it isn't there or its time is up.
     pub(super) fn take(&mut self, name: &Name, now_ms: u64) -> Option<Arc<Room>> {
         let Entry { room, due_ms, bytes } = self.by_name.remove(name)?;
         self.order.remove(&(due_ms, room.id()));
@@ -60,7 +60,7 @@ impl Dormant {
         (now_ms < due_ms).then_some(room)
     }
 
-    /// Forgets those whose time is up: some of them, and the others when this is called again.
+    /// Forgets rooms whose time is up: a bounded number, and the others in the next call.
     pub(super) fn expire(&mut self, now_ms: u64) {
         for _ in 0..DORMANT_PER_TICK {
             let Some(name) = self.due(now_ms) else { break };
@@ -71,13 +71,13 @@ impl Dormant {
         }
     }
 
-    /// One whose time is up.
+    /// The name of a room whose time is up.
     pub(super) fn due(&self, now_ms: u64) -> Option<Name> {
         let ((due_ms, _), name) = self.order.first_key_value()?;
         (*due_ms <= now_ms).then(|| name.clone())
     }
 
-    /// Whether there is none.
+    /// Whether no room is dormant.
     pub(super) fn is_empty(&self) -> bool {
         debug_assert_eq!(self.by_name.len(), self.order.len());
         self.by_name.is_empty()

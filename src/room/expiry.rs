@@ -1,7 +1,7 @@
-//! When what rooms keep for clients that reconnect becomes too old.
+//! When the messages that rooms keep for reconnecting clients become too old.
 //!
-//! A room is on the list while it keeps anything, once, under the time at which its oldest frame has to go: a tick looks
-//! at the rooms that are due and at no others, and a publish into a room that is on the list already does nothing here.
+//! A room that keeps anything is in the list once, under the time at which its oldest message expires. So a tick looks only at
+//! rooms that are due, and a publish to a room that is already listed costs nothing here.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -9,20 +9,20 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use super::Room;
 use crate::limits::EXPIRED_PER_TICK;
 
-/// See the module.
+/// The rooms that keep messages, by the time at which the first one expires.
 #[derive(Debug, Default)]
 pub(super) struct Expiry {
-    /// By time (see [`crate::clock::Time::monotonic_ms`]), then by number.
+    /// Ordered by time (see [`crate::clock::Time::monotonic_ms`]), then by room number.
     rooms: Mutex<BTreeMap<(u64, u64), Weak<Room>>>,
 }
 
 impl Expiry {
-    /// Has the room come out at `due_ms`. Called under the room's lock: nothing here takes one.
+    /// Lists the room under `due_ms`. Called under the room's lock, so nothing here takes a room's lock.
     pub(super) fn schedule(&self, room: &Arc<Room>, due_ms: u64) {
         self.lock().insert((due_ms, room.id()), Arc::downgrade(room));
     }
 
-    /// Takes the rooms out that are due at `now_ms`, the oldest first, and no more than one tick can do.
+    /// Takes out the rooms that are due at `now_ms`, oldest first, and not more than one tick can handle.
     pub(super) fn take_due(&self, now_ms: u64) -> Vec<Arc<Room>> {
         let mut rooms = self.lock();
         let mut due = Vec::new();
@@ -33,17 +33,17 @@ impl Expiry {
         due
     }
 
-    /// All rooms that keep something.
+    /// All rooms that keep messages.
     pub(super) fn rooms(&self) -> Vec<Arc<Room>> {
         self.lock().values().filter_map(Weak::upgrade).collect()
     }
 
-    /// How many rooms keep something.
+    /// Number of rooms that keep messages.
     pub(super) fn len(&self) -> usize {
         self.lock().len()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(u64, u64), Weak<Room>>> {
-        self.rooms.lock().expect("it is never held over a panic")
+        self.rooms.lock().expect("the lock is never held across a panic")
     }
 }

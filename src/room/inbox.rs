@@ -1,13 +1,13 @@
-//! Inboxes between shards: one encoded frame goes from the shard that published it to every shard with members.
+//! Inboxes between shards: one encoded frame goes from the shard where it is published to every shard with members.
 //!
-//! A push takes the inbox's lock for as long as it takes to append to a vector; draining swaps the vector out. The
-//! receiving shard is woken through its eventfd, once until it drains.
+//! A push holds the inbox's lock just long enough to append to a vector, and a drain swaps the vector out. The receiving shard
+//! is woken through its eventfd, once per drain.
 //!
-//! Publishers are held back first: whoever publishes asks [`Pressure::is_congested`] before each message, and waits while
-//! any inbox holds [`INBOX_BYTES_HELD`]. What passes that question at the same moment on every other thread still fits
-//! (see [`inbox_bytes_max`]), so a full inbox is a fault, not a state of operation. A frame that finds one all the same is
-//! dropped and counted, and the inbox remembers up to which `Seq` its room has lost frames: the room's log moves its tip
-//! when the inbox is drained, and its members are told.
+//! Publishers are held back before an inbox is full: each checks [`Pressure::is_congested`] before each message, and waits
+//! while any inbox holds [`INBOX_BYTES_HELD`]. The messages that pass this check at the same moment on all other threads still
+//! fit (see [`inbox_bytes_max`]), so a full inbox is a fault, not a normal state. If a frame finds one anyway, it is dropped
+//! and counted, and the inbox remembers up to which `Seq` the room has lost frames. When the inbox is drained, the tip of the
+//! room's log moves, and the members are told.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -21,74 +21,74 @@ use crate::limits::{ENVELOPE_BYTES_MAX, INBOX_BYTES_HELD, NOTICE_BYTES_MAX, ORDE
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 
-/// Bytes that a relay takes beside its frame: itself, in a vector that doubles, and the frame's own allocation with its
+/// Bytes that a relay costs on top of its frame: itself, in a vector that doubles, and the frame's allocation with its
 /// reference count.
 const RELAY_OVERHEAD_BYTES: usize = 2 * size_of::<Relay>() + 64;
 
-/// Bytes of relays that one of `shards` inboxes can hold, if no message is larger than `message_bytes_max`: what is there
-/// when publishers are held back, and one more message of each shard and of the internal port.
+/// Capacity of one of `shards` inboxes in bytes of relays, if no message is larger than `message_bytes_max`: what is there when
+/// publishers are held back, plus one message from each shard and from the internal port.
 pub const fn inbox_bytes_max(shards: usize, message_bytes_max: usize) -> usize {
     let relay_bytes_max = message_bytes_max + ENVELOPE_BYTES_MAX + RELAY_OVERHEAD_BYTES;
     INBOX_BYTES_HELD + (shards + 1) * relay_bytes_max + NOTICE_BYTES_MAX
 }
 
-/// A frame on its way into a shard's log of a room.
+/// A frame on its way to a shard's log of a room.
 #[derive(Clone, Debug)]
 pub struct Relay {
-    /// The number of the room that it was published to.
+    /// Number of the room that it was published to.
     pub room: u64,
-    /// Which life of the room.
+    /// Epoch of that room.
     pub epoch: u64,
-    /// Its place in the room's order.
+    /// Position in the room's order.
     pub seq: u64,
-    /// Header and payload, as they leave.
+    /// The whole frame, header and payload, as members receive it.
     pub frame: Bytes,
-    /// When the message was received, if its deliveries are to be timed.
+    /// When the message was received, if its deliveries are timed.
     pub received: Option<Instant>,
 }
 
-/// The order to close the connections of a user.
+/// An order to close the connections of a user.
 #[derive(Debug)]
 pub struct Disconnect {
-    /// Whose.
+    /// The user whose connections are closed.
     pub user: Name,
-    /// Only those that are in this chat room.
+    /// If given, only connections in this chat room are closed.
     pub room: Option<Name>,
-    /// What they are told.
+    /// The reason that the clients are told.
     pub reason: Arc<str>,
-    /// Told how many were closed.
+    /// Receives the number of closed connections.
     pub closed: oneshot::Sender<usize>,
 }
 
-/// Something that others ask a shard to do with connections of its own.
+/// Something that a shard is asked to do with its own connections.
 #[derive(Debug)]
 pub enum Order {
-    /// Close the connections of a user: the internal port asks.
+    /// Close the connections of a user, on behalf of the internal port.
     Disconnect(Disconnect),
-    /// Close this connection of this user with 4003: a newer one has taken over.
+    /// Close this connection of this user with 4003: a newer connection has taken over.
     TakeOver {
-        /// The connection.
+        /// The connection to close.
         member: MemberId,
-        /// Whose it has to be.
+        /// The user that it has to belong to.
         user: Name,
     },
 }
 
-/// What a push came to.
+/// The outcome of a push.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Pushed {
-    /// The shard isn't told yet: call [`Inbox::wake`] once the turn's pushes are done.
+    /// The shard has to be woken: call [`Inbox::wake`] once the turn's pushes are done.
     Wake,
-    /// Somebody has woken it, or will.
+    /// Somebody else has woken the shard, or will.
     Awake,
-    /// Too many orders wait: dropped.
+    /// Too many orders are waiting: this one was dropped.
     Full,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     relays: Vec<Relay>,
-    /// Up to which `Seq` a room's frames were dropped since the last drain: one entry a room, so that it always fits.
+    /// Up to which `Seq` frames of a room were dropped since the last drain: one entry per room, so this always fits.
     lost: Vec<Lost>,
 }
 
@@ -101,38 +101,38 @@ impl Queue {
     }
 }
 
-/// Frames of a room that found the inbox full.
+/// Frames of a room that were dropped because the inbox was full.
 #[derive(Debug)]
 pub struct Lost {
-    /// The number of the room.
+    /// Number of the room that lost them.
     pub room: u64,
-    /// `Seq` of the last frame that was dropped.
+    /// `Seq` of the last dropped frame.
     pub last_seq: u64,
 }
 
-/// What publishers have to know of all shards at once, without a lock: whether to hold back, and which shards have to be
-/// told when that is over.
+/// What publishers need to know about all shards, without a lock: whether to wait, and whether some shard has to be woken
+/// afterwards.
 #[derive(Debug, Default)]
 pub struct Pressure {
-    /// Inboxes that hold [`INBOX_BYTES_HELD`] or more.
+    /// Number of inboxes that hold [`INBOX_BYTES_HELD`] or more.
     congested: AtomicUsize,
-    /// Whether a shard sleeps with input that it must not read yet.
+    /// Whether a shard is asleep with input that it may not read yet.
     waiting: AtomicBool,
 }
 
 impl Pressure {
-    /// Whether some shard is behind with what all publish: the next message has to wait.
+    /// Whether some inbox is congested: the next message has to wait.
     pub fn is_congested(&self) -> bool {
         self.congested.load(Ordering::SeqCst) > 0
     }
 
-    /// From now on [`Pressure::released`] wakes every shard. The caller then looks again at what it waits for: whichever
-    /// of the two comes second sees the other.
+    /// From now on [`Pressure::released`] wakes every shard. The caller then checks once more what it waits for: whichever of
+    /// the two comes second sees the other.
     pub fn wait(&self) {
         self.waiting.store(true, Ordering::SeqCst);
     }
 
-    /// Something is over that publishers may wait for: shards that sleep with held input are woken.
+    /// Called when something that publishers may wait for is over: wakes shards that are asleep with input.
     pub fn released(&self, inboxes: &[Inbox]) {
         if self.waiting.load(Ordering::SeqCst) && self.waiting.swap(false, Ordering::SeqCst) {
             inboxes.iter().for_each(Inbox::wake);
@@ -140,17 +140,17 @@ impl Pressure {
     }
 }
 
-/// The bounded queue of relays into one shard.
+/// The bounded queue of relays for one shard, and the orders for it.
 #[derive(Debug)]
 pub struct Inbox {
     queue: Mutex<Queue>,
-    /// Bytes that wait, as they count in memory; changed under the queue's lock.
+    /// Bytes of relays that wait, including their overhead; changed under the queue's lock.
     bytes: AtomicUsize,
     orders: Mutex<Vec<Order>>,
-    /// Whether there are orders: nearly always there are none.
+    /// Whether there are orders, so that draining takes their lock only then.
     ordered: AtomicBool,
     bytes_max: usize,
-    /// True from the push that promised a wake-up to the drain that answers it.
+    /// True from the push that asks for a wake-up to the drain that follows.
     woken: AtomicBool,
     dropped: AtomicU64,
     orders_dropped: AtomicU64,
@@ -158,7 +158,7 @@ pub struct Inbox {
     wake: Wake,
 }
 
-/// Wakes a shard that sleeps, from any thread.
+/// Wakes a sleeping shard; can be called from any thread.
 pub struct Wake(pub Box<dyn Fn() + Send + Sync>);
 
 impl fmt::Debug for Wake {
@@ -167,7 +167,7 @@ impl fmt::Debug for Wake {
     }
 }
 
-/// Empty inboxes, one for each shard, with what wakes it. Each holds at most `bytes_max`; see
+/// Makes one empty inbox per shard, with the function that wakes the shard. Each holds at most `bytes_max`; see
 /// [`inbox_bytes_max`].
 pub fn inboxes<W: Into<Wake>>(wakes: impl IntoIterator<Item = W>, bytes_max: usize) -> Arc<[Inbox]> {
     let pressure = Arc::<Pressure>::default();
@@ -190,7 +190,7 @@ impl Inbox {
         }
     }
 
-    /// What all inboxes made together share.
+    /// The state that all inboxes made together share.
     pub fn pressure(&self) -> &Pressure {
         &self.pressure
     }
@@ -201,7 +201,7 @@ impl Inbox {
         {
             let mut queue = self.queue.lock().expect(UNPOISONED);
             let before = self.bytes.load(Ordering::Relaxed);
-            // A frame larger than the bound still passes an empty inbox.
+            // A frame larger than the bound still fits into an empty inbox.
             if before + cost > self.bytes_max && before > 0 {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
                 queue.lose(relay);
@@ -216,7 +216,7 @@ impl Inbox {
         if self.woken.swap(true, Ordering::AcqRel) { Pushed::Awake } else { Pushed::Wake }
     }
 
-    /// Asks the shard for something.
+    /// Gives the shard an order.
     pub fn order(&self, order: Order) -> Pushed {
         {
             let mut orders = self.orders.lock().expect(UNPOISONED);
@@ -230,12 +230,12 @@ impl Inbox {
         if self.woken.swap(true, Ordering::AcqRel) { Pushed::Awake } else { Pushed::Wake }
     }
 
-    /// Whether orders wait.
+    /// Whether there are orders to take.
     pub fn has_orders(&self) -> bool {
         self.ordered.load(Ordering::Acquire)
     }
 
-    /// Takes the orders that wait. To be called after [`Inbox::drain`], which answers the wake-up for them, too.
+    /// Takes all orders. Called after [`Inbox::drain`], which resets the wake-up for orders as well.
     pub fn take_orders(&self) -> Vec<Order> {
         if !self.has_orders() || !self.ordered.swap(false, Ordering::AcqRel) {
             return Vec::new();
@@ -243,11 +243,11 @@ impl Inbox {
         std::mem::take(&mut self.orders.lock().expect(UNPOISONED))
     }
 
-    /// Takes everything that waits, in order, into `relays`, which has to be empty; and what was dropped behind it. Returns
-    /// whether publishers were held back by what waited here: [`Pressure::released`] tells them.
+    /// Moves all relays, in order, into `relays`, and what was dropped after them into `lost`; both have to be empty. True:
+    /// this inbox was congested, so the caller has to call [`Pressure::released`].
     pub fn drain(&self, relays: &mut Vec<Relay>, lost: &mut Vec<Lost>) -> bool {
         debug_assert!(relays.is_empty() && lost.is_empty());
-        // First the flag, then the queue: a push in between wakes the shard once too often, never once too little.
+        // First the flag, then the queue: a push in between causes one wake-up too many, never one too few.
         if !self.woken.swap(false, Ordering::AcqRel) {
             return false;
         }
@@ -261,28 +261,28 @@ impl Inbox {
         was_congested
     }
 
-    /// Bytes that wait, as they count in memory.
+    /// Bytes of relays that wait, including their overhead.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Wakes the shard.
+    /// Wakes the shard if it is asleep.
     pub fn wake(&self) {
         (self.wake.0)();
     }
 
-    /// Frames dropped because the inbox was full.
+    /// Number of frames dropped because the inbox was full.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Orders dropped because too many waited.
+    /// Number of orders dropped because too many were waiting.
     pub fn orders_dropped(&self) -> u64 {
         self.orders_dropped.load(Ordering::Relaxed)
     }
 }
 
-const UNPOISONED: &str = "an inbox's lock is never held over a panic";
+const UNPOISONED: &str = "an inbox's lock is never held across a panic";
 
 #[cfg(test)]
 mod tests {

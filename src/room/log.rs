@@ -1,8 +1,8 @@
-//! The room log: a room's encoded frames on one shard, append-only and bounded; members are cursors into it.
+//! The room log: the encoded frames of a room on one shard. It is append-only and bounded, and members are cursors into it.
 //!
-//! Pure: no socket, no clock. A frame is found by its `Seq`; everything from a cursor to the end of a chunk is one
-//! contiguous [`Slice`]. What a stuck member may lag behind is bounded here and nowhere else: it has no queue of its
-//! own, and when the frames that it waits for are dropped it is *lapped*.
+//! Pure: no socket, no clock. A frame is found by its `Seq`, and everything from a cursor to the end of a chunk is one
+//! contiguous [`Slice`]. How far a stuck member may lag behind is bounded here and nowhere else: it has no queue of its own,
+//! and when the frames that it waits for are dropped, it is *lapped*.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -13,15 +13,15 @@ use crate::limits::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, COPIED_FRAME_BYTES_MAX};
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 use crate::slice::{Chunk, Slice};
 
-/// What a frame costs beside its bytes, counted against the bound so that a flood of tiny frames is bounded too.
+/// Bytes that a frame costs on top of its own: counted against the bound, so that a flood of tiny frames is bounded, too.
 pub const FRAME_OVERHEAD_BYTES: usize = size_of::<Frame>();
 
 const _: () = assert!(COPIED_FRAME_BYTES_MAX <= CHUNK_BYTES_MAX / 4);
 
-/// Where a frame lies.
+/// Where a frame is stored.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
-    /// Number of its chunk, counted from the log's first.
+    /// Number of its chunk, counting from the log's first one.
     chunk: u64,
     start: u32,
     len: u32,
@@ -29,7 +29,7 @@ struct Frame {
 
 #[derive(Debug)]
 enum Body {
-    /// Several frames, one behind the other.
+    /// Several frames, one after the other.
     Copied(Rc<Chunk>),
     /// One large frame.
     Shared(Bytes),
@@ -38,40 +38,40 @@ enum Body {
 #[derive(Debug)]
 struct Stored {
     body: Body,
-    /// `Seq` of the first frame that is not in here.
+    /// `Seq` after that of the last frame in here.
     end_seq: u64,
-    /// Bytes written.
+    /// Number of bytes written.
     end: usize,
 }
 
-/// What a cursor finds: see [`Log::read`].
+/// What a member finds at its cursor: see [`Log::read`].
 #[derive(Debug)]
 pub enum Read {
-    /// Nothing yet: the cursor is at the tip.
+    /// Nothing: the cursor is at the tip.
     AtTip,
-    /// Bytes of whole frames, and the cursor behind them.
+    /// Complete frames, and the cursor after them.
     Frames(Slice, u64),
-    /// The cursor is older than everything kept; the oldest `Seq` kept (or the tip) is where it can go on.
+    /// The cursor is before everything that is kept. The member can go on at this `Seq`: the oldest one kept, or the tip.
     Lapped(u64),
 }
 
-/// A bounded, append-only log of frames with dense `Seq`.
+/// A bounded, append-only log of frames whose `Seq` have no gaps.
 #[derive(Debug)]
 pub struct Log {
     bytes_max: usize,
     bytes: usize,
     first_seq: u64,
     frames: VecDeque<Frame>,
-    /// Number of the first of `chunks`.
+    /// Number of the first chunk in `chunks`.
     first_chunk: u64,
     chunks: VecDeque<Stored>,
-    /// What the bodies of `chunks` take.
+    /// Memory that the bodies in `chunks` take, in bytes.
     body_bytes: usize,
     held: Held,
 }
 
 impl Stored {
-    /// What its body takes, in bytes: a chunk all of its capacity, whatever is written in it.
+    /// Memory that its body takes, in bytes: for a chunk its whole capacity, no matter how much is written.
     fn body_bytes(&self) -> usize {
         ALLOCATION_OVERHEAD_BYTES
             + match &self.body {
@@ -82,8 +82,8 @@ impl Stored {
 }
 
 impl Log {
-    /// An empty log whose next frame will be `first_seq`, keeping at most `bytes_max` bytes (and always the newest
-    /// frame, however large).
+    /// An empty log whose next frame will be `first_seq`. It keeps at most `bytes_max` bytes, and always the newest frame, no
+    /// matter how large.
     pub fn new(first_seq: u64, bytes_max: usize) -> Self {
         Self {
             bytes_max,
@@ -97,29 +97,29 @@ impl Log {
         }
     }
 
-    /// `Seq` of the oldest frame kept; the tip if there is none.
+    /// `Seq` of the oldest frame that is kept; the tip if there is none.
     pub fn first_seq(&self) -> u64 {
         self.first_seq
     }
 
-    /// `Seq` that the next frame will have.
+    /// `Seq` of the next frame.
     pub fn tip(&self) -> u64 {
         self.first_seq + self.frames.len() as u64
     }
 
-    /// Bytes kept, with their overhead.
+    /// Bytes of frames that are kept, including their overhead.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Memory taken in bytes, also by what is not filled yet.
+    /// Memory taken in bytes, including unused capacity.
     pub fn held_bytes(&self) -> usize {
         self.body_bytes + self.frames.capacity() * size_of::<Frame>() + self.chunks.capacity() * size_of::<Stored>()
     }
 
-    /// Appends the frame `seq`. Older than the tip: ignored, it is from before this log began. Newer: frames are
-    /// missing (the shard's inbox overflowed), so all that is kept is dropped, and every cursor behind `seq` is lapped
-    /// and will be told.
+    /// Appends the frame `seq`. A frame older than the tip is from before this log began, and ignored. With a newer one, frames
+    /// are missing because the shard's inbox overflowed: then everything kept is dropped, and every member behind `seq` is
+    /// lapped and will be told.
     pub fn append(&mut self, seq: u64, frame: &Bytes) {
         if seq < self.tip() {
             return;
@@ -135,8 +135,8 @@ impl Log {
         self.cut_back(self.bytes_max);
     }
 
-    /// The frames before `seq` that are not here will never come: every cursor before `seq` is lapped. False: they are
-    /// here, or were.
+    /// Moves the tip to `seq`, because the missing frames will never arrive: every cursor before `seq` is lapped. False if no
+    /// frames are missing.
     pub fn skip_to(&mut self, seq: u64) -> bool {
         if seq <= self.tip() {
             return false;
@@ -176,7 +176,7 @@ impl Log {
         self.chunks.push_back(stored);
     }
 
-    /// What a member at `cursor` gets next: whole frames, of which the last is before `until` (the tip at most).
+    /// What a member at `cursor` gets next: complete frames, the last of which is before `until` (or the tip).
     pub fn read(&self, cursor: u64, until: u64) -> Read {
         if cursor < self.first_seq {
             return Read::Lapped(self.first_seq);
@@ -200,8 +200,8 @@ impl Log {
         Read::Frames(slice, end_seq)
     }
 
-    /// Where a send that began at `cursor` and took `sent` bytes stopped: the cursor behind the frame it stopped in,
-    /// and how many bytes of that frame are missing (0: it stopped between frames). `None` if those frames are gone.
+    /// Where a send that began at `cursor` stopped after `sent` bytes: the cursor after the frame in which it stopped, and how
+    /// many bytes of that frame are missing (0 if it stopped between frames). `None` if those frames are gone.
     pub fn position_after(&self, mut cursor: u64, mut sent: usize) -> Option<(u64, usize)> {
         while sent > 0 {
             if cursor < self.first_seq || cursor >= self.tip() {
@@ -217,7 +217,7 @@ impl Log {
         Some((cursor, 0))
     }
 
-    /// Drops the oldest frames until at most `bytes_max` bytes are kept (and always the newest frame).
+    /// Drops the oldest frames until at most `bytes_max` bytes are kept; the newest frame always stays.
     pub fn cut_back(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max && self.frames.len() > 1 {
             self.drop_first();
@@ -225,10 +225,10 @@ impl Log {
         self.account();
     }
 
-    /// Drops the oldest frames, whole chunks of them, until at most `held_bytes_max` bytes of memory are taken, and gives the
-    /// memory back at once. What is smaller than a chunk can't be had from a log that fills one: then all frames go.
+    /// Drops the oldest frames, a chunk at a time, until at most `held_bytes_max` bytes of memory are taken, and frees the
+    /// memory at once. If the last chunk is still too large, all frames go.
     pub fn shrink(&mut self, held_bytes_max: usize) {
-        // The lists are as long as they need to be afterwards.
+        // What it would take with lists that are no longer than necessary.
         let least = |log: &Self| {
             log.body_bytes + log.frames.len() * size_of::<Frame>() + log.chunks.len() * size_of::<Stored>()
         };
@@ -247,10 +247,10 @@ impl Log {
         self.account();
     }
 
-    /// Drops all frames before `seq`: every member is beyond them.
+    /// Drops all frames before `seq`, because every member has received them.
     pub fn trim(&mut self, seq: u64) {
         if seq >= self.tip() {
-            // All at once, however many they are.
+            // All at once, no matter how many there are.
             self.clear();
         }
         while self.first_seq < seq && !self.frames.is_empty() {
@@ -264,11 +264,11 @@ impl Log {
     }
 
     fn drop_first(&mut self) {
-        let frame = self.frames.pop_front().expect("called with frames");
+        let frame = self.frames.pop_front().expect("the log has frames");
         self.first_seq += 1;
         self.bytes -= frame.len as usize + FRAME_OVERHEAD_BYTES;
         while self.chunks.front().is_some_and(|stored| stored.end_seq <= self.first_seq) {
-            // The newest chunk stays: the next frame goes behind it.
+            // The newest chunk stays: the next frame goes into it.
             if self.chunks.len() == 1 && self.frames.is_empty() {
                 break;
             }
@@ -279,7 +279,7 @@ impl Log {
         }
     }
 
-    /// Forgets all frames, and gives their memory back; the tip stays.
+    /// Drops all frames and frees their memory; the tip stays.
     fn clear(&mut self) {
         self.first_seq = self.tip();
         self.first_chunk += self.chunks.len() as u64;
@@ -289,13 +289,13 @@ impl Log {
         self.body_bytes = 0;
     }
 
-    /// Counts what is held now; in debug builds, checks it.
+    /// Updates the memory count; in debug builds, checks it.
     fn account(&mut self) {
         self.held.set(self.held_bytes());
         debug_assert!(
             self.chunks.len() > 64 || self.body_bytes == self.chunks.iter().map(Stored::body_bytes).sum::<usize>()
         );
-        // The sum is checked while the log is short: at full length it would make debug builds crawl.
+        // The sum is checked only while the log is short: for a full log it would make debug builds crawl.
         debug_assert!(
             self.frames.len() > 64
                 || self.bytes

@@ -1,4 +1,4 @@
-//! Joining and leaving a room, and what is said about it.
+//! Joining and leaving a room, and announcing it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,8 @@ use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 
 impl Room {
-    /// Adds a member. A chat room announces it, also to itself, unless it takes its name over from its own lost connection.
+    /// Adds a member. A chat room announces it, also to the new member itself, unless it takes over the name of its own lost
+    /// connection.
     pub(super) fn join(
         self: &Arc<Self>,
         joining: &Joining<'_>,
@@ -27,7 +28,7 @@ impl Room {
         let admitted = state.roster.admit(joining)?;
         let mut announced = Announced::Done;
         if let Admitted::Instead(former) = &admitted {
-            announced = self.say_farewell(&mut state, former, others, now, wakes);
+            announced = self.announce_leave(&mut state, former, others, now, wakes);
         }
         state.sequencer.open(joining.member.shard);
         let position = state.sequencer.position(joining.since, now, REPLAY_HEAD_BYTES_MAX);
@@ -47,8 +48,8 @@ impl Room {
         })
     }
 
-    /// Removes a member; the second value says whether it was the last one, with which the room is no longer alive. A
-    /// member whose name was taken over leaves in silence.
+    /// Removes a member. The second value says whether it was the last one, so that the room is no longer alive. A member whose
+    /// name was taken over leaves without an announcement.
     pub(super) fn leave(
         self: &Arc<Self>,
         user: Option<&Name>,
@@ -65,11 +66,11 @@ impl Room {
             state.alive = false;
             return (Announced::Done, true);
         }
-        let announced = user.filter(|_| is_told).map(|user| self.say_farewell(&mut state, user, left, now, wakes));
+        let announced = user.filter(|_| is_told).map(|user| self.announce_leave(&mut state, user, left, now, wakes));
         (announced.unwrap_or(Announced::Done), false)
     }
 
-    fn say_farewell(
+    fn announce_leave(
         self: &Arc<Self>,
         state: &mut State,
         user: &Name,
@@ -81,7 +82,7 @@ impl Room {
         self.announce(state, announce, now, wakes)
     }
 
-    /// Shows how many are in the room now to lists of many rooms; how many users that is.
+    /// Updates the counts that lists of rooms read. Returns the number of users.
     fn count(&self, state: &State) -> usize {
         self.users.store(state.roster.users(), Ordering::Relaxed);
         self.members.store(state.roster.members(), Ordering::Relaxed);
@@ -92,11 +93,11 @@ impl Room {
         self.lock().alive
     }
 
-    /// A dormant room has a first member again.
+    /// Revives a dormant room for a new member.
     pub(super) fn revive(&self) {
         let mut state = self.lock();
         debug_assert!(!state.alive);
         state.alive = true;
-        state.roster.begin_again();
+        state.roster.reset();
     }
 }

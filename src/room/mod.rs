@@ -1,15 +1,15 @@
-//! Rooms: the order of what is said in them, and their members.
+//! Rooms: the order of what is published in them, and their members.
 //!
-//! - `sequencer`: a message gets its number and goes to the shards: the order
-//! - `roster`: members, names, and what is announced of them (`presence`)
-//! - [`registry`]: rooms by name; `dormant`: those that nobody is in, kept for clients that reconnect
-//! - [`replay`]: what a room keeps for these; `expiry`: when it becomes too old
-//! - [`inbox`]: messages and orders on their way into a shard
-//! - [`local`]: a shard's side of its rooms; [`log`]: what its members read
+//! - `sequencer`: numbers a message and hands it to the shards: this makes the order
+//! - `roster`: members and their names; `presence`: how joins and leaves are announced
+//! - [`registry`]: rooms by name; `dormant`: empty rooms, kept for clients that reconnect
+//! - [`replay`]: the messages that a room keeps for these clients; `expiry`: when they become too old
+//! - [`inbox`]: messages and orders on their way to a shard
+//! - [`local`]: a shard's side of its rooms; [`log`]: the frames that their members read
 //!
-//! A [`Room`] is shared by all shards. Publishing takes its lock for as long as it takes to number the message and to
-//! push it into the inbox of each shard that has members: that push, under the lock, is what makes one total order.
-//! The fan-out itself takes no lock: every shard appends what its inbox brought to its own [`log::Log`].
+//! A [`Room`] is shared by all shards. Publishing takes its lock just long enough to number the message and push it into the
+//! inbox of each shard that has members: that push, under the lock, makes the total order. The fan-out itself takes no lock:
+//! each shard appends what its inbox brings to its own [`log::Log`].
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -45,45 +45,45 @@ use replay::Gathered;
 use roster::Roster;
 use sequencer::Sequencer;
 
-/// The number of no socket: a member without one never ends, as poll(2) looks for nothing there.
+/// A descriptor that stands for no socket: poll(2) ignores it, so such a member never counts as ended.
 const NO_SOCKET: RawFd = -1;
 
-/// A connection that wants to join, and how.
+/// A connection that wants to join a room.
 #[derive(Clone, Copy, Debug)]
 pub struct Joining<'a> {
-    /// Given in chat rooms.
+    /// The user's name; `None` in raw rooms and for listeners.
     pub user: Option<&'a Name>,
-    /// The connection.
+    /// The connection that joins.
     pub member: MemberId,
-    /// The number of its socket, which is not released while the connection is in the room.
+    /// The file descriptor of its socket, which stays open while the connection is in the room.
     pub descriptor: RawFd,
-    /// What it has of the room already, if it reconnects.
+    /// The last message that it has seen, if it reconnects.
     pub since: Option<Since>,
-    /// The connection whose name it takes over, if that is in the room.
+    /// The lost connection of the same client, whose name it may take over.
     pub predecessor: Option<MemberId>,
 }
 
 impl<'a> Joining<'a> {
-    /// A newcomer without a socket.
+    /// A first join, by a connection without a socket.
     pub fn new(user: Option<&'a Name>, member: MemberId) -> Self {
         Self { user, member, descriptor: NO_SOCKET, since: None, predecessor: None }
     }
 }
 
-/// What a join came to.
+/// The outcome of a join.
 #[derive(Debug)]
 pub struct Entered {
-    /// `Seq` of the first frame that is published to it.
+    /// `Seq` of the first frame that will be published after the join.
     pub first_seq: u64,
-    /// `Seq` of the first frame that it gets; smaller than `first_seq` if some are replayed.
+    /// `Seq` of the first frame that the member gets: smaller than `first_seq` if some are replayed.
     pub from_seq: u64,
-    /// The first of the frames that are replayed.
+    /// The beginning of the replay.
     pub head: Option<Batch>,
-    /// Whether everything since is there; `None` if it didn't ask.
+    /// Whether everything since the last message that it has seen is still kept; `None` if it didn't ask.
     pub recovered: Option<bool>,
-    /// Users in the room now.
+    /// Number of users in the room now.
     pub users: usize,
-    /// Whether the announcement is done.
+    /// Whether the join has been announced.
     pub announced: Announced,
 }
 
@@ -92,11 +92,11 @@ pub struct Entered {
 pub enum JoinError {
     /// Another member of the room has the name.
     NameTaken,
-    /// The last member just left; the registry makes the room anew.
+    /// The last member has just left: the registry has to make the room again.
     Gone,
 }
 
-/// A room's order and its members, for all shards.
+/// A room as all shards share it: its order and its members.
 #[derive(Debug)]
 pub struct Room {
     id: u64,
@@ -104,36 +104,36 @@ pub struct Room {
     namespace: Namespace,
     epoch: u64,
     expiry: Arc<Expiry>,
-    /// As in the state, for lists of many rooms: read without the lock.
+    /// Number of users, which lists of rooms read without the lock.
     users: AtomicUsize,
-    /// Likewise.
+    /// Number of members, for the same purpose.
     members: AtomicUsize,
-    /// Shards that have yet to send much of what was published: see [`Room::is_behind`].
+    /// Number of shards that are behind with the fan-out: see [`Room::is_behind`].
     behind: AtomicU32,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// False once the last member has left: the room is dormant, or gone.
+    /// False once the last member has left: then the room is dormant or gone.
     alive: bool,
     sequencer: Sequencer,
     roster: Roster,
-    /// Whether the room is on the list of those that keep something.
+    /// Whether the room is in [`Expiry`], because it keeps something.
     expires: bool,
 }
 
-/// When a change of membership is announced.
+/// When a join or leave is announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announced {
-    /// It has been, or somebody else will.
+    /// It has been announced, or a notice that is already scheduled will do it.
     Done,
-    /// Folded: whoever got this calls [`Room::announce_folded`] at that time ([`Time::monotonic_ms`]).
+    /// It was folded: the caller has to call [`Room::announce_folded`] at this time ([`Time::monotonic_ms`]).
     At(u64),
 }
 
 impl Announced {
-    /// What two changes in a row came to.
+    /// Combines the outcomes of two changes.
     fn and(self, next: Self) -> Self {
         if self == Self::Done { next } else { self }
     }
@@ -162,37 +162,37 @@ impl Room {
         }
     }
 
-    /// A number that no other room of this process has, or had.
+    /// Identifies the room: no other room of this process has this number, or ever had it.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Its name as whoever made it wrote it: everything that the room says carries this form.
+    /// The room's name, as written by the client that made it: everything that the room publishes uses this form.
     pub fn name(&self) -> &str {
         self.name.as_str()
     }
 
-    /// The name by which it is found.
+    /// The room's name, for looking it up.
     pub fn key(&self) -> &Name {
         &self.name
     }
 
-    /// Chat or raw.
+    /// Whether it is a chat room or a raw room.
     pub fn namespace(&self) -> Namespace {
         self.namespace
     }
 
-    /// Tells this life of the room from earlier ones under the same name.
+    /// Distinguishes this room from earlier ones with the same name.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Whether a shard is behind with the room's fan-out: whoever publishes into it waits, and nobody else.
+    /// Whether a shard is behind with the room's fan-out: then the room's publishers wait, and nobody else.
     pub fn is_behind(&self) -> bool {
         self.behind.load(Ordering::SeqCst) > 0
     }
 
-    /// A shard falls behind with the room's fan-out, or has caught up.
+    /// Notes that a shard has fallen behind with the room's fan-out, or has caught up.
     pub fn set_behind(&self, is_behind: bool) {
         if is_behind {
             self.behind.fetch_add(1, Ordering::SeqCst);
@@ -201,7 +201,7 @@ impl Room {
         }
     }
 
-    /// How many members it has.
+    /// Number of members, on all shards.
     pub fn members(&self) -> usize {
         self.members.load(Ordering::Relaxed)
     }
@@ -211,41 +211,40 @@ impl Room {
         self.lock().sequencer.last_seq()
     }
 
-    /// The first `max` users by name, and how many there are. Raw rooms have none.
+    /// The first `max` users in order of their names, and the number of all users. Raw rooms have none.
     pub fn first_users(&self, max: usize) -> (Vec<Name>, usize) {
         let state = self.lock();
         (state.roster.first_users(max), state.roster.users())
     }
 
-    /// How many users are in it.
+    /// Number of users, on all shards.
     pub fn user_count(&self) -> usize {
         self.users.load(Ordering::Relaxed)
     }
 
-    /// Frames from `from` to before `until` for a member that catches up; `None` if some are no longer kept. At most
-    /// `bytes_max` bytes, but always one frame.
+    /// Frames from `from` to before `until`, for a member that catches up; `None` if some of them are no longer kept. At most
+    /// `bytes_max` bytes, but always at least one frame.
     pub fn replay(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
         let gathered = self.lock().sequencer.replay.gather(from, until, bytes_max);
         gathered.map(Gathered::batch)
     }
 
-    /// Bytes kept for clients that reconnect.
+    /// Bytes of messages kept for clients that reconnect.
     pub fn replay_bytes(&self) -> usize {
         self.lock().sequencer.replay.bytes()
     }
 
-    /// Memory taken by what is kept for clients that reconnect, in bytes.
+    /// Memory taken by these messages, in bytes.
     pub fn replay_held_bytes(&self) -> usize {
         self.lock().sequencer.replay.held_bytes()
     }
 
-    /// Drops the oldest of what is kept for clients that reconnect, until it takes at most `held_bytes_max` of memory.
+    /// Drops the oldest of these messages, until they take at most `held_bytes_max` bytes of memory.
     pub fn shrink_replay(&self, held_bytes_max: usize) {
         self.lock().sequencer.replay.shrink(held_bytes_max);
     }
 
-    /// Drops what is too old to be replayed, and has the rest looked at when that is too old. The room has just come off
-    /// the list of those that keep something.
+    /// Drops messages that are too old, and schedules the next check. The room has just been taken out of [`Expiry`].
     fn cut_replay(self: &Arc<Self>, now: Time) {
         let mut state = self.lock();
         state.sequencer.replay.cut(now.monotonic_ms);
@@ -253,7 +252,7 @@ impl Room {
         self.schedule_expiry(&mut state);
     }
 
-    /// Puts the room on the list of those that keep something, unless it stands there, or keeps nothing.
+    /// Puts the room into [`Expiry`], unless it is there already or keeps nothing.
     fn schedule_expiry(self: &Arc<Self>, state: &mut State) {
         if !state.expires
             && let Some(due_ms) = state.sequencer.replay.due_ms()
@@ -264,6 +263,6 @@ impl Room {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("a room's lock is never held over a panic")
+        self.state.lock().expect("a room's lock is never held across a panic")
     }
 }

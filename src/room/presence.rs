@@ -1,7 +1,7 @@
-//! Joins and leaves, announced without storms: the folding rule of the wire's chapter "v0".
+//! Joins and leaves, announced without storms: the folding rule in the chapter "v0" of the protocol.
 //!
-//! Pure: time comes in as milliseconds of a clock that never goes back. While a room is small and quiet, each join and
-//! leave is announced by itself; otherwise they are counted and told together, once a second.
+//! Pure: time comes in as milliseconds of a clock that never goes back. While a room is small and quiet, each join and leave is
+//! announced by itself; otherwise they are counted, and announced together once a second.
 
 use std::collections::VecDeque;
 
@@ -9,21 +9,21 @@ use crate::limits::{MEMBERS_ANNOUNCED_MAX, NOTICES_PER_SECOND_MAX};
 use crate::protocol::name::Name;
 use crate::protocol::notice::{Event, Folded, Notice};
 
-/// Folded notices come once in this time, in milliseconds.
+/// Interval between folded notices, in milliseconds.
 const FOLD_MS: u64 = 1000;
 
-/// A change that is announced now, or was folded into a later notice.
+/// How a join or leave is announced.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Announce {
-    /// Publish this.
+    /// Publish this notice now.
     Now(Notice),
-    /// The first folded change: call [`Presence::flush`] at this time (ms).
+    /// It is the first folded change: call [`Presence::flush`] at this time (ms).
     At(u64),
-    /// Folded into a notice that is already due.
+    /// It was folded into a notice that is already scheduled.
     Folded,
 }
 
-/// The joins and leaves of one room that were not told yet, and how noisy it was.
+/// The joins and leaves of one room that have not been announced, and how many notices it had lately.
 #[derive(Debug, Default)]
 pub struct Presence {
     /// When the notices of the last second were published (ms), oldest first.
@@ -33,7 +33,7 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// `user` came into `room`, which now has `members`.
+    /// Notes that `user` has joined `room`, which now has `members` members.
     pub fn joined(&mut self, room: &str, user: &Name, members: usize, now_ms: u64) -> Announce {
         if self.announces(members, now_ms) {
             return Announce::Now(Notice { event: Event::Join(user.clone()), text: welcome(room, user) });
@@ -43,7 +43,7 @@ impl Presence {
         if first { Announce::At(now_ms + FOLD_MS) } else { Announce::Folded }
     }
 
-    /// `user` left; `members` remain.
+    /// Notes that `user` has left; `members` members remain.
     pub fn left(&mut self, user: &Name, members: usize, now_ms: u64) -> Announce {
         if self.announces(members, now_ms) {
             return Announce::Now(Notice { event: Event::Leave(user.clone()), text: farewell(user) });
@@ -53,7 +53,7 @@ impl Presence {
         if first { Announce::At(now_ms + FOLD_MS) } else { Announce::Folded }
     }
 
-    /// The notice about everything folded so far, if there is any.
+    /// The notice about everything folded so far, if there is anything.
     pub fn flush(&mut self, room: &str, now_ms: u64) -> Option<Notice> {
         if !self.is_pending() {
             return None;
@@ -89,8 +89,8 @@ impl Presence {
         self.joined.count + self.left.count > 0
     }
 
-    /// Whether a change is announced by itself; counts it if so. What follows a folded change is folded too, so that
-    /// notices stay in the order of what happened.
+    /// Whether a change is announced by itself; if so, counts the notice. What follows a folded change is folded, too, so that
+    /// notices keep the order of events.
     fn announces(&mut self, members: usize, now_ms: u64) -> bool {
         while self.recent.front().is_some_and(|at| at + FOLD_MS <= now_ms) {
             self.recent.pop_front();
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_quiet_room_hears_of_each() {
+    fn a_small_quiet_room_announces_each_change() {
         let mut presence = Presence::default();
         let now = presence.joined("tea", &name(1), 1, 0);
         assert_eq!(now, Announce::Now(Notice { event: Event::Join(name(1)), text: "Welcome to tea, u1!".into() }));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sixteenth_notice_in_a_second_is_the_last_by_itself() {
+    fn the_sixteenth_notice_in_a_second_is_the_last_that_is_not_folded() {
         let mut presence = Presence::default();
         for number in 0..16 {
             assert!(matches!(presence.joined("tea", &name(number), 5, 100), Announce::Now(_)), "{number}");

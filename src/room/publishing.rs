@@ -1,4 +1,4 @@
-//! Publishing into a room: what is said by its members, by visitors, from outside, and by the room itself.
+//! Publishing to a room: messages from members, from visitors and from outside, and the room's own notices.
 
 use std::sync::Arc;
 
@@ -11,25 +11,25 @@ use crate::clock::Time;
 use crate::protocol::broadcast::Unnumbered;
 use crate::protocol::notice::Notice;
 
-/// What is published from outside, by no member.
+/// A message that is published through the internal port, by no connection.
 #[derive(Clone, Copy, Debug)]
 pub enum Payload<'a> {
     /// A chat message.
     Chat {
-        /// The name that it is shown under.
+        /// The sender's name, as it is shown.
         from: &'a str,
-        /// What is said.
+        /// The text of the message.
         text: &'a str,
     },
-    /// A frame as it is.
+    /// A complete frame for a raw room.
     Frame(&'a Bytes),
 }
 
 impl Room {
-    /// Publishes the chat message `text` and returns its `Seq`.
+    /// Publishes the chat message `text`, and returns its `Seq`.
     ///
     /// # Errors
-    /// [`JoinError::NameTaken`]: somebody else in the room has the speaker's name.
+    /// [`JoinError::NameTaken`]: another member of the room has the speaker's name.
     pub fn publish_chat(
         self: &Arc<Self>,
         speaker: &Speaker<'_>,
@@ -47,12 +47,12 @@ impl Room {
         Ok(self.publish(&mut state, Unplaced::Message(message), now, wakes))
     }
 
-    /// Publishes a frame as it is, and returns its `Seq`. Raw rooms keep nothing: no client could ask for it.
+    /// Publishes a frame unchanged, and returns its `Seq`. Raw rooms keep nothing for replay: no client could ask for it.
     pub fn publish_raw(self: &Arc<Self>, frame: &Bytes, wakes: &mut Wakes) -> u64 {
         self.publish(&mut self.lock(), Unplaced::Frame(frame.clone()), Time::default(), wakes)
     }
 
-    /// Publishes from outside, and returns the message's `Seq` and how many members it goes to.
+    /// Publishes from outside. Returns the message's `Seq` and the number of members that it goes to.
     pub fn publish_from_outside(self: &Arc<Self>, payload: Payload<'_>, now: Time, wakes: &mut Wakes) -> (u64, usize) {
         let message = match payload {
             Payload::Chat { from, text } => Unplaced::Message(Unnumbered::message(from, self.name(), text)),
@@ -62,7 +62,7 @@ impl Room {
         (self.publish(&mut state, message, now, wakes), state.roster.members())
     }
 
-    /// Publishes the notice about the joins and leaves that were folded until now.
+    /// Publishes the notice about the joins and leaves folded so far.
     pub fn announce_folded(self: &Arc<Self>, now: Time, wakes: &mut Wakes) {
         let mut state = self.lock();
         if let Some(notice) = state.roster.flush(self.name(), now.monotonic_ms)

@@ -1,4 +1,4 @@
-//! Live rooms, found by name; and recently emptied rooms, found only by a join, so that it can replay them.
+//! Live rooms by name, and recently emptied rooms, kept so that a rejoin can replay them.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,34 +24,34 @@ struct Rooms {
     dormant: Dormant,
 }
 
-/// All rooms of the server.
+/// All rooms of the server, shared by all shards and the internal port.
 #[derive(Debug)]
 pub struct Registry {
     chat: RwLock<Rooms>,
     raw: RwLock<Rooms>,
     inboxes: Arc<[Inbox]>,
     expiry: Arc<Expiry>,
-    /// What chat rooms keep for clients that reconnect.
+    /// How much chat rooms keep for clients that reconnect.
     replay: ReplayBounds,
     resume_key: ResumeKey,
-    /// See [`crate::ring::DataRing::peer_has_ended`].
     peer_has_ended: fn(RawFd) -> bool,
-    /// Random at start, so that no room's epoch is one that an earlier process gave out.
+    /// Random at start, so that no room gets an epoch that an earlier process gave out.
     epoch_base: u64,
     made: AtomicU64,
 }
 
-/// A membership that just began.
+/// A membership that has just begun.
 #[derive(Debug)]
 pub struct Joined {
-    /// The room.
+    /// The room that was joined.
     pub room: Arc<Room>,
-    /// What it came to.
+    /// The outcome of the join.
     pub entered: Entered,
 }
 
 impl Registry {
-    /// No rooms yet; their frames will go to `inboxes`, one for each shard. `epoch_base` and the key are random.
+    /// A registry without rooms. Frames will go to `inboxes`, one for each shard. `epoch_base` and `resume_key` have to be
+    /// random.
     pub fn new(inboxes: Arc<[Inbox]>, epoch_base: u64, resume_key: ResumeKey, replay: ReplayBounds) -> Self {
         Self {
             chat: RwLock::default(),
@@ -66,49 +66,49 @@ impl Registry {
         }
     }
 
-    /// The same registry, which asks `peer_has_ended` of a member's socket whether its peer is gone.
+    /// Makes the registry call `peer_has_ended` to find out whether the peer of a member's socket is gone.
     pub fn asking(self, peer_has_ended: fn(RawFd) -> bool) -> Self {
         Self { peer_has_ended, ..self }
     }
 
-    /// What makes the secrets with which connections are taken over.
+    /// The key of the secrets that let a client take over its lost connection.
     pub fn resume_key(&self) -> &ResumeKey {
         &self.resume_key
     }
 
-    /// The inboxes of the shards.
+    /// The inboxes of all shards.
     pub fn inboxes(&self) -> &[Inbox] {
         &self.inboxes
     }
 
-    /// Whether some shard is behind with what all publish: the next message has to wait.
+    /// Whether some inbox is congested: the next message has to wait.
     pub fn is_congested(&self) -> bool {
         self.inboxes.first().is_some_and(|inbox| inbox.pressure().is_congested())
     }
 
-    /// The room of that name, if someone is in it.
+    /// The room with this name, if it has members.
     pub fn get(&self, namespace: Namespace, name: &Name) -> Option<Arc<Room>> {
         self.rooms(namespace).read().expect(UNPOISONED).live.get(name.key()).cloned()
     }
 
-    /// How many rooms there are in a namespace.
+    /// Number of rooms with members in a namespace.
     pub fn len(&self, namespace: Namespace) -> usize {
         self.rooms(namespace).read().expect(UNPOISONED).live.len()
     }
 
-    /// How many dormant rooms there are, and how many others had to go before their time so far.
+    /// Number of dormant rooms, and number of rooms that were dropped before their time.
     pub fn dormant(&self) -> (usize, u64) {
         self.rooms(Namespace::Chat).read().expect(UNPOISONED).dormant.count()
     }
 
-    /// The first `max` rooms by name whose keys begin with `prefix`, and how many there are of those.
+    /// The first `max` rooms, by name, whose keys begin with `prefix`, and the number of all such rooms.
     pub fn first_rooms(&self, namespace: Namespace, prefix: &str, max: usize) -> (Vec<Arc<Room>>, usize) {
         let all = self.rooms(namespace).read().expect(UNPOISONED);
         let (found, count) = all.live.with_prefix(prefix);
         (found.take(max).map(|(_, room)| Arc::clone(room)).collect(), count)
     }
 
-    /// Joins a room; the first join makes it, or revives it.
+    /// Joins a room; the first join creates or revives it.
     ///
     /// # Errors
     /// [`JoinError::NameTaken`]: another member has the name. Never [`JoinError::Gone`].
@@ -124,14 +124,14 @@ impl Registry {
             let room = self.get_or_make(namespace, name, now);
             match room.join(joining, now, wakes) {
                 Ok(entered) => return Ok(Joined { room, entered }),
-                // Its last member left between our two steps, and is about to take it out.
+                // The last member left between our two steps, and is about to remove the room.
                 Err(JoinError::Gone) => self.take_out(&room, now),
                 Err(refused) => return Err(refused),
             }
         }
     }
 
-    /// Ends a membership; with the last one the room is gone, or dormant for as long as what it keeps may be replayed.
+    /// Ends a membership. With the last one, the room is gone, or dormant for as long as its messages may be replayed.
     pub fn leave(
         &self,
         room: &Arc<Room>,
@@ -147,8 +147,8 @@ impl Registry {
         announced
     }
 
-    /// Publishes from outside: the room, the message's `Seq`, and how many members it goes to. A room that
-    /// its last member has left may be dormant: then the message is kept there. `None`: there is no such room.
+    /// Publishes from outside. Returns the room, the message's `Seq`, and the number of members that it goes to. If the room is
+    /// dormant, the message is kept for replay. `None`: there is no such room.
     pub fn publish_from_outside(
         &self,
         namespace: Namespace,
@@ -166,19 +166,19 @@ impl Registry {
             return None;
         }
         let mut rooms = self.rooms(namespace).write().expect(UNPOISONED);
-        // Somebody may have revived it meanwhile.
+        // It may have been revived in the meantime.
         let live = rooms.live.get(name.key()).cloned();
         let room = live.or_else(|| rooms.dormant.take(name, now.monotonic_ms))?;
         let (seq, members) = room.publish_from_outside(payload, now, wakes);
         if rooms.live.get(name.key()).is_none() {
-            // Only now: what it keeps counts with what was published.
+            // Inserted after publishing, so that the new message counts towards the bound.
             rooms.dormant.insert(Arc::clone(&room), now.monotonic_ms.saturating_add(bounds.age_max_ms));
         }
         Some((room, seq, members))
     }
 
-    /// Forgets the rooms that have been dormant for long enough, and what is too old of what rooms keep; false if there is more to
-    /// forget later.
+    /// Forgets rooms that have been dormant long enough, and messages that are too old. False if there will be more to forget
+    /// later.
     pub fn expire(&self, now: Time) -> bool {
         for room in self.expiry.take_due(now.monotonic_ms) {
             room.cut_replay(now);
@@ -186,7 +186,7 @@ impl Registry {
         self.expire_dormant(now) && self.expiry.len() == 0
     }
 
-    /// False if some are kept on.
+    /// False if some rooms remain dormant.
     fn expire_dormant(&self, now: Time) -> bool {
         let chat = self.chat.read().expect(UNPOISONED);
         let (is_due, none_is_kept) = (chat.dormant.due(now.monotonic_ms).is_some(), chat.dormant.is_empty());
@@ -199,8 +199,8 @@ impl Registry {
         chat.dormant.is_empty()
     }
 
-    /// Takes `give_bytes` of memory back from what chat rooms keep for clients that reconnect, from the largest on
-    /// and only from those that take more than `floor_bytes`; empty rooms go with it. Returns how many gave, and how much.
+    /// Frees `give_bytes` of the memory that chat rooms use for replay, starting with the largest, and only in rooms that take
+    /// more than `floor_bytes`. Dormant rooms are included. Returns how many rooms gave memory back, and how much.
     pub fn shrink_replays(&self, floor_bytes: usize, give_bytes: usize) -> (u64, usize) {
         let sized = self.expiry.rooms().into_iter().map(|room| (room.replay_held_bytes(), room));
         let mut large: Vec<_> = sized.filter(|(bytes, _)| *bytes > floor_bytes).collect();
@@ -225,7 +225,7 @@ impl Registry {
         }
         let mut rooms = self.rooms(namespace).write().expect(UNPOISONED);
         let Rooms { live, dormant } = &mut *rooms;
-        // Another shard may have been faster.
+        // Another shard may have created it first.
         if let Some(room) = live.get(name.key()) {
             return Arc::clone(room);
         }
@@ -248,7 +248,7 @@ impl Registry {
         Arc::new(Room::new(id, name, namespace, epoch, sequencer, roster, Arc::clone(&self.expiry)))
     }
 
-    /// What rooms of a namespace keep for clients that reconnect.
+    /// How much the rooms of a namespace keep for clients that reconnect.
     fn kept(&self, namespace: Namespace) -> ReplayBounds {
         match namespace {
             Namespace::Chat => self.replay,
@@ -256,8 +256,7 @@ impl Registry {
         }
     }
 
-    /// Takes out a room that is no longer alive, unless its name has already been given to a new one. It may have been
-    /// revived meanwhile, too.
+    /// Removes a room that is no longer alive, unless it has been revived in the meantime, or its name belongs to a new room.
     fn take_out(&self, room: &Arc<Room>, now: Time) {
         let mut rooms = self.rooms(room.namespace()).write().expect(UNPOISONED);
         let Rooms { live, dormant } = &mut *rooms;
@@ -279,7 +278,7 @@ impl Registry {
     }
 }
 
-const UNPOISONED: &str = "the registry's lock is never held over a panic";
+const UNPOISONED: &str = "the registry's lock is never held across a panic";
 
 #[cfg(test)]
 mod tests;

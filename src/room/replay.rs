@@ -1,7 +1,8 @@
 //! What a chat room keeps for clients that reconnect: its last frames, once for all shards.
 //!
-//! Pure: time comes in as milliseconds of a clock that never goes back. The frames are the shared bytes that went to the shards; the list stands under the room's lock, which a publish
-//! holds anyway. It has bounds of its own: what slow members may lag behind is the business of [`super::log`].
+//! Pure: time comes in as milliseconds of a clock that never goes back. The frames are the same shared bytes that went to the
+//! shards; the list is protected by the room's lock, which a publish holds anyway. Its bounds are its own: how far slow members
+//! may lag is up to [`super::log`].
 
 use std::collections::VecDeque;
 
@@ -11,45 +12,44 @@ use smallvec::SmallVec;
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 use crate::protocol::position::Batch;
 
-/// What a frame costs beside its bytes, counted against the bound.
+/// Bytes that a frame costs on top of its own: counted against the bound.
 const FRAME_OVERHEAD_BYTES: usize = size_of::<Kept>();
-/// What shared bytes cost beside themselves: their allocation, and the count of who shares them with its own.
+/// Bytes that shared bytes cost on top of their own: their allocation, and that of the reference count.
 const SHARED_OVERHEAD_BYTES: usize = 2 * ALLOCATION_OVERHEAD_BYTES + 24;
 
-/// How much a room keeps.
+/// How much a room keeps for replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplayBounds {
-    /// Frames.
+    /// Largest number of frames.
     pub frames_max: usize,
-    /// Bytes of frames and of what keeping them costs.
+    /// Largest number of bytes, including overhead.
     pub bytes_max: usize,
-    /// Milliseconds since they were published.
+    /// Largest age of a frame, in milliseconds.
     pub age_max_ms: u64,
 }
 
 impl ReplayBounds {
-    /// Nothing is kept, and nobody recovers.
+    /// Nothing is kept, and no client recovers.
     pub const OFF: Self = Self { frames_max: 0, bytes_max: 0, age_max_ms: 0 };
 
-    /// Whether one of the bounds is 0, which switches replay off.
+    /// Whether one of the bounds is 0, which turns replay off.
     pub fn is_off(&self) -> bool {
         self.frames_max == 0 || self.bytes_max == 0 || self.age_max_ms == 0
     }
 }
 
-/// Frames as they are kept, not yet put together.
+/// Frames to be replayed, not yet joined to one piece.
 #[derive(Debug)]
 pub struct Gathered {
     /// Never empty.
     frames: SmallVec<[Bytes; 1]>,
-    /// All of them together.
+    /// Bytes of all frames together.
     bytes: usize,
-    /// See [`Batch::end_seq`].
     end_seq: u64,
 }
 
 impl Gathered {
-    /// Puts the frames together: one alone is shared as it is, several are copied.
+    /// Joins the frames: a single one is shared, several are copied.
     pub fn batch(mut self) -> Batch {
         let end_seq = self.end_seq;
         if self.frames.len() == 1
@@ -66,11 +66,11 @@ impl Gathered {
 #[derive(Debug)]
 struct Kept {
     frame: Bytes,
-    /// When it was published, on a clock that never goes back.
+    /// When it was published (see [`crate::clock::Time::monotonic_ms`]).
     at_ms: u64,
 }
 
-/// The last frames of a room, with dense `Seq`.
+/// The last frames of a room, whose `Seq` have no gaps.
 #[derive(Debug)]
 pub struct Replay {
     bounds: ReplayBounds,
@@ -82,22 +82,22 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Empty; the first frame will be `first_seq`.
+    /// An empty list whose first frame will be `first_seq`.
     pub fn new(first_seq: u64, bounds: ReplayBounds) -> Self {
         Self { bounds, end_seq: first_seq, bytes: 0, frames: VecDeque::new(), held: Held::new(What::Replay) }
     }
 
-    /// Whether anybody can recover from it.
+    /// Whether replay is turned off.
     pub fn is_off(&self) -> bool {
         self.bounds.is_off()
     }
 
-    /// `Seq` of the oldest frame kept; of the next one, if there is none.
+    /// `Seq` of the oldest frame that is kept; of the next frame if there is none.
     pub fn first_seq(&self) -> u64 {
         self.end_seq - self.frames.len() as u64
     }
 
-    /// Bytes kept, with their overhead.
+    /// Bytes of frames that are kept, including their overhead.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -113,7 +113,7 @@ impl Replay {
         self.cut(now_ms);
     }
 
-    /// Drops what is beyond the bounds.
+    /// Drops the frames that exceed the bounds.
     pub fn cut(&mut self, now_ms: u64) {
         let ReplayBounds { frames_max, bytes_max, age_max_ms } = self.bounds;
         while let Some(oldest) = self.frames.front()
@@ -131,14 +131,14 @@ impl Replay {
         self.account();
     }
 
-    /// Memory taken in bytes: `bytes` counts each frame's place in the list once, the list itself may be longer.
+    /// Memory taken in bytes, including unused capacity of the list.
     pub fn held_bytes(&self) -> usize {
         let (count, capacity) = (self.frames.len(), self.frames.capacity());
         self.bytes + count * SHARED_OVERHEAD_BYTES + (capacity - count) * size_of::<Kept>()
     }
 
-    /// Drops the oldest frames until at most `held_bytes_max` bytes of memory are taken, and gives the memory back at once. A
-    /// client that asks for what is gone is told so.
+    /// Drops the oldest frames until at most `held_bytes_max` bytes of memory are taken, and frees the memory at once. A client
+    /// that asks for dropped frames is told so.
     pub fn shrink(&mut self, held_bytes_max: usize) {
         while self.bytes + self.frames.len() * SHARED_OVERHEAD_BYTES > held_bytes_max
             && let Some(oldest) = self.frames.pop_front()
@@ -153,18 +153,18 @@ impl Replay {
         self.held.set(self.held_bytes());
     }
 
-    /// Whether everything from `seq` on is here; nothing at all is missing if `seq` is that of the next frame.
+    /// Whether every frame from `seq` on is kept; `seq` may be that of the next frame.
     pub fn reaches(&self, seq: u64) -> bool {
         !self.is_off() && (self.first_seq()..=self.end_seq).contains(&seq)
     }
 
-    /// When the oldest frame becomes too old, if any is kept.
+    /// When the oldest frame becomes too old; `None` if there is none.
     pub fn due_ms(&self) -> Option<u64> {
         self.frames.front().map(|oldest| oldest.at_ms.saturating_add(self.bounds.age_max_ms))
     }
 
-    /// Frames from `from` to before `until`: at most `bytes_max` bytes of them, but always the first. `None`: no longer
-    /// here. No frame is copied, as the room's lock is held meanwhile.
+    /// Frames from `from` to before `until`: at most `bytes_max` bytes, but always the first. `None` if they are no longer
+    /// kept. No frame is copied, since the room's lock is held.
     pub fn gather(&self, from: u64, until: u64, bytes_max: usize) -> Option<Gathered> {
         if from < self.first_seq() || until > self.end_seq || from >= until {
             return None;
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!((replay.first_seq(), replay.due_ms()), (5, Some(1500)), "a second old is too old");
         replay.cut(9000);
         assert_eq!((replay.first_seq(), replay.bytes(), replay.due_ms()), (7, 0, None));
-        assert!(replay.reaches(7), "who has everything recovers");
+        assert!(replay.reaches(7), "a client that has everything recovers");
     }
 
     #[test]
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_is_short_takes_the_oldest_frames_and_keeps_the_tip() {
+    fn shrinking_drops_the_oldest_frames_and_keeps_the_tip() {
         let mut replay = Replay::new(1, ReplayBounds { frames_max: 1000, ..BOUNDS });
         (1..=100).for_each(|_| replay.push(&vec![b'x'; 1000].into(), 0));
         assert!(replay.held_bytes() > 100_000 && replay.held.bytes() == replay.held_bytes());
@@ -248,7 +248,7 @@ mod tests {
         assert!(replay.first_seq() > 80 && !replay.reaches(80) && replay.reaches(100));
         replay.shrink(0);
         assert_eq!((replay.first_seq(), replay.held_bytes(), replay.bytes()), (101, 0, 0));
-        assert!(!replay.reaches(100) && replay.reaches(101), "who has everything recovers");
+        assert!(!replay.reaches(100) && replay.reaches(101), "a client that has everything recovers");
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! The order of a room: a message gets its number and goes to every shard that has members, in one step.
+//! The order of a room: a message gets its number and goes to every shard with members, in one step.
 
 use std::sync::Arc;
 
@@ -11,37 +11,38 @@ use crate::clock::Time;
 use crate::protocol::broadcast::Unnumbered;
 use crate::protocol::position::Since;
 
-/// What is published, before it has its number.
+/// A message before it has its number.
 #[derive(Debug)]
 pub(super) enum Unplaced {
-    /// A frame that carries none.
+    /// A raw frame, which doesn't contain its number.
     Frame(Bytes),
     /// A message of a chat room.
     Message(Unnumbered),
 }
 
-/// What a member that joins finds.
+/// Where a member begins that joins now.
 #[derive(Debug)]
 pub(super) struct Position {
-    /// `Seq` of the first frame that is published to it.
+    /// `Seq` of the first frame that will be published after the join.
     pub(super) first_seq: u64,
-    /// `Seq` of the first frame that it gets; smaller if some are replayed.
+    /// `Seq` of the first frame that the member gets: smaller if some are replayed.
     pub(super) from_seq: u64,
-    /// The first of those that are replayed.
+    /// The beginning of the replay.
     pub(super) head: Option<Gathered>,
-    /// Whether everything since is there; `None` if it didn't ask.
+    /// Whether everything since the last message that it has seen is still kept; `None` if it didn't ask.
     pub(super) recovered: Option<bool>,
 }
 
-/// Used under the room's lock: that numbers are given out and pushed under one lock makes the order total.
+/// Numbers a room's messages. Used under the room's lock: giving out a number and pushing the message in one step makes the
+/// order total.
 #[derive(Debug)]
 pub(super) struct Sequencer {
     room: u64,
     epoch: u64,
     next_seq: u64,
-    /// What is kept for clients that reconnect.
+    /// The messages that are kept for clients that reconnect.
     pub(super) replay: Replay,
-    /// Where it goes: the inbox of each shard that has members.
+    /// The inboxes of all shards.
     outlets: Arc<[Inbox]>,
     members_by_shard: Box<[u32]>,
 }
@@ -57,17 +58,17 @@ impl Sequencer {
         self.next_seq - 1
     }
 
-    /// A shard has one more member.
+    /// Adds a member on this shard.
     pub(super) fn open(&mut self, shard: u32) {
         self.members_by_shard[shard as usize] += 1;
     }
 
-    /// A shard has one member less.
+    /// Removes a member on this shard.
     pub(super) fn close(&mut self, shard: u32) {
         self.members_by_shard[shard as usize] -= 1;
     }
 
-    /// Gives a message its `Seq`, keeps it for clients that reconnect, and pushes it to each shard that has members.
+    /// Gives a message its `Seq`, keeps it for clients that reconnect, and pushes it to each shard with members.
     pub(super) fn place(&mut self, message: Unplaced, now: Time, wakes: &mut Wakes) -> u64 {
         let seq = self.next_seq;
         self.next_seq += 1;
@@ -85,7 +86,8 @@ impl Sequencer {
         seq
     }
 
-    /// Where a member begins that joins now, and had everything up to `since`. At most `bytes_max` of replay come with it.
+    /// Where a member begins that joins now and has seen everything up to `since`. The position includes at most `bytes_max`
+    /// bytes of replay.
     pub(super) fn position(&mut self, since: Option<Since>, now: Time, bytes_max: usize) -> Position {
         self.replay.cut(now.monotonic_ms);
         let first_seq = self.next_seq;

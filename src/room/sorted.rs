@@ -1,21 +1,21 @@
-//! A map that is kept in the order of its names, so that a list costs what it shows, and that counts without looking at
-//! each: the rooms of the server, and the users of a room.
+//! A map ordered by name, whose lists cost only what they show, and that counts entries without visiting each: the rooms of the
+//! server, and the users of a room.
 //!
-//! Pure. The entries lie in chunks of bounded size, in order; an empty map owns no memory, and one of few entries a
-//! single chunk. Whatever asks for a name halves its way to it; a change moves at most one chunk; and a count adds up
-//! the lengths of chunks: some thousand numbers for a million entries.
+//! Pure. The entries are in ordered chunks of bounded size; an empty map allocates nothing, a small one a single chunk. Finding
+//! a name is a binary search, a change moves at most one chunk, and counting adds up the lengths of chunks: a few thousand
+//! numbers for a million entries.
 
 use std::borrow::Borrow;
 
 use smallvec::SmallVec;
 
-/// Entries of a chunk at most.
+/// Largest number of entries in a chunk.
 const CHUNK_ENTRIES_MAX: usize = 256;
 
-/// See the module. `N` is a name; `MAX` is how many entries a chunk may have.
+/// A map ordered by name. `N` is a name; `MAX` is the largest number of entries in a chunk.
 #[derive(Debug)]
 pub struct Sorted<N, V, const MAX: usize = CHUNK_ENTRIES_MAX> {
-    /// None of them is empty, and all names of one come before those of the next.
+    /// Never empty ones; all names in one come before those in the next.
     chunks: SmallVec<[Vec<(N, V)>; 1]>,
     len: usize,
 }
@@ -29,13 +29,13 @@ struct Place {
 
 impl<N, V, const MAX: usize> Default for Sorted<N, V, MAX> {
     fn default() -> Self {
-        const { assert!(MAX >= 2, "a full chunk is parted in two") };
+        const { assert!(MAX >= 2, "a full chunk is split in two") };
         Self { chunks: SmallVec::new(), len: 0 }
     }
 }
 
 impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
-    /// How many entries there are.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -51,7 +51,7 @@ impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
         Some(&self.chunks[chunk][index].1)
     }
 
-    /// Sets the value of a name, and returns the one that it had.
+    /// Sets the value of a name, and returns its previous value.
     pub fn insert(&mut self, name: N, value: V) -> Option<V> {
         let Place { chunk, index } = match self.find(name.borrow()) {
             Ok(Place { chunk, index }) => return Some(std::mem::replace(&mut self.chunks[chunk][index].1, value)),
@@ -71,17 +71,17 @@ impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
         None
     }
 
-    /// Takes out a name with its value.
+    /// Removes a name with its value.
     pub fn remove(&mut self, name: &str) -> Option<(N, V)> {
         let Place { chunk, index } = self.find(name).ok()?;
         let entry = self.chunks[chunk].remove(index);
         self.len -= 1;
-        self.give_memory_back(chunk);
+        self.shrink(chunk);
         self.check();
         Some(entry)
     }
 
-    /// The entries whose names begin with `prefix`, in order, and how many there are.
+    /// The entries whose names begin with `prefix`, in order, and their number.
     pub fn with_prefix(&self, prefix: &str) -> (impl Iterator<Item = (&N, &V)>, usize) {
         let first = self.place(|name| name < prefix);
         let end = self.place(|name| name < prefix || name.starts_with(prefix));
@@ -96,7 +96,7 @@ impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
         self.chunks.iter().flatten().map(|(name, value)| (name, value))
     }
 
-    /// The place of a name, or the one that it would get.
+    /// The place of a name, or else where it would be inserted.
     fn find(&self, name: &str) -> Result<Place, Place> {
         let place = self.place(|other| other < name);
         match self.chunks.get(place.chunk).and_then(|entries| entries.get(place.index)) {
@@ -105,8 +105,8 @@ impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
         }
     }
 
-    /// The first place whose name does not come before what is sought; behind all entries, if there is none. `is_before`
-    /// is true for the names up to some point, and false from there on.
+    /// The first place for which `is_before` is false, or the end. `is_before` is true for all names up to some point, and
+    /// false from there on.
     fn place(&self, is_before: impl Fn(&str) -> bool) -> Place {
         let chunk =
             self.chunks.partition_point(|entries| entries.last().is_some_and(|(name, _)| is_before(name.borrow())));
@@ -117,14 +117,14 @@ impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
         Place { chunk, index: entries.partition_point(|(name, _)| is_before(name.borrow())) }
     }
 
-    /// How many entries are before a place.
+    /// Number of entries before a place.
     fn rank(&self, Place { chunk, index }: Place) -> usize {
         self.chunks[..chunk].iter().map(Vec::len).sum::<usize>() + index
     }
 
-    /// An entry of this chunk has gone: joins it with a neighbour if both are small, and keeps no more capacity than that
-    /// for as many entries again.
-    fn give_memory_back(&mut self, chunk: usize) {
+    /// Frees memory after an entry of this chunk was removed: joins the chunk with a neighbor if both are small, and shrinks it
+    /// to room for twice its entries.
+    fn shrink(&mut self, chunk: usize) {
         if self.chunks[chunk].is_empty() {
             self.chunks.remove(chunk);
         } else {
@@ -140,7 +140,7 @@ impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
         }
     }
 
-    /// Joins a chunk with the next one, if both together are small; whether it did.
+    /// Joins a chunk with the next one, if they are small together. Returns whether it did.
     fn join_with_next(&mut self, chunk: usize) -> bool {
         let is_small = self.chunks.get(chunk + 1).is_some_and(|next| self.chunks[chunk].len() + next.len() <= MAX / 2);
         if is_small {
@@ -150,7 +150,8 @@ impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
         is_small
     }
 
-    /// The order of all names is checked while there are few: at full length it would make debug builds crawl.
+    /// Checks the structure in debug builds. The order of all names is checked only while there are few: for a large map it
+    /// would make debug builds crawl.
     fn check(&self) {
         debug_assert!(self.chunks.iter().all(|entries| (1..=MAX).contains(&entries.len())));
         debug_assert!(

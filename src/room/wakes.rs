@@ -4,34 +4,33 @@ use std::time::Instant;
 
 use super::inbox::{Inbox, Pushed};
 
-/// What a publisher has to do after a publish, once its turn's publishes are done: wake these shards.
+/// The shards to wake once a turn's publishes are done.
 #[derive(Debug, Default)]
 pub struct Wakes {
     shards: Vec<usize>,
-    /// When what is published now was received, if its deliveries are to be timed.
+    /// When the message that is being published was received, if its deliveries are timed.
     pub received: Option<Instant>,
 }
 
 impl Wakes {
-    /// Nobody to wake yet; what is published is timed if `received` is given.
+    /// No shards yet; messages are timed if `received` is given.
     pub fn received(received: Option<Instant>) -> Self {
         Self { shards: Vec::new(), received }
     }
 
-    /// Remembers that a push into this shard's inbox asked for a wake-up.
+    /// Notes the outcome of a push into this shard's inbox.
     pub fn note(&mut self, shard: usize, pushed: Pushed) {
         if pushed == Pushed::Wake {
             self.shards.push(shard);
         }
     }
 
-    /// This shard has drained its inbox: what was pushed into it needs no wake-up any more.
+    /// Notes that this shard has drained its inbox: it doesn't have to be woken any more.
     pub fn drained(&mut self, own: usize) {
         self.shards.retain(|shard| *shard != own);
     }
 
-    /// Wakes every shard that was pushed to and not woken yet, but for `own`, which is awake; true: its inbox has to be
-    /// drained again before it sleeps.
+    /// Wakes every noted shard except `own`, which is awake. True: `own` has to drain its inbox again before it sleeps.
     pub fn wake_others(&mut self, inboxes: &[Inbox], own: usize) -> bool {
         let pushed_to_itself = self.shards.contains(&own);
         self.drained(own);
@@ -39,7 +38,7 @@ impl Wakes {
         pushed_to_itself
     }
 
-    /// Wakes every shard that was pushed to and not woken yet.
+    /// Wakes every noted shard, and forgets them.
     pub fn wake_all(&mut self, inboxes: &[Inbox]) {
         for shard in self.shards.drain(..) {
             inboxes[shard].wake();

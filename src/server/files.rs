@@ -17,8 +17,8 @@ const FILES_OF_INTERNAL_PORT: u64 = 4 + FILES_RESERVED;
 const FILES_RESERVED: u64 = 48;
 /// Files that the kernel's table for this process has room for from the start, at most: half a megabyte.
 const FILES_AT_START_MAX: u64 = 65_536;
-/// Those of the process: standard streams, the main thread's runtime, signals, and some to spare.
-const FILES_BESIDE: u64 = 16;
+/// Those of the process: standard streams, the main thread's runtime, signals, the canary, and some to spare.
+const FILES_BESIDE: u64 = 24;
 
 /// The limit of open files, and how many of them are not connections.
 #[derive(Debug)]

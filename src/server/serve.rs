@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use doctor::printable::thousands;
 use tokio::task::JoinHandle as Task;
@@ -14,18 +14,11 @@ use super::signals::Signals;
 use super::{Listeners, Server, StartError, notify};
 use crate::config::Config;
 use crate::cores::Unpinned;
+use crate::limits::{LOG_TIME_MIN, START_TIME_MAX, STOP_TIME_MAX};
 use crate::log;
 use crate::memory::Size;
 use crate::ring::OpenRing;
 use crate::ring::probe::{self, Kernel};
-
-/// Time from the first signal to the end of the process.
-const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
-/// Time that the log gets on top of it, if all of that was needed.
-const LOG_TIME_MIN: Duration = Duration::from_millis(100);
-/// How long a start that is interrupted by a signal may take to its end: until then it is not known whether anybody is
-/// connected.
-const START_TIME_MAX: Duration = Duration::from_millis(2500);
 
 /// The `hi` command: raises the file limit, listens to signals, tries the kernel, serves until a signal, and stops.
 ///

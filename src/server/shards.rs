@@ -13,7 +13,7 @@ use super::listeners::ShardListeners;
 use crate::clock::Now;
 use crate::control::accept::Listener;
 use crate::control::{self, ControlContext};
-use crate::metrics::counters::Counters;
+use crate::counters::Counters;
 use crate::os;
 use crate::ring::control::{control_ring, spawn};
 use crate::ring::{OpenRing, RingError};
@@ -42,9 +42,8 @@ impl ShardThread {
             Err(error) => return drop(ready.send(Err(error))),
         };
         control_ring().start(async {
-            let shard = self.shard(ring);
-            let counters = Rc::clone(shard.counters());
-            let handle = Rc::new(Handle::new(shard));
+            let counters = Rc::new(self.shared.metrics.counters_of_shard(self.id));
+            let handle = Rc::new(Handle::new(self.shard(ring, &counters)));
             if let Err(error) = self.start_tasks(&handle, counters) {
                 return drop(ready.send(Err(RingError { operation: "a file descriptor", error })));
             }
@@ -67,11 +66,11 @@ impl ShardThread {
         R::open(self.receive_buffers, wake_up)
     }
 
-    fn shard<R: OpenRing>(&self, ring: R) -> Shard<R> {
+    fn shard<R: OpenRing>(&self, ring: R, counters: &Rc<Counters>) -> Shard<R> {
         let Self { id, settings, shared, .. } = self;
         shared.memory.enroll(*id);
         Shard::new(*id, Arc::clone(settings), Arc::clone(&shared.registry), ring, Now::read())
-            .counting_in(Rc::new(shared.metrics.counters_of_shard(*id)))
+            .counting_in(Rc::clone(counters))
             .keeping_to(Arc::clone(&shared.memory))
     }
 

@@ -1,14 +1,14 @@
-//! The connections of a shard and what they make happen: no ring, no socket, no clock. Bytes and tokens come in; what is to be
-//! sent goes out through [`Hub::send`], and what else is wanted of the ring through [`Hub::asks`].
+//! The connections of a shard and everything that happens to them: no ring, no socket, no clock. Bytes and tokens come in;
+//! frames go out through `Hub::send`, and every other request to the ring through `Hub::take_ring_ops`.
 //!
 //! In the order in which a message meets them:
-//! - [`reading`]: whose input is read, how much of it, and which connections have to wait
-//! - `session`: a message has arrived: rate limits, and by what it speaks `v0`, `v1`, `raw`, `sse`
-//! - `join`: the one way into a room, and out of it
-//! - [`sending`]: who is owed something, and how much leaves in a turn
-//! - `life`: closing, and what is left of a connection after it
-//! - `time`: timers, pings, what is due; `restart`: the end of the server
-//! - `memory`: what a shard gives back when too much is taken
+//! - [`reading`]: which connections are read, how much of each, and which have to wait
+//! - `session`: a whole message: rate limits, then `v0`, `v1`, `raw` or `sse`, depending on what the connection speaks
+//! - `join`: the only way into a room, and out of it
+//! - [`sending`]: which connections have something to send, and how much leaves in a turn
+//! - `life`: closing a connection, up to the release of its socket
+//! - `time`: timers and pings; `restart`: the end of the server
+//! - `memory`: what a shard gives back when the memory budget is used up
 //! - `invariants`: what must be true after each turn, in debug builds
 
 use std::net::Shutdown;
@@ -22,10 +22,10 @@ use super::Upgraded;
 use super::settings::Settings;
 use crate::clock::Now;
 use crate::connection::Connection;
+use crate::counters::Counters;
+use crate::counters::delivery::Sampler;
 use crate::limits::{RELAYS_KEPT_MAX, SETTLE_BYTES_MAX};
 use crate::memory::Memory;
-use crate::metrics::counters::Counters;
-use crate::metrics::delivery::Sampler;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::{MemberId, Protocol};
@@ -56,32 +56,32 @@ use reading::Reading;
 use sending::Sending;
 use time::Timers;
 
-/// Bytes of a reply that take a microsecond to be put together.
+/// Bytes of a reply that count as one unit of work: about what can be assembled in a microsecond.
 const REPLY_BYTES_PER_UNIT: usize = 128;
 
-/// A connection, safe against the reuse of its slot.
+/// Identifies a connection even after its slot has been reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     slot: u32,
     serial: u32,
 }
 
-/// Something that the hub wants of the ring, for the connection of this token.
+/// A request to the ring, for the connection with this token.
 #[derive(Clone, Copy, Debug)]
-pub enum Ask {
-    /// To receive.
+pub enum RingOp {
+    /// Start a receive.
     Receive(u32, Receive),
-    /// To end the receive that goes on by itself.
+    /// Cancel the multishot receive.
     Cancel(u32),
-    /// To tell when there is room to send again.
+    /// Report when the socket is writable again.
     AwaitWritable(u32),
-    /// To shut its socket down.
+    /// Shut the socket down.
     Shutdown(u32, Shutdown),
-    /// To close its socket and forget the token.
+    /// Close the socket and forget the token.
     Release(u32),
 }
 
-/// See the module. A connection's token is its slot in `connections`.
+/// All the connections of a shard, and their rooms. A connection's token is its slot in `connections`.
 pub struct Hub {
     id: usize,
     settings: Arc<Settings>,
@@ -90,18 +90,18 @@ pub struct Hub {
     connections: Slab<Connection>,
     next_serial: u32,
     rooms: LocalRooms,
-    asks: Vec<Ask>,
+    ring_ops: Vec<RingOp>,
     reading: Reading,
     sending: Sending,
     timers: Timers,
     wakes: Wakes,
     now: Now,
-    /// Which messages' deliveries are timed.
+    /// Picks the messages whose deliveries are timed.
     sampler: Sampler,
     stopping: bool,
     memory: Arc<Memory>,
     review: Review,
-    /// Emptied and filled again every turn.
+    /// Scratch space of `drain_inbox`, kept allocated between turns.
     relays: Vec<Relay>,
 }
 
@@ -121,7 +121,7 @@ impl Hub {
             next_serial: 0,
             rooms: LocalRooms::new(settings.inbox_bytes_max),
             settings,
-            asks: Vec::new(),
+            ring_ops: Vec::new(),
             reading: Reading::new(buffers),
             sending: Sending::default(),
             timers: Timers::new(now.time.tick()),
@@ -159,18 +159,18 @@ impl Hub {
         self.connections.len()
     }
 
-    /// The token of the next connection.
+    /// The token that the next connection will get.
     pub(super) fn next_token(&self) -> u32 {
         self.connections.vacant_key() as u32
     }
 
-    /// What is wanted of the ring since this was last asked, in order.
-    pub(super) fn asks(&mut self) -> impl Iterator<Item = Ask> {
-        self.asks.drain(..)
+    /// Takes the requests to the ring that have accumulated, in order.
+    pub(super) fn take_ring_ops(&mut self) -> impl Iterator<Item = RingOp> {
+        self.ring_ops.drain(..)
     }
 
-    /// Takes over a connection whose handshake is done; its socket is known by its number. It is open when this returns, or
-    /// closing with a reason.
+    /// Takes over a connection whose handshake is done. When this returns, the connection is either open, or closing with a
+    /// reason.
     pub(super) fn adopt(&mut self, upgraded: Upgraded<std::os::fd::RawFd>, now: Now) {
         self.now = now;
         let Upgraded { socket, role, room, since, response, leftover } = upgraded;
@@ -179,66 +179,67 @@ impl Hub {
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
         let slot = self.connections.insert(Connection::new(serial, socket, role, bucket)) as u32;
-        self.begin_pings(slot);
+        self.schedule_first_ping(slot);
         self.connection(slot).respond(response);
         let protocol = self.connection(slot).protocol();
         self.counters.connections(protocol).add(1);
         if protocol == Protocol::V1 {
-            self.say_hello(slot);
+            self.send_hello(slot);
         }
         if self.stopping {
-            self.send_away_late(slot);
+            self.close_late_arrival(slot);
         } else if let Some(room) = room {
             self.join_first(slot, &room, since);
         }
-        // First: a connection that ends over its first bytes stays until the kernel has given the receive back.
+        // First, so that a connection that ends because of its first bytes stays until the kernel has given the receive back.
         self.receive(slot);
         if !leftover.is_empty() {
-            self.has_said(slot, leftover);
+            self.enqueue_leftover(slot, leftover);
         }
         self.queue(slot);
     }
 
-    /// A turn begins.
+    /// Begins a turn at this time.
     pub(super) fn begin_turn(&mut self, now: Now) {
         self.now = now;
     }
 
-    /// Does what connections, other shards, and time ask for.
-    pub(super) fn hear(&mut self) {
+    /// Processes what connections sent, what other shards published or ordered, and the timers that are due.
+    pub(super) fn process(&mut self) {
         self.drain_inbox();
-        self.read_line();
-        self.hear_ends();
-        self.hear_timers();
+        self.read_queued();
+        self.handle_ends();
+        self.handle_timers();
         self.drain_inbox();
-        self.obey_orders();
+        self.execute_orders();
         self.sending.more_news = self.wakes.wake_others(self.registry.inboxes(), self.id);
     }
 
-    /// A turn ends; true: there is more to do before the shard may sleep.
+    /// Ends a turn. True: there is more to do before the shard may sleep.
     pub(super) fn end_turn(&mut self, reaped_all: bool) -> bool {
-        if reaped_all && !self.someone_is_owed() {
+        if reaped_all && !self.has_queued_sends() {
             self.rooms.cut_back();
         }
         self.relieve_memory();
         if self.rooms.take_released() {
             self.inbox().pressure().released(self.registry.inboxes());
         }
-        // What ended meanwhile has left its rooms: their members must not wait for the next turn to hear of it.
+        // Connections that ended during this turn have left their rooms, and the members on other shards must not wait a turn
+        // to be told.
         let more_news = self.wakes.wake_others(self.registry.inboxes(), self.id) || self.sending.more_news;
-        let is_behind = !reaped_all || self.someone_is_owed() || self.rooms.in_line() > 0;
+        let is_behind = !reaped_all || self.has_queued_sends() || self.rooms.queued_rooms() > 0;
         let is_late = self.reading.has_ends()
             || self.reading.may_receive_again()
             || self.timers.is_due()
-            || self.review.is_owed();
+            || self.review.is_unfinished();
         let more = is_behind || is_late || more_news || self.inbox().has_orders();
         #[cfg(debug_assertions)]
         self.check_invariants();
-        more || self.reads_on()
+        more || self.has_more_to_read()
     }
 
-    /// Does what others have asked for.
-    fn obey_orders(&mut self) {
+    /// Executes the orders from the internal port and from other shards.
+    fn execute_orders(&mut self) {
         for order in self.inbox().take_orders() {
             match order {
                 Order::Disconnect(order) => self.disconnect(order),
@@ -247,7 +248,7 @@ impl Hub {
         }
     }
 
-    /// Closes the connections of a user, as the internal port orders it.
+    /// Closes the connections of a user, on behalf of the internal port.
     fn disconnect(&mut self, order: Disconnect) {
         let Disconnect { user, room, reason, closed } = order;
         let in_room = |connection: &Connection| {
@@ -262,11 +263,11 @@ impl Hub {
         for slot in &slots {
             self.close(*slot, &CloseReason::Disconnected(&reason));
         }
-        // Nobody may wait for the answer any more.
+        // The request may have been given up: then nobody waits for this.
         let _ = closed.send(slots.len());
     }
 
-    /// Appends what all shards published to the logs here.
+    /// Appends what was published, on any shard, to the logs of the rooms here.
     fn drain_inbox(&mut self) {
         let (mut relays, mut lost) = (std::mem::take(&mut self.relays), Vec::new());
         let inboxes = self.registry.inboxes();
@@ -283,12 +284,12 @@ impl Hub {
         self.relays = relays;
     }
 
-    /// What the other shards send here.
+    /// This shard's inbox, which all shards push to.
     fn inbox(&self) -> &Inbox {
         &self.registry.inboxes()[self.id]
     }
 
-    /// A connection as the other shards know it.
+    /// The connection's identity outside this shard.
     fn member_id(&self, slot: u32) -> MemberId {
         MemberId { shard: self.id as u32, slot, serial: self.connections[slot as usize].serial }
     }
@@ -301,7 +302,7 @@ impl Hub {
         Key { slot, serial: self.connections[slot as usize].serial }
     }
 
-    /// The connection that a key is of, unless that is gone.
+    /// The connection with this key, unless it is gone.
     fn get(&self, key: Key) -> Option<&Connection> {
         self.connections.get(key.slot as usize).filter(|connection| connection.serial == key.serial)
     }
@@ -310,13 +311,13 @@ impl Hub {
         self.get(key).is_some()
     }
 
-    /// Sends `frame` to this connection alone, behind all that its rooms had for it until now.
+    /// Sends `frame` to this connection only, after everything that its rooms have for it up to now.
     fn reply(&mut self, slot: u32, frame: Bytes) {
         self.settle(slot, SETTLE_BYTES_MAX);
         self.reply_at_once(slot, frame);
     }
 
-    /// The same, ahead of what its rooms have for it.
+    /// Sends `frame` to this connection only, without waiting for what its rooms have for it.
     fn reply_at_once(&mut self, slot: u32, frame: Bytes) {
         self.spend(frame.len() / REPLY_BYTES_PER_UNIT);
         if self.connection(slot).reply(frame) {
@@ -326,7 +327,7 @@ impl Hub {
         }
     }
 
-    /// Puts what its rooms have for a connection ahead of what comes next, up to `bytes_max`.
+    /// Moves what its rooms have for a connection into its outbox, ahead of what is sent to it next; `bytes_max` at most.
     fn settle(&mut self, slot: u32, bytes_max: usize) {
         if self.connection(slot).life.is_open() {
             self.drain_inbox();
@@ -334,8 +335,8 @@ impl Hub {
         }
     }
 
-    /// A chat room by name: one of the connection's own, named as it names itself, is found without preparing the name and
-    /// without asking the registry.
+    /// A chat room by name. The connection's own rooms are tried first: that costs neither a normalization of the name nor the
+    /// registry's lock.
     fn room_of(&self, slot: u32, name: &str) -> Option<Arc<Room>> {
         let memberships = &self.connections[slot as usize].memberships;
         let own = memberships.iter().map(|membership| &self.rooms.get(membership.room).room);

@@ -1,9 +1,9 @@
 //! One shard: the connections that it accepted, its side of their rooms, and its data ring.
 //!
-//! - [`turn`]: completions in, frames out, one submission: the only caller of the ring
-//! - [`hub`]: the connections and what they make happen, without ring, socket or clock
+//! - [`turn`]: completions in, frames out, one submission; the only caller of the ring
+//! - [`hub`]: the connections and everything that happens to them, without ring, socket or clock
 //! - [`run`]: the thread's life: turns, ticks, stop
-//! - [`settings`]: what the operator has chosen
+//! - [`settings`]: what the operator configured
 
 use std::io;
 use std::rc::Rc;
@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::connection::Role;
+use crate::counters::Counters;
 use crate::memory::Memory;
-use crate::metrics::counters::Counters;
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 use crate::protocol::position::Since;
@@ -31,91 +31,92 @@ use settings::Settings;
 
 /// A connection whose handshake is done.
 pub struct Upgraded<S> {
-    /// Its socket.
+    /// The client's socket, as the control ring hands it over; inside the shard, its file descriptor.
     pub socket: S,
-    /// What it is for.
+    /// What the connection speaks, and under which name.
     pub role: Role,
-    /// The room that its address names, or that is the default there; in v1, none if it names none.
+    /// The room in the request's path, or the default room; `None` for a v1 connection whose path names no room.
     pub room: Option<Name>,
-    /// What a listener has of the room already, if it reconnects.
+    /// The last message that a reconnecting listener has seen.
     pub since: Option<Since>,
-    /// The 101 response, or the head of the stream: leaves in the first send, together with the first frames.
+    /// The 101 response, or the head of the event stream. It leaves in the first send, together with the first frames.
     pub response: Bytes,
-    /// What arrived behind the request head.
+    /// Bytes that were received after the request head.
     pub leftover: Vec<u8>,
 }
 
-/// One shard. Everything here runs on its thread, and nothing waits.
+/// One shard. Everything here runs on its thread, and nothing blocks.
 pub struct Shard<R> {
     hub: Hub,
     ring: R,
 }
 
 impl<R: DataRing> Shard<R> {
-    /// A shard without connections, on the calling thread.
+    /// A shard without connections. It belongs to the calling thread.
     pub fn new(id: usize, settings: Arc<Settings>, registry: Arc<Registry>, ring: R, now: Now) -> Self {
         Self { hub: Hub::new(id, settings, registry, ring.buffers().clone(), now), ring }
     }
 
-    /// The same shard, which counts where others can read it.
+    /// Makes the shard count in `counters`, which other threads read.
     pub fn counting_in(self, counters: Rc<Counters>) -> Self {
         Self { hub: self.hub.counting_in(counters), ..self }
     }
 
-    /// The same shard, which keeps to a budget that others share. The thread has to be [enrolled](Memory::enroll).
+    /// Makes the shard observe a memory budget that it shares with others. The thread has to be [enrolled](Memory::enroll).
     pub fn keeping_to(self, memory: Arc<Memory>) -> Self {
         Self { hub: self.hub.keeping_to(memory), ..self }
     }
 
-    /// Where it counts.
+    /// The counters in which the shard counts.
     pub fn counters(&self) -> &Rc<Counters> {
         self.hub.counters()
     }
 
-    /// The budget that it keeps to.
+    /// The memory budget that the shard observes.
     pub fn memory(&self) -> &Arc<Memory> {
         self.hub.memory()
     }
 
-    /// Connections that are not released yet.
+    /// Number of connections, including those that have ended and are not released yet.
     pub fn connections(&self) -> usize {
         self.hub.connections()
     }
 
-    /// Whether time changes nothing here.
+    /// Whether a tick would do nothing: there are no connections, pending notices or dormant rooms.
     pub fn is_idle(&self) -> bool {
         self.hub.is_idle()
     }
 
-    /// The connection whose name the holder of this secret may take over; `None`: the secret is not one of this process.
+    /// The connection whose name the holder of this resume secret may take over; `None` if this process didn't issue the
+    /// secret.
     pub fn predecessor(&self, secret: &str) -> Option<MemberId> {
         self.hub.predecessor(secret)
     }
 
-    /// Takes over a socket whose handshake is done, and lets it into the room of its address.
+    /// Takes over a socket whose handshake is done, and joins it to the room that it asked for.
     pub fn adopt(&mut self, upgraded: Upgraded<R::Socket>, now: Now) {
         let token = self.hub.next_token();
         let Upgraded { socket, role, room, since, response, leftover } = upgraded;
         self.ring.adopt(token, socket);
         let socket = self.ring.descriptor(token);
         self.hub.adopt(Upgraded { socket, role, room, since, response, leftover }, now);
-        self.carry_out();
+        self.run_ring_ops();
     }
 
-    /// Closes every connection, and every one that still comes: the server is going away.
+    /// Closes every connection, and from now on every new one: the server is stopping.
     pub fn stop(&mut self, now: Now) {
         self.hub.stop(now);
-        self.carry_out();
+        self.run_ring_ops();
     }
 
-    /// Does what time asks for, once a second.
+    /// Handles everything that is due; called once a second.
     pub fn tick(&mut self, now: Now) {
         self.hub.tick(now);
-        self.carry_out();
+        self.run_ring_ops();
     }
 
     fn fatal(&self, error: &io::Error) -> ! {
-        // A ring that stops working can't be fixed from here, and a dead shard must never be silent.
+        // A broken ring can't be repaired from here, and a shard must never die silently.
         tracing::error!(shard = self.hub.id(), "the kernel refused the data ring: {error}; hi ends");
         std::process::exit(1)
     }

@@ -1,4 +1,4 @@
-//! The life of a shard's thread: turns when there is something to do, ticks while there is someone to watch, stop.
+//! The life of a shard's thread: turns while there is work, ticks while there are connections, stop.
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
@@ -15,32 +15,32 @@ use crate::protocol::MemberId;
 use crate::ring::OpenRing;
 use crate::stop::Stop;
 
-/// A tick of the timer wheel.
+/// One tick of the timer wheel.
 const TICK: Duration = Duration::from_secs(1);
-/// With nobody connected there is nothing to watch.
+/// The interval between ticks while the shard is idle.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// A shard as the other tasks of its thread know it.
+/// What the other tasks of a thread use of its shard.
 pub struct Handle<R> {
-    /// The shard itself, used between two awaits only.
+    /// Never borrowed across an await.
     shard: RefCell<Shard<R>>,
-    /// Told when the shard got something to do outside its turn.
+    /// Notified when the shard has something to do outside its turn.
     pub news: Notify,
 }
 
 impl<R: OpenRing> Handle<R> {
-    /// Lets the tasks of the calling thread share a shard.
+    /// Shares a shard among the tasks of the calling thread.
     pub fn new(shard: Shard<R>) -> Self {
         Self { shard: RefCell::new(shard), news: Notify::new() }
     }
 
-    /// Hands a socket over to the data ring.
+    /// Hands an upgraded connection over to the shard.
     pub fn adopt(&self, upgraded: Upgraded<R::Socket>) {
         self.shard.borrow_mut().adopt(upgraded, Now::read());
         self.news.notify_one();
     }
 
-    /// See [`Shard::predecessor`].
+    /// The connection that the holder of this secret may take over: see [`Shard::predecessor`].
     pub fn predecessor(&self, secret: &str) -> Option<MemberId> {
         self.shard.borrow().predecessor(secret)
     }
@@ -53,7 +53,7 @@ pub async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: OwnedFd, stop: &Stop)
     tokio::pin!(tick);
     let mut drained_by = None;
     loop {
-        // Asked once a round: were it asked again below, the order to stop could come in between and be missed.
+        // Read once per iteration: if it were read again below, a request that comes in between would be missed.
         let stopping = stop.is_requested();
         let more = take_turns(handle, stopping && drained_by.is_none());
         if stopping {
@@ -65,13 +65,13 @@ pub async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: OwnedFd, stop: &Stop)
             }
         }
         if more {
-            // tokio-uring submits the control ring when the thread parks, and only then: a turn that merely yielded
-            // would starve accepts and handshakes.
+            // tokio-uring submits the control ring only when the thread parks: a turn that merely yielded would starve accepts
+            // and handshakes.
             os::eventfd_signal(wake_up.get_ref());
         }
         tokio::select! {
             ready = wake_up.readable() => {
-                // The eventfd is never read: each signal is an edge of its own for epoll.
+                // The eventfd is never read: epoll reports each signal as a new edge.
                 ready.expect("the runtime runs").clear_ready();
             }
             () = handle.news.notified() => {}
@@ -87,7 +87,7 @@ pub async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: OwnedFd, stop: &Stop)
     }
 }
 
-/// Waits for a time, if there is one to wait for: ticks alone would come up to a second after it.
+/// Waits until `time`, if there is one: the next tick may come up to a second later.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,

@@ -1,4 +1,4 @@
-//! What the operator has chosen for the shards.
+//! What the operator configured for the shards.
 
 use std::sync::Arc;
 
@@ -17,26 +17,26 @@ pub enum Slow {
     Close,
 }
 
-/// See the module.
+/// What the operator configured for the shards: shared, and constant while the server runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// This process, as clients see it.
+    /// Identifies this process to clients: sent in the `hello` of v1.
     pub instance: Arc<str>,
-    /// Limit on the chat messages of each connection.
+    /// Rate limit of each chat connection.
     pub chat_rate: RateLimit,
-    /// The same as a number that clients are told: messages a second, 0 for no limit.
+    /// The same limit as clients are told it: messages per second, 0 for none.
     pub chat_messages_per_second: u32,
-    /// Limit on the raw messages of each connection.
+    /// Rate limit of each raw connection.
     pub raw_rate: RateLimit,
-    /// When peers are pinged, and given up.
+    /// How often peers are pinged, and how long they have to answer.
     pub heartbeat: Heartbeat,
     /// Largest message, in bytes of payload.
     pub message_bytes_max: usize,
-    /// Who may join, and who may publish into raw rooms.
+    /// Which connections may join rooms, and which may publish to raw rooms.
     pub admission: Arc<Admission>,
-    /// Bytes of a room that a member may lag behind.
+    /// Bytes by which a member may lag behind its room.
     pub backlog_bytes: usize,
-    /// Bytes that an inbox may hold.
+    /// Capacity of each shard's inbox, in bytes.
     pub inbox_bytes_max: usize,
     /// What happens to chat members that lose messages.
     pub slow: Slow,

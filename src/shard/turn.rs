@@ -1,19 +1,19 @@
 //! The turn: completions in, frames out, one submission. Nothing else calls the ring.
 //!
-//! A turn is bounded in work, on both sides: what is read of connections ([`super::hub::reading`]), and what is given to the
-//! kernel ([`super::hub::sending`]). A publisher is slowed down to what the fan-out of its room can do, by its own TCP window.
+//! The work of a turn is bounded on both sides: what is read from connections ([`super::hub::reading`]), and what is given to
+//! the kernel ([`super::hub::sending`]). A publisher is slowed down to the pace of its room's fan-out, by its own TCP window.
 
 use std::io;
 use std::time::Instant;
 
 use super::Shard;
-use super::hub::Ask;
+use super::hub::RingOp;
 use crate::clock::Now;
 use crate::limits::{BUFFERS_BEFORE_READING, COMPLETIONS_PER_TURN, SUBMISSIONS_BEFORE_READING, TURNS_TIME_MAX};
 use crate::ring::{Completion, DataRing};
 
 impl<R: DataRing> Shard<R> {
-    /// Takes turns until there is nothing to do, or the control ring has waited long enough; true: there is more.
+    /// Takes turns until there is nothing left to do, or the control ring has waited long enough. True: there is more to do.
     pub fn turns(&mut self) -> bool {
         let began = Instant::now();
         loop {
@@ -25,7 +25,7 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    /// Takes one turn; true: there is more to do before the shard may sleep.
+    /// Takes one turn. True: there is more to do before the shard may sleep.
     pub fn turn(&mut self, now: Now) -> bool {
         self.hub.begin_turn(now);
         self.ring.suppress_wakeups();
@@ -36,8 +36,8 @@ impl<R: DataRing> Shard<R> {
     }
 
     fn try_turn(&mut self) -> io::Result<bool> {
-        // Takes what the control ring's tasks asked for, and lets the kernel run what it deferred: behind thousands of ends a
-        // message would otherwise wait for as many turns as a few of them take.
+        // Submits what the tasks of the control ring asked for, and lets the kernel run the work that it deferred. The kernel
+        // runs a few pieces per call: with only one call a turn, a message would wait for many turns behind thousands of ends.
         for _ in 0..SUBMISSIONS_BEFORE_READING {
             let deferred_more = self.ring.submit()?;
             self.reap();
@@ -45,18 +45,18 @@ impl<R: DataRing> Shard<R> {
                 break;
             }
         }
-        self.hub.hear();
+        self.hub.process();
         self.hub.send(&mut |token, slices| self.ring.send(token, slices));
         self.hub.receive_again();
-        self.carry_out();
+        self.run_ring_ops();
         self.ring.submit()?;
         let reaped_all = self.reap();
         let more = self.hub.end_turn(reaped_all);
-        self.carry_out();
+        self.run_ring_ops();
         Ok(more)
     }
 
-    /// Hands completions to the hub, and does what it asks for; false if there may be more.
+    /// Hands completions to the hub, and carries out what it asks for. False: there may be more completions.
     fn reap(&mut self) -> bool {
         let mut left = COMPLETIONS_PER_TURN;
         while left > 0
@@ -66,7 +66,7 @@ impl<R: DataRing> Shard<R> {
             left -= 1;
         }
         self.hub.report_deliveries();
-        self.carry_out();
+        self.run_ring_ops();
         left > 0
     }
 
@@ -78,15 +78,15 @@ impl<R: DataRing> Shard<R> {
         }
     }
 
-    /// Does what the hub asks of the ring, in order.
-    pub(super) fn carry_out(&mut self) {
-        for ask in self.hub.asks() {
-            match ask {
-                Ask::Receive(token, how) => self.ring.receive(token, how),
-                Ask::Cancel(token) => self.ring.cancel(token),
-                Ask::AwaitWritable(token) => self.ring.await_writable(token),
-                Ask::Shutdown(token, how) => self.ring.shutdown(token, how),
-                Ask::Release(token) => self.ring.release(token),
+    /// Carries out what the hub asks of the ring, in order.
+    pub(super) fn run_ring_ops(&mut self) {
+        for op in self.hub.take_ring_ops() {
+            match op {
+                RingOp::Receive(token, how) => self.ring.receive(token, how),
+                RingOp::Cancel(token) => self.ring.cancel(token),
+                RingOp::AwaitWritable(token) => self.ring.await_writable(token),
+                RingOp::Shutdown(token, how) => self.ring.shutdown(token, how),
+                RingOp::Release(token) => self.ring.release(token),
             }
         }
     }

@@ -1,4 +1,4 @@
-// The chat page: the join form, the rooms, what the user does and what the page says. The wire is in connection.js.
+// The chat page: connects the join form, the rooms, the keyboard and the session. The protocol is in connection.js.
 
 import { attempt } from "./connection.js";
 import { placeFromEnd } from "./log.js";
@@ -45,7 +45,7 @@ $("join-form").onsubmit = (event) => {
 $("message-form").onsubmit = (event) => {
   event.preventDefault();
   const typed = field.value;
-  field.value = ""; // first, or a /join would stay behind as a draft
+  field.value = ""; // first, or a /join would be kept as a draft
   if (!speak(withoutBlankLines(typed))) field.value = typed;
   fitField();
   field.focus();
@@ -68,7 +68,8 @@ field.oninput = () => {
   changed();
 };
 field.onkeydown = (event) => {
-  // An input method that composes takes Enter for itself (Safari: 229); on a screen keyboard it is the only new line.
+  // While an input method composes, Enter belongs to it (Safari: 229); on a touch keyboard, it is the only way to a new
+  // line.
   if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229 || chat.isTouch.matches) return;
   event.preventDefault();
   $("message-form").requestSubmit();
@@ -77,7 +78,7 @@ field.onkeydown = (event) => {
 $("room-form").onsubmit = (event) => {
   event.preventDefault();
   if (chat.goTo($("room-input").value.trim())) $("room-input").value = "";
-  chat.closeDrawer(); // what comes of it shows behind
+  chat.closeDrawer(); // the result shows behind it
 };
 
 $("try-now").onclick = () => connection.retryNow(true);
@@ -103,14 +104,14 @@ document.addEventListener("visibilitychange", () => {
   chat.showRooms();
 });
 
-// ---- What outlives a reload ----
+// ---- What survives a reload ----
 
 keepSession(() => {
   if (!chat.current) return null;
   chat.current.draft = field.value;
   const { name, resume, v1 } = connection;
   const kept = ({ name, unread, draft, lines, pending }) => {
-    const doubtful = pending.map((line) => ({ ...line, failure: "Perhaps not delivered.", isDoubtful: true }));
+    const doubtful = pending.map((line) => ({ ...line, failure: "May not have been delivered.", isDoubtful: true }));
     return { name, unread, draft, lines: [...lines, ...doubtful], since: connection.rooms.get(name)?.since };
   };
   return { name, resume, v1, home: chat.current.name, fromEnd: placeFromEnd(), rooms: [...rooms.values()].map(kept) };

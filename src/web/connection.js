@@ -1,18 +1,18 @@
-// A connection to hi as one user. It speaks hi.v1, or v0 where that does not get through, notices when the path has gone
-// silent, reconnects, and asks each room for what came after the last that it got. It knows nothing of the page: what
-// happens is told to its handlers.
+// A connection to hi as one user. It speaks hi.v1, or v0 where v1 doesn't get through, notices a dead connection,
+// reconnects, and asks each room for the messages after the last one it got. It knows nothing about the page: it
+// reports to its handlers.
 
 import { beside, diagnose } from "./diagnosis.js";
 
-const PING_MS = 20_000; // nothing heard for this long: ask whether the path still works
-const PONG_MS = 8_000; // an answer later than this means that it doesn't
-const PONG_QUICK_MS = 4_000; // the same where somebody looks, or the network has changed
-const ANSWER_MS = 10_000; // for everything else that has an answer, and for connecting
-const STABLE_MS = 10_000; // a connection older than this was good: the backoff starts anew
-const NAME_HELD_MS = 75_000; // our own dead connection may hold our name: two heartbeats and a margin
-const OWN_MS = 5_000; // the server may see our attempt with v1, which looks to it like v0, end only after this time
-const REFUSED_MS = 2_000; // v0 doesn't say which message was too fast: those that have not come back after this time
-const MESSAGE_BYTES_MAX = 16_384; // until the server says its own limit
+const PING_MS = 20_000; // after this long without input, check whether the connection still works
+const PONG_MS = 8_000; // no answer within this time means that it doesn't
+const PONG_QUICK_MS = 4_000; // the same when the user looks, or the network has changed
+const ANSWER_MS = 10_000; // for all other requests, and for connecting
+const STABLE_MS = 10_000; // a connection older than this was good: the backoff restarts
+const NAME_HELD_MS = 75_000; // our own dead connection may hold our name this long: two heartbeats and a margin
+const OWN_MS = 5_000; // after our attempt with v1 failed, the server may take this long to free our name
+const REFUSED_MS = 2_000; // v0 doesn't say which message was too fast: the ones without an echo after this time
+const MESSAGE_BYTES_MAX = 16_384; // until the server reports its own limit
 
 const CLOSE_TEXT = {
   1009: "The server closed the connection: that message was too long.",
@@ -26,10 +26,10 @@ const V0_COMMAND = /^\/(join|leave|list|channels)(?= |$)/;
 
 export const bytes = (text) => new TextEncoder().encode(text).length;
 
-/** Names that are the same to the server are the same folded. */
+/** Folds a name: names that are equal to the server fold to the same text. */
 export const fold = (name) => name.normalize("NFKC").toLowerCase();
 
-/** What `read` returns; undefined if it throws. */
+/** The result of `read`; undefined if it throws. */
 export function attempt(read) {
   try {
     return read();
@@ -43,24 +43,24 @@ export const takenText = (name, room) =>
 
 export class Connection {
   name = "";
-  home = ""; // the room joined first: v0 names it in the address
-  rooms = new Map(); // those that we want to be in: name -> { since, state: "away", "joining" or "joined" }
-  v1 = true; // the dialect, until a handshake with it fails
-  resume = ""; // with this secret our next connection takes our name over
-  limits = {}; // as hello says them: Message (bytes), Rooms, Rate (messages a second); 0 is none
+  home = ""; // the room joined first: with v0, it is part of the address
+  rooms = new Map(); // the rooms that we want to be in: name -> { since, state: "away", "joining" or "joined" }
+  v1 = true; // whether to speak hi.v1, until a handshake with it fails
+  resume = ""; // the secret with which our next connection takes over our name
+  limits = {}; // from hello: Message (bytes), Rooms, Rate (messages per second); 0: no limit
   /**
-   * To be set: what is told when something happens. state(state, seconds) with "connecting", "connected", "waiting" or "offline"; trouble({ text, fix });
-   * refused({ text, fix, isOfRoom }) where the first connection or its room fails; joined(name, answer), notJoined(name, text), left(name);
-   * broadcast(frame); system(text), an answer of v0.
+   * Callbacks, set by the page. state(state, seconds) with "connecting", "connected", "waiting" or "offline"; trouble({ text, fix });
+   * refused({ text, fix, isOfRoom }) if the first connection or its room fails; joined(name, answer), notJoined(name, text), left(name);
+   * broadcast(frame); system(text), a v0 answer.
    */
   handlers = {};
-  #keep = false; // reconnects: not while the user is still asked for a name
+  #keep = false; // whether to reconnect: not while the join form shows
   #proven = false; // a handshake has succeeded
   #fellBack = 0; // when v1 failed
-  #learned = Infinity; // the server closed for a message longer than this
-  #link = null; // the one socket and what belongs to it, see #connect
-  #retry = { at: 0, timer: 0, attempt: 0, heldSince: 0 }; // heldSince: refused for our own name since then
-  #ref = 0; // of the last request
+  #learned = Infinity; // the server closed the connection for a message longer than this
+  #link = null; // the current socket and its state, see #connect
+  #retry = { at: 0, timer: 0, attempt: 0, heldSince: 0 }; // heldSince: when our own name was first refused
+  #ref = 0; // the last Ref used
 
   constructor() {
     addEventListener("online", () => this.check());
@@ -80,13 +80,13 @@ export class Connection {
     return this.rooms.get(name)?.state === "joined";
   }
 
-  /** Connects for one room; whoever asks is still at the join form. */
+  /** Connects and joins one room; called by the join form. */
   open(name, room) {
     Object.assign(this, { name, home: room, rooms: new Map([[room, { state: "away" }]]) });
     this.#connect();
   }
 
-  /** Continues a chat of before a reload: `rooms` are pairs of a name and its `since`. */
+  /** Resumes a chat after a reload: `rooms` are pairs of a name and its `since`. */
   restore({ name, home, rooms, resume, v1 }) {
     this.rooms = new Map(rooms.map(([room, since]) => [room, { since, state: "away" }]));
     Object.assign(this, { name, home, resume, v1 });
@@ -97,7 +97,8 @@ export class Connection {
   #connect() {
     this.#hangUp();
     const room = this.rooms.has(this.home) ? this.home : this.rooms.keys().next().value;
-    // Not URLSearchParams: that would write a space as "+". The diagnosis must not show the secret to logs.
+    // Not URLSearchParams, which would write a space as "+". The diagnosis address has no secret, which logs could
+    // show.
     const query = `?username=${encodeURIComponent(this.name)}`;
     const url = beside("ws" + query + (this.v1 ? `&resume=${this.resume}` : `&room=${encodeURIComponent(room)}`));
     const address = beside(`ws${query}&room=${encodeURIComponent(room)}`);
@@ -108,18 +109,18 @@ export class Connection {
       address, // for the diagnosis
       room,
       born: Date.now(),
-      opened: false, // the WebSocket stands
-      welcomed: false, // the server has greeted us; in v0: the room has
-      timer: 0, // until the next ping, or until an answer is overdue
-      due: Infinity, // when that is, if one is
-      answers: new Map(), // what to do with the answer to each request, by its Ref
-      sent: new Map(), // messages without an answer: bytes, by Ref
-      probes: 0, // pings of v0 without an answer
+      opened: false, // the WebSocket is open
+      welcomed: false, // hello has arrived; with v0, something from the room
+      timer: 0, // fires at the next ping, or when an answer is overdue
+      due: Infinity, // the deadline of an answer, if one is expected
+      answers: new Map(), // callbacks for answers, by Ref
+      sent: new Map(), // unanswered messages, by Ref
+      probes: 0, // unanswered v0 pings
     };
     this.#link = link;
     this.handlers.state("connecting");
     this.#expect(ANSWER_MS);
-    // A socket that was replaced has no say any more, and nobody waits for it to close.
+    // Events of a replaced socket are ignored, and nothing waits for it to close.
     const ifOurs = (act) => (event) => this.#link === link && act(event);
     socket.onopen = ifOurs(() => { link.opened = this.#proven = true; });
     socket.onclose = ifOurs(({ code, reason }) => this.#lost(code, reason));
@@ -130,9 +131,9 @@ export class Connection {
     if (!this.v1) this.rooms.get(room).state = "joining";
   }
 
-  // ---- Is the path alive? ----
+  // ---- Is the connection alive? ----
 
-  /** The network has changed, or somebody looks again: find out at once. Timers sleep in hidden pages. */
+  /** The network has changed, or the page is visible again: check at once. Timers are throttled in hidden pages. */
   check() {
     const link = this.#link;
     if (link?.opened) this.#ping(PONG_QUICK_MS);
@@ -147,7 +148,7 @@ export class Connection {
     link.timer = setTimeout(() => this.#ping(PONG_MS), PING_MS);
   }
 
-  /** An answer of any kind has to come in this time. */
+  /** Something has to arrive within this time. */
   #expect(ms) {
     const link = this.#link;
     if (Date.now() + ms >= link.due) return;
@@ -157,7 +158,7 @@ export class Connection {
   }
 
   #ping(ms) {
-    // v0 has no ping: it answers in a sentence what is said to no room.
+    // v0 has no ping, but answers a message to a nonexistent room.
     if (!this.v1) this.#link.probes += 1;
     this.#request(this.v1 ? { Op: "ping" } : { Room: "", Message: "ping" }, () => {}, ms);
   }
@@ -178,25 +179,25 @@ export class Connection {
     return { ref, frame };
   }
 
-  /** The longest message of the server, in bytes; Infinity if it has no limit. */
+  /** The server's limit for a message, in bytes; Infinity if there is none. */
   get bytesMax() {
     return Math.min((this.limits.Message ?? MESSAGE_BYTES_MAX) || Infinity, this.#learned);
   }
 
-  /** Bytes by which a message would be too long; 0 or less: it fits. */
+  /** Bytes by which a message would be too long; 0 or less if it fits. */
   excess(Room, Message) {
     return bytes(this.#frame({ Room, Message }, this.#ref + 1)) - this.bytesMax;
   }
 
-  /** The text as it comes back: what is no Unicode is replaced, and in v0 a space makes a command text again. */
+  /** The text as it will be echoed: invalid Unicode is replaced, and in v0 a leading space turns a command into text. */
   asSent(text) {
     const unicode = text.toWellFormed?.() ?? text;
     return this.v1 ? unicode : unicode.replace(V0_COMMAND, " $&");
   }
 
   /**
-   * Says something in a room that we are in. `settled` gets the answer: `Op` is "ok", "err", or "lost" if the connection
-   * ends before the echo was there. When it is, `confirmed` has to be called with what this returns.
+   * Sends a message to a room that we are in. `settled` gets the answer: `Op` is "ok", "err", or "lost" if the connection
+   * ends before the echo arrives. When it arrives, call `confirmed` with the returned value.
    */
   publish(Room, Message, settled) {
     const { ref, frame } = this.#request({ Room, Message }, (answer) => {
@@ -214,7 +215,7 @@ export class Connection {
   join(name) {
     const room = this.rooms.get(name) ?? { state: "away" };
     this.rooms.set(name, room);
-    if (!this.isConnected || room.state !== "away") return; // when the server greets us, all are joined
+    if (!this.isConnected || room.state !== "away") return; // all rooms are joined when hello arrives
     room.state = "joining";
     if (!this.v1) return this.#command(`/join ${name}`);
     this.#request({ Op: "join", Room: name, Since: room.since }, (answer) => {
@@ -231,19 +232,19 @@ export class Connection {
     else this.#command(`/leave ${name}`, name);
   }
 
-  /** Who is in a room? v0 answers with a sentence. */
+  /** Asks for the users in a room. v0 answers with a sentence. */
   who(name, answered) {
     if (this.v1) this.#request({ Op: "who", Room: name }, answered);
     else this.#command("/list", name);
   }
 
-  /** Which rooms are there? v0 answers with a sentence. */
+  /** Asks for the rooms. v0 answers with a sentence. */
   channels(answered) {
     if (this.v1) this.#request({ Op: "rooms" }, answered);
     else this.#command("/channels");
   }
 
-  /** Commands of v0 have to be sent to a room that exists. */
+  /** v0 commands have to be sent to an existing room. */
   #command(Message, Room = this.#aJoinedRoom()) {
     this.#request({ Room, Message });
   }
@@ -262,7 +263,8 @@ export class Connection {
       return answered?.(frame);
     }
     if (frame.Room === "" && !this.v1) return this.#system(frame.Message);
-    // In v0, whatever comes from a room that we asked for means that we are in. It may write the name in another way.
+    // In v0, anything from a room that we asked for means that we have joined. The server may spell its name
+    // differently.
     const asked = this.v1 || this.rooms.has(frame.Room) ? frame.Room : this.#joiningAs(frame.Room);
     if (!this.v1 && this.rooms.get(asked)?.state === "joining") this.#joined(asked, { Room: frame.Room });
     const room = this.rooms.get(frame.Room);
@@ -270,13 +272,13 @@ export class Connection {
     this.handlers.broadcast(frame);
   }
 
-  /** The room that we are joining and that has this name, if case and width don't count. */
+  /** The room being joined whose name equals this one, ignoring case and width. */
   #joiningAs(name) {
     return [...this.rooms.keys()].find((each) => this.rooms.get(each).state === "joining" && fold(each) === fold(name));
   }
 
   #greeted({ User, Resume, Limits }) {
-    this.name = User ?? this.name; // as the server writes it
+    this.name = User ?? this.name; // as the server spells it
     this.resume = Resume ?? "";
     this.limits = Limits ?? {};
     this.#link.welcomed = true;
@@ -297,8 +299,8 @@ export class Connection {
   #joined(asked, { Room = asked, Epoch, Seq, Recovered, Users }) {
     const isFirst = !this.#keep || !this.#link.welcomed;
     const room = this.rooms.get(asked);
-    if (!room) return this.#request({ Op: "leave", Room }, () => {}); // we have left it meanwhile
-    // The server may write the name in another way.
+    if (!room) return this.#request({ Op: "leave", Room }, () => {}); // we have left it in the meantime
+    // The server may spell the name differently.
     if (Room !== asked) this.rooms.delete(asked);
     if (this.home === asked) this.home = Room;
     this.rooms.set(Room, Object.assign(room, { state: "joined", since: Seq === undefined ? undefined : { Epoch, Seq } }));
@@ -311,17 +313,17 @@ export class Connection {
   #left(name) {
     this.rooms.delete(name);
     this.handlers.left(name);
-    // In v0, only the address joins a first room.
+    // In v0, a first room can only be joined through the address.
     if (!this.v1 && this.isConnected && this.rooms.size && !this.#aJoinedRoom()) this.#connect();
   }
 
-  /** An answer of v0. Nobody can forge one: messages of users carry a room. */
+  /** A v0 answer. It can't be forged: users' messages have a room. */
   #system(text) {
     const link = this.#link;
     if (link.probes && text === "room does not exist.") return (link.probes -= 1);
     const [, left, notLeft] = /^Left channel (\S+)\.$|^Couldn't leave channel (\S+): /.exec(text) ?? [];
     if (this.rooms.has(left ?? notLeft)) this.#left(left ?? notLeft);
-    if (!this.#keep) return; // the close code tells
+    if (!this.#keep) return; // the close code tells the reason
     const doubtful = [...link.sent];
     if (!text.startsWith("Too fast:") || !doubtful.length) return this.handlers.system(text);
     setTimeout(() => {
@@ -372,7 +374,7 @@ export class Connection {
     } else this.#comeBack(link, code, reason, text);
   }
 
-  /** The first room refuses us. */
+  /** The first room refused us. */
   #refused(name, { Code, Message }) {
     this.#hangUp();
     this.handlers.state("offline");
@@ -380,7 +382,7 @@ export class Connection {
     this.handlers.refused({ text: isTaken ? takenText(this.name, name) : Message, isOfRoom: !isTaken });
   }
 
-  /** At the join form nothing loops: the user reads and decides. */
+  /** At the join form there are no retries: the user decides. */
   async #explainRefusal(link, code, text) {
     this.handlers.state("offline");
     if (code === 4002) return this.handlers.refused({ text: takenText(this.name, link.room) });
@@ -390,7 +392,7 @@ export class Connection {
     if (!this.#link && !this.#keep) this.handlers.refused(found);
   }
 
-  /** Waits as long as the server says, or a random time below a bound that doubles: not all shall return at once. */
+  /** Waits as long as the server says, or a random time below a bound that doubles: clients must not all return at once. */
   async #comeBack(link, code, reason, text) {
     const retry = this.#retry;
     const least = CLOSE_WAIT_S[code] ?? 1;
@@ -400,7 +402,7 @@ export class Connection {
     const at = (retry.at = Date.now() + (appointed || jittered));
     this.handlers.trouble({ text });
     this.#tick();
-    // Not at the first failure: a server that just restarts takes the next attempt.
+    // Not at the first failure: a restarting server will accept the next attempt.
     if (link.opened || retry.attempt < 2) return;
     const found = await diagnose(link.address);
     if (retry.at !== at) return;
@@ -416,7 +418,7 @@ export class Connection {
     this.#retry.timer = setTimeout(() => this.#tick(), ms % 1000 || 1000);
   }
 
-  /** Connects now, where it would later. `even` after it has given up. */
+  /** Connects now instead of later; with `even`, also after giving up. */
   retryNow(even = false) {
     if (!this.#link && this.#keep && (even || this.#retry.at)) this.#connect();
   }

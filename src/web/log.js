@@ -1,33 +1,33 @@
-// The log of the room on the screen: its lines, drawn, and the position of the reader.
-// Text from others reaches the page through textContent alone: it can never become markup.
+// The log of the room on the screen: its rendered lines, and the scroll position. Text from others is only inserted as
+// textContent, so it can never become markup.
 
 import { $, element } from "./words.js";
 
-const LINES_MAX = 500; // kept of each room
-const ROWS_MAX = 2 * LINES_MAX; // drawn while somebody reads further up
-const FOLLOW_MS = 180_000; // messages closer together than this share the heading
-const END_PX = 40; // this close to the end is at the end
+const LINES_MAX = 500; // kept per room
+const ROWS_MAX = 2 * LINES_MAX; // rendered while the user has scrolled up
+const FOLLOW_MS = 180_000; // messages of one user closer together than this share a heading
+const END_PX = 40; // this close to the end counts as at the end
 
 const messages = $("messages");
 const toEnd = $("to-end");
 const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
-const rows = new WeakMap(); // the element of each line that is drawn
+const rows = new WeakMap(); // the element of each rendered line
 
 let shown = null; // the room on the screen
-let atEnd = true; // the log is scrolled to its end, and stays there
-let below = 0; // messages that came while somebody reads further up
-let isBehind = false; // of those, some are not drawn
+let atEnd = true; // the log is scrolled to its end, and follows it
+let below = 0; // messages that arrived while scrolled up
+let isBehind = false; // some lines are not rendered
 let sendAgain = () => {};
 
-/** What to do when "Send again" is pressed on a line. */
+/** Sets the callback for the "Send again" button of a line. */
 export const onSendAgain = (act) => { sendAgain = act; };
 
-/** A name inside a sentence, which it can't turn round: a part of a line. */
+/** A name as a part of a line; it can't change the direction of the sentence around it. */
 export const named = (name) => ({ name });
 
 /**
- * A line of a room: `parts` (strings, and names by `named`), `time`, and `from` if it is a message; `kind` of a notice;
- * `isPending` while its echo is due; `failure`, why a message was not sent, and its `text`.
+ * Adds a line to a room: `parts` (strings, and names made by `named`), `time`, `from` for a message, `kind` for a notice;
+ * `isPending` until its echo arrives; `failure`, why a message was not sent, and its `text`.
  */
 export function addLine(room, line) {
   line.kind ??= "message" + (line.own ? " own" : "") + (follows(line, room.lines.at(-1)) ? " follows" : "");
@@ -35,7 +35,7 @@ export function addLine(room, line) {
   if (room.lines.length > LINES_MAX) room.lines.shift();
   if (room !== shown) return line;
   if (!atEnd && line.from && !line.own) showBelow(below + 1);
-  // The rows under the reader's eyes stay: what doesn't fit is drawn when the end is looked at again.
+  // Rows on the screen stay; lines that don't fit are rendered on return to the end.
   if (!atEnd && messages.childElementCount >= ROWS_MAX) isBehind = true;
   else insert(line, shown.pending[0]);
   while (atEnd && messages.childElementCount - room.pending.length > LINES_MAX) messages.firstChild.remove();
@@ -43,7 +43,7 @@ export function addLine(room, line) {
   return line;
 }
 
-/** A message of ours that has not come back yet stays below all others. */
+/** Adds a message of ours without an echo yet. It stays below all others. */
 export function addPending(room, line) {
   line.isPending = true;
   line.kind = "message own pending" + (follows(line, room.pending.at(-1) ?? room.lines.at(-1)) ? " follows" : "");
@@ -53,7 +53,7 @@ export function addPending(room, line) {
   insert(line);
 }
 
-/** Takes a line away, wherever it is. */
+/** Removes a line, wherever it is. */
 export function removeLine(room, line) {
   for (const list of [room.lines, room.pending]) {
     const at = list.indexOf(line);
@@ -62,11 +62,11 @@ export function removeLine(room, line) {
   rows.get(line)?.remove();
 }
 
-/** Draws a room; `fromEnd`: pixels between the end and what was read. */
+/** Renders a room. `fromEnd`: scroll position in pixels from the end. */
 export function showLog(room, fromEnd = 0) {
   shown = room;
   goToEnd(true);
-  // No news: not to be read out.
+  // Nothing new for screen readers.
   messages.ariaLive = "off";
   setTimeout(() => { messages.ariaLive = "polite"; }, 500);
   messages.ariaLabel = `Messages in ${room.name}`;
@@ -75,14 +75,14 @@ export function showLog(room, fromEnd = 0) {
   atEnd = false;
 }
 
-/** Pixels between the end and what is read; 0 at the end. */
+/** Scroll position in pixels from the end; 0 at the end. */
 export const placeFromEnd = () => (atEnd ? 0 : messages.scrollHeight - messages.scrollTop);
 
-function goToEnd(anew = isBehind) {
+function goToEnd(redraw = isBehind) {
   atEnd = true;
   isBehind = false;
   showBelow(0);
-  if (anew) {
+  if (redraw) {
     messages.replaceChildren();
     for (const line of [...shown.lines, ...shown.pending]) insert(line);
   }
@@ -116,13 +116,13 @@ function draw(line) {
     const again = element("button", { type: "button", onclick: () => sendAgain(line) }, "Send again");
     row.append(element("span", { className: "failure" }, `${failure} `, again));
   }
-  // A colour for each name, the same on every screen.
+  // A colour per name, the same for every user.
   const hue = [...(from ?? "")].reduce((hash, char) => (hash * 31 + char.codePointAt(0)) % 360, 7);
   row.style.setProperty("--hue", hue);
   return row;
 }
 
-/** Once a frame: scrolling costs a layout. */
+/** Once per animation frame, since scrolling costs a layout. */
 let scrollDue = false;
 function stayAtEnd() {
   if (!atEnd || scrollDue) return;
@@ -138,10 +138,11 @@ messages.onscroll = () => {
   const { scrollTop: top, clientHeight: height, scrollHeight } = messages;
   if (scrollHeight - top - height < END_PX) {
     if (!atEnd) goToEnd();
-  } else if (top < last.top && height === last.height) atEnd = false; // the reader, not a field that shrinks
+  } else if (top < last.top && height === last.height) atEnd = false; // scrolled by the reader, not by a shrinking field
   last = { top, height };
 };
-// A phone's keyboard opens: the last line stays in sight. The scroll event that this causes comes before the next frame.
+// Keeps the last line visible when a phone's keyboard opens. The scroll event that this causes comes before the next
+// frame.
 new ResizeObserver(() => {
   stayAtEnd();
   requestAnimationFrame(() => { last.height = messages.clientHeight; });

@@ -1,4 +1,4 @@
-// What is said: it arrives, is typed, waits for its echo, or has to be sent again; and the commands.
+// Messages: received, typed, waiting for their echo, or failed; and the commands.
 
 import { addLine, addPending, named, onSendAgain, removeLine } from "./log.js";
 import { awayText, connection, current, findRoom, goTo, leave, notice, rooms, showRooms } from "./rooms.js";
@@ -19,7 +19,7 @@ export function broadcast(frame) {
   const { From: from, Message: text, Room: name, Meta: meta, Event: event, Ts: time = Date.now() } = frame;
   const room = rooms.get(name);
   if (!room) {
-    // Left a moment ago; but v0 answers `/list` of another room like that.
+    // A room left a moment ago, or v0's answer to `/list` of another room.
     if (meta && name && !frame.Seq && !connection.v1) notice(current, [text]);
     return;
   }
@@ -33,7 +33,7 @@ export function broadcast(frame) {
   showRooms();
 }
 
-/** Drawn from its fields: a name can't turn a sentence round. */
+/** Rendered from its fields, so that a name can't change the direction of the sentence. */
 function noticeParts({ Event, User, Joined, Left, FromSeq, ToSeq, Message }) {
   if (Event === "join") return [named(User), " joined"];
   if (Event === "leave") return [named(User), " left"];
@@ -43,7 +43,7 @@ function noticeParts({ Event, User, Joined, Left, FromSeq, ToSeq, Message }) {
   return [FromSeq ? `You missed ${missed} message${missed === 1 ? "" : "s"}.` : "Messages may be missing here."];
 }
 
-/** A message of ours has come back, perhaps to a later connection than the one that sent it. */
+/** Our message has been echoed, perhaps on a later connection than the one that sent it. */
 function confirm(room, text) {
   const isIt = (line) => line.text === text;
   const line = room.pending.find(isIt) ?? room.lines.find((each) => each.isDoubtful && isIt(each));
@@ -58,12 +58,12 @@ function listed(names, count = names.length) {
   return count > shown.length ? [...parts, ` and ${count - shown.length} more`] : parts;
 }
 
-/** Does what was typed. False, with a hint, if that can't be. */
+/** Sends or executes what was typed. Returns false, with a hint, if it can't. */
 export function speak(typed) {
   hint("");
   if (!typed) return true;
   if (typed.startsWith("//")) return say(typed.slice(1), typed);
-  // Indented lines are code, whatever they begin with.
+  // Indented text of several lines is code, even if it begins with a slash.
   const isCommand = typed.startsWith("/") || (typed.trim().startsWith("/") && !typed.includes("\n"));
   return isCommand ? obey(typed.trim()) : say(typed, typed);
 }
@@ -85,7 +85,7 @@ function say(wanted, typed) {
   return true;
 }
 
-/** What came of a message, unless its echo has said that already. */
+/** Handles the answer to a message, unless its echo came first. */
 function settled(room, line, { Op, Code, Message, isTooLong }) {
   if (!room.pending.includes(line)) return;
   if (Op === "ok") return (line.isSure = true);
@@ -95,7 +95,7 @@ function settled(room, line, { Op, Code, Message, isTooLong }) {
   if (Op === "lost") {
     // A replay may still show it.
     failed.isDoubtful = !isTooLong;
-    if (!isSure) failed.failure = isTooLong ? "Not sent: too long for this server." : "Perhaps not delivered.";
+    if (!isSure) failed.failure = isTooLong ? "Not sent: too long for this server." : "May not have been delivered.";
   } else if (Code === "too_many_requests") {
     const { Rate } = connection.limits;
     failed.failure = `Not sent, too fast${Rate ? ` (${Rate} a second)` : ""}.`;
@@ -105,7 +105,7 @@ function settled(room, line, { Op, Code, Message, isTooLong }) {
   changed();
 }
 
-/** Puts a text back where it was typed, if nothing else is there. */
+/** Puts a text back into its field, if that is empty. */
 function takeBack(room, typed) {
   if (room === current ? field.value : room.draft) return false;
   if (room === current) field.value = typed;
@@ -143,7 +143,7 @@ const COMMANDS = {
 function obey(typed) {
   const [word, name, ...more] = typed.split(/\s+/);
   const act = COMMANDS[word.toLowerCase()];
-  if (!act) return hint(`There is no command ${word.slice(0, 40)}. /help lists them; start with // to send it as text.`);
+  if (!act) return hint(`Unknown command ${word.slice(0, 40)}. Type /help for a list, or start with // to send it as text.`);
   if (more.length) return hint("A room name can't contain spaces.");
   return act(name);
 }

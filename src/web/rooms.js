@@ -1,4 +1,4 @@
-// The rooms of this page: the list, the one on the screen, and the address, which names it.
+// The rooms of this page: the list, the current one, and its name in the address.
 
 import { Connection, attempt, bytes, fold } from "./connection.js";
 import { addLine, named, showLog } from "./log.js";
@@ -8,7 +8,7 @@ import { $, element, field, fitField, hint } from "./words.js";
 const ROOM_BYTES_MAX = 64;
 
 export const connection = new Connection();
-export const rooms = new Map(); // by name, in the order joined; they outlive connections
+export const rooms = new Map(); // by name, in the order joined; they survive reconnects
 export let current = null; // the room on the screen; null while the join form shows
 export const isTouch = matchMedia("(hover: none) and (pointer: coarse)");
 
@@ -16,7 +16,7 @@ const sidebar = $("sidebar");
 
 export const findRoom = (name) => rooms.get(name) ?? [...rooms.values()].find((room) => fold(room.name) === fold(name));
 
-/** What the server would refuse, said before. */
+/** Why the server would refuse a room name; empty if it wouldn't. */
 export const roomProblem = (name) =>
   /\p{White_Space}/u.test(name) ? "A room name can't contain spaces." : textProblem("room name", name, ROOM_BYTES_MAX);
 
@@ -26,7 +26,7 @@ export function textProblem(what, text, max) {
   return bytes(text) > max ? `Too long: ${bytes(text)} of ${max} bytes.` : "";
 }
 
-/** Goes to a room, joined first if need be. False, with a hint, if that can't be. */
+/** Shows a room, joining it if necessary. Returns false, with a hint, if it can't. */
 export function goTo(name) {
   const room = findRoom(name);
   const max = connection.limits.Rooms;
@@ -73,7 +73,7 @@ export function addRoom(name, kept) {
   return room;
 }
 
-/** Names a room; the server may write its name in another way than we did. */
+/** Renames a room; the server may spell its name differently. */
 function rename(room, name) {
   rooms.delete(room.name);
   room.name = room.item.dataset.room = room.label.textContent = name;
@@ -126,13 +126,13 @@ export function show(room, fromEnd) {
   changed();
 }
 
-// ---- The address: a room each, so that Back goes to the room before, and a reload comes back here ----
+// ---- The address names the room, so that Back returns to the previous room, and a reload to this one ----
 
 export const roomOfAddress = () => attempt(() => decodeURIComponent(location.hash.slice(1))) ?? "";
 
-let isClosing = false; // the drawer's entry is being left, which takes a moment: the address follows then, see onpopstate
+let isClosing = false; // leaving the drawer's history entry takes a moment; onpopstate then updates the address
 
-/** Writes the current room into the address. `isNew`: Back will lead to what it was. */
+/** Writes the current room into the address. `isNew`: with a history entry, so that Back returns to the previous one. */
 function showAddress(isNew) {
   if (isClosing) return;
   const address = "#" + encodeURIComponent(current.name);
@@ -143,7 +143,7 @@ function showAddress(isNew) {
 window.onpopstate = ({ state }) => {
   const wasClosing = isClosing;
   isClosing = false;
-  if (!current || !state) return; // a link, see below
+  if (!current || !state) return; // a link, see onhashchange
   if (wasClosing) {
     if (state.room !== current.name) showAddress(true);
     return showDrawer();
@@ -160,7 +160,7 @@ window.onhashchange = () => {
   else if (!goTo(roomOfAddress())) showAddress();
 };
 
-/** The open drawer has an entry of its own, so that Back closes it. */
+/** The open drawer has its own history entry, so that Back closes it. */
 function showDrawer() {
   if (isClosing) return;
   const isOpen = sidebar.matches(":popover-open");
@@ -192,13 +192,13 @@ export function joined(name, { asked, Recovered }) {
   changed();
 }
 
-/** Why nothing can be said in a room that we are not in. */
+/** Why nothing can be sent to a room that we aren't in. */
 export const awayText = ({ refusal }) =>
-  `Not sent: ${refusal ? `you could not rejoin this room. ${refusal}` : "still rejoining this room."} Your text is kept.`;
+  `Not sent: ${refusal ? `you couldn't rejoin this room. ${refusal}` : "still rejoining this room."} Your text is kept.`;
 
 export function notJoined(name, why) {
   const room = rooms.get(name);
-  const isNews = room?.refusal !== why; // each new connection and each message tries again
+  const isNews = room?.refusal !== why; // each new connection and each message retries
   if (room) {
     const isHinted = room === current && $("hint").textContent === awayText(room);
     room.refusal = why;

@@ -1,14 +1,14 @@
-// What outlives a reload of this tab: name, rooms, their places and lines, drafts. Kept in sessionStorage, where there is
-// one. A duplicated tab gets a copy of it, and must not continue what its original still does.
+// State that survives a reload of this tab: name, rooms, their positions and lines, drafts. It is kept in
+// sessionStorage, if available. A duplicated tab gets a copy, and must not use it while the original is still open.
 
 import { attempt } from "./connection.js";
 
 const KEY = `hi ${location.pathname}`;
-const LINES_SAVED = 100; // of each room, where they find room
+const LINES_SAVED = 100; // per room, if they fit
 const SAVE_MS = 1_000;
 const CLAIM_MS = 150;
 
-/** What was saved, or undefined. */
+/** The saved state, or undefined. */
 export const loadSession = () => attempt(() => JSON.parse(sessionStorage.getItem(KEY))) ?? undefined;
 
 const tab = loadSession()?.tab ?? String(Math.random());
@@ -30,14 +30,14 @@ let stateNow = () => null;
 let due = 0;
 let hasLeft = false;
 
-/** From now on this is saved: what the function gives, unless that is null. */
+/** From now on, saves what this function returns, unless it is null. */
 export function keepSession(state) {
   stateNow = state;
   addEventListener("pagehide", saveNow);
   document.addEventListener("visibilitychange", saveNow);
 }
 
-/** Something has changed that is to be saved, a little later. */
+/** Schedules a save: something has changed. */
 export function changed() {
   due ||= setTimeout(saveNow, SAVE_MS);
 }
@@ -49,14 +49,14 @@ function saveNow() {
   if (state) saveSession(state);
 }
 
-/** Back to the join form. */
+/** Returns to the join form. */
 export function signOut() {
   hasLeft = true;
   attempt(() => sessionStorage.removeItem(KEY));
   location.reload();
 }
 
-/** Whether the tab that has saved this still runs. */
+/** Whether the tab that saved this is still open. */
 export function isElsewhere(saved) {
   return new Promise((resolve) => {
     if (!channel) return resolve(false);

@@ -1,4 +1,4 @@
-// What the page says, apart from the log: the state of the connection, trouble, hints.
+// Texts outside the log: the state of the connection, trouble, hints.
 
 export const $ = (id) => document.getElementById(id);
 export const field = $("message-input");
@@ -22,7 +22,7 @@ export function showState(state, seconds) {
   hint("");
 }
 
-/** A sentence for the user; the fix, for whoever runs the site, stays folded. */
+/** Shows a sentence for the user; the fix, for whoever runs the site, is folded. */
 function explain(box, { text, fix }) {
   box.replaceChildren(element("p", {}, text));
   if (fix) box.append(element("details", {}, element("summary", {}, "How to fix it"), element("pre", {}, fix)));
@@ -39,7 +39,7 @@ export function joinError(found, at = "join-name") {
   $(at).focus();
 }
 
-/** A word below the message field. False, for callers that could not do as asked. */
+/** Shows a hint below the message field. Returns false, for callers that failed. */
 export function hint(text) {
   $("hint").textContent = text;
   return false;

@@ -1,4 +1,4 @@
-//! The wheel beside a sorted map, which is right by construction.
+//! The wheel compared with a sorted map, which is correct by construction.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ fn advanced(wheel: &mut Wheel<char>, now_tick: u32) -> Vec<(u32, char)> {
 }
 
 #[test]
-fn a_deadline_comes_out_at_its_tick_and_once() {
+fn a_deadline_expires_at_its_tick_and_once() {
     let mut wheel = Wheel::new(100);
     wheel.schedule(103, 'a');
     assert_eq!(advanced(&mut wheel, 102), []);
@@ -25,7 +25,7 @@ fn a_deadline_comes_out_at_its_tick_and_once() {
 }
 
 #[test]
-fn a_deadline_that_has_passed_comes_out_with_the_next_tick() {
+fn a_deadline_in_the_past_expires_with_the_next_tick() {
     let mut wheel = Wheel::new(100);
     wheel.schedule(100, 'a');
     wheel.schedule(7, 'b');
@@ -48,7 +48,7 @@ fn deadlines_beyond_the_wheel_wait_for_their_round() {
 }
 
 #[test]
-fn after_a_long_absence_everything_comes_out_in_order() {
+fn after_a_long_pause_everything_expires_in_order() {
     let mut wheel = Wheel::new(0);
     for (due_tick, key) in [(900, 'c'), (64, 'b'), (1, 'a'), (1001, 'e'), (1000, 'd'), (64, 'B')] {
         wheel.schedule(due_tick, key);
@@ -58,7 +58,7 @@ fn after_a_long_absence_everything_comes_out_in_order() {
 }
 
 #[test]
-fn what_is_due_is_appended() {
+fn expired_deadlines_are_appended() {
     let mut wheel = Wheel::new(0);
     wheel.schedule(1, 'b');
     let mut due = vec![(9, 'a')];
@@ -67,7 +67,7 @@ fn what_is_due_is_appended() {
 }
 
 #[test]
-fn ticks_reach_to_the_last() {
+fn the_last_tick_can_be_used() {
     let mut wheel = Wheel::new(u32::MAX - 1);
     wheel.schedule(u32::MAX, 'a');
     wheel.schedule(0, 'b');
@@ -75,7 +75,7 @@ fn ticks_reach_to_the_last() {
 }
 
 #[test]
-fn a_slot_that_was_crowded_gives_its_memory_back() {
+fn a_slot_that_was_crowded_frees_its_memory() {
     let mut wheel = Wheel::new(0);
     for _ in 0..10_000 {
         wheel.schedule(10, 'a');
@@ -89,7 +89,7 @@ fn a_slot_that_was_crowded_gives_its_memory_back() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Schedule this number of ticks from now; negative: in the past.
+    /// Schedule this many ticks from now; negative: in the past.
     Schedule(i32),
     Advance(u32),
 }
@@ -106,7 +106,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn the_wheel_behaves_as_a_sorted_map(
+    fn the_wheel_behaves_like_a_sorted_map(
         start_tick in 0..1_000_000_u32,
         steps in proptest::collection::vec(step(), 1..200),
     ) {
@@ -124,7 +124,7 @@ proptest! {
                     now_tick += ticks;
                     let mut due = Vec::new();
                     wheel.advance(now_tick, &mut due);
-                    // What is due at once waits for the next tick.
+                    // A deadline that is due now waits for the next tick.
                     let later = if ticks == 0 { model.clone() } else { model.split_off(&(now_tick + 1, 0)) };
                     let expected: Vec<_> = if ticks == 0 { Vec::new() } else { model.into_keys().collect() };
                     model = later;

@@ -1,4 +1,4 @@
-//! One shard on the thread of the test, with real sockets, and a data ring whose timing the test decides.
+//! One shard on the thread of the test, with real sockets, and a data ring whose timing the test controls.
 
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::Parser;
-use fastwebsockets::OpCode;
 use hi::clock::Now;
 use hi::config::Config;
 use hi::connection::Role;
+use hi::frame::OpCode;
 use hi::frame::encode;
 use hi::os;
 use hi::protocol::Namespace;
@@ -29,23 +29,23 @@ use hi::room::{Room, Wakes};
 use hi::shard::settings::Settings;
 use hi::shard::{Shard, Upgraded};
 
-/// What the test does to the ring while the shard uses it.
+/// What the test does to the ring while the shard uses it, and what it observes.
 #[derive(Default)]
 pub struct Script {
-    /// Someone on another shard publishes here whenever this shard submits.
+    /// A room that gets a message from another shard whenever this shard submits.
     pub flooded: RefCell<Option<Arc<Room>>>,
-    /// The next send of this connection finds its peer gone.
+    /// The next send of this connection fails as if its peer were gone.
     pub broken: Cell<Option<u32>>,
-    /// Turns that have begun.
+    /// Number of turns that have begun.
     pub turns: Cell<u32>,
-    /// Bytes given to the kernel in this turn, and the most in any.
+    /// Bytes given to the kernel in this turn, and the most in any turn.
     pub bytes: Cell<usize>,
     pub most_bytes: Cell<usize>,
     /// The turn of the last send of each connection.
     pub sent: RefCell<HashMap<u32, u32>>,
 }
 
-/// The real ring, with a script.
+/// The real ring, controlled by a script.
 pub struct Scripted {
     ring: Ring,
     script: Rc<Script>,
@@ -126,16 +126,16 @@ impl DataRing for Scripted {
     }
 }
 
-/// One shard of two, of which the other one is the test.
+/// The first of two shards; the test acts as the other one.
 pub struct Bench {
     pub shard: Shard<Scripted>,
     pub script: Rc<Script>,
     pub registry: Arc<Registry>,
-    /// The shard's thread waits for both; they are one there.
+    /// The shard's thread waits for both; in the server they are the same eventfd.
     pub inbox_wake_up: OwnedFd,
     pub ring_wake_up: OwnedFd,
     pub listener: TcpListener,
-    /// The shard's end of the newest connection, once more.
+    /// A duplicate of the shard's end of the newest connection.
     pub newest: Option<TcpStream>,
 }
 
@@ -144,14 +144,14 @@ impl Bench {
         Self::with(&["--receive-buffers", "64"])
     }
 
-    /// One of a server with these options.
+    /// A shard with these options of the server.
     pub fn with(args: &[&str]) -> Self {
         let config = Config::try_parse_from(["hi"].iter().chain(args)).unwrap();
         let inbox_bytes_max = config.inbox_bytes_max(2);
         Self::with_inboxes(config, inbox_bytes_max)
     }
 
-    /// The same, with inboxes that hold at most `inbox_bytes_max`.
+    /// A shard whose inboxes hold at most `inbox_bytes_max`.
     pub fn with_inboxes(config: Config, inbox_bytes_max: usize) -> Self {
         let [inbox_wake_up, ring_wake_up, other_wake_up] = [(); 3].map(|()| os::new_eventfd().unwrap());
         let inboxes = [inbox_wake_up.try_clone().unwrap(), other_wake_up];
@@ -168,7 +168,7 @@ impl Bench {
         Self { shard, script, registry, inbox_wake_up, ring_wake_up, listener, newest: None }
     }
 
-    /// A connection of this shard, and the peer's end of it.
+    /// Connects to this shard, and returns the peer's end.
     pub fn connect(&mut self, role: Role, room: &str) -> TcpStream {
         let peer = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
         let (stream, _) = self.listener.accept().unwrap();
@@ -187,12 +187,12 @@ impl Bench {
         peer
     }
 
-    /// A room that is there.
+    /// The room with this name, which has to exist.
     pub fn room(&self, namespace: Namespace, name: &str) -> Arc<Room> {
         self.registry.get(namespace, &Name::room(name).unwrap()).unwrap()
     }
 
-    /// Turns until this connection is sent something; how many it took.
+    /// Takes turns until something is sent to this connection. Returns how many it took.
     pub fn turns_until_sent(&mut self, slot: u32) -> u32 {
         let before = self.script.turns.get();
         while self.script.sent.borrow().get(&slot).is_none_or(|turn| *turn <= before) {
@@ -202,12 +202,12 @@ impl Bench {
         self.script.sent.borrow()[&slot] - before
     }
 
-    /// Turns as the shard's thread takes them, until it would sleep, and of the kernel nothing is heard.
+    /// Takes turns as the shard's thread does, until it would sleep, without waiting for the kernel.
     pub fn turn_until_asleep(&mut self) {
         while self.shard.turns() || take_signal(&self.inbox_wake_up) {}
     }
 
-    /// Turns until the kernel has nothing more to tell either.
+    /// Takes turns until the kernel has nothing to report either.
     pub fn turn_until_idle(&mut self) {
         while self.shard.turns() || take_signal(&self.inbox_wake_up) || take_signal(&self.ring_wake_up) {}
     }

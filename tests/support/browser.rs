@@ -1,5 +1,5 @@
-//! A real browser (headless Chromium through ChromeDriver), the chat page in it, and a hop between page and server that
-//! can fail.
+//! A real browser (headless Chromium through ChromeDriver), the chat page in it, and a proxy between page and server
+//! that can fail.
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::support::{PATIENCE, Server};
 
-/// A ChromeDriver on a port that it chose.
+/// A ChromeDriver on a port of its choice.
 pub struct Driver {
     child: Child,
     url: String,
@@ -37,7 +37,7 @@ impl Driver {
         Self { child, url: format!("http://localhost:{port}") }
     }
 
-    /// A window of a browser of its own: no storage is shared.
+    /// A window of a separate browser, without shared storage.
     pub async fn window(&self, width: u32, height: u32) -> Client {
         let options = json!({
             "binary": "/usr/bin/chromium",
@@ -60,7 +60,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // Asked to shut down, it ends its browsers too; killed, it would leave them behind.
+        // A shutdown request ends its browsers, too; killing it would leave them running.
         let address = self.url.trim_start_matches("http://");
         if let Ok(mut stream) = std::net::TcpStream::connect(address) {
             let _ = write!(stream, "GET /shutdown HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -71,7 +71,7 @@ impl Drop for Driver {
     }
 }
 
-/// A hop between the page and the server, which can fail, or know too little of WebSockets.
+/// A proxy between the page and the server that can fail, or drop the headers of WebSockets.
 pub struct Hop {
     pub port: u16,
     state: Arc<HopState>,
@@ -80,16 +80,16 @@ pub struct Hop {
 #[derive(Default)]
 struct HopState {
     is_down: AtomicBool,
-    /// What the server says gets lost.
+    /// The server's data gets lost.
     is_deaf: AtomicBool,
     accepted: AtomicUsize,
-    /// WebSockets among the first connections, up to this count, carry nothing any more, and stay open.
+    /// WebSockets among the first connections, up to this count, carry nothing, but stay open.
     silent: AtomicUsize,
     sockets: Mutex<Vec<TcpStream>>,
 }
 
 impl Hop {
-    /// Leads to the server, and drops these headers (in lower case) of each request.
+    /// Forwards to the server, and drops these headers (in lower case) from each request.
     pub fn start(server: &Server, drops: &'static [&'static str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let hop = Self { port: listener.local_addr().unwrap().port(), state: Arc::default() };
@@ -125,17 +125,17 @@ impl Hop {
         hop
     }
 
-    /// From now on the page hears nothing, and the server hears the page.
+    /// From now on the page receives nothing, while the server still receives.
     pub fn deafen(&self) {
         self.state.is_deaf.store(true, Ordering::SeqCst);
     }
 
-    /// The WebSockets that are open now go silent: nothing gets through, and neither end is told. New ones are good.
+    /// The WebSockets that are open now go silent: nothing gets through, and neither end is told. New ones work.
     pub fn silence(&self) {
         self.state.silent.store(self.state.accepted.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
-    /// Every connection breaks, and no new one gets through.
+    /// Breaks every connection, and lets no new one through.
     pub fn cut(&self) {
         self.state.is_down.store(true, Ordering::SeqCst);
         for socket in self.state.sockets.lock().unwrap().drain(..) {
@@ -143,14 +143,14 @@ impl Hop {
         }
     }
 
-    /// What fails from now on gets through again.
+    /// Everything gets through again.
     pub fn repair(&self) {
         self.state.is_deaf.store(false, Ordering::SeqCst);
         self.state.is_down.store(false, Ordering::SeqCst);
     }
 }
 
-/// Copies until either end is gone, but for lines that get lost. A browser's request head arrives in one piece here.
+/// Copies until either end is gone, except for lost lines. A browser's request head arrives in one piece here.
 fn pass_on(mut from: TcpStream, mut to: TcpStream, loses: impl Fn(&[u8]) -> bool, is_silent: impl Fn() -> bool) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
@@ -168,7 +168,7 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, loses: impl Fn(&[u8]) -> bool
     }
 }
 
-/// What the tests do on the page.
+/// Actions of the tests on the page.
 pub struct Page {
     pub client: Client,
 }
@@ -195,7 +195,7 @@ impl Page {
         self.type_into("#join-name", &format!("{name}{}", char::from(Key::Enter))).await;
     }
 
-    /// Joins, and waits until the room has said so.
+    /// Joins, and waits until the room confirms it.
     pub async fn enter(&self, name: &str) {
         self.join(name).await;
         self.wait_text("#messages .notice", &format!("{name} joined")).await;
@@ -209,7 +209,7 @@ impl Page {
         self.client.execute(script, arguments).await.unwrap()
     }
 
-    /// Lets the browser behave as if its user had these preferences (media features of CSS).
+    /// Emulates user preferences (CSS media features).
     pub async fn emulate(&self, driver: &Driver, features: Value) {
         let session = self.client.session_id().await.unwrap().expect("a session");
         let body = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}}).to_string();
@@ -228,7 +228,7 @@ impl Page {
         assert_eq!(&status, b"HTTP/1.1 200");
     }
 
-    /// Waits until the script gives true.
+    /// Waits until the script returns true.
     #[track_caller]
     pub fn wait<'a>(&'a self, what: &'a str, script: &'a str) -> impl Future<Output = ()> + 'a {
         let place = std::panic::Location::caller();
@@ -264,7 +264,7 @@ impl Page {
         serde_json::from_value(self.script(script, vec![]).await).unwrap()
     }
 
-    /// Each of these texts is on the screen, and only once.
+    /// Each of these texts is on the screen exactly once.
     pub async fn assert_once(&self, texts: &[&str]) {
         let lines = self.lines().await;
         for text in texts {
@@ -272,7 +272,7 @@ impl Page {
         }
     }
 
-    /// Nothing that the browser complained about: a violated Content-Security-Policy would be here.
+    /// The browser has logged no errors; it would log a violation of the Content-Security-Policy.
     pub async fn assert_no_complaints(&self) {
         let complaints = self.script("return window.complaints || []", vec![]).await;
         assert_eq!(complaints, json!([]));

@@ -24,7 +24,7 @@ pub struct Dns {
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// What a zone knows about a name.
+/// The records of a name.
 pub enum Entry {
     Address(IpAddr),
     Alias(&'static str),
@@ -62,7 +62,7 @@ impl Dns {
             runtime.block_on(async {
                 let mut server = Server::new(catalog);
                 server.register_socket(tokio::net::UdpSocket::from_std(socket).unwrap());
-                // Whoever holds the sender may be gone without a word.
+                // The owner of the sender may be gone.
                 let _ = stopped.await;
                 server.shutdown_gracefully().await.unwrap();
             });

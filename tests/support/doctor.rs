@@ -1,4 +1,4 @@
-//! Runs the real `hi doctor`, and the odd servers that it is sent to.
+//! Runs the real `hi doctor`, and odd servers for it.
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
@@ -16,7 +16,7 @@ use tungstenite::protocol::Role;
 
 use crate::support::PATIENCE;
 
-/// What a run of the doctor came to.
+/// The result of a run of the doctor.
 pub struct Run {
     pub code: i32,
     pub json: Value,
@@ -46,7 +46,7 @@ pub fn command(args: &[&str]) -> Command {
 }
 
 impl Run {
-    /// The verdict has to be this; its whole text, with the mend, is returned.
+    /// Asserts the verdict; returns its whole text, with the fix.
     #[track_caller]
     pub fn expect(&self, kind: &str, code: i32) -> String {
         let verdict = &self.json["diagnosis"]["verdict"];
@@ -73,21 +73,21 @@ impl Run {
 pub enum Reply {
     /// Answers and closes.
     Answer(String),
-    /// Answers, and says nothing more.
+    /// Answers, and sends nothing more.
     AnswerAndFallSilent(String),
-    /// Answers, then repeats these bytes for as long as anybody takes them.
+    /// Answers, then repeats these bytes until the connection ends.
     AnswerAndFlood(String, Vec<u8>),
-    /// Answers, then sends a byte again and again, a few a second, for as long as anybody takes them.
+    /// Answers, then sends this byte a few times a second until the connection ends.
     AnswerAndDrip(String, u8),
-    /// Says nothing at all.
+    /// Sends nothing at all.
     Silence,
     /// Passes the connection on to this port of 127.0.0.1.
     Pass(u16),
-    /// Answers, and is a WebSocket server from then on that only answers pings.
+    /// Answers, and then answers pings as a WebSocket server.
     WebSocket(String),
 }
 
-/// A server that answers each request head as `reply` says, until the test ends. Returns its port.
+/// A server that answers each request head with `reply`, until the test ends. Returns its port.
 pub fn odd_server(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -119,7 +119,7 @@ pub fn odd_server(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> u16 
     port
 }
 
-/// A server that sends these bytes to whoever connects, and then drips zeros; until the test ends. Returns its port.
+/// A server that sends these bytes to each client and then drips zeros, until the test ends. Returns its port.
 pub fn dripping_server(first: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -130,7 +130,7 @@ pub fn dripping_server(first: &'static [u8]) -> u16 {
     port
 }
 
-/// The pace is that of a client's patience with each read: far below any limit of a step.
+/// Sends bytes at a pace far below the time limit of any single read.
 fn drip(stream: &mut TcpStream, byte: u8) {
     while stream.write_all(&[byte]).is_ok() {
         std::thread::sleep(Duration::from_millis(50));
@@ -156,10 +156,10 @@ pub fn is_handshake(head: &str) -> bool {
     head.contains("Sec-WebSocket-Key")
 }
 
-/// What a proxy of the test's own does to a request head and to an idle connection.
+/// What the test's proxy does to a request head and to an idle connection.
 pub struct Proxy {
     pub rewrite: fn(&str) -> String,
-    /// A connection on which nothing moves for this time is cut.
+    /// A connection that is idle for this time is cut.
     pub idle: Duration,
 }
 

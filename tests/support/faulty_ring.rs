@@ -1,7 +1,7 @@
-//! A data ring that goes wrong on purpose, from a seed: the engine has to deliver everything all the same.
+//! A data ring with faults that come from a seed: the engine has to deliver everything anyway.
 //!
-//! It works on real sockets and asks the real ring, but sends are cut short or refused, their completions come late,
-//! and connections are reset.
+//! It uses real sockets and the real ring, but sends are cut short or refused, their completions come late, and connections are
+//! reset.
 
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
@@ -15,15 +15,15 @@ use hi::os;
 use hi::ring::{BufferPool, Completion, DataRing, OpenRing, Receive, Ring, RingError, Slices, Socket};
 use hi::slice::Slice;
 
-/// What the next ring is seeded with.
+/// The seed of the next ring.
 static SEED: AtomicU64 = AtomicU64::new(1);
-/// One send in this many is cut short, and one in this many is refused.
+/// One send in this many is refused, and of the others one in this many is cut short.
 const SEND_FAULT_ONE_IN: u64 = 4;
-/// One completion of a send in this many is held back for some turns.
+/// The completion of one send in this many is held back until the next submit.
 const LATE_ONE_IN: u64 = 8;
 /// One arrival in this many becomes a reset, if resets are on.
 const RESET_ONE_IN: u64 = 200;
-/// Whether connections are reset.
+/// Whether the next rings reset connections: 0 or 1.
 static RESETS: AtomicU64 = AtomicU64::new(0);
 
 /// Sets the seed of the rings made from now on, and whether they reset connections.
@@ -32,15 +32,15 @@ pub fn configure(seed: u64, resets: bool) {
     RESETS.store(resets.into(), Ordering::SeqCst);
 }
 
-/// See the module.
+/// The real ring, with faults.
 pub struct FaultyRing {
     ring: Ring,
     wake_up: OwnedFd,
     random: u64,
     resets: bool,
-    /// Sends that were cut: what the connection wanted to send.
+    /// The complete slices of sends that were cut short.
     cut: HashMap<u32, Slices>,
-    /// Completions of our own making, and those held back.
+    /// Made-up completions, and those held back.
     late: VecDeque<Completion>,
     /// How many entries of `late` may be delivered now.
     ripe: usize,
@@ -48,7 +48,7 @@ pub struct FaultyRing {
 
 impl FaultyRing {
     fn one_in(&mut self, n: u64) -> bool {
-        // xorshift64: repeatable and good enough to choose faults.
+        // xorshift64: reproducible, and good enough to choose faults.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
@@ -169,7 +169,6 @@ impl DataRing for FaultyRing {
     }
 }
 
-/// The first `count` bytes.
 fn prefix(slices: &Slices, mut count: usize) -> Slices {
     let all: Vec<Slice> = slices.as_slice().to_vec();
     let mut cut = Vec::new();

@@ -1,4 +1,4 @@
-//! Healthy members beside a hostile load: they talk all the time and check every message. And what a load needs.
+//! Healthy members during an attack: they talk continuously and check every message. Also helpers for attacks.
 
 use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
@@ -10,10 +10,11 @@ use super::listener::Listener;
 use super::wire::{FIN, TEXT, Wire, frame, handshake};
 use super::{Client, Server};
 
-/// Messages that are under way at once: the log of a healthy room always holds some.
+/// Messages in flight at once: the log of a healthy room always holds some.
 const AT_ONCE: usize = 8;
 
-/// One of each dialect in a chat room and two in a raw room: each message of the room arrives at each, in order, with no gap.
+/// One member of each dialect in a chat room and two in a raw room: each gets each message of its room in order,
+/// without a gap.
 pub struct Healthy {
     ann: Client,
     bob: Client,
@@ -38,7 +39,7 @@ impl Healthy {
         healthy
     }
 
-    /// Says some messages in both rooms, and sees them arrive at everyone.
+    /// Sends some messages to both rooms, and checks that every member gets them.
     #[track_caller]
     pub fn talk(&mut self) {
         let texts: Vec<_> = (self.said..self.said + AT_ONCE).map(|number| format!("message {number}")).collect();
@@ -67,13 +68,13 @@ impl Healthy {
     }
 }
 
-/// Does something hostile while healthy members talk: they notice nothing.
+/// Runs an attack while healthy members talk, and checks that they are not affected.
 pub fn beside_healthy<T>(server: &Server, attack: impl FnOnce() -> T) -> T {
     let mut healthy = Healthy::join(server);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // At least once, also if the attack is over soon.
+            // At least once, even if the attack is over soon.
             loop {
                 healthy.talk();
                 if done.load(Ordering::SeqCst) {
@@ -81,7 +82,7 @@ pub fn beside_healthy<T>(server: &Server, attack: impl FnOnce() -> T) -> T {
                 }
             }
         });
-        // A panic of the attack ends the talk, too.
+        // A panic of the attack also ends the talk.
         let _stop = Raised(&done);
         attack()
     })
@@ -96,7 +97,7 @@ impl Drop for Raised<'_> {
     }
 }
 
-/// Watches that resident memory never grows by more than it may.
+/// Checks that resident memory never grows beyond its limit.
 pub struct Watch<'a> {
     server: &'a Server,
     first_bytes: usize,
@@ -126,7 +127,7 @@ impl Drop for Watch<'_> {
 }
 
 impl Server {
-    /// A connection that was upgraded on `path` and takes next to nothing from then on.
+    /// An upgraded connection on `path` with a minimal receive buffer.
     pub fn narrow_upgraded(&self, path: &str) -> Wire {
         let mut wire = Wire::new(self.connect_narrow());
         wire.send(handshake(path));
@@ -135,8 +136,8 @@ impl Server {
     }
 }
 
-/// Writes what is left of `bytes` as far as a nonblocking socket has room; how much that was. A socket that was closed has
-/// room for everything.
+/// Writes as much of `bytes` as a nonblocking socket has room for. Returns how much. A closed socket has room for
+/// everything.
 pub fn write_some(mut stream: &TcpStream, bytes: &[u8], written: &mut usize) -> usize {
     let before = *written;
     while *written < bytes.len() {

@@ -1,4 +1,4 @@
-//! The internal port, as a program of the operator's uses it.
+//! The internal port, used as an operator's program would.
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ pub struct Internal {
 }
 
 impl Server {
-    /// Starts `hi` with an internal port on a free port, two shards, and the given further arguments.
+    /// Starts `hi` with an internal port on a free port, two shards, and these further arguments.
     pub fn start_with_internal(args: &[&str]) -> (Self, Internal) {
         let server = Self::start(&[&["--internal", "127.0.0.1:0"], args].concat());
         let internal = server.internal();
@@ -64,7 +64,7 @@ impl Internal {
         answer.body
     }
 
-    /// The value of one sample: its name, with its labels.
+    /// The value of one sample, given its name with labels.
     #[track_caller]
     pub fn metric(self, sample: &str) -> f64 {
         let text = self.metrics();
@@ -96,7 +96,7 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body_bytes: u
     request + "\r\n"
 }
 
-/// The status of an answer, and its body, which has to be JSON.
+/// The status and the JSON body of an answer.
 #[track_caller]
 pub fn json(answer: &Answer) -> (u16, Value) {
     assert_eq!(answer.header("Content-Type"), Some("application/json"), "{answer:?}");
@@ -112,7 +112,7 @@ pub fn error((status, body): (u16, Value)) -> (u16, String, String, bool) {
     (status, text("code"), text("message"), error["temporary"].as_bool().expect("true or false"))
 }
 
-/// A file that goes with the test.
+/// A file that is removed with the test.
 pub struct File(PathBuf);
 
 impl File {

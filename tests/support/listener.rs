@@ -1,4 +1,4 @@
-//! A listener to server-sent events, which reads the stream as the standard says (WHATWG HTML, 9.2.6).
+//! A listener to server-sent events that parses the stream as the standard says (WHATWG HTML, 9.2.6).
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ use super::Server;
 /// An event, as an `EventSource` dispatches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// `message`, unless it has a name of its own.
+    /// `message`, unless it has another name.
     pub name: String,
     pub id: String,
     pub data: String,
@@ -30,33 +30,33 @@ pub struct Listener {
     /// The head of the answer.
     pub head: String,
     chunked: bool,
-    /// Read from the stream, not yet freed of chunks.
+    /// Received, but still chunked.
     wire: Vec<u8>,
-    /// The text of the stream that is not taken yet.
+    /// Text of the stream that is not parsed yet.
     text: Vec<u8>,
     /// What it would send as `Last-Event-ID`.
     pub last_event_id: String,
-    /// What it would wait before it comes back.
+    /// The delay before it would reconnect.
     pub retry_ms: Option<u64>,
     /// Comments so far.
     pub comments: Vec<String>,
 }
 
 impl Server {
-    /// A listener that knows where it stands: the room is ready for it.
+    /// A listener that has its position: it is in the room.
     pub fn listen(&self, room: &str, last_event_id: Option<&str>) -> Listener {
         Listener::open(self.connect(), room, last_event_id)
     }
 }
 
 impl Listener {
-    /// Asks for a room over a connection, and waits until it knows where it stands.
+    /// Requests a room over a connection, and waits for its position.
     pub fn open(stream: TcpStream, room: &str, last_event_id: Option<&str>) -> Self {
         let last_event_id = last_event_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
         Self::ask(stream, &format!("GET /stream/{room} HTTP/1.1\r\nHost: hi\r\n{last_event_id}\r\n"))
     }
 
-    /// The same with a request of one's own.
+    /// The same with a custom request.
     pub fn ask(mut stream: TcpStream, request: &str) -> Self {
         stream.write_all(request.as_bytes()).expect("it takes the request");
         let mut listener = Self {
@@ -81,11 +81,11 @@ impl Listener {
         listener
     }
 
-    /// Reads until it knows where it stands, if it comes for the first time or has missed nothing that is lost.
+    /// Reads until it has its position, for a first connection or without a gap.
     #[track_caller]
     pub fn opened(mut self) -> Self {
         while self.last_event_id.is_empty() {
-            assert_eq!(self.block(), Some(None), "first its place, then events");
+            assert_eq!(self.block(), Some(None), "first the position, then events");
         }
         self
     }
@@ -100,7 +100,7 @@ impl Listener {
         }
     }
 
-    /// The JSON of the next event, which has to be a broadcast in its place.
+    /// The JSON of the next event, which must be the next broadcast.
     #[track_caller]
     pub fn message(&mut self) -> Value {
         let event = self.next().expect("an event");
@@ -110,7 +110,7 @@ impl Listener {
         json
     }
 
-    /// The JSON of the next event, which has to be a gap.
+    /// The JSON of the next event, which must be a gap.
     #[track_caller]
     pub fn gap(&mut self) -> Value {
         let event = self.next().expect("an event");
@@ -128,7 +128,7 @@ impl Listener {
         }
     }
 
-    /// The lines up to the next empty one, which may make an event; `None` at the end of the stream.
+    /// The lines up to the next empty one, which may form an event; `None` at the end of the stream.
     #[track_caller]
     fn block(&mut self) -> Option<Option<Event>> {
         let (mut name, mut data) = ("message".to_owned(), None);

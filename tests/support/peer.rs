@@ -1,4 +1,4 @@
-//! Members for `tests/faults.rs`: each acts by a plan, never waits, and checks everything that it gets.
+//! Peers for `tests/faults.rs`: each follows a plan, never blocks, and checks everything that it receives.
 
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
@@ -14,12 +14,12 @@ use tungstenite::{Error, Message, WebSocket};
 
 use crate::support::PATIENCE;
 
-/// Peers with this number or a higher one speak much.
+/// Peers with this number or a higher one send large messages.
 pub const SHOUTER: u32 = 1_000_000;
 /// The last message of a scenario.
 pub const MARKER: &str = "that was all";
 
-/// What a sender says at its n-th time: anyone can tell from the beginning of it what all of it has to be.
+/// The n-th message of a sender. Its beginning determines the whole text, so that any receiver can check it.
 fn text(sender: u32, number: u32) -> String {
     let mut random = Rng::with_seed(u64::from(sender) << 32 | u64::from(number));
     let len = match random.u8(..24) {
@@ -38,7 +38,7 @@ fn text(sender: u32, number: u32) -> String {
     text
 }
 
-/// The same for raw rooms: half of it is binary.
+/// The n-th message for a raw room: every other one is binary.
 fn payload(sender: u32, number: u32) -> Message {
     let text = text(sender, number);
     if number.is_multiple_of(2) { Message::text(text) } else { Message::binary(text.into_bytes()) }
@@ -49,13 +49,13 @@ fn sender_and_number(text: &str) -> (u32, u32) {
     (parts.next().unwrap(), parts.next().expect("a number"))
 }
 
-/// Something that a peer is going to do.
+/// An action that a peer has planned.
 #[derive(Clone, Debug)]
 pub enum Plan {
     Say(String),
     /// Ask for the users of a room.
     List(String),
-    /// Speak to a room that doesn't exist.
+    /// Send a message to a room that doesn't exist.
     Nowhere,
     Ping,
     Join(String),
@@ -64,23 +64,24 @@ pub enum Plan {
     Stall(u32),
 }
 
-/// What a member has seen of a room.
+/// What a peer has received of a room.
 #[derive(Default)]
 pub struct Seen {
     epoch: String,
-    /// `None` until the first message comes: in raw rooms always.
+    /// `None` until the first message arrives; in raw rooms always.
     next_seq: Option<u64>,
-    /// Senders and what they said, in the order in which it came.
-    pub heard: Vec<(u32, u32)>,
+    /// Sender and number of each message, in the order in which they arrived.
+    pub received: Vec<(u32, u32)>,
     last_of: HashMap<u32, u32>,
     pub marked: bool,
 }
 
-/// How much a member may lose.
+/// What a peer may lose.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
     Nothing,
-    /// What it is told in a gap, or, if it is a raw member, by a Close with 4101, or because it asked for `lossy`.
+    /// Messages that it is told about in a gap. A raw peer is closed with 4101 instead, or loses them because it asked for
+    /// `lossy`.
     Told,
 }
 
@@ -97,8 +98,8 @@ pub struct Peer {
     loss: Loss,
     pub rooms: HashMap<String, Seen>,
     pub plans: VecDeque<Plan>,
-    pub said: u32,
-    /// Answers to questions and refusals that have to come.
+    pub sent: u32,
+    /// Answers and refusals that have to arrive.
     due: VecDeque<&'static str>,
     pings: u32,
     pongs: u32,
@@ -106,12 +107,12 @@ pub struct Peer {
     pub unflushed: bool,
     pub stalled: u32,
     pub gaps: usize,
-    /// The code of a Close that came, or 0 for a reset.
+    /// The code of the Close that arrived, or 0 after a reset.
     pub gone: Option<u16>,
 }
 
 impl Peer {
-    /// Connects; in chat, the name is made of the number. `None`: it was reset.
+    /// Connects; in chat, the name is derived from the number. `None`: it was reset.
     pub fn connect(server: SocketAddr, id: u32, role: Role, room: &str, loss: Loss, narrow: bool) -> Option<Self> {
         let stream = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         if narrow {
@@ -137,7 +138,7 @@ impl Peer {
             rooms,
             plans,
             due,
-            said: 0,
+            sent: 0,
             pings: 0,
             pongs: 0,
             leaving: None,
@@ -158,7 +159,7 @@ impl Peer {
         self.gone.is_none()
     }
 
-    /// Does what can be done now; false if that was nothing.
+    /// Does what can be done now. False: there was nothing to do.
     pub fn step(&mut self) -> bool {
         if self.gone.is_some() {
             return false;
@@ -172,7 +173,7 @@ impl Peer {
             match self.socket.read() {
                 Ok(message) => {
                     moved = true;
-                    self.hear(message);
+                    self.receive(message);
                 }
                 Err(error) => {
                     self.failed(error);
@@ -195,7 +196,7 @@ impl Peer {
             return moved;
         }
         if self.leaving.is_some() {
-            // Whether what it says now comes back depends on who is faster.
+            // Whether a message sent now would come back is a race.
             return false;
         }
         let Some(plan) = self.plans.pop_front() else { return false };
@@ -203,10 +204,10 @@ impl Peer {
         let chat = |room: &str, text: &str| Message::text(json!({"Room": room, "Message": text}).to_string());
         let message = match plan {
             Plan::Say(room) if self.rooms.contains_key(&room) => {
-                self.said += 1;
+                self.sent += 1;
                 match self.role {
-                    Role::Chat => chat(&room, &text(self.id, self.said)),
-                    Role::Raw { .. } => payload(self.id, self.said),
+                    Role::Chat => chat(&room, &text(self.id, self.sent)),
+                    Role::Raw { .. } => payload(self.id, self.sent),
                 }
             }
             Plan::List(room) if self.rooms.contains_key(&room) => {
@@ -221,7 +222,7 @@ impl Peer {
                 self.rooms.insert(new.clone(), Seen::default());
                 chat(&room, &format!("/join {new}"))
             }
-            // A connection that has left all rooms could not come back.
+            // A connection that has left all rooms could not rejoin.
             Plan::Leave(old) if self.rooms.len() > 1 && self.rooms.contains_key(&old) => {
                 self.leaving = Some(old.clone());
                 chat(&old, &format!("/leave {old}"))
@@ -252,11 +253,11 @@ impl Peer {
         }
     }
 
-    fn hear(&mut self, message: Message) {
+    fn receive(&mut self, message: Message) {
         match message {
             Message::Close(frame) => self.gone = Some(frame.map_or(1005, |frame| frame.code.into())),
             Message::Pong(number) => {
-                // A pong that waits may be replaced by a newer one: the last counts.
+                // A queued pong may be replaced by a newer one: only the last one counts.
                 let number = u32::from_be_bytes(number[..].try_into().expect("as sent"));
                 assert!(number > self.pongs && number <= self.pings, "pong {number} after {}", self.pongs);
                 self.pongs = number;
@@ -264,7 +265,7 @@ impl Peer {
             Message::Ping(_) => self.unflushed = true,
             message if self.role == Role::Chat => {
                 let value = serde_json::from_str(message.to_text().expect("text")).expect("JSON");
-                self.hear_chat(&value);
+                self.receive_chat(&value);
             }
             message => {
                 let text = std::str::from_utf8(match &message {
@@ -281,13 +282,13 @@ impl Peer {
         }
     }
 
-    fn hear_chat(&mut self, value: &Value) {
+    fn receive_chat(&mut self, value: &Value) {
         let room = value["Room"].as_str().unwrap();
-        let said = value["Message"].as_str().unwrap();
+        let message = value["Message"].as_str().unwrap();
         let left = self.leaving.as_ref().map(|room| format!("Left channel {room}."));
         if value["Event"] == "gap" {
             self.gaps += 1;
-            assert!(self.loss == Loss::Told, "nobody is slow, but {value}");
+            assert!(self.loss == Loss::Told, "nothing may be lost, but {value}");
             let seen = self.rooms.get_mut(room).expect("a gap in a room that it is in");
             let (from, to) = (value["FromSeq"].as_u64().unwrap(), value["ToSeq"].as_u64().unwrap());
             assert!(from <= to && seen.next_seq.is_none_or(|next| next == from), "{:?}: {value}", seen.next_seq);
@@ -296,48 +297,51 @@ impl Peer {
             let Some(seen) = self.rooms.get_mut(room) else { panic!("peer {} is not in it: {value}", self.id) };
             let epoch = value["Epoch"].as_str().unwrap();
             assert!(seen.next_seq.is_none_or(|next| next == seq), "peer {}: {:?} {value}", self.id, seen.next_seq);
-            assert!(seen.epoch.is_empty() || seen.epoch == epoch, "a room is not made anew under its members");
+            assert!(seen.epoch.is_empty() || seen.epoch == epoch, "a room keeps its epoch while it has members");
             seen.next_seq = Some(seq + 1);
             epoch.clone_into(&mut seen.epoch);
             if value["Meta"] == false {
-                if let Some((sender, number)) = sender_and_number_or_marker(said) {
-                    assert!(said == text(sender, number), "{room}: other text than sent");
+                if let Some((sender, number)) = sender_and_number_or_marker(message) {
+                    assert!(message == text(sender, number), "{room}: other text than sent");
                     assert_eq!(value["From"], format!("p{sender}"));
                 }
-                self.note(room, said);
+                self.note(room, message);
             }
-        } else if left.is_some_and(|left| said == left) {
+        } else if left.is_some_and(|left| message == left) {
             self.rooms.remove(&self.leaving.take().unwrap());
         } else {
             let due = self.due.pop_front().unwrap_or_else(|| panic!("peer {} did not ask: {value}", self.id));
             match due {
-                "list" => assert!(said.split(", ").any(|user| user == format!("p{}", self.id)), "{due}: {value}"),
-                refusal => assert_eq!(said, refusal),
+                "list" => assert!(message.split(", ").any(|user| user == format!("p{}", self.id)), "{due}: {value}"),
+                refusal => assert_eq!(message, refusal),
             }
         }
     }
 
-    /// Someone said this in a room: it has to be the next of what that sender said there, if nothing may be lost.
-    fn note(&mut self, room: &str, said: &str) {
+    /// Notes a message in a room. It has to be the sender's next one there, if nothing may be lost.
+    fn note(&mut self, room: &str, message: &str) {
         let seen = self.rooms.get_mut(room).unwrap();
-        let Some((sender, number)) = sender_and_number_or_marker(said) else {
+        let Some((sender, number)) = sender_and_number_or_marker(message) else {
             seen.marked = true;
             return;
         };
-        assert!(sender != self.id || !matches!(self.role, Role::Raw { echo: false, .. }), "its own message came back");
+        assert!(
+            sender != self.id || !matches!(self.role, Role::Raw { echo: false, .. }),
+            "its own message doesn't come back"
+        );
         let before = seen.last_of.insert(sender, number);
         let gapless = matches!(self.role, Role::Raw { lossy: false, .. });
         let follows = |before| if gapless { before + 1 == number } else { before < number };
         assert!(before.is_none_or(follows), "{room}: {number} of {sender} after {before:?}");
-        seen.heard.push((sender, number));
+        seen.received.push((sender, number));
     }
 }
 
-fn sender_and_number_or_marker(said: &str) -> Option<(u32, u32)> {
-    (said != MARKER).then(|| sender_and_number(said))
+fn sender_and_number_or_marker(message: &str) -> Option<(u32, u32)> {
+    (message != MARKER).then(|| sender_and_number(message))
 }
 
-/// Lets everyone act until `done`.
+/// Lets all peers act until `done`.
 #[track_caller]
 pub fn drive(peers: &mut [Peer], mut done: impl FnMut(&[Peer]) -> bool) {
     let mut deadline = Instant::now() + PATIENCE;
@@ -351,7 +355,8 @@ pub fn drive(peers: &mut [Peer], mut done: impl FnMut(&[Peer]) -> bool) {
             continue;
         }
         for peer in peers.iter().filter(|_| Instant::now() > deadline) {
-            let rooms: Vec<_> = peer.rooms.iter().map(|(name, seen)| (name, seen.next_seq, seen.heard.len())).collect();
+            let rooms: Vec<_> =
+                peer.rooms.iter().map(|(name, seen)| (name, seen.next_seq, seen.received.len())).collect();
             eprintln!(
                 "peer {}: plans {:?}, due {:?}, {}/{} pongs, unflushed {}, gone {:?}, {rooms:?}",
                 peer.id, peer.plans, peer.due, peer.pongs, peer.pings, peer.unflushed, peer.gone

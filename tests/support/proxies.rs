@@ -1,6 +1,6 @@
-//! Real reverse proxies in front of what is tested: nginx, HAProxy, Apache httpd and Caddy, each with a configuration that
-//! the test writes, on a free port, in a folder of its own. [`cases`] has a configuration for everything that goes wrong
-//! on the way to a WebSocket.
+//! Real reverse proxies in front of the tested server: nginx, HAProxy, Apache httpd and Caddy, each with a
+//! configuration written by the test, on a free port, in its own folder. [`cases`] has a configuration for everything
+//! that can go wrong on the way to a WebSocket.
 
 pub mod cases;
 
@@ -23,7 +23,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The name under which hi hands out lines for it.
+    /// The name under which hi suggests lines for it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
@@ -48,15 +48,15 @@ pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// The configuration of a proxy that is not started yet.
+/// The configuration of a proxy before it is started.
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub kind: Kind,
     /// Where it listens, on 127.0.0.1.
     pub port: u16,
-    /// What stands in front of the lines for the site, in nginx within `http`.
+    /// Lines before those for the site, in nginx within `http`.
     pub before: String,
-    /// The lines for the site: what an operator changes. In nginx those of the location, in HAProxy of a `listen`, in
+    /// The lines for the site, which an operator changes: in nginx those of the location, in HAProxy of a `listen`, in
     /// Apache of the virtual host, in Caddy of the site's block.
     pub site: Vec<String>,
 }
@@ -73,23 +73,23 @@ impl Setup {
         ([127, 0, 0, 1], self.port).into()
     }
 
-    /// Starts it; when this returns, it accepts.
+    /// Starts it, and returns when it accepts connections.
     pub fn start(&self) -> Proxy {
         Proxy::start(self.kind, self.port, |path| self.config(path))
     }
 
-    /// The same after an operator has followed the lines that hi handed out: `lines` take the place of those of the same
-    /// name, those in `without` go.
-    pub fn mended(&self, mend: &Value) -> Self {
+    /// The same after an operator has applied hi's suggestion: `lines` replace those of the same name, and those in
+    /// `without` are removed.
+    pub fn fixed(&self, fix: &Value) -> Self {
         let texts = |key: &str| -> Vec<String> {
-            let list = mend[key].as_array().unwrap_or_else(|| panic!("no {key} in {mend}"));
+            let list = fix[key].as_array().unwrap_or_else(|| panic!("no {key} in {fix}"));
             list.iter().map(|line| line.as_str().expect("a line").to_owned()).collect()
         };
         let (lines, without) = (texts("lines"), texts("without"));
         let mut site = self.site.clone();
         site.retain(|line| !without.contains(&line.trim().to_owned()));
         for line in lines {
-            // The first line of a block that is there already.
+            // The first line of an existing block.
             if site.iter().any(|there| there.trim() == format!("{line} {{")) {
                 continue;
             }
@@ -132,7 +132,7 @@ const APACHE_MODULES: &str = "\
     LoadModule proxy_module /usr/lib/apache2/modules/mod_proxy.so\n\
     LoadModule proxy_http_module /usr/lib/apache2/modules/mod_proxy_http.so\n";
 
-/// The word, or the two words, by which a line replaces another.
+/// The one or two words that identify the line to replace.
 fn directive(line: &str) -> Vec<&str> {
     let words: Vec<_> = line.split_whitespace().collect();
     let of_two = matches!(words.first(), Some(&("proxy_set_header" | "option" | "timeout" | "ProxyPass")));
@@ -141,7 +141,7 @@ fn directive(line: &str) -> Vec<&str> {
 
 /// A configuration of nginx with `block` within its `http`.
 fn nginx_config(path: &str, block: &str) -> String {
-    // One worker, started by the master, keeps everything in the test's own folder.
+    // One worker, started by the master, with all files in the test's own folder.
     format!(
         "daemon off; worker_processes 1; pid {path}/pid; error_log {path}/error.log;\n\
          events {{ worker_connections 256; }}\n\
@@ -152,7 +152,7 @@ fn nginx_config(path: &str, block: &str) -> String {
     )
 }
 
-/// A running proxy with files of its own; it ends with the test.
+/// A running proxy with its own files; it ends with the test.
 pub struct Proxy {
     child: Child,
     folder: PathBuf,
@@ -178,7 +178,7 @@ impl Proxy {
             Kind::Apache => &["-d", &path, "-f", &file, "-DFOREGROUND"],
             Kind::Caddy => &["run", "--adapter", "caddyfile", "--config", &file],
         };
-        // Also a test that is killed takes it along.
+        // It also ends if the test is killed.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "--", program])
             .args(args)
@@ -211,7 +211,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Masters end their workers with them on SIGTERM; a SIGKILL would leave the workers behind.
+        // Masters stop their workers on SIGTERM; a SIGKILL would leave the workers running.
         let pid = rustix::process::Pid::from_child(&self.child);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.child.wait();

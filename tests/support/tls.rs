@@ -1,4 +1,4 @@
-//! Certificates of an authority of the test's own, and a relay that terminates TLS in front of a server.
+//! Certificates of the test's authority, and a relay that terminates TLS in front of a server.
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
@@ -25,7 +25,7 @@ impl Authority {
         let unique = format!("{}-{:x}", std::process::id(), fastrand::u64(..));
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Two authorities of the same name would take their certificates for forged ones.
+        // Certificates of two authorities with the same name would look forged.
         params.distinguished_name.push(DnType::CommonName, format!("The test's authority {unique}"));
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let folder = std::env::temp_dir().join(format!("hi-ca-{unique}"));
@@ -53,7 +53,7 @@ impl Drop for Authority {
     }
 }
 
-/// A certificate that nobody but itself has signed.
+/// A self-signed certificate.
 pub fn self_signed(names: &[&str]) -> ServerConfig {
     let key = KeyPair::generate().unwrap();
     let certificate = params(names, 100).self_signed(&key).unwrap();
@@ -92,7 +92,7 @@ pub fn terminate(ip: &str, config: ServerConfig, upstream: SocketAddr) -> u16 {
             while let Ok((stream, _)) = listener.accept().await {
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
-                    // A client that does not want this TLS is no failure of the relay.
+                    // A client that refuses this TLS session is not a failure of the relay.
                     let Ok(mut inside) = acceptor.accept(stream).await else { return };
                     let Ok(mut outside) = TcpStream::connect(upstream).await else { return };
                     let _ = tokio::io::copy_bidirectional(&mut inside, &mut outside).await;

@@ -1,5 +1,5 @@
-//! A connection whose every byte the test writes and reads itself: HTTP and WebSocket frames made by hand, also those
-//! that no client library would send.
+//! A connection on which the test writes and reads every byte itself: hand-made HTTP and WebSocket frames, including
+//! those that no client library would send.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -13,9 +13,9 @@ pub const BINARY: u8 = 0x2;
 pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xa;
-/// The bit of a frame's first byte that says: the last fragment.
+/// The bit of a frame's first byte that marks the last fragment.
 pub const FIN: u8 = 0x80;
-/// The bit of a frame's second byte that says: a mask follows.
+/// The bit of a frame's second byte that announces a mask.
 pub const MASKED: u8 = 0x80;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 /// The key of RFC 6455 1.3.
@@ -38,7 +38,7 @@ pub fn handshake_but(path: &str, without: &[&str], with: &[&str]) -> String {
     format!("{}\r\n\r\n", lines.join("\r\n"))
 }
 
-/// A masked frame, its length as short as possible; `first` is its first byte: FIN, RSV and opcode.
+/// A masked frame with the shortest length encoding; `first` is its first byte: FIN, RSV and opcode.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = header(first, payload.len());
     bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
@@ -91,7 +91,7 @@ impl Answer {
         self.head.lines().skip(1).filter_map(|line| line.split_once(": "))
     }
 
-    /// The value of a header that may be there once.
+    /// The value of a header that may occur once.
     #[track_caller]
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers().filter(|(header, _)| header.eq_ignore_ascii_case(name));
@@ -104,7 +104,7 @@ impl Answer {
 /// See the module.
 pub struct Wire {
     pub stream: TcpStream,
-    /// Read from the stream and not taken yet.
+    /// Received, but not parsed yet.
     unread: Vec<u8>,
 }
 
@@ -122,7 +122,7 @@ impl Server {
         wire
     }
 
-    /// One request on a connection of its own, and the answer; then hi closes, or is left.
+    /// One request on a separate connection, and the answer; then either side closes.
     pub fn ask(&self, request: impl AsRef<[u8]>) -> Answer {
         let mut wire = self.wire();
         wire.send(request);
@@ -140,17 +140,17 @@ impl Wire {
         self.stream.write_all(bytes.as_ref()).expect("hi takes the bytes");
     }
 
-    /// Writes as much as hi takes before it cuts the connection.
+    /// Writes as much as hi accepts before it cuts the connection.
     pub fn send_what_is_taken(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// Ends our direction only.
+    /// Ends only our direction.
     pub fn half_close(&self) {
         self.stream.shutdown(Shutdown::Write).expect("the connection is there");
     }
 
-    /// Reads more; false at the end of the stream. A reset is no end.
+    /// Reads more. False at the end of the stream; a reset is an error.
     #[track_caller]
     fn read_more(&mut self) -> bool {
         let mut buffer = [0; 64 * 1024];
@@ -192,7 +192,7 @@ impl Wire {
             }
         };
         let head = String::from_utf8(self.unread.drain(..end).collect()).expect("UTF-8");
-        // The internal port answers in the version in which it was asked.
+        // The internal port answers in the version of the request.
         let behind_version = head.strip_prefix("HTTP/1.1 ").or(head.strip_prefix("HTTP/1.0 "));
         let status = behind_version.and_then(|rest| rest.get(..3)).and_then(|code| code.parse().ok());
         let mut answer = Answer { status: status.expect("a status line"), head, body: String::new() };
@@ -211,7 +211,7 @@ impl Wire {
         answer
     }
 
-    /// The next frame, but for the pings that hi sends when it likes: they are answered.
+    /// The next frame other than hi's pings, which are answered.
     #[track_caller]
     pub fn frame(&mut self) -> Frame {
         loop {
@@ -222,7 +222,8 @@ impl Wire {
         }
     }
 
-    /// The next frame, pings included, which stay unanswered. The server's frames have no mask and the shortest length.
+    /// The next frame, including pings, which are not answered. The server's frames have no mask and the shortest
+    /// length encoding.
     #[track_caller]
     pub fn frame_or_ping(&mut self) -> Frame {
         self.need(2);
@@ -248,7 +249,7 @@ impl Wire {
         Frame { first, payload }
     }
 
-    /// The next frame has to be this, with FIN.
+    /// Expects this frame next, with FIN.
     #[track_caller]
     pub fn expect_frame(&mut self, opcode: u8, payload: impl AsRef<[u8]>) {
         let (frame, payload) = (self.frame(), payload.as_ref());
@@ -264,7 +265,7 @@ impl Wire {
         );
     }
 
-    /// The next frame has to be a Close with this code; its reason.
+    /// Expects a Close with this code next. Returns its reason.
     #[track_caller]
     pub fn expect_close(&mut self, code: u16) -> String {
         let frame = self.frame();
@@ -275,21 +276,21 @@ impl Wire {
         reason
     }
 
-    /// All that comes until the stream ends.
+    /// Everything until the stream ends.
     #[track_caller]
     pub fn rest(&mut self) -> String {
         while self.read_more() {}
         String::from_utf8(std::mem::take(&mut self.unread)).expect("UTF-8")
     }
 
-    /// Nothing more comes, and the stream ends in order: not with a reset.
+    /// Nothing more arrives, and the stream ends cleanly, not with a reset.
     #[track_caller]
     pub fn expect_end(&mut self) {
         let ended = self.unread.is_empty() && !self.read_more();
         assert!(ended, "the end of the stream expected, not {:?}", self.unread.escape_ascii().to_string());
     }
 
-    /// Whether for this time nothing comes, and no end either.
+    /// Whether nothing arrives for this time, not even the end.
     pub fn is_silent_for(&self, time: Duration) -> bool {
         let before = self.stream.read_timeout().unwrap();
         self.stream.set_read_timeout(Some(time)).unwrap();
@@ -298,7 +299,7 @@ impl Wire {
         peeked.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
     }
 
-    /// Whether bytes have come that were not read, or the end.
+    /// Whether unread bytes, or the end, have arrived.
     pub fn has_something(&self) -> bool {
         self.stream.set_nonblocking(true).unwrap();
         let peeked = self.stream.peek(&mut [0]);
@@ -306,7 +307,7 @@ impl Wire {
         peeked.is_ok()
     }
 
-    /// Sends a text message and sees it come back: the room is served.
+    /// Sends a text message and expects its echo: the room is served.
     #[track_caller]
     pub fn expect_echo(&mut self, message: &str) {
         self.send(frame(FIN | TEXT, message.as_bytes()));

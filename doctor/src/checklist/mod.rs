@@ -2,10 +2,10 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`mod@gather`] | runs the checks |
-//! | [`facts`] | what they found (plain data, saved with the list) |
-//! | [`mod@items`] | the items of the list (pure) |
-//! | [`document`] | Markdown, JSON, and what changed between two lists (pure) |
+//! | `gather` | runs the checks |
+//! | `facts` | what they found (plain data, saved with the list) |
+//! | `items` | the items of the list (pure) |
+//! | `document` | Markdown, JSON, and what changed between two lists (pure) |
 
 mod document;
 mod facts;

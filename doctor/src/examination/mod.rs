@@ -5,20 +5,20 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`url`] | the address, parsed (pure) |
-//! | [`dns`] | what each resolver and `/etc/hosts` say |
-//! | [`net`] | TCP and TLS, with a limit on every wait |
-//! | [`http`] | one HTTP/1.1 request and its answer, byte for byte |
-//! | [`websocket`] | frames after the handshake: messages, pings, silence |
-//! | [`probe`] | one IP address, step by step |
-//! | [`facts`] | what was found (plain data) |
-//! | [`secrets`] | secrets in the address, which no report repeats (pure) |
-//! | [`diff`] | what the hops on the way did to a request (pure) |
-//! | [`verdict`] | the kinds of verdict (pure) |
-//! | [`diagnosis`] | from the facts to one verdict (pure) |
+//! | `url` | the address, parsed (pure) |
+//! | `dns` | what each resolver and `/etc/hosts` say |
+//! | `net` | TCP and TLS, with a limit on every wait |
+//! | `http` | one HTTP/1.1 request and its answer, byte for byte |
+//! | `websocket` | frames after the handshake: messages, pings, silence |
+//! | `probe` | one IP address, step by step |
+//! | `facts` | what was found (plain data) |
+//! | `secrets` | secrets in the address, which no report repeats (pure) |
+//! | `diff` | what the hops on the way did to a request (pure) |
+//! | `verdict` | the kinds of verdict (pure) |
+//! | `diagnosis` | from the facts to one verdict (pure) |
 //! | `faults` | what is wrong with one address alone (pure) |
 //! | `certificate` | a certificate in words (pure) |
-//! | [`report`] | the table for a reader (pure) |
+//! | `report` | the table for a reader (pure) |
 
 mod certificate;
 mod diagnosis;
@@ -160,7 +160,7 @@ pub(crate) async fn examine(options: &Options) -> Result<Examination, String> {
     Ok(Examination { facts, diagnosis, ms: milliseconds(began.elapsed()) })
 }
 
-/// A runtime for [`examine`] on this thread.
+/// A runtime for an examination, on this thread.
 ///
 /// # Errors
 /// The system has no descriptors left.

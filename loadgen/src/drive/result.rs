@@ -67,7 +67,7 @@ impl Driver {
             },
             bytes_received: all.bytes,
             server: server.map(|(after, before)| {
-                // The time of threads that have ended is no longer counted.
+                // Saturating, because the time of threads that ended meanwhile is missing.
                 let spent = after.saturating_sub(before).as_secs_f64();
                 ServerCost {
                     cpu_us_per_delivery: if all.deliveries == 0 { 0.0 } else { spent * 1e6 / all.deliveries as f64 },

@@ -45,7 +45,7 @@ const NAME_CHARACTERS_MAX: usize = 80;
 /// Lines with at most this many points show each as a dot.
 const DOTS_MAX: usize = 60;
 
-/// A part of the chart with axes of its own.
+/// A part of the chart with its own axes.
 struct Panel {
     title: &'static str,
     height: u32,
@@ -76,7 +76,7 @@ pub fn svg(runs: &[&Run]) -> String {
     let legend = LEGEND_ROW * (runs.len() as u32 + 1) + MARGIN;
     let height = legend + panels.iter().map(|panel| panel.height).sum::<u32>();
     let mut image = String::new();
-    draw(&mut image, height, legend, runs, &panels).expect("a string takes all that is written");
+    draw(&mut image, height, legend, runs, &panels).expect("writing to a string can't fail");
     // The backend uses the drawing's size for the image, and gives it no title for screen readers.
     let names: Vec<String> = runs.iter().map(|run| units::escape(&run.name)).collect();
     let head = image.find('>').map_or(0, |end| end + 1);

@@ -85,7 +85,7 @@ fn card(run: &Run, index: usize, named: bool) -> String {
     text + &format!("<p class=\"faint\">{processor}, {cores}, {kernel}; {when}</p>\n</article>\n")
 }
 
-/// Latencies, corrected and not, beside each other.
+/// A table of corrected and uncorrected latencies.
 fn latencies(runs: &[Run]) -> String {
     let runs: Vec<&Run> = runs.iter().filter(|run| run.latency.count > 0).collect();
     if runs.is_empty() {

@@ -65,7 +65,7 @@ pub fn render(run: &Run, screen: Screen) -> String {
     page.text
 }
 
-/// Runs beside each other, as a table that Markdown understands.
+/// A comparison of runs, as a Markdown table.
 pub fn render_comparison(runs: &[Run]) -> String {
     let mut rows = vec![
         (String::new(), runs.iter().map(|run| run.name.clone()).collect()),

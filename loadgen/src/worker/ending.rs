@@ -16,7 +16,7 @@ const LINGER_US: u64 = 250_000;
 /// Progress of ending a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The schedule goes on.
+    /// The schedule continues.
     NotYet,
     /// Overdue messages are still sent, until this time.
     Ceasing(u64),

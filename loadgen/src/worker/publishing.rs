@@ -13,11 +13,11 @@ use crate::worker::{Shared, Worker, publisher_name, room_name};
 
 /// Messages sent before the thread reads again: a thread behind its schedule must still read and answer.
 const SEND_BATCH_MAX: usize = 1024;
-/// Waiting bytes at which a publisher is given up, because the server doesn't read its messages;
+/// Waiting bytes at which a publisher is given up, because the server doesn't read its messages.
 const UNSENT_BYTES_MAX: usize = 64 << 20;
-/// fewer with many publishers, so that all together stay below this,
+/// Waiting bytes of all publishers together, which lowers the limit of each.
 const UNSENT_BYTES_MAX_OF_ALL: usize = 512 << 20;
-/// but never fewer than this, so that a message has room.
+/// Waiting bytes that a publisher may always have, so that a message has room.
 const UNSENT_BYTES_MIN: usize = 2 << 20;
 /// Time between two checks of a publisher without a connection.
 const AWAY_LOOK_US: u64 = 10_000;

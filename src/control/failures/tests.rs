@@ -65,12 +65,12 @@ fn hops_beyond_the_bound_share_an_entry() {
 fn a_flood_from_everywhere_is_a_few_lines() {
     let (failures, start) = (Failures::new(MINUTE), Instant::now());
     let said = (0..1000).filter(|hop| failures.note(&failure(HeadError::Tls, *hop), start).is_some()).count();
-    assert_eq!(said, LINES_PER_INTERVAL as usize);
+    assert_eq!(said, FAILURE_LINES_PER_INTERVAL as usize);
     // What was left out is still said, a few lines at a time.
     let mut left_out = 0;
     for interval in 2..=4 {
         let overdue = failures.overdue(start + interval * MINUTE);
-        assert!(overdue.len() <= LINES_PER_INTERVAL as usize);
+        assert!(overdue.len() <= FAILURE_LINES_PER_INTERVAL as usize);
         left_out += overdue.iter().map(|count| count.count).sum::<u64>();
     }
     assert_eq!(said as u64 + left_out, 1000);

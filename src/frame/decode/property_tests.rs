@@ -230,9 +230,9 @@ proptest! {
         text in "\\PC{0,200}",
         pieces in 1..40_usize,
     ) {
-        let opcode = if binary { OpCode::Binary } else { OpCode::Text };
+        let opcode = if binary { fastwebsockets::OpCode::Binary } else { fastwebsockets::OpCode::Text };
         let kind = if binary { Kind::Binary } else { Kind::Text };
-        let mut frame = ClientFrame::new(true, opcode, Some(mask), Payload::Owned(text.clone().into_bytes()));
+        let mut frame = ClientFrame::new(true, (opcode as u8).try_into().unwrap(), Some(mask), Payload::Owned(text.clone().into_bytes()));
         frame.mask();
         let mut buffer = Vec::new();
         let stream = frame.write(&mut buffer);

@@ -3,15 +3,17 @@
 use std::borrow::Cow;
 use std::io::Write;
 
+use fastwebsockets::{Frame, Payload};
 use proptest::prelude::*;
 
 use super::super::decode::{Decoder, Event, Kind};
 use super::*;
 
-/// What fastwebsockets itself would send.
+/// What fastwebsockets would send.
 fn oracle(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+    let opcode = fastwebsockets::OpCode::try_from(opcode as u8).expect("it knows all of them");
     let mut buffer = Vec::new();
-    Frame::new(true, opcode, None, Payload::Borrowed(payload)).write(&mut buffer).to_vec()
+    Frame::new(true, (opcode as u8).try_into().unwrap(), None, Payload::Borrowed(payload)).write(&mut buffer).to_vec()
 }
 
 /// The frame as a client would have sent it: masked.
@@ -30,7 +32,6 @@ fn written(opcode: OpCode, capacity: usize, pieces: &[&[u8]]) -> Bytes {
     for piece in pieces {
         writer.write_all(piece).expect("memory");
     }
-    assert_eq!(writer.payload_len(), pieces.iter().map(|piece| piece.len()).sum::<usize>());
     writer.finish(opcode)
 }
 

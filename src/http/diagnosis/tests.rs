@@ -9,7 +9,7 @@ use super::*;
 use proptest::prelude::*;
 
 const ENDS: &str = "192.0.2.7:4000";
-const SOUND: [&str; 4] = [
+const VALID: [&str; 4] = [
     "Upgrade: websocket",
     "Connection: Upgrade",
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
@@ -59,7 +59,7 @@ fn judge(request_line: &str, headers: &[&str]) -> Verdict {
 
 /// A handshake but for what is left out and what is put in.
 fn changed(without: &[&str], with: &[&str]) -> Verdict {
-    let kept = SOUND.iter().filter(|line| !without.iter().any(|name| line.starts_with(&format!("{name}:"))));
+    let kept = VALID.iter().filter(|line| !without.iter().any(|name| line.starts_with(&format!("{name}:"))));
     judge("GET /ws?username=ann HTTP/1.1", &kept.copied().chain(with.iter().copied()).collect::<Vec<_>>())
 }
 
@@ -68,21 +68,21 @@ fn every_failure_has_its_name_and_status() {
     let ws = "GET /ws?username=ann HTTP/1.1";
     let long = format!("X: {}", "x".repeat(20_000));
     for (line, headers, reason, status) in [
-        (ws, &SOUND[1..], "upgrade_stripped", 426),
-        (ws, &[SOUND[0], SOUND[2], SOUND[3]], "connection_stripped", 426),
-        ("GET /ws?username=ann HTTP/1.0", &SOUND[2..], "http10_hop", 426),
-        (ws, &[SOUND[0], SOUND[1], SOUND[2]], "version_unsupported", 426),
-        (ws, &[SOUND[0], SOUND[1], SOUND[3]], "key_missing", 400),
-        (ws, &[SOUND[0], SOUND[1], SOUND[3], "Sec-WebSocket-Key: x"], "key_invalid", 400),
+        (ws, &VALID[1..], "upgrade_stripped", 426),
+        (ws, &[VALID[0], VALID[2], VALID[3]], "connection_stripped", 426),
+        ("GET /ws?username=ann HTTP/1.0", &VALID[2..], "http10_hop", 426),
+        (ws, &[VALID[0], VALID[1], VALID[2]], "version_unsupported", 426),
+        (ws, &[VALID[0], VALID[1], VALID[3]], "key_missing", 400),
+        (ws, &[VALID[0], VALID[1], VALID[3], "Sec-WebSocket-Key: x"], "key_invalid", 400),
         (ws, &[], "not_a_websocket_request", 426),
-        ("POST /ws?username=ann HTTP/1.1", &SOUND, "method_not_get", 400),
-        (ws, &[SOUND[0], SOUND[1], SOUND[2], SOUND[3], "Content-Length: 3"], "body_declared", 400),
-        (ws, &[SOUND[0], SOUND[1], SOUND[2], SOUND[3], "Origin: https://evil.example"], "origin_refused", 403),
-        ("GET /ws?username=%23x HTTP/1.1", &SOUND, "name_invalid", 400),
-        ("GET /ws?username=x&room=%20 HTTP/1.1", &SOUND, "name_invalid", 400),
-        ("GET /raw/x?echo=2 HTTP/1.1", &SOUND, "query_invalid", 400),
-        ("GET /%zz HTTP/1.1", &SOUND, "path_invalid", 400),
-        ("GET /raw/x HTTP/1.1", &SOUND, "raw_rooms_off", 403),
+        ("POST /ws?username=ann HTTP/1.1", &VALID, "method_not_get", 400),
+        (ws, &[VALID[0], VALID[1], VALID[2], VALID[3], "Content-Length: 3"], "body_declared", 400),
+        (ws, &[VALID[0], VALID[1], VALID[2], VALID[3], "Origin: https://evil.example"], "origin_refused", 403),
+        ("GET /ws?username=%23x HTTP/1.1", &VALID, "name_invalid", 400),
+        ("GET /ws?username=x&room=%20 HTTP/1.1", &VALID, "name_invalid", 400),
+        ("GET /raw/x?echo=2 HTTP/1.1", &VALID, "query_invalid", 400),
+        ("GET /%zz HTTP/1.1", &VALID, "path_invalid", 400),
+        ("GET /raw/x HTTP/1.1", &VALID, "raw_rooms_off", 403),
         (ws, &[&*long], "head_too_large", 431),
         (ws, &["no colon"], "malformed", 400),
         ("GET / HTTP/3.0", &[], "http_version_unsupported", 505),
@@ -110,7 +110,7 @@ fn a_stripped_handshake_names_its_hop_to_both_sides() {
          server, the reverse proxy at 192.0.2.7 (\"www\" in Via, Apache httpd), removed what is missing."
     );
     let lines = "ProxyPass \"/\" \"http://198.51.100.9:8080/\" upgrade=websocket";
-    assert_eq!((verdict.mends.len(), &*verdict.mends[0].lines[0]), (1, lines));
+    assert_eq!((verdict.fixes.len(), &*verdict.fixes[0].lines[0]), (1, lines));
     let text = verdict.client_text();
     for part in [&*verdict.sentence, "hop-by-hop", "  Upgrade: websocket (absent)\n", &format!("\n    {lines}\n")] {
         assert!(text.contains(part), "no {part:?} in {text}");
@@ -127,7 +127,7 @@ fn a_stripped_handshake_names_its_hop_to_both_sides() {
 
 #[test]
 fn without_a_name_the_usual_four_are_told_and_the_likely_one_first() {
-    let names = |verdict: &Verdict| verdict.mends.iter().map(|mend| mend.proxy).collect::<Vec<_>>();
+    let names = |verdict: &Verdict| verdict.fixes.iter().map(|fix| fix.proxy).collect::<Vec<_>>();
     let nothing = changed(&["Upgrade", "Connection"], &[]);
     assert_eq!(names(&nothing), ["nginx", "HAProxy", "Apache httpd", "Caddy"]);
     assert!(nothing.sentence.contains("something between the client and this server, most likely a reverse proxy"));
@@ -147,7 +147,7 @@ fn what_is_said_of_several_hops_names_the_last_and_the_others() {
     {
         assert!(verdict.sentence.contains(part), "no {part:?} in {}", verdict.sentence);
     }
-    let http10 = judge("GET /ws?username=a HTTP/1.0", &[SOUND[2], "Connection: close"]);
+    let http10 = judge("GET /ws?username=a HTTP/1.0", &[VALID[2], "Connection: close"]);
     assert!(http10.sentence.contains("passes requests on as HTTP/1.0"));
 }
 
@@ -160,7 +160,7 @@ fn what_may_come_in_is_told_to_the_operator_alone() {
     );
     let json = String::from_utf8(verdict.client_json()).unwrap();
     assert!(!verdict.client_text().contains("chat.example.com") && !json.contains("chat.example.com"));
-    let verdict = judge("GET /ws HTTP/1.1", &SOUND);
+    let verdict = judge("GET /ws HTTP/1.1", &VALID);
     assert_eq!(verdict.client_text(), target::USERNAME_TEXT);
     assert!(verdict.operator_text().contains("has no `username`"));
 }
@@ -216,7 +216,7 @@ fn the_json_has_everything_that_the_text_has() {
     let hop = json!({"address": "192.0.2.7", "name": "www", "proxy": "Apache httpd", "certain": true, "earlier": ["1.1 front"]});
     assert_eq!(body["hop"], hop);
     assert_eq!(body["evidence"], json!(["Via: \"1.1 front, 1.1 www (Apache/2.4.57)\""]));
-    assert_eq!(body["mend"][0]["lines"], json!(verdict.mends[0].lines));
+    assert_eq!(body["mend"][0]["lines"], json!(verdict.fixes[0].lines));
     assert_eq!(body["mend"][0]["without"][0], "RequestHeader unset Upgrade");
 }
 

@@ -227,10 +227,10 @@ fn twin_checks(minor: u8, headers: &[(String, Vec<u8>)]) -> Result<(), u16> {
     let coding = codings.join(",");
     let last = coding.split(',').map(|c| c.trim_matches([' ', '\t'])).rfind(|c| !c.is_empty());
     let number = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
-    let sound = (hosts.len() == 1 || (hosts.is_empty() && minor == 0))
+    let valid = (hosts.len() == 1 || (hosts.is_empty() && minor == 0))
         && (lengths.is_empty() || (lengths.len() == 1 && number(&lengths[0])))
         && (codings.is_empty() || (lengths.is_empty() && minor == 1 && last == Some("chunked")));
-    if sound { Ok(()) } else { Err(400) }
+    if valid { Ok(()) } else { Err(400) }
 }
 
 fn as_twin(result: Result<Option<(Head<'_>, usize)>, HeadError>) -> Twin {

@@ -4,9 +4,9 @@ use super::super::head::parse;
 use super::*;
 use proptest::prelude::*;
 
-/// RFC 6455 1.3: the answer to the key in `SOUND`.
+/// RFC 6455 1.3: the answer to the key in `VALID`.
 const ACCEPT: &[u8; 28] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-const SOUND: [&str; 4] = [
+const VALID: [&str; 4] = [
     "Upgrade: websocket",
     "Connection: Upgrade",
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
@@ -26,7 +26,7 @@ fn judge_get(headers: &[&str]) -> Result<Handshake, Refusal> {
 
 /// A valid handshake but for what is left out and what is put in.
 fn changed(without: &[&str], with: &[&str]) -> Result<Handshake, Refusal> {
-    let kept = SOUND.iter().filter(|line| !without.iter().any(|name| line.starts_with(&format!("{name}:"))));
+    let kept = VALID.iter().filter(|line| !without.iter().any(|name| line.starts_with(&format!("{name}:"))));
     judge_get(&kept.copied().chain(with.iter().copied()).collect::<Vec<_>>())
 }
 
@@ -93,11 +93,11 @@ fn what_a_proxy_ate_is_named() {
 
 #[test]
 fn http10_is_a_hop_when_a_websocket_client_speaks_through_it() {
-    let through = refusal(judge("GET /ws HTTP/1.0", &[SOUND[2], SOUND[3], "Connection: close"]));
+    let through = refusal(judge("GET /ws HTTP/1.0", &[VALID[2], VALID[3], "Connection: close"]));
     assert_eq!((through.reason, through.reason.status()), (Reason::Http10Hop, 426));
     assert_eq!(through.missing[0], "HTTP/1.1 (arrived: HTTP/1.0)");
     assert_eq!(through.missing.len(), 3);
-    let whole = refusal(judge("GET /ws HTTP/1.0", &SOUND));
+    let whole = refusal(judge("GET /ws HTTP/1.0", &VALID));
     assert_eq!((whole.reason, whole.missing.len()), (Reason::Http10Hop, 1));
     assert_eq!(refusal(judge("GET /ws HTTP/1.0", &[])).reason, Reason::NotAWebsocketRequest);
 }
@@ -129,7 +129,7 @@ fn what_the_client_did_wrong_is_named() {
         let judged = (refusal.reason.as_str(), refusal.reason.status(), refusal.missing.len());
         assert_eq!(judged, (reason, status, 1), "{with:?}");
     }
-    assert_eq!(refusal(judge("POST /ws HTTP/1.1", &SOUND)).reason, Reason::MethodNotGet);
+    assert_eq!(refusal(judge("POST /ws HTTP/1.1", &VALID)).reason, Reason::MethodNotGet);
 }
 
 #[test]
@@ -142,14 +142,14 @@ proptest! {
     fn a_verdict_for_any_mixture(taken in prop::collection::vec(0..12usize, 0..8), http10: bool, post: bool) {
         let others = ["Connection: close", "Upgrade: h2c", "Sec-WebSocket-Version: 8", "Sec-WebSocket-Key: x",
             "Sec-WebSocket-Protocol: hi.v1", "Content-Length: 0", "Via: 1.0 old", "X: \u{e9}"];
-        let mut lines: Vec<&str> = taken.iter().map(|at| *SOUND.iter().chain(&others).nth(*at).unwrap_or(&"")).collect();
+        let mut lines: Vec<&str> = taken.iter().map(|at| *VALID.iter().chain(&others).nth(*at).unwrap_or(&"")).collect();
         // A head with two lengths is refused before it comes here.
         lines.sort_unstable();
         lines.dedup();
         let method = if post { "POST" } else { "GET" };
         match judge(&format!("{method} /ws HTTP/1.{}", u8::from(!http10)), &lines) {
             Ok(handshake) => {
-                prop_assert!(SOUND.iter().all(|line| lines.contains(line)) && !http10 && !post);
+                prop_assert!(VALID.iter().all(|line| lines.contains(line)) && !http10 && !post);
                 prop_assert_eq!(&handshake.accept, ACCEPT);
             }
             Err(refusal) => {

@@ -108,7 +108,6 @@ fn check_class(text: &str) -> Result<(), Fault> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Derived {
     Valid,
-    /// CONTEXTJ or CONTEXTO.
     Contextual,
     Disallowed,
     Unassigned,

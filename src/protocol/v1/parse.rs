@@ -1,4 +1,4 @@
-//! A client's message, read key by key: the first thing wrong with it is told, and its `Ref` is known all the same.
+//! Reading a client's message key by key: the first fault is reported, and `Ref` is known all the same.
 
 use std::borrow::Cow;
 
@@ -26,7 +26,7 @@ struct Fields<'de> {
     reference: Spelled<Ref<'de>>,
     prefix: Spelled<Cow<'de, str>>,
     since: Spelled<Since>,
-    /// What v0 has as well; and the first fault of all.
+    /// The keys that v0 has as well, and the first fault of all.
     v0: v0::Fields<'de>,
 }
 

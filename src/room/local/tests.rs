@@ -11,7 +11,7 @@ use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
 use crate::room::{Joining, Wakes};
 
-/// Rooms that one shard has members in.
+/// The rooms in which one shard has members.
 struct Shard {
     registry: Registry,
     rooms: LocalRooms,
@@ -37,7 +37,7 @@ impl Shard {
         (room, slot)
     }
 
-    /// Something is said in a room.
+    /// Publishes a message in a room.
     fn publish(&mut self, room: &Arc<Room>) {
         room.publish_raw(&Bytes::from_static(b"\x82\x01x"), &mut Wakes::default());
         let mut relays = Vec::new();
@@ -45,7 +45,8 @@ impl Shard {
         relays.iter().for_each(|relay| self.rooms.append(relay));
     }
 
-    /// The slots that a tick looks at, if all members of those in `behind` have got nothing yet, and all others everything.
+    /// Trims the logs; the members of rooms in `behind` have received nothing yet, and all others everything. Returns the slots
+    /// that the tick looked at.
     fn trim(&mut self, behind: &[u32]) -> Vec<u32> {
         let seen = RefCell::new(Vec::new());
         self.rooms.trim(|slot, _| {
@@ -62,7 +63,7 @@ impl Shard {
 }
 
 #[test]
-fn a_tick_looks_at_the_logs_that_hold_something_and_at_no_others() {
+fn a_tick_looks_only_at_logs_that_hold_something() {
     let mut shard = Shard::new();
     let [(tea, tea_slot), (milk, milk_slot), (_, quiet)] = ["tea", "milk", "quiet"].map(|name| shard.room(name, 2));
     assert!(shard.trim(&[]).is_empty());
@@ -72,14 +73,14 @@ fn a_tick_looks_at_the_logs_that_hold_something_and_at_no_others() {
     assert_eq!(shard.trim(&[milk_slot]), [tea_slot, milk_slot]);
     let held = [tea_slot, milk_slot, quiet].map(|slot| shard.rooms.log(slot).bytes() > 0);
     assert_eq!(held, [false, true, false]);
-    assert_eq!(shard.trim(&[milk_slot]), [milk_slot], "somebody there has something to get");
+    assert_eq!(shard.trim(&[milk_slot]), [milk_slot], "a member there has not received everything");
     shard.publish(&tea);
     assert_eq!(shard.trim(&[]), [milk_slot, tea_slot]);
     assert!(shard.trim(&[]).is_empty());
 }
 
 #[test]
-fn a_room_that_takes_the_slot_of_one_that_has_gone_is_looked_at_for_its_own_sake() {
+fn a_room_in_a_reused_slot_is_looked_at_only_if_its_own_log_holds_something() {
     let mut shard = Shard::new();
     let (tea, slot) = shard.room("tea", 1);
     shard.publish(&tea);
@@ -93,11 +94,11 @@ fn a_room_that_takes_the_slot_of_one_that_has_gone_is_looked_at_for_its_own_sake
         shard.room("milk", 1);
     }
     shard.publish(&milk);
-    assert_eq!(shard.trim(&[]), [slot], "once, however often it has come and gone");
+    assert_eq!(shard.trim(&[]), [slot], "once, no matter how often it has come and gone");
 }
 
 #[test]
-fn a_tick_does_not_look_at_everyone_and_the_next_ones_go_on() {
+fn a_tick_looks_at_a_bounded_number_of_members_and_the_next_ones_continue() {
     let mut shard = Shard::new();
     let members = MEMBERS_PER_TRIM as u32 / 2;
     let rooms: Vec<_> = (0..5).map(|number| shard.room(&number.to_string(), members)).collect();
@@ -109,19 +110,19 @@ fn a_tick_does_not_look_at_everyone_and_the_next_ones_go_on() {
 }
 
 #[test]
-fn a_quiet_room_does_not_wait_for_hundreds_that_always_owe() {
+fn a_quiet_room_does_not_wait_for_hundreds_of_busy_ones() {
     const BUSY: usize = 300;
     let mut shard = Shard::new();
     let busy: Vec<_> = (0..BUSY).map(|number| shard.room(&number.to_string(), 1)).collect();
     let (quiet, quiet_slot) = shard.room("quiet", 1);
-    // Each turn visits some rooms; all of them have published again by then.
+    // Each turn visits some rooms; by the next turn, all of them have published again.
     let turn = |shard: &mut Shard, visits: usize| {
         busy.iter().for_each(|(room, _)| shard.publish(room));
         let visited = (0..visits).map(|visit| {
             shard.rooms.begin_visits(visit < visits / 2);
-            let slot = shard.rooms.at_turn;
+            let slot = shard.rooms.current;
             while shard.rooms.visit().is_some() {}
-            shard.rooms.end_of_visits();
+            shard.rooms.end_visits();
             slot
         });
         visited.collect::<Vec<_>>()
@@ -130,7 +131,7 @@ fn a_quiet_room_does_not_wait_for_hundreds_that_always_owe() {
     shard.publish(&quiet);
     let visited = turn(&mut shard, 20);
     assert!(visited[..3].contains(&Some(quiet_slot)), "{visited:?} before {quiet_slot}");
-    // Nor do the busy ones wait for ever.
+    // The busy ones don't wait forever either.
     let mut seen: Vec<_> = (0..2 * BUSY / 20).flat_map(|_| turn(&mut shard, 20)).flatten().collect();
     seen.sort_unstable();
     seen.dedup();

@@ -1,17 +1,17 @@
-//! The log beside a plain vector that keeps every frame, and remembers only where the log has to begin.
+//! The log compared with a plain vector that keeps every frame, and only remembers where the log has to begin.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// The twin: `frames[0]` is the oldest frame kept.
-struct Twin {
+/// The reference: `frames[0]` is the oldest frame that is kept.
+struct Model {
     bytes_max: usize,
     first_seq: u64,
     frames: Vec<Bytes>,
 }
 
-impl Twin {
+impl Model {
     fn tip(&self) -> u64 {
         self.first_seq + self.frames.len() as u64
     }
@@ -46,7 +46,7 @@ impl Twin {
         self.frames[(from - self.first_seq) as usize..(until - self.first_seq) as usize].concat()
     }
 
-    /// As [`Log::position_after`], one byte after the other.
+    /// Like [`Log::position_after`], byte by byte.
     fn position_after(&self, cursor: u64, sent: usize) -> Option<(u64, usize)> {
         if sent == 0 {
             return Some((cursor, 0));
@@ -63,20 +63,20 @@ impl Twin {
     }
 }
 
-/// Positions are drawn as a number that is then fitted to what the log holds at that time, and a little beyond.
+/// Positions are random numbers, which are then mapped to what the log holds at that time, and a little beyond.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A number of frames, and the bytes of each.
+    /// Append a number of frames of this size.
     Append {
         count: usize,
         frame_bytes: usize,
     },
-    /// A frame behind a number of missing ones.
+    /// Append a frame after a number of missing ones.
     Jump {
         missing: u64,
         frame_bytes: usize,
     },
-    /// A frame from before the log began.
+    /// Append a frame that is older than the tip.
     Late {
         back: u64,
     },
@@ -121,12 +121,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A `Seq` from a little before the oldest frame to a little behind the tip.
-fn near(twin: &Twin, at: u64) -> u64 {
-    (twin.first_seq + at % (twin.frames.len() as u64 + 8)).saturating_sub(4)
+/// A `Seq` between a little before the oldest frame and a little after the tip.
+fn near(model: &Model, at: u64) -> u64 {
+    (model.first_seq + at % (model.frames.len() as u64 + 8)).saturating_sub(4)
 }
 
-/// A frame that no other frame of the test is equal to, and of which no part looks like another.
+/// A frame that differs from every other frame of the test, and no part of which looks like another.
 fn frame(len: usize, serial: &mut u32) -> Bytes {
     *serial += 1;
     let mut value = *serial;
@@ -137,7 +137,7 @@ fn frame(len: usize, serial: &mut u32) -> Bytes {
     bytes.take(len).collect()
 }
 
-/// Bytes allocated for the log's frames, without what it shares with others.
+/// Bytes allocated for the log's frames.
 fn held_bytes(log: &Log) -> usize {
     let chunk_bytes = |stored: &Stored| match &stored.body {
         Body::Copied(chunk) => chunk.capacity(),
@@ -146,30 +146,30 @@ fn held_bytes(log: &Log) -> usize {
     log.chunks.iter().map(chunk_bytes).sum::<usize>() + log.frames.capacity() * FRAME_OVERHEAD_BYTES
 }
 
-fn compare_read(log: &Log, twin: &Twin, cursor: u64, until: u64) -> Option<(Slice, Vec<u8>)> {
+fn compare_read(log: &Log, model: &Model, cursor: u64, until: u64) -> Option<(Slice, Vec<u8>)> {
     let read = log.read(cursor, until);
-    if cursor < twin.first_seq {
-        assert!(matches!(read, Read::Lapped(first) if first == twin.first_seq), "{read:?}");
+    if cursor < model.first_seq {
+        assert!(matches!(read, Read::Lapped(first) if first == model.first_seq), "{read:?}");
         return None;
     }
-    let until = until.min(twin.tip());
+    let until = until.min(model.tip());
     if cursor >= until {
         assert!(matches!(read, Read::AtTip), "{read:?}");
         return None;
     }
     let Read::Frames(slice, next) = read else { panic!("{cursor} is kept, but {read:?}") };
     assert!((cursor + 1..=until).contains(&next), "{cursor} < {next} <= {until}");
-    let expected = twin.concat(cursor, next);
+    let expected = model.concat(cursor, next);
     assert!(slice.clone().detached() == expected, "other bytes than those of {cursor}..{next}");
     Some((slice, expected))
 }
 
 fn run(first_seq: u64, bytes_max: usize, steps: &[Step]) {
-    let mut twin = Twin { bytes_max, first_seq, frames: Vec::new() };
+    let mut model = Model { bytes_max, first_seq, frames: Vec::new() };
     let mut log = Log::new(first_seq, bytes_max);
     let mut serial = 0;
     let mut largest = 0;
-    // What the kernel would still be reading: it must not change, whatever happens to the log.
+    // What the kernel might still be reading: it must not change, no matter what happens to the log.
     let mut in_flight = Vec::new();
     for step in steps {
         match *step {
@@ -178,54 +178,57 @@ fn run(first_seq: u64, bytes_max: usize, steps: &[Step]) {
                 for _ in 0..count {
                     let frame = frame(frame_bytes, &mut serial);
                     log.append(log.tip(), &frame);
-                    twin.append(twin.tip(), frame);
+                    model.append(model.tip(), frame);
                 }
             }
             Step::Jump { missing, frame_bytes } => {
                 largest = largest.max(frame_bytes);
                 let frame = frame(frame_bytes, &mut serial);
-                let seq = twin.tip() + missing;
+                let seq = model.tip() + missing;
                 log.append(seq, &frame);
-                twin.append(seq, frame);
-                assert_eq!((log.first_seq(), log.tip()), (seq, seq + 1), "what is before a hole is no use to anyone");
+                model.append(seq, frame);
+                assert_eq!((log.first_seq(), log.tip()), (seq, seq + 1), "frames before a hole are dropped");
             }
-            Step::Late { back } => log.append(twin.tip().saturating_sub(back), &frame(9, &mut serial)),
+            Step::Late { back } => log.append(model.tip().saturating_sub(back), &frame(9, &mut serial)),
             Step::Trim { at } => {
-                // Members are at the tip at most.
-                let seq = near(&twin, at).min(twin.tip());
+                // No member is beyond the tip.
+                let seq = near(&model, at).min(model.tip());
                 log.trim(seq);
-                twin.trim(seq);
+                model.trim(seq);
             }
             Step::Shrink { held_bytes_max } => {
                 let before = log.held_bytes();
                 log.shrink(held_bytes_max);
                 assert!(log.held_bytes() <= held_bytes_max, "{} of {held_bytes_max} held", log.held_bytes());
-                assert!(before > held_bytes_max || log.first_seq() == twin.first_seq, "it took no more than it may");
-                twin.trim(log.first_seq());
+                assert!(
+                    before > held_bytes_max || log.first_seq() == model.first_seq,
+                    "nothing is dropped from a log that is small enough"
+                );
+                model.trim(log.first_seq());
             }
             Step::Read { at, until } => {
-                let until = until.map_or(u64::MAX, |at| near(&twin, at));
-                in_flight.extend(compare_read(&log, &twin, near(&twin, at), until));
+                let until = until.map_or(u64::MAX, |at| near(&model, at));
+                in_flight.extend(compare_read(&log, &model, near(&model, at), until));
             }
             Step::PositionAfter { at, sent } => {
-                let cursor = near(&twin, at);
-                assert_eq!(log.position_after(cursor, sent), twin.position_after(cursor, sent), "{cursor} {sent}");
+                let cursor = near(&model, at);
+                assert_eq!(log.position_after(cursor, sent), model.position_after(cursor, sent), "{cursor} {sent}");
             }
         }
-        assert_eq!((log.first_seq(), log.tip(), log.bytes()), (twin.first_seq, twin.tip(), twin.bytes()));
-        assert!(log.bytes() <= bytes_max || twin.frames.len() == 1, "{} of {bytes_max} bytes", log.bytes());
+        assert_eq!((log.first_seq(), log.tip(), log.bytes()), (model.first_seq, model.tip(), model.bytes()));
+        assert!(log.bytes() <= bytes_max || model.frames.len() == 1, "{} of {bytes_max} bytes", log.bytes());
         assert!(held_bytes(&log) <= 2 * (bytes_max + largest) + 3 * CHUNK_BYTES_MAX, "{} held", held_bytes(&log));
         let overhead = log.chunks.len() * ALLOCATION_OVERHEAD_BYTES + log.chunks.capacity() * size_of::<Stored>();
         assert_eq!((log.held_bytes(), log.held.bytes()), (held_bytes(&log) + overhead, log.held_bytes()));
-        if twin.frames.is_empty() {
-            assert_eq!(held_bytes(&log), 0, "an emptied log gives its memory back");
+        if model.frames.is_empty() {
+            assert_eq!(held_bytes(&log), 0, "an emptied log frees its memory");
         }
         in_flight.drain(..in_flight.len().saturating_sub(20));
     }
     // A member that reads everything that is kept gets exactly that.
-    let mut cursor = twin.first_seq;
-    while cursor < twin.tip() {
-        let (slice, expected) = compare_read(&log, &twin, cursor, u64::MAX).expect("it is kept");
+    let mut cursor = model.first_seq;
+    while cursor < model.tip() {
+        let (slice, expected) = compare_read(&log, &model, cursor, u64::MAX).expect("it is kept");
         assert_eq!(slice.len(), expected.len());
         let Read::Frames(_, next) = log.read(cursor, u64::MAX) else { unreachable!("just read") };
         cursor = next;
@@ -278,7 +281,7 @@ fn a_large_frame_is_shared_and_a_small_one_copied() {
 }
 
 #[test]
-fn a_frame_above_the_bound_is_kept_until_the_next_one_comes() {
+fn a_frame_larger_than_the_bound_is_kept_until_the_next_one_comes() {
     let mut log = Log::new(1, 100);
     let mut serial = 0;
     for _ in 0..3 {

@@ -8,7 +8,7 @@ const AGE_MS: u64 = 1000;
 const BOUNDS: ReplayBounds = ReplayBounds { frames_max: 100, bytes_max: 1 << 20, age_max_ms: AGE_MS };
 const MEMBER: MemberId = MemberId { shard: 0, slot: 0, serial: 1 };
 
-/// That many milliseconds after the start, by a clock that nobody sets.
+/// This many milliseconds after the start, on a clock that nobody adjusts.
 fn at(monotonic_ms: u64) -> Time {
     Time { unix_ms: 1_800_000_000_000u64.saturating_add(monotonic_ms), monotonic_ms }
 }
@@ -25,7 +25,7 @@ fn tea() -> Name {
     Name::room("tea").unwrap()
 }
 
-/// A user's visit to a room.
+/// A user's membership in a room.
 struct Visit<'a> {
     registry: &'a Registry,
     user: Name,
@@ -51,21 +51,21 @@ impl<'a> Visit<'a> {
 }
 
 #[test]
-fn a_room_sleeps_for_its_age_and_is_hidden_while_it_does() {
+fn a_dormant_room_is_kept_for_its_age_and_is_hidden() {
     let registry = registry(BOUNDS);
     let visit = Visit::new(&registry, "tea", None, 0);
     let epoch = visit.epoch();
     assert_eq!(visit.joined.entered.first_seq, 1);
     visit.end(100);
     assert!(registry.get(Namespace::Chat, &tea()).is_none() && registry.len(Namespace::Chat) == 0);
-    assert!(!registry.expire(at(100 + AGE_MS - 1)), "it sleeps on");
+    assert!(!registry.expire(at(100 + AGE_MS - 1)), "it stays dormant");
     let visit = Visit::new(&registry, "tea", Some((epoch, 0)), 100 + AGE_MS - 1);
     assert_eq!((visit.epoch(), visit.joined.entered.first_seq), (epoch, 2));
     assert_eq!(visit.joined.entered.recovered, Some(false), "the welcome of the first visit is too old");
-    assert!(registry.get(Namespace::Chat, &tea()).is_some() && registry.expire(at(u64::MAX)), "nobody sleeps");
+    assert!(registry.get(Namespace::Chat, &tea()).is_some() && registry.expire(at(u64::MAX)), "no room is dormant");
     visit.end(2000);
     let visit = Visit::new(&registry, "tea", Some((epoch, 2)), 2000 + AGE_MS);
-    assert_ne!(visit.epoch(), epoch, "its time was up, though nobody had looked");
+    assert_ne!(visit.epoch(), epoch, "its time was up, though no tick had come");
     visit.end(4000);
     assert!(registry.expire(at(4000 + AGE_MS)), "forgotten");
 }
@@ -82,7 +82,7 @@ fn a_member_that_reconnects_in_time_has_missed_nothing() {
 }
 
 #[test]
-fn without_replay_nothing_sleeps() {
+fn without_replay_no_room_is_kept() {
     let registry = registry(ReplayBounds::OFF);
     let visit = Visit::new(&registry, "tea", None, 0);
     let epoch = visit.epoch();
@@ -92,7 +92,7 @@ fn without_replay_nothing_sleeps() {
 }
 
 #[test]
-fn of_too_many_sleepers_those_go_that_have_slept_longest() {
+fn of_too_many_dormant_rooms_the_oldest_are_dropped() {
     let registry = registry(BOUNDS);
     let visit = |number: u64, now_ms| Visit::new(&registry, &format!("r{number}"), None, now_ms);
     let epochs: Vec<u64> = (0..20_000)
@@ -110,7 +110,7 @@ fn of_too_many_sleepers_those_go_that_have_slept_longest() {
 }
 
 #[test]
-fn what_sleeps_is_bounded_in_bytes() {
+fn dormant_rooms_are_bounded_in_bytes() {
     let registry = registry(BOUNDS);
     let text = "x".repeat(100_000);
     let epochs: Vec<u64> = (0..100)
@@ -133,7 +133,7 @@ fn what_sleeps_is_bounded_in_bytes() {
 }
 
 #[test]
-fn rooms_fall_asleep_and_wake_on_many_threads_at_once() {
+fn rooms_become_dormant_and_are_revived_on_many_threads_at_once() {
     let registry = registry(BOUNDS);
     let names = ["tea", "milk"].map(|name| Name::room(name).unwrap());
     std::thread::scope(|scope| {
@@ -148,7 +148,7 @@ fn rooms_fall_asleep_and_wake_on_many_threads_at_once() {
                     let joined =
                         registry.join(Namespace::Chat, name, &Joining::new(Some(&user), member), at(0), wakes).unwrap();
                     let found = registry.get(Namespace::Chat, name).expect("somebody is in it");
-                    assert!(Arc::ptr_eq(&found, &joined.room), "there is one room of a name");
+                    assert!(Arc::ptr_eq(&found, &joined.room), "there is one room per name");
                     registry.leave(&joined.room, Some(&user), member, at(0), wakes);
                     if thread == 0 {
                         registry.inboxes()[0].drain(&mut Vec::new(), &mut Vec::new());
@@ -158,15 +158,15 @@ fn rooms_fall_asleep_and_wake_on_many_threads_at_once() {
         }
     });
     assert_eq!(registry.len(Namespace::Chat), 0);
-    assert_eq!(registry.made.load(Ordering::Relaxed), 2, "none was forgotten on the way");
+    assert_eq!(registry.made.load(Ordering::Relaxed), 2, "none was lost in between");
 }
 
 #[test]
-fn too_many_rooms_that_sleep_are_dropped_oldest_first_and_counted() {
-    const SLEEPERS_MAX: usize = 16_384;
+fn dropped_dormant_rooms_are_counted() {
+    const DORMANT_MAX: usize = 16_384;
     let registry = registry(BOUNDS);
     let visit = |number: usize, now_ms| Visit::new(&registry, &format!("r{number}"), None, now_ms);
-    let epochs: Vec<_> = (0..SLEEPERS_MAX + 2)
+    let epochs: Vec<_> = (0..DORMANT_MAX + 2)
         .map(|number| {
             let visit = visit(number, 0);
             let epoch = visit.epoch();
@@ -174,26 +174,26 @@ fn too_many_rooms_that_sleep_are_dropped_oldest_first_and_counted() {
             epoch
         })
         .collect();
-    assert_eq!(registry.dormant(), (SLEEPERS_MAX, 2));
+    assert_eq!(registry.dormant(), (DORMANT_MAX, 2));
     assert_eq!(visit(2, 500).epoch(), epochs[2]);
-    assert_ne!(visit(1, 500).epoch(), epochs[1], "it had to go");
-    // Whose time is up is not dropped early.
+    assert_ne!(visit(1, 500).epoch(), epochs[1], "it was dropped");
+    // A room whose time is up doesn't count as dropped early.
     let left: Vec<_> = (0..16)
         .map(|_| {
             registry.expire(at(u64::MAX));
             registry.dormant().0
         })
         .collect();
-    assert!(left[0] > SLEEPERS_MAX / 2, "a tick forgets some of them: {left:?}");
+    assert!(left[0] > DORMANT_MAX / 2, "a tick forgets some of them: {left:?}");
     assert_eq!(registry.dormant(), (0, 2));
 }
 
-/// What a room's members see of 600 joins, leaves and messages, without `Ts`. `unix_ms` is what the system's clock says
-/// at each moment.
-fn story(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
+/// Everything that a room's members see of 600 joins, leaves and messages, without `Ts`. `unix_ms` is the system clock at each
+/// moment.
+fn transcript(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
     let registry = registry(BOUNDS);
     let mut rng = fastrand::Rng::with_seed(seed);
-    let (mut story, mut inside, mut folded): (_, Vec<(Name, Arc<Room>)>, _) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut transcript, mut inside, mut folded): (_, Vec<(Name, Arc<Room>)>, _) = (Vec::new(), Vec::new(), Vec::new());
     let (mut monotonic_ms, mut since) = (0, None);
     for step in 0..600 {
         monotonic_ms += [0, 0, 20, 300, 1200][rng.usize(..5)];
@@ -206,7 +206,7 @@ fn story(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
                 let joining = Joining { since, ..Joining::new(Some(&user), MEMBER) };
                 let Joined { room, entered } = registry.join(Namespace::Chat, &tea(), &joining, now, wakes).unwrap();
                 let head_end = entered.head.map(|head| head.end_seq);
-                story.push(format!("{:?} {} {head_end:?}", entered.recovered, entered.from_seq));
+                transcript.push(format!("{:?} {} {head_end:?}", entered.recovered, entered.from_seq));
                 folded.push((Arc::clone(&room), entered.announced));
                 inside.push((user, room));
             }
@@ -219,22 +219,22 @@ fn story(seed: u64, unix_ms: impl Fn(u64) -> u64) -> Vec<String> {
             _ => {
                 let payload = Payload::Chat { from: "api", text: "hello" };
                 let published = registry.publish_from_outside(Namespace::Chat, &tea(), payload, now, wakes);
-                story.push(format!("{:?}", published.map(|(room, seq, members)| (room.epoch(), seq, members))));
+                transcript.push(format!("{:?}", published.map(|(room, seq, members)| (room.epoch(), seq, members))));
             }
         }
         let is_due = |announced: &Announced| matches!(announced, Announced::At(due_ms) if *due_ms <= monotonic_ms);
         for (room, _) in folded.extract_if(.., |(_, announced)| is_due(announced)) {
             room.announce_folded(now, wakes);
         }
-        story.push(format!("nobody sleeps: {}", registry.expire(now)));
+        transcript.push(format!("nothing kept: {}", registry.expire(now)));
         let mut relays = Vec::new();
         registry.inboxes()[0].drain(&mut relays, &mut Vec::new());
-        story.extend(relays.iter().map(|relay| without_ts(&relay.frame)));
+        transcript.extend(relays.iter().map(|relay| without_ts(&relay.frame)));
     }
-    story
+    transcript
 }
 
-/// The text of a frame up to its `Ts`, which stands last.
+/// The text of a frame up to its `Ts`, which comes last.
 fn without_ts(frame: &[u8]) -> String {
     let text = String::from_utf8_lossy(frame);
     let (before, _) = text.rsplit_once(",\"Ts\":").expect("a broadcast has a Ts");
@@ -242,29 +242,32 @@ fn without_ts(frame: &[u8]) -> String {
 }
 
 #[test]
-fn a_clock_that_is_set_changes_nothing_but_ts() {
+fn adjusting_the_clock_changes_nothing_but_ts() {
     const NOW_MS: u64 = 1_800_000_000_000;
     for seed in 0..20 {
-        let true_story = story(seed, |passed_ms| NOW_MS + passed_ms);
-        for said in ["Some(true)", "Some(false)", "Welcome to tea, u", "Welcome to tea: ", "nobody sleeps: false"] {
-            assert!(true_story.iter().any(|line| line.contains(said)), "{seed}: the story never says {said}");
+        let expected = transcript(seed, |passed_ms| NOW_MS + passed_ms);
+        for said in ["Some(true)", "Some(false)", "Welcome to tea, u", "Welcome to tea: ", "nothing kept: false"] {
+            assert!(expected.iter().any(|line| line.contains(said)), "{seed}: the transcript lacks {said}");
         }
-        // Set forward by five minutes, back by an hour, to 1970, and to and fro without end.
-        assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms + 300_000 * (passed_ms / 2000)), true_story);
-        assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms - 3_600_000 * u64::from(passed_ms > 5000)), true_story);
-        assert_eq!(story(seed, |passed_ms| if passed_ms > 5000 { 0 } else { NOW_MS + passed_ms }), true_story);
-        assert_eq!(story(seed, |passed_ms| NOW_MS + passed_ms * 7919 % 600_000), true_story);
+        // Set forward by five minutes, back by an hour, to 1970, and back and forth without end.
+        assert_eq!(transcript(seed, |passed_ms| NOW_MS + passed_ms + 300_000 * (passed_ms / 2000)), expected);
+        assert_eq!(
+            transcript(seed, |passed_ms| NOW_MS + passed_ms - 3_600_000 * u64::from(passed_ms > 5000)),
+            expected
+        );
+        assert_eq!(transcript(seed, |passed_ms| if passed_ms > 5000 { 0 } else { NOW_MS + passed_ms }), expected);
+        assert_eq!(transcript(seed, |passed_ms| NOW_MS + passed_ms * 7919 % 600_000), expected);
     }
 }
 
 #[test]
-fn what_rooms_keep_goes_with_its_age_whether_anybody_asks_or_not() {
+fn messages_that_are_too_old_are_dropped_even_if_nobody_asks_for_them() {
     let registry = registry(BOUNDS);
     let wakes = &mut Wakes::default();
     let visits: Vec<_> =
         (0..5000).map(|number| Visit::new(&registry, &format!("r{number}"), None, number / 10)).collect();
     let keeping = || visits.iter().filter(|visit| visit.joined.room.replay_bytes() > 0).count();
-    // One room goes on talking: it stands on the list once, however much it says.
+    // One room keeps publishing: it is in the list once, no matter how much it publishes.
     let Visit { joined: Joined { room: busy, .. }, user, .. } = &visits[4999];
     for ms in 500..1400 {
         busy.publish_chat(&Speaker::Member(user), "x", at(ms), wakes).unwrap();
@@ -273,33 +276,33 @@ fn what_rooms_keep_goes_with_its_age_whether_anybody_asks_or_not() {
     assert!(!registry.expire(at(AGE_MS - 1)));
     assert_eq!(keeping(), 5000);
     registry.expire(at(AGE_MS + 99));
-    assert_eq!((keeping(), registry.expiry.len()), (4000, 4000), "the welcomes of the first 100 ms were too old");
-    // More than one tick does.
+    assert_eq!((keeping(), registry.expiry.len()), (4000, 4000), "the notices of the first 100 ms were too old");
+    // All that is left is handled by one tick.
     let mut ticks = 0;
     while registry.expiry.len() > 1 {
         registry.expire(at(1500));
         ticks += 1;
     }
     assert_eq!((keeping(), ticks), (1, 1));
-    assert!(busy.replay(busy.last_seq(), busy.last_seq() + 1, 1000).is_some(), "the newest is young");
+    assert!(busy.replay(busy.last_seq(), busy.last_seq() + 1, 1000).is_some(), "the newest message is not too old");
     assert!(!registry.expire(at(2398)), "there is one left");
-    assert!(registry.expire(at(2399)), "and it was the last");
+    assert!(registry.expire(at(2399)), "it was the last");
     assert_eq!(keeping(), 0);
     busy.publish_chat(&Speaker::Member(user), "x", at(2400), wakes).unwrap();
-    assert!(!registry.expire(at(2400)), "a room that keeps something again is on the list again");
+    assert!(!registry.expire(at(2400)), "a room that keeps something again is listed again");
 }
 
 #[test]
-fn a_tick_does_not_do_the_work_of_many() {
+fn a_tick_expires_a_bounded_number_of_rooms() {
     let registry = registry(BOUNDS);
     let visits: Vec<_> = (0..10_000).map(|number| Visit::new(&registry, &format!("r{number}"), None, 0)).collect();
     let ticks = (0..10).take_while(|tick| !registry.expire(at(AGE_MS * (1 + tick)))).count();
-    assert_eq!(ticks, 2, "10,000 rooms of which a tick looks at 4,096");
+    assert_eq!(ticks, 2, "10,000 rooms, 4,096 per tick");
     assert!(visits.iter().all(|visit| visit.joined.room.replay_bytes() == 0));
 }
 
 #[test]
-fn counts_are_read_without_the_lock_and_are_those_of_the_last_change() {
+fn counts_that_are_read_without_the_lock_are_up_to_date() {
     let registry = registry(BOUNDS);
     let mut rng = fastrand::Rng::with_seed(3);
     let mut inside: Vec<(Option<Name>, Arc<Room>)> = Vec::new();

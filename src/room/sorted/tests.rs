@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Few letters, so that names repeat and begin alike; the last ones need two and four bytes.
+/// Few letters, so that names repeat and share prefixes; the last two take two and four bytes.
 fn name() -> impl Strategy<Value = String> {
     proptest::string::string_regex("[abé😀]{0,5}").unwrap()
 }
@@ -14,7 +14,7 @@ fn name() -> impl Strategy<Value = String> {
 enum Step {
     Insert(String, u32),
     Remove(String),
-    /// Takes out everything with this prefix.
+    /// Remove everything with this prefix.
     Clear(String),
 }
 
@@ -26,7 +26,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Names with their values, as one map or the other has them.
+/// Names with their values, from either map.
 fn pairs<'a>(entries: impl Iterator<Item = (&'a Arc<str>, &'a u32)>) -> Vec<(&'a str, u32)> {
     entries.map(|(name, value)| (&**name, *value)).collect()
 }
@@ -37,39 +37,39 @@ proptest! {
         steps in prop::collection::vec(step(), 0..300),
         prefixes in prop::collection::vec(name(), 8),
     ) {
-        let (mut sorted, mut twin) = (Sorted::<Arc<str>, u32, 4>::default(), BTreeMap::<Arc<str>, u32>::new());
+        let (mut sorted, mut model) = (Sorted::<Arc<str>, u32, 4>::default(), BTreeMap::<Arc<str>, u32>::new());
         for step in steps {
             match step {
                 Step::Insert(name, value) => {
-                    prop_assert_eq!(sorted.insert(name.as_str().into(), value), twin.insert(name.into(), value));
+                    prop_assert_eq!(sorted.insert(name.as_str().into(), value), model.insert(name.into(), value));
                 }
-                Step::Remove(name) => prop_assert_eq!(sorted.remove(&name), twin.remove_entry(&*name)),
+                Step::Remove(name) => prop_assert_eq!(sorted.remove(&name), model.remove_entry(&*name)),
                 Step::Clear(prefix) => {
-                    let names: Vec<_> = twin.keys().filter(|name| name.starts_with(&*prefix)).cloned().collect();
+                    let names: Vec<_> = model.keys().filter(|name| name.starts_with(&*prefix)).cloned().collect();
                     for name in names {
-                        prop_assert_eq!(sorted.remove(&name), twin.remove_entry(&name));
+                        prop_assert_eq!(sorted.remove(&name), model.remove_entry(&name));
                     }
                 }
             }
-            prop_assert_eq!((sorted.len(), sorted.is_empty()), (twin.len(), twin.is_empty()));
+            prop_assert_eq!((sorted.len(), sorted.is_empty()), (model.len(), model.is_empty()));
         }
-        prop_assert_eq!(pairs(sorted.iter()), pairs(twin.iter()));
+        prop_assert_eq!(pairs(sorted.iter()), pairs(model.iter()));
         for prefix in prefixes.iter().map(String::as_str).chain([""]) {
-            prop_assert_eq!(sorted.get(prefix), twin.get(prefix));
+            prop_assert_eq!(sorted.get(prefix), model.get(prefix));
             let (found, count) = sorted.with_prefix(prefix);
-            let expected = pairs(twin.iter().filter(|(name, _)| name.starts_with(prefix)));
+            let expected = pairs(model.iter().filter(|(name, _)| name.starts_with(prefix)));
             prop_assert_eq!(count, expected.len());
             prop_assert_eq!(pairs(found), expected);
         }
-        for name in twin.keys() {
+        for name in model.keys() {
             prop_assert!(sorted.remove(name).is_some());
         }
-        prop_assert!(sorted.is_empty() && sorted.chunks.capacity() <= 1, "nothing is kept for nobody");
+        prop_assert!(sorted.is_empty() && sorted.chunks.capacity() <= 1, "an empty map keeps no memory");
     }
 }
 
 #[test]
-fn memory_goes_back_as_entries_leave() {
+fn memory_is_freed_as_entries_are_removed() {
     let mut rng = fastrand::Rng::with_seed(1);
     let names: Vec<Arc<str>> = (0..20_000).map(|number| format!("{number:05}").into()).collect();
     let shuffled = |rng: &mut fastrand::Rng| {
@@ -85,7 +85,7 @@ fn memory_goes_back_as_entries_leave() {
         }
         let capacity = |sorted: &Sorted<Arc<str>, u32>| sorted.chunks.iter().map(Vec::capacity).sum::<usize>();
         assert!(capacity(&sorted) < 3 * names.len(), "{} for {}", capacity(&sorted), names.len());
-        // All but each hundredth, and then those as well.
+        // All but every hundredth entry, and then those as well.
         let (staying, going): (Vec<_>, Vec<_>) = leaving.iter().partition(|name| name.ends_with("00"));
         for name in going {
             sorted.remove(name);

@@ -1,11 +1,11 @@
-//! What must be true of a shard after each turn. Checked in debug builds, where the tests run: all of it while there are few
-//! connections, and a part of them, another one each turn, when there are thousands.
+//! What must be true of a shard after each turn. Checked in debug builds, which the tests use: completely while there are few
+//! connections; with thousands, a different part of them each turn.
 
 use std::collections::HashSet;
 
 use super::{Hub, Key};
 
-/// Connections that are looked at after one turn.
+/// Number of connections checked after one turn.
 const CONNECTIONS_PER_TURN: usize = 64;
 
 impl Hub {
@@ -13,29 +13,39 @@ impl Hub {
         let all = self.connections.len();
         let first = self.now.time.monotonic_ms as usize % all.max(1);
         let is_small = all <= CONNECTIONS_PER_TURN;
-        let in_line: HashSet<_> = self.reading.in_line().copied().collect();
-        let queued: HashSet<_> = self.sending.queued().copied().collect();
+        let to_read: HashSet<_> = self.reading.queued().copied().collect();
+        let to_send: HashSet<_> = self.sending.queued().copied().collect();
         for (slot, connection) in self.connections.iter().cycle().skip(first).take(CONNECTIONS_PER_TURN.min(all)) {
             let key = Key { slot: slot as u32, serial: connection.serial };
             let life = &connection.life;
             assert!(
                 !life.is_ended() || !life.is_released(),
-                "{key:?}: a connection that has ended and is released is gone"
+                "{key:?}: a connection that has ended and that the ring has released is gone"
             );
             assert!(
                 life.is_open() || connection.memberships.is_empty(),
-                "{key:?}: whoever closes is in no room: {life:?}"
+                "{key:?}: a connection that is closing is in no room: {life:?}"
             );
-            assert!(!life.is_ended() || connection.unread.is_none(), "{key:?}: nothing of an ended connection is read");
-            assert!(connection.unread.is_none() || in_line.contains(&key), "{key:?}: what is unread stands in line");
-            assert!(connection.queued == queued.contains(&key), "{key:?}: queued as it says: {}", connection.queued);
+            assert!(
+                !life.is_ended() || connection.unread.is_none(),
+                "{key:?}: an ended connection has no unread input"
+            );
+            assert!(
+                connection.unread.is_none() || to_read.contains(&key),
+                "{key:?}: a connection with unread input is queued to be read"
+            );
+            assert!(
+                connection.queued == to_send.contains(&key),
+                "{key:?}: is in a send queue exactly if it says so: {}",
+                connection.queued
+            );
             assert!(
                 life.is_receiving()
                     || life.is_ended()
                     || life.has_peer_ended()
                     || connection.unread.is_some()
                     || self.reading.is_starved(&key),
-                "{key:?}: a connection that lives is received from, or has something unread: {life:?}"
+                "{key:?}: a live connection has a receive in flight or unread input: {life:?}"
             );
             for membership in &connection.memberships {
                 let room = self.rooms.get(membership.room);
@@ -45,7 +55,7 @@ impl Hub {
         }
         if is_small {
             let memberships: usize = self.connections.iter().map(|(_, connection)| connection.memberships.len()).sum();
-            assert_eq!(memberships, self.rooms.memberships(), "each member of a room has a membership");
+            assert_eq!(memberships, self.rooms.memberships(), "each room member has a membership");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The one way into a room, and out of it: in the registry, which all shards share, and on this shard.
+//! The only way into a room, and out of it: in the registry, which all shards share, and on this shard.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use super::Hub;
 use super::reading::MEMBERSHIP_WORK;
 use crate::admission::TooManyRooms;
 use crate::connection::{Gap, Membership};
+use crate::counters::{Lapped, Replay};
 use crate::limits::LEAVE_BYTES_MAX;
-use crate::metrics::counters::{Lapped, Replay};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::position::Since;
@@ -20,18 +20,18 @@ use crate::shard::settings::Slow;
 /// Why a connection may not join a room.
 #[derive(Debug)]
 pub(super) enum Denied {
-    /// It is in this room.
+    /// It is already in this room.
     AlreadyIn(Arc<Room>),
-    /// It is in as many rooms as it may be.
+    /// It is in as many rooms as it may be in.
     TooManyRooms(TooManyRooms),
-    /// Memory is used up: rooms give nothing back while someone is in them.
+    /// The memory budget is used up, and a room with members can't be given back.
     NoMemory,
-    /// Somebody else in the room has its name.
+    /// Another member of the room has its name.
     NameTaken,
 }
 
 impl Denied {
-    /// The code that v1 has for it, under which it is counted.
+    /// The v1 error code, which is also the label it is counted under.
     pub(super) fn code(&self) -> Code {
         match self {
             Self::AlreadyIn(_) | Self::NameTaken => Code::NameTaken,
@@ -41,7 +41,7 @@ impl Denied {
 }
 
 impl Hub {
-    /// Lets a new connection into the room of its address; it is closed if it may not be there.
+    /// Joins a new connection to the room that it asked for, or closes it if it may not be there.
     pub(super) fn join_first(&mut self, slot: u32, name: &Name, since: Option<Since>) {
         let joined = match self.connection(slot).protocol() {
             Protocol::Sse => self.listen(slot, name, since),
@@ -58,7 +58,7 @@ impl Hub {
         }
     }
 
-    /// Joins a room by name. What it has missed since it was there is not yet on its way.
+    /// Joins a room by name. The caller sends what is replayed.
     pub(super) fn join(
         &mut self,
         slot: u32,
@@ -100,7 +100,7 @@ impl Hub {
         if joined > 0 && self.memory.is_exhausted() { Err(Denied::NoMemory) } else { Ok(()) }
     }
 
-    /// Counts what became of a request for what was missed.
+    /// Counts the outcome of a request for replay.
     fn count_replay(&self, room: &Room, since: Option<Since>, entered: &Entered) {
         if let (Some(since), Some(recovered)) = (since, entered.recovered) {
             let outcome = match recovered {
@@ -112,9 +112,10 @@ impl Hub {
         }
     }
 
-    /// Leaves a room, behind all that it has said until now; false: the connection was closed for what it lost of it.
+    /// Leaves a room, after moving everything the room has published so far into the outbox. False: too much of that was lost,
+    /// and the connection was closed for it.
     pub(super) fn leave_settled(&mut self, slot: u32, room: &Room) -> bool {
-        // What the room said until now is still owed.
+        // What the room has published so far is still owed to the member.
         self.drain_inbox();
         let encoding = self.connection(slot).protocol().encoding();
         let room_slot = self.rooms.slot(room, encoding).expect("a member's room is here");
@@ -136,7 +137,7 @@ impl Hub {
         true
     }
 
-    /// Ends a membership.
+    /// Ends a membership, here and in the registry.
     pub(super) fn leave(&mut self, slot: u32, room_slot: u32) {
         self.spend(MEMBERSHIP_WORK);
         let connection = &mut self.connections[slot as usize];

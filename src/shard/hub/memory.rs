@@ -1,20 +1,20 @@
-//! What a shard gives back when too much is taken: see [`crate::memory`].
+//! What a shard gives back when the memory budget is used up; see [`crate::memory`].
 //!
-//! Room logs are cut back: members that lag are lapped, and told as always. Outboxes that nobody reads and messages that
-//! don't end are given up, and their connections closed.
+//! Room logs are cut back: members that lag are lapped, and told as usual. Connections with a large unread outbox, or with a
+//! message that never ends, are closed.
 
 use std::cmp::Reverse;
 
 use super::Hub;
+use crate::counters::Lapped;
 use crate::limits::{GIVEN_BYTES_PER_TURN, GIVING_PER_TURN};
 use crate::memory::held::count_lap;
 use crate::memory::{Demand, What, plan};
-use crate::metrics::counters::Lapped;
 use crate::os;
 use crate::protocol::close_code::CloseReason;
 use crate::room::inbox::Inbox;
 
-/// Something that holds memory on this shard: the slot of a room or of a connection.
+/// A room log or a connection that holds memory on this shard.
 #[derive(Clone, Copy, Debug)]
 struct Holder {
     bytes: usize,
@@ -22,35 +22,35 @@ struct Holder {
     slot: u32,
 }
 
-/// Where the shard stands with the looks at the sum of what is taken.
+/// How far this shard is with reviewing the memory budget.
 #[derive(Debug, Default)]
 pub(super) struct Review {
-    /// The last call to look that was followed.
+    /// Number of the last request for a review that was served.
     calls: u64,
-    /// Whether not all of what had to be given back was, in one turn.
-    is_owed: bool,
+    /// Whether the last review had to stop at the bound of a turn.
+    is_unfinished: bool,
 }
 
 impl Review {
-    /// Whether more has to be given back.
-    pub(super) fn is_owed(&self) -> bool {
-        self.is_owed
+    /// Whether there is more to give back in the next turn.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.is_unfinished
     }
 }
 
 impl Hub {
-    /// Looks at the sum if this shard has taken more, or if another shard asks for it. Called once a turn, when frames that
-    /// arrived have been sent.
+    /// Reviews the budget if this shard has taken more memory, or if another shard asks for it. Called once a turn, after the
+    /// frames that arrived have been sent.
     pub(super) fn relieve_memory(&mut self) {
-        if self.memory.wants_review(&mut self.review.calls) || self.review.is_owed {
+        if self.memory.wants_review(&mut self.review.calls) || self.review.is_unfinished {
             self.review_memory();
         }
     }
 
-    /// Gives back this shard's part of what is too much.
+    /// Gives back this shard's part of what exceeds the budget.
     pub(super) fn review_memory(&mut self) {
-        let is_busy = self.someone_is_owed() || self.rooms.in_line() > 0;
-        self.review.is_owed = false;
+        let is_busy = self.has_queued_sends() || self.rooms.queued_rooms() > 0;
+        self.review.is_unfinished = false;
         let inbox_bytes = self.registry.inboxes().iter().map(Inbox::bytes).sum();
         let Some(demand) = self.memory.review(inbox_bytes, is_busy) else { return };
         let own_bytes = if demand.own_bytes > 0 { self.give_back(&demand) } else { 0 };
@@ -71,14 +71,14 @@ impl Hub {
         }
     }
 
-    /// The largest holders go down to a common level, until enough is given back; how much that was.
+    /// Cuts the largest holders down to a common level, until enough is given back. Returns the number of bytes.
     fn give_back(&mut self, demand: &Demand) -> usize {
         let mut holders = self.holders(demand.floor_bytes);
         holders.sort_unstable_by_key(|holder| Reverse(holder.bytes));
         let sizes: Vec<_> = holders.iter().map(|holder| holder.bytes).collect();
         let level = plan::level(&sizes, demand.own_bytes);
         let mut given_bytes = 0;
-        // A log that is cut back costs nobody a connection.
+        // Logs first: cutting one back costs nobody a connection.
         let (logs, others): (Vec<_>, Vec<_>) =
             holders.into_iter().filter(|holder| holder.bytes > level).partition(|holder| holder.what == What::Logs);
         for (count, holder) in logs.into_iter().chain(others).enumerate() {
@@ -86,13 +86,13 @@ impl Hub {
                 break;
             }
             if count >= GIVING_PER_TURN || given_bytes >= GIVEN_BYTES_PER_TURN {
-                self.review.is_owed = true;
+                self.review.is_unfinished = true;
                 break;
             }
             count_lap(holder.what, 1);
             given_bytes += match holder.what {
                 What::Logs => self.shrink_log(holder, level),
-                _ => self.give_up(holder),
+                _ => self.close_holder(holder),
             };
         }
         given_bytes
@@ -117,9 +117,9 @@ impl Hub {
         bytes.saturating_sub(log.held_bytes())
     }
 
-    /// Closes a connection for what it holds, which is given back at once.
-    fn give_up(&mut self, Holder { bytes, what, slot }: Holder) -> usize {
-        // Closed a moment ago for the other thing that it held.
+    /// Closes a connection and frees what it holds at once.
+    fn close_holder(&mut self, Holder { bytes, what, slot }: Holder) -> usize {
+        // It may just have been closed as the holder of something else.
         let Some(connection) = self.connections.get_mut(slot as usize) else { return 0 };
         let reason = match what {
             What::Messages | What::Unread => CloseReason::OutOfMemory,
@@ -128,11 +128,12 @@ impl Hub {
         };
         // What follows input that was dropped can't be decoded any more.
         let lost_input = connection.unread.is_some() || connection.decoder.buffered_bytes() > 0;
-        connection.give_up();
+        connection.free_memory();
         let left_bytes = if what == What::Outboxes { connection.outbox_bytes() } else { 0 };
+        let is_open = connection.life.is_open();
         self.forget_unread(slot);
-        if !self.connection(slot).life.is_open() || left_bytes > bytes / 2 {
-            // It had its Close already, or is in the middle of a frame as large as all it holds, and doesn't read it.
+        if !is_open || left_bytes > bytes / 2 {
+            // It is already closing, or stuck in the middle of a frame that makes up most of what it holds.
             self.count_end(slot, reason.code());
             self.end_counted(slot);
             return bytes;

@@ -1,6 +1,6 @@
-//! What a message in a raw room makes happen: it is published as it is.
+//! A message in a raw room is published as it is.
 
-use fastwebsockets::OpCode;
+use crate::frame::OpCode;
 
 use super::Hub;
 use crate::frame::decode::Kind;

@@ -1,69 +1,68 @@
-//! What connections have said is read in turns: each turn has a bound of work, and each connection with something unread
-//! its place in line, so that whoever floods waits, and nobody else. Whoever has more to say than was read stands in a line
-//! of its own, behind those that have just begun: these don't wait for a thousand flooders to have their turns.
+//! The input of connections is read in turns. The work of each turn is bounded, and each connection with unread input has its
+//! place in a queue, so that only a flooder waits for its own flood. Connections that have more input than was read in one go
+//! get a separate queue, behind those that have just sent something: nobody waits for a thousand flooders.
 //!
-//! A connection waits, too, while what it wants can't be done without harm to others: while an inbox is congested, while the
-//! raw room that it publishes into is behind, while it doesn't read the answers that it has. A chat message whose room is
-//! behind is parked. Nothing of what waits is lost, and none of it keeps a receive buffer: its socket fills up, and the
-//! peer's TCP window closes.
+//! A connection also waits while reading it would harm others: while an inbox is congested, while the raw room that it
+//! publishes to is behind, or while it doesn't read its replies. A chat message whose room is behind is parked. Nothing that
+//! waits is lost, and none of it occupies a receive buffer: the socket fills up, and the peer's TCP window closes.
 
 use std::collections::VecDeque;
 use std::io;
 
-use fastwebsockets::OpCode;
+use crate::frame::OpCode;
 
-use super::{Ask, Hub, Key};
+use super::{Hub, Key, RingOp};
 use crate::connection::unread::{Parked, Unread};
+use crate::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE};
 use crate::frame::decode::Event;
 use crate::frame::encode;
 use crate::limits::{
     BUFFERS_SHARE, COPIED_PARTS_MAX, ENDS_PER_TURN, LOOKS_PER_TURN, RECEIVE_BUFFER_BYTES, REPLIES_BYTES_HELD,
     WORK_PER_TURN, WORK_SHARE_MIN,
 };
-use crate::metrics::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE};
 use crate::protocol::Protocol;
 use crate::ring::{BufferPool, Receive, Received};
 
-/// Bytes of whole frames that count as a unit of work,
+/// Bytes of complete frames that count as one unit of work.
 const BYTES_PER_UNIT: usize = 1024;
-/// of fragments, which may be as short as their headers,
+/// Bytes of fragments that count as one unit: they may be as short as their headers.
 const FRAGMENT_BYTES_PER_UNIT: usize = 64;
-/// and of a frame whose end is missing: they are copied, and that is all.
+/// Bytes of an incomplete frame that count as one unit: they are only copied.
 const PART_BYTES_PER_UNIT: usize = 4096;
-/// What it takes to close a connection, in units of work,
+/// Units of work that it takes to close a connection.
 pub(super) const CLOSE_WORK: usize = 8;
-/// and to join a room, or to leave it.
+/// Units of work that it takes to join or leave a room.
 pub(super) const MEMBERSHIP_WORK: usize = 4;
 
-/// What became of a connection's turn.
+/// How a connection's turn ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
-    /// It has said everything.
+    /// There is no unread input left.
     Done,
-    /// Its share is used up.
+    /// There is more, but the share of work is used up.
     More,
-    /// It has to wait.
+    /// There is more, and it has to wait.
     Held,
 }
 
-/// The connections with something unread, and whose turn it is.
+/// The connections with unread input, and whose turn it is.
 #[derive(Debug)]
 pub(super) struct Reading {
     buffers: BufferPool,
-    /// Connections that have just said something, in the order of their turns. Each with something unread stands here or in
-    /// `line`, exactly once.
-    newcomers: VecDeque<Key>,
-    /// Connections that had their turn and have more to say, or to wait; and those that always have more.
-    line: VecDeque<Key>,
-    /// Whether somebody in line need not wait.
-    someone_may_go_on: bool,
-    /// Units of work that are left of a connection's turn.
+    /// Connections that have just sent something, in the order of their turns. Each connection with unread input is in here or
+    /// in `busy`, exactly once.
+    quiet: VecDeque<Key>,
+    /// Connections that had their turn and have more input, or have to wait; and connections that always have more.
+    busy: VecDeque<Key>,
+    /// Whether a queued connection could go on at once.
+    can_continue: bool,
+    /// Units of work left in the current connection's turn.
     work_left: isize,
-    /// A message that the connection whose turn it is could not publish yet.
+    /// A message of the current connection that could not be published yet.
     pub(super) parked: Option<Parked>,
-    /// Connections whose peers have ended, and of which nothing is unread.
+    /// Connections whose peer has ended and that have no unread input.
     ends: VecDeque<Key>,
-    /// Connections whose receive ended because buffers ran out.
+    /// Connections whose receive ended because the buffers had run out.
     starved: VecDeque<Key>,
 }
 
@@ -71,9 +70,9 @@ impl Reading {
     pub(super) fn new(buffers: BufferPool) -> Self {
         Self {
             buffers,
-            newcomers: VecDeque::new(),
-            line: VecDeque::new(),
-            someone_may_go_on: false,
+            quiet: VecDeque::new(),
+            busy: VecDeque::new(),
+            can_continue: false,
             work_left: 0,
             parked: None,
             ends: VecDeque::new(),
@@ -81,25 +80,25 @@ impl Reading {
         }
     }
 
-    /// Whether half of the receive buffers hold something unread: the others are for those that have just begun to say
+    /// Whether half of the receive buffers hold unread input: the other half is reserved for connections that have just sent
     /// something.
     fn buffers_are_short(&self) -> bool {
-        self.buffers.held() >= self.buffers.len() / 2
+        self.buffers.held() >= self.buffers.size() / 2
     }
 
-    /// Whether somebody is in line.
-    fn anyone_waits(&self) -> bool {
-        !self.newcomers.is_empty() || !self.line.is_empty()
+    /// Whether any connection is queued.
+    fn has_unread(&self) -> bool {
+        !self.quiet.is_empty() || !self.busy.is_empty()
     }
 
-    /// Whether some connection has ended and is not taken down yet.
+    /// Whether the peer of some connection has ended, and that still has to be handled.
     pub(super) fn has_ends(&self) -> bool {
         !self.ends.is_empty()
     }
 
     /// Whether a connection waits for a receive buffer, and there is one.
     pub(super) fn may_receive_again(&self) -> bool {
-        !self.starved.is_empty() && self.buffers.held() < self.buffers.len()
+        !self.starved.is_empty() && self.buffers.held() < self.buffers.size()
     }
 
     /// Whether a connection waits for a receive buffer.
@@ -108,23 +107,23 @@ impl Reading {
         self.starved.contains(key)
     }
 
-    /// Entries of both lines, with and without connections that are gone meanwhile.
+    /// The entries of both queues, including those of connections that are gone.
     #[cfg(debug_assertions)]
-    pub(super) fn in_line(&self) -> impl Iterator<Item = &Key> {
-        self.newcomers.iter().chain(&self.line)
+    pub(super) fn queued(&self) -> impl Iterator<Item = &Key> {
+        self.quiet.iter().chain(&self.busy)
     }
 }
 
 impl Hub {
-    /// Something has arrived of a connection, or its receive has ended.
+    /// A receive has completed, or one part of it: bytes, an end, or an error.
     pub(in crate::shard) fn received(&mut self, slot: u32, result: io::Result<Option<Received>>, armed: bool) {
         let key = self.key(slot);
         let connection = self.connection(slot);
         connection.life.received(armed);
         match result {
-            // Behind its end nothing is read: bytes could be missing in between.
+            // Nothing is read after the end: bytes might be missing in between.
             Ok(Some(_)) if connection.life.has_peer_ended() || connection.life.is_ended() => {}
-            Ok(Some(received)) => self.has_arrived(slot, received),
+            Ok(Some(received)) => self.enqueue_input(slot, received),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                 connection.one_at_a_time = true;
                 self.reading.starved.push_back(key);
@@ -134,7 +133,7 @@ impl Hub {
                     self.receive(slot);
                 }
             }
-            // The peer has ended, or is gone; what it said before it went is heard first.
+            // The peer has ended, or the connection is broken. What the peer sent before is read first.
             Ok(None) | Err(_) => {
                 connection.life.peer_ended();
                 if connection.unread.is_none() {
@@ -145,10 +144,10 @@ impl Hub {
         self.release_if_ended(slot);
     }
 
-    /// Something has arrived of a connection. While buffers are short, what a flood brings is copied.
-    fn has_arrived(&mut self, slot: u32, mut received: Received) {
+    /// Bytes have arrived. While buffers are short, a flooder's bytes are copied.
+    fn enqueue_input(&mut self, slot: u32, mut received: Received) {
         let at = self.now.instant;
-        let buffers_max = (self.reading.buffers.len() / BUFFERS_SHARE).max(1);
+        let buffers_max = (self.reading.buffers.size() / BUFFERS_SHARE).max(1);
         let are_short = self.reading.buffers_are_short();
         let connection = &mut self.connections[slot as usize];
         connection.liveness.heard();
@@ -156,8 +155,8 @@ impl Hub {
         let floods = connection.one_at_a_time && !is_short;
         let begins = connection.unread.is_none();
         if begins {
-            let line = if floods { &mut self.reading.line } else { &mut self.reading.newcomers };
-            line.push_back(Key { slot, serial: connection.serial });
+            let queue = if floods { &mut self.reading.busy } else { &mut self.reading.quiet };
+            queue.push_back(Key { slot, serial: connection.serial });
         }
         let unread = connection.unread.get_or_insert_default();
         let keeps_buffer = !are_short || begins && !floods || unread.parts() >= COPIED_PARTS_MAX;
@@ -175,51 +174,51 @@ impl Hub {
         }
     }
 
-    /// The same for what came behind a request head.
-    pub(super) fn has_said(&mut self, slot: u32, bytes: Vec<u8>) {
+    /// Takes in bytes that were received after the request head.
+    pub(super) fn enqueue_leftover(&mut self, slot: u32, bytes: Vec<u8>) {
         let key = self.key(slot);
         let at = self.now.instant;
         self.connection(slot).unread.get_or_insert_default().push_copy(bytes, at);
-        self.reading.newcomers.push_back(key);
+        self.reading.quiet.push_back(key);
     }
 
-    /// Lets the connections in line have their turns, one after the other, until a turn's worth of work is done: first those
-    /// that have just begun; half of the work is for those that go on, if there are any.
-    pub(super) fn read_line(&mut self) {
+    /// Gives the queued connections their turns, one after the other, until a turn's worth of work is done. Those that have
+    /// just sent something go first; half of the work is reserved for the others, if there are any.
+    pub(super) fn read_queued(&mut self) {
         let reading = &mut self.reading;
-        reading.someone_may_go_on = false;
-        let (mut begin, mut go_on) = (reading.newcomers.len(), reading.line.len().min(LOOKS_PER_TURN));
-        let share = (WORK_PER_TURN / (begin + reading.line.len()).max(1)).max(WORK_SHARE_MIN) as isize;
+        reading.can_continue = false;
+        let (mut quiet, mut busy) = (reading.quiet.len(), reading.busy.len().min(LOOKS_PER_TURN));
+        let share = (WORK_PER_TURN / (quiet + reading.busy.len()).max(1)).max(WORK_SHARE_MIN) as isize;
         let mut left = WORK_PER_TURN as isize;
-        while begin + go_on > 0 {
+        while quiet + busy > 0 {
             if self.registry.is_congested() {
                 return;
             }
             if left <= 0 {
-                self.reading.someone_may_go_on = true;
+                self.reading.can_continue = true;
                 return;
             }
-            let (line, count) = if begin > 0 && (go_on == 0 || left > WORK_PER_TURN as isize / 2) {
-                (&mut self.reading.newcomers, &mut begin)
+            let (queue, count) = if quiet > 0 && (busy == 0 || left > WORK_PER_TURN as isize / 2) {
+                (&mut self.reading.quiet, &mut quiet)
             } else {
-                (&mut self.reading.line, &mut go_on)
+                (&mut self.reading.busy, &mut busy)
             };
             *count -= 1;
-            let Some(key) = line.pop_front() else { continue };
+            let Some(key) = queue.pop_front() else { continue };
             if self.get(key).is_none_or(|connection| connection.unread.is_none()) {
                 continue;
             }
             self.reading.work_left = share.min(left);
-            let began_with = self.reading.work_left;
+            let work_before = self.reading.work_left;
             match self.take_turn(key) {
                 Turn::Done => {}
                 Turn::More => {
-                    self.reading.someone_may_go_on = true;
-                    self.reading.line.push_back(key);
+                    self.reading.can_continue = true;
+                    self.reading.busy.push_back(key);
                 }
-                Turn::Held => self.reading.line.push_back(key),
+                Turn::Held => self.reading.busy.push_back(key),
             }
-            left -= began_with - self.reading.work_left;
+            left -= work_before - self.reading.work_left;
         }
     }
 
@@ -228,14 +227,14 @@ impl Hub {
         if !self.must_wait(key.slot) && self.parked_message(key.slot, &mut unread) {
             self.read(key, &mut unread);
         }
-        if !self.is_current(key) || !self.connection(key.slot).life.is_heard() {
+        if !self.is_current(key) || !self.connection(key.slot).life.reads_input() {
             if self.is_current(key) {
-                self.all_is_read(key);
+                self.input_drained(key);
             }
             return Turn::Done;
         }
         if unread.is_empty() {
-            self.all_is_read(key);
+            self.input_drained(key);
             return Turn::Done;
         }
         let must_wait = unread.parked.is_some() || self.must_wait(key.slot);
@@ -248,7 +247,7 @@ impl Hub {
         if must_wait { Turn::Held } else { Turn::More }
     }
 
-    /// Publishes what was parked, if its room has caught up; false: it has not.
+    /// Publishes the parked message, if its room has caught up. False: it has not.
     fn parked_message(&mut self, slot: u32, unread: &mut Unread) -> bool {
         let Some(Parked { room, .. }) = &unread.parked else { return true };
         if room.is_behind() {
@@ -264,13 +263,13 @@ impl Hub {
         unread.parked.is_none()
     }
 
-    /// Reads until there is nothing more, the share of work is used up, or the connection has to wait.
+    /// Reads until there is no more input, the share of work is used up, or the connection has to wait.
     fn read(&mut self, key: Key, unread: &mut Unread) {
-        while self.reading.work_left > 0 && self.is_current(key) && self.connection(key.slot).life.is_heard() {
+        while self.reading.work_left > 0 && self.is_current(key) && self.connection(key.slot).life.reads_input() {
             let Some((input, at)) = unread.first() else { return };
             self.sampler.arrived(at);
             let len = input.len();
-            let left = self.bytes_arrived(key.slot, input);
+            let left = self.decode_input(key.slot, input);
             self.counters.received_bytes.add((len - left) as u64);
             unread.advance(left);
             if let Some(parked) = self.reading.parked.take() {
@@ -283,8 +282,8 @@ impl Hub {
         }
     }
 
-    /// Decodes what a connection sent, and does what it says. Returns how many bytes are left for later.
-    fn bytes_arrived(&mut self, slot: u32, mut input: &mut [u8]) -> usize {
+    /// Decodes input and acts on it. Returns how many bytes are left for later.
+    fn decode_input(&mut self, slot: u32, mut input: &mut [u8]) -> usize {
         if self.connection(slot).protocol() == Protocol::Sse {
             self.spend(input.len() / BYTES_PER_UNIT);
             self.ignore(slot, input.len());
@@ -293,7 +292,7 @@ impl Hub {
         let message_bytes_max = self.settings.message_bytes_max;
         loop {
             let connection = self.connection(slot);
-            if !connection.life.is_heard() {
+            if !connection.life.reads_input() {
                 return 0;
             }
             let before = input.len();
@@ -321,12 +320,12 @@ impl Hub {
         }
     }
 
-    /// Work was done for the connection whose turn it is: more than was left of it is taken off the shard's turn.
+    /// Deducts work from the turn of the current connection; what exceeds its share is deducted from the shard's turn.
     pub(super) fn spend(&mut self, work: usize) {
         self.reading.work_left -= work as isize;
     }
 
-    /// Whether nothing more of this connection may be read just now.
+    /// Whether this connection must not be read just now.
     fn must_wait(&self, slot: u32) -> bool {
         let connection = &self.connections[slot as usize];
         if self.registry.is_congested() || connection.replies_bytes() > REPLIES_BYTES_HELD {
@@ -337,31 +336,32 @@ impl Hub {
             && connection.memberships.first().is_some_and(|membership| self.rooms.get(membership.room).room.is_behind())
     }
 
-    /// Whether there is something to read at once. If all that is in line has to wait, what it waits for wakes this shard.
-    pub(super) fn reads_on(&self) -> bool {
-        if self.reading.someone_may_go_on || !self.reading.anyone_waits() {
-            return self.reading.anyone_waits();
+    /// Whether there is something to read at once. If everything queued has to wait, whatever it waits for will wake this
+    /// shard.
+    pub(super) fn has_more_to_read(&self) -> bool {
+        if self.reading.can_continue || !self.reading.has_unread() {
+            return self.reading.has_unread();
         }
         self.inbox().pressure().wait();
-        self.may_anyone_go_on()
+        self.is_any_readable()
     }
 
-    /// Whether somebody in line could be read now, or has to give back receive buffers that others wait for: asked before the
-    /// shard sleeps.
-    fn may_anyone_go_on(&self) -> bool {
-        let Reading { newcomers, line, starved, .. } = &self.reading;
-        let buffers_are_missed = !starved.is_empty() && !self.registry.is_congested();
-        let may_go_on = |key: &Key| {
+    /// Whether any queued connection could be read now, or holds receive buffers that others need. Checked before the shard
+    /// sleeps.
+    fn is_any_readable(&self) -> bool {
+        let Reading { quiet, busy, starved, .. } = &self.reading;
+        let buffers_are_wanted = !starved.is_empty() && !self.registry.is_congested();
+        let is_readable = |key: &Key| {
             let unread = self.get(*key).and_then(|connection| connection.unread.as_ref());
             let Some(unread) = unread else { return false };
             !self.must_wait(key.slot) && unread.parked.as_ref().is_none_or(|parked| !parked.room.is_behind())
-                || buffers_are_missed && unread.has_buffers()
+                || buffers_are_wanted && unread.has_buffers()
         };
-        newcomers.iter().chain(line).any(may_go_on)
+        quiet.iter().chain(busy).any(is_readable)
     }
 
-    /// Nothing unread is left of this connection: more may come, or its end is heard now.
-    fn all_is_read(&mut self, key: Key) {
+    /// All input of this connection has been read: receive more, or handle its end.
+    fn input_drained(&mut self, key: Key) {
         if self.connection(key.slot).life.has_peer_ended() {
             self.reading.ends.push_back(key);
         } else {
@@ -369,13 +369,13 @@ impl Hub {
         }
     }
 
-    /// Drops what a connection has said and nobody has read; what it says from now on is received.
+    /// Drops the unread input of a connection. What arrives from now on is received.
     pub(super) fn forget_unread(&mut self, slot: u32) {
         let key = self.key(slot);
         if self.connection(slot).unread.take().is_some() {
-            self.reading.newcomers.retain(|in_line| *in_line != key);
-            self.reading.line.retain(|in_line| *in_line != key);
-            self.all_is_read(key);
+            self.reading.quiet.retain(|queued| *queued != key);
+            self.reading.busy.retain(|queued| *queued != key);
+            self.input_drained(key);
         }
     }
 
@@ -384,22 +384,22 @@ impl Hub {
         if connection.life.may_receive() {
             connection.life.receive();
             let how = if connection.one_at_a_time { Receive::Once } else { Receive::All };
-            self.asks.push(Ask::Receive(slot, how));
+            self.ring_ops.push(RingOp::Receive(slot, how));
         }
     }
 
-    /// From now on this connection takes no more than one receive buffer, and none while it has something unread.
+    /// From now on this connection takes one receive buffer at a time, and none while it has unread input.
     fn stop_receiving(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         if connection.life.is_receiving() && !connection.one_at_a_time {
-            self.asks.push(Ask::Cancel(slot));
+            self.ring_ops.push(RingOp::Cancel(slot));
         }
         connection.one_at_a_time = true;
     }
 
-    /// Arms receives that ended for want of buffers: the first of them, as many as there are buffers.
+    /// Restarts receives that ended because the buffers had run out, the oldest first, as many as there are free buffers.
     pub(in crate::shard) fn receive_again(&mut self) {
-        let free = self.reading.buffers.len().saturating_sub(self.reading.buffers.held());
+        let free = self.reading.buffers.size().saturating_sub(self.reading.buffers.held());
         for _ in 0..free.min(self.reading.starved.len()) {
             let Some(key) = self.reading.starved.pop_front() else { return };
             if self.is_current(key) && self.connection(key.slot).unread.is_none() {
@@ -408,8 +408,8 @@ impl Hub {
         }
     }
 
-    /// Takes down connections whose peers have ended, and have been heard to the end.
-    pub(super) fn hear_ends(&mut self) {
+    /// Ends connections whose peer has ended, once all their input has been read.
+    pub(super) fn handle_ends(&mut self) {
         let mut left = ENDS_PER_TURN;
         while left > 0 {
             let Some(key) = self.reading.ends.pop_front() else { return };
@@ -422,15 +422,15 @@ impl Hub {
 
     fn peer_ended(&mut self, slot: u32) {
         if self.connection(slot).life.is_ended() {
-            // It is released when the ring has given back what it holds.
+            // It will be released once the ring has given back what it holds.
             return;
         }
         if self.connection(slot).protocol() == Protocol::Sse {
-            // As listeners go: there is no Close in HTTP.
+            // This is how listeners leave: HTTP has no Close.
             self.count_end(slot, CLOSED_WITHOUT_CODE);
             self.end_counted(slot);
         } else {
-            // Perhaps the peer has ended its direction only, and still reads what it is owed.
+            // The peer may have shut down only its sending side, and still read what it is owed.
             self.count_end(slot, CLOSED_ABNORMALLY);
             self.peer_closes(slot, None);
         }
@@ -442,7 +442,7 @@ impl Hub {
                 self.message(slot, kind, &payload);
             }
             Event::Message { .. } | Event::Pong(_) => {}
-            // Answered as RFC 6455 has it, 5.5.2.
+            // RFC 6455, section 5.5.2: a ping is answered with its payload.
             Event::Ping(payload) => {
                 self.connection(slot).pong(encode::frame(OpCode::Pong, &payload));
                 self.queue(slot);

@@ -1,4 +1,4 @@
-//! The end of the server: each connection is told to go, and those that can be told, when to reconnect.
+//! The end of the server: each connection is closed, and clients whose protocol allows it are told when to reconnect.
 
 use super::Hub;
 use crate::clock::Now;
@@ -6,38 +6,38 @@ use crate::limits::{RETRY_SPAN_MS_MAX, RETRY_SPAN_MS_MIN};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{Protocol, broadcast};
 
-/// Milliseconds between two reconnects of clients of this shard.
+/// Milliseconds between the reconnects of two clients of this shard.
 const RETRY_STEP_MS: u64 = 1;
-/// Delay of the first one, in milliseconds.
+/// Milliseconds until the first client reconnects.
 const RETRY_FIRST_MS: u64 = 1000;
-/// Number of different delays after which clients that come while the server stops are told to retry.
-const LATE_COMERS: usize = 1000;
+/// Number of different delays given to clients that connect while the server is stopping.
+const LATE_DELAYS: usize = 1000;
 
-/// The delay after which the client `index` of `count` reconnects, in milliseconds.
+/// The delay after which client `index` of `count` reconnects, in milliseconds.
 fn retry_ms(index: usize, count: usize) -> u64 {
     let span_ms = (count as u64 * RETRY_STEP_MS).clamp(RETRY_SPAN_MS_MIN, RETRY_SPAN_MS_MAX);
     RETRY_FIRST_MS + span_ms * index as u64 / count as u64
 }
 
 impl Hub {
-    /// Closes every connection, and every one that still comes.
+    /// Closes every connection, and from now on every new one.
     pub(in crate::shard) fn stop(&mut self, now: Now) {
         self.now = now;
         self.stopping = true;
         let slots: Vec<u32> = self.connections.iter().map(|(slot, _)| slot as u32).collect();
         for (index, slot) in slots.iter().enumerate() {
-            self.send_away(*slot, retry_ms(index, slots.len()));
+            self.close_for_restart(*slot, retry_ms(index, slots.len()));
         }
     }
 
-    /// Closes a connection that came after the server was told to stop.
-    pub(super) fn send_away_late(&mut self, slot: u32) {
+    /// Closes a connection that was made after the server was asked to stop.
+    pub(super) fn close_late_arrival(&mut self, slot: u32) {
         let serial = self.connection(slot).serial as usize;
-        self.send_away(slot, retry_ms(serial % LATE_COMERS, LATE_COMERS));
+        self.close_for_restart(slot, retry_ms(serial % LATE_DELAYS, LATE_DELAYS));
     }
 
-    /// A client of v1 and a listener reconnect after exactly `retry_ms`.
-    fn send_away(&mut self, slot: u32, retry_ms: u64) {
+    /// Closes a connection. A v1 client or a listener is told to reconnect after `retry_ms`.
+    fn close_for_restart(&mut self, slot: u32, retry_ms: u64) {
         if !self.connection(slot).life.is_open() {
             return;
         }

@@ -1,31 +1,31 @@
-//! What leaves: replies and members' frames, in turns with a bound.
+//! What leaves: replies and room frames, within a bound per turn.
 //!
-//! Connections that wait for something of their own, those that have more to get than one send, and rooms each have their
-//! share of a turn. Logs are cut back to their bound only when their members have been visited, so that members that read are
-//! never lapped because the server was busy.
+//! Connections that wait for a reply, connections that have more to get than one send holds, and rooms each get a share of a
+//! turn. Logs are cut back to their bound only after the members have been visited, so that a member that reads is never lapped
+//! because the server was busy.
 
 use std::collections::VecDeque;
 use std::io;
 
-use super::{Ask, Hub, Key};
+use super::{Hub, Key, RingOp};
 use crate::connection::{Gap, Next, Sent};
+use crate::counters::Lapped;
 use crate::limits::VISITS_MIN;
-use crate::metrics::counters::Lapped;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{Protocol, broadcast, sse};
 use crate::ring::Slices;
 use crate::shard::settings::Slow;
 
-/// What one turn gives to the kernel, at most about four milliseconds of it, if a single room is in line: a fan-out that is
-/// parted costs up to 8 % more.
+/// What one turn gives to the kernel if at most one room is queued: about four milliseconds' work. Splitting a fan-out over
+/// several turns costs up to 8 %.
 const PER_TURN: Budget = Budget { sends: 1024, bytes: 2 * 1024 * 1024 };
-/// The same if several rooms are in line: none of them waits for long.
+/// The same if several rooms are queued, so that none of them waits for long.
 const PER_SHARED_TURN: Budget = Budget { sends: 512, ..PER_TURN };
 
-/// What may still be given to the kernel.
+/// What may still be given to the kernel in this turn.
 #[derive(Clone, Copy)]
 struct Budget {
-    /// Below 0: more was given.
+    /// Below 0 if more was given.
     sends: isize,
     bytes: isize,
 }
@@ -41,7 +41,7 @@ impl Budget {
         Self { sends: (self.sends / parts).max(1), bytes: (self.bytes / parts).max(1) }
     }
 
-    /// `given` gives away up to this much, and what it gave in all is taken off.
+    /// Lets `give` use up to `part`, and deducts what it used.
     fn spend(&mut self, part: Self, give: impl FnOnce(&mut Self)) {
         let mut left = part;
         give(&mut left);
@@ -55,36 +55,36 @@ impl Budget {
     }
 }
 
-/// The connections that are owed something, beside the members of rooms in line.
+/// Connections with something to send, apart from the members of queued rooms.
 #[derive(Debug, Default)]
 pub(super) struct Sending {
-    /// Those with something of their own to get, each at most once here and in `lagging`.
+    /// Connections with frames of their own. Each connection is in here or in `lagging`, at most once.
     queue: VecDeque<Key>,
-    /// Those that have more to get than one send, or were full.
+    /// Connections that have more to get than one send holds, or whose socket was full.
     lagging: VecDeque<Key>,
-    /// Filled by one send, and emptied again.
+    /// Scratch space: the gaps found by one send.
     gaps: Vec<Gap>,
-    /// Connections that lost something, and have to be told; without a gap: closed.
-    laggards: Vec<(u32, Option<Gap>)>,
-    /// Whether this shard published into itself since its inbox was last drained.
+    /// Connections that lost messages and have to be told; closed if there is no gap to tell.
+    losses: Vec<(u32, Option<Gap>)>,
+    /// Whether this shard has published to itself since its inbox was last drained.
     pub(super) more_news: bool,
 }
 
 impl Sending {
-    /// Entries of both queues, with and without connections that are gone meanwhile.
+    /// The entries of both queues, including those of connections that are gone.
     #[cfg(debug_assertions)]
     pub(super) fn queued(&self) -> impl Iterator<Item = &Key> {
         self.queue.iter().chain(&self.lagging)
     }
 }
 
-/// What takes a send: the token of a connection, and what is to leave.
+/// Takes a send: the token of a connection, and the slices.
 type Sink<'s> = dyn FnMut(u32, Slices) + 's;
 
 impl Hub {
-    /// Gives `sink` what is owed, within a turn's bound.
+    /// Hands everything that is to be sent to `sink`, within a turn's bound.
     pub(in crate::shard) fn send(&mut self, sink: &mut Sink<'_>) {
-        let budget = if self.rooms.in_line() > 1 { PER_SHARED_TURN } else { PER_TURN };
+        let budget = if self.rooms.queued_rooms() > 1 { PER_SHARED_TURN } else { PER_TURN };
         let (mut left, quarter) = (budget, budget.share(4));
         left.spend(quarter, |part| self.send_queued(part, sink, |sending| &mut sending.queue));
         left.spend(quarter, |part| self.send_queued(part, sink, |sending| &mut sending.lagging));
@@ -107,16 +107,16 @@ impl Hub {
             let Some(key) = queue(&mut self.sending).pop_front() else { break };
             if self.is_current(key) {
                 self.connection(key.slot).queued = false;
-                self.give(key.slot, left, sink);
-                self.tell_laggards();
+                self.send_to(key.slot, left, sink);
+                self.report_losses();
             }
         }
     }
 
-    /// One round of the rooms in line: each visits its share of members. Those that were quiet go first; half of what is
-    /// left is for the others, if there are any.
+    /// One round of the queued rooms: each visits its share of members. Rooms that were quiet go first; half of what is left of
+    /// the turn is reserved for the others, if there are any.
     fn visit_members(&mut self, left: &mut Budget, sink: &mut Sink<'_>) {
-        let (rooms, busy, half) = (self.rooms.in_line(), self.rooms.busy_in_line(), left.share(2));
+        let (rooms, busy, half) = (self.rooms.queued_rooms(), self.rooms.busy_rooms(), left.share(2));
         let share = left.share(rooms);
         for _ in 0..rooms {
             if left.is_spent() {
@@ -127,19 +127,19 @@ impl Hub {
             left.spend(share, |of_room| {
                 for _ in 0..visits_max {
                     let Some(slot) = self.rooms.visit() else { break };
-                    self.give(slot, of_room, sink);
+                    self.send_to(slot, of_room, sink);
                     if of_room.bytes <= 0 {
                         break;
                     }
                 }
             });
-            self.rooms.end_of_visits();
-            self.tell_laggards();
+            self.rooms.end_visits();
+            self.report_losses();
         }
     }
 
-    /// Gives what one connection is owed, unless it has to wait.
-    fn give(&mut self, slot: u32, left: &mut Budget, sink: &mut Sink<'_>) {
+    /// Sends one connection what it is owed, unless it has to wait.
+    fn send_to(&mut self, slot: u32, left: &mut Budget, sink: &mut Sink<'_>) {
         let connection = &mut self.connections[slot as usize];
         if !connection.life.may_send() {
             return;
@@ -147,7 +147,7 @@ impl Hub {
         let gaps = &mut self.sending.gaps;
         let next = connection.next_send(&self.rooms, gaps);
         // Told before a Close: that lets out what its rooms have behind the gaps.
-        self.sending.laggards.extend(gaps.drain(..).map(|gap| (slot, Some(gap))));
+        self.sending.losses.extend(gaps.drain(..).map(|gap| (slot, Some(gap))));
         match next {
             Next::Send(slices) => {
                 connection.life.send();
@@ -155,18 +155,18 @@ impl Hub {
                 sink(slot, slices);
             }
             Next::Nothing => {}
-            Next::TooSlow => self.sending.laggards.push((slot, None)),
+            Next::TooSlow => self.sending.losses.push((slot, None)),
         }
     }
 
-    /// A send has ended.
+    /// Handles a completed send.
     pub(in crate::shard) fn sent(&mut self, slot: u32, result: io::Result<usize>, slices: Slices) {
         let connection = &mut self.connections[slot as usize];
         connection.life.sent();
         let count = match result {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            // The peer is gone.
+            // The connection is broken.
             Err(_) => return self.end(slot),
         };
         self.counters.sent_bytes.add(count as u64);
@@ -176,7 +176,7 @@ impl Hub {
             Sent::Full => {
                 if !connection.life.is_ended() {
                     connection.life.await_writable();
-                    self.asks.push(Ask::AwaitWritable(slot));
+                    self.ring_ops.push(RingOp::AwaitWritable(slot));
                 }
             }
         }
@@ -185,19 +185,19 @@ impl Hub {
         }
     }
 
-    /// There is room to send again, or the socket is at its end.
+    /// Handles the end of a wait until the socket is writable.
     pub(in crate::shard) fn writable(&mut self, slot: u32) {
         self.connection(slot).life.writable();
         self.queue_if_owed(slot);
         self.release_if_ended(slot);
     }
 
-    /// Adds what was delivered to the counters.
+    /// Adds the deliveries since the last call to the counters.
     pub(in crate::shard) fn report_deliveries(&mut self) {
         self.rooms.deliveries.report(&self.counters);
     }
 
-    /// Puts a connection into the queue to send to, unless it stands there, or must wait.
+    /// Queues a connection to be sent to, unless it is queued already or can't be sent to now.
     pub(super) fn queue(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         if !connection.queued && connection.life.may_send() {
@@ -206,26 +206,26 @@ impl Hub {
         }
     }
 
-    /// A connection that is owed more than one send waits behind those that have just asked for something.
+    /// Queues a connection that still has something to send, behind those that have just asked for something.
     fn queue_if_owed(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
-        if connection.has_something(&self.rooms) && !connection.queued && connection.life.may_send() {
+        if connection.has_pending(&self.rooms) && !connection.queued && connection.life.may_send() {
             connection.queued = true;
             self.sending.lagging.push_back(Key { slot, serial: connection.serial });
         }
     }
 
-    /// Whether somebody stands in a queue to be sent to.
-    pub(super) fn someone_is_owed(&self) -> bool {
+    /// Whether any connection is queued to be sent to.
+    pub(super) fn has_queued_sends(&self) -> bool {
         !self.sending.queue.is_empty() || !self.sending.lagging.is_empty()
     }
 
-    /// Tells members what they have lost, or closes those that can't be told.
-    fn tell_laggards(&mut self) {
-        if self.sending.laggards.is_empty() {
+    /// Tells members which messages they have lost, or closes those that can't be told.
+    fn report_losses(&mut self) {
+        if self.sending.losses.is_empty() {
             return;
         }
-        for (slot, gap) in std::mem::take(&mut self.sending.laggards) {
+        for (slot, gap) in std::mem::take(&mut self.sending.losses) {
             match gap {
                 Some(gap) => self.lapped(slot, gap),
                 None => {
@@ -236,7 +236,7 @@ impl Hub {
         }
     }
 
-    /// Tells a member what it lost, or closes it, as the policy says. A lossy raw member isn't told.
+    /// Tells a member what it lost, or closes it, depending on the policy. A lossy raw member isn't told.
     fn lapped(&mut self, slot: u32, gap: Gap) {
         self.counters.lost.add(gap.last - gap.first + 1);
         let protocol = self.connection(slot).protocol();
@@ -246,7 +246,7 @@ impl Hub {
             return;
         }
         if !self.connection(slot).life.is_open() {
-            // Closed for a gap in another of its rooms, which it has left with that.
+            // It was closed for a gap in another of its rooms, and has left all of them.
             return;
         }
         let room = &self.rooms.get(gap.room).room;
@@ -255,7 +255,7 @@ impl Hub {
             notice = sse::gap(&notice, room.epoch(), gap.last);
         }
         if self.settings.slow == Slow::Close || !self.connection(slot).reply(notice) {
-            // What its rooms have for it now lies behind the gap, and must not leave without a word about it.
+            // What its rooms have for it comes after the gap, and must not leave without the notice.
             self.counters.lapped(Lapped::Close).add(1);
             self.leave_all(slot);
             self.close(slot, &CloseReason::TooSlow);

@@ -1,4 +1,4 @@
-//! A message has arrived: the limits on it, and where it goes by what its connection speaks.
+//! A message has arrived: its rate limit, and its handler, by the protocol of its connection.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::rate::Verdict;
 use crate::room::{JoinError, Room, Speaker, Visitor};
 
 impl Hub {
-    /// A whole message has arrived.
+    /// Handles a complete message of any protocol, if it is within the rate limit.
     pub(super) fn message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
         let now_ms = self.now.time.monotonic_ms;
         let connection = &mut self.connections[slot as usize];
@@ -31,21 +31,21 @@ impl Hub {
             Verdict::Refused => match protocol {
                 Protocol::V0 => self.refuse_too_fast_v0(slot),
                 Protocol::V1 => self.refuse_too_fast_v1(slot, payload),
-                // A raw room has no frame to say it in.
+                // In a raw room there is no way to say so.
                 Protocol::Raw | Protocol::Sse => {}
             },
         }
         self.counters.rate_limited(protocol).add(1);
     }
 
-    /// A message within its connection's rate: one that has just arrived, or one that was parked.
+    /// Handles a message that is within the rate limit: it has just arrived, or was parked.
     pub(super) fn passed_message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
         self.wakes.received = self.sampler.sample(self.now.instant);
         match &self.connections[slot as usize].role {
             Role::V0 { user } => self.chat_message(slot, &user.clone(), kind, payload, Self::command),
             Role::V1 { user, .. } => self.chat_message(slot, &user.clone(), kind, payload, Self::request),
             Role::Raw { echo, .. } => self.raw_message(slot, *echo, kind, payload),
-            // Nothing that it sends is decoded.
+            // The input of a listener is not decoded.
             Role::Sse { .. } => {}
         }
         self.wakes.received = None;
@@ -65,7 +65,8 @@ impl Hub {
         }
     }
 
-    /// Whether the room can take a message now. If not, the message is parked until it can: nothing of it has been done.
+    /// Whether the room can take a message now. If not, the message is parked until the room has caught up; nothing has been
+    /// done with it.
     pub(super) fn may_publish(&mut self, room: &Arc<Room>, payload: &[u8]) -> bool {
         let may_publish = !room.is_behind();
         if !may_publish {
@@ -76,8 +77,14 @@ impl Hub {
         may_publish
     }
 
-    /// Publishes what a connection says in a room, its own or another, and returns the message's `Seq`.
-    pub(super) fn say(&mut self, slot: u32, user: &Name, room: &Arc<Room>, text: &str) -> Result<u64, JoinError> {
+    /// Publishes a chat message of a connection, in one of its own rooms or in another one. Returns the message's `Seq`.
+    pub(super) fn publish_message(
+        &mut self,
+        slot: u32,
+        user: &Name,
+        room: &Arc<Room>,
+        text: &str,
+    ) -> Result<u64, JoinError> {
         let speaker = if self.is_member(slot, room) {
             Speaker::Member(user)
         } else {
@@ -86,7 +93,7 @@ impl Hub {
         room.publish_chat(&speaker, text, self.now.time, &mut self.wakes)
     }
 
-    /// One more message that could not be read; several in a row close the connection.
+    /// Counts a message that could not be parsed; several in a row close the connection.
     pub(super) fn count_unreadable(&mut self, slot: u32) {
         let connection = self.connection(slot);
         connection.unreadable += 1;

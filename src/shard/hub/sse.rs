@@ -1,4 +1,4 @@
-//! Listeners: connections that get a room as server-sent events and say nothing.
+//! Listeners: connections that receive a room as server-sent events and send nothing.
 
 use super::Hub;
 use super::join::Denied;
@@ -10,14 +10,14 @@ use crate::protocol::position::Since;
 use crate::protocol::{Encoding, broadcast, sse};
 use crate::room::{Entered, Room};
 
-/// The shortest delay, in milliseconds, after which a listener reconnects whose connection was lost.
+/// Shortest delay, in milliseconds, after which a listener reconnects when its connection is lost.
 const RETRY_MS_MIN: u64 = 2000;
-/// The random part on top, so that those that a crash has cut off don't come all at once.
+/// Width of the random part on top, in milliseconds: listeners that a crash has cut off don't all return at once.
 const RETRY_SPREAD_MS: u64 = 2000;
 
 impl Hub {
-    /// Lets a listener into the room: first where it stands and what it can't have any more, then what it has missed, then
-    /// what comes.
+    /// Joins a listener to its room. It gets its position and the gap that can't be closed, then what it missed, then what is
+    /// published.
     pub(super) fn listen(&mut self, slot: u32, name: &Name, since: Option<Since>) -> Result<(), Denied> {
         let (room, entered) = self.join(slot, name, since)?;
         let serial = u64::from(self.connections[slot as usize].serial);
@@ -36,7 +36,7 @@ impl Hub {
         Ok(())
     }
 
-    /// A listener has said something. That is ignored, but not for ever.
+    /// A listener has sent something. That is ignored up to a limit.
     pub(super) fn ignore(&mut self, slot: u32, count: usize) {
         let connection = self.connection(slot);
         if let Role::Sse { ignored_bytes } = &mut connection.role {
@@ -48,13 +48,13 @@ impl Hub {
     }
 }
 
-/// The event that says what a listener that reconnects will not get; `None` if it gets everything.
+/// The event that tells a reconnecting listener what it has missed for good; `None` if it gets everything.
 fn gap_since(room: &Room, since: Option<Since>, entered: &Entered) -> Option<bytes::Bytes> {
     let since = since.filter(|_| entered.recovered == Some(false))?;
     let (epoch, next_seq) = (room.epoch(), entered.first_seq);
     let missed = since.epoch == Some(epoch) && since.seq < next_seq;
     if missed && since.seq + 1 == next_seq {
-        // Nothing is kept, but nothing was said either.
+        // Nothing is kept, but nothing was published either.
         return None;
     }
     let notice = match missed {

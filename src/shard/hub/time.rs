@@ -1,4 +1,4 @@
-//! What time asks of a shard: pings, connections that don't answer, folded notices, logs that everyone has read.
+//! Everything that becomes due on a shard: pings, connections that don't answer, folded notices, logs that everyone has read.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use crate::protocol::close_code::CloseReason;
 use crate::room::Room;
 use crate::wheel::Wheel;
 
-/// What is due at some time.
+/// What is due, and when.
 #[derive(Debug)]
 pub(super) struct Timers {
     wheel: Wheel<Key>,
-    /// Timers that have come out of the wheel, with their ticks.
+    /// Timers that have expired and wait to be handled, with their ticks.
     due: VecDeque<(u32, Key)>,
     /// Rooms with folded notices, and when they are due ([`crate::clock::Time::monotonic_ms`]).
     folded: Vec<(u64, Arc<Room>)>,
-    /// Whether no room keeps anything for clients that reconnect, as of the last tick.
+    /// Whether, as of the last tick, no room keeps anything for clients that reconnect.
     nothing_is_kept: bool,
-    /// When time was last asked for.
+    /// The last tick that was handled.
     last_tick: u32,
 }
 
@@ -40,30 +40,31 @@ impl Timers {
         }
     }
 
-    /// Whether some timer is due and was not seen to.
+    /// Whether an expired timer still has to be handled.
     pub(super) fn is_due(&self) -> bool {
         !self.due.is_empty()
     }
 
-    /// The room has a notice to publish at `due_ms`.
+    /// Remembers that `room` has a folded notice to publish at `due_ms`.
     pub(super) fn fold(&mut self, due_ms: u64, room: Arc<Room>) {
         self.folded.push((due_ms, room));
     }
 }
 
 impl Hub {
-    /// Whether time changes nothing here.
+    /// Whether a tick would do nothing.
     pub(in crate::shard) fn is_idle(&self) -> bool {
         self.connections.is_empty() && self.timers.folded.is_empty() && self.timers.nothing_is_kept
     }
 
-    /// Schedules the first ping: spread by the order of arrival, so that a storm of connects is not followed by storms of pings.
-    pub(super) fn begin_pings(&mut self, slot: u32) {
+    /// Schedules the first ping. The delay varies from connection to connection, so that a burst of connects isn't followed by
+    /// bursts of pings.
+    pub(super) fn schedule_first_ping(&mut self, slot: u32) {
         let spread = self.connection(slot).serial.wrapping_mul(0x9e37_79b1) >> 8;
         self.schedule(slot, 1 + spread % self.settings.heartbeat.interval);
     }
 
-    /// Has the connection's timer due in `seconds`; what it was due for before is forgotten.
+    /// Sets the connection's timer to `seconds` from now, in place of the time that it was set to before.
     pub(super) fn schedule(&mut self, slot: u32, seconds: u32) {
         let due_tick = self.now.time.tick() + seconds.max(1);
         self.connection(slot).due_tick = due_tick;
@@ -71,14 +72,14 @@ impl Hub {
         self.timers.wheel.schedule(due_tick, key);
     }
 
-    /// Does what time asks for: folded notices, logs that everyone has read. Pings and connections that don't answer are seen
-    /// to in the turns that follow: see `hear_timers`.
+    /// Handles one tick: folded notices, logs that everyone has read, memory. Timers that expired are handled in the turns that
+    /// follow.
     pub(in crate::shard) fn tick(&mut self, now: Now) {
         self.now = now;
         let tick = self.now.time.tick();
         let since_last = tick.saturating_sub(std::mem::replace(&mut self.timers.last_tick, tick));
         if since_last > self.settings.heartbeat.timeout {
-            self.forgive_silence();
+            self.restart_ping_timeouts();
         }
         let mut due = Vec::new();
         self.timers.wheel.advance(tick, &mut due);
@@ -92,16 +93,17 @@ impl Hub {
         self.timers.nothing_is_kept = self.registry.expire(self.now.time);
     }
 
-    /// The process was stopped, or the machine: answers to pings may lie unread. Their time begins anew.
-    fn forgive_silence(&mut self) {
+    /// The process or the machine was suspended: answers to pings may be waiting in the sockets, so the ping timeouts start
+    /// again.
+    fn restart_ping_timeouts(&mut self) {
         let tick = self.now.time.tick();
         for (_, connection) in &mut self.connections {
-            connection.liveness.forgive(tick);
+            connection.liveness.restart_timeout(tick);
         }
     }
 
-    /// Sees to the timers that are due, some in each turn: those of thousands may be due at once.
-    pub(super) fn hear_timers(&mut self) {
+    /// Handles expired timers, a bounded number in each turn: thousands may expire at once.
+    pub(super) fn handle_timers(&mut self) {
         let mut left = ENDS_PER_TURN;
         while left > 0 {
             let Some((due_tick, key)) = self.timers.due.pop_front() else { return };
@@ -116,7 +118,7 @@ impl Hub {
         let (tick, heartbeat) = (self.now.time.tick(), self.settings.heartbeat);
         let connection = self.connection(slot);
         if !connection.life.is_open() {
-            // Its time to close is over.
+            // The time to close has run out.
             return self.end(slot);
         }
         if connection.protocol() == Protocol::Sse {
@@ -126,7 +128,7 @@ impl Hub {
         }
         let reads_replies = connection.replies_bytes() <= REPLIES_BYTES_HELD;
         if !connection.life.is_receiving() && reads_replies {
-            // The shard itself doesn't listen: an answer may lie unread in the socket.
+            // The shard itself isn't reading: an answer may be waiting in the socket.
             connection.liveness.heard();
         }
         match connection.liveness.due(tick, heartbeat) {
@@ -141,7 +143,7 @@ impl Hub {
                 self.counters.ping_timeouts.add(1);
                 self.end(slot);
             }
-            // It was not heard, because it asks and doesn't read.
+            // It has been silent because the shard stopped reading it: it sends requests and doesn't read the replies.
             Due::Silent => self.close(slot, &CloseReason::RepliesUnread),
         }
     }
@@ -154,7 +156,7 @@ impl Hub {
         }
     }
 
-    /// Drops the frames that every member has got.
+    /// Drops the log entries that every member has received.
     fn trim_logs(&mut self) {
         let connections = &self.connections;
         self.rooms.trim(|room, members| {

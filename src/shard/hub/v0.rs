@@ -1,4 +1,4 @@
-//! What a message in the dialect of 2017 makes happen: chat, and slash commands.
+//! Messages in the protocol of 2017: chat, and slash commands.
 
 use super::Hub;
 use super::join::Denied;
@@ -12,7 +12,6 @@ use crate::protocol::{Namespace, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::room::Room;
 
 impl Hub {
-    /// A message of v0.
     pub(super) fn command(&mut self, slot: u32, user: &Name, payload: &[u8]) {
         let said = match v0::parse(payload) {
             Ok(said) => said,
@@ -28,7 +27,7 @@ impl Hub {
         match v0::command(&said.message) {
             Command::Say if is_blank(&said.message) => self.refuse(slot, Code::BadRequest, text::EMPTY),
             Command::Say if self.may_publish(&room, payload) => {
-                if self.say(slot, user, &room, &said.message).is_err() {
+                if self.publish_message(slot, user, &room, &said.message).is_err() {
                     self.refuse(slot, Code::NameTaken, &text::taken(user.as_str()));
                 }
             }
@@ -44,7 +43,7 @@ impl Hub {
         }
     }
 
-    /// Beyond the rate nothing is done.
+    /// Refuses a message over the rate limit; it isn't even parsed.
     pub(super) fn refuse_too_fast_v0(&mut self, slot: u32) {
         self.system(slot, &text::too_fast(self.settings.chat_messages_per_second));
     }
@@ -88,18 +87,18 @@ impl Hub {
         }
     }
 
-    /// Tells a client of v0 that what it asked for is not done.
+    /// Tells a v0 client that its request was refused.
     fn refuse(&mut self, slot: u32, code: Code, text: &str) {
         self.counters.refused(code).add(1);
         self.system(slot, text);
     }
 
-    /// A message from hi to this connection.
+    /// Sends the connection a message from hi.
     fn system(&mut self, slot: u32, text: &str) {
         self.reply(slot, to_one("hi", "", text));
     }
 
-    /// A message from a room to this connection.
+    /// Sends the connection a message from a room.
     fn answer(&mut self, slot: u32, room: &Room, text: &str) {
         self.reply(slot, to_one(&format!("#{}", room.name()), room.name(), text));
     }

@@ -1,4 +1,4 @@
-//! What `hi.v1` makes happen: `hello`, requests and their answers, the take-over of a lost connection's name. Slash commands are
+//! Messages in `hi.v1`: `hello`, requests and their answers, taking over the name of a lost connection. Slash commands are
 //! plain text here.
 
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::room::Room;
 use crate::room::inbox::Order;
 
 impl Hub {
-    /// The first frame of v1; and the connection that this one takes over is told to go.
-    pub(super) fn say_hello(&mut self, slot: u32) {
+    /// Sends `hello`, and has the connection closed whose name this one takes over.
+    pub(super) fn send_hello(&mut self, slot: u32) {
         let member = self.member_id(slot);
         let connection = &self.connections[slot as usize];
         let Some(user) = connection.user().cloned() else { return };
@@ -53,7 +53,7 @@ impl Hub {
         self.registry.resume_key().redeem(secret)
     }
 
-    /// Closes a connection whose user has reconnected over another one.
+    /// Closes a connection whose user has reconnected.
     pub(super) fn taken_over(&mut self, member: MemberId, user: &Name) {
         let key = Key { slot: member.slot, serial: member.serial };
         if self.get(key).is_some_and(|connection| connection.user() == Some(user)) {
@@ -61,7 +61,6 @@ impl Hub {
         }
     }
 
-    /// A message of v1 has arrived.
     pub(super) fn request(&mut self, slot: u32, user: &Name, payload: &[u8]) {
         let v1::Request { reference, command } = v1::parse(payload);
         let reference = reference.as_ref();
@@ -94,7 +93,7 @@ impl Hub {
         }
     }
 
-    /// Beyond the rate nothing is done; which request it was is read all the same.
+    /// Refuses a message over the rate limit. It is parsed only for its `Ref`, which the answer repeats.
     pub(super) fn refuse_too_fast_v1(&mut self, slot: u32, payload: &[u8]) {
         let payload = without_lone_surrogates(payload);
         let request = v1::parse(&payload);
@@ -118,7 +117,7 @@ impl Hub {
         if !self.may_publish(&room, payload) {
             return Ok(());
         }
-        let seq = self.say(slot, user, &room, message).map_err(|_| name_taken(room.name()))?;
+        let seq = self.publish_message(slot, user, &room, message).map_err(|_| name_taken(room.name()))?;
         if reference.is_some() {
             self.reply(slot, Answer::published(room.name(), room.epoch(), seq).frame(reference));
         }
@@ -133,7 +132,7 @@ impl Hub {
         since: Option<Since>,
     ) -> Result<(), Refusal> {
         let name = Name::room(name).map_err(|why| Refusal::new(Code::BadRequest, format!("Room: {why}")))?;
-        // What the other rooms had for it goes ahead; of this one, nothing may come before the answer.
+        // What the other rooms have goes first; nothing of this room may come before the answer.
         self.settle(slot, SETTLE_BYTES_MAX);
         let (room, entered) = self.join(slot, &name, since).map_err(|denied| refusal(&denied, &name))?;
         let answer = Answer::joined(room.name(), room.epoch(), entered.from_seq - 1, entered.recovered, entered.users);
@@ -185,7 +184,7 @@ impl Hub {
     }
 }
 
-/// What a client of v1 is told that may not join.
+/// The answer to a v1 client that may not join.
 fn refusal(denied: &Denied, name: &Name) -> Refusal {
     let why = match denied {
         Denied::AlreadyIn(room) => format!("You are in the room {} already.", room.name()),

@@ -6,7 +6,7 @@ use super::{Kind, Setup};
 
 const KEEPS_UPGRADE: &str = "proxy_set_header Upgrade $http_upgrade;";
 const KEEPS_CONNECTION: &str = "proxy_set_header Connection \"upgrade\";";
-/// Pages may open WebSockets to the host that they come from.
+/// Pages may open WebSockets to their own host.
 const KEEPS_HOST: &str = "proxy_set_header Host $http_host;";
 const FORWARDED: &str = "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;";
 
@@ -20,13 +20,13 @@ pub fn correct(upstream: SocketAddr) -> Setup {
     nginx(upstream, &["proxy_http_version 1.1;", KEEPS_UPGRADE, KEEPS_CONNECTION, KEEPS_HOST, FORWARDED])
 }
 
-/// nginx as it is without further lines: HTTP/1.0, and both headers gone. The forgotten proxy of the old address.
+/// nginx without further lines: HTTP/1.0, and both headers removed. The forgotten proxy at the old address.
 pub fn http10(upstream: SocketAddr) -> Setup {
     // Newer versions speak HTTP/1.1 unless told otherwise.
     nginx(upstream, &["proxy_http_version 1.0;"])
 }
 
-/// HTTP/1.1, and both headers gone.
+/// HTTP/1.1, and both headers removed.
 pub fn strips_both(upstream: SocketAddr) -> Setup {
     nginx(upstream, &["proxy_http_version 1.1;", FORWARDED])
 }
@@ -52,14 +52,14 @@ pub fn html(status: u16) -> Setup {
     Setup::new(Kind::Nginx, &["default_type text/html;", &page])
 }
 
-/// Cuts connections on which nothing moves for 2 s.
+/// Cuts connections that are idle for 2 s.
 pub fn idle_after_2s(upstream: SocketAddr) -> Setup {
     let mut setup = correct(upstream);
     setup.site.push("proxy_read_timeout 2s;".to_owned());
     setup
 }
 
-/// Carries WebSockets, and holds back what is no WebSocket until it has all of it.
+/// Carries WebSockets, and buffers other responses completely.
 pub fn buffers(upstream: SocketAddr) -> Setup {
     let mut setup = correct(upstream);
     let lines = ["proxy_buffering on;", "proxy_buffers 8 1m;", "proxy_buffer_size 1m;", "proxy_busy_buffers_size 2m;"];
@@ -98,7 +98,7 @@ fn haproxy(upstream: SocketAddr, lines: &[&str]) -> Setup {
     Setup::new(Kind::Haproxy, &[lines, &[&*server]].concat())
 }
 
-/// HAProxy that carries WebSockets: it needs no line for that.
+/// HAProxy that carries WebSockets, which it does by default.
 pub fn haproxy_correct(upstream: SocketAddr) -> Setup {
     haproxy(upstream, &["option forwardfor"])
 }
@@ -123,7 +123,7 @@ pub fn haproxy_httpclose(upstream: SocketAddr) -> Setup {
     haproxy(upstream, &["option httpclose"])
 }
 
-/// HAProxy that cuts WebSockets on which nothing moves for 2 s.
+/// HAProxy that cuts WebSockets that are idle for 2 s.
 pub fn haproxy_idle_after_2s(upstream: SocketAddr) -> Setup {
     haproxy(upstream, &["timeout tunnel 2s"])
 }
@@ -144,27 +144,27 @@ pub fn apache_correct(upstream: SocketAddr) -> Setup {
     Setup::new(Kind::Apache, &["ProxyPreserveHost On", &*pass])
 }
 
-/// Apache httpd as it is without further words: both headers gone. `via`: whether it signs.
+/// Apache httpd without further lines: both headers removed. `via`: whether it adds that header.
 pub fn apache_strips(upstream: SocketAddr, via: bool) -> Setup {
     let via = if via { "ProxyVia Full" } else { "ProxyVia Off" };
     Setup::new(Kind::Apache, &[via, &format!("ProxyPass \"/\" \"http://{upstream}/\"")])
 }
 
-/// Apache httpd as old instructions have it: HTTP/1.0, and both headers gone.
+/// Apache httpd as in old instructions: HTTP/1.0, and both headers removed.
 pub fn apache_http10(upstream: SocketAddr) -> Setup {
     let pass = format!("ProxyPass \"/\" \"http://{upstream}/\"");
     let lines = ["SetEnv force-proxy-request-1.0 1", "SetEnv proxy-nokeepalive 1", &*pass];
     Setup::new(Kind::Apache, &lines)
 }
 
-/// Apache httpd that would carry WebSockets, but for a line that drops `Upgrade`.
+/// Apache httpd that would carry WebSockets, except for a line that drops `Upgrade`.
 pub fn apache_drops_upgrade(upstream: SocketAddr) -> Setup {
     let mut setup = apache_correct(upstream);
     setup.site.push("RequestHeader unset Upgrade".to_owned());
     setup
 }
 
-/// Caddy that carries WebSockets: it needs no line for that.
+/// Caddy that carries WebSockets, which it does by default.
 pub fn caddy_correct(upstream: SocketAddr) -> Setup {
     Setup::new(Kind::Caddy, &[&format!("reverse_proxy {upstream}")])
 }

@@ -1,49 +1,31 @@
 //! What one thread counts while it works.
 //!
-//! Only that thread writes: the writer's half ([`Counters`]) exists once and can't be shared. Whoever asks for metrics has the
-//! reader's half ([`Readings`]). A relaxed load and a relaxed store are then enough, and cost what a plain variable costs: no
-//! locked instruction, and no cache line that another shard writes to.
+//! Only that thread writes: the writer's half ([`Counters`]) exists once and can't be shared, and `/metrics` has the reader's
+//! half ([`Readings`]). So a relaxed load and a relaxed store are enough, and cost what a plain variable costs: no locked
+//! instruction, and no cache line that another shard writes to.
 
 use std::array::from_fn;
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::number::Number;
 use crate::protocol::Protocol;
 use crate::protocol::v1::Code;
 
-/// A number that one thread writes and others read. Which one, its owner has to see to: [`Counter`] does.
-#[derive(Debug, Default)]
-pub(crate) struct Number(AtomicU64);
+pub(crate) mod delivery;
 
-impl Number {
-    pub(crate) fn add(&self, count: u64) {
-        self.0.store(self.get().wrapping_add(count), Ordering::Relaxed);
-    }
-
-    /// Subtracts, where the number is a level.
-    pub(crate) fn subtract(&self, count: u64) {
-        self.0.store(self.get().wrapping_sub(count), Ordering::Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// The writer's half of a number: it may move to another thread, and two threads can't have it.
+/// The writer's half of a number. It may move to another thread, but two threads can't share it.
 #[derive(Debug)]
 pub struct Counter(&'static Number, PhantomData<Cell<()>>);
 
 impl Counter {
-    /// Adds.
-    pub fn add(&self, count: u64) {
+    pub(crate) fn add(&self, count: u64) {
         self.0.add(count);
     }
 
     /// Subtracts, where the number is a level.
-    pub fn subtract(&self, count: u64) {
+    pub(crate) fn subtract(&self, count: u64) {
         self.0.subtract(count);
     }
 }
@@ -59,23 +41,22 @@ impl Reading {
     }
 }
 
-/// What becomes of a member that fell behind the oldest frame kept.
+/// What happens to a member that needs a frame that is no longer kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lapped {
-    /// It is told what it lost, and goes on.
+pub(crate) enum Lapped {
+    /// It is told what it lost, and stays.
     Gap,
     /// It is closed with 4101.
     Close,
-    /// It asked for it (`?lossy=1`): it goes on and isn't told.
+    /// It asked for that (`?lossy=1`): it stays and isn't told.
     Skip,
 }
 
 impl Lapped {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 3] = [Self::Gap, Self::Close, Self::Skip];
+    pub(crate) const ALL: [Self; 3] = [Self::Gap, Self::Close, Self::Skip];
 
-    /// As a label.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Gap => "gap",
             Self::Close => "close",
@@ -84,23 +65,22 @@ impl Lapped {
     }
 }
 
-/// What becomes of a request for what was missed while away.
+/// How a request for missed messages ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replay {
-    /// All of it was still there, and is sent.
+pub(crate) enum Replay {
+    /// Everything missed was still kept, and is sent.
     Recovered,
-    /// Some of it was gone.
+    /// Some of it was no longer kept.
     TooOld,
-    /// It asked for another life of the room.
+    /// It named another epoch of the room.
     OtherEpoch,
 }
 
 impl Replay {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 3] = [Self::Recovered, Self::TooOld, Self::OtherEpoch];
+    pub(crate) const ALL: [Self; 3] = [Self::Recovered, Self::TooOld, Self::OtherEpoch];
 
-    /// As a label.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Recovered => "recovered",
             Self::TooOld => "too_old",
@@ -110,10 +90,10 @@ impl Replay {
 }
 
 /// A connection that ended without a Close (RFC 6455, 7.1.5).
-pub const CLOSED_ABNORMALLY: u16 = 1006;
-/// A Close that carried no code (RFC 6455, 7.1.5); also a listener that goes, which has no way to give one.
-pub const CLOSED_WITHOUT_CODE: u16 = 1005;
-/// Codes that are counted one by one; peers may send any other, and those are counted together.
+pub(crate) const CLOSED_ABNORMALLY: u16 = 1006;
+/// A Close that carried no code (RFC 6455, 7.1.5); also a listener that disconnects, which has no way to send one.
+pub(crate) const CLOSED_WITHOUT_CODE: u16 = 1005;
+/// Close codes that are counted separately; all others are counted together.
 pub const CLOSE_CODES: [u16; 18] = [
     1000,
     1001,
@@ -149,10 +129,10 @@ pub const ERROR_CODES: [&str; 10] = [
     "busy",
 ];
 
-/// How many values fell into each of some ranges.
+/// Counts of values by range.
 #[derive(Debug)]
-pub struct Histogram<const N: usize, C = Counter> {
-    /// The largest value of each range, ascending; what is larger than the last falls into one more.
+pub(crate) struct Histogram<const N: usize, C = Counter> {
+    /// The largest value of each range, ascending; larger values are counted in `above`.
     bounds: &'static [u64; N],
     counts: [C; N],
     above: C,
@@ -167,8 +147,8 @@ impl<const N: usize, C> Histogram<N, C> {
 }
 
 impl<const N: usize> Histogram<N> {
-    /// Counts a value that came `times` times.
-    pub fn record(&self, value: u64, times: u64) {
+    /// Counts a value `times` times.
+    pub(crate) fn record(&self, value: u64, times: u64) {
         let range = self.bounds.iter().position(|bound| value <= *bound);
         range.map_or(&self.above, |range| &self.counts[range]).add(times);
         self.sum.add(value.saturating_mul(times));
@@ -176,8 +156,8 @@ impl<const N: usize> Histogram<N> {
 }
 
 impl<const N: usize> Histogram<N, Reading> {
-    /// Adds what it holds to `counts` (one more than there are bounds), and returns the sum of the values.
-    pub fn add_to(&self, counts: &mut [u64]) -> u64 {
+    /// Adds the counts to `counts` (one more than there are bounds), and returns the sum of the values.
+    pub(crate) fn add_to(&self, counts: &mut [u64]) -> u64 {
         for (count, reading) in counts.iter_mut().zip(self.counts.iter().chain([&self.above])) {
             *count += reading.get();
         }
@@ -186,14 +166,14 @@ impl<const N: usize> Histogram<N, Reading> {
 }
 
 /// Sends of one turn: [`Counters::send_batch`].
-pub const BATCH_BOUNDS: [u64; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
+pub(crate) const BATCH_BOUNDS: [u64; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 
 const MICROSECOND: u64 = 1000;
 const MILLISECOND: u64 = 1000 * MICROSECOND;
 const SECOND: u64 = 1000 * MILLISECOND;
 
 /// Nanoseconds of a delivery: [`Counters::delivery`].
-pub const DELIVERY_BOUNDS: [u64; 18] = [
+pub(crate) const DELIVERY_BOUNDS: [u64; 18] = [
     50 * MICROSECOND,
     100 * MICROSECOND,
     250 * MICROSECOND,
@@ -214,45 +194,42 @@ pub const DELIVERY_BOUNDS: [u64; 18] = [
     10 * SECOND,
 ];
 
-/// The numbers of one thread, on cache lines that hold nothing else.
+/// The numbers of one thread, on cache lines of their own.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Numbers([Number; NUMBERS_MAX]);
 
-/// Room for all that [`Counters`] has.
+/// Numbers reserved for one thread, at least those of [`Counters`].
 const NUMBERS_MAX: usize = 128;
 
 /// The counters of one thread: in the writer's half each is a [`Counter`], in the reader's half a [`Reading`].
 #[derive(Debug)]
 pub struct Counters<C = Counter> {
-    /// Frames of rooms that the kernel took, each once for every member.
-    pub deliveries: C,
-    /// Bytes that the kernel took of what leaves through WebSockets and streams.
-    pub sent_bytes: C,
-    /// Bytes that arrived through WebSockets, and from listeners.
-    pub received_bytes: C,
-    /// Nanoseconds spent in turns.
-    pub busy_nanos: C,
-    /// Sends of each turn that had any.
-    pub send_batch: Histogram<{ BATCH_BOUNDS.len() }, C>,
-    /// From the receipt of a message to its acceptance by the kernel, for every member, of messages that were sampled.
-    pub delivery: Histogram<{ DELIVERY_BOUNDS.len() }, C>,
-    /// Connections accepted.
-    pub accepts: C,
-    /// Notices of a gap.
-    pub gaps: C,
-    /// Frames that lapped members lost.
-    pub lost: C,
-    /// Pauses of an accept, because the system had no file or memory left.
-    pub accept_pauses: C,
+    /// Frames of rooms accepted by the kernel, once for each member.
+    pub(crate) deliveries: C,
+    /// Bytes accepted by the kernel for WebSockets and streams.
+    pub(crate) sent_bytes: C,
+    /// Bytes received from WebSockets and listeners.
+    pub(crate) received_bytes: C,
+    pub(crate) busy_nanos: C,
+    /// Number of sends in each turn that had any.
+    pub(crate) send_batch: Histogram<{ BATCH_BOUNDS.len() }, C>,
+    /// Time from the receipt of a sampled message to its acceptance by the kernel, for each member.
+    pub(crate) delivery: Histogram<{ DELIVERY_BOUNDS.len() }, C>,
+    pub(crate) accepts: C,
+    pub(crate) gaps: C,
+    /// Frames lost by lapped members.
+    pub(crate) lost: C,
+    /// Pauses of accepting, for lack of file descriptors or memory.
+    pub(crate) accept_pauses: C,
     /// Connections that gave no sign of life after a ping.
-    pub ping_timeouts: C,
+    pub(crate) ping_timeouts: C,
     /// Connections for which too many replies waited.
-    pub replies_unread: C,
+    pub(crate) replies_unread: C,
     /// Connections to the internal port that are open.
-    pub api_connections: C,
+    pub(crate) api_connections: C,
     /// Messages that the internal port has published.
-    pub api_messages_in: C,
+    pub(crate) api_messages_in: C,
     connections: [C; Protocol::ALL.len()],
     messages_in: [C; Protocol::ALL.len()],
     rate_limited: [C; Protocol::ALL.len()],
@@ -266,8 +243,8 @@ pub struct Counters<C = Counter> {
 /// The reader's half.
 pub type Readings = Counters<Reading>;
 
-/// Counters for one thread, and what others read of them. The numbers live as long as the process: metrics are asked for
-/// also when the thread has ended.
+/// The two halves of one thread's counters. The numbers live as long as the process: metrics are read even after the thread
+/// has ended.
 pub fn counters() -> (Counters, Readings) {
     let numbers: &'static Numbers = Box::leak(Box::new(Numbers(from_fn(|_| Number::default()))));
     let each = || {
@@ -286,7 +263,7 @@ impl Default for Counters {
 }
 
 impl<C> Counters<C> {
-    /// The halves agree on which number is which, as this makes both.
+    /// Used for both halves, so that they agree on which number is which.
     fn new(next: &mut impl FnMut() -> C) -> Self {
         Self {
             deliveries: next(),
@@ -314,39 +291,39 @@ impl<C> Counters<C> {
         }
     }
 
-    /// Connections that are there now.
+    /// Open connections.
     pub fn connections(&self, protocol: Protocol) -> &C {
         &self.connections[protocol as usize]
     }
 
-    /// Messages that arrived and were admitted.
-    pub fn messages_in(&self, protocol: Protocol) -> &C {
+    /// Messages received and accepted.
+    pub(crate) fn messages_in(&self, protocol: Protocol) -> &C {
         &self.messages_in[protocol as usize]
     }
 
     /// Messages refused for their rate.
-    pub fn rate_limited(&self, protocol: Protocol) -> &C {
+    pub(crate) fn rate_limited(&self, protocol: Protocol) -> &C {
         &self.rate_limited[protocol as usize]
     }
 
-    /// Members that fell behind the oldest frame kept.
-    pub fn lapped(&self, outcome: Lapped) -> &C {
+    /// Members that needed a frame that was no longer kept.
+    pub(crate) fn lapped(&self, outcome: Lapped) -> &C {
         &self.lapped[outcome as usize]
     }
 
-    /// Requests for what was missed while away.
-    pub fn replays(&self, outcome: Replay) -> &C {
+    /// Requests for missed messages.
+    pub(crate) fn replays(&self, outcome: Replay) -> &C {
         &self.replays[outcome as usize]
     }
 
-    /// Requests of chat clients that were refused, of v0 under the code that v1 has for the same; those beyond the rate are
-    /// in [`Counters::rate_limited`].
-    pub fn refused(&self, code: Code) -> &C {
+    /// Requests of chat clients that were refused; those of v0 under the code that v1 would have. Those beyond the rate are in
+    /// [`Counters::rate_limited`].
+    pub(crate) fn refused(&self, code: Code) -> &C {
         &self.refused[code as usize]
     }
 
-    /// Requests to the internal port that were refused, by one of [`ERROR_CODES`].
-    pub fn api_errors(&self, code: &str) -> &C {
+    /// Requests to the internal port that were refused, by code: one of [`ERROR_CODES`].
+    pub(crate) fn api_errors(&self, code: &str) -> &C {
         let index = ERROR_CODES.iter().position(|counted| *counted == code);
         debug_assert!(index.is_some(), "{code} is not in the list");
         &self.api_errors[index.unwrap_or_default()]
@@ -360,8 +337,7 @@ impl<C> Counters<C> {
 }
 
 impl Counters {
-    /// Time spent in turns.
-    pub fn busy(&self, time: Duration) {
+    pub(crate) fn busy(&self, time: Duration) {
         self.busy_nanos.add(time.as_nanos() as u64);
     }
 }

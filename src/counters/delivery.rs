@@ -1,41 +1,42 @@
 //! `hi_delivery_seconds`: from the receipt of a message to its acceptance by the kernel, for every member.
 //!
-//! Only some messages are followed: one every 100 ms at most of those that a shard receives. For each of these, every
-//! shard notes the frame's `Seq` and the time of receipt beside the room's log; when a member's send completes, one
-//! comparison says whether such a frame was in it. The clock is read once for all completions that are taken together.
+//! Only a sample of the messages is timed: at most one every 100 ms on each shard. For each of these, every shard notes the
+//! frame's `Seq` and the time of receipt beside the room's log; when a member's send completes, one comparison tells whether
+//! such a frame was in it. The clock is read once for all completions that are taken together.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::counters::Counters;
+use super::Counters;
 use crate::limits::{PENDING_MAX, SAMPLES_MAX};
 
-/// Between two messages of one shard that are followed.
+/// Shortest time between two sampled messages of one shard.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Chooses the messages that are followed.
+/// Chooses the messages that are timed.
 #[derive(Debug, Default)]
-pub struct Sampler {
+pub(crate) struct Sampler {
     /// When the message that is being read was received.
     arrived: Option<Instant>,
-    /// When the last one that is followed was read: those that had to wait are chosen as often as the others.
+    /// When the last sampled message was read. Not when it was received, so that messages that had to wait are sampled as often
+    /// as others.
     last: Option<Instant>,
 }
 
 impl Sampler {
-    /// What is read from now on was received at this time.
-    pub fn arrived(&mut self, at: Instant) {
+    /// Sets the time of receipt of what is read from now on.
+    pub(crate) fn arrived(&mut self, at: Instant) {
         self.arrived = Some(at);
     }
 
     /// When the message that is being read was received.
-    pub fn receipt(&self) -> Option<Instant> {
+    pub(crate) fn receipt(&self) -> Option<Instant> {
         self.arrived
     }
 
-    /// Whether to follow the message that is being read `now`: the time of its receipt.
-    pub fn sample(&mut self, now: Instant) -> Option<Instant> {
+    /// The time of receipt of the message that is read `now`, if it is to be timed.
+    pub(crate) fn sample(&mut self, now: Instant) -> Option<Instant> {
         let arrived = self.arrived?;
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < SAMPLE_INTERVAL) {
             return None;
@@ -45,18 +46,18 @@ impl Sampler {
     }
 }
 
-/// The messages of one room that are followed on one shard.
+/// The sampled messages of one room on one shard.
 #[derive(Debug, Default)]
-pub struct Sampled {
-    /// The last of them; nearly all deliveries are beyond it. 0: none.
+pub(crate) struct Sampled {
+    /// `Seq` of the newest one; nearly all deliveries are beyond it. 0: none.
     newest: u64,
     /// `Seq` and time of receipt, ascending.
     messages: VecDeque<(u64, Instant)>,
 }
 
 impl Sampled {
-    /// Follows one more; those before `first_seq` are no longer kept and will never be delivered.
-    pub fn add(&mut self, seq: u64, received: Instant, first_seq: u64) {
+    /// Adds a sampled message. Those before `first_seq` are no longer kept, and will never be delivered.
+    pub(crate) fn add(&mut self, seq: u64, received: Instant, first_seq: u64) {
         while self.messages.len() >= SAMPLES_MAX || self.messages.front().is_some_and(|(seq, _)| *seq < first_seq) {
             self.messages.pop_front();
         }
@@ -64,13 +65,13 @@ impl Sampled {
         self.messages.push_back((seq, received));
     }
 
-    /// One member got the frames from `from` to before `end`.
-    pub fn delivered(&self, from: u64, end: u64, deliveries: &Deliveries) {
+    /// Notes that one member got the frames from `from` up to, not including, `end`.
+    pub(crate) fn delivered(&self, from: u64, end: u64, deliveries: &Deliveries) {
         self.between(from, end).for_each(|received| deliveries.sampled(received));
     }
 
-    /// When the first message that is followed, of those from `from` to before `end`, was received.
-    pub fn first(&self, from: u64, end: u64) -> Option<Instant> {
+    /// When the first sampled message from `from` up to, not including, `end` was received.
+    pub(crate) fn first(&self, from: u64, end: u64) -> Option<Instant> {
         self.between(from, end).next()
     }
 
@@ -84,31 +85,30 @@ impl Sampled {
     }
 }
 
-/// Frames of a room among the bytes that one connection is owed: they count as delivered once those have left.
+/// Frames of a room among the bytes in a connection's outbox; they count as delivered once those bytes have been sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
-    /// How many.
-    pub frames: u32,
-    /// When the first of them that is followed was received.
-    pub received: Option<Instant>,
+    pub(crate) frames: u32,
+    /// When the first sampled one among them was received.
+    pub(crate) received: Option<Instant>,
 }
 
 /// What was delivered on one shard since the last report.
 #[derive(Debug, Default)]
 pub struct Deliveries {
     frames: Cell<u64>,
-    /// Times of receipt, and to how many members the message was delivered since.
+    /// Times of receipt, and to how many members each message was delivered since.
     sampled: RefCell<Vec<(Instant, u64)>>,
 }
 
 impl Deliveries {
-    /// Counts frames that the kernel has taken.
-    pub fn count(&self, frames: u64) {
+    /// Counts frames accepted by the kernel.
+    pub(crate) fn count(&self, frames: u64) {
         self.frames.set(self.frames.get() + frames);
     }
 
-    /// A message that is followed was delivered to one member.
-    pub fn sampled(&self, received: Instant) {
+    /// Notes that a sampled message was delivered to one member.
+    pub(crate) fn sampled(&self, received: Instant) {
         let mut sampled = self.sampled.borrow_mut();
         let pending = sampled.len();
         match sampled.last_mut() {
@@ -119,7 +119,7 @@ impl Deliveries {
     }
 
     /// Adds all of it to the counters.
-    pub fn report(&self, counters: &Counters) {
+    pub(crate) fn report(&self, counters: &Counters) {
         let frames = self.frames.take();
         if frames == 0 {
             return;
@@ -139,7 +139,7 @@ impl Deliveries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::counters::{DELIVERY_BOUNDS, counters};
+    use crate::counters::{DELIVERY_BOUNDS, counters};
 
     #[test]
     fn one_message_in_100_ms_is_followed() {
@@ -160,7 +160,7 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         sampler.arrived(at(400));
         assert_eq!(sampler.sample(at(401)), Some(at(400)));
-        // It came before the last one that is followed, and is read long after it.
+        // It was received before the last sampled message, and is read long after it.
         sampler.arrived(at(10));
         assert_eq!(sampler.sample(at(900)), Some(at(10)));
     }
