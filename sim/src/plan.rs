@@ -52,7 +52,11 @@ impl Plan {
         config.rate_limit = random.pick(&[0, 0, 0, 5]);
         config.rate_burst = random.pick(&[1, 40]);
         config.raw_rate_limit = random.pick(&[0, 0, 0, 5]);
+        // Whether memory is.
         let is_short = random.one_in(3);
+        if is_short {
+            config.max_message = random.pick(&[16 * 1024, 64 * 1024]);
+        }
         config.backlog_bytes = match is_short {
             true => random.pick(&[64 * 1024, 1024 * 1024]),
             false => random.pick(&[0, 4 * 1024, 64 * 1024, 1024 * 1024]),
@@ -68,7 +72,7 @@ impl Plan {
         let shards = random.between(1, 4);
         let inbox_bytes_max = if random.one_in(5) { SMALL_INBOX_BYTES } else { config.inbox_bytes_max(shards) };
         let floods = random.one_in(if is_short { 2 } else { 4 });
-        let large_bytes = config.max_message.min(random.pick(&[500, 3000, 60_000]));
+        let large_bytes = config.max_message.min(if is_short { 30_000 } else { random.pick(&[500, 3000, 60_000]) });
         Self {
             shards,
             inbox_bytes_max,
