@@ -1,7 +1,7 @@
 //! The kernel behind a simulated ring: does to the network what a shard has asked for, and finishes in any order that io_uring
 //! may finish in, soon or late.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
@@ -33,7 +33,7 @@ pub struct Shared {
     /// What was seen.
     pub totals: RefCell<Totals>,
     /// Called by a shard's ring: what happens elsewhere at that moment.
-    pub meanwhile: RefCell<Option<Box<dyn Fn(usize)>>>,
+    pub meanwhile: OnceCell<Box<dyn Fn(usize)>>,
 }
 
 /// Something asked for since the last submit.

@@ -52,7 +52,15 @@ impl Plan {
         config.rate_limit = random.pick(&[0, 0, 0, 5]);
         config.rate_burst = random.pick(&[1, 40]);
         config.raw_rate_limit = random.pick(&[0, 0, 0, 5]);
-        config.backlog_bytes = random.pick(&[0, 4 * 1024, 64 * 1024, 1024 * 1024]);
+        // Whether memory is.
+        let is_short = random.one_in(3);
+        if is_short {
+            config.max_message = random.pick(&[16 * 1024, 64 * 1024]);
+        }
+        config.backlog_bytes = match is_short {
+            true => random.pick(&[64 * 1024, 1024 * 1024]),
+            false => random.pick(&[0, 4 * 1024, 64 * 1024, 1024 * 1024]),
+        };
         config.slow = random.pick(&[Slow::Gap, Slow::Gap, Slow::Close]);
         config.replay_frames = random.pick(&[0, 8, 100, 1024]) as u32;
         config.replay_bytes = random.pick(&[10_000, 100_000, 1 << 20]);
@@ -63,19 +71,19 @@ impl Plan {
         config.raw = random.pick(&[RawMode::Open, RawMode::Open, RawMode::Open, RawMode::Listen]);
         let shards = random.between(1, 4);
         let inbox_bytes_max = if random.one_in(5) { SMALL_INBOX_BYTES } else { config.inbox_bytes_max(shards) };
-        let floods = random.one_in(3);
-        let large_bytes = config.max_message.min(random.pick(&[500, 3000, 60_000]));
+        let floods = random.one_in(if is_short { 2 } else { 4 });
+        let large_bytes = config.max_message.min(if is_short { 30_000 } else { random.pick(&[500, 3000, 60_000]) });
         Self {
             shards,
             inbox_bytes_max,
-            memory_bytes_max: random.pick(&[usize::MAX, usize::MAX, 4 << 20, 1 << 20]),
+            memory_bytes_max: if is_short { random.pick(&[512 << 10, 1 << 20, 4 << 20]) } else { usize::MAX },
             clients: random.between(2, 24),
             rounds: random.between(1, 4),
             steps,
             large_bytes,
             floods,
             stops: random.one_in(3),
-            slow_one_in: random.pick(&[2, 4, 1000]),
+            slow_one_in: if is_short { 2 } else { random.pick(&[2, 4, 1000]) },
             config,
         }
     }

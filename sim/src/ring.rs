@@ -40,7 +40,7 @@ impl SimRing {
             let state = self.state.borrow();
             (state.shard, Rc::clone(&state.shared))
         };
-        if let Some(meanwhile) = &*shared.meanwhile.borrow() {
+        if let Some(meanwhile) = shared.meanwhile.get() {
             meanwhile(shard);
         }
     }

@@ -13,8 +13,8 @@ thread_local! {
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Bytes of a panic's message that are kept: there may be a whole frame in it.
-const MESSAGE_BYTES_MAX: usize = 1000;
+/// Characters of a panic's message that are kept: there may be a whole frame in it.
+const MESSAGE_CHARS_MAX: usize = 1000;
 
 /// A seed that has found something.
 #[derive(Clone, Debug)]
@@ -79,8 +79,6 @@ fn run_one(seed: u64, steps: usize) -> Result<Totals, Failure> {
 /// From now on panics are kept for the report of their seed instead of being printed.
 pub fn keep_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let mut message = panic.to_string();
-        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-        PANIC.set(message);
+        PANIC.set(panic.to_string().chars().take(MESSAGE_CHARS_MAX).collect());
     }));
 }

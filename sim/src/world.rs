@@ -1,6 +1,6 @@
 //! The scheduler: what happens next, and what has to hold whenever it stops making trouble.
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
 use hi::memory::What;
@@ -50,14 +50,14 @@ impl World {
         let shared = Rc::new(Shared {
             network: RefCell::new(Network::new()),
             random: random.clone(),
-            faults: std::cell::Cell::new(true),
-            meanwhile: RefCell::default(),
+            faults: Cell::new(true),
+            meanwhile: OnceCell::new(),
             totals: RefCell::default(),
         });
         let server = Rc::new(Server::new(&plan, Rc::clone(&shared), Rc::clone(&clock)));
         let trace = Trace::new(prints);
         trace.note(format_args!("{plan:?}"));
-        *shared.meanwhile.borrow_mut() = Some(meanwhile(&server));
+        let _ = shared.meanwhile.set(meanwhile(&server));
         let ticks = (0..plan.shards).map(|_| clock.ms() + TICK_MS).collect();
         let scene = Scene {
             plan,
@@ -67,7 +67,7 @@ impl World {
             shared,
             server,
             truth: RefCell::new(Truth::default()),
-            stopping: std::cell::Cell::new(0),
+            stopping: Cell::new(0),
             disconnected: RefCell::default(),
             totals: RefCell::default(),
         };
