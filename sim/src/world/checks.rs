@@ -8,6 +8,8 @@ use crate::allocations::server_bytes;
 use crate::kernel::Kernel;
 use crate::scene::{Scene, Seen};
 
+/// Turns that a shard may take while nobody reads.
+const ROUNDS_UNTIL_CALM_MAX: u32 = 5000;
 /// Bytes by which a shard's holders may grow before it looks at the sum.
 const UNREVIEWED_BYTES_MAX: usize = 64 * 1024;
 /// Bytes that the server allocates beside what its ledgers count: rooms, timers,
@@ -27,12 +29,15 @@ impl World {
     pub(super) fn calm(&mut self) {
         let Scene { shared, server, plan, trace, .. } = &self.scene;
         let before = shared.faults.replace(false);
+        let mut rounds = 0;
         loop {
             let late = server.kernels().map(|kernel| u32::from(kernel.tell_late())).sum::<u32>();
             let turns = (0..server.shards()).map(|shard| u32::from(self.turn(shard))).sum::<u32>();
             if late + turns == 0 {
                 break;
             }
+            rounds += 1;
+            assert!(rounds < ROUNDS_UNTIL_CALM_MAX, "the shards don't go to sleep, though nobody reads");
         }
         shared.faults.set(before);
         let (held, connections) = (server.held_bytes(), server.connections());
