@@ -8,6 +8,8 @@ use crate::allocations::server_bytes;
 use crate::kernel::Kernel;
 use crate::scene::{Scene, Seen};
 
+/// Rounds in which everyone reads, writes and takes a turn, until everything that is owed has arrived.
+const ROUNDS_UNTIL_SETTLED_MAX: u32 = 200_000;
 /// Turns that a shard may take while nobody reads.
 const ROUNDS_UNTIL_CALM_MAX: u32 = 5000;
 /// Bytes by which a shard's holders may grow before it looks at the sum.
@@ -56,7 +58,7 @@ impl World {
         shared.faults.set(false);
         trace.note(format_args!("faults end"));
         let mut turns = 0;
-        loop {
+        for _ in 0..ROUNDS_UNTIL_SETTLED_MAX {
             let mut moved = false;
             for kernel in server.kernels() {
                 while kernel.tell_late() {
@@ -83,6 +85,7 @@ impl World {
                 return;
             }
         }
+        panic!("something goes on and on");
     }
 
     /// Everything that is owed has arrived.
