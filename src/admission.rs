@@ -31,24 +31,24 @@ pub struct Admission {
 
 /// A connection is in as many rooms as it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooManyRooms {
+pub(crate) struct TooManyRooms {
     /// Number of rooms.
     pub max: usize,
 }
 
 impl Admission {
     /// Lets in the pages of these origins, and into raw rooms as `raw` says; each connection into at most `rooms_max` rooms.
-    pub fn new(origins: Vec<Allowed>, raw: RawMode, rooms_max: usize) -> Self {
+    pub(crate) fn new(origins: Vec<Allowed>, raw: RawMode, rooms_max: usize) -> Self {
         Self { origins, raw, rooms_max }
     }
 
     /// Rooms that one connection may be in.
-    pub fn rooms_max(&self) -> usize {
+    pub(crate) fn rooms_max(&self) -> usize {
         self.rooms_max
     }
 
     /// Whether clients may publish into raw rooms.
-    pub fn publishes_raw(&self) -> bool {
+    pub(crate) fn publishes_raw(&self) -> bool {
         self.raw == RawMode::Open
     }
 
@@ -56,12 +56,12 @@ impl Admission {
     ///
     /// # Errors
     /// It is in as many as it may be.
-    pub fn join(&self, joined: usize) -> Result<(), TooManyRooms> {
+    pub(crate) fn join(&self, joined: usize) -> Result<(), TooManyRooms> {
         if joined < self.rooms_max { Ok(()) } else { Err(TooManyRooms { max: self.rooms_max }) }
     }
 
     /// The origins whose pages may connect.
-    pub fn origins(&self) -> &[Allowed] {
+    pub(crate) fn origins(&self) -> &[Allowed] {
         &self.origins
     }
 
@@ -69,7 +69,11 @@ impl Admission {
     ///
     /// # Errors
     /// It is no handshake, its page may not connect, raw rooms are switched off, or a parameter of the address is invalid.
-    pub fn connect(&self, head: &Head<'_>, target: &UpgradeTarget<'_>) -> Result<(Handshake, UpgradeParams), Fault> {
+    pub(crate) fn connect(
+        &self,
+        head: &Head<'_>,
+        target: &UpgradeTarget<'_>,
+    ) -> Result<(Handshake, UpgradeParams), Fault> {
         // A client that names a user is told first what is wrong with the name: a page can read that answer only with a
         // plain GET.
         if target.names_a_user() {
@@ -87,7 +91,7 @@ impl Admission {
     ///
     /// # Errors
     /// The room's name is invalid, or its page may not connect.
-    pub fn listen(&self, head: &Head<'_>, room: &str) -> Result<Name, Fault> {
+    pub(crate) fn listen(&self, head: &Head<'_>, room: &str) -> Result<Name, Fault> {
         let room = target::stream_room(room)?;
         origin::check(head, &self.origins)?;
         Ok(room)

@@ -37,13 +37,13 @@ pub struct Time {
 
 impl Time {
     /// Reads the system's clock; `now` says what the monotonic one says.
-    pub fn read(now: Instant) -> Self {
+    pub(crate) fn read(now: Instant) -> Self {
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         Self { unix_ms, monotonic_ms: now.saturating_duration_since(*START).as_millis() as u64 }
     }
 
     /// Seconds on the monotonic clock: the ticks of the timer wheel.
-    pub fn tick(self) -> u32 {
+    pub(crate) fn tick(self) -> u32 {
         (self.monotonic_ms / 1000) as u32
     }
 }

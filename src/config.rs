@@ -224,7 +224,7 @@ impl FromStr for Internal {
 
 impl Config {
     /// How many shards there are, if `parallelism` threads can run all the time.
-    pub fn shard_count(&self, parallelism: usize) -> usize {
+    pub(crate) fn shard_count(&self, parallelism: usize) -> usize {
         self.shards.map_or(parallelism, usize::from)
     }
 
@@ -278,7 +278,7 @@ impl Config {
     }
 
     /// The budget for everything that is kept for others, in bytes.
-    pub fn memory_bytes_max(&self) -> usize {
+    pub(crate) fn memory_bytes_max(&self) -> usize {
         self.memory_max.unwrap_or_else(|| (machine::allowed_bytes() / 2).max(limits::BUDGET_BYTES_MIN))
     }
 }

@@ -20,11 +20,11 @@ use crate::ring::Slices;
 use crate::room::local::LocalRooms;
 use crate::slice::Slice;
 
-pub mod life;
-pub mod liveness;
+pub(crate) mod life;
+pub(crate) mod liveness;
 mod outbox;
 mod sending;
-pub mod unread;
+pub(crate) mod unread;
 
 use life::Life;
 use liveness::Liveness;
@@ -62,7 +62,7 @@ pub enum Role {
 
 impl Role {
     /// The protocol of connections with this role.
-    pub fn protocol(&self) -> Protocol {
+    pub(crate) fn protocol(&self) -> Protocol {
         match self {
             Self::V0 { .. } => Protocol::V0,
             Self::V1 { .. } => Protocol::V1,
@@ -74,7 +74,7 @@ impl Role {
 
 /// A cursor into a room's log.
 #[derive(Clone, Copy, Debug)]
-pub struct Membership {
+pub(crate) struct Membership {
     /// The room's slot in [`LocalRooms`].
     pub room: u32,
     /// Index in the room's list of members.
@@ -126,7 +126,7 @@ impl Source {
 
 /// The outcome of a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
+pub(crate) enum Sent {
     /// The kernel took all of it.
     Whole,
     /// The kernel took all of it, including our Close frame.
@@ -137,7 +137,7 @@ pub enum Sent {
 
 /// What a connection has to send next.
 #[derive(Debug)]
-pub enum Next {
+pub(crate) enum Next {
     /// There is nothing to send now.
     Nothing,
     /// Send this.
@@ -149,7 +149,7 @@ pub enum Next {
 
 /// Frames that a member lost because it was too slow.
 #[derive(Clone, Copy, Debug)]
-pub struct Gap {
+pub(crate) struct Gap {
     /// The room's slot in [`LocalRooms`].
     pub room: u32,
     /// `Seq` of the first lost frame.
@@ -159,7 +159,7 @@ pub struct Gap {
 }
 
 /// One upgraded connection, from the end of its handshake to its release.
-pub struct Connection {
+pub(crate) struct Connection {
     /// Distinguishes connections that use the same slot one after the other.
     pub serial: u32,
     /// The file descriptor of its socket, which the ring owns.
@@ -193,7 +193,7 @@ pub struct Connection {
 
 impl Connection {
     /// A new connection, in no room yet.
-    pub fn new(serial: u32, descriptor: RawFd, role: Role, bucket: Bucket) -> Self {
+    pub(crate) fn new(serial: u32, descriptor: RawFd, role: Role, bucket: Bucket) -> Self {
         Self {
             serial,
             descriptor,
@@ -214,12 +214,12 @@ impl Connection {
     }
 
     /// The protocol that it speaks.
-    pub fn protocol(&self) -> Protocol {
+    pub(crate) fn protocol(&self) -> Protocol {
         self.role.protocol()
     }
 
     /// The user's name, if it is a chat connection.
-    pub fn user(&self) -> Option<&Name> {
+    pub(crate) fn user(&self) -> Option<&Name> {
         match &self.role {
             Role::V0 { user } | Role::V1 { user, .. } => Some(user),
             Role::Raw { .. } | Role::Sse { .. } => None,
@@ -227,43 +227,38 @@ impl Connection {
     }
 
     /// The lost connection whose name it may take over.
-    pub fn predecessor(&self) -> Option<MemberId> {
+    pub(crate) fn predecessor(&self) -> Option<MemberId> {
         match &self.role {
             Role::V1 { predecessor, .. } => predecessor.as_deref().copied(),
             _ => None,
         }
     }
 
-    /// Whether it receives server-sent events: no WebSocket frames in either direction.
-    pub fn is_stream(&self) -> bool {
-        matches!(self.role, Role::Sse { .. })
-    }
-
     /// Queues the response to the handshake, ahead of everything else.
-    pub fn respond(&mut self, response: Bytes) {
+    pub(crate) fn respond(&mut self, response: Bytes) {
         self.outbox.get_or_insert_default().respond(response);
     }
 
     /// Appends a reply. False if too many are unread already: nothing was appended.
     #[must_use]
-    pub fn reply(&mut self, frame: Bytes) -> bool {
+    pub(crate) fn reply(&mut self, frame: Bytes) -> bool {
         self.outbox.get_or_insert_default().reply(frame.into())
     }
 
     /// Bytes of replies that have not left yet.
-    pub fn replies_bytes(&self) -> usize {
+    pub(crate) fn replies_bytes(&self) -> usize {
         self.outbox.as_ref().map_or(0, |outbox| outbox.replies_bytes())
     }
 
     /// Queues a pong ahead of everything else that waits. After a Close nothing may follow.
-    pub fn pong(&mut self, frame: Bytes) {
+    pub(crate) fn pong(&mut self, frame: Bytes) {
         if self.life.is_open() {
             self.outbox.get_or_insert_default().pong(frame);
         }
     }
 
     /// Sends a ping; on an event stream, a heartbeat.
-    pub fn ping(&mut self) {
+    pub(crate) fn ping(&mut self) {
         let ping = match self.role {
             Role::Sse { .. } => Bytes::from_static(sse::HEARTBEAT),
             Role::V0 { .. } | Role::V1 { .. } | Role::Raw { .. } => encode::frame(OpCode::Ping, b""),
@@ -272,20 +267,20 @@ impl Connection {
     }
 
     /// Queues the Close frame, or the last event of a stream, behind everything that is owed. A second Close is ignored.
-    pub fn queue_close(&mut self, frame: Bytes) {
+    pub(crate) fn queue_close(&mut self, frame: Bytes) {
         if self.life.is_open() {
             self.outbox.get_or_insert_default().close(frame);
         }
     }
 
     /// Whether our Close frame has not left yet.
-    pub fn has_close_to_send(&self) -> bool {
+    pub(crate) fn has_close_to_send(&self) -> bool {
         self.outbox.as_ref().is_some_and(|outbox| outbox.has_close())
             || (self.life.is_sending() && self.in_flight.contains(&Source::Close))
     }
 
     /// The connection has left a room: room frames that are in flight become its own, and no cursor moves back to them.
-    pub fn left(&mut self, room: u32, rooms: &LocalRooms) {
+    pub(crate) fn left(&mut self, room: u32, rooms: &LocalRooms) {
         self.memberships.retain(|membership| membership.room != room);
         for source in &mut self.in_flight {
             if let Source::Room { room: left, frames, from } = *source
@@ -298,18 +293,18 @@ impl Connection {
     }
 
     /// Memory that its outbox takes, in bytes.
-    pub fn outbox_bytes(&self) -> usize {
+    pub(crate) fn outbox_bytes(&self) -> usize {
         self.outbox.as_ref().map_or(0, |outbox| outbox.held_bytes())
     }
 
     /// Whether there are replies that have not left yet.
-    pub fn has_replies(&self) -> bool {
+    pub(crate) fn has_replies(&self) -> bool {
         self.outbox.as_ref().is_some_and(|outbox| outbox.replies_bytes() > 0)
     }
 
     /// Frees its memory because the budget is used up: an incomplete message, and everything in the outbox except the rest of a
     /// frame that has partly left. The connection has to be closed.
-    pub fn free_memory(&mut self) {
+    pub(crate) fn free_memory(&mut self) {
         self.decoder = Decoder::new();
         if let Some(outbox) = &mut self.outbox {
             outbox.drop_unread();
@@ -317,12 +312,12 @@ impl Connection {
     }
 
     /// Remembers that the message `seq` is its own and must not be sent back to it (`?echo=0`).
-    pub fn skip_own(&mut self, seq: u64, first_kept: u64) {
+    pub(crate) fn skip_own(&mut self, seq: u64, first_kept: u64) {
         self.outbox.get_or_insert_default().skip(seq, first_kept);
     }
 
     /// Whether there is anything to send.
-    pub fn has_pending(&self, rooms: &LocalRooms) -> bool {
+    pub(crate) fn has_pending(&self, rooms: &LocalRooms) -> bool {
         let own = self.outbox.as_ref().is_some_and(|outbox| outbox.has_frames());
         own || self.life.is_open()
             && self.memberships.iter().any(|membership| membership.cursor < rooms.log(membership.room).tip())

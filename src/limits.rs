@@ -4,164 +4,163 @@
 use std::time::Duration;
 
 // Requests on the control ring
-/// Connections that are accepted in a row, in a storm, before those that are in are served.
-pub const ACCEPTS_PER_ROW: usize = 64;
-/// Bytes of a request head for which a buffer has room at first. Most heads fit.
-pub const HEAD_BYTES_USUAL: usize = 1024;
+/// Connections accepted in a row before those already accepted are served.
+pub(crate) const ACCEPTS_PER_ROW: usize = 64;
+/// Initial size, in bytes, of the buffer for a request head. Most heads fit.
+pub(crate) const HEAD_BYTES_USUAL: usize = 1024;
 /// Lingering close: bytes to read and discard after the last answer, so that a reset does not destroy it.
-pub const LINGER_BYTES_MAX: usize = 64 * 1024;
-/// Lingering close: its time limit.
-pub const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
-/// Hops with an entry of their own in the counts of failed handshakes.
-pub const HOPS_MAX: usize = 32;
-/// How long a hop behind which nothing fails keeps its entry.
-pub const HOP_IDLE_MAX: Duration = Duration::from_secs(3600);
+pub(crate) const LINGER_BYTES_MAX: usize = 64 * 1024;
+/// Lingering close: how long that may take.
+pub(crate) const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+/// Number of hops that are counted separately in failed handshakes.
+pub(crate) const HOPS_MAX: usize = 32;
+/// How long a hop keeps its count after its last failure.
+pub(crate) const HOP_IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Log lines about failed handshakes in one interval, of all hops and reasons together.
-pub const FAILURE_LINES_PER_INTERVAL: u32 = 30;
+pub(crate) const FAILURE_LINES_PER_INTERVAL: u32 = 30;
 
 // Frames and messages
 /// Longest payload of a control frame, in bytes (RFC 6455 section 5.5).
-pub const CONTROL_BYTES_MAX: usize = 125;
+pub(crate) const CONTROL_BYTES_MAX: usize = 125;
 /// Longest reason of a Close frame, in bytes: the payload of a control frame without the code (RFC 6455 section 5.5).
-pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
+pub(crate) const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 
 // One connection
 /// Bytes of replies that may wait for one connection. A peer that keeps sending requests without reading the replies is closed.
-pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const OUTBOX_BYTES_MAX: usize = 256 * 1024;
 /// Pongs and pings that may wait for one connection. Beyond that, a new one replaces the last: only the most recent ping has to
 /// be answered (RFC 6455 section 5.5.3).
-pub const PONGS_MAX: usize = 16;
+pub(crate) const PONGS_MAX: usize = 16;
 /// Bytes of unread replies beyond which a connection is not read.
-pub const REPLIES_BYTES_HELD: usize = 64 * 1024;
+pub(crate) const REPLIES_BYTES_HELD: usize = 64 * 1024;
 /// Limit, in bytes, of room frames moved to a member's outbox ahead of a reply.
-pub const SETTLE_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const SETTLE_BYTES_MAX: usize = 64 * 1024;
 /// Limit, in bytes, of room frames moved to the outbox of a member that leaves.
-pub const LEAVE_BYTES_MAX: usize = OUTBOX_BYTES_MAX / 4 * 3;
+pub(crate) const LEAVE_BYTES_MAX: usize = OUTBOX_BYTES_MAX / 4 * 3;
 /// Slices in one send.
 pub const SLICES_PER_SEND_MAX: usize = 8;
 /// Bytes after which a send takes no further slice, so that no single member holds up a turn.
-pub const SEND_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const SEND_BYTES_MAX: usize = 256 * 1024;
 /// Limit, in bytes, of replayed frames in one send.
-pub const REPLAY_BYTES_PER_SEND_MAX: usize = 64 * 1024;
+pub(crate) const REPLAY_BYTES_PER_SEND_MAX: usize = 64 * 1024;
 /// Pieces of unread input of one connection that are copied while receive buffers are short. Beyond that, nothing more is
 /// received from it.
-pub const COPIED_PARTS_MAX: usize = 8;
+pub(crate) const COPIED_PARTS_MAX: usize = 8;
 /// One connection may hold one part in this many of its shard's receive buffers.
-pub const BUFFERS_SHARE: usize = 32;
+pub(crate) const BUFFERS_SHARE: usize = 32;
 /// Consecutive messages that can't be parsed before the connection is closed.
-pub const UNREADABLE_MAX: u8 = 3;
+pub(crate) const UNREADABLE_MAX: u8 = 3;
 /// Bytes that a listener may send before it is disconnected: an HTTP client has nothing to send here.
-pub const IGNORED_BYTES_MAX: u32 = 16 * 1024;
+pub(crate) const IGNORED_BYTES_MAX: u32 = 16 * 1024;
 /// Seconds that a peer has to answer our Close, or to end after it.
-pub const CLOSE_SECONDS: u32 = 3;
+pub(crate) const CLOSE_SECONDS: u32 = 3;
 
 // One turn of a shard
 /// Completions processed in one turn.
-pub const COMPLETIONS_PER_TURN: usize = 8192;
+pub(crate) const COMPLETIONS_PER_TURN: usize = 8192;
 /// Calls that a turn makes for completions that the kernel has deferred, before it reads.
-pub const SUBMISSIONS_BEFORE_READING: usize = 16;
+pub(crate) const SUBMISSIONS_BEFORE_READING: usize = 16;
 /// Receive buffers with unread input at which it stops making these calls.
-pub const BUFFERS_BEFORE_READING: usize = 256;
+pub(crate) const BUFFERS_BEFORE_READING: usize = 256;
 /// Time that a shard takes turns before the control ring runs.
-pub const TURNS_TIME_MAX: Duration = Duration::from_millis(4);
+pub(crate) const TURNS_TIME_MAX: Duration = Duration::from_millis(4);
 /// Units of work read in one turn. A unit is about a microsecond: a frame, or a KiB.
-pub const WORK_PER_TURN: usize = 1024;
+pub(crate) const WORK_PER_TURN: usize = 1024;
 /// Units of work that are always read from a connection in its turn, no matter how many others are queued.
-pub const WORK_SHARE_MIN: usize = 8;
+pub(crate) const WORK_SHARE_MIN: usize = 8;
 /// Connections with input left over from an earlier turn that one turn looks at.
-pub const LOOKS_PER_TURN: usize = 1024;
+pub(crate) const LOOKS_PER_TURN: usize = 1024;
 /// Connections and memberships ended in one turn: thousands that end at once must not hold up the others.
-pub const ENDS_PER_TURN: usize = 64;
+pub(crate) const ENDS_PER_TURN: usize = 64;
 /// Members that a room always visits in its turn, no matter how many other rooms are queued.
-pub const VISITS_MIN: usize = 16;
+pub(crate) const VISITS_MIN: usize = 16;
 /// Holders that give memory back in one turn: about a millisecond's work.
-pub const GIVING_PER_TURN: usize = 64;
+pub(crate) const GIVING_PER_TURN: usize = 64;
 /// Bytes given back in one turn, unless a single holder has more.
-pub const GIVEN_BYTES_PER_TURN: usize = 4 * 1024 * 1024;
+pub(crate) const GIVEN_BYTES_PER_TURN: usize = 4 * 1024 * 1024;
 /// Capacity, in entries, that the vector of drained relays keeps between turns.
-pub const RELAYS_KEPT_MAX: usize = 1024;
+pub(crate) const RELAYS_KEPT_MAX: usize = 1024;
 
 // One tick of a shard
 /// Members whose cursors are read in one tick to trim the logs: about a millisecond's work. A room with more is still done in
 /// one go.
-pub const MEMBERS_PER_TRIM: usize = 32_768;
+pub(crate) const MEMBERS_PER_TRIM: usize = 32_768;
 /// Dormant rooms removed in one tick, under the lock of all rooms: about a millisecond's work.
-pub const DORMANT_PER_TICK: usize = 1024;
+pub(crate) const DORMANT_PER_TICK: usize = 1024;
 /// Rooms whose replay is cut back in one tick: about a millisecond's work.
-pub const EXPIRED_PER_TICK: usize = 4096;
+pub(crate) const EXPIRED_PER_TICK: usize = 4096;
 
 // One room
 /// Bytes of a room, including their overhead, that its members have not been visited for, beyond which its publishers wait.
-pub const ROOM_BYTES_HELD: usize = 128 * 1024;
+pub(crate) const ROOM_BYTES_HELD: usize = 128 * 1024;
 /// Bytes of replay returned by the join itself; the rest is read while sending.
-pub const REPLAY_HEAD_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const REPLAY_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Longest frame, in bytes, that is copied into a chunk of the room's log, so that many leave in one send. Longer ones stay the
 /// shared bytes that they were encoded into.
-pub const COPIED_FRAME_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const COPIED_FRAME_BYTES_MAX: usize = 16 * 1024;
 /// Size of a log's first chunk in bytes, small so that a quiet room costs little. Each further chunk is twice as large, up to
 /// the maximum.
-pub const CHUNK_BYTES_MIN: usize = 1024;
+pub(crate) const CHUNK_BYTES_MIN: usize = 1024;
 /// Size of a log's largest chunk in bytes.
-pub const CHUNK_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Number of members up to which a room announces each join and leave.
-pub const MEMBERS_ANNOUNCED_MAX: usize = 32;
+pub(crate) const MEMBERS_ANNOUNCED_MAX: usize = 32;
 /// Notices in one second beyond which joins and leaves are folded.
-pub const NOTICES_PER_SECOND_MAX: usize = 16;
+pub(crate) const NOTICES_PER_SECOND_MAX: usize = 16;
 /// Names listed in a folded notice.
-pub const NAMES_TOLD_MAX: usize = 3;
+pub(crate) const NAMES_TOLD_MAX: usize = 3;
 /// Messages of one room that are timed at once.
-pub const SAMPLES_MAX: usize = 64;
+pub(crate) const SAMPLES_MAX: usize = 64;
 /// Timed deliveries between two reports; further ones are not timed.
-pub const PENDING_MAX: usize = 1024;
+pub(crate) const PENDING_MAX: usize = 1024;
 
 // Empty rooms
 /// Number of dormant rooms; beyond it, the oldest is dropped.
-pub const DORMANT_ROOMS_MAX: usize = 16_384;
+pub(crate) const DORMANT_ROOMS_MAX: usize = 16_384;
 /// Bytes of replay in all dormant rooms together; beyond it, the oldest room is dropped.
-pub const DORMANT_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(crate) const DORMANT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 // Between shards
 /// Bytes of relays in one inbox, including their overhead, at which all publishers wait.
-pub const INBOX_BYTES_HELD: usize = 1024 * 1024;
+pub(crate) const INBOX_BYTES_HELD: usize = 1024 * 1024;
 /// Bytes of an inbox reserved for notices of joins and leaves, which don't wait.
-pub const NOTICE_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const NOTICE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes that a message can gain on its way into a frame: header, keys, names, numbers.
-pub const ENVELOPE_BYTES_MAX: usize = 1024;
+pub(crate) const ENVELOPE_BYTES_MAX: usize = 1024;
 /// Orders that may wait in one inbox. Dropping one is safe: a stale connection still times out, and the API answers 503.
-pub const ORDERS_MAX: usize = 16_384;
+pub(crate) const ORDERS_MAX: usize = 16_384;
 
 // The data ring
 /// Bytes of one receive buffer.
 pub const RECEIVE_BUFFER_BYTES: usize = 4096;
 /// Entries of the submission queue. When it is full, it is submitted at once.
-pub const SUBMISSION_ENTRIES: u32 = 2048;
+pub(crate) const SUBMISSION_ENTRIES: u32 = 2048;
 /// Entries of the completion queue. Beyond that, the kernel keeps an overflow list.
-pub const COMPLETION_ENTRIES: u32 = 16 * 1024;
+pub(crate) const COMPLETION_ENTRIES: u32 = 16 * 1024;
 
 // Memory
 /// Smallest value of --memory-max, in bytes.
-pub const BUDGET_BYTES_MIN: usize = 16 << 20;
+pub(crate) const BUDGET_BYTES_MIN: usize = 16 << 20;
 /// Bytes by which the holders on one thread grow before that thread reviews the budget.
-pub const REVIEW_STEP_BYTES: u64 = 64 * 1024;
+pub(crate) const REVIEW_STEP_BYTES: u64 = 64 * 1024;
 /// Incomplete request heads may take one part in this many of the budget. Beyond that, long heads are refused.
-pub const HEADS_PART: usize = 4;
+pub(crate) const HEADS_PART: usize = 4;
 /// Pause between two requests to the allocator to return free memory to the system.
-pub const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
 // The end of the server
 /// Time from the first signal to the end of the process.
-pub const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
-/// Time that the log gets on top of it, if all of that was needed.
-pub const LOG_TIME_MIN: Duration = Duration::from_millis(100);
-/// How long a start that is interrupted by a signal may take to its end: until then it is not known whether anybody is
-/// connected.
-pub const START_TIME_MAX: Duration = Duration::from_millis(2500);
+pub(crate) const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
+/// Time that the log still gets if all of that was needed.
+pub(crate) const LOG_TIME_MIN: Duration = Duration::from_millis(100);
+/// How long a start may go on after a signal has interrupted it: until it ends, it is not known whether anybody is connected.
+pub(crate) const START_TIME_MAX: Duration = Duration::from_millis(2500);
 /// Time that all peers together have to answer our Close when the server stops.
-pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
+pub(crate) const DRAIN_TIME_MAX: Duration = Duration::from_secs(4);
 /// Shortest window, in milliseconds, over which the reconnects of a stopped server's clients are spread.
-pub const RETRY_SPAN_MS_MIN: u64 = 1000;
+pub(crate) const RETRY_SPAN_MS_MIN: u64 = 1000;
 /// Longest such window, in milliseconds: all clients reconnect within 30 seconds.
-pub const RETRY_SPAN_MS_MAX: u64 = 29_000;
+pub(crate) const RETRY_SPAN_MS_MAX: u64 = 29_000;
 
 // How they relate.
 

@@ -19,20 +19,21 @@ use tracing::warn;
 use crate::limits::{HEADS_PART, REVIEW_STEP_BYTES, TRIM_INTERVAL};
 use crate::throttle::Throttle;
 
-pub mod held;
-pub mod machine;
-pub mod plan;
+pub(crate) mod held;
+pub(crate) mod machine;
+pub(crate) mod plan;
 
-pub use held::{Held, Ledger, What};
+pub use held::What;
+pub(crate) use held::{Held, Ledger};
 use machine::Resident;
 use plan::Sizes;
 
 /// Bytes that an allocation costs on top of its own: the allocator's header, and rounding.
-pub const ALLOCATION_OVERHEAD_BYTES: usize = 16;
+pub(crate) const ALLOCATION_OVERHEAD_BYTES: usize = 16;
 
 /// What one shard has to give back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Demand {
+pub(crate) struct Demand {
     /// Holders up to this size, in bytes, are left alone.
     pub floor_bytes: usize,
     /// Bytes to take from this shard's logs, outboxes, incomplete messages and unread input.
@@ -73,7 +74,7 @@ impl Memory {
     }
 
     /// A budget without a limit, for a shard that runs outside a server.
-    pub fn unlimited() -> Self {
+    pub(crate) fn unlimited() -> Self {
         Self::new(usize::MAX, 0)
     }
 
@@ -84,7 +85,7 @@ impl Memory {
     }
 
     /// The size of the budget in bytes.
-    pub fn bytes_max(&self) -> usize {
+    pub(crate) fn bytes_max(&self) -> usize {
         self.bytes_max
     }
 
@@ -112,13 +113,13 @@ impl Memory {
     }
 
     /// Whether a request head may take `more_bytes` of memory.
-    pub fn admits_head(&self, more_bytes: usize) -> bool {
+    pub(crate) fn admits_head(&self, more_bytes: usize) -> bool {
         self.bytes(What::Heads) + more_bytes <= self.bytes_max / HEADS_PART
     }
 
     /// Whether the calling thread has to review the budget: its holders have grown, or another shard asks for it. `seen` is the
     /// last request that it has served.
-    pub fn wants_review(&self, seen: &mut u64) -> bool {
+    pub(crate) fn wants_review(&self, seen: &mut u64) -> bool {
         let calls = self.calls.load(Ordering::Acquire);
         let called = std::mem::replace(seen, calls) != calls;
         held::has_grown_by(REVIEW_STEP_BYTES) || called
@@ -127,7 +128,7 @@ impl Memory {
     /// What the calling shard has to give back, if the budget is exceeded; `inbox_bytes` are the bytes in inboxes. A shard that
     /// still has frames for members that read (`is_busy`) may use the last part of the budget: otherwise they would lose what
     /// they are about to be sent.
-    pub fn review(&self, inbox_bytes: usize, is_busy: bool) -> Option<Demand> {
+    pub(crate) fn review(&self, inbox_bytes: usize, is_busy: bool) -> Option<Demand> {
         let taken = self.taken(inbox_bytes);
         let excess = plan::excess(self.bytes_max, taken, self.resident.bytes(), is_busy)?;
         let (on_shards, replays) = (Sizes::default(), Sizes::default());
@@ -138,41 +139,41 @@ impl Memory {
     }
 
     /// Bytes that are kept on behalf of clients, all together.
-    pub fn taken(&self, inbox_bytes: usize) -> usize {
+    pub(crate) fn taken(&self, inbox_bytes: usize) -> usize {
         inbox_bytes + What::ALL.iter().map(|what| self.bytes(*what)).sum::<usize>()
     }
 
     /// Resident memory of the process, in bytes.
-    pub fn resident_bytes(&self) -> usize {
+    pub(crate) fn resident_bytes(&self) -> usize {
         self.resident.bytes()
     }
 
     /// Whether the process has more memory resident than the budget: everything that could be given back was not enough.
-    pub fn is_exhausted(&self) -> bool {
+    pub(crate) fn is_exhausted(&self) -> bool {
         self.resident.bytes() > self.bytes_max
     }
 
     /// Whether the allocator should return its free memory, because three quarters of the budget are resident. True at most
     /// once a second.
-    pub fn wants_trim(&self) -> bool {
+    pub(crate) fn wants_trim(&self) -> bool {
         self.resident.bytes() > self.bytes_max - self.bytes_max / 4
             && self.trims.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now()).is_some()
     }
 
     /// Asks all other shards to review the budget, too.
-    pub fn call(&self, seen: &mut u64) {
+    pub(crate) fn call(&self, seen: &mut u64) {
         *seen = self.calls.fetch_add(1, Ordering::AcqRel) + 1;
     }
 
     /// Notes that `bytes` were given back. True if that is enough for the allocator to return memory to the system; it would
     /// otherwise keep it for the thread that took it.
-    pub fn gave(&self, bytes: usize) -> bool {
+    pub(crate) fn gave(&self, bytes: usize) -> bool {
         let given = self.given_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         given >= self.bytes_max / 8 && self.given_bytes.swap(0, Ordering::Relaxed) > 0
     }
 
     /// Logs, at most once a minute, that holders had to give memory back.
-    pub fn say(&self, demand: &Demand) {
+    pub(crate) fn say(&self, demand: &Demand) {
         if self.lines.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now()).is_none() {
             return;
         }
@@ -190,7 +191,7 @@ impl Memory {
 
 /// A number of bytes, displayed in KiB or MiB.
 #[derive(Clone, Copy, Debug)]
-pub struct Size(pub usize);
+pub(crate) struct Size(pub usize);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 /// Exit code of a command whose output could not be written (`EX_IOERR` of sysexits.h): none of the codes that tell
 /// about the answer itself.
-pub const EXIT_OUTPUT: u8 = 74;
+pub(crate) const EXIT_OUTPUT: u8 = 74;
 
 /// Writes all of `text` to standard output. Returns the command's exit code: `done`, or [`EXIT_OUTPUT`] after a
 /// sentence on stderr; see [`finish`].

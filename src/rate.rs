@@ -23,13 +23,14 @@ pub struct RateLimit {
 
 impl RateLimit {
     /// The largest burst, in messages; a larger number means this one.
-    pub const BURST_MAX: u32 = u32::MAX / TOKEN;
+    pub(crate) const BURST_MAX: u32 = u32::MAX / TOKEN;
     /// No limit: every message passes.
-    pub const OFF: Self = Self::new(0, 1);
+    #[cfg(test)]
+    pub(crate) const OFF: Self = Self::new(0, 1);
 
     /// `per_second` messages a second in the long run, and `burst` at once after a pause. 0 per second is no limit. A burst is
     /// at least 1, or nothing would ever pass, and at most [`Self::BURST_MAX`].
-    pub const fn new(per_second: u32, burst: u32) -> Self {
+    pub(crate) const fn new(per_second: u32, burst: u32) -> Self {
         let burst = match burst {
             0 => 1,
             1..Self::BURST_MAX => burst,
@@ -46,7 +47,7 @@ impl RateLimit {
 
 /// What happens to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It is within the rate.
     Pass,
     /// The connection is over its rate: the message is dropped.
@@ -62,7 +63,7 @@ pub enum Verdict {
 /// Times are ms since an arbitrary moment, the same for all calls, and never go back. Only their last 32 bits are kept: a pause
 /// of a multiple of 49.7 days looks like none, which gains fewer tokens than it should, never more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     /// When the other fields were last updated, in ms.
     now_ms: u32,
     /// In thousandths of a token.
@@ -75,12 +76,12 @@ pub struct Bucket {
 
 impl Bucket {
     /// A full bucket, at `now_ms`.
-    pub const fn new(limit: &RateLimit, now_ms: u64) -> Self {
+    pub(crate) const fn new(limit: &RateLimit, now_ms: u64) -> Self {
         Self { now_ms: now_ms as u32, tokens: limit.tokens_max(), pause_ms: PAUSE_MS, excess_ms: 0 }
     }
 
     /// Takes a token for a message that arrives at `now_ms`.
-    pub fn take(&mut self, limit: &RateLimit, now_ms: u64) -> Verdict {
+    pub(crate) fn take(&mut self, limit: &RateLimit, now_ms: u64) -> Verdict {
         if limit.per_second == 0 {
             return Verdict::Pass;
         }

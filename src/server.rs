@@ -164,17 +164,17 @@ impl Server {
     }
 
     /// The address of the internal port, unless it is off.
-    pub fn internal_address(&self) -> Option<SocketAddr> {
+    pub(crate) fn internal_address(&self) -> Option<SocketAddr> {
         self.internal
     }
 
     /// How many shards there are.
-    pub fn shards(&self) -> usize {
+    pub(crate) fn shards(&self) -> usize {
         self.threads.len()
     }
 
     /// WebSockets and streams that are open.
-    pub fn clients(&self) -> u64 {
+    pub(crate) fn clients(&self) -> u64 {
         let of_shard = |shard| {
             let counters = self.shared.metrics.of_shard(shard);
             Protocol::ALL.map(|protocol| counters.connections(protocol).get())

@@ -21,12 +21,12 @@ pub struct Chunk {
 
 impl Chunk {
     /// An empty chunk with room for `capacity` bytes.
-    pub fn with_capacity(capacity: usize) -> Rc<Self> {
+    pub(crate) fn with_capacity(capacity: usize) -> Rc<Self> {
         Rc::new(Self { cells: vec![Cell::new(0); capacity].into_boxed_slice(), filled: Cell::new(0) })
     }
 
     /// Appends `bytes`, and returns their range in the chunk; `None` if they don't fit.
-    pub fn append(&self, bytes: &[u8]) -> Option<Range<usize>> {
+    pub(crate) fn append(&self, bytes: &[u8]) -> Option<Range<usize>> {
         let start = self.filled.get();
         let end = start.checked_add(bytes.len())?;
         let target = self.cells.get(start..end)?;
@@ -38,7 +38,7 @@ impl Chunk {
     }
 
     /// Number of bytes that the chunk can hold.
-    pub fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.cells.len()
     }
 }
@@ -65,7 +65,7 @@ pub enum Slice {
 
 impl Slice {
     /// The bytes of `chunk` in `range`. Panics if they are not filled, since they could still change.
-    pub fn of_chunk(chunk: &Rc<Chunk>, range: Range<usize>) -> Self {
+    pub(crate) fn of_chunk(chunk: &Rc<Chunk>, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= chunk.filled.get(), "a slice of unwritten bytes");
         let range = to_u32(range.start)..to_u32(range.end);
         Self::Chunk { chunk: Rc::clone(chunk), range }
@@ -85,7 +85,7 @@ impl Slice {
     }
 
     /// Address of the first byte. The bytes don't change or move while any clone of the slice lives.
-    pub fn as_ptr(&self) -> *const u8 {
+    pub(crate) fn as_ptr(&self) -> *const u8 {
         match self {
             Self::Chunk { chunk, range } => chunk.cells[range.start as usize..].as_ptr().cast(),
             Self::Shared(bytes) => bytes.as_ptr(),
@@ -93,7 +93,7 @@ impl Slice {
     }
 
     /// Drops the first `count` bytes. Panics if there are fewer.
-    pub fn advance(&mut self, count: usize) {
+    pub(crate) fn advance(&mut self, count: usize) {
         assert!(count <= self.len(), "advance beyond the end of a slice");
         match self {
             Self::Chunk { range, .. } => range.start += to_u32(count),

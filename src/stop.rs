@@ -13,17 +13,17 @@ pub struct Stop {
 
 impl Stop {
     /// Asks all threads to stop.
-    pub fn request(&self) {
+    pub(crate) fn request(&self) {
         self.requested.send_replace(true);
     }
 
     /// Whether that was asked.
-    pub fn is_requested(&self) -> bool {
+    pub(crate) fn is_requested(&self) -> bool {
         *self.requested.borrow()
     }
 
     /// Waits until it is asked.
-    pub async fn requested(&self) {
+    pub(crate) async fn requested(&self) {
         // The sender lives as long as `self`: there is no error.
         let _ = self.requested.subscribe().wait_for(|requested| *requested).await;
     }
@@ -34,7 +34,7 @@ impl Stop {
     }
 
     /// Connections that had not closed in time.
-    pub fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.left.load(Ordering::Acquire)
     }
 }

@@ -3,14 +3,14 @@
 //! It runs on one thread beside the shards; what it publishes takes the same path as a client's message. In the order in
 //! which a request passes them:
 //!
-//! - [`listener`], [`slots`]: connections, bounded in number and in time
-//! - [`routes`]: every address, and which of them require a key
+//! - `listener`, `slots`: connections, bounded in number and in time
+//! - `routes`: every address, and which of them require a key
 //! - [`call`]: a request with its body, and the answer
 //! - [`key`]: API keys, and what is let in without one
 //! - [`publish`], [`rooms`], [`health`]: what the addresses do
-//! - [`fields`], [`idempotency`]: JSON bodies; requests that are repeated
+//! - `fields`, `idempotency`: JSON bodies; requests that are repeated
 //!
-//! [`client`] and [`request`] are the other side: `hi pub` and `hi rooms`.
+//! [`client`] and `request` are the other side: `hi pub` and `hi rooms`.
 
 use std::cell::RefCell;
 use std::io;

@@ -5,7 +5,7 @@
 
 /// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// Messages go both ways.
     Open,
     /// Our Close is queued, or sent. Input is read only to find the peer's Close.
@@ -21,7 +21,7 @@ pub enum State {
 
 /// The state of a connection, and which operations the ring holds for it.
 #[derive(Debug)]
-pub struct Life {
+pub(crate) struct Life {
     state: State,
     receiving: bool,
     sending: bool,
@@ -31,44 +31,44 @@ pub struct Life {
 
 impl Life {
     /// A connection begins open, with nothing in the ring.
-    pub fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         Self { state: State::Open, receiving: false, sending: false, awaiting_writable: false, peer_ended: false }
     }
 
     /// The state that the last transition led to.
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         self.state
     }
 
     /// Whether messages go both ways.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.state == State::Open
     }
 
     /// Whether its socket is shut down.
-    pub fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         self.state == State::Ended
     }
 
     /// Whether its input is still read: for messages, or only for the answer to our Close.
-    pub fn reads_input(&self) -> bool {
+    pub(crate) fn reads_input(&self) -> bool {
         matches!(self.state, State::Open | State::Closing)
     }
 
     /// We close the connection. With `lingers`, we don't wait for an answer.
-    pub fn close(&mut self, lingers: bool) {
+    pub(crate) fn close(&mut self, lingers: bool) {
         assert!(self.is_open(), "a connection is closed once, not when {:?}", self.state);
         self.state = if lingers { State::Lingering } else { State::Closing };
     }
 
     /// The peer has sent a Close, or has ended.
-    pub fn answer(&mut self) {
+    pub(crate) fn answer(&mut self) {
         assert!(!self.is_ended(), "an ended connection answers nothing");
         self.state = State::Answering;
     }
 
     /// The peer has violated the protocol after our Close.
-    pub fn linger(&mut self) {
+    pub(crate) fn linger(&mut self) {
         assert!(
             matches!(self.state, State::Closing | State::Lingering),
             "a connection lingers after our Close, not when {:?}",
@@ -78,78 +78,78 @@ impl Life {
     }
 
     /// Records that the socket is shut down.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         assert!(!self.is_ended(), "a connection ends once");
         self.state = State::Ended;
     }
 
     /// Whether the ring holds nothing for it, so that its socket may be released once it has ended.
-    pub fn is_released(&self) -> bool {
+    pub(crate) fn is_released(&self) -> bool {
         !self.receiving && !self.sending && !self.awaiting_writable
     }
 
     /// Whether a receive is in flight.
-    pub fn is_receiving(&self) -> bool {
+    pub(crate) fn is_receiving(&self) -> bool {
         self.receiving
     }
 
     /// Whether a receive may be started.
-    pub fn may_receive(&self) -> bool {
+    pub(crate) fn may_receive(&self) -> bool {
         !self.is_ended() && !self.receiving && !self.peer_ended
     }
 
     /// Records that a receive is started.
-    pub fn receive(&mut self) {
+    pub(crate) fn receive(&mut self) {
         assert!(self.may_receive(), "one receive at a time, and none after the peer's end: {self:?}");
         self.receiving = true;
     }
 
     /// Records a completion of the receive; with `armed`, there will be more.
-    pub fn received(&mut self, armed: bool) {
+    pub(crate) fn received(&mut self, armed: bool) {
         assert!(self.receiving, "only an operation that was started completes");
         self.receiving = armed;
     }
 
     /// Whether the ring has reported the end of the peer's input.
-    pub fn has_peer_ended(&self) -> bool {
+    pub(crate) fn has_peer_ended(&self) -> bool {
         self.peer_ended
     }
 
     /// Records that the peer's input has ended.
-    pub fn peer_ended(&mut self) {
+    pub(crate) fn peer_ended(&mut self) {
         self.peer_ended = true;
     }
 
     /// Whether a send is in flight.
-    pub fn is_sending(&self) -> bool {
+    pub(crate) fn is_sending(&self) -> bool {
         self.sending
     }
 
     /// Whether a send may be started: there is at most one in flight, and none while the socket is full.
-    pub fn may_send(&self) -> bool {
+    pub(crate) fn may_send(&self) -> bool {
         !self.sending && !self.awaiting_writable && !self.is_ended()
     }
 
     /// Records that a send is started.
-    pub fn send(&mut self) {
+    pub(crate) fn send(&mut self) {
         assert!(self.may_send(), "one send at a time, and none into a full socket: {self:?}");
         self.sending = true;
     }
 
     /// Records that the send has completed.
-    pub fn sent(&mut self) {
+    pub(crate) fn sent(&mut self) {
         assert!(self.sending, "only an operation that was started completes");
         self.sending = false;
     }
 
     /// Records that the socket is full, and that a wait until it is writable is started.
-    pub fn await_writable(&mut self) {
+    pub(crate) fn await_writable(&mut self) {
         assert!(self.may_send(), "a connection waits for room only while it sends nothing: {self:?}");
         self.awaiting_writable = true;
     }
 
     /// Records that the socket is writable again, or broken.
-    pub fn writable(&mut self) {
+    pub(crate) fn writable(&mut self) {
         assert!(self.awaiting_writable, "only an operation that was started completes");
         self.awaiting_writable = false;
     }

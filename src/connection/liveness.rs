@@ -4,7 +4,7 @@
 
 /// What is known about a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Liveness {
+pub(crate) enum Liveness {
     /// No ping is unanswered.
     Quiet,
     /// A ping was sent, and nothing has arrived since.
@@ -18,7 +18,7 @@ pub enum Liveness {
 
 /// What has to happen when a connection's timer is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
+pub(crate) enum Due {
     /// Close the connection: the peer has been silent for too long.
     Silent,
     /// Send a ping, and set the timer to this number of seconds.
@@ -38,21 +38,21 @@ pub struct Heartbeat {
 
 impl Liveness {
     /// Records that something has arrived: the peer is alive.
-    pub fn heard(&mut self) {
+    pub(crate) fn heard(&mut self) {
         if matches!(self, Self::Pinged { .. }) {
             *self = Self::Heard;
         }
     }
 
     /// The process was suspended, and answers to pings may be waiting in the socket: the timeout starts again.
-    pub fn restart_timeout(&mut self, tick: u32) {
+    pub(crate) fn restart_timeout(&mut self, tick: u32) {
         if let Self::Pinged { since_tick } = self {
             *since_tick = tick;
         }
     }
 
     /// Decides what happens when the connection's timer is due.
-    pub fn due(&mut self, tick: u32, heartbeat: Heartbeat) -> Due {
+    pub(crate) fn due(&mut self, tick: u32, heartbeat: Heartbeat) -> Due {
         let Heartbeat { interval, timeout } = heartbeat;
         let since_tick = match *self {
             Self::Pinged { since_tick } if tick >= since_tick + timeout => return Due::Silent,

@@ -38,7 +38,7 @@ impl Connection {
     /// Takes what leaves next, in this order: the response, the rest of a frame, pongs, replies, each room from its cursor to
     /// its tip, the Close. Cursors move at once; [`Connection::sent`] moves them back over what did not leave. Gaps that a
     /// lapped cursor has skipped are appended to `gaps`; the notice about them leaves as a reply, with the next send.
-    pub fn next_send(&mut self, rooms: &LocalRooms, gaps: &mut Vec<Gap>) -> Next {
+    pub(crate) fn next_send(&mut self, rooms: &LocalRooms, gaps: &mut Vec<Gap>) -> Next {
         if self.outbox.is_none()
             && self.life.is_open()
             && let [membership] = &mut self.memberships[..]
@@ -152,7 +152,7 @@ impl Connection {
 
     /// A send has completed, and the kernel took `count` bytes of `slices`. The others go back to where they came from; of a
     /// frame that left in part, only the rest is kept.
-    pub fn sent(&mut self, slices: Slices, mut count: usize, rooms: &LocalRooms) -> Sent {
+    pub(crate) fn sent(&mut self, slices: Slices, mut count: usize, rooms: &LocalRooms) -> Sent {
         let whole = count == slices.len();
         let closed = self.in_flight.contains(&Source::Close);
         if whole {
@@ -214,7 +214,7 @@ impl Connection {
     }
 
     /// Queues the beginning of a replay behind the reply to the join, if there is space.
-    pub fn replay(&mut self, room: u32, head: Batch) {
+    pub(crate) fn replay(&mut self, room: u32, head: Batch) {
         if self.replies_bytes() + head.bytes.len() <= OUTBOX_BYTES_MAX / 2
             && let Some(index) = self.memberships.iter().position(|membership| membership.room == room)
             && self.reply(head.bytes)
@@ -225,7 +225,7 @@ impl Connection {
 
     /// Moves what its rooms have for it into the outbox, so that a reply comes after everything that was published before it. A
     /// connection that lags gets its reply first: it must not build up a queue of its own.
-    pub fn settle(&mut self, rooms: &LocalRooms, bytes_max: usize) {
+    pub(crate) fn settle(&mut self, rooms: &LocalRooms, bytes_max: usize) {
         if !self.life.may_send() || self.outbox.as_ref().is_some_and(|outbox| outbox.is_lagging()) {
             return;
         }
@@ -236,7 +236,7 @@ impl Connection {
 
     /// Does the same for a room that it is about to leave, even if it lags: this is the last chance. Returns the gap that
     /// doesn't fit into the outbox.
-    pub fn settle_last(&mut self, room: u32, rooms: &LocalRooms, bytes_max: usize) -> Option<Gap> {
+    pub(crate) fn settle_last(&mut self, room: u32, rooms: &LocalRooms, bytes_max: usize) -> Option<Gap> {
         let index = self.memberships.iter().position(|membership| membership.room == room)?;
         self.settle_room(index, rooms, bytes_max);
         let (first, tip) = (self.memberships[index].cursor, rooms.log(room).tip());

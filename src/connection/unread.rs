@@ -11,7 +11,7 @@ use crate::room::Room;
 
 /// Unread input of one connection, in the order in which it arrived.
 #[derive(Debug)]
-pub struct Unread {
+pub(crate) struct Unread {
     parts: VecDeque<Part>,
     /// Bytes of the first part that have been read already.
     read_bytes: usize,
@@ -52,7 +52,7 @@ impl Body {
 /// A message whose room is behind. It is published once the room has caught up, before anything else is read from the
 /// connection.
 #[derive(Debug)]
-pub struct Parked {
+pub(crate) struct Parked {
     /// The room that it will be published to.
     pub room: Arc<Room>,
     /// Whether it was a text or a binary message.
@@ -65,23 +65,23 @@ pub struct Parked {
 
 impl Unread {
     /// Appends a receive buffer, which arrived at `at`.
-    pub fn push(&mut self, received: Received, at: Instant) {
+    pub(crate) fn push(&mut self, received: Received, at: Instant) {
         self.parts.push_back(Part { body: Body::Buffer(received), at });
     }
 
     /// Appends bytes that are not, or no longer, in a receive buffer.
-    pub fn push_copy(&mut self, bytes: Vec<u8>, at: Instant) {
+    pub(crate) fn push_copy(&mut self, bytes: Vec<u8>, at: Instant) {
         self.parts.push_back(Part { body: Body::Copy(bytes.into()), at });
     }
 
     /// The next bytes to be read, at least one, and when they arrived.
-    pub fn first(&mut self) -> Option<(&mut [u8], Instant)> {
+    pub(crate) fn first(&mut self) -> Option<(&mut [u8], Instant)> {
         let Part { body, at } = self.parts.front_mut()?;
         Some((&mut body.bytes()[self.read_bytes..], *at))
     }
 
     /// Notes that all but the last `left_bytes` of the first part have been read.
-    pub fn advance(&mut self, left_bytes: usize) {
+    pub(crate) fn advance(&mut self, left_bytes: usize) {
         if left_bytes == 0 {
             self.read_bytes = 0;
             self.parts.pop_front();
@@ -91,22 +91,22 @@ impl Unread {
     }
 
     /// Whether everything has been read and published.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.parts.is_empty() && self.parked.is_none()
     }
 
     /// Number of separate pieces.
-    pub fn parts(&self) -> usize {
+    pub(crate) fn parts(&self) -> usize {
         self.parts.len()
     }
 
     /// Whether some of it is still in receive buffers.
-    pub fn has_buffers(&self) -> bool {
+    pub(crate) fn has_buffers(&self) -> bool {
         self.parts.iter().any(|part| matches!(part.body, Body::Buffer(_)))
     }
 
     /// Copies everything out of its receive buffers, and gives them back.
-    pub fn release_buffers(&mut self) {
+    pub(crate) fn release_buffers(&mut self) {
         for part in &mut self.parts {
             if let Body::Buffer(received) = &mut part.body {
                 part.body = Body::Copy((&*received.bytes()).into());
@@ -115,13 +115,13 @@ impl Unread {
     }
 
     /// Updates the memory count, without receive buffers. Called when the input is put aside until the connection's next turn.
-    pub fn account(&mut self) {
+    pub(crate) fn account(&mut self) {
         let parts = self.parts.capacity() * size_of::<Part>();
         self.held.set(size_of::<Self>() + parts + self.copied_bytes());
     }
 
     /// Memory taken in bytes, as of the last [`Unread::account`].
-    pub fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         self.held.bytes()
     }
 

@@ -87,7 +87,7 @@ impl Sampled {
 
 /// Frames of a room among the bytes in a connection's outbox; they count as delivered once those bytes have been sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Carried {
+pub(crate) struct Carried {
     pub(crate) frames: u32,
     /// When the first sampled one among them was received.
     pub(crate) received: Option<Instant>,
@@ -95,7 +95,7 @@ pub struct Carried {
 
 /// What was delivered on one shard since the last report.
 #[derive(Debug, Default)]
-pub struct Deliveries {
+pub(crate) struct Deliveries {
     frames: Cell<u64>,
     /// Times of receipt, and to how many members each message was delivered since.
     sampled: RefCell<Vec<(Instant, u64)>>,

@@ -1,6 +1,6 @@
 //! From a failed handshake to a verdict: the reason, the hop that is the likely cause, the evidence, a sentence for the
 //! client, one for the operator, and the lines that fix it. Pure; [`super::head`], [`super::target`], [`super::upgrade`] and
-//! [`super::origin`] find what failed.
+//! `origin` find what failed.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

@@ -90,7 +90,7 @@ pub enum HeadError {
          cause)."
     )]
     TooLarge,
-    /// More than [`HEADERS_MAX`] header lines.
+    /// More than `HEADERS_MAX` header lines.
     #[error("The request has more than {HEADERS_MAX} headers: send fewer.")]
     TooManyHeaders,
     /// Not HTTP/1.x as RFC 9112 writes it; the text says what is wrong and repeats nothing of what came.

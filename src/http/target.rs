@@ -29,11 +29,11 @@ pub enum Route<'t> {
     DoctorEcho,
     /// A WebSocket; anything but a handshake is answered with 426.
     Upgrade(UpgradeTarget<'t>),
-    /// Server-sent events of a chat room: `/stream/ROOM`. Next: [`stream_room`].
+    /// Server-sent events of a chat room: `/stream/ROOM`. Next: `stream_room`.
     Stream {
         /// Everything after `/stream/`, decoded.
         room: String,
-        /// What follows the `?`, possibly empty. Next: [`last_event_id`].
+        /// What follows the `?`, possibly empty. Next: `last_event_id`.
         query: &'t str,
     },
     /// `*`: the server as a whole (RFC 9110 9.3.7).
@@ -77,7 +77,7 @@ impl UpgradeTarget<'_> {
     /// Reads and checks the parameters.
     ///
     /// # Errors
-    /// Those of [`chat_params`] and [`raw_params`].
+    /// Those of `chat_params` and `raw_params`.
     pub fn params(&self) -> Result<UpgradeParams, TargetError> {
         match self {
             Self::Chat { query } => chat_params(query).map(UpgradeParams::Chat),

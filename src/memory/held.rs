@@ -27,10 +27,10 @@ impl What {
     /// All kinds, in the order of their declaration.
     pub const ALL: [Self; 6] = [Self::Logs, Self::Replay, Self::Outboxes, Self::Messages, Self::Unread, Self::Heads];
     /// The kinds that give memory back when the budget is used up. A request head is refused before it takes any.
-    pub const GIVING: [Self; 5] = [Self::Logs, Self::Replay, Self::Outboxes, Self::Messages, Self::Unread];
+    pub(crate) const GIVING: [Self; 5] = [Self::Logs, Self::Replay, Self::Outboxes, Self::Messages, Self::Unread];
 
     /// The value of the label in metrics.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Logs => "logs",
             Self::Replay => "replay",
@@ -42,7 +42,7 @@ impl What {
     }
 
     /// The words for a log line that counts them.
-    pub fn plural(self) -> &'static str {
+    pub(crate) fn plural(self) -> &'static str {
         match self {
             Self::Logs => "room logs",
             Self::Replay => "replays",
@@ -57,7 +57,7 @@ impl What {
 /// What the holders of one thread have taken. Only that thread writes it.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct Ledger {
+pub(crate) struct Ledger {
     bytes: [Number; What::ALL.len()],
     /// Bytes taken since the start; never decreases.
     taken: Number,
@@ -70,7 +70,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Bytes of this kind that this thread has taken, minus those it has given back. May wrap: see [`super::Memory::bytes`].
-    pub fn bytes(&self, what: What) -> u64 {
+    pub(crate) fn bytes(&self, what: What) -> u64 {
         self.bytes[what as usize].get()
     }
 
@@ -80,7 +80,7 @@ impl Ledger {
     }
 
     /// Adds the sizes of this thread's holders to `on_shards` and `replays`.
-    pub fn add_sizes(&self, on_shards: &Sizes, replays: &Sizes) {
+    pub(crate) fn add_sizes(&self, on_shards: &Sizes, replays: &Sizes) {
         on_shards.add(&self.on_shard);
         replays.add(&self.replays);
     }
@@ -125,25 +125,25 @@ pub(super) fn with_sizes_here<T>(ask: impl FnOnce(&Sizes) -> T) -> T {
 }
 
 /// Counts that holders had to give memory back.
-pub fn count_lap(what: What, times: u64) {
+pub(crate) fn count_lap(what: What, times: u64) {
     LEDGER.with_borrow(|here| here.laps(what).add(times));
 }
 
 /// Bytes that one holder has taken: updated by the holder, given back when it is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub(crate) struct Held {
     what: What,
     bytes: usize,
 }
 
 impl Held {
     /// A holder of this kind that has taken nothing yet.
-    pub const fn new(what: What) -> Self {
+    pub(crate) const fn new(what: What) -> Self {
         Self { what, bytes: 0 }
     }
 
     /// Sets how many bytes the holder has: as allocated, that is, capacities with their overhead.
-    pub fn set(&mut self, bytes: usize) {
+    pub(crate) fn set(&mut self, bytes: usize) {
         if bytes != self.bytes {
             // A thread that is ending has no ledger any more, and nobody would read it.
             let _ = LEDGER.try_with(|here| here.borrow().change(self.what, self.bytes, bytes));
@@ -152,7 +152,7 @@ impl Held {
     }
 
     /// The number of bytes that was last set.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 }

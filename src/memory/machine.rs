@@ -9,24 +9,24 @@ const MACHINE_BYTES_UNKNOWN: usize = 1 << 30;
 
 /// Reads the resident memory of the process.
 #[derive(Debug)]
-pub struct Resident {
+pub(crate) struct Resident {
     file: Option<File>,
     page_bytes: usize,
 }
 
 impl Resident {
     /// Opens the file from which the numbers are read.
-    pub fn open() -> Self {
+    pub(crate) fn open() -> Self {
         Self { file: File::open("/proc/self/statm").ok(), page_bytes: rustix::param::page_size() }
     }
 
     /// Behaves as on a system that doesn't report it: always 0.
-    pub fn unknown() -> Self {
+    pub(crate) fn unknown() -> Self {
         Self { file: None, page_bytes: 0 }
     }
 
     /// Resident bytes; 0 if the system doesn't say.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let mut text = [0; 128];
         let len = self.file.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or(0);
         statm_pages(&text[..len]).unwrap_or(0) * self.page_bytes
@@ -39,7 +39,7 @@ fn statm_pages(statm: &[u8]) -> Option<usize> {
 }
 
 /// Bytes of memory that this process may use: the machine's, or the lowest limit of the control groups around it.
-pub fn allowed_bytes() -> usize {
+pub(crate) fn allowed_bytes() -> usize {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| machine_bytes(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = limit_files(&groups, Path::new("/sys/fs/cgroup"));

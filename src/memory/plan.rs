@@ -15,7 +15,7 @@ const CLASSES: usize = 21;
 
 /// Number and total bytes of the holders in each class.
 #[derive(Debug, Default)]
-pub struct Sizes {
+pub(crate) struct Sizes {
     holders: [Number; CLASSES],
     bytes: [Number; CLASSES],
 }
@@ -32,7 +32,7 @@ fn smallest(class: usize) -> usize {
 
 impl Sizes {
     /// Records that a holder's size has changed; a size of 0 means that there is no holder.
-    pub fn change(&self, before: usize, after: usize) {
+    pub(crate) fn change(&self, before: usize, after: usize) {
         if before > 0 {
             self.holders[class(before)].subtract(1);
             self.bytes[class(before)].subtract(before as u64);
@@ -44,7 +44,7 @@ impl Sizes {
     }
 
     /// Adds the holders of another thread.
-    pub fn add(&self, other: &Self) {
+    pub(crate) fn add(&self, other: &Self) {
         for (own, other) in self.holders.iter().zip(&other.holders).chain(self.bytes.iter().zip(&other.bytes)) {
             own.add(other.get());
         }
@@ -63,7 +63,7 @@ impl Sizes {
 /// How many bytes have to be given back if `taken` bytes are too many. A quarter of the budget is free afterwards, so that this
 /// doesn't happen again at once. What else the process has resident (connections, buffers, the allocator's free memory) counts
 /// against the budget, too, but never more than half of it.
-pub fn excess(bytes_max: usize, taken: usize, resident: usize, is_busy: bool) -> Option<usize> {
+pub(crate) fn excess(bytes_max: usize, taken: usize, resident: usize, is_busy: bool) -> Option<usize> {
     let bytes_max = bytes_max - resident.saturating_sub(taken).min(bytes_max / 2);
     let limit = if is_busy { bytes_max } else { bytes_max - bytes_max / 8 };
     (taken > limit).then(|| taken - (bytes_max - bytes_max / 4))
@@ -71,7 +71,7 @@ pub fn excess(bytes_max: usize, taken: usize, resident: usize, is_busy: bool) ->
 
 /// Divides `excess` bytes among the holders above the floor. Replays give first: they are kept for clients that may never
 /// return. The shards give the rest, in proportion to what each has; `own` are the holders of the calling shard.
-pub fn divide(excess: usize, on_shards: &Sizes, replays: &Sizes, own: &Sizes) -> Demand {
+pub(crate) fn divide(excess: usize, on_shards: &Sizes, replays: &Sizes, own: &Sizes) -> Demand {
     let gain = |class| on_shards.gain(class) + replays.gain(class);
     let class = (0..CLASSES).rev().find(|class| gain(*class) >= excess).unwrap_or(0);
     let replay_bytes = replays.gain(class).min(excess);
@@ -88,7 +88,7 @@ pub fn divide(excess: usize, on_shards: &Sizes, replays: &Sizes, own: &Sizes) ->
 
 /// The size to which the largest of `sizes` (descending) have to be cut so that at least `give` bytes are gained; 0 if there
 /// are not that many.
-pub fn level(sizes: &[usize], give: usize) -> usize {
+pub(crate) fn level(sizes: &[usize], give: usize) -> usize {
     debug_assert!(sizes.is_sorted_by(|a, b| a >= b));
     let mut above = 0;
     for (index, size) in sizes.iter().enumerate() {

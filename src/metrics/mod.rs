@@ -1,9 +1,9 @@
 //! What hi counts, for Prometheus.
 //!
-//! - [`scrape`]: what all threads [count](crate::counters), added up when metrics are requested
-//! - [`format`](mod@format): the text formats of the answer
+//! - `scrape`: what all threads [count](crate::counters), added up when metrics are requested
+//! - `format`: the text formats of the answer
 //!
-//! Other parts of hi register collectors of their own: see [`Metrics::registry`].
+//! Other parts of hi register collectors of their own: see `Metrics::registry`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

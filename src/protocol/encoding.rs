@@ -7,7 +7,7 @@ use super::sse;
 
 /// What the bytes of a room's messages are, for a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
+pub(crate) enum Encoding {
     /// WebSocket frames, as they were published.
     Frames,
     /// Server-sent events made of them.

@@ -37,7 +37,7 @@ const API: &str = "api";
 
 /// The name of a user or a room, prepared: as it is shown, and as it is compared.
 ///
-/// Equality, order and hash are those of [`Name::key`]: `Ada` and `ada` are the same name.
+/// Equality, order and hash are those of `Name::key`: `Ada` and `ada` are the same name.
 #[derive(Clone)]
 pub struct Name(
     /// The name as it is shown; then its key, if different; then one character, the length of the shown name. One allocation,
@@ -46,7 +46,7 @@ pub struct Name(
 );
 
 impl Name {
-    /// Prepares the name of a user: 1 to [`USER_BYTES_MAX`] bytes before and after, not starting with something like `#`
+    /// Prepares the name of a user: 1 to `USER_BYTES_MAX` bytes before and after, not starting with something like `#`
     /// (which marks the notices of rooms), and neither `hi` nor `api`.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ impl Name {
         }
     }
 
-    /// Prepares the name of a room: 1 to [`ROOM_BYTES_MAX`] bytes before and after, no white space.
+    /// Prepares the name of a room: 1 to `ROOM_BYTES_MAX` bytes before and after, no white space.
     ///
     /// # Errors
     /// The first rule that the name breaks, as a sentence for the user.
@@ -193,7 +193,7 @@ impl Hash for Name {
     }
 }
 
-/// Maps of names are searched by [`Name::key`].
+/// Maps of names are searched by `Name::key`.
 impl Borrow<str> for Name {
     fn borrow(&self) -> &str {
         self.key()

@@ -42,7 +42,7 @@ impl Event {
 
 /// A notice to all members of a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub(crate) struct Notice {
     pub(crate) event: Event,
     /// The text that people read.
     pub(crate) text: String,

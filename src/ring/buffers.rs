@@ -20,17 +20,17 @@ pub struct Received {
 
 impl Received {
     /// Number of received bytes.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Whether no bytes were received.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// The bytes, to be read and unmasked in place.
-    pub fn bytes(&mut self) -> &mut [u8] {
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: `buffer` has been out of the pool since this value was made, and until it is dropped nobody else uses it:
         // neither the kernel nor another `Received`. The pool keeps it allocated, and `len` is at most its size.
         #[allow(unsafe_code)]

@@ -10,7 +10,7 @@ use tokio_uring::buf::BoundedBuf;
 
 /// The runtime that shards use. Its completions wait until the thread enters the kernel of its own accord, as it does every
 /// turn: nothing interrupts the thread before that.
-pub fn control_ring() -> tokio_uring::Builder {
+pub(crate) fn control_ring() -> tokio_uring::Builder {
     let mut flags = tokio_uring::uring_builder();
     flags.setup_coop_taskrun();
     let mut builder = tokio_uring::builder();
@@ -19,7 +19,7 @@ pub fn control_ring() -> tokio_uring::Builder {
 }
 
 /// Spawns a task on the control ring of the calling thread.
-pub fn spawn(task: impl Future<Output = ()> + 'static) {
+pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
     drop(tokio_uring::spawn(task));
 }
 
@@ -28,12 +28,12 @@ pub struct Stream(tokio_uring::net::TcpStream);
 
 impl Stream {
     /// Takes over a socket that was accepted or connected.
-    pub fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         Self(tokio_uring::net::TcpStream::from_std(stream))
     }
 
     /// Appends the bytes that arrive next to `buffer`, up to its capacity. 0: the peer has ended.
-    pub async fn read(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    pub(crate) async fn read(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         let (len, capacity) = (buffer.len(), buffer.capacity());
         let (read, slice) = self.0.read(buffer.slice(len..capacity)).await;
         (read, slice.into_inner())
@@ -43,12 +43,12 @@ impl Stream {
     ///
     /// # Errors
     /// The connection is broken.
-    pub async fn write_all(&self, bytes: Bytes) -> io::Result<()> {
+    pub(crate) async fn write_all(&self, bytes: Bytes) -> io::Result<()> {
         self.0.write_all(bytes).await.0
     }
 
     /// Shuts the socket down. An error means that the connection is broken already, which is just as good.
-    pub fn shutdown(&self, how: Shutdown) {
+    pub(crate) fn shutdown(&self, how: Shutdown) {
         let _ = self.0.shutdown(how);
     }
 }

@@ -12,10 +12,10 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use crate::slice::Slice;
 
-pub mod buffers;
-pub mod control;
+pub(crate) mod buffers;
+pub(crate) mod control;
 pub mod probe;
-pub mod uring;
+pub(crate) mod uring;
 
 pub use buffers::{BufferPool, Received};
 pub use control::Socket;

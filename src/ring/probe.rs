@@ -12,7 +12,7 @@ use super::{Completion, DataRing, OpenRing, Receive, Ring, RingError, Slices, So
 use crate::os;
 
 /// The oldest kernel that has everything: deferred task work came last.
-pub const KERNEL_MIN: (u32, u32) = (6, 1);
+pub(crate) const KERNEL_MIN: (u32, u32) = (6, 1);
 /// Time within which every operation has to complete.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 

@@ -98,7 +98,7 @@ impl Ring {
     /// # Errors
     /// The step that the kernel refused.
     #[allow(unsafe_code)]
-    pub fn try_plain() -> Result<(), RingError> {
+    pub(crate) fn try_plain() -> Result<(), RingError> {
         let step = |operation| move |error| RingError { operation, error };
         let mut uring: IoUring = IoUring::new(2).map_err(step("io_uring_setup"))?;
         // SAFETY: a no-op points to no memory.

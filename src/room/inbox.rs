@@ -27,7 +27,7 @@ const RELAY_OVERHEAD_BYTES: usize = 2 * size_of::<Relay>() + 64;
 
 /// Capacity of one of `shards` inboxes in bytes of relays, if no message is larger than `message_bytes_max`: what is there when
 /// publishers are held back, plus one message from each shard and from the internal port.
-pub const fn inbox_bytes_max(shards: usize, message_bytes_max: usize) -> usize {
+pub(crate) const fn inbox_bytes_max(shards: usize, message_bytes_max: usize) -> usize {
     let relay_bytes_max = message_bytes_max + ENVELOPE_BYTES_MAX + RELAY_OVERHEAD_BYTES;
     INBOX_BYTES_HELD + (shards + 1) * relay_bytes_max + NOTICE_BYTES_MAX
 }
@@ -122,13 +122,13 @@ pub struct Pressure {
 
 impl Pressure {
     /// Whether some inbox is congested: the next message has to wait.
-    pub fn is_congested(&self) -> bool {
+    pub(crate) fn is_congested(&self) -> bool {
         self.congested.load(Ordering::SeqCst) > 0
     }
 
     /// From now on [`Pressure::released`] wakes every shard. The caller then checks once more what it waits for: whichever of
     /// the two comes second sees the other.
-    pub fn wait(&self) {
+    pub(crate) fn wait(&self) {
         self.waiting.store(true, Ordering::SeqCst);
     }
 
@@ -196,7 +196,7 @@ impl Inbox {
     }
 
     /// Appends a relay. Called under the room's lock, so that all inboxes agree on the room's order.
-    pub fn push(&self, relay: Relay) -> Pushed {
+    pub(crate) fn push(&self, relay: Relay) -> Pushed {
         let cost = relay.frame.len() + RELAY_OVERHEAD_BYTES;
         {
             let mut queue = self.queue.lock().expect(UNPOISONED);
@@ -231,12 +231,12 @@ impl Inbox {
     }
 
     /// Whether there are orders to take.
-    pub fn has_orders(&self) -> bool {
+    pub(crate) fn has_orders(&self) -> bool {
         self.ordered.load(Ordering::Acquire)
     }
 
     /// Takes all orders. Called after [`Inbox::drain`], which resets the wake-up for orders as well.
-    pub fn take_orders(&self) -> Vec<Order> {
+    pub(crate) fn take_orders(&self) -> Vec<Order> {
         if !self.has_orders() || !self.ordered.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
@@ -277,7 +277,7 @@ impl Inbox {
     }
 
     /// Number of orders dropped because too many were waiting.
-    pub fn orders_dropped(&self) -> u64 {
+    pub(crate) fn orders_dropped(&self) -> u64 {
         self.orders_dropped.load(Ordering::Relaxed)
     }
 }

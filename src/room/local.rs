@@ -26,7 +26,7 @@ type Slots = [Option<u32>; Encoding::ALL.len()];
 
 /// A room on one shard, in one encoding.
 #[derive(Debug)]
-pub struct LocalRoom {
+pub(crate) struct LocalRoom {
     /// The room that all shards share.
     pub room: Arc<Room>,
     /// The frames that arrived here, encoded.
@@ -78,24 +78,24 @@ impl Visits {
 
 impl LocalRoom {
     /// The messages from `from` to before `until`, encoded: see [`Room::replay`].
-    pub fn replay(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
+    pub(crate) fn replay(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
         let batch = self.room.replay(from, until, bytes_max)?;
         Some(self.encoding.encode_batch(batch, self.room.epoch(), from))
     }
 
     /// Slots of the connections that are members, in no particular order.
-    pub fn members(&self) -> &[u32] {
+    pub(crate) fn members(&self) -> &[u32] {
         &self.members
     }
 
     /// Adds a member, and returns its index in the list.
-    pub fn add_member(&mut self, slot: u32) -> u32 {
+    pub(crate) fn add_member(&mut self, slot: u32) -> u32 {
         self.members.push(slot);
         self.members.len() as u32 - 1
     }
 
     /// Removes the member at `index`. Calls `moved` with the slot and the new index of each member that moves.
-    pub fn remove_member(&mut self, index: u32, mut moved: impl FnMut(u32, u32)) {
+    pub(crate) fn remove_member(&mut self, index: u32, mut moved: impl FnMut(u32, u32)) {
         let mut hole = index as usize;
         if hole < self.visits.visited {
             // The last visited member fills the hole, so that nobody is skipped in this round.
@@ -115,7 +115,7 @@ impl LocalRoom {
 
 /// The rooms that have at least one member on this shard.
 #[derive(Debug, Default)]
-pub struct LocalRooms {
+pub(crate) struct LocalRooms {
     rooms: Slab<LocalRoom>,
     by_id: HashMap<u64, Slots>,
     /// Queued rooms that were quiet before, in the order of their turns. A queued room is either in here or in `busy`.
@@ -144,12 +144,18 @@ pub struct LocalRooms {
 impl LocalRooms {
     /// An empty set of rooms. Inboxes hold at most `inbox_bytes_max`: what is published before the publishers notice that a
     /// room is behind is in one inbox, or comes with the next drain.
-    pub fn new(inbox_bytes_max: usize) -> Self {
+    pub(crate) fn new(inbox_bytes_max: usize) -> Self {
         Self { log_excess_bytes_max: ROOM_BYTES_HELD + 2 * inbox_bytes_max, ..Self::default() }
     }
 
     /// The slot of a room that a connection joins, created for the first member. A new log begins at `first_seq`.
-    pub fn join(&mut self, room: &Arc<Room>, encoding: Encoding, first_seq: u64, backlog_bytes_max: usize) -> u32 {
+    pub(crate) fn join(
+        &mut self,
+        room: &Arc<Room>,
+        encoding: Encoding,
+        first_seq: u64,
+        backlog_bytes_max: usize,
+    ) -> u32 {
         *self.by_id.entry(room.id()).or_default()[encoding as usize].get_or_insert_with(|| {
             self.rooms.insert(LocalRoom {
                 room: Arc::clone(room),
@@ -166,7 +172,7 @@ impl LocalRooms {
     }
 
     /// Removes a room without members.
-    pub fn remove(&mut self, slot: u32) {
+    pub(crate) fn remove(&mut self, slot: u32) {
         let local = self.rooms.remove(slot as usize);
         debug_assert!(local.members.is_empty());
         if let Entry::Occupied(mut entry) = self.by_id.entry(local.room.id()) {
@@ -189,27 +195,27 @@ impl LocalRooms {
     }
 
     /// The slot of a room in this encoding, if it has members here.
-    pub fn slot(&self, room: &Room, encoding: Encoding) -> Option<u32> {
+    pub(crate) fn slot(&self, room: &Room, encoding: Encoding) -> Option<u32> {
         self.by_id.get(&room.id())?[encoding as usize]
     }
 
     /// The room in this slot.
-    pub fn get(&self, slot: u32) -> &LocalRoom {
+    pub(crate) fn get(&self, slot: u32) -> &LocalRoom {
         &self.rooms[slot as usize]
     }
 
     /// The room in this slot, mutable.
-    pub fn get_mut(&mut self, slot: u32) -> &mut LocalRoom {
+    pub(crate) fn get_mut(&mut self, slot: u32) -> &mut LocalRoom {
         &mut self.rooms[slot as usize]
     }
 
     /// The log of the room in this slot.
-    pub fn log(&self, slot: u32) -> &Log {
+    pub(crate) fn log(&self, slot: u32) -> &Log {
         &self.rooms[slot as usize].log
     }
 
     /// Appends a relay to the logs of its room; does nothing if the room has no members here any more.
-    pub fn append(&mut self, relay: &Relay) {
+    pub(crate) fn append(&mut self, relay: &Relay) {
         let Some(slots) = self.by_id.get(&relay.room).copied() else { return };
         for (encoding, slot) in Encoding::ALL.into_iter().zip(slots) {
             if let Some(slot) = slot {
@@ -243,7 +249,7 @@ impl LocalRooms {
 
     /// Moves the logs past frames that were dropped on their way here: members behind them are lapped, and visited so that they
     /// are told.
-    pub fn lose(&mut self, lost: &Lost) {
+    pub(crate) fn lose(&mut self, lost: &Lost) {
         let Some(slots) = self.by_id.get(&lost.room).copied() else { return };
         for slot in slots.into_iter().flatten() {
             let local = &mut self.rooms[slot as usize];
@@ -264,18 +270,18 @@ impl LocalRooms {
     }
 
     /// Number of queued rooms.
-    pub fn queued_rooms(&self) -> usize {
+    pub(crate) fn queued_rooms(&self) -> usize {
         self.quiet.len() + self.busy.len()
     }
 
     /// Number of rooms that were already queued one round ago.
-    pub fn busy_rooms(&self) -> usize {
+    pub(crate) fn busy_rooms(&self) -> usize {
         self.busy.len()
     }
 
     /// Begins the turn of the next queued room: one of the kind that `quiet_first` asks for if there is one, otherwise one of
     /// the other kind.
-    pub fn begin_visits(&mut self, quiet_first: bool) {
+    pub(crate) fn begin_visits(&mut self, quiet_first: bool) {
         let (first, second) = match quiet_first {
             true => (&mut self.quiet, &mut self.busy),
             false => (&mut self.busy, &mut self.quiet),
@@ -284,7 +290,7 @@ impl LocalRooms {
     }
 
     /// The next member to visit in the room whose turn it is.
-    pub fn visit(&mut self) -> Option<u32> {
+    pub(crate) fn visit(&mut self) -> Option<u32> {
         let local = &mut self.rooms[self.current? as usize];
         if local.visits.visited == 0 {
             local.visits.began_bytes = local.visits.appended_bytes;
@@ -295,7 +301,7 @@ impl LocalRooms {
     }
 
     /// Ends the turn of a room: it goes to the end of the queue, unless all its members have been visited.
-    pub fn end_visits(&mut self) {
+    pub(crate) fn end_visits(&mut self) {
         let Some(slot) = self.current.take() else { return };
         self.turns += 1;
         let LocalRoom { room, members, visits, .. } = &mut self.rooms[slot as usize];
@@ -314,18 +320,18 @@ impl LocalRooms {
     }
 
     /// Whether a room has caught up since the last call: publishers may be waiting for it.
-    pub fn take_released(&mut self) -> bool {
+    pub(crate) fn take_released(&mut self) -> bool {
         std::mem::take(&mut self.released)
     }
 
     /// Counts the frames from `from` to before `end` as delivered to one member.
-    pub fn delivered(&self, slot: u32, from: u64, end: u64) {
+    pub(crate) fn delivered(&self, slot: u32, from: u64, end: u64) {
         self.deliveries.count(end - from);
         self.rooms[slot as usize].sampled.delivered(from, end, &self.deliveries);
     }
 
     /// Counts room frames that had become a connection's own as delivered.
-    pub fn delivered_own(&self, carried: Carried) {
+    pub(crate) fn delivered_own(&self, carried: Carried) {
         self.deliveries.count(carried.frames.into());
         if let Some(received) = carried.received {
             self.deliveries.sampled(received);
@@ -333,14 +339,14 @@ impl LocalRooms {
     }
 
     /// What has to be counted once the frames from `from` to before `end` have left as a connection's own bytes.
-    pub fn carried(&self, slot: u32, from: u64, end: u64) -> Carried {
+    pub(crate) fn carried(&self, slot: u32, from: u64, end: u64) -> Carried {
         // These are frames of one slice, which is smaller than 4 GiB.
         Carried { frames: (end - from) as u32, received: self.rooms[slot as usize].sampled.first(from, end) }
     }
 
     /// Cuts the logs of rooms that are not queued back to their bound: members that read have been sent everything, and members
     /// that lag have had their time.
-    pub fn cut_back(&mut self) {
+    pub(crate) fn cut_back(&mut self) {
         let rooms = &mut self.rooms;
         self.grown.retain(|slot| {
             let local = &mut rooms[*slot as usize];
@@ -354,18 +360,18 @@ impl LocalRooms {
 
     /// Number of members of all rooms together.
     #[cfg(debug_assertions)]
-    pub fn memberships(&self) -> usize {
+    pub(crate) fn memberships(&self) -> usize {
         self.rooms.iter().map(|(_, local)| local.members.len()).sum()
     }
 
     /// The slots of all rooms, each with the memory that its log takes, in bytes.
-    pub fn held_bytes(&self) -> impl Iterator<Item = (u32, usize)> {
+    pub(crate) fn held_bytes(&self) -> impl Iterator<Item = (u32, usize)> {
         self.rooms.iter().map(|(slot, local)| (slot as u32, local.log.held_bytes()))
     }
 
     /// Drops frames that every member has received: in a bounded number of rooms, and in the others with the next call.
     /// `slowest` returns the smallest cursor of a room's members.
-    pub fn trim(&mut self, slowest: impl Fn(u32, &[u32]) -> u64) {
+    pub(crate) fn trim(&mut self, slowest: impl Fn(u32, &[u32]) -> u64) {
         let mut members_left = MEMBERS_PER_TRIM;
         for _ in 0..self.filled.len() {
             if members_left == 0 {

@@ -14,7 +14,7 @@ use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 use crate::slice::{Chunk, Slice};
 
 /// Bytes that a frame costs on top of its own: counted against the bound, so that a flood of tiny frames is bounded, too.
-pub const FRAME_OVERHEAD_BYTES: usize = size_of::<Frame>();
+pub(crate) const FRAME_OVERHEAD_BYTES: usize = size_of::<Frame>();
 
 const _: () = assert!(COPIED_FRAME_BYTES_MAX <= CHUNK_BYTES_MAX / 4);
 
@@ -98,7 +98,7 @@ impl Log {
     }
 
     /// `Seq` of the oldest frame that is kept; the tip if there is none.
-    pub fn first_seq(&self) -> u64 {
+    pub(crate) fn first_seq(&self) -> u64 {
         self.first_seq
     }
 
@@ -108,12 +108,12 @@ impl Log {
     }
 
     /// Bytes of frames that are kept, including their overhead.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Memory taken in bytes, including unused capacity.
-    pub fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         self.body_bytes + self.frames.capacity() * size_of::<Frame>() + self.chunks.capacity() * size_of::<Stored>()
     }
 
@@ -137,7 +137,7 @@ impl Log {
 
     /// Moves the tip to `seq`, because the missing frames will never arrive: every cursor before `seq` is lapped. False if no
     /// frames are missing.
-    pub fn skip_to(&mut self, seq: u64) -> bool {
+    pub(crate) fn skip_to(&mut self, seq: u64) -> bool {
         if seq <= self.tip() {
             return false;
         }
@@ -202,7 +202,7 @@ impl Log {
 
     /// Where a send that began at `cursor` stopped after `sent` bytes: the cursor after the frame in which it stopped, and how
     /// many bytes of that frame are missing (0 if it stopped between frames). `None` if those frames are gone.
-    pub fn position_after(&self, mut cursor: u64, mut sent: usize) -> Option<(u64, usize)> {
+    pub(crate) fn position_after(&self, mut cursor: u64, mut sent: usize) -> Option<(u64, usize)> {
         while sent > 0 {
             if cursor < self.first_seq || cursor >= self.tip() {
                 return None;
@@ -218,7 +218,7 @@ impl Log {
     }
 
     /// Drops the oldest frames until at most `bytes_max` bytes are kept; the newest frame always stays.
-    pub fn cut_back(&mut self, bytes_max: usize) {
+    pub(crate) fn cut_back(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max && self.frames.len() > 1 {
             self.drop_first();
         }
@@ -227,7 +227,7 @@ impl Log {
 
     /// Drops the oldest frames, a chunk at a time, until at most `held_bytes_max` bytes of memory are taken, and frees the
     /// memory at once. If the last chunk is still too large, all frames go.
-    pub fn shrink(&mut self, held_bytes_max: usize) {
+    pub(crate) fn shrink(&mut self, held_bytes_max: usize) {
         // What it would take with lists that are no longer than necessary.
         let least = |log: &Self| {
             log.body_bytes + log.frames.len() * size_of::<Frame>() + log.chunks.len() * size_of::<Stored>()
@@ -248,7 +248,7 @@ impl Log {
     }
 
     /// Drops all frames before `seq`, because every member has received them.
-    pub fn trim(&mut self, seq: u64) {
+    pub(crate) fn trim(&mut self, seq: u64) {
         if seq >= self.tip() {
             // All at once, no matter how many there are.
             self.clear();

@@ -21,16 +21,16 @@ use crate::protocol::name::Name;
 mod dormant;
 mod expiry;
 pub mod inbox;
-pub mod local;
+pub(crate) mod local;
 pub mod log;
 mod membership;
-pub mod presence;
+pub(crate) mod presence;
 mod publishing;
 pub mod registry;
 pub mod replay;
 mod roster;
 mod sequencer;
-pub mod sorted;
+pub(crate) mod sorted;
 mod speaker;
 mod wakes;
 
@@ -163,7 +163,7 @@ impl Room {
     }
 
     /// Identifies the room: no other room of this process has this number, or ever had it.
-    pub fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
@@ -173,12 +173,12 @@ impl Room {
     }
 
     /// The room's name, for looking it up.
-    pub fn key(&self) -> &Name {
+    pub(crate) fn key(&self) -> &Name {
         &self.name
     }
 
     /// Whether it is a chat room or a raw room.
-    pub fn namespace(&self) -> Namespace {
+    pub(crate) fn namespace(&self) -> Namespace {
         self.namespace
     }
 
@@ -224,23 +224,23 @@ impl Room {
 
     /// Frames from `from` to before `until`, for a member that catches up; `None` if some of them are no longer kept. At most
     /// `bytes_max` bytes, but always at least one frame.
-    pub fn replay(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
+    pub(crate) fn replay(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
         let gathered = self.lock().sequencer.replay.gather(from, until, bytes_max);
         gathered.map(Gathered::batch)
     }
 
     /// Bytes of messages kept for clients that reconnect.
-    pub fn replay_bytes(&self) -> usize {
+    pub(crate) fn replay_bytes(&self) -> usize {
         self.lock().sequencer.replay.bytes()
     }
 
     /// Memory taken by these messages, in bytes.
-    pub fn replay_held_bytes(&self) -> usize {
+    pub(crate) fn replay_held_bytes(&self) -> usize {
         self.lock().sequencer.replay.held_bytes()
     }
 
     /// Drops the oldest of these messages, until they take at most `held_bytes_max` bytes of memory.
-    pub fn shrink_replay(&self, held_bytes_max: usize) {
+    pub(crate) fn shrink_replay(&self, held_bytes_max: usize) {
         self.lock().sequencer.replay.shrink(held_bytes_max);
     }
 

@@ -14,7 +14,7 @@ const FOLD_MS: u64 = 1000;
 
 /// How a join or leave is announced.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Announce {
+pub(crate) enum Announce {
     /// Publish this notice now.
     Now(Notice),
     /// It is the first folded change: call [`Presence::flush`] at this time (ms).
@@ -25,7 +25,7 @@ pub enum Announce {
 
 /// The joins and leaves of one room that have not been announced, and how many notices it had lately.
 #[derive(Debug, Default)]
-pub struct Presence {
+pub(crate) struct Presence {
     /// When the notices of the last second were published (ms), oldest first.
     recent: VecDeque<u64>,
     joined: Folded,
@@ -34,7 +34,7 @@ pub struct Presence {
 
 impl Presence {
     /// Notes that `user` has joined `room`, which now has `members` members.
-    pub fn joined(&mut self, room: &str, user: &Name, members: usize, now_ms: u64) -> Announce {
+    pub(crate) fn joined(&mut self, room: &str, user: &Name, members: usize, now_ms: u64) -> Announce {
         if self.announces(members, now_ms) {
             return Announce::Now(Notice { event: Event::Join(user.clone()), text: welcome(room, user) });
         }
@@ -44,7 +44,7 @@ impl Presence {
     }
 
     /// Notes that `user` has left; `members` members remain.
-    pub fn left(&mut self, user: &Name, members: usize, now_ms: u64) -> Announce {
+    pub(crate) fn left(&mut self, user: &Name, members: usize, now_ms: u64) -> Announce {
         if self.announces(members, now_ms) {
             return Announce::Now(Notice { event: Event::Leave(user.clone()), text: farewell(user) });
         }
@@ -54,7 +54,7 @@ impl Presence {
     }
 
     /// The notice about everything folded so far, if there is anything.
-    pub fn flush(&mut self, room: &str, now_ms: u64) -> Option<Notice> {
+    pub(crate) fn flush(&mut self, room: &str, now_ms: u64) -> Option<Notice> {
         if !self.is_pending() {
             return None;
         }

@@ -53,7 +53,12 @@ impl Room {
     }
 
     /// Publishes from outside. Returns the message's `Seq` and the number of members that it goes to.
-    pub fn publish_from_outside(self: &Arc<Self>, payload: Payload<'_>, now: Time, wakes: &mut Wakes) -> (u64, usize) {
+    pub(crate) fn publish_from_outside(
+        self: &Arc<Self>,
+        payload: Payload<'_>,
+        now: Time,
+        wakes: &mut Wakes,
+    ) -> (u64, usize) {
         let message = match payload {
             Payload::Chat { from, text } => Unplaced::Message(Unnumbered::message(from, self.name(), text)),
             Payload::Frame(frame) => Unplaced::Frame(frame.clone()),
@@ -63,7 +68,7 @@ impl Room {
     }
 
     /// Publishes the notice about the joins and leaves folded so far.
-    pub fn announce_folded(self: &Arc<Self>, now: Time, wakes: &mut Wakes) {
+    pub(crate) fn announce_folded(self: &Arc<Self>, now: Time, wakes: &mut Wakes) {
         let mut state = self.lock();
         if let Some(notice) = state.roster.flush(self.name(), now.monotonic_ms)
             && state.roster.members() > 0

@@ -72,7 +72,7 @@ impl Registry {
     }
 
     /// The key of the secrets that let a client take over its lost connection.
-    pub fn resume_key(&self) -> &ResumeKey {
+    pub(crate) fn resume_key(&self) -> &ResumeKey {
         &self.resume_key
     }
 
@@ -132,7 +132,7 @@ impl Registry {
     }
 
     /// Ends a membership. With the last one, the room is gone, or dormant for as long as its messages may be replayed.
-    pub fn leave(
+    pub(crate) fn leave(
         &self,
         room: &Arc<Room>,
         user: Option<&Name>,
@@ -179,7 +179,7 @@ impl Registry {
 
     /// Forgets rooms that have been dormant long enough, and messages that are too old. False if there will be more to forget
     /// later.
-    pub fn expire(&self, now: Time) -> bool {
+    pub(crate) fn expire(&self, now: Time) -> bool {
         for room in self.expiry.take_due(now.monotonic_ms) {
             room.cut_replay(now);
         }
@@ -201,7 +201,7 @@ impl Registry {
 
     /// Frees `give_bytes` of the memory that chat rooms use for replay, starting with the largest, and only in rooms that take
     /// more than `floor_bytes`. Dormant rooms are included. Returns how many rooms gave memory back, and how much.
-    pub fn shrink_replays(&self, floor_bytes: usize, give_bytes: usize) -> (u64, usize) {
+    pub(crate) fn shrink_replays(&self, floor_bytes: usize, give_bytes: usize) -> (u64, usize) {
         let sized = self.expiry.rooms().into_iter().map(|room| (room.replay_held_bytes(), room));
         let mut large: Vec<_> = sized.filter(|(bytes, _)| *bytes > floor_bytes).collect();
         large.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));

@@ -33,14 +33,14 @@ impl ReplayBounds {
     pub const OFF: Self = Self { frames_max: 0, bytes_max: 0, age_max_ms: 0 };
 
     /// Whether one of the bounds is 0, which turns replay off.
-    pub fn is_off(&self) -> bool {
+    pub(crate) fn is_off(&self) -> bool {
         self.frames_max == 0 || self.bytes_max == 0 || self.age_max_ms == 0
     }
 }
 
 /// Frames to be replayed, not yet joined to one piece.
 #[derive(Debug)]
-pub struct Gathered {
+pub(crate) struct Gathered {
     /// Never empty.
     frames: SmallVec<[Bytes; 1]>,
     /// Bytes of all frames together.
@@ -50,7 +50,7 @@ pub struct Gathered {
 
 impl Gathered {
     /// Joins the frames: a single one is shared, several are copied.
-    pub fn batch(mut self) -> Batch {
+    pub(crate) fn batch(mut self) -> Batch {
         let end_seq = self.end_seq;
         if self.frames.len() == 1
             && let Some(bytes) = self.frames.pop()
@@ -72,7 +72,7 @@ struct Kept {
 
 /// The last frames of a room, whose `Seq` have no gaps.
 #[derive(Debug)]
-pub struct Replay {
+pub(crate) struct Replay {
     bounds: ReplayBounds,
     /// `Seq` of the next frame.
     end_seq: u64,
@@ -83,27 +83,27 @@ pub struct Replay {
 
 impl Replay {
     /// An empty list whose first frame will be `first_seq`.
-    pub fn new(first_seq: u64, bounds: ReplayBounds) -> Self {
+    pub(crate) fn new(first_seq: u64, bounds: ReplayBounds) -> Self {
         Self { bounds, end_seq: first_seq, bytes: 0, frames: VecDeque::new(), held: Held::new(What::Replay) }
     }
 
     /// Whether replay is turned off.
-    pub fn is_off(&self) -> bool {
+    pub(crate) fn is_off(&self) -> bool {
         self.bounds.is_off()
     }
 
     /// `Seq` of the oldest frame that is kept; of the next frame if there is none.
-    pub fn first_seq(&self) -> u64 {
+    pub(crate) fn first_seq(&self) -> u64 {
         self.end_seq - self.frames.len() as u64
     }
 
     /// Bytes of frames that are kept, including their overhead.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Appends the next frame.
-    pub fn push(&mut self, frame: &Bytes, now_ms: u64) {
+    pub(crate) fn push(&mut self, frame: &Bytes, now_ms: u64) {
         self.end_seq += 1;
         if self.is_off() {
             return;
@@ -114,7 +114,7 @@ impl Replay {
     }
 
     /// Drops the frames that exceed the bounds.
-    pub fn cut(&mut self, now_ms: u64) {
+    pub(crate) fn cut(&mut self, now_ms: u64) {
         let ReplayBounds { frames_max, bytes_max, age_max_ms } = self.bounds;
         while let Some(oldest) = self.frames.front()
             && (self.frames.len() > frames_max
@@ -132,14 +132,14 @@ impl Replay {
     }
 
     /// Memory taken in bytes, including unused capacity of the list.
-    pub fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         let (count, capacity) = (self.frames.len(), self.frames.capacity());
         self.bytes + count * SHARED_OVERHEAD_BYTES + (capacity - count) * size_of::<Kept>()
     }
 
     /// Drops the oldest frames until at most `held_bytes_max` bytes of memory are taken, and frees the memory at once. A client
     /// that asks for dropped frames is told so.
-    pub fn shrink(&mut self, held_bytes_max: usize) {
+    pub(crate) fn shrink(&mut self, held_bytes_max: usize) {
         while self.bytes + self.frames.len() * SHARED_OVERHEAD_BYTES > held_bytes_max
             && let Some(oldest) = self.frames.pop_front()
         {
@@ -154,18 +154,18 @@ impl Replay {
     }
 
     /// Whether every frame from `seq` on is kept; `seq` may be that of the next frame.
-    pub fn reaches(&self, seq: u64) -> bool {
+    pub(crate) fn reaches(&self, seq: u64) -> bool {
         !self.is_off() && (self.first_seq()..=self.end_seq).contains(&seq)
     }
 
     /// When the oldest frame becomes too old; `None` if there is none.
-    pub fn due_ms(&self) -> Option<u64> {
+    pub(crate) fn due_ms(&self) -> Option<u64> {
         self.frames.front().map(|oldest| oldest.at_ms.saturating_add(self.bounds.age_max_ms))
     }
 
     /// Frames from `from` to before `until`: at most `bytes_max` bytes, but always the first. `None` if they are no longer
     /// kept. No frame is copied, since the room's lock is held.
-    pub fn gather(&self, from: u64, until: u64, bytes_max: usize) -> Option<Gathered> {
+    pub(crate) fn gather(&self, from: u64, until: u64, bytes_max: usize) -> Option<Gathered> {
         if from < self.first_seq() || until > self.end_seq || from >= until {
             return None;
         }

@@ -14,7 +14,7 @@ const CHUNK_ENTRIES_MAX: usize = 256;
 
 /// A map ordered by name. `N` is a name; `MAX` is the largest number of entries in a chunk.
 #[derive(Debug)]
-pub struct Sorted<N, V, const MAX: usize = CHUNK_ENTRIES_MAX> {
+pub(crate) struct Sorted<N, V, const MAX: usize = CHUNK_ENTRIES_MAX> {
     /// Never empty ones; all names in one come before those in the next.
     chunks: SmallVec<[Vec<(N, V)>; 1]>,
     len: usize,
@@ -36,23 +36,23 @@ impl<N, V, const MAX: usize> Default for Sorted<N, V, MAX> {
 
 impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
     /// Number of entries.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// The value of a name.
-    pub fn get(&self, name: &str) -> Option<&V> {
+    pub(crate) fn get(&self, name: &str) -> Option<&V> {
         let Place { chunk, index } = self.find(name).ok()?;
         Some(&self.chunks[chunk][index].1)
     }
 
     /// Sets the value of a name, and returns its previous value.
-    pub fn insert(&mut self, name: N, value: V) -> Option<V> {
+    pub(crate) fn insert(&mut self, name: N, value: V) -> Option<V> {
         let Place { chunk, index } = match self.find(name.borrow()) {
             Ok(Place { chunk, index }) => return Some(std::mem::replace(&mut self.chunks[chunk][index].1, value)),
             Err(place) => place,
@@ -72,7 +72,7 @@ impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
     }
 
     /// Removes a name with its value.
-    pub fn remove(&mut self, name: &str) -> Option<(N, V)> {
+    pub(crate) fn remove(&mut self, name: &str) -> Option<(N, V)> {
         let Place { chunk, index } = self.find(name).ok()?;
         let entry = self.chunks[chunk].remove(index);
         self.len -= 1;
@@ -82,7 +82,7 @@ impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
     }
 
     /// The entries whose names begin with `prefix`, in order, and their number.
-    pub fn with_prefix(&self, prefix: &str) -> (impl Iterator<Item = (&N, &V)>, usize) {
+    pub(crate) fn with_prefix(&self, prefix: &str) -> (impl Iterator<Item = (&N, &V)>, usize) {
         let first = self.place(|name| name < prefix);
         let end = self.place(|name| name < prefix || name.starts_with(prefix));
         let count = self.rank(end) - self.rank(first);
@@ -92,7 +92,7 @@ impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
     }
 
     /// All entries in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&N, &V)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&N, &V)> {
         self.chunks.iter().flatten().map(|(name, value)| (name, value))
     }
 

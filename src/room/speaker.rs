@@ -14,7 +14,7 @@ pub enum Speaker<'a> {
 
 impl<'a> Speaker<'a> {
     /// The speaker's name.
-    pub fn user(&self) -> &'a Name {
+    pub(crate) fn user(&self) -> &'a Name {
         match self {
             Self::Member(user) | Self::Visitor(Visitor { user, .. }) => user,
         }

@@ -14,24 +14,24 @@ pub struct Wakes {
 
 impl Wakes {
     /// No shards yet; messages are timed if `received` is given.
-    pub fn received(received: Option<Instant>) -> Self {
+    pub(crate) fn received(received: Option<Instant>) -> Self {
         Self { shards: Vec::new(), received }
     }
 
     /// Notes the outcome of a push into this shard's inbox.
-    pub fn note(&mut self, shard: usize, pushed: Pushed) {
+    pub(crate) fn note(&mut self, shard: usize, pushed: Pushed) {
         if pushed == Pushed::Wake {
             self.shards.push(shard);
         }
     }
 
     /// Notes that this shard has drained its inbox: it doesn't have to be woken any more.
-    pub fn drained(&mut self, own: usize) {
+    pub(crate) fn drained(&mut self, own: usize) {
         self.shards.retain(|shard| *shard != own);
     }
 
     /// Wakes every noted shard except `own`, which is awake. True: `own` has to drain its inbox again before it sleeps.
-    pub fn wake_others(&mut self, inboxes: &[Inbox], own: usize) -> bool {
+    pub(crate) fn wake_others(&mut self, inboxes: &[Inbox], own: usize) -> bool {
         let pushed_to_itself = self.shards.contains(&own);
         self.drained(own);
         self.wake_all(inboxes);

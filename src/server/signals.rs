@@ -50,14 +50,14 @@ pub fn release() {
 
 /// The signals that hi listens to.
 #[derive(Debug)]
-pub struct Signals(Vec<(Signal, &'static str, Request)>);
+pub(crate) struct Signals(Vec<(Signal, &'static str, Request)>);
 
 impl Signals {
     /// Listens to them, and returns the runtime of the calling thread that hears them. Signals that were held come first.
     ///
     /// # Errors
     /// The kernel refuses the runtime or a handler.
-    pub fn listen() -> io::Result<(Runtime, Self)> {
+    pub(crate) fn listen() -> io::Result<(Runtime, Self)> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let signals = {
             let _inside = runtime.enter();
@@ -69,7 +69,7 @@ impl Signals {
     }
 
     /// Waits for a signal that asks hi to stop. The others are answered in the log.
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         loop {
             match self.next().await {
                 (_, Request::Stop) => return,

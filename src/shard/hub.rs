@@ -42,9 +42,9 @@ mod join;
 mod life;
 mod memory;
 mod raw;
-pub mod reading;
+pub(crate) mod reading;
 mod restart;
-pub mod sending;
+pub(crate) mod sending;
 mod session;
 mod sse;
 mod time;
@@ -68,7 +68,7 @@ struct Key {
 
 /// A request to the ring, for the connection with this token.
 #[derive(Clone, Copy, Debug)]
-pub enum RingOp {
+pub(crate) enum RingOp {
     /// Start a receive.
     Receive(u32, Receive),
     /// Cancel the multishot receive.
@@ -82,7 +82,7 @@ pub enum RingOp {
 }
 
 /// All the connections of a shard, and their rooms. A connection's token is its slot in `connections`.
-pub struct Hub {
+pub(crate) struct Hub {
     id: usize,
     settings: Arc<Settings>,
     registry: Arc<Registry>,
@@ -149,10 +149,6 @@ impl Hub {
 
     pub(super) fn counters(&self) -> &Rc<Counters> {
         &self.counters
-    }
-
-    pub(super) fn memory(&self) -> &Arc<Memory> {
-        &self.memory
     }
 
     pub(super) fn connections(&self) -> usize {

@@ -21,10 +21,10 @@ use crate::protocol::position::Since;
 use crate::ring::DataRing;
 use crate::room::registry::Registry;
 
-pub mod hub;
-pub mod run;
+pub(crate) mod hub;
+pub(crate) mod run;
 pub mod settings;
-pub mod turn;
+pub(crate) mod turn;
 
 use hub::Hub;
 use settings::Settings;
@@ -67,23 +67,13 @@ impl<R: DataRing> Shard<R> {
         Self { hub: self.hub.keeping_to(memory), ..self }
     }
 
-    /// The counters in which the shard counts.
-    pub fn counters(&self) -> &Rc<Counters> {
-        self.hub.counters()
-    }
-
-    /// The memory budget that the shard observes.
-    pub fn memory(&self) -> &Arc<Memory> {
-        self.hub.memory()
-    }
-
     /// Number of connections, including those that have ended and are not released yet.
     pub fn connections(&self) -> usize {
         self.hub.connections()
     }
 
     /// Whether a tick would do nothing: there are no connections, pending notices or dormant rooms.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.hub.is_idle()
     }
 

@@ -21,7 +21,7 @@ const TICK: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// What the other tasks of a thread use of its shard.
-pub struct Handle<R> {
+pub(crate) struct Handle<R> {
     /// Never borrowed across an await.
     shard: RefCell<Shard<R>>,
     /// Notified when the shard has something to do outside its turn.
@@ -30,24 +30,24 @@ pub struct Handle<R> {
 
 impl<R: OpenRing> Handle<R> {
     /// Shares a shard among the tasks of the calling thread.
-    pub fn new(shard: Shard<R>) -> Self {
+    pub(crate) fn new(shard: Shard<R>) -> Self {
         Self { shard: RefCell::new(shard), news: Notify::new() }
     }
 
     /// Hands an upgraded connection over to the shard.
-    pub fn adopt(&self, upgraded: Upgraded<R::Socket>) {
+    pub(crate) fn adopt(&self, upgraded: Upgraded<R::Socket>) {
         self.shard.borrow_mut().adopt(upgraded, Now::read());
         self.news.notify_one();
     }
 
     /// The connection that the holder of this secret may take over: see [`Shard::predecessor`].
-    pub fn predecessor(&self, secret: &str) -> Option<MemberId> {
+    pub(crate) fn predecessor(&self, secret: &str) -> Option<MemberId> {
         self.shard.borrow().predecessor(secret)
     }
 }
 
 /// Runs the shard until it has stopped. `wake_up` is the eventfd of its data ring and of its inbox.
-pub async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: OwnedFd, stop: &Stop) {
+pub(crate) async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: OwnedFd, stop: &Stop) {
     let wake_up = os::watch_eventfd(wake_up).expect("epoll takes an eventfd");
     let tick = sleep_until(Instant::now() + TICK);
     tokio::pin!(tick);

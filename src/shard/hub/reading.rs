@@ -96,7 +96,7 @@ impl Reading {
         !self.ends.is_empty()
     }
 
-    /// Whether a connection waits for a receive buffer, and there is one.
+    /// Whether a connection waits for a receive buffer, and one is free.
     pub(super) fn may_receive_again(&self) -> bool {
         !self.starved.is_empty() && self.buffers.held() < self.buffers.size()
     }

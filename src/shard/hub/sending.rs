@@ -146,7 +146,7 @@ impl Hub {
         }
         let gaps = &mut self.sending.gaps;
         let next = connection.next_send(&self.rooms, gaps);
-        // Told before a Close: that lets out what its rooms have behind the gaps.
+        // Gaps are reported before a Close, which lets out what the rooms have behind them.
         self.sending.losses.extend(gaps.drain(..).map(|gap| (slot, Some(gap))));
         match next {
             Next::Send(slices) => {
