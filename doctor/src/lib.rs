@@ -9,6 +9,7 @@
 //! | [`examination`] | `hi doctor`: from an address to a verdict |
 //! | [`checklist`] | `hi checklist`: what to do around a move, each item ticked by a real check |
 //! | [`canary`] | one look of a server at its own public address |
+//! | [`internal`] | `hi pub` and `hi rooms`: the internal port from the command line |
 //!
 //! The server shares the first three with its doctor. Without the feature `examination` there is nothing else, and no
 //! dependency but serde.
@@ -19,6 +20,11 @@ pub mod canary;
 pub mod checklist;
 #[cfg(feature = "examination")]
 pub mod examination;
+#[cfg(feature = "examination")]
+pub mod internal;
 pub mod printable;
 pub mod proxy;
 pub mod reason;
+
+/// Where the internal port of hi listens, and where `hi pub` and `hi rooms` look for it.
+pub const INTERNAL_ADDRESS_DEFAULT: &str = "127.0.0.1:8081";

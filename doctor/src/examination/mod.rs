@@ -27,7 +27,7 @@ mod dns;
 pub(crate) mod facts;
 mod faults;
 pub(crate) mod http;
-mod net;
+pub(crate) mod net;
 mod probe;
 mod report;
 pub(crate) mod secrets;
@@ -243,7 +243,11 @@ fn parse_origin(text: &str) -> Result<String, String> {
     }
 }
 
+/// A time with its unit, or a bare number of seconds.
 fn parse_time(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
     humantime::parse_duration(text).map_err(|error| format!("{error}; give e.g. 500ms, 25s, 2m"))
 }
 
@@ -309,6 +313,8 @@ mod tests {
 
     #[test]
     fn times_have_bounds() {
+        assert_eq!((parse_step_time("5"), parse_idle("90")), (Ok(STEP_TIME), Ok(Duration::from_secs(90))));
+        assert!(parse_step_time("0").is_err() && parse_idle("3601").is_err());
         assert!(parse_step_time("50ms").is_err() && parse_step_time("61s").is_err() && parse_step_time("5s").is_ok());
         assert!(parse_idle("500ms").is_err() && parse_idle("2h").is_err() && parse_idle("5m").is_ok());
     }
