@@ -254,15 +254,11 @@ impl Config {
                 timeout: self.ping_timeout.as_secs() as u32,
             },
             message_bytes_max: self.max_message,
-            admission: Arc::new(self.admission()),
+            admission: Arc::new(Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize)),
             backlog_bytes: self.backlog_bytes,
             inbox_bytes_max: self.inbox_bytes_max(shards),
             slow: self.slow,
         }
-    }
-
-    fn admission(&self) -> Admission {
-        Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize)
     }
 
     /// What the control ring has to know, of the process `instance`.

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use hi::config::Config;
-use hi::environment::{self, ServiceLink};
 use hi::ring::Ring;
 use hi::server::signals;
-use hi::{log, output, server};
+use hi::{environment, log, output, server};
 
 /// Exit code for what the operator can fix: options, ports, the kernel's refusals.
 const EXIT_USAGE: u8 = 2;
@@ -120,7 +119,7 @@ fn this_machine() -> doctor::checklist::MachineFacts {
     }
 }
 
-fn serve(config: Config, service_links: &[ServiceLink]) -> ExitCode {
+fn serve(config: Config, service_links: &[String]) -> ExitCode {
     log::start(config.log, io::stderr().is_terminal());
     end_on_panic();
     for link in service_links {
