@@ -136,16 +136,12 @@ impl Failures {
 
     /// All counts so far: those of at most [`HOPS_MAX`] hops, and those of all others together.
     fn snapshot(&self) -> Vec<FailureCount> {
-        let table = self.table();
-        let of_hop = |(hop, entry): (&String, &Entry)| {
-            let count = |(reason, kind): (&Reason, &Kind)| FailureCount {
-                reason: *reason,
-                hop: hop.clone(),
-                count: kind.count,
-            };
-            entry.kinds.iter().map(count).collect::<Vec<_>>()
-        };
-        table.hops.iter().flat_map(of_hop).collect()
+        let mut counts = Vec::new();
+        for (hop, Entry { kinds, .. }) in &self.table().hops {
+            let count = |(&reason, kind): (_, &Kind)| FailureCount { reason, hop: hop.clone(), count: kind.count };
+            counts.extend(kinds.iter().map(count));
+        }
+        counts
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

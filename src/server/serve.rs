@@ -39,7 +39,7 @@ pub fn serve<R: OpenRing + 'static>(config: Config) -> Result<Infallible, StartE
         let (kernel, server, mut signals) = start_unless_stopped(starting, signals).await?;
         announce(&server, &kernel, asks_for_key);
         info!("{room}; memory at most: {memory_max} (--memory-max)");
-        notify::ready(server.addresses(), server.internal_address());
+        notify::ready(server.addresses(), server.internal);
         signals.stop().await;
         stop(server, signals, Instant::now()).await
     })
@@ -70,14 +70,14 @@ async fn start_unless_stopped(
 
 /// Logs where the server is and how it runs.
 fn announce(server: &Server, kernel: &Kernel, asks_for_key: bool) {
-    let shards = server.shards();
+    let shards = server.threads.len();
     let plural = if shards == 1 { "" } else { "s" };
     info!("hi is open at {}; {shards} shard{plural}; {kernel}", links(server.addresses()));
     match server.unpinned {
         None | Some(Unpinned::Asked) => {}
         Some(why) => info!("not every shard is pinned to a core: {why}; --pin on pins them all the same"),
     }
-    if let Some(address) = server.internal_address() {
+    if let Some(address) = server.internal {
         info!("the internal port is at http://{address}/ (publishing, rooms, health, metrics)");
         if !asks_for_key && !address.ip().to_canonical().is_loopback() {
             warn!(

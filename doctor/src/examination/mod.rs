@@ -46,6 +46,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 use crate::printable::printable_json;
+use crate::time;
 use facts::{Facts, Source};
 use net::Trust;
 use report::Color;
@@ -243,23 +244,15 @@ fn parse_origin(text: &str) -> Result<String, String> {
     }
 }
 
-/// A time with its unit, or a bare number of seconds.
-fn parse_time(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    humantime::parse_duration(text).map_err(|error| format!("{error}; give e.g. 500ms, 25s, 2m"))
-}
-
 fn parse_step_time(text: &str) -> Result<Duration, String> {
-    parse_time(text).and_then(|time| match time.as_millis() {
+    time::parse(text).and_then(|time| match time.as_millis() {
         100..=60_000 => Ok(time),
         _ => Err(format!("{text} is out of range: give 100ms to 60s")),
     })
 }
 
 fn parse_idle(text: &str) -> Result<Duration, String> {
-    parse_time(text).and_then(|time| match time.as_secs() {
+    time::parse(text).and_then(|time| match time.as_secs() {
         1..=3600 => Ok(time),
         _ => Err(format!("{text} is out of range: give 1s to 1h")),
     })
