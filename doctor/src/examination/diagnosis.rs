@@ -256,7 +256,8 @@ fn differ(one: &Address, other: &Address) -> bool {
 fn identity(address: &Address) -> Vec<String> {
     let echo = address.echo.done();
     let hops = echo.and_then(|echo| echo.diff.as_ref()).map(|diff| &diff.hops);
-    let own_words = |trace: &&super::diff::Hop| trace.trace.starts_with("Via: ") || trace.trace.starts_with("Server: ");
+    let own_words =
+        |trace: &&super::facts::Hop| trace.trace.starts_with("Via: ") || trace.trace.starts_with("Server: ");
     let mut names: Vec<_> = hops
         .into_iter()
         .flatten()

@@ -5,12 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use super::diff::Hop;
 use super::url::Target;
 
+mod diff;
 mod http;
 mod names;
+mod texts;
 
+#[cfg(test)]
+pub(crate) use diff::Changed;
+pub(crate) use diff::{Diff, Hop};
 pub(crate) use http::{Answer, Echo, Handshake, OtherOrigin, Received};
 pub(crate) use names::{Alias, Lookup, LookupOutcome, Record, Source};
 

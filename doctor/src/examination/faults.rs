@@ -4,6 +4,7 @@ use super::facts::{Address, CertificateFaultKind, Facts, FailureKind, Step, Tls}
 use super::verdict::{Finding, Kind};
 use crate::proxy::Lines;
 
+mod front;
 mod gateway;
 mod handshake;
 mod origins;

@@ -22,7 +22,6 @@
 
 mod certificate;
 mod diagnosis;
-mod diff;
 mod dns;
 pub(crate) mod facts;
 mod faults;
@@ -150,7 +149,7 @@ pub(crate) async fn examine(options: &Options) -> Result<Examination, String> {
     let mut addresses: Vec<_> = addresses.into_iter().map(|(_, address)| address).collect();
     let secrets = target.secrets();
     for address in &mut addresses {
-        secrets.mask_address(address);
+        address.change_texts(|text| secrets.mask(text));
         let ip = address.ip();
         let records = || dns.iter().flat_map(Source::records).filter(move |record| record.ip == ip);
         address.in_dns = target.ip() == Some(ip) || records().next().is_some();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use tokio::task::JoinSet;
 
-use super::diff::Diff;
+use super::facts::Diff;
 use super::facts::{
     Address, Answer, Carried, ECHO_PATH, Echo, Failure, FailureKind, Handshake, Idle, IdleConnection, OtherOrigin,
     Received, Step,

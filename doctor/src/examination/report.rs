@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Examination;
-use super::diff::Diff;
+use super::facts::Diff;
 use super::facts::{
     Address, Answer, Carried, Echo, Handshake, Idle, IdleFate, Lookup, LookupOutcome, Source, Step, Tls,
 };

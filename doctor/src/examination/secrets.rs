@@ -8,8 +8,6 @@ use std::fmt;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Serialize, Serializer};
 
-use super::facts::{Address, Answer, Carried, Echo, Failure, Handshake, Step};
-
 /// What stands in place of a secret.
 const MASK: &str = "***";
 /// Parameters whose values may be shown: hi's own, and those that only name a protocol. All others may be secrets.
@@ -156,18 +154,6 @@ impl Secrets {
     pub(crate) fn mask(&self, text: &str) -> String {
         self.masked.iter().fold(text.to_owned(), |text, (secret, mask)| text.replace(secret, mask))
     }
-
-    /// Masks the secrets in everything that was found at an address.
-    pub(crate) fn mask_address(&self, address: &mut Address) {
-        let Address { address: _, in_dns: _, ttl_seconds: _, tcp, tls, echo, echo_upgrade, handshake, chat, raw, idle } =
-            address;
-        let mut texts = Vec::new();
-        texts.extend(failure(tcp).into_iter().chain(failure(tls)).chain(failure(idle)));
-        [echo, echo_upgrade].into_iter().for_each(|step| each_of(step, &mut texts, echo_texts));
-        each_of(handshake, &mut texts, handshake_texts);
-        [chat, raw].into_iter().for_each(|step| each_of(step, &mut texts, carried_texts));
-        texts.into_iter().for_each(|text| *text = self.mask(text));
-    }
 }
 
 impl fmt::Debug for Secrets {
@@ -196,51 +182,6 @@ fn is_random(value: &str) -> bool {
     value.len() >= RANDOM_BYTES_MIN
         && value.contains(|letter: char| letter.is_ascii_digit())
         && value.contains(|letter: char| letter.is_ascii_alphabetic())
-}
-
-fn each_of<'a, T>(step: &'a mut Step<T>, texts: &mut Vec<&'a mut String>, of: fn(&'a mut T, &mut Vec<&'a mut String>)) {
-    match step {
-        Step::Skipped => {}
-        Step::Done(value) => of(value, texts),
-        Step::Failed(Failure { detail, .. }) => texts.push(detail),
-    }
-}
-
-fn failure<T>(step: &mut Step<T>) -> Option<&mut String> {
-    if let Step::Failed(Failure { detail, .. }) = step { Some(detail) } else { None }
-}
-
-fn answer_texts<'a>(answer: &'a mut Answer, texts: &mut Vec<&'a mut String>) {
-    texts.push(&mut answer.body);
-    texts.extend(answer.headers.iter_mut().map(|(_, value)| value));
-}
-
-fn echo_texts<'a>(echo: &'a mut Echo, texts: &mut Vec<&'a mut String>) {
-    let Echo { path, answer, received, diff } = echo;
-    texts.push(path);
-    answer_texts(answer, texts);
-    if let Some(received) = received {
-        texts.push(&mut received.path);
-        texts.extend(received.headers.iter_mut().map(|(_, value)| value));
-    }
-    if let Some(diff) = diff {
-        texts.extend(&mut diff.path);
-        texts.extend(diff.changed.iter_mut().map(|changed| &mut changed.arrived));
-        texts.extend(diff.added.iter_mut().map(|(_, value)| value));
-        texts.extend(diff.hops.iter_mut().map(|hop| &mut hop.trace));
-    }
-}
-
-fn handshake_texts<'a>(handshake: &'a mut Handshake, texts: &mut Vec<&'a mut String>) {
-    texts.push(&mut handshake.path);
-    answer_texts(&mut handshake.answer, texts);
-}
-
-fn carried_texts<'a>(carried: &'a mut Carried, texts: &mut Vec<&'a mut String>) {
-    let Carried { path, note, message, ping, large, welcomed: _ } = carried;
-    texts.push(path);
-    texts.extend(note);
-    texts.extend([message, ping, large].into_iter().filter_map(failure));
 }
 
 #[cfg(test)]

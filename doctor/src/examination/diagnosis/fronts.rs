@@ -1,7 +1,7 @@
 //! What products answer with, as their manuals and error pages have it, and the verdict that each answer has to lead to;
 //! and healthy ones, of which nothing may be said.
 
-use super::super::diff::Changed;
+use super::super::facts::Changed;
 use super::super::facts::{Echo, OtherOrigin, Step};
 use super::super::verdict::Kind;
 use super::diagnose;

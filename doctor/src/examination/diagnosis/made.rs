@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::super::diff::{Diff, Hop};
 use super::super::facts::*;
+use super::super::facts::{Diff, Hop};
 use super::super::url::Target;
 use crate::proxy::Proxy;
 

@@ -1,7 +1,7 @@
 //! One table: facts as they come, and the verdict that they have to lead to.
 
-use super::super::diff::{Diff, Hop};
 use super::super::facts::*;
+use super::super::facts::{Diff, Hop};
 use super::made::*;
 use super::*;
 use crate::proxy::{Lines, Proxy};

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::examination::diff::Diff;
+use super::diff::Diff;
 
 /// An HTTP answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -3,7 +3,7 @@
 use super::super::facts::{Address, Answer, Facts};
 use super::super::verdict::Kind;
 use super::Fault;
-use super::handshake::{front, product, said};
+use super::front::{front, product, said};
 use crate::proxy::Proxy;
 
 /// Statuses of Cloudflare about the server behind it: what happened, and what to do.

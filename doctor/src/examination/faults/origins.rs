@@ -3,8 +3,8 @@
 use super::super::facts::{Address, Facts, Handshake};
 use super::super::verdict::Kind;
 use super::Fault;
-use super::handshake::product;
-use super::refusals::shown;
+use super::front::product;
+use super::front::shown;
 use crate::proxy::{Lines, Proxy};
 
 /// A handshake without `Origin` is accepted, and one from a page of the site is not.

@@ -8,7 +8,7 @@ use super::super::facts::{Address, Answer, ECHO_PATH, Facts};
 use super::super::url::Target;
 use super::super::verdict::Kind;
 use super::Fault;
-use super::handshake::{front, html, is_web_page, ok_200, server, unexpected};
+use super::front::{front, html, is_web_page, ok_200, server, unexpected};
 
 /// Beginnings of words in the address of a login page.
 const LOGIN_WORDS: [&str; 8] = ["login", "logon", "signin", "oauth", "openid", "saml", "authoriz", "authenti"];

@@ -3,7 +3,7 @@
 use super::super::facts::{Address, Answer, Facts, Handshake};
 use super::super::verdict::Kind;
 use super::Fault;
-use super::handshake::{cut, product, said, server};
+use super::front::{cut, product, said, server, shown};
 use super::origins::origin_refused;
 use super::stripped::told_by_hi;
 use crate::proxy::{Lines, Proxy};
@@ -61,10 +61,6 @@ fn find_the_rule(handshake: &Handshake, facts: &Facts) -> String {
         shown(handshake.origin.as_deref()),
         other.map_or(facts.target.origin(), |other| shown(other.origin.as_deref()))
     )
-}
-
-pub(super) fn shown(origin: Option<&str>) -> String {
-    origin.map_or_else(|| "no Origin".to_owned(), |origin| format!("Origin {origin}"))
 }
 
 /// Envoy without `upgrade_configs` answers each upgrade itself: 403, no body, no `x-envoy-upstream-service-time`. Its access

@@ -4,11 +4,11 @@ use serde::de::IntoDeserializer as _;
 use serde::de::value::StringDeserializer;
 use serde::{Deserialize, Deserializer};
 
-use super::super::diff::Diff;
+use super::super::facts::Diff;
 use super::super::facts::{Address, Answer, Facts, Handshake};
 use super::super::verdict::Kind;
 use super::Fault;
-use super::handshake::{cut, product, server, unexpected};
+use super::front::{cut, product, server, unexpected};
 use crate::proxy::{Lines, Proxy};
 use crate::reason::Reason;
 

@@ -1,7 +1,7 @@
 //! A row of the table of fronts: what is asked and answered, and what the doctor has to say.
 
-use super::super::super::diff::{Diff, Hop};
 use super::super::super::facts::*;
+use super::super::super::facts::{Diff, Hop};
 use super::super::super::url::Target;
 use super::super::super::verdict::{Finding, Kind};
 use super::super::diagnose;

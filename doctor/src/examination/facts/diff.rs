@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::facts::{Answer, Received};
+use super::{Answer, Received};
 use crate::proxy::{FORWARDING, HINTS, Proxy};
 
 /// The difference between a request as it was sent and as it arrived.
