@@ -120,23 +120,16 @@ fn take_turn() -> io::Result<UnixListener> {
     os::retry_while_in_use(TURN_TIME_MAX, TURN_POLL, || UnixListener::bind_addr(&name))
 }
 
-/// The cores to which a thread of another process is pinned. `None`: not all processes can be seen.
+/// The cores to which threads of other processes are pinned, one for each thread. `None`: not all processes can be seen.
 fn pinned_by_others() -> Option<Vec<usize>> {
     let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
     // The first process is one of those that hidepid= hides (proc(5)).
     if namespace.to_str() != Some(PID_NAMESPACE_OF_MACHINE) || fs::read_dir("/proc/1/task").is_err() {
         return None;
     }
-    let processes = numbers_in("/proc").filter(|process| *process != getpid().as_raw_pid());
-    let mut taken = Vec::new();
-    for process in processes.filter(|process| !is_of_kernel(*process)) {
-        for core in numbers_in(&format!("/proc/{process}/task")).filter_map(pinned_to) {
-            if !taken.contains(&core) {
-                taken.push(core);
-            }
-        }
-    }
-    Some(taken)
+    let others = |process: &i32| *process != getpid().as_raw_pid() && !is_of_kernel(*process);
+    let threads = numbers_in("/proc").filter(others).flat_map(|process| numbers_in(&format!("/proc/{process}/task")));
+    Some(threads.filter_map(pinned_to).collect())
 }
 
 /// The names in a folder that are numbers: of processes, of threads. None if it has gone.

@@ -52,7 +52,7 @@ enum Command {
     /// Shows the rooms of a running server
     #[cfg(feature = "doctor")]
     Rooms(doctor::internal::RoomsArgs),
-    /// All of these in a build without them
+    /// `hi doctor`, `hi checklist`, `hi pub` and `hi rooms` in a build without them
     #[cfg(not(feature = "doctor"))]
     #[command(name = "doctor", aliases = ["checklist", "pub", "rooms"], hide = true)]
     LeftOut {

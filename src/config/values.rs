@@ -1,5 +1,6 @@
 //! Values of options: sizes and times with units, within the bounds of what makes sense.
 
+use std::ops::{RangeBounds, RangeInclusive};
 use std::time::Duration;
 
 use crate::limits;
@@ -23,32 +24,22 @@ fn parse_bytes(text: &str) -> Result<usize, String> {
 
 /// The same, for what is counted in 32 bits: frames and chunks.
 pub(super) fn parse_size(text: &str) -> Result<usize, String> {
-    parse_bytes(text).and_then(|bytes| match bytes {
-        0..=0x4000_0000 => Ok(bytes),
-        _ => Err(format!("{text} is too much: at most 1g")),
-    })
+    within(..=0x4000_0000, parse_bytes(text)?, || format!("{text} is too much: at most 1g"))
 }
 
 pub(super) fn parse_memory(text: &str) -> Result<usize, String> {
-    parse_bytes(text).and_then(|bytes| match bytes {
-        limits::BUDGET_BYTES_MIN.. => Ok(bytes),
-        _ => Err(format!("{text} is too little: give at least {}", memory::Size(limits::BUDGET_BYTES_MIN))),
-    })
+    let least = limits::BUDGET_BYTES_MIN;
+    within(least.., parse_bytes(text)?, || format!("{text} is too little: give at least {}", memory::Size(least)))
 }
 
 pub(super) fn parse_message_bytes(text: &str) -> Result<usize, String> {
-    parse_size(text).and_then(|bytes| match bytes {
-        0..=124 => Err(format!("{text} is too little: give at least 125 bytes")),
-        _ => Ok(bytes),
-    })
+    within(125.., parse_size(text)?, || format!("{text} is too little: give at least 125 bytes"))
 }
 
 /// A time of up to a day.
 pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
-    doctor::time::parse(text).and_then(|time| match time.as_millis() {
-        1..=86_400_000 => Ok(time),
-        _ => Err(format!("{text} is out of range: give 1ms to 24h")),
-    })
+    const RANGE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
+    within(RANGE, doctor::time::parse(text)?, || format!("{text} is out of range: give 1ms to 24h"))
 }
 
 /// The same, or 0.
@@ -67,8 +58,12 @@ pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
 pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
     /// More checks would be a load of their own.
     const INTERVAL_MIN: Duration = Duration::from_millis(100);
-    let time = parse_time(text)?;
-    if time >= INTERVAL_MIN { Ok(time) } else { Err(format!("{text} is too short: give 100ms or more")) }
+    within(INTERVAL_MIN.., parse_time(text)?, || format!("{text} is too short: give 100ms or more"))
+}
+
+/// The value, if the range has it.
+fn within<T: PartialOrd>(range: impl RangeBounds<T>, value: T, refusal: impl FnOnce() -> String) -> Result<T, String> {
+    if range.contains(&value) { Ok(value) } else { Err(refusal()) }
 }
 
 pub(super) fn parse_buffers(text: &str) -> Result<u16, String> {

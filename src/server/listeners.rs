@@ -41,7 +41,8 @@ impl Listeners {
         let mut of_shards: Vec<_> = (0..shards).map(|_| ShardListeners::new()).collect();
         for address in &wanted {
             let listeners = bind(*address, has_ipv4_beside(*address, &wanted), shards)?;
-            addresses.push(local_address(&listeners[0])?);
+            let bound = listeners[0].local_addr();
+            addresses.push(bound.map_err(|error| StartError(format!("a listener has no address: {error}")))?);
             of_shards.iter_mut().zip(listeners).for_each(|(of_shard, listener)| of_shard.push(listener));
         }
         let keys = config.api_key_file.as_deref().map_or(Ok(Keys::default()), Keys::load).map_err(StartError)?;
@@ -51,10 +52,6 @@ impl Listeners {
         };
         Ok(Self { addresses, of_shards, internal })
     }
-}
-
-fn local_address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|error| StartError(format!("a listener has no address: {error}")))
 }
 
 fn bind(address: SocketAddr, ipv6_only: bool, shards: usize) -> Result<Vec<TcpListener>, StartError> {
