@@ -29,6 +29,7 @@ use tokio::task::LocalSet;
 use crate::admission::RawMode;
 use crate::counters::Counters;
 use crate::counters::delivery::Sampler;
+use crate::limits::{API_BACKLOG, LARGE_BODIES_MAX, PUBLISHES_WAITING_MAX};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::room::registry::Registry;
@@ -54,10 +55,6 @@ use publish::PublishedIn;
 
 /// Where the internal port listens, and where `hi pub` and `hi rooms` look for it.
 pub(crate) const ADDRESS_DEFAULT: &str = "127.0.0.1:8081";
-/// Number of requests with a large body at the same time; further ones wait.
-const LARGE_BODIES_MAX: usize = 24;
-/// Connections that may wait in the kernel while no slot is free.
-const BACKLOG: i32 = 1024;
 /// The state of the internal port. All of it belongs to the port's thread.
 #[derive(Debug)]
 pub struct App {
@@ -99,7 +96,7 @@ impl App {
             sampler: RefCell::default(),
             counters,
             large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
-            waiting: Semaphore::new(publish::WAITING_MAX),
+            waiting: Semaphore::new(PUBLISHES_WAITING_MAX),
         }
     }
 
@@ -127,7 +124,7 @@ impl InternalPort {
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
+        socket.listen(API_BACKLOG)?;
         let listener = TcpListener::from(socket);
         let address = listener.local_addr()?;
         Ok(Self { listener, address })

@@ -1,7 +1,6 @@
 //! Which users are in which rooms, and how to disconnect them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -10,16 +9,13 @@ use tokio::time::timeout;
 use super::App;
 use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
-use crate::limits::CLOSE_REASON_BYTES_MAX;
+use crate::limits::{CLOSE_REASON_BYTES_MAX, SHARD_TIME_MAX};
 use crate::protocol::Namespace;
 use crate::protocol::name::{Name, room_key_prefix};
 use crate::protocol::position::Epoch;
 use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::room::Room;
 use crate::room::inbox::{Disconnect, Order, Pushed};
-
-/// How long to wait for a shard; a healthy one answers within a turn.
-const SHARD_TIME_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Serialize)]
 struct Listed {

@@ -48,7 +48,7 @@ impl Scrape {
     }
 
     fn connections(&self, page: &mut Page<'_>) -> fmt::Result {
-        let connections = Protocol::ALL.map(|protocol| (protocol.label(), self.sum(|c| c.connections(protocol))));
+        let connections = Protocol::ALL.map(|protocol| (protocol.as_str(), self.sum(|c| c.connections(protocol))));
         let help = "Connections that are open, by what they speak";
         page.family("hi_connections", help, None, MetricType::Gauge, "dialect", connections)?;
         page.counter("hi_accepts", "Connections accepted", None, self.sum(|c| &c.accepts))?;
@@ -71,12 +71,12 @@ impl Scrape {
 
     fn messages(&self, page: &mut Page<'_>) -> fmt::Result {
         let speakers = [Protocol::V0, Protocol::V1, Protocol::Raw];
-        let messages = speakers.map(|protocol| (protocol.label(), self.sum(|c| c.messages_in(protocol))));
+        let messages = speakers.map(|protocol| (protocol.as_str(), self.sum(|c| c.messages_in(protocol))));
         let messages = messages.into_iter().chain([("api", self.sum(|c| &c.api_messages_in))]);
         let help = "Messages that arrived and were admitted";
         page.family("hi_messages_in", help, None, MetricType::Counter, "dialect", messages)?;
         // The internal port has no rate limit: it answers `busy` while the shards lag.
-        let limited = speakers.map(|protocol| (protocol.label(), self.sum(|c| c.rate_limited(protocol))));
+        let limited = speakers.map(|protocol| (protocol.as_str(), self.sum(|c| c.rate_limited(protocol))));
         let help = "Messages refused for their rate";
         page.family("hi_rate_limited", help, None, MetricType::Counter, "dialect", limited)?;
         let help = "Messages and notices of rooms that the kernel took, once for each member";
@@ -155,7 +155,7 @@ fn system(page: &mut Page<'_>) -> fmt::Result {
 }
 
 /// Writes metrics one after another.
-struct Page<'a>(DescriptorEncoder<'a>);
+pub(super) struct Page<'a>(pub(super) DescriptorEncoder<'a>);
 
 impl Page<'_> {
     fn counter(&mut self, name: &str, help: &str, unit: Option<Unit>, value: u64) -> fmt::Result {
@@ -168,7 +168,7 @@ impl Page<'_> {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value.min(i64::MAX as u64))
     }
 
-    fn family<L: AsRef<str>>(
+    pub(super) fn family<L: AsRef<str>>(
         &mut self,
         name: &str,
         help: &str,
