@@ -60,8 +60,7 @@ impl Scrape {
         let codes = codes.into_iter().chain([("other".to_owned(), self.sum(|c| c.disconnects(0)))]);
         let help = "WebSockets and streams that ended, by the first close code given or due";
         page.family("hi_disconnects", help, None, MetricType::Counter, "code", codes)?;
-        let rooms = [("chat", Namespace::Chat), ("raw", Namespace::Raw)];
-        let rooms = rooms.map(|(kind, namespace)| (kind, self.rooms.len(namespace) as u64));
+        let rooms = Namespace::ALL.map(|namespace| (namespace.as_str(), self.rooms.len(namespace) as u64));
         page.family("hi_rooms", "Rooms", None, MetricType::Gauge, "kind", rooms)?;
         let (dormant, evicted) = self.rooms.dormant();
         page.gauge("hi_sleeping_rooms", "Rooms that nobody is in, kept for clients that reconnect", dormant as u64)?;

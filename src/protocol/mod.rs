@@ -55,13 +55,15 @@ impl Protocol {
     }
 }
 
-/// Chat rooms and raw rooms never meet, even under the same name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Namespace {
-    /// `/ws`: JSON, users, presence.
-    Chat,
-    /// `/raw/ROOM`: payloads as they come.
-    Raw,
+words! {
+    /// Chat rooms and raw rooms never meet, even under the same name.
+    #[derive(Hash)]
+    pub enum Namespace {
+        /// `/ws`: JSON, users, presence.
+        Chat = "chat",
+        /// `/raw/ROOM`: payloads as they come.
+        Raw = "raw",
+    }
 }
 
 /// One connection as the other shards know it.

@@ -56,21 +56,12 @@ pub enum Command<'a> {
         /// The client's position in the room.
         since: Option<Since>,
     },
-    /// Leave a room.
-    Leave {
-        /// The room to leave.
-        room: Cow<'a, str>,
-    },
-    /// Asks for the users of a room.
-    Who {
-        /// The room to look at.
-        room: Cow<'a, str>,
-    },
-    /// Asks for the names of rooms.
-    Rooms {
-        /// Only rooms whose names begin with this.
-        prefix: Cow<'a, str>,
-    },
+    /// Leave this room.
+    Leave(Cow<'a, str>),
+    /// Asks for the users of this room.
+    Who(Cow<'a, str>),
+    /// Asks for the names of rooms that begin with this.
+    Rooms(Cow<'a, str>),
     /// Asks for the server's time.
     Ping,
 }
