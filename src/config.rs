@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Parser};
+use doctor::INTERNAL_ADDRESS_DEFAULT;
 #[cfg(feature = "doctor")]
 use doctor::examination::{Target, TargetParser};
 
@@ -54,7 +55,7 @@ pub struct Config {
     /// Address of the internal port, where your own programs publish over HTTP and read health and metrics; off: no internal
     /// port. Port 0 takes a free one
     #[arg(help_heading = LISTENING, long, value_name = "ADDR:PORT", env = "HI_INTERNAL",
-          default_value = api::ADDRESS_DEFAULT)]
+          default_value = INTERNAL_ADDRESS_DEFAULT)]
     pub internal: Internal,
 
     /// File with the keys that the internal port accepts, one a line; health and metrics need none [default: no key is
@@ -214,8 +215,7 @@ impl FromStr for Internal {
             "off" => Ok(Self::Off),
             _ => text.parse().map(Self::At).map_err(|_| {
                 format!(
-                    "{text} is not an address with a port: give e.g. {} or [::1]:8081, or off",
-                    api::ADDRESS_DEFAULT
+                    "{text} is not an address with a port: give e.g. {INTERNAL_ADDRESS_DEFAULT} or [::1]:8081, or off"
                 )
             }),
         }
@@ -254,15 +254,11 @@ impl Config {
                 timeout: self.ping_timeout.as_secs() as u32,
             },
             message_bytes_max: self.max_message,
-            admission: Arc::new(self.admission()),
+            admission: Arc::new(Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize)),
             backlog_bytes: self.backlog_bytes,
             inbox_bytes_max: self.inbox_bytes_max(shards),
             slow: self.slow,
         }
-    }
-
-    fn admission(&self) -> Admission {
-        Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize)
     }
 
     /// What the control ring has to know, of the process `instance`.

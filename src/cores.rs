@@ -4,28 +4,23 @@
 //! can move away, or where a CPU quota stops all threads of a container for the rest of a period. So by default a shard is
 //! pinned only to a core to which no other process is pinned, and hi has to see all processes to know that.
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use rustix::process::{Pid, getpid};
 use rustix::thread::sched_getaffinity;
 
+use crate::limits::{TURN_POLL, TURN_TIME_MAX};
 use crate::os;
 
 /// The PID namespace of the machine (`PROC_PID_INIT_INO` of the kernel).
 const PID_NAMESPACE_OF_MACHINE: &str = "pid:[4026531836]";
 /// In the abstract namespace of unix sockets (unix(7)): taken while a server chooses its cores.
 const TURN_NAME: &str = "hi: cores are being chosen";
-/// How long to wait for another server that is choosing.
-const TURN_TIME_MAX: Duration = Duration::from_secs(1);
-/// Pause between two tries.
-const TURN_POLL: Duration = Duration::from_millis(5);
 /// A thread of the kernel, in the ninth field of proc_pid_stat(5).
 const PF_KTHREAD: u64 = 0x0020_0000;
 
@@ -45,9 +40,9 @@ pub enum Pin {
 pub(crate) struct Cores {
     /// Those of its CPU affinity, in order.
     allowed: Vec<usize>,
-    /// What the standard library calls the available parallelism: as many, or as many as a cgroup's quota pays for
-    /// without being exceeded.
-    parallelism: usize,
+    /// How many threads can run all the time. What the standard library calls the available parallelism: as many, or as
+    /// many as a cgroup's quota pays for without being exceeded.
+    pub(crate) parallelism: usize,
 }
 
 impl Cores {
@@ -59,11 +54,6 @@ impl Cores {
         let allowed = os::allowed_cores()?;
         let parallelism = thread::available_parallelism().map_or(allowed.len(), usize::from);
         Ok(Self { parallelism: parallelism.clamp(1, allowed.len()), allowed })
-    }
-
-    /// How many threads can run all the time.
-    pub(crate) fn parallelism(&self) -> usize {
-        self.parallelism
     }
 
     /// Chooses a core for each of `shards` shards.
@@ -108,43 +98,26 @@ pub(crate) struct Placement {
 }
 
 /// Why a shard is not pinned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unpinned {
-    /// `--pin off`.
+    #[error("--pin off")]
     Asked,
-    /// The process has a CPU quota.
+    #[error("there is a CPU quota")]
     Quota,
-    /// Other processes are pinned to these cores.
+    #[error("other processes are pinned to the same cores")]
     Taken,
-    /// Another hi is choosing its cores, and takes too long.
+    /// And takes longer than [`TURN_TIME_MAX`].
+    #[error("another hi was starting at the same time")]
     Busy,
-    /// hi can't see all processes: it runs in a container, or /proc hides them.
+    /// hi runs in a container, or /proc hides processes.
+    #[error("processes outside this container may be pinned to the same cores")]
     Unseen,
-}
-
-impl fmt::Display for Unpinned {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Asked => "--pin off",
-            Self::Quota => "there is a CPU quota",
-            Self::Taken => "other processes are pinned to the same cores",
-            Self::Busy => "another hi was starting at the same time",
-            Self::Unseen => "processes outside this container may be pinned to the same cores",
-        })
-    }
 }
 
 /// Waits for the name that a server holds while it chooses its cores, for a second at most.
 fn take_turn() -> io::Result<UnixListener> {
-    let deadline = Instant::now() + TURN_TIME_MAX;
-    loop {
-        match SocketAddr::from_abstract_name(TURN_NAME).and_then(|name| UnixListener::bind_addr(&name)) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                thread::sleep(TURN_POLL);
-            }
-            outcome => return outcome,
-        }
-    }
+    let name = SocketAddr::from_abstract_name(TURN_NAME)?;
+    os::retry_while_in_use(TURN_TIME_MAX, TURN_POLL, || UnixListener::bind_addr(&name))
 }
 
 /// The cores to which a thread of another process is pinned. `None`: not all processes can be seen.

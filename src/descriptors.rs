@@ -8,15 +8,11 @@
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// Pause between two checks whether a descriptor has become free.
-pub(crate) const PAUSE: Duration = Duration::from_millis(100);
-/// The same, after an idle connection was told to go.
-const PAUSE_FOR_IDLE: Duration = Duration::from_millis(5);
+use crate::limits::{DESCRIPTOR_PAUSE, IDLE_DESCRIPTOR_PAUSE};
 
 /// What the listeners of all shards share.
 #[derive(Debug)]
@@ -49,7 +45,7 @@ impl Descriptors {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let moved = loop {
             let asked = self.make_room();
-            sleep(if asked { PAUSE_FOR_IDLE } else { PAUSE }).await;
+            sleep(if asked { IDLE_DESCRIPTOR_PAUSE } else { DESCRIPTOR_PAUSE }).await;
             // An error is the lack of any descriptor: that passes too.
             if let Ok(duplicate) = rustix::io::fcntl_dupfd_cloexec(&stream, 0) {
                 let duplicate = TcpStream::from(duplicate);
@@ -95,6 +91,7 @@ impl Descriptors {
 mod tests {
     use std::future::{pending, ready};
     use std::net::TcpListener;
+    use std::time::Duration;
 
     use super::*;
 

@@ -5,40 +5,18 @@
 //! names, together with the variables that count.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory, Error, FromArgMatches};
 
-/// A variable that has the name of an option and was set by something else: Kubernetes (and Docker's links) tell each
-/// container where the services are, and for one named `hi` that is `HI_PORT=tcp://10.96.12.7:8080`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceLink {
-    /// Its name.
-    pub variable: String,
-    /// Its value.
-    pub value: String,
-}
-
-impl fmt::Display for ServiceLink {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { variable, value } = self;
-        write!(
-            f,
-            "{variable}={value:?} is ignored: Kubernetes or a Docker link sets it for a service of that name \
-             (enableServiceLinks: false turns that off)"
-        )
-    }
-}
-
 /// Parses the command line and the environment. The command line wins, also over a variable that contradicts it. Returns
-/// the variables that were ignored as well.
+/// a line for the log about each variable that was ignored as well.
 ///
 /// # Errors
 /// Those of clap, help and version among them; each names the flag or the variable that the value came from.
-pub fn parse<C: CommandFactory + FromArgMatches>(arguments: &[OsString]) -> Result<(C, Vec<ServiceLink>), Error> {
+pub fn parse<C: CommandFactory + FromArgMatches>(arguments: &[OsString]) -> Result<(C, Vec<String>), Error> {
     let typed = match alone(C::command()).try_get_matches_from(arguments) {
         Ok(typed) => typed,
         // Help shows the environment.
@@ -64,7 +42,7 @@ fn alone(command: Command) -> Command {
 }
 
 /// The command with those variables that count beside what was typed: of the command that was chosen, and of no other.
-fn with_environment(mut command: Command, typed: &ArgMatches, links: &mut Vec<ServiceLink>) -> Command {
+fn with_environment(mut command: Command, typed: &ArgMatches, links: &mut Vec<String>) -> Command {
     if let Some((name, typed)) = typed.subcommand() {
         command = command.mut_args(without_variable);
         return command.mut_subcommand(name, |subcommand| with_environment(subcommand, typed, links));
@@ -100,15 +78,18 @@ fn contradict(command: &Command, a: &Arg, b: &Arg) -> bool {
     excludes(a, b) || excludes(b, a)
 }
 
-/// Kubernetes sets `NAME_PORT`, and `NAME_PORT_...` and `NAME_SERVICE_...` beside it; the first may be the name of an
-/// option, and is known by its value: `tcp://10.96.12.7:8080`.
-fn service_link(variable: &OsStr, value: &OsStr) -> Option<ServiceLink> {
+/// What to log about a variable that has the name of an option and was set by something else. Kubernetes (and Docker's
+/// links) tell each container where the services are: `NAME_PORT`, and `NAME_PORT_...` and `NAME_SERVICE_...` beside it.
+/// The first may be the name of an option, and is known by its value: `HI_PORT=tcp://10.96.12.7:8080`.
+fn service_link(variable: &OsStr, value: &OsStr) -> Option<String> {
     let (variable, value) = (variable.to_str()?, value.to_str()?);
     let (protocol, address) = value.split_once("://")?;
     let is_link = variable.ends_with("_PORT")
         && ["tcp", "udp", "sctp"].contains(&protocol)
         && address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    is_link.then(|| ServiceLink { variable: variable.to_owned(), value: value.to_owned() })
+    let why =
+        "Kubernetes or a Docker link sets it for a service of that name (enableServiceLinks: false turns that off)";
+    is_link.then(|| format!("{variable}={value:?} is ignored: {why}"))
 }
 
 /// The command that the command line names.

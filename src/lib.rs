@@ -21,7 +21,7 @@
 //!
 //! | module | purpose |
 //! | --- | --- |
-//! | [`api`] | the internal HTTP port: publishing, rooms, health; `hi pub` and `hi rooms` |
+//! | [`api`] | the internal HTTP port: publishing, rooms, health |
 //! | [`counters`], [`metrics`] | what each thread counts; all of it added up, as text for Prometheus |
 //! | [`memory`] | one budget for everything that is kept for others, and who gives when it is used up |
 //! | `canary` | the server dials itself through its public address (feature `doctor`) |

@@ -44,6 +44,24 @@ pub(crate) const ORIGIN_BYTES_SHOWN: usize = 120;
 /// Allowed origins that are listed in the log.
 pub(crate) const ORIGINS_LISTED_MAX: usize = 10;
 
+// File descriptors
+/// File descriptors of each shard beside connections: its rings, its runtime, eventfds.
+pub(crate) const FILES_PER_SHARD: u64 = 9;
+/// File descriptors of each listener: itself, its eventfd, and a connection that waits for a descriptor.
+pub(crate) const FILES_PER_LISTENER: u64 = 3;
+/// File descriptors reserved for connections of the internal port, and for what the process opens for a moment.
+pub(crate) const FILES_RESERVED: u64 = 48;
+/// File descriptors of the internal port: its listener and its runtime, and those that are reserved for its connections.
+pub(crate) const FILES_OF_INTERNAL_PORT: u64 = 4 + FILES_RESERVED;
+/// File descriptors of the process: standard streams, the main thread's runtime, signals, the canary, and some to spare.
+pub(crate) const FILES_BESIDE: u64 = 24;
+/// Files that the kernel's table for this process has room for from the start, at most: half a megabyte.
+pub(crate) const FILES_AT_START_MAX: u64 = 65_536;
+/// Pause between two checks whether a file descriptor has become free.
+pub(crate) const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
+/// The same pause, after an idle connection was told to close.
+pub(crate) const IDLE_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(5);
+
 // Frames and messages
 /// Longest payload of a control frame, in bytes (RFC 6455 section 5.5).
 pub(crate) const CONTROL_BYTES_MAX: usize = 125;
@@ -224,6 +242,22 @@ pub(crate) const HEADS_PART: usize = 4;
 /// Pause between two requests to the allocator to return free memory to the system.
 pub(crate) const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
+// The log
+/// Bytes of lines that may wait for stderr. As many again may be in the middle of being written.
+pub(crate) const LOG_QUEUE_BYTES_MAX: usize = 256 * 1024;
+/// How long the process waits at its end for the rest to be written.
+pub(crate) const LOG_FLUSH_TIME_MAX: Duration = Duration::from_millis(500);
+
+// The start of the server
+/// How long to retry a port that is in use: a server that has just ended may keep it for a moment.
+pub(crate) const PREDECESSOR_TIME_MAX: Duration = Duration::from_secs(2);
+/// Pause between two tries of a port that is in use.
+pub(crate) const PREDECESSOR_POLL: Duration = Duration::from_millis(20);
+/// How long to wait for another hi that chooses its cores.
+pub(crate) const TURN_TIME_MAX: Duration = Duration::from_secs(1);
+/// Pause between two looks whether it has chosen.
+pub(crate) const TURN_POLL: Duration = Duration::from_millis(5);
+
 // The end of the server
 /// Time from the first signal to the end of the process.
 pub(crate) const STOP_TIME_MAX: Duration = Duration::from_millis(4800);
@@ -274,6 +308,11 @@ const _: () = {
     assert!(ROOM_BYTES_HELD < INBOX_BYTES_HELD, "the publishers of one room wait before all publishers do");
     assert!(BUFFERS_BEFORE_READING < COMPLETIONS_PER_TURN && COMPLETIONS_PER_TURN <= COMPLETION_ENTRIES as usize);
     assert!(RETRY_SPAN_MS_MIN <= RETRY_SPAN_MS_MAX);
+    assert!(IDLE_DESCRIPTOR_PAUSE.as_millis() < DESCRIPTOR_PAUSE.as_millis());
+    assert!(FILES_OF_INTERNAL_PORT + FILES_BESIDE + FILES_PER_SHARD + FILES_PER_LISTENER < FILES_AT_START_MAX);
+    assert!(PREDECESSOR_POLL.as_millis() < PREDECESSOR_TIME_MAX.as_millis());
+    assert!(TURN_POLL.as_millis() < TURN_TIME_MAX.as_millis());
+    assert!(LOG_TIME_MIN.as_millis() <= LOG_FLUSH_TIME_MAX.as_millis());
     assert!(DRAIN_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis(), "shards end before the process does");
     assert!(START_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis(), "what has started can still be stopped");
     assert!(TURNS_TIME_MAX.as_millis() * 100 <= DRAIN_TIME_MAX.as_millis(), "a stop takes many turns");

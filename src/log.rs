@@ -8,25 +8,21 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer as Text;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-/// Bytes of lines that may wait for stderr. As many again may be in the middle of being written.
-pub(crate) const QUEUE_BYTES_MAX: usize = 256 * 1024;
-/// How long the process waits at its end for the rest to be written.
-const FLUSH_TIME_MAX: Duration = Duration::from_millis(500);
+use crate::limits::{LOG_FLUSH_TIME_MAX, LOG_QUEUE_BYTES_MAX};
 
 static LOG: Log = Log::new();
 
 /// From now on, everything of this `level` and above is written to stderr, in color if `ansi`.
 pub fn start(level: LevelFilter, ansi: bool) {
     tracing_subscriber::fmt()
-        .with_writer(Stderr)
+        .with_writer(|| Stderr)
         .with_ansi(ansi)
         .with_max_level(level)
         .with_target(false)
@@ -41,7 +37,7 @@ pub fn say(text: impl fmt::Display) {
 
 /// Ends the process once the log is written, or after `time_max` (at most half a second) if stderr is stuck.
 pub fn exit(code: i32, time_max: Duration) -> ! {
-    LOG.flush(time_max.min(FLUSH_TIME_MAX));
+    LOG.flush(time_max.min(LOG_FLUSH_TIME_MAX));
     std::process::exit(code)
 }
 
@@ -51,16 +47,7 @@ pub(crate) fn dropped_lines() -> u64 {
 }
 
 /// The queue, as a writer of whole lines.
-#[derive(Clone, Copy, Debug)]
 struct Stderr;
-
-impl MakeWriter<'_> for Stderr {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        Self
-    }
-}
 
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
@@ -113,7 +100,7 @@ impl Log {
     }
 
     fn append(&self, queue: &mut Queue, line: &[u8]) {
-        if queue.dropped > 0 || queue.lines.len() + line.len() > QUEUE_BYTES_MAX {
+        if queue.dropped > 0 || queue.lines.len() + line.len() > LOG_QUEUE_BYTES_MAX {
             let lines = count_lines(line);
             queue.dropped += lines;
             self.dropped.fetch_add(lines, Ordering::Relaxed);
@@ -128,10 +115,9 @@ impl Log {
         batch.clear();
         let mut queue = self.lock();
         queue.writes = false;
-        while queue.lines.is_empty() && queue.dropped == 0 {
-            self.emptied.notify_all();
-            queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
+        self.emptied.notify_all();
+        let is_empty = |queue: &mut Queue| queue.lines.is_empty() && queue.dropped == 0;
+        let mut queue = self.filled.wait_while(queue, is_empty).unwrap_or_else(PoisonError::into_inner);
         queue.writes = true;
         std::mem::swap(&mut queue.lines, batch);
         std::mem::take(&mut queue.dropped)
@@ -158,26 +144,19 @@ impl Log {
 
     /// Waits until everything is written, but not longer than `time_max`.
     fn flush(&self, time_max: Duration) {
-        let deadline = Instant::now() + time_max;
         let mut queue = self.lock();
         if !queue.has_writer {
             // The writing thread could not be started, so this one writes: it is about to end.
             write_stderr(&std::mem::take(&mut queue.lines));
             return;
         }
-        while !queue.lines.is_empty() || queue.dropped > 0 || queue.writes {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            queue = self.emptied.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let is_busy = |queue: &mut Queue| !queue.lines.is_empty() || queue.dropped > 0 || queue.writes;
+        drop(self.emptied.wait_timeout_while(queue, time_max, is_busy));
     }
 }
 
 fn count_lines(text: &[u8]) -> u64 {
-    let ended = text.iter().filter(|byte| **byte == b'\n').count() as u64;
-    ended + u64::from(text.last().is_some_and(|byte| *byte != b'\n'))
+    text.split_inclusive(|byte| *byte == b'\n').count() as u64
 }
 
 /// The line in the place of dropped ones. It is written whatever the level.
@@ -215,14 +194,14 @@ mod tests {
         let log = Log::new();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         let append = |line: &[u8]| log.append(&mut log.lock(), line);
-        (0..QUEUE_BYTES_MAX / 1024).for_each(|_| append(&line));
+        (0..LOG_QUEUE_BYTES_MAX / 1024).for_each(|_| append(&line));
         append(b"one\n");
         // Smaller lines are dropped too: they must not overtake the one that was dropped.
         append(b"two\nthree\n");
         assert_eq!(log.dropped.load(Ordering::Relaxed), 3);
         let mut batch = Vec::new();
         assert_eq!(log.take(&mut batch), 3);
-        assert_eq!(batch.len(), QUEUE_BYTES_MAX);
+        assert_eq!(batch.len(), LOG_QUEUE_BYTES_MAX);
         append(b"four\n");
         assert_eq!((log.take(&mut batch), batch.as_slice()), (0, &b"four\n"[..]));
     }

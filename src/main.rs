@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use hi::config::Config;
-use hi::environment::{self, ServiceLink};
 use hi::ring::Ring;
 use hi::server::signals;
-use hi::{api, log, output, server};
+use hi::{environment, log, output, server};
 
 /// Exit code for what the operator can fix: options, ports, the kernel's refusals.
 const EXIT_USAGE: u8 = 2;
@@ -47,17 +46,19 @@ enum Command {
     /// Lists what to do before, during and after a move to another server, each item ticked by a real check
     #[cfg(feature = "doctor")]
     Checklist(doctor::checklist::Args),
-    /// `hi doctor` and `hi checklist` in a build without them
+    /// Publishes a message into a room of a running server
+    #[cfg(feature = "doctor")]
+    Pub(doctor::internal::PublishArgs),
+    /// Shows the rooms of a running server
+    #[cfg(feature = "doctor")]
+    Rooms(doctor::internal::RoomsArgs),
+    /// All of these in a build without them
     #[cfg(not(feature = "doctor"))]
-    #[command(name = "doctor", alias = "checklist", hide = true)]
+    #[command(name = "doctor", aliases = ["checklist", "pub", "rooms"], hide = true)]
     LeftOut {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         _arguments: Vec<OsString>,
     },
-    /// Publishes a message into a room of a running server
-    Pub(api::client::PublishArgs),
-    /// Shows the rooms of a running server
-    Rooms(api::client::RoomsArgs),
 }
 
 fn main() -> ExitCode {
@@ -72,15 +73,17 @@ fn main() -> ExitCode {
     signals::release();
     match command {
         #[cfg(feature = "doctor")]
-        Command::Doctor(args) => answer(doctor::examination::run(*args)),
+        Command::Doctor(args) => answer(doctor::examination::run(*args).map_err(wrong)),
         #[cfg(feature = "doctor")]
-        Command::Checklist(args) => answer(doctor::checklist::run(args, this_machine)),
+        Command::Checklist(args) => answer(doctor::checklist::run(args, this_machine).map_err(wrong)),
+        #[cfg(feature = "doctor")]
+        Command::Pub(args) => answer(doctor::internal::publish(&args, &hi::api::RULES)),
+        #[cfg(feature = "doctor")]
+        Command::Rooms(args) => answer(doctor::internal::rooms(&args, &hi::api::RULES)),
         #[cfg(not(feature = "doctor"))]
         Command::LeftOut { .. } => {
-            answer(Err("this hi was built without its doctor: build it with --features doctor".to_owned()))
+            answer(Err(wrong("this hi was built without its doctor: build it with --features doctor".to_owned())))
         }
-        Command::Pub(args) => api::client::publish(args),
-        Command::Rooms(args) => api::client::rooms(args),
     }
 }
 
@@ -90,14 +93,19 @@ fn explain(error: &clap::Error) -> ExitCode {
     if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { output::finish(printed, ExitCode::SUCCESS) }
 }
 
-/// Prints what a command found, or why it could not begin.
-fn answer(outcome: Result<(String, ExitCode), String>) -> ExitCode {
+/// A command that could not begin, and the exit code of that.
+fn wrong(sentence: String) -> (String, ExitCode) {
+    (sentence, ExitCode::from(EXIT_USAGE))
+}
+
+/// Prints what a command found, or why it failed.
+fn answer(outcome: Result<(String, ExitCode), (String, ExitCode)>) -> ExitCode {
     match outcome {
         Ok((text, code)) => output::print(text, code),
-        Err(sentence) => {
+        Err((sentence, code)) => {
             // The exit code is the same if nobody reads this.
             let _ = writeln!(io::stderr(), "{sentence}");
-            ExitCode::from(EXIT_USAGE)
+            code
         }
     }
 }
@@ -111,7 +119,7 @@ fn this_machine() -> doctor::checklist::MachineFacts {
     }
 }
 
-fn serve(config: Config, service_links: &[ServiceLink]) -> ExitCode {
+fn serve(config: Config, service_links: &[String]) -> ExitCode {
     log::start(config.log, io::stderr().is_terminal());
     end_on_panic();
     for link in service_links {

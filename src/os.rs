@@ -3,7 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -184,6 +185,21 @@ pub fn bind_shards(address: SocketAddr, ipv6_only: bool, shards: usize) -> io::R
         listeners.push(socket.into());
     }
     Ok(listeners)
+}
+
+/// Binds something, and tries again for up to `time_max`, with pauses, while it is in use.
+pub(crate) fn retry_while_in_use<T>(
+    time_max: Duration,
+    pause: Duration,
+    mut bind: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    let deadline = Instant::now() + time_max;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => thread::sleep(pause),
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Accepts a connection. An IPv4 peer has its IPv4 address, also where it came in through an IPv6 socket.

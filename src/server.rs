@@ -53,6 +53,7 @@ pub struct StartError(String);
 /// A running server: its shards accept connections.
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    /// The address of the internal port, unless it is off.
     internal: Option<SocketAddr>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -83,7 +84,8 @@ impl Server {
         stop: Arc<Stop>,
     ) -> Result<Self, StartError> {
         let Listeners { addresses, of_shards, internal } = listeners;
-        let wake_ups = many(of_shards.len(), os::new_eventfd)?;
+        let wake_ups = of_shards.iter().map(|_| os::new_eventfd());
+        let wake_ups = wake_ups.collect::<Result<Vec<_>, _>>().map_err(out_of_files)?;
         let shared = Arc::new(Shared::new::<R>(config, &addresses, &wake_ups, stop)?);
         let internal_address = internal.as_ref().map(|internal| internal.port.address());
         let mut server = Self { addresses, internal: internal_address, shared, threads: Vec::new(), unpinned: None };
@@ -163,16 +165,6 @@ impl Server {
         &self.addresses
     }
 
-    /// The address of the internal port, unless it is off.
-    pub(crate) fn internal_address(&self) -> Option<SocketAddr> {
-        self.internal
-    }
-
-    /// How many shards there are.
-    pub(crate) fn shards(&self) -> usize {
-        self.threads.len()
-    }
-
     /// WebSockets and streams that are open.
     pub(crate) fn clients(&self) -> u64 {
         let of_shard = |shard| {
@@ -180,7 +172,7 @@ impl Server {
             Protocol::ALL.map(|protocol| counters.connections(protocol).get())
         };
         // Levels may wrap on one thread: a wrapping sum sets that right.
-        (0..self.shards()).flat_map(of_shard).fold(0, u64::wrapping_add)
+        (0..self.threads.len()).flat_map(of_shard).fold(0, u64::wrapping_add)
     }
 
     /// Asks every shard to close its connections and to end; [`Server::join`] waits for it.
@@ -208,8 +200,7 @@ impl Shared {
     ) -> Result<Self, StartError> {
         let shards = wake_ups.len();
         let instance: Arc<str> = format!("{:016x}", random()?).into();
-        let mut to_wake = wake_ups.iter();
-        let to_wake = many(shards, || to_wake.next().expect("one each").try_clone())?;
+        let to_wake = wake_ups.iter().map(OwnedFd::try_clone).collect::<Result<Vec<_>, _>>().map_err(out_of_files)?;
         let inboxes = inbox::inboxes(to_wake, config.inbox_bytes_max(shards));
         let resume_key = ResumeKey::new([random()?, random()?]);
         let registry = Registry::new(inboxes, random()?, resume_key, config.replay_bounds());
@@ -239,10 +230,6 @@ fn cores() -> Result<Cores, StartError> {
 
 fn random() -> Result<u64, StartError> {
     os::random_u64().map_err(|error| StartError(format!("no random numbers: {error}")))
-}
-
-fn many<T>(count: usize, make: impl FnMut() -> io::Result<T>) -> Result<Vec<T>, StartError> {
-    std::iter::repeat_with(make).take(count).collect::<Result<_, _>>().map_err(out_of_files)
 }
 
 fn out_of_files(error: io::Error) -> StartError {

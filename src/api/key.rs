@@ -50,12 +50,13 @@ impl Keys {
         !self.0.is_empty()
     }
 
-    /// The first key of a file.
+    /// Reads the first key of a file.
     ///
-    /// # Panics
-    /// If no file was loaded: a loaded one has at least one key.
-    pub(super) fn first(&self) -> &str {
-        &self.0[0]
+    /// # Errors
+    /// As [`Keys::load`].
+    #[cfg(feature = "doctor")]
+    pub(super) fn load_first(path: &Path) -> Result<String, String> {
+        Self::load(path).map(|mut keys| keys.0.swap_remove(0))
     }
 
     /// Whether a request may pass.

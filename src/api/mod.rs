@@ -9,8 +9,6 @@
 //! - [`key`]: API keys, and what is let in without one
 //! - [`publish`], [`rooms`], [`health`]: what the addresses do
 //! - `fields`, `idempotency`: JSON bodies; requests that are repeated
-//!
-//! [`client`] and `request` are the other side: `hi pub` and `hi rooms`.
 
 use std::cell::RefCell;
 use std::io;
@@ -32,17 +30,17 @@ use crate::counters::delivery::Sampler;
 use crate::limits::{API_BACKLOG, LARGE_BODIES_MAX, PUBLISHES_WAITING_MAX};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+#[cfg(feature = "doctor")]
+use crate::protocol::{name::Name, unicode::is_blank};
 use crate::room::registry::Registry;
 
 pub mod call;
-pub mod client;
 pub(crate) mod fields;
 pub mod health;
 mod idempotency;
 pub mod key;
 pub(crate) mod listener;
 pub mod publish;
-pub(crate) mod request;
 pub mod rooms;
 pub(crate) mod routes;
 pub(crate) mod slots;
@@ -53,8 +51,16 @@ use idempotency::IdempotencyCache;
 use key::Keys;
 use publish::PublishedIn;
 
-/// Where the internal port listens, and where `hi pub` and `hi rooms` look for it.
-pub(crate) const ADDRESS_DEFAULT: &str = "127.0.0.1:8081";
+/// What `hi pub` and `hi rooms` check before they ask.
+#[cfg(feature = "doctor")]
+pub const RULES: doctor::internal::Rules = doctor::internal::Rules {
+    check_room: |name| Name::room(name).map(drop).map_err(|why| why.to_string()),
+    check_from: |name| Name::of_program(name).map(drop).map_err(|why| why.to_string()),
+    is_blank,
+    load_key: Keys::load_first,
+    body_bytes_max: call::BODY_BYTES_MAX,
+};
+
 /// The state of the internal port. All of it belongs to the port's thread.
 #[derive(Debug)]
 pub struct App {

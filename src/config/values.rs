@@ -43,27 +43,17 @@ pub(super) fn parse_message_bytes(text: &str) -> Result<usize, String> {
     })
 }
 
-/// A time: digits, and ms, s, m or h.
-pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
-    let milliseconds: u64 = match &text[digits.len()..] {
-        "ms" => 1,
-        "" | "s" => 1000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(format!("{text} is not a time: give e.g. 500ms, 25s, 2m")),
-    };
-    let number: u64 = digits.parse().map_err(|_| format!("{text} is not a time: give e.g. 500ms, 25s, 2m"))?;
-    number
-        .checked_mul(milliseconds)
-        .filter(|ms| (1..=86_400_000).contains(ms))
-        .map(Duration::from_millis)
-        .ok_or_else(|| format!("{text} is out of range: give 1ms to 24h"))
+/// A time of up to a day.
+pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
+    doctor::time::parse(text).and_then(|time| match time.as_millis() {
+        1..=86_400_000 => Ok(time),
+        _ => Err(format!("{text} is out of range: give 1ms to 24h")),
+    })
 }
 
 /// The same, or 0.
 pub(super) fn parse_time_or_0(text: &str) -> Result<Duration, String> {
-    if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { parse_time(text) }
+    if doctor::time::parse(text) == Ok(Duration::ZERO) { Ok(Duration::ZERO) } else { parse_time(text) }
 }
 
 /// A time of whole seconds: the timer wheel counts in them.

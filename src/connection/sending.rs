@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::outbox::Owed;
@@ -34,6 +35,34 @@ impl Source {
     }
 }
 
+/// What one send is put together from.
+#[derive(Default)]
+struct Load {
+    slices: Vec<Slice>,
+    /// Where each slice came from.
+    sources: Sources,
+}
+
+impl Load {
+    fn has_space(&self) -> bool {
+        self.slices.len() < SLICES_PER_SEND_MAX
+    }
+
+    fn push(&mut self, slice: Slice, source: Source) {
+        self.slices.push(slice);
+        self.sources.push(source);
+    }
+}
+
+/// The next frames that a member missed before it joined, at most up to what its log keeps. `None`: they are gone. Half a replay
+/// would be a gap that the client doesn't expect; it reconnects and asks again.
+fn catch_up(membership: &mut Membership, first_kept: u64, rooms: &LocalRooms) -> Option<Bytes> {
+    let until = first_kept.min(membership.joined_seq);
+    let batch = rooms.get(membership.room).replay(membership.cursor, until, REPLAY_BYTES_PER_SEND_MAX)?;
+    membership.cursor = batch.end_seq;
+    Some(batch.bytes)
+}
+
 impl Connection {
     /// Takes what leaves next, in this order: the response, the rest of a frame, pongs, replies, each room from its cursor to
     /// its tip, the Close. Cursors move at once; [`Connection::sent`] moves them back over what did not leave. Gaps that a
@@ -49,31 +78,28 @@ impl Connection {
             membership.cursor = cursor;
             return Next::Send(Slices::One(slice));
         }
-        let mut slices = Vec::new();
-        let mut sources = Sources::new();
-        self.take_own(&mut slices, &mut sources);
-        if self.life.is_open() && !self.take_rooms(rooms, &mut slices, &mut sources, gaps) {
+        let mut load = Load::default();
+        self.take_own(&mut load);
+        if self.life.is_open() && !self.take_rooms(rooms, &mut load, gaps) {
             // What was taken must not be lost: it leaves before the Close.
             let owed = |(slice, source): (Slice, Source)| {
                 let (carried, pinned_bytes) = (source.carried(rooms), source.pinned_bytes(&slice));
                 Owed::rest(slice, carried, pinned_bytes)
             };
-            self.put_back(slices.into_iter().zip(sources).map(owed).collect());
+            self.put_back(load.slices.into_iter().zip(load.sources).map(owed).collect());
             return Next::TooSlow;
         }
-        if slices.len() < SLICES_PER_SEND_MAX
-            && let Some(outbox) = &mut self.outbox
-            && let Some(close) = outbox.take_close()
+        if load.has_space()
+            && let Some(close) = self.outbox.as_mut().and_then(|outbox| outbox.take_close())
         {
-            slices.push(close.into());
-            sources.push(Source::Close);
+            load.push(close.into(), Source::Close);
         }
         self.release_outbox();
-        self.in_flight = sources;
-        if slices.len() > 1 {
-            return Next::Send(Slices::Many(slices));
+        self.in_flight = load.sources;
+        if load.slices.len() > 1 {
+            return Next::Send(Slices::Many(load.slices));
         }
-        match slices.pop() {
+        match load.slices.pop() {
             Some(slice) => Next::Send(Slices::One(slice)),
             None => {
                 self.forget_own();
@@ -82,31 +108,21 @@ impl Connection {
         }
     }
 
-    fn take_own(&mut self, slices: &mut Vec<Slice>, sources: &mut Sources) {
+    fn take_own(&mut self, load: &mut Load) {
         let Some(outbox) = &mut self.outbox else { return };
-        while slices.len() < SLICES_PER_SEND_MAX {
+        while load.has_space() {
             let Some(Owed { bytes, own }) = outbox.take() else { return };
-            slices.push(bytes.into());
-            sources.push(Source::Own(own));
+            load.push(bytes.into(), Source::Own(own));
         }
     }
 
     /// Takes room frames. False if the connection is lapped and can't be told.
-    fn take_rooms(
-        &mut self,
-        rooms: &LocalRooms,
-        slices: &mut Vec<Slice>,
-        sources: &mut Sources,
-        gaps: &mut Vec<Gap>,
-    ) -> bool {
-        let mut bytes = 0;
-        let can_be_told = match self.role {
-            Role::V0 { .. } | Role::V1 { .. } | Role::Sse { .. } => true,
-            Role::Raw { lossy, .. } => lossy,
-        };
+    fn take_rooms(&mut self, rooms: &LocalRooms, load: &mut Load, gaps: &mut Vec<Gap>) -> bool {
+        let can_be_told = !matches!(self.role, Role::Raw { lossy: false, .. });
+        let mut bytes_left = SEND_BYTES_MAX;
         for membership in &mut self.memberships {
             let log = rooms.log(membership.room);
-            while slices.len() < SLICES_PER_SEND_MAX && bytes < SEND_BYTES_MAX {
+            while load.has_space() && bytes_left > 0 {
                 let own = self.outbox.as_ref().and_then(|outbox| outbox.next_skipped(membership.cursor));
                 if own == Some(membership.cursor) {
                     membership.cursor += 1;
@@ -114,35 +130,24 @@ impl Connection {
                 }
                 match log.read(membership.cursor, own.unwrap_or(u64::MAX)) {
                     Read::AtTip => break,
+                    Read::Frames(slice, cursor) => {
+                        bytes_left = bytes_left.saturating_sub(slice.len());
+                        load.push(slice, Source::frames(membership, cursor));
+                        membership.cursor = cursor;
+                    }
                     Read::Lapped(first_kept) if membership.cursor < membership.joined_seq => {
-                        let until = first_kept.min(membership.joined_seq);
-                        let room = rooms.get(membership.room);
-                        // No longer kept: half a replay would be a gap that the client doesn't expect. It will reconnect and
-                        // ask again.
-                        let Some(batch) = room.replay(membership.cursor, until, REPLAY_BYTES_PER_SEND_MAX) else {
-                            return false;
-                        };
-                        bytes += batch.bytes.len();
-                        sources.push(Source::Own(Own::default()));
-                        slices.push(batch.bytes.into());
-                        membership.cursor = batch.end_seq;
+                        let Some(bytes) = catch_up(membership, first_kept, rooms) else { return false };
+                        bytes_left = bytes_left.saturating_sub(bytes.len());
+                        load.push(bytes.into(), Source::Own(Own::default()));
                         // This is a copy for one member: one that doesn't read holds a single batch.
                         break;
                     }
+                    Read::Lapped(_) if !can_be_told => return false,
                     Read::Lapped(first_kept) => {
-                        if !can_be_told {
-                            return false;
-                        }
                         gaps.push(Gap { room: membership.room, first: membership.cursor, last: first_kept - 1 });
                         membership.cursor = first_kept;
                         // The notice has to leave before what comes after the gap.
                         break;
-                    }
-                    Read::Frames(slice, cursor) => {
-                        bytes += slice.len();
-                        sources.push(Source::frames(membership, cursor));
-                        slices.push(slice);
-                        membership.cursor = cursor;
                     }
                 }
             }
@@ -152,15 +157,19 @@ impl Connection {
 
     /// A send has completed, and the kernel took `count` bytes of `slices`. The others go back to where they came from; of a
     /// frame that left in part, only the rest is kept.
-    pub(crate) fn sent(&mut self, slices: Slices, mut count: usize, rooms: &LocalRooms) -> Sent {
-        let whole = count == slices.len();
-        let closed = self.in_flight.contains(&Source::Close);
-        if whole {
-            self.in_flight.iter().for_each(|source| source.delivered(rooms));
-            self.in_flight = Sources::new();
-            self.forget_own();
-            return if closed { Sent::Closed } else { Sent::Whole };
+    pub(crate) fn sent(&mut self, slices: Slices, count: usize, rooms: &LocalRooms) -> Sent {
+        if count < slices.len() {
+            self.sent_in_part(slices, count, rooms);
+            return Sent::Full;
         }
+        let closed = self.in_flight.contains(&Source::Close);
+        self.in_flight.iter().for_each(|source| source.delivered(rooms));
+        self.in_flight = Sources::new();
+        self.forget_own();
+        if closed { Sent::Closed } else { Sent::Whole }
+    }
+
+    fn sent_in_part(&mut self, slices: Slices, mut count: usize, rooms: &LocalRooms) {
         let sources = std::mem::take(&mut self.in_flight);
         self.release_outbox();
         let slices = match slices {
@@ -177,40 +186,42 @@ impl Connection {
                 source.delivered(rooms);
                 continue;
             }
+            slice.advance(taken);
             let mut carried = source.carried(rooms);
             match source {
                 // The last slice of a send: everything else that did not leave is ahead of it in the outbox.
                 Source::Close => {
-                    slice.advance(taken);
                     self.outbox.get_or_insert_default().close(slice.detached());
                     continue;
                 }
                 Source::Room { room, .. } if rewound.contains(&room) => continue,
                 Source::Room { room, from, .. } => {
-                    if let Some(membership) = self.memberships.iter_mut().find(|membership| membership.room == room)
-                        && let Some((cursor, missing)) = rooms.log(room).position_after(from, taken)
-                    {
-                        membership.cursor = cursor;
+                    if let Some((missing, of_frame)) = self.rewind(room, from, taken, rooms) {
                         rewound.push(room);
-                        // A frame that was cut off counts once its rest has left.
-                        let whole_until = if missing > 0 { cursor - 1 } else { cursor };
-                        rooms.delivered(room, from, whole_until);
-                        carried = rooms.carried(room, whole_until, cursor);
-                        slice.advance(taken);
                         slice.truncate(missing);
-                    } else {
-                        // The log no longer has these frames, so this send keeps them.
-                        slice.advance(taken);
+                        carried = of_frame;
                     }
+                    // Otherwise the log no longer has these frames, and they are kept here.
                 }
-                Source::Own(_) => slice.advance(taken),
+                Source::Own(_) => {}
             }
             if !slice.is_empty() {
                 rest.push_back(Owed::rest(slice, carried, pinned_bytes));
             }
         }
         self.put_back(rest);
-        Sent::Full
+    }
+
+    /// Moves the cursor of a room back to what follows the first `taken` bytes from `from` on. Returns how many bytes of the last
+    /// of these frames are missing, and what it counts for once they have left. `None`: the log no longer has them.
+    fn rewind(&mut self, room: u32, from: u64, taken: usize, rooms: &LocalRooms) -> Option<(usize, Carried)> {
+        let membership = self.memberships.iter_mut().find(|membership| membership.room == room)?;
+        let (cursor, missing) = rooms.log(room).position_after(from, taken)?;
+        membership.cursor = cursor;
+        // A frame that was cut off counts once its rest has left.
+        let whole_until = if missing > 0 { cursor - 1 } else { cursor };
+        rooms.delivered(room, from, whole_until);
+        Some((missing, rooms.carried(room, whole_until, cursor)))
     }
 
     /// Queues the beginning of a replay behind the reply to the join, if there is space.

@@ -14,8 +14,7 @@ use tokio::time::sleep;
 use super::answer::{Outcome, outcome};
 use super::handshake::serve;
 use super::{ControlContext, Peer};
-use crate::descriptors::PAUSE;
-use crate::limits::{ACCEPTS_PER_ROW, HEAD_BYTES_USUAL};
+use crate::limits::{ACCEPTS_PER_ROW, DESCRIPTOR_PAUSE, HEAD_BYTES_USUAL};
 use crate::os;
 use crate::ring::OpenRing;
 use crate::ring::control::{Stream, spawn};
@@ -71,7 +70,7 @@ impl Listener {
                     Err(error) => {
                         context.note_pause(&error);
                         let _ = context.descriptors.make_room();
-                        sleep(PAUSE).await;
+                        sleep(DESCRIPTOR_PAUSE).await;
                     }
                 }
             }

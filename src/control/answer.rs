@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{ControlContext, Peer};
+use super::{ControlContext, Peer, Settings};
 use crate::connection::Role;
 use crate::http::diagnosis::Fault;
-use crate::http::echo::echo;
+use crate::http::echo::{Identity, echo};
 use crate::http::head::{self, Head};
 use crate::http::response::{Body, Connection, Response};
 use crate::http::stream;
@@ -58,7 +58,9 @@ fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext
         Err(error) => refuse(error.into()),
         Ok(Route::DoctorEcho) if !context.settings.echo => not_found(),
         Ok(Route::NotFound) if head.method == "OPTIONS" => not_found(),
-        Ok(route) if head.method == "OPTIONS" && answers_options(&route) => {
+        // Health checks of load balancers ask `OPTIONS` of whatever address they are given; streams answer preflights
+        // themselves.
+        Ok(route) if head.method == "OPTIONS" && !matches!(route, Route::Stream { .. }) => {
             let methods = if matches!(route, Route::Upgrade(_)) { "GET, OPTIONS" } else { METHODS };
             Response::text(204, "").header("Allow", methods)
         }
@@ -75,18 +77,17 @@ fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext
         }
         Ok(Route::Page(asset)) => asset.response(head),
         Ok(Route::Healthz) => Response::text(200, "ok"),
-        Ok(Route::DoctorEcho) => Response::json(200, echo(head, peer.address, &context.identity())),
+        Ok(Route::DoctorEcho) => {
+            let Settings { instance, group, .. } = &*context.settings;
+            let identity = Identity { instance, group: group.as_deref(), version: env!("CARGO_PKG_VERSION") };
+            Response::json(200, echo(head, peer.address, &identity))
+        }
         Ok(Route::Server | Route::NotFound) => not_found(),
     };
     // A body would be read as the next request.
     let keep_alive = head.keep_alive() && !head.body_declared() && !context.descriptors.are_short();
     let connection = if keep_alive { Connection::KeepAlive } else { Connection::Close };
     Outcome::Answer { bytes: response.encode(connection, Body::to_method(head.method)), keep_alive }
-}
-
-/// Health checks of load balancers ask `OPTIONS` of whatever address they are given; streams answer preflights themselves.
-fn answers_options(route: &Route<'_>) -> bool {
-    !matches!(route, Route::Stream { .. })
 }
 
 fn not_found() -> Response {

@@ -46,8 +46,8 @@ pub(crate) struct Failures {
 
 #[derive(Debug)]
 struct Table {
+    /// At most [`HOPS_MAX`], and [`OTHER_HOPS`] always.
     hops: HashMap<String, Entry>,
-    other: Kinds,
     lines: Throttle,
 }
 
@@ -70,11 +70,9 @@ struct Kind {
 impl Failures {
     /// Nothing has failed yet. The log reports the same kind of failure once in each `interval`.
     pub(crate) fn new(interval: Duration) -> Self {
-        let table = Table {
-            hops: HashMap::new(),
-            other: Kinds::new(),
-            lines: Throttle::every(interval, FAILURE_LINES_PER_INTERVAL),
-        };
+        let others = Entry { failed_at: Instant::now(), kinds: Kinds::new() };
+        let hops = HashMap::from([(OTHER_HOPS.to_owned(), others)]);
+        let table = Table { hops, lines: Throttle::every(interval, FAILURE_LINES_PER_INTERVAL) };
         Self { interval, table: Mutex::new(table), pauses: Mutex::new(Throttle::new(1)), left_out: Notify::new() }
     }
 
@@ -86,8 +84,8 @@ impl Failures {
     /// Counts a failure. Whether to log it; if so, how many of its kind were left out since the last line about it.
     pub(super) fn note(&self, verdict: &Verdict, now: Instant) -> Option<u64> {
         let mut table = self.table();
-        let Table { hops, other, lines } = &mut *table;
-        let kind = kinds_of(hops, other, verdict.hop_label(), now).entry(verdict.reason).or_default();
+        let Table { hops, lines } = &mut *table;
+        let kind = kinds_of(hops, verdict.hop_label(), now).entry(verdict.reason).or_default();
         kind.count += 1;
         let due = kind.logged_at.is_none_or(|logged_at| now.duration_since(logged_at) >= self.interval);
         if due && lines.admit(now).is_some() {
@@ -102,10 +100,9 @@ impl Failures {
     /// Failures that were not logged, of kinds that have been quiet for two intervals: to be reported now.
     fn overdue(&self, now: Instant) -> Vec<FailureCount> {
         let mut table = self.table();
-        let Table { hops, other, lines } = &mut *table;
-        let of_hops = hops.iter_mut().map(|(hop, entry)| (hop.as_str(), &mut entry.kinds));
+        let Table { hops, lines } = &mut *table;
         let mut overdue = Vec::new();
-        for (hop, kinds) in of_hops.chain([(OTHER_HOPS, other)]) {
+        for (hop, Entry { kinds, .. }) in hops {
             for (reason, kind) in kinds {
                 let due = kind.logged_at.is_none_or(|logged_at| now.duration_since(logged_at) >= 2 * self.interval);
                 if kind.left_out > 0 && due && lines.admit(now).is_some() {
@@ -119,9 +116,7 @@ impl Failures {
 
     /// Whether anything waits to be reported by [`Failures::overdue`].
     fn has_left_out(&self) -> bool {
-        let table = self.table();
-        let mut kinds = table.hops.values().map(|entry| &entry.kinds).chain([&table.other]);
-        kinds.any(|kinds| kinds.values().any(|kind| kind.left_out > 0))
+        self.table().hops.values().flat_map(|entry| entry.kinds.values()).any(|kind| kind.left_out > 0)
     }
 
     /// Logs how many failures were left out of the log, once each interval, for as long as there are any.
@@ -141,13 +136,12 @@ impl Failures {
 
     /// All counts so far: those of at most [`HOPS_MAX`] hops, and those of all others together.
     fn snapshot(&self) -> Vec<FailureCount> {
-        let table = self.table();
-        let of_hops = table.hops.iter().map(|(hop, entry)| (hop.as_str(), &entry.kinds));
-        of_hops
-            .chain([(OTHER_HOPS, &table.other)])
-            .flat_map(|(hop, kinds)| kinds.iter().map(move |(reason, kind)| (hop, reason, kind)))
-            .map(|(hop, reason, kind)| FailureCount { reason: *reason, hop: hop.to_owned(), count: kind.count })
-            .collect()
+        let mut counts = Vec::new();
+        for (hop, Entry { kinds, .. }) in &self.table().hops {
+            let count = |(&reason, kind): (_, &Kind)| FailureCount { reason, hop: hop.clone(), count: kind.count };
+            counts.extend(kinds.iter().map(count));
+        }
+        counts
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -157,26 +151,28 @@ impl Failures {
 }
 
 /// The counts of this hop: its own, if it has an entry or can get one.
-fn kinds_of<'t>(
-    hops: &'t mut HashMap<String, Entry>,
-    other: &'t mut Kinds,
-    hop: String,
-    now: Instant,
-) -> &'t mut Kinds {
-    if !hops.contains_key(&hop) && hops.len() == HOPS_MAX {
-        let idle = hops.iter().find(|(_, entry)| now.saturating_duration_since(entry.failed_at) >= HOP_IDLE_MAX);
-        let Some(idle) = idle.map(|(hop, _)| hop.clone()) else { return other };
-        let given_up = hops.remove(&idle).map(|entry| entry.kinds).unwrap_or_default();
-        // Its failures go on counting among the others: the sum over all hops never falls.
-        for (reason, kind) in given_up {
-            let others = other.entry(reason).or_default();
-            others.count += kind.count;
-            others.left_out += kind.left_out;
-        }
-    }
+fn kinds_of(hops: &mut HashMap<String, Entry>, hop: String, now: Instant) -> &mut Kinds {
+    let may_have_its_own = hops.contains_key(&hop) || hops.len() <= HOPS_MAX || give_up_an_idle_one(hops, now);
+    let hop = if may_have_its_own { hop } else { OTHER_HOPS.to_owned() };
     let entry = hops.entry(hop).or_insert_with(|| Entry { failed_at: now, kinds: Kinds::new() });
     entry.failed_at = now;
     &mut entry.kinds
+}
+
+/// Makes room for another hop; false if none has been without failures for long enough.
+fn give_up_an_idle_one(hops: &mut HashMap<String, Entry>, now: Instant) -> bool {
+    let is_idle = |hop: &String, entry: &mut Entry| {
+        hop != OTHER_HOPS && now.saturating_duration_since(entry.failed_at) >= HOP_IDLE_MAX
+    };
+    let Some((_, given_up)) = hops.extract_if(is_idle).next() else { return false };
+    // Its failures go on counting among the others: the sum over all hops never falls.
+    let others = &mut hops.get_mut(OTHER_HOPS).expect("it is always there").kinds;
+    for (reason, kind) in given_up.kinds {
+        let other = others.entry(reason).or_default();
+        other.count += kind.count;
+        other.left_out += kind.left_out;
+    }
+    true
 }
 
 /// `hi_handshake_failures_total{reason,hop}`.

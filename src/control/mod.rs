@@ -21,7 +21,6 @@ use crate::admission::Admission;
 use crate::counters::Counters;
 use crate::descriptors::Descriptors;
 use crate::http::diagnosis::{Ends, Fault, Verdict, diagnose};
-use crate::http::echo::Identity;
 use crate::http::head::Head;
 use crate::memory::Memory;
 use crate::os;
@@ -73,12 +72,6 @@ struct Peer<'s> {
 }
 
 impl<R: OpenRing> ControlContext<R> {
-    /// The server that answers, as `/-/doctor/echo` shows it.
-    fn identity(&self) -> Identity<'_> {
-        let Settings { instance, group, .. } = &*self.settings;
-        Identity { instance, group: group.as_deref(), version: env!("CARGO_PKG_VERSION") }
-    }
-
     /// Hands a socket over to the data ring, with what arrived behind its head.
     fn adopt(&self, socket: Socket, upgrade: Upgrade, leftover: Vec<u8>) {
         let Upgrade { role, room, since, response } = upgrade;

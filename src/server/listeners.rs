@@ -1,20 +1,14 @@
 //! The ports: bound for the shards and for the internal port, with a sentence where that fails, and as links in the log.
 
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::time::{Duration, Instant};
 
 use super::{StartError, cores};
 use crate::api::InternalPort;
 use crate::api::key::Keys;
 use crate::config::{self, Config};
+use crate::limits::{PREDECESSOR_POLL, PREDECESSOR_TIME_MAX};
 use crate::os;
-
-/// How long to retry a port that is in use.
-const PREDECESSOR_TIME_MAX: Duration = Duration::from_secs(2);
-/// Pause between two tries.
-const PREDECESSOR_POLL: Duration = Duration::from_millis(20);
 
 /// The ports of a server. They exist before it starts, so the caller knows the addresses.
 #[derive(Debug)]
@@ -41,7 +35,7 @@ impl Listeners {
     /// # Errors
     /// An address that can't be bound, or a key file that can't be used.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
-        let shards = config.shard_count(cores()?.parallelism());
+        let shards = config.shard_count(cores()?.parallelism);
         let wanted = if config.listen.is_empty() { vec![os::any_address(config.port)] } else { apart(&config.listen) };
         let mut addresses = Vec::with_capacity(wanted.len());
         let mut of_shards: Vec<_> = (0..shards).map(|_| ShardListeners::new()).collect();
@@ -64,7 +58,10 @@ fn local_address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
 }
 
 fn bind(address: SocketAddr, ipv6_only: bool, shards: usize) -> Result<Vec<TcpListener>, StartError> {
-    bind_patiently(address, ipv6_only, shards).map_err(|error| {
+    // A server that has just ended may keep its port for a moment, until the kernel has torn down its rings: an operator
+    // who restarts hi must not be told that something listens there.
+    let bind = || os::bind_shards(address, ipv6_only, shards);
+    os::retry_while_in_use(PREDECESSOR_TIME_MAX, PREDECESSOR_POLL, bind).map_err(|error| {
         let fix = match error.kind() {
             io::ErrorKind::AddrInUse => "something listens there already: stop it, or choose another port with -p",
             io::ErrorKind::PermissionDenied => {
@@ -101,20 +98,6 @@ fn has_ipv4_beside(address: SocketAddr, all: &[SocketAddr]) -> bool {
     address.port() != 0 && all.iter().any(|other| other.is_ipv4() && other.port() == address.port())
 }
 
-/// A server that has just ended may keep its port for a moment, until the kernel has torn down its rings: an operator who
-/// restarts hi must not be told that something listens there.
-fn bind_patiently(address: SocketAddr, ipv6_only: bool, shards: usize) -> io::Result<Vec<TcpListener>> {
-    let deadline = Instant::now() + PREDECESSOR_TIME_MAX;
-    loop {
-        match os::bind_shards(address, ipv6_only, shards) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                std::thread::sleep(PREDECESSOR_POLL);
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
 fn bind_internal(address: SocketAddr) -> Result<InternalPort, StartError> {
     InternalPort::bind(address).map_err(|error| {
         let cause = match error.kind() {
@@ -130,24 +113,19 @@ fn bind_internal(address: SocketAddr) -> Result<InternalPort, StartError> {
 }
 
 /// Addresses as links that a browser opens.
-pub(super) struct Links<'a>(pub(super) &'a [SocketAddr]);
-
-impl fmt::Display for Links<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut links: Vec<String> = Vec::new();
-        for address in self.0 {
-            let link = if address.ip().is_unspecified() {
-                format!("http://localhost:{}/", address.port())
-            } else {
-                format!("http://{address}/")
-            };
-            // All of IPv4 and all of IPv6 are the same link.
-            if !links.contains(&link) {
-                links.push(link);
-            }
+pub(super) fn links(addresses: &[SocketAddr]) -> String {
+    let mut links: Vec<String> = Vec::new();
+    for address in addresses {
+        let link = match address.ip().is_unspecified() {
+            true => format!("http://localhost:{}/", address.port()),
+            false => format!("http://{address}/"),
+        };
+        // All of IPv4 and all of IPv6 are the same link.
+        if !links.contains(&link) {
+            links.push(link);
         }
-        f.write_str(&links.join(", "))
     }
+    links.join(", ")
 }
 
 #[cfg(test)]
@@ -180,6 +158,6 @@ mod tests {
     #[test]
     fn the_same_link_is_shown_once() {
         let all: Vec<SocketAddr> = ["0.0.0.0:80", "[::]:80", "[::1]:81"].iter().map(|a| a.parse().unwrap()).collect();
-        assert_eq!(Links(&all).to_string(), "http://localhost:80/, http://[::1]:81/");
+        assert_eq!(links(&all), "http://localhost:80/, http://[::1]:81/");
     }
 }

@@ -8,10 +8,9 @@ use doctor::printable::thousands;
 use tokio::task::JoinHandle as Task;
 use tracing::{info, warn};
 
-use super::files::Files;
-use super::listeners::Links;
+use super::listeners::links;
 use super::signals::Signals;
-use super::{Listeners, Server, StartError, notify};
+use super::{Listeners, Server, StartError, files, notify};
 use crate::config::Config;
 use crate::cores::Unpinned;
 use crate::limits::{LOG_TIME_MIN, START_TIME_MAX, STOP_TIME_MAX};
@@ -26,7 +25,7 @@ use crate::ring::probe::{self, Kernel};
 /// Why it can't start.
 pub fn serve<R: OpenRing + 'static>(config: Config) -> Result<Infallible, StartError> {
     // Takes no time. Listening to signals needs files.
-    let files = Files::prepare(&config)?;
+    let room = files::prepare(&config)?;
     // Before anything that takes time: a signal without a handler would end hi without a log line, or be lost (PID 1).
     let (runtime, signals) =
         Signals::listen().map_err(|error| StartError(format!("can't listen to signals: {error}")))?;
@@ -37,11 +36,12 @@ pub fn serve<R: OpenRing + 'static>(config: Config) -> Result<Infallible, StartE
             let listeners = Listeners::bind(&config)?;
             Server::start::<R>(&config, listeners, Arc::default()).map(|server| (kernel, server))
         });
-        let (kernel, server, signals) = start_unless_stopped(starting, signals).await?;
+        let (kernel, server, mut signals) = start_unless_stopped(starting, signals).await?;
         announce(&server, &kernel, asks_for_key);
-        info!("{files}; memory at most: {memory_max} (--memory-max)");
-        notify::ready(server.addresses(), server.internal_address());
-        stop_on_signal(server, signals).await
+        info!("{room}; memory at most: {memory_max} (--memory-max)");
+        notify::ready(server.addresses(), server.internal);
+        signals.stop().await;
+        stop(server, signals, Instant::now()).await
     })
 }
 
@@ -70,14 +70,14 @@ async fn start_unless_stopped(
 
 /// Logs where the server is and how it runs.
 fn announce(server: &Server, kernel: &Kernel, asks_for_key: bool) {
-    let shards = server.shards();
+    let shards = server.threads.len();
     let plural = if shards == 1 { "" } else { "s" };
-    info!("hi is open at {}; {shards} shard{plural}; {kernel}", Links(server.addresses()));
+    info!("hi is open at {}; {shards} shard{plural}; {kernel}", links(server.addresses()));
     match server.unpinned {
         None | Some(Unpinned::Asked) => {}
         Some(why) => info!("not every shard is pinned to a core: {why}; --pin on pins them all the same"),
     }
-    if let Some(address) = server.internal_address() {
+    if let Some(address) = server.internal {
         info!("the internal port is at http://{address}/ (publishing, rooms, health, metrics)");
         if !asks_for_key && !address.ip().to_canonical().is_loopback() {
             warn!(
@@ -88,13 +88,7 @@ fn announce(server: &Server, kernel: &Kernel, asks_for_key: bool) {
     }
 }
 
-/// Stops at the first signal that asks for it; ends at once at the second.
-async fn stop_on_signal(server: Server, mut signals: Signals) -> ! {
-    signals.stop().await;
-    stop(server, signals, Instant::now()).await
-}
-
-/// Stops the server, and ends the process within [`STOP_TIME_MAX`] from `began`.
+/// Stops the server, and ends the process within [`STOP_TIME_MAX`] from `began`; at once at another signal to stop.
 async fn stop(server: Server, mut signals: Signals, began: Instant) -> ! {
     let who = match server.clients() {
         0 => "no client is connected".to_owned(),

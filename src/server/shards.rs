@@ -37,7 +37,8 @@ impl ShardThread {
     /// The life of the thread. It reports once whether it could start.
     pub(super) fn run<R: OpenRing + 'static>(mut self, ready: &Sender<Result<(), RingError>>) {
         self.pin();
-        let ring = match self.open_ring::<R>() {
+        let wake_up = self.wake_up.try_clone().map_err(no_descriptor);
+        let ring = match wake_up.and_then(|wake_up| R::open(self.receive_buffers, wake_up)) {
             Ok(ring) => ring,
             Err(error) => return drop(ready.send(Err(error))),
         };
@@ -45,7 +46,7 @@ impl ShardThread {
             let counters = Rc::new(self.shared.metrics.counters_of_shard(self.id));
             let handle = Rc::new(Handle::new(self.shard(ring, &counters)));
             if let Err(error) = self.start_tasks(&handle, counters) {
-                return drop(ready.send(Err(RingError { operation: "a file descriptor", error })));
+                return drop(ready.send(Err(no_descriptor(error))));
             }
             let _ = ready.send(Ok(()));
             run(&handle, self.wake_up, &self.shared.stop).await;
@@ -58,12 +59,6 @@ impl ShardThread {
         {
             warn!("shard {} runs unpinned: it can't be pinned to core {core}: {error}", self.id);
         }
-    }
-
-    fn open_ring<R: OpenRing>(&self) -> Result<R, RingError> {
-        let wake_up = self.wake_up.try_clone();
-        let wake_up = wake_up.map_err(|error| RingError { operation: "a file descriptor", error })?;
-        R::open(self.receive_buffers, wake_up)
     }
 
     fn shard<R: OpenRing>(&self, ring: R, counters: &Rc<Counters>) -> Shard<R> {
@@ -95,4 +90,8 @@ impl ShardThread {
         }
         Ok(())
     }
+}
+
+fn no_descriptor(error: io::Error) -> RingError {
+    RingError { operation: "a file descriptor", error }
 }

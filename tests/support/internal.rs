@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -131,4 +132,15 @@ impl Drop for File {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
+}
+
+/// Runs `hi` with these arguments and this input. Returns exit code, stdout and stderr.
+pub fn hi(args: &[&str], stdin: &str) -> (i32, String, String) {
+    let input = File::new(stdin);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
+    command.env_remove("HI_INTERNAL").env_remove("HI_API_KEY_FILE");
+    command.args(args).stdin(std::fs::File::open(input.path()).unwrap());
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }

@@ -110,7 +110,7 @@ async fn count_at(internal: Option<SocketAddr>) -> Option<Result<u64, String>> {
     let count = async {
         let mut stream = TcpStream::connect(internal).await.map_err(|error| format!("{internal}: {error}"))?;
         let headers = vec![("Host".to_owned(), internal.to_string()), ("Connection".to_owned(), "close".to_owned())];
-        let request = Request { path: "/metrics".to_owned(), headers };
+        let request = Request::get("/metrics".to_owned(), headers);
         let got = exchange(&mut stream, &request, STEP_TIME).await.map_err(|failure| failure.detail)?;
         connections(&got.answer.body).ok_or_else(|| format!("{internal} does not serve the metrics of hi"))
     };

@@ -14,7 +14,7 @@ use super::net::{refusal, timed_out};
 
 /// Largest head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Limit, in bytes, of what is read of a body: enough to know what it is.
+/// Limit, in bytes, of what is usually read of a body: enough to know what it is.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Limit of headers in an answer.
 const HEADERS_MAX: usize = 128;
@@ -23,21 +23,31 @@ const SETTINGS_FRAME: u8 = 4;
 /// The first byte of a TLS alert (RFC 8446 5.1).
 const TLS_ALERT: u8 = 0x15;
 
-/// A GET.
+/// What is asked for, and how much of the answer is read.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
+    pub(crate) method: &'static str,
     pub(crate) path: String,
     /// Names and values, in the order in which they are sent.
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// Limit, in bytes, of what is read of the answer's body.
+    pub(crate) answer_bytes_max: usize,
 }
 
 impl Request {
+    /// A GET, of whose answer the beginning is enough.
+    pub(crate) fn get(path: String, headers: Vec<(String, String)>) -> Self {
+        Self { method: "GET", path, headers, body: Vec::new(), answer_bytes_max: BODY_BYTES_MAX }
+    }
+
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = format!("GET {} HTTP/1.1\r\n", self.path).into_bytes();
+        let mut bytes = format!("{} {} HTTP/1.1\r\n", self.method, self.path).into_bytes();
         for (name, value) in &self.headers {
             bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
         }
         bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(&self.body);
         bytes
     }
 }
@@ -75,9 +85,9 @@ where
     let mut leftover = buffer.split_off(used);
     let mut answer = Answer { status, http_version, headers, body: String::new(), ms: milliseconds(began.elapsed()) };
     if status != 101 {
-        let length = BodyLength::of(&answer);
-        let _ = timeout_at(deadline, length.read(stream, &mut leftover)).await;
-        answer.body = length.text(std::mem::take(&mut leftover));
+        let (length, bytes_max) = (BodyLength::of(&answer), request.answer_bytes_max);
+        let _ = timeout_at(deadline, length.read(stream, &mut leftover, bytes_max)).await;
+        answer.body = length.text(std::mem::take(&mut leftover), bytes_max);
     }
     Ok(Exchange { answer, leftover })
 }
@@ -162,8 +172,8 @@ impl BodyLength {
         }
     }
 
-    fn is_whole(self, bytes: &[u8]) -> bool {
-        bytes.len() >= BODY_BYTES_MAX
+    fn is_whole(self, bytes: &[u8], bytes_max: usize) -> bool {
+        bytes.len() >= bytes_max
             || match self {
                 Self::Bytes(length) => bytes.len() >= length,
                 Self::Chunked => dechunk(bytes).1,
@@ -172,16 +182,16 @@ impl BodyLength {
     }
 
     /// Reads what is still missing. An early end of the connection ends the body too.
-    async fn read<S: AsyncRead + Unpin>(self, stream: &mut S, bytes: &mut Vec<u8>) {
-        while !self.is_whole(bytes) && matches!(stream.read_buf(bytes).await, Ok(1..)) {}
+    async fn read<S: AsyncRead + Unpin>(self, stream: &mut S, bytes: &mut Vec<u8>, bytes_max: usize) {
+        while !self.is_whole(bytes, bytes_max) && matches!(stream.read_buf(bytes).await, Ok(1..)) {}
     }
 
-    fn text(self, bytes: Vec<u8>) -> String {
+    fn text(self, bytes: Vec<u8>, bytes_max: usize) -> String {
         let mut body = if matches!(self, Self::Chunked) { dechunk(&bytes).0 } else { bytes };
         if let Self::Bytes(length) = self {
             body.truncate(length);
         }
-        body.truncate(BODY_BYTES_MAX);
+        body.truncate(bytes_max);
         String::from_utf8_lossy(&body).into_owned()
     }
 }

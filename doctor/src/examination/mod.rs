@@ -27,7 +27,7 @@ mod dns;
 pub(crate) mod facts;
 mod faults;
 pub(crate) mod http;
-mod net;
+pub(crate) mod net;
 mod probe;
 mod report;
 pub(crate) mod secrets;
@@ -46,6 +46,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 use crate::printable::printable_json;
+use crate::time;
 use facts::{Facts, Source};
 use net::Trust;
 use report::Color;
@@ -243,19 +244,15 @@ fn parse_origin(text: &str) -> Result<String, String> {
     }
 }
 
-fn parse_time(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; give e.g. 500ms, 25s, 2m"))
-}
-
 fn parse_step_time(text: &str) -> Result<Duration, String> {
-    parse_time(text).and_then(|time| match time.as_millis() {
+    time::parse(text).and_then(|time| match time.as_millis() {
         100..=60_000 => Ok(time),
         _ => Err(format!("{text} is out of range: give 100ms to 60s")),
     })
 }
 
 fn parse_idle(text: &str) -> Result<Duration, String> {
-    parse_time(text).and_then(|time| match time.as_secs() {
+    time::parse(text).and_then(|time| match time.as_secs() {
         1..=3600 => Ok(time),
         _ => Err(format!("{text} is out of range: give 1s to 1h")),
     })
@@ -309,6 +306,8 @@ mod tests {
 
     #[test]
     fn times_have_bounds() {
+        assert_eq!((parse_step_time("5"), parse_idle("90")), (Ok(STEP_TIME), Ok(Duration::from_secs(90))));
+        assert!(parse_step_time("0").is_err() && parse_idle("3601").is_err());
         assert!(parse_step_time("50ms").is_err() && parse_step_time("61s").is_err() && parse_step_time("5s").is_ok());
         assert!(parse_idle("500ms").is_err() && parse_idle("2h").is_err() && parse_idle("5m").is_ok());
     }

@@ -166,7 +166,7 @@ impl Probe {
             ("X-Hi-Doctor", self.name.clone()),
         ]);
         let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        (Request { path: path.to_owned(), headers }, key)
+        (Request::get(path.to_owned(), headers), key)
     }
 
     async fn echo(&self, base: &str, upgrade: bool) -> Result<Echo, Failure> {

@@ -16,7 +16,7 @@ impl Client {
     pub fn act(&mut self, scene: &Scene) {
         let random = &scene.random;
         let Some(connection) = &mut self.connection else {
-            if random.one_in(4) {
+            if random.one_in(2) {
                 self.connect(scene);
             }
             return;
@@ -34,8 +34,8 @@ impl Client {
         match random.below(1000) {
             0..500 => self.publish(scene, room, random.between(0, size)),
             500..700 => self.join(scene, room),
-            700..760 => self.leave(scene, room),
-            760..820 => self.asks(scene, room),
+            700..780 => self.leave(scene, room),
+            780..820 => self.asks(scene, room),
             820..860 => {
                 let ping = wire::frame(random, true, wire::PING, &random.number().to_be_bytes());
                 self.say_bytes(&ping);

@@ -54,7 +54,7 @@ impl Client {
         if connection.rooms.contains_key(room) || connection.has_asked(room) {
             return;
         }
-        let since = self.left.get(room).copied().filter(|_| !scene.random.one_in(4));
+        let since = self.left.get(room).copied().filter(|_| !scene.random.one_in(8));
         let request = since.map(|at| json!({"Epoch": format!("{:016x}", at.epoch), "Seq": at.seq}));
         connection.ask(scene, json!({"Op": "join", "Room": room, "Since": request}), Asked::Join(room, since));
     }

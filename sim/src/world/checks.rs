@@ -8,6 +8,10 @@ use crate::allocations::server_bytes;
 use crate::kernel::Kernel;
 use crate::scene::{Scene, Seen};
 
+/// Rounds in which everyone reads, writes and takes a turn, until everything that is owed has arrived.
+const ROUNDS_UNTIL_SETTLED_MAX: u32 = 200_000;
+/// Turns that a shard may take while nobody reads.
+const ROUNDS_UNTIL_CALM_MAX: u32 = 5000;
 /// Bytes by which a shard's holders may grow before it looks at the sum.
 const UNREVIEWED_BYTES_MAX: usize = 64 * 1024;
 /// Bytes that the server allocates beside what its ledgers count: rooms, timers,
@@ -27,12 +31,15 @@ impl World {
     pub(super) fn calm(&mut self) {
         let Scene { shared, server, plan, trace, .. } = &self.scene;
         let before = shared.faults.replace(false);
+        let mut rounds = 0;
         loop {
             let late = server.kernels().map(|kernel| u32::from(kernel.tell_late())).sum::<u32>();
             let turns = (0..server.shards()).map(|shard| u32::from(self.turn(shard))).sum::<u32>();
             if late + turns == 0 {
                 break;
             }
+            rounds += 1;
+            assert!(rounds < ROUNDS_UNTIL_CALM_MAX, "the shards don't go to sleep, though nobody reads");
         }
         shared.faults.set(before);
         let (held, connections) = (server.held_bytes(), server.connections());
@@ -51,7 +58,7 @@ impl World {
         shared.faults.set(false);
         trace.note(format_args!("faults end"));
         let mut turns = 0;
-        loop {
+        for _ in 0..ROUNDS_UNTIL_SETTLED_MAX {
             let mut moved = false;
             for kernel in server.kernels() {
                 while kernel.tell_late() {
@@ -78,6 +85,7 @@ impl World {
                 return;
             }
         }
+        panic!("something goes on and on");
     }
 
     /// Everything that is owed has arrived.
