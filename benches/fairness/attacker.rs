@@ -3,12 +3,11 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
 
 use clap::ValueEnum;
 
 use crate::attacks::Attack;
+use crate::gate::Gate;
 
 const READY: &str = "ready";
 const GO: &str = "go";
@@ -60,36 +59,6 @@ impl Attacker {
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("the attacker answers");
         assert_eq!(line.trim_end(), READY, "the attacker failed; see its reason above");
-    }
-}
-
-/// Whether the attack is running.
-#[derive(Clone, Default)]
-pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
-
-impl Gate {
-    fn set(&self, open: bool) {
-        *self.0.0.lock().unwrap() = open;
-        self.0.1.notify_all();
-    }
-
-    /// Waits until it is running.
-    pub(crate) fn pass(&self) {
-        let (open, changed) = &*self.0;
-        drop(changed.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
-    }
-
-    /// Calls `act` repeatedly in a separate thread while the attack is running, with `every` between two calls, or as
-    /// fast as possible.
-    pub(crate) fn repeat(&self, every: Option<Duration>, mut what: impl FnMut() + Send + 'static) {
-        let gate = self.clone();
-        std::thread::spawn(move || {
-            loop {
-                gate.pass();
-                what();
-                every.into_iter().for_each(std::thread::sleep);
-            }
-        });
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::attacker::Gate;
 use crate::connect::{open, upgrade};
 use crate::crowd;
 use crate::frames::{chat, masked};
+use crate::gate::Gate;
 
 /// Number of readers of a flooder, of stuck members, and of members that drip-read.
 const CROWD: usize = 300;

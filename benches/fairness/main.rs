@@ -18,6 +18,7 @@ mod attacks;
 mod connect;
 mod crowd;
 mod frames;
+mod gate;
 mod options;
 mod others;
 #[path = "../figures/process.rs"]

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use io_uring::{IoUring, opcode, types};
 
-use crate::options::Case;
+use crate::case::Case;
 
 /// Flag in a message's number: the publisher asks how long the sends took, in nanoseconds.
 pub(crate) const TIMED: u32 = 1 << 31;

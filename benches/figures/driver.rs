@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::bare::TIMED;
+use crate::case::Case;
 use crate::connect;
 use crate::members::Members;
-use crate::options::Case;
 use crate::servers::{Kind, Server};
 
 /// Warm-up messages before a slice. After a pause the kernel acknowledges up to 16 segments immediately

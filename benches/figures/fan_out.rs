@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::options::{Case, Options};
+use crate::case::Case;
+use crate::options::Options;
 use crate::servers::Kind;
 use crate::sides::{Costs, Sides, Slices};
 use crate::statistics::{Sure, median};

@@ -17,6 +17,7 @@
 
 mod accept;
 mod bare;
+mod case;
 mod connect;
 mod driver;
 mod fan_out;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::case::Case;
 use crate::frames::Frames;
 use crate::servers::Kind;
 
@@ -69,15 +70,6 @@ pub(crate) struct Options {
     /// Passed by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
-}
-
-/// One room and its messages.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Case {
-    pub(crate) members: usize,
-    pub(crate) frames: Frames,
-    /// Messages per second at the steady rate.
-    pub(crate) rate: usize,
 }
 
 impl Options {

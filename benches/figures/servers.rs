@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::options::Case;
+use crate::case::Case;
 use crate::process::{SETTLED_AFTER_MAX, first_line, hi_here};
 
 pub(crate) use crate::process::Server;

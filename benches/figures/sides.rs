@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use crate::case::Case;
 use crate::driver::{Order, Outcome};
-use crate::options::{Case, Options};
+use crate::options::Options;
 use crate::servers::Kind;
 
 /// The seed that shuffles the turns: the same order in every run.

@@ -16,8 +16,9 @@ use crate::private_server::PrivateServer;
 use crate::progress::Display;
 use crate::results::{Distribution, Machine, Run, Storm, Verdict};
 use crate::schedule::Step;
+use crate::secrets::without_secrets;
 use crate::stats::{Collected, add};
-use crate::target::{Endpoint, Target, Template, without_secrets};
+use crate::target::{Endpoint, Target, Template};
 use crate::worker::{CATCH_UP_TIME_MAX_US, Command, Report, Shared, Worker, room_name};
 
 mod limit;

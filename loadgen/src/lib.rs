@@ -17,7 +17,7 @@
 //! | [`verdict`] | whether the numbers can be trusted, and whose fault a failure is (pure) |
 //! | [`results`], [`report`] | the numbers, and how they are shown |
 //! | [`progress`] | what is shown while a run lasts |
-//! | [`printable`] | text from others, made harmless (pure) |
+//! | [`printable`], [`secrets`] | text from others, made harmless; URLs without their secrets (pure) |
 //! | [`os`] | limits, clocks, processes, sockets |
 
 pub mod audit;
@@ -37,6 +37,7 @@ pub mod progress;
 pub mod report;
 pub mod results;
 pub mod schedule;
+pub mod secrets;
 pub mod stats;
 pub mod target;
 pub mod verdict;

@@ -10,7 +10,7 @@ use loadgen::outputs::{Files, Output, each_its_own};
 use loadgen::progress::say;
 use loadgen::report::text::Screen;
 use loadgen::results::Run;
-use loadgen::target::without_secrets_of_urls;
+use loadgen::secrets::without_secrets_of_urls;
 use loadgen::{drive, interrupt, os, report};
 
 /// Exit code for bad options, targets and files.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::os;
 use crate::plan::Plan;
-use crate::target::{Target, without_secrets};
+use crate::secrets::without_secrets;
+use crate::target::Target;
 use crate::wire::{self, Answer};
 
 /// Open files other than connections.

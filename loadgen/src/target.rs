@@ -8,14 +8,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::secrets::without_secrets;
 use crate::wire;
 
-/// Parameters whose values may be shown: hi's own, those of our templates, and those that only name a protocol.
-const SHOWN: [&str; 10] = ["username", "room", "client", "echo", "lossy", "EIO", "transport", "v", "vsn", "version"];
-/// Values that are ours to fill in.
-const TEMPLATES: [&str; 2] = ["{room}", "{client}"];
-/// Replaces a secret.
-const MASK: &str = "***";
 /// Time limit for the name lookup.
 const LOOKUP_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -138,54 +133,6 @@ impl Endpoint {
     }
 }
 
-/// A word of the command line as it may be shown: without the secrets of a URL in it.
-pub fn without_secrets_of_urls(word: &str) -> String {
-    if word.contains("://") { without_secrets(word) } else { without_password(word) }
-}
-
-/// A URL as it may be shown: without its password, the values of its parameters, and its fragment.
-pub fn without_secrets(url: &str) -> String {
-    let url = without_password(url);
-    let url = url.split('#').next().unwrap_or_default();
-    let (before, query) = url.split_once('?').map_or((url, None), |(before, query)| (before, Some(query)));
-    let masked = |pair: &str| match pair.split_once('=') {
-        Some((key, value)) if value.is_empty() || SHOWN.contains(&key) || TEMPLATES.contains(&value) => pair.to_owned(),
-        Some((key, _)) => format!("{key}={MASK}"),
-        None if pair.is_empty() => String::new(),
-        None => MASK.to_owned(),
-    };
-    // A path segment may have parameters too (RFC 3986 3.3): /x;jsessionid=1/y.
-    let in_segment = |segment: &str| match segment.split_once(';') {
-        Some((name, parameters)) => {
-            format!("{name};{}", parameters.split(';').map(masked).collect::<Vec<_>>().join(";"))
-        }
-        None => segment.to_owned(),
-    };
-    let mut shown = before.split('/').map(in_segment).collect::<Vec<_>>().join("/");
-    if let Some(query) = query {
-        shown.push('?');
-        shown.push_str(&query.split('&').map(masked).collect::<Vec<_>>().join("&"));
-    }
-    shown
-}
-
-/// Without the password of a URL. Text after `://` and before an `@` counts as credentials wherever it could be some.
-fn without_password(word: &str) -> String {
-    let (begin, rest) = word.find("://").map_or(("", word), |index| word.split_at(index + 3));
-    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    // Beyond the authority, an `@` belongs to the path, unless an unescaped `/` in the password ended the authority early.
-    let port = rest[..authority].rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
-    let cut_off = || port.is_some_and(|port| port.parse::<u16>().is_err());
-    let end = match rest[..authority].rfind('@') {
-        None if cut_off() => rest.rfind('@'),
-        end => end,
-    };
-    match end.and_then(|end| rest[..end].split_once(':').map(|(user, _)| (user, &rest[end..]))) {
-        Some((user, host)) => format!("{begin}{user}:{MASK}{host}"),
-        None => word.to_owned(),
-    }
-}
-
 /// Basic credentials of `user:password`, each as a URL writes it.
 fn authorization(userinfo: &str) -> String {
     let with_colon = if userinfo.contains(':') { userinfo.to_owned() } else { format!("{userinfo}:") };
@@ -247,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn complaints_and_command_lines_show_no_secret() {
+    fn complaints_show_no_secret() {
         for url in [
             "wss://ada:secret@host/",
             "ada:secret@host",
@@ -261,12 +208,6 @@ mod tests {
         ] {
             let complaint = Target::parse(url).unwrap_err();
             assert!(!complaint.contains("secret") && complaint.contains("ada:***@"), "{complaint}");
-        }
-        let word = without_secrets_of_urls("--url=ws://ada:secret@host/x?room={room}&id={client}&token=secret#secret");
-        assert_eq!(word, "--url=ws://ada:***@host/x?room={room}&id={client}&token=***");
-        for word in ["ws://host:80/@x:y", "ws://ada@host/", "ws://host/a@b", "--name", "ws://[::1]/@", "a=b?c=d;e=f#g"]
-        {
-            assert_eq!(without_secrets_of_urls(word), word);
         }
     }
 }

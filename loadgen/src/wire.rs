@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
 use crate::printable::{printable, printable_lines};
-use crate::target::without_secrets;
+use crate::secrets::without_secrets;
 
 /// Bytes of a message that are looked at; they must include the stamp or notice.
 pub const PREFIX_BYTES: usize = 1024;
