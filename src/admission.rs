@@ -92,7 +92,7 @@ impl Admission {
     /// # Errors
     /// The room's name is invalid, or its page may not connect.
     pub(crate) fn listen(&self, head: &Head<'_>, room: &str) -> Result<Name, Fault> {
-        let room = target::stream_room(room)?;
+        let room = target::room_name(room)?;
         origin::check(head, &self.origins)?;
         Ok(room)
     }

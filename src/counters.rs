@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::number::Number;
 use crate::protocol::Protocol;
 use crate::protocol::v1::Code;
+use crate::words::words;
 
 pub(crate) mod delivery;
 
@@ -41,51 +42,27 @@ impl Reading {
     }
 }
 
-/// What happens to a member that needs a frame that is no longer kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lapped {
-    /// It is told what it lost, and stays.
-    Gap,
-    /// It is closed with 4101.
-    Close,
-    /// It asked for that (`?lossy=1`): it stays and isn't told.
-    Skip,
-}
-
-impl Lapped {
-    /// All of them, in the order of their declaration.
-    pub(crate) const ALL: [Self; 3] = [Self::Gap, Self::Close, Self::Skip];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Gap => "gap",
-            Self::Close => "close",
-            Self::Skip => "skip",
-        }
+words! {
+    /// What happens to a member that needs a frame that is no longer kept.
+    pub(crate) enum Lapped {
+        /// It is told what it lost, and stays.
+        Gap = "gap",
+        /// It is closed with 4101.
+        Close = "close",
+        /// It asked for that (`?lossy=1`): it stays and isn't told.
+        Skip = "skip",
     }
 }
 
-/// How a request for missed messages ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Replay {
-    /// Everything missed was still kept, and is sent.
-    Recovered,
-    /// Some of it was no longer kept.
-    TooOld,
-    /// It named another epoch of the room.
-    OtherEpoch,
-}
-
-impl Replay {
-    /// All of them, in the order of their declaration.
-    pub(crate) const ALL: [Self; 3] = [Self::Recovered, Self::TooOld, Self::OtherEpoch];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Recovered => "recovered",
-            Self::TooOld => "too_old",
-            Self::OtherEpoch => "other_epoch",
-        }
+words! {
+    /// How a request for missed messages ends.
+    pub(crate) enum Replay {
+        /// Everything missed was still kept, and is sent.
+        Recovered = "recovered",
+        /// Some of it was no longer kept.
+        TooOld = "too_old",
+        /// It named another epoch of the room.
+        OtherEpoch = "other_epoch",
     }
 }
 
@@ -93,27 +70,9 @@ impl Replay {
 pub(crate) const CLOSED_ABNORMALLY: u16 = 1006;
 /// A Close that carried no code (RFC 6455, 7.1.5); also a listener that disconnects, which has no way to send one.
 pub(crate) const CLOSED_WITHOUT_CODE: u16 = 1005;
-/// Close codes that are counted separately; all others are counted together.
-pub const CLOSE_CODES: [u16; 18] = [
-    1000,
-    1001,
-    1002,
-    1003,
-    CLOSED_WITHOUT_CODE,
-    CLOSED_ABNORMALLY,
-    1007,
-    1008,
-    1009,
-    1010,
-    1011,
-    1012,
-    1013,
-    4001,
-    4002,
-    4003,
-    4101,
-    4102,
-];
+/// Close codes that are counted separately, those that are never sent (1005, 1006) included; all others are counted together.
+pub const CLOSE_CODES: [u16; 18] =
+    [1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 4001, 4002, 4003, 4101, 4102];
 
 /// `code` of every error of the internal port, as `openapi.json` lists them.
 pub const ERROR_CODES: [&str; 10] = [
@@ -168,31 +127,19 @@ impl<const N: usize> Histogram<N, Reading> {
 /// Sends of one turn: [`Counters::send_batch`].
 pub(crate) const BATCH_BOUNDS: [u64; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 
-const MICROSECOND: u64 = 1000;
-const MILLISECOND: u64 = 1000 * MICROSECOND;
-const SECOND: u64 = 1000 * MILLISECOND;
-
 /// Nanoseconds of a delivery: [`Counters::delivery`].
-pub(crate) const DELIVERY_BOUNDS: [u64; 18] = [
-    50 * MICROSECOND,
-    100 * MICROSECOND,
-    250 * MICROSECOND,
-    500 * MICROSECOND,
-    MILLISECOND,
-    2 * MILLISECOND,
-    3 * MILLISECOND,
-    5 * MILLISECOND,
-    7 * MILLISECOND,
-    10 * MILLISECOND,
-    25 * MILLISECOND,
-    50 * MILLISECOND,
-    100 * MILLISECOND,
-    250 * MILLISECOND,
-    500 * MILLISECOND,
-    SECOND,
-    SECOND * 5 / 2,
-    10 * SECOND,
-];
+pub(crate) const DELIVERY_BOUNDS: [u64; 18] = {
+    let mut micros = [
+        50, 100, 250, 500, 1_000, 2_000, 3_000, 5_000, 7_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+        1_000_000, 2_500_000, 10_000_000,
+    ];
+    let mut at = 0;
+    while at < micros.len() {
+        micros[at] *= 1000;
+        at += 1;
+    }
+    micros
+};
 
 /// The numbers of one thread, on cache lines of their own.
 #[derive(Debug)]

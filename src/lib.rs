@@ -29,7 +29,7 @@
 //! | [`stop`] | the order to stop, as every thread hears it |
 //! | [`os`], `cores`, `descriptors` | system calls; shards and their cores; file descriptors when they run out |
 //! | [`clock`] | the two readings of time: one for `Ts`, one for ages and intervals |
-//! | [`mod@slice`], `wheel`, `rate`, `throttle`, `number` | shared bytes, timers, rate limits, the pace of log lines, counted numbers (pure) |
+//! | [`mod@slice`], `wheel`, `rate`, `throttle`, `number`, `words` | shared bytes, timers, rate limits, the pace of log lines, counted numbers, enums with words (pure) |
 //! | [`mod@log`], [`output`], [`mod@environment`] | lines to stderr that nothing waits for; what commands print; variables that count |
 //!
 //! `hi doctor` and `hi checklist` are a package of their own, `doctor/`. Modules import only from those further down, which
@@ -67,3 +67,4 @@ pub mod slice;
 pub mod stop;
 mod throttle;
 mod wheel;
+mod words;

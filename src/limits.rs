@@ -19,6 +19,31 @@ pub(crate) const HOP_IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Log lines about failed handshakes in one interval, of all hops and reasons together.
 pub(crate) const FAILURE_LINES_PER_INTERVAL: u32 = 30;
 
+// Request heads
+/// Longest request head, in bytes, from the first byte to the end of the empty line.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Header lines in one head.
+pub(crate) const HEADERS_MAX: usize = 100;
+/// Empty lines ignored before the request line (RFC 9112 section 2.2 requires at least one). Bounded, because the start is
+/// checked again with every packet.
+pub(crate) const EMPTY_LINES_MAX: usize = 4;
+/// Media ranges that are read of an `Accept`; browsers send about eight, Prometheus five.
+pub(crate) const MEDIA_RANGES_MAX: usize = 32;
+/// Addresses in forwarding headers that are read: no real request passes more hops.
+pub(crate) const FORWARDED_ADDRESSES_MAX: usize = 64;
+/// Earlier hops listed in a diagnosis.
+pub(crate) const EARLIER_HOPS_MAX: usize = 4;
+/// Headers listed as evidence in a diagnosis.
+pub(crate) const EVIDENCE_MAX: usize = 8;
+/// Bytes of a received value that are shown.
+pub(crate) const SHOWN_BYTES_MAX: usize = 60;
+/// Values of one header that are shown.
+pub(crate) const SHOWN_VALUES_MAX: usize = 3;
+/// Bytes of the longest origin that is suggested as a value for `--origins`.
+pub(crate) const ORIGIN_BYTES_SHOWN: usize = 120;
+/// Allowed origins that are listed in the log.
+pub(crate) const ORIGINS_LISTED_MAX: usize = 10;
+
 // File descriptors
 /// File descriptors of each shard beside connections: its rings, its runtime, eventfds.
 pub(crate) const FILES_PER_SHARD: u64 = 9;
@@ -148,6 +173,57 @@ pub(crate) const ENVELOPE_BYTES_MAX: usize = 1024;
 /// Orders that may wait in one inbox. Dropping one is safe: a stale connection still times out, and the API answers 503.
 pub(crate) const ORDERS_MAX: usize = 16_384;
 
+// The internal port
+/// Simultaneous connections; further ones wait for a slot.
+pub(crate) const API_CONNECTIONS_MAX: usize = 256;
+/// From this many connections on, each is closed after its answer, so that the remaining slots serve clients with a single
+/// request.
+pub(crate) const API_CONNECTIONS_CROWDED: usize = 192;
+/// Connections that may wait in the kernel while no slot is free.
+pub(crate) const API_BACKLOG: i32 = 1024;
+/// Pause between two attempts to free a slot or a file descriptor.
+pub(crate) const API_SLOT_PAUSE: Duration = Duration::from_millis(50);
+/// Bytes of one read from a socket.
+pub(crate) const API_READ_BYTES: usize = 8 * 1024;
+/// Bytes that hyper may buffer for one connection. It never gets a longer head to see.
+pub(crate) const API_BUFFER_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
+/// Time limit for a request head, from its first byte.
+pub(crate) const API_HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a peer may go without reading any of an answer.
+pub(crate) const API_ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
+/// Time for a body to arrive.
+pub(crate) const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+/// Bytes of the largest body that is accepted.
+pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// A body of up to this many bytes is read at once; larger ones take turns.
+pub(crate) const SMALL_BODY_BYTES_MAX: usize = 16 * 1024;
+/// Requests with a large body at the same time; further ones wait.
+pub(crate) const LARGE_BODIES_MAX: usize = 24;
+/// Bytes of an oversized body that are read and discarded, so that a reset does not destroy the answer.
+pub(crate) const EXCESS_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Rooms in one broadcast.
+pub(crate) const BROADCAST_ROOMS_MAX: usize = 1000;
+/// How long a request waits for shards that lag.
+pub(crate) const PUBLISH_TIME_MAX: Duration = Duration::from_secs(5);
+/// Requests that may wait for them at the same time, so that connections stay free for health checks.
+pub(crate) const PUBLISHES_WAITING_MAX: usize = 64;
+/// Pause between two checks whether the shards have caught up.
+pub(crate) const PUBLISH_LOOK_INTERVAL: Duration = Duration::from_millis(1);
+/// How long to wait for a shard's answer; a healthy one answers within a turn.
+pub(crate) const SHARD_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long an answer is kept for its `Idempotency-Key`.
+pub(crate) const IDEMPOTENCY_TIME_MAX: Duration = Duration::from_secs(300);
+/// Longest `Idempotency-Key`, in bytes.
+pub(crate) const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// Bytes of all answers that are kept.
+pub(crate) const IDEMPOTENCY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of an entry beside its key and its answer.
+pub(crate) const IDEMPOTENCY_ENTRY_BYTES: usize = 256;
+/// Bytes of the shortest API key: a shorter one could be guessed.
+pub(crate) const API_KEY_BYTES_MIN: usize = 16;
+/// Bytes of a file of API keys: enough for several while one replaces another.
+pub(crate) const API_KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
+
 // The data ring
 /// Bytes of one receive buffer.
 pub const RECEIVE_BUFFER_BYTES: usize = 4096;
@@ -211,6 +287,23 @@ const _: () = {
     assert!(
         CHUNK_BYTES_MIN <= CHUNK_BYTES_MAX && COPIED_FRAME_BYTES_MAX <= CHUNK_BYTES_MAX,
         "a copied frame fits into a chunk"
+    );
+    assert!(HEAD_BYTES_USUAL < HEAD_BYTES_MAX);
+    assert!(SHOWN_BYTES_MAX * SHOWN_VALUES_MAX < HEAD_BYTES_MAX && SHOWN_BYTES_MAX < ORIGIN_BYTES_SHOWN);
+    assert!(EARLIER_HOPS_MAX < FORWARDED_ADDRESSES_MAX);
+    assert!(API_CONNECTIONS_CROWDED < API_CONNECTIONS_MAX, "connections end with their answers before slots run out");
+    assert!(
+        LARGE_BODIES_MAX + PUBLISHES_WAITING_MAX < API_CONNECTIONS_CROWDED,
+        "requests that wait leave connections for health checks"
+    );
+    assert!(
+        HEAD_BYTES_MAX < API_BUFFER_BYTES_MAX && API_READ_BYTES <= API_BUFFER_BYTES_MAX,
+        "a head is refused by us, not by hyper"
+    );
+    assert!(SMALL_BODY_BYTES_MAX < BODY_BYTES_MAX && BODY_BYTES_MAX < EXCESS_BYTES_MAX);
+    assert!(
+        BODY_TIME_MAX.as_secs() + PUBLISH_TIME_MAX.as_secs() < IDEMPOTENCY_TIME_MAX.as_secs(),
+        "a request ends before its key is forgotten"
     );
     assert!(ROOM_BYTES_HELD < INBOX_BYTES_HELD, "the publishers of one room wait before all publishers do");
     assert!(BUFFERS_BEFORE_READING < COMPLETIONS_PER_TURN && COMPLETIONS_PER_TURN <= COMPLETION_ENTRIES as usize);

@@ -1,7 +1,6 @@
 //! A request with its body, the answer, and the errors that every address has in common.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
@@ -13,15 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::slots::Slot;
-
-/// Bytes of the largest body that is accepted.
-pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
-/// A body of up to this many bytes is read at once; larger ones take turns.
-pub(crate) const SMALL_BODY_BYTES_MAX: usize = 16 << 10;
-/// Bytes of an oversized body that are read and discarded, so that a reset does not destroy the answer.
-const EXCESS_BYTES_MAX: usize = 8 << 20;
-/// Time for a body to arrive.
-const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+pub(crate) use crate::limits::BODY_BYTES_MAX;
+use crate::limits::{BODY_TIME_MAX, EXCESS_BYTES_MAX, SMALL_BODY_BYTES_MAX};
 
 /// A request, with its whole body.
 #[derive(Debug)]
@@ -163,7 +155,7 @@ pub(super) async fn read_body(
             let seconds = BODY_TIME_MAX.as_secs();
             Err(too_late(format!("The body did not arrive within {seconds} seconds: send it at once.")))
         }),
-        () = slot.hurried() => {
+        () = slot.hurry.notified() => {
             Err(too_late("The body did not arrive before the connection was needed for another request: send it at once."))
         }
     }

@@ -2,20 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sha1::{Digest, Sha1};
 
 use super::call::{Answer, ApiError};
-
-/// How long an answer is kept.
-const TIME_TO_LIVE: Duration = Duration::from_secs(300);
-/// Longest key, in bytes.
-pub(super) const KEY_BYTES_MAX: usize = 128;
-/// Bytes of all answers that are kept.
-pub(super) const BYTES_MAX: usize = 16 << 20;
-/// Bytes of an entry beside its key and its answer.
-const OVERHEAD_BYTES: usize = 256;
+use crate::limits::{IDEMPOTENCY_BYTES_MAX, IDEMPOTENCY_ENTRY_BYTES, IDEMPOTENCY_TIME_MAX};
 
 /// Tells apart different requests that use the same key.
 pub(super) type Fingerprint = [u8; 20];
@@ -52,7 +44,7 @@ impl<P> Entry<P> {
             State::Interrupted(parts) => parts.capacity() * size_of::<P>(),
             State::Answered(answer) => answer.body.len(),
         };
-        key.len() + of_state + OVERHEAD_BYTES
+        key.len() + of_state + IDEMPOTENCY_ENTRY_BYTES
     }
 }
 
@@ -66,18 +58,12 @@ pub(super) enum Lookup<R> {
 }
 
 /// The requests of the last minutes, by key.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct IdempotencyCache<P> {
     by_key: HashMap<Arc<str>, Entry<P>>,
     /// When each request began, oldest first.
     in_order: VecDeque<(Instant, Arc<str>)>,
     bytes: usize,
-}
-
-impl<P> Default for IdempotencyCache<P> {
-    fn default() -> Self {
-        Self { by_key: HashMap::new(), in_order: VecDeque::new(), bytes: 0 }
-    }
 }
 
 impl<P> IdempotencyCache<P> {
@@ -93,7 +79,7 @@ impl<P> IdempotencyCache<P> {
     ) -> Result<Lookup<Vec<P>>, ApiError> {
         self.forget_old(now);
         let Some(entry) = self.by_key.get_mut(key) else {
-            if self.bytes >= BYTES_MAX {
+            if self.bytes >= IDEMPOTENCY_BYTES_MAX {
                 return Err(ApiError::temporary(
                     503,
                     "too_many_keys",
@@ -141,7 +127,7 @@ impl<P> IdempotencyCache<P> {
     }
 
     fn forget_old(&mut self, now: Instant) {
-        while self.in_order.front().is_some_and(|(began, _)| now.duration_since(*began) >= TIME_TO_LIVE) {
+        while self.in_order.front().is_some_and(|(began, _)| now.duration_since(*began) >= IDEMPOTENCY_TIME_MAX) {
             let (_, key) = self.in_order.pop_front().expect("it was there");
             let entry = self.by_key.remove(&key).expect("what is in order is there");
             self.bytes -= entry.bytes(&key);
@@ -151,6 +137,8 @@ impl<P> IdempotencyCache<P> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn answer(text: &str) -> Answer {
@@ -164,11 +152,11 @@ mod tests {
         assert_ne!(one, other);
         assert_eq!(cache.begin("k", one, start), Ok(Lookup::Run(Vec::new())));
         cache.end("k", State::Answered(answer("done")));
-        let late = start + TIME_TO_LIVE - Duration::from_millis(1);
+        let late = start + IDEMPOTENCY_TIME_MAX - Duration::from_millis(1);
         assert_eq!(cache.begin("k", one, late), Ok(Lookup::Answered(answer("done"))));
         assert_eq!(cache.begin("k", other, late).unwrap_err().code, "key_reused");
-        assert_eq!(cache.begin("k", other, start + TIME_TO_LIVE), Ok(Lookup::Run(Vec::new())));
-        cache.forget_old(start + 2 * TIME_TO_LIVE);
+        assert_eq!(cache.begin("k", other, start + IDEMPOTENCY_TIME_MAX), Ok(Lookup::Run(Vec::new())));
+        cache.forget_old(start + 2 * IDEMPOTENCY_TIME_MAX);
         assert_eq!((cache.bytes, cache.in_order.len(), cache.by_key.len()), (0, 0, 0));
     }
 
@@ -183,7 +171,7 @@ mod tests {
         assert_eq!(cache.begin("k", one, start), Ok(Lookup::Run(vec!["tea", "milk"])));
         cache.end("k", State::Answered(answer("all of it")));
         assert_eq!(cache.begin("k", one, start), Ok(Lookup::Answered(answer("all of it"))));
-        cache.forget_old(start + TIME_TO_LIVE);
+        cache.forget_old(start + IDEMPOTENCY_TIME_MAX);
         assert_eq!(cache.bytes, 0);
     }
 
@@ -195,11 +183,11 @@ mod tests {
         while cache.begin(&done.to_string(), [0; 20], start) == Ok(Lookup::Run(Vec::new())) {
             cache.end(&done.to_string(), State::Answered(answer(&large)));
             done += 1;
-            assert!(done <= BYTES_MAX >> 20);
+            assert!(done <= IDEMPOTENCY_BYTES_MAX >> 20);
         }
         let refusal = cache.begin("new", [0; 20], start).unwrap_err();
         assert!(refusal.temporary && refusal.status == 503);
         assert!(matches!(cache.begin("0", [0; 20], start), Ok(Lookup::Answered(_))));
-        assert_eq!(cache.begin("new", [0; 20], start + TIME_TO_LIVE), Ok(Lookup::Run(Vec::new())));
+        assert_eq!(cache.begin("new", [0; 20], start + IDEMPOTENCY_TIME_MAX), Ok(Lookup::Run(Vec::new())));
     }
 }

@@ -9,11 +9,7 @@ use hyper::{HeaderMap, header};
 
 use super::call::ApiError;
 use crate::http::origin::split_port;
-
-/// Bytes of the shortest key: a shorter one could be guessed.
-const KEY_BYTES_MIN: usize = 16;
-/// Bytes of a key file: enough for several keys while one replaces another.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
+use crate::limits::{API_KEY_BYTES_MIN, API_KEY_FILE_BYTES_MAX};
 
 /// The valid keys. Without any, the port is open to everything that reaches it, except for web pages.
 #[derive(Default)]
@@ -27,7 +23,7 @@ impl Keys {
     pub(crate) fn load(path: &Path) -> Result<Self, String> {
         let shown = path.display();
         let cannot = |error| format!("can't read the API key from {shown} ({error}): check --api-key-file.");
-        if std::fs::metadata(path).map_err(cannot)?.len() > FILE_BYTES_MAX {
+        if std::fs::metadata(path).map_err(cannot)?.len() > API_KEY_FILE_BYTES_MAX {
             return Err(format!("{shown} is too large to be a file of API keys: check --api-key-file."));
         }
         let text = std::fs::read_to_string(path).map_err(cannot)?;
@@ -41,9 +37,9 @@ impl Keys {
         if keys.is_empty() {
             return Err(format!("has no key in it: {make}"));
         }
-        if keys.iter().any(|key| key.len() < KEY_BYTES_MIN || key.bytes().any(|byte| !byte.is_ascii_graphic())) {
+        if keys.iter().any(|key| key.len() < API_KEY_BYTES_MIN || key.bytes().any(|byte| !byte.is_ascii_graphic())) {
             return Err(format!(
-                "has a line that is no key (at least {KEY_BYTES_MIN} visible ASCII characters, no spaces): {make}"
+                "has a line that is no key (at least {API_KEY_BYTES_MIN} visible ASCII characters, no spaces): {make}"
             ));
         }
         Ok(Self(keys))

@@ -27,6 +27,7 @@ use tokio::task::LocalSet;
 use crate::admission::RawMode;
 use crate::counters::Counters;
 use crate::counters::delivery::Sampler;
+use crate::limits::{API_BACKLOG, LARGE_BODIES_MAX, PUBLISHES_WAITING_MAX};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 #[cfg(feature = "doctor")]
@@ -60,10 +61,6 @@ pub const RULES: doctor::internal::Rules = doctor::internal::Rules {
     body_bytes_max: call::BODY_BYTES_MAX,
 };
 
-/// Number of requests with a large body at the same time; further ones wait.
-const LARGE_BODIES_MAX: usize = 24;
-/// Connections that may wait in the kernel while no slot is free.
-const BACKLOG: i32 = 1024;
 /// The state of the internal port. All of it belongs to the port's thread.
 #[derive(Debug)]
 pub struct App {
@@ -105,7 +102,7 @@ impl App {
             sampler: RefCell::default(),
             counters,
             large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
-            waiting: Semaphore::new(publish::WAITING_MAX),
+            waiting: Semaphore::new(PUBLISHES_WAITING_MAX),
         }
     }
 
@@ -133,7 +130,7 @@ impl InternalPort {
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
+        socket.listen(API_BACKLOG)?;
         let listener = TcpListener::from(socket);
         let address = listener.local_addr()?;
         Ok(Self { listener, address })

@@ -1,7 +1,5 @@
 //! Publishing over HTTP, into chat rooms and raw rooms.
 
-use std::time::Duration;
-
 use crate::frame::OpCode;
 use hyper::header;
 use serde::Serialize;
@@ -11,10 +9,11 @@ use tokio::time::{Instant, sleep};
 use super::App;
 use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
-use super::idempotency::{self, KEY_BYTES_MAX, Lookup, State};
+use super::idempotency::{self, Lookup, State};
 use crate::admission::RawMode;
 use crate::clock::Time;
 use crate::frame::encode;
+use crate::limits::{BROADCAST_ROOMS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PUBLISH_LOOK_INTERVAL, PUBLISH_TIME_MAX};
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 use crate::protocol::position::Epoch;
@@ -22,19 +21,11 @@ use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::text;
 use crate::room::{Payload, Wakes};
 
-const ROOMS_MAX: usize = 1000;
 /// The sender's name if the request gives none.
 const FROM_DEFAULT: &str = "api";
 
-/// How long a request waits for shards that lag.
-const WAIT_TIME_MAX: Duration = Duration::from_secs(5);
-/// Number of requests that may wait at the same time, so that connections of the internal port stay free for health checks.
-pub(super) const WAITING_MAX: usize = 64;
-/// Pause between two checks whether the shards have caught up.
-const LOOK_INTERVAL: Duration = Duration::from_millis(1);
-
 /// What became of a message in one room.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 struct Published {
     /// Its position in the room's order; none if the room does not exist.
     seq: Option<u64>,
@@ -45,7 +36,7 @@ struct Published {
 }
 
 /// What became of a message in the room of this name.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct PublishedIn {
     room: String,
     #[serde(flatten)]
@@ -90,8 +81,8 @@ pub async fn broadcast(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
     let (rooms, message, from) = (fields.strings("rooms")?, message(&mut fields)?, from(&mut fields)?);
     fields.finish()?;
-    if rooms.len() > ROOMS_MAX {
-        let message = format!("rooms: it names {} rooms; give at most {ROOMS_MAX} at once.", rooms.len());
+    if rooms.len() > BROADCAST_ROOMS_MAX {
+        let message = format!("rooms: it names {} rooms; give at most {BROADCAST_ROOMS_MAX} at once.", rooms.len());
         return Err(ApiError::bad_request(message));
     }
     let name = |(index, room): (usize, &String)| {
@@ -103,7 +94,7 @@ pub async fn broadcast(app: &App, call: &Call) -> Result<Answer, ApiError> {
         Lookup::Run(publication) => publication,
     };
     let payload = Payload::Chat { from: from.as_str(), text: &message };
-    let until = Instant::now() + WAIT_TIME_MAX;
+    let until = Instant::now() + PUBLISH_TIME_MAX;
     for (room, name) in rooms.iter().zip(&names).skip(publication.done.len()) {
         let Some(published) = publish_in(app, Namespace::Chat, name, payload, until).await else {
             return Err(broken_off(&rooms, &publication.done));
@@ -155,7 +146,7 @@ async fn publish_to_one(
         Lookup::Run(publication) => publication,
     };
     let published =
-        publish_in(app, namespace, room, payload, Instant::now() + WAIT_TIME_MAX).await.ok_or_else(|| {
+        publish_in(app, namespace, room, payload, Instant::now() + PUBLISH_TIME_MAX).await.ok_or_else(|| {
             let message = "The server is behind with its deliveries. Nothing was published; retry in a second.";
             ApiError::temporary(503, "busy", message)
         })?;
@@ -194,9 +185,12 @@ impl<'a> Publication<'a> {
         let Some(key) = call.headers.get("idempotency-key") else {
             return Ok(Lookup::Run(Self { app, key: None, done: Vec::new() }));
         };
-        let key = key.to_str().ok().filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len())).ok_or_else(|| {
-            ApiError::bad_request(format!("Idempotency-Key: give 1 to {KEY_BYTES_MAX} visible ASCII characters."))
-        })?;
+        let key =
+            key.to_str().ok().filter(|key| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())).ok_or_else(|| {
+                ApiError::bad_request(format!(
+                    "Idempotency-Key: give 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters."
+                ))
+            })?;
         let content_type = call.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
         let fingerprint = idempotency::fingerprint(&[call.path.as_bytes(), content_type, &call.body]);
         let lookup = app.idempotency.borrow_mut().begin(key, fingerprint, Instant::now().into())?;
@@ -241,7 +235,7 @@ async fn publish_in(
             if Instant::now() >= until {
                 return None;
             }
-            sleep(LOOK_INTERVAL).await;
+            sleep(PUBLISH_LOOK_INTERVAL).await;
         }
     }
     let sample = {
@@ -254,10 +248,11 @@ async fn publish_in(
     let now = Time::read(Instant::now().into());
     let published = app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes);
     wakes.wake_all(inboxes);
-    Some(match published {
-        Some((room, seq, members)) => Published { seq: Some(seq), epoch: Some(Epoch(room.epoch())), members },
-        None => Published { seq: None, epoch: None, members: 0 },
-    })
+    Some(published.map_or_else(Published::default, |(room, seq, members)| Published {
+        seq: Some(seq),
+        epoch: Some(Epoch(room.epoch())),
+        members,
+    }))
 }
 
 #[cfg(test)]

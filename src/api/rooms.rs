@@ -1,7 +1,6 @@
 //! Which users are in which rooms, and how to disconnect them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -10,16 +9,13 @@ use tokio::time::timeout;
 use super::App;
 use super::call::{Answer, ApiError, Call};
 use super::fields::Fields;
-use crate::limits::CLOSE_REASON_BYTES_MAX;
+use crate::limits::{CLOSE_REASON_BYTES_MAX, SHARD_TIME_MAX};
 use crate::protocol::Namespace;
 use crate::protocol::name::{Name, room_key_prefix};
 use crate::protocol::position::Epoch;
 use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::room::Room;
 use crate::room::inbox::{Disconnect, Order, Pushed};
-
-/// How long to wait for a shard; a healthy one answers within a turn.
-const SHARD_TIME_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Serialize)]
 struct Listed {
@@ -48,14 +44,7 @@ struct OneRoom {
 
 impl Listed {
     fn new(room: &Room) -> Self {
-        Self { room: room.name().to_string(), kind: kind(room.namespace()), members: room.members() }
-    }
-}
-
-fn kind(namespace: Namespace) -> &'static str {
-    match namespace {
-        Namespace::Chat => "chat",
-        Namespace::Raw => "raw",
+        Self { room: room.name().to_string(), kind: room.namespace().as_str(), members: room.members() }
     }
 }
 
@@ -99,7 +88,7 @@ pub(super) async fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
     let asked = |namespace: &Namespace| query.namespace.is_none_or(|asked| asked == *namespace);
     let (mut listed, mut count) = (Vec::new(), 0);
     if let Some(prefix) = room_key_prefix(&query.prefix) {
-        for namespace in [Namespace::Chat, Namespace::Raw].into_iter().filter(asked) {
+        for namespace in Namespace::ALL.into_iter().filter(asked) {
             let (first, of_kind) = app.rooms.first_rooms(namespace, &prefix, ROOMS_LISTED_MAX - listed.len());
             listed.extend(first.iter().map(|room| Listed::new(room)));
             count += of_kind;
@@ -114,7 +103,7 @@ pub(super) async fn one_room(app: &App, call: &Call) -> Result<Answer, ApiError>
     let name = Name::room(&call.room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
     let namespace = query.namespace.unwrap_or(Namespace::Chat);
     let Some(room) = app.rooms.get(namespace, &name) else {
-        let message = format!("room: nobody is in a {} room of that name.", kind(namespace));
+        let message = format!("room: nobody is in a {} room of that name.", namespace.as_str());
         return Err(ApiError::new(404, "room_not_found", message));
     };
     let (users, count) = room.first_users(USERS_LISTED_MAX);

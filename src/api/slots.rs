@@ -14,14 +14,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::http::head::HEAD_BYTES_MAX;
+use crate::limits::{API_ANSWER_TIME_MAX, API_HEAD_TIME_MAX, API_READ_BYTES, HEAD_BYTES_MAX};
 
-/// Time limit for a request head, from its first byte.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long a peer may go without reading any of an answer.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
-/// Bytes of one read from a socket.
-const READ_BYTES: usize = 8 << 10;
 /// Practically forever: handlers have time limits of their own.
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -59,11 +53,14 @@ pub(crate) struct Slot {
     state: Cell<(Phase, Instant)>,
     /// Bytes of a head that is still incomplete.
     head_bytes: Cell<usize>,
-    head_is_too_large: Cell<bool>,
-    is_told_to_go: Cell<bool>,
-    /// Notified when the phase changes, and when the connection is told to go.
-    news: Notify,
-    hurry: Notify,
+    /// Whether the head has no end within [`HEAD_BYTES_MAX`].
+    pub(super) head_is_too_large: Cell<bool>,
+    /// Whether the connection has to make room.
+    pub(super) is_told_to_go: Cell<bool>,
+    /// Notified when the phase changes, and with it the deadline, and when the connection is told to go.
+    pub(super) news: Notify,
+    /// Notified when the body of the request is no longer waited for.
+    pub(super) hurry: Notify,
 }
 
 impl Slot {
@@ -95,35 +92,10 @@ impl Slot {
         since
             + match phase {
                 Phase::New | Phase::Waiting => keepalive,
-                Phase::Head => HEAD_TIME_MAX,
+                Phase::Head => API_HEAD_TIME_MAX,
                 Phase::Asking => NEVER,
-                Phase::Answering => ANSWER_TIME_MAX,
+                Phase::Answering => API_ANSWER_TIME_MAX,
             }
-    }
-
-    /// Whether the head has no end within [`HEAD_BYTES_MAX`].
-    pub(crate) fn head_is_too_large(&self) -> bool {
-        self.head_is_too_large.get()
-    }
-
-    /// Whether the connection has to make room.
-    pub(crate) fn is_told_to_go(&self) -> bool {
-        self.is_told_to_go.get()
-    }
-
-    /// Waits until the phase changes, and with it the deadline, or the connection is told to go.
-    pub(crate) async fn news(&self) {
-        self.news.notified().await;
-    }
-
-    /// Stops waiting for the body of the request.
-    pub(crate) fn hurry(&self) {
-        self.hurry.notify_one();
-    }
-
-    /// Waits until [`Slot::hurry`] is called.
-    pub(crate) async fn hurried(&self) {
-        self.hurry.notified().await;
     }
 
     fn head_arrived(&self, bytes: usize) {
@@ -142,8 +114,9 @@ pub(crate) struct Slots {
     max: usize,
     crowded_from: usize,
     /// Whether the last accept failed for lack of file descriptors or memory.
-    is_short: Cell<bool>,
-    freed: Notify,
+    pub(super) is_short: Cell<bool>,
+    /// Notified when a slot is free again.
+    pub(super) freed: Notify,
 }
 
 impl Slots {
@@ -164,17 +137,12 @@ impl Slots {
         Some(Held { slots: Rc::clone(slots), key, slot })
     }
 
-    /// Notes whether accepting fails for lack of file descriptors.
-    pub(crate) fn set_short(&self, is_short: bool) {
-        self.is_short.set(is_short);
-    }
-
     /// Tells one connection to go, if any has used up its grace: the first in the order of [`Phase`], and within a phase the one
     /// that has been in it for longest.
     pub(crate) fn make_room(&self) {
         let now = Instant::now();
         let slots = self.slots.borrow();
-        let stays = slots.iter().map(|(_, slot)| slot).filter(|slot| !slot.is_told_to_go());
+        let stays = slots.iter().map(|(_, slot)| slot).filter(|slot| !slot.is_told_to_go.get());
         let may_go = stays.filter_map(|slot| {
             let (phase, since) = slot.state.get();
             (now.duration_since(since) >= phase.grace()).then_some((phase, since, slot))
@@ -184,11 +152,6 @@ impl Slots {
             slot.news.notify_one();
         }
     }
-
-    /// Waits until a slot is free again.
-    pub(crate) async fn freed(&self) {
-        self.freed.notified().await;
-    }
 }
 
 /// A taken slot; dropping this frees it.
@@ -196,17 +159,13 @@ impl Slots {
 pub(crate) struct Held {
     slots: Rc<Slots>,
     key: usize,
-    slot: Rc<Slot>,
+    pub(super) slot: Rc<Slot>,
 }
 
 impl Held {
-    pub(crate) fn slot(&self) -> &Rc<Slot> {
-        &self.slot
-    }
-
     /// Whether the connection should end with its next answer.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.slot.is_told_to_go()
+        self.slot.is_told_to_go.get()
             || self.slots.is_short.get()
             || self.slots.slots.borrow().len() >= self.slots.crowded_from
     }
@@ -222,19 +181,8 @@ impl Drop for Held {
 /// The socket of a connection, which keeps its slot's phase up to date.
 #[derive(Debug)]
 pub(crate) struct Slotted {
-    stream: TcpStream,
-    slot: Rc<Slot>,
-}
-
-impl Slotted {
-    /// Wraps the socket of a new connection.
-    pub(crate) fn new(stream: TcpStream, slot: Rc<Slot>) -> Self {
-        Self { stream, slot }
-    }
-
-    pub(crate) fn into_stream(self) -> TcpStream {
-        self.stream
-    }
+    pub(super) stream: TcpStream,
+    pub(super) slot: Rc<Slot>,
 }
 
 impl Read for Slotted {
@@ -245,8 +193,8 @@ impl Read for Slotted {
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let of_head = !matches!(self.slot.phase(), Phase::Asking | Phase::Answering);
-        let mut bytes = [0; READ_BYTES];
-        let mut room = READ_BYTES.min(buffer.remaining());
+        let mut bytes = [0; API_READ_BYTES];
+        let mut room = API_READ_BYTES.min(buffer.remaining());
         if of_head {
             room = room.min(HEAD_BYTES_MAX.saturating_sub(self.slot.head_bytes.get()));
         }
@@ -304,15 +252,15 @@ mod tests {
         let slots = Rc::new(Slots::new(5, 4));
         let mut held = taken(5, &slots);
         assert!(Slots::take(&slots).is_none());
-        let gone = |held: &[Held]| held.iter().map(|held| held.slot().is_told_to_go()).collect::<Vec<_>>();
+        let gone = |held: &[Held]| held.iter().map(|held| held.slot.is_told_to_go.get()).collect::<Vec<_>>();
         let phases = [Phase::Asking, Phase::Head, Phase::Waiting, Phase::New, Phase::Answering];
-        held.iter().zip(phases).for_each(|(held, phase)| held.slot().enter(phase));
+        held.iter().zip(phases).for_each(|(held, phase)| held.slot.enter(phase));
         slots.make_room();
         assert_eq!(gone(&held), [false; 5], "all of them have only just begun");
-        since(held[1].slot(), Phase::Head, Duration::from_millis(300));
+        since(&held[1].slot, Phase::Head, Duration::from_millis(300));
         slots.make_room();
         assert_eq!(gone(&held), [false, true, false, false, false], "a head comes at once");
-        held.iter().zip(phases).for_each(|(held, phase)| since(held.slot(), phase, Duration::from_secs(2)));
+        held.iter().zip(phases).for_each(|(held, phase)| since(&held.slot, phase, Duration::from_secs(2)));
         let mut order = Vec::new();
         for _ in 0..5 {
             let before = gone(&held);
@@ -330,10 +278,10 @@ mod tests {
         let slots = Rc::new(Slots::new(3, 3));
         let held = taken(3, &slots);
         for (held, seconds) in held.iter().zip([2, 4, 3]) {
-            since(held.slot(), Phase::Waiting, Duration::from_secs(seconds));
+            since(&held.slot, Phase::Waiting, Duration::from_secs(seconds));
         }
         slots.make_room();
-        assert_eq!(held.iter().position(|held| held.slot().is_told_to_go()), Some(1));
+        assert_eq!(held.iter().position(|held| held.slot.is_told_to_go.get()), Some(1));
     }
 
     #[test]
@@ -345,7 +293,7 @@ mod tests {
         slot.head_arrived(10);
         let first = slot.state.get().1;
         slot.head_arrived(10);
-        assert_eq!((slot.phase(), slot.due(keepalive)), (Phase::Head, first + HEAD_TIME_MAX));
+        assert_eq!((slot.phase(), slot.due(keepalive)), (Phase::Head, first + API_HEAD_TIME_MAX));
         assert!(first >= waiting_since + Duration::from_secs(2));
         slot.enter(Phase::Asking);
         assert!(slot.due(keepalive) > first + Duration::from_secs(1000), "answers have a limit of their own");

@@ -188,10 +188,9 @@ impl Decoder {
     /// Takes a header from `input`, or the part of it that is there. `None`: the input ends before the header does.
     fn header_take(&mut self, input: &mut &mut [u8], message_bytes_max: usize) -> Result<Option<Frame>, Violation> {
         let message_bytes = self.partial.as_ref().and_then(|p| p.message.as_ref()).map(|message| message.payload.len());
-        let limits = Limits { message_bytes, message_bytes_max };
         let held = self.partial.as_ref().map_or(0, |partial| usize::from(partial.header_len));
         if held == 0
-            && let Some((frame, header_bytes)) = Frame::parse(input, limits)?
+            && let Some((frame, header_bytes)) = Frame::parse(input, message_bytes, message_bytes_max)?
         {
             advance(input, header_bytes);
             return Ok(Some(frame));
@@ -199,7 +198,7 @@ impl Decoder {
         let partial = self.partial.get_or_insert_default();
         let end = HEADER_BYTES_MAX.min(held + input.len());
         partial.header[held..end].copy_from_slice(&input[..end - held]);
-        match Frame::parse(&partial.header[..end], limits)? {
+        match Frame::parse(&partial.header[..end], message_bytes, message_bytes_max)? {
             Some((frame, header_bytes)) => {
                 partial.header_len = 0;
                 advance(input, header_bytes - held);
@@ -290,22 +289,19 @@ impl Decoder {
     }
 }
 
-/// What checking a header needs to know of the message so far.
-#[derive(Clone, Copy)]
-struct Limits {
-    /// Payload bytes of the open message; `None`: no message is open.
-    message_bytes: Option<usize>,
-    message_bytes_max: usize,
-}
-
 impl Frame {
-    /// Reads a header at the start of `bytes` and returns its length. `None`: it is incomplete.
+    /// Reads a header at the start of `bytes` and returns its length. `None`: it is incomplete. `message_bytes` is the payload of
+    /// the open message so far, if one is open.
     ///
     /// Fields are checked in the order of the wire, so that a header that arrives in pieces is refused for the same reason as
     /// one that arrives whole, only sooner.
-    fn parse(bytes: &[u8], limits: Limits) -> Result<Option<(Self, usize)>, Violation> {
+    fn parse(
+        bytes: &[u8],
+        message_bytes: Option<usize>,
+        message_bytes_max: usize,
+    ) -> Result<Option<(Self, usize)>, Violation> {
         let Some(&first) = bytes.first() else { return Ok(None) };
-        let (fin, opcode) = first_byte_parse(first, limits.message_bytes.is_some())?;
+        let (fin, opcode) = first_byte_parse(first, message_bytes.is_some())?;
         let Some(&second) = bytes.get(1) else { return Ok(None) };
         if second & 0x80 == 0 {
             return Err(Violation::Unmasked);
@@ -321,9 +317,9 @@ impl Frame {
         }
         let Some((length, mask_at)) = length_parse(length_short, &bytes[2..])? else { return Ok(None) };
         // Only data frames: a control frame is not part of the message that it interrupts, and has its own limit.
-        let room = limits.message_bytes_max.saturating_sub(limits.message_bytes.unwrap_or(0));
+        let room = message_bytes_max.saturating_sub(message_bytes.unwrap_or(0));
         if !opcode.is_control() && length > room as u64 {
-            return Err(Violation::TooBig { message_bytes_max: limits.message_bytes_max });
+            return Err(Violation::TooBig { message_bytes_max });
         }
         let Some(&mask) = bytes[mask_at..].first_chunk::<4>() else { return Ok(None) };
         let frame = Self { fin, opcode, mask, payload_bytes: length as usize, taken_bytes: 0 };

@@ -2,8 +2,6 @@
 //!
 //! Each is one [`Bytes`], header and payload together, so that it is written once and sent any number of times.
 
-use std::io;
-
 use bytes::{Buf, Bytes};
 
 use super::OpCode;
@@ -72,8 +70,8 @@ pub(crate) fn close(code: u16, reason: &str) -> Bytes {
 /// moved.
 #[derive(Debug)]
 pub(crate) struct FrameWriter {
-    /// Space for the header, then the payload so far.
-    bytes: Vec<u8>,
+    /// Space for the header, then the payload so far: to be written to, not to be cut.
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl FrameWriter {
@@ -99,22 +97,6 @@ impl FrameWriter {
         let mut bytes = Bytes::from(self.bytes);
         bytes.advance(start);
         bytes
-    }
-}
-
-impl io::Write for FrameWriter {
-    fn write(&mut self, payload: &[u8]) -> io::Result<usize> {
-        self.bytes.extend_from_slice(payload);
-        Ok(payload.len())
-    }
-
-    fn write_all(&mut self, payload: &[u8]) -> io::Result<()> {
-        self.bytes.extend_from_slice(payload);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

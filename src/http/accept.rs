@@ -1,7 +1,6 @@
 //! What a client prefers: `Accept` with its weights (RFC 9110 12.5.1). Pure.
 
-/// Number of media ranges that are read; browsers send about eight, Prometheus five.
-const RANGES_MAX: usize = 32;
+use crate::limits::MEDIA_RANGES_MAX;
 
 /// A media type that can be sent, with its parameters, all in lower case.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +25,7 @@ pub(crate) struct Wanted {
 /// How much the client wants `media`: the weight of the closest range, and the higher weight of two equally close ones.
 /// `elements` is the list that all `Accept` headers form together. `None`: no range fits, or there is none.
 pub(crate) fn wanted<'h>(elements: impl Iterator<Item = &'h [u8]>, media: Media<'_>) -> Option<Wanted> {
-    let fitting = elements.take(RANGES_MAX).filter_map(|element| fit(element, media));
+    let fitting = elements.take(MEDIA_RANGES_MAX).filter_map(|element| fit(element, media));
     let closest = fitting.max_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));
     closest.map(|(closeness, quality)| Wanted { quality, named: closeness >= NAMED })
 }

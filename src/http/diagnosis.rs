@@ -17,9 +17,7 @@ use super::reason::Reason;
 use super::response::Response;
 use super::target::TargetError;
 use super::upgrade::Refusal;
-
-/// Bytes of the longest origin that is suggested as a value for `--origins`.
-const ORIGIN_BYTES_SHOWN: usize = 120;
+use crate::limits::ORIGIN_BYTES_SHOWN;
 
 /// What failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,29 +38,17 @@ pub enum Fault {
     RawRoomsOff,
 }
 
-impl From<HeadError> for Fault {
-    fn from(error: HeadError) -> Self {
-        Self::Head(error)
-    }
+macro_rules! faults {
+    ($($error:ty => $fault:ident,)+) => {
+        $(impl From<$error> for Fault {
+            fn from(error: $error) -> Self {
+                Self::$fault(error)
+            }
+        })+
+    };
 }
 
-impl From<TargetError> for Fault {
-    fn from(error: TargetError) -> Self {
-        Self::Target(error)
-    }
-}
-
-impl From<Refusal> for Fault {
-    fn from(refusal: Refusal) -> Self {
-        Self::Upgrade(refusal)
-    }
-}
-
-impl From<OriginRefused> for Fault {
-    fn from(refused: OriginRefused) -> Self {
-        Self::Origin(refused)
-    }
-}
+faults! { HeadError => Head, TargetError => Target, Refusal => Upgrade, OriginRefused => Origin, }
 
 /// The two ends of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,10 +83,9 @@ pub struct Verdict {
 /// The verdict on a failed handshake; `head` is its head, if it could be read.
 pub fn diagnose(fault: Fault, head: Option<&Head<'_>>, ends: Ends) -> Verdict {
     let peer = ends.peer.ip();
-    let hop = head.map_or_else(|| Hop::unread(peer), |head| Hop::of(head, peer));
     let mut verdict = Verdict {
         reason: Reason::Malformed,
-        hop,
+        hop: head.map_or_else(|| Hop::unread(peer), |head| Hop::of(head, peer)),
         head_was_read: head.is_some(),
         missing: Vec::new(),
         survived: Vec::new(),
@@ -252,11 +237,6 @@ impl Verdict {
         text
     }
 
-    /// What is wrong with the name, if the sentence is the fixed one that old clients know.
-    fn name_fault(&self) -> Option<&str> {
-        self.detail.as_deref().filter(|_| self.reason == Reason::NameInvalid)
-    }
-
     /// The body for the client in JSON.
     pub fn client_json(&self) -> Vec<u8> {
         let hop = json!({
@@ -270,7 +250,8 @@ impl Verdict {
             "status": self.reason.status(),
             "reason": self.reason.as_str(),
             "sentence": self.sentence,
-            "detail": self.name_fault(),
+            // What is wrong with the name, as its sentence is the fixed one that old clients know.
+            "detail": self.detail.as_ref().filter(|_| self.reason == Reason::NameInvalid),
             "missing": self.missing,
             "survived": self.survived,
             "hop": hop,

@@ -4,16 +4,8 @@
 //! two parties that disagree about where a request ends), and says in sentences what is wrong.
 
 use super::reason::Reason;
-
-/// The longest request head, in bytes, from the first byte to the end of the empty line.
-pub const HEAD_BYTES_MAX: usize = 16 * 1024;
-
-/// Number of header lines in one head.
-pub(crate) const HEADERS_MAX: usize = 100;
-
-/// Number of empty lines ignored before the request line (RFC 9112 2.2 requires at least one). Bounded, because the start is
-/// checked again with every packet.
-const EMPTY_LINES_MAX: usize = 4;
+pub use crate::limits::HEAD_BYTES_MAX;
+use crate::limits::{EMPTY_LINES_MAX, HEADERS_MAX};
 
 /// The first bytes of HTTP/2 with prior knowledge (RFC 9113 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";

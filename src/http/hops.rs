@@ -10,15 +10,7 @@ use doctor::proxy::{FORWARDING, HINTS, Proxy};
 
 use super::head::{Head, Version};
 use super::shown::{bare, shown};
-
-/// Number of earlier hops that are listed.
-const EARLIER_MAX: usize = 4;
-
-/// Number of addresses in forwarding headers that are read: no real request passes more hops.
-const ADDRESSES_MAX: usize = 64;
-
-/// Number of headers that are listed as evidence.
-const EVIDENCE_MAX: usize = 8;
+use crate::limits::{EARLIER_HOPS_MAX, EVIDENCE_MAX, FORWARDED_ADDRESSES_MAX};
 
 /// The hop that passed the request to this server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,12 +82,14 @@ fn received_by(element: &[u8]) -> Option<String> {
 
 /// The addresses from which the hops received the request, starting with the (alleged) client.
 fn forwarded_addresses(head: &Head<'_>) -> Vec<String> {
-    let listed: Vec<_> = head.tokens("x-forwarded-for").take(ADDRESSES_MAX).map(bare).collect();
+    let listed: Vec<_> = head.tokens("x-forwarded-for").take(FORWARDED_ADDRESSES_MAX).map(bare).collect();
     if !listed.is_empty() {
         return listed;
     }
-    let elements =
-        head.tokens("forwarded").take(ADDRESSES_MAX).map(|element| String::from_utf8_lossy(element).into_owned());
+    let elements = head
+        .tokens("forwarded")
+        .take(FORWARDED_ADDRESSES_MAX)
+        .map(|element| String::from_utf8_lossy(element).into_owned());
     let of_element = |element: String| {
         let mut pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
         let (_, address) = pairs.find(|(key, _)| key.eq_ignore_ascii_case("for"))?;
@@ -110,11 +104,11 @@ fn earlier(signatures: &[&[u8]], addresses: &[String]) -> Vec<String> {
     let further = addresses.get(1..).unwrap_or_default();
     let count = signatures.len().max(further.len());
     let mut earlier: Vec<_> = match signatures.len() == count {
-        true => signatures.iter().take(EARLIER_MAX).map(|element| bare(element)).collect(),
-        false => further.iter().take(EARLIER_MAX).cloned().collect(),
+        true => signatures.iter().take(EARLIER_HOPS_MAX).map(|element| bare(element)).collect(),
+        false => further.iter().take(EARLIER_HOPS_MAX).cloned().collect(),
     };
-    if count > EARLIER_MAX {
-        earlier.push(format!("{} more", count - EARLIER_MAX));
+    if count > EARLIER_HOPS_MAX {
+        earlier.push(format!("{} more", count - EARLIER_HOPS_MAX));
     }
     earlier
 }

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use super::head::Head;
 use super::shown::arrived;
+use crate::limits::ORIGINS_LISTED_MAX;
 
 /// Scheme, host and port, compared according to RFC 6454 5: scheme and host in lower case, with the scheme's default port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,9 +151,6 @@ pub struct OriginRefused {
     pub(crate) allowed: String,
 }
 
-/// Number of allowed origins that are listed in the log.
-const LISTED_MAX: usize = 10;
-
 /// Whether this request may open a WebSocket or a stream.
 ///
 /// # Errors
@@ -166,9 +164,9 @@ pub(crate) fn check(head: &Head<'_>, allowed: &[Allowed]) -> Result<(), OriginRe
     if origin.as_ref().is_some_and(|origin| allowed.iter().any(|entry| entry.admits(origin, host))) {
         return Ok(());
     }
-    let mut listed: Vec<_> = allowed.iter().take(LISTED_MAX).map(ToString::to_string).collect();
-    if allowed.len() > LISTED_MAX {
-        listed.push(format!("{} more", allowed.len() - LISTED_MAX));
+    let mut listed: Vec<_> = allowed.iter().take(ORIGINS_LISTED_MAX).map(ToString::to_string).collect();
+    if allowed.len() > ORIGINS_LISTED_MAX {
+        listed.push(format!("{} more", allowed.len() - ORIGINS_LISTED_MAX));
     }
     let host = allowed.contains(&Allowed::SameHost).then(|| arrived(head, "host"));
     let origin = origin.as_ref().map(ToString::to_string);

@@ -31,48 +31,27 @@ static ASSETS: LazyLock<[(&str, Asset); 10]> = LazyLock::new(|| {
 });
 
 /// A file of the page.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Asset {
     /// The media type, with charset.
-    pub(crate) content_type: &'static str,
+    content_type: &'static str,
     /// The file as it is served.
-    pub(crate) bytes: &'static [u8],
-    /// A strong entity tag in its quotes, made from the content (RFC 9110 8.8.3).
-    pub(crate) etag: ETag,
-}
-
-/// An entity tag: 16 hexadecimal digits of the content's SHA-1, in quotes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ETag([u8; 18]);
-
-impl ETag {
-    fn of(content: &[u8]) -> Self {
-        let hash = Sha1::digest(content);
-        let mut tag = [b'"'; 18];
-        for (at, digit) in tag[1..17].iter_mut().enumerate() {
-            let nibble = hash[at / 2] >> (4 * (1 - at % 2)) & 0xf;
-            *digit = b"0123456789abcdef"[usize::from(nibble)];
-        }
-        Self(tag)
-    }
-
-    /// With its quotes, as in the header.
-    pub(crate) fn as_str(&self) -> &str {
-        // Hexadecimal digits and quotes: always UTF-8.
-        std::str::from_utf8(&self.0).unwrap_or_default()
-    }
+    bytes: &'static [u8],
+    /// A strong entity tag made from the content (RFC 9110 8.8.3): 16 hexadecimal digits of its SHA-1, in quotes.
+    etag: String,
 }
 
 impl Asset {
     fn new(content_type: &'static str, bytes: &'static [u8]) -> Self {
-        Self { content_type, bytes, etag: ETag::of(bytes) }
+        let hash = Sha1::digest(bytes).into_iter().take(8).fold(0, |hash: u64, byte| hash << 8 | u64::from(byte));
+        Self { content_type, bytes, etag: format!("\"{hash:016x}\"") }
     }
 
     /// The file, or 304 if the client has it already.
     pub(crate) fn response(&self, head: &Head<'_>) -> Response {
         let status = if self.is_known(head) { 304 } else { 200 };
         Response::new(status, self.content_type, Bytes::from_static(self.bytes))
-            .header("ETag", self.etag.as_str())
+            .header("ETag", &*self.etag)
             .header("Cache-Control", "no-cache")
             .header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
             .header("Referrer-Policy", "no-referrer")
@@ -80,17 +59,11 @@ impl Asset {
 
     /// Whether `If-None-Match` names this content (RFC 9110 13.1.2). Compared weakly, as the RFC says: a proxy that
     /// compresses makes the tag weak.
-    pub(crate) fn is_known(&self, head: &Head<'_>) -> bool {
+    fn is_known(&self, head: &Head<'_>) -> bool {
         head.tokens("if-none-match").any(|tag| {
             let tag = tag.strip_prefix(b"W/").unwrap_or(tag);
-            tag == b"*" || tag == self.etag.as_str().as_bytes()
+            tag == b"*" || tag == self.etag.as_bytes()
         })
-    }
-}
-
-impl fmt::Debug for ETag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -102,12 +75,12 @@ impl fmt::Debug for Asset {
 
 /// The file of the page at this path, decoded and without query. Leading slashes don't count: a proxy that maps `/chat` to `/`
 /// turns `/chat/app.js` into `//app.js`.
-pub(crate) fn asset(path: &str) -> Option<Asset> {
+pub(crate) fn asset(path: &str) -> Option<&'static Asset> {
     let name = match path.trim_start_matches('/') {
         "index.html" => "",
         name => name,
     };
-    ASSETS.iter().find(|(known, _)| *known == name).map(|(_, asset)| *asset)
+    ASSETS.iter().find(|(known, _)| *known == name).map(|(_, asset)| asset)
 }
 
 #[cfg(test)]
@@ -159,15 +132,15 @@ mod tests {
 
     #[test]
     fn a_browser_that_has_the_page_is_not_sent_it_again() {
-        let etag = asset("/").expect("the page").etag;
-        assert!(etag.as_str().len() == 18 && etag.as_str().starts_with('"') && etag.as_str().ends_with('"'));
-        for known in [format!("{etag:?}"), format!("\"x\", W/{etag:?}"), "*".to_owned()] {
+        let etag = &*asset("/").expect("the page").etag;
+        assert!(etag.len() == 18 && etag.starts_with('"') && etag.ends_with('"'));
+        for known in [etag.to_owned(), format!("\"x\", W/{etag}"), "*".to_owned()] {
             let answer = answer(&format!("If-None-Match: {known}\r\n"));
             assert!(answer.starts_with("HTTP/1.1 304 ") && answer.ends_with("\r\n\r\n"), "{known}");
-            assert!(answer.contains(&format!("\r\nETag: {etag:?}\r\n")));
+            assert!(answer.contains(&format!("\r\nETag: {etag}\r\n")));
         }
-        let script = asset("/app.js").expect("the script").etag;
-        assert!(answer(&format!("If-None-Match: {script:?}\r\n")).starts_with("HTTP/1.1 200 "));
+        let script = &asset("/app.js").expect("the script").etag;
+        assert!(answer(&format!("If-None-Match: {script}\r\n")).starts_with("HTTP/1.1 200 "));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! `Date`, which RFC 9110 6.6.1 requires only of servers with a clock.
 
 use bytes::Bytes;
+use hyper::StatusCode;
 
 /// What becomes of the TCP connection after the response (RFC 9112 9.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +96,8 @@ impl Response {
             parts.iter().for_each(|part| bytes.extend_from_slice(part.as_bytes()));
             bytes.extend_from_slice(b"\r\n");
         };
-        line(["HTTP/1.1 ", &format!("{} ", self.status), reason_phrase(self.status)]);
+        let reason = StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason()).unwrap_or("");
+        line(["HTTP/1.1 ", &format!("{} ", self.status), reason]);
         if !self.never_has_a_body() {
             line(["Content-Type", ": ", self.content_type]);
             if let Some(length) = length {
@@ -121,33 +123,6 @@ impl Response {
     /// Responses that end with their head, whatever the headers say (RFC 9110 6.4.1).
     fn never_has_a_body(&self) -> bool {
         matches!(self.status, 100..=199 | 204 | 304)
-    }
-}
-
-/// The reason phrase of RFC 9110 15; empty, as the grammar allows, for a status that hi never sends.
-pub(crate) fn reason_phrase(status: u16) -> &'static str {
-    match status {
-        101 => "Switching Protocols",
-        200 => "OK",
-        202 => "Accepted",
-        204 => "No Content",
-        304 => "Not Modified",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        413 => "Content Too Large",
-        426 => "Upgrade Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        503 => "Service Unavailable",
-        505 => "HTTP Version Not Supported",
-        _ => "",
     }
 }
 

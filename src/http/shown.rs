@@ -1,12 +1,7 @@
 //! Received bytes made harmless for a terminal, a log or a page: printable ASCII, shortened.
 
 use super::head::Head;
-
-/// Bytes of a received value that are shown.
-const SHOWN_BYTES_MAX: usize = 60;
-
-/// Number of values of one header that are shown.
-const SHOWN_VALUES_MAX: usize = 3;
+use crate::limits::{SHOWN_BYTES_MAX, SHOWN_VALUES_MAX};
 
 /// The value in quotes.
 pub(super) fn shown(value: &[u8]) -> String {

@@ -22,14 +22,14 @@ pub(crate) const ROOM_DEFAULT: &str = "general";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route<'t> {
     /// A file of the chat page.
-    Page(Asset),
+    Page(&'static Asset),
     /// `/healthz`: whether the process is alive.
     Healthz,
     /// `/-/doctor/echo`: the request as it arrived.
     DoctorEcho,
     /// A WebSocket; anything but a handshake is answered with 426.
     Upgrade(UpgradeTarget<'t>),
-    /// Server-sent events of a chat room: `/stream/ROOM`. Next: `stream_room`.
+    /// Server-sent events of a chat room: `/stream/ROOM`. Next: `room_name`.
     Stream {
         /// Everything after `/stream/`, decoded.
         room: String,
@@ -173,13 +173,13 @@ pub(crate) fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
     let user = match single(query, "username") {
         Ok(Some(value)) => value,
         Ok(None) => return Err(TargetError::username("The address has no `username`.")),
-        Err(fault) => return Err(TargetError::username(fault.to_string())),
+        Err(fault) => return Err(TargetError::username(fault)),
     };
     let user = Name::user(&user).map_err(|error| TargetError::username(error.to_string()))?;
-    let room = single(query, "room").map_err(|fault| TargetError::new(Reason::NameInvalid, fault.to_string()))?;
+    let room = single(query, "room").map_err(|fault| TargetError::new(Reason::NameInvalid, fault))?;
     let room_named = room.is_some();
     let room = room_name(&room.unwrap_or_else(|| ROOM_DEFAULT.into()))?;
-    let resume = single(query, "resume").map_err(|fault| TargetError::new(Reason::QueryInvalid, fault.to_string()))?;
+    let resume = single(query, "resume").map_err(|fault| TargetError::new(Reason::QueryInvalid, fault))?;
     Ok(ChatParams { user, room, room_named, resume: resume.map(Cow::into_owned) })
 }
 
@@ -195,14 +195,6 @@ pub(crate) fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetErr
     })
 }
 
-/// The room of [`Route::Stream`].
-///
-/// # Errors
-/// The room's name is invalid.
-pub(crate) fn stream_room(room: &str) -> Result<Name, TargetError> {
-    room_name(room)
-}
-
 /// The keys in which polyfills of `EventSource` send what native ones send as `Last-Event-ID`.
 const LAST_EVENT_ID_KEYS: [&str; 2] = ["lastEventId", "lastEventID"];
 
@@ -212,7 +204,7 @@ const LAST_EVENT_ID_KEYS: [&str; 2] = ["lastEventId", "lastEventID"];
 /// It is given more than once, or can't be decoded.
 pub(crate) fn last_event_id(query: &str) -> Result<Option<Cow<'_, str>>, TargetError> {
     let [one, other] = LAST_EVENT_ID_KEYS.map(|key| single(query, key));
-    let fault = |fault: ParamError| TargetError::new(Reason::QueryInvalid, fault.to_string());
+    let fault = |fault: String| TargetError::new(Reason::QueryInvalid, fault);
     match (one.map_err(fault)?, other.map_err(fault)?) {
         (Some(_), Some(_)) => {
             let [one, other] = LAST_EVENT_ID_KEYS;
@@ -223,7 +215,11 @@ pub(crate) fn last_event_id(query: &str) -> Result<Option<Cow<'_, str>>, TargetE
     }
 }
 
-fn room_name(room: &str) -> Result<Name, TargetError> {
+/// The name of a room in a path or a query.
+///
+/// # Errors
+/// It is invalid.
+pub(crate) fn room_name(room: &str) -> Result<Name, TargetError> {
     Name::room(room).map_err(|error| TargetError::new(Reason::NameInvalid, error.to_string()))
 }
 
@@ -256,47 +252,34 @@ fn split(target: &str) -> Option<(&str, &str)> {
 }
 
 /// The value of a key that may occur once.
-fn single<'q>(query: &'q str, key: &'static str) -> Result<Option<Cow<'q, str>>, ParamError> {
+fn single<'q>(query: &'q str, key: &'static str) -> Result<Option<Cow<'q, str>>, String> {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let mut values = pairs.filter(|(name, _)| decode(name, true).is_ok_and(|name| name == key)).map(|(_, value)| value);
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(ParamError { key, fault: Fault::Twice });
+        return Err(format!("`{key}` is given more than once: give it once."));
     }
-    decode(value, true).map(Some).map_err(|fault| ParamError { key, fault })
+    decode(value, true).map(Some).map_err(|fault| format!("`{key}` {fault}."))
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("`{key}` {fault}.")]
-struct ParamError {
-    key: &'static str,
-    fault: Fault,
-}
-
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum Fault {
-    #[error("is given more than once: give it once")]
-    Twice,
-    #[error("has a percent sign without two hexadecimal digits behind it: write %25 for the sign itself")]
-    Percent,
-    #[error("is not valid UTF-8 once it is percent-decoded: encode it as UTF-8")]
-    Utf8,
-}
+/// What is wrong with a text whose percent-encoding is invalid, for the middle of a sentence.
+const NOT_HEX: &str = "has a percent sign without two hexadecimal digits behind it: write %25 for the sign itself";
+const NOT_UTF8: &str = "is not valid UTF-8 once it is percent-decoded: encode it as UTF-8";
 
 /// Percent-decoding (RFC 3986 2.1); in a query, `+` is a space, as forms write it.
-fn decode(text: &str, plus_is_space: bool) -> Result<Cow<'_, str>, Fault> {
+fn decode(text: &str, plus_is_space: bool) -> Result<Cow<'_, str>, &'static str> {
     let is_hex = |b: Option<&u8>| b.is_some_and(u8::is_ascii_hexdigit);
     let bytes = text.as_bytes();
     let is_valid = |at: usize| bytes[at] != b'%' || (is_hex(bytes.get(at + 1)) && is_hex(bytes.get(at + 2)));
     if !(0..bytes.len()).all(is_valid) {
-        return Err(Fault::Percent);
+        return Err(NOT_HEX);
     }
     if plus_is_space && text.contains('+') {
         let spaced = text.replace('+', " ");
-        let decoded = percent_decode(spaced.as_bytes()).decode_utf8().map_err(|_| Fault::Utf8)?;
+        let decoded = percent_decode(spaced.as_bytes()).decode_utf8().map_err(|_| NOT_UTF8)?;
         return Ok(Cow::Owned(decoded.into_owned()));
     }
-    percent_decode(bytes).decode_utf8().map_err(|_| Fault::Utf8)
+    percent_decode(bytes).decode_utf8().map_err(|_| NOT_UTF8)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use sha1::{Digest as _, Sha1};
+use smallvec::SmallVec;
 
 use super::head::{Head, Version, is_token_byte};
 use super::reason::Reason;
@@ -60,11 +61,49 @@ pub struct Refusal {
 /// # Errors
 /// The refusal to answer with, when the head is not a handshake that RFC 6455 4.2.1 accepts.
 pub fn examine(head: &Head<'_>) -> Result<Handshake, Refusal> {
-    let facts = Facts::of(head);
-    let Some(reason) = facts.verdict() else {
-        return Ok(Handshake { accept: facts.accept(), protocols: offered_protocols(head) });
+    let values = |name| head.header(name).collect::<SmallVec<[&[u8]; 2]>>();
+    let (keys, versions) = (values("sec-websocket-key"), values("sec-websocket-version"));
+    let key = if let [key] = keys[..] { Some(key).filter(|key| is_valid_key(key)) } else { None };
+    let upgrade = head.has_token("upgrade", "websocket");
+
+    // The first fault is the cause. The order matters: what a hop removed comes before what the client did wrong, and a version
+    // other than 13 before the key, which other versions write differently.
+    let (mut cause, mut missing) = (None, Vec::new());
+    let mut require = |holds: bool, otherwise: Reason, what: &dyn Fn() -> String| {
+        if !holds {
+            cause = cause.or(Some(otherwise));
+            missing.push(what());
+        }
     };
-    Err(Refusal { reason, missing: facts.missing(head), survived: facts.survived() })
+    require(head.method == "GET", Reason::MethodNotGet, &|| {
+        format!("the method GET (arrived: {})", shown(head.method.as_bytes()))
+    });
+    require(head.version == Version::Http11, Reason::Http10Hop, &|| {
+        format!("HTTP/1.1 (arrived: {})", head.version.as_str())
+    });
+    require(upgrade, Reason::UpgradeStripped, &|| format!("Upgrade: websocket ({})", arrived(head, "upgrade")));
+    require(head.has_token("connection", "upgrade"), Reason::ConnectionStripped, &|| {
+        format!("Connection: Upgrade ({})", arrived(head, "connection"))
+    });
+    require(versions[..] == [b"13"], Reason::VersionUnsupported, &|| {
+        format!("Sec-WebSocket-Version: 13 ({})", arrived(head, "sec-websocket-version"))
+    });
+    require(key.is_some(), if keys.is_empty() { Reason::KeyMissing } else { Reason::KeyInvalid }, &|| {
+        let arrived = arrived(head, "sec-websocket-key");
+        format!("one Sec-WebSocket-Key that is base64 of {KEY_BYTES} bytes ({arrived})")
+    });
+    require(!head.body_declared(), Reason::BodyDeclared, &|| "a request without a body (one is announced)".to_owned());
+
+    let Some(cause) = cause else {
+        return Ok(Handshake { accept: accept(key.unwrap_or_default()), protocols: offered_protocols(head) });
+    };
+    // `Connection: upgrade` proves nothing: proxies that write it into every request are common.
+    let client_means_websocket = upgrade || !keys.is_empty() || !versions.is_empty();
+    let reason =
+        if client_means_websocket || cause == Reason::MethodNotGet { cause } else { Reason::NotAWebsocketRequest };
+    let sent = [(&keys, "Sec-WebSocket-Key"), (&versions, "Sec-WebSocket-Version")];
+    let survived = sent.into_iter().filter(|(values, _)| !values.is_empty()).map(|(_, name)| name).collect();
+    Err(Refusal { reason, missing, survived })
 }
 
 /// The 101 that completes the handshake (RFC 6455 4.2.2), with the subprotocol chosen from those offered. What follows
@@ -84,106 +123,12 @@ pub fn response_101(handshake: &Handshake, protocol: Option<&str>) -> Bytes {
     bytes.into()
 }
 
-/// Everything that a handshake needs, as found in the head.
-struct Facts<'b> {
-    method_is_get: bool,
-    http11: bool,
-    upgrade: bool,
-    connection: bool,
-    version_sent: bool,
-    version_is_13: bool,
-    keys: usize,
-    /// The key, if there is one and it is valid.
-    key: Option<&'b [u8]>,
-    body: bool,
-}
-
-impl<'b> Facts<'b> {
-    fn of(head: &Head<'b>) -> Self {
-        let mut keys = head.header("sec-websocket-key");
-        let mut versions = head.header("sec-websocket-version");
-        Self {
-            method_is_get: head.method == "GET",
-            http11: head.version == Version::Http11,
-            upgrade: head.has_token("upgrade", "websocket"),
-            connection: head.has_token("connection", "upgrade"),
-            version_sent: head.header("sec-websocket-version").next().is_some(),
-            version_is_13: versions.next() == Some(b"13") && versions.next().is_none(),
-            keys: head.header("sec-websocket-key").count(),
-            key: keys.next().filter(|key| is_valid_key(key)).filter(|_| keys.next().is_none()),
-            body: head.body_declared(),
-        }
-    }
-
-    /// The cause, if there is one. The order matters: what a hop removed comes before what the client did wrong, and a version
-    /// other than 13 before the key, which other versions write differently.
-    fn verdict(&self) -> Option<Reason> {
-        // `Connection: upgrade` proves nothing: proxies that write it into every request are common.
-        let client_means_websocket = self.keys > 0 || self.version_sent || self.upgrade;
-        if !self.method_is_get {
-            Some(Reason::MethodNotGet)
-        } else if !client_means_websocket {
-            Some(Reason::NotAWebsocketRequest)
-        } else if !self.http11 {
-            Some(Reason::Http10Hop)
-        } else if !self.upgrade {
-            Some(Reason::UpgradeStripped)
-        } else if !self.connection {
-            Some(Reason::ConnectionStripped)
-        } else if !self.version_is_13 {
-            Some(Reason::VersionUnsupported)
-        } else if self.keys == 0 {
-            Some(Reason::KeyMissing)
-        } else if self.key.is_none() {
-            Some(Reason::KeyInvalid)
-        } else {
-            self.body.then_some(Reason::BodyDeclared)
-        }
-    }
-
-    fn missing(&self, head: &Head<'_>) -> Vec<String> {
-        let came = |name| arrived(head, name);
-        let mut missing = Vec::new();
-        if !self.method_is_get {
-            missing.push(format!("the method GET (arrived: {})", shown(head.method.as_bytes())));
-        }
-        if !self.http11 {
-            missing.push(format!("HTTP/1.1 (arrived: {})", head.version.as_str()));
-        }
-        if !self.upgrade {
-            missing.push(format!("Upgrade: websocket ({})", came("upgrade")));
-        }
-        if !self.connection {
-            missing.push(format!("Connection: Upgrade ({})", came("connection")));
-        }
-        if !self.version_is_13 {
-            missing.push(format!("Sec-WebSocket-Version: 13 ({})", came("sec-websocket-version")));
-        }
-        if self.key.is_none() {
-            let came = came("sec-websocket-key");
-            missing.push(format!("one Sec-WebSocket-Key that is base64 of {KEY_BYTES} bytes ({came})"));
-        }
-        if self.body {
-            missing.push("a request without a body (one is announced)".to_owned());
-        }
-        missing
-    }
-
-    fn survived(&self) -> Vec<&'static str> {
-        let sent = [(self.keys > 0, "Sec-WebSocket-Key"), (self.version_sent, "Sec-WebSocket-Version")];
-        sent.into_iter().filter_map(|(sent, name)| sent.then_some(name)).collect()
-    }
-
-    /// RFC 6455 4.2.2, 5.4: base64 of SHA-1 of key and GUID.
-    fn accept(&self) -> [u8; 28] {
-        let mut hash = Sha1::new();
-        hash.update(self.key.unwrap_or_default());
-        hash.update(ACCEPT_GUID);
-        let mut accept = [0; 28];
-        let written = BASE64.encode_slice(hash.finalize(), &mut accept);
-        debug_assert_eq!(written, Ok(accept.len()));
-        accept
-    }
+/// RFC 6455 4.2.2, 5.4: base64 of SHA-1 of key and GUID.
+fn accept(key: &[u8]) -> [u8; 28] {
+    let mut accept = [0; 28];
+    let written = BASE64.encode_slice(Sha1::new().chain_update(key).chain_update(ACCEPT_GUID).finalize(), &mut accept);
+    debug_assert_eq!(written, Ok(accept.len()));
+    accept
 }
 
 fn is_valid_key(key: &[u8]) -> bool {

@@ -5,41 +5,29 @@ use std::sync::Arc;
 
 use super::plan::Sizes;
 use crate::number::Number;
+use crate::words::words;
 
-/// The kinds of holders, which are also the labels of their metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    /// Room logs: frames that slow members have not received.
-    Logs,
-    /// Frames that chat rooms keep for clients that reconnect.
-    Replay,
-    /// Replies, and what partial sends left over.
-    Outboxes,
-    /// Frames and messages that have not arrived completely.
-    Messages,
-    /// Input of connections that waits to be read.
-    Unread,
-    /// Request heads that have not arrived completely.
-    Heads,
+words! {
+    /// The kinds of holders, which are also the labels of their metrics.
+    pub enum What {
+        /// Room logs: frames that slow members have not received.
+        Logs = "logs",
+        /// Frames that chat rooms keep for clients that reconnect.
+        Replay = "replay",
+        /// Replies, and what partial sends left over.
+        Outboxes = "outboxes",
+        /// Frames and messages that have not arrived completely.
+        Messages = "messages",
+        /// Input of connections that waits to be read.
+        Unread = "unread",
+        /// Request heads that have not arrived completely.
+        Heads = "heads",
+    }
 }
 
 impl What {
-    /// All kinds, in the order of their declaration.
-    pub const ALL: [Self; 6] = [Self::Logs, Self::Replay, Self::Outboxes, Self::Messages, Self::Unread, Self::Heads];
     /// The kinds that give memory back when the budget is used up. A request head is refused before it takes any.
     pub(crate) const GIVING: [Self; 5] = [Self::Logs, Self::Replay, Self::Outboxes, Self::Messages, Self::Unread];
-
-    /// The value of the label in metrics.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Logs => "logs",
-            Self::Replay => "replay",
-            Self::Outboxes => "outboxes",
-            Self::Messages => "messages",
-            Self::Unread => "unread",
-            Self::Heads => "heads",
-        }
-    }
 
     /// The words for a log line that counts them.
     pub(crate) fn plural(self) -> &'static str {

@@ -48,7 +48,7 @@ impl Scrape {
     }
 
     fn connections(&self, page: &mut Page<'_>) -> fmt::Result {
-        let connections = Protocol::ALL.map(|protocol| (protocol.label(), self.sum(|c| c.connections(protocol))));
+        let connections = Protocol::ALL.map(|protocol| (protocol.as_str(), self.sum(|c| c.connections(protocol))));
         let help = "Connections that are open, by what they speak";
         page.family("hi_connections", help, None, MetricType::Gauge, "dialect", connections)?;
         page.counter("hi_accepts", "Connections accepted", None, self.sum(|c| &c.accepts))?;
@@ -60,8 +60,7 @@ impl Scrape {
         let codes = codes.into_iter().chain([("other".to_owned(), self.sum(|c| c.disconnects(0)))]);
         let help = "WebSockets and streams that ended, by the first close code given or due";
         page.family("hi_disconnects", help, None, MetricType::Counter, "code", codes)?;
-        let rooms = [("chat", Namespace::Chat), ("raw", Namespace::Raw)];
-        let rooms = rooms.map(|(kind, namespace)| (kind, self.rooms.len(namespace) as u64));
+        let rooms = Namespace::ALL.map(|namespace| (namespace.as_str(), self.rooms.len(namespace) as u64));
         page.family("hi_rooms", "Rooms", None, MetricType::Gauge, "kind", rooms)?;
         let (dormant, evicted) = self.rooms.dormant();
         page.gauge("hi_sleeping_rooms", "Rooms that nobody is in, kept for clients that reconnect", dormant as u64)?;
@@ -71,12 +70,12 @@ impl Scrape {
 
     fn messages(&self, page: &mut Page<'_>) -> fmt::Result {
         let speakers = [Protocol::V0, Protocol::V1, Protocol::Raw];
-        let messages = speakers.map(|protocol| (protocol.label(), self.sum(|c| c.messages_in(protocol))));
+        let messages = speakers.map(|protocol| (protocol.as_str(), self.sum(|c| c.messages_in(protocol))));
         let messages = messages.into_iter().chain([("api", self.sum(|c| &c.api_messages_in))]);
         let help = "Messages that arrived and were admitted";
         page.family("hi_messages_in", help, None, MetricType::Counter, "dialect", messages)?;
         // The internal port has no rate limit: it answers `busy` while the shards lag.
-        let limited = speakers.map(|protocol| (protocol.label(), self.sum(|c| c.rate_limited(protocol))));
+        let limited = speakers.map(|protocol| (protocol.as_str(), self.sum(|c| c.rate_limited(protocol))));
         let help = "Messages refused for their rate";
         page.family("hi_rate_limited", help, None, MetricType::Counter, "dialect", limited)?;
         let help = "Messages and notices of rooms that the kernel took, once for each member";
@@ -155,7 +154,7 @@ fn system(page: &mut Page<'_>) -> fmt::Result {
 }
 
 /// Writes metrics one after another.
-struct Page<'a>(DescriptorEncoder<'a>);
+pub(super) struct Page<'a>(pub(super) DescriptorEncoder<'a>);
 
 impl Page<'_> {
     fn counter(&mut self, name: &str, help: &str, unit: Option<Unit>, value: u64) -> fmt::Result {
@@ -168,7 +167,7 @@ impl Page<'_> {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value.min(i64::MAX as u64))
     }
 
-    fn family<L: AsRef<str>>(
+    pub(super) fn family<L: AsRef<str>>(
         &mut self,
         name: &str,
         help: &str,

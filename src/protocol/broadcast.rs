@@ -69,11 +69,11 @@ impl Unnumbered {
     }
 
     fn write(&mut self, text: std::fmt::Arguments<'_>) {
-        self.0.write_fmt(text).expect("writing to memory");
+        self.0.bytes.write_fmt(text).expect("writing to memory");
     }
 
     fn write_json(&mut self, value: &(impl Serialize + ?Sized)) {
-        serde_json::to_writer(&mut self.0, value).expect("strings are JSON, memory takes them");
+        serde_json::to_writer(&mut self.0.bytes, value).expect("strings are JSON, memory takes them");
     }
 }
 

@@ -41,39 +41,32 @@ pub(crate) enum CloseReason<'a> {
 
 impl CloseReason<'_> {
     pub(crate) fn code(&self) -> u16 {
-        match self {
-            Self::GoingAway => 1001,
-            Self::Restart { .. } => 1012,
-            Self::Violation(code, _) => *code,
-            Self::BinaryInChat => 1003,
-            Self::Unreadable => 1007,
-            Self::ListenOnly | Self::ListenerSpeaks | Self::Disconnected(_) => 1008,
-            Self::OutOfMemory => 1013,
-            Self::NameTaken => 4002,
-            Self::TakenOver => 4003,
-            Self::TooSlow | Self::RepliesUnread => 4101,
-            Self::RateLimit => 4102,
-        }
+        self.code_and_text().0
     }
 
     /// The sentence that goes with it, at most 123 bytes.
-    pub(crate) fn text(&self) -> Cow<'static, str> {
-        Cow::Borrowed(match self {
-            Self::GoingAway => "the server stops; come back in 1 to 30 seconds",
-            Self::Restart { retry_ms } => return Cow::Owned(format!("{{\"retry_ms\":{retry_ms}}}")),
-            Self::Violation(_, violation) => return Cow::Owned(violation.to_string()),
-            Self::BinaryInChat => "chat takes text messages only; binary ones go to /raw/ROOM",
-            Self::Unreadable => "three messages in a row could not be read as JSON objects",
-            Self::ListenOnly => "this server's raw rooms are for listening only (--raw listen)",
-            Self::ListenerSpeaks => "a stream is there to be read; messages go through /ws",
-            Self::Disconnected(reason) => return Cow::Owned((*reason).to_owned()),
-            Self::NameTaken => "that name is taken in this room; pick another",
-            Self::TakenOver => "a newer connection of yours has taken over",
-            Self::TooSlow => "too slow: messages were lost; come back",
-            Self::RepliesUnread => "too slow: the replies to you are not being read",
-            Self::OutOfMemory => "the server is short of memory for half-sent messages; try again later",
-            Self::RateLimit => "over the rate limit for 10 seconds; slow down and come back",
-        })
+    pub(crate) fn text(&self) -> Cow<'_, str> {
+        self.code_and_text().1
+    }
+
+    fn code_and_text(&self) -> (u16, Cow<'_, str>) {
+        let (code, text) = match self {
+            Self::GoingAway => (1001, "the server stops; come back in 1 to 30 seconds"),
+            Self::Restart { retry_ms } => return (1012, format!("{{\"retry_ms\":{retry_ms}}}").into()),
+            Self::Violation(code, violation) => return (*code, violation.to_string().into()),
+            Self::BinaryInChat => (1003, "chat takes text messages only; binary ones go to /raw/ROOM"),
+            Self::Unreadable => (1007, "three messages in a row could not be read as JSON objects"),
+            Self::ListenOnly => (1008, "this server's raw rooms are for listening only (--raw listen)"),
+            Self::ListenerSpeaks => (1008, "a stream is there to be read; messages go through /ws"),
+            Self::Disconnected(reason) => (1008, *reason),
+            Self::NameTaken => (4002, "that name is taken in this room; pick another"),
+            Self::TakenOver => (4003, "a newer connection of yours has taken over"),
+            Self::TooSlow => (4101, "too slow: messages were lost; come back"),
+            Self::RepliesUnread => (4101, "too slow: the replies to you are not being read"),
+            Self::OutOfMemory => (1013, "the server is short of memory for half-sent messages; try again later"),
+            Self::RateLimit => (4102, "over the rate limit for 10 seconds; slow down and come back"),
+        };
+        (code, text.into())
     }
 
     /// Whether the peer may not answer our Close properly, or its input can't be decoded any more: see

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// A value.
 #[derive(Debug)]
@@ -61,16 +62,9 @@ impl<T> Spelled<T> {
 }
 
 /// The key of an object.
-struct Key<'de>(Cow<'de, str>);
-
-impl<'de> Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match deserializer.deserialize_str(JsonVisitor)? {
-            Json::Text(text) => Ok(Self(text)),
-            other => Err(D::Error::custom(format!("a key has to be a string, not {}", other.kind()))),
-        }
-    }
-}
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Key<'j>(#[serde(borrow)] Cow<'j, str>);
 
 impl<'de> Deserialize<'de> for Json<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

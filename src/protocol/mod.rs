@@ -16,38 +16,28 @@ pub mod v1;
 
 pub(crate) use encoding::Encoding;
 
+use crate::words::words;
+
 /// Users in one list: the answers to `/list` and `who`, and on the internal port.
 pub const USERS_LISTED_MAX: usize = 100;
 /// Rooms in one list: the answers to `/channels` and `rooms`, and on the internal port.
 pub const ROOMS_LISTED_MAX: usize = 1000;
 
-/// What a connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// `/ws` without a subprotocol: the dialect of 2017.
-    V0,
-    /// `/ws` with the subprotocol `hi.v1`.
-    V1,
-    /// `/raw/ROOM`: payloads as they come.
-    Raw,
-    /// `/stream/ROOM`: server-sent events; nothing is said.
-    Sse,
+words! {
+    /// What a connection speaks, with its label in metrics.
+    pub enum Protocol {
+        /// `/ws` without a subprotocol: the dialect of 2017.
+        V0 = "v0",
+        /// `/ws` with the subprotocol `hi.v1`.
+        V1 = "v1",
+        /// `/raw/ROOM`: payloads as they come.
+        Raw = "raw",
+        /// `/stream/ROOM`: server-sent events; nothing is said.
+        Sse = "sse",
+    }
 }
 
 impl Protocol {
-    /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 4] = [Self::V0, Self::V1, Self::Raw, Self::Sse];
-
-    /// The label that metrics have for it.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::V0 => "v0",
-            Self::V1 => "v1",
-            Self::Raw => "raw",
-            Self::Sse => "sse",
-        }
-    }
-
     /// The rooms that it reaches.
     pub(crate) fn namespace(self) -> Namespace {
         match self {
@@ -65,13 +55,15 @@ impl Protocol {
     }
 }
 
-/// Chat rooms and raw rooms never meet, even under the same name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Namespace {
-    /// `/ws`: JSON, users, presence.
-    Chat,
-    /// `/raw/ROOM`: payloads as they come.
-    Raw,
+words! {
+    /// Chat rooms and raw rooms never meet, even under the same name.
+    #[derive(Hash)]
+    pub enum Namespace {
+        /// `/ws`: JSON, users, presence.
+        Chat = "chat",
+        /// `/raw/ROOM`: payloads as they come.
+        Raw = "raw",
+    }
 }
 
 /// One connection as the other shards know it.

@@ -64,7 +64,7 @@ impl Name {
     }
 
     fn of_user(text: &str, reserved: &[&'static str]) -> Result<Self, NameError> {
-        let refuse = |problem| NameError { kind: Kind::User, problem };
+        let refuse = |problem| NameError { of: "user", problem };
         if text.starts_with('#') {
             return Err(refuse(Problem::StartsWithHash));
         }
@@ -83,9 +83,11 @@ impl Name {
     /// # Errors
     /// The first rule that the name breaks, as a sentence for the user.
     pub fn room(text: &str) -> Result<Self, NameError> {
-        let refuse = |problem| NameError { kind: Kind::Room, problem };
+        let refuse = |problem| NameError { of: "room", problem };
         let white_space = |text: &str| {
-            text.chars().find(|c| c.is_whitespace() && !c.is_control()).map(|c| refuse(Problem::WhiteSpace(c)))
+            text.chars()
+                .find(|c| c.is_whitespace() && !c.is_control())
+                .map(|c| refuse(Problem::Disallowed(WHITE_SPACE, c)))
         };
         if text.len() <= ROOM_BYTES_MAX
             && let Some(error) = white_space(text)
@@ -215,25 +217,11 @@ impl fmt::Display for Name {
 /// Why a name was refused. `Display` is one sentence: what, why, and what to do. It never contains the name itself, so
 /// that it is safe in a log, in a terminal and in a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("The {} name {problem}", kind.as_str())]
+#[error("The {of} name {problem}")]
 pub struct NameError {
-    kind: Kind,
+    /// What it names: a user or a room.
+    of: &'static str,
     problem: Problem,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    User,
-    Room,
-}
-
-impl Kind {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Room => "room",
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -246,16 +234,8 @@ enum Problem {
     StartsWithHash,
     #[error("reads as {0:?}, which is a name of the server itself: choose another one.")]
     Reserved(&'static str),
-    #[error("contains the control character {}, which is not allowed: leave it out.", code_point(*.0))]
-    Control(char),
-    #[error("contains the white space character {}, which is not allowed: leave it out.", code_point(*.0))]
-    WhiteSpace(char),
-    #[error("contains the invisible character {}, which is not allowed: leave it out.", code_point(*.0))]
-    Invisible(char),
-    #[error("contains the unknown character {}, which is not allowed: leave it out.", code_point(*.0))]
-    Unassigned(char),
-    #[error("contains the character {}, which is not allowed: leave it out.", code_point(*.0))]
-    Disallowed(char),
+    #[error("contains the {0} {code}, which is not allowed: leave it out.", code = code_point(*.1))]
+    Disallowed(&'static str, char),
     #[error("contains the character {}, which is allowed between certain letters only: leave it out.", code_point(*.0))]
     OutOfPlace(char),
     #[error("contains the mark {} without a letter in front of it: leave it out.", code_point(*.0))]
@@ -266,15 +246,20 @@ enum Problem {
     Unstable,
 }
 
+/// What rooms refuse in names, and users for the most part.
+const WHITE_SPACE: &str = "white space character";
+
 impl From<precis::Fault> for Problem {
     fn from(fault: precis::Fault) -> Self {
         match fault {
-            precis::Fault::Disallowed(c) if c.is_control() => Self::Control(c),
-            precis::Fault::Disallowed(c) if c.is_whitespace() => Self::WhiteSpace(c),
-            precis::Fault::Disallowed(c) | precis::Fault::OutOfPlace(c) if is_invisible(c) => Self::Invisible(c),
-            precis::Fault::Disallowed(c) => Self::Disallowed(c),
+            precis::Fault::Disallowed(c) if c.is_control() => Self::Disallowed("control character", c),
+            precis::Fault::Disallowed(c) if c.is_whitespace() => Self::Disallowed(WHITE_SPACE, c),
+            precis::Fault::Disallowed(c) | precis::Fault::OutOfPlace(c) if is_invisible(c) => {
+                Self::Disallowed("invisible character", c)
+            }
+            precis::Fault::Disallowed(c) => Self::Disallowed("character", c),
             precis::Fault::OutOfPlace(c) => Self::OutOfPlace(c),
-            precis::Fault::Unassigned(c) => Self::Unassigned(c),
+            precis::Fault::Unassigned(c) => Self::Disallowed("unknown character", c),
             precis::Fault::Unstable => Self::Unstable,
         }
     }

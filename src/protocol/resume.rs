@@ -14,14 +14,8 @@ const TAG_BYTES: usize = 16;
 const ID_BYTES: usize = 12;
 
 /// Issues and redeems the secrets of one process.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ResumeKey(Hmac<Sha1>);
-
-impl std::fmt::Debug for ResumeKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ResumeKey(..)")
-    }
-}
 
 impl ResumeKey {
     /// A key from random numbers.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::frame::OpCode;
 use crate::frame::encode::FrameWriter;
 use crate::protocol::position::{Epoch, Since};
+use crate::words::words;
 
 mod parse;
 
@@ -55,21 +56,12 @@ pub enum Command<'a> {
         /// The client's position in the room.
         since: Option<Since>,
     },
-    /// Leave a room.
-    Leave {
-        /// The room to leave.
-        room: Cow<'a, str>,
-    },
-    /// Asks for the users of a room.
-    Who {
-        /// The room to look at.
-        room: Cow<'a, str>,
-    },
-    /// Asks for the names of rooms.
-    Rooms {
-        /// Only rooms whose names begin with this.
-        prefix: Cow<'a, str>,
-    },
+    /// Leave this room.
+    Leave(Cow<'a, str>),
+    /// Asks for the users of this room.
+    Who(Cow<'a, str>),
+    /// Asks for the names of rooms that begin with this.
+    Rooms(Cow<'a, str>),
     /// Asks for the server's time.
     Ping,
 }
@@ -83,46 +75,25 @@ pub enum Fault {
     Meaningless(String),
 }
 
-/// `Code` of an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
-    /// Nobody is in that room.
-    RoomNotFound,
-    /// A member of the room has the name.
-    NameTaken,
-    /// The connection is in as many rooms as it may be.
-    TooManyRooms,
-    /// The connection is not in that room.
-    NotJoined,
-    /// Beyond the rate limit.
-    TooManyRequests,
-    /// The message can't be read, or is no request.
-    BadRequest,
+words! {
+    /// `Code` of an error, as it is on the wire.
+    pub enum Code {
+        /// Nobody is in that room.
+        RoomNotFound = "room_not_found",
+        /// A member of the room has the name.
+        NameTaken = "name_taken",
+        /// The connection is in as many rooms as it may be.
+        TooManyRooms = "too_many_rooms",
+        /// The connection is not in that room.
+        NotJoined = "not_joined",
+        /// Beyond the rate limit.
+        TooManyRequests = "too_many_requests",
+        /// The message can't be read, or is no request.
+        BadRequest = "bad_request",
+    }
 }
 
 impl Code {
-    /// All of them, in the order of their declaration.
-    pub(crate) const ALL: [Self; 6] = [
-        Self::RoomNotFound,
-        Self::NameTaken,
-        Self::TooManyRooms,
-        Self::NotJoined,
-        Self::TooManyRequests,
-        Self::BadRequest,
-    ];
-
-    /// The word on the wire.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::RoomNotFound => "room_not_found",
-            Self::NameTaken => "name_taken",
-            Self::TooManyRooms => "too_many_rooms",
-            Self::NotJoined => "not_joined",
-            Self::TooManyRequests => "too_many_requests",
-            Self::BadRequest => "bad_request",
-        }
-    }
-
     /// Whether the same request may succeed a moment later.
     pub(crate) fn is_temporary(self) -> bool {
         self == Self::TooManyRequests
@@ -144,13 +115,15 @@ impl Refusal {
 
     /// The answer to the request with this `Ref`.
     pub fn frame(&self, reference: Option<&Ref<'_>>) -> Bytes {
-        encode(&Error {
-            op: "err",
-            reference,
-            code: self.code.as_str(),
-            message: &self.message,
-            temporary: self.code.is_temporary(),
-        })
+        #[derive(Serialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Error<'a> {
+            code: &'static str,
+            message: &'a str,
+            temporary: bool,
+        }
+        let (code, temporary) = (self.code.as_str(), self.code.is_temporary());
+        encode(&Tagged { op: "err", reference, body: Error { code, message: &self.message, temporary } })
     }
 }
 
@@ -277,20 +250,9 @@ struct Tagged<'a, B: Serialize> {
     body: B,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Error<'a> {
-    op: &'static str,
-    #[serde(rename = "Ref", skip_serializing_if = "Option::is_none")]
-    reference: Option<&'a Ref<'a>>,
-    code: &'static str,
-    message: &'a str,
-    temporary: bool,
-}
-
 fn encode(body: &impl Serialize) -> Bytes {
     let mut frame = FrameWriter::with_capacity(256);
-    serde_json::to_writer(&mut frame, body).expect("strings and numbers are JSON, memory takes them");
+    serde_json::to_writer(&mut frame.bytes, body).expect("strings and numbers are JSON, memory takes them");
     frame.finish(OpCode::Text)
 }
 

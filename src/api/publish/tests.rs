@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::*;
 use crate::api::health::Readiness;
 use crate::api::key::Keys;
+use crate::limits::PUBLISHES_WAITING_MAX;
 use crate::metrics::Metrics;
 use crate::os;
 use crate::protocol::MemberId;
@@ -71,7 +72,7 @@ async fn a_room_that_catches_up_in_time_is_waited_for() {
     rooms[1].set_behind(true);
     let call = call(None);
     let catches_up = async {
-        sleep(WAIT_TIME_MAX / 2).await;
+        sleep(PUBLISH_TIME_MAX / 2).await;
         rooms[1].set_behind(false);
     };
     let (answer, ()) = tokio::join!(broadcast(&app, &call), catches_up);
@@ -83,7 +84,7 @@ async fn a_few_requests_wait_and_further_ones_are_refused_at_once() {
     let (app, rooms) = app();
     rooms[0].set_behind(true);
     let call = call(None);
-    let mut waiting: Vec<_> = (0..WAITING_MAX).map(|_| Box::pin(broadcast(&app, &call))).collect();
+    let mut waiting: Vec<_> = (0..PUBLISHES_WAITING_MAX).map(|_| Box::pin(broadcast(&app, &call))).collect();
     for request in &mut waiting {
         assert!(poll_once(request.as_mut()).is_none(), "it waits");
     }

@@ -30,7 +30,7 @@ fn as_client(frame: &[u8], payload_bytes: usize, mask: [u8; 4]) -> Vec<u8> {
 fn written(opcode: OpCode, capacity: usize, pieces: &[&[u8]]) -> Bytes {
     let mut writer = FrameWriter::with_capacity(capacity);
     for piece in pieces {
-        writer.write_all(piece).expect("memory");
+        writer.bytes.write_all(piece).expect("memory");
     }
     writer.finish(opcode)
 }
@@ -56,7 +56,7 @@ fn headers_are_as_short_as_possible() {
 #[test]
 fn a_frame_of_the_estimated_length_is_not_copied() {
     let mut writer = FrameWriter::with_capacity(1000);
-    writer.write_all(&[b'x'; 1000]).expect("memory");
+    writer.bytes.write_all(&[b'x'; 1000]).expect("memory");
     let payload_at = writer.bytes[HEADER_BYTES_MAX..].as_ptr();
     let frame = writer.finish(OpCode::Text);
     assert_eq!(frame[4..].as_ptr(), payload_at);

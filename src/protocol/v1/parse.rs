@@ -41,9 +41,9 @@ impl<'de> Fields<'de> {
                 Ok(Command::Publish { room: room()?, message: required(self.v0.message, "Message")? })
             }
             Some("join") => Ok(Command::Join { room: room()?, since: self.since.value() }),
-            Some("leave") => Ok(Command::Leave { room: room()? }),
-            Some("who") => Ok(Command::Who { room: room()? }),
-            Some("rooms") => Ok(Command::Rooms { prefix: self.prefix.value().unwrap_or_default() }),
+            Some("leave") => Ok(Command::Leave(room()?)),
+            Some("who") => Ok(Command::Who(room()?)),
+            Some("rooms") => Ok(Command::Rooms(self.prefix.value().unwrap_or_default())),
             Some("ping") => Ok(Command::Ping),
             Some(_) => {
                 Err(Fault::Meaningless("Op is none of those known here: pub, join, leave, who, rooms, ping.".into()))

@@ -43,10 +43,10 @@ fn each_op_is_a_command() {
         command(r#"{"op":"join","room":"tea","since":{"seq":0,"epoch":"other","more":[]}}"#),
         Command::Join { room: room.clone(), since: Some(Since { epoch: None, seq: 0 }) }
     );
-    assert_eq!(command(r#"{"Op":"leave","Room":"tea"}"#), Command::Leave { room: room.clone() });
-    assert_eq!(command(r#"{"Op":"who","Room":"tea","room":"no"}"#), Command::Who { room });
-    assert_eq!(command(r#"{"Op":"rooms"}"#), Command::Rooms { prefix: "".into() });
-    assert_eq!(command(r#"{"Op":"rooms","Prefix":"t"}"#), Command::Rooms { prefix: "t".into() });
+    assert_eq!(command(r#"{"Op":"leave","Room":"tea"}"#), Command::Leave(room.clone()));
+    assert_eq!(command(r#"{"Op":"who","Room":"tea","room":"no"}"#), Command::Who(room));
+    assert_eq!(command(r#"{"Op":"rooms"}"#), Command::Rooms("".into()));
+    assert_eq!(command(r#"{"Op":"rooms","Prefix":"t"}"#), Command::Rooms("t".into()));
     assert_eq!(command(r#"{"Op":"ping","Since":null}"#), Command::Ping);
 }
 

@@ -71,9 +71,9 @@ impl Hub {
         let outcome = match command {
             Ok(Command::Publish { room, message }) => self.publish(slot, reference, user, payload, &room, &message),
             Ok(Command::Join { room, since }) => self.join_request(slot, reference, &room, since),
-            Ok(Command::Leave { room }) => self.leave_request(slot, reference, user, &room),
-            Ok(Command::Who { room }) => self.who(slot, reference, &room),
-            Ok(Command::Rooms { prefix }) => {
+            Ok(Command::Leave(room)) => self.leave_request(slot, reference, user, &room),
+            Ok(Command::Who(room)) => self.who(slot, reference, &room),
+            Ok(Command::Rooms(prefix)) => {
                 self.list_rooms(slot, reference, &prefix);
                 Ok(())
             }
