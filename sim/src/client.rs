@@ -8,7 +8,8 @@ use hi::protocol::position::Since;
 
 use crate::network::{Found, LinkId, Sizes};
 use crate::plan::{RAW_ROOMS, ROOMS};
-use crate::scene::{Scene, Seen};
+use crate::scene::Scene;
+use crate::seen::Seen;
 use crate::server::{Kind, Request};
 use crate::trace::digest;
 use crate::wire::{self, Reader};

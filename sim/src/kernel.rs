@@ -13,7 +13,7 @@ use hi::ring::{BufferPool, Completion, Receive, Slices};
 
 use crate::network::{Found, LinkId, Network};
 use crate::random::Random;
-use crate::scene::{Seen, Totals};
+use crate::seen::{Seen, Totals};
 
 /// Pieces of deferred work that the kernel finishes in one call, as Linux does since 6.13.
 const DEFERRED_PER_SUBMIT: usize = 20;

@@ -13,6 +13,7 @@
 //! | [`truth`] | what is known of each room's one order |
 //! | [`allocations`] | what the server has really allocated |
 //! | [`world`] | the scheduler: what happens next, and what has to hold |
+//! | [`seen`] | what simulations are there to see, and how often they saw it |
 //! | [`seeds`] | many of them, on several threads |
 //! | [`plan`], [`random`], [`clock`], [`trace`], [`scene`] | what a seed decides, chance, time, what happened, and all of it together |
 
@@ -26,6 +27,7 @@ pub mod random;
 pub mod ring;
 pub mod scene;
 pub mod seeds;
+pub mod seen;
 pub mod server;
 pub mod trace;
 pub mod truth;

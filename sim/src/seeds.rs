@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::scene::Totals;
+use crate::seen::Totals;
 use crate::world::World;
 
 thread_local! {

@@ -1,6 +1,6 @@
 //! Seeds that have to hold, that a seed repeats itself, and that all of them together see what a simulation is there for.
 
-use sim::scene::Seen;
+use sim::seen::Seen;
 use sim::{STEPS, seeds};
 
 /// Seeds of every run.

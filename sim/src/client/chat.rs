@@ -5,7 +5,8 @@ use hi::protocol::position::Since;
 
 use super::{Client, Membership};
 use crate::plan::ROOMS;
-use crate::scene::{Scene, Seen};
+use crate::scene::Scene;
+use crate::seen::Seen;
 use crate::server::Kind;
 use crate::truth::Said;
 use crate::wire::{Event, epoch_number};

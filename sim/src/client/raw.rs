@@ -4,7 +4,8 @@
 use bytes::Bytes;
 
 use super::{Client, Membership};
-use crate::scene::{Scene, Seen};
+use crate::scene::Scene;
+use crate::seen::Seen;
 use crate::server::Kind;
 use crate::truth::sender;
 

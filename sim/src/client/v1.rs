@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::chat::{epoch, room_of};
 use super::{Client, Connection, End, Membership, Position};
-use crate::scene::{Scene, Seen};
+use crate::scene::Scene;
+use crate::seen::Seen;
 use crate::server::Kind;
 use crate::truth::Said;
 use crate::wire;

@@ -6,7 +6,8 @@ use hi::protocol::Namespace;
 use super::{TICK_MS, World};
 use crate::allocations::server_bytes;
 use crate::kernel::Kernel;
-use crate::scene::{Scene, Seen};
+use crate::scene::Scene;
+use crate::seen::Seen;
 
 /// Rounds in which everyone reads, writes and takes a turn, until everything that is owed has arrived.
 const ROUNDS_UNTIL_SETTLED_MAX: u32 = 200_000;
