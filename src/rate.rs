@@ -47,7 +47,7 @@ impl RateLimit {
 
 /// What happens to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Admitted {
     /// It is within the rate.
     Pass,
     /// The connection is over its rate: the message is dropped.
@@ -81,15 +81,15 @@ impl Bucket {
     }
 
     /// Takes a token for a message that arrives at `now_ms`.
-    pub(crate) fn take(&mut self, limit: &RateLimit, now_ms: u64) -> Verdict {
+    pub(crate) fn take(&mut self, limit: &RateLimit, now_ms: u64) -> Admitted {
         if limit.per_second == 0 {
-            return Verdict::Pass;
+            return Admitted::Pass;
         }
         self.refill(limit, now_ms as u32);
         match self.tokens.checked_sub(TOKEN) {
             Some(tokens) => {
                 self.tokens = tokens;
-                Verdict::Pass
+                Admitted::Pass
             }
             None => self.refuse(),
         }
@@ -104,11 +104,11 @@ impl Bucket {
         self.pause_ms = passed_ms.saturating_add(u32::from(self.pause_ms)).min(u32::from(PAUSE_MS)) as u16;
     }
 
-    fn refuse(&mut self) -> Verdict {
+    fn refuse(&mut self) -> Admitted {
         let goes_on = self.pause_ms < PAUSE_MS;
         self.excess_ms = if goes_on { (self.excess_ms + self.pause_ms).min(EXCESS_MS_MAX) } else { 0 };
         self.pause_ms = 0;
-        if self.excess_ms == EXCESS_MS_MAX { Verdict::RefusedTooLong } else { Verdict::Refused }
+        if self.excess_ms == EXCESS_MS_MAX { Admitted::RefusedTooLong } else { Admitted::Refused }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use hi::admission::RawMode;
-use hi::api::call::{Answer, ApiError, Call};
+use hi::api::call::{ApiAnswer, ApiError, Call};
 use hi::api::health::Readiness;
 use hi::api::key::Keys;
 use hi::api::{App, publish, rooms};
@@ -57,13 +57,13 @@ fn at_once<T>(outcome: impl Future<Output = T>) -> T {
     }
 }
 
-fn check_outcome(body: &[u8], outcome: Result<Answer, ApiError>, success: u16) {
+fn check_outcome(body: &[u8], outcome: Result<ApiAnswer, ApiError>, success: u16) {
     let fields = match serde_json::from_slice(&without_lone_surrogates(body)) {
         Ok(Value::Object(fields)) => Some(fields),
         _ => None,
     };
     match outcome {
-        Ok(Answer { status, body, .. }) => {
+        Ok(ApiAnswer { status, body, .. }) => {
             assert!(fields.is_some() && status == success, "{status}");
             assert!(matches!(serde_json::from_slice(&body), Ok(Value::Object(_))), "{}", body.escape_ascii());
         }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use hi::frame::decode::{Decoder, Event, Kind};
+use hi::frame::decode::{Decoded, Decoder, MessageKind};
 
 /// Bytes that a decoder may hold in addition to twice what has arrived.
 const HELD_BYTES_BESIDE: usize = 512;
@@ -17,18 +17,18 @@ pub fn check(input: &[u8]) {
     assert_eq!(at_once, in_pieces, "packets of {piece} bytes");
     for event in &at_once.0 {
         match event {
-            Event::Message { kind, payload } => {
+            Decoded::Message { kind, payload } => {
                 assert!(payload.len() <= message_bytes_max);
-                assert!(*kind == Kind::Binary || std::str::from_utf8(payload).is_ok());
+                assert!(*kind == MessageKind::Binary || std::str::from_utf8(payload).is_ok());
             }
-            Event::Ping(payload) | Event::Pong(payload) => assert!(payload.len() <= 125),
-            Event::Close(_) => assert_eq!(Some(event), at_once.0.last()),
+            Decoded::Ping(payload) | Decoded::Pong(payload) => assert!(payload.len() <= 125),
+            Decoded::Close(_) => assert_eq!(Some(event), at_once.0.last()),
         }
     }
 }
 
 /// The events, and the close code of a violation.
-fn decode(stream: &[u8], piece_bytes: usize, message_bytes_max: usize) -> (Vec<Event<'static>>, Option<u16>) {
+fn decode(stream: &[u8], piece_bytes: usize, message_bytes_max: usize) -> (Vec<Decoded<'static>>, Option<u16>) {
     let (mut decoder, mut events, mut fed) = (Decoder::new(), Vec::new(), 0);
     for piece in stream.chunks(piece_bytes) {
         let mut piece = piece.to_vec();
@@ -44,7 +44,7 @@ fn decode(stream: &[u8], piece_bytes: usize, message_bytes_max: usize) -> (Vec<E
                     return (events, Some(violation.close_code()));
                 }
             }
-            if matches!(events.last(), Some(Event::Close(_))) {
+            if matches!(events.last(), Some(Decoded::Close(_))) {
                 return (events, None);
             }
         }
@@ -53,12 +53,12 @@ fn decode(stream: &[u8], piece_bytes: usize, message_bytes_max: usize) -> (Vec<E
     (events, None)
 }
 
-fn owned(event: Event<'_>) -> Event<'static> {
+fn owned(event: Decoded<'_>) -> Decoded<'static> {
     let own = |payload: Cow<'_, [u8]>| Cow::Owned(payload.into_owned());
     match event {
-        Event::Message { kind, payload } => Event::Message { kind, payload: own(payload) },
-        Event::Ping(payload) => Event::Ping(own(payload)),
-        Event::Pong(payload) => Event::Pong(own(payload)),
-        Event::Close(status) => Event::Close(status),
+        Decoded::Message { kind, payload } => Decoded::Message { kind, payload: own(payload) },
+        Decoded::Ping(payload) => Decoded::Ping(own(payload)),
+        Decoded::Pong(payload) => Decoded::Pong(own(payload)),
+        Decoded::Close(status) => Decoded::Close(status),
     }
 }

@@ -1,7 +1,7 @@
 //! Requests of `hi.v1` clients.
 
 use hi::protocol::surrogates::without_lone_surrogates;
-use hi::protocol::v1::{self, Code, Fault, Refusal};
+use hi::protocol::v1::{self, Code, Refusal, RequestFault};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
@@ -62,7 +62,7 @@ pub fn check(payload: &[u8]) {
     let answer = json_of(&Refusal::new(Code::BadRequest, "x").frame(request.reference.as_ref()));
     assert_eq!((&answer["Op"], &answer["Code"]), (&Value::from("err"), &Value::from("bad_request")));
     let fault = request.command.err();
-    if let Some(Fault::Unreadable(sentence) | Fault::Meaningless(sentence)) = &fault {
+    if let Some(RequestFault::Unreadable(sentence) | RequestFault::Meaningless(sentence)) = &fault {
         assert_sentence(sentence);
     }
     let Some(members) = Tree::members(payload) else {
@@ -74,11 +74,11 @@ pub fn check(payload: &[u8]) {
     let wrong = members.iter().find(|(key, value)| !is_right(key, value));
     match (fault, wrong) {
         (None, None) => {}
-        (Some(Fault::Unreadable(sentence)), Some((key, _))) => {
+        (Some(RequestFault::Unreadable(sentence)), Some((key, _))) => {
             let names = [" has to be ", "."].iter().any(|after| sentence.contains(&format!(": {key}{after}")));
             assert!(names, "{sentence} does not name {key}");
         }
-        (Some(Fault::Meaningless(sentence)), None) => {
+        (Some(RequestFault::Meaningless(sentence)), None) => {
             assert!(["Op ", "Room ", "Message "].iter().any(|key| sentence.starts_with(key)), "{sentence}");
         }
         (fault, wrong) => panic!("{fault:?}, but wrong is {wrong:?}"),

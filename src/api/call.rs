@@ -34,7 +34,7 @@ pub struct Call {
 
 /// The answer to a request that succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ApiAnswer {
     /// The HTTP status.
     pub status: u16,
     pub(crate) content_type: &'static str,
@@ -42,7 +42,7 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-impl Answer {
+impl ApiAnswer {
     /// An answer in JSON.
     pub(crate) fn json(status: u16, value: &impl Serialize) -> Self {
         let body = serde_json::to_vec(value).expect("our answers are JSON");
@@ -127,7 +127,7 @@ impl ApiError {
     }
 
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Answer::json(self.status, &self.to_json()).into_response();
+        let mut response = ApiAnswer::json(self.status, &self.to_json()).into_response();
         if let Some((name, value)) = self.header {
             response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }

@@ -7,7 +7,7 @@ use hyper::header;
 use serde::Serialize;
 
 use super::App;
-use super::call::{Answer, ApiError, Call};
+use super::call::{ApiAnswer, ApiError, Call};
 use crate::metrics::format::Format;
 use crate::stop::Stop;
 
@@ -67,22 +67,22 @@ struct Ready {
 }
 
 /// `GET /healthz`: the process answers.
-pub(super) async fn healthz() -> Result<Answer, ApiError> {
-    Ok(Answer::text("text/plain; charset=utf-8", "ok".to_owned()))
+pub(super) async fn healthz() -> Result<ApiAnswer, ApiError> {
+    Ok(ApiAnswer::text("text/plain; charset=utf-8", "ok".to_owned()))
 }
 
 /// `GET /readyz`: 200 if every check that decides is OK, otherwise 503.
-pub(super) async fn readyz(app: &App) -> Result<Answer, ApiError> {
+pub(super) async fn readyz(app: &App) -> Result<ApiAnswer, ApiError> {
     let checks = app.readiness.examine();
     let ready = checks.iter().all(|check| check.ok || !check.decides);
-    Ok(Answer::json(if ready { 200 } else { 503 }, &Ready { ready, checks }))
+    Ok(ApiAnswer::json(if ready { 200 } else { 503 }, &Ready { ready, checks }))
 }
 
 /// `GET /metrics`, in the format that `Accept` asks for.
-pub(super) async fn metrics(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub(super) async fn metrics(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
     let values = call.headers.get_all(header::ACCEPT).iter();
     let accept: Vec<_> =
         values.flat_map(|value| value.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii).collect();
     let format = Format::wanted(&accept);
-    Ok(Answer::text(format.content_type(), app.metrics.encode(format)))
+    Ok(ApiAnswer::text(format.content_type(), app.metrics.encode(format)))
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use sha1::{Digest, Sha1};
 
-use super::call::{Answer, ApiError};
+use super::call::{ApiAnswer, ApiError};
 use crate::limits::{IDEMPOTENCY_BYTES_MAX, IDEMPOTENCY_ENTRY_BYTES, IDEMPOTENCY_TIME_MAX};
 
 /// Tells apart different requests that use the same key.
@@ -24,25 +24,25 @@ pub(super) fn fingerprint(parts: &[&[u8]]) -> Fingerprint {
 
 /// How far a request has come; `P` is what has been done for one part of it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum State<P> {
+pub(super) enum Progress<P> {
     InFlight,
     /// It ended with only these parts done: the same request may be sent again for the rest.
     Interrupted(Vec<P>),
-    Answered(Answer),
+    Answered(ApiAnswer),
 }
 
 #[derive(Debug)]
-struct Entry<P> {
+struct Remembered<P> {
     fingerprint: Fingerprint,
-    state: State<P>,
+    state: Progress<P>,
 }
 
-impl<P> Entry<P> {
+impl<P> Remembered<P> {
     fn bytes(&self, key: &str) -> usize {
         let of_state = match &self.state {
-            State::InFlight => 0,
-            State::Interrupted(parts) => parts.capacity() * size_of::<P>(),
-            State::Answered(answer) => answer.body.len(),
+            Progress::InFlight => 0,
+            Progress::Interrupted(parts) => parts.capacity() * size_of::<P>(),
+            Progress::Answered(answer) => answer.body.len(),
         };
         key.len() + of_state + IDEMPOTENCY_ENTRY_BYTES
     }
@@ -54,13 +54,13 @@ pub(super) enum Lookup<R> {
     /// Carry it out, except for the parts that are done already, then call [`IdempotencyCache::end`].
     Run(R),
     /// Give it this answer: it was carried out before.
-    Answered(Answer),
+    Answered(ApiAnswer),
 }
 
 /// The requests of the last minutes, by key.
 #[derive(Debug, Default)]
 pub(super) struct IdempotencyCache<P> {
-    by_key: HashMap<Arc<str>, Entry<P>>,
+    by_key: HashMap<Arc<str>, Remembered<P>>,
     /// When each request began, oldest first.
     in_order: VecDeque<(Instant, Arc<str>)>,
     bytes: usize,
@@ -87,7 +87,7 @@ impl<P> IdempotencyCache<P> {
                      published; wait, or publish without a key.",
                 ));
             }
-            let (key, entry) = (Arc::<str>::from(key), Entry { fingerprint, state: State::InFlight });
+            let (key, entry) = (Arc::<str>::from(key), Remembered { fingerprint, state: Progress::InFlight });
             self.bytes += entry.bytes(&key);
             self.in_order.push_back((now, Arc::clone(&key)));
             self.by_key.insert(key, entry);
@@ -102,23 +102,23 @@ impl<P> IdempotencyCache<P> {
             ));
         }
         match &mut entry.state {
-            State::Answered(answer) => Ok(Lookup::Answered(answer.clone())),
-            State::InFlight => Err(ApiError::temporary(
+            Progress::Answered(answer) => Ok(Lookup::Answered(answer.clone())),
+            Progress::InFlight => Err(ApiError::temporary(
                 409,
                 "busy",
                 "Idempotency-Key: the first request with this key is still running. Retry in a second.",
             )),
-            State::Interrupted(parts) => {
+            Progress::Interrupted(parts) => {
                 let parts = std::mem::take(parts);
                 self.bytes -= parts.capacity() * size_of::<P>();
-                entry.state = State::InFlight;
+                entry.state = Progress::InFlight;
                 Ok(Lookup::Run(parts))
             }
         }
     }
 
     /// The request with this key is no longer in flight.
-    pub(super) fn end(&mut self, key: &str, state: State<P>) {
+    pub(super) fn end(&mut self, key: &str, state: Progress<P>) {
         // The entry may have expired while the request ran.
         let Some(entry) = self.by_key.get_mut(key) else { return };
         self.bytes -= entry.bytes(key);
@@ -141,8 +141,8 @@ mod tests {
 
     use super::*;
 
-    fn answer(text: &str) -> Answer {
-        Answer::text("text/plain", text.to_owned())
+    fn answer(text: &str) -> ApiAnswer {
+        ApiAnswer::text("text/plain", text.to_owned())
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
         let [one, other] = [fingerprint(&[b"a", b"b"]), fingerprint(&[b"ab", b""])];
         assert_ne!(one, other);
         assert_eq!(cache.begin("k", one, start), Ok(Lookup::Run(Vec::new())));
-        cache.end("k", State::Answered(answer("done")));
+        cache.end("k", Progress::Answered(answer("done")));
         let late = start + IDEMPOTENCY_TIME_MAX - Duration::from_millis(1);
         assert_eq!(cache.begin("k", one, late), Ok(Lookup::Answered(answer("done"))));
         assert_eq!(cache.begin("k", other, late).unwrap_err().code, "key_reused");
@@ -167,9 +167,9 @@ mod tests {
         assert_eq!(cache.begin("k", one, start), Ok(Lookup::Run(Vec::new())));
         let refusal = cache.begin("k", one, start).unwrap_err();
         assert_eq!((refusal.status, refusal.code, refusal.temporary), (409, "busy", true));
-        cache.end("k", State::Interrupted(vec!["tea", "milk"]));
+        cache.end("k", Progress::Interrupted(vec!["tea", "milk"]));
         assert_eq!(cache.begin("k", one, start), Ok(Lookup::Run(vec!["tea", "milk"])));
-        cache.end("k", State::Answered(answer("all of it")));
+        cache.end("k", Progress::Answered(answer("all of it")));
         assert_eq!(cache.begin("k", one, start), Ok(Lookup::Answered(answer("all of it"))));
         cache.forget_old(start + IDEMPOTENCY_TIME_MAX);
         assert_eq!(cache.bytes, 0);
@@ -181,7 +181,7 @@ mod tests {
         let large = "x".repeat(1 << 20);
         let mut done = 0;
         while cache.begin(&done.to_string(), [0; 20], start) == Ok(Lookup::Run(Vec::new())) {
-            cache.end(&done.to_string(), State::Answered(answer(&large)));
+            cache.end(&done.to_string(), Progress::Answered(answer(&large)));
             done += 1;
             assert!(done <= IDEMPOTENCY_BYTES_MAX >> 20);
         }

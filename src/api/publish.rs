@@ -7,9 +7,9 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::App;
-use super::call::{Answer, ApiError, Call};
+use super::call::{ApiAnswer, ApiError, Call};
 use super::fields::Fields;
-use super::idempotency::{self, Lookup, State};
+use super::idempotency::{self, Lookup, Progress};
 use crate::admission::RawMode;
 use crate::clock::Time;
 use crate::frame::encode;
@@ -65,7 +65,7 @@ fn status(members: usize) -> u16 {
 ///
 /// # Errors
 /// A field is missing or invalid, the key was used before, or the shards lag and don't catch up in time.
-pub async fn publish(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub async fn publish(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
     let (room, message, from) = (fields.string("room")?, message(&mut fields)?, from(&mut fields)?);
     fields.finish()?;
@@ -77,7 +77,7 @@ pub async fn publish(app: &App, call: &Call) -> Result<Answer, ApiError> {
 ///
 /// # Errors
 /// Those of [`publish`].
-pub async fn broadcast(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub async fn broadcast(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
     let (rooms, message, from) = (fields.strings("rooms")?, message(&mut fields)?, from(&mut fields)?);
     fields.finish()?;
@@ -102,7 +102,7 @@ pub async fn broadcast(app: &App, call: &Call) -> Result<Answer, ApiError> {
         publication.done.push(PublishedIn { room: room.to_string(), published });
     }
     let broadcast = Broadcast::new(publication.done.clone());
-    Ok(publication.answer(Answer::json(status(broadcast.members), &broadcast)))
+    Ok(publication.answer(ApiAnswer::json(status(broadcast.members), &broadcast)))
 }
 
 /// The error for a broadcast that was interrupted: which rooms have the message, and which don't.
@@ -119,7 +119,7 @@ fn broken_off(rooms: &[String], done: &[PublishedIn]) -> ApiError {
 }
 
 /// `POST /pub/ROOM`: the body into a raw room, as it is.
-pub(super) async fn publish_raw(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub(super) async fn publish_raw(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
     if app.raw == RawMode::Off {
         return Err(ApiError::new(403, "denied", "Raw rooms are switched off on this server (--raw off)."));
     }
@@ -140,7 +140,7 @@ async fn publish_to_one(
     namespace: Namespace,
     room: &Name,
     payload: Payload<'_>,
-) -> Result<Answer, ApiError> {
+) -> Result<ApiAnswer, ApiError> {
     let publication = match Publication::begin(app, call)? {
         Lookup::Answered(answer) => return Ok(answer),
         Lookup::Run(publication) => publication,
@@ -150,7 +150,7 @@ async fn publish_to_one(
             let message = "The server is behind with its deliveries. Nothing was published; retry in a second.";
             ApiError::temporary(503, "busy", message)
         })?;
-    Ok(publication.answer(Answer::json(status(published.members), &published)))
+    Ok(publication.answer(ApiAnswer::json(status(published.members), &published)))
 }
 
 fn message(fields: &mut Fields) -> Result<String, ApiError> {
@@ -201,9 +201,9 @@ impl<'a> Publication<'a> {
     }
 
     /// The request is complete, with this answer.
-    fn answer(mut self, answer: Answer) -> Answer {
+    fn answer(mut self, answer: ApiAnswer) -> ApiAnswer {
         if let Some(key) = self.key.take() {
-            self.app.idempotency.borrow_mut().end(key, State::Answered(answer.clone()));
+            self.app.idempotency.borrow_mut().end(key, Progress::Answered(answer.clone()));
         }
         answer
     }
@@ -212,7 +212,7 @@ impl<'a> Publication<'a> {
 impl Drop for Publication<'_> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            self.app.idempotency.borrow_mut().end(key, State::Interrupted(std::mem::take(&mut self.done)));
+            self.app.idempotency.borrow_mut().end(key, Progress::Interrupted(std::mem::take(&mut self.done)));
         }
     }
 }

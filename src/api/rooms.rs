@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::App;
-use super::call::{Answer, ApiError, Call};
+use super::call::{ApiAnswer, ApiError, Call};
 use super::fields::Fields;
 use crate::limits::{CLOSE_REASON_BYTES_MAX, SHARD_TIME_MAX};
 use crate::protocol::Namespace;
@@ -83,7 +83,7 @@ impl Query {
 }
 
 /// `GET /api/rooms`: the rooms that have members, sorted.
-pub(super) async fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub(super) async fn rooms(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
     let query = Query::parse(&call.query, true)?;
     let asked = |namespace: &Namespace| query.namespace.is_none_or(|asked| asked == *namespace);
     let (mut listed, mut count) = (Vec::new(), 0);
@@ -94,11 +94,11 @@ pub(super) async fn rooms(app: &App, call: &Call) -> Result<Answer, ApiError> {
             count += of_kind;
         }
     }
-    Ok(Answer::json(200, &Rooms { rooms: listed, count }))
+    Ok(ApiAnswer::json(200, &Rooms { rooms: listed, count }))
 }
 
 /// `GET /api/rooms/ROOM`: one room and its users.
-pub(super) async fn one_room(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub(super) async fn one_room(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
     let query = Query::parse(&call.query, false)?;
     let name = Name::room(&call.room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
     let namespace = query.namespace.unwrap_or(Namespace::Chat);
@@ -109,7 +109,7 @@ pub(super) async fn one_room(app: &App, call: &Call) -> Result<Answer, ApiError>
     let (users, count) = room.first_users(USERS_LISTED_MAX);
     let users = users.iter().map(ToString::to_string).collect();
     let (seq, epoch) = (room.last_seq(), Epoch(room.epoch()));
-    Ok(Answer::json(200, &OneRoom { listed: Listed::new(&room), seq, epoch, users, count }))
+    Ok(ApiAnswer::json(200, &OneRoom { listed: Listed::new(&room), seq, epoch, users, count }))
 }
 
 #[derive(Debug, Serialize)]
@@ -121,7 +121,7 @@ struct Disconnected {
 ///
 /// # Errors
 /// A field is missing or invalid, or a shard does not answer in time.
-pub async fn disconnect(app: &App, call: &Call) -> Result<Answer, ApiError> {
+pub async fn disconnect(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
     let user = fields.string("user")?;
     let (room, reason) = (fields.optional_string("room")?, fields.optional_string("reason")?);
@@ -151,5 +151,5 @@ pub async fn disconnect(app: &App, call: &Call) -> Result<Answer, ApiError> {
     for answer in answers {
         closed += timeout(SHARD_TIME_MAX, answer?).await.map_err(|_| busy())?.unwrap_or(0);
     }
-    Ok(Answer::json(200, &Disconnected { closed }))
+    Ok(ApiAnswer::json(200, &Disconnected { closed }))
 }

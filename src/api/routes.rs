@@ -8,7 +8,7 @@ use hyper::{Method, Request, Response};
 use percent_encoding::percent_decode_str;
 
 use super::App;
-use super::call::{self, Answer, ApiError, Call};
+use super::call::{self, ApiAnswer, ApiError, Call};
 use super::slots::Slot;
 use super::{health, publish, rooms};
 
@@ -18,7 +18,7 @@ const OPENAPI: &str = include_str!("openapi.json");
 const ROOM: &str = "{room}";
 
 /// What a request comes to.
-type Outcome = Result<Answer, ApiError>;
+type Outcome = Result<ApiAnswer, ApiError>;
 type Handler = for<'a> fn(&'a App, &'a Call) -> Pin<Box<dyn Future<Output = Outcome> + 'a>>;
 
 /// One address, and the one method that it has beside `OPTIONS` and `HEAD`.
@@ -71,7 +71,7 @@ impl Route {
 }
 
 async fn openapi() -> Outcome {
-    Ok(Answer::text("application/json", OPENAPI.to_owned()))
+    Ok(ApiAnswer::text("application/json", OPENAPI.to_owned()))
 }
 
 pub(super) async fn answer(app: &App, request: Request<Incoming>, slot: &Slot) -> Response<Full<Bytes>> {
@@ -102,7 +102,7 @@ async fn dispatch(app: &App, request: Request<Incoming>, slot: &Slot) -> Result<
     let (body, turn) = call::read_body(&headers, body, &app.large_bodies, slot).await?;
     let (path, query) = (path.to_owned(), head.uri.query().unwrap_or_default().to_owned());
     let call = Call { path, room: room.into_owned(), query, headers, body, turn };
-    (route.handler)(app, &call).await.map(Answer::into_response)
+    (route.handler)(app, &call).await.map(ApiAnswer::into_response)
 }
 
 fn not_found(path: &str) -> ApiError {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::frame::decode::Kind;
+use crate::frame::decode::MessageKind;
 use crate::memory::{Held, What};
 use crate::ring::Received;
 use crate::room::Room;
@@ -56,7 +56,7 @@ pub(crate) struct Parked {
     /// The room that it will be published to.
     pub room: Arc<Room>,
     /// Whether it was a text or a binary message.
-    pub kind: Kind,
+    pub kind: MessageKind,
     /// The message's payload, unmasked.
     pub payload: Box<[u8]>,
     /// When it arrived, if its delivery is timed.

@@ -51,7 +51,7 @@ struct Table {
     lines: Throttle,
 }
 
-type Kinds = BTreeMap<Reason, Kind>;
+type Kinds = BTreeMap<Reason, Suppressed>;
 
 #[derive(Debug)]
 struct Entry {
@@ -60,7 +60,7 @@ struct Entry {
 }
 
 #[derive(Debug, Default)]
-struct Kind {
+struct Suppressed {
     count: u64,
     logged_at: Option<Instant>,
     /// Failures since then that were not logged.
@@ -138,7 +138,8 @@ impl Failures {
     fn snapshot(&self) -> Vec<FailureCount> {
         let mut counts = Vec::new();
         for (hop, Entry { kinds, .. }) in &self.table().hops {
-            let count = |(&reason, kind): (_, &Kind)| FailureCount { reason, hop: hop.clone(), count: kind.count };
+            let count =
+                |(&reason, kind): (_, &Suppressed)| FailureCount { reason, hop: hop.clone(), count: kind.count };
             counts.extend(kinds.iter().map(count));
         }
         counts

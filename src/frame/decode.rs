@@ -23,7 +23,7 @@ const _: () = assert!(size_of::<Decoder>() <= 16);
 
 /// What a message carries (RFC 6455 section 5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     /// Valid UTF-8: the decoder has checked it.
     Text,
     /// Any bytes.
@@ -33,11 +33,11 @@ pub enum Kind {
 /// A message or control frame of the client. Payloads are unmasked, and borrowed from the input unless they had to be joined
 /// from several frames or packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event<'a> {
+pub enum Decoded<'a> {
     /// A whole message, from one frame or many.
     Message {
         /// Text or binary.
-        kind: Kind,
+        kind: MessageKind,
         /// The message, at most `message_bytes_max` bytes; valid UTF-8 where `kind` is text.
         payload: Cow<'a, [u8]>,
     },
@@ -116,7 +116,7 @@ struct Frame {
 /// A message that is being joined.
 #[derive(Debug)]
 struct Message {
-    kind: Kind,
+    kind: MessageKind,
     payload: Vec<u8>,
     /// Leading bytes that are valid UTF-8; if `kind` is text, at most 3 bytes after them begin a character.
     valid_bytes: usize,
@@ -135,13 +135,13 @@ impl Decoder {
     /// is refused once its header is complete.
     ///
     /// # Errors
-    /// The first rule of RFC 6455 that the client broke. After that, and after [`Event::Close`], the rest of the stream has no
+    /// The first rule of RFC 6455 that the client broke. After that, and after [`Decoded::Close`], the rest of the stream has no
     /// meaning, and must not be passed to the decoder.
     pub fn next<'a>(
         &mut self,
         input: &mut &'a mut [u8],
         message_bytes_max: usize,
-    ) -> Result<Option<Event<'a>>, Violation> {
+    ) -> Result<Option<Decoded<'a>>, Violation> {
         let event = self.next_event(input, message_bytes_max);
         if event.is_err() {
             self.partial = None;
@@ -155,7 +155,7 @@ impl Decoder {
         &mut self,
         input: &mut &'a mut [u8],
         message_bytes_max: usize,
-    ) -> Result<Option<Event<'a>>, Violation> {
+    ) -> Result<Option<Decoded<'a>>, Violation> {
         while !input.is_empty() {
             let resumed = self.partial.as_mut().and_then(|partial| partial.frame.take());
             let frame = match resumed {
@@ -214,7 +214,11 @@ impl Decoder {
     }
 
     /// Takes the frame's payload as far as `input` has it. `None`: no event yet, because bytes or fragments are missing.
-    fn payload_take<'a>(&mut self, mut frame: Frame, input: &mut &'a mut [u8]) -> Result<Option<Event<'a>>, Violation> {
+    fn payload_take<'a>(
+        &mut self,
+        mut frame: Frame,
+        input: &mut &'a mut [u8],
+    ) -> Result<Option<Decoded<'a>>, Violation> {
         if input.is_empty() && !frame.is_whole() {
             // No payload has arrived: if all of it arrives in one piece, it is borrowed from there.
             self.partial.get_or_insert_default().frame = Some(frame);
@@ -240,7 +244,7 @@ impl Decoder {
         frame: Frame,
         piece: &'a mut [u8],
         at_once: bool,
-    ) -> Result<Option<Event<'a>>, Violation> {
+    ) -> Result<Option<Decoded<'a>>, Violation> {
         let payload = if at_once {
             Cow::Borrowed(&*piece)
         } else {
@@ -253,9 +257,9 @@ impl Decoder {
             Cow::Owned(std::mem::take(&mut partial.control))
         };
         match frame.opcode {
-            OpCode::Ping => Ok(Some(Event::Ping(payload))),
-            OpCode::Pong => Ok(Some(Event::Pong(payload))),
-            _ => close_parse(&payload).map(|close| Some(Event::Close(close))),
+            OpCode::Ping => Ok(Some(Decoded::Ping(payload))),
+            OpCode::Pong => Ok(Some(Decoded::Pong(payload))),
+            _ => close_parse(&payload).map(|close| Some(Decoded::Close(close))),
         }
     }
 
@@ -265,13 +269,13 @@ impl Decoder {
         frame: Frame,
         piece: &'a mut [u8],
         at_once: bool,
-    ) -> Result<Option<Event<'a>>, Violation> {
-        let kind = if frame.opcode == OpCode::Text { Kind::Text } else { Kind::Binary };
+    ) -> Result<Option<Decoded<'a>>, Violation> {
+        let kind = if frame.opcode == OpCode::Text { MessageKind::Text } else { MessageKind::Binary };
         if at_once && frame.fin && frame.opcode != OpCode::Continuation {
-            if kind == Kind::Text && simdutf8::basic::from_utf8(piece).is_err() {
+            if kind == MessageKind::Text && simdutf8::basic::from_utf8(piece).is_err() {
                 return Err(Violation::TextNotUtf8);
             }
-            return Ok(Some(Event::Message { kind, payload: Cow::Borrowed(piece) }));
+            return Ok(Some(Decoded::Message { kind, payload: Cow::Borrowed(piece) }));
         }
 
         let partial = self.partial.get_or_insert_default();
@@ -344,7 +348,7 @@ impl Message {
             self.payload.reserve_exact(piece.len() + ahead);
         }
         self.payload.extend_from_slice(piece);
-        if self.kind == Kind::Binary {
+        if self.kind == MessageKind::Binary {
             return Ok(());
         }
         // The incomplete character at the end, at most 3 bytes, is checked again together with what follows it.
@@ -358,11 +362,11 @@ impl Message {
     }
 
     /// The message is complete: no character may be cut off at its end.
-    fn finish(self) -> Result<Event<'static>, Violation> {
-        if self.kind == Kind::Text && self.valid_bytes < self.payload.len() {
+    fn finish(self) -> Result<Decoded<'static>, Violation> {
+        if self.kind == MessageKind::Text && self.valid_bytes < self.payload.len() {
             return Err(Violation::TextNotUtf8);
         }
-        Ok(Event::Message { kind: self.kind, payload: Cow::Owned(self.payload) })
+        Ok(Decoded::Message { kind: self.kind, payload: Cow::Owned(self.payload) })
     }
 }
 

@@ -16,7 +16,7 @@ use super::origin::OriginRefused;
 use super::reason::Reason;
 use super::response::Response;
 use super::target::TargetError;
-use super::upgrade::Refusal;
+use super::upgrade::UpgradeRefusal;
 use crate::limits::ORIGIN_BYTES_SHOWN;
 
 /// What failed.
@@ -31,7 +31,7 @@ pub enum Fault {
     /// The address asked for.
     Target(TargetError),
     /// The upgrade.
-    Upgrade(Refusal),
+    Upgrade(UpgradeRefusal),
     /// The page that asks.
     Origin(OriginRefused),
     /// Raw rooms are switched off.
@@ -48,7 +48,7 @@ macro_rules! faults {
     };
 }
 
-faults! { HeadError => Head, TargetError => Target, Refusal => Upgrade, OriginRefused => Origin, }
+faults! { HeadError => Head, TargetError => Target, UpgradeRefusal => Upgrade, OriginRefused => Origin, }
 
 /// The two ends of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -47,7 +47,7 @@ impl Handshake {
 
 /// A request that is no handshake: the cause and its evidence. [`super::diagnosis`] explains it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct UpgradeRefusal {
     /// The first cause: it may explain the others.
     pub(crate) reason: Reason,
     /// Everything missing or wrong, not only the cause: what was expected, and what arrived instead.
@@ -60,7 +60,7 @@ pub struct Refusal {
 ///
 /// # Errors
 /// The refusal to answer with, when the head is not a handshake that RFC 6455 4.2.1 accepts.
-pub fn examine(head: &Head<'_>) -> Result<Handshake, Refusal> {
+pub fn examine(head: &Head<'_>) -> Result<Handshake, UpgradeRefusal> {
     let values = |name| head.header(name).collect::<SmallVec<[&[u8]; 2]>>();
     let (keys, versions) = (values("sec-websocket-key"), values("sec-websocket-version"));
     let key = if let [key] = keys[..] { Some(key).filter(|key| is_valid_key(key)) } else { None };
@@ -103,7 +103,7 @@ pub fn examine(head: &Head<'_>) -> Result<Handshake, Refusal> {
         if client_means_websocket || cause == Reason::MethodNotGet { cause } else { Reason::NotAWebsocketRequest };
     let sent = [(&keys, "Sec-WebSocket-Key"), (&versions, "Sec-WebSocket-Version")];
     let survived = sent.into_iter().filter(|(values, _)| !values.is_empty()).map(|(_, name)| name).collect();
-    Err(Refusal { reason, missing, survived })
+    Err(UpgradeRefusal { reason, missing, survived })
 }
 
 /// The 101 that completes the handshake (RFC 6455 4.2.2), with the subprotocol chosen from those offered. What follows

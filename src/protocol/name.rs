@@ -249,18 +249,18 @@ enum Problem {
 /// What rooms refuse in names, and users for the most part.
 const WHITE_SPACE: &str = "white space character";
 
-impl From<precis::Fault> for Problem {
-    fn from(fault: precis::Fault) -> Self {
+impl From<precis::Prohibited> for Problem {
+    fn from(fault: precis::Prohibited) -> Self {
         match fault {
-            precis::Fault::Disallowed(c) if c.is_control() => Self::Disallowed("control character", c),
-            precis::Fault::Disallowed(c) if c.is_whitespace() => Self::Disallowed(WHITE_SPACE, c),
-            precis::Fault::Disallowed(c) | precis::Fault::OutOfPlace(c) if is_invisible(c) => {
+            precis::Prohibited::Disallowed(c) if c.is_control() => Self::Disallowed("control character", c),
+            precis::Prohibited::Disallowed(c) if c.is_whitespace() => Self::Disallowed(WHITE_SPACE, c),
+            precis::Prohibited::Disallowed(c) | precis::Prohibited::OutOfPlace(c) if is_invisible(c) => {
                 Self::Disallowed("invisible character", c)
             }
-            precis::Fault::Disallowed(c) => Self::Disallowed("character", c),
-            precis::Fault::OutOfPlace(c) => Self::OutOfPlace(c),
-            precis::Fault::Unassigned(c) => Self::Disallowed("unknown character", c),
-            precis::Fault::Unstable => Self::Unstable,
+            precis::Prohibited::Disallowed(c) => Self::Disallowed("character", c),
+            precis::Prohibited::OutOfPlace(c) => Self::OutOfPlace(c),
+            precis::Prohibited::Unassigned(c) => Self::Disallowed("unknown character", c),
+            precis::Prohibited::Unstable => Self::Unstable,
         }
     }
 }

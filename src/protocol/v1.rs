@@ -36,7 +36,7 @@ pub struct Request<'a> {
     /// Repeated in the answer; known even if the rest could not be read.
     pub reference: Option<Ref<'a>>,
     /// What is asked for.
-    pub command: Result<Command<'a>, Fault>,
+    pub command: Result<Command<'a>, RequestFault>,
 }
 
 /// A client's request. Rooms are as they arrived, not checked.
@@ -68,7 +68,7 @@ pub enum Command<'a> {
 
 /// Why a message is no command.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum RequestFault {
     /// Not JSON, not an object, or a key of the wrong type; three in a row close the connection.
     Unreadable(String),
     /// A key is missing, or has an unknown value.

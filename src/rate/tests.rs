@@ -7,12 +7,12 @@ use super::*;
 const LIMIT: RateLimit = RateLimit::new(20, 40);
 
 /// `count` messages, one every `every_ms`, starting at `from_ms`.
-fn take_all(bucket: &mut Bucket, from_ms: u64, every_ms: u64, count: u64) -> Vec<Verdict> {
+fn take_all(bucket: &mut Bucket, from_ms: u64, every_ms: u64, count: u64) -> Vec<Admitted> {
     (0..count).map(|index| bucket.take(&LIMIT, from_ms + index * every_ms)).collect()
 }
 
-fn passes(verdicts: &[Verdict]) -> usize {
-    verdicts.iter().filter(|&&verdict| verdict == Verdict::Pass).count()
+fn passes(verdicts: &[Admitted]) -> usize {
+    verdicts.iter().filter(|&&verdict| verdict == Admitted::Pass).count()
 }
 
 #[test]
@@ -20,7 +20,7 @@ fn a_burst_passes_and_no_more() {
     let mut bucket = Bucket::new(&LIMIT, 5000);
     let verdicts = take_all(&mut bucket, 5000, 0, 41);
     assert_eq!(passes(&verdicts), 40);
-    assert_eq!(verdicts[40], Verdict::Refused);
+    assert_eq!(verdicts[40], Admitted::Refused);
 }
 
 #[test]
@@ -34,9 +34,9 @@ fn the_rate_itself_passes_forever() {
 fn tokens_come_back_one_by_one_up_to_a_full_bucket() {
     let mut bucket = Bucket::new(&LIMIT, 0);
     take_all(&mut bucket, 0, 0, 40);
-    assert_eq!(bucket.take(&LIMIT, 49), Verdict::Refused);
-    assert_eq!(bucket.take(&LIMIT, 50), Verdict::Pass);
-    assert_eq!(bucket.take(&LIMIT, 50), Verdict::Refused);
+    assert_eq!(bucket.take(&LIMIT, 49), Admitted::Refused);
+    assert_eq!(bucket.take(&LIMIT, 50), Admitted::Pass);
+    assert_eq!(bucket.take(&LIMIT, 50), Admitted::Refused);
     assert_eq!(passes(&take_all(&mut bucket, 3_600_000, 0, 100)), 40);
 }
 
@@ -44,7 +44,7 @@ fn tokens_come_back_one_by_one_up_to_a_full_bucket() {
 fn without_a_limit_everything_passes() {
     let limit = RateLimit::new(0, 0);
     let mut bucket = Bucket::new(&limit, 0);
-    assert!((0..10_000).all(|_| bucket.take(&limit, 0) == Verdict::Pass));
+    assert!((0..10_000).all(|_| bucket.take(&limit, 0) == Admitted::Pass));
     assert_eq!(RateLimit::OFF.per_second, 0);
 }
 
@@ -52,9 +52,9 @@ fn without_a_limit_everything_passes() {
 fn a_burst_of_0_is_a_burst_of_1() {
     let limit = RateLimit::new(1, 0);
     let mut bucket = Bucket::new(&limit, 0);
-    assert_eq!(bucket.take(&limit, 0), Verdict::Pass);
-    assert_eq!(bucket.take(&limit, 999), Verdict::Refused);
-    assert_eq!(bucket.take(&limit, 1000), Verdict::Pass);
+    assert_eq!(bucket.take(&limit, 0), Admitted::Pass);
+    assert_eq!(bucket.take(&limit, 999), Admitted::Refused);
+    assert_eq!(bucket.take(&limit, 1000), Admitted::Pass);
 }
 
 #[test]
@@ -63,17 +63,20 @@ fn an_excess_lasts_too_long_after_ten_seconds() {
     assert_eq!(passes(&take_all(&mut bucket, 0, 0, 40)), 40);
     // 100 a second: four of five refused, from 1 ms on.
     for now_ms in (1..10_001).step_by(10) {
-        assert_ne!(bucket.take(&LIMIT, now_ms), Verdict::RefusedTooLong, "{now_ms}");
+        assert_ne!(bucket.take(&LIMIT, now_ms), Admitted::RefusedTooLong, "{now_ms}");
     }
-    assert_eq!(take_all(&mut bucket, 10_001, 0, 3), [Verdict::Pass, Verdict::RefusedTooLong, Verdict::RefusedTooLong,]);
+    assert_eq!(
+        take_all(&mut bucket, 10_001, 0, 3),
+        [Admitted::Pass, Admitted::RefusedTooLong, Admitted::RefusedTooLong,]
+    );
 }
 
 #[test]
 fn a_pause_of_a_second_restarts_the_ten_seconds() {
     let flood = |bucket: &mut Bucket, from_ms| {
         let verdicts = take_all(bucket, from_ms, 1, 9000);
-        assert!(!verdicts.contains(&Verdict::RefusedTooLong));
-        assert_eq!(verdicts.last(), Some(&Verdict::Refused));
+        assert!(!verdicts.contains(&Admitted::RefusedTooLong));
+        assert_eq!(verdicts.last(), Some(&Admitted::Refused));
     };
     let mut bucket = Bucket::new(&LIMIT, 0);
     flood(&mut bucket, 0);
@@ -81,7 +84,7 @@ fn a_pause_of_a_second_restarts_the_ten_seconds() {
     flood(&mut bucket, 9_999);
     let mut without_pause = bucket;
     let verdicts = take_all(&mut without_pause, 19_500, 1, 2000);
-    assert!(verdicts.contains(&Verdict::RefusedTooLong));
+    assert!(verdicts.contains(&Admitted::RefusedTooLong));
 }
 
 #[test]
@@ -89,8 +92,8 @@ fn a_connection_slightly_over_its_rate_is_never_over_it_for_too_long() {
     let mut bucket = Bucket::new(&LIMIT, 0);
     // 21 a second: one in 21 is refused, about one a second.
     let verdicts: Vec<_> = (0..2100).map(|index| bucket.take(&LIMIT, index * 1000 / 21)).collect();
-    assert!(verdicts.contains(&Verdict::Refused));
-    assert!(!verdicts.contains(&Verdict::RefusedTooLong));
+    assert!(verdicts.contains(&Admitted::Refused));
+    assert!(!verdicts.contains(&Admitted::RefusedTooLong));
 }
 
 #[test]
@@ -98,12 +101,12 @@ fn the_largest_numbers_do_not_overflow() {
     let limit = RateLimit::new(u32::MAX, u32::MAX);
     let mut bucket = Bucket::new(&limit, 0);
     for now_ms in [0, 1, u64::from(u32::MAX), u64::from(u32::MAX) + 1, u64::MAX - 1, u64::MAX] {
-        assert_eq!(bucket.take(&limit, now_ms), Verdict::Pass);
+        assert_eq!(bucket.take(&limit, now_ms), Admitted::Pass);
     }
     let slow = RateLimit::new(1, 1);
     let mut bucket = Bucket::new(&slow, u64::MAX - 500);
-    assert_eq!(bucket.take(&slow, u64::MAX - 500), Verdict::Pass);
-    assert_eq!(bucket.take(&slow, u64::MAX), Verdict::Refused);
+    assert_eq!(bucket.take(&slow, u64::MAX - 500), Admitted::Pass);
+    assert_eq!(bucket.take(&slow, u64::MAX), Admitted::Refused);
 }
 
 /// Tokens in exact arithmetic, and every refusal so far.
@@ -115,20 +118,20 @@ struct Model {
 }
 
 impl Model {
-    fn take(&mut self, now_ms: u64) -> Verdict {
+    fn take(&mut self, now_ms: u64) -> Admitted {
         let full = u128::from(self.limit.burst) * 1000;
         let won = u128::from(now_ms - self.now_ms) * u128::from(self.limit.per_second);
         self.tokens = (self.tokens + won).min(full);
         self.now_ms = now_ms;
         if self.tokens >= 1000 {
             self.tokens -= 1000;
-            return Verdict::Pass;
+            return Admitted::Pass;
         }
         self.refusals.push(now_ms);
         let excess = self.refusals.chunk_by(|earlier, later| later - earlier < 1000);
         match excess.last() {
-            Some([first, .., last]) if last - first >= 10_000 => Verdict::RefusedTooLong,
-            _ => Verdict::Refused,
+            Some([first, .., last]) if last - first >= 10_000 => Admitted::RefusedTooLong,
+            _ => Admitted::Refused,
         }
     }
 }
@@ -170,7 +173,7 @@ proptest! {
         let mut passed = Vec::new();
         for gap in gaps {
             now_ms += gap;
-            if bucket.take(&limit, now_ms) == Verdict::Pass {
+            if bucket.take(&limit, now_ms) == Admitted::Pass {
                 passed.push(now_ms);
             }
         }

@@ -60,14 +60,14 @@ impl Gather {
 
 /// The kind of operation that a completion belongs to, in the two lowest bits of `user_data`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Operation {
     Receive = 0,
     Send = 1,
     Writable = 2,
     Cancel = 3,
 }
 
-impl Kind {
+impl Operation {
     fn user_data(self, value: u64) -> u64 {
         value << 2 | self as u64
     }
@@ -130,7 +130,7 @@ impl Ring {
         let (value, result, flags) = (entry.user_data() >> 2, entry.result(), entry.flags());
         let result = if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) };
         let kind = entry.user_data() & 3;
-        if kind == Kind::Send as u64 {
+        if kind == Operation::Send as u64 {
             let InFlight { token, slices, .. } = self.sends.remove(value as usize);
             return Completion::Sent { token, result, slices };
         }
@@ -139,7 +139,7 @@ impl Ring {
         if !armed {
             self.waiting -= 1;
         }
-        if kind == Kind::Writable as u64 {
+        if kind == Operation::Writable as u64 {
             return Completion::Writable { token };
         }
         let received = cqueue::buffer_select(flags)
@@ -223,14 +223,14 @@ impl DataRing for Ring {
             }
         };
         // SAFETY: the entry points to none of our memory; the kernel fills registered buffers, which outlive the ring.
-        unsafe { self.push(entry.user_data(Kind::Receive.user_data(token.into()))) };
+        unsafe { self.push(entry.user_data(Operation::Receive.user_data(token.into()))) };
     }
 
     #[allow(unsafe_code)]
     fn cancel(&mut self, token: u32) {
-        let entry = opcode::AsyncCancel::new(Kind::Receive.user_data(token.into())).build();
+        let entry = opcode::AsyncCancel::new(Operation::Receive.user_data(token.into())).build();
         // SAFETY: the entry points to no memory: the receive is identified by its number.
-        unsafe { self.push(entry.user_data(Kind::Cancel.user_data(token.into()))) };
+        unsafe { self.push(entry.user_data(Operation::Cancel.user_data(token.into()))) };
     }
 
     #[allow(unsafe_code)]
@@ -250,7 +250,7 @@ impl DataRing for Ring {
         let key = self.sends.insert(InFlight { token, slices, _gather: gather });
         // SAFETY: the slices, and the vector that points to them, are in `self.sends` until the completion. They stay in place
         // even if the slab moves: slices are shared memory on the heap, and the vector is boxed.
-        unsafe { self.push(entry.user_data(Kind::Send.user_data(key as u64))) };
+        unsafe { self.push(entry.user_data(Operation::Send.user_data(key as u64))) };
     }
 
     #[allow(unsafe_code)]
@@ -259,7 +259,7 @@ impl DataRing for Ring {
         let fd = self.fd(token);
         let entry = opcode::PollAdd::new(fd, libc::POLLOUT as u32).build();
         // SAFETY: a poll points to no memory.
-        unsafe { self.push(entry.user_data(Kind::Writable.user_data(token.into()))) };
+        unsafe { self.push(entry.user_data(Operation::Writable.user_data(token.into()))) };
     }
 
     fn submit(&mut self) -> io::Result<bool> {
@@ -286,7 +286,7 @@ impl DataRing for Ring {
         loop {
             let entry = self.aside.pop_front().or_else(|| self.uring.completion().next())?;
             // The result of a cancel is reported by the receive itself.
-            if entry.user_data() & 3 != Kind::Cancel as u64 {
+            if entry.user_data() & 3 != Operation::Cancel as u64 {
                 return Some(self.completion(&entry));
             }
         }

@@ -14,7 +14,7 @@ use crate::protocol::name::Name;
 const ROOM_OVERHEAD_BYTES: usize = 512;
 
 #[derive(Debug)]
-struct Entry {
+struct Sleeping {
     room: Arc<Room>,
     due_ms: u64,
     bytes: usize,
@@ -23,7 +23,7 @@ struct Entry {
 /// All dormant rooms of a namespace.
 #[derive(Debug, Default)]
 pub(super) struct Dormant {
-    by_name: HashMap<Name, Entry>,
+    by_name: HashMap<Name, Sleeping>,
     /// Ordered by the time at which they are forgotten, then by room number.
     order: BTreeMap<(u64, u64), Name>,
     bytes: usize,
@@ -43,7 +43,7 @@ impl Dormant {
         let bytes = room.replay_bytes() + ROOM_OVERHEAD_BYTES;
         self.bytes += bytes;
         self.order.insert((due_ms, room.id()), room.key().clone());
-        self.by_name.insert(room.key().clone(), Entry { room, due_ms, bytes });
+        self.by_name.insert(room.key().clone(), Sleeping { room, due_ms, bytes });
         while (self.by_name.len() > DORMANT_ROOMS_MAX || self.bytes > DORMANT_BYTES_MAX)
             && let Some(name) = self.order.first_key_value().map(|(_, name)| name.clone())
         {
@@ -54,7 +54,7 @@ impl Dormant {
 
     /// Takes a room out; `None` if it isn't there or its time is up.
     pub(super) fn take(&mut self, name: &Name, now_ms: u64) -> Option<Arc<Room>> {
-        let Entry { room, due_ms, bytes } = self.by_name.remove(name)?;
+        let Sleeping { room, due_ms, bytes } = self.by_name.remove(name)?;
         self.order.remove(&(due_ms, room.id()));
         self.bytes -= bytes;
         (now_ms < due_ms).then_some(room)

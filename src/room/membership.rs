@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::replay::Gathered;
 use super::roster::Admitted;
-use super::{Announced, Entered, JoinError, Joining, Room, State, Wakes};
+use super::{Announced, Entered, JoinError, Joining, Room, RoomState, Wakes};
 use crate::clock::Time;
 use crate::limits::REPLAY_HEAD_BYTES_MAX;
 use crate::protocol::MemberId;
@@ -72,7 +72,7 @@ impl Room {
 
     fn announce_leave(
         self: &Arc<Self>,
-        state: &mut State,
+        state: &mut RoomState,
         user: &Name,
         members: usize,
         now: Time,
@@ -83,7 +83,7 @@ impl Room {
     }
 
     /// Updates the counts that lists of rooms read. Returns the number of users.
-    fn count(&self, state: &State) -> usize {
+    fn count(&self, state: &RoomState) -> usize {
         self.users.store(state.roster.users(), Ordering::Relaxed);
         self.members.store(state.roster.members(), Ordering::Relaxed);
         state.roster.users()

@@ -110,11 +110,11 @@ pub struct Room {
     members: AtomicUsize,
     /// Number of shards that are behind with the fan-out: see [`Room::is_behind`].
     behind: AtomicU32,
-    state: Mutex<State>,
+    state: Mutex<RoomState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct RoomState {
     /// False once the last member has left: then the room is dormant or gone.
     alive: bool,
     sequencer: Sequencer,
@@ -158,7 +158,7 @@ impl Room {
             behind: AtomicU32::new(0),
             users: AtomicUsize::new(0),
             members: AtomicUsize::new(0),
-            state: Mutex::new(State { alive: true, sequencer, roster, expires: false }),
+            state: Mutex::new(RoomState { alive: true, sequencer, roster, expires: false }),
         }
     }
 
@@ -253,7 +253,7 @@ impl Room {
     }
 
     /// Puts the room into [`Expiry`], unless it is there already or keeps nothing.
-    fn schedule_expiry(self: &Arc<Self>, state: &mut State) {
+    fn schedule_expiry(self: &Arc<Self>, state: &mut RoomState) {
         if !state.expires
             && let Some(due_ms) = state.sequencer.replay.due_ms()
         {
@@ -262,7 +262,7 @@ impl Room {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, RoomState> {
         self.state.lock().expect("a room's lock is never held across a panic")
     }
 }

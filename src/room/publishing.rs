@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::presence::Announce;
 use super::sequencer::Unplaced;
-use super::{Announced, JoinError, Room, Speaker, State, Wakes};
+use super::{Announced, JoinError, Room, RoomState, Speaker, Wakes};
 use crate::clock::Time;
 use crate::protocol::broadcast::Unnumbered;
 use crate::protocol::notice::Notice;
@@ -79,7 +79,7 @@ impl Room {
 
     pub(super) fn announce(
         self: &Arc<Self>,
-        state: &mut State,
+        state: &mut RoomState,
         announce: Announce,
         now: Time,
         wakes: &mut Wakes,
@@ -94,12 +94,12 @@ impl Room {
         }
     }
 
-    fn publish_notice(self: &Arc<Self>, state: &mut State, notice: &Notice, now: Time, wakes: &mut Wakes) {
+    fn publish_notice(self: &Arc<Self>, state: &mut RoomState, notice: &Notice, now: Time, wakes: &mut Wakes) {
         let message = Unnumbered::notice(self.name(), notice, state.roster.users());
         self.publish(state, Unplaced::Message(message), now, wakes);
     }
 
-    fn publish(self: &Arc<Self>, state: &mut State, message: Unplaced, now: Time, wakes: &mut Wakes) -> u64 {
+    fn publish(self: &Arc<Self>, state: &mut RoomState, message: Unplaced, now: Time, wakes: &mut Wakes) -> u64 {
         let seq = state.sequencer.place(message, now, wakes);
         self.schedule_expiry(state);
         seq

@@ -12,7 +12,7 @@ use crate::os;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Request {
+enum Meaning {
     /// Close all connections in order and end.
     Stop,
     /// Read the options again.
@@ -24,16 +24,16 @@ enum Request {
 }
 
 /// All of them would end the process without a Close if they were not listened to.
-const SIGNALS: [(libc::c_int, &str, Request); 8] = [
-    (libc::SIGTERM, "SIGTERM", Request::Stop),
-    (libc::SIGINT, "SIGINT", Request::Stop),
-    (libc::SIGQUIT, "SIGQUIT", Request::Stop),
+const SIGNALS: [(libc::c_int, &str, Meaning); 8] = [
+    (libc::SIGTERM, "SIGTERM", Meaning::Stop),
+    (libc::SIGINT, "SIGINT", Meaning::Stop),
+    (libc::SIGQUIT, "SIGQUIT", Meaning::Stop),
     // How LXC asks the first process of a container to stop.
-    (libc::SIGPWR, "SIGPWR", Request::Stop),
-    (libc::SIGHUP, "SIGHUP", Request::Reload),
-    (libc::SIGUSR1, "SIGUSR1", Request::Nothing),
-    (libc::SIGUSR2, "SIGUSR2", Request::Nothing),
-    (libc::SIGXFSZ, "SIGXFSZ", Request::Silence),
+    (libc::SIGPWR, "SIGPWR", Meaning::Stop),
+    (libc::SIGHUP, "SIGHUP", Meaning::Reload),
+    (libc::SIGUSR1, "SIGUSR1", Meaning::Nothing),
+    (libc::SIGUSR2, "SIGUSR2", Meaning::Nothing),
+    (libc::SIGXFSZ, "SIGXFSZ", Meaning::Silence),
 ];
 
 /// Blocks the signals until they are listened to, or released. A signal that arrives before this, between execve(2) and
@@ -50,7 +50,7 @@ pub fn release() {
 
 /// The signals that hi listens to.
 #[derive(Debug)]
-pub(crate) struct Signals(Vec<(Signal, &'static str, Request)>);
+pub(crate) struct Signals(Vec<(Signal, &'static str, Meaning)>);
 
 impl Signals {
     /// Listens to them, and returns the runtime of the calling thread that hears them. Signals that were held come first.
@@ -72,19 +72,19 @@ impl Signals {
     pub(crate) async fn stop(&mut self) {
         loop {
             match self.next().await {
-                (_, Request::Stop) => return,
-                (name, Request::Reload) => {
+                (_, Meaning::Stop) => return,
+                (name, Meaning::Reload) => {
                     info!(
                         "{name}: there is nothing to reload; hi reads its options at start only, so restart it instead"
                     );
                 }
-                (name, Request::Nothing) => info!("{name}: ignored, it means nothing to hi"),
-                (_, Request::Silence) => {}
+                (name, Meaning::Nothing) => info!("{name}: ignored, it means nothing to hi"),
+                (_, Meaning::Silence) => {}
             }
         }
     }
 
-    async fn next(&mut self) -> (&'static str, Request) {
+    async fn next(&mut self) -> (&'static str, Meaning) {
         poll_fn(|context| {
             let arrived = self
                 .0

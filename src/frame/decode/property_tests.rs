@@ -10,7 +10,7 @@ use super::tests::{Outcome, client_frame, feed};
 use super::*;
 
 /// What the twin makes of a stream: events, and the close code of a violation.
-type TwinOutcome = (Vec<Event<'static>>, Option<u16>);
+type TwinOutcome = (Vec<Decoded<'static>>, Option<u16>);
 
 /// Every beginning of a character that is not the whole of it.
 static CHARACTER_STARTS: LazyLock<HashSet<Vec<u8>>> = LazyLock::new(|| {
@@ -45,7 +45,7 @@ fn refuse_if(broken: bool, code: u16) -> Result<(), u16> {
     if broken { Err(code) } else { Ok(()) }
 }
 
-fn twin_run(mut rest: &[u8], max: usize, events: &mut Vec<Event<'static>>) -> Result<(), u16> {
+fn twin_run(mut rest: &[u8], max: usize, events: &mut Vec<Decoded<'static>>) -> Result<(), u16> {
     let mut open: Option<(u8, Vec<u8>)> = None;
     loop {
         let Some((&first, after)) = rest.split_first() else { return Ok(()) };
@@ -84,8 +84,8 @@ fn twin_run(mut rest: &[u8], max: usize, events: &mut Vec<Event<'static>>) -> Re
             refuse_if(*kind == 1 && !text_can_continue(message), 1007)?;
             if whole && fin {
                 refuse_if(*kind == 1 && std::str::from_utf8(message).is_err(), 1007)?;
-                let kind = if *kind == 1 { Kind::Text } else { Kind::Binary };
-                events.push(Event::Message { kind, payload: Cow::Owned(std::mem::take(message)) });
+                let kind = if *kind == 1 { MessageKind::Text } else { MessageKind::Binary };
+                events.push(Decoded::Message { kind, payload: Cow::Owned(std::mem::take(message)) });
                 open = None;
             }
         }
@@ -93,17 +93,17 @@ fn twin_run(mut rest: &[u8], max: usize, events: &mut Vec<Event<'static>>) -> Re
     }
 }
 
-fn twin_control(opcode: u8, payload: Vec<u8>, events: &mut Vec<Event<'static>>) -> Result<(), u16> {
+fn twin_control(opcode: u8, payload: Vec<u8>, events: &mut Vec<Decoded<'static>>) -> Result<(), u16> {
     events.push(match opcode {
-        9 => Event::Ping(Cow::Owned(payload)),
-        10 => Event::Pong(Cow::Owned(payload)),
-        _ if payload.is_empty() => Event::Close(None),
+        9 => Decoded::Ping(Cow::Owned(payload)),
+        10 => Decoded::Pong(Cow::Owned(payload)),
+        _ if payload.is_empty() => Decoded::Close(None),
         _ => {
             let code = u16::from(payload[0]) * 256 + u16::from(payload[1]);
             let known = (1000..1015).contains(&code) && ![1004, 1005, 1006].contains(&code);
             refuse_if(!known && !(3000..5000).contains(&code), 1002)?;
             let reason = String::from_utf8(payload[2..].to_vec()).map_err(|_| 1007_u16)?;
-            Event::Close(Some((code, reason)))
+            Decoded::Close(Some((code, reason)))
         }
     });
     Ok(())
@@ -231,14 +231,14 @@ proptest! {
         pieces in 1..40_usize,
     ) {
         let opcode = if binary { fastwebsockets::OpCode::Binary } else { fastwebsockets::OpCode::Text };
-        let kind = if binary { Kind::Binary } else { Kind::Text };
+        let kind = if binary { MessageKind::Binary } else { MessageKind::Text };
         let mut frame = ClientFrame::new(true, (opcode as u8).try_into().unwrap(), Some(mask), Payload::Owned(text.clone().into_bytes()));
         frame.mask();
         let mut buffer = Vec::new();
         let stream = frame.write(&mut buffer);
         let outcome = feed(stream.chunks(pieces), 16384);
         prop_assert_eq!(outcome.violation, None);
-        prop_assert_eq!(outcome.events, [Event::Message { kind, payload: Cow::Owned(text.into_bytes()) }]);
+        prop_assert_eq!(outcome.events, [Decoded::Message { kind, payload: Cow::Owned(text.into_bytes()) }]);
         prop_assert!(outcome.idle);
     }
 }

@@ -37,7 +37,7 @@ fn stream(frames: &[(u8, &[u8])]) -> Vec<u8> {
 /// Everything that a decoder made of a stream.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Outcome {
-    pub(super) events: Vec<Event<'static>>,
+    pub(super) events: Vec<Decoded<'static>>,
     pub(super) violation: Option<Violation>,
     /// Whether anything was held at the end.
     pub(super) idle: bool,
@@ -45,13 +45,13 @@ pub(super) struct Outcome {
     pub(super) pieces_fed: usize,
 }
 
-fn owned(event: Event<'_>) -> Event<'static> {
+fn owned(event: Decoded<'_>) -> Decoded<'static> {
     let cow = |payload: Cow<'_, [u8]>| Cow::Owned(payload.into_owned());
     match event {
-        Event::Message { kind, payload } => Event::Message { kind, payload: cow(payload) },
-        Event::Ping(payload) => Event::Ping(cow(payload)),
-        Event::Pong(payload) => Event::Pong(cow(payload)),
-        Event::Close(close) => Event::Close(close),
+        Decoded::Message { kind, payload } => Decoded::Message { kind, payload: cow(payload) },
+        Decoded::Ping(payload) => Decoded::Ping(cow(payload)),
+        Decoded::Pong(payload) => Decoded::Pong(cow(payload)),
+        Decoded::Close(close) => Decoded::Close(close),
     }
 }
 
@@ -71,7 +71,7 @@ pub(super) fn feed<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, message_bytes
                 Ok(None) => break assert!(input.is_empty(), "more bytes are asked for while some are left"),
                 Err(violation) => outcome.violation = Some(violation),
             }
-            if outcome.violation.is_some() || matches!(outcome.events.last(), Some(Event::Close(_))) {
+            if outcome.violation.is_some() || matches!(outcome.events.last(), Some(Decoded::Close(_))) {
                 outcome.idle = decoder.buffered_bytes() == 0;
                 return outcome;
             }
@@ -103,7 +103,7 @@ fn assert_refused_at_end_of(stream: &[u8], message_bytes_max: usize, violation: 
 }
 
 #[track_caller]
-fn assert_events(stream: &[u8], events: &[Event<'static>]) {
+fn assert_events(stream: &[u8], events: &[Decoded<'static>]) {
     for outcome in [feed([stream], MAX), feed_bytewise(stream, MAX)] {
         assert_eq!(outcome.violation, None);
         assert_eq!(outcome.events, events);
@@ -111,12 +111,12 @@ fn assert_events(stream: &[u8], events: &[Event<'static>]) {
     }
 }
 
-fn text(payload: &str) -> Event<'static> {
-    Event::Message { kind: Kind::Text, payload: Cow::Owned(payload.as_bytes().to_vec()) }
+fn text(payload: &str) -> Decoded<'static> {
+    Decoded::Message { kind: MessageKind::Text, payload: Cow::Owned(payload.as_bytes().to_vec()) }
 }
 
-fn binary(payload: &[u8]) -> Event<'static> {
-    Event::Message { kind: Kind::Binary, payload: Cow::Owned(payload.to_vec()) }
+fn binary(payload: &[u8]) -> Decoded<'static> {
+    Decoded::Message { kind: MessageKind::Binary, payload: Cow::Owned(payload.to_vec()) }
 }
 
 #[test]
@@ -137,11 +137,11 @@ fn messages_and_control_frames_come_out_in_order() {
     ]);
     let events = [
         text("one"),
-        Event::Ping(Cow::Borrowed(b"?")),
+        Decoded::Ping(Cow::Borrowed(b"?")),
         binary(&[0xff, 0xfe]),
-        Event::Pong(Cow::Borrowed(b"")),
+        Decoded::Pong(Cow::Borrowed(b"")),
         text(""),
-        Event::Close(Some((1000, "bye".to_owned()))),
+        Decoded::Close(Some((1000, "bye".to_owned()))),
     ];
     assert_events(&stream, &events);
 }
@@ -157,8 +157,8 @@ fn fragments_are_put_together_around_control_frames() {
         (BINARY, b""),
         (FIN, b""),
     ]);
-    let ping = Event::Ping(Cow::Borrowed(&b"now?"[..]));
-    let pong = Event::Pong(Cow::Borrowed(&b"later"[..]));
+    let ping = Decoded::Ping(Cow::Borrowed(&b"now?"[..]));
+    let pong = Decoded::Pong(Cow::Borrowed(&b"later"[..]));
     assert_events(&stream, &[ping, pong, text("gr\u{fc}\u{df}e"), binary(b"")]);
 }
 
@@ -171,7 +171,9 @@ fn a_whole_message_is_borrowed_from_the_input_and_a_partial_one_is_not() {
     let mut decoder = Decoder::new();
     for expected in [&b"hello"[..], b"p"] {
         match decoder.next(&mut first, MAX) {
-            Ok(Some(Event::Message { payload: Cow::Borrowed(payload), .. } | Event::Ping(Cow::Borrowed(payload)))) => {
+            Ok(Some(
+                Decoded::Message { payload: Cow::Borrowed(payload), .. } | Decoded::Ping(Cow::Borrowed(payload)),
+            )) => {
                 assert_eq!(payload, expected);
                 assert!(range.contains(&payload.as_ptr()));
             }
@@ -183,7 +185,7 @@ fn a_whole_message_is_borrowed_from_the_input_and_a_partial_one_is_not() {
     assert_ne!(decoder.buffered_bytes(), 0);
     let event = decoder.next(&mut second, MAX);
     assert_eq!(event, Ok(Some(binary(b"split"))));
-    assert!(matches!(event, Ok(Some(Event::Message { payload: Cow::Owned(_), .. }))));
+    assert!(matches!(event, Ok(Some(Decoded::Message { payload: Cow::Owned(_), .. }))));
     assert_eq!(decoder.buffered_bytes(), 0);
 }
 
@@ -194,7 +196,7 @@ fn a_message_whose_header_alone_was_cut_is_still_borrowed() {
     let mut decoder = Decoder::new();
     assert_eq!(decoder.next(&mut first, MAX), Ok(None));
     let event = decoder.next(&mut second, MAX);
-    assert!(matches!(event, Ok(Some(Event::Message { payload: Cow::Borrowed(b"hello"), .. }))));
+    assert!(matches!(event, Ok(Some(Decoded::Message { payload: Cow::Borrowed(b"hello"), .. }))));
     assert_eq!(decoder.buffered_bytes(), 0);
 }
 
@@ -243,7 +245,7 @@ fn unmasked_frames_and_long_control_frames_are_refused_at_the_second_byte() {
         }
     }
     let longest = [7; CONTROL_BYTES_MAX];
-    assert_events(&stream(&[(FIN | PING, &longest)]), &[Event::Ping(Cow::Owned(longest.to_vec()))]);
+    assert_events(&stream(&[(FIN | PING, &longest)]), &[Decoded::Ping(Cow::Owned(longest.to_vec()))]);
 }
 
 #[test]
@@ -286,7 +288,7 @@ fn the_limit_of_messages_does_not_touch_control_frames() {
     let stream = stream(&[(FIN | PING, &[1; 125]), (FIN | TEXT, b"")]);
     let outcome = feed([&stream[..]], 0);
     assert_eq!(outcome.violation, None);
-    assert_eq!(outcome.events, [Event::Ping(Cow::Owned(vec![1; 125])), text("")]);
+    assert_eq!(outcome.events, [Decoded::Ping(Cow::Owned(vec![1; 125])), text("")]);
 }
 
 #[test]
@@ -301,10 +303,10 @@ fn memory_follows_what_has_arrived_not_what_is_claimed() {
 
 #[test]
 fn close_frames_carry_nothing_or_a_code_and_a_reason() {
-    assert_events(&stream(&[(FIN | CLOSE, b"")]), &[Event::Close(None)]);
-    assert_events(&stream(&[(FIN | CLOSE, b"\x0f\xa2")]), &[Event::Close(Some((4002, String::new())))]);
+    assert_events(&stream(&[(FIN | CLOSE, b"")]), &[Decoded::Close(None)]);
+    assert_events(&stream(&[(FIN | CLOSE, b"\x0f\xa2")]), &[Decoded::Close(Some((4002, String::new())))]);
     let longest = [&1001_u16.to_be_bytes()[..], &[b'x'; 123]].concat();
-    assert_events(&stream(&[(FIN | CLOSE, &longest)]), &[Event::Close(Some((1001, "x".repeat(123))))]);
+    assert_events(&stream(&[(FIN | CLOSE, &longest)]), &[Decoded::Close(Some((1001, "x".repeat(123))))]);
     assert_refused_at_end(&[FIN | CLOSE, 0x80 | 1], Violation::CloseCodeCut, 1002);
     let reason = stream(&[(FIN | CLOSE, b"\x03\xe8ok\xff")]);
     assert_refused_at_end(&reason, Violation::CloseReasonNotUtf8, 1007);
@@ -325,7 +327,7 @@ fn close_codes_are_those_that_may_be_sent() {
     }
     for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999_u16] {
         let stream = stream(&[(FIN | CLOSE, &code.to_be_bytes())]);
-        assert_events(&stream, &[Event::Close(Some((code, String::new())))]);
+        assert_events(&stream, &[Decoded::Close(Some((code, String::new())))]);
     }
     for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535_u16] {
         let stream = stream(&[(FIN | CLOSE, &code.to_be_bytes())]);
@@ -366,7 +368,7 @@ fn a_character_may_be_cut_by_fragments_but_not_by_the_end() {
         let (head, tail) = face.split_at(cut);
         assert_events(
             &stream(&[(TEXT, head), (FIN | PING, b""), (FIN, tail)]),
-            &[Event::Ping(Cow::Borrowed(b"")), text("\u{1f600}")],
+            &[Decoded::Ping(Cow::Borrowed(b"")), text("\u{1f600}")],
         );
         if (1..face.len()).contains(&cut) {
             assert_refused_at_end(&stream(&[(FIN | TEXT, head)]), Violation::TextNotUtf8, 1007);

@@ -6,7 +6,7 @@ use std::io::Write;
 use fastwebsockets::{Frame, Payload};
 use proptest::prelude::*;
 
-use super::super::decode::{Decoder, Event, Kind};
+use super::super::decode::{Decoded, Decoder, MessageKind};
 use super::*;
 
 /// What fastwebsockets would send.
@@ -101,7 +101,7 @@ proptest! {
         binary in any::<bool>(),
     ) {
         let opcode = if binary { OpCode::Binary } else { OpCode::Text };
-        let kind = if binary { Kind::Binary } else { Kind::Text };
+        let kind = if binary { MessageKind::Binary } else { MessageKind::Text };
         let payload = pieces.concat().into_bytes();
         let pieces: Vec<&[u8]> = pieces.iter().map(|piece| piece.as_bytes()).collect();
         let whole = frame(opcode, &payload);
@@ -110,7 +110,7 @@ proptest! {
 
         let mut client = as_client(&whole, payload.len(), mask);
         let event = Decoder::new().next(&mut &mut client[..], usize::MAX);
-        prop_assert_eq!(event, Ok(Some(Event::Message { kind, payload: Cow::Borrowed(&payload) })));
+        prop_assert_eq!(event, Ok(Some(Decoded::Message { kind, payload: Cow::Borrowed(&payload) })));
     }
 
     #[test]
@@ -121,7 +121,7 @@ proptest! {
     ) {
         let frame = close(code, &reason);
         let mut client = as_client(&frame, frame.len() - 2, mask);
-        let Ok(Some(Event::Close(Some((code_read, reason_read))))) = Decoder::new().next(&mut &mut client[..], 0) else {
+        let Ok(Some(Decoded::Close(Some((code_read, reason_read))))) = Decoder::new().next(&mut &mut client[..], 0) else {
             return Err(TestCaseError::fail("no close frame"));
         };
         prop_assert_eq!(code_read, code);

@@ -13,24 +13,24 @@ const VALID: [&str; 4] = [
     "Sec-WebSocket-Version: 13",
 ];
 
-fn judge(request_line: &str, headers: &[&str]) -> Result<Handshake, Refusal> {
+fn judge(request_line: &str, headers: &[&str]) -> Result<Handshake, UpgradeRefusal> {
     let text = format!("{request_line}\r\nHost: x\r\n{}\r\n\r\n", headers.join("\r\n"));
     let text = text.replace("\r\n\r\n\r\n", "\r\n\r\n");
     let (head, _) = parse(text.as_bytes()).expect("well-formed").expect("whole");
     examine(&head)
 }
 
-fn judge_get(headers: &[&str]) -> Result<Handshake, Refusal> {
+fn judge_get(headers: &[&str]) -> Result<Handshake, UpgradeRefusal> {
     judge("GET /ws HTTP/1.1", headers)
 }
 
 /// A valid handshake but for what is left out and what is put in.
-fn changed(without: &[&str], with: &[&str]) -> Result<Handshake, Refusal> {
+fn changed(without: &[&str], with: &[&str]) -> Result<Handshake, UpgradeRefusal> {
     let kept = VALID.iter().filter(|line| !without.iter().any(|name| line.starts_with(&format!("{name}:"))));
     judge_get(&kept.copied().chain(with.iter().copied()).collect::<Vec<_>>())
 }
 
-fn refusal(result: Result<Handshake, Refusal>) -> Refusal {
+fn refusal(result: Result<Handshake, UpgradeRefusal>) -> UpgradeRefusal {
     result.expect_err("refused")
 }
 

@@ -24,7 +24,7 @@ const DOT_ABOVE: char = '\u{307}';
 
 /// Why the profile refuses a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum Prohibited {
     /// No name may have this character.
     Disallowed(char),
     /// It may stand in another place only.
@@ -37,7 +37,7 @@ pub(super) enum Fault {
 
 /// The form in which a name is used (RFC 8266, 2.3): spaces of all kinds become U+0020, none at the ends and never two
 /// in a row, and what Unicode calls compatible becomes the same (Normalization Form KC).
-pub(super) fn enforce(text: &str) -> Result<String, Fault> {
+pub(super) fn enforce(text: &str) -> Result<String, Prohibited> {
     if text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(text.to_owned());
     }
@@ -51,7 +51,7 @@ pub(super) fn enforce(text: &str) -> Result<String, Fault> {
         }
         text = Cow::Owned(enforced);
     }
-    Err(Fault::Unstable)
+    Err(Prohibited::Unstable)
 }
 
 /// What is compared of an enforced name (RFC 8266, 2.4), and a little more: letters count as the same also where only
@@ -94,14 +94,14 @@ fn is_space(c: char) -> bool {
 }
 
 /// Whether every character belongs to the FreeformClass (RFC 8264, 4.3), where it stands.
-fn check_class(text: &str) -> Result<(), Fault> {
+fn check_class(text: &str) -> Result<(), Prohibited> {
     let chars: Vec<char> = text.chars().collect();
     chars.iter().enumerate().try_for_each(|(at, c)| match derived_property(*c) {
         Derived::Valid => Ok(()),
         Derived::Contextual if context_allows(&chars, at) => Ok(()),
-        Derived::Contextual => Err(Fault::OutOfPlace(*c)),
-        Derived::Unassigned => Err(Fault::Unassigned(*c)),
-        Derived::Disallowed => Err(Fault::Disallowed(*c)),
+        Derived::Contextual => Err(Prohibited::OutOfPlace(*c)),
+        Derived::Unassigned => Err(Prohibited::Unassigned(*c)),
+        Derived::Disallowed => Err(Prohibited::Disallowed(*c)),
     })
 }
 

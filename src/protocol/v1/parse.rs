@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::de::MapAccess;
 
-use super::{Command, Fault, Ref, Request};
+use super::{Command, Ref, Request, RequestFault};
 use crate::protocol::json::{self, Json, Keys, Spelled};
 use crate::protocol::position::{Epoch, Since};
 use crate::protocol::v0::{self, text_of, wrong};
@@ -16,7 +16,7 @@ pub fn parse(payload: &[u8]) -> Request<'_> {
             let reference = std::mem::take(&mut fields.reference).value();
             Request { reference, command: fields.command() }
         }
-        Err(unreadable) => Request { reference: None, command: Err(Fault::Unreadable(unreadable)) },
+        Err(unreadable) => Request { reference: None, command: Err(RequestFault::Unreadable(unreadable)) },
     }
 }
 
@@ -31,9 +31,9 @@ struct Fields<'de> {
 }
 
 impl<'de> Fields<'de> {
-    fn command(self) -> Result<Command<'de>, Fault> {
+    fn command(self) -> Result<Command<'de>, RequestFault> {
         if let Some(fault) = self.v0.fault {
-            return Err(Fault::Unreadable(json::unreadable(&fault)));
+            return Err(RequestFault::Unreadable(json::unreadable(&fault)));
         }
         let room = || required(self.v0.room, "Room");
         match self.op.value().as_deref() {
@@ -45,9 +45,9 @@ impl<'de> Fields<'de> {
             Some("who") => Ok(Command::Who(room()?)),
             Some("rooms") => Ok(Command::Rooms(self.prefix.value().unwrap_or_default())),
             Some("ping") => Ok(Command::Ping),
-            Some(_) => {
-                Err(Fault::Meaningless("Op is none of those known here: pub, join, leave, who, rooms, ping.".into()))
-            }
+            Some(_) => Err(RequestFault::Meaningless(
+                "Op is none of those known here: pub, join, leave, who, rooms, ping.".into(),
+            )),
         }
     }
 }
@@ -68,8 +68,8 @@ impl<'de> Keys<'de> for Fields<'de> {
     }
 }
 
-fn required<'de>(value: Spelled<Cow<'de, str>>, key: &str) -> Result<Cow<'de, str>, Fault> {
-    value.value().ok_or_else(|| Fault::Meaningless(format!("{key} is missing.")))
+fn required<'de>(value: Spelled<Cow<'de, str>>, key: &str) -> Result<Cow<'de, str>, RequestFault> {
+    value.value().ok_or_else(|| RequestFault::Meaningless(format!("{key} is missing.")))
 }
 
 fn reference<'de>(key: &str, value: Json<'de>, fault: &mut Option<String>) -> Option<Ref<'de>> {

@@ -9,14 +9,14 @@ fn command(payload: &str) -> Command<'_> {
 
 fn unreadable(payload: &str) -> String {
     match parse(payload.as_bytes()).command {
-        Err(Fault::Unreadable(why)) => why,
+        Err(RequestFault::Unreadable(why)) => why,
         other => panic!("{payload}: {other:?}"),
     }
 }
 
 fn meaningless(payload: &str) -> String {
     match parse(payload.as_bytes()).command {
-        Err(Fault::Meaningless(why)) => why,
+        Err(RequestFault::Meaningless(why)) => why,
         other => panic!("{payload}: {other:?}"),
     }
 }
@@ -181,12 +181,12 @@ proptest! {
         let payload = payload.to_string();
         match parse(payload.as_bytes()).command {
             Ok(_) => {}
-            Err(Fault::Unreadable(why)) => {
+            Err(RequestFault::Unreadable(why)) => {
                 let rest = why.strip_prefix("Can't read that message: ").unwrap();
                 let key = rest.split([' ', '.']).next().unwrap();
                 prop_assert!(members.contains_key(key), "{}: {}", payload, why);
             }
-            Err(Fault::Meaningless(why)) => {
+            Err(RequestFault::Meaningless(why)) => {
                 let key = why.split(' ').next().unwrap();
                 prop_assert!(["Op", "Room", "Message"].contains(&key), "{}: {}", payload, why);
             }

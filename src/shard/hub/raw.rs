@@ -3,20 +3,20 @@
 use crate::frame::OpCode;
 
 use super::Hub;
-use crate::frame::decode::Kind;
+use crate::frame::decode::MessageKind;
 use crate::frame::encode;
 use crate::protocol::close_code::CloseReason;
 
 impl Hub {
-    pub(super) fn raw_message(&mut self, slot: u32, echo: bool, kind: Kind, payload: &[u8]) {
+    pub(super) fn raw_message(&mut self, slot: u32, echo: bool, kind: MessageKind, payload: &[u8]) {
         if !self.settings.admission.publishes_raw() {
             return self.close(slot, &CloseReason::ListenOnly);
         }
         let connection = &mut self.connections[slot as usize];
         let Some(membership) = connection.memberships.first() else { return };
         let opcode = match kind {
-            Kind::Text => OpCode::Text,
-            Kind::Binary => OpCode::Binary,
+            MessageKind::Text => OpCode::Text,
+            MessageKind::Binary => OpCode::Binary,
         };
         let local = self.rooms.get(membership.room);
         let seq = local.room.publish_raw(&encode::frame(opcode, payload), &mut self.wakes);

@@ -14,7 +14,7 @@ use crate::frame::OpCode;
 use super::{Hub, Key, RingOp};
 use crate::connection::unread::{Parked, Unread};
 use crate::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE};
-use crate::frame::decode::Event;
+use crate::frame::decode::Decoded;
 use crate::frame::encode;
 use crate::limits::{
     BUFFERS_SHARE, COPIED_PARTS_MAX, ENDS_PER_TURN, LOOKS_PER_TURN, RECEIVE_BUFFER_BYTES, REPLIES_BYTES_HELD,
@@ -436,18 +436,18 @@ impl Hub {
         }
     }
 
-    fn event(&mut self, slot: u32, event: Event<'_>) {
+    fn event(&mut self, slot: u32, event: Decoded<'_>) {
         match event {
-            Event::Message { kind, payload } if self.connection(slot).life.is_open() => {
+            Decoded::Message { kind, payload } if self.connection(slot).life.is_open() => {
                 self.message(slot, kind, &payload);
             }
-            Event::Message { .. } | Event::Pong(_) => {}
+            Decoded::Message { .. } | Decoded::Pong(_) => {}
             // RFC 6455, section 5.5.2: a ping is answered with its payload.
-            Event::Ping(payload) => {
+            Decoded::Ping(payload) => {
                 self.connection(slot).pong(encode::frame(OpCode::Pong, &payload));
                 self.queue(slot);
             }
-            Event::Close(status) => {
+            Decoded::Close(status) => {
                 let code = status.map(|(code, _)| code);
                 self.count_end(slot, code.unwrap_or(CLOSED_WITHOUT_CODE));
                 self.peer_closes(slot, code);

@@ -5,30 +5,30 @@ use std::sync::Arc;
 use super::Hub;
 use crate::connection::Role;
 use crate::connection::unread::Parked;
-use crate::frame::decode::Kind;
+use crate::frame::decode::MessageKind;
 use crate::limits::UNREADABLE_MAX;
 use crate::protocol::Protocol;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::surrogates::without_lone_surrogates;
-use crate::rate::Verdict;
+use crate::rate::Admitted;
 use crate::room::{JoinError, Room, Speaker, Visitor};
 
 impl Hub {
     /// Handles a complete message of any protocol, if it is within the rate limit.
-    pub(super) fn message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
+    pub(super) fn message(&mut self, slot: u32, kind: MessageKind, payload: &[u8]) {
         let now_ms = self.now.time.monotonic_ms;
         let connection = &mut self.connections[slot as usize];
         let protocol = connection.protocol();
         let rate = if protocol == Protocol::Raw { &self.settings.raw_rate } else { &self.settings.chat_rate };
         match connection.bucket.take(rate, now_ms) {
-            Verdict::Pass => {
+            Admitted::Pass => {
                 self.counters.messages_in(protocol).add(1);
                 self.passed_message(slot, kind, payload);
                 return;
             }
-            Verdict::RefusedTooLong => self.close(slot, &CloseReason::RateLimit),
-            Verdict::Refused => match protocol {
+            Admitted::RefusedTooLong => self.close(slot, &CloseReason::RateLimit),
+            Admitted::Refused => match protocol {
                 Protocol::V0 => self.refuse_too_fast_v0(slot),
                 Protocol::V1 => self.refuse_too_fast_v1(slot, payload),
                 // In a raw room there is no way to say so.
@@ -39,7 +39,7 @@ impl Hub {
     }
 
     /// Handles a message that is within the rate limit: it has just arrived, or was parked.
-    pub(super) fn passed_message(&mut self, slot: u32, kind: Kind, payload: &[u8]) {
+    pub(super) fn passed_message(&mut self, slot: u32, kind: MessageKind, payload: &[u8]) {
         self.wakes.received = self.sampler.sample(self.now.instant);
         match &self.connections[slot as usize].role {
             Role::V0 { user } => self.chat_message(slot, &user.clone(), kind, payload, Self::command),
@@ -55,13 +55,13 @@ impl Hub {
         &mut self,
         slot: u32,
         user: &Name,
-        kind: Kind,
+        kind: MessageKind,
         payload: &[u8],
         text_message: fn(&mut Self, u32, &Name, &[u8]),
     ) {
         match kind {
-            Kind::Text => text_message(self, slot, user, &without_lone_surrogates(payload)),
-            Kind::Binary => self.close(slot, &CloseReason::BinaryInChat),
+            MessageKind::Text => text_message(self, slot, user, &without_lone_surrogates(payload)),
+            MessageKind::Binary => self.close(slot, &CloseReason::BinaryInChat),
         }
     }
 
@@ -72,7 +72,7 @@ impl Hub {
         if !may_publish {
             let received = self.sampler.receipt();
             self.reading.parked =
-                Some(Parked { room: Arc::clone(room), kind: Kind::Text, payload: payload.into(), received });
+                Some(Parked { room: Arc::clone(room), kind: MessageKind::Text, payload: payload.into(), received });
         }
         may_publish
     }

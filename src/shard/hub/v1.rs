@@ -14,7 +14,7 @@ use crate::protocol::position::Since;
 use crate::protocol::surrogates::without_lone_surrogates;
 use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::text;
-use crate::protocol::v1::{self, Answer, Code, Command, Fault, Hello, Limits, Ref, Refusal, RoomEntry};
+use crate::protocol::v1::{self, Answer, Code, Command, Hello, Limits, Ref, Refusal, RequestFault, RoomEntry};
 use crate::protocol::{Encoding, Namespace, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::room::Room;
 use crate::room::inbox::Order;
@@ -64,7 +64,7 @@ impl Hub {
     pub(super) fn request(&mut self, slot: u32, user: &Name, payload: &[u8]) {
         let v1::Request { reference, command } = v1::parse(payload);
         let reference = reference.as_ref();
-        let is_unreadable = matches!(command, Err(Fault::Unreadable(_)));
+        let is_unreadable = matches!(command, Err(RequestFault::Unreadable(_)));
         if !is_unreadable {
             self.connection(slot).unreadable = 0;
         }
@@ -82,7 +82,9 @@ impl Hub {
                 self.reply(slot, pong);
                 Ok(())
             }
-            Err(Fault::Unreadable(why) | Fault::Meaningless(why)) => Err(Refusal::new(Code::BadRequest, why)),
+            Err(RequestFault::Unreadable(why) | RequestFault::Meaningless(why)) => {
+                Err(Refusal::new(Code::BadRequest, why))
+            }
         };
         if let Err(refusal) = outcome {
             self.counters.refused(refusal.code).add(1);
