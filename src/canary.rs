@@ -4,8 +4,10 @@
 //! It runs on a thread of its own, and only with `--public-url`. It reads answers of foreign servers: should one ever
 //! make it panic, that look has failed, and the server goes on.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use doctor::canary::{Plan, Status, look};
@@ -88,19 +90,15 @@ impl Canary {
         let canary = Self::default();
         let ours = canary.clone();
         let runtime = runtime()?;
-        std::thread::Builder::new()
-            .name(THREAD.to_owned())
-            .spawn(move || runtime.block_on(ours.look_around(plan, &metrics)))?;
+        let look_around = move || {
+            thread::sleep(FIRST_AFTER.min(plan.interval));
+            loop {
+                ours.note(&plan.target.url, surviving(|| look(&runtime, &plan)), &metrics);
+                thread::sleep(pause(plan.interval, os::random_u64().unwrap_or(0)));
+            }
+        };
+        thread::Builder::new().name(THREAD.to_owned()).spawn(look_around)?;
         Ok(canary)
-    }
-
-    async fn look_around(self, plan: Plan, metrics: &Metrics) {
-        tokio::time::sleep(FIRST_AFTER.min(plan.interval)).await;
-        loop {
-            let status = surviving(look(plan.clone())).await;
-            self.note(&plan.target.url, status, metrics);
-            tokio::time::sleep(pause(plan.interval, os::random_u64().unwrap_or(0))).await;
-        }
     }
 
     fn note(&self, url: &str, status: Status, metrics: &Metrics) {
@@ -118,13 +116,14 @@ impl Canary {
 
 /// Whether this thread is the canary's: a panic here ends one look, and not the process.
 pub fn is_this_thread() -> bool {
-    std::thread::current().name() == Some(THREAD)
+    thread::current().name() == Some(THREAD)
 }
 
 /// A look; a panic in it is a status like any other.
-async fn surviving(look: impl Future<Output = Status> + Send + 'static) -> Status {
+fn surviving(look: impl FnOnce() -> Status) -> Status {
     let began = Instant::now();
-    tokio::spawn(look).await.unwrap_or_else(|_| {
+    // What a look leaves behind is replaced as a whole.
+    catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|_| {
         error!("the check of the public address ended in a bug in hi; connections are not affected");
         Status::failed("a bug in hi ended the check, see the log", began.elapsed())
     })
@@ -150,11 +149,10 @@ mod tests {
 
     #[test]
     fn a_panic_is_a_look_that_failed() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let status = runtime.block_on(surviving(async { panic!("on purpose, in a test") }));
+        let status = surviving(|| panic!("on purpose, in a test"));
         assert!(!status.is_good());
         assert_eq!(status.to_string(), "It could not be checked: a bug in hi ended the check, see the log.");
         let other = Status::failed("another reason", Duration::ZERO);
-        assert_eq!(runtime.block_on(surviving(std::future::ready(other.clone()))), other);
+        assert_eq!(surviving(|| other.clone()), other);
     }
 }

@@ -7,6 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Runtime;
+
 use crate::examination::facts::Facts;
 use crate::examination::verdict::{Diagnosis, Finding, Kind};
 use crate::examination::{Depth, Examination, Options, Target, examine};
@@ -102,12 +104,13 @@ impl fmt::Display for Status {
 }
 
 /// Looks once.
-pub async fn look(plan: Plan) -> Status {
+pub fn look(runtime: &Runtime, plan: &Plan) -> Status {
     let began = Instant::now();
     let options = Options { depth: Depth::Handshake, ..Options::new(plan.target.clone()) };
-    match examine(&options).await {
+    // Waited for here, so that the examination is compiled once: an async function would be again in each package that polls it.
+    match runtime.block_on(examine(&options)) {
         Ok(Examination { facts, diagnosis, .. }) => {
-            Status::of(&facts, &diagnosis, instance_matches(&facts, &plan), began.elapsed())
+            Status::of(&facts, &diagnosis, instance_matches(&facts, plan), began.elapsed())
         }
         Err(why) => Status::failed(&why, began.elapsed()),
     }
