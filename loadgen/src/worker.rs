@@ -98,7 +98,7 @@ pub enum Command {
 /// Reports to the main thread.
 #[derive(Debug)]
 pub enum Report {
-    /// Progress.
+    /// What the run has counted so far, for the display.
     Progress {
         /// The thread.
         worker: usize,

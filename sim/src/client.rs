@@ -37,7 +37,7 @@ pub enum Pace {
     Some,
     /// A few bytes, seldom.
     Little,
-    /// Nothing.
+    /// It reads nothing.
     Nothing,
 }
 
