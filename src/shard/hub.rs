@@ -12,6 +12,7 @@
 //! - `invariants`: what must be true after each turn, in debug builds
 
 use std::net::Shutdown;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ use crate::limits::{RELAYS_KEPT_MAX, SETTLE_BYTES_MAX};
 use crate::memory::Memory;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
-use crate::protocol::{MemberId, Protocol};
+use crate::protocol::{MemberId, Namespace, Protocol};
 use crate::rate::Bucket;
 use crate::ring::{BufferPool, Receive};
 use crate::room::inbox::{Disconnect, Inbox, Order, Relay};
@@ -167,17 +168,16 @@ impl Hub {
 
     /// Takes over a connection whose handshake is done. When this returns, the connection is either open, or closing with a
     /// reason.
-    pub(super) fn adopt(&mut self, upgraded: Upgraded<std::os::fd::RawFd>, now: Now) {
+    pub(super) fn adopt(&mut self, upgraded: Upgraded<RawFd>, now: Now) {
         self.now = now;
         let Upgraded { socket, role, room, since, response, leftover } = upgraded;
-        let rate = if role.protocol() == Protocol::Raw { &self.settings.raw_rate } else { &self.settings.chat_rate };
-        let bucket = Bucket::new(rate, now.time.monotonic_ms);
+        let protocol = role.protocol();
+        let bucket = Bucket::new(self.settings.rate(protocol), now.time.monotonic_ms);
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
         let slot = self.connections.insert(Connection::new(serial, socket, role, bucket)) as u32;
         self.schedule_first_ping(slot);
         self.connection(slot).respond(response);
-        let protocol = self.connection(slot).protocol();
         self.counters.connections(protocol).add(1);
         if protocol == Protocol::V1 {
             self.send_hello(slot);
@@ -339,7 +339,7 @@ impl Hub {
         own.into_iter()
             .find(|room| room.name() == name)
             .cloned()
-            .or_else(|| self.registry.get(crate::protocol::Namespace::Chat, &Name::room(name).ok()?))
+            .or_else(|| self.registry.get(Namespace::Chat, &Name::room(name).ok()?))
     }
 
     fn is_member(&self, slot: u32, room: &Room) -> bool {

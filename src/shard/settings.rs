@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use crate::admission::Admission;
 use crate::connection::liveness::Heartbeat;
+use crate::protocol::Protocol;
 use crate::rate::RateLimit;
 
 /// What happens to a chat member that was too slow and lost messages.
@@ -40,4 +41,11 @@ pub struct Settings {
     pub inbox_bytes_max: usize,
     /// What happens to chat members that lose messages.
     pub slow: Slow,
+}
+
+impl Settings {
+    /// The limit on the messages of a connection that speaks this.
+    pub(crate) fn rate(&self, protocol: Protocol) -> &RateLimit {
+        if protocol == Protocol::Raw { &self.raw_rate } else { &self.chat_rate }
+    }
 }

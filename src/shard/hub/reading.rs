@@ -9,11 +9,10 @@
 use std::collections::VecDeque;
 use std::io;
 
-use crate::frame::OpCode;
-
 use super::{Hub, Key, RingOp};
 use crate::connection::unread::{Parked, Unread};
 use crate::counters::{CLOSED_ABNORMALLY, CLOSED_WITHOUT_CODE};
+use crate::frame::OpCode;
 use crate::frame::decode::Decoded;
 use crate::frame::encode;
 use crate::limits::{

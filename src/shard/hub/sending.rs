@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::{Hub, Key, RingOp};
-use crate::connection::{Gap, Next, Sent};
+use crate::connection::{Connection, Gap, Next, Sent};
 use crate::counters::Lapped;
 use crate::limits::VISITS_MIN;
 use crate::protocol::close_code::CloseReason;
@@ -75,6 +75,14 @@ impl Sending {
     #[cfg(debug_assertions)]
     pub(super) fn queued(&self) -> impl Iterator<Item = &Key> {
         self.queue.iter().chain(&self.lagging)
+    }
+}
+
+/// Puts a connection into a queue, unless it is in one already or can't be sent to now.
+fn enqueue(slot: u32, connection: &mut Connection, queue: &mut VecDeque<Key>) {
+    if !connection.queued && connection.life.may_send() {
+        connection.queued = true;
+        queue.push_back(Key { slot, serial: connection.serial });
     }
 }
 
@@ -199,19 +207,14 @@ impl Hub {
 
     /// Queues a connection to be sent to, unless it is queued already or can't be sent to now.
     pub(super) fn queue(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot as usize];
-        if !connection.queued && connection.life.may_send() {
-            connection.queued = true;
-            self.sending.queue.push_back(Key { slot, serial: connection.serial });
-        }
+        enqueue(slot, &mut self.connections[slot as usize], &mut self.sending.queue);
     }
 
     /// Queues a connection that still has something to send, behind those that have just asked for something.
     fn queue_if_owed(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
-        if connection.has_pending(&self.rooms) && !connection.queued && connection.life.may_send() {
-            connection.queued = true;
-            self.sending.lagging.push_back(Key { slot, serial: connection.serial });
+        if connection.has_pending(&self.rooms) {
+            enqueue(slot, connection, &mut self.sending.lagging);
         }
     }
 

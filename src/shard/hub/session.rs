@@ -20,8 +20,7 @@ impl Hub {
         let now_ms = self.now.time.monotonic_ms;
         let connection = &mut self.connections[slot as usize];
         let protocol = connection.protocol();
-        let rate = if protocol == Protocol::Raw { &self.settings.raw_rate } else { &self.settings.chat_rate };
-        match connection.bucket.take(rate, now_ms) {
+        match connection.bucket.take(self.settings.rate(protocol), now_ms) {
             Admitted::Pass => {
                 self.counters.messages_in(protocol).add(1);
                 self.passed_message(slot, kind, payload);
