@@ -4,6 +4,9 @@
 //!
 //! The servers run in this process, so that their ring can be a faulty one. All traffic is real.
 
+#[macro_use]
+#[path = "support/forward.rs"]
+mod forward;
 #[path = "support/faulty_ring.rs"]
 mod faulty_ring;
 #[path = "support/peer.rs"]

@@ -1,6 +1,9 @@
 //! Fairness and liveness of a shard's turns: one shard on the thread of the test, real sockets, and a data ring whose timing
 //! the test controls.
 
+#[macro_use]
+#[path = "support/forward.rs"]
+mod forward;
 #[path = "support/bench.rs"]
 mod bench;
 mod support;

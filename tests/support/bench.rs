@@ -53,23 +53,7 @@ pub struct Scripted {
 }
 
 impl DataRing for Scripted {
-    type Socket = Socket;
-
-    fn adopt(&mut self, token: u32, socket: Socket) {
-        self.ring.adopt(token, socket);
-    }
-
-    fn release(&mut self, token: u32) {
-        self.ring.release(token);
-    }
-
-    fn receive(&mut self, token: u32, how: Receive) {
-        self.ring.receive(token, how);
-    }
-
-    fn cancel(&mut self, token: u32) {
-        self.ring.cancel(token);
-    }
+    forward_to_ring!();
 
     fn send(&mut self, token: u32, slices: Slices) {
         self.script.sent.borrow_mut().insert(token, self.script.turns.get());
@@ -81,14 +65,6 @@ impl DataRing for Scripted {
         } else {
             self.ring.send(token, slices);
         }
-    }
-
-    fn await_writable(&mut self, token: u32) {
-        self.ring.await_writable(token);
-    }
-
-    fn shutdown(&mut self, token: u32, how: Shutdown) {
-        self.ring.shutdown(token, how);
     }
 
     fn submit(&mut self) -> io::Result<bool> {
@@ -107,22 +83,6 @@ impl DataRing for Scripted {
         let bytes = self.script.bytes.take();
         self.script.most_bytes.update(|most| most.max(bytes));
         self.ring.suppress_wakeups();
-    }
-
-    fn arm_wakeups(&mut self) -> bool {
-        self.ring.arm_wakeups()
-    }
-
-    fn buffers(&self) -> &BufferPool {
-        self.ring.buffers()
-    }
-
-    fn descriptor(&self, token: u32) -> RawFd {
-        self.ring.descriptor(token)
-    }
-
-    fn peer_has_ended(descriptor: RawFd) -> bool {
-        Ring::peer_has_ended(descriptor)
     }
 }
 

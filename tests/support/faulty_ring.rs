@@ -77,23 +77,7 @@ impl OpenRing for FaultyRing {
 }
 
 impl DataRing for FaultyRing {
-    type Socket = Socket;
-
-    fn adopt(&mut self, token: u32, socket: Socket) {
-        self.ring.adopt(token, socket);
-    }
-
-    fn release(&mut self, token: u32) {
-        self.ring.release(token);
-    }
-
-    fn receive(&mut self, token: u32, how: Receive) {
-        self.ring.receive(token, how);
-    }
-
-    fn cancel(&mut self, token: u32) {
-        self.ring.cancel(token);
-    }
+    forward_to_ring!();
 
     fn send(&mut self, token: u32, slices: Slices) {
         if self.one_in(SEND_FAULT_ONE_IN) {
@@ -107,14 +91,6 @@ impl DataRing for FaultyRing {
             return self.ring.send(token, cut);
         }
         self.ring.send(token, slices);
-    }
-
-    fn await_writable(&mut self, token: u32) {
-        self.ring.await_writable(token);
-    }
-
-    fn shutdown(&mut self, token: u32, how: Shutdown) {
-        self.ring.shutdown(token, how);
     }
 
     fn submit(&mut self) -> io::Result<bool> {
@@ -150,22 +126,6 @@ impl DataRing for FaultyRing {
 
     fn suppress_wakeups(&mut self) {
         self.ring.suppress_wakeups();
-    }
-
-    fn arm_wakeups(&mut self) -> bool {
-        self.ring.arm_wakeups()
-    }
-
-    fn buffers(&self) -> &BufferPool {
-        self.ring.buffers()
-    }
-
-    fn descriptor(&self, token: u32) -> RawFd {
-        self.ring.descriptor(token)
-    }
-
-    fn peer_has_ended(descriptor: RawFd) -> bool {
-        Ring::peer_has_ended(descriptor)
     }
 }
 
