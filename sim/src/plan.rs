@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use hi::admission::RawMode;
-use hi::config::Config;
+use hi::config::{Config, Paces};
+use hi::room::pace::Pace;
 use hi::shard::settings::Slow;
 
 use crate::random::Random;
@@ -15,6 +16,21 @@ pub const ROOMS: [&str; 3] = ["tea", "milk", "honey"];
 pub const RAW_ROOMS: [&str; 2] = ["data", "bulk"];
 /// Inboxes that are smaller than they have to be: then messages are dropped on their way, and members told.
 const SMALL_INBOX_BYTES: usize = 64 * 1024;
+
+/// Half of the seeds don't wait.
+const FLUSH_INTERVALS: [(Pace, Pace); 6] = {
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+    [
+        (Pace::AtOnce, Pace::AtOnce),
+        (Pace::AtOnce, Pace::AtOnce),
+        (Pace::AtOnce, Pace::AtOnce),
+        (Pace::Every(ms(20)), Pace::Every(ms(300))),
+        (Pace::Every(ms(1000)), Pace::AtOnce),
+        (Pace::Auto(ms(50)), Pace::Auto(ms(5))),
+    ]
+};
 
 /// What a simulation begins with.
 #[derive(Debug)]
@@ -69,6 +85,7 @@ impl Plan {
         config.ping_interval = Duration::from_secs(random.pick(&[2, 5, 25]));
         config.ping_timeout = Duration::from_secs(random.pick(&[1, 3, 10]));
         config.raw = random.pick(&[RawMode::Open, RawMode::Open, RawMode::Open, RawMode::Listen]);
+        config.flush_interval = random.pick(&FLUSH_INTERVALS.map(|(chat, raw)| Paces { chat, raw }));
         let shards = random.between(1, 4);
         let inbox_bytes_max = if random.one_in(5) { SMALL_INBOX_BYTES } else { config.inbox_bytes_max(shards) };
         let floods = random.one_in(if is_short { 2 } else { 4 });

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use proptest::prelude::*;
 
@@ -16,6 +17,7 @@ use crate::protocol::resume::ResumeKey;
 use crate::protocol::{Encoding, Namespace};
 use crate::rate::RateLimit;
 use crate::room::inbox::{self, Relay};
+use crate::room::pace::Pace;
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
 use crate::room::{Joining, Room, Wakes};
@@ -184,7 +186,7 @@ impl Bench {
                 &mut Wakes::default(),
             );
             let joined = joined.unwrap();
-            slots.push(rooms.join(&joined.room, Encoding::Frames, joined.entered.first_seq, 1 << 20));
+            slots.push(rooms.join(&joined.room, Encoding::Frames, joined.entered.first_seq, 1 << 20, Pace::AtOnce));
             shared.push(joined.room);
         }
         let mut bench = Self {
@@ -257,7 +259,7 @@ impl Bench {
                     } else if member {
                         self.owed[room].push(Owed::Message(seq));
                     }
-                    self.rooms.append(&Relay { room: self.shared[room].id(), epoch: 1, seq, frame, received: None });
+                    self.rooms.append(&Relay { room: self.shared[room].id(), epoch: 1, seq, frame, received: None }, Instant::now());
                 }
             }
             Step::Reply { len } if self.is_chat() && self.connection.life.is_open() => {

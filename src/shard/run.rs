@@ -69,6 +69,7 @@ pub(crate) async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: OwnedFd, stop:
             // and handshakes.
             os::eventfd_signal(wake_up.get_ref());
         }
+        let due = handle.shard.borrow().next_due().map(Instant::from_std);
         tokio::select! {
             ready = wake_up.readable() => {
                 // The eventfd is never read: epoll reports each signal as a new edge.
@@ -77,6 +78,7 @@ pub(crate) async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: OwnedFd, stop:
             () = handle.news.notified() => {}
             () = &mut tick => {}
             () = at(drained_by) => {}
+            () = at(due) => {}
         }
         if tick.deadline() <= Instant::now() || tick.deadline() > Instant::now() + TICK {
             let mut shard = handle.shard.borrow_mut();
