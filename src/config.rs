@@ -144,7 +144,7 @@ pub struct Config {
     /// How long messages of a room may wait to be sent together with those that follow, which saves CPU time in large and busy
     /// rooms; in a quiet room none waits. Up to 10s; 0: never; auto: four times as long as it takes to send one, at most 50ms
     /// (auto:20ms: at most 20ms). For each kind of room: chat=20ms,raw=auto
-    #[arg(help_heading = LIMITS, long, value_name = "TIME", env = "HI_FLUSH_INTERVAL", default_value = "0",
+    #[arg(help_heading = LIMITS, long, value_name = "TIME", env = "HI_FLUSH_INTERVAL", default_value = "0ms",
           value_parser = parse_paces)]
     pub flush_interval: Paces,
 
@@ -310,6 +310,7 @@ mod tests {
         assert_eq!((config.ping_interval.as_secs(), config.ping_timeout.as_secs()), (25, 10));
         assert_eq!((config.handshake_timeout.as_secs(), config.keepalive_timeout.as_secs()), (10, 75));
         assert_eq!((&config.origins[..], config.echo), (&[Allowed::SameHost][..], true));
+        assert_eq!(config.flush_interval, Paces { chat: Pace::AtOnce, raw: Pace::AtOnce });
         assert_eq!(config.internal, Internal::At(([127, 0, 0, 1], 8081).into()));
         let replay = ReplayBounds { frames_max: 1024, bytes_max: 1 << 20, age_max_ms: 60_000 };
         assert_eq!(config.replay_bounds(), replay);

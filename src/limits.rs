@@ -153,6 +153,8 @@ pub(crate) const FLUSH_MEASURED_SENDS_MIN: u64 = 16;
 pub(crate) const FLUSH_WAIT_MIN: Duration = Duration::from_millis(1);
 /// Bytes of a room, including their overhead, that wait for its next fan-out at most.
 pub(crate) const FLUSH_BYTES_WAITING: usize = ROOM_BYTES_HELD / 2;
+/// The same of all rooms of a shard: should memory become short, they leave within a turn, beside what it reads.
+pub(crate) const FLUSH_BYTES_WAITING_OF_SHARD: u64 = 512 * 1024;
 /// Size of a log's first chunk in bytes, small so that a quiet room costs little. Each further chunk is twice as large, up to
 /// the maximum.
 pub(crate) const CHUNK_BYTES_MIN: usize = 1024;
@@ -317,7 +319,10 @@ const _: () = {
         BODY_TIME_MAX.as_secs() + PUBLISH_TIME_MAX.as_secs() < IDEMPOTENCY_TIME_MAX.as_secs(),
         "a request ends before its key is forgotten"
     );
-    assert!(FLUSH_BYTES_WAITING < ROOM_BYTES_HELD, "a room that waits for its next fan-out never makes publishers wait");
+    assert!(
+        FLUSH_BYTES_WAITING < ROOM_BYTES_HELD,
+        "a room that waits for its next fan-out never makes publishers wait"
+    );
     assert!(ROOM_BYTES_HELD < INBOX_BYTES_HELD, "the publishers of one room wait before all publishers do");
     assert!(BUFFERS_BEFORE_READING < COMPLETIONS_PER_TURN && COMPLETIONS_PER_TURN <= COMPLETION_ENTRIES as usize);
     assert!(RETRY_SPAN_MS_MIN <= RETRY_SPAN_MS_MAX);

@@ -109,7 +109,11 @@ pub(crate) struct LocalRooms {
     turns: u64,
     /// Rooms whose next round has to wait, and until when.
     waiting: BTreeSet<(Instant, u32)>,
+    /// Bytes that wait in them.
+    waiting_bytes: u64,
     send_time: SendTime,
+    /// Whether no room waits, because memory is short.
+    in_hurry: bool,
     /// Rooms whose log has grown since it was last cut back.
     grown: Vec<u32>,
     /// Rooms whose log holds something, each once, with the number of this entry. The entry of a room that is gone has a number

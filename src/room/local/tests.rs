@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Time;
-use crate::limits::FLUSH_BYTES_WAITING;
+use crate::limits::{FLUSH_BYTES_WAITING, FLUSH_BYTES_WAITING_OF_SHARD};
 use crate::os;
 use crate::protocol::name::Name;
 use crate::protocol::resume::ResumeKey;
@@ -219,6 +219,42 @@ fn a_room_that_is_told_of_a_loss_and_one_that_is_gone_wait_no_longer() {
     assert_eq!(shard.visit(1), Some(8));
     shard.forget(rooms[1].1, 1);
     assert_eq!(shard.rooms.next_due(), None);
+}
+
+#[test]
+fn in_a_hurry_no_room_waits() {
+    let mut shard = Shard::at(Pace::Every(20 * MS));
+    let (tea, _) = shard.room("tea", 1);
+    shard.publish(&tea);
+    shard.visit(1);
+    shard.publish(&tea);
+    assert_eq!((shard.rooms.hurry(true), shard.rooms.queued_rooms(), shard.rooms.next_due()), (true, 1, None));
+    shard.visit(1);
+    shard.publish(&tea);
+    assert_eq!((shard.rooms.hurry(true), shard.rooms.queued_rooms()), (false, 1));
+    shard.visit(1);
+    assert!(!shard.rooms.hurry(false));
+    shard.publish(&tea);
+    assert_eq!((shard.rooms.queued_rooms(), shard.rooms.next_due()), (0, Some(shard.now + 20 * MS)));
+}
+
+#[test]
+fn all_rooms_together_let_a_bounded_number_of_bytes_wait() {
+    let mut shard = Shard::at(Pace::Every(20 * MS));
+    let frame = Bytes::from(vec![0; FLUSH_BYTES_WAITING / 2]);
+    let rooms = FLUSH_BYTES_WAITING_OF_SHARD as usize / frame.len();
+    let rooms: Vec<_> = (0..rooms).map(|number| shard.room(&number.to_string(), 1)).collect();
+    for (room, _) in &rooms {
+        shard.publish(room);
+        shard.visit(1);
+    }
+    rooms.iter().for_each(|(room, _)| shard.publish_frame(room, &frame));
+    // With their overhead they are a little too much.
+    assert_eq!(shard.rooms.queued_rooms(), 1);
+    shard.visit(1);
+    shard.forget(rooms[0].1, 1);
+    shard.publish_frame(&rooms.last().unwrap().0, &frame);
+    assert_eq!(shard.rooms.queued_rooms(), 0, "there is room for it again");
 }
 
 proptest! {

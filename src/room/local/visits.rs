@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{LocalRoom, LocalRooms};
-use crate::limits::{FLUSH_BYTES_WAITING, ROOM_BYTES_HELD};
-use crate::room::pace::{Pacer, SendTime, Work};
+use crate::limits::{FLUSH_BYTES_WAITING, FLUSH_BYTES_WAITING_OF_SHARD, ROOM_BYTES_HELD};
+use crate::room::pace::{Pacer, Work};
 
 /// How far the members of a room have been visited: one round after the other, while the log grows.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub(super) struct Visits {
     pub(super) is_queued: bool,
     /// The time of its entry in the list of rooms that wait for their next round; it is never queued, too.
     waits_until: Option<Instant>,
+    /// Bytes that it has counted among those that wait.
+    waiting_bytes: u64,
     /// When the next round may begin.
     pacer: Pacer,
     /// Once this many turns of rooms are over, this room counts as quiet: it has published nothing for a whole round.
@@ -50,11 +52,6 @@ impl Visits {
         self.pacer.is_at_once()
     }
 
-    /// When the next round may begin; `None` if it may, or has to, begin now.
-    fn due(&self, now: Instant, send_time: &SendTime) -> Option<Instant> {
-        self.pacer.due(now, send_time).filter(|_| self.owed_bytes() <= FLUSH_BYTES_WAITING as u64)
-    }
-
     /// Every member has been visited. True: the log has grown in the meantime, and another round is owed.
     fn complete(&mut self) -> bool {
         self.visited = 0;
@@ -70,10 +67,21 @@ impl LocalRooms {
         if visits.is_queued {
             return;
         }
-        match visits.due(now, &self.send_time) {
+        match self.due(visits, now) {
             None => self.queue(slot),
             Some(due) => self.wait(slot, due),
         }
+    }
+
+    /// When the next round of a room may begin; `None` if it may, or has to, begin now.
+    fn due(&self, visits: &Visits, now: Instant) -> Option<Instant> {
+        let others_bytes = self.waiting_bytes - visits.waiting_bytes;
+        let may_wait = || {
+            !self.in_hurry
+                && visits.owed_bytes() <= FLUSH_BYTES_WAITING as u64
+                && others_bytes + visits.owed_bytes() <= FLUSH_BYTES_WAITING_OF_SHARD
+        };
+        visits.pacer.due(now, &self.send_time).filter(|_| may_wait())
     }
 
     /// Queues a room, even if it could wait.
@@ -93,15 +101,18 @@ impl LocalRooms {
     }
 
     fn wait(&mut self, slot: u32, due: Instant) {
-        if self.rooms[slot as usize].visits.waits_until != Some(due) {
-            self.stop_waiting(slot);
-            self.rooms[slot as usize].visits.waits_until = Some(due);
-            self.waiting.insert((due, slot));
-        }
+        self.stop_waiting(slot);
+        let visits = &mut self.rooms[slot as usize].visits;
+        visits.waits_until = Some(due);
+        visits.waiting_bytes = visits.owed_bytes();
+        self.waiting_bytes += visits.waiting_bytes;
+        self.waiting.insert((due, slot));
     }
 
     fn stop_waiting(&mut self, slot: u32) {
-        if let Some(due) = self.rooms[slot as usize].visits.waits_until.take() {
+        let visits = &mut self.rooms[slot as usize].visits;
+        if let Some(due) = visits.waits_until.take() {
+            self.waiting_bytes -= std::mem::take(&mut visits.waiting_bytes);
             self.waiting.remove(&(due, slot));
         }
     }
@@ -124,13 +135,14 @@ impl LocalRooms {
         }
     }
 
-    /// Queues all rooms that wait. True if there were any.
-    pub(crate) fn queue_waiting(&mut self) -> bool {
-        let had_any = !self.waiting.is_empty();
-        while let Some((_, slot)) = self.waiting.first().copied() {
+    /// From now on no room waits, or each at its pace again. True: some have waited, and are queued.
+    pub(crate) fn hurry(&mut self, in_hurry: bool) -> bool {
+        self.in_hurry = in_hurry;
+        let have_waited = in_hurry && !self.waiting.is_empty();
+        while let Some((_, slot)) = self.waiting.first().copied().filter(|_| in_hurry) {
             self.queue(slot);
         }
-        had_any
+        have_waited
     }
 
     /// When the first of the rooms that wait is due.
@@ -193,11 +205,13 @@ impl LocalRooms {
             room.set_behind(false);
             self.released = true;
         }
-        let due = if is_complete && owes { visits.due(now, &self.send_time) } else { None };
+        let may_wait = is_complete && owes;
+        let due = may_wait.then(|| self.due(&self.rooms[slot as usize].visits, now)).flatten();
         if owes && due.is_none() {
             self.busy.push_back(slot);
             return;
         }
+        let visits = &mut self.rooms[slot as usize].visits;
         visits.is_queued = false;
         visits.quiet_from = self.turns + (self.quiet.len() + self.busy.len()) as u64;
         if let Some(due) = due {
