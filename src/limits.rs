@@ -82,6 +82,9 @@ pub(crate) const SETTLE_BYTES_MAX: usize = 64 * 1024;
 pub(crate) const LEAVE_BYTES_MAX: usize = OUTBOX_BYTES_MAX / 4 * 3;
 /// Slices in one send.
 pub const SLICES_PER_SEND_MAX: usize = 8;
+/// Bytes of one slice from which on it is sent by itself, even if more follows in the next chunk of the log: the rest is worth a
+/// send of its own.
+pub(crate) const SENT_ALONE_BYTES_MIN: usize = 16 * 1024;
 /// Bytes after which a send takes no further slice, so that no single member holds up a turn.
 pub(crate) const SEND_BYTES_MAX: usize = 256 * 1024;
 /// Limit, in bytes, of replayed frames in one send.

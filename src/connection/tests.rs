@@ -475,3 +475,13 @@ fn what_waits_for_the_next_round_of_a_room_is_nothing_to_send_now() {
     bench.step(&Step::Sent { taken: 1000 });
     assert_eq!(decode(&bench.output), [Frame::Room(0, 1), Frame::Pong(1), Frame::Room(0, 2)]);
 }
+
+#[test]
+fn messages_in_two_chunks_of_a_log_leave_in_one_send() {
+    let mut bench = Bench::new(Role::Raw { echo: true, lossy: true });
+    bench.step(&Step::Publish { room: 0, count: 3, len: 400, own: false });
+    bench.step(&Step::Send);
+    assert!(matches!(&bench.in_flight, Some(Slices::Many(slices)) if slices.len() == 2), "{:?}", bench.in_flight);
+    bench.step(&Step::Sent { taken: 1000 });
+    assert_eq!(decode(&bench.output), [1, 2, 3].map(|seq| Frame::Room(0, seq)));
+}
