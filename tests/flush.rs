@@ -4,6 +4,8 @@
 #[macro_use]
 #[path = "support/forward.rs"]
 mod forward;
+#[path = "support/any_ring.rs"]
+mod any_ring;
 #[path = "support/arrived.rs"]
 mod arrived;
 #[allow(dead_code, reason = "each test file uses its own part of it")]
