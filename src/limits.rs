@@ -224,6 +224,11 @@ pub(crate) const API_KEY_BYTES_MIN: usize = 16;
 /// Bytes of a file of API keys: enough for several while one replaces another.
 pub(crate) const API_KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 
+/// Time limit of `hi health`, from the connection to the end of the answer: a health check of Docker has 3 seconds or more.
+pub(crate) const HEALTH_TIME_MAX: Duration = Duration::from_secs(2);
+/// Bytes of the longest answer that `hi health` reads.
+pub(crate) const HEALTH_ANSWER_BYTES_MAX: usize = 64 * 1024;
+
 // The data ring
 /// Bytes of one receive buffer.
 pub const RECEIVE_BUFFER_BYTES: usize = 4096;
