@@ -240,6 +240,10 @@ pub(crate) const COMPLETION_ENTRIES: u32 = 16 * 1024;
 // Memory
 /// Smallest value of --memory-max, in bytes.
 pub(crate) const BUDGET_BYTES_MIN: usize = 16 << 20;
+/// Bytes that a shard takes, in the process and in the kernel, apart from its receive buffers.
+pub(crate) const SHARD_BYTES: usize = 1 << 20;
+/// By default, there are no more shards than take one part in this many of the budget when all their buffers are in use.
+pub(crate) const SHARDS_PART: usize = 2;
 /// Bytes by which the holders on one thread grow before that thread reviews the budget.
 pub(crate) const REVIEW_STEP_BYTES: u64 = 64 * 1024;
 /// Incomplete request heads may take one part in this many of the budget. Beyond that, long heads are refused.
