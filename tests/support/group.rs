@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use clap::CommandFactory;
 use hi::config::Config;
 
-use super::Server;
+use super::{PATIENCE, Server};
 
-/// A control group that ends with the test.
+/// A control group that ends with the test, if what runs in it has been dropped before.
 pub struct Group(PathBuf);
 
 impl Group {
@@ -61,7 +62,11 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
+        // A process may leave its group a moment after it has been waited for.
+        let deadline = Instant::now() + PATIENCE;
+        while fs::remove_dir(&self.0).is_err() && Instant::now() < deadline && !std::thread::panicking() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
