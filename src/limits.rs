@@ -234,6 +234,10 @@ pub(crate) const HEALTH_ANSWER_BYTES_MAX: usize = 64 * 1024;
 pub const RECEIVE_BUFFER_BYTES: usize = 4096;
 /// Entries of the submission queue. When it is full, it is submitted at once.
 pub(crate) const SUBMISSION_ENTRIES: u32 = 2048;
+/// Sockets that one look at epoll reports, at most.
+pub(crate) const EVENTS_PER_CALL: usize = 256;
+/// Receive buffers that one socket may fill at each look at epoll.
+pub(crate) const RECEIVES_PER_EVENT: usize = 8;
 /// Entries of the completion queue. Beyond that, the kernel keeps an overflow list.
 pub(crate) const COMPLETION_ENTRIES: u32 = 16 * 1024;
 

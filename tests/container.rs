@@ -142,3 +142,18 @@ fn under_the_profile_of_hi_it_uses_io_uring() {
         assert!(line.contains("io_uring"), "{line}");
     }
 }
+
+#[test]
+fn under_docker_s_own_profile_it_uses_epoll_and_says_so_once() {
+    for proc in [Proc::Mounted, Proc::Missing] {
+        let server = Container::new(docker_default(), proc).works();
+        let line = server.wait_for_log("hi is open");
+        assert!(line.contains("epoll"), "{line}");
+        let log = server.log();
+        let warnings: Vec<_> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+        assert_eq!(warnings.len(), 1, "{log}");
+        for part in ["epoll", "io_uring_setup", "docs/deploy/seccomp-hi.json"] {
+            assert!(warnings[0].contains(part), "{part} in {}", warnings[0]);
+        }
+    }
+}
