@@ -1,7 +1,7 @@
 # The image of hi: one static binary and the certificates of the public authorities. docs/deploy.md says how to run it.
 #   docker build -t hi .
 #   docker build -t hi --build-arg FEATURES= .      the server alone, without `hi doctor`, `hi pub` and `hi rooms`
-FROM rust:1.88-slim-bookworm AS build
+FROM rust:1.95-slim-trixie AS build
 ARG FEATURES=doctor
 WORKDIR /build
 COPY . .

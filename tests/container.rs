@@ -11,7 +11,7 @@ mod support;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use container::{Image, Proc, Root, inside};
 use hi::config::{Config, Internal};
 use rustix::process::Signal;
@@ -120,6 +120,22 @@ fn the_image_says_what_its_engine_has_to_know() {
     };
     assert!(seconds("--timeout=") > 2.0, "hi health takes up to two seconds, and says why");
     assert!(seconds("--interval=") > seconds("--timeout="));
+}
+
+#[test]
+fn the_examples_name_options_that_exist() {
+    let command = Config::command();
+    let options: Vec<_> = command.get_arguments().filter_map(|option| option.get_env()?.to_str()).collect();
+    for file in ["docs/deploy/compose.yaml", "docs/deploy/kubernetes.yaml"] {
+        let text = std::fs::read_to_string(file).unwrap();
+        let set = text.match_indices("HI_").map(|(at, _)| {
+            let is_end = |letter: char| !letter.is_ascii_uppercase() && letter != '_';
+            text[at..].split(is_end).next().unwrap()
+        });
+        let set: Vec<_> = set.collect();
+        assert!(set.contains(&"HI_INTERNAL") && set.contains(&"HI_API_KEY_FILE"), "{file}: {set:?}");
+        assert!(set.iter().all(|name| options.contains(name)), "{file}: {set:?}");
+    }
 }
 
 #[test]
