@@ -45,9 +45,11 @@ impl Group {
         let mut command = Command::new("sh");
         let enter = format!("echo 0 > {}/cgroup.procs && exec \"$0\" \"$@\"", self.0.display());
         command.args(["-c", &enter, env!("CARGO_BIN_EXE_hi")]);
-        let variables = Config::command();
-        let variables = variables.get_arguments().filter_map(|argument| argument.get_env());
-        variables.filter(|name| *name != "HI_BACKEND").for_each(|name| drop(command.env_remove(name)));
+        for name in Config::command().get_arguments().filter_map(|argument| argument.get_env()) {
+            if name != "HI_BACKEND" {
+                command.env_remove(name);
+            }
+        }
         command
     }
 
