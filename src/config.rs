@@ -167,7 +167,7 @@ pub struct Config {
 
     /// What connections are served with: auto (io_uring, or epoll where the kernel refuses io_uring), io_uring (hi ends where it
     /// is refused) or epoll, which costs more CPU time
-    #[arg(help_heading = THREADS, long, value_name = "BACKEND", env = "HI_BACKEND", value_enum, hide_possible_values = true,
+    #[arg(help_heading = THREADS, long, value_name = "MODE", env = "HI_BACKEND", value_enum, hide_possible_values = true,
           default_value_t = probe::Choice::Auto)]
     pub backend: probe::Choice,
 
