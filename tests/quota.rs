@@ -82,7 +82,8 @@ fn survives_a_flood(limit_bytes: usize, shards: &str) {
     let message = frame(FIN | BINARY, &[b'x'; 16_000]);
     let flood = message.repeat(EACH_BYTES / message.len());
     // Each in a room of its own, and in one that all of them fill: nobody reads.
-    let room = |number: usize| if number % 10 == 0 { "/raw/all".to_owned() } else { format!("/raw/flood{number}") };
+    let room =
+        |number: usize| if number.is_multiple_of(10) { "/raw/all".to_owned() } else { format!("/raw/flood{number}") };
     let flooders: Vec<_> = (0..FLOODERS).map(|number| server.narrow_upgraded(&room(number))).collect();
     flooders.iter().for_each(|wire| wire.stream.set_nonblocking(true).unwrap());
     beside_healthy(&server, || {
