@@ -241,6 +241,11 @@ pub(crate) const API_KEY_BYTES_MIN: usize = 16;
 /// Bytes of a file of API keys: enough for several while one replaces another.
 pub(crate) const API_KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 
+/// Time limit of `hi health`, from the connection to the end of the answer: a health check of Docker has 3 seconds or more.
+pub(crate) const HEALTH_TIME_MAX: Duration = Duration::from_secs(2);
+/// Bytes of the longest answer that `hi health` reads.
+pub(crate) const HEALTH_ANSWER_BYTES_MAX: usize = 64 * 1024;
+
 // The data ring
 /// Bytes of one receive buffer.
 pub const RECEIVE_BUFFER_BYTES: usize = 4096;
@@ -248,6 +253,11 @@ pub const RECEIVE_BUFFER_BYTES: usize = 4096;
 pub(crate) const SUBMISSION_ENTRIES: u32 = 2048;
 /// Sockets that one look at epoll reports, at most.
 pub(crate) const EVENTS_PER_CALL: usize = 256;
+/// Sends that one call of io_submit(2) makes, at most. All such calls of the machine's processes together may make
+/// `fs.aio-max-nr`, 65,536 by default.
+pub(crate) const SENDS_PER_CALL: usize = 256;
+/// Below this, each send is a call of its own: io_submit(2) needs two for any number.
+pub(crate) const SENDS_PER_CALL_MIN: usize = 4;
 /// Receive buffers that one socket may fill at each look at epoll.
 pub(crate) const RECEIVES_PER_EVENT: usize = 8;
 /// Entries of the completion queue. Beyond that, the kernel keeps an overflow list.
@@ -256,6 +266,10 @@ pub(crate) const COMPLETION_ENTRIES: u32 = 16 * 1024;
 // Memory
 /// Smallest value of --memory-max, in bytes.
 pub(crate) const BUDGET_BYTES_MIN: usize = 16 << 20;
+/// Bytes that a shard takes, in the process and in the kernel, apart from its receive buffers.
+pub(crate) const SHARD_BYTES: usize = 1 << 20;
+/// By default, there are no more shards than take one part in this many of the budget when all their buffers are in use.
+pub(crate) const SHARDS_PART: usize = 2;
 /// Bytes by which the holders on one thread grow before that thread reviews the budget.
 pub(crate) const REVIEW_STEP_BYTES: u64 = 64 * 1024;
 /// Incomplete request heads may take one part in this many of the budget. Beyond that, long heads are refused.

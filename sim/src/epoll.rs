@@ -13,10 +13,9 @@ use hi::ring::epoll::{Calls, Readiness};
 use hi::slice::Slice;
 
 use crate::allocations::of_simulation;
-use crate::kernel::Shared;
 use crate::network::{self, Found, LinkId};
-use crate::ring::SimSocket;
 use crate::seen::Seen;
+use crate::shared::{Shared, SimSocket};
 
 /// While there are faults, one look in this many finds only some of the sockets that are ready.
 const PARTIAL_ONE_IN: usize = 3;
@@ -71,6 +70,8 @@ impl SimCalls {
 impl Calls for SimCalls {
     type Socket = SimSocket;
 
+    fn adopt(&mut self, _: &SimSocket) {}
+
     fn watch(&mut self, token: u32, socket: &SimSocket, before: Readiness, wanted: Readiness) -> io::Result<()> {
         of_simulation(|| {
             let (watched, index) = (&mut self.0.borrow_mut().watched, token as usize);
@@ -124,8 +125,13 @@ impl Calls for SimCalls {
         })
     }
 
-    fn send(&mut self, socket: &SimSocket, slices: &[Slice]) -> io::Result<usize> {
-        of_simulation(|| self.shared().transmit(socket.link, slices))
+    fn send<'s>(
+        &mut self,
+        sends: impl ExactSizeIterator<Item = (&'s SimSocket, &'s [Slice])>,
+        results: &mut Vec<io::Result<usize>>,
+    ) {
+        let shared = self.shared();
+        results.extend(sends.map(|(socket, slices)| of_simulation(|| shared.transmit(socket.link, slices))));
     }
 
     fn shutdown(&mut self, socket: &SimSocket, how: Shutdown) {

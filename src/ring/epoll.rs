@@ -1,8 +1,8 @@
-//! The data ring where io_uring is forbidden: the same operations on epoll, each with a system call of its own.
+//! The data ring where io_uring is forbidden: the same operations on epoll.
 //!
-//! Sends and shutdowns happen when they are asked for. Receives and waits are interests of a level-triggered epoll: whatever
-//! is not taken now is reported again, so nothing that arrives can be missed. An interest that has ended stays registered
-//! until the kernel reports it once in vain, since most are soon wanted again.
+//! Receives and waits are interests of a level-triggered epoll: whatever is not taken now is reported again, so nothing that
+//! arrives can be missed. An interest that has ended stays registered until the kernel reports it once in vain, since most are
+//! soon wanted again. Sends wait for [`DataRing::submit`], which makes a batch of them.
 //!
 //! [`Calls`] are the system calls, a trait, so that a simulated network can take the kernel's place under this very code.
 
@@ -16,6 +16,7 @@ use super::{Completion, DataRing, Receive, Slices};
 use crate::limits::{RECEIVE_BUFFER_BYTES, RECEIVES_PER_EVENT};
 use crate::slice::Slice;
 
+mod aio;
 mod kernel;
 
 pub use kernel::KernelCalls;
@@ -50,6 +51,8 @@ pub trait Calls {
     /// A connection's socket.
     type Socket;
 
+    /// Makes a socket ready for these calls.
+    fn adopt(&mut self, socket: &Self::Socket);
     /// Watches the socket of `token` for `wanted` (level-triggered), instead of for `before`.
     ///
     /// # Errors
@@ -65,11 +68,14 @@ pub trait Calls {
     /// # Errors
     /// Those of recv(2); `WouldBlock` if nothing has arrived.
     fn receive(&mut self, socket: &Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Sends as much as the socket has room for.
-    ///
-    /// # Errors
-    /// Those of sendmsg(2); `WouldBlock` if there is no room.
-    fn send(&mut self, socket: &Self::Socket, slices: &[Slice]) -> io::Result<usize>;
+    /// Sends slices to sockets, in order, to each as much as it has room for. For each, how many bytes the kernel took is added
+    /// to `results`, or an error of sendmsg(2); `WouldBlock` if there is no room.
+    fn send<'s>(
+        &mut self,
+        sends: impl ExactSizeIterator<Item = (&'s Self::Socket, &'s [Slice])>,
+        results: &mut Vec<io::Result<usize>>,
+    ) where
+        Self::Socket: 's;
     /// Shuts the socket down. A broken one may already be shut down.
     fn shutdown(&mut self, socket: &Self::Socket, how: Shutdown);
     /// The number of the socket's descriptor.
@@ -99,7 +105,11 @@ pub struct EpollRing<C: Calls> {
     /// Indexed by token.
     sockets: Vec<Option<Watched<C::Socket>>>,
     buffers: BufferPool,
+    /// Asked for since the last submit.
+    sends: Vec<(u32, Slices)>,
     completions: VecDeque<Completion>,
+    /// Scratch space of [`EpollRing::send_all`].
+    results: Vec<io::Result<usize>>,
     /// Scratch space of [`EpollRing::look`].
     ready: Vec<(u32, Readiness)>,
     /// Whether sockets may be ready that have not been looked at in this turn.
@@ -113,7 +123,9 @@ impl<C: Calls> EpollRing<C> {
             calls,
             sockets: Vec::new(),
             buffers: BufferPool::new(receive_buffers),
+            sends: Vec::new(),
             completions: VecDeque::new(),
+            results: Vec::new(),
             ready: Vec::new(),
             may_be_ready: true,
         }
@@ -121,6 +133,16 @@ impl<C: Calls> EpollRing<C> {
 
     fn socket(&mut self, token: u32) -> &mut Watched<C::Socket> {
         self.sockets[token as usize].as_mut().expect("the token has been adopted")
+    }
+
+    /// Makes the sends that were asked for.
+    fn send_all(&mut self) {
+        let Self { calls, sockets, sends, completions, results, .. } = self;
+        let of_socket = |token: u32| &sockets[token as usize].as_ref().expect("a socket outlives its sends").socket;
+        calls.send(sends.iter().map(|(token, slices)| (of_socket(*token), slices.as_slice())), results);
+        for ((token, slices), result) in sends.drain(..).zip(results.drain(..)) {
+            completions.push_back(Completion::Sent { token, result, slices });
+        }
     }
 
     /// Asks the kernel which sockets are ready, and does what was asked for them.
@@ -208,6 +230,7 @@ impl<C: Calls> DataRing for EpollRing<C> {
         if index >= self.sockets.len() {
             self.sockets.resize_with(index + 1, || None);
         }
+        self.calls.adopt(&socket);
         let watched = Watched { socket, receive: None, awaits_writable: false, registered: Readiness::NONE };
         let before = self.sockets[index].replace(watched);
         assert!(before.is_none(), "a token stands for one socket at a time");
@@ -235,9 +258,7 @@ impl<C: Calls> DataRing for EpollRing<C> {
     }
 
     fn send(&mut self, token: u32, slices: Slices) {
-        let watched = self.sockets[token as usize].as_ref().expect("the token has been adopted");
-        let result = self.calls.send(&watched.socket, slices.as_slice());
-        self.completions.push_back(Completion::Sent { token, result, slices });
+        self.sends.push((token, slices));
     }
 
     fn await_writable(&mut self, token: u32) {
@@ -252,6 +273,9 @@ impl<C: Calls> DataRing for EpollRing<C> {
     }
 
     fn submit(&mut self) -> io::Result<bool> {
+        if !self.sends.is_empty() {
+            self.send_all();
+        }
         if self.may_be_ready {
             self.look()?;
         }
@@ -270,7 +294,7 @@ impl<C: Calls> DataRing for EpollRing<C> {
     fn arm_wakeups(&mut self) -> bool {
         // The thread is woken by what becomes ready from now on, so what is ready must have been taken.
         self.may_be_ready = false;
-        self.look().is_ok() && !self.may_be_ready && self.completions.is_empty()
+        self.look().is_ok() && !self.may_be_ready && self.completions.is_empty() && self.sends.is_empty()
     }
 
     fn buffers(&self) -> &BufferPool {

@@ -7,11 +7,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::ioctl_fionbio;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 use socket2::SockRef;
 
+use super::aio::Aio;
 use super::{Calls, EpollRing, Readiness};
-use crate::limits::{EVENTS_PER_CALL, SLICES_PER_SEND_MAX};
+use crate::limits::{EVENTS_PER_CALL, SENDS_PER_CALL_MIN, SLICES_PER_SEND_MAX};
 use crate::os;
 use crate::ring::{Backend, OpenRing, RingError, Socket};
 use crate::slice::Slice;
@@ -26,6 +28,8 @@ pub struct KernelCalls {
     events: Vec<Event>,
     /// Watched by `epoll`, so it has to stay open.
     _wake_up: OwnedFd,
+    /// Without it, each send is a call of its own.
+    aio: Option<Aio>,
 }
 
 impl KernelCalls {
@@ -36,7 +40,7 @@ impl KernelCalls {
         // Nobody reads it: each signal is reported once.
         let flags = EventFlags::IN | EventFlags::ET;
         epoll::add(&epoll, &wake_up, EventData::new_u64(WAKE_UP), flags).map_err(step("epoll_ctl"))?;
-        Ok(Self { epoll, events: Vec::with_capacity(EVENTS_PER_CALL), _wake_up: wake_up })
+        Ok(Self { epoll, events: Vec::with_capacity(EVENTS_PER_CALL), _wake_up: wake_up, aio: Aio::new().ok() })
     }
 }
 
@@ -57,8 +61,23 @@ impl From<EventFlags> for Readiness {
     }
 }
 
+fn send_one(socket: &Socket, slices: &[Slice]) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    if let [slice] = slices {
+        return Ok(send(socket, slice.as_bytes(), flags)?);
+    }
+    let mut gather = [IoSlice::new(&[]); SLICES_PER_SEND_MAX];
+    gather.iter_mut().zip(slices).for_each(|(part, slice)| *part = IoSlice::new(slice.as_bytes()));
+    Ok(sendmsg(socket, &gather[..slices.len()], &mut SendAncillaryBuffer::default(), flags)?)
+}
+
 impl Calls for KernelCalls {
     type Socket = Socket;
+
+    fn adopt(&mut self, socket: &Socket) {
+        // It can't fail for a socket, and for io_submit there is no flag that says so.
+        let _ = ioctl_fionbio(socket, true);
+    }
 
     fn watch(&mut self, token: u32, socket: &Socket, before: Readiness, wanted: Readiness) -> io::Result<()> {
         let data = EventData::new_u64(token.into());
@@ -85,14 +104,15 @@ impl Calls for KernelCalls {
         Ok(recv(socket, buffer, RecvFlags::DONTWAIT)?.0)
     }
 
-    fn send(&mut self, socket: &Socket, slices: &[Slice]) -> io::Result<usize> {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        if let [slice] = slices {
-            return Ok(send(socket, slice.as_bytes(), flags)?);
+    fn send<'s>(
+        &mut self,
+        sends: impl ExactSizeIterator<Item = (&'s Socket, &'s [Slice])>,
+        results: &mut Vec<io::Result<usize>>,
+    ) {
+        match &mut self.aio {
+            Some(aio) if sends.len() >= SENDS_PER_CALL_MIN => aio.send(sends, results),
+            _ => results.extend(sends.map(|(socket, slices)| send_one(socket, slices))),
         }
-        let mut gather = [IoSlice::new(&[]); SLICES_PER_SEND_MAX];
-        gather.iter_mut().zip(slices).for_each(|(part, slice)| *part = IoSlice::new(slice.as_bytes()));
-        Ok(sendmsg(socket, &gather[..slices.len()], &mut SendAncillaryBuffer::default(), flags)?)
     }
 
     fn shutdown(&mut self, socket: &Socket, how: Shutdown) {
@@ -198,7 +218,10 @@ mod tests {
             || Slices::Many(vec![bytes::Bytes::from(vec![1; 60_000]).into(), bytes::Bytes::from_static(b"2").into()]);
         loop {
             ring.send(0, frame());
-            let Some(Completion::Sent { result, .. }) = ring.next() else { panic!("a send completes at once") };
+            ring.submit().unwrap();
+            let Some(Completion::Sent { result, .. }) = ring.next() else {
+                panic!("a send completes with its submission")
+            };
             if let Err(error) = result {
                 assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
                 break;
