@@ -9,7 +9,6 @@
 //! head; everything else is answered here.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::address::PeerAddress;
 use crate::admission::Admission;
 use crate::counters::Counters;
 use crate::descriptors::Descriptors;
@@ -70,14 +70,16 @@ pub(crate) struct ControlContext<R> {
 #[derive(Clone, Copy)]
 struct Peer<'s> {
     socket: BorrowedFd<'s>,
-    address: SocketAddr,
+    address: PeerAddress,
 }
 
 impl<R: OpenRing> ControlContext<R> {
-    /// Hands a socket over to the data ring, with what arrived behind its head.
-    fn adopt(&self, socket: Socket, upgrade: Upgrade, leftover: Vec<u8>) {
+    /// Hands a socket over to the data ring, with what arrived behind its head; `at_once`: the answer doesn't wait for what else
+    /// there is to do.
+    fn adopt(&self, socket: Socket, upgrade: Upgrade, leftover: Vec<u8>, at_once: bool) {
         let Upgrade { role, room, since, response } = upgrade;
-        self.shard.adopt(Upgraded { socket, role, room, since, response, leftover });
+        let upgraded = Upgraded { socket, role, room, since, response, leftover };
+        if at_once { self.shard.adopt_at_once(upgraded) } else { self.shard.adopt(upgraded) }
     }
 
     /// Logs and counts that accepting pauses.

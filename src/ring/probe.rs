@@ -114,7 +114,7 @@ fn try_data_ring<R: OpenRing>() -> Result<(), RingError> {
     let began = Instant::now();
     let (mut waiting, mut received) = (vec!["a multishot receive", "a send", "a send of several parts", "a poll"], 0);
     while !waiting.is_empty() {
-        ring.submit().map_err(step("io_uring_enter"))?;
+        ring.submit().and_then(|()| ring.poll()).map_err(step("io_uring_enter"))?;
         match ring.next() {
             Some(Completion::Received { result, .. }) => {
                 received += result.map_err(step("a multishot receive"))?.map_or(0, |buffer| buffer.len());
@@ -150,8 +150,8 @@ fn try_control(backend: Backend) -> Result<(), RingError> {
         let tried = async {
             let client = std::net::TcpStream::connect(address).map_err(step("a connection to 127.0.0.1"))?;
             let (served, _) = listener.accept().map_err(step("an accept"))?;
-            let served = Stream::new(backend, served).map_err(step("a connection to 127.0.0.1"))?;
-            let client = Stream::new(backend, client).map_err(step("a connection to 127.0.0.1"))?;
+            let served = Stream::new(backend, served.into()).map_err(step("a connection to 127.0.0.1"))?;
+            let client = Stream::new(backend, client.into()).map_err(step("a connection to 127.0.0.1"))?;
             served.write_all(Bytes::from_static(b"hi")).await.map_err(step("a write"))?;
             client.read(Vec::with_capacity(2)).await.0.map_err(step("a read"))?;
             Ok(())
