@@ -56,7 +56,7 @@ fn decode(criterion: &mut Criterion) {
             let decode_all = |mut input: Vec<u8>| {
                 let (mut decoder, mut rest) = (Decoder::new(), &mut input[..]);
                 for _ in 0..frames {
-                    let event = decoder.next(&mut rest, MESSAGE_BYTES_MAX).expect("the frames are valid");
+                    let event = decoder.next(&mut rest, MESSAGE_BYTES_MAX, false).expect("the frames are valid");
                     black_box(event.expect("the frames are whole"));
                 }
                 input

@@ -197,6 +197,7 @@ impl Server {
                 role,
                 room: room.map(|room| Name::room(room).expect("a name")),
                 since,
+                compression: None,
                 response: Bytes::from_static(HEAD),
                 leftover: leftover.to_vec(),
             };

@@ -169,7 +169,7 @@ impl Bench {
     fn new(role: Role) -> Self {
         let lossy = !matches!(role, Role::Raw { lossy: false, .. });
         let bucket = Bucket::new(&RateLimit::OFF, 0);
-        let connection = Connection::new(1, -1, role, bucket);
+        let connection = Connection::new(1, -1, role, false, bucket);
         let inboxes = inbox::inboxes([os::new_eventfd().unwrap()], 1 << 30);
         let registry = Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF);
         let mut rooms = LocalRooms::default();
@@ -257,7 +257,14 @@ impl Bench {
                     } else if member {
                         self.owed[room].push(Owed::Message(seq));
                     }
-                    self.rooms.append(&Relay { room: self.shared[room].id(), epoch: 1, seq, frame, received: None });
+                    self.rooms.append(&Relay {
+                        room: self.shared[room].id(),
+                        epoch: 1,
+                        seq,
+                        frame,
+                        deflated: None,
+                        received: None,
+                    });
                 }
             }
             Step::Reply { len } if self.is_chat() && self.connection.life.is_open() => {

@@ -74,8 +74,8 @@ struct Peer<'s> {
 impl<R: OpenRing> ControlContext<R> {
     /// Hands a socket over to the data ring, with what arrived behind its head.
     fn adopt(&self, socket: Socket, upgrade: Upgrade, leftover: Vec<u8>) {
-        let Upgrade { role, room, since, response } = upgrade;
-        self.shard.adopt(Upgraded { socket, role, room, since, response, leftover });
+        let Upgrade { role, room, since, compression, response } = upgrade;
+        self.shard.adopt(Upgraded { socket, role, room, since, compression, response, leftover });
     }
 
     /// Logs and counts that accepting pauses.

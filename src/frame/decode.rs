@@ -9,12 +9,15 @@
 use std::borrow::Cow;
 
 pub(crate) use self::violation::Violation;
-use super::OpCode;
+use super::{OpCode, RSV1};
 use crate::limits::CONTROL_BYTES_MAX;
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 
 mod violation;
 
+/// The other two reserved bits of a frame's first byte (RFC 6455 section 5.2).
+const RSV2: u8 = 0x20;
+const RSV3: u8 = 0x10;
 /// Longest header of a client's frame, in bytes: 2, the 64-bit length, the mask (RFC 6455 section 5.2).
 const HEADER_BYTES_MAX: usize = 14;
 
@@ -38,6 +41,9 @@ pub enum Decoded<'a> {
     Message {
         /// Text or binary.
         kind: MessageKind,
+        /// Whether the payload is compressed (RFC 7692 section 6): then it is not checked, and up to [`deflated_bytes_max`]
+        /// bytes long.
+        is_deflated: bool,
         /// The message, at most `message_bytes_max` bytes; valid UTF-8 where `kind` is text.
         payload: Cow<'a, [u8]>,
     },
@@ -107,6 +113,8 @@ impl Partial {
 struct Frame {
     fin: bool,
     opcode: OpCode,
+    /// RSV1: the first frame of a compressed message (RFC 7692 section 6).
+    is_deflated: bool,
     mask: [u8; 4],
     payload_bytes: usize,
     /// Payload bytes taken by earlier calls, which is the position in the mask.
@@ -117,9 +125,27 @@ struct Frame {
 #[derive(Debug)]
 struct Message {
     kind: MessageKind,
+    is_deflated: bool,
     payload: Vec<u8>,
-    /// Leading bytes that are valid UTF-8; if `kind` is text, at most 3 bytes after them begin a character.
+    /// Leading bytes that are valid UTF-8; if this is plain text, at most 3 bytes after them begin a character.
     valid_bytes: usize,
+}
+
+/// What a frame's header is held against.
+#[derive(Clone, Copy)]
+struct Context {
+    /// Bytes of the open message's payload so far, and whether it is compressed; `None` if no message is open.
+    open: Option<(usize, bool)>,
+    message_bytes_max: usize,
+    /// Whether compression was agreed on.
+    deflates: bool,
+}
+
+/// Largest compressed message, in bytes: what `message_bytes_max` bytes come to at worst, with 9 bits for each byte. So no
+/// message is too long only because it was compressed.
+pub fn deflated_bytes_max(message_bytes_max: usize) -> usize {
+    const END_BYTES: usize = 16;
+    message_bytes_max.saturating_add(message_bytes_max / 8 + END_BYTES)
 }
 
 impl Decoder {
@@ -132,7 +158,7 @@ impl Decoder {
     /// `Ok(None)`: the input is used up and more bytes are needed.
     ///
     /// `message_bytes_max` limits a message's payload in bytes, its fragments added up; a frame that would go beyond
-    /// is refused once its header is complete.
+    /// is refused once its header is complete. `deflates`: messages may be compressed (permessage-deflate was agreed on).
     ///
     /// # Errors
     /// The first rule of RFC 6455 that the client broke. After that, and after [`Decoded::Close`], the rest of the stream has no
@@ -141,8 +167,9 @@ impl Decoder {
         &mut self,
         input: &mut &'a mut [u8],
         message_bytes_max: usize,
+        deflates: bool,
     ) -> Result<Option<Decoded<'a>>, Violation> {
-        let event = self.next_event(input, message_bytes_max);
+        let event = self.next_event(input, message_bytes_max, deflates);
         if event.is_err() {
             self.partial = None;
         } else if let Some(partial) = &mut self.partial {
@@ -155,12 +182,13 @@ impl Decoder {
         &mut self,
         input: &mut &'a mut [u8],
         message_bytes_max: usize,
+        deflates: bool,
     ) -> Result<Option<Decoded<'a>>, Violation> {
         while !input.is_empty() {
             let resumed = self.partial.as_mut().and_then(|partial| partial.frame.take());
             let frame = match resumed {
                 Some(frame) => frame,
-                None => match self.header_take(input, message_bytes_max)? {
+                None => match self.header_take(input, message_bytes_max, deflates)? {
                     Some(frame) => frame,
                     None => return Ok(None),
                 },
@@ -186,11 +214,18 @@ impl Decoder {
     }
 
     /// Takes a header from `input`, or the part of it that is there. `None`: the input ends before the header does.
-    fn header_take(&mut self, input: &mut &mut [u8], message_bytes_max: usize) -> Result<Option<Frame>, Violation> {
-        let message_bytes = self.partial.as_ref().and_then(|p| p.message.as_ref()).map(|message| message.payload.len());
+    fn header_take(
+        &mut self,
+        input: &mut &mut [u8],
+        message_bytes_max: usize,
+        deflates: bool,
+    ) -> Result<Option<Frame>, Violation> {
+        let open = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
+        let open = open.map(|message| (message.payload.len(), message.is_deflated));
+        let context = Context { open, message_bytes_max, deflates };
         let held = self.partial.as_ref().map_or(0, |partial| usize::from(partial.header_len));
         if held == 0
-            && let Some((frame, header_bytes)) = Frame::parse(input, message_bytes, message_bytes_max)?
+            && let Some((frame, header_bytes)) = Frame::parse(input, context)?
         {
             advance(input, header_bytes);
             return Ok(Some(frame));
@@ -198,7 +233,7 @@ impl Decoder {
         let partial = self.partial.get_or_insert_default();
         let end = HEADER_BYTES_MAX.min(held + input.len());
         partial.header[held..end].copy_from_slice(&input[..end - held]);
-        match Frame::parse(&partial.header[..end], message_bytes, message_bytes_max)? {
+        match Frame::parse(&partial.header[..end], context)? {
             Some((frame, header_bytes)) => {
                 partial.header_len = 0;
                 advance(input, header_bytes - held);
@@ -271,16 +306,18 @@ impl Decoder {
         at_once: bool,
     ) -> Result<Option<Decoded<'a>>, Violation> {
         let kind = if frame.opcode == OpCode::Text { MessageKind::Text } else { MessageKind::Binary };
+        let is_deflated = frame.is_deflated;
         if at_once && frame.fin && frame.opcode != OpCode::Continuation {
-            if kind == MessageKind::Text && simdutf8::basic::from_utf8(piece).is_err() {
+            if kind == MessageKind::Text && !is_deflated && simdutf8::basic::from_utf8(piece).is_err() {
                 return Err(Violation::TextNotUtf8);
             }
-            return Ok(Some(Decoded::Message { kind, payload: Cow::Borrowed(piece) }));
+            return Ok(Some(Decoded::Message { kind, is_deflated, payload: Cow::Borrowed(piece) }));
         }
 
         let partial = self.partial.get_or_insert_default();
         // A continuation without an open message has been refused by its header.
-        let message = partial.message.get_or_insert_with(|| Message { kind, payload: Vec::new(), valid_bytes: 0 });
+        let begin = || Message { kind, is_deflated, payload: Vec::new(), valid_bytes: 0 };
+        let message = partial.message.get_or_insert_with(begin);
         message.append(piece, frame.payload_bytes - frame.taken_bytes)?;
         if !frame.is_whole() {
             partial.frame = Some(frame);
@@ -294,18 +331,13 @@ impl Decoder {
 }
 
 impl Frame {
-    /// Reads a header at the start of `bytes` and returns its length. `None`: it is incomplete. `message_bytes` is the payload of
-    /// the open message so far, if one is open.
+    /// Reads a header at the start of `bytes` and returns its length. `None`: it is incomplete.
     ///
     /// Fields are checked in the order of the wire, so that a header that arrives in pieces is refused for the same reason as
     /// one that arrives whole, only sooner.
-    fn parse(
-        bytes: &[u8],
-        message_bytes: Option<usize>,
-        message_bytes_max: usize,
-    ) -> Result<Option<(Self, usize)>, Violation> {
+    fn parse(bytes: &[u8], context: Context) -> Result<Option<(Self, usize)>, Violation> {
         let Some(&first) = bytes.first() else { return Ok(None) };
-        let (fin, opcode) = first_byte_parse(first, message_bytes.is_some())?;
+        let (fin, opcode, is_deflated) = first_byte_parse(first, context)?;
         let Some(&second) = bytes.get(1) else { return Ok(None) };
         if second & 0x80 == 0 {
             return Err(Violation::Unmasked);
@@ -321,12 +353,11 @@ impl Frame {
         }
         let Some((length, mask_at)) = length_parse(length_short, &bytes[2..])? else { return Ok(None) };
         // Only data frames: a control frame is not part of the message that it interrupts, and has its own limit.
-        let room = message_bytes_max.saturating_sub(message_bytes.unwrap_or(0));
-        if !opcode.is_control() && length > room as u64 {
-            return Err(Violation::TooBig { message_bytes_max });
+        if !opcode.is_control() && length > context.room(is_deflated) as u64 {
+            return Err(Violation::TooBig { message_bytes_max: context.message_bytes_max });
         }
         let Some(&mask) = bytes[mask_at..].first_chunk::<4>() else { return Ok(None) };
-        let frame = Self { fin, opcode, mask, payload_bytes: length as usize, taken_bytes: 0 };
+        let frame = Self { fin, opcode, is_deflated, mask, payload_bytes: length as usize, taken_bytes: 0 };
         Ok(Some((frame, mask_at + mask.len())))
     }
 
@@ -339,6 +370,15 @@ impl Frame {
     }
 }
 
+impl Context {
+    /// Bytes that the message may still take, which is the open one, or one that begins.
+    fn room(&self, begins_deflated: bool) -> usize {
+        let (bytes, is_deflated) = self.open.unwrap_or((0, begins_deflated));
+        let bytes_max = if is_deflated { deflated_bytes_max(self.message_bytes_max) } else { self.message_bytes_max };
+        bytes_max.saturating_sub(bytes)
+    }
+}
+
 impl Message {
     /// Appends a piece. The vector grows with what has arrived, not with what the header claims: by a quarter at a time, and
     /// never beyond the `missing_bytes` of the frame.
@@ -348,7 +388,7 @@ impl Message {
             self.payload.reserve_exact(piece.len() + ahead);
         }
         self.payload.extend_from_slice(piece);
-        if self.kind == MessageKind::Binary {
+        if self.kind == MessageKind::Binary || self.is_deflated {
             return Ok(());
         }
         // The incomplete character at the end, at most 3 bytes, is checked again together with what follows it.
@@ -363,25 +403,32 @@ impl Message {
 
     /// The message is complete: no character may be cut off at its end.
     fn finish(self) -> Result<Decoded<'static>, Violation> {
-        if self.kind == MessageKind::Text && self.valid_bytes < self.payload.len() {
+        let Self { kind, is_deflated, payload, valid_bytes } = self;
+        if kind == MessageKind::Text && !is_deflated && valid_bytes < payload.len() {
             return Err(Violation::TextNotUtf8);
         }
-        Ok(Decoded::Message { kind: self.kind, payload: Cow::Owned(self.payload) })
+        Ok(Decoded::Message { kind, is_deflated, payload: Cow::Owned(payload) })
     }
 }
 
-/// FIN, RSV and opcode (RFC 6455 sections 5.2 and 5.4).
-fn first_byte_parse(first: u8, message_open: bool) -> Result<(bool, OpCode), Violation> {
+/// FIN, opcode, and RSV1, which is the mark of a compressed message on its first frame (RFC 6455 sections 5.2 and 5.4, RFC 7692
+/// section 6).
+fn first_byte_parse(first: u8, context: Context) -> Result<(bool, OpCode, bool), Violation> {
     let fin = first & 0x80 != 0;
-    if first & 0x70 != 0 {
+    let is_deflated = context.deflates && first & RSV1 != 0;
+    if first & if context.deflates { RSV2 | RSV3 } else { RSV1 | RSV2 | RSV3 } != 0 {
         return Err(Violation::ReservedBits);
     }
     let opcode = OpCode::parse(first & 0x0f).ok_or(Violation::ReservedOpcode(first & 0x0f))?;
+    if is_deflated && !matches!(opcode, OpCode::Text | OpCode::Binary) {
+        return Err(Violation::DeflatedElsewhere);
+    }
+    let message_open = context.open.is_some();
     match opcode {
         OpCode::Continuation if !message_open => Err(Violation::ContinuationWithoutStart),
         OpCode::Text | OpCode::Binary if message_open => Err(Violation::MessageInterrupted),
         OpCode::Close | OpCode::Ping | OpCode::Pong if !fin => Err(Violation::ControlFragmented),
-        _ => Ok((fin, opcode)),
+        _ => Ok((fin, opcode, is_deflated)),
     }
 }
 

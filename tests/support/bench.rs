@@ -139,6 +139,7 @@ impl Bench {
             role,
             room: Some(Name::room(room).unwrap()),
             since: None,
+            compression: None,
             response,
             leftover: Vec::new(),
         };
