@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::decode::{MessageKind, Violation};
+use super::decode::{MessageKind, Violation, deflated_bytes_max};
 use super::encode;
 use crate::limits::{DEFLATE_SCRATCH_BYTES, DEFLATED_MESSAGE_BYTES_MAX};
 
@@ -51,9 +51,9 @@ impl Deflater {
         if !(self.bytes_min..=DEFLATED_MESSAGE_BYTES_MAX).contains(&payload.len()) {
             return frame.clone();
         }
-        let is_worth_it = self.deflate(payload);
+        let is_whole = self.deflate(payload);
         let deflated = match self.scratch.strip_suffix(&TAIL) {
-            Some(deflated) if is_worth_it => {
+            Some(deflated) if is_whole && deflated.len() * 10 <= payload.len() * 9 => {
                 self.volume.plain += payload.len() as u64;
                 self.volume.deflated += deflated.len() as u64;
                 encode::deflated(frame, deflated)
@@ -65,17 +65,23 @@ impl Deflater {
         deflated
     }
 
-    /// Compresses the payload into the scratch memory. False: the result would have more than nine tenths of its bytes.
+    /// Compresses the payload into the scratch memory. False: it doesn't fit there, which can't happen.
     fn deflate(&mut self, payload: &[u8]) -> bool {
         let compress = self.compress.get_or_insert_with(|| Compress::new(LEVEL, false));
         compress.reset();
-        // One byte is left free: only then is all of it there.
-        let bytes_max = payload.len() / 10 * 9 + TAIL.len() + 1;
+        // As much as it can take, even if less would do: zlib-rs (0.6.8) panics some messages after one whose output was
+        // not taken whole before the reset.
+        let bytes_max = deflated_bytes_max(payload.len()) + TAIL.len();
         self.scratch.resize(bytes_max, 0);
         let status = compress.compress(payload, &mut self.scratch, FlushCompress::Sync);
         let deflated_bytes = compress.total_out() as usize;
         self.scratch.truncate(deflated_bytes);
-        matches!(status, Ok(Status::Ok)) && deflated_bytes < bytes_max
+        let is_whole = matches!(status, Ok(Status::Ok)) && deflated_bytes < bytes_max;
+        if !is_whole {
+            debug_assert!(false, "{status:?}: {} bytes become more than {deflated_bytes}", payload.len());
+            self.compress = None;
+        }
+        is_whole
     }
 
     /// What was compressed since the last call.

@@ -100,6 +100,19 @@ fn a_frame_stays_as_it_is_unless_compression_saves_a_tenth() {
 }
 
 #[test]
+fn any_number_of_incompressible_messages_may_follow_one_another() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut deflater = Deflater::new(0);
+    for length in [1000; 300].into_iter().chain([1, 10, 16_000, 70_000, 200_000]) {
+        let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
+        let frame = encode::frame(OpCode::Binary, &noise);
+        assert_eq!(deflater.frame(&frame), frame);
+    }
+    let frame = deflater.frame(&encode::frame(OpCode::Text, &json(1000)));
+    assert_eq!(inflated(payload_of(&frame)), Ok(json(1000)));
+}
+
+#[test]
 fn a_bomb_is_cut_off_at_the_limit() {
     let zeros = vec![0; 10 << 20];
     let mut compress = Compress::new(Compression::best(), false);
