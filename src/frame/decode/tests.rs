@@ -1,6 +1,8 @@
 //! One test for each rule, with the byte at which it must bite.
 
 use super::*;
+use crate::frame::RSV1;
+use crate::limits::CONTROL_BYTES_MAX;
 
 const MAX: usize = 1 << 20;
 const FIN: u8 = 0x80;
