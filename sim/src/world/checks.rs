@@ -20,7 +20,7 @@ const ALLOCATED_BESIDE_MAX: usize = 128 * 1024;
 /// those of each shard: its lists, above all the two for relays, which keep their size,
 const ALLOCATED_BY_SHARD_MAX: usize = 160 * 1024;
 /// more if it compresses,
-const ALLOCATED_TO_COMPRESS_MAX: usize = 512 * 1024;
+const ALLOCATED_TO_COMPRESS_MAX: usize = 576 * 1024;
 /// and those of each connection.
 const ALLOCATED_BY_CONNECTION_MAX: usize = 2048;
 /// Seconds that connections have to close once the server stops: those of a Close, and a tick.
