@@ -22,6 +22,7 @@ use crate::http::origin::Allowed;
 use crate::limits;
 use crate::memory::machine;
 use crate::rate::RateLimit;
+use crate::ring::{Backend, probe};
 use crate::room::inbox;
 use crate::room::replay::ReplayBounds;
 use crate::shard::settings::{Settings, Slow};
@@ -177,6 +178,12 @@ pub struct Config {
     #[arg(help_heading = THREADS, long, value_name = "MODE", env = "HI_PIN", value_enum, default_value_t = Pin::Auto)]
     pub pin: Pin,
 
+    /// What connections are served with: auto (io_uring, or epoll where the kernel refuses io_uring), io_uring (hi ends where it
+    /// is refused) or epoll, which costs more CPU time
+    #[arg(help_heading = THREADS, long, value_name = "MODE", env = "HI_BACKEND", value_enum, hide_possible_values = true,
+          default_value_t = probe::Choice::Auto)]
+    pub backend: probe::Choice,
+
     /// The address that users connect to, e.g. wss://chat.example.com/ws: hi connects to itself through it, and reports when
     /// that fails or leads to another server [default: no check]
     #[arg(help_heading = DIAGNOSIS, long, value_name = "URL", env = "HI_PUBLIC_URL", value_parser = TargetParser)]
@@ -277,8 +284,8 @@ impl Config {
         }
     }
 
-    /// What the control ring has to know, of the process `instance`.
-    pub(crate) fn control(&self, instance: Arc<str>) -> control::Settings {
+    /// What the control side has to know, of the process `instance`.
+    pub(crate) fn control(&self, instance: Arc<str>, backend: Backend) -> control::Settings {
         control::Settings {
             handshake_timeout: self.handshake_timeout,
             keepalive_timeout: self.keepalive_timeout,
@@ -286,6 +293,7 @@ impl Config {
             echo: self.echo,
             instance,
             group: self.group.clone(),
+            backend,
         }
     }
 

@@ -235,6 +235,15 @@ pub(crate) const API_KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 pub const RECEIVE_BUFFER_BYTES: usize = 4096;
 /// Entries of the submission queue. When it is full, it is submitted at once.
 pub(crate) const SUBMISSION_ENTRIES: u32 = 2048;
+/// Sockets that one look at epoll reports, at most.
+pub(crate) const EVENTS_PER_CALL: usize = 256;
+/// Sends that one call of io_submit(2) makes, at most. All such calls of the machine's processes together may make
+/// `fs.aio-max-nr`, 65,536 by default.
+pub(crate) const SENDS_PER_CALL: usize = 256;
+/// Below this, each send is a call of its own: io_submit(2) needs two for any number.
+pub(crate) const SENDS_PER_CALL_MIN: usize = 4;
+/// Receive buffers that one socket may fill at each look at epoll.
+pub(crate) const RECEIVES_PER_EVENT: usize = 8;
 /// Entries of the completion queue. Beyond that, the kernel keeps an overflow list.
 pub(crate) const COMPLETION_ENTRIES: u32 = 16 * 1024;
 

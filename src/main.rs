@@ -6,9 +6,10 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use hi::config::Config;
-use hi::ring::Ring;
+use hi::ring::probe::{self, Choice};
 use hi::server::signals;
 use hi::{environment, log, output, server};
 
@@ -17,11 +18,8 @@ const EXIT_USAGE: u8 = 2;
 /// Exit code for a bug of ours.
 const EXIT_BUG: i32 = 70;
 
-/// The version, with the features that can be left out when hi is built.
-const VERSION: &str = match cfg!(feature = "doctor") {
-    true => concat!(env!("CARGO_PKG_VERSION"), " (features: doctor)"),
-    false => concat!(env!("CARGO_PKG_VERSION"), " (features: none)"),
-};
+/// The features that can be left out when hi is built.
+const FEATURES: &str = if cfg!(feature = "doctor") { "doctor" } else { "none" };
 
 /// hi: a minimal, performant WebSocket chat and broadcast server for Linux on io_uring.
 ///
@@ -29,7 +27,7 @@ const VERSION: &str = match cfg!(feature = "doctor") {
 /// in the environment, under the name shown with it; the command line wins. Sizes take k, m and g (1k = 1,024 bytes),
 /// times take ms, s, m and h.
 #[derive(Parser)]
-#[command(name = "hi", version = VERSION, max_term_width = 110, args_conflicts_with_subcommands = true)]
+#[command(name = "hi", version, max_term_width = 110, args_conflicts_with_subcommands = true)]
 struct CommandLine {
     #[command(subcommand)]
     command: Option<Command>,
@@ -89,8 +87,17 @@ fn main() -> ExitCode {
 
 /// Prints help, the version, or what is wrong with the options.
 fn explain(error: &clap::Error) -> ExitCode {
+    if error.kind() == ErrorKind::DisplayVersion {
+        return output::print(version(), ExitCode::SUCCESS);
+    }
     let printed = error.print().and_then(|()| io::stdout().flush());
     if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { output::finish(printed, ExitCode::SUCCESS) }
+}
+
+/// The version, how it was built, and what it would serve with here.
+fn version() -> String {
+    let backend = probe::try_kernel(Choice::Auto).map_or("none", |kernel| kernel.backend.as_str());
+    format!("hi {} (features: {FEATURES}; backend here: {backend})\n", env!("CARGO_PKG_VERSION"))
 }
 
 /// A command that could not begin, and the exit code of that.
@@ -114,7 +121,7 @@ fn answer(outcome: Result<(String, ExitCode), (String, ExitCode)>) -> ExitCode {
 #[cfg(feature = "doctor")]
 fn this_machine() -> doctor::checklist::MachineFacts {
     doctor::checklist::MachineFacts {
-        kernel: hi::ring::probe::try_kernel().map(|kernel| kernel.to_string()),
+        kernel: probe::try_kernel(Choice::Auto).map(|kernel| kernel.to_string()),
         files_max: hi::os::raise_file_limit().unwrap_or(0),
     }
 }
@@ -125,7 +132,7 @@ fn serve(config: Config, service_links: &[String]) -> ExitCode {
     for link in service_links {
         tracing::info!("{link}");
     }
-    let Err(error) = server::serve::<Ring>(config);
+    let Err(error) = server::serve(config);
     log::say(error);
     log::exit(EXIT_USAGE.into(), Duration::MAX)
 }

@@ -113,12 +113,12 @@ pub(crate) fn try_files(count: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Registers an eventfd with the calling thread's runtime, to wait until it is readable.
+/// Registers a descriptor with the calling thread's runtime, to wait until it is readable.
 #[allow(unsafe_code)]
-pub(crate) fn watch_eventfd(eventfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch_readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names the same open file for as long as it lives, the `AsyncFd` owns it and takes itself out of
     // epoll before it drops it, and nobody takes it out: `into_inner` is the only way, and does the same.
-    unsafe { AsyncFd::register_with_interest(eventfd, Interest::READABLE) }.map_err(Into::into)
+    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(Into::into)
 }
 
 /// Registers a listener with the calling thread's runtime, to wait until there is a connection to accept.

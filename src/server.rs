@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::api::App;
-use crate::api::health::Readiness;
+use crate::api::health::{Check, Readiness};
 #[cfg(feature = "doctor")]
 use crate::canary::Canary;
 use crate::config::Config;
@@ -27,7 +27,7 @@ use crate::metrics::memory::MemoryMetric;
 use crate::os;
 use crate::protocol::Protocol;
 use crate::protocol::resume::ResumeKey;
-use crate::ring::{OpenRing, RingError};
+use crate::ring::{Backend, OpenRing, RingError};
 use crate::room::inbox;
 use crate::room::registry::Registry;
 use crate::stop::Stop;
@@ -89,8 +89,9 @@ impl Server {
         let shared = Arc::new(Shared::new::<R>(config, &addresses, &wake_ups, stop)?);
         let internal_address = internal.as_ref().map(|internal| internal.port.address());
         let mut server = Self { addresses, internal: internal_address, shared, threads: Vec::new(), unpinned: None };
-        let started =
-            server.start_shards::<R>(config, of_shards, wake_ups).and_then(|()| server.start_beside(config, internal));
+        let started = server
+            .start_shards::<R>(config, of_shards, wake_ups)
+            .and_then(|()| server.start_beside(config, internal, R::backend()));
         if let Err(error) = started {
             // Some shards may have started.
             server.stop();
@@ -113,7 +114,7 @@ impl Server {
         self.unpinned = placement.why;
         let instance = &self.shared.instance;
         let settings = Arc::new(config.shard_settings(shards, Arc::clone(instance)));
-        let control = Arc::new(config.control(Arc::clone(instance)));
+        let control = Arc::new(config.control(Arc::clone(instance), R::backend()));
         let receive_buffers = config.receive_buffers;
         let (ready, started) = std::sync::mpsc::channel();
         for (id, (listeners, wake_up)) in listeners.into_iter().zip(wake_ups).enumerate() {
@@ -140,9 +141,11 @@ impl Server {
     }
 
     /// Starts what runs beside the shards: the canary and the internal port, where they are wanted.
-    fn start_beside(&self, config: &Config, internal: Option<Internal>) -> Result<(), StartError> {
+    fn start_beside(&self, config: &Config, internal: Option<Internal>, backend: Backend) -> Result<(), StartError> {
         let Shared { registry, memory, metrics, stop, .. } = &*self.shared;
         let readiness = Readiness::new(Arc::clone(stop));
+        let detail = format!("Connections are served with {}.", backend.as_str());
+        readiness.add(move || Check { name: "backend", ok: true, decides: false, detail: detail.clone() });
         #[cfg(feature = "doctor")]
         self.start_canary(config, &readiness)?;
         let Some(Internal { port, keys }) = internal else { return Ok(()) };
@@ -208,7 +211,7 @@ impl Shared {
         let memory = Arc::new(Memory::new(config.memory_bytes_max(), shards));
         let failures = Arc::new(Failures::new(config.failure_log_interval));
         let reserved = files_reserved(config, shards * addresses.len());
-        let metrics = Metrics::new(&instance, shards, Arc::clone(&registry));
+        let metrics = Metrics::new(&instance, R::backend().as_str(), shards, Arc::clone(&registry));
         let memory_metric = MemoryMetric { memory: Arc::clone(&memory), rooms: Arc::clone(&registry) };
         metrics.registry().register_collector(Box::new(memory_metric));
         metrics.registry().register_collector(Box::new(FailureMetric(Arc::clone(&failures))));

@@ -92,6 +92,16 @@ impl Slice {
         }
     }
 
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: the range was filled when the slice was made, and lies in a chunk that the slice keeps alive; filled bytes are
+        // never written again.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts(self.as_ptr(), self.len())
+        }
+    }
+
     /// Drops the first `count` bytes. Panics if there are fewer.
     pub(crate) fn advance(&mut self, count: usize) {
         assert!(count <= self.len(), "advance beyond the end of a slice");

@@ -38,7 +38,7 @@ fn a_reachable_port_without_a_key_is_warned_about_and_off_is_off() {
 #[test]
 fn a_build_without_the_doctor_is_told_apart() {
     let features = if cfg!(feature = "doctor") { "doctor" } else { "none" };
-    let version = format!("hi {} (features: {features})\n", env!("CARGO_PKG_VERSION"));
+    let version = format!("hi {} (features: {features}; backend here: io_uring)\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(hi(&["--version"], ""), (0, version, String::new()));
     for command in [
         &["doctor", "not-an-address"][..],

@@ -44,6 +44,7 @@ fn every_metric_is_there() {
     for name in [
         "hi_accept_pauses_total",
         "hi_accepts_total",
+        "hi_backend",
         "hi_build_info",
         "hi_connections",
         "hi_deliveries_total",

@@ -6,8 +6,8 @@ mod support;
 
 use std::io::Read;
 use std::net::TcpStream;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::CommandFactory;
@@ -33,10 +33,15 @@ fn expect_sentence(command: Command) -> String {
 
 /// Makes the kernel refuse a system call with this error, as a container's seccomp profile does.
 fn refuse(command: &mut Command, call: libc::c_long, errno: i32) {
+    act_on(command, call, SeccompAction::Errno(errno as u32));
+}
+
+/// Makes the kernel do this when the command makes a system call.
+fn act_on(command: &mut Command, call: libc::c_long, action: SeccompAction) {
     let filter = SeccompFilter::new(
         [(call, Vec::new())].into(),
         SeccompAction::Allow,
-        SeccompAction::Errno(errno as u32),
+        action,
         std::env::consts::ARCH.try_into().expect("an architecture that seccompiler knows"),
     );
     let filter: BpfProgram = filter.unwrap().try_into().unwrap();
@@ -324,33 +329,114 @@ fn several_addresses_are_served_and_named() {
     }
 }
 
+/// Every refusal of io_uring that a container or an old kernel makes: the call, its name in what hi says, the error.
+const REFUSALS: [(libc::c_long, &str, i32); 6] = [
+    (libc::SYS_io_uring_setup, "io_uring_setup", libc::EPERM),
+    (libc::SYS_io_uring_setup, "io_uring_setup", libc::ENOSYS),
+    (libc::SYS_io_uring_register, "IORING_REGISTER", libc::EPERM),
+    (libc::SYS_io_uring_register, "IORING_REGISTER", libc::ENOSYS),
+    (libc::SYS_io_uring_enter, "io_uring_enter", libc::EPERM),
+    (libc::SYS_io_uring_enter, "io_uring_enter", libc::ENOSYS),
+];
+
+/// The command with a choice of its own, whatever the tests are run with.
+fn hi_with_backend(backend: &str) -> Command {
+    let mut command = hi();
+    command.args(["--listen", "127.0.0.1:0", "--shards", "2", "--backend", backend]);
+    command
+}
+
 #[test]
-fn a_kernel_that_refuses_io_uring_is_reported_in_one_sentence() {
-    for (call, name, errno) in [
-        (libc::SYS_io_uring_setup, "io_uring_setup", libc::EPERM),
-        (libc::SYS_io_uring_setup, "io_uring_setup", libc::ENOSYS),
-        (libc::SYS_io_uring_register, "IORING_REGISTER", libc::EPERM),
-        (libc::SYS_io_uring_register, "IORING_REGISTER", libc::ENOSYS),
-        (libc::SYS_io_uring_enter, "io_uring_enter", libc::EPERM),
-        (libc::SYS_io_uring_enter, "io_uring_enter", libc::ENOSYS),
-    ] {
-        let mut command = hi();
-        command.args(["--listen", "127.0.0.1:0"]);
+fn where_io_uring_is_refused_epoll_serves_and_one_warning_says_why() {
+    for (call, name, errno) in REFUSALS {
+        let mut command = hi_with_backend("auto");
+        command.args(["--internal", "127.0.0.1:0"]);
         refuse(&mut command, call, errno);
-        let sentence = expect_sentence(command);
-        assert!(sentence.contains(name), "the operation: {sentence}");
-        assert!(sentence.contains("seccomp"), "the cause: {sentence}");
-        assert!(sentence.contains("--security-opt seccomp=unconfined"), "the fix: {sentence}");
+        let server = Server::spawn(command);
+        let warning = server.wait_for_log("io_uring is not available");
+        assert!(warning.contains("WARN") && warning.contains(name), "the operation: {warning}");
+        assert!(warning.contains("30 % more CPU"), "the cost: {warning}");
+        assert!(warning.contains("seccomp profile"), "the cause: {warning}");
+        assert!(warning.contains("--security-opt seccomp=docs/deploy/seccomp-hi.json"), "the fix: {warning}");
+        assert!(server.wait_for_log("hi is open").contains("with epoll"));
+        let mut ann = server.join("ann", "tea");
+        ann.say("tea", "all works the same");
+        ann.expect_message("ann", "all works the same");
+        expect_backend(&server, "epoll");
+        assert_eq!(server.log().matches("WARN").count(), 1, "{}", server.log());
     }
 }
 
 #[test]
-fn too_little_memory_for_rings_is_reported_in_one_sentence() {
-    let mut command = hi();
-    command.args(["--listen", "127.0.0.1:0"]);
+fn the_backend_is_told_wherever_a_program_looks() {
+    for backend in ["io_uring", "epoll"] {
+        let mut command = hi_with_backend(backend);
+        command.args(["--internal", "127.0.0.1:0"]);
+        let server = Server::spawn(command);
+        expect_backend(&server, backend);
+        assert!(!server.log().contains("WARN"), "{}", server.log());
+    }
+}
+
+fn expect_backend(server: &Server, backend: &str) {
+    assert!(server.get("/-/doctor/echo").contains(&format!("\"backend\":\"{backend}\"")));
+    let internal = server.internal();
+    assert_eq!(internal.metric(&format!("hi_backend{{backend=\"{backend}\"}}")), 1.0);
+    let (_, ready) = internal.get("/readyz");
+    assert!(ready.to_string().contains(&format!("Connections are served with {backend}.")), "{ready}");
+}
+
+#[test]
+fn epoll_makes_no_call_of_io_uring() {
+    for backend in ["epoll", "auto"] {
+        let mut command = hi_with_backend(backend);
+        let calls = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+        calls.into_iter().for_each(|call| act_on(&mut command, call, SeccompAction::KillProcess));
+        if backend == "auto" {
+            assert_eq!(
+                command.stderr(Stdio::null()).status().unwrap().signal(),
+                Some(libc::SIGSYS),
+                "the filter works"
+            );
+        } else {
+            let server = Server::spawn(command);
+            let mut ann = server.join("ann", "tea");
+            ann.say("tea", "hello");
+            ann.expect_message("ann", "hello");
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_was_asked_for_and_is_refused_is_one_sentence() {
+    for (call, name, errno) in REFUSALS {
+        let mut command = hi_with_backend("io_uring");
+        refuse(&mut command, call, errno);
+        let sentence = expect_sentence(command);
+        assert!(sentence.contains(name), "the operation: {sentence}");
+        assert!(sentence.contains("seccomp"), "the cause: {sentence}");
+        assert!(sentence.contains("--security-opt") && sentence.contains("--backend auto"), "the fix: {sentence}");
+    }
+    for backend in ["epoll", "auto"] {
+        let mut command = hi_with_backend(backend);
+        refuse(&mut command, libc::SYS_io_uring_setup, libc::EPERM);
+        refuse(&mut command, libc::SYS_epoll_ctl, libc::EPERM);
+        // Its own handling of signals needs epoll as well.
+        let sentence = expect_sentence(command);
+        assert!(sentence.contains("can't"), "{backend}: {sentence}");
+    }
+}
+
+#[test]
+fn too_little_memory_for_rings_is_explained() {
+    let mut command = hi_with_backend("io_uring");
     refuse(&mut command, libc::SYS_io_uring_setup, libc::ENOMEM);
     let sentence = expect_sentence(command);
     assert!(sentence.contains("ulimit -l") && sentence.contains("memlock"), "{sentence}");
+    let mut command = hi_with_backend("auto");
+    refuse(&mut command, libc::SYS_io_uring_setup, libc::ENOMEM);
+    let warning = Server::spawn(command).wait_for_log("io_uring is not available");
+    assert!(warning.contains("ulimit -l"), "{warning}");
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn byte_by_byte(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, head::HeadErr
 }
 
 fn check_head(head: &Head<'_>) {
-    let identity = Identity { instance: "0", group: None, version: "0" };
+    let identity = Identity { instance: "0", group: None, version: "0", backend: "epoll" };
     let told: Value = serde_json::from_slice(&echo(head, peer(), &identity)).expect("JSON");
     assert_eq!(told["headers"].as_array().map(Vec::len), Some(head.headers.len()));
     match upgrade::examine(head) {

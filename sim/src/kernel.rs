@@ -1,18 +1,24 @@
-//! The kernel behind a simulated ring: does to the network what a shard has asked for, and finishes in any order that io_uring
-//! may finish in, soon or late.
+//! io_uring behind a simulated ring: does to the network what a shard has asked for, and finishes in any order that io_uring may
+//! finish in, soon or late.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::net::Shutdown;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hi::limits::RECEIVE_BUFFER_BYTES;
-use hi::ring::{BufferPool, Completion, Receive, Slices};
+use hi::ring::{BufferPool, Completion, DataRing, Receive, Slices};
+use hi::slice::Slice;
 
-use crate::network::{Found, LinkId, Network};
+use crate::allocations::of_simulation;
+use crate::epoll;
+use crate::network::{self, Found, LinkId, Network};
 use crate::random::Random;
+use crate::ring::SimSocket;
 use crate::seen::{Seen, Totals};
 
 /// Pieces of deferred work that the kernel finishes in one call, as Linux does since 6.13.
@@ -37,7 +43,7 @@ pub struct Shared {
 }
 
 /// Something asked for since the last submit.
-pub(crate) enum Submission {
+enum Submission {
     Receive(u32, Receive),
     Cancel(u32),
     Send(u32, Slices),
@@ -45,86 +51,115 @@ pub(crate) enum Submission {
 }
 
 /// A socket as the ring has it.
-pub(crate) struct Token {
-    pub(crate) link: LinkId,
-    /// Asked for, and not told yet that it has ended.
-    pub(crate) receives: bool,
-    pub(crate) sends: bool,
-    pub(crate) awaits_room: bool,
-    /// What the kernel holds.
+struct Token {
+    socket: SimSocket,
     receive: Option<Receive>,
     polls: bool,
 }
 
 /// What the kernel has of one ring.
 pub(crate) struct State {
-    pub(crate) shard: usize,
-    pub(crate) shared: Rc<Shared>,
+    shared: Rc<Shared>,
     pool: BufferPool,
-    pub(crate) tokens: Vec<Option<Token>>,
-    pub(crate) asked: Vec<Submission>,
-    pub(crate) ready: VecDeque<Completion>,
+    tokens: Vec<Option<Token>>,
+    asked: Vec<Submission>,
+    ready: VecDeque<Completion>,
     /// Finished, and not told yet.
     late: Vec<Completion>,
-    pub(crate) wakes: bool,
+    wakes: bool,
     awake: Arc<AtomicBool>,
 }
 
 /// The scheduler's hold of a ring.
-#[derive(Clone)]
-pub struct Kernel(pub(crate) Rc<RefCell<State>>);
+pub struct Kernel {
+    pub(crate) of: Of,
+    /// Tokens that are not released.
+    pub(crate) tokens: Rc<Cell<usize>>,
+    pub(crate) pool: BufferPool,
+}
+
+/// What is behind a ring.
+pub(crate) enum Of {
+    IoUring(Rc<RefCell<State>>),
+    Epoll(Rc<RefCell<epoll::State>>),
+}
 
 impl Shared {
-    fn saw(&self, seen: Seen) {
+    pub(crate) fn saw(&self, seen: Seen) {
         self.totals.borrow_mut().count(seen, 1);
+    }
+
+    /// Gives the network what it takes of a send.
+    pub(crate) fn transmit(&self, link: LinkId, slices: &[Slice]) -> io::Result<usize> {
+        let faults = self.faults.get();
+        let mut network = self.network.borrow_mut();
+        if network.server_sends(link, b"").is_none() {
+            self.saw(Seen::Reset);
+            let error = self.random.pick(&[io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset]);
+            return Err(error.into());
+        }
+        let len: usize = slices.iter().map(Slice::len).sum();
+        let mut left = len.min(network.link(link).down.room());
+        if left > 1 && faults && self.random.one_in(SEND_FAULT_ONE_IN) {
+            left = self.random.between(1, left);
+            self.saw(Seen::Short);
+        }
+        if left == 0 || faults && self.random.one_in(SEND_FAULT_ONE_IN) {
+            self.saw(Seen::Full);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut count = 0;
+        for slice in slices {
+            let mut slice = slice.clone();
+            slice.truncate(left);
+            left -= slice.len();
+            count += slice.len();
+            let _ = network.server_sends(link, slice.as_bytes());
+        }
+        Ok(count)
     }
 }
 
 impl Kernel {
     /// Wakes the shard if there is something that it has to be told.
     pub fn notify(&self) {
-        let state = self.0.borrow();
-        if state.wakes && state.has_news() {
-            state.awake.store(true, Ordering::SeqCst);
+        match &self.of {
+            Of::IoUring(state) => state.borrow().notify(),
+            Of::Epoll(state) => state.borrow().notify(),
         }
     }
 
     /// Tells something that is late; false if nothing is.
     pub fn tell_late(&self) -> bool {
-        let mut state = self.0.borrow_mut();
-        if state.late.is_empty() {
-            return false;
+        match &self.of {
+            Of::IoUring(state) => state.borrow_mut().tell_late(),
+            Of::Epoll(_) => false,
         }
-        let index = state.shared.random.below(state.late.len());
-        let completion = state.late.swap_remove(index);
-        state.ready.push_back(completion);
-        drop(state);
-        self.notify();
-        true
     }
 
     /// Whether nothing is asked for, in flight or waiting to be told, but receives.
     pub fn is_quiet(&self) -> bool {
-        let state = self.0.borrow();
-        state.late.is_empty() && !state.has_news()
+        match &self.of {
+            Of::IoUring(state) => state.borrow().is_quiet(),
+            Of::Epoll(state) => !state.borrow().is_any_ready(),
+        }
     }
 
     /// Tokens that are not released.
     pub fn tokens(&self) -> usize {
-        self.0.borrow().tokens.iter().flatten().count()
+        self.tokens.get()
     }
 
     /// Receive buffers in the shard's hands.
     pub fn buffers_held(&self) -> usize {
-        self.0.borrow().pool.held()
+        self.pool.held()
     }
 }
 
 impl State {
     /// A ring that nothing was asked of.
-    pub(crate) fn new(shard: usize, pool: BufferPool, shared: Rc<Shared>, awake: Arc<AtomicBool>) -> Self {
+    fn new(pool: BufferPool, shared: Rc<Shared>, awake: Arc<AtomicBool>) -> Self {
         Self {
-            shard,
             shared,
             pool,
             tokens: Vec::new(),
@@ -136,19 +171,40 @@ impl State {
         }
     }
 
+    fn notify(&self) {
+        if self.wakes && self.has_news() {
+            self.awake.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn tell_late(&mut self) -> bool {
+        if self.late.is_empty() {
+            return false;
+        }
+        let index = self.shared.random.below(self.late.len());
+        let completion = self.late.swap_remove(index);
+        self.ready.push_back(completion);
+        self.notify();
+        true
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.late.is_empty() && !self.has_news()
+    }
+
     /// A socket that is adopted, and not released.
-    pub(crate) fn token(&mut self, token: u32) -> &mut Token {
+    fn token(&mut self, token: u32) -> &mut Token {
         let state = self.tokens.get_mut(token as usize).and_then(Option::as_mut);
         state.expect("nothing is asked for a token that isn't adopted")
     }
 
     /// Whether the shard has to be told of something, or has asked for something that was not submitted.
-    pub(crate) fn has_news(&self) -> bool {
+    fn has_news(&self) -> bool {
         !self.asked.is_empty() || !self.ready.is_empty() || self.has_deferred()
     }
 
     /// Takes what was asked for, and finishes some of what was deferred; true: there is more of that.
-    pub(crate) fn submit(&mut self) -> bool {
+    fn submit(&mut self) -> bool {
         for submission in std::mem::take(&mut self.asked) {
             self.execute(submission);
         }
@@ -182,46 +238,16 @@ impl State {
             Submission::Cancel(token) => {
                 let Some(state) = self.tokens[token as usize].as_mut() else { return };
                 if state.receive.take().is_some() {
-                    self.shared.saw(Seen::Cancelled);
                     let result = Err(io::Error::from_raw_os_error(libc::ECANCELED));
                     self.finish(Completion::Received { token, result, armed: false });
                 }
             }
             Submission::Send(token, slices) => {
-                let result = self.transmit(token, &slices);
+                let link = self.token(token).socket.link;
+                let result = self.shared.transmit(link, slices.as_slice());
                 self.finish(Completion::Sent { token, result, slices });
             }
         }
-    }
-
-    /// Gives the network what it takes of a send.
-    fn transmit(&mut self, token: u32, slices: &Slices) -> io::Result<usize> {
-        let link = self.token(token).link;
-        let (random, faults) = (&self.shared.random, self.shared.faults.get());
-        let mut network = self.shared.network.borrow_mut();
-        if network.server_sends(link, b"").is_none() {
-            self.shared.saw(Seen::Reset);
-            let error = random.pick(&[io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset]);
-            return Err(error.into());
-        }
-        let mut left = slices.len().min(network.link(link).down.room());
-        if left > 1 && faults && random.one_in(SEND_FAULT_ONE_IN) {
-            left = random.between(1, left);
-            self.shared.saw(Seen::Short);
-        }
-        if left == 0 || faults && random.one_in(SEND_FAULT_ONE_IN) {
-            self.shared.saw(Seen::Full);
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let mut count = 0;
-        for slice in slices.as_slice() {
-            let mut slice = slice.clone();
-            slice.truncate(left);
-            left -= slice.len();
-            count += slice.len();
-            let _ = network.server_sends(link, &slice.detached());
-        }
-        Ok(count)
     }
 
     /// Something has ended; the shard is told of it among other things, or late.
@@ -242,24 +268,29 @@ impl State {
         let (random, shared) = (self.shared.random.clone(), Rc::clone(&self.shared));
         let mut network = shared.network.borrow_mut();
         let state = self.token(token);
-        if state.polls && network.is_writable(state.link) && (state.receive.is_none() || random.one_in(2)) {
+        if state.polls && network.is_writable(state.socket.link) && (state.receive.is_none() || random.one_in(2)) {
             state.polls = false;
             drop(network);
             return self.finish(Completion::Writable { token });
         }
-        let Some(how) = state.receive.filter(|_| network.is_readable(state.link)) else { return };
-        let link = state.link;
+        let Some(how) = state.receive.filter(|_| network.is_readable(state.socket.link)) else { return };
+        let link = state.socket.link;
         if self.pool.held() >= self.pool.size() {
             // A buffer is chosen before the kernel looks what there is, the end included.
             self.token(token).receive = None;
-            shared.saw(Seen::NoBuffer);
             let result = Err(io::Error::from_raw_os_error(libc::ENOBUFS));
             return self.ready.push_back(Completion::Received { token, result, armed: false });
         }
         let max = if random.one_in(2) { RECEIVE_BUFFER_BYTES } else { random.between(1, RECEIVE_BUFFER_BYTES) };
         let (result, armed) = match network.server_receives(link, max) {
             Found::Nothing => return,
-            Found::Bytes(bytes) => (Ok(Some(self.pool.fill(&bytes).expect("one is left"))), how == Receive::All),
+            Found::Bytes(bytes) => {
+                let received = self.pool.fill_by(|buffer| {
+                    buffer[..bytes.len()].copy_from_slice(&bytes);
+                    Ok(bytes.len())
+                });
+                (received.expect("one is left").map(Some), how == Receive::All)
+            }
             Found::End => (Ok(None), false),
             Found::Reset => {
                 shared.saw(Seen::Reset);
@@ -274,12 +305,97 @@ impl State {
 }
 
 impl Token {
-    /// A socket of which nothing is in flight.
-    pub(crate) fn new(link: LinkId) -> Self {
-        Self { link, receives: false, sends: false, awaits_room: false, receive: None, polls: false }
+    fn is_due(&self, network: &Network) -> bool {
+        self.receive.is_some() && network.is_readable(self.socket.link)
+            || self.polls && network.is_writable(self.socket.link)
+    }
+}
+
+/// A ring in front of it.
+pub(crate) struct IoUring {
+    pub(crate) state: Rc<RefCell<State>>,
+    pool: BufferPool,
+}
+
+impl IoUring {
+    /// A ring with `receive_buffers` buffers. It sets `awake` when it has something to tell.
+    pub(crate) fn new(receive_buffers: u16, shared: Rc<Shared>, awake: Arc<AtomicBool>) -> Self {
+        let pool = BufferPool::new(receive_buffers);
+        Self { state: Rc::new(RefCell::new(State::new(pool.clone(), shared, awake))), pool }
     }
 
-    fn is_due(&self, network: &Network) -> bool {
-        self.receive.is_some() && network.is_readable(self.link) || self.polls && network.is_writable(self.link)
+    fn ask(&self, submission: Submission) {
+        of_simulation(|| self.state.borrow_mut().asked.push(submission));
+    }
+}
+
+impl DataRing for IoUring {
+    type Socket = SimSocket;
+
+    fn adopt(&mut self, token: u32, socket: SimSocket) {
+        of_simulation(|| {
+            let (tokens, index) = (&mut self.state.borrow_mut().tokens, token as usize);
+            if index >= tokens.len() {
+                tokens.resize_with(index + 1, || None);
+            }
+            tokens[index] = Some(Token { socket, receive: None, polls: false });
+        });
+    }
+
+    fn release(&mut self, token: u32) {
+        let token = self.state.borrow_mut().tokens[token as usize].take();
+        of_simulation(|| drop(token));
+    }
+
+    fn receive(&mut self, token: u32, how: Receive) {
+        self.ask(Submission::Receive(token, how));
+    }
+
+    fn cancel(&mut self, token: u32) {
+        self.ask(Submission::Cancel(token));
+    }
+
+    fn send(&mut self, token: u32, slices: Slices) {
+        self.ask(Submission::Send(token, slices));
+    }
+
+    fn await_writable(&mut self, token: u32) {
+        self.ask(Submission::AwaitWritable(token));
+    }
+
+    fn shutdown(&mut self, token: u32, how: Shutdown) {
+        let mut state = self.state.borrow_mut();
+        let link = state.token(token).socket.link;
+        state.shared.network.borrow_mut().server_shuts_down(link, how == Shutdown::Both);
+    }
+
+    fn submit(&mut self) -> io::Result<bool> {
+        Ok(of_simulation(|| self.state.borrow_mut().submit()))
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        self.state.borrow_mut().ready.pop_front()
+    }
+
+    fn suppress_wakeups(&mut self) {
+        self.state.borrow_mut().wakes = false;
+    }
+
+    fn arm_wakeups(&mut self) -> bool {
+        let mut state = self.state.borrow_mut();
+        state.wakes = true;
+        !state.has_news()
+    }
+
+    fn buffers(&self) -> &BufferPool {
+        &self.pool
+    }
+
+    fn descriptor(&self, token: u32) -> RawFd {
+        self.state.borrow_mut().token(token).socket.descriptor()
+    }
+
+    fn peer_has_ended(descriptor: RawFd) -> bool {
+        network::peer_has_ended(descriptor)
     }
 }

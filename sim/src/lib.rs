@@ -7,7 +7,7 @@
 //! | [`client`] | clients: what they do, and what they check |
 //! | [`wire`] | frames and events, as clients see them |
 //! | [`network`] | links, their buffers, and how they break |
-//! | [`kernel`] | what finishes when, and how short |
+//! | [`kernel`], [`epoll`] | io_uring: what finishes when, and how short; epoll: what is ready, and how much a call takes |
 //! | [`ring`] | the data ring of a simulated shard; asserts what shards owe to a ring |
 //! | [`server`] | shards and the registry, and what wakes them |
 //! | [`truth`] | what is known of each room's one order |
@@ -20,6 +20,7 @@
 pub mod allocations;
 pub mod client;
 pub mod clock;
+mod epoll;
 pub mod kernel;
 pub mod network;
 pub mod plan;
@@ -34,26 +35,31 @@ pub mod truth;
 pub mod wire;
 pub mod world;
 
+use hi::ring::Backend;
 use seeds::Failure;
 use world::World;
 
 /// Steps of a round, unless said otherwise.
 pub const STEPS: usize = 4000;
 
-/// Runs the simulation of a seed; `prints` shows every step. Returns what was seen, and the hash of its trace.
+/// Runs the simulation of a seed on a backend; `prints` shows every step. Returns what was seen, and the hash of its trace.
 ///
 /// # Panics
 /// If anything that has to hold does not.
-pub fn run(seed: u64, steps: usize, prints: bool) -> String {
-    let mut world = World::new(seed, steps, prints);
+pub fn run(seed: u64, backend: Backend, steps: usize, prints: bool) -> String {
+    let mut world = World::new(seed, backend, steps, prints);
     world.run();
     format!("trace {:016x}, {}", world.scene().trace.hash(), world.totals())
 }
 
 /// What a seed has found, and the command that repeats it.
 pub fn describe(failure: &Failure, steps: usize) -> String {
-    let Failure { seed, message } = failure;
+    let Failure { seed, backend, message } = failure;
+    let backend = backend.as_str();
     let release = if cfg!(debug_assertions) { "" } else { "--release " };
     let steps = if steps == STEPS { String::new() } else { format!(" --steps {steps}") };
-    format!("seed {seed} failed: {message}\nrepeat it: cargo run {release}-p sim -- --seed {seed}{steps} --trace")
+    format!(
+        "seed {seed} failed on {backend}: {message}\nrepeat it: cargo run {release}-p sim -- --seed {seed} --backend \
+         {backend}{steps} --trace"
+    )
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use hi::ring::Backend;
 use sim::{STEPS, seeds};
 
 /// Runs hi's shards, their network, clients and faults in one thread, from a seed; what has to hold is checked all along.
@@ -24,6 +25,10 @@ struct Options {
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from", "jobs"])]
     seed: Option<u64>,
 
+    /// Run on this backend alone
+    #[arg(long, value_name = "BACKEND", value_parser = backend)]
+    backend: Option<Backend>,
+
     /// Print every step of the seed
     #[arg(long, requires = "seed")]
     trace: bool,
@@ -39,16 +44,31 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    let backends = options.backend.map_or(Backend::ALL.to_vec(), |backend| vec![backend]);
     if let Some(seed) = options.seed {
-        println!("seed {seed}: {}", sim::run(seed, options.steps, options.trace));
+        for backend in backends {
+            let seen = sim::run(seed, backend, options.steps, options.trace);
+            println!("seed {seed} on {}: {seen}", backend.as_str());
+        }
         return ExitCode::SUCCESS;
     }
-    let began = Instant::now();
     let jobs = options.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     seeds::keep_panics();
-    let report = seeds::run(options.from, options.seeds, options.steps, jobs);
-    println!("{} seeds in {:.1} s: {}", report.seeds, began.elapsed().as_secs_f64(), report.totals);
-    let Some(failure) = report.failure else { return ExitCode::SUCCESS };
-    println!("{}", sim::describe(&failure, options.steps));
-    ExitCode::FAILURE
+    for backend in backends {
+        let began = Instant::now();
+        let report = seeds::run(backend, options.from, options.seeds, options.steps, jobs);
+        let (seeds, time) = (report.seeds, began.elapsed().as_secs_f64());
+        println!("{seeds} seeds on {} in {time:.1} s: {}", backend.as_str(), report.totals);
+        if let Some(failure) = report.failure {
+            println!("{}", sim::describe(&failure, options.steps));
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn backend(name: &str) -> Result<Backend, String> {
+    let all = Backend::ALL.map(Backend::as_str);
+    let found = Backend::ALL.into_iter().find(|backend| backend.as_str() == name);
+    found.ok_or_else(|| format!("{name} is none of {}", all.join(", ")))
 }

@@ -297,6 +297,12 @@ impl Network {
         link.reset_at_server || link.down.fin != Fin::None || link.down.room() * 3 >= link.down.sent_max
     }
 
+    /// Whether the link is broken, or has ended in both directions.
+    pub fn is_over(&self, id: LinkId) -> bool {
+        let link = &self.links[id];
+        link.reset_at_server || link.down.fin != Fin::None && (link.server_ended || link.up.fin == Fin::Arrived)
+    }
+
     /// The server shuts its end down: for writing, and perhaps for reading.
     pub fn server_shuts_down(&mut self, id: LinkId, for_reading: bool) {
         let link = &mut self.links[id];

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use hi::admission::RawMode;
 use hi::config::Config;
+use hi::ring::Backend;
 use hi::shard::settings::Slow;
 
 use crate::random::Random;
@@ -24,6 +25,8 @@ pub const COMPRESSION: u64 = 0x77_92;
 pub struct Plan {
     /// The server's options.
     pub config: Config,
+    /// What is behind the rings.
+    pub backend: Backend,
     /// Shards.
     pub shards: usize,
     /// Bytes that an inbox holds.
@@ -48,7 +51,7 @@ pub struct Plan {
 
 impl Plan {
     /// The plan of a seed.
-    pub fn new(random: &Random, steps: usize) -> Self {
+    pub fn new(random: &Random, backend: Backend, steps: usize) -> Self {
         let mut config = Config::try_parse_from(["hi"]).expect("the defaults are options");
         config.max_message = random.pick(&[1024, 16 * 1024, 64 * 1024]);
         config.max_rooms = random.pick(&[1, 2, 32]);
@@ -80,6 +83,7 @@ impl Plan {
         let floods = random.one_in(if is_short { 2 } else { 4 });
         let large_bytes = config.max_message.min(if is_short { 30_000 } else { random.pick(&[500, 3000, 60_000]) });
         Self {
+            backend,
             shards,
             inbox_bytes_max,
             memory_bytes_max: if is_short { random.pick(&[512 << 10, 1 << 20, 4 << 20]) } else { usize::MAX },

@@ -1,7 +1,7 @@
-//! The data ring of a simulated shard. Everything that a shard owes to a ring is asserted here; what becomes of what it asks
-//! for is the business of [`crate::kernel`].
+//! The data ring of a simulated shard: what a shard owes to a ring, and a ring owes to a shard, is asserted here. Behind it is
+//! either [`crate::kernel`], in the place of hi's io_uring, or hi's own epoll ring on the system calls of [`crate::epoll`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::RawFd;
@@ -10,38 +10,106 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use hi::limits::SLICES_PER_SEND_MAX;
-use hi::ring::{BufferPool, Completion, DataRing, Receive, Slices};
+use hi::ring::epoll::EpollRing;
+use hi::ring::{Backend, BufferPool, Completion, DataRing, Receive, Slices};
 
 use crate::allocations::of_simulation;
-use crate::kernel::{Kernel, Shared, State, Submission, Token};
+use crate::epoll::{self, SimCalls};
+use crate::kernel::{IoUring, Kernel, Of, Shared};
 use crate::network::{self, LinkId};
+use crate::seen::Seen;
 
-/// The server's end of a link.
-#[derive(Debug)]
-pub struct SimSocket(pub LinkId);
+/// The server's end of a link. Dropping it closes it.
+pub struct SimSocket {
+    /// The link.
+    pub link: LinkId,
+    shared: Rc<Shared>,
+}
+
+impl SimSocket {
+    /// The end of this link.
+    pub fn new(link: LinkId, shared: Rc<Shared>) -> Self {
+        Self { link, shared }
+    }
+
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.shared.network.borrow().link(self.link).descriptor
+    }
+}
+
+impl Drop for SimSocket {
+    fn drop(&mut self) {
+        self.shared.network.borrow_mut().server_closes(self.link);
+    }
+}
+
+/// What a ring has been asked for and has not told the end of.
+#[derive(Default)]
+struct Owed {
+    receives: bool,
+    sends: bool,
+    awaits_room: bool,
+}
 
 /// See the module.
 pub struct SimRing {
-    state: Rc<RefCell<State>>,
-    pool: BufferPool,
+    shard: usize,
+    shared: Rc<Shared>,
+    ring: Either,
+    owed: Vec<Option<Owed>>,
+    /// How many tokens are not released.
+    tokens: Rc<Cell<usize>>,
+}
+
+enum Either {
+    IoUring(IoUring),
+    Epoll(EpollRing<SimCalls>, Rc<RefCell<epoll::State>>),
+}
+
+macro_rules! either {
+    ($self:expr, $ring:ident => $call:expr) => {
+        match &mut $self.ring {
+            Either::IoUring($ring) => $call,
+            Either::Epoll($ring, _) => $call,
+        }
+    };
 }
 
 impl SimRing {
     /// A ring with `receive_buffers` buffers, and the scheduler's hold of it. It sets `awake` when it has something to tell.
-    pub fn new(shard: usize, receive_buffers: u16, shared: Rc<Shared>, awake: Arc<AtomicBool>) -> (Self, Kernel) {
-        let pool = BufferPool::new(receive_buffers);
-        let state = Rc::new(RefCell::new(State::new(shard, pool.clone(), shared, awake)));
-        (Self { state: Rc::clone(&state), pool }, Kernel(state))
+    pub fn new(
+        backend: Backend,
+        shard: usize,
+        receive_buffers: u16,
+        shared: Rc<Shared>,
+        awake: Arc<AtomicBool>,
+    ) -> (Self, Kernel) {
+        let (ring, of) = match backend {
+            Backend::IoUring => {
+                let ring = IoUring::new(receive_buffers, Rc::clone(&shared), awake);
+                let of = Of::IoUring(Rc::clone(&ring.state));
+                (Either::IoUring(ring), of)
+            }
+            Backend::Epoll => {
+                let state = Rc::new(RefCell::new(epoll::State::new(Rc::clone(&shared), awake)));
+                let ring = EpollRing::new(SimCalls(Rc::clone(&state)), receive_buffers);
+                (Either::Epoll(ring, Rc::clone(&state)), Of::Epoll(state))
+            }
+        };
+        let ring = Self { shard, shared, ring, owed: Vec::new(), tokens: Rc::default() };
+        let kernel = Kernel { of, tokens: Rc::clone(&ring.tokens), pool: ring.buffers().clone() };
+        (ring, kernel)
+    }
+
+    fn owed(&mut self, token: u32) -> &mut Owed {
+        let owed = self.owed.get_mut(token as usize).and_then(Option::as_mut);
+        owed.expect("nothing is asked for a token that isn't adopted")
     }
 
     /// Other things happen between two calls of the shard.
     fn meanwhile(&self) {
-        let (shard, shared) = {
-            let state = self.state.borrow();
-            (state.shard, Rc::clone(&state.shared))
-        };
-        if let Some(meanwhile) = shared.meanwhile.get() {
-            meanwhile(shard);
+        if let Some(meanwhile) = self.shared.meanwhile.get() {
+            of_simulation(|| meanwhile(self.shard));
         }
     }
 }
@@ -49,115 +117,108 @@ impl SimRing {
 impl DataRing for SimRing {
     type Socket = SimSocket;
 
-    fn adopt(&mut self, token: u32, SimSocket(link): SimSocket) {
+    fn adopt(&mut self, token: u32, socket: SimSocket) {
         of_simulation(|| {
-            let tokens = &mut self.state.borrow_mut().tokens;
             let index = token as usize;
-            if index >= tokens.len() {
-                tokens.resize_with(index + 1, || None);
+            if index >= self.owed.len() {
+                self.owed.resize_with(index + 1, || None);
             }
-            let before = tokens[index].replace(Token::new(link));
+            let before = self.owed[index].replace(Owed::default());
             assert!(before.is_none(), "a token names one socket at a time");
-        })
+        });
+        self.tokens.update(|tokens| tokens + 1);
+        either!(self, ring => ring.adopt(token, socket));
     }
 
     fn release(&mut self, token: u32) {
-        of_simulation(|| {
-            let mut state = self.state.borrow_mut();
-            let Token { link, receives, sends, awaits_room, .. } =
-                state.tokens[token as usize].take().expect("a token is released once");
-            assert!(
-                !receives && !sends && !awaits_room,
-                "token {token} is released while the ring holds a receive ({receives}), a send ({sends}) or a wait              ({awaits_room})"
-            );
-            state.shared.network.borrow_mut().server_closes(link);
-        })
+        let Owed { receives, sends, awaits_room } = self.owed[token as usize].take().expect("a token is released once");
+        assert!(
+            !receives && !sends && !awaits_room,
+            "token {token} is released while the ring holds a receive ({receives}), a send ({sends}) or a wait \
+             ({awaits_room})"
+        );
+        self.tokens.update(|tokens| tokens - 1);
+        either!(self, ring => ring.release(token));
     }
 
     fn receive(&mut self, token: u32, how: Receive) {
-        of_simulation(|| {
-            let mut state = self.state.borrow_mut();
-            let before = std::mem::replace(&mut state.token(token).receives, true);
-            assert!(!before, "one receive at a time");
-            state.asked.push(Submission::Receive(token, how));
-        })
+        let before = std::mem::replace(&mut self.owed(token).receives, true);
+        assert!(!before, "one receive at a time");
+        either!(self, ring => ring.receive(token, how));
     }
 
     fn cancel(&mut self, token: u32) {
-        of_simulation(|| {
-            let mut state = self.state.borrow_mut();
-            state.token(token);
-            state.asked.push(Submission::Cancel(token));
-        })
+        self.owed(token);
+        either!(self, ring => ring.cancel(token));
     }
 
     fn send(&mut self, token: u32, slices: Slices) {
-        of_simulation(|| {
-            assert!(
-                !slices.is_empty() && slices.as_slice().len() <= SLICES_PER_SEND_MAX,
-                "a send has something to send"
-            );
-            let mut state = self.state.borrow_mut();
-            let before = std::mem::replace(&mut state.token(token).sends, true);
-            assert!(!before, "one send at a time");
-            state.asked.push(Submission::Send(token, slices));
-        })
+        assert!(!slices.is_empty() && slices.as_slice().len() <= SLICES_PER_SEND_MAX, "a send has something to send");
+        let before = std::mem::replace(&mut self.owed(token).sends, true);
+        assert!(!before, "one send at a time");
+        either!(self, ring => ring.send(token, slices));
     }
 
     fn await_writable(&mut self, token: u32) {
-        of_simulation(|| {
-            let mut state = self.state.borrow_mut();
-            let before = std::mem::replace(&mut state.token(token).awaits_room, true);
-            assert!(!before, "one wait at a time");
-            state.asked.push(Submission::AwaitWritable(token));
-        })
+        let before = std::mem::replace(&mut self.owed(token).awaits_room, true);
+        assert!(!before, "one wait at a time");
+        either!(self, ring => ring.await_writable(token));
     }
 
     fn shutdown(&mut self, token: u32, how: Shutdown) {
-        let mut state = self.state.borrow_mut();
-        let link = state.token(token).link;
-        state.shared.network.borrow_mut().server_shuts_down(link, how == Shutdown::Both);
+        self.owed(token);
+        either!(self, ring => ring.shutdown(token, how));
     }
 
     fn submit(&mut self) -> io::Result<bool> {
-        of_simulation(|| {
-            self.meanwhile();
-            Ok(self.state.borrow_mut().submit())
-        })
+        self.meanwhile();
+        either!(self, ring => ring.submit())
     }
 
     fn next(&mut self) -> Option<Completion> {
-        let mut state = self.state.borrow_mut();
-        let completion = state.ready.pop_front()?;
-        match &completion {
-            Completion::Received { token, armed, .. } => state.token(*token).receives = *armed,
-            Completion::Sent { token, .. } => state.token(*token).sends = false,
-            Completion::Writable { token } => state.token(*token).awaits_room = false,
+        let completion = either!(self, ring => ring.next())?;
+        if let Completion::Received { result: Err(error), .. } = &completion {
+            match error.raw_os_error() {
+                Some(libc::ENOBUFS) => self.shared.saw(Seen::NoBuffer),
+                Some(libc::ECANCELED) => self.shared.saw(Seen::Cancelled),
+                _ => {}
+            }
         }
+        let (of, still) = match &completion {
+            Completion::Received { token, armed, .. } => (&mut self.owed(*token).receives, *armed),
+            Completion::Sent { token, .. } => (&mut self.owed(*token).sends, false),
+            Completion::Writable { token } => (&mut self.owed(*token).awaits_room, false),
+        };
+        assert!(std::mem::replace(of, still), "nothing completes that was not asked for: {completion:?}");
         Some(completion)
     }
 
     fn suppress_wakeups(&mut self) {
-        self.state.borrow_mut().wakes = false;
+        either!(self, ring => ring.suppress_wakeups());
     }
 
     fn arm_wakeups(&mut self) -> bool {
-        of_simulation(|| {
-            self.meanwhile();
-            let mut state = self.state.borrow_mut();
-            state.wakes = true;
-            !state.has_news()
-        })
+        self.meanwhile();
+        let may_sleep = either!(self, ring => ring.arm_wakeups());
+        if let Either::Epoll(_, state) = &self.ring {
+            // What is ready before a thread sleeps does not wake it.
+            assert!(!may_sleep || !state.borrow().is_any_ready(), "a shard sleeps though a socket is ready");
+        }
+        may_sleep
     }
 
     fn buffers(&self) -> &BufferPool {
-        &self.pool
+        match &self.ring {
+            Either::IoUring(ring) => ring.buffers(),
+            Either::Epoll(ring, _) => ring.buffers(),
+        }
     }
 
     fn descriptor(&self, token: u32) -> RawFd {
-        let mut state = self.state.borrow_mut();
-        let link = state.token(token).link;
-        state.shared.network.borrow().link(link).descriptor
+        match &self.ring {
+            Either::IoUring(ring) => ring.descriptor(token),
+            Either::Epoll(ring, _) => ring.descriptor(token),
+        }
     }
 
     fn peer_has_ended(descriptor: RawFd) -> bool {

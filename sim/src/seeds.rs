@@ -5,6 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use hi::ring::Backend;
+
 use crate::seen::Totals;
 use crate::world::World;
 
@@ -21,6 +23,8 @@ const MESSAGE_CHARS_MAX: usize = 1000;
 pub struct Failure {
     /// The seed.
     pub seed: u64,
+    /// What was behind the rings.
+    pub backend: Backend,
     /// What does not hold, and where that was noticed.
     pub message: String,
 }
@@ -36,8 +40,8 @@ pub struct Report {
     pub seeds: u64,
 }
 
-/// Runs `count` seeds from `first` on, `jobs` at a time, until one fails. All seeds before that one have run, too.
-pub fn run(first: u64, count: u64, steps: usize, jobs: usize) -> Report {
+/// Runs `count` seeds from `first` on, on one backend, `jobs` at a time, until one fails. All seeds before that one have run, too.
+pub fn run(backend: Backend, first: u64, count: u64, steps: usize, jobs: usize) -> Report {
     let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
     let report = Mutex::new(Report::default());
     std::thread::scope(|scope| {
@@ -48,7 +52,7 @@ pub fn run(first: u64, count: u64, steps: usize, jobs: usize) -> Report {
                     if seed >= first.saturating_add(count) {
                         return;
                     }
-                    let outcome = run_one(seed, steps);
+                    let outcome = run_one(seed, backend, steps);
                     let mut report = report.lock().expect("nothing panics while it is held");
                     report.seeds += 1;
                     match outcome {
@@ -67,13 +71,13 @@ pub fn run(first: u64, count: u64, steps: usize, jobs: usize) -> Report {
     report.into_inner().expect("nothing panics while it is held")
 }
 
-fn run_one(seed: u64, steps: usize) -> Result<Totals, Failure> {
+fn run_one(seed: u64, backend: Backend, steps: usize) -> Result<Totals, Failure> {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(seed, steps, false);
+        let mut world = World::new(seed, backend, steps, false);
         world.run();
         world.totals()
     }));
-    outcome.map_err(|_| Failure { seed, message: PANIC.take() })
+    outcome.map_err(|_| Failure { seed, backend, message: PANIC.take() })
 }
 
 /// From now on panics are kept for the report of their seed instead of being printed.

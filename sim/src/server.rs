@@ -118,7 +118,8 @@ impl Server {
         let settings = Arc::new(Settings { inbox_bytes_max: plan.inbox_bytes_max, ..settings });
         let seat = |(id, awake): (usize, Arc<AtomicBool>)| {
             memory.enroll(id);
-            let (ring, kernel) = SimRing::new(id, plan.config.receive_buffers, Rc::clone(&shared), Arc::clone(&awake));
+            let (ring, kernel) =
+                SimRing::new(plan.backend, id, plan.config.receive_buffers, Rc::clone(&shared), Arc::clone(&awake));
             let shard = Shard::new(id, Arc::clone(&settings), Arc::clone(&registry), ring, clock.now());
             let (counters, readings) = counters();
             let shard = shard.counting_in(Rc::new(counters)).keeping_to(Arc::clone(&memory));
@@ -195,7 +196,7 @@ impl Server {
                 Kind::Sse => Role::Sse { ignored_bytes: 0 },
             };
             let upgraded = Upgraded {
-                socket: SimSocket(link),
+                socket: SimSocket::new(link, Rc::clone(&self.shared)),
                 role,
                 room: room.map(|room| Name::room(room).expect("a name")),
                 since,

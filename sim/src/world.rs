@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use hi::memory::What;
 use hi::protocol::Namespace;
+use hi::ring::Backend;
 use hi::room::inbox::Inbox;
 use tokio::sync::oneshot;
 
@@ -43,10 +44,10 @@ pub struct World {
 }
 
 impl World {
-    /// A world as the seed decides it.
-    pub fn new(seed: u64, steps: usize, prints: bool) -> Self {
+    /// A world as the seed decides it, on this backend.
+    pub fn new(seed: u64, backend: Backend, steps: usize, prints: bool) -> Self {
         let random = Random::new(seed);
-        let plan = Plan::new(&random, steps);
+        let plan = Plan::new(&random, backend, steps);
         let clock = Rc::new(Clock::default());
         let shared = Rc::new(Shared {
             network: RefCell::new(Network::new()),

@@ -34,7 +34,7 @@ impl Listener {
     /// Out of file descriptors or memory.
     pub(crate) fn new(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener: os::watch_listener(listener)?, next_row: os::watch_eventfd(os::new_eventfd()?)? })
+        Ok(Self { listener: os::watch_listener(listener)?, next_row: os::watch_readable(os::new_eventfd()?)? })
     }
 
     /// Accepts until the server stops; then the listener closes, which refuses those that come now, and the shard is told.
@@ -98,7 +98,10 @@ fn accept_one<R: OpenRing + 'static>(
         Some((Outcome::Upgrade(upgrade), used)) => context.adopt(stream.into(), upgrade, buffer.split_off(used)),
         first => {
             let (buffer, context) = (mem::take(buffer), Rc::clone(context));
-            spawn(async move { serve(Stream::new(stream), address, buffer, first, &context).await });
+            match Stream::new(R::backend(), stream) {
+                Ok(stream) => spawn(async move { serve(stream, address, buffer, first, &context).await }),
+                Err(error) => context.note_pause(&error),
+            }
         }
     }
 }

@@ -80,8 +80,9 @@ fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext
         Ok(Route::Page(asset)) => asset.response(head),
         Ok(Route::Healthz) => Response::text(200, "ok"),
         Ok(Route::DoctorEcho) => {
-            let Settings { instance, group, .. } = &*context.settings;
-            let identity = Identity { instance, group: group.as_deref(), version: env!("CARGO_PKG_VERSION") };
+            let Settings { instance, group, backend, .. } = &*context.settings;
+            let (group, version) = (group.as_deref(), env!("CARGO_PKG_VERSION"));
+            let identity = Identity { instance, group, version, backend: backend.as_str() };
             Response::json(200, echo(head, peer.address, &identity))
         }
         Ok(Route::Server | Route::NotFound) => not_found(),

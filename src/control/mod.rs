@@ -24,7 +24,7 @@ use crate::http::diagnosis::{Ends, Fault, Verdict, diagnose};
 use crate::http::head::Head;
 use crate::memory::Memory;
 use crate::os;
-use crate::ring::{OpenRing, Socket};
+use crate::ring::{Backend, OpenRing, Socket};
 use crate::shard::Upgraded;
 use crate::shard::run::Handle;
 
@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) instance: Arc<str>,
     /// The name that all servers behind the same public address share.
     pub(crate) group: Option<String>,
+    /// What connections are served with.
+    pub(crate) backend: Backend,
 }
 
 /// What the tasks of a shard's control ring share.

@@ -53,6 +53,8 @@ pub struct Identity<'r> {
     pub group: Option<&'r str>,
     /// hi's version.
     pub version: &'r str,
+    /// What it serves connections with: `io_uring` or `epoll`.
+    pub backend: &'r str,
 }
 
 /// The body, JSON: `method`, `path` (the whole target, undecoded), `http_version` (`HTTP/1.1`), `peer` (address and port of
@@ -91,7 +93,7 @@ mod tests {
     fn echoed(request: &[u8]) -> serde_json::Value {
         let (head, _) = parse(request).expect("well-formed").expect("whole");
         let peer = "[2001:db8::1]:443".parse().expect("an address");
-        let identity = Identity { instance: "i-1", group: None, version: "0.1.0" };
+        let identity = Identity { instance: "i-1", group: None, version: "0.1.0", backend: "epoll" };
         serde_json::from_slice(&echo(&head, peer, &identity)).expect("JSON")
     }
 
@@ -103,7 +105,7 @@ mod tests {
             serde_json::json!({
                 "method": "GET", "path": "/-/doctor/echo?a=%20", "http_version": "HTTP/1.1", "peer": "[2001:db8::1]:443",
                 "headers": [["Host", "x"], ["Via", "\u{fffd}\""], ["via", "2"], ["X-B", "(masked, 1 bytes)"]],
-                "instance": "i-1", "version": "0.1.0",
+                "instance": "i-1", "version": "0.1.0", "backend": "epoll",
             })
         );
     }

@@ -8,6 +8,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::encoding::text;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
@@ -30,11 +32,18 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics of this process: counters of `shards` shards and of the internal port, and figures of `rooms`.
-    pub fn new(instance: &str, shards: usize, rooms: Arc<room::registry::Registry>) -> Self {
+    /// Metrics of this process, which serves with `backend`: counters of `shards` shards and of the internal port, and figures of `rooms`.
+    pub fn new(instance: &str, backend: &'static str, shards: usize, rooms: Arc<room::registry::Registry>) -> Self {
         let mut registry = Registry::default();
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         registry.register("hi_build", "The version that runs", Info::new(version));
+        let of_backend = Family::<[(&str, &str); 1], Gauge>::default();
+        of_backend.get_or_create(&[("backend", backend)]).set(1);
+        registry.register(
+            "hi_backend",
+            "What connections are served with: io_uring, or epoll where that is refused",
+            of_backend,
+        );
         let instance = [("instance", instance.to_owned())];
         registry.register("hi_instance", "This process, as its answers name it", Info::new(instance));
         let (mut counters, of_shards): (Vec<_>, Vec<_>) = (0..shards).map(|_| counters::counters()).unzip();
@@ -94,12 +103,13 @@ mod tests {
     #[test]
     fn others_add_what_they_count() {
         let rooms = Arc::new(room::registry::Registry::new(Arc::new([]), 1, ResumeKey::new([1, 2]), ReplayBounds::OFF));
-        let metrics = Metrics::new("0123", 0, rooms);
-        let gauge = prometheus_client::metrics::gauge::Gauge::<i64>::default();
+        let metrics = Metrics::new("0123", "epoll", 0, rooms);
+        let gauge = Gauge::<i64>::default();
         metrics.registry().register("hi_canary_ok", "The canary", gauge.clone());
         gauge.set(1);
         let text = metrics.encode(Format::OpenMetrics);
-        for line in ["hi_canary_ok 1\n", "hi_instance_info{instance=\"0123\"} 1\n"] {
+        for line in ["hi_canary_ok 1\n", "hi_backend{backend=\"epoll\"} 1\n", "hi_instance_info{instance=\"0123\"} 1\n"]
+        {
             assert!(text.contains(line), "{line} in {text}");
         }
         assert!(text.ends_with("# EOF\n"));

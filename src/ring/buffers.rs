@@ -4,6 +4,7 @@
 use crate::limits::RECEIVE_BUFFER_BYTES;
 use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -77,13 +78,15 @@ impl BufferPool {
         self.0.held.get()
     }
 
-    /// Receives for a ring that is not the kernel's: copies at most one buffer full of `bytes`. `None` if no buffer is free.
-    pub fn fill(&self, bytes: &[u8]) -> Option<Received> {
+    /// Receives for a ring that is not io_uring's: lets `receive` fill a buffer, and keeps as many bytes as it says. `None` if no
+    /// buffer is free.
+    pub fn fill_by(&self, receive: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> Option<io::Result<Received>> {
         let buffer = self.0.returned.borrow_mut().pop()?;
-        let mut received = self.received(buffer, bytes.len());
-        let len = received.len;
-        received.bytes().copy_from_slice(&bytes[..len]);
-        Some(received)
+        let mut received = self.received(buffer, RECEIVE_BUFFER_BYTES);
+        Some(receive(received.bytes()).map(|len| {
+            received.len = len.min(RECEIVE_BUFFER_BYTES);
+            received
+        }))
     }
 
     /// The first `len` bytes of `buffer`, which is out of the pool and used by nobody.
@@ -225,10 +228,18 @@ mod tests {
     #[test]
     fn a_pool_hands_out_each_buffer_once() {
         let pool = BufferPool::new(2);
-        let (mut one, two) = (pool.fill(b"one").unwrap(), pool.fill(&[7; 5000]).unwrap());
-        assert!(pool.fill(b"three").is_none());
+        let fill = |bytes: &[u8]| {
+            let received = pool.fill_by(|buffer| {
+                buffer[..bytes.len()].copy_from_slice(bytes);
+                Ok(bytes.len())
+            });
+            received.map(Result::unwrap)
+        };
+        let (mut one, two) = (fill(b"one").unwrap(), fill(&[7; RECEIVE_BUFFER_BYTES]).unwrap());
+        assert!(fill(b"three").is_none());
         assert_eq!((&*one.bytes(), two.len()), (&b"one"[..], RECEIVE_BUFFER_BYTES));
         drop(two);
-        assert!(pool.fill(b"three").is_some());
+        assert!(pool.fill_by(|_| Err(io::ErrorKind::WouldBlock.into())).unwrap().is_err());
+        assert!(fill(b"three").is_some(), "nothing was received: the buffer is free");
     }
 }

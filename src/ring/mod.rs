@@ -1,31 +1,45 @@
 //! The data ring: receives and sends of upgraded connections, whose sockets it owns.
 //!
 //! - [`DataRing`]: the operations that a shard starts, and their completions
-//! - [`uring`]: the ring of the kernel
-//! - [`buffers`]: the buffers that it receives into
-//! - [`control`]: the other ring of a shard's thread, and the sockets that come from it
-//! - [`probe`]: checks at start that the kernel has what both rings need
+//! - [`uring`]: the ring of io_uring
+//! - [`epoll`]: the same operations where io_uring is forbidden
+//! - [`buffers`]: the buffers that they receive into
+//! - [`control`]: what else runs on a shard's thread, and the sockets that come from it
+//! - [`probe`]: chooses between io_uring and epoll at start, by trying them
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use crate::slice::Slice;
+use crate::words::words;
 
 pub(crate) mod buffers;
 pub(crate) mod control;
+pub mod epoll;
 pub mod probe;
 pub(crate) mod uring;
 
 pub use buffers::{BufferPool, Received};
 pub use control::Socket;
+pub use epoll::Epoll;
 pub use uring::Ring;
+
+words! {
+    /// The interface of the kernel that connections are served with.
+    pub enum Backend {
+        /// One submission a turn, for any number of sends.
+        IoUring = "io_uring",
+        /// A system call for each send and each receive.
+        Epoll = "epoll",
+    }
+}
 
 /// The operations that a shard needs from its data ring. A trait, so that a simulated network can take the kernel's place.
 ///
 /// The ring owns the sockets. From [`DataRing::adopt`] to [`DataRing::release`], a connection is identified by its token; no
 /// method is called with a token that isn't adopted. A token is released only when the ring holds nothing for it: no receive,
-/// no send, no wait until the socket is writable. Operations start at the next [`DataRing::submit`].
+/// no send, no wait until the socket is writable. Operations start at the next [`DataRing::submit`] at the latest.
 pub trait DataRing {
     /// A connection's socket, as the handshake hands it over.
     type Socket;
@@ -48,7 +62,7 @@ pub trait DataRing {
     fn shutdown(&mut self, token: u32, how: Shutdown);
 
     /// Gives the kernel all operations since the last call, and lets it run work that it has deferred. True: there is more
-    /// deferred work than it runs in one call (20 pieces, since Linux 6.13).
+    /// deferred work than it runs in one call (of io_uring 20 pieces, since Linux 6.13).
     ///
     /// # Errors
     /// The kernel refused the ring itself: a bug of ours, or the kernel is out of memory.
@@ -70,14 +84,19 @@ pub trait DataRing {
     fn peer_has_ended(descriptor: RawFd) -> bool;
 }
 
-/// A data ring that can be opened on a shard's thread, and takes the sockets of the control ring.
+/// A data ring that can be opened on a shard's thread, and takes the sockets of the thread's [`control`].
 pub trait OpenRing: DataRing<Socket = Socket> + Sized {
-    /// Opens a ring with `receive_buffers` provided buffers (a power of two, at most 32,768). A completion signals the eventfd
-    /// `wake_up`, unless [wake-ups are suppressed](DataRing::suppress_wakeups).
+    /// Opens a ring with `receive_buffers` buffers (a power of two, at most 32,768). `wake_up` is an eventfd: each signal wakes
+    /// the thread, too.
     ///
     /// # Errors
     /// The operation that the kernel refused; see [`RingError`].
     fn open(receive_buffers: u16, wake_up: OwnedFd) -> Result<Self, RingError>;
+    /// What the ring is made of. The thread's [`control`] is made of the same.
+    fn backend() -> Backend;
+    /// A descriptor that becomes readable, as an edge, whenever a completion or a signal wakes the thread; by completions only
+    /// unless [wake-ups are suppressed](DataRing::suppress_wakeups).
+    fn wake_descriptor(&self) -> BorrowedFd<'_>;
 }
 
 /// How long a receive goes on.

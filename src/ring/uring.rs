@@ -1,4 +1,4 @@
-//! The data ring of the kernel. Only this file, and [`super::buffers`] for received bytes, name the `io-uring` crate.
+//! The data ring of io_uring. Only this file, and [`super::buffers`] for received bytes, name the `io-uring` crate.
 //!
 //! A shard owns one [`Ring`]. Everything that it hands to the kernel stays alive until its completion: a send owns its
 //! [`Slice`]s here, a socket is closed only when nothing is in flight for it, and a receive buffer belongs either to the kernel
@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{Ordering, fence};
 
 use io_uring::types::Fd;
@@ -21,7 +21,7 @@ use slab::Slab;
 use socket2::SockRef;
 
 use super::buffers::BufferRing;
-use super::{BufferPool, Completion, DataRing, OpenRing, Receive, RingError, Slices, Socket};
+use super::{Backend, BufferPool, Completion, DataRing, OpenRing, Receive, RingError, Slices, Socket};
 use crate::limits::{COMPLETION_ENTRIES, SLICES_PER_SEND_MAX, SUBMISSION_ENTRIES};
 use crate::os;
 use crate::slice::Slice;
@@ -78,8 +78,8 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 /// The data ring of one shard (`SINGLE_ISSUER | DEFER_TASKRUN`), used by the thread that made it.
 pub struct Ring {
     uring: IoUring,
-    /// Registered with the ring, so it has to stay open.
-    _wake_up: OwnedFd,
+    /// Registered with the ring: a completion signals it.
+    wake_up: OwnedFd,
     /// Indexed by token. Declared after `uring`, and so closed after it: see `drop`.
     sockets: Vec<Option<Socket>>,
     buffers: BufferRing,
@@ -175,7 +175,7 @@ impl OpenRing for Ring {
         buffers.publish();
         Ok(Self {
             uring,
-            _wake_up: wake_up,
+            wake_up,
             buffers,
             sockets: Vec::new(),
             sends: Slab::new(),
@@ -183,6 +183,14 @@ impl OpenRing for Ring {
             waiting: 0,
             _not_send: PhantomData,
         })
+    }
+
+    fn backend() -> Backend {
+        Backend::IoUring
+    }
+
+    fn wake_descriptor(&self) -> BorrowedFd<'_> {
+        self.wake_up.as_fd()
     }
 }
 

@@ -16,14 +16,14 @@ use crate::cores::Unpinned;
 use crate::limits::{LOG_TIME_MIN, START_TIME_MAX, STOP_TIME_MAX};
 use crate::log;
 use crate::memory::Size;
-use crate::ring::OpenRing;
 use crate::ring::probe::{self, Kernel};
+use crate::ring::{Backend, Epoll, Ring};
 
-/// The `hi` command: raises the file limit, listens to signals, tries the kernel, serves until a signal, and stops.
+/// The `hi` command: raises the file limit, listens to signals, chooses the backend, serves until a signal, and stops.
 ///
 /// # Errors
 /// Why it can't start.
-pub fn serve<R: OpenRing + 'static>(config: Config) -> Result<Infallible, StartError> {
+pub fn serve(config: Config) -> Result<Infallible, StartError> {
     // Takes no time. Listening to signals needs files.
     let room = files::prepare(&config)?;
     // Before anything that takes time: a signal without a handler would end hi without a log line, or be lost (PID 1).
@@ -32,9 +32,16 @@ pub fn serve<R: OpenRing + 'static>(config: Config) -> Result<Infallible, StartE
     let (memory_max, asks_for_key) = (Size(config.memory_bytes_max()), config.api_key_file.is_some());
     runtime.block_on(async {
         let starting = tokio::task::spawn_blocking(move || {
-            let kernel = probe::try_kernel().map_err(StartError)?;
-            let listeners = Listeners::bind(&config)?;
-            Server::start::<R>(&config, listeners, Arc::default()).map(|server| (kernel, server))
+            let kernel = probe::try_kernel(config.backend).map_err(StartError)?;
+            if let Some(refused) = &kernel.refused {
+                warn!("{refused}");
+            }
+            let (listeners, stop) = (Listeners::bind(&config)?, Arc::default());
+            let server = match kernel.backend {
+                Backend::IoUring => Server::start::<Ring>(&config, listeners, stop),
+                Backend::Epoll => Server::start::<Epoll>(&config, listeners, stop),
+            };
+            server.map(|server| (kernel, server))
         });
         let (kernel, server, mut signals) = start_unless_stopped(starting, signals).await?;
         announce(&server, &kernel, asks_for_key);

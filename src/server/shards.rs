@@ -15,8 +15,8 @@ use crate::control::accept::Listener;
 use crate::control::{self, ControlContext};
 use crate::counters::Counters;
 use crate::os;
-use crate::ring::control::{control_ring, spawn};
-use crate::ring::{OpenRing, RingError};
+use crate::ring::control::spawn;
+use crate::ring::{self, OpenRing, RingError};
 use crate::shard::Shard;
 use crate::shard::run::{Handle, run};
 use crate::shard::settings::Settings;
@@ -37,20 +37,28 @@ impl ShardThread {
     /// The life of the thread. It reports once whether it could start.
     pub(super) fn run<R: OpenRing + 'static>(mut self, ready: &Sender<Result<(), RingError>>) {
         self.pin();
-        let wake_up = self.wake_up.try_clone().map_err(no_descriptor);
-        let ring = match wake_up.and_then(|wake_up| R::open(self.receive_buffers, wake_up)) {
-            Ok(ring) => ring,
+        let (ring, woken) = match self.open::<R>() {
+            Ok(opened) => opened,
             Err(error) => return drop(ready.send(Err(error))),
         };
-        control_ring().start(async {
+        let ran = ring::control::run(R::backend(), async {
             let counters = Rc::new(self.shared.metrics.counters_of_shard(self.id));
             let handle = Rc::new(Handle::new(self.shard(ring, &counters)));
-            if let Err(error) = self.start_tasks(&handle, counters) {
-                return drop(ready.send(Err(no_descriptor(error))));
-            }
+            self.start_tasks(&handle, counters)?;
             let _ = ready.send(Ok(()));
-            run(&handle, self.wake_up, &self.shared.stop).await;
+            run(&handle, &self.wake_up, woken, &self.shared.stop).await;
+            Ok(())
         });
+        if let Ok(Err(error)) | Err(error) = ran {
+            let _ = ready.send(Err(no_descriptor(error)));
+        }
+    }
+
+    /// Opens the data ring. Beside it: what becomes readable when there is something to do.
+    fn open<R: OpenRing>(&self) -> Result<(R, OwnedFd), RingError> {
+        let ring = R::open(self.receive_buffers, self.wake_up.try_clone().map_err(no_descriptor)?)?;
+        let woken = ring.wake_descriptor().try_clone_to_owned().map_err(no_descriptor)?;
+        Ok((ring, woken))
     }
 
     fn pin(&self) {

@@ -46,9 +46,10 @@ impl<R: OpenRing> Handle<R> {
     }
 }
 
-/// Runs the shard until it has stopped. `wake_up` is the eventfd of its data ring and of its inbox.
-pub(crate) async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: OwnedFd, stop: &Stop) {
-    let wake_up = os::watch_eventfd(wake_up).expect("epoll takes an eventfd");
+/// Runs the shard until it has stopped. `wake_up` is the eventfd of its inbox, `woken` the [descriptor of its
+/// ring](OpenRing::wake_descriptor).
+pub(crate) async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: &OwnedFd, woken: OwnedFd, stop: &Stop) {
+    let woken = os::watch_readable(woken).expect("epoll takes an eventfd, and another epoll");
     let tick = sleep_until(Instant::now() + TICK);
     tokio::pin!(tick);
     let mut drained_by = None;
@@ -67,11 +68,11 @@ pub(crate) async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: OwnedFd, stop:
         if more {
             // tokio-uring submits the control ring only when the thread parks: a turn that merely yielded would starve accepts
             // and handshakes.
-            os::eventfd_signal(wake_up.get_ref());
+            os::eventfd_signal(wake_up);
         }
         tokio::select! {
-            ready = wake_up.readable() => {
-                // The eventfd is never read: epoll reports each signal as a new edge.
+            ready = woken.readable() => {
+                // Nothing is read from it: epoll reports each signal as a new edge.
                 ready.expect("the runtime runs").clear_ready();
             }
             () = handle.news.notified() => {}

@@ -22,12 +22,15 @@ use hi::os;
 use hi::protocol::Namespace;
 use hi::protocol::name::Name;
 use hi::protocol::resume::ResumeKey;
-use hi::ring::{BufferPool, Completion, DataRing, OpenRing, Receive, Ring, Slices, Socket};
+use hi::ring::{BufferPool, Completion, DataRing, OpenRing, Receive, Slices, Socket};
 use hi::room::inbox;
 use hi::room::registry::Registry;
 use hi::room::{Room, Wakes};
 use hi::shard::settings::Settings;
 use hi::shard::{Shard, Upgraded};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::any_ring::AnyRing;
 
 /// What the test does to the ring while the shard uses it, and what it observes.
 #[derive(Default)]
@@ -47,7 +50,7 @@ pub struct Script {
 
 /// The real ring, controlled by a script.
 pub struct Scripted {
-    ring: Ring,
+    ring: AnyRing,
     script: Rc<Script>,
     failed: Option<Completion>,
 }
@@ -91,7 +94,7 @@ pub struct Bench {
     pub shard: Shard<Scripted>,
     pub script: Rc<Script>,
     pub registry: Arc<Registry>,
-    /// The shard's thread waits for both; in the server they are the same eventfd.
+    /// The shard's thread waits for both; in the server, the ring's includes the inbox's.
     pub inbox_wake_up: OwnedFd,
     pub ring_wake_up: OwnedFd,
     pub listener: TcpListener,
@@ -117,10 +120,11 @@ impl Bench {
         let inboxes = [inbox_wake_up.try_clone().unwrap(), other_wake_up];
         let inboxes = inbox::inboxes(inboxes, inbox_bytes_max);
         let registry = Arc::new(
-            Registry::new(inboxes, 1, ResumeKey::new([1, 2]), config.replay_bounds()).asking(Ring::peer_has_ended),
+            Registry::new(inboxes, 1, ResumeKey::new([1, 2]), config.replay_bounds()).asking(AnyRing::peer_has_ended),
         );
         let script = Rc::new(Script::default());
-        let ring = Ring::open(config.receive_buffers, ring_wake_up.try_clone().unwrap()).unwrap();
+        let ring = AnyRing::open(config.receive_buffers, ring_wake_up).unwrap();
+        let ring_wake_up = ring.wake_descriptor().try_clone_to_owned().unwrap();
         let ring = Scripted { ring, script: Rc::clone(&script), failed: None };
         let settings = Arc::new(Settings { inbox_bytes_max, ..config.shard_settings(2, "bench".into()) });
         let shard = Shard::new(0, settings, Arc::clone(&registry), ring, Now::read());
@@ -174,6 +178,9 @@ impl Bench {
     }
 }
 
+/// Whether the shard is woken by this. What wakes it is taken back; where that can't be read, the next turn does it.
 pub fn take_signal(wake_up: &OwnedFd) -> bool {
-    rustix::io::read(wake_up, &mut [0u8; 8]).is_ok()
+    let is_readable = poll(&mut [PollFd::new(wake_up, PollFlags::IN)], Some(&Timespec::default())).unwrap() == 1;
+    let _ = rustix::io::read(wake_up, &mut [0u8; 8]);
+    is_readable
 }

@@ -8,12 +8,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hi::os;
-use hi::ring::{BufferPool, Completion, DataRing, OpenRing, Receive, Ring, RingError, Slices, Socket};
+use hi::ring::{Backend, BufferPool, Completion, DataRing, OpenRing, Receive, RingError, Slices, Socket};
 use hi::slice::Slice;
+
+use crate::any_ring::AnyRing;
 
 /// The seed of the next ring.
 static SEED: AtomicU64 = AtomicU64::new(1);
@@ -34,7 +36,7 @@ pub fn configure(seed: u64, resets: bool) {
 
 /// The real ring, with faults.
 pub struct FaultyRing {
-    ring: Ring,
+    ring: AnyRing,
     wake_up: OwnedFd,
     random: u64,
     resets: bool,
@@ -65,7 +67,7 @@ impl OpenRing for FaultyRing {
     fn open(receive_buffers: u16, wake_up: OwnedFd) -> Result<Self, RingError> {
         let clone = wake_up.try_clone().map_err(|error| RingError { operation: "dup", error })?;
         Ok(Self {
-            ring: Ring::open(receive_buffers, wake_up)?,
+            ring: AnyRing::open(receive_buffers, wake_up)?,
             wake_up: clone,
             random: SEED.fetch_add(0x9e37_79b9, Ordering::SeqCst),
             resets: RESETS.load(Ordering::SeqCst) == 1,
@@ -73,6 +75,14 @@ impl OpenRing for FaultyRing {
             late: VecDeque::new(),
             ripe: 0,
         })
+    }
+
+    fn backend() -> Backend {
+        AnyRing::backend()
+    }
+
+    fn wake_descriptor(&self) -> BorrowedFd<'_> {
+        self.ring.wake_descriptor()
     }
 }
 

@@ -42,7 +42,7 @@ macro_rules! forward_to_ring {
         }
 
         fn peer_has_ended(descriptor: RawFd) -> bool {
-            Ring::peer_has_ended(descriptor)
+            AnyRing::peer_has_ended(descriptor)
         }
     };
 }

@@ -44,10 +44,10 @@ pub fn seeded() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
-/// The command, without what the user of this machine has set for another hi.
+/// The command, without what the user of this machine has set for another hi; but with the backend that the tests are run with.
 pub fn hi() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hi"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HI_")) {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HI_") && name != "HI_BACKEND") {
         command.env_remove(name);
     }
     // Tests run side by side; those of the internal port give it an address.

@@ -181,6 +181,9 @@ impl Probe {
         if let Some(received) = &mut received {
             keep_the_beginning(&mut received.instance, NAME_CHARS_KEPT);
             keep_the_beginning(&mut received.version, NAME_CHARS_KEPT);
+            if let Some(backend) = &mut received.backend {
+                keep_the_beginning(backend, NAME_CHARS_KEPT);
+            }
         }
         let diff = received.as_ref().map(|received| Diff::between(&path, &request.headers, received, &answer));
         keep_the_beginning(&mut answer.body, BODY_CHARS_KEPT);

@@ -171,7 +171,10 @@ impl Page {
             None => "arrives as sent".to_owned(),
             Some(_) => format!("arrives changed, from {}", received.peer),
         };
-        let details = format!("hi {}, instance {}; {way}", received.version, received.instance);
+        // Nothing is said of what every server should have.
+        let on = received.backend.as_ref().filter(|backend| *backend != "io_uring");
+        let on = on.map_or(String::new(), |backend| format!(" on {backend}"));
+        let details = format!("hi {}{on}, instance {}; {way}", received.version, received.instance);
         self.line(name, Tone::Good, "ok", Some(echo.answer.ms), &details);
         if let Some(diff) = &echo.diff {
             self.diff(diff);

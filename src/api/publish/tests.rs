@@ -33,7 +33,7 @@ fn app() -> (App, [Arc<Room>; 3]) {
         let name = Name::room(name).unwrap();
         registry.join(Namespace::Chat, &name, &joining, Time::default(), &mut Wakes::default()).unwrap().room
     });
-    let metrics = Arc::new(Metrics::new("test", 1, Arc::clone(&registry)));
+    let metrics = Arc::new(Metrics::new("test", "epoll", 1, Arc::clone(&registry)));
     let readiness = Arc::new(Readiness::new(Arc::<Stop>::default()));
     (App::new(registry, metrics, readiness, RawMode::Open, Keys::default()), rooms)
 }

@@ -33,6 +33,7 @@ pub(super) fn received(instance: &str) -> Received {
         group: None,
         instance: instance.into(),
         version: "0.1.0".into(),
+        backend: None,
     }
 }
 

@@ -160,6 +160,7 @@ mod tests {
             group: None,
             instance: "i".into(),
             version: "0".into(),
+            backend: None,
         }
     }
 

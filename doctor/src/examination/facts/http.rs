@@ -68,6 +68,9 @@ pub(crate) struct Received {
     pub(crate) group: Option<String>,
     /// hi's version.
     pub(crate) version: String,
+    /// What it serves connections with; old servers don't say.
+    #[serde(default)]
+    pub(crate) backend: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
