@@ -8,7 +8,7 @@ use support::deflate::{DeflateClient, OFFER, RSV1, deflated, deflated_frame};
 use support::healthy::beside_healthy;
 use support::internal::Internal;
 use support::wire::{BINARY, CLOSE, FIN, PING, PONG, TEXT, Wire, frame, handshake_but};
-use support::{Client, Server, seeded};
+use support::{Client, Server, seeded, wait_while};
 
 /// The server's default.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
@@ -28,6 +28,14 @@ fn quotes(random: &mut fastrand::Rng, bytes: usize) -> String {
 
 fn sum(internal: Internal, name: &str, direction: &str) -> usize {
     internal.metric(&format!("{name}_bytes_total{{dir={direction:?}}}")) as usize
+}
+
+/// Waits until at least this many bytes of messages have been compressed, and returns how many: they are counted once they have
+/// left.
+fn wait_until_compressed(internal: Internal, bytes: usize) -> usize {
+    let made = || sum(internal, "hi_deflate_plain", "out");
+    wait_while(|| made() < bytes, || format!("{} bytes compressed instead of {bytes}", made()));
+    made()
 }
 
 #[test]
@@ -101,7 +109,7 @@ fn a_raw_room_gives_each_member_its_own_form_of_the_same_messages() {
         }
     }
     // Six members on two shards: each message was compressed by one of them, or by both at the same time.
-    let made = sum(internal, "hi_deflate_plain", "out");
+    let made = wait_until_compressed(internal, bytes_out);
     assert!((bytes_out..=2 * bytes_out).contains(&made), "{made} bytes compressed, for {bytes_out}");
     assert_eq!(sum(internal, "hi_deflate_plain", "in"), bytes_in);
     let ratio = sum(internal, "hi_deflate", "out") as f64 / made as f64;
@@ -122,7 +130,7 @@ fn a_message_is_compressed_once_for_all_members_and_never_for_none() {
     for member in &mut members {
         assert!(member.next().was_deflated);
     }
-    assert_eq!(sum(internal, "hi_deflate_plain", "out"), message.len());
+    assert_eq!(wait_until_compressed(internal, message.len()), message.len());
     drop(members);
     internal.wait_for_metric("hi_connections{dialect=\"raw\"}", 1.0);
     plain.expect_echo(&message);

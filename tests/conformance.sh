@@ -3,6 +3,7 @@
 #
 #   tests/conformance.sh               every case
 #   tests/conformance.sh '1.*'         only the matching cases (or one case: 7.1.5)
+#   tests/conformance.sh --without-compression   every case but 12.* and 13.*, which take most of the time
 #   HI_BIN=path tests/conformance.sh   test that binary instead of building one
 #
 # The cases 12.* and 13.* (compression) run against a server with --compression
@@ -27,6 +28,11 @@ die() {
     exit 2
 }
 
+deflated=yes
+if [[ ${1:-} == --without-compression ]]; then
+    deflated=no
+    shift
+fi
 (($# <= 1)) || die "usage: $0 [CASES], for example $0 '1.*'"
 cases=${1:-*}
 [[ $cases =~ ^[0-9.*]+$ ]] || die "not a pattern of case numbers: $cases"
@@ -262,6 +268,6 @@ PY
 
 any= failed=
 run plain "$limit" no
-run deflated "$limit_deflated" yes --compression on
+[[ $deflated == no ]] || run deflated "$limit_deflated" yes --compression on
 [[ -n $any ]] || die "no case matches $cases"
 [[ -z $failed ]]
