@@ -51,7 +51,17 @@ impl Deflater {
         if !(self.bytes_min..=DEFLATED_MESSAGE_BYTES_MAX).contains(&payload.len()) {
             return frame.clone();
         }
-        let is_whole = self.deflate(payload);
+        let compress = self.compress.get_or_insert_with(|| Compress::new(LEVEL, false));
+        compress.reset();
+        // As much as it can take, even if less would do: zlib-rs (0.6.8) panics some messages after one whose output was not
+        // taken whole before the reset.
+        self.scratch.reserve_exact(deflated_bytes_max(payload.len()) + TAIL.len());
+        let status = compress.compress_vec(payload, &mut self.scratch, FlushCompress::Sync);
+        let is_whole = matches!(status, Ok(Status::Ok)) && self.scratch.len() < self.scratch.capacity();
+        if !is_whole {
+            debug_assert!(false, "{status:?} after {} of {} bytes", self.scratch.len(), payload.len());
+            self.compress = None;
+        }
         let deflated = match self.scratch.strip_suffix(&TAIL) {
             Some(deflated) if is_whole && deflated.len() * 10 <= payload.len() * 9 => {
                 self.volume.plain += payload.len() as u64;
@@ -63,25 +73,6 @@ impl Deflater {
         self.scratch.clear();
         self.scratch.shrink_to(DEFLATE_SCRATCH_BYTES);
         deflated
-    }
-
-    /// Compresses the payload into the scratch memory. False: it doesn't fit there, which can't happen.
-    fn deflate(&mut self, payload: &[u8]) -> bool {
-        let compress = self.compress.get_or_insert_with(|| Compress::new(LEVEL, false));
-        compress.reset();
-        // As much as it can take, even if less would do: zlib-rs (0.6.8) panics some messages after one whose output was
-        // not taken whole before the reset.
-        let bytes_max = deflated_bytes_max(payload.len()) + TAIL.len();
-        self.scratch.resize(bytes_max, 0);
-        let status = compress.compress(payload, &mut self.scratch, FlushCompress::Sync);
-        let deflated_bytes = compress.total_out() as usize;
-        self.scratch.truncate(deflated_bytes);
-        let is_whole = matches!(status, Ok(Status::Ok)) && deflated_bytes < bytes_max;
-        if !is_whole {
-            debug_assert!(false, "{status:?}: {} bytes become more than {deflated_bytes}", payload.len());
-            self.compress = None;
-        }
-        is_whole
     }
 
     /// What was compressed since the last call.
