@@ -16,8 +16,10 @@ const LEVEL: Compression = Compression::new(3);
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 /// An empty last block: only a message whose last block is complete ends with it.
 const LAST_BLOCK: [u8; 5] = [0x01, 0x00, 0x00, 0xff, 0xff];
-/// Initial size of what a message is decompressed into, as a multiple of its compressed size.
+/// How many times its compressed size a message usually has.
 const USUAL_RATIO: usize = 4;
+/// Bytes that the memory for a message grows by, at least.
+const GROWTH_BYTES_MIN: usize = 1024;
 
 /// Bytes before and after compression.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,7 +130,7 @@ impl Inflater {
                 }
                 if message.len() == message.capacity() {
                     // One byte more than a message may have shows that it is too long.
-                    let ahead = message.len().max(deflated.len() * USUAL_RATIO).max(DEFLATE_SCRATCH_BYTES / 64);
+                    let ahead = message.len().max(deflated.len() * USUAL_RATIO).max(GROWTH_BYTES_MIN);
                     message.reserve_exact(ahead.min(message_bytes_max + 1 - message.len()));
                 }
                 let (bytes_in, bytes_out) = (decompress.total_in(), message.len());

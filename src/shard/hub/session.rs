@@ -17,9 +17,9 @@ use crate::protocol::surrogates::without_lone_surrogates;
 use crate::rate::Admitted;
 use crate::room::{JoinError, Room, Speaker, Visitor};
 
-/// Bytes of a compressed message that count as one unit of work, beside those that it has uncompressed: each may be part of a
-/// code that has to be built.
-const DEFLATED_BYTES_PER_UNIT: usize = 16;
+/// Bytes of a compressed message that count as one unit of work, beside those that it has uncompressed: at worst, empty blocks
+/// that each have codes to build.
+const DEFLATED_BYTES_PER_UNIT: usize = 32;
 
 impl Hub {
     /// Handles a complete message that is compressed.
