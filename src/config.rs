@@ -19,14 +19,13 @@ use crate::connection::liveness::Heartbeat;
 use crate::control;
 use crate::cores::Pin;
 use crate::http::origin::Allowed;
-use crate::limits;
-use crate::memory::machine;
 use crate::rate::RateLimit;
 use crate::ring::{Backend, probe};
 use crate::room::inbox;
 use crate::room::replay::ReplayBounds;
 use crate::shard::settings::{Settings, Slow};
 
+mod sizing;
 mod values;
 
 use values::*;
@@ -169,7 +168,7 @@ pub struct Config {
     pub ping_timeout: Duration,
 
     /// Number of shards: threads, each with its own listener and its own rings [default: the number of cores that the process
-    /// may use, or that its CPU quota covers]
+    /// may use, or that its CPU quota covers; fewer if their buffers would take half of the memory budget]
     #[arg(help_heading = THREADS, long, value_name = "COUNT", env = "HI_SHARDS",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub shards: Option<u16>,
@@ -242,11 +241,6 @@ impl FromStr for Internal {
 }
 
 impl Config {
-    /// How many shards there are, if `parallelism` threads can run all the time.
-    pub(crate) fn shard_count(&self, parallelism: usize) -> usize {
-        self.shards.map_or(parallelism, usize::from)
-    }
-
     /// What chat rooms keep for clients that reconnect.
     pub fn replay_bounds(&self) -> ReplayBounds {
         ReplayBounds {
@@ -295,11 +289,6 @@ impl Config {
             group: self.group.clone(),
             backend,
         }
-    }
-
-    /// The budget for everything that is kept for others, in bytes.
-    pub(crate) fn memory_bytes_max(&self) -> usize {
-        self.memory_max.unwrap_or_else(|| (machine::allowed_bytes() / 2).max(limits::BUDGET_BYTES_MIN))
     }
 }
 

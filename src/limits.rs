@@ -230,6 +230,11 @@ pub(crate) const API_KEY_BYTES_MIN: usize = 16;
 /// Bytes of a file of API keys: enough for several while one replaces another.
 pub(crate) const API_KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 
+/// Time limit of `hi health`, from the connection to the end of the answer: a health check of Docker has 3 seconds or more.
+pub(crate) const HEALTH_TIME_MAX: Duration = Duration::from_secs(2);
+/// Bytes of the longest answer that `hi health` reads.
+pub(crate) const HEALTH_ANSWER_BYTES_MAX: usize = 64 * 1024;
+
 // The data ring
 /// Bytes of one receive buffer.
 pub const RECEIVE_BUFFER_BYTES: usize = 4096;
@@ -250,6 +255,10 @@ pub(crate) const COMPLETION_ENTRIES: u32 = 16 * 1024;
 // Memory
 /// Smallest value of --memory-max, in bytes.
 pub(crate) const BUDGET_BYTES_MIN: usize = 16 << 20;
+/// Bytes that a shard takes, in the process and in the kernel, apart from its receive buffers.
+pub(crate) const SHARD_BYTES: usize = 1 << 20;
+/// By default, there are no more shards than take one part in this many of the budget when all their buffers are in use.
+pub(crate) const SHARDS_PART: usize = 2;
 /// Bytes by which the holders on one thread grow before that thread reviews the budget.
 pub(crate) const REVIEW_STEP_BYTES: u64 = 64 * 1024;
 /// Incomplete request heads may take one part in this many of the budget. Beyond that, long heads are refused.

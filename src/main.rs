@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use hi::config::Config;
+use doctor::INTERNAL_ADDRESS_DEFAULT;
+use hi::api::asking::ask_whether_ready;
+use hi::config::{Config, Internal};
 use hi::ring::probe::{self, Choice};
 use hi::server::signals;
 use hi::{environment, log, output, server};
 
+/// Exit code of `hi health` for a server that is not ready.
+const EXIT_NOT_READY: u8 = 1;
 /// Exit code for what the operator can fix: options, ports, the kernel's refusals.
 const EXIT_USAGE: u8 = 2;
 /// Exit code for a bug of ours.
@@ -38,6 +42,13 @@ struct CommandLine {
 /// What `hi` does besides serving.
 #[derive(Subcommand)]
 enum Command {
+    /// Asks a running server whether it is ready: exit code 0 if it is, 1 if not or if nobody answers within 2 seconds
+    Health {
+        /// The internal port of the server, also as a URL
+        #[arg(value_name = "ADDR:PORT", env = "HI_INTERNAL", default_value = INTERNAL_ADDRESS_DEFAULT,
+              value_parser = parse_internal)]
+        internal: Internal,
+    },
     /// Diagnoses a WebSocket address: checks every IP and proxy on the way, prints one verdict and the fix
     #[cfg(feature = "doctor")]
     Doctor(Box<doctor::examination::Args>),
@@ -70,6 +81,7 @@ fn main() -> ExitCode {
     let Some(command) = command else { return serve(config, &service_links) };
     signals::release();
     match command {
+        Command::Health { internal } => answer(health(internal)),
         #[cfg(feature = "doctor")]
         Command::Doctor(args) => answer(doctor::examination::run(*args).map_err(wrong)),
         #[cfg(feature = "doctor")]
@@ -115,6 +127,22 @@ fn answer(outcome: Result<(String, ExitCode), (String, ExitCode)>) -> ExitCode {
             code
         }
     }
+}
+
+/// An address of the internal port, or its URL.
+fn parse_internal(text: &str) -> Result<Internal, String> {
+    let address = text.strip_prefix("http://").map_or(text, |url| url.split('/').next().unwrap_or_default());
+    address.parse()
+}
+
+fn health(internal: Internal) -> Result<(String, ExitCode), (String, ExitCode)> {
+    let Internal::At(address) = internal else {
+        return Err(wrong(
+            "The internal port is off (HI_INTERNAL): only a server that has one can be asked.".to_owned(),
+        ));
+    };
+    let ready = |told| (told, ExitCode::SUCCESS);
+    ask_whether_ready(address).map(ready).map_err(|why| (why, ExitCode::from(EXIT_NOT_READY)))
 }
 
 /// What the checklist says about the machine that is to run hi.

@@ -14,6 +14,7 @@ use clap::CommandFactory;
 use hi::config::Config;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use support::group::cores_of_shards;
 use support::{PATIENCE, Server, hi, run, wait_while};
 
 /// From the signal to the end of the process.
@@ -347,19 +348,6 @@ fn peers_of_a_dual_stack_socket_have_the_addresses_that_they_have() {
     assert!(line.contains("handshake from 127.0.0.1:"), "{line}");
 }
 
-/// The cores that the shards of a server may use, as the kernel writes them: `0-1`.
-fn cores_of_shards(server: &Server) -> Vec<String> {
-    let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().flatten();
-    let shards = threads.filter(|thread| {
-        fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.starts_with("hi-shard-"))
-    });
-    let status = shards.map(|thread| fs::read_to_string(thread.path().join("status")).unwrap());
-    let cores = status.map(|status| {
-        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim().to_owned()
-    });
-    cores.collect()
-}
-
 #[test]
 fn two_servers_are_not_pinned_to_the_same_core() {
     let allowed = hi::os::allowed_cores().unwrap();
@@ -383,57 +371,6 @@ fn two_servers_are_not_pinned_to_the_same_core() {
     }
     let unpinned = Server::start(&["--pin", "off"]);
     assert!(cores_of_shards(&unpinned).iter().all(|cores| cores.parse::<usize>().is_err()), "all cores");
-}
-
-/// A cgroup that may use one core's worth of time, if this process may make one.
-struct Quota(std::path::PathBuf);
-
-impl Quota {
-    fn of_one_core() -> Option<Self> {
-        let name = format!("hi-test-{}", std::process::id());
-        for (parent, file, value) in [
-            ("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", "100000"),
-            ("/sys/fs/cgroup/cpu,cpuacct", "cpu.cfs_quota_us", "100000"),
-            ("/sys/fs/cgroup", "cpu.max", "100000 100000"),
-        ] {
-            let group = std::path::Path::new(parent).join(&name);
-            if !std::path::Path::new(parent).join("cgroup.procs").exists() || fs::create_dir(&group).is_err() {
-                continue;
-            }
-            let group = Self(group);
-            if fs::write(group.0.join(file), value).is_ok() {
-                return Some(group);
-            }
-        }
-        None
-    }
-}
-
-impl Drop for Quota {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-#[test]
-fn shards_follow_the_cpu_quota_and_are_not_pinned_under_one() {
-    let Some(quota) = Quota::of_one_core() else { return println!("skipped: no cgroup can be made here") };
-    if hi::os::allowed_cores().unwrap().len() < 2 {
-        return println!("skipped: there is one core");
-    }
-    let mut command = Command::new("sh");
-    let enter = format!("echo 0 > {}/cgroup.procs && exec \"$0\" \"$@\"", quota.0.display());
-    command.args(["-c", &enter, env!("CARGO_BIN_EXE_hi"), "--listen", "127.0.0.1:0"]);
-    for argument in Config::command().get_arguments() {
-        command.env_remove(argument.get_env().expect("each has a variable"));
-    }
-    let mut server = Server::spawn(command);
-    server.wait_for_log("; 1 shard; ");
-    server.wait_for_log("there is a CPU quota");
-    let cores = cores_of_shards(&server);
-    assert!(cores.len() == 1 && cores[0].parse::<usize>().is_err(), "{cores:?}");
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]

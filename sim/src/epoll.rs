@@ -13,10 +13,9 @@ use hi::ring::epoll::{Calls, Readiness};
 use hi::slice::Slice;
 
 use crate::allocations::of_simulation;
-use crate::kernel::Shared;
 use crate::network::{self, Found, LinkId};
-use crate::ring::SimSocket;
 use crate::seen::Seen;
+use crate::shared::{Shared, SimSocket};
 
 /// While there are faults, one look in this many finds only some of the sockets that are ready.
 const PARTIAL_ONE_IN: usize = 3;

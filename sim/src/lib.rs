@@ -7,7 +7,8 @@
 //! | [`client`] | clients: what they do, and what they check |
 //! | [`wire`] | frames and events, as clients see them |
 //! | [`network`] | links, their buffers, and how they break |
-//! | [`kernel`], [`epoll`] | io_uring: what finishes when, and how short; epoll: what is ready, and how much a call takes |
+//! | [`shared`] | the sockets of the server, and what one send comes to |
+//! | [`io_uring`], [`epoll`] | what finishes when; what is ready, and how much a call takes |
 //! | [`ring`] | the data ring of a simulated shard; asserts what shards owe to a ring |
 //! | [`server`] | shards and the registry, and what wakes them |
 //! | [`truth`] | what is known of each room's one order |
@@ -21,7 +22,7 @@ pub mod allocations;
 pub mod client;
 pub mod clock;
 mod epoll;
-pub mod kernel;
+mod io_uring;
 pub mod network;
 pub mod plan;
 pub mod random;
@@ -30,6 +31,7 @@ pub mod scene;
 pub mod seeds;
 pub mod seen;
 pub mod server;
+pub mod shared;
 pub mod trace;
 pub mod truth;
 pub mod wire;

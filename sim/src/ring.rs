@@ -1,5 +1,5 @@
 //! The data ring of a simulated shard: what a shard owes to a ring, and a ring owes to a shard, is asserted here. Behind it is
-//! either [`crate::kernel`], in the place of hi's io_uring, or hi's own epoll ring on the system calls of [`crate::epoll`].
+//! either [`crate::io_uring`], in the place of hi's io_uring, or hi's own epoll ring on the system calls of [`crate::epoll`].
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -15,33 +15,10 @@ use hi::ring::{Backend, BufferPool, Completion, DataRing, Receive, Slices};
 
 use crate::allocations::of_simulation;
 use crate::epoll::{self, SimCalls};
-use crate::kernel::{IoUring, Kernel, Of, Shared};
-use crate::network::{self, LinkId};
+use crate::io_uring::{self, IoUring};
+use crate::network;
 use crate::seen::Seen;
-
-/// The server's end of a link. Dropping it closes it.
-pub struct SimSocket {
-    /// The link.
-    pub link: LinkId,
-    shared: Rc<Shared>,
-}
-
-impl SimSocket {
-    /// The end of this link.
-    pub fn new(link: LinkId, shared: Rc<Shared>) -> Self {
-        Self { link, shared }
-    }
-
-    pub(crate) fn descriptor(&self) -> RawFd {
-        self.shared.network.borrow().link(self.link).descriptor
-    }
-}
-
-impl Drop for SimSocket {
-    fn drop(&mut self) {
-        self.shared.network.borrow_mut().server_closes(self.link);
-    }
-}
+use crate::shared::{Shared, SimSocket};
 
 /// What a ring has been asked for and has not told the end of.
 #[derive(Default)]
@@ -49,6 +26,20 @@ struct Owed {
     receives: bool,
     sends: bool,
     awaits_room: bool,
+}
+
+/// The scheduler's hold of a ring.
+pub struct Kernel {
+    of: Of,
+    /// Tokens that are not released.
+    tokens: Rc<Cell<usize>>,
+    pool: BufferPool,
+}
+
+/// What is behind a ring.
+enum Of {
+    IoUring(Rc<RefCell<io_uring::State>>),
+    Epoll(Rc<RefCell<epoll::State>>),
 }
 
 /// See the module.
@@ -223,5 +214,41 @@ impl DataRing for SimRing {
 
     fn peer_has_ended(descriptor: RawFd) -> bool {
         network::peer_has_ended(descriptor)
+    }
+}
+
+impl Kernel {
+    /// Wakes the shard if there is something that it has to be told.
+    pub fn notify(&self) {
+        match &self.of {
+            Of::IoUring(state) => state.borrow().notify(),
+            Of::Epoll(state) => state.borrow().notify(),
+        }
+    }
+
+    /// Tells something that is late; false if nothing is.
+    pub fn tell_late(&self) -> bool {
+        match &self.of {
+            Of::IoUring(state) => state.borrow_mut().tell_late(),
+            Of::Epoll(_) => false,
+        }
+    }
+
+    /// Whether nothing is asked for, in flight or waiting to be told, but receives.
+    pub fn is_quiet(&self) -> bool {
+        match &self.of {
+            Of::IoUring(state) => state.borrow().is_quiet(),
+            Of::Epoll(state) => !state.borrow().is_any_ready(),
+        }
+    }
+
+    /// Tokens that are not released.
+    pub fn tokens(&self) -> usize {
+        self.tokens.get()
+    }
+
+    /// Receive buffers in the shard's hands.
+    pub fn buffers_held(&self) -> usize {
+        self.pool.held()
     }
 }

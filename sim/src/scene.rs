@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use crate::clock::Clock;
-use crate::kernel::Shared;
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::seen::{Seen, Totals};
 use crate::server::Server;
+use crate::shared::Shared;
 use crate::trace::Trace;
 use crate::truth::Truth;
 

@@ -27,10 +27,10 @@ use tokio::sync::oneshot;
 
 use crate::allocations::of_server;
 use crate::clock::Clock;
-use crate::kernel::{Kernel, Shared};
 use crate::network::LinkId;
 use crate::plan::Plan;
-use crate::ring::{SimRing, SimSocket};
+use crate::ring::{Kernel, SimRing};
+use crate::shared::{Shared, SimSocket};
 
 /// What stands at the head of every connection.
 pub const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";

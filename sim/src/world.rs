@@ -12,13 +12,14 @@ use tokio::sync::oneshot;
 use crate::allocations::server_bytes;
 use crate::client::Client;
 use crate::clock::Clock;
-use crate::kernel::{Kernel, Shared};
 use crate::network::Network;
 use crate::plan::{Plan, RAW_ROOMS, ROOMS};
 use crate::random::Random;
+use crate::ring::Kernel;
 use crate::scene::Scene;
 use crate::seen::{Seen, Totals};
 use crate::server::{Kind, Server};
+use crate::shared::Shared;
 use crate::trace::Trace;
 use crate::truth::Truth;
 

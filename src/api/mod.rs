@@ -9,6 +9,8 @@
 //! - [`key`]: API keys, and what is let in without one
 //! - [`publish`], [`rooms`], [`health`]: what the addresses do
 //! - `fields`, `idempotency`: JSON bodies; requests that are repeated
+//!
+//! [`asking`] is the other side: `hi health`.
 
 use std::cell::RefCell;
 use std::io;
@@ -34,6 +36,7 @@ use crate::metrics::Metrics;
 use crate::protocol::{name::Name, unicode::is_blank};
 use crate::room::registry::Registry;
 
+pub mod asking;
 pub mod call;
 pub(crate) mod fields;
 pub mod health;

@@ -42,9 +42,14 @@ fn statm_pages(statm: &[u8]) -> Option<usize> {
 pub(crate) fn allowed_bytes() -> usize {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| machine_bytes(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limits = limit_files(&groups, Path::new("/sys/fs/cgroup"));
-    let limits = limits.iter().filter_map(|file| limit_bytes(&fs::read_to_string(file).ok()?));
-    limits.chain(machine).min().unwrap_or(MACHINE_BYTES_UNKNOWN)
+    let group = least_limit(&groups, Path::new("/sys/fs/cgroup"));
+    group.into_iter().chain(machine).min().unwrap_or(MACHINE_BYTES_UNKNOWN)
+}
+
+/// The lowest limit of the control groups around the process, in bytes.
+fn least_limit(proc_self_cgroup: &str, root: &Path) -> Option<usize> {
+    let files = limit_files(proc_self_cgroup, root);
+    files.iter().filter_map(|file| limit_bytes(&fs::read_to_string(file).ok()?)).min()
 }
 
 /// `MemTotal` in `/proc/meminfo`, in bytes.
@@ -101,6 +106,27 @@ mod tests {
             assert!(files.contains(&file.into()), "{file} in {files:?}");
         }
         assert!(!files.iter().any(|file| file.ends_with("x/memory.limit_in_bytes")));
+    }
+
+    #[test]
+    fn the_lowest_limit_around_the_process_counts() {
+        let root = std::env::temp_dir().join(format!("hi-test-groups-{}", std::process::id()));
+        let write = |file: &str, text: &str| {
+            let file = root.join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        // Version 2, as Kubernetes nests them: the pod's limit is lower than the container's.
+        write("kubepods/pod1/memory.max", "134217728\n");
+        write("kubepods/pod1/hi/memory.max", "268435456\n");
+        write("kubepods/pod1/hi/memory.high", "max\n");
+        // Version 1.
+        write("memory/docker/1/memory.limit_in_bytes", "67108864\n");
+        write("memory/memory.limit_in_bytes", "9223372036854771712\n");
+        let found = ["0::/kubepods/pod1/hi\n", "4:memory:/docker/1\n0::/\n", "4:memory:/\n0::/\n"]
+            .map(|groups| least_limit(groups, &root));
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(found, [Some(128 << 20), Some(64 << 20), None]);
     }
 
     #[test]

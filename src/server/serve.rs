@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::listeners::links;
 use super::signals::Signals;
-use super::{Listeners, Server, StartError, files, notify};
+use super::{Listeners, Server, StartError, cores, files, notify};
 use crate::config::Config;
 use crate::cores::Unpinned;
 use crate::limits::{LOG_TIME_MIN, START_TIME_MAX, STOP_TIME_MAX};
@@ -30,6 +30,7 @@ pub fn serve(config: Config) -> Result<Infallible, StartError> {
     let (runtime, signals) =
         Signals::listen().map_err(|error| StartError(format!("can't listen to signals: {error}")))?;
     let (memory_max, asks_for_key) = (Size(config.memory_bytes_max()), config.api_key_file.is_some());
+    let warnings = config.size_warnings(cores()?.parallelism);
     runtime.block_on(async {
         let starting = tokio::task::spawn_blocking(move || {
             let kernel = probe::try_kernel(config.backend).map_err(StartError)?;
@@ -46,6 +47,7 @@ pub fn serve(config: Config) -> Result<Infallible, StartError> {
         let (kernel, server, mut signals) = start_unless_stopped(starting, signals).await?;
         announce(&server, &kernel, asks_for_key);
         info!("{room}; memory at most: {memory_max} (--memory-max)");
+        warnings.iter().for_each(|warning| warn!("{warning}"));
         notify::ready(server.addresses(), server.internal);
         signals.stop().await;
         stop(server, signals, Instant::now()).await

@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
 pub mod deflate;
+pub mod group;
 pub mod healthy;
 pub mod internal;
 pub mod listener;

@@ -5,7 +5,7 @@ use hi::protocol::Namespace;
 
 use super::{TICK_MS, World};
 use crate::allocations::server_bytes;
-use crate::kernel::Kernel;
+use crate::ring::Kernel;
 use crate::scene::Scene;
 use crate::seen::Seen;
 

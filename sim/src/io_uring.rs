@@ -1,7 +1,7 @@
 //! io_uring behind a simulated ring: does to the network what a shard has asked for, and finishes in any order that io_uring may
 //! finish in, soon or late.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::Shutdown;
@@ -12,35 +12,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hi::limits::RECEIVE_BUFFER_BYTES;
 use hi::ring::{BufferPool, Completion, DataRing, Receive, Slices};
-use hi::slice::Slice;
 
 use crate::allocations::of_simulation;
-use crate::epoll;
-use crate::network::{self, Found, LinkId, Network};
-use crate::random::Random;
-use crate::ring::SimSocket;
-use crate::seen::{Seen, Totals};
+use crate::network::{self, Found, Network};
+use crate::seen::Seen;
+use crate::shared::{Shared, SimSocket};
 
 /// Pieces of deferred work that the kernel finishes in one call, as Linux does since 6.13.
 const DEFERRED_PER_SUBMIT: usize = 20;
-/// While there are faults, one send in this many is cut short, and one in this many refused.
-const SEND_FAULT_ONE_IN: usize = 6;
 /// While there are faults, one completion in this many comes late.
 const LATE_ONE_IN: usize = 4;
-
-/// What the rings of a simulation share.
-pub struct Shared {
-    /// The network.
-    pub network: RefCell<Network>,
-    /// Chance.
-    pub random: Random,
-    /// Whether anything goes wrong.
-    pub faults: Cell<bool>,
-    /// What was seen.
-    pub totals: RefCell<Totals>,
-    /// Called by a shard's ring: what happens elsewhere at that moment.
-    pub meanwhile: OnceCell<Box<dyn Fn(usize)>>,
-}
 
 /// Something asked for since the last submit.
 enum Submission {
@@ -70,92 +51,6 @@ pub(crate) struct State {
     awake: Arc<AtomicBool>,
 }
 
-/// The scheduler's hold of a ring.
-pub struct Kernel {
-    pub(crate) of: Of,
-    /// Tokens that are not released.
-    pub(crate) tokens: Rc<Cell<usize>>,
-    pub(crate) pool: BufferPool,
-}
-
-/// What is behind a ring.
-pub(crate) enum Of {
-    IoUring(Rc<RefCell<State>>),
-    Epoll(Rc<RefCell<epoll::State>>),
-}
-
-impl Shared {
-    pub(crate) fn saw(&self, seen: Seen) {
-        self.totals.borrow_mut().count(seen, 1);
-    }
-
-    /// Gives the network what it takes of a send.
-    pub(crate) fn transmit(&self, link: LinkId, slices: &[Slice]) -> io::Result<usize> {
-        let faults = self.faults.get();
-        let mut network = self.network.borrow_mut();
-        if network.server_sends(link, b"").is_none() {
-            self.saw(Seen::Reset);
-            let error = self.random.pick(&[io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset]);
-            return Err(error.into());
-        }
-        let len: usize = slices.iter().map(Slice::len).sum();
-        let mut left = len.min(network.link(link).down.room());
-        if left > 1 && faults && self.random.one_in(SEND_FAULT_ONE_IN) {
-            left = self.random.between(1, left);
-            self.saw(Seen::Short);
-        }
-        if left == 0 || faults && self.random.one_in(SEND_FAULT_ONE_IN) {
-            self.saw(Seen::Full);
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let mut count = 0;
-        for slice in slices {
-            let mut slice = slice.clone();
-            slice.truncate(left);
-            left -= slice.len();
-            count += slice.len();
-            let _ = network.server_sends(link, slice.as_bytes());
-        }
-        Ok(count)
-    }
-}
-
-impl Kernel {
-    /// Wakes the shard if there is something that it has to be told.
-    pub fn notify(&self) {
-        match &self.of {
-            Of::IoUring(state) => state.borrow().notify(),
-            Of::Epoll(state) => state.borrow().notify(),
-        }
-    }
-
-    /// Tells something that is late; false if nothing is.
-    pub fn tell_late(&self) -> bool {
-        match &self.of {
-            Of::IoUring(state) => state.borrow_mut().tell_late(),
-            Of::Epoll(_) => false,
-        }
-    }
-
-    /// Whether nothing is asked for, in flight or waiting to be told, but receives.
-    pub fn is_quiet(&self) -> bool {
-        match &self.of {
-            Of::IoUring(state) => state.borrow().is_quiet(),
-            Of::Epoll(state) => !state.borrow().is_any_ready(),
-        }
-    }
-
-    /// Tokens that are not released.
-    pub fn tokens(&self) -> usize {
-        self.tokens.get()
-    }
-
-    /// Receive buffers in the shard's hands.
-    pub fn buffers_held(&self) -> usize {
-        self.pool.held()
-    }
-}
-
 impl State {
     /// A ring that nothing was asked of.
     fn new(pool: BufferPool, shared: Rc<Shared>, awake: Arc<AtomicBool>) -> Self {
@@ -171,13 +66,15 @@ impl State {
         }
     }
 
-    fn notify(&self) {
+    /// Wakes the shard if there is something that it has to be told.
+    pub(crate) fn notify(&self) {
         if self.wakes && self.has_news() {
             self.awake.store(true, Ordering::SeqCst);
         }
     }
 
-    fn tell_late(&mut self) -> bool {
+    /// Tells something that is late; false if nothing is.
+    pub(crate) fn tell_late(&mut self) -> bool {
         if self.late.is_empty() {
             return false;
         }
@@ -188,7 +85,8 @@ impl State {
         true
     }
 
-    fn is_quiet(&self) -> bool {
+    /// Whether nothing is asked for, in flight or waiting to be told, but receives.
+    pub(crate) fn is_quiet(&self) -> bool {
         self.late.is_empty() && !self.has_news()
     }
 
