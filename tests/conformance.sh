@@ -20,7 +20,7 @@
 set -euo pipefail
 
 limit=900 # seconds for the cases without compression; about 20 are normal
-limit_deflated=3600 # seconds for those with it; DEFLATED_NORMAL
+limit_deflated=3600 # seconds for those with it; ten minutes are normal
 
 say() { printf '%s\n' "$*"; }
 die() {
