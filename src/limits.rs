@@ -108,7 +108,7 @@ pub(crate) const CLOSE_SECONDS: u32 = 3;
 /// Completions processed in one turn.
 pub(crate) const COMPLETIONS_PER_TURN: usize = 8192;
 /// Calls that a turn makes for completions that the kernel has deferred, before it reads.
-pub(crate) const SUBMISSIONS_BEFORE_READING: usize = 16;
+pub(crate) const POLLS_BEFORE_READING: usize = 16;
 /// Receive buffers with unread input at which it stops making these calls.
 pub(crate) const BUFFERS_BEFORE_READING: usize = 256;
 /// Time that a shard takes turns before the control ring runs.

@@ -101,8 +101,8 @@ impl State {
         !self.asked.is_empty() || !self.ready.is_empty() || self.has_deferred()
     }
 
-    /// Takes what was asked for, and finishes some of what was deferred; true: there is more of that.
-    fn submit(&mut self) -> bool {
+    /// Takes what was asked for, and finishes some of what was deferred.
+    fn enter(&mut self) {
         for submission in std::mem::take(&mut self.asked) {
             self.execute(submission);
         }
@@ -121,7 +121,6 @@ impl State {
             let Some(token) = due.pop() else { break };
             self.finish_deferred(token);
         }
-        self.has_deferred()
     }
 
     fn has_deferred(&self) -> bool {
@@ -267,8 +266,19 @@ impl DataRing for IoUring {
         state.shared.network.borrow_mut().server_shuts_down(link, how == Shutdown::Both);
     }
 
-    fn submit(&mut self) -> io::Result<bool> {
-        Ok(of_simulation(|| self.state.borrow_mut().submit()))
+    fn submit(&mut self) -> io::Result<()> {
+        of_simulation(|| self.state.borrow_mut().enter());
+        Ok(())
+    }
+
+    fn poll(&mut self) -> io::Result<bool> {
+        of_simulation(|| {
+            let mut state = self.state.borrow_mut();
+            if state.has_deferred() {
+                state.enter();
+            }
+            Ok(state.has_deferred())
+        })
     }
 
     fn next(&mut self) -> Option<Completion> {

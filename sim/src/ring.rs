@@ -161,9 +161,14 @@ impl DataRing for SimRing {
         either!(self, ring => ring.shutdown(token, how));
     }
 
-    fn submit(&mut self) -> io::Result<bool> {
+    fn submit(&mut self) -> io::Result<()> {
         self.meanwhile();
         either!(self, ring => ring.submit())
+    }
+
+    fn poll(&mut self) -> io::Result<bool> {
+        self.meanwhile();
+        either!(self, ring => ring.poll())
     }
 
     fn next(&mut self) -> Option<Completion> {

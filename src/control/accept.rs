@@ -53,7 +53,7 @@ impl Listener {
         let mut buffer = Vec::new();
         'rows: loop {
             let mut ready = self.listener.readable().await.expect("the runtime runs");
-            for _ in 0..ACCEPTS_PER_ROW {
+            for number in 0..ACCEPTS_PER_ROW {
                 // No more connections wait.
                 let Ok(accepted) = ready.try_io(|listener| os::accept(listener.get_ref())) else { continue 'rows };
                 match accepted {
@@ -63,7 +63,8 @@ impl Listener {
                             context.note_pause(&"the last free file descriptors are reserved for the internal port");
                             stream = context.descriptors.move_down(stream).await;
                         }
-                        accept_one(stream, address, &mut buffer, context);
+                        // One that comes alone is answered at once; the answers to the rest of a storm leave together.
+                        accept_one(stream, address, &mut buffer, number == 0, context);
                     }
                     // That one connection was gone before it was accepted.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -82,12 +83,13 @@ impl Listener {
     }
 }
 
-/// Serves a connection at once as far as what it has sent allows, and hands the rest to a task. `buffer` is used again
-/// unless it goes with the task.
+/// Serves a connection as far as what it has sent allows, and hands the rest to a task. `buffer` is used again unless it goes
+/// with the task.
 fn accept_one<R: OpenRing + 'static>(
     stream: TcpStream,
     address: SocketAddr,
     buffer: &mut Vec<u8>,
+    at_once: bool,
     context: &Rc<ControlContext<R>>,
 ) {
     buffer.clear();
@@ -95,7 +97,9 @@ fn accept_one<R: OpenRing + 'static>(
     // Nothing yet, or the end of it, or an error: the task reads again, and finds out.
     let _ = recv(&stream, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT);
     match outcome(buffer, 0, Peer { socket: stream.as_fd(), address }, context) {
-        Some((Outcome::Upgrade(upgrade), used)) => context.adopt(stream.into(), upgrade, buffer.split_off(used)),
+        Some((Outcome::Upgrade(upgrade), used)) => {
+            context.adopt(stream.into(), upgrade, buffer.split_off(used), at_once);
+        }
         first => {
             let (buffer, context) = (mem::take(buffer), Rc::clone(context));
             match Stream::new(R::backend(), stream) {

@@ -54,7 +54,7 @@ pub(super) async fn serve<R: OpenRing>(
             continue;
         };
         match outcome {
-            Outcome::Upgrade(upgrade) => return context.adopt(stream.into(), upgrade, buffer.split_off(used)),
+            Outcome::Upgrade(upgrade) => return context.adopt(stream.into(), upgrade, buffer.split_off(used), false),
             Outcome::Answer { bytes, keep_alive } => {
                 deadline = Instant::now() + context.settings.handshake_timeout;
                 let written = timeout_at(deadline, stream.write_all(bytes)).await;

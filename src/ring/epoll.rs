@@ -110,10 +110,8 @@ pub struct EpollRing<C: Calls> {
     completions: VecDeque<Completion>,
     /// Scratch space of [`EpollRing::send_all`].
     results: Vec<io::Result<usize>>,
-    /// Scratch space of [`EpollRing::look`].
+    /// Scratch space of [`EpollRing::poll`].
     ready: Vec<(u32, Readiness)>,
-    /// Whether sockets may be ready that have not been looked at in this turn.
-    may_be_ready: bool,
 }
 
 impl<C: Calls> EpollRing<C> {
@@ -127,7 +125,6 @@ impl<C: Calls> EpollRing<C> {
             completions: VecDeque::new(),
             results: Vec::new(),
             ready: Vec::new(),
-            may_be_ready: true,
         }
     }
 
@@ -143,17 +140,6 @@ impl<C: Calls> EpollRing<C> {
         for ((token, slices), result) in sends.drain(..).zip(results.drain(..)) {
             completions.push_back(Completion::Sent { token, result, slices });
         }
-    }
-
-    /// Asks the kernel which sockets are ready, and does what was asked for them.
-    fn look(&mut self) -> io::Result<()> {
-        let mut ready = std::mem::take(&mut self.ready);
-        self.may_be_ready = self.calls.ready(&mut ready)?;
-        for (token, readiness) in ready.drain(..) {
-            self.is_ready(token, readiness);
-        }
-        self.ready = ready;
-        Ok(())
     }
 
     fn is_ready(&mut self, token: u32, readiness: Readiness) {
@@ -272,14 +258,21 @@ impl<C: Calls> DataRing for EpollRing<C> {
         }
     }
 
-    fn submit(&mut self) -> io::Result<bool> {
+    fn submit(&mut self) -> io::Result<()> {
         if !self.sends.is_empty() {
             self.send_all();
         }
-        if self.may_be_ready {
-            self.look()?;
+        Ok(())
+    }
+
+    fn poll(&mut self) -> io::Result<bool> {
+        let mut ready = std::mem::take(&mut self.ready);
+        let more = self.calls.ready(&mut ready)?;
+        for (token, readiness) in ready.drain(..) {
+            self.is_ready(token, readiness);
         }
-        Ok(self.may_be_ready)
+        self.ready = ready;
+        Ok(more)
     }
 
     fn next(&mut self) -> Option<Completion> {
@@ -287,14 +280,13 @@ impl<C: Calls> DataRing for EpollRing<C> {
     }
 
     fn suppress_wakeups(&mut self) {
-        // Nothing more than the thread's own epoll notices what happens meanwhile; a turn begins with a look at all of it.
-        self.may_be_ready = true;
+        // What becomes ready meanwhile is noticed by nothing but the epoll of the thread, which sleeps once more for it.
     }
 
     fn arm_wakeups(&mut self) -> bool {
-        // The thread is woken by what becomes ready from now on, so what is ready must have been taken.
-        self.may_be_ready = false;
-        self.look().is_ok() && !self.may_be_ready && self.completions.is_empty() && self.sends.is_empty()
+        // The thread is woken by what becomes ready from now on, so what is ready must have been taken. An error comes again in
+        // the next turn.
+        self.poll().is_ok_and(|more| !more) && self.completions.is_empty() && self.sends.is_empty()
     }
 
     fn buffers(&self) -> &BufferPool {

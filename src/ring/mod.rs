@@ -61,12 +61,17 @@ pub trait DataRing {
     /// Shuts the socket down. With [`Shutdown::Both`], everything in flight completes.
     fn shutdown(&mut self, token: u32, how: Shutdown);
 
-    /// Gives the kernel all operations since the last call, and lets it run work that it has deferred. True: there is more
-    /// deferred work than it runs in one call (of io_uring 20 pieces, since Linux 6.13).
+    /// Gives the kernel all operations since the last call.
     ///
     /// # Errors
     /// The kernel refused the ring itself: a bug of ours, or the kernel is out of memory.
-    fn submit(&mut self) -> io::Result<bool>;
+    fn submit(&mut self) -> io::Result<()>;
+    /// Lets the kernel run work that it has deferred, and looks what is ready. True: there is more than one call finds (of
+    /// io_uring 20 pieces, since Linux 6.13).
+    ///
+    /// # Errors
+    /// As for [`DataRing::submit`].
+    fn poll(&mut self) -> io::Result<bool>;
     /// The next completion, if there is one.
     fn next(&mut self) -> Option<Completion>;
     /// From now on the caller polls for completions: they don't wake the thread.

@@ -114,7 +114,7 @@ fn try_data_ring<R: OpenRing>() -> Result<(), RingError> {
     let began = Instant::now();
     let (mut waiting, mut received) = (vec!["a multishot receive", "a send", "a send of several parts", "a poll"], 0);
     while !waiting.is_empty() {
-        ring.submit().map_err(step("io_uring_enter"))?;
+        ring.submit().and_then(|()| ring.poll()).map_err(step("io_uring_enter"))?;
         match ring.next() {
             Some(Completion::Received { result, .. }) => {
                 received += result.map_err(step("a multishot receive"))?.map_or(0, |buffer| buffer.len());

@@ -122,6 +122,22 @@ impl Ring {
         }
     }
 
+    /// Submits what is in the queue, and lets the kernel run what it has deferred.
+    fn enter(&mut self) -> io::Result<()> {
+        self.buffers.publish();
+        loop {
+            match self.uring.submit() {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The kernel has no memory for requests at the moment.
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => std::thread::yield_now(),
+                // The completion queue is full, and so is its overflow list: make room.
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => self.aside.extend(self.uring.completion()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn fd(&self, token: u32) -> Fd {
         Fd(self.descriptor(token))
     }
@@ -270,24 +286,19 @@ impl DataRing for Ring {
         unsafe { self.push(entry.user_data(Operation::Writable.user_data(token.into()))) };
     }
 
-    fn submit(&mut self) -> io::Result<bool> {
-        self.buffers.publish();
+    fn submit(&mut self) -> io::Result<()> {
+        if self.uring.submission().is_empty() { Ok(()) } else { self.enter() }
+    }
+
+    fn poll(&mut self) -> io::Result<bool> {
         let queue = self.uring.submission();
-        if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
+        if !queue.taskrun() && !queue.cq_overflow() {
+            // What is in the queue waits for the turn's only submission.
             return Ok(false);
         }
         drop(queue);
-        loop {
-            match self.uring.submit() {
-                Ok(_) => return Ok(self.uring.submission().taskrun()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The kernel has no memory for requests at the moment.
-                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => std::thread::yield_now(),
-                // The completion queue is full, and so is its overflow list: make room.
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => self.aside.extend(self.uring.completion()),
-                Err(error) => return Err(error),
-            }
-        }
+        self.enter()?;
+        Ok(self.uring.submission().taskrun())
     }
 
     fn next(&mut self) -> Option<Completion> {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::Shard;
 use super::hub::RingOp;
 use crate::clock::Now;
-use crate::limits::{BUFFERS_BEFORE_READING, COMPLETIONS_PER_TURN, SUBMISSIONS_BEFORE_READING, TURNS_TIME_MAX};
+use crate::limits::{BUFFERS_BEFORE_READING, COMPLETIONS_PER_TURN, POLLS_BEFORE_READING, TURNS_TIME_MAX};
 use crate::ring::{Completion, DataRing};
 
 impl<R: DataRing> Shard<R> {
@@ -36,12 +36,12 @@ impl<R: DataRing> Shard<R> {
     }
 
     fn try_turn(&mut self) -> io::Result<bool> {
-        // Submits what the tasks of the control ring asked for, and lets the kernel run the work that it deferred. The kernel
-        // runs a few pieces per call: with only one call a turn, a message would wait for many turns behind thousands of ends.
-        for _ in 0..SUBMISSIONS_BEFORE_READING {
-            let deferred_more = self.ring.submit()?;
+        // The kernel runs a few pieces of deferred work per call: with only one call a turn, a message would wait for many turns
+        // behind thousands of ends.
+        for _ in 0..POLLS_BEFORE_READING {
+            let more = self.ring.poll()?;
             self.reap();
-            if !deferred_more || self.ring.buffers().held() >= BUFFERS_BEFORE_READING {
+            if !more || self.ring.buffers().held() >= BUFFERS_BEFORE_READING {
                 break;
             }
         }

@@ -75,8 +75,12 @@ impl DataRing for AnyRing {
         either!(self, ring => ring.shutdown(token, how))
     }
 
-    fn submit(&mut self) -> io::Result<bool> {
+    fn submit(&mut self) -> io::Result<()> {
         either!(self, ring => ring.submit())
+    }
+
+    fn poll(&mut self) -> io::Result<bool> {
+        either!(self, ring => ring.poll())
     }
 
     fn next(&mut self) -> Option<Completion> {

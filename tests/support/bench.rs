@@ -35,7 +35,8 @@ use crate::any_ring::AnyRing;
 /// What the test does to the ring while the shard uses it, and what it observes.
 #[derive(Default)]
 pub struct Script {
-    /// A room that gets a message from another shard whenever this shard submits.
+    /// A room that gets a message from another shard whenever this shard asks its ring for
+    /// something.
     pub flooded: RefCell<Option<Arc<Room>>>,
     /// The next send of this connection fails as if its peer were gone.
     pub broken: Cell<Option<u32>>,
@@ -46,6 +47,14 @@ pub struct Script {
     pub most_bytes: Cell<usize>,
     /// The turn of the last send of each connection.
     pub sent: RefCell<HashMap<u32, u32>>,
+}
+
+impl Script {
+    fn flood(&self) {
+        if let Some(room) = &*self.flooded.borrow() {
+            room.publish_raw(&encode::frame(OpCode::Text, b"and on it goes"), &mut Wakes::default());
+        }
+    }
 }
 
 /// The real ring, controlled by a script.
@@ -70,10 +79,13 @@ impl DataRing for Scripted {
         }
     }
 
-    fn submit(&mut self) -> io::Result<bool> {
-        if let Some(room) = &*self.script.flooded.borrow() {
-            room.publish_raw(&encode::frame(OpCode::Text, b"and on it goes"), &mut Wakes::default());
-        }
+    fn poll(&mut self) -> io::Result<bool> {
+        self.script.flood();
+        self.ring.poll()
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        self.script.flood();
         self.ring.submit()
     }
 

@@ -21,7 +21,7 @@ use crate::any_ring::AnyRing;
 static SEED: AtomicU64 = AtomicU64::new(1);
 /// One send in this many is refused, and of the others one in this many is cut short.
 const SEND_FAULT_ONE_IN: u64 = 4;
-/// The completion of one send in this many is held back until the next submit.
+/// The completion of one send in this many is held back until the next poll.
 const LATE_ONE_IN: u64 = 8;
 /// One arrival in this many becomes a reset, if resets are on.
 const RESET_ONE_IN: u64 = 200;
@@ -103,9 +103,13 @@ impl DataRing for FaultyRing {
         self.ring.send(token, slices);
     }
 
-    fn submit(&mut self) -> io::Result<bool> {
-        self.ripe = self.late.len();
+    fn submit(&mut self) -> io::Result<()> {
         self.ring.submit()
+    }
+
+    fn poll(&mut self) -> io::Result<bool> {
+        self.ripe = self.late.len();
+        self.ring.poll()
     }
 
     fn next(&mut self) -> Option<Completion> {

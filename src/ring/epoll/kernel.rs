@@ -187,7 +187,7 @@ mod tests {
         let (mut ring, _wake_up, peer) = ring();
         ring.receive(0, Receive::Once);
         drop(peer);
-        ring.submit().unwrap();
+        ring.poll().unwrap();
         assert!(matches!(ring.next(), Some(Completion::Received { result: Ok(None), armed: false, .. })));
         assert!(ring.arm_wakeups() && !is_readable(ring.wake_descriptor()));
         ring.release(0);
@@ -198,7 +198,7 @@ mod tests {
         let (mut ring, _wake_up, mut peer) = ring();
         ring.receive(0, Receive::All);
         peer.write_all(&[7; 3 * 4096]).unwrap();
-        ring.submit().unwrap();
+        ring.poll().unwrap();
         let mut completions: Vec<_> = std::iter::from_fn(|| ring.next()).collect();
         let Some(Completion::Received { result: Err(error), armed: false, .. }) = completions.pop() else {
             panic!("there is a third buffer")
