@@ -205,7 +205,7 @@ impl Room {
     }
 
     /// Whether some members take its messages compressed.
-    fn is_deflating(&self) -> bool {
+    pub(crate) fn is_deflating(&self) -> bool {
         self.deflating.load(Ordering::Relaxed) > 0
     }
 

@@ -21,6 +21,9 @@ use crate::room::{JoinError, Room, Speaker, Visitor};
 /// that each have codes to build.
 const DEFLATED_BYTES_PER_UNIT: usize = 32;
 
+/// Bytes of a message that is published to a room with members that take it compressed, that count as one unit of work.
+const PUBLISHED_BYTES_PER_UNIT: usize = 64;
+
 impl Hub {
     /// Handles a complete message that is compressed.
     pub(super) fn deflated_message(&mut self, slot: u32, kind: MessageKind, deflated: &[u8]) {
@@ -111,7 +114,16 @@ impl Hub {
         } else {
             Speaker::Visitor(Visitor { user, predecessor: self.connections[slot as usize].predecessor() })
         };
-        room.publish_chat(&speaker, text, self.now.time, &mut self.wakes)
+        let published = room.publish_chat(&speaker, text, self.now.time, &mut self.wakes);
+        self.spend_on_compression(room.is_deflating(), text.len());
+        published
+    }
+
+    /// Deducts what it takes to compress a message that was published.
+    pub(super) fn spend_on_compression(&mut self, is_deflating: bool, bytes: usize) {
+        if is_deflating {
+            self.spend(bytes / PUBLISHED_BYTES_PER_UNIT);
+        }
     }
 
     /// Counts a message that could not be parsed; several in a row close the connection.
