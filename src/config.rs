@@ -13,6 +13,7 @@ use doctor::INTERNAL_ADDRESS_DEFAULT;
 #[cfg(feature = "doctor")]
 use doctor::examination::{Target, TargetParser};
 
+use crate::address::ListenAddress;
 use crate::admission::{Admission, RawMode};
 use crate::api;
 use crate::connection::liveness::Heartbeat;
@@ -48,10 +49,11 @@ pub struct Config {
     #[arg(help_heading = LISTENING, short, long, value_name = "PORT", env = "HI_PORT", default_value_t = 8080)]
     pub port: u16,
 
-    /// Address to listen on instead of --port, e.g. 127.0.0.1:8080 or `[::1]:8080`; may be given several times
+    /// Address to listen on instead of --port, e.g. 127.0.0.1:8080, `[::1]:8080`, or unix:/run/hi/hi.sock for a proxy on the same
+    /// machine; may be given several times
     #[arg(help_heading = LISTENING, long, value_name = "ADDR:PORT", env = "HI_LISTEN",
           value_delimiter = ',', conflicts_with = "port")]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenAddress>,
 
     /// Address of the internal port, where your own programs publish over HTTP and read health and metrics; off: no internal
     /// port. Port 0 takes a free one

@@ -5,8 +5,7 @@
 //! connection that came with it waits, still unread, until one of those is free, and moves there. So each listener holds at
 //! most one connection too many, and the fast path is one comparison.
 
-use std::net::TcpStream;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
@@ -36,22 +35,21 @@ impl Descriptors {
     }
 
     /// Whether a connection that was just accepted may stay where it is.
-    pub(crate) fn fits(&self, stream: &TcpStream) -> bool {
-        stream.as_raw_fd() < self.public_max
+    pub(crate) fn fits(&self, socket: &OwnedFd) -> bool {
+        socket.as_raw_fd() < self.public_max
     }
 
     /// Waits until one of the public port's descriptors is free, and moves the connection there.
-    pub(crate) async fn move_down(&self, stream: TcpStream) -> TcpStream {
+    pub(crate) async fn move_down(&self, socket: OwnedFd) -> OwnedFd {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let moved = loop {
             let asked = self.make_room();
             sleep(if asked { IDLE_DESCRIPTOR_PAUSE } else { DESCRIPTOR_PAUSE }).await;
             // An error is the lack of any descriptor: that passes too.
-            if let Ok(duplicate) = rustix::io::fcntl_dupfd_cloexec(&stream, 0) {
-                let duplicate = TcpStream::from(duplicate);
-                if self.fits(&duplicate) {
-                    break duplicate;
-                }
+            if let Ok(duplicate) = rustix::io::fcntl_dupfd_cloexec(&socket, 0)
+                && self.fits(&duplicate)
+            {
+                break duplicate;
             }
         };
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -90,10 +88,11 @@ impl Descriptors {
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
     use super::*;
+    use crate::os::local_address;
 
     #[tokio::test]
     async fn the_one_that_is_idle_for_longest_makes_room_and_one_with_a_request_never() {
@@ -117,17 +116,17 @@ mod tests {
     #[tokio::test]
     async fn a_connection_waits_for_a_descriptor_of_the_public_port() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let connect = || OwnedFd::from(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
         let (lower, upper) = (connect(), connect());
         let mut low = vec![lower];
         // Other tests of this process open and close files meanwhile: only what this one holds is sure to be in use.
         let descriptors = Descriptors::new(upper.as_raw_fd() as u64 + 10, 10);
         low.retain(|stream| descriptors.fits(stream));
         assert!(!descriptors.fits(&upper) && !descriptors.are_short());
-        let local = upper.local_addr().unwrap();
+        let local = local_address(&upper).unwrap();
         drop(low);
         let moved = descriptors.move_down(upper).await;
         assert!(descriptors.fits(&moved) && !descriptors.are_short());
-        assert_eq!(moved.local_addr().unwrap(), local);
+        assert_eq!(local_address(&moved).unwrap(), local);
     }
 }

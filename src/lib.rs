@@ -28,6 +28,7 @@
 //! | [`limits`] | every fixed bound, with its unit |
 //! | [`stop`] | the order to stop, as every thread hears it |
 //! | [`os`], `cores`, `descriptors` | system calls; shards and their cores; file descriptors when they run out |
+//! | [`address`] | where connections come in, and where they come from (pure) |
 //! | [`clock`] | the two readings of time: one for `Ts`, one for ages and intervals |
 //! | [`mod@slice`], `wheel`, `rate`, `throttle`, `number`, `words` | shared bytes, timers, rate limits, the pace of log lines, counted numbers, enums with words (pure) |
 //! | [`mod@log`], [`output`], [`mod@environment`] | lines to stderr that nothing waits for; what commands print; variables that count |
@@ -36,6 +37,7 @@
 //! `tests/house.rs` checks. To change how a message flows, begin at [`shard::turn`]; to change what a message does, at
 //! `shard/hub/session.rs`. Why things are as they are: `docs/decisions.md`.
 
+pub mod address;
 pub mod admission;
 pub mod api;
 #[cfg(feature = "doctor")]

@@ -1,18 +1,24 @@
 //! What the operating system is asked for outside the data ring: limits, pinning, listeners, wake-ups.
 
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::{SocketFlags, acceptfrom_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::address::PeerAddress;
 use crate::room::inbox::Wake;
 
 /// Bytes that the kernel takes for one connection beyond what is on its way to the peer (TCP_NOTSENT_LOWAT, tcp(7)).
@@ -121,13 +127,6 @@ pub(crate) fn watch_readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>
     unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(Into::into)
 }
 
-/// Registers a listener with the calling thread's runtime, to wait until there is a connection to accept.
-#[allow(unsafe_code)]
-pub(crate) fn watch_listener(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
-    // SAFETY: as above; a `TcpListener` is an `OwnedFd`.
-    unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }.map_err(Into::into)
-}
-
 /// Makes an eventfd readable.
 pub fn eventfd_signal(eventfd: &impl AsFd) {
     // The only error is a counter at its maximum (EAGAIN): then it is readable already.
@@ -202,12 +201,36 @@ pub(crate) fn retry_while_in_use<T>(
     }
 }
 
+/// Binds a socket in the file system, once for all shards: each gets a duplicate. Every program that can reach the file may
+/// connect; the permissions of its folder decide which ones can. What a server that has ended left there is replaced.
+///
+/// # Errors
+/// It can't be bound, also because a server listens there (`AddrInUse`), or because something else has that name
+/// (`AlreadyExists`).
+pub(crate) fn bind_unix(path: &Path, shards: usize) -> io::Result<Vec<OwnedFd>> {
+    match fs::symlink_metadata(path) {
+        Ok(file) if !file.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
+        Ok(_) => match UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+            _ => return Err(io::ErrorKind::AddrInUse.into()),
+        },
+        Err(_) => {}
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    socket.listen(i32::MAX)?;
+    (0..shards).map(|_| Ok(socket.try_clone()?.into())).collect()
+}
+
 /// Accepts a connection. An IPv4 peer has its IPv4 address, also where it came in through an IPv6 socket.
 ///
 /// # Errors
 /// Those of accept(2); `WouldBlock` when no connection waits.
-pub(crate) fn accept(listener: &TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
-    listener.accept().map(|(stream, peer)| (stream, canonical(peer)))
+pub(crate) fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, PeerAddress)> {
+    let (socket, peer) = acceptfrom_with(listener, SocketFlags::CLOEXEC)?;
+    let ip = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    Ok((socket, ip.map_or(PeerAddress::Unix, |ip| PeerAddress::Ip(canonical(ip)))))
 }
 
 /// The same address; an IPv4 address that is mapped into IPv6 (`::ffff:192.0.2.1`) as IPv4.

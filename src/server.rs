@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use crate::address::ListenAddress;
 use crate::api::App;
 use crate::api::health::{Check, Readiness};
 #[cfg(feature = "doctor")]
@@ -41,7 +42,7 @@ pub mod signals;
 
 use files::files_reserved;
 pub use listeners::Listeners;
-use listeners::{Internal, ShardListeners};
+use listeners::{Internal, ShardListeners, SocketFile};
 pub use serve::serve;
 use shards::ShardThread;
 
@@ -52,7 +53,8 @@ pub struct StartError(String);
 
 /// A running server: its shards accept connections.
 pub struct Server {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<ListenAddress>,
+    _files: Vec<SocketFile>,
     /// The address of the internal port, unless it is off.
     internal: Option<SocketAddr>,
     shared: Arc<Shared>,
@@ -83,12 +85,13 @@ impl Server {
         listeners: Listeners,
         stop: Arc<Stop>,
     ) -> Result<Self, StartError> {
-        let Listeners { addresses, of_shards, internal } = listeners;
+        let Listeners { addresses, files, of_shards, internal } = listeners;
         let wake_ups = of_shards.iter().map(|_| os::new_eventfd());
         let wake_ups = wake_ups.collect::<Result<Vec<_>, _>>().map_err(out_of_files)?;
-        let shared = Arc::new(Shared::new::<R>(config, &addresses, &wake_ups, stop)?);
+        let shared = Arc::new(Shared::new::<R>(config, addresses.len(), &wake_ups, stop)?);
         let internal_address = internal.as_ref().map(|internal| internal.port.address());
-        let mut server = Self { addresses, internal: internal_address, shared, threads: Vec::new(), unpinned: None };
+        let mut server =
+            Self { addresses, _files: files, internal: internal_address, shared, threads: Vec::new(), unpinned: None };
         let started = server
             .start_shards::<R>(config, of_shards, wake_ups)
             .and_then(|()| server.start_beside(config, internal, R::backend()));
@@ -164,7 +167,7 @@ impl Server {
     }
 
     /// The addresses that it listens on.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[ListenAddress] {
         &self.addresses
     }
 
@@ -197,7 +200,7 @@ impl Shared {
     /// What the shards share that `wake_ups` wake.
     fn new<R: OpenRing>(
         config: &Config,
-        addresses: &[SocketAddr],
+        addresses: usize,
         wake_ups: &[OwnedFd],
         stop: Arc<Stop>,
     ) -> Result<Self, StartError> {
@@ -210,7 +213,7 @@ impl Shared {
         let registry = Arc::new(registry.asking(R::peer_has_ended));
         let memory = Arc::new(Memory::new(config.memory_bytes_max(), shards));
         let failures = Arc::new(Failures::new(config.failure_log_interval));
-        let reserved = files_reserved(config, shards * addresses.len());
+        let reserved = files_reserved(config, shards * addresses);
         let metrics = Metrics::new(&instance, R::backend().as_str(), shards, Arc::clone(&registry));
         let memory_metric = MemoryMetric { memory: Arc::clone(&memory), rooms: Arc::clone(&registry) };
         metrics.registry().register_collector(Box::new(memory_metric));
@@ -268,7 +271,7 @@ mod tests {
         let config = Config::parse_from(["hi", "--listen", "127.0.0.1:0", "--internal", "off", "--shards", "2"]);
         let (listeners, stop) = (Listeners::bind(&config).unwrap(), Arc::<Stop>::default());
         let server = Server::start::<Ring>(&config, listeners, Arc::clone(&stop)).unwrap();
-        let mut stream = TcpStream::connect(server.addresses()[0]).unwrap();
+        let mut stream = TcpStream::connect(server.addresses()[0].to_string()).unwrap();
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: hi\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();

@@ -73,7 +73,7 @@ impl Running {
         });
         let files_before = open_files();
         let server = start();
-        let address = server.addresses()[0];
+        let address = server.addresses()[0].to_string().parse().expect("an address with a port");
         Self { server, address, files_before, _alone: alone }
     }
 

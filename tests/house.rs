@@ -27,7 +27,7 @@ const FLOORS: [&[&str]; 18] = [
     &["memory"],
     &["environment", "log", "number", "stop", "throttle"],
     &["output", "slice", "wheel"],
-    &["clock", "limits", "rate", "words"],
+    &["address", "clock", "limits", "rate", "words"],
 ];
 
 /// The files of a library by their module path, such as `room::log`; `lib` for the root.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use hi::address::PeerAddress;
 use hi::http::diagnosis::{Ends, Fault, diagnose};
 use hi::http::echo::{Identity, echo};
 use hi::http::head::{self, HEAD_BYTES_MAX, Head};
@@ -39,7 +40,7 @@ fn byte_by_byte(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, head::HeadErr
 
 fn check_head(head: &Head<'_>) {
     let identity = Identity { instance: "0", group: None, version: "0", backend: "epoll" };
-    let told: Value = serde_json::from_slice(&echo(head, peer(), &identity)).expect("JSON");
+    let told: Value = serde_json::from_slice(&echo(head, PeerAddress::Ip(peer()), &identity)).expect("JSON");
     assert_eq!(told["headers"].as_array().map(Vec::len), Some(head.headers.len()));
     match upgrade::examine(head) {
         Ok(handshake) => {
@@ -67,7 +68,7 @@ fn check_head(head: &Head<'_>) {
 
 /// Every refusal is an answer, a line for the log and JSON.
 fn check_refusal(fault: impl Into<Fault>, head: Option<&Head<'_>>) {
-    let verdict = diagnose(fault.into(), head, Ends { peer: peer(), local: Some(peer()) });
+    let verdict = diagnose(fault.into(), head, Ends { peer: PeerAddress::Ip(peer()), local: Some(peer()) });
     assert_sentence(&verdict.operator_text());
     assert_sentence(&verdict.hop_label());
     let told: Value = serde_json::from_slice(&verdict.client_json()).expect("JSON");

@@ -3,10 +3,10 @@
 
 use std::io;
 use std::mem;
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use rustix::io::ioctl_fionbio;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
@@ -14,15 +14,16 @@ use tokio::time::sleep;
 use super::answer::{Outcome, outcome};
 use super::handshake::serve;
 use super::{ControlContext, Peer};
+use crate::address::PeerAddress;
 use crate::limits::{ACCEPTS_PER_ROW, DESCRIPTOR_PAUSE, HEAD_BYTES_USUAL};
 use crate::os;
-use crate::ring::OpenRing;
 use crate::ring::control::{Stream, spawn};
+use crate::ring::{OpenRing, Socket};
 use crate::stop::Stop;
 
 /// A listener, watched by the runtime of the thread that made it.
 pub(crate) struct Listener {
-    listener: AsyncFd<TcpListener>,
+    listener: AsyncFd<OwnedFd>,
     /// Told when a row of accepts has ended and another one has to follow.
     next_row: AsyncFd<OwnedFd>,
 }
@@ -32,9 +33,9 @@ impl Listener {
     ///
     /// # Errors
     /// Out of file descriptors or memory.
-    pub(crate) fn new(listener: TcpListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        Ok(Self { listener: os::watch_listener(listener)?, next_row: os::watch_readable(os::new_eventfd()?)? })
+    pub(crate) fn new(listener: OwnedFd) -> io::Result<Self> {
+        ioctl_fionbio(&listener, true)?;
+        Ok(Self { listener: os::watch_readable(listener)?, next_row: os::watch_readable(os::new_eventfd()?)? })
     }
 
     /// Accepts until the server stops; then the listener closes, which refuses those that come now, and the shard is told.
@@ -57,14 +58,14 @@ impl Listener {
                 // No more connections wait.
                 let Ok(accepted) = ready.try_io(|listener| os::accept(listener.get_ref())) else { continue 'rows };
                 match accepted {
-                    Ok((mut stream, address)) => {
+                    Ok((mut socket, address)) => {
                         context.counters.accepts.add(1);
-                        if !context.descriptors.fits(&stream) {
+                        if !context.descriptors.fits(&socket) {
                             context.note_pause(&"the last free file descriptors are reserved for the internal port");
-                            stream = context.descriptors.move_down(stream).await;
+                            socket = context.descriptors.move_down(socket).await;
                         }
                         // One that comes alone is answered at once; the answers to the rest of a storm leave together.
-                        accept_one(stream, address, &mut buffer, number == 0, context);
+                        accept_one(socket, address, &mut buffer, number == 0, context);
                     }
                     // That one connection was gone before it was accepted.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -86,8 +87,8 @@ impl Listener {
 /// Serves a connection as far as what it has sent allows, and hands the rest to a task. `buffer` is used again unless it goes
 /// with the task.
 fn accept_one<R: OpenRing + 'static>(
-    stream: TcpStream,
-    address: SocketAddr,
+    socket: OwnedFd,
+    address: PeerAddress,
     buffer: &mut Vec<u8>,
     at_once: bool,
     context: &Rc<ControlContext<R>>,
@@ -95,14 +96,14 @@ fn accept_one<R: OpenRing + 'static>(
     buffer.clear();
     buffer.reserve(HEAD_BYTES_USUAL);
     // Nothing yet, or the end of it, or an error: the task reads again, and finds out.
-    let _ = recv(&stream, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT);
-    match outcome(buffer, 0, Peer { socket: stream.as_fd(), address }, context) {
+    let _ = recv(&socket, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT);
+    match outcome(buffer, 0, Peer { socket: socket.as_fd(), address }, context) {
         Some((Outcome::Upgrade(upgrade), used)) => {
-            context.adopt(stream.into(), upgrade, buffer.split_off(used), at_once);
+            context.adopt(Socket::Accepted(socket), upgrade, buffer.split_off(used), at_once);
         }
         first => {
             let (buffer, context) = (mem::take(buffer), Rc::clone(context));
-            match Stream::new(R::backend(), stream) {
+            match Stream::new(R::backend(), socket) {
                 Ok(stream) => spawn(async move { serve(stream, address, buffer, first, &context).await }),
                 Err(error) => context.note_pause(&error),
             }

@@ -1,13 +1,14 @@
 //! One connection on the control ring: request heads that arrive in parts, keep-alive, and how it ends here.
 
 use std::mem;
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Outcome, outcome};
 use super::{ControlContext, Peer};
+use crate::address::PeerAddress;
 use crate::http::diagnosis::Fault;
 use crate::http::head::HEAD_BYTES_MAX;
 use crate::http::response::{Body, Connection, Response};
@@ -20,7 +21,7 @@ use crate::ring::control::Stream;
 /// `first` what the request in it comes to.
 pub(super) async fn serve<R: OpenRing>(
     stream: Stream,
-    address: SocketAddr,
+    address: PeerAddress,
     mut buffer: Vec<u8>,
     mut first: Option<(Outcome, usize)>,
     context: &ControlContext<R>,
@@ -106,7 +107,7 @@ async fn turn_away(stream: Stream) {
 }
 
 /// The time for a head is up. A peer that began one is told.
-async fn end<R: OpenRing>(stream: Stream, address: SocketAddr, began: bool, context: &ControlContext<R>) {
+async fn end<R: OpenRing>(stream: Stream, address: PeerAddress, began: bool, context: &ControlContext<R>) {
     if began {
         let fault = Fault::Timeout(context.settings.handshake_timeout);
         let verdict = context.refuse(fault, None, Peer { socket: stream.as_fd(), address });

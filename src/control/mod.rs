@@ -9,7 +9,6 @@
 //! head; everything else is answered here.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::address::PeerAddress;
 use crate::admission::Admission;
 use crate::counters::Counters;
 use crate::descriptors::Descriptors;
@@ -70,7 +70,7 @@ pub(crate) struct ControlContext<R> {
 #[derive(Clone, Copy)]
 struct Peer<'s> {
     socket: BorrowedFd<'s>,
-    address: SocketAddr,
+    address: PeerAddress,
 }
 
 impl<R: OpenRing> ControlContext<R> {

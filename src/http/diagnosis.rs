@@ -17,6 +17,7 @@ use super::reason::Reason;
 use super::response::Response;
 use super::target::TargetError;
 use super::upgrade::UpgradeRefusal;
+use crate::address::PeerAddress;
 use crate::limits::ORIGIN_BYTES_SHOWN;
 
 /// What failed.
@@ -54,7 +55,7 @@ faults! { HeadError => Head, TargetError => Target, UpgradeRefusal => Upgrade, O
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     /// The other end: the last hop, or the client.
-    pub peer: SocketAddr,
+    pub peer: PeerAddress,
     /// This end, as the peer reached it, if known: the upstream that a proxy has to be given.
     pub local: Option<SocketAddr>,
 }

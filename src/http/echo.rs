@@ -2,11 +2,11 @@
 //! the hops between have changed.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 
 use serde::Serialize;
 
 use super::head::Head;
+use crate::address::PeerAddress;
 
 /// Headers whose values are shown: those that tell how the request got here. Other headers that a proxy adds may be secrets
 /// between it and the server (`X-Origin-Verify`), which clients must not learn.
@@ -37,7 +37,7 @@ struct Echo<'r> {
     method: &'r str,
     path: &'r str,
     http_version: &'static str,
-    peer: SocketAddr,
+    peer: PeerAddress,
     headers: Vec<(&'r str, Cow<'r, str>)>,
     #[serde(flatten)]
     identity: &'r Identity<'r>,
@@ -60,7 +60,7 @@ pub struct Identity<'r> {
 /// The body, JSON: `method`, `path` (the whole target, undecoded), `http_version` (`HTTP/1.1`), `peer` (address and port of
 /// the last hop), `headers` (`[name, value]` pairs in order, names in the case that they came in), and the
 /// parts of the [`Identity`]. Bytes that are not UTF-8 become U+FFFD.
-pub fn echo(head: &Head<'_>, peer: SocketAddr, identity: &Identity<'_>) -> Vec<u8> {
+pub fn echo(head: &Head<'_>, peer: PeerAddress, identity: &Identity<'_>) -> Vec<u8> {
     let echo = Echo {
         method: head.method,
         path: head.target,
@@ -92,7 +92,7 @@ mod tests {
 
     fn echoed(request: &[u8]) -> serde_json::Value {
         let (head, _) = parse(request).expect("well-formed").expect("whole");
-        let peer = "[2001:db8::1]:443".parse().expect("an address");
+        let peer = PeerAddress::Ip("[2001:db8::1]:443".parse().expect("an address"));
         let identity = Identity { instance: "i-1", group: None, version: "0.1.0", backend: "epoll" };
         serde_json::from_slice(&echo(&head, peer, &identity)).expect("JSON")
     }

@@ -52,7 +52,9 @@ impl Stream {
     ///
     /// # Errors
     /// Epoll watches as many sockets as it may, or is out of memory.
-    pub(crate) fn new(backend: Backend, stream: TcpStream) -> io::Result<Self> {
+    pub(crate) fn new(backend: Backend, socket: OwnedFd) -> io::Result<Self> {
+        // Whatever its family: neither runtime asks for it.
+        let stream = TcpStream::from(socket);
         Ok(match backend {
             Backend::IoUring => Self::IoUring(tokio_uring::net::TcpStream::from_std(stream)),
             Backend::Epoll => {

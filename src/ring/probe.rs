@@ -150,8 +150,8 @@ fn try_control(backend: Backend) -> Result<(), RingError> {
         let tried = async {
             let client = std::net::TcpStream::connect(address).map_err(step("a connection to 127.0.0.1"))?;
             let (served, _) = listener.accept().map_err(step("an accept"))?;
-            let served = Stream::new(backend, served).map_err(step("a connection to 127.0.0.1"))?;
-            let client = Stream::new(backend, client).map_err(step("a connection to 127.0.0.1"))?;
+            let served = Stream::new(backend, served.into()).map_err(step("a connection to 127.0.0.1"))?;
+            let client = Stream::new(backend, client.into()).map_err(step("a connection to 127.0.0.1"))?;
             served.write_all(Bytes::from_static(b"hi")).await.map_err(step("a write"))?;
             client.read(Vec::with_capacity(2)).await.0.map_err(step("a read"))?;
             Ok(())

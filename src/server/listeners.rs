@@ -1,9 +1,14 @@
 //! The ports: bound for the shards and for the internal port, with a sentence where that fails, and as links in the log.
 
+use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use super::{StartError, cores};
+use crate::address::ListenAddress;
 use crate::api::InternalPort;
 use crate::api::key::Keys;
 use crate::config::{self, Config};
@@ -14,13 +19,14 @@ use crate::os;
 #[derive(Debug)]
 pub struct Listeners {
     /// The addresses that are listened on.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<ListenAddress>,
+    pub(super) files: Vec<SocketFile>,
     pub(super) of_shards: Vec<ShardListeners>,
     pub(super) internal: Option<Internal>,
 }
 
 /// The listeners of one shard, one for each address.
-pub(super) type ShardListeners = Vec<TcpListener>;
+pub(super) type ShardListeners = Vec<OwnedFd>;
 
 /// The internal port, and the keys that it asks for.
 #[derive(Debug)]
@@ -36,29 +42,92 @@ impl Listeners {
     /// An address that can't be bound, or a key file that can't be used.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         let shards = config.shard_count(cores()?.parallelism);
-        let wanted = if config.listen.is_empty() { vec![os::any_address(config.port)] } else { apart(&config.listen) };
-        let mut addresses = Vec::with_capacity(wanted.len());
+        let (ips, paths) = wanted(config);
+        let mut addresses = Vec::with_capacity(ips.len() + paths.len());
         let mut of_shards: Vec<_> = (0..shards).map(|_| ShardListeners::new()).collect();
-        for address in &wanted {
-            let listeners = bind(*address, has_ipv4_beside(*address, &wanted), shards)?;
-            let bound = listeners[0].local_addr();
-            addresses.push(bound.map_err(|error| StartError(format!("a listener has no address: {error}")))?);
+        let mut add = |address, listeners: Vec<OwnedFd>| {
+            addresses.push(address);
             of_shards.iter_mut().zip(listeners).for_each(|(of_shard, listener)| of_shard.push(listener));
+        };
+        for ip in &ips {
+            let (bound, listeners) = bind(*ip, has_ipv4_beside(*ip, &ips), shards)?;
+            add(ListenAddress::Ip(bound), listeners);
+        }
+        let mut files = Vec::new();
+        for path in paths {
+            let (file, listeners) = bind_unix(path, shards)?;
+            add(ListenAddress::Unix(path.to_owned()), listeners);
+            files.push(file);
         }
         let keys = config.api_key_file.as_deref().map_or(Ok(Keys::default()), Keys::load).map_err(StartError)?;
         let internal = match config.internal {
             config::Internal::Off => None,
             config::Internal::At(address) => Some(Internal { port: bind_internal(address)?, keys }),
         };
-        Ok(Self { addresses, of_shards, internal })
+        Ok(Self { addresses, files, of_shards, internal })
     }
 }
 
-fn bind(address: SocketAddr, ipv6_only: bool, shards: usize) -> Result<Vec<TcpListener>, StartError> {
+/// A socket in the file system, which would outlive its server. Dropping this removes it, unless another server has replaced it.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), inode: inode(path)? })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn inode(path: &Path) -> io::Result<u64> {
+    Ok(fs::symlink_metadata(path)?.ino())
+}
+
+/// What has to be bound.
+fn wanted(config: &Config) -> (Vec<SocketAddr>, Vec<&Path>) {
+    if config.listen.is_empty() {
+        return (vec![os::any_address(config.port)], Vec::new());
+    }
+    let (mut ips, mut paths) = (Vec::new(), Vec::new());
+    for address in &config.listen {
+        match address {
+            ListenAddress::Ip(ip) => ips.push(*ip),
+            ListenAddress::Unix(path) if paths.contains(&path.as_path()) => {}
+            ListenAddress::Unix(path) => paths.push(path.as_path()),
+        }
+    }
+    (apart(&ips), paths)
+}
+
+fn bind_unix(path: &Path, shards: usize) -> Result<(SocketFile, Vec<OwnedFd>), StartError> {
+    let bound = os::bind_unix(path, shards).and_then(|listeners| Ok((SocketFile::at(path)?, listeners)));
+    bound.map_err(|error| {
+        let fix = match error.kind() {
+            io::ErrorKind::AddrInUse => "something listens there already: stop it, or choose another path",
+            io::ErrorKind::AlreadyExists => "it is no socket: remove it, or choose another path",
+            io::ErrorKind::NotFound => "its folder doesn't exist: create it (RuntimeDirectory= in systemd)",
+            io::ErrorKind::PermissionDenied => "hi may not write to its folder: choose another, or change its owner",
+            _ => "choose another path with --listen",
+        };
+        StartError(format!("can't listen on unix:{} ({error}): {fix}.", path.display()))
+    })
+}
+
+fn bind(address: SocketAddr, ipv6_only: bool, shards: usize) -> Result<(SocketAddr, Vec<OwnedFd>), StartError> {
     // A server that has just ended may keep its port for a moment, until the kernel has torn down its rings: an operator
     // who restarts hi must not be told that something listens there.
     let bind = || os::bind_shards(address, ipv6_only, shards);
-    os::retry_while_in_use(PREDECESSOR_TIME_MAX, PREDECESSOR_POLL, bind).map_err(|error| {
+    let listeners = os::retry_while_in_use(PREDECESSOR_TIME_MAX, PREDECESSOR_POLL, bind).map_err(|error| {
         let fix = match error.kind() {
             io::ErrorKind::AddrInUse => "something listens there already: stop it, or choose another port with -p",
             io::ErrorKind::PermissionDenied => {
@@ -68,7 +137,9 @@ fn bind(address: SocketAddr, ipv6_only: bool, shards: usize) -> Result<Vec<TcpLi
             _ => "choose another address with --listen, or another port with -p",
         };
         StartError(format!("can't listen on {address} ({error}): {fix}."))
-    })
+    })?;
+    let bound = listeners[0].local_addr().map_err(|error| StartError(format!("a listener has no address: {error}")))?;
+    Ok((bound, listeners.into_iter().map(OwnedFd::from).collect()))
 }
 
 /// The addresses without those that another one covers: binding both would fail, since hi itself listens there already.
@@ -109,13 +180,14 @@ fn bind_internal(address: SocketAddr) -> Result<InternalPort, StartError> {
     })
 }
 
-/// Addresses as links that a browser opens.
-pub(super) fn links(addresses: &[SocketAddr]) -> String {
+/// Addresses as links that a browser opens, where it can.
+pub(super) fn links(addresses: &[ListenAddress]) -> String {
     let mut links: Vec<String> = Vec::new();
     for address in addresses {
-        let link = match address.ip().is_unspecified() {
-            true => format!("http://localhost:{}/", address.port()),
-            false => format!("http://{address}/"),
+        let link = match address {
+            ListenAddress::Ip(ip) if ip.ip().is_unspecified() => format!("http://localhost:{}/", ip.port()),
+            ListenAddress::Ip(ip) => format!("http://{ip}/"),
+            ListenAddress::Unix(_) => address.to_string(),
         };
         // All of IPv4 and all of IPv6 are the same link.
         if !links.contains(&link) {
@@ -154,7 +226,7 @@ mod tests {
 
     #[test]
     fn the_same_link_is_shown_once() {
-        let all: Vec<SocketAddr> = ["0.0.0.0:80", "[::]:80", "[::1]:81"].iter().map(|a| a.parse().unwrap()).collect();
-        assert_eq!(links(&all), "http://localhost:80/, http://[::1]:81/");
+        let all = ["0.0.0.0:80", "[::]:80", "[::1]:81", "unix:/run/hi.sock"].map(|address| address.parse().unwrap());
+        assert_eq!(links(&all), "http://localhost:80/, http://[::1]:81/, unix:/run/hi.sock");
     }
 }

@@ -4,23 +4,27 @@
 use std::env;
 use std::fmt::Write as _;
 use std::io;
-use std::net::SocketAddr as Address;
+use std::net;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use tracing::warn;
 
+use crate::address::ListenAddress;
+
 /// Names the socket of the service manager: a path, or behind an `@` a name in the abstract namespace.
 const VARIABLE: &str = "NOTIFY_SOCKET";
 
 /// Connections are accepted: at these addresses, and at `internal`.
-pub(super) fn ready(addresses: &[Address], internal: Option<Address>) {
+pub(super) fn ready(addresses: &[ListenAddress], internal: Option<net::SocketAddr>) {
     let mut message = "READY=1".to_owned();
     // Names that begin with X_ are free for anyone to use.
-    let listed = addresses.iter().map(|address| ("X_HI_LISTEN", address));
-    for (name, address) in listed.chain(internal.as_ref().map(|address| ("X_HI_INTERNAL", address))) {
-        let _ = write!(message, "\n{name}={address}");
+    for address in addresses {
+        let _ = write!(message, "\nX_HI_LISTEN={address}");
+    }
+    if let Some(address) = internal {
+        let _ = write!(message, "\nX_HI_INTERNAL={address}");
     }
     tell(&message);
 }

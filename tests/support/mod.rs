@@ -180,6 +180,9 @@ impl Server {
         let mut lines = message.lines();
         assert_eq!(lines.next(), Some("READY=1"), "{message}");
         for (name, value) in lines.filter_map(|line| line.split_once('=')) {
+            if value.starts_with("unix:") {
+                continue;
+            }
             let address: SocketAddr = value.parse().expect("an address");
             match name {
                 "X_HI_LISTEN" => self.addresses.push(address),

@@ -3,13 +3,14 @@
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::address::PeerAddress;
 use crate::http::diagnosis::{Ends, Fault, diagnose};
 use crate::http::head::HeadError;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn failure(fault: impl Into<Fault>, hop: u32) -> Verdict {
-    let peer = (Ipv4Addr::from_bits(0x0a00_0000 + hop), 4000).into();
+    let peer = PeerAddress::Ip((Ipv4Addr::from_bits(0x0a00_0000 + hop), 4000).into());
     diagnose(fault.into(), None, Ends { peer, local: None })
 }
 

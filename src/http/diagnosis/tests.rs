@@ -17,7 +17,7 @@ const VALID: [&str; 4] = [
 ];
 
 fn ends() -> Ends {
-    Ends { peer: ENDS.parse().unwrap(), local: Some("198.51.100.9:8080".parse().unwrap()) }
+    Ends { peer: PeerAddress::Ip(ENDS.parse().unwrap()), local: Some("198.51.100.9:8080".parse().unwrap()) }
 }
 
 /// What the server does with these bytes, without the server.
