@@ -10,7 +10,8 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use hi::clock::Time;
 use hi::frame::OpCode;
-use hi::frame::decode::Decoder;
+use hi::frame::decode::{Decoder, MessageKind};
+use hi::frame::deflate::{Deflater, Inflater};
 use hi::frame::encode;
 use hi::http::{head, upgrade};
 use hi::os;
@@ -56,12 +57,37 @@ fn decode(criterion: &mut Criterion) {
             let decode_all = |mut input: Vec<u8>| {
                 let (mut decoder, mut rest) = (Decoder::new(), &mut input[..]);
                 for _ in 0..frames {
-                    let event = decoder.next(&mut rest, MESSAGE_BYTES_MAX).expect("the frames are valid");
+                    let event = decoder.next(&mut rest, MESSAGE_BYTES_MAX, false).expect("the frames are valid");
                     black_box(event.expect("the frames are whole"));
                 }
                 input
             };
             bencher.iter_batched(|| input.clone(), decode_all, BatchSize::SmallInput);
+        });
+    }
+    group.finish();
+}
+
+/// Compressing a frame of live data once, for any number of members, and decompressing it.
+fn deflate(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("deflate");
+    for (name, bytes) in [("1 KiB", 1024), ("16 KiB", 16 * 1024), ("256 KiB", 256 * 1024)] {
+        let items = (0..)
+            .map(|n: usize| format!("{{\"Id\":{},\"Price\":{}.{:02}}},", n * 7919 % 65_536, n * 31 % 997, n % 100));
+        let text: String = items.take(bytes / 20).collect();
+        let frame = encode::frame(OpCode::Text, &text.as_bytes()[..bytes]);
+        let (mut deflater, mut inflater) = (Deflater::new(0), Inflater::default());
+        let deflated = deflater.frame(&frame);
+        let payload = deflated.slice(if deflated[1] < 126 { 2 } else { 4 }..);
+        group.throughput(Throughput::Bytes(bytes as u64));
+        group.bench_function(format!("{name} to {} bytes", payload.len()), |bencher| {
+            bencher.iter(|| deflater.frame(black_box(&frame)));
+        });
+        group.bench_function(format!("{name} back"), |bencher| {
+            bencher.iter(|| {
+                let message = inflater.message(MessageKind::Text, black_box(&payload), MESSAGE_BYTES_MAX);
+                inflater.reuse(message.expect("it was compressed"));
+            });
         });
     }
     group.finish();
@@ -183,5 +209,5 @@ fn lists(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, encode_once, handshake, log, relay, lists);
+criterion_group!(benches, decode, deflate, encode_once, handshake, log, relay, lists);
 criterion_main!(benches);

@@ -27,6 +27,7 @@ pub struct Admission {
     origins: Vec<Allowed>,
     raw: RawMode,
     rooms_max: usize,
+    deflates: bool,
 }
 
 /// A connection is in as many rooms as it may be.
@@ -39,7 +40,12 @@ pub(crate) struct TooManyRooms {
 impl Admission {
     /// Lets in the pages of these origins, and into raw rooms as `raw` says; each connection into at most `rooms_max` rooms.
     pub(crate) fn new(origins: Vec<Allowed>, raw: RawMode, rooms_max: usize) -> Self {
-        Self { origins, raw, rooms_max }
+        Self { origins, raw, rooms_max, deflates: false }
+    }
+
+    /// Accepts offers to compress messages, if `deflates`.
+    pub(crate) fn compressing(self, deflates: bool) -> Self {
+        Self { deflates, ..self }
     }
 
     /// Rooms that one connection may be in.
@@ -98,7 +104,10 @@ impl Admission {
     }
 
     fn handshake(&self, head: &Head<'_>) -> Result<Handshake, Fault> {
-        let handshake = upgrade::examine(head)?;
+        let mut handshake = upgrade::examine(head)?;
+        if self.deflates {
+            handshake.compression = upgrade::extensions::negotiate(head);
+        }
         origin::check(head, &self.origins)?;
         Ok(handshake)
     }

@@ -36,6 +36,7 @@ const LISTENING: &str = "Listening";
 const ACCESS: &str = "Access";
 const LIMITS: &str = "Limits";
 const MEMORY: &str = "Memory and replay";
+const COMPRESSION: &str = "Compression";
 const HEARTBEAT: &str = "Heartbeat";
 const THREADS: &str = "Threads";
 const DIAGNOSIS: &str = "Diagnosis";
@@ -155,6 +156,17 @@ pub struct Config {
           value_parser = parse_buffers)]
     pub receive_buffers: u16,
 
+    /// Whether messages are compressed for clients that offer permessage-deflate, as browsers do: on or off. Good for JSON
+    /// of half a KiB and more, useless for chat
+    #[arg(help_heading = COMPRESSION, long, value_name = "MODE", env = "HI_COMPRESSION", default_value = "off",
+          action = ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub compression: bool,
+
+    /// Shortest message that is compressed, in bytes of WebSocket payload
+    #[arg(help_heading = COMPRESSION, long, value_name = "BYTES", env = "HI_COMPRESSION_MIN", default_value = "512",
+          value_parser = parse_size)]
+    pub compression_min: usize,
+
     /// Time between two WebSocket pings on a connection
     #[arg(help_heading = HEARTBEAT, long, value_name = "TIME", env = "HI_PING_INTERVAL", default_value = "25s",
           value_parser = parse_seconds)]
@@ -259,7 +271,8 @@ impl Config {
 
     /// Bytes of relays that the inbox of one shard can hold, if there are `shards` of them.
     pub fn inbox_bytes_max(&self, shards: usize) -> usize {
-        inbox::inbox_bytes_max(shards, self.max_message.max(api::call::BODY_BYTES_MAX))
+        let message_bytes_max = self.max_message.max(api::call::BODY_BYTES_MAX);
+        inbox::inbox_bytes_max(shards, message_bytes_max, self.compression)
     }
 
     /// What the shards of a process have to know, if there are `shards` of them. `instance` is the process, as clients see it.
@@ -276,7 +289,10 @@ impl Config {
                 timeout: self.ping_timeout.as_secs() as u32,
             },
             message_bytes_max: self.max_message,
-            admission: Arc::new(Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize)),
+            deflated_bytes_min: self.compression_min,
+            admission: Arc::new(
+                Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize).compressing(self.compression),
+            ),
             backlog_bytes: self.backlog_bytes,
             inbox_bytes_max: self.inbox_bytes_max(shards),
             slow: self.slow,

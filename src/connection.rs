@@ -13,7 +13,7 @@ use crate::frame::OpCode;
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
 use crate::protocol::name::Name;
-use crate::protocol::{MemberId, Protocol, sse};
+use crate::protocol::{Encoding, MemberId, Protocol, sse};
 use crate::rate::Bucket;
 use crate::ring::Slices;
 
@@ -158,6 +158,9 @@ pub(crate) struct Gap {
     pub last: u64,
 }
 
+// An idle connection costs this, and one entry in a room's list.
+const _: () = assert!(size_of::<Connection>() <= 168);
+
 /// One upgraded connection, from the end of its handshake to its release.
 pub(crate) struct Connection {
     /// Distinguishes connections that use the same slot one after the other.
@@ -170,6 +173,8 @@ pub(crate) struct Connection {
     pub liveness: Liveness,
     /// Whether it takes only one receive buffer at a time: it has sent more than was read, or had to wait.
     pub one_at_a_time: bool,
+    /// Whether both sides may compress messages (permessage-deflate was agreed on).
+    pub deflates: bool,
     /// True exactly while it is in one of the shard's send queues.
     pub queued: bool,
     /// Number of consecutive messages that could not be parsed.
@@ -193,13 +198,14 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A new connection, in no room yet.
-    pub(crate) fn new(serial: u32, descriptor: RawFd, role: Role, bucket: Bucket) -> Self {
+    pub(crate) fn new(serial: u32, descriptor: RawFd, role: Role, deflates: bool, bucket: Bucket) -> Self {
         Self {
             serial,
             descriptor,
             life: Life::begin(),
             liveness: Liveness::Quiet,
             one_at_a_time: false,
+            deflates,
             queued: false,
             unreadable: 0,
             due_tick: 0,
@@ -216,6 +222,11 @@ impl Connection {
     /// The protocol that it speaks.
     pub(crate) fn protocol(&self) -> Protocol {
         self.role.protocol()
+    }
+
+    /// The form in which it gets what its rooms publish.
+    pub(crate) fn encoding(&self) -> Encoding {
+        self.protocol().encoding(self.deflates)
     }
 
     /// The user's name, if it is a chat connection.

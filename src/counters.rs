@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use crate::frame::deflate::Volume;
 use crate::number::Number;
 use crate::protocol::Protocol;
 use crate::protocol::v1::Code;
@@ -63,6 +64,28 @@ words! {
         TooOld = "too_old",
         /// It named another epoch of the room.
         OtherEpoch = "other_epoch",
+    }
+}
+
+words! {
+    /// What becomes of a client's offer to compress messages.
+    pub enum Compression {
+        /// Both sides compress.
+        Agreed = "agreed",
+        /// None of its offers can be accepted.
+        Declined = "declined",
+        /// The client can't decompress reliably: Safari 15.0 to 15.3.
+        Safari = "safari",
+    }
+}
+
+words! {
+    /// The direction of messages.
+    pub(crate) enum Direction {
+        /// From clients.
+        In = "in",
+        /// To members.
+        Out = "out",
     }
 }
 
@@ -184,6 +207,9 @@ pub struct Counters<C = Counter> {
     rate_limited: [C; Protocol::ALL.len()],
     lapped: [C; Lapped::ALL.len()],
     replays: [C; Replay::ALL.len()],
+    compressions: [C; Compression::ALL.len()],
+    deflated_bytes: [C; Direction::ALL.len()],
+    deflate_plain_bytes: [C; Direction::ALL.len()],
     refused: [C; Code::ALL.len()],
     api_errors: [C; ERROR_CODES.len()],
     disconnects: [C; CLOSE_CODES.len() + 1],
@@ -235,6 +261,9 @@ impl<C> Counters<C> {
             rate_limited: from_fn(|_| next()),
             lapped: from_fn(|_| next()),
             replays: from_fn(|_| next()),
+            compressions: from_fn(|_| next()),
+            deflated_bytes: from_fn(|_| next()),
+            deflate_plain_bytes: from_fn(|_| next()),
             refused: from_fn(|_| next()),
             api_errors: from_fn(|_| next()),
             disconnects: from_fn(|_| next()),
@@ -266,6 +295,21 @@ impl<C> Counters<C> {
         &self.replays[outcome as usize]
     }
 
+    /// Offers to compress messages.
+    pub(crate) fn compression(&self, outcome: Compression) -> &C {
+        &self.compressions[outcome as usize]
+    }
+
+    /// Bytes of compressed payloads.
+    pub(crate) fn deflated_bytes(&self, direction: Direction) -> &C {
+        &self.deflated_bytes[direction as usize]
+    }
+
+    /// Bytes of the same payloads, uncompressed.
+    pub(crate) fn deflate_plain_bytes(&self, direction: Direction) -> &C {
+        &self.deflate_plain_bytes[direction as usize]
+    }
+
     /// Requests of chat clients that were refused; those of v0 under the code that v1 would have. Those beyond the rate are in
     /// [`Counters::rate_limited`].
     pub(crate) fn refused(&self, code: Code) -> &C {
@@ -287,6 +331,14 @@ impl<C> Counters<C> {
 }
 
 impl Counters {
+    /// Counts messages that were compressed or decompressed.
+    pub(crate) fn deflated(&self, direction: Direction, volume: Volume) {
+        if volume != Volume::default() {
+            self.deflated_bytes(direction).add(volume.deflated);
+            self.deflate_plain_bytes(direction).add(volume.plain);
+        }
+    }
+
     pub(crate) fn busy(&self, time: Duration) {
         self.busy_nanos.add(time.as_nanos() as u64);
     }
@@ -301,6 +353,8 @@ mod tests {
         assert!(Protocol::ALL.iter().enumerate().all(|(index, protocol)| *protocol as usize == index));
         assert!(Lapped::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
         assert!(Replay::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
+        assert!(Compression::ALL.iter().enumerate().all(|(index, outcome)| *outcome as usize == index));
+        assert!(Direction::ALL.iter().enumerate().all(|(index, direction)| *direction as usize == index));
         assert!(Code::ALL.iter().enumerate().all(|(index, code)| *code as usize == index));
     }
 

@@ -68,6 +68,12 @@ pub(crate) const CONTROL_BYTES_MAX: usize = 125;
 /// Longest reason of a Close frame, in bytes: the payload of a control frame without the code (RFC 6455 section 5.5).
 pub(crate) const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 
+/// Longest message, in bytes, that is compressed for the members that take it so: about two milliseconds' work. Longer ones
+/// leave as they are.
+pub(crate) const DEFLATED_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of scratch memory that are kept between two compressed messages, in each direction on each shard.
+pub(crate) const DEFLATE_SCRATCH_BYTES: usize = 64 * 1024;
+
 // One connection
 /// Bytes of replies that may wait for one connection. A peer that keeps sending requests without reading the replies is closed.
 pub(crate) const OUTBOX_BYTES_MAX: usize = 256 * 1024;

@@ -85,6 +85,29 @@ async fn two_windows_chat_join_a_room_and_reconnect_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_browser_and_the_server_compress_for_each_other() {
+    let driver = Driver::start();
+    let (server, internal) = Server::start_with_internal(&["--compression", "on"]);
+    let page = Page::open(&driver, &server, (1200, 800)).await;
+    page.join("ann").await;
+    page.wait_text("#messages .notice", "ann joined").await;
+    assert_eq!(internal.metric("hi_deflate_offers_total{outcome=\"agreed\"}"), 1.0);
+    let mut plain = server.join_quietly("plain", "general");
+    let long = "a long message, which has to be compressed ".repeat(30);
+    plain.say("general", long.trim());
+    plain.expect_message("plain", long.trim());
+    page.wait_text("#messages .message .text", long.trim()).await;
+    page.say(long.trim()).await;
+    plain.expect_message("ann", long.trim());
+    for direction in ["in", "out"] {
+        let bytes = |name: &str| internal.metric(&format!("{name}_bytes_total{{dir={direction:?}}}"));
+        let (deflated, plain) = (bytes("hi_deflate"), bytes("hi_deflate_plain"));
+        assert!(plain > long.len() as f64 && deflated < plain / 3.0, "{direction}: {deflated} of {plain}");
+    }
+    page.client.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_are_explained_before_anything_is_sent() {
     let driver = Driver::start();
     let server = Server::start(&[]);

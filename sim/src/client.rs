@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use hi::protocol::position::Since;
 
 use crate::network::{Found, LinkId, Sizes};
-use crate::plan::{RAW_ROOMS, ROOMS};
+use crate::plan::{COMPRESSION, RAW_ROOMS, ROOMS};
 use crate::scene::Scene;
 use crate::seen::Seen;
 use crate::server::{Kind, Request};
@@ -83,6 +83,7 @@ pub struct Connection {
     /// Its link.
     pub link: LinkId,
     reader: Reader,
+    deflates: bool,
     /// Whether the head of the answer has come.
     began: bool,
     /// v1: whether `hello` has come. SSE: whether it knows where it stands.
@@ -115,6 +116,8 @@ pub struct Client {
     /// How it reads.
     pub pace: Pace,
     answers_pings: bool,
+    /// Whether it agrees on compression.
+    deflates: bool,
     /// Its connection, if it has one.
     pub connection: Option<Connection>,
     /// What it remembers of rooms.
@@ -139,11 +142,13 @@ impl Client {
             true => random.pick(&[Pace::Some, Pace::Little, Pace::Nothing]),
             false => random.pick(&[Pace::All, Pace::Some]),
         };
+        let deflates = scene.plan.config.compression && kind != Kind::Sse && random.aside(COMPRESSION).one_in(2);
         Self {
             user: format!("u{number}"),
             kind,
             pace,
             answers_pings: !slow || random.one_in(2),
+            deflates,
             connection: None,
             left: BTreeMap::new(),
             resume: None,
@@ -179,11 +184,13 @@ impl Client {
             self.user, self.kind
         ));
         let (resume, leftover) = (resume.as_ref(), &leftover[..]);
-        let request = Request { kind: self.kind, user: &self.user, room, resume, since, leftover };
+        let request =
+            Request { kind: self.kind, user: &self.user, room, resume, since, deflates: self.deflates, leftover };
         scene.server.adopt(shard, link, request);
         let mut connection = Connection {
             link,
-            reader: Reader::default(),
+            reader: Reader::new(self.deflates),
+            deflates: self.deflates,
             began: false,
             greeted: false,
             out: BytesMut::new(),
@@ -276,8 +283,11 @@ impl Client {
                 self.hear_event(scene, &event);
                 continue;
             }
-            let Some((opcode, payload)) = connection.reader.frame() else { return };
-            self.hear_frame(scene, opcode, &payload);
+            let Some(frame) = connection.reader.frame() else { return };
+            if frame.was_deflated {
+                scene.saw(Seen::Deflated);
+            }
+            self.hear_frame(scene, frame.opcode, &frame.payload);
         }
     }
 

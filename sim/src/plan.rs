@@ -33,6 +33,9 @@ const FLUSH_INTERVALS: [(Pace, Pace); 6] = {
     ]
 };
 
+/// What is decided about compression is decided aside.
+pub const COMPRESSION: u64 = 0x77_92;
+
 /// What a simulation begins with.
 #[derive(Debug)]
 pub struct Plan {
@@ -89,6 +92,9 @@ impl Plan {
         config.ping_timeout = Duration::from_secs(random.pick(&[1, 3, 10]));
         config.raw = random.pick(&[RawMode::Open, RawMode::Open, RawMode::Open, RawMode::Listen]);
         config.flush_interval = random.pick(&FLUSH_INTERVALS.map(|(chat, raw)| Paces { chat, raw }));
+        let compression = random.aside(COMPRESSION);
+        config.compression = compression.one_in(3);
+        config.compression_min = compression.pick(&[0, 100, 512]);
         let shards = random.between(1, 4);
         let inbox_bytes_max = if random.one_in(5) { SMALL_INBOX_BYTES } else { config.inbox_bytes_max(shards) };
         let floods = random.one_in(if is_short { 2 } else { 4 });

@@ -13,6 +13,12 @@ impl Random {
         Self(Rc::new(RefCell::new(fastrand::Rng::with_seed(seed))))
     }
 
+    /// Numbers of their own for `purpose`, which change nothing about those that follow here.
+    pub fn aside(&self, purpose: u64) -> Self {
+        let mut next = self.0.borrow().clone();
+        Self::new(next.u64(..) ^ purpose)
+    }
+
     /// A number from 0 to before `end`, which is not 0.
     pub fn below(&self, end: usize) -> usize {
         self.0.borrow_mut().usize(..end)

@@ -45,11 +45,13 @@ pub enum Seen {
     Dropped,
     /// A holder gave memory back.
     GaveMemory,
+    /// A client got a compressed message.
+    Deflated,
 }
 
 impl Seen {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Connection,
         Self::Turn,
         Self::Heard,
@@ -70,6 +72,7 @@ impl Seen {
         Self::Congested,
         Self::Dropped,
         Self::GaveMemory,
+        Self::Deflated,
     ];
 
     /// In a list of counts.
@@ -95,6 +98,7 @@ impl Seen {
             Self::Congested => "turns with an inbox congested",
             Self::Dropped => "messages dropped by an inbox",
             Self::GaveMemory => "holders that gave memory back",
+            Self::Deflated => "compressed messages",
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hi::clock::Now;
 use hi::connection::Role;
-use hi::counters::{CLOSE_CODES, Readings, counters};
+use hi::counters::{CLOSE_CODES, Compression, Readings, counters};
 use hi::frame::OpCode;
 use hi::frame::encode;
 use hi::memory::{Memory, What};
@@ -78,6 +78,8 @@ pub struct Request<'a> {
     pub resume: Option<&'a String>,
     /// `Last-Event-ID`
     pub since: Option<Since>,
+    /// Whether it agrees on compression.
+    pub deflates: bool,
     /// What came behind the head.
     pub leftover: &'a [u8],
 }
@@ -191,7 +193,7 @@ impl Server {
 
     /// A connection whose handshake is done.
     pub fn adopt(&self, id: usize, link: LinkId, request: Request<'_>) {
-        let Request { kind, user, room, resume, since, leftover } = request;
+        let Request { kind, user, room, resume, since, deflates, leftover } = request;
         self.with(id, |shard, now| {
             let name = || Name::user(user).expect("a name");
             let role = match kind {
@@ -208,6 +210,7 @@ impl Server {
                 role,
                 room: room.map(|room| Name::room(room).expect("a name")),
                 since,
+                compression: deflates.then_some(Compression::Agreed),
                 response: Bytes::from_static(HEAD),
                 leftover: leftover.to_vec(),
             };

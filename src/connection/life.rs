@@ -19,20 +19,30 @@ pub(crate) enum State {
     Ended,
 }
 
+/// What the ring does with the sending side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    /// Nothing: a send may be started.
+    Free,
+    /// A send is in flight.
+    Sending,
+    /// The socket is full, and waited for.
+    AwaitingWritable,
+}
+
 /// The state of a connection, and which operations the ring holds for it.
 #[derive(Debug)]
 pub(crate) struct Life {
     state: State,
     receiving: bool,
-    sending: bool,
-    awaiting_writable: bool,
+    output: Output,
     peer_ended: bool,
 }
 
 impl Life {
     /// A connection begins open, with nothing in the ring.
     pub(crate) fn begin() -> Self {
-        Self { state: State::Open, receiving: false, sending: false, awaiting_writable: false, peer_ended: false }
+        Self { state: State::Open, receiving: false, output: Output::Free, peer_ended: false }
     }
 
     /// The state that the last transition led to.
@@ -85,7 +95,7 @@ impl Life {
 
     /// Whether the ring holds nothing for it, so that its socket may be released once it has ended.
     pub(crate) fn is_released(&self) -> bool {
-        !self.receiving && !self.sending && !self.awaiting_writable
+        !self.receiving && self.output == Output::Free
     }
 
     /// Whether a receive is in flight.
@@ -122,35 +132,35 @@ impl Life {
 
     /// Whether a send is in flight.
     pub(crate) fn is_sending(&self) -> bool {
-        self.sending
+        self.output == Output::Sending
     }
 
     /// Whether a send may be started: there is at most one in flight, and none while the socket is full.
     pub(crate) fn may_send(&self) -> bool {
-        !self.sending && !self.awaiting_writable && !self.is_ended()
+        self.output == Output::Free && !self.is_ended()
     }
 
     /// Records that a send is started.
     pub(crate) fn send(&mut self) {
         assert!(self.may_send(), "one send at a time, and none into a full socket: {self:?}");
-        self.sending = true;
+        self.output = Output::Sending;
     }
 
     /// Records that the send has completed.
     pub(crate) fn sent(&mut self) {
-        assert!(self.sending, "only an operation that was started completes");
-        self.sending = false;
+        assert!(self.is_sending(), "only an operation that was started completes");
+        self.output = Output::Free;
     }
 
     /// Records that the socket is full, and that a wait until it is writable is started.
     pub(crate) fn await_writable(&mut self) {
         assert!(self.may_send(), "a connection waits for room only while it sends nothing: {self:?}");
-        self.awaiting_writable = true;
+        self.output = Output::AwaitingWritable;
     }
 
     /// Records that the socket is writable again, or broken.
     pub(crate) fn writable(&mut self) {
-        assert!(self.awaiting_writable, "only an operation that was started completes");
-        self.awaiting_writable = false;
+        assert_eq!(self.output, Output::AwaitingWritable, "only an operation that was started completes");
+        self.output = Output::Free;
     }
 }

@@ -175,7 +175,7 @@ impl Bench {
     fn at(role: Role, pace: Pace) -> Self {
         let lossy = !matches!(role, Role::Raw { lossy: false, .. });
         let bucket = Bucket::new(&RateLimit::OFF, 0);
-        let connection = Connection::new(1, -1, role, bucket);
+        let connection = Connection::new(1, -1, role, false, bucket);
         let inboxes = inbox::inboxes([os::new_eventfd().unwrap()], 1 << 30);
         let registry = Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF);
         let mut rooms = LocalRooms::default();
@@ -263,7 +263,8 @@ impl Bench {
                     } else if member {
                         self.owed[room].push(Owed::Message(seq));
                     }
-                    let relay = Relay { room: self.shared[room].id(), epoch: 1, seq, frame, received: None };
+                    let relay =
+                        Relay { room: self.shared[room].id(), epoch: 1, seq, frame, deflated: None, received: None };
                     self.rooms.append(&relay, Instant::now());
                 }
             }

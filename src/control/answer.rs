@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{ControlContext, Peer, Settings};
 use crate::connection::Role;
+use crate::counters::Compression;
 use crate::http::diagnosis::Fault;
 use crate::http::echo::{Identity, echo};
 use crate::http::head::{self, Head};
@@ -31,6 +32,7 @@ pub(super) struct Upgrade {
     pub(super) role: Role,
     pub(super) room: Option<Name>,
     pub(super) since: Option<Since>,
+    pub(super) compression: Option<Compression>,
     pub(super) response: Bytes,
 }
 
@@ -116,7 +118,8 @@ fn open<R: OpenRing>(
     };
     let protocol = matches!(role, Role::V1 { .. }).then_some(v1::SUBPROTOCOL);
     let response = upgrade::response_101(&handshake, protocol);
-    Ok(Outcome::Upgrade(Upgrade { role, room, since: None, response }))
+    let compression = handshake.compression.map(|offer| offer.outcome);
+    Ok(Outcome::Upgrade(Upgrade { role, room, since: None, compression, response }))
 }
 
 /// What a request for the events of a room comes to.
@@ -143,6 +146,7 @@ fn listen<R: OpenRing>(
         role: Role::Sse { ignored_bytes: 0 },
         room: Some(room),
         since,
+        compression: None,
         response: stream::opened(head, origins).encode_open(),
     }))
 }

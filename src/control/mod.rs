@@ -77,8 +77,8 @@ impl<R: OpenRing> ControlContext<R> {
     /// Hands a socket over to the data ring, with what arrived behind its head; `at_once`: the answer doesn't wait for what else
     /// there is to do.
     fn adopt(&self, socket: Socket, upgrade: Upgrade, leftover: Vec<u8>, at_once: bool) {
-        let Upgrade { role, room, since, response } = upgrade;
-        let upgraded = Upgraded { socket, role, room, since, response, leftover };
+        let Upgrade { role, room, since, compression, response } = upgrade;
+        let upgraded = Upgraded { socket, role, room, since, compression, response, leftover };
         if at_once { self.shard.adopt_at_once(upgraded) } else { self.shard.adopt(upgraded) }
     }
 

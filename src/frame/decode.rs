@@ -8,15 +8,14 @@
 
 use std::borrow::Cow;
 
+pub use self::header::deflated_bytes_max;
+use self::header::{Context, Frame, HEADER_BYTES_MAX};
 pub(crate) use self::violation::Violation;
 use super::OpCode;
-use crate::limits::CONTROL_BYTES_MAX;
 use crate::memory::{ALLOCATION_OVERHEAD_BYTES, Held, What};
 
+mod header;
 mod violation;
-
-/// Longest header of a client's frame, in bytes: 2, the 64-bit length, the mask (RFC 6455 section 5.2).
-const HEADER_BYTES_MAX: usize = 14;
 
 // Every connection carries a decoder; an idle one must cost no more than this.
 const _: () = assert!(size_of::<Decoder>() <= 16);
@@ -38,6 +37,9 @@ pub enum Decoded<'a> {
     Message {
         /// Text or binary.
         kind: MessageKind,
+        /// Whether the payload is compressed (RFC 7692 section 6): then it is not checked, and up to [`deflated_bytes_max`]
+        /// bytes long.
+        is_deflated: bool,
         /// The message, at most `message_bytes_max` bytes; valid UTF-8 where `kind` is text.
         payload: Cow<'a, [u8]>,
     },
@@ -102,23 +104,13 @@ impl Partial {
     }
 }
 
-/// A frame with a complete header, while its payload arrives.
-#[derive(Clone, Copy, Debug)]
-struct Frame {
-    fin: bool,
-    opcode: OpCode,
-    mask: [u8; 4],
-    payload_bytes: usize,
-    /// Payload bytes taken by earlier calls, which is the position in the mask.
-    taken_bytes: usize,
-}
-
 /// A message that is being joined.
 #[derive(Debug)]
 struct Message {
     kind: MessageKind,
+    is_deflated: bool,
     payload: Vec<u8>,
-    /// Leading bytes that are valid UTF-8; if `kind` is text, at most 3 bytes after them begin a character.
+    /// Leading bytes that are valid UTF-8; if this is plain text, at most 3 bytes after them begin a character.
     valid_bytes: usize,
 }
 
@@ -132,7 +124,7 @@ impl Decoder {
     /// `Ok(None)`: the input is used up and more bytes are needed.
     ///
     /// `message_bytes_max` limits a message's payload in bytes, its fragments added up; a frame that would go beyond
-    /// is refused once its header is complete.
+    /// is refused once its header is complete. `deflates`: messages may be compressed (permessage-deflate was agreed on).
     ///
     /// # Errors
     /// The first rule of RFC 6455 that the client broke. After that, and after [`Decoded::Close`], the rest of the stream has no
@@ -141,8 +133,9 @@ impl Decoder {
         &mut self,
         input: &mut &'a mut [u8],
         message_bytes_max: usize,
+        deflates: bool,
     ) -> Result<Option<Decoded<'a>>, Violation> {
-        let event = self.next_event(input, message_bytes_max);
+        let event = self.next_event(input, message_bytes_max, deflates);
         if event.is_err() {
             self.partial = None;
         } else if let Some(partial) = &mut self.partial {
@@ -155,12 +148,13 @@ impl Decoder {
         &mut self,
         input: &mut &'a mut [u8],
         message_bytes_max: usize,
+        deflates: bool,
     ) -> Result<Option<Decoded<'a>>, Violation> {
         while !input.is_empty() {
             let resumed = self.partial.as_mut().and_then(|partial| partial.frame.take());
             let frame = match resumed {
                 Some(frame) => frame,
-                None => match self.header_take(input, message_bytes_max)? {
+                None => match self.header_take(input, message_bytes_max, deflates)? {
                     Some(frame) => frame,
                     None => return Ok(None),
                 },
@@ -186,11 +180,18 @@ impl Decoder {
     }
 
     /// Takes a header from `input`, or the part of it that is there. `None`: the input ends before the header does.
-    fn header_take(&mut self, input: &mut &mut [u8], message_bytes_max: usize) -> Result<Option<Frame>, Violation> {
-        let message_bytes = self.partial.as_ref().and_then(|p| p.message.as_ref()).map(|message| message.payload.len());
+    fn header_take(
+        &mut self,
+        input: &mut &mut [u8],
+        message_bytes_max: usize,
+        deflates: bool,
+    ) -> Result<Option<Frame>, Violation> {
+        let open = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
+        let open = open.map(|message| (message.payload.len(), message.is_deflated));
+        let context = Context { open, message_bytes_max, deflates };
         let held = self.partial.as_ref().map_or(0, |partial| usize::from(partial.header_len));
         if held == 0
-            && let Some((frame, header_bytes)) = Frame::parse(input, message_bytes, message_bytes_max)?
+            && let Some((frame, header_bytes)) = Frame::parse(input, context)?
         {
             advance(input, header_bytes);
             return Ok(Some(frame));
@@ -198,7 +199,7 @@ impl Decoder {
         let partial = self.partial.get_or_insert_default();
         let end = HEADER_BYTES_MAX.min(held + input.len());
         partial.header[held..end].copy_from_slice(&input[..end - held]);
-        match Frame::parse(&partial.header[..end], message_bytes, message_bytes_max)? {
+        match Frame::parse(&partial.header[..end], context)? {
             Some((frame, header_bytes)) => {
                 partial.header_len = 0;
                 advance(input, header_bytes - held);
@@ -271,16 +272,18 @@ impl Decoder {
         at_once: bool,
     ) -> Result<Option<Decoded<'a>>, Violation> {
         let kind = if frame.opcode == OpCode::Text { MessageKind::Text } else { MessageKind::Binary };
+        let is_deflated = frame.is_deflated;
         if at_once && frame.fin && frame.opcode != OpCode::Continuation {
-            if kind == MessageKind::Text && simdutf8::basic::from_utf8(piece).is_err() {
+            if kind == MessageKind::Text && !is_deflated && simdutf8::basic::from_utf8(piece).is_err() {
                 return Err(Violation::TextNotUtf8);
             }
-            return Ok(Some(Decoded::Message { kind, payload: Cow::Borrowed(piece) }));
+            return Ok(Some(Decoded::Message { kind, is_deflated, payload: Cow::Borrowed(piece) }));
         }
 
         let partial = self.partial.get_or_insert_default();
         // A continuation without an open message has been refused by its header.
-        let message = partial.message.get_or_insert_with(|| Message { kind, payload: Vec::new(), valid_bytes: 0 });
+        let begin = || Message { kind, is_deflated, payload: Vec::new(), valid_bytes: 0 };
+        let message = partial.message.get_or_insert_with(begin);
         message.append(piece, frame.payload_bytes - frame.taken_bytes)?;
         if !frame.is_whole() {
             partial.frame = Some(frame);
@@ -293,52 +296,6 @@ impl Decoder {
     }
 }
 
-impl Frame {
-    /// Reads a header at the start of `bytes` and returns its length. `None`: it is incomplete. `message_bytes` is the payload of
-    /// the open message so far, if one is open.
-    ///
-    /// Fields are checked in the order of the wire, so that a header that arrives in pieces is refused for the same reason as
-    /// one that arrives whole, only sooner.
-    fn parse(
-        bytes: &[u8],
-        message_bytes: Option<usize>,
-        message_bytes_max: usize,
-    ) -> Result<Option<(Self, usize)>, Violation> {
-        let Some(&first) = bytes.first() else { return Ok(None) };
-        let (fin, opcode) = first_byte_parse(first, message_bytes.is_some())?;
-        let Some(&second) = bytes.get(1) else { return Ok(None) };
-        if second & 0x80 == 0 {
-            return Err(Violation::Unmasked);
-        }
-        let length_short = second & 0x7f;
-        if opcode.is_control() {
-            if usize::from(length_short) > CONTROL_BYTES_MAX {
-                return Err(Violation::ControlTooLong);
-            }
-            if opcode == OpCode::Close && length_short == 1 {
-                return Err(Violation::CloseCodeCut);
-            }
-        }
-        let Some((length, mask_at)) = length_parse(length_short, &bytes[2..])? else { return Ok(None) };
-        // Only data frames: a control frame is not part of the message that it interrupts, and has its own limit.
-        let room = message_bytes_max.saturating_sub(message_bytes.unwrap_or(0));
-        if !opcode.is_control() && length > room as u64 {
-            return Err(Violation::TooBig { message_bytes_max });
-        }
-        let Some(&mask) = bytes[mask_at..].first_chunk::<4>() else { return Ok(None) };
-        let frame = Self { fin, opcode, mask, payload_bytes: length as usize, taken_bytes: 0 };
-        Ok(Some((frame, mask_at + mask.len())))
-    }
-
-    fn is_control(&self) -> bool {
-        self.opcode.is_control()
-    }
-
-    fn is_whole(&self) -> bool {
-        self.taken_bytes == self.payload_bytes
-    }
-}
-
 impl Message {
     /// Appends a piece. The vector grows with what has arrived, not with what the header claims: by a quarter at a time, and
     /// never beyond the `missing_bytes` of the frame.
@@ -348,7 +305,7 @@ impl Message {
             self.payload.reserve_exact(piece.len() + ahead);
         }
         self.payload.extend_from_slice(piece);
-        if self.kind == MessageKind::Binary {
+        if self.kind == MessageKind::Binary || self.is_deflated {
             return Ok(());
         }
         // The incomplete character at the end, at most 3 bytes, is checked again together with what follows it.
@@ -363,49 +320,12 @@ impl Message {
 
     /// The message is complete: no character may be cut off at its end.
     fn finish(self) -> Result<Decoded<'static>, Violation> {
-        if self.kind == MessageKind::Text && self.valid_bytes < self.payload.len() {
+        let Self { kind, is_deflated, payload, valid_bytes } = self;
+        if kind == MessageKind::Text && !is_deflated && valid_bytes < payload.len() {
             return Err(Violation::TextNotUtf8);
         }
-        Ok(Decoded::Message { kind: self.kind, payload: Cow::Owned(self.payload) })
+        Ok(Decoded::Message { kind, is_deflated, payload: Cow::Owned(payload) })
     }
-}
-
-/// FIN, RSV and opcode (RFC 6455 sections 5.2 and 5.4).
-fn first_byte_parse(first: u8, message_open: bool) -> Result<(bool, OpCode), Violation> {
-    let fin = first & 0x80 != 0;
-    if first & 0x70 != 0 {
-        return Err(Violation::ReservedBits);
-    }
-    let opcode = OpCode::parse(first & 0x0f).ok_or(Violation::ReservedOpcode(first & 0x0f))?;
-    match opcode {
-        OpCode::Continuation if !message_open => Err(Violation::ContinuationWithoutStart),
-        OpCode::Text | OpCode::Binary if message_open => Err(Violation::MessageInterrupted),
-        OpCode::Close | OpCode::Ping | OpCode::Pong if !fin => Err(Violation::ControlFragmented),
-        _ => Ok((fin, opcode)),
-    }
-}
-
-/// The payload length, and where in the header the mask starts; `extended` is what follows the first two bytes. `None`: the
-/// length is incomplete.
-fn length_parse(length_short: u8, extended: &[u8]) -> Result<Option<(u64, usize)>, Violation> {
-    let (length, shortest, mask_at) = match length_short {
-        126 => match extended.first_chunk() {
-            Some(&length) => (u64::from(u16::from_be_bytes(length)), 126, 4),
-            None => return Ok(None),
-        },
-        127 => match extended.first_chunk() {
-            Some(&length) => (u64::from_be_bytes(length), 1 << 16, 10),
-            None => return Ok(None),
-        },
-        length => (u64::from(length), 0, 2),
-    };
-    if length >> 63 != 0 {
-        return Err(Violation::LengthTopBit);
-    }
-    if length < shortest {
-        return Err(Violation::LengthNotMinimal);
-    }
-    Ok(Some((length, mask_at)))
 }
 
 /// The payload of a close frame: nothing, or a code and a reason (RFC 6455 section 5.5.1).

@@ -4,8 +4,8 @@
 
 use bytes::{Buf, Bytes};
 
-use super::OpCode;
 use super::decode::close_code_is_sendable;
+use super::{OpCode, RSV1};
 use crate::limits::{CLOSE_REASON_BYTES_MAX, CONTROL_BYTES_MAX};
 
 /// The bit of a message's last frame; hi's messages have one frame.
@@ -23,7 +23,18 @@ const SPARE_BYTES_MAX: usize = 1024;
 /// If a control frame's payload is longer than 125 bytes, or the opcode is a continuation: the server sends whole
 /// messages.
 pub fn frame(opcode: OpCode, payload: &[u8]) -> Bytes {
-    let (header, header_bytes) = header(opcode, payload);
+    whole(header(opcode, payload), payload)
+}
+
+/// A frame like `like`, one of ours, with its payload in compressed form (RFC 7692 section 6.1).
+pub(crate) fn deflated(like: &[u8], payload: &[u8]) -> Bytes {
+    let opcode = OpCode::parse(like[0] & 0x0f).expect("a frame of ours");
+    let (mut header, header_bytes) = header(opcode, payload);
+    header[0] |= RSV1;
+    whole((header, header_bytes), payload)
+}
+
+fn whole((header, header_bytes): ([u8; HEADER_BYTES_MAX], usize), payload: &[u8]) -> Bytes {
     let mut bytes = Vec::with_capacity(header_bytes + payload.len());
     bytes.extend_from_slice(&header[..header_bytes]);
     bytes.extend_from_slice(payload);

@@ -1,10 +1,15 @@
 //! RFC 6455 frames as a server sees them: [`decode`] turns a client's bytes into messages and control frames,
-//! [`encode`] turns payloads into bytes that every member of a room can share.
+//! [`encode`] turns payloads into bytes that every member of a room can share, and [`deflate`] compresses and decompresses
+//! messages for clients that agree on it (RFC 7692).
 //!
-//! Both are pure: bytes in, values out, no IO and no clock.
+//! All are pure: bytes in, values out, no IO and no clock.
 
 pub mod decode;
+pub mod deflate;
 pub mod encode;
+
+/// The reserved bit that marks a compressed message, on its first frame (RFC 7692 section 6).
+const RSV1: u8 = 0x40;
 
 /// What a frame is (RFC 6455 section 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,9 +11,12 @@ use bytes::Bytes;
 use sha1::{Digest as _, Sha1};
 use smallvec::SmallVec;
 
+use self::extensions::Offered;
 use super::head::{Head, Version, is_token_byte};
 use super::reason::Reason;
 use super::shown::{arrived, shown};
+
+pub(crate) mod extensions;
 
 /// Appended to the key before it is hashed (RFC 6455 1.3).
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -36,6 +39,8 @@ pub struct Handshake {
     pub(crate) accept: [u8; 28],
     /// The subprotocols that the client offers, in its order of preference; tokens, compared with case (RFC 6455 4.1).
     pub(crate) protocols: Vec<String>,
+    /// What becomes of the client's offers to compress messages; `None` if it makes none, or if that is switched off.
+    pub(crate) compression: Option<Offered>,
 }
 
 impl Handshake {
@@ -95,7 +100,11 @@ pub fn examine(head: &Head<'_>) -> Result<Handshake, UpgradeRefusal> {
     require(!head.body_declared(), Reason::BodyDeclared, &|| "a request without a body (one is announced)".to_owned());
 
     let Some(cause) = cause else {
-        return Ok(Handshake { accept: accept(key.unwrap_or_default()), protocols: offered_protocols(head) });
+        return Ok(Handshake {
+            accept: accept(key.unwrap_or_default()),
+            protocols: offered_protocols(head),
+            compression: None,
+        });
     };
     // `Connection: upgrade` proves nothing: proxies that write it into every request are common.
     let client_means_websocket = upgrade || !keys.is_empty() || !versions.is_empty();
@@ -106,7 +115,8 @@ pub fn examine(head: &Head<'_>) -> Result<Handshake, UpgradeRefusal> {
     Err(UpgradeRefusal { reason, missing, survived })
 }
 
-/// The 101 that completes the handshake (RFC 6455 4.2.2), with the subprotocol chosen from those offered. What follows
+/// The 101 that completes the handshake (RFC 6455 4.2.2), with the subprotocol chosen from those offered, and with the extension
+/// if one was agreed on. What follows
 /// on the connection is frames.
 pub fn response_101(handshake: &Handshake, protocol: Option<&str>) -> Bytes {
     debug_assert!(protocol.is_none_or(|chosen| handshake.offers(chosen)), "a subprotocol that was not offered");
@@ -118,6 +128,10 @@ pub fn response_101(handshake: &Handshake, protocol: Option<&str>) -> Bytes {
     if let Some(chosen) = protocol {
         bytes.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         bytes.extend_from_slice(chosen.as_bytes());
+    }
+    if let Some(agreed) = handshake.compression.and_then(Offered::response) {
+        bytes.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
+        bytes.extend_from_slice(agreed.as_bytes());
     }
     bytes.extend_from_slice(b"\r\n\r\n");
     bytes.into()

@@ -8,7 +8,9 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use crate::counters::{BATCH_BOUNDS, CLOSE_CODES, DELIVERY_BOUNDS, ERROR_CODES, Lapped, Reading, Readings, Replay};
+use crate::counters::{
+    BATCH_BOUNDS, CLOSE_CODES, Compression, DELIVERY_BOUNDS, Direction, ERROR_CODES, Lapped, Reading, Readings, Replay,
+};
 use crate::log;
 use crate::os;
 use crate::protocol::v1::Code;
@@ -84,6 +86,7 @@ impl Scrape {
         page.counter("hi_sent", help, Some(Unit::Bytes), self.sum(|c| &c.sent_bytes))?;
         let help = "What arrived through WebSockets and from listeners";
         page.counter("hi_received", help, Some(Unit::Bytes), self.sum(|c| &c.received_bytes))?;
+        self.compression(page)?;
         let help = "From the receipt of a message to its acceptance by the kernel for each member, of sampled messages";
         let mut counts = [0; DELIVERY_BOUNDS.len() + 1];
         let sum: u64 = self.all().map(|c| c.delivery.add_to(&mut counts)).sum();
@@ -98,6 +101,18 @@ impl Scrape {
         let sum: u64 = self.all().map(|c| c.flush.add_to(&mut counts)).sum();
         let help = "Messages of a room for which a shard visited its members together";
         page.histogram("hi_flush_messages", help, None, &bounds, &counts, sum as f64)
+    }
+
+    fn compression(&self, page: &mut Page<'_>) -> fmt::Result {
+        let offers = Compression::ALL.map(|outcome| (outcome.as_str(), self.sum(|c| c.compression(outcome))));
+        let help = "Offers of clients to compress messages (permessage-deflate), by what became of them";
+        page.family("hi_deflate_offers", help, None, MetricType::Counter, "outcome", offers)?;
+        let deflated = Direction::ALL.map(|dir| (dir.as_str(), self.sum(|c| c.deflated_bytes(dir))));
+        let help = "Compressed messages: from clients (in), and for members (out), once for all of them";
+        page.family("hi_deflate", help, Some(Unit::Bytes), MetricType::Counter, "dir", deflated)?;
+        let plain = Direction::ALL.map(|dir| (dir.as_str(), self.sum(|c| c.deflate_plain_bytes(dir))));
+        let help = "The same messages, uncompressed";
+        page.family("hi_deflate_plain", help, Some(Unit::Bytes), MetricType::Counter, "dir", plain)
     }
 
     fn losses(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -46,9 +46,10 @@ impl Protocol {
         }
     }
 
-    /// The form in which it gets what they publish.
-    pub(crate) fn encoding(self) -> Encoding {
+    /// The form in which it gets what they publish, if the client agreed on compression or not.
+    pub(crate) fn encoding(self, deflates: bool) -> Encoding {
         match self {
+            Self::V0 | Self::V1 | Self::Raw if deflates => Encoding::Deflated,
             Self::V0 | Self::V1 | Self::Raw => Encoding::Frames,
             Self::Sse => Encoding::Events,
         }

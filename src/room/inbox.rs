@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -26,9 +26,11 @@ use crate::protocol::name::Name;
 const RELAY_OVERHEAD_BYTES: usize = 2 * size_of::<Relay>() + 64;
 
 /// Capacity of one of `shards` inboxes in bytes of relays, if no message is larger than `message_bytes_max`: what is there when
-/// publishers are held back, plus one message from each shard and from the internal port.
-pub(crate) const fn inbox_bytes_max(shards: usize, message_bytes_max: usize) -> usize {
-    let relay_bytes_max = message_bytes_max + ENVELOPE_BYTES_MAX + RELAY_OVERHEAD_BYTES;
+/// publishers are held back, plus one message from each shard and from the internal port. `deflates`: relays may carry the
+/// compressed form, too.
+pub(crate) const fn inbox_bytes_max(shards: usize, message_bytes_max: usize, deflates: bool) -> usize {
+    let forms = if deflates { 2 } else { 1 };
+    let relay_bytes_max = forms * (message_bytes_max + ENVELOPE_BYTES_MAX) + RELAY_OVERHEAD_BYTES;
     INBOX_BYTES_HELD + (shards + 1) * relay_bytes_max + NOTICE_BYTES_MAX
 }
 
@@ -43,8 +45,30 @@ pub struct Relay {
     pub seq: u64,
     /// The whole frame, header and payload, as members receive it.
     pub frame: Bytes,
+    /// Its compressed form, for the shards that need it: whichever comes first makes it for all. Only there if the room had
+    /// such a member when it was published.
+    pub deflated: Option<Arc<OnceLock<Bytes>>>,
     /// When the message was received, if its deliveries are timed.
     pub received: Option<Instant>,
+}
+
+impl Relay {
+    /// The compressed form, made by `deflate` unless another shard has done it. Two shards that come at the same time both do
+    /// it: that takes no longer than waiting for each other would.
+    pub(super) fn deflated(&self, deflate: impl FnOnce(&Bytes) -> Bytes) -> Bytes {
+        let shared = self.deflated.as_deref();
+        let made = shared.and_then(OnceLock::get).cloned().unwrap_or_else(|| deflate(&self.frame));
+        if let Some(shared) = shared {
+            let _ = shared.set(made.clone());
+        }
+        made
+    }
+
+    /// Bytes that it takes in an inbox. The compressed form counts as much as the frame, which is never shorter.
+    fn bytes(&self) -> usize {
+        let forms = 1 + usize::from(self.deflated.is_some());
+        forms * self.frame.len() + RELAY_OVERHEAD_BYTES
+    }
 }
 
 /// An order to close the connections of a user.
@@ -197,7 +221,7 @@ impl Inbox {
 
     /// Appends a relay. Called under the room's lock, so that all inboxes agree on the room's order.
     pub(crate) fn push(&self, relay: Relay) -> Pushed {
-        let cost = relay.frame.len() + RELAY_OVERHEAD_BYTES;
+        let cost = relay.bytes();
         {
             let mut queue = self.queue.lock().expect(UNPOISONED);
             let before = self.bytes.load(Ordering::Relaxed);

@@ -20,6 +20,7 @@ use super::inbox::{Lost, Relay};
 use super::log::{FRAME_OVERHEAD_BYTES, Log};
 use super::pace::{Pace, Pacer, SendTime};
 use crate::counters::delivery::{Carried, Deliveries, Sampled};
+use crate::frame::deflate::Deflater;
 use crate::limits::{MEMBERS_PER_TRIM, ROOM_BYTES_HELD};
 use crate::protocol::Encoding;
 use crate::protocol::position::Batch;
@@ -127,13 +128,20 @@ pub(crate) struct LocalRooms {
     released: bool,
     /// Deliveries that have not been reported yet.
     pub deliveries: Deliveries,
+    /// Makes the frames of [`Encoding::Deflated`].
+    pub deflater: Deflater,
 }
 
 impl LocalRooms {
     /// An empty set of rooms. Inboxes hold at most `inbox_bytes_max`: what is published before the publishers notice that a
-    /// room is behind is in one inbox, or comes with the next drain.
-    pub(crate) fn new(inbox_bytes_max: usize) -> Self {
-        Self { log_excess_bytes_max: ROOM_BYTES_HELD + 2 * inbox_bytes_max, ..Self::default() }
+    /// room is behind is in one inbox, or comes with the next drain. Members that take messages compressed get those of
+    /// `deflated_bytes_min` or more so.
+    pub(crate) fn new(inbox_bytes_max: usize, deflated_bytes_min: usize) -> Self {
+        Self {
+            log_excess_bytes_max: ROOM_BYTES_HELD + 2 * inbox_bytes_max,
+            deflater: Deflater::new(deflated_bytes_min),
+            ..Self::default()
+        }
     }
 
     /// The slot of a room that a connection joins, created for the first member. A new log begins at `first_seq`.
@@ -146,6 +154,9 @@ impl LocalRooms {
         pace: Pace,
     ) -> u32 {
         *self.by_id.entry(room.id()).or_default()[encoding as usize].get_or_insert_with(|| {
+            if encoding == Encoding::Deflated {
+                room.set_deflating(true);
+            }
             self.rooms.insert(LocalRoom {
                 room: Arc::clone(room),
                 log: Log::new(first_seq, backlog_bytes_max + self.log_excess_bytes_max),
@@ -170,6 +181,9 @@ impl LocalRooms {
             if entry.get().iter().all(Option::is_none) {
                 entry.remove();
             }
+        }
+        if local.encoding == Encoding::Deflated {
+            local.room.set_deflating(false);
         }
         if local.visits.behind {
             local.room.set_behind(false);
@@ -205,7 +219,9 @@ impl LocalRooms {
         let Some(slots) = self.by_id.get(&relay.room).copied() else { return };
         for (encoding, slot) in Encoding::ALL.into_iter().zip(slots) {
             if let Some(slot) = slot {
-                self.append_to(slot, relay, &encoding.encode(&relay.frame, relay.epoch, relay.seq), now);
+                let deflate = || relay.deflated(|frame| self.deflater.frame(frame));
+                let bytes = encoding.encode(&relay.frame, relay.epoch, relay.seq, deflate);
+                self.append_to(slot, relay, &bytes, now);
             }
         }
     }

@@ -111,6 +111,8 @@ pub struct Room {
     members: AtomicUsize,
     /// Number of shards that are behind with the fan-out: see [`Room::is_behind`].
     behind: AtomicU32,
+    /// Number of shards that have members with [`Encoding::Deflated`](crate::protocol::Encoding::Deflated).
+    deflating: AtomicU32,
     state: Mutex<RoomState>,
 }
 
@@ -157,6 +159,7 @@ impl Room {
             epoch,
             expiry,
             behind: AtomicU32::new(0),
+            deflating: AtomicU32::new(0),
             users: AtomicUsize::new(0),
             members: AtomicUsize::new(0),
             state: Mutex::new(RoomState { alive: true, sequencer, roster, expires: false }),
@@ -199,6 +202,20 @@ impl Room {
             self.behind.fetch_add(1, Ordering::SeqCst);
         } else {
             self.behind.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether some members take its messages compressed.
+    pub(crate) fn is_deflating(&self) -> bool {
+        self.deflating.load(Ordering::Relaxed) > 0
+    }
+
+    /// Notes that a shard has its first member that takes messages compressed, or no longer has one.
+    fn set_deflating(&self, is_deflating: bool) {
+        if is_deflating {
+            self.deflating.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.deflating.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

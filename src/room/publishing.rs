@@ -100,7 +100,7 @@ impl Room {
     }
 
     fn publish(self: &Arc<Self>, state: &mut RoomState, message: Unplaced, now: Time, wakes: &mut Wakes) -> u64 {
-        let seq = state.sequencer.place(message, now, wakes);
+        let seq = state.sequencer.place(message, self.is_deflating(), now, wakes);
         self.schedule_expiry(state);
         seq
     }

@@ -1,6 +1,6 @@
 //! The order of a room: a message gets its number and goes to every shard with members, in one step.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -68,8 +68,9 @@ impl Sequencer {
         self.members_by_shard[shard as usize] -= 1;
     }
 
-    /// Gives a message its `Seq`, keeps it for clients that reconnect, and pushes it to each shard with members.
-    pub(super) fn place(&mut self, message: Unplaced, now: Time, wakes: &mut Wakes) -> u64 {
+    /// Gives a message its `Seq`, keeps it for clients that reconnect, and pushes it to each shard with members. `deflates`:
+    /// some of them take it compressed.
+    pub(super) fn place(&mut self, message: Unplaced, deflates: bool, now: Time, wakes: &mut Wakes) -> u64 {
         let seq = self.next_seq;
         self.next_seq += 1;
         let frame = match message {
@@ -77,10 +78,11 @@ impl Sequencer {
             Unplaced::Message(message) => message.number(seq, self.epoch, now.unix_ms),
         };
         self.replay.push(&frame, now.monotonic_ms);
+        let (room, epoch, received) = (self.room, self.epoch, wakes.received);
+        let relay = Relay { room, epoch, seq, frame, deflated: deflates.then(Arc::<OnceLock<_>>::default), received };
         for (shard, outlet) in self.outlets.iter().enumerate() {
             if self.members_by_shard[shard] > 0 {
-                let (frame, received) = (frame.clone(), wakes.received);
-                wakes.note(shard, outlet.push(Relay { room: self.room, epoch: self.epoch, seq, frame, received }));
+                wakes.note(shard, outlet.push(relay.clone()));
             }
         }
         seq

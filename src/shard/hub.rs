@@ -24,8 +24,9 @@ use super::Upgraded;
 use super::settings::Settings;
 use crate::clock::Now;
 use crate::connection::Connection;
-use crate::counters::Counters;
 use crate::counters::delivery::Sampler;
+use crate::counters::{Compression, Counters};
+use crate::frame::deflate::Inflater;
 use crate::limits::{RELAYS_KEPT_MAX, SETTLE_BYTES_MAX};
 use crate::memory::Memory;
 use crate::protocol::close_code::CloseReason;
@@ -105,6 +106,7 @@ pub(crate) struct Hub {
     review: Review,
     /// Scratch space of `drain_inbox`, kept allocated between turns.
     relays: Vec<Relay>,
+    inflater: Inflater,
 }
 
 impl Hub {
@@ -121,7 +123,7 @@ impl Hub {
             counters: Rc::default(),
             connections: Slab::new(),
             next_serial: 0,
-            rooms: LocalRooms::new(settings.inbox_bytes_max),
+            rooms: LocalRooms::new(settings.inbox_bytes_max, settings.deflated_bytes_min),
             settings,
             ring_ops: Vec::new(),
             reading: Reading::new(buffers),
@@ -134,6 +136,7 @@ impl Hub {
             memory: Arc::new(Memory::unlimited()),
             review: Review::default(),
             relays: Vec::new(),
+            inflater: Inflater::default(),
         }
     }
 
@@ -171,12 +174,16 @@ impl Hub {
     /// reason.
     pub(super) fn adopt(&mut self, upgraded: Upgraded<RawFd>, now: Now) {
         self.now = now;
-        let Upgraded { socket, role, room, since, response, leftover } = upgraded;
+        let Upgraded { socket, role, room, since, compression, response, leftover } = upgraded;
         let protocol = role.protocol();
         let bucket = Bucket::new(self.settings.rate(protocol), now.time.monotonic_ms);
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
-        let slot = self.connections.insert(Connection::new(serial, socket, role, bucket)) as u32;
+        if let Some(compression) = compression {
+            self.counters.compression(compression).add(1);
+        }
+        let deflates = compression == Some(Compression::Agreed);
+        let slot = self.connections.insert(Connection::new(serial, socket, role, deflates, bucket)) as u32;
         self.schedule_first_ping(slot);
         self.connection(slot).respond(response);
         self.counters.connections(protocol).add(1);

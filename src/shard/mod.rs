@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::connection::Role;
-use crate::counters::Counters;
+use crate::counters::{Compression, Counters};
 use crate::memory::Memory;
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
@@ -40,6 +40,8 @@ pub struct Upgraded<S> {
     pub room: Option<Name>,
     /// The last message that a reconnecting listener has seen.
     pub since: Option<Since>,
+    /// What became of the client's offer to compress messages, if it made one.
+    pub compression: Option<Compression>,
     /// The 101 response, or the head of the event stream. It leaves in the first send, together with the first frames.
     pub response: Bytes,
     /// Bytes that were received after the request head.
@@ -97,10 +99,10 @@ impl<R: DataRing> Shard<R> {
     /// Takes over a socket whose handshake is done, and joins it to the room that it asked for.
     pub fn adopt(&mut self, upgraded: Upgraded<R::Socket>, now: Now) {
         let token = self.hub.next_token();
-        let Upgraded { socket, role, room, since, response, leftover } = upgraded;
+        let Upgraded { socket, role, room, since, compression, response, leftover } = upgraded;
         self.ring.adopt(token, socket);
         let socket = self.ring.descriptor(token);
-        self.hub.adopt(Upgraded { socket, role, room, since, response, leftover }, now);
+        self.hub.adopt(Upgraded { socket, role, room, since, compression, response, leftover }, now);
         self.run_ring_ops();
     }
 

@@ -38,6 +38,8 @@ pub struct Settings {
     pub heartbeat: Heartbeat,
     /// Largest message, in bytes of payload.
     pub message_bytes_max: usize,
+    /// Shortest message, in bytes of payload, that is compressed for clients that agreed on it.
+    pub deflated_bytes_min: usize,
     /// Which connections may join rooms, and which may publish to raw rooms.
     pub admission: Arc<Admission>,
     /// Bytes by which a member may lag behind its room.

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
+pub mod deflate;
 pub mod group;
 pub mod healthy;
 pub mod internal;

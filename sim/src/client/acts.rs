@@ -80,7 +80,7 @@ impl Client {
         match self.kind {
             Kind::Raw { .. } => {
                 let opcode = random.pick(&[wire::TEXT, wire::BINARY]);
-                connection.out.extend_from_slice(&wire::message(random, opcode, text.as_bytes()));
+                connection.out.extend_from_slice(&wire::message(random, connection.deflates, opcode, text.as_bytes()));
             }
             Kind::V1 if !random.one_in(8) => {
                 connection.ask(scene, json!({"Op": "pub", "Room": room, "Message": text}), Asked::Publish(room, text));

@@ -34,7 +34,7 @@ impl Connection {
     }
 
     pub(super) fn send_json(&mut self, scene: &Scene, json: &Value) {
-        let message = wire::message(&scene.random, wire::TEXT, json.to_string().as_bytes());
+        let message = wire::message(&scene.random, self.deflates, wire::TEXT, json.to_string().as_bytes());
         self.out.extend_from_slice(&message);
     }
 

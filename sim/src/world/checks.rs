@@ -19,6 +19,8 @@ const UNREVIEWED_BYTES_MAX: usize = 64 * 1024;
 const ALLOCATED_BESIDE_MAX: usize = 128 * 1024;
 /// those of each shard: its lists, above all the two for relays, which keep their size,
 const ALLOCATED_BY_SHARD_MAX: usize = 160 * 1024;
+/// more if it compresses,
+const ALLOCATED_TO_COMPRESS_MAX: usize = 576 * 1024;
 /// and those of each connection.
 const ALLOCATED_BY_CONNECTION_MAX: usize = 2048;
 /// Seconds that connections have to close once the server stops: those of a Close, and a tick.
@@ -50,7 +52,8 @@ impl World {
         trace.note(format_args!("{held} bytes are held"));
         let budget = plan.memory_bytes_max.saturating_add(server.shards() * UNREVIEWED_BYTES_MAX);
         assert!(held <= budget, "{held} bytes are held, and the budget is {}", plan.memory_bytes_max);
-        let beside = ALLOCATED_BESIDE_MAX + server.shards() * ALLOCATED_BY_SHARD_MAX;
+        let to_compress = if plan.config.compression { ALLOCATED_TO_COMPRESS_MAX } else { 0 };
+        let beside = ALLOCATED_BESIDE_MAX + server.shards() * (ALLOCATED_BY_SHARD_MAX + to_compress);
         let accounted = held + beside + connections * ALLOCATED_BY_CONNECTION_MAX;
         assert!(allocated <= accounted, "{allocated} bytes are allocated, but only {held} are in the ledgers");
     }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use fastwebsockets::{Frame as ClientFrame, Payload};
 use proptest::prelude::*;
 
-use super::tests::{Outcome, client_frame, feed};
+use super::tests::{Outcome, client_frame, feed, feed_to};
 use super::*;
 
 /// What the twin makes of a stream: events, and the close code of a violation.
@@ -35,9 +35,9 @@ fn text_can_continue(bytes: &[u8]) -> bool {
 }
 
 /// The twin: looks at the whole stream, copies everything, and remembers nothing but its position.
-fn twin(stream: &[u8], message_bytes_max: usize) -> TwinOutcome {
+fn twin(deflates: bool, stream: &[u8], message_bytes_max: usize) -> TwinOutcome {
     let mut events = Vec::new();
-    let code = twin_run(stream, message_bytes_max, &mut events).err();
+    let code = twin_run(deflates, stream, message_bytes_max, &mut events).err();
     (events, code)
 }
 
@@ -45,12 +45,14 @@ fn refuse_if(broken: bool, code: u16) -> Result<(), u16> {
     if broken { Err(code) } else { Ok(()) }
 }
 
-fn twin_run(mut rest: &[u8], max: usize, events: &mut Vec<Decoded<'static>>) -> Result<(), u16> {
-    let mut open: Option<(u8, Vec<u8>)> = None;
+fn twin_run(deflates: bool, mut rest: &[u8], max: usize, events: &mut Vec<Decoded<'static>>) -> Result<(), u16> {
+    let mut open: Option<(u8, bool, Vec<u8>)> = None;
     loop {
         let Some((&first, after)) = rest.split_first() else { return Ok(()) };
         let (fin, opcode, control) = (first >= 128, first & 15, first & 8 == 8);
-        refuse_if(first & 0b0111_0000 != 0 || ![0, 1, 2, 8, 9, 10].contains(&opcode), 1002)?;
+        let compressed = deflates && first & 0b0100_0000 != 0 && [1, 2].contains(&opcode);
+        let reserved = first & if compressed { 0b0011_0000 } else { 0b0111_0000 };
+        refuse_if(reserved != 0 || ![0, 1, 2, 8, 9, 10].contains(&opcode), 1002)?;
         refuse_if(if control { !fin } else { (opcode == 0) != open.is_some() }, 1002)?;
         let Some((&second, after)) = after.split_first() else { return Ok(()) };
         refuse_if(second < 128 || (control && second > 128 + 125) || (opcode == 8 && second == 129), 1002)?;
@@ -64,8 +66,11 @@ fn twin_run(mut rest: &[u8], max: usize, events: &mut Vec<Decoded<'static>>) -> 
             _ => length.iter().fold(0, |sum, &byte| sum * 256 + u128::from(byte)),
         };
         refuse_if(length >= 1 << 63 || length < [0, 0, 126, 0, 0, 0, 0, 0, 65536][length_bytes], 1002)?;
-        let before = open.as_ref().map_or(0, |(_, payload)| payload.len());
-        refuse_if(!control && before as u128 + length > max as u128, 1009)?;
+        let before = open.as_ref().map_or(0, |(_, _, payload)| payload.len());
+        // Nine bits for each byte, at worst.
+        let max_compressed = max as u128 + max as u128 / 8 + 16;
+        let max = if open.as_ref().map_or(compressed, |open| open.1) { max_compressed } else { max as u128 };
+        refuse_if(!control && before as u128 + length > max.min(usize::MAX as u128), 1009)?;
         let Some((mask, after)) = after.split_at_checked(4) else { return Ok(()) };
         let there = after.len().min(length as usize);
         let payload: Vec<u8> = (0..there).map(|index| after[index] ^ mask[index % 4]).collect();
@@ -79,13 +84,15 @@ fn twin_run(mut rest: &[u8], max: usize, events: &mut Vec<Decoded<'static>>) -> 
                 return Ok(());
             }
         } else {
-            let (kind, message) = open.get_or_insert((opcode, Vec::new()));
+            let (kind, compressed, message) = open.get_or_insert((opcode, compressed, Vec::new()));
+            let (is_text, is_deflated) = (*kind == 1 && !*compressed, *compressed);
             message.extend(payload);
-            refuse_if(*kind == 1 && !text_can_continue(message), 1007)?;
+            refuse_if(is_text && !text_can_continue(message), 1007)?;
             if whole && fin {
-                refuse_if(*kind == 1 && std::str::from_utf8(message).is_err(), 1007)?;
+                refuse_if(is_text && std::str::from_utf8(message).is_err(), 1007)?;
                 let kind = if *kind == 1 { MessageKind::Text } else { MessageKind::Binary };
-                events.push(Decoded::Message { kind, payload: Cow::Owned(std::mem::take(message)) });
+                let payload = Cow::Owned(std::mem::take(message));
+                events.push(Decoded::Message { kind, is_deflated, payload });
                 open = None;
             }
         }
@@ -127,7 +134,7 @@ fn unit() -> impl Strategy<Value = Vec<(u8, Vec<u8>)>> {
         4 => text.prop_map(|text| vec![(0x81, text)]),
         2 => payload().prop_map(|payload| vec![(0x82, payload)]),
         2 => control.clone().prop_map(|control| vec![control]),
-        6 => (1..3_u8, payload(), proptest::collection::vec(any::<prop::sample::Index>(), 1..4), control)
+        6 => (prop_oneof![3 => 1..3_u8, 1 => 0x41..0x43_u8], payload(), proptest::collection::vec(any::<prop::sample::Index>(), 1..4), control)
             .prop_map(|(opcode, payload, cuts, control)| fragments(opcode, &payload, &cuts, control)),
         1 => close.prop_map(|payload| vec![(0x88, payload)]),
         1 => (any::<u8>(), payload()).prop_map(|frame| vec![frame]),
@@ -172,15 +179,16 @@ fn limit() -> impl Strategy<Value = usize> {
 }
 
 /// The decoder must say the same wherever the stream is cut, and refuse it at the same byte as the twin.
-fn check(stream: &[u8], max: usize, cuts: &[prop::sample::Index]) -> Result<(), TestCaseError> {
+fn check(deflates: bool, stream: &[u8], max: usize, cuts: &[prop::sample::Index]) -> Result<(), TestCaseError> {
+    let twin = |stream, max| twin(deflates, stream, max);
     let expected = twin(stream, max);
     let outcome_of = |outcome: &Outcome| (outcome.events.clone(), outcome.violation.map(|v| v.close_code()));
-    let at_once = feed([stream], max);
+    let at_once = feed_to(deflates, [stream], max);
     prop_assert_eq!(&outcome_of(&at_once), &expected);
 
     for cut in 0..=stream.len() {
         let (head, tail) = stream.split_at(cut);
-        let cut = feed([head, tail], max);
+        let cut = feed_to(deflates, [head, tail], max);
         prop_assert_eq!(&cut.events, &at_once.events);
         prop_assert_eq!(cut.violation, at_once.violation);
         prop_assert_eq!(cut.idle || cut.violation.is_some(), at_once.idle || at_once.violation.is_some());
@@ -190,11 +198,11 @@ fn check(stream: &[u8], max: usize, cuts: &[prop::sample::Index]) -> Result<(), 
     ends.push(stream.len());
     ends.sort_unstable();
     let starts = std::iter::once(0).chain(ends.iter().copied());
-    let random = feed(starts.zip(&ends).map(|(start, &end)| &stream[start..end]), max);
+    let random = feed_to(deflates, starts.zip(&ends).map(|(start, &end)| &stream[start..end]), max);
     prop_assert_eq!(&random.events, &at_once.events);
     prop_assert_eq!(random.violation, at_once.violation);
 
-    let bytewise = feed(stream.chunks(1), max);
+    let bytewise = feed_to(deflates, stream.chunks(1), max);
     prop_assert_eq!(&bytewise.events, &at_once.events);
     prop_assert_eq!(bytewise.violation, at_once.violation);
     if bytewise.violation.is_some() {
@@ -208,19 +216,21 @@ fn check(stream: &[u8], max: usize, cuts: &[prop::sample::Index]) -> Result<(), 
 proptest! {
     #[test]
     fn frames_cut_anywhere_decode_as_the_twin_says(
+        deflates: bool,
         stream in stream(),
         max in limit(),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
-        check(&stream, max, &cuts)?;
+        check(deflates, &stream, max, &cuts)?;
     }
 
     #[test]
     fn arbitrary_bytes_decode_as_the_twin_says(
-        stream in proptest::collection::vec(prop_oneof![any::<u8>(), Just(0x81), Just(0x80), Just(0x02)], 0..60),
+        deflates: bool,
+        stream in proptest::collection::vec(prop_oneof![any::<u8>(), Just(0x81), Just(0x80), Just(0x02), Just(0xc1), Just(0x42)], 0..60),
         max in limit(),
     ) {
-        check(&stream, max, &[])?;
+        check(deflates, &stream, max, &[])?;
     }
 
     #[test]
@@ -238,7 +248,7 @@ proptest! {
         let stream = frame.write(&mut buffer);
         let outcome = feed(stream.chunks(pieces), 16384);
         prop_assert_eq!(outcome.violation, None);
-        prop_assert_eq!(outcome.events, [Decoded::Message { kind, payload: Cow::Owned(text.into_bytes()) }]);
+        prop_assert_eq!(outcome.events, [Decoded::Message { kind, is_deflated: false, payload: Cow::Owned(text.into_bytes()) }]);
         prop_assert!(outcome.idle);
     }
 }

@@ -1,6 +1,8 @@
 //! One test for each rule, with the byte at which it must bite.
 
 use super::*;
+use crate::frame::RSV1;
+use crate::limits::CONTROL_BYTES_MAX;
 
 const MAX: usize = 1 << 20;
 const FIN: u8 = 0x80;
@@ -48,7 +50,9 @@ pub(super) struct Outcome {
 fn owned(event: Decoded<'_>) -> Decoded<'static> {
     let cow = |payload: Cow<'_, [u8]>| Cow::Owned(payload.into_owned());
     match event {
-        Decoded::Message { kind, payload } => Decoded::Message { kind, payload: cow(payload) },
+        Decoded::Message { kind, is_deflated, payload } => {
+            Decoded::Message { kind, is_deflated, payload: cow(payload) }
+        }
         Decoded::Ping(payload) => Decoded::Ping(cow(payload)),
         Decoded::Pong(payload) => Decoded::Pong(cow(payload)),
         Decoded::Close(close) => Decoded::Close(close),
@@ -57,6 +61,15 @@ fn owned(event: Decoded<'_>) -> Decoded<'static> {
 
 /// Feeds the pieces one after the other, as packets come, and holds the decoder to what it promises in between.
 pub(super) fn feed<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, message_bytes_max: usize) -> Outcome {
+    feed_to(false, pieces, message_bytes_max)
+}
+
+/// The same, for a decoder of a client that may compress its messages if it `deflates`.
+pub(super) fn feed_to<'p>(
+    deflates: bool,
+    pieces: impl IntoIterator<Item = &'p [u8]>,
+    message_bytes_max: usize,
+) -> Outcome {
     let mut decoder = Decoder::new();
     let mut outcome = Outcome::default();
     let mut arrived = 0;
@@ -66,7 +79,7 @@ pub(super) fn feed<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, message_bytes
         let mut packet = piece.to_vec();
         let mut input = &mut packet[..];
         loop {
-            match decoder.next(&mut input, message_bytes_max) {
+            match decoder.next(&mut input, message_bytes_max, deflates) {
                 Ok(Some(event)) => outcome.events.push(owned(event)),
                 Ok(None) => break assert!(input.is_empty(), "more bytes are asked for while some are left"),
                 Err(violation) => outcome.violation = Some(violation),
@@ -112,11 +125,11 @@ fn assert_events(stream: &[u8], events: &[Decoded<'static>]) {
 }
 
 fn text(payload: &str) -> Decoded<'static> {
-    Decoded::Message { kind: MessageKind::Text, payload: Cow::Owned(payload.as_bytes().to_vec()) }
+    Decoded::Message { kind: MessageKind::Text, is_deflated: false, payload: Cow::Owned(payload.as_bytes().to_vec()) }
 }
 
 fn binary(payload: &[u8]) -> Decoded<'static> {
-    Decoded::Message { kind: MessageKind::Binary, payload: Cow::Owned(payload.to_vec()) }
+    Decoded::Message { kind: MessageKind::Binary, is_deflated: false, payload: Cow::Owned(payload.to_vec()) }
 }
 
 #[test]
@@ -170,7 +183,7 @@ fn a_whole_message_is_borrowed_from_the_input_and_a_partial_one_is_not() {
     let (mut first, mut second) = packet.split_at_mut(cut);
     let mut decoder = Decoder::new();
     for expected in [&b"hello"[..], b"p"] {
-        match decoder.next(&mut first, MAX) {
+        match decoder.next(&mut first, MAX, false) {
             Ok(Some(
                 Decoded::Message { payload: Cow::Borrowed(payload), .. } | Decoded::Ping(Cow::Borrowed(payload)),
             )) => {
@@ -181,9 +194,9 @@ fn a_whole_message_is_borrowed_from_the_input_and_a_partial_one_is_not() {
         }
         assert_eq!(decoder.buffered_bytes(), 0);
     }
-    assert_eq!(decoder.next(&mut first, MAX), Ok(None));
+    assert_eq!(decoder.next(&mut first, MAX, false), Ok(None));
     assert_ne!(decoder.buffered_bytes(), 0);
-    let event = decoder.next(&mut second, MAX);
+    let event = decoder.next(&mut second, MAX, false);
     assert_eq!(event, Ok(Some(binary(b"split"))));
     assert!(matches!(event, Ok(Some(Decoded::Message { payload: Cow::Owned(_), .. }))));
     assert_eq!(decoder.buffered_bytes(), 0);
@@ -194,8 +207,8 @@ fn a_message_whose_header_alone_was_cut_is_still_borrowed() {
     let mut packet = stream(&[(FIN | TEXT, b"hello")]);
     let (mut first, mut second) = packet.split_at_mut(3);
     let mut decoder = Decoder::new();
-    assert_eq!(decoder.next(&mut first, MAX), Ok(None));
-    let event = decoder.next(&mut second, MAX);
+    assert_eq!(decoder.next(&mut first, MAX, false), Ok(None));
+    let event = decoder.next(&mut second, MAX, false);
     assert!(matches!(event, Ok(Some(Decoded::Message { payload: Cow::Borrowed(b"hello"), .. }))));
     assert_eq!(decoder.buffered_bytes(), 0);
 }
@@ -297,7 +310,7 @@ fn memory_follows_what_has_arrived_not_what_is_claimed() {
     let mut packet = [&[FIN | TEXT, 0x80 | 127][..], &claim.to_be_bytes(), &MASK].concat();
     packet.extend(stream(&[(FIN | TEXT, &[b'a'; 10])]).split_off(6));
     let mut decoder = Decoder::new();
-    assert_eq!(decoder.next(&mut &mut packet[..], usize::MAX), Ok(None));
+    assert_eq!(decoder.next(&mut &mut packet[..], usize::MAX, false), Ok(None));
     assert!(decoder.buffered_bytes() < 300);
 }
 
@@ -404,4 +417,70 @@ fn every_violation_fits_into_a_close_frame() {
         assert!(sentence.len() <= 123 && sentence.ends_with('.'), "{sentence}");
         assert!(close_code_is_sendable(violation.close_code()));
     }
+}
+
+fn compressed(kind: MessageKind, payload: &[u8]) -> Decoded<'static> {
+    Decoded::Message { kind, is_deflated: true, payload: Cow::Owned(payload.to_vec()) }
+}
+
+#[test]
+fn a_compressed_message_is_marked_by_rsv1_on_its_first_frame_and_comes_out_unchecked() {
+    let stream = stream(&[
+        (FIN | RSV1 | TEXT, b"\xf2\x48\xff"),
+        (RSV1 | BINARY, b"\x01"),
+        (FIN | PING, b"!"),
+        (0, b""),
+        (FIN, b"\x02\x03"),
+        (FIN | TEXT, b"plain"),
+        (RSV1 | TEXT, b"\xff"),
+        (FIN, b"\xff"),
+    ]);
+    let ping = Decoded::Ping(Cow::Borrowed(&b"!"[..]));
+    let expected = [
+        compressed(MessageKind::Text, b"\xf2\x48\xff"),
+        ping,
+        compressed(MessageKind::Binary, b"\x01\x02\x03"),
+        text("plain"),
+        compressed(MessageKind::Text, b"\xff\xff"),
+    ];
+    for outcome in [feed_to(true, [&stream[..]], MAX), feed_to(true, stream.chunks(1), MAX)] {
+        assert_eq!((outcome.violation, &outcome.events[..]), (None, &expected[..]));
+        assert!(outcome.idle);
+    }
+}
+
+#[test]
+fn rsv1_elsewhere_is_refused_and_so_are_the_others() {
+    let open = stream(&[(RSV1 | TEXT, b"a")]);
+    for (before, first, violation) in [
+        (&[][..], RSV1 | FIN | PING, Violation::DeflatedElsewhere),
+        (&[], RSV1 | FIN | CLOSE, Violation::DeflatedElsewhere),
+        (&open, RSV1 | FIN, Violation::DeflatedElsewhere),
+        (&open, RSV1 | FIN | PONG, Violation::DeflatedElsewhere),
+        (&[], 0x20 | FIN | TEXT, Violation::ReservedBits),
+        (&[], 0x10 | RSV1 | FIN | TEXT, Violation::ReservedBits),
+    ] {
+        let stream = [before, &[first]].concat();
+        for outcome in [feed_to(true, [&stream[..]], MAX), feed_to(true, stream.chunks(1), MAX)] {
+            assert_eq!(outcome.violation, Some(violation), "{first:#x}");
+            assert_eq!(outcome.pieces_fed, if outcome.pieces_fed == 1 { 1 } else { stream.len() });
+        }
+        assert_eq!(violation.close_code(), 1002);
+    }
+    assert_eq!(feed([&[RSV1 | FIN | TEXT][..]], MAX).violation, Some(Violation::ReservedBits), "not agreed on");
+}
+
+#[test]
+fn a_compressed_message_may_be_as_long_as_the_longest_one_comes_to_at_worst() {
+    assert_eq!((deflated_bytes_max(16_384), deflated_bytes_max(usize::MAX)), (18_448, usize::MAX));
+    let longest = vec![0; deflated_bytes_max(1000)];
+    let (head, tail) = longest.split_at(600);
+    let whole = stream(&[(FIN | RSV1 | BINARY, &longest)]);
+    let cut = stream(&[(RSV1 | BINARY, head), (FIN, tail)]);
+    for stream in [whole, cut] {
+        assert_eq!(feed_to(true, [&stream[..]], 1000).events, [compressed(MessageKind::Binary, &longest)]);
+        assert_eq!(feed_to(true, [&stream[..]], 999).violation, Some(Violation::TooBig { message_bytes_max: 999 }));
+    }
+    let plain = stream(&[(FIN | BINARY, &longest[..1001])]);
+    assert_eq!(feed_to(true, [&plain[..]], 1000).violation, Some(Violation::TooBig { message_bytes_max: 1000 }));
 }

@@ -3,9 +3,15 @@
 /// What the client did wrong. Displayed, it is one sentence, short enough for the reason of a close frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// An RSV bit is set, though no extension was agreed on (RFC 6455 section 5.2).
-    #[error("A reserved (RSV) bit is set, but no extension was agreed on.")]
+    /// An RSV bit is set that no extension was agreed on for (RFC 6455 section 5.2).
+    #[error("A reserved (RSV) bit is set, but no extension that uses it was agreed on.")]
     ReservedBits,
+    /// RSV1 is set on a frame that doesn't begin a message, although compression was agreed on (RFC 7692 section 6.1).
+    #[error("RSV1 is set, but not on the first frame of a message.")]
+    DeflatedElsewhere,
+    /// A compressed message can't be decompressed (RFC 7692 section 7.2.2).
+    #[error("The compressed message is not valid deflate data.")]
+    NotDeflate,
     /// This opcode is reserved (RFC 6455 section 5.2).
     #[error("The opcode {0:#x} is reserved.")]
     ReservedOpcode(u8),
@@ -54,7 +60,7 @@ impl Violation {
     /// The code to close the connection with: 1002, 1007 or 1009 (RFC 6455 section 7.4.1).
     pub const fn close_code(&self) -> u16 {
         match self {
-            Self::TextNotUtf8 | Self::CloseReasonNotUtf8 => 1007,
+            Self::TextNotUtf8 | Self::CloseReasonNotUtf8 | Self::NotDeflate => 1007,
             Self::TooBig { .. } => 1009,
             _ => 1002,
         }

@@ -109,8 +109,8 @@ proptest! {
         prop_assert_eq!(&whole[..], &oracle(opcode, &payload)[..]);
 
         let mut client = as_client(&whole, payload.len(), mask);
-        let event = Decoder::new().next(&mut &mut client[..], usize::MAX);
-        prop_assert_eq!(event, Ok(Some(Decoded::Message { kind, payload: Cow::Borrowed(&payload) })));
+        let event = Decoder::new().next(&mut &mut client[..], usize::MAX, false);
+        prop_assert_eq!(event, Ok(Some(Decoded::Message { kind, is_deflated: false, payload: Cow::Borrowed(&payload) })));
     }
 
     #[test]
@@ -121,7 +121,7 @@ proptest! {
     ) {
         let frame = close(code, &reason);
         let mut client = as_client(&frame, frame.len() - 2, mask);
-        let Ok(Some(Decoded::Close(Some((code_read, reason_read))))) = Decoder::new().next(&mut &mut client[..], 0) else {
+        let Ok(Some(Decoded::Close(Some((code_read, reason_read))))) = Decoder::new().next(&mut &mut client[..], 0, false) else {
             return Err(TestCaseError::fail("no close frame"));
         };
         prop_assert_eq!(code_read, code);

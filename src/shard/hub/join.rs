@@ -69,13 +69,14 @@ impl Hub {
         self.may_join(slot, name)?;
         let member = self.member_id(slot);
         let connection = &self.connections[slot as usize];
-        let (protocol, descriptor) = (connection.protocol(), connection.descriptor);
+        let (protocol, encoding) = (connection.protocol(), connection.encoding());
+        let descriptor = connection.descriptor;
         let (user, predecessor) = (connection.user(), connection.predecessor());
         let joining = Joining { user, member, descriptor, since, predecessor };
         let joined = self.registry.join(protocol.namespace(), name, &joining, self.now.time, &mut self.wakes);
         let Joined { room, entered } = joined.map_err(|_| Denied::NameTaken)?;
-        let (encoding, pace) = (protocol.encoding(), self.settings.pace(protocol));
-        let room_slot = self.rooms.join(&room, encoding, entered.first_seq, self.settings.backlog_bytes, pace);
+        let (backlog_bytes, pace) = (self.settings.backlog_bytes, self.settings.pace(protocol));
+        let room_slot = self.rooms.join(&room, encoding, entered.first_seq, backlog_bytes, pace);
         let index = self.rooms.get_mut(room_slot).add_member(slot);
         self.connection(slot).memberships.push(Membership {
             room: room_slot,
@@ -118,7 +119,7 @@ impl Hub {
     pub(super) fn leave_settled(&mut self, slot: u32, room: &Room) -> bool {
         // What the room has published so far is still owed to the member.
         self.drain_inbox();
-        let encoding = self.connection(slot).protocol().encoding();
+        let encoding = self.connection(slot).encoding();
         let room_slot = self.rooms.slot(room, encoding).expect("a member's room is here");
         let lost = self.connections[slot as usize].settle_last(room_slot, &self.rooms, LEAVE_BYTES_MAX);
         self.leave(slot, room_slot);

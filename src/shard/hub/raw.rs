@@ -20,8 +20,10 @@ impl Hub {
         };
         let local = self.rooms.get(membership.room);
         let seq = local.room.publish_raw(&encode::frame(opcode, payload), &mut self.wakes);
+        let is_deflating = local.room.is_deflating();
         if !echo {
             connection.skip_own(seq, local.log.first_seq());
         }
+        self.spend_on_compression(is_deflating, payload.len());
     }
 }

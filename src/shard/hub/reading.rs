@@ -23,7 +23,7 @@ use crate::protocol::Protocol;
 use crate::ring::{BufferPool, Receive, Received};
 
 /// Bytes of complete frames that count as one unit of work.
-const BYTES_PER_UNIT: usize = 1024;
+pub(super) const BYTES_PER_UNIT: usize = 1024;
 /// Bytes of fragments that count as one unit: they may be as short as their headers.
 const FRAGMENT_BYTES_PER_UNIT: usize = 64;
 /// Bytes of an incomplete frame that count as one unit: they are only copied.
@@ -295,7 +295,7 @@ impl Hub {
                 return 0;
             }
             let before = input.len();
-            match connection.decoder.next(&mut input, message_bytes_max) {
+            match connection.decoder.next(&mut input, message_bytes_max, connection.deflates) {
                 Ok(Some(event)) => {
                     self.event(slot, event);
                     self.spend(1 + (before - input.len()) / BYTES_PER_UNIT);
@@ -437,8 +437,9 @@ impl Hub {
 
     fn event(&mut self, slot: u32, event: Decoded<'_>) {
         match event {
-            Decoded::Message { kind, payload } if self.connection(slot).life.is_open() => {
-                self.message(slot, kind, &payload);
+            Decoded::Message { kind, is_deflated, payload } if self.connection(slot).life.is_open() => {
+                let act = if is_deflated { Self::deflated_message } else { Self::message };
+                act(self, slot, kind, &payload);
             }
             Decoded::Message { .. } | Decoded::Pong(_) => {}
             // RFC 6455, section 5.5.2: a ping is answered with its payload.

@@ -9,7 +9,7 @@ use std::io;
 
 use super::{Hub, Key, RingOp};
 use crate::connection::{Connection, Gap, Next, Sent};
-use crate::counters::Lapped;
+use crate::counters::{Direction, Lapped};
 use crate::limits::VISITS_MIN;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{Protocol, broadcast, sse};
@@ -209,9 +209,10 @@ impl Hub {
         self.release_if_ended(slot);
     }
 
-    /// Adds the deliveries since the last call to the counters.
+    /// Adds the deliveries since the last call to the counters, and what was compressed for them.
     pub(in crate::shard) fn report_deliveries(&mut self) {
         self.rooms.deliveries.report(&self.counters);
+        self.counters.deflated(Direction::Out, self.rooms.deflater.take_volume());
     }
 
     /// Queues a connection to be sent to, unless it is queued already or can't be sent to now.

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use super::Hub;
+use super::reading::BYTES_PER_UNIT;
 use crate::connection::Role;
 use crate::connection::unread::Parked;
+use crate::counters::Direction;
 use crate::frame::decode::MessageKind;
+use crate::frame::deflate::Volume;
 use crate::limits::UNREADABLE_MAX;
 use crate::protocol::Protocol;
 use crate::protocol::close_code::CloseReason;
@@ -14,7 +17,29 @@ use crate::protocol::surrogates::without_lone_surrogates;
 use crate::rate::Admitted;
 use crate::room::{JoinError, Room, Speaker, Visitor};
 
+/// Bytes of a compressed message that count as one unit of work, beside those that it has uncompressed: at worst, empty blocks
+/// that each have codes to build.
+const DEFLATED_BYTES_PER_UNIT: usize = 32;
+
+/// Bytes of a message that is published to a room with members that take it compressed, that count as one unit of work.
+const PUBLISHED_BYTES_PER_UNIT: usize = 64;
+
 impl Hub {
+    /// Handles a complete message that is compressed.
+    pub(super) fn deflated_message(&mut self, slot: u32, kind: MessageKind, deflated: &[u8]) {
+        self.spend(deflated.len() / DEFLATED_BYTES_PER_UNIT);
+        match self.inflater.message(kind, deflated, self.settings.message_bytes_max) {
+            Ok(message) => {
+                self.spend(message.len() / BYTES_PER_UNIT);
+                let volume = Volume { plain: message.len() as u64, deflated: deflated.len() as u64 };
+                self.counters.deflated(Direction::In, volume);
+                self.message(slot, kind, &message);
+                self.inflater.reuse(message);
+            }
+            Err(violation) => self.violation(slot, &violation),
+        }
+    }
+
     /// Handles a complete message of any protocol, if it is within the rate limit.
     pub(super) fn message(&mut self, slot: u32, kind: MessageKind, payload: &[u8]) {
         let now_ms = self.now.time.monotonic_ms;
@@ -89,7 +114,16 @@ impl Hub {
         } else {
             Speaker::Visitor(Visitor { user, predecessor: self.connections[slot as usize].predecessor() })
         };
-        room.publish_chat(&speaker, text, self.now.time, &mut self.wakes)
+        let published = room.publish_chat(&speaker, text, self.now.time, &mut self.wakes);
+        self.spend_on_compression(room.is_deflating(), text.len());
+        published
+    }
+
+    /// Deducts what it takes to compress a message that was published.
+    pub(super) fn spend_on_compression(&mut self, is_deflating: bool, bytes: usize) {
+        if is_deflating {
+            self.spend(bytes / PUBLISHED_BYTES_PER_UNIT);
+        }
     }
 
     /// Counts a message that could not be parsed; several in a row close the connection.

@@ -15,7 +15,7 @@ use crate::protocol::surrogates::without_lone_surrogates;
 use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::text;
 use crate::protocol::v1::{self, Answer, Code, Command, Hello, Limits, Ref, Refusal, RequestFault, RoomEntry};
-use crate::protocol::{Encoding, Namespace, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
+use crate::protocol::{Namespace, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::room::Room;
 use crate::room::inbox::Order;
 
@@ -140,7 +140,7 @@ impl Hub {
         let answer = Answer::joined(room.name(), room.epoch(), entered.from_seq - 1, entered.recovered, entered.users);
         self.reply_at_once(slot, answer.frame(reference));
         if let Some(head) = entered.head
-            && let Some(room_slot) = self.rooms.slot(&room, Encoding::Frames)
+            && let Some(room_slot) = self.rooms.slot(&room, self.connections[slot as usize].encoding())
         {
             self.connection(slot).replay(room_slot, head);
         }
