@@ -327,11 +327,11 @@ impl Connection {
         self.outbox.get_or_insert_default().skip(seq, first_kept);
     }
 
-    /// Whether there is anything to send.
+    /// Whether there is anything to send now. What waits for the next round of a room's visits is not.
     pub(crate) fn has_pending(&self, rooms: &LocalRooms) -> bool {
         let own = self.outbox.as_ref().is_some_and(|outbox| outbox.has_frames());
         own || self.life.is_open()
-            && self.memberships.iter().any(|membership| membership.cursor < rooms.log(membership.room).tip())
+            && self.memberships.iter().any(|membership| membership.cursor < rooms.get(membership.room).due_seq())
     }
 }
 

@@ -147,7 +147,7 @@ impl<const N: usize> Histogram<N, Reading> {
     }
 }
 
-/// Sends of one turn: [`Counters::send_batch`].
+/// Sends of one turn, or messages of one fan-out: [`Counters::send_batch`], [`Counters::flush`].
 pub(crate) const BATCH_BOUNDS: [u64; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 
 /// Nanoseconds of a delivery: [`Counters::delivery`].
@@ -184,6 +184,8 @@ pub struct Counters<C = Counter> {
     pub(crate) busy_nanos: C,
     /// Number of sends in each turn that had any.
     pub(crate) send_batch: Histogram<{ BATCH_BOUNDS.len() }, C>,
+    /// Number of messages for which the members of a room were visited together.
+    pub(crate) flush: Histogram<{ BATCH_BOUNDS.len() }, C>,
     /// Time from the receipt of a sampled message to its acceptance by the kernel, for each member.
     pub(crate) delivery: Histogram<{ DELIVERY_BOUNDS.len() }, C>,
     pub(crate) accepts: C,
@@ -244,6 +246,7 @@ impl<C> Counters<C> {
             received_bytes: next(),
             busy_nanos: next(),
             send_batch: Histogram::new(&BATCH_BOUNDS, next),
+            flush: Histogram::new(&BATCH_BOUNDS, next),
             delivery: Histogram::new(&DELIVERY_BOUNDS, next),
             accepts: next(),
             gaps: next(),

@@ -88,6 +88,9 @@ pub(crate) const SETTLE_BYTES_MAX: usize = 64 * 1024;
 pub(crate) const LEAVE_BYTES_MAX: usize = OUTBOX_BYTES_MAX / 4 * 3;
 /// Slices in one send.
 pub const SLICES_PER_SEND_MAX: usize = 8;
+/// Bytes of one slice from which on it is sent by itself, even if more follows in the next chunk of the log: the rest is worth a
+/// send of its own.
+pub(crate) const SENT_ALONE_BYTES_MIN: usize = 16 * 1024;
 /// Bytes after which a send takes no further slice, so that no single member holds up a turn.
 pub(crate) const SEND_BYTES_MAX: usize = 256 * 1024;
 /// Limit, in bytes, of replayed frames in one send.
@@ -147,6 +150,20 @@ pub(crate) const REPLAY_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Longest frame, in bytes, that is copied into a chunk of the room's log, so that many leave in one send. Longer ones stay the
 /// shared bytes that they were encoded into.
 pub(crate) const COPIED_FRAME_BYTES_MAX: usize = 16 * 1024;
+/// Longest `--flush-interval`.
+pub(crate) const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(10);
+/// Longest wait of a message in a room whose pace is `auto`, if the operator sets no other.
+pub(crate) const FLUSH_AUTO_WAIT: Duration = Duration::from_millis(50);
+/// Such a room is fanned out during one part in this many of the time.
+pub(crate) const FLUSH_SHARE: u32 = 4;
+/// Sends in one turn from which on their time is measured for this.
+pub(crate) const FLUSH_MEASURED_SENDS_MIN: u64 = 16;
+/// Shortest wait for such a room's next fan-out: timers are no more exact.
+pub(crate) const FLUSH_WAIT_MIN: Duration = Duration::from_millis(1);
+/// Bytes of a room, including their overhead, that wait for its next fan-out at most.
+pub(crate) const FLUSH_BYTES_WAITING: usize = ROOM_BYTES_HELD / 2;
+/// The same of all rooms of a shard: should memory become short, they leave within a turn, beside what it reads.
+pub(crate) const FLUSH_BYTES_WAITING_OF_SHARD: u64 = 512 * 1024;
 /// Size of a log's first chunk in bytes, small so that a quiet room costs little. Each further chunk is twice as large, up to
 /// the maximum.
 pub(crate) const CHUNK_BYTES_MIN: usize = 1024;
@@ -328,6 +345,10 @@ const _: () = {
     assert!(
         BODY_TIME_MAX.as_secs() + PUBLISH_TIME_MAX.as_secs() < IDEMPOTENCY_TIME_MAX.as_secs(),
         "a request ends before its key is forgotten"
+    );
+    assert!(
+        FLUSH_BYTES_WAITING < ROOM_BYTES_HELD,
+        "a room that waits for its next fan-out never makes publishers wait"
     );
     assert!(ROOM_BYTES_HELD < INBOX_BYTES_HELD, "the publishers of one room wait before all publishers do");
     assert!(BUFFERS_BEFORE_READING < COMPLETIONS_PER_TURN && COMPLETIONS_PER_TURN <= COMPLETION_ENTRIES as usize);

@@ -50,6 +50,7 @@ fn every_metric_is_there() {
         "hi_deliveries_total",
         "hi_delivery_seconds_bucket",
         "hi_disconnects_total",
+        "hi_flush_messages_count",
         "hi_gaps_total",
         "hi_handshake_failures_total",
         "hi_instance_info",

@@ -242,6 +242,8 @@ fn wrong_options_end_with_2_and_are_named() {
         (&["--handshake-timeout", "soon"], "soon"),
         (&["--receive-buffers", "1000"], "power of two"),
         (&["--slow", "wait"], "--slow"),
+        (&["--flush-interval", "11s"], "give 1ms to 10s"),
+        (&["--flush-interval", "tea=20ms"], "chat=20ms,raw=50ms"),
         (&["--log", "loud"], "--log"),
     ] {
         let mut command = hi();

@@ -6,15 +6,18 @@
 mod forward;
 #[path = "support/any_ring.rs"]
 mod any_ring;
+#[path = "support/arrived.rs"]
+mod arrived;
 #[path = "support/bench.rs"]
 mod bench;
 mod support;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use arrived::{arrived, contains, expect};
 use bench::{Bench, take_signal};
 use clap::Parser;
 use hi::clock::{Now, Time};
@@ -44,32 +47,6 @@ fn chat(user: &str) -> Role {
 
 fn raw() -> Role {
     Role::Raw { echo: true, lossy: true }
-}
-
-/// The bytes that have arrived at a peer.
-fn arrived(peer: &mut TcpStream) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    match peer.read_to_end(&mut bytes) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => bytes,
-        other => panic!("{other:?} after {:?}", bytes.escape_ascii().to_string()),
-    }
-}
-
-/// Reads until all `parts` have arrived. The shard has sent them; when they arrive is up to the kernel.
-fn expect(peer: &mut TcpStream, parts: &[&[u8]]) {
-    peer.set_nonblocking(false).unwrap();
-    peer.set_read_timeout(Some(PATIENCE)).unwrap();
-    let (mut received, mut buffer) = (Vec::new(), [0; 4096]);
-    while !parts.iter().all(|part| contains(&received, part)) {
-        match peer.read(&mut buffer) {
-            Ok(count @ 1..) => received.extend_from_slice(&buffer[..count]),
-            end => panic!("{end:?} after {:?}", received.escape_ascii().to_string()),
-        }
-    }
-}
-
-fn contains(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|window| window == part)
 }
 
 #[test]

@@ -46,6 +46,12 @@ impl Clock {
         self.unix_ms.update(|now| now + ms);
     }
 
+    /// Lets time pass until then.
+    pub fn advance_to(&self, instant: Instant) {
+        let wait = instant.saturating_duration_since(self.now().instant);
+        self.advance(wait.as_micros().div_ceil(1000) as u64);
+    }
+
     /// Somebody sets the system's clock.
     pub fn set_unix_ms(&self, unix_ms: u64) {
         self.unix_ms.set(unix_ms);

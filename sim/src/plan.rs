@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use hi::admission::RawMode;
-use hi::config::Config;
+use hi::config::{Config, Paces};
 use hi::ring::Backend;
+use hi::room::pace::Pace;
 use hi::shard::settings::Slow;
 
 use crate::random::Random;
@@ -16,6 +17,21 @@ pub const ROOMS: [&str; 3] = ["tea", "milk", "honey"];
 pub const RAW_ROOMS: [&str; 2] = ["data", "bulk"];
 /// Inboxes that are smaller than they have to be: then messages are dropped on their way, and members told.
 const SMALL_INBOX_BYTES: usize = 64 * 1024;
+
+/// Half of the seeds don't wait.
+const FLUSH_INTERVALS: [(Pace, Pace); 6] = {
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+    [
+        (Pace::AtOnce, Pace::AtOnce),
+        (Pace::AtOnce, Pace::AtOnce),
+        (Pace::AtOnce, Pace::AtOnce),
+        (Pace::Every(ms(20)), Pace::Every(ms(300))),
+        (Pace::Every(ms(1000)), Pace::AtOnce),
+        (Pace::Auto(ms(50)), Pace::Auto(ms(5))),
+    ]
+};
 
 /// What is decided about compression is decided aside.
 pub const COMPRESSION: u64 = 0x77_92;
@@ -75,6 +91,7 @@ impl Plan {
         config.ping_interval = Duration::from_secs(random.pick(&[2, 5, 25]));
         config.ping_timeout = Duration::from_secs(random.pick(&[1, 3, 10]));
         config.raw = random.pick(&[RawMode::Open, RawMode::Open, RawMode::Open, RawMode::Listen]);
+        config.flush_interval = random.pick(&FLUSH_INTERVALS.map(|(chat, raw)| Paces { chat, raw }));
         let compression = random.aside(COMPRESSION);
         config.compression = compression.one_in(3);
         config.compression_min = compression.pick(&[0, 100, 512]);

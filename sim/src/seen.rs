@@ -37,6 +37,8 @@ pub enum Seen {
     Reset,
     /// A room was behind, so that its publishers had to wait.
     Behind,
+    /// A room waited until it was fanned out again.
+    Waiting,
     /// An inbox was congested, so that all publishers had to wait.
     Congested,
     /// An inbox dropped a message.
@@ -49,7 +51,7 @@ pub enum Seen {
 
 impl Seen {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Connection,
         Self::Turn,
         Self::Heard,
@@ -66,6 +68,7 @@ impl Seen {
         Self::Cancelled,
         Self::Reset,
         Self::Behind,
+        Self::Waiting,
         Self::Congested,
         Self::Dropped,
         Self::GaveMemory,
@@ -91,6 +94,7 @@ impl Seen {
             Self::Cancelled => "receives cancelled",
             Self::Reset => "resets",
             Self::Behind => "turns with a room behind",
+            Self::Waiting => "turns after which a room waits",
             Self::Congested => "turns with an inbox congested",
             Self::Dropped => "messages dropped by an inbox",
             Self::GaveMemory => "holders that gave memory back",

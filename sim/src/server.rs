@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hi::clock::Now;
@@ -34,6 +35,8 @@ use crate::shared::{Shared, SimSocket};
 
 /// What stands at the head of every connection.
 pub const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+/// What every turn takes, as far as the shard is told.
+const TURN_TIME: Duration = Duration::from_millis(3);
 /// The first epoch that a room can have.
 const EPOCH_BASE: u64 = 0xe000;
 
@@ -151,14 +154,21 @@ impl Server {
         if self.shared.faults.get() && seat.pauses.get() {
             return false;
         }
-        if !seat.awake.swap(false, Ordering::SeqCst) {
+        let is_due = shard.next_due().is_some_and(|due| due <= self.clock.now().instant);
+        if !seat.awake.swap(false, Ordering::SeqCst) && !is_due {
             return false;
         }
         self.memory.enroll(id);
         if of_server(|| shard.turn(self.clock.now())) {
             seat.awake.store(true, Ordering::SeqCst);
         }
+        shard.turn_took(TURN_TIME);
         true
+    }
+
+    /// When the first shard has to take a turn though nothing has woken it.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.seats.iter().filter_map(|seat| seat.shard.borrow().next_due()).min()
     }
 
     /// Whether a shard's core does something else from now on, for as long as there are faults.

@@ -203,6 +203,9 @@ impl World {
             if rooms.any(|(namespace, name)| server.room(namespace, name).is_some_and(|room| room.is_behind())) {
                 self.scene.saw(Seen::Behind);
             }
+            if server.next_due().is_some() {
+                self.scene.saw(Seen::Waiting);
+            }
             trace.note(format_args!("shard {shard} takes a turn: awake {}", server.is_awake(shard)));
         }
         took

@@ -3,8 +3,10 @@
 use std::ops::{RangeBounds, RangeInclusive};
 use std::time::Duration;
 
+use super::Paces;
 use crate::limits;
 use crate::memory;
+use crate::room::pace::Pace;
 
 /// A number of bytes: digits, and k, m or g.
 fn parse_bytes(text: &str) -> Result<usize, String> {
@@ -45,6 +47,40 @@ pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
 /// The same, or 0.
 pub(super) fn parse_time_or_0(text: &str) -> Result<Duration, String> {
     if doctor::time::parse(text) == Ok(Duration::ZERO) { Ok(Duration::ZERO) } else { parse_time(text) }
+}
+
+/// Paces of both kinds of rooms: one for both, or `chat=...,raw=...`.
+pub(super) fn parse_paces(text: &str) -> Result<Paces, String> {
+    if !text.contains('=') {
+        let pace = parse_pace(text)?;
+        return Ok(Paces { chat: pace, raw: pace });
+    }
+    let (mut chat, mut raw) = (None, None);
+    for part in text.split(',') {
+        let (kind, pace) = match part.split_once('=') {
+            Some(("chat", pace)) => (&mut chat, pace),
+            Some(("raw", pace)) => (&mut raw, pace),
+            _ => return Err(format!("{part} is not a kind of room and a time: give e.g. chat=20ms,raw=50ms")),
+        };
+        if kind.replace(parse_pace(pace)?).is_some() {
+            return Err(format!("{text} names a kind of room twice: give e.g. chat=20ms,raw=50ms"));
+        }
+    }
+    Ok(Paces { chat: chat.unwrap_or_default(), raw: raw.unwrap_or_default() })
+}
+
+fn parse_pace(text: &str) -> Result<Pace, String> {
+    const RANGE: RangeInclusive<Duration> = Duration::from_millis(1)..=limits::FLUSH_INTERVAL_MAX;
+    let interval = |text| {
+        let time = doctor::time::parse(text).map_err(|why| format!("{why}, or auto"))?;
+        within(RANGE, time, || format!("{text} is out of range: give 1ms to {:?}, or 0", limits::FLUSH_INTERVAL_MAX))
+    };
+    match text.split_once(':') {
+        None if text == "auto" => Ok(Pace::Auto(limits::FLUSH_AUTO_WAIT)),
+        None if doctor::time::parse(text) == Ok(Duration::ZERO) => Ok(Pace::AtOnce),
+        Some(("auto", wait_max)) => interval(wait_max).map(Pace::Auto),
+        _ => interval(text).map(Pace::Every),
+    }
 }
 
 /// A time of whole seconds: the timer wheel counts in them.
@@ -91,5 +127,33 @@ mod tests {
         assert!(parse_time("0s").is_err());
         assert!(parse_seconds("1500ms").is_err());
         assert!(parse_buffers("3").is_err());
+    }
+
+    #[test]
+    fn paces_are_for_both_kinds_of_rooms_or_for_each() {
+        const MS: Duration = Duration::from_millis(1);
+        let both = |pace| Ok(Paces { chat: pace, raw: pace });
+        assert_eq!(parse_paces("0"), both(Pace::AtOnce));
+        assert_eq!(parse_paces("0ms"), both(Pace::AtOnce));
+        assert_eq!(parse_paces("20ms"), both(Pace::Every(20 * MS)));
+        assert_eq!(parse_paces("auto"), both(Pace::Auto(50 * MS)));
+        assert_eq!(parse_paces("auto:20ms"), both(Pace::Auto(20 * MS)));
+        let paces = Paces { chat: Pace::Every(20 * MS), raw: Pace::Auto(5 * MS) };
+        assert_eq!(parse_paces("raw=auto:5ms,chat=20ms"), Ok(paces));
+        assert_eq!(parse_paces("chat=20ms"), Ok(Paces { raw: Pace::AtOnce, ..paces }));
+        for (wrong, why) in [
+            ("soon", "soon is not a time"),
+            ("auto:soon", "soon is not a time"),
+            ("11s", "give 1ms to 10s"),
+            ("1us", "give 1ms to 10s"),
+            ("auto:0", "give 1ms to 10s"),
+            ("chat=20ms,chat=1s", "names a kind of room twice"),
+            ("chat=20ms,50ms", "50ms is not a kind of room and a time"),
+            ("sse=20ms", "give e.g. chat=20ms,raw=50ms"),
+            ("20ms,50ms", "20ms,50ms is not a time"),
+        ] {
+            let said = parse_paces(wrong).unwrap_err();
+            assert!(said.contains(why), "{wrong}: {said}");
+        }
     }
 }

@@ -8,7 +8,9 @@ use smallvec::SmallVec;
 use super::outbox::Owed;
 use super::{Connection, Gap, Membership, Next, Own, Role, Sent, Source, Sources};
 use crate::counters::delivery::Carried;
-use crate::limits::{OUTBOX_BYTES_MAX, REPLAY_BYTES_PER_SEND_MAX, SEND_BYTES_MAX, SLICES_PER_SEND_MAX};
+use crate::limits::{
+    OUTBOX_BYTES_MAX, REPLAY_BYTES_PER_SEND_MAX, SEND_BYTES_MAX, SENT_ALONE_BYTES_MIN, SLICES_PER_SEND_MAX,
+};
 use crate::protocol::position::Batch;
 use crate::ring::Slices;
 use crate::room::local::LocalRooms;
@@ -71,7 +73,9 @@ impl Connection {
         if self.outbox.is_none()
             && self.life.is_open()
             && let [membership] = &mut self.memberships[..]
-            && let Read::Frames(slice, cursor) = rooms.log(membership.room).read(membership.cursor, u64::MAX)
+            && let log = rooms.log(membership.room)
+            && let Read::Frames(slice, cursor) = log.read(membership.cursor, u64::MAX)
+            && (cursor == log.tip() || slice.len() >= SENT_ALONE_BYTES_MIN)
         {
             // The fast path: nearly every send of a broadcast.
             self.in_flight = Sources::from_buf([Source::frames(membership, cursor)]);

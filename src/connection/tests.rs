@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -16,6 +17,7 @@ use crate::protocol::resume::ResumeKey;
 use crate::protocol::{Encoding, Namespace};
 use crate::rate::RateLimit;
 use crate::room::inbox::{self, Relay};
+use crate::room::pace::{Pace, Work};
 use crate::room::registry::Registry;
 use crate::room::replay::ReplayBounds;
 use crate::room::{Joining, Room, Wakes};
@@ -167,6 +169,10 @@ enum Owed {
 
 impl Bench {
     fn new(role: Role) -> Self {
+        Self::at(role, Pace::AtOnce)
+    }
+
+    fn at(role: Role, pace: Pace) -> Self {
         let lossy = !matches!(role, Role::Raw { lossy: false, .. });
         let bucket = Bucket::new(&RateLimit::OFF, 0);
         let connection = Connection::new(1, -1, role, false, bucket);
@@ -184,7 +190,7 @@ impl Bench {
                 &mut Wakes::default(),
             );
             let joined = joined.unwrap();
-            slots.push(rooms.join(&joined.room, Encoding::Frames, joined.entered.first_seq, 1 << 20));
+            slots.push(rooms.join(&joined.room, Encoding::Frames, joined.entered.first_seq, 1 << 20, pace));
             shared.push(joined.room);
         }
         let mut bench = Self {
@@ -257,14 +263,9 @@ impl Bench {
                     } else if member {
                         self.owed[room].push(Owed::Message(seq));
                     }
-                    self.rooms.append(&Relay {
-                        room: self.shared[room].id(),
-                        epoch: 1,
-                        seq,
-                        frame,
-                        deflated: None,
-                        received: None,
-                    });
+                    let relay =
+                        Relay { room: self.shared[room].id(), epoch: 1, seq, frame, deflated: None, received: None };
+                    self.rooms.append(&relay, Instant::now());
                 }
             }
             Step::Reply { len } if self.is_chat() && self.connection.life.is_open() => {
@@ -456,4 +457,32 @@ proptest! {
         steps.iter().for_each(|step| bench.step(step));
         bench.finish();
     }
+}
+
+#[test]
+fn what_waits_for_the_next_round_of_a_room_is_nothing_to_send_now() {
+    let mut bench = Bench::at(Role::Raw { echo: true, lossy: true }, Pace::Every(Duration::from_secs(60)));
+    let publish = Step::Publish { room: 0, count: 1, len: 10, own: false };
+    bench.step(&publish);
+    bench.rooms.begin_visits(true, Instant::now());
+    bench.rooms.end_visits(Work::default(), Instant::now());
+    assert!(bench.connection.has_pending(&bench.rooms), "a round has begun for it");
+    bench.step(&Step::Send);
+    bench.step(&publish);
+    bench.step(&Step::Sent { taken: 1000 });
+    assert!(!bench.connection.has_pending(&bench.rooms));
+    bench.step(&Step::Pong);
+    bench.step(&Step::Send);
+    bench.step(&Step::Sent { taken: 1000 });
+    assert_eq!(decode(&bench.output), [Frame::Room(0, 1), Frame::Pong(1), Frame::Room(0, 2)]);
+}
+
+#[test]
+fn messages_in_two_chunks_of_a_log_leave_in_one_send() {
+    let mut bench = Bench::new(Role::Raw { echo: true, lossy: true });
+    bench.step(&Step::Publish { room: 0, count: 3, len: 400, own: false });
+    bench.step(&Step::Send);
+    assert!(matches!(&bench.in_flight, Some(Slices::Many(slices)) if slices.len() == 2), "{:?}", bench.in_flight);
+    bench.step(&Step::Sent { taken: 1000 });
+    assert_eq!(decode(&bench.output), [1, 2, 3].map(|seq| Frame::Room(0, seq)));
 }

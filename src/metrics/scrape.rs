@@ -92,10 +92,15 @@ impl Scrape {
         let sum: u64 = self.all().map(|c| c.delivery.add_to(&mut counts)).sum();
         let bounds = DELIVERY_BOUNDS.map(|nanos| nanos as f64 / 1e9);
         page.histogram("hi_delivery", help, Some(Unit::Seconds), &bounds, &counts, sum as f64 / 1e9)?;
+        let bounds = BATCH_BOUNDS.map(|count| count as f64);
         let mut counts = [0; BATCH_BOUNDS.len() + 1];
         let sum: u64 = self.all().map(|c| c.send_batch.add_to(&mut counts)).sum();
         let help = "Sends given to the kernel together";
-        page.histogram("hi_send_batch_size", help, None, &BATCH_BOUNDS.map(|sends| sends as f64), &counts, sum as f64)
+        page.histogram("hi_send_batch_size", help, None, &bounds, &counts, sum as f64)?;
+        let mut counts = [0; BATCH_BOUNDS.len() + 1];
+        let sum: u64 = self.all().map(|c| c.flush.add_to(&mut counts)).sum();
+        let help = "Messages of a room for which a shard visited its members together";
+        page.histogram("hi_flush_messages", help, None, &bounds, &counts, sum as f64)
     }
 
     fn compression(&self, page: &mut Page<'_>) -> fmt::Result {

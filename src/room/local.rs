@@ -3,12 +3,14 @@
 //! A room with new messages owes its members a visit. Such rooms are queued, and each turn visits some members of each: a large
 //! or busy room takes many turns, and a small one never waits for it. Nor does a quiet room wait for hundreds of busy ones: it
 //! is in a queue of its own. Messages that are published during a room's visits are covered by them, too. With more than
-//! [`ROOM_BYTES_HELD`] of unvisited messages, a room is behind, and its publishers wait.
+//! [`ROOM_BYTES_HELD`] of unvisited messages, a room is behind, and its publishers wait. A room with a [`Pace`] waits before it
+//! is queued again. All of that is in `visits`.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use slab::Slab;
@@ -16,11 +18,16 @@ use slab::Slab;
 use super::Room;
 use super::inbox::{Lost, Relay};
 use super::log::{FRAME_OVERHEAD_BYTES, Log};
+use super::pace::{Pace, Pacer, SendTime};
 use crate::counters::delivery::{Carried, Deliveries, Sampled};
 use crate::frame::deflate::Deflater;
 use crate::limits::{MEMBERS_PER_TRIM, ROOM_BYTES_HELD};
 use crate::protocol::Encoding;
 use crate::protocol::position::Batch;
+
+mod visits;
+
+use visits::Visits;
 
 /// The slots of a room on one shard, one for each encoding that has members. All share `Seq` and cursors.
 type Slots = [Option<u32>; Encoding::ALL.len()];
@@ -46,42 +53,16 @@ pub(crate) struct LocalRoom {
     backlog_bytes_max: usize,
 }
 
-/// How far the members of a room have been visited: one round after the other, while the log grows.
-#[derive(Debug, Default)]
-struct Visits {
-    /// Number of members that this round has visited; they come first in the list.
-    visited: usize,
-    /// Bytes appended to the log: so far, when this round began, and when the last complete round began.
-    appended_bytes: u64,
-    began_bytes: u64,
-    done_bytes: u64,
-    /// Whether the room is queued.
-    is_queued: bool,
-    /// Once this many turns of rooms are over, this room counts as quiet: it has published nothing for a whole round.
-    quiet_from: u64,
-    /// Whether the room's publishers are held back because of this shard.
-    behind: bool,
-}
-
-impl Visits {
-    /// Bytes that not all members have been visited for.
-    fn owed_bytes(&self) -> u64 {
-        self.appended_bytes - self.done_bytes
-    }
-
-    /// Every member has been visited. True: the log has grown in the meantime, and another round begins.
-    fn complete(&mut self) -> bool {
-        self.visited = 0;
-        self.done_bytes = self.began_bytes;
-        self.owed_bytes() > 0
-    }
-}
-
 impl LocalRoom {
     /// The messages from `from` to before `until`, encoded: see [`Room::replay`].
     pub(crate) fn replay(&self, from: u64, until: u64, bytes_max: usize) -> Option<Batch> {
         let batch = self.room.replay(from, until, bytes_max)?;
         Some(self.encoding.encode_batch(batch, self.room.epoch(), from))
+    }
+
+    /// Members are sent the messages before this `Seq` as soon as possible; later ones wait for the next round of visits.
+    pub(crate) fn due_seq(&self) -> u64 {
+        if self.visits.is_at_once() { self.log.tip() } else { self.visits.next_seq }
     }
 
     /// Slots of the connections that are members, in no particular order.
@@ -127,6 +108,13 @@ pub(crate) struct LocalRooms {
     current: Option<u32>,
     /// Number of turns that rooms have had.
     turns: u64,
+    /// Rooms whose next round has to wait, and until when.
+    waiting: BTreeSet<(Instant, u32)>,
+    /// Bytes that wait in them.
+    waiting_bytes: u64,
+    send_time: SendTime,
+    /// Whether no room waits, because memory is short.
+    in_hurry: bool,
     /// Rooms whose log has grown since it was last cut back.
     grown: Vec<u32>,
     /// Rooms whose log holds something, each once, with the number of this entry. The entry of a room that is gone has a number
@@ -163,6 +151,7 @@ impl LocalRooms {
         encoding: Encoding,
         first_seq: u64,
         backlog_bytes_max: usize,
+        pace: Pace,
     ) -> u32 {
         *self.by_id.entry(room.id()).or_default()[encoding as usize].get_or_insert_with(|| {
             if encoding == Encoding::Deflated {
@@ -173,7 +162,7 @@ impl LocalRooms {
                 log: Log::new(first_seq, backlog_bytes_max + self.log_excess_bytes_max),
                 encoding,
                 members: Vec::new(),
-                visits: Visits::default(),
+                visits: Visits::new(first_seq, Pacer::new(pace)),
                 sampled: Sampled::default(),
                 has_grown: false,
                 filled: None,
@@ -184,6 +173,7 @@ impl LocalRooms {
 
     /// Removes a room without members.
     pub(crate) fn remove(&mut self, slot: u32) {
+        self.dequeue(slot);
         let local = self.rooms.remove(slot as usize);
         debug_assert!(local.members.is_empty());
         if let Entry::Occupied(mut entry) = self.by_id.entry(local.room.id()) {
@@ -198,10 +188,6 @@ impl LocalRooms {
         if local.visits.behind {
             local.room.set_behind(false);
             self.released = true;
-        }
-        if local.visits.is_queued {
-            self.quiet.retain(|queued| *queued != slot);
-            self.busy.retain(|queued| *queued != slot);
         }
         if local.has_grown {
             self.grown.retain(|grown| *grown != slot);
@@ -229,18 +215,18 @@ impl LocalRooms {
     }
 
     /// Appends a relay to the logs of its room; does nothing if the room has no members here any more.
-    pub(crate) fn append(&mut self, relay: &Relay) {
+    pub(crate) fn append(&mut self, relay: &Relay, now: Instant) {
         let Some(slots) = self.by_id.get(&relay.room).copied() else { return };
         for (encoding, slot) in Encoding::ALL.into_iter().zip(slots) {
             if let Some(slot) = slot {
                 let deflate = || relay.deflated(|frame| self.deflater.frame(frame));
                 let bytes = encoding.encode(&relay.frame, relay.epoch, relay.seq, deflate);
-                self.append_to(slot, relay, &bytes);
+                self.append_to(slot, relay, &bytes, now);
             }
         }
     }
 
-    fn append_to(&mut self, slot: u32, relay: &Relay, bytes: &Bytes) {
+    fn append_to(&mut self, slot: u32, relay: &Relay, bytes: &Bytes, now: Instant) {
         let local = &mut self.rooms[slot as usize];
         local.log.append(relay.seq, bytes);
         if let Some(received) = relay.received {
@@ -251,16 +237,12 @@ impl LocalRooms {
             local.visits.behind = true;
             local.room.set_behind(true);
         }
-        if !local.has_grown {
-            local.has_grown = true;
-            self.grown.push(slot);
-        }
         if local.filled.is_none() {
             self.numbers += 1;
             local.filled = NonZeroU64::new(self.numbers);
             self.filled.extend(local.filled.map(|number| (slot, number)));
         }
-        self.enqueue(slot);
+        self.enqueue(slot, now);
     }
 
     /// Moves the logs past frames that were dropped on their way here: members behind them are lapped, and visited so that they
@@ -271,67 +253,8 @@ impl LocalRooms {
             let local = &mut self.rooms[slot as usize];
             if local.log.skip_to(lost.last_seq + 1) {
                 local.visits.appended_bytes += FRAME_OVERHEAD_BYTES as u64;
-                self.enqueue(slot);
+                self.queue(slot);
             }
-        }
-    }
-
-    fn enqueue(&mut self, slot: u32) {
-        let visits = &mut self.rooms[slot as usize].visits;
-        if !visits.is_queued {
-            visits.is_queued = true;
-            let queue = if self.turns >= visits.quiet_from { &mut self.quiet } else { &mut self.busy };
-            queue.push_back(slot);
-        }
-    }
-
-    /// Number of queued rooms.
-    pub(crate) fn queued_rooms(&self) -> usize {
-        self.quiet.len() + self.busy.len()
-    }
-
-    /// Number of rooms that were already queued one round ago.
-    pub(crate) fn busy_rooms(&self) -> usize {
-        self.busy.len()
-    }
-
-    /// Begins the turn of the next queued room: one of the kind that `quiet_first` asks for if there is one, otherwise one of
-    /// the other kind.
-    pub(crate) fn begin_visits(&mut self, quiet_first: bool) {
-        let (first, second) = match quiet_first {
-            true => (&mut self.quiet, &mut self.busy),
-            false => (&mut self.busy, &mut self.quiet),
-        };
-        self.current = first.pop_front().or_else(|| second.pop_front());
-    }
-
-    /// The next member to visit in the room whose turn it is.
-    pub(crate) fn visit(&mut self) -> Option<u32> {
-        let local = &mut self.rooms[self.current? as usize];
-        if local.visits.visited == 0 {
-            local.visits.began_bytes = local.visits.appended_bytes;
-        }
-        let member = local.members.get(local.visits.visited)?;
-        local.visits.visited += 1;
-        Some(*member)
-    }
-
-    /// Ends the turn of a room: it goes to the end of the queue, unless all its members have been visited.
-    pub(crate) fn end_visits(&mut self) {
-        let Some(slot) = self.current.take() else { return };
-        self.turns += 1;
-        let LocalRoom { room, members, visits, .. } = &mut self.rooms[slot as usize];
-        let owes = visits.visited < members.len() || visits.complete();
-        if visits.behind && visits.owed_bytes() <= ROOM_BYTES_HELD as u64 {
-            visits.behind = false;
-            room.set_behind(false);
-            self.released = true;
-        }
-        if owes {
-            self.busy.push_back(slot);
-        } else {
-            visits.is_queued = false;
-            visits.quiet_from = self.turns + (self.quiet.len() + self.busy.len()) as u64;
         }
     }
 
@@ -367,7 +290,8 @@ impl LocalRooms {
         self.grown.retain(|slot| {
             let local = &mut rooms[*slot as usize];
             local.has_grown = local.visits.is_queued;
-            if !local.has_grown {
+            // A room that waits is in the list again as soon as it is queued.
+            if !local.has_grown && !local.visits.is_waiting() {
                 local.log.cut_back(local.backlog_bytes_max);
             }
             local.has_grown

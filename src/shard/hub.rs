@@ -15,6 +15,7 @@ use std::net::Shutdown;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use slab::Slab;
@@ -207,8 +208,19 @@ impl Hub {
         self.now = now;
     }
 
+    /// When there is something to send that waits now.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.rooms.next_due()
+    }
+
+    /// Notes how long the last turn has taken.
+    pub(super) fn turn_took(&mut self, time: Duration) {
+        self.rooms.turn_took(self.sending.work, time);
+    }
+
     /// Processes what connections sent, what other shards published or ordered, and the timers that are due.
     pub(super) fn process(&mut self) {
+        self.rooms.queue_due(self.now.instant);
         self.drain_inbox();
         self.read_queued();
         self.handle_ends();
@@ -280,7 +292,7 @@ impl Hub {
         }
         self.wakes.drained(self.id);
         for relay in relays.drain(..) {
-            self.rooms.append(&relay);
+            self.rooms.append(&relay, self.now.instant);
         }
         lost.iter().for_each(|lost| self.rooms.lose(lost));
         relays.shrink_to(RELAYS_KEPT_MAX);

@@ -8,6 +8,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -83,6 +84,16 @@ impl<R: DataRing> Shard<R> {
     /// secret.
     pub fn predecessor(&self, secret: &str) -> Option<MemberId> {
         self.hub.predecessor(secret)
+    }
+
+    /// When the shard has to take a turn even if nothing wakes it: messages wait to be sent with later ones.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.hub.next_due()
+    }
+
+    /// Notes how long the last turn has taken.
+    pub fn turn_took(&mut self, time: Duration) {
+        self.hub.turn_took(time);
     }
 
     /// Takes over a socket whose handshake is done, and joins it to the room that it asked for.

@@ -81,6 +81,7 @@ pub(crate) async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: &OwnedFd, woke
             // and handshakes.
             os::eventfd_signal(wake_up);
         }
+        let due = handle.shard.borrow().next_due().map(Instant::from_std);
         tokio::select! {
             ready = woken.readable() => {
                 // Nothing is read from it: epoll reports each signal as a new edge.
@@ -89,6 +90,7 @@ pub(crate) async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: &OwnedFd, woke
             () = handle.news.notified() => {}
             () = &mut tick => {}
             () = at(drained_by) => {}
+            () = at(due) => {}
         }
         if tick.deadline() <= Instant::now() || tick.deadline() > Instant::now() + TICK {
             let mut shard = handle.shard.borrow_mut();

@@ -8,6 +8,7 @@ use crate::admission::Admission;
 use crate::connection::liveness::Heartbeat;
 use crate::protocol::Protocol;
 use crate::rate::RateLimit;
+use crate::room::pace::Pace;
 
 /// What happens to a chat member that was too slow and lost messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -29,6 +30,10 @@ pub struct Settings {
     pub chat_messages_per_second: u32,
     /// Rate limit of each raw connection.
     pub raw_rate: RateLimit,
+    /// How soon chat rooms are fanned out again.
+    pub chat_pace: Pace,
+    /// The same for raw rooms.
+    pub raw_pace: Pace,
     /// How often peers are pinged, and how long they have to answer.
     pub heartbeat: Heartbeat,
     /// Largest message, in bytes of payload.
@@ -49,5 +54,10 @@ impl Settings {
     /// The limit on the messages of a connection that speaks this.
     pub(crate) fn rate(&self, protocol: Protocol) -> &RateLimit {
         if protocol == Protocol::Raw { &self.raw_rate } else { &self.chat_rate }
+    }
+
+    /// The pace of the rooms that a connection that speaks this may be in.
+    pub(crate) fn pace(&self, protocol: Protocol) -> Pace {
+        if protocol == Protocol::Raw { self.raw_pace } else { self.chat_pace }
     }
 }

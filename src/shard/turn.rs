@@ -17,9 +17,12 @@ impl<R: DataRing> Shard<R> {
     pub fn turns(&mut self) -> bool {
         let began = Instant::now();
         loop {
-            let more = self.turn(Now::read());
-            if !more || began.elapsed() >= TURNS_TIME_MAX {
-                self.hub.counters().busy(began.elapsed());
+            let now = Now::read();
+            let more = self.turn(now);
+            let ended = Instant::now();
+            self.turn_took(ended - now.instant);
+            if !more || ended - began >= TURNS_TIME_MAX {
+                self.hub.counters().busy(ended - began);
                 return more;
             }
         }

@@ -58,9 +58,10 @@ impl World {
         assert!(allocated <= accounted, "{allocated} bytes are allocated, but only {held} are in the ledgers");
     }
 
-    /// Nothing goes wrong any more, everyone reads, and no time passes: goes on until nothing moves.
+    /// Nothing goes wrong any more, everyone reads, and no time passes except for what waits to be sent: goes on until nothing
+    /// moves.
     pub(super) fn settle(&mut self) {
-        let Scene { shared, server, trace, .. } = &self.scene;
+        let Scene { shared, server, trace, clock, .. } = &self.scene;
         shared.faults.set(false);
         trace.note(format_args!("faults end"));
         let mut turns = 0;
@@ -88,7 +89,8 @@ impl World {
                 moved |= self.turn(shard);
             }
             if !moved {
-                return;
+                let Some(due) = server.next_due() else { return };
+                clock.advance_to(due);
             }
         }
         panic!("something goes on and on");

@@ -75,7 +75,8 @@ impl Hub {
         let joining = Joining { user, member, descriptor, since, predecessor };
         let joined = self.registry.join(protocol.namespace(), name, &joining, self.now.time, &mut self.wakes);
         let Joined { room, entered } = joined.map_err(|_| Denied::NameTaken)?;
-        let room_slot = self.rooms.join(&room, encoding, entered.first_seq, self.settings.backlog_bytes);
+        let (backlog_bytes, pace) = (self.settings.backlog_bytes, self.settings.pace(protocol));
+        let room_slot = self.rooms.join(&room, encoding, entered.first_seq, backlog_bytes, pace);
         let index = self.rooms.get_mut(room_slot).add_member(slot);
         self.connection(slot).memberships.push(Membership {
             room: room_slot,

@@ -49,9 +49,13 @@ impl Hub {
 
     /// Gives back this shard's part of what exceeds the budget.
     pub(super) fn review_memory(&mut self) {
-        let is_busy = self.has_queued_sends() || self.rooms.queued_rooms() > 0;
-        self.review.is_unfinished = false;
         let inbox_bytes = self.registry.inboxes().iter().map(Inbox::bytes).sum();
+        // What would wait to be sent with later messages is sent before it has to be given back.
+        self.review.is_unfinished = self.rooms.hurry(self.memory.review(inbox_bytes, false).is_some());
+        if self.review.is_unfinished {
+            return;
+        }
+        let is_busy = self.has_queued_sends() || self.rooms.queued_rooms() > 0;
         let Some(demand) = self.memory.review(inbox_bytes, is_busy) else { return };
         let own_bytes = if demand.own_bytes > 0 { self.give_back(&demand) } else { 0 };
         let mut replay_bytes = 0;

@@ -14,6 +14,7 @@ use crate::limits::VISITS_MIN;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::{Protocol, broadcast, sse};
 use crate::ring::Slices;
+use crate::room::pace::Work;
 use crate::shard::settings::Slow;
 
 /// What one turn gives to the kernel if at most one room is queued: about four milliseconds' work. Splitting a fan-out over
@@ -41,12 +42,14 @@ impl Budget {
         Self { sends: (self.sends / parts).max(1), bytes: (self.bytes / parts).max(1) }
     }
 
-    /// Lets `give` use up to `part`, and deducts what it used.
-    fn spend(&mut self, part: Self, give: impl FnOnce(&mut Self)) {
+    /// Lets `give` use up to `part`, and deducts what it used. Returns that.
+    fn spend(&mut self, part: Self, give: impl FnOnce(&mut Self)) -> Work {
         let mut left = part;
         give(&mut left);
-        self.sends -= part.sends - left.sends;
-        self.bytes -= part.bytes - left.bytes;
+        let (sends, bytes) = (part.sends - left.sends, part.bytes - left.bytes);
+        self.sends -= sends;
+        self.bytes -= bytes;
+        Work::new(sends as usize, bytes as usize)
     }
 
     fn take(&mut self, sends: usize, bytes: usize) {
@@ -66,6 +69,8 @@ pub(super) struct Sending {
     gaps: Vec<Gap>,
     /// Connections that lost messages and have to be told; closed if there is no gap to tell.
     losses: Vec<(u32, Option<Gap>)>,
+    /// What the last turn gave to the kernel.
+    pub(super) work: Work,
     /// Whether this shard has published to itself since its inbox was last drained.
     pub(super) more_news: bool,
 }
@@ -99,7 +104,8 @@ impl Hub {
         self.visit_members(&mut left, sink);
         self.send_queued(&mut left, sink, |sending| &mut sending.queue);
         self.send_queued(&mut left, sink, |sending| &mut sending.lagging);
-        let sends = budget.sends - left.sends;
+        let (sends, bytes) = (budget.sends - left.sends, budget.bytes - left.bytes);
+        self.sending.work = Work::new(sends as usize, bytes as usize);
         if sends > 0 {
             self.counters.send_batch.record(sends as u64, 1);
         }
@@ -130,9 +136,12 @@ impl Hub {
             if left.is_spent() {
                 break;
             }
-            self.rooms.begin_visits(busy == 0 || left.sends > half.sends && left.bytes > half.bytes);
+            let quiet_first = busy == 0 || left.sends > half.sends && left.bytes > half.bytes;
+            if let Some(messages) = self.rooms.begin_visits(quiet_first, self.now.instant) {
+                self.counters.flush.record(messages, 1);
+            }
             let visits_max = (share.sends as usize).max(VISITS_MIN);
-            left.spend(share, |of_room| {
+            let work = left.spend(share, |of_room| {
                 for _ in 0..visits_max {
                     let Some(slot) = self.rooms.visit() else { break };
                     self.send_to(slot, of_room, sink);
@@ -141,7 +150,7 @@ impl Hub {
                     }
                 }
             });
-            self.rooms.end_visits();
+            self.rooms.end_visits(work, self.now.instant);
             self.report_losses();
         }
     }

@@ -65,14 +65,17 @@ impl Hub {
             Ok(name) => name,
             Err(why) => return self.refuse(slot, Code::BadRequest, &text::cannot_join(why)),
         };
-        if let Err(denied) = self.join(slot, &name, None) {
-            let text = match denied {
-                Denied::AlreadyIn(_) | Denied::NameTaken => text::taken(user.as_str()),
-                Denied::TooManyRooms(TooManyRooms { max }) => text::too_many_rooms(max),
-                Denied::NoMemory => text::NO_MEMORY.to_owned(),
-            };
-            self.refuse(slot, denied.code(), &text);
-        }
+        let denied = match self.join(slot, &name, None) {
+            // Its welcome is the answer, and doesn't wait for the room.
+            Ok(_) => return self.queue(slot),
+            Err(denied) => denied,
+        };
+        let text = match denied {
+            Denied::AlreadyIn(_) | Denied::NameTaken => text::taken(user.as_str()),
+            Denied::TooManyRooms(TooManyRooms { max }) => text::too_many_rooms(max),
+            Denied::NoMemory => text::NO_MEMORY.to_owned(),
+        };
+        self.refuse(slot, denied.code(), &text);
     }
 
     fn leave_command(&mut self, slot: u32, user: &Name, name: &str) {
