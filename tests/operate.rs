@@ -357,7 +357,7 @@ fn where_io_uring_is_refused_epoll_serves_and_one_warning_says_why() {
         let server = Server::spawn(command);
         let warning = server.wait_for_log("io_uring is not available");
         assert!(warning.contains("WARN") && warning.contains(name), "the operation: {warning}");
-        assert!(warning.contains("30 % more CPU"), "the cost: {warning}");
+        assert!(warning.contains("25 % more CPU"), "the cost: {warning}");
         assert!(warning.contains("seccomp profile"), "the cause: {warning}");
         assert!(warning.contains("--security-opt seccomp=docs/deploy/seccomp-hi.json"), "the fix: {warning}");
         assert!(server.wait_for_log("hi is open").contains("with epoll"));

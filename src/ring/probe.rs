@@ -85,7 +85,7 @@ pub fn try_kernel(choice: Choice) -> Result<Kernel, String> {
 /// What hi says when it serves without io_uring though that was wanted.
 fn fallback(why: &str) -> String {
     format!(
-        "io_uring is not available, so hi uses epoll: all works the same, and a message costs up to 30 % more CPU time. The \
+        "io_uring is not available, so hi uses epoll: all works the same, and a delivery costs up to 25 % more CPU time. The \
          reason: {why}. With --backend epoll hi doesn't try io_uring, nor say this"
     )
 }
