@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::counters::Compression;
 use crate::counters::delivery::Carried;
 use crate::frame::OpCode;
 use crate::frame::decode::Decoder;
@@ -173,8 +174,8 @@ pub(crate) struct Connection {
     pub liveness: Liveness,
     /// Whether it takes only one receive buffer at a time: it has sent more than was read, or had to wait.
     pub one_at_a_time: bool,
-    /// Whether both sides may compress messages (permessage-deflate was agreed on).
-    pub deflates: bool,
+    /// What became of its offer to compress messages, if it made one.
+    pub compression: Option<Compression>,
     /// True exactly while it is in one of the shard's send queues.
     pub queued: bool,
     /// Number of consecutive messages that could not be parsed.
@@ -198,14 +199,20 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A new connection, in no room yet.
-    pub(crate) fn new(serial: u32, descriptor: RawFd, role: Role, deflates: bool, bucket: Bucket) -> Self {
+    pub(crate) fn new(
+        serial: u32,
+        descriptor: RawFd,
+        role: Role,
+        compression: Option<Compression>,
+        bucket: Bucket,
+    ) -> Self {
         Self {
             serial,
             descriptor,
             life: Life::begin(),
             liveness: Liveness::Quiet,
             one_at_a_time: false,
-            deflates,
+            compression,
             queued: false,
             unreadable: 0,
             due_tick: 0,
@@ -226,7 +233,12 @@ impl Connection {
 
     /// The form in which it gets what its rooms publish.
     pub(crate) fn encoding(&self) -> Encoding {
-        self.protocol().encoding(self.deflates)
+        self.protocol().encoding(self.compression == Some(Compression::Agreed))
+    }
+
+    /// Whether it may compress what it sends.
+    pub(crate) fn deflates(&self) -> bool {
+        matches!(self.compression, Some(Compression::Agreed | Compression::Received))
     }
 
     /// The user's name, if it is a chat connection.

@@ -70,8 +70,10 @@ words! {
 words! {
     /// What becomes of a client's offer to compress messages.
     pub enum Compression {
-        /// Both sides compress.
+        /// Both sides may compress.
         Agreed = "agreed",
+        /// Only the client may: it takes no window as large as that of the frames that members share.
+        Received = "received",
         /// None of its offers can be accepted.
         Declined = "declined",
         /// The client can't decompress reliably: Safari 15.0 to 15.3.

@@ -175,7 +175,7 @@ impl Bench {
     fn at(role: Role, pace: Pace) -> Self {
         let lossy = !matches!(role, Role::Raw { lossy: false, .. });
         let bucket = Bucket::new(&RateLimit::OFF, 0);
-        let connection = Connection::new(1, -1, role, false, bucket);
+        let connection = Connection::new(1, -1, role, None, bucket);
         let inboxes = inbox::inboxes([os::new_eventfd().unwrap()], 1 << 30);
         let registry = Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF);
         let mut rooms = LocalRooms::default();

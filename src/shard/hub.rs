@@ -24,8 +24,8 @@ use super::Upgraded;
 use super::settings::Settings;
 use crate::clock::Now;
 use crate::connection::Connection;
+use crate::counters::Counters;
 use crate::counters::delivery::Sampler;
-use crate::counters::{Compression, Counters};
 use crate::frame::deflate::Inflater;
 use crate::limits::{RELAYS_KEPT_MAX, SETTLE_BYTES_MAX};
 use crate::memory::Memory;
@@ -182,8 +182,7 @@ impl Hub {
         if let Some(compression) = compression {
             self.counters.compression(compression).add(1);
         }
-        let deflates = compression == Some(Compression::Agreed);
-        let slot = self.connections.insert(Connection::new(serial, socket, role, deflates, bucket)) as u32;
+        let slot = self.connections.insert(Connection::new(serial, socket, role, compression, bucket)) as u32;
         self.schedule_first_ping(slot);
         self.connection(slot).respond(response);
         self.counters.connections(protocol).add(1);

@@ -1,7 +1,7 @@
 //! Which of a client's offers to compress messages is accepted (RFC 6455 section 9.1, RFC 7692 sections 5 and 7.1). Pure.
 //!
-//! Members share what was compressed once, without context and with the largest window: an offer that excludes this is
-//! declined, and the connection works without compression.
+//! Members share what was compressed once, without context and with the largest window. A client that takes only a smaller one
+//! may compress what it sends, and gets everything as it is.
 
 use std::borrow::Cow;
 
@@ -12,77 +12,91 @@ use crate::counters::Compression;
 
 /// The only extension.
 const NAME: &[u8] = b"permessage-deflate";
-/// The window that frames are compressed with (RFC 7692 section 7.1.2.1), as it is written.
-const WINDOW_BITS: &[u8] = b"15";
 /// Every window (RFC 7692 section 7.1.2): decimal, without leading zeroes.
-const ALL_WINDOW_BITS: [&[u8]; 8] = [b"8", b"9", b"10", b"11", b"12", b"13", b"14", WINDOW_BITS];
+const ALL_WINDOW_BITS: [&str; 8] = ["8", "9", "10", "11", "12", "13", "14", WINDOW_BITS];
+/// The window that frames are compressed with (RFC 7692 section 7.1.2.1).
+const WINDOW_BITS: &str = "15";
 
 /// What becomes of a client's offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Offered {
     pub(crate) outcome: Compression,
-    /// Whether the accepted offer names the server's window: then the response has to (RFC 7692 section 7.1.2.1).
-    names_window: bool,
+    /// The server's window, if the accepted offer names it: then the response has to (RFC 7692 section 7.1.2.1).
+    window: Option<&'static str>,
 }
 
 impl Offered {
     /// The value of `Sec-WebSocket-Extensions` in the response, if compression was agreed on.
-    pub(super) fn response(self) -> Option<&'static str> {
-        (self.outcome == Compression::Agreed).then_some(if self.names_window {
-            "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15"
-        } else {
-            "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-        })
+    pub(super) fn response(self) -> Option<String> {
+        let window = self.window.map_or(String::new(), |bits| format!("; server_max_window_bits={bits}"));
+        matches!(self.outcome, Compression::Agreed | Compression::Received)
+            .then(|| format!("permessage-deflate; server_no_context_takeover; client_no_context_takeover{window}"))
     }
 }
 
-/// Chooses the first acceptable offer. `None`: there is none to decline either. If the list can't be parsed, nothing in it is
-/// accepted.
+/// Chooses the first acceptable offer; one with a smaller window only if there is no other. `None`: there is none to decline
+/// either. If the list can't be parsed, nothing in it is accepted.
 pub(crate) fn negotiate(head: &Head<'_>) -> Option<Offered> {
-    let mut accepted = None;
+    let (mut accepted, mut smaller) = (None, None);
     let mut is_offered = false;
     for value in head.header("sec-websocket-extensions") {
         let mut rest = Text(value);
         while let Some(extension) = rest.extension() {
             let Ok(Extension { name, parameters }) = extension else {
-                return Some(Offered { outcome: Compression::Declined, names_window: false });
+                return Some(Offered { outcome: Compression::Declined, window: None });
             };
             if name == NAME {
                 is_offered = true;
-                accepted = accepted.or_else(|| accept(&parameters));
+                let offer = accept(&parameters);
+                let kind = if offer.is_some_and(Accepted::is_small) { &mut smaller } else { &mut accepted };
+                *kind = kind.or(offer);
             }
         }
     }
+    let accepted = accepted.or(smaller);
     let outcome = match accepted {
         None => Compression::Declined,
         Some(_) if head.header("user-agent").any(inflates_badly) => Compression::Safari,
+        Some(offer) if offer.is_small() => Compression::Received,
         Some(_) => Compression::Agreed,
     };
-    is_offered.then(|| Offered { outcome, names_window: accepted.is_some_and(|accepted| accepted.names_window) })
+    is_offered.then(|| Offered { outcome, window: accepted.and_then(|accepted| accepted.window) })
 }
 
 /// An offer that can be accepted.
 #[derive(Clone, Copy)]
 struct Accepted {
-    names_window: bool,
+    /// The server's window, if it is named.
+    window: Option<&'static str>,
 }
 
-/// Accepts an offer with these parameters, unless one is unknown, invalid or there twice (RFC 7692 section 7), or demands a
-/// smaller window than the shared frames have.
+impl Accepted {
+    /// Whether the client takes no window as large as that of the shared frames.
+    fn is_small(self) -> bool {
+        self.window.is_some_and(|bits| bits != WINDOW_BITS)
+    }
+}
+
+/// Accepts an offer with these parameters, unless one is unknown, invalid or there twice (RFC 7692 section 7).
 fn accept(parameters: &[Parameter<'_>]) -> Option<Accepted> {
-    let mut accepted = Accepted { names_window: false };
+    let mut accepted = Accepted { window: None };
     for (index, Parameter { name, value }) in parameters.iter().enumerate() {
         if parameters[..index].iter().any(|earlier| earlier.name == *name) {
             return None;
         }
         match (*name, value.as_deref()) {
             (b"server_no_context_takeover" | b"client_no_context_takeover" | b"client_max_window_bits", None) => {}
-            (b"client_max_window_bits", Some(bits)) if ALL_WINDOW_BITS.contains(&bits) => {}
-            (b"server_max_window_bits", Some(WINDOW_BITS)) => accepted.names_window = true,
+            (b"client_max_window_bits", Some(bits)) if window(bits).is_some() => {}
+            (b"server_max_window_bits", Some(bits)) => accepted.window = Some(window(bits)?),
             _ => return None,
         }
     }
     Some(accepted)
+}
+
+/// A window as it is written.
+fn window(bits: &[u8]) -> Option<&'static str> {
+    ALL_WINDOW_BITS.into_iter().find(|known| known.as_bytes() == bits)
 }
 
 /// Safari 15.0 to 15.3 offers compression and breaks off at the first compressed message.

@@ -295,7 +295,8 @@ impl Hub {
                 return 0;
             }
             let before = input.len();
-            match connection.decoder.next(&mut input, message_bytes_max, connection.deflates) {
+            let deflates = connection.deflates();
+            match connection.decoder.next(&mut input, message_bytes_max, deflates) {
                 Ok(Some(event)) => {
                     self.event(slot, event);
                     self.spend(1 + (before - input.len()) / BYTES_PER_UNIT);

@@ -27,7 +27,8 @@ fn answer(lines: &[&str]) -> (Option<Compression>, String) {
 fn agreed(offers: &str) -> Option<String> {
     let (outcome, response) = answer(&[&format!("Sec-WebSocket-Extensions: {offers}")]);
     let agreed = response.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: ")).map(str::to_owned);
-    assert_eq!(outcome == Some(Compression::Agreed), agreed.is_some(), "{offers}");
+    let is_agreed = matches!(outcome, Some(Compression::Agreed | Compression::Received));
+    assert_eq!(is_agreed, agreed.is_some(), "{offers}");
     agreed
 }
 
@@ -49,8 +50,6 @@ fn each_parameter_of_rfc_7692_section_7_1() {
     for bits in 0..=20 {
         let is_valid = (8..=15).contains(&bits);
         table.push((format!("permessage-deflate; client_max_window_bits={bits}"), Some(AGREED).filter(|_| is_valid)));
-        let is_ours = bits == 15;
-        table.push((format!("permessage-deflate; server_max_window_bits={bits}"), Some(AGREED_15).filter(|_| is_ours)));
     }
     for bits in ["015", "+15", "1.5e1", "fifteen", "0x0f", "15;", "\"15", "\"1 5\"", "\"\""] {
         for side in ["client", "server"] {
@@ -59,6 +58,18 @@ fn each_parameter_of_rfc_7692_section_7_1() {
     }
     for (offer, expected) in &table {
         assert_eq!(agreed(offer).as_deref(), *expected, "{offer}");
+    }
+    for bits in 0..=20 {
+        let offer = format!("permessage-deflate; server_max_window_bits={bits}");
+        let expected = (8..=15).contains(&bits).then(|| format!("{AGREED}; server_max_window_bits={bits}"));
+        assert_eq!(agreed(&offer), expected, "{offer}");
+        let outcome = answer(&[&format!("Sec-WebSocket-Extensions: {offer}")]).0;
+        let expected = match bits {
+            15 => Compression::Agreed,
+            8..=14 => Compression::Received,
+            _ => Compression::Declined,
+        };
+        assert_eq!(outcome, Some(expected), "{offer}");
     }
 }
 
@@ -97,7 +108,7 @@ fn the_first_acceptable_offer_counts() {
         "sec-websocket-extensions: permessage-deflate",
     ];
     assert_eq!(answer(&two_lines).0, Some(Compression::Agreed));
-    assert_eq!(answer(&two_lines[..1]).0, Some(Compression::Declined));
+    assert_eq!(answer(&two_lines[..1]).0, Some(Compression::Received));
     assert_eq!(answer(&["Sec-WebSocket-Extensions: foo"]).0, None, "nothing to decline");
     assert_eq!(answer(&[]).0, None);
 }
@@ -161,7 +172,7 @@ proptest! {
         let mut space = || *spaces.next().unwrap();
         let mut offer = format!("permessage-deflate{}", space());
         let mut acceptable = true;
-        let mut names_window = false;
+        let mut window = None;
         for (index, (name, value)) in parameters.iter().enumerate() {
             offer += &format!(";{}{}{}", space(), NAMES[*name], space());
             if let Some(value) = value {
@@ -171,15 +182,15 @@ proptest! {
             acceptable &= match (name, value) {
                 (0 | 1, value) => value.is_none(),
                 (2, value) => value.is_none_or(|bits| (8..=15).contains(&bits)),
-                (3, value) => *value == Some(15),
+                (3, value) => value.is_some_and(|bits| (8..=15).contains(&bits)),
                 _ => false,
             };
             acceptable &= parameters[..index].iter().all(|(earlier, _)| earlier != name);
-            names_window |= *name == 3;
+            window = window.or(value.filter(|_| *name == 3));
         }
-        let expected = acceptable.then_some(if names_window { AGREED_15 } else { AGREED });
-        let agreed = agreed(&offer);
-        prop_assert_eq!(agreed.as_deref(), expected, "{}", offer);
+        let window = window.map_or(String::new(), |bits| format!("; server_max_window_bits={bits}"));
+        let expected = acceptable.then(|| format!("{AGREED}{window}"));
+        prop_assert_eq!(agreed(&offer), expected, "{}", offer);
     }
 
     #[test]
