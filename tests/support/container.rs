@@ -103,7 +103,8 @@ fn static_binary() -> &'static Path {
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
         let flags = std::env::var("RUSTFLAGS").unwrap_or_default() + " -C target-feature=+crt-static";
-        let built = Command::new(env!("CARGO"))
+        // Cargo as the tests are run with: the one that they were built with doesn't tell its compilers which toolchain it is of.
+        let built = Command::new(std::env::var_os("CARGO").expect("tests are run by cargo or by ./check"))
             .args(["build", "--quiet", "--package", "hi", "--target", &target, "--target-dir"])
             .arg(folder)
             .env("RUSTFLAGS", flags)
