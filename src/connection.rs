@@ -296,6 +296,16 @@ impl Connection {
         }
     }
 
+    /// The first frame of a room that it has not been sent, or that is in flight and may come back; `None` if it isn't a member.
+    pub(crate) fn needs_from(&self, room: u32) -> Option<u64> {
+        let cursor = self.memberships.iter().find(|membership| membership.room == room)?.cursor;
+        let in_flight = self.in_flight.iter().filter_map(|source| match source {
+            Source::Room { room: of, from, .. } if *of == room => Some(*from),
+            _ => None,
+        });
+        Some(in_flight.fold(cursor, u64::min))
+    }
+
     /// Whether our Close frame has not left yet.
     pub(crate) fn has_close_to_send(&self) -> bool {
         self.outbox.as_ref().is_some_and(|outbox| outbox.has_close())

@@ -486,3 +486,16 @@ fn messages_in_two_chunks_of_a_log_leave_in_one_send() {
     bench.step(&Step::Sent { taken: 1000 });
     assert_eq!(decode(&bench.output), [1, 2, 3].map(|seq| Frame::Room(0, seq)));
 }
+
+#[test]
+fn what_is_in_flight_is_needed_until_the_kernel_has_taken_it() {
+    let mut bench = Bench::new(Role::Raw { echo: true, lossy: true });
+    let room = bench.connection.memberships[0].room;
+    bench.step(&Step::Publish { room: 0, count: 3, len: 400, own: false });
+    let mut needed = vec![bench.connection.needs_from(room)];
+    for step in [Step::Send, Step::Sent { taken: 0 }, Step::Writable, Step::Send, Step::Sent { taken: 1000 }] {
+        bench.step(&step);
+        needed.push(bench.connection.needs_from(room));
+    }
+    assert_eq!(needed, [1, 1, 1, 1, 1, 4].map(Some));
+}

@@ -58,7 +58,8 @@ pub trait Calls {
     /// # Errors
     /// The kernel watches as many sockets as it may (`ENOSPC`), or is out of memory.
     fn watch(&mut self, token: u32, socket: &Self::Socket, before: Readiness, wanted: Readiness) -> io::Result<()>;
-    /// Adds sockets that are ready, by token, to `ready`, which is empty. True: there may be more of them.
+    /// Adds sockets that are ready, by token, to `ready`, which is empty. True: there may be more of them, or
+    /// the thread was woken for another reason, and must not sleep.
     ///
     /// # Errors
     /// The kernel refused epoll itself: a bug of ours.

@@ -95,9 +95,15 @@ impl Calls for KernelCalls {
             Err(rustix::io::Errno::INTR) => return Ok(true),
             Err(error) => return Err(error.into()),
         }
-        let is_socket = |event: &&Event| event.data.u64() != WAKE_UP;
-        ready.extend(self.events.iter().filter(is_socket).map(|event| (event.data.u64() as u32, event.flags.into())));
-        Ok(self.events.len() >= EVENTS_PER_CALL)
+        // A signal is not there for the next look: what it is about must be seen to before the thread sleeps.
+        let mut more = self.events.len() >= EVENTS_PER_CALL;
+        for event in &self.events {
+            match event.data.u64() {
+                WAKE_UP => more = true,
+                token => ready.push((token as u32, event.flags.into())),
+            }
+        }
+        Ok(more)
     }
 
     fn receive(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
@@ -171,6 +177,7 @@ mod tests {
         assert!(ring.arm_wakeups() && !is_readable(ring.wake_descriptor()));
         os::eventfd_signal(&wake_up);
         assert!(is_readable(ring.wake_descriptor()));
+        assert!(!ring.arm_wakeups(), "what was signalled since the turn looked is not seen to");
         assert!(ring.arm_wakeups() && !is_readable(ring.wake_descriptor()));
         peer.write_all(b"hi").unwrap();
         assert!(is_readable(ring.wake_descriptor()));

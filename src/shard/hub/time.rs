@@ -160,11 +160,8 @@ impl Hub {
     fn trim_logs(&mut self) {
         let connections = &self.connections;
         self.rooms.trim(|room, members| {
-            let cursor = |member: &u32| {
-                let memberships = &connections[*member as usize].memberships;
-                memberships.iter().find(|membership| membership.room == room).map(|membership| membership.cursor)
-            };
-            members.iter().filter_map(cursor).min().unwrap_or(u64::MAX)
+            let needed = |member: &u32| connections[*member as usize].needs_from(room);
+            members.iter().filter_map(needed).min().unwrap_or(u64::MAX)
         });
     }
 }
