@@ -123,9 +123,7 @@ impl Slice {
     /// whole chunk around it.
     pub fn detached(self) -> Bytes {
         match self {
-            Self::Chunk { chunk, range } => {
-                chunk.cells[range.start as usize..range.end as usize].iter().map(Cell::get).collect()
-            }
+            Self::Chunk { .. } => Bytes::copy_from_slice(self.as_bytes()),
             Self::Shared(bytes) => bytes,
         }
     }

@@ -32,7 +32,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics of this process, which serves with `backend`: counters of `shards` shards and of the internal port, and figures of `rooms`.
+    /// Metrics of this process, which serves with `backend`: counters of `shards` shards and of the internal port, and figures
+    /// of `rooms`.
     pub fn new(instance: &str, backend: &'static str, shards: usize, rooms: Arc<room::registry::Registry>) -> Self {
         let mut registry = Registry::default();
         let version = [("version", env!("CARGO_PKG_VERSION"))];

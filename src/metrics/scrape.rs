@@ -9,7 +9,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use crate::counters::{
-    BATCH_BOUNDS, CLOSE_CODES, Compression, DELIVERY_BOUNDS, Direction, ERROR_CODES, Lapped, Reading, Readings, Replay,
+    BATCH_BOUNDS, CLOSE_CODES, Compression, DELIVERY_BOUNDS, Direction, ERROR_CODES, Histogram, Lapped, Reading,
+    Readings, Replay,
 };
 use crate::log;
 use crate::os;
@@ -92,15 +93,15 @@ impl Scrape {
         let sum: u64 = self.all().map(|c| c.delivery.add_to(&mut counts)).sum();
         let bounds = DELIVERY_BOUNDS.map(|nanos| nanos as f64 / 1e9);
         page.histogram("hi_delivery", help, Some(Unit::Seconds), &bounds, &counts, sum as f64 / 1e9)?;
-        let bounds = BATCH_BOUNDS.map(|count| count as f64);
-        let mut counts = [0; BATCH_BOUNDS.len() + 1];
-        let sum: u64 = self.all().map(|c| c.send_batch.add_to(&mut counts)).sum();
-        let help = "Sends given to the kernel together";
-        page.histogram("hi_send_batch_size", help, None, &bounds, &counts, sum as f64)?;
-        let mut counts = [0; BATCH_BOUNDS.len() + 1];
-        let sum: u64 = self.all().map(|c| c.flush.add_to(&mut counts)).sum();
+        let mut batches = |name, help, of: fn(&Readings) -> &Histogram<{ BATCH_BOUNDS.len() }, Reading>| {
+            let bounds = BATCH_BOUNDS.map(|count| count as f64);
+            let mut counts = [0; BATCH_BOUNDS.len() + 1];
+            let sum: u64 = self.all().map(|c| of(c).add_to(&mut counts)).sum();
+            page.histogram(name, help, None, &bounds, &counts, sum as f64)
+        };
+        batches("hi_send_batch_size", "Sends given to the kernel together", |c| &c.send_batch)?;
         let help = "Messages of a room for which a shard visited its members together";
-        page.histogram("hi_flush_messages", help, None, &bounds, &counts, sum as f64)
+        batches("hi_flush_messages", help, |c| &c.flush)
     }
 
     fn compression(&self, page: &mut Page<'_>) -> fmt::Result {

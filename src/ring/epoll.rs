@@ -34,7 +34,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Neither.
+    /// Ready for nothing, or not watched.
     pub const NONE: Self = Self { readable: false, writable: false };
 
     fn contains(self, other: Self) -> bool {
