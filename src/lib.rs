@@ -43,6 +43,8 @@ pub mod api;
 #[cfg(feature = "doctor")]
 pub mod canary;
 pub mod clock;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 pub mod config;
 pub mod connection;
 mod control;

@@ -196,6 +196,11 @@ pub(crate) const ENVELOPE_BYTES_MAX: usize = 1024;
 /// Orders that may wait in one inbox. Dropping one is safe: a stale connection still times out, and the API answers 503.
 pub(crate) const ORDERS_MAX: usize = 16_384;
 
+// Several servers
+/// Records of one room that a node holds because others are missing before them; beyond it, the oldest are fetched again.
+#[cfg(feature = "cluster")]
+pub(crate) const CLUSTER_HELD_RECORDS_MAX: usize = 1024;
+
 // The internal port
 /// Simultaneous connections; further ones wait for a slot.
 pub(crate) const API_CONNECTIONS_MAX: usize = 256;

@@ -94,6 +94,12 @@ impl FrameWriter {
         Self { bytes }
     }
 
+    /// The payload so far, without a frame.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn into_payload(mut self) -> Vec<u8> {
+        self.bytes.split_off(HEADER_BYTES_MAX)
+    }
+
     /// The frame, whole (RFC 6455 section 5.2). A text payload must be UTF-8: it isn't checked here.
     ///
     /// # Panics

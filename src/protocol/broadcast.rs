@@ -51,6 +51,21 @@ impl Unnumbered {
         self.0.finish(OpCode::Text)
     }
 
+    /// What is there so far: one line of JSON without its end.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn into_json(self) -> String {
+        let json = self.0.into_payload();
+        String::from_utf8(json).expect("JSON is UTF-8")
+    }
+
+    /// The same, as it was before [`Unnumbered::into_json`].
+    #[cfg(feature = "cluster")]
+    pub(crate) fn from_json(json: &str) -> Self {
+        let mut message = Self(FrameWriter::with_capacity(KEYS_BYTES + json.len()));
+        message.0.bytes.extend_from_slice(json.as_bytes());
+        message
+    }
+
     /// The four keys of 2017, in their order; the object stays open for newer ones.
     fn begin(from: &str, room: &str, text: &str, meta: bool) -> Self {
         let mut message =

@@ -1,0 +1,3 @@
+//! cluster
+mod follow;
+mod record;
