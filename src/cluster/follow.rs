@@ -71,7 +71,10 @@ impl Follow {
     /// Begins to follow a room. The caller has subscribed to it already, and now carries out the step.
     pub(super) fn begin() -> (Self, Step) {
         let asked = Some(Asked::Records(0));
-        (Self { position: None, forgotten: None, held: BTreeMap::new(), asked, unsure: false }, Step::Fetch { from: None })
+        (
+            Self { position: None, forgotten: None, held: BTreeMap::new(), asked, unsure: false },
+            Step::Fetch { from: None },
+        )
     }
 
     /// The room's epoch, if it is known.
@@ -119,7 +122,9 @@ impl Follow {
         match self.position {
             Some(position) if last_at < position.at || is_another(&position) => self.forget(steps),
             position => {
-                if let Some(first) = records.first_mut().filter(|first| Some(first.at) != position.map(|shown| shown.at)) {
+                if let Some(first) =
+                    records.first_mut().filter(|first| Some(first.at) != position.map(|shown| shown.at))
+                {
                     // Whatever was before it is gone.
                     first.before = Some(0);
                 }
@@ -279,7 +284,9 @@ fn begins_life(before: Option<Position>, record: &Record) -> bool {
     match record.heading.kind {
         Kind::Life => !before.is_some_and(|before| before.is_begun_again(record)),
         // A silent room expires in the log, and counts from 1 again.
-        Kind::Message => record.value == 1 && (record.before == Some(0) || before.is_none_or(|before| before.value != 0)),
+        Kind::Message => {
+            record.value == 1 && (record.before == Some(0) || before.is_none_or(|before| before.value != 0))
+        }
         Kind::Touch => false,
     }
 }

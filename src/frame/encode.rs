@@ -94,8 +94,12 @@ impl FrameWriter {
         Self { bytes }
     }
 
+    /// Bytes of the payload so far.
+    pub(crate) fn payload_len(&self) -> usize {
+        self.bytes.len() - HEADER_BYTES_MAX
+    }
+
     /// The payload so far, without a frame.
-    #[cfg(feature = "cluster")]
     pub(crate) fn into_payload(mut self) -> Vec<u8> {
         self.bytes.split_off(HEADER_BYTES_MAX)
     }

@@ -43,7 +43,10 @@ impl Log {
 
     fn read(&self, from: Option<u64>) -> (Vec<Record>, u64) {
         let wanted = self.records.iter().filter(|record| record.at >= from.unwrap_or(0));
-        (wanted.map(|record| Record { before: None, ..record.clone() }).collect(), self.records.last().map_or(0, |record| record.at))
+        (
+            wanted.map(|record| Record { before: None, ..record.clone() }).collect(),
+            self.records.last().map_or(0, |record| record.at),
+        )
     }
 }
 
@@ -259,7 +262,11 @@ impl World {
             let epochs: Vec<u64> = node.shown.iter().map(|(epoch, ..)| *epoch).collect();
             let mut lives = epochs.clone();
             lives.dedup();
-            assert_eq!(lives.len(), epochs.iter().collect::<BTreeSet<_>>().len(), "a life that has ended never goes on");
+            assert_eq!(
+                lives.len(),
+                epochs.iter().collect::<BTreeSet<_>>().len(),
+                "a life that has ended never goes on"
+            );
         }
     }
 }
