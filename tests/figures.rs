@@ -37,7 +37,9 @@ fn figures() -> &'static Path {
             ["test", "--quiet", "--no-run", "--bench", "figures", "--message-format=json-render-diagnostics"];
         let mut command = Command::new(cargo);
         // What cargo tells this test about its package would make it build some libraries again.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+        for (name, _) in
+            std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
             command.env_remove(name);
         }
         let built = command.args(arguments).stderr(Stdio::inherit()).output().unwrap();
