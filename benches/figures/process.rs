@@ -18,12 +18,13 @@ const ENDED_AFTER_MAX: Duration = Duration::from_millis(500);
 pub(crate) struct Server {
     pub(crate) process: Child,
     pub(crate) address: SocketAddr,
+    /// What ends it. hi is killed: ending in order would take as long as its members need.
+    pub(crate) ended_by: Signal,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A server with child processes, such as nginx, must be able to end them.
-        let _ = rustix::process::kill_process(Pid::from_child(&self.process), Signal::TERM);
+        let _ = rustix::process::kill_process(Pid::from_child(&self.process), self.ended_by);
         let deadline = Instant::now() + ENDED_AFTER_MAX;
         while self.process.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
@@ -58,7 +59,7 @@ impl Server {
         let address = address.parse().unwrap_or_else(|_| panic!("{command:?} printed no address but: {address:?}"));
         // The server has inherited these cores; from now on only our own pinning changes.
         hi::os::pin_to_core(*ALL_CORES.last().expect("there is a core")).expect("our own core");
-        Self { process, address }
+        Self { process, address, ended_by: Signal::KILL }
     }
 
     /// Waits until all its threads sleep. False if they don't in time.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use rustix::process::Signal;
 
 use crate::case::Case;
 use crate::process::{ALL_CORES, SETTLED_AFTER_MAX, first_line, hi_here};
@@ -117,12 +118,15 @@ impl Server {
 
     /// Any command, on the first core. The first line of its output is the address it listens on.
     fn of_command(command: &mut Command) -> Self {
-        Self::spawn(command.stdout(Stdio::piped()), &ALL_CORES[..1], |child| {
+        let mut server = Self::spawn(command.stdout(Stdio::piped()), &ALL_CORES[..1], |child| {
             let mut output = child.stdout.take().unwrap();
             let line = first_line(&mut output);
             std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
             line
-        })
+        });
+        // One with child processes, such as nginx, must be able to end them.
+        server.ended_by = Signal::TERM;
+        server
     }
 
     /// One shard of this build's hi, with its default for pings.
