@@ -23,7 +23,7 @@ use crate::control;
 use crate::cores::Pin;
 use crate::http::origin::Allowed;
 #[cfg(feature = "cluster")]
-use crate::limits::CLUSTER_MESSAGE_BYTES_MAX;
+use crate::limits::cluster::MESSAGE_BYTES_MAX;
 use crate::rate::RateLimit;
 use crate::ring::{Backend, probe};
 use crate::room::inbox;
@@ -328,8 +328,8 @@ impl Config {
         if self.raw != RawMode::Off {
             return Err("--cluster has no raw rooms yet: add --raw off".to_owned());
         }
-        if self.max_message > CLUSTER_MESSAGE_BYTES_MAX {
-            let max = CLUSTER_MESSAGE_BYTES_MAX;
+        if self.max_message > MESSAGE_BYTES_MAX {
+            let max = MESSAGE_BYTES_MAX;
             return Err(format!("--cluster takes messages of up to {max} bytes: lower --max-message"));
         }
         Ok(Some(cluster::Settings {

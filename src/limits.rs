@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "cluster")]
+pub(crate) mod cluster;
+
 // Requests on the control ring
 /// Connections accepted in a row before those already accepted are served.
 pub(crate) const ACCEPTS_PER_ROW: usize = 64;
@@ -203,31 +206,6 @@ pub(crate) const OPENED_ROOM_MS_MIN: u64 = 10_000;
 pub(crate) const OUTWARD_BYTES_HELD: usize = 8 * 1024 * 1024;
 /// Bytes that such a message costs beside its JSON.
 pub(crate) const OUTWARD_OVERHEAD_BYTES: usize = 512;
-/// Records of one room that a node holds because others are missing before them; beyond it, the oldest are fetched again.
-pub(crate) const CLUSTER_HELD_RECORDS_MAX: usize = 1024;
-/// Records of a room that are read at once.
-pub(crate) const CLUSTER_BATCH_RECORDS: usize = 512;
-/// Time within which the log answers to a record, in milliseconds; then it is sent again.
-pub(crate) const CLUSTER_ACK_MS_MAX: u64 = 5000;
-/// Time within which the log answers to a question.
-pub(crate) const CLUSTER_REPLY_TIME_MAX: Duration = Duration::from_secs(5);
-/// Time within which the log can be connected to at the start.
-pub(crate) const CLUSTER_CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
-/// Time until a server of the log that lags is asked again.
-pub(crate) const CLUSTER_LAG_PAUSE: Duration = Duration::from_millis(20);
-/// Time until a log that is not as it has to be is looked at again.
-pub(crate) const CLUSTER_PAUSE: Duration = Duration::from_secs(1);
-/// Time between two looks at what waits for the log.
-pub(crate) const CLUSTER_TICK: Duration = Duration::from_millis(100);
-/// Time after which a record that the log has confirmed is looked for.
-pub(crate) const CLUSTER_MISSING_TIME: Duration = Duration::from_secs(1);
-/// Time within which a room is loaded; longer waits end with an error.
-pub(crate) const CLUSTER_LOAD_TIME_MAX: Duration = Duration::from_secs(10);
-/// Bytes that a message to the log may have at least, including its headers.
-pub(crate) const CLUSTER_PAYLOAD_BYTES_MIN: usize = 128 * 1024;
-/// Longest chat message of a cluster, in bytes of WebSocket payload: it travels in a header of 64 KB, with names and keys.
-pub(crate) const CLUSTER_MESSAGE_BYTES_MAX: usize = 48 * 1024;
-
 // The internal port
 /// Simultaneous connections; further ones wait for a slot.
 pub(crate) const API_CONNECTIONS_MAX: usize = 256;

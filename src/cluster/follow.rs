@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::record::{Kind, Record};
-use crate::limits::CLUSTER_HELD_RECORDS_MAX;
+use crate::limits::cluster::HELD_RECORDS_MAX;
 
 /// What has to be done next.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,6 +82,11 @@ impl Follow {
         self.position.map(|position| position.epoch)
     }
 
+    /// Whether nothing is known to be missing.
+    pub(super) fn is_whole(&self) -> bool {
+        self.position.is_some() && self.asked.is_none()
+    }
+
     /// A record has arrived.
     pub(super) fn arrived(&mut self, record: Record, steps: &mut Vec<Step>) {
         if let Some(Position { at, unix_ms, .. }) = self.position
@@ -95,7 +100,7 @@ impl Follow {
             return;
         }
         // Beyond the bound the oldest go: what is missing is fetched.
-        if self.held.len() >= CLUSTER_HELD_RECORDS_MAX {
+        if self.held.len() >= HELD_RECORDS_MAX {
             self.held.pop_first();
         }
         self.held.insert(record.at, record);

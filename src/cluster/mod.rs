@@ -22,7 +22,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::{info, warn};
 
 use crate::clock::Time;
-use crate::limits::{CLUSTER_LOAD_TIME_MAX, CLUSTER_MISSING_TIME, CLUSTER_PAUSE, CLUSTER_TICK};
+use crate::limits::cluster::{LOAD_TIME_MAX, MISSING_TIME, PAUSE, REPLY_TIME_MAX, TICK};
 use crate::protocol::name::Name;
 use crate::protocol::{MemberId, Namespace};
 use crate::room::inbox::{Order, Unavailable};
@@ -115,7 +115,7 @@ async fn run(
         returning: Task::default(),
     });
     let _ = ready.send(Ok(()));
-    let mut tick = tokio::time::interval(CLUSTER_TICK);
+    let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -135,6 +135,7 @@ struct Pending {
     json: String,
     /// What it took of the queue, if it is a message.
     asker: Option<Asker>,
+    since: Instant,
     /// When the log has confirmed it.
     stored: Option<Instant>,
 }
@@ -205,21 +206,22 @@ impl Cluster {
                 let (room, epoch) = (token(submission.room.key()), submission.room.epoch());
                 let heading = Heading { kind: Kind::Message, epoch: Some(epoch), node: self.settings.node, number };
                 let (json, asker) = submission.into_parts();
-                self.publish(room.into(), heading, json, Some(asker)).await;
+                let room = room.into();
+                let goes = self.outgoing.borrow_mut().submit(&room, number, Self::now().monotonic_ms);
+                self.wait_for(room, heading, json, Some(asker));
+                match (goes, self.away.get()) {
+                    (true, false) => self.send(number).await,
+                    (true, true) => self.not_now(number),
+                    (false, _) => {}
+                }
             }
             Outbound::Open { namespace, name, member } => self.open(namespace, name, member),
         }
     }
 
-    async fn publish(self: &Rc<Self>, room: Rc<str>, heading: Heading, json: String, asker: Option<Asker>) {
-        let number = heading.number;
-        let goes = self.outgoing.borrow_mut().submit(&room, number, Self::now().monotonic_ms);
-        self.pending.borrow_mut().insert(number, Pending { room, heading, json, asker, stored: None });
-        if goes && !self.away.get() {
-            self.send(number).await;
-        } else if goes {
-            self.not_now(number);
-        }
+    fn wait_for(&self, room: Rc<str>, heading: Heading, json: String, asker: Option<Asker>) {
+        let pending = Pending { room, heading, json, asker, since: Instant::now(), stored: None };
+        self.pending.borrow_mut().insert(heading.number, pending);
     }
 
     /// Sends a message to the log, perhaps again.
@@ -239,8 +241,11 @@ impl Cluster {
 
     /// The log has answered to a record.
     fn answered(self: &Rc<Self>, (number, ack): (u64, Ack)) {
-        let Some(room) = self.pending.borrow().get(&number).map(|pending| Rc::clone(&pending.room)) else { return };
+        let asked = self.pending.borrow().get(&number).map(|pending| (Rc::clone(&pending.room), pending.heading.kind));
+        let Some((room, kind)) = asked else { return };
         match ack {
+            Ack::Stored if kind == Kind::Life => drop(self.pending.borrow_mut().remove(&number)),
+            _ if kind == Kind::Life => self.give_up(number),
             Ack::Stored => {
                 if let Some(pending) = self.pending.borrow_mut().get_mut(&number) {
                     pending.stored = Some(Instant::now());
@@ -316,7 +321,7 @@ impl Cluster {
         let mut records = loop {
             match self.log.follow(&key).await {
                 Ok(records) => break records,
-                Err(_) => tokio::time::sleep(CLUSTER_TICK).await,
+                Err(_) => tokio::time::sleep(TICK).await,
             }
         };
         if let Some(following) = following.upgrade() {
@@ -344,8 +349,9 @@ impl Cluster {
                 Step::BeginLife { instead_of } => {
                     let number = self.outward.next_number();
                     let heading = Heading { kind: Kind::Life, epoch: instead_of, node: self.settings.node, number };
-                    let (cluster, key) = (Rc::clone(self), Rc::clone(key));
-                    drop(spawn_local(async move { cluster.publish(key, heading, String::new(), None).await }));
+                    self.wait_for(Rc::clone(key), heading, String::new(), None);
+                    let cluster = Rc::clone(self);
+                    drop(spawn_local(async move { cluster.send(number).await }));
                 }
             }
         }
@@ -360,13 +366,14 @@ impl Cluster {
     }
 
     /// A message has its number: it goes to the members here, and its publisher is told.
-    fn place(&self, following: &Following, epoch: u64, record: &Record, wakes: &mut Wakes) {
+    fn place(self: &Rc<Self>, following: &Following, epoch: u64, record: &Record, wakes: &mut Wakes) {
         let place = Placed { seq: record.value, epoch };
         let mut asked = None;
-        if record.heading.node == self.settings.node
-            && let Some(pending) = self.pending.borrow_mut().remove(&record.heading.number)
-        {
-            self.outgoing.borrow_mut().stored(&pending.room, record.heading.number);
+        let is_ours = record.heading.node == self.settings.node;
+        let pending = is_ours.then(|| self.pending.borrow_mut().remove(&record.heading.number)).flatten();
+        if let Some(pending) = pending {
+            let given_up = self.outgoing.borrow_mut().stored(&pending.room, record.heading.number);
+            given_up.into_iter().for_each(|number| self.give_up(number));
             self.outward.settled(pending.json.len());
             match pending.asker {
                 Some(Asker::Shard(shard)) => asked = Some((shard, record.heading.number)),
@@ -396,7 +403,7 @@ impl Cluster {
         let since = (Self::now().unix_ms).saturating_sub(self.settings.replay_age_ms);
         let found = self.log.records(&key, from, since).await;
         if found.is_err() {
-            tokio::time::sleep(CLUSTER_TICK).await;
+            tokio::time::sleep(TICK).await;
         }
         let Some(following) = following.upgrade() else { return };
         // Over: what it finds may need the next one.
@@ -418,6 +425,7 @@ impl Cluster {
             warn!("the connection to {} is lost (--cluster)", self.settings.servers.join(","));
         }
         self.outgoing.borrow_mut().disconnected();
+        self.pending.borrow_mut().retain(|_, pending| pending.heading.kind != Kind::Life);
     }
 
     /// The connection is there again: nothing is shown before it is known that the log has kept what was shown.
@@ -427,7 +435,7 @@ impl Cluster {
                 Ok(created) => break created,
                 Err(sentence) => warn!("{sentence}"),
             }
-            tokio::time::sleep(CLUSTER_PAUSE).await;
+            tokio::time::sleep(PAUSE).await;
         };
         let is_another = self.created.replace(created.clone()) != created;
         self.away.set(false);
@@ -453,10 +461,14 @@ impl Cluster {
 
     async fn tick(self: &Rc<Self>) {
         let now_ms = Self::now().monotonic_ms;
-        let is_connected = self.log.is_connected() && !self.away.get();
-        let due = self.outgoing.borrow_mut().due(now_ms, self.settings.timeout_ms, is_connected);
-        for (_, act) in due {
+        let is_seen = |room: &str| {
+            let follows = self.follows.borrow();
+            !self.away.get() && follows.get(room).is_some_and(|following| following.follow.borrow().is_whole())
+        };
+        let due = self.outgoing.borrow_mut().due(now_ms, self.settings.timeout_ms, is_seen);
+        for (room, act) in due {
             match act {
+                Act::Look => self.look(&room),
                 Act::Send(number) => self.send(number).await,
                 Act::GiveUp(number) => self.give_up(number),
             }
@@ -465,17 +477,22 @@ impl Cluster {
         self.forget_rooms();
     }
 
+    fn look(self: &Rc<Self>, room: &Rc<str>) {
+        let Some(following) = self.follows.borrow().get(room).cloned() else { return };
+        let mut steps = Vec::new();
+        following.follow.borrow_mut().look(&mut steps);
+        self.carry_out(room, &following, steps);
+    }
+
     /// What the log has confirmed, and hasn't been read back in time, was lost on its way.
     fn look_for_missing(self: &Rc<Self>) {
-        let is_missing = |pending: &&Pending| pending.stored.is_some_and(|at| at.elapsed() >= CLUSTER_MISSING_TIME);
+        let is_missing = |pending: &&Pending| pending.stored.is_some_and(|at| at.elapsed() >= MISSING_TIME);
         let rooms: Vec<_> = self.pending.borrow().values().filter(is_missing).map(|p| Rc::clone(&p.room)).collect();
-        for key in rooms {
-            let Some(following) = self.follows.borrow().get(&key).cloned() else { continue };
-            let mut steps = Vec::new();
-            following.follow.borrow_mut().look(&mut steps);
-            self.carry_out(&key, &following, steps);
-        }
-        let is_lost = |pending: &Pending| pending.stored.is_some_and(|at| at.elapsed() >= CLUSTER_LOAD_TIME_MAX);
+        rooms.iter().for_each(|room| self.look(room));
+        let is_lost = |pending: &Pending| match pending.heading.kind {
+            Kind::Life => pending.since.elapsed() >= REPLY_TIME_MAX,
+            _ => pending.stored.is_some_and(|at| at.elapsed() >= LOAD_TIME_MAX),
+        };
         let lost: Vec<u64> =
             self.pending.borrow().iter().filter(|(_, p)| is_lost(p)).map(|(number, _)| *number).collect();
         lost.into_iter().for_each(|number| self.give_up(number));
@@ -484,7 +501,7 @@ impl Cluster {
     /// Rooms that nobody needs any more are not followed; those that can't be loaded in time are not waited for.
     fn forget_rooms(&self) {
         let unavailable = |(member, since): &(MemberId, Instant)| {
-            let is_late = since.elapsed() >= CLUSTER_LOAD_TIME_MAX;
+            let is_late = since.elapsed() >= LOAD_TIME_MAX;
             if is_late {
                 self.order(member.shard, Order::Opened { member: *member, room: Err(Unavailable) });
             }

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use async_nats::connection::State;
 use async_nats::datetime::{from_nanos, parse_rfc3339};
 use async_nats::jetstream::{self, Context, context, stream};
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, StatusCode, Subscriber};
@@ -18,10 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Settings;
 use super::record::{Heading, Record};
-use crate::limits::{
-    CLUSTER_BATCH_RECORDS, CLUSTER_CONNECT_TIME_MAX, CLUSTER_LAG_PAUSE, CLUSTER_PAYLOAD_BYTES_MIN,
-    CLUSTER_REPLY_TIME_MAX,
-};
+use crate::limits::cluster::{BATCH_RECORDS, CONNECT_TIME_MAX, LAG_PAUSE, PAYLOAD_BYTES_MIN, REPLY_TIME_MAX};
 
 /// Headers of ours.
 const HEADING: &str = "H";
@@ -72,7 +68,7 @@ impl Nats {
             .event_callback(tell)
             .ping_interval(Duration::from_secs(2))
             .reconnect_delay_callback(|attempt| Duration::from_millis(if attempt <= 1 { 10 } else { 100 }));
-        let connecting = timeout(CLUSTER_CONNECT_TIME_MAX, options.connect(settings.servers.clone()));
+        let connecting = timeout(CONNECT_TIME_MAX, options.connect(settings.servers.clone()));
         let servers = settings.servers.join(",");
         let client = match connecting.await {
             Ok(Ok(client)) => client,
@@ -84,10 +80,10 @@ impl Nats {
             let version = info.version;
             return Err(format!("{servers} is nats-server {version}, and --cluster needs 2.12 or newer: update it"));
         }
-        if info.max_payload < CLUSTER_PAYLOAD_BYTES_MIN {
+        if info.max_payload < PAYLOAD_BYTES_MIN {
             let max = info.max_payload;
             return Err(format!(
-                "{servers} takes messages of up to {max} bytes, and --cluster needs {CLUSTER_PAYLOAD_BYTES_MIN}: raise its max_payload"
+                "{servers} takes messages of up to {max} bytes, and --cluster needs {PAYLOAD_BYTES_MIN}: raise its max_payload"
             ));
         }
         let (jetstream, answers) = (jetstream::new(client.clone()), client.new_inbox());
@@ -133,10 +129,6 @@ impl Nats {
         Ok(info.created.to_string())
     }
 
-    pub(super) fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
-    }
-
     /// Publishes a record. The answer arrives with [`Nats::answers`].
     pub(super) async fn publish(&self, room: &str, heading: &Heading, json: &str) -> Result<(), Unreachable> {
         let mut headers = HeaderMap::new();
@@ -159,7 +151,7 @@ impl Nats {
     /// The records of a room from now on.
     pub(super) async fn follow(&self, room: &str) -> Result<Subscriber, Unreachable> {
         let subscriber = self.client.subscribe(self.subject("d", room)).await.map_err(|_| Unreachable)?;
-        timeout(CLUSTER_REPLY_TIME_MAX, self.client.flush()).await.ok().and_then(Result::ok).ok_or(Unreachable)?;
+        timeout(REPLY_TIME_MAX, self.client.flush()).await.ok().and_then(Result::ok).ok_or(Unreachable)?;
         Ok(subscriber)
     }
 
@@ -204,7 +196,7 @@ impl Nats {
             }
             next = Some(reached.max(next.unwrap_or(0).saturating_sub(1)) + 1);
             if is_empty {
-                sleep(CLUSTER_LAG_PAUSE).await;
+                sleep(LAG_PAUSE).await;
             }
         }
         Err(Unreachable)
@@ -214,15 +206,15 @@ impl Nats {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| Unreachable)?;
         let question = match from {
-            Some(from) => json!({"seq": from, "next_by_subj": subject, "batch": CLUSTER_BATCH_RECORDS}),
-            None => json!({"start_time": since, "next_by_subj": subject, "batch": CLUSTER_BATCH_RECORDS}),
+            Some(from) => json!({"seq": from, "next_by_subj": subject, "batch": BATCH_RECORDS}),
+            None => json!({"start_time": since, "next_by_subj": subject, "batch": BATCH_RECORDS}),
         };
         let direct = format!("$JS.API.DIRECT.GET.{}_chat", self.name);
         let asked = self.client.publish_with_reply(direct, inbox, question.to_string().into()).await;
         asked.map_err(|_| Unreachable)?;
         let mut records = Vec::new();
         loop {
-            let answer = timeout(CLUSTER_REPLY_TIME_MAX, answers.next()).await.ok().flatten().ok_or(Unreachable)?;
+            let answer = timeout(REPLY_TIME_MAX, answers.next()).await.ok().flatten().ok_or(Unreachable)?;
             match answer.status {
                 None | Some(StatusCode::OK) => {
                     records.extend(record(&answer).map(|record| Record { before: None, ..record }))

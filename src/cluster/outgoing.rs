@@ -1,17 +1,20 @@
 //! Messages of this node on their way into the log: which are sent again when an answer is missing, and which are given up. Pure:
 //! time comes in as milliseconds of a clock that never goes back.
 //!
-//! The messages that a node publishes in a room keep their order. So when one of them fails, those behind it wait, and all of
-//! them are sent again once the log has answered for each that was sent. The log knows a message that it has stored already.
+//! The messages that a node publishes in a room keep their order. So when one of them fails, those behind it wait. Once there is
+//! an answer for each that was sent, or there will be none, the room is looked at: what is missing there is sent again, unless
+//! a later one has been stored.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use crate::limits::CLUSTER_ACK_MS_MAX;
+use crate::limits::cluster::ACK_MS_MAX;
 
 /// What happens to a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Act {
+    /// The room's records are read: those of this node that are there are [stored](Outgoing::stored).
+    Look,
     /// It is sent again.
     Send(u64),
     /// Nothing is known about it, and it is too late.
@@ -33,36 +36,45 @@ struct Unstored {
     number: u64,
     since_ms: u64,
     state: State,
+    /// Whether a later one has been stored: it can't be sent again.
+    overtaken: bool,
+}
+
+/// The messages of one room.
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<Unstored>,
+    /// Whether the room has been looked at since the last failure.
+    looked: bool,
 }
 
 /// All messages that the log has not confirmed, by room.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
-    rooms: HashMap<Rc<str>, VecDeque<Unstored>>,
+    rooms: HashMap<Rc<str>, Queue>,
 }
 
 impl Outgoing {
     /// A message is to be published. True: it is sent at once.
     pub(super) fn submit(&mut self, room: &Rc<str>, number: u64, now_ms: u64) -> bool {
-        let queue = self.rooms.entry(Rc::clone(room)).or_default();
+        let queue = &mut self.rooms.entry(Rc::clone(room)).or_default().messages;
         // Behind one that has failed there are only such, and those that wait.
         let goes = queue.back().is_none_or(|last| matches!(last.state, State::Sent { .. }))
             && queue.front().is_none_or(|first| first.state != State::Failed);
         let state = if goes { State::Sent { at_ms: now_ms } } else { State::Waiting };
-        queue.push_back(Unstored { number, since_ms: now_ms, state });
+        queue.push_back(Unstored { number, since_ms: now_ms, state, overtaken: false });
         goes
     }
 
     /// The log has stored a message. Returns those before it that must be given up: sent again, they would come behind it.
     pub(super) fn stored(&mut self, room: &str, number: u64) -> Vec<u64> {
-        let Some(queue) = self.rooms.get_mut(room) else { return Vec::new() };
+        let Some(Queue { messages: queue, .. }) = self.rooms.get_mut(room) else { return Vec::new() };
         let Some(index) = queue.iter().position(|message| message.number == number) else { return Vec::new() };
         queue.remove(index);
+        queue.iter_mut().take(index).for_each(|message| message.overtaken = true);
         let mut given_up = Vec::new();
-        let mut before = 0;
         queue.retain(|message| {
-            before += 1;
-            let is_late = before <= index && message.state == State::Failed;
+            let is_late = message.overtaken && message.state == State::Failed;
             if is_late {
                 given_up.push(message.number);
             }
@@ -74,63 +86,70 @@ impl Outgoing {
 
     /// The log has not taken a message: it is sent again.
     pub(super) fn failed(&mut self, room: &str, number: u64) {
-        let queue = self.rooms.get_mut(room).into_iter().flatten();
-        queue.filter(|message| message.number == number).for_each(Unstored::fail);
+        if let Some(queue) = self.rooms.get_mut(room) {
+            queue.fail(|message| message.number == number);
+        }
     }
 
     /// The log will never take this message.
     pub(super) fn refused(&mut self, room: &str, number: u64) {
         if let Some(queue) = self.rooms.get_mut(room) {
-            queue.retain(|message| message.number != number);
+            queue.messages.retain(|message| message.number != number);
         }
         self.forget_if_empty(room);
     }
 
     /// The connection is lost: no answer will come.
     pub(super) fn disconnected(&mut self) {
-        self.rooms.values_mut().flatten().for_each(Unstored::fail);
+        self.rooms.values_mut().for_each(|queue| queue.fail(|_| true));
     }
 
-    /// What to do now. A message is given up after `timeout_ms`.
-    pub(super) fn due(&mut self, now_ms: u64, timeout_ms: u64, is_connected: bool) -> Vec<(Rc<str>, Act)> {
+    /// What to do now. A message is given up after `timeout_ms`. `is_seen`: whether all records of a room have been read that
+    /// were there when it was looked at.
+    pub(super) fn due(&mut self, now_ms: u64, timeout_ms: u64, is_seen: impl Fn(&str) -> bool) -> Vec<(Rc<str>, Act)> {
         let mut acts = Vec::new();
         for (room, queue) in &mut self.rooms {
-            for message in queue.iter_mut() {
-                if matches!(message.state, State::Sent { at_ms } if at_ms + CLUSTER_ACK_MS_MAX <= now_ms) {
-                    message.fail();
-                }
-            }
-            let is_answered = queue.iter().all(|message| !matches!(message.state, State::Sent { .. }));
+            queue.fail(|message| matches!(message.state, State::Sent { at_ms } if at_ms + ACK_MS_MAX <= now_ms));
+            let is_answered = queue.messages.iter().all(|message| !matches!(message.state, State::Sent { .. }));
             if !is_answered {
                 continue;
             }
-            queue.retain(|message| {
-                let is_late = message.since_ms + timeout_ms <= now_ms;
+            queue.messages.retain(|message| {
+                let is_late = message.overtaken || message.since_ms + timeout_ms <= now_ms;
                 if is_late {
                     acts.push((Rc::clone(room), Act::GiveUp(message.number)));
                 }
                 !is_late
             });
-            for message in queue.iter_mut().filter(|_| is_connected) {
+            if queue.messages.is_empty() || !is_seen(room) {
+                continue;
+            }
+            if !std::mem::replace(&mut queue.looked, true) {
+                acts.push((Rc::clone(room), Act::Look));
+                continue;
+            }
+            for message in &mut queue.messages {
                 message.state = State::Sent { at_ms: now_ms };
                 acts.push((Rc::clone(room), Act::Send(message.number)));
             }
         }
-        self.rooms.retain(|_, queue| !queue.is_empty());
+        self.rooms.retain(|_, queue| !queue.messages.is_empty());
         acts
     }
 
     fn forget_if_empty(&mut self, room: &str) {
-        if self.rooms.get(room).is_some_and(VecDeque::is_empty) {
+        if self.rooms.get(room).is_some_and(|queue| queue.messages.is_empty()) {
             self.rooms.remove(room);
         }
     }
 }
 
-impl Unstored {
-    fn fail(&mut self) {
-        if self.state != State::Waiting {
-            self.state = State::Failed;
+impl Queue {
+    /// No answer will come for those messages.
+    fn fail(&mut self, is_meant: impl Fn(&Unstored) -> bool) {
+        for message in self.messages.iter_mut().filter(|message| message.state != State::Waiting && is_meant(message)) {
+            message.state = State::Failed;
+            self.looked = false;
         }
     }
 }
@@ -149,13 +168,14 @@ mod tests {
         assert!(outgoing.submit(&room, 1, 0) && outgoing.submit(&room, 2, 0));
         outgoing.failed("tea", 1);
         assert!(!outgoing.submit(&room, 3, 0), "behind one that has failed");
-        assert_eq!(outgoing.due(100, TIMEOUT_MS, true), [], "the second has no answer yet");
+        assert_eq!(outgoing.due(100, TIMEOUT_MS, |_| true), [], "the second has no answer yet");
         outgoing.failed("tea", 2);
-        assert_eq!(outgoing.due(200, TIMEOUT_MS, false), [], "nothing is sent without a connection");
-        let acts = outgoing.due(200, TIMEOUT_MS, true).into_iter().map(|(_, act)| act);
+        assert_eq!(outgoing.due(200, TIMEOUT_MS, |_| true), [(room, Act::Look)]);
+        assert_eq!(outgoing.due(300, TIMEOUT_MS, |_| false), [], "it has not been read yet");
+        let acts = outgoing.due(400, TIMEOUT_MS, |_| true).into_iter().map(|(_, act)| act);
         assert_eq!(acts.collect::<Vec<_>>(), [Act::Send(1), Act::Send(2), Act::Send(3)]);
         for number in 1..=3 {
-            assert_eq!(outgoing.stored("tea", number), []);
+            assert!(outgoing.stored("tea", number).is_empty());
         }
         assert!(outgoing.rooms.is_empty());
     }
@@ -167,7 +187,7 @@ mod tests {
         outgoing.failed("tea", 1);
         assert_eq!(outgoing.stored("tea", 2), [1]);
         outgoing.disconnected();
-        let acts = outgoing.due(TIMEOUT_MS, TIMEOUT_MS, true).into_iter().map(|(_, act)| act);
+        let acts = outgoing.due(TIMEOUT_MS, TIMEOUT_MS, |_| true).into_iter().map(|(_, act)| act);
         assert_eq!(acts.collect::<Vec<_>>(), [Act::GiveUp(3)], "too old");
         assert!(outgoing.rooms.is_empty());
     }
@@ -201,15 +221,25 @@ mod tests {
                                 2 => {}
                                 _ => {
                                     log.push(sent);
-                                    over.extend(outgoing.stored(&room, sent));
-                                    over.push(sent);
+                                    if !over.contains(&sent) {
+                                        over.extend(outgoing.stored(&room, sent));
+                                        over.push(sent);
+                                    }
                                 }
                             }
                         }
                     }
                 }
-                for (_, act) in outgoing.due(now_ms, TIMEOUT_MS, true) {
+                for (_, act) in outgoing.due(now_ms, TIMEOUT_MS, |_| true) {
                     match act {
+                        Act::Look => {
+                            for stored in &log {
+                                if !over.contains(stored) {
+                                    over.extend(outgoing.stored(&room, *stored));
+                                    over.push(*stored);
+                                }
+                            }
+                        }
                         Act::Send(number) => wire.push_back(number),
                         Act::GiveUp(number) => over.push(number),
                     }

@@ -36,7 +36,7 @@ pub struct Submission {
 
 impl Submission {
     /// The message as JSON without its end (see [`crate::protocol::broadcast::Unnumbered::into_json`]), and which thread waits.
-    pub(crate) fn into_parts(self) -> (String, Asker) {
+    pub fn into_parts(self) -> (String, Asker) {
         match self.message {
             Unplaced::Message(message) => (message.into_json(), self.asker),
             Unplaced::Frame(_) => unreachable!("there are no raw rooms in a cluster yet"),
@@ -79,7 +79,7 @@ impl Outward {
     }
 
     /// A number that no other message of this process has.
-    pub(crate) fn next_number(&self) -> u64 {
+    pub fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
@@ -96,7 +96,7 @@ impl Outward {
     }
 
     /// A message of so many bytes of JSON has its number, or never gets one.
-    pub(crate) fn settled(&self, json_bytes: usize) {
+    pub fn settled(&self, json_bytes: usize) {
         let bytes = json_bytes + OUTWARD_OVERHEAD_BYTES;
         let before = self.bytes.fetch_sub(bytes, Ordering::SeqCst);
         if before >= OUTWARD_BYTES_HELD && before - bytes < OUTWARD_BYTES_HELD {

@@ -147,14 +147,7 @@ impl Room {
 
     /// A message has come back from the shared log, with its place: it goes to the members here, and after it the answer for
     /// the shard that has asked.
-    pub(crate) fn place(
-        self: &Arc<Self>,
-        place: Placed,
-        json: &str,
-        at: Time,
-        asked: Option<(u32, u64)>,
-        wakes: &mut Wakes,
-    ) {
+    pub fn place(self: &Arc<Self>, place: Placed, json: &str, at: Time, asked: Option<(u32, u64)>, wakes: &mut Wakes) {
         let Placed { seq, epoch } = place;
         let frame = Unnumbered::from_json(json).number(seq, epoch, at.unix_ms);
         let mut state = self.lock();
@@ -167,7 +160,7 @@ impl Room {
     }
 
     /// The room has a new life in the shared log, which goes on after `last_seq`.
-    pub(crate) fn begin_life(self: &Arc<Self>, epoch: u64, last_seq: u64, wakes: &mut Wakes) {
+    pub fn begin_life(self: &Arc<Self>, epoch: u64, last_seq: u64, wakes: &mut Wakes) {
         let mut state = self.lock();
         if state.sequencer.epoch() == epoch {
             return;

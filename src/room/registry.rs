@@ -194,7 +194,7 @@ impl Registry {
 
     /// A room of the shared log has been loaded: it is dormant from now on, unless it is there already, until a member joins it
     /// with [`Registry::join_opened`].
-    pub(crate) fn open(&self, namespace: Namespace, name: &Name, now: Time) -> Arc<Room> {
+    pub fn open(&self, namespace: Namespace, name: &Name, now: Time) -> Arc<Room> {
         let mut rooms = self.rooms(namespace).write().expect(UNPOISONED);
         if let Some(room) = rooms.live.get(name.key()) {
             return Arc::clone(room);
