@@ -11,11 +11,24 @@ use std::time::Duration;
 
 use broker::Broker;
 use serde_json::{Value, json};
+use support::listener::Listener;
 use support::{Client, Server, hi, run};
 
 /// A server that shares its rooms.
 fn node(broker: &Broker) -> Server {
     Server::start(&["--cluster", &broker.url(), "--raw", "off", "--rate-limit", "0"])
+}
+
+/// Reads the same as a listener.
+fn listen(listener: &mut Listener, ends: usize) -> Seen {
+    let (mut seen, mut ended) = (Seen::new(), 0);
+    while ended < ends {
+        let frame = listener.message();
+        let text = |key: &str| frame[key].as_str().unwrap_or_default().to_owned();
+        ended += usize::from(frame["Message"] == "end");
+        seen.push((text("Epoch"), frame["Seq"].as_u64().unwrap(), text("From"), text("Message")));
+    }
+    seen
 }
 
 /// What a member gets of a room: `Epoch`, `Seq`, sender and text.
@@ -73,6 +86,15 @@ fn check(seen: &[Seen], acknowledged: &BTreeMap<String, BTreeMap<String, u64>>) 
     }
 }
 
+/// Says that it is over, also when something has failed.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Members and publishers on each of the servers; `meanwhile` runs beside them, until it is told that they are done.
 fn exchange(nodes: &[Server], count: usize, meanwhile: impl FnOnce(&AtomicBool) + Send) {
     let mut members: Vec<Client> = Vec::new();
@@ -80,6 +102,7 @@ fn exchange(nodes: &[Server], count: usize, meanwhile: impl FnOnce(&AtomicBool) 
         members.push(node.join_quietly(&format!("old{number}"), "tea"));
         members.push(node.join_v1(&format!("new{number}"), "tea").0);
     }
+    let mut listeners: Vec<Listener> = nodes.iter().map(|node| node.listen("tea", None)).collect();
     let mut publishers: Vec<(String, Client)> = Vec::new();
     for (number, node) in nodes.iter().enumerate() {
         let name = format!("p{number}");
@@ -88,14 +111,16 @@ fn exchange(nodes: &[Server], count: usize, meanwhile: impl FnOnce(&AtomicBool) 
     let (ends, done) = (publishers.len(), AtomicBool::new(false));
     let (seen, acknowledged) = std::thread::scope(|scope| {
         scope.spawn(|| meanwhile(&done));
-        let readers: Vec<_> = members.iter_mut().map(|member| scope.spawn(move || read(member, ends))).collect();
+        let _over = Over(&done);
+        let reading = members.iter_mut().map(|member| scope.spawn(move || read(member, ends)));
+        let listening = listeners.iter_mut().map(|listener| scope.spawn(move || listen(listener, ends)));
+        let readers: Vec<_> = reading.chain(listening).collect();
         let publishing: Vec<_> = publishers
             .iter_mut()
             .map(|(name, publisher)| (name.clone(), scope.spawn(move || publish(publisher, count))))
             .collect();
         let seen: Vec<Seen> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
         let acknowledged = publishing.into_iter().map(|(name, thread)| (name, thread.join().unwrap())).collect();
-        done.store(true, Ordering::SeqCst);
         (seen, acknowledged)
     });
     check(&seen, &acknowledged);
@@ -146,6 +171,67 @@ fn a_client_recovers_on_another_server_what_it_has_missed() {
     let said: Vec<&str> = missed.iter().filter(|(.., from, _)| from == "bob").map(|(.., said)| said.as_str()).collect();
     assert_eq!((said.len(), said[0], said[100]), (101, "0", "end"));
     assert_eq!(Value::from(missed[0].1 - 1), last["Seq"]);
+}
+
+/// The users of a room, as a member of it is told.
+fn users(client: &mut Client, room: &str) -> Vec<String> {
+    client.send_text(&json!({"Op": "who", "Ref": "who", "Room": room}).to_string());
+    loop {
+        let answer = client.json();
+        if answer["Ref"] == "who" {
+            let users = answer["Users"].as_array().unwrap_or_else(|| panic!("{answer}"));
+            return users.iter().map(|user| user.as_str().unwrap().to_owned()).collect();
+        }
+    }
+}
+
+#[test]
+fn of_a_hundred_clients_with_one_name_on_three_servers_one_gets_it() {
+    let broker = Broker::start();
+    let nodes = [node(&broker), node(&broker), node(&broker)];
+    let mut clients: Vec<Client> = (0..99).map(|number| nodes[number % 3].v1("username=ann").0).collect();
+    for client in &mut clients {
+        client.send_text(&json!({"Op": "join", "Ref": "join", "Room": "tea"}).to_string());
+    }
+    let answers: Vec<Value> = clients.iter_mut().map(Client::json).collect();
+    let joined = answers.iter().filter(|answer| answer["Op"] == "ok").count();
+    let taken = answers.iter().filter(|answer| answer["Code"] == "name_taken").count();
+    assert_eq!((joined, taken), (1, 98), "{answers:?}");
+}
+
+#[test]
+fn all_servers_list_the_users_of_all_and_a_name_is_free_when_its_holder_leaves() {
+    let broker = Broker::start();
+    let nodes = [node(&broker), node(&broker)];
+    let (mut ann, _) = nodes[0].join_v1("Ann", "tea");
+    ann.expect_message("#tea", "Welcome to tea, Ann!");
+    let (mut bob, joined) = nodes[1].join_v1("bob", "tea");
+    assert_eq!(joined["Users"], 2, "{joined}");
+    assert_eq!(
+        (users(&mut ann, "tea"), users(&mut bob, "tea")),
+        (vec!["Ann".into(), "bob".into()], vec!["Ann".into(), "bob".into()])
+    );
+    let (mut other, _) = nodes[1].v1("username=ann");
+    let refused = other.ask(&json!({"Op": "join", "Ref": 1, "Room": "tea"}));
+    assert_eq!(refused["Code"], "name_taken", "{refused}");
+    ann.close();
+    while bob.json()["Message"] != "User Ann left channel." {}
+    let answer = other.join_room("tea", None);
+    assert_eq!(answer["Users"], 2, "{answer}");
+    while bob.json()["Message"] != "Welcome to tea, ann!" {}
+    assert_eq!(users(&mut bob, "tea"), ["ann", "bob"]);
+}
+
+#[test]
+fn the_names_of_a_server_that_was_killed_are_free_for_those_that_ask() {
+    let broker = Broker::start();
+    let mut nodes = vec![node(&broker), node(&broker)];
+    let (_ann, _) = nodes[1].join_v1("ann", "tea");
+    let (mut ann, _) = nodes[0].v1("username=ann");
+    let refused = ann.ask(&json!({"Op": "join", "Ref": 1, "Room": "tea"}));
+    assert_eq!(refused["Code"], "name_taken", "{refused}");
+    drop(nodes.pop());
+    ann.join_room("tea", None);
 }
 
 #[test]

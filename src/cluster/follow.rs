@@ -27,8 +27,13 @@ pub(super) enum Step {
 /// A question to the log that has not been answered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
-    /// The records of the room. All that had arrived before are up to here.
-    Records(u64),
+    /// The records of the room.
+    Records {
+        /// All that had arrived before are up to here.
+        arrived_until: u64,
+        /// The position and the identity of the last that had been shown before.
+        shown: (u64, (u64, u64)),
+    },
     /// That a life begins: the answer is its record, which arrives like any other.
     Life,
     /// Its answer is of no use any more.
@@ -70,7 +75,7 @@ pub(super) struct Follow {
 impl Follow {
     /// Begins to follow a room. The caller has subscribed to it already, and now carries out the step.
     pub(super) fn begin() -> (Self, Step) {
-        let asked = Some(Asked::Records(0));
+        let asked = Some(Asked::Records { arrived_until: 0, shown: (0, (0, 0)) });
         (
             Self { position: None, forgotten: None, held: BTreeMap::new(), asked, unsure: false },
             Step::Fetch { from: None },
@@ -108,28 +113,25 @@ impl Follow {
             if !self.unsure {
                 self.take_held(0, steps);
             }
-        } else if self.asked == Some(Asked::Life) {
-            // Perhaps it is what was asked for. Only all of the room's records together tell.
-            self.failed(steps);
+        } else {
+            self.life_begun(steps);
         }
     }
 
     /// What [`Step::Fetch`] has found: all records from there on, in order, up to `last_at`, which was the position of the
     /// room's last record after the question had been asked; 0 if there was none.
     pub(super) fn fetched(&mut self, mut records: Vec<Record>, last_at: u64, steps: &mut Vec<Step>) {
-        let Some(Asked::Records(arrived_until)) = self.asked.take() else { return self.look(steps) };
+        let Some(Asked::Records { arrived_until, shown: (shown_at, shown_id) }) = self.asked.take() else {
+            return self.look(steps);
+        };
         // What had arrived by then is in the log, unless that has forgotten it.
         self.held.retain(|at, _| *at <= last_at || *at > arrived_until);
         self.unsure = false;
-        let is_another = |position: &Position| {
-            records.first().is_some_and(|first| first.at == position.at && first.heading.id() != position.id)
-        };
+        let is_another = records.first().is_some_and(|first| first.at == shown_at && first.heading.id() != shown_id);
         match self.position {
-            Some(position) if last_at < position.at || is_another(&position) => self.forget(steps),
+            Some(_) if last_at < shown_at || is_another => self.forget(steps),
             position => {
-                if let Some(first) =
-                    records.first_mut().filter(|first| Some(first.at) != position.map(|shown| shown.at))
-                {
+                if let Some(first) = records.first_mut().filter(|first| position.is_some() && first.at != shown_at) {
                     // Whatever was before it is gone.
                     first.before = Some(0);
                 }
@@ -140,10 +142,17 @@ impl Follow {
         }
     }
 
-    /// A question could not be answered.
+    /// A fetch has failed.
     pub(super) fn failed(&mut self, steps: &mut Vec<Step>) {
         self.asked = None;
         self.look(steps);
+    }
+
+    /// A life was asked for. It has been written, or could not be: all of the room's records together tell.
+    pub(super) fn life_begun(&mut self, steps: &mut Vec<Step>) {
+        if self.asked == Some(Asked::Life) {
+            self.failed(steps);
+        }
     }
 
     /// The connection to the log was lost, and is there again.
@@ -157,7 +166,8 @@ impl Follow {
     pub(super) fn look(&mut self, steps: &mut Vec<Step>) {
         let from = self.position.map(|position| position.at);
         let arrived_until = self.held.last_key_value().map_or(0, |(at, _)| *at);
-        self.ask(Asked::Records(arrived_until), Step::Fetch { from }, steps);
+        let shown = self.position.map_or((0, (0, 0)), |position| (position.at, position.id));
+        self.ask(Asked::Records { arrived_until, shown }, Step::Fetch { from }, steps);
     }
 
     fn ask(&mut self, asked: Asked, step: Step, steps: &mut Vec<Step>) {
@@ -177,7 +187,7 @@ impl Follow {
 
     fn drop_questions(&mut self) {
         self.asked = match self.asked {
-            Some(Asked::Records(_) | Asked::Stale) => Some(Asked::Stale),
+            Some(Asked::Records { .. } | Asked::Stale) => Some(Asked::Stale),
             Some(Asked::Life) | None => None,
         };
     }
@@ -247,7 +257,7 @@ impl Follow {
             let born = Position::born(&record);
             self.position = Some(Position { unix_ms, ..born });
             steps.push(Step::Ready { epoch: born.epoch, last_seq: born.born.unwrap_or(0) });
-        } else if record.value < next {
+        } else if record.value < next || record.is_first() {
             self.forget(steps);
             return false;
         } else {
@@ -287,11 +297,9 @@ impl Position {
 /// Whether a new life begins with this record. `before` is what comes before it.
 fn begins_life(before: Option<Position>, record: &Record) -> bool {
     match record.heading.kind {
-        Kind::Life => !before.is_some_and(|before| before.is_begun_again(record)),
+        Kind::Life => record.is_first() || !before.is_some_and(|before| before.is_begun_again(record)),
         // A silent room expires in the log, and counts from 1 again.
-        Kind::Message => {
-            record.value == 1 && (record.before == Some(0) || before.is_none_or(|before| before.value != 0))
-        }
+        Kind::Message => record.value == 1 && (record.is_first() || before.is_none_or(|before| before.value != 0)),
         Kind::Touch => false,
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! - `record`: what a message is in the log
 //! - `follow`: which records of a room are shown, in which order
+//! - `names`: which member has which name
 //! - `outgoing`: which messages are sent again, and which are given up
 //! - `nats`: the log, on NATS JetStream
 //! - `publishing`, `rooms`: what is done with them
@@ -24,14 +25,15 @@ use tracing::{info, warn};
 
 use crate::clock::Time;
 use crate::limits::cluster::{PAUSE, TICK};
+use crate::protocol::Namespace;
 use crate::protocol::name::Name;
-use crate::protocol::{MemberId, Namespace};
 use crate::room::inbox::Order;
-use crate::room::outward::{Asker, Outbound, Outward};
+use crate::room::outward::{Asker, Joiner, Outbound, Outward};
 use crate::room::registry::Registry;
 use crate::room::{Room, Wakes};
 
 mod follow;
+mod names;
 mod nats;
 mod outgoing;
 mod publishing;
@@ -39,6 +41,7 @@ mod record;
 mod rooms;
 
 use follow::Follow;
+use names::{HeldNames, Names};
 use nats::Nats;
 use outgoing::{Act, Outgoing};
 use record::{Heading, Kind};
@@ -96,9 +99,11 @@ async fn run(
         let log = Nats::connect(&settings, changes).await?;
         let created = log.prepare(&settings).await?;
         let answers = log.answers().await.map_err(|_| "can't subscribe to the log of --cluster".to_owned())?;
-        Ok((log, created, answers))
+        let questions =
+            log.questions(settings.node).await.map_err(|_| "can't subscribe to the log of --cluster".to_owned())?;
+        Ok((log, created, answers, questions))
     };
-    let (log, created, mut answers) = match prepared.await {
+    let (log, created, mut answers, mut questions) = match prepared.await {
         Ok(prepared) => prepared,
         Err(sentence) => return drop(ready.send(Err(sentence))),
     };
@@ -114,6 +119,7 @@ async fn run(
         follows: RefCell::default(),
         outgoing: RefCell::default(),
         pending: RefCell::default(),
+        held: RefCell::default(),
         away: Cell::new(false),
         returning: Task::default(),
     });
@@ -126,6 +132,7 @@ async fn run(
             Some(is_connected) = changed.recv() => cluster.connection_changed(is_connected),
             Some(answer) = answers.next() => nats::answer(&answer).into_iter().for_each(|answer| cluster.answered(answer)),
             Some(outbound) = queue.recv() => cluster.outbound(outbound).await,
+            Some(question) = questions.next() => drop(spawn_local(Rc::clone(&cluster).questioned(question))),
             _ = tick.tick() => cluster.tick().await,
         }
     }
@@ -151,11 +158,15 @@ struct Following {
     /// Dead as soon as no member, and nobody who may come back, needs it.
     room: RefCell<Weak<Room>>,
     /// Connections that wait for it, and since when.
-    waiting: RefCell<Vec<(MemberId, Instant)>>,
+    waiting: RefCell<Vec<(Joiner, Instant)>>,
+    /// Its users on other servers.
+    names: RefCell<Names>,
     /// Reads its records.
     reader: Task,
     /// Reads those that are missing.
     fetcher: Task,
+    /// Reads all its names.
+    namer: Task,
 }
 
 /// A task that ends with what it belongs to, or with the next one.
@@ -192,6 +203,7 @@ struct Cluster {
     follows: RefCell<HashMap<Rc<str>, Rc<Following>>>,
     outgoing: RefCell<Outgoing>,
     pending: RefCell<HashMap<u64, Pending>>,
+    held: RefCell<HeldNames>,
     /// Whether the connection is lost, or the log is not as it has to be.
     away: Cell<bool>,
     /// Looks whether the log is there again.
@@ -250,6 +262,7 @@ impl Cluster {
                 }
             }
             self.carry_out(&key, &following, steps);
+            self.read_names(key, &following);
         }
     }
 

@@ -5,15 +5,18 @@
 
 use std::time::Duration;
 
+pub(super) use async_nats::Message;
 use async_nats::datetime::{from_nanos, parse_rfc3339};
 use async_nats::jetstream::{self, Context, context, stream};
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, StatusCode, Subscriber};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
+
+pub(super) mod names;
 
 use super::Settings;
 use super::record::{Heading, Record};
@@ -90,11 +93,10 @@ impl Nats {
         Ok(Self { client, jetstream, name: settings.name.clone(), answers })
     }
 
-    /// Makes the stream, or checks that it is as it should be. Returns when it was made.
+    /// Makes the streams, or checks that they are as they should be. Returns when that of the messages was made.
     pub(super) async fn prepare(&self, settings: &Settings) -> Result<String, String> {
-        let name = format!("{}_chat", self.name);
-        let wanted = stream::Config {
-            name: name.clone(),
+        let messages = stream::Config {
+            name: format!("{}_chat", self.name),
             subjects: vec![self.subject("c", ">")],
             max_messages_per_subject: settings.records_max,
             max_age: settings.room_memory,
@@ -112,6 +114,19 @@ impl Nats {
             }),
             ..stream::Config::default()
         };
+        self.prepare_stream(self.names_stream()).await?;
+        let info = self.prepare_stream(messages).await?;
+        if !info.config.allow_message_counter {
+            let name = info.config.name;
+            return Err(format!(
+                "the stream {name} doesn't count its messages, which --cluster needs: update the server"
+            ));
+        }
+        Ok(info.created.to_string())
+    }
+
+    async fn prepare_stream(&self, wanted: stream::Config) -> Result<stream::Info, String> {
+        let name = wanted.name.clone();
         let made = self.jetstream.create_stream(wanted).await.map_err(|error| match error.kind() {
             context::CreateStreamErrorKind::JetStreamUnavailable => {
                 "the server of --cluster has no JetStream: start it with -js".to_owned()
@@ -120,13 +135,7 @@ impl Nats {
                 "can't make the stream {name} (--cluster): {error}; one of other settings has to be removed first"
             ),
         })?;
-        let info = made.cached_info();
-        if !info.config.allow_message_counter {
-            return Err(format!(
-                "the stream {name} doesn't count its messages, which --cluster needs: update the server"
-            ));
-        }
-        Ok(info.created.to_string())
+        Ok(made.cached_info().clone())
     }
 
     /// Publishes a record. The answer arrives with [`Nats::answers`].
@@ -203,23 +212,32 @@ impl Nats {
     }
 
     async fn batch(&self, subject: &str, from: Option<u64>, since: &str) -> Result<Vec<Record>, Unreachable> {
-        let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| Unreachable)?;
         let question = match from {
             Some(from) => json!({"seq": from, "next_by_subj": subject, "batch": BATCH_RECORDS}),
             None => json!({"start_time": since, "next_by_subj": subject, "batch": BATCH_RECORDS}),
         };
-        let direct = format!("$JS.API.DIRECT.GET.{}_chat", self.name);
+        let without_link = |message: &Message| record(message).map(|record| Record { before: None, ..record });
+        self.ask_batch("chat", &question, without_link).await
+    }
+
+    /// Reads messages of a stream, from any server that has them.
+    async fn ask_batch<T>(
+        &self,
+        stream: &str,
+        question: &serde_json::Value,
+        read: impl Fn(&Message) -> Option<T>,
+    ) -> Result<Vec<T>, Unreachable> {
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| Unreachable)?;
+        let direct = format!("$JS.API.DIRECT.GET.{}_{stream}", self.name);
         let asked = self.client.publish_with_reply(direct, inbox, question.to_string().into()).await;
         asked.map_err(|_| Unreachable)?;
-        let mut records = Vec::new();
+        let mut found = Vec::new();
         loop {
             let answer = timeout(REPLY_TIME_MAX, answers.next()).await.ok().flatten().ok_or(Unreachable)?;
             match answer.status {
-                None | Some(StatusCode::OK) => {
-                    records.extend(record(&answer).map(|record| Record { before: None, ..record }))
-                }
-                Some(status) if [204, 404].contains(&status.as_u16()) => return Ok(records),
+                None | Some(StatusCode::OK) => found.extend(read(&answer)),
+                Some(status) if [204, 404].contains(&status.as_u16()) => return Ok(found),
                 Some(_) => return Err(Unreachable),
             }
         }

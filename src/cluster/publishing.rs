@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use tokio::task::spawn_local;
+
 use super::nats::Ack;
 use super::record::{Heading, Kind, token};
 use super::{Cluster, Pending};
@@ -26,7 +28,10 @@ impl Cluster {
                     (false, _) => {}
                 }
             }
-            Outbound::Open { namespace, name, member } => self.open(namespace, name, member),
+            Outbound::Open { namespace, name, joiner } => self.open(namespace, name, joiner),
+            Outbound::Release { room, user, member } => {
+                drop(spawn_local(Rc::clone(self).release(room, user, member)));
+            }
         }
     }
 
@@ -55,7 +60,7 @@ impl Cluster {
         let asked = self.pending.borrow().get(&number).map(|pending| (Rc::clone(&pending.room), pending.heading.kind));
         let Some((room, kind)) = asked else { return };
         match ack {
-            Ack::Stored if kind == Kind::Life => drop(self.pending.borrow_mut().remove(&number)),
+            // Stored or not: the room is looked at.
             _ if kind == Kind::Life => self.give_up(number),
             Ack::Stored => {
                 if let Some(pending) = self.pending.borrow_mut().get_mut(&number) {
@@ -79,7 +84,7 @@ impl Cluster {
         if heading.kind == Kind::Life {
             let following = self.follows.borrow().get(&room).cloned();
             let mut steps = Vec::new();
-            following.iter().for_each(|following| following.follow.borrow_mut().failed(&mut steps));
+            following.iter().for_each(|following| following.follow.borrow_mut().life_begun(&mut steps));
             following.iter().for_each(|following| self.carry_out(&room, following, std::mem::take(&mut steps)));
         }
         let Some(asker) = asker else { return };

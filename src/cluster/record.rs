@@ -97,6 +97,13 @@ pub(super) struct Record {
     pub(super) json: String,
 }
 
+impl Record {
+    /// Whether the log counts from the beginning again: nothing of the room was there before.
+    pub(super) fn is_first(&self) -> bool {
+        self.before == Some(0) && self.value == u64::from(self.heading.kind.counts())
+    }
+}
+
 /// The name of a room or a user as one token of a subject: names that are equal have the same one.
 pub(super) fn token(name: &Name) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(name.key())

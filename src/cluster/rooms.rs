@@ -13,24 +13,22 @@ use super::record::{Heading, Kind, Record, token};
 use super::{Cluster, Following, Task, nats};
 use crate::clock::Time;
 use crate::limits::cluster::{LOAD_TIME_MAX, TICK};
+use crate::protocol::Namespace;
 use crate::protocol::name::Name;
-use crate::protocol::{MemberId, Namespace};
-use crate::room::inbox::{Order, Unavailable};
-use crate::room::outward::Asker;
+use crate::room::inbox::{NotOpened, Order};
+use crate::room::outward::{Asker, Joiner};
 use crate::room::{Placed, Wakes};
 
 impl Cluster {
     /// A connection wants to join a room: it is loaded unless it is there.
-    pub(super) fn open(self: &Rc<Self>, namespace: Namespace, name: Name, member: MemberId) {
+    pub(super) fn open(self: &Rc<Self>, namespace: Namespace, name: Name, joiner: Joiner) {
         let key: Rc<str> = token(&name).into();
         let known = self.follows.borrow().get(&key).cloned();
         if let Some(following) = known {
-            let room = following.room.borrow().upgrade();
-            if let Some(room) = room {
-                return self.order(member.shard, Order::Opened { member, room: Ok(room) });
-            }
-            if !following.waiting.borrow().is_empty() {
-                return following.waiting.borrow_mut().push((member, Instant::now()));
+            let is_there = following.room.borrow().strong_count() > 0 || !following.waiting.borrow().is_empty();
+            if is_there {
+                following.waiting.borrow_mut().push((joiner, Instant::now()));
+                return self.admit_waiting(&key, &following);
             }
             // It has been forgotten here, and is loaded anew.
         }
@@ -40,9 +38,11 @@ impl Cluster {
             name,
             follow: RefCell::new(follow),
             room: RefCell::default(),
-            waiting: RefCell::new(vec![(member, Instant::now())]),
+            waiting: RefCell::new(vec![(joiner, Instant::now())]),
+            names: RefCell::default(),
             reader: Task::default(),
             fetcher: Task::default(),
+            namer: Task::default(),
         });
         self.follows.borrow_mut().insert(Rc::clone(&key), Rc::clone(&following));
         let (cluster, reading) = (Rc::clone(self), Rc::downgrade(&following));
@@ -51,21 +51,54 @@ impl Cluster {
 
     /// Reads the records of a room for as long as it is followed.
     pub(super) async fn read(self: Rc<Self>, key: Rc<str>, following: &RcWeak<Following>, first: Step) {
-        let mut records = loop {
-            match self.log.follow(&key).await {
-                Ok(records) => break records,
-                Err(_) => tokio::time::sleep(TICK).await,
+        let (mut records, mut names) = loop {
+            match (self.log.follow(&key).await, self.log.follow_names(&key).await) {
+                (Ok(records), Ok(names)) => break (records, names),
+                _ => tokio::time::sleep(TICK).await,
             }
         };
         if let Some(following) = following.upgrade() {
             self.carry_out(&key, &following, vec![first]);
+            self.read_names(Rc::clone(&key), &following);
         }
-        while let Some(message) = records.next().await {
-            let Some(following) = following.upgrade() else { return };
-            let Some(record) = nats::record(&message) else { continue };
-            let mut steps = Vec::new();
-            following.follow.borrow_mut().arrived(record, &mut steps);
-            self.carry_out(&key, &following, steps);
+        loop {
+            tokio::select! {
+                Some(message) = records.next() => {
+                    let Some(following) = following.upgrade() else { return };
+                    let Some(record) = nats::record(&message) else { continue };
+                    let mut steps = Vec::new();
+                    following.follow.borrow_mut().arrived(record, &mut steps);
+                    self.carry_out(&key, &following, steps);
+                }
+                Some(message) = names.next() => {
+                    let Some(following) = following.upgrade() else { return };
+                    self.name_changed(&following, &message);
+                }
+                else => return,
+            }
+        }
+    }
+
+    /// Reads all names of a room; then connections may join it.
+    pub(super) fn read_names(self: &Rc<Self>, key: Rc<str>, following: &Rc<Following>) {
+        let (cluster, room) = (Rc::clone(self), Rc::downgrade(following));
+        following.namer.start(async move {
+            while let Some(following) = room.upgrade() {
+                if cluster.load_names(&key, &following).await.is_ok() {
+                    return cluster.admit_waiting(&key, &following);
+                }
+                tokio::time::sleep(TICK).await;
+            }
+        });
+    }
+
+    /// The connections that wait for a room claim their names, and join, once it is loaded.
+    fn admit_waiting(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>) {
+        let room = following.room.borrow().upgrade().filter(|_| following.names.borrow().is_loaded());
+        if let Some(room) = room {
+            for (joiner, _) in following.waiting.take() {
+                drop(spawn_local(Rc::clone(self).admit(Rc::clone(key), Arc::clone(&room), joiner)));
+            }
         }
     }
 
@@ -90,12 +123,7 @@ impl Cluster {
         }
         wakes.wake_all(self.registry.inboxes());
         // Only now: what they join with includes all of the room that has just been loaded.
-        let room = following.room.borrow().upgrade();
-        if let Some(room) = room {
-            for (member, _) in following.waiting.take() {
-                self.order(member.shard, Order::Opened { member, room: Ok(Arc::clone(&room)) });
-            }
-        }
+        self.admit_waiting(key, following);
     }
 
     /// A message has its number: it goes to the members here, and its publisher is told.
@@ -129,7 +157,10 @@ impl Cluster {
             known.or_else(|| waits.then(|| self.registry.open(following.namespace, &following.name, Self::now())));
         let Some(room) = room else { return };
         room.begin_life(epoch, last_seq, wakes);
-        *following.room.borrow_mut() = Arc::downgrade(&room);
+        let before = std::mem::replace(&mut *following.room.borrow_mut(), Arc::downgrade(&room));
+        if before.strong_count() == 0 {
+            following.names.borrow().taken().for_each(|name| room.set_elsewhere(name, true));
+        }
     }
 
     pub(super) async fn fetch(self: Rc<Self>, key: Rc<str>, following: RcWeak<Following>, from: Option<u64>) {
@@ -158,10 +189,10 @@ impl Cluster {
 
     /// Rooms that nobody needs any more are not followed; those that can't be loaded in time are not waited for.
     pub(super) fn forget_rooms(&self) {
-        let unavailable = |(member, since): &(MemberId, Instant)| {
-            let is_late = since.elapsed() >= LOAD_TIME_MAX;
+        let unavailable = |(joiner, since): &(Joiner, Instant)| {
+            let (member, is_late) = (joiner.member, since.elapsed() >= LOAD_TIME_MAX);
             if is_late {
-                self.order(member.shard, Order::Opened { member: *member, room: Err(Unavailable) });
+                self.order(member.shard, Order::Opened { member, room: Err(NotOpened::Unavailable) });
             }
             !is_late
         };

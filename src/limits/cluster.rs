@@ -12,6 +12,12 @@ pub(crate) const ACK_MS_MAX: u64 = 5000;
 pub(crate) const REPLY_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time within which the log can be connected to at the start.
 pub(crate) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time for which the log remembers that a name is free, in seconds.
+pub(crate) const FREE_NAME_SECONDS: u64 = 60;
+/// Time within which another server says whether a name is still held there.
+pub(crate) const HOLDER_TIME_MAX: Duration = Duration::from_secs(1);
+/// Attempts to claim a name that others claim or release at the same time.
+pub(crate) const CLAIMS_MAX: usize = 5;
 /// Time until a server of the log that lags is asked again.
 pub(crate) const LAG_PAUSE: Duration = Duration::from_millis(20);
 /// Time until a log that is not as it has to be is looked at again.

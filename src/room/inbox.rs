@@ -92,6 +92,15 @@ pub type Outcome = Result<Placed, Unavailable>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unavailable;
 
+/// Why a connection may not join a room that several servers share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotOpened {
+    /// Another member has its name, here or on another server.
+    NameTaken,
+    /// The shared log could not be reached in time.
+    Unavailable,
+}
+
 /// Something that a shard is asked to do with its own connections.
 #[derive(Debug)]
 pub enum Order {
@@ -115,8 +124,8 @@ pub enum Order {
     Opened {
         /// The connection.
         member: MemberId,
-        /// The room, loaded.
-        room: Result<Arc<Room>, Unavailable>,
+        /// The room, loaded; the connection's name is claimed there.
+        room: Result<Arc<Room>, NotOpened>,
     },
     /// Close all members of the room with this number: it has begun a new life, and nothing that they know of it counts any more.
     Renewed {

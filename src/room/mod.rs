@@ -65,12 +65,14 @@ pub struct Joining<'a> {
     pub since: Option<Since>,
     /// The lost connection of the same client, whose name it may take over.
     pub predecessor: Option<MemberId>,
+    /// Whether it has claimed the name in the log that several servers share.
+    pub claimed: bool,
 }
 
 impl<'a> Joining<'a> {
     /// A first join, by a connection without a socket.
     pub fn new(user: Option<&'a Name>, member: MemberId) -> Self {
-        Self { user, member, descriptor: NO_SOCKET, since: None, predecessor: None }
+        Self { user, member, descriptor: NO_SOCKET, since: None, predecessor: None, claimed: false }
     }
 }
 

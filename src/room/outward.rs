@@ -44,6 +44,17 @@ impl Submission {
     }
 }
 
+/// A connection that wants to join a room.
+#[derive(Clone, Debug)]
+pub struct Joiner {
+    /// The connection.
+    pub member: MemberId,
+    /// The name that it needs there; none in raw rooms and for listeners.
+    pub user: Option<Name>,
+    /// The lost connection whose name it may take over.
+    pub predecessor: Option<MemberId>,
+}
+
 /// Something that the thread of the log is asked for.
 #[derive(Debug)]
 pub enum Outbound {
@@ -56,6 +67,15 @@ pub enum Outbound {
         /// Its name.
         name: Name,
         /// The connection, whose shard gets [`Order::Opened`](super::inbox::Order::Opened).
+        joiner: Joiner,
+    },
+    /// A member has left: its name is free again.
+    Release {
+        /// The room.
+        room: Name,
+        /// The name.
+        user: Name,
+        /// The member.
         member: MemberId,
     },
 }
@@ -105,8 +125,13 @@ impl Outward {
     }
 
     /// Asks for a room.
-    pub(crate) fn open(&self, namespace: Namespace, name: Name, member: MemberId) {
-        self.send(Outbound::Open { namespace, name, member });
+    pub(crate) fn open(&self, namespace: Namespace, name: Name, joiner: Joiner) {
+        self.send(Outbound::Open { namespace, name, joiner });
+    }
+
+    /// A member has left, or doesn't join after all. Called under the room's lock, so that its notices come later.
+    pub(crate) fn release(&self, room: &Name, user: &Name, member: MemberId) {
+        self.send(Outbound::Release { room: room.clone(), user: user.clone(), member });
     }
 
     fn congest(&self, is_congested: bool) {

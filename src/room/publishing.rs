@@ -95,7 +95,7 @@ impl Room {
     pub(crate) fn announce_folded(self: &Arc<Self>, now: Time, wakes: &mut Wakes) {
         let mut state = self.lock();
         if let Some(notice) = state.roster.flush(self.name(), now.monotonic_ms)
-            && state.roster.members() > 0
+            && state.roster.members().max(state.roster.users()) > 0
         {
             self.publish_notice(&mut state, &notice, now, wakes);
         }

@@ -159,6 +159,13 @@ impl World {
         Self { log, nodes, stored: BTreeSet::new(), published: 0 }
     }
 
+    fn begin_life(&mut self, node: usize, instead_of: Option<u64>) {
+        self.append(Kind::Life, instead_of);
+        let mut steps = Vec::new();
+        self.nodes[node].follow.life_begun(&mut steps);
+        self.nodes[node].carry_out(steps);
+    }
+
     fn append(&mut self, kind: Kind, epoch: Option<u64>) {
         self.published += 1;
         let record = self.log.append(kind, epoch, self.published);
@@ -221,7 +228,7 @@ impl World {
             }
             Event::Answer(node, fails) if node < self.nodes.len() => {
                 if let Some(instead_of) = self.nodes[node].answer(&self.log, fails) {
-                    self.append(Kind::Life, instead_of);
+                    self.begin_life(node, instead_of);
                 }
             }
             _ => {}
@@ -242,7 +249,7 @@ impl World {
                 }
                 while !self.nodes[node].asked.is_empty() {
                     if let Some(instead_of) = self.nodes[node].answer(&self.log, false) {
-                        self.append(Kind::Life, instead_of);
+                        self.begin_life(node, instead_of);
                     }
                 }
             }
@@ -283,7 +290,7 @@ fn run(events: Vec<Event>) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn what_is_lost_on_its_way_is_shown_once_in_order_and_whole(events in prop::collection::vec(event(), 1..120)) {

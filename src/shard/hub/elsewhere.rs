@@ -12,7 +12,8 @@ use crate::protocol::name::Name;
 use crate::protocol::position::Since;
 use crate::protocol::v0::text;
 use crate::protocol::v1::{Answer, Code, Ref, Refusal};
-use crate::room::inbox::{Outcome, Unavailable};
+use crate::room::inbox::{NotOpened, Outcome, Unavailable};
+use crate::room::outward::Joiner;
 use crate::room::{Placed, Room};
 
 /// A message that has no number yet.
@@ -27,6 +28,7 @@ struct Awaited {
 /// A connection that waits for a room; nothing is read from it meanwhile.
 struct Opening {
     name: Name,
+    user: Option<Name>,
     since: Option<Since>,
     reply: JoinReply<'static>,
 }
@@ -80,25 +82,32 @@ impl Hub {
     /// A room has to be loaded before the connection can join it.
     #[cold]
     pub(super) fn open(&mut self, slot: u32, name: &Name, since: Option<Since>, reply: &JoinReply<'_>) {
-        let namespace = self.connection(slot).protocol().namespace();
         let (key, member) = (self.key(slot), self.member_id(slot));
-        let opening = Opening { name: name.clone(), since, reply: reply.to_static() };
+        let connection = self.connection(slot);
+        let namespace = connection.protocol().namespace();
+        let (user, predecessor) = (connection.user().cloned(), connection.predecessor());
+        let opening = Opening { name: name.clone(), user: user.clone(), since, reply: reply.to_static() };
         self.elsewhere.opening.insert(key, opening);
         if let Some(outward) = self.registry.outward() {
-            outward.open(namespace, name.clone(), member);
+            outward.open(namespace, name.clone(), Joiner { member, user, predecessor });
         }
     }
 
     /// The room that a connection waits for is loaded, or can't be had.
-    pub(super) fn opened(&mut self, member: MemberId, room: Result<Arc<Room>, Unavailable>) {
+    pub(super) fn opened(&mut self, member: MemberId, room: Result<Arc<Room>, NotOpened>) {
         let key = Key { slot: member.slot, serial: member.serial };
-        let Some(Opening { name, since, reply }) = self.elsewhere.opening.remove(&key) else { return };
+        let Some(Opening { name, user, since, reply }) = self.elsewhere.opening.remove(&key) else { return };
         if !self.get(key).is_some_and(|connection| connection.life.is_open()) {
+            // It has claimed a name that it doesn't need any more.
+            if let (Ok(_), Some(user), Some(outward)) = (room, user, self.registry.outward()) {
+                outward.release(&name, &user, member);
+            }
             return;
         }
         let joined = match room {
             Ok(room) => self.join(key.slot, &name, since, &reply, Some(&room)),
-            Err(Unavailable) => Err(Denied::Unavailable),
+            Err(NotOpened::NameTaken) => Err(Denied::NameTaken),
+            Err(NotOpened::Unavailable) => Err(Denied::Unavailable),
         };
         self.joined(key.slot, &name, since, &reply, joined);
         self.queue(key.slot);

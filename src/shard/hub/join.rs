@@ -133,7 +133,8 @@ impl Hub {
         let (protocol, encoding) = (connection.protocol(), connection.encoding());
         let descriptor = connection.descriptor;
         let (user, predecessor) = (connection.user(), connection.predecessor());
-        let joining = room::Joining { user, member, descriptor, since, predecessor };
+        let claimed = opened.is_some();
+        let joining = room::Joining { user, member, descriptor, since, predecessor, claimed };
         let (registry, now, wakes) = (&self.registry, self.now.time, &mut self.wakes);
         let joined = match opened {
             None => registry.join(protocol.namespace(), name, &joining, now, wakes),
