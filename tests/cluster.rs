@@ -186,6 +186,24 @@ fn users(client: &mut Client, room: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_program_publishes_through_any_server() {
+    let broker = Broker::start();
+    let start = || Server::start(&["--cluster", &broker.url(), "--raw", "off", "--internal", "127.0.0.1:0"]);
+    let nodes = [start(), start()];
+    let mut ann = nodes[0].join("ann", "tea");
+    let publish =
+        |node: &Server, room: &str| node.internal().post("/api/publish", &json!({"room": room, "message": "hello"}));
+    for node in &nodes {
+        let (status, body) = publish(node, "tea");
+        let heard = ann.expect_message("api", "hello");
+        assert_eq!((status, &body["seq"], &body["epoch"]), (200, &heard["Seq"], &heard["Epoch"]), "{body}");
+        assert_eq!(body["members"], 1, "{body}");
+    }
+    let (status, body) = publish(&nodes[1], "milk");
+    assert_eq!((status, &body["seq"]), (202, &Value::Null), "nobody is in it: {body}");
+}
+
+#[test]
 fn of_a_hundred_clients_with_one_name_on_three_servers_one_gets_it() {
     let broker = Broker::start();
     let nodes = [node(&broker), node(&broker), node(&broker)];

@@ -274,7 +274,19 @@ async fn publish_in(
     let mut wakes = Wakes::received(sample);
     app.counters.api_messages_in.add(1);
     let now = Time::read(Instant::now().into());
-    let published = app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes);
+    let shared = match app.rooms.outward() {
+        Some(outward) if app.rooms.get(namespace, room).is_none() => {
+            outward.find(namespace, room.clone()).await.map_err(|_| Unpublished::Unavailable)?
+        }
+        _ => None,
+    };
+    let published = match shared {
+        Some(room) => {
+            let (outcome, members) = room.publish_from_outside(payload, now, &mut wakes);
+            Some((room, outcome, members))
+        }
+        None => app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes),
+    };
     wakes.wake_all(inboxes);
     let Some((room, outcome, members)) = published else { return Ok(Published::default()) };
     let Placed { seq, epoch } = match outcome {

@@ -19,7 +19,7 @@ use std::sync::{Arc, Weak, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::{info, warn};
 
@@ -28,7 +28,7 @@ use crate::limits::cluster::{PAUSE, TICK};
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 use crate::room::inbox::Order;
-use crate::room::outward::{Asker, Joiner, Outbound, Outward};
+use crate::room::outward::{Asker, Found, Joiner, Outbound, Outward};
 use crate::room::registry::Registry;
 use crate::room::{Room, Wakes};
 
@@ -150,6 +150,14 @@ struct Pending {
     stored: Option<Instant>,
 }
 
+/// Somebody who waits for a room.
+enum Waiter {
+    /// A connection that joins it.
+    Join(Joiner),
+    /// A program that publishes in it.
+    Find(oneshot::Sender<Found>),
+}
+
 /// A room that is followed.
 struct Following {
     namespace: Namespace,
@@ -157,8 +165,8 @@ struct Following {
     follow: RefCell<Follow>,
     /// Dead as soon as no member, and nobody who may come back, needs it.
     room: RefCell<Weak<Room>>,
-    /// Connections that wait for it, and since when.
-    waiting: RefCell<Vec<(Joiner, Instant)>>,
+    /// Who waits for it, and since when.
+    waiting: RefCell<Vec<(Waiter, Instant)>>,
     /// Its users on other servers.
     names: RefCell<Names>,
     /// Reads its records.

@@ -211,6 +211,13 @@ impl Nats {
         Err(Unreachable)
     }
 
+    /// Whether a room has users, or has had a message since then.
+    pub(super) async fn is_there(&self, room: &str, since_ms: u64) -> Result<bool, Unreachable> {
+        let (records, last_at) = self.records(room, None, since_ms).await?;
+        let is_fresh = last_at > 0 && records.last().is_some_and(|last| last.unix_ms >= since_ms && last.value > 0);
+        Ok(is_fresh || self.names(room).await?.iter().any(|known| known.claim.is_some()))
+    }
+
     async fn batch(&self, subject: &str, from: Option<u64>, since: &str) -> Result<Vec<Record>, Unreachable> {
         let question = match from {
             Some(from) => json!({"seq": from, "next_by_subj": subject, "batch": BATCH_RECORDS}),

@@ -7,7 +7,7 @@ use tokio::task::spawn_local;
 
 use super::nats::Ack;
 use super::record::{Heading, Kind, token};
-use super::{Cluster, Pending};
+use super::{Cluster, Pending, Waiter};
 use crate::limits::cluster::{LOAD_TIME_MAX, MISSING_TIME, REPLY_TIME_MAX};
 use crate::room::inbox::{Order, Unavailable};
 use crate::room::outward::{Asker, Outbound};
@@ -28,7 +28,10 @@ impl Cluster {
                     (false, _) => {}
                 }
             }
-            Outbound::Open { namespace, name, joiner } => self.open(namespace, name, joiner),
+            Outbound::Open { namespace, name, joiner } => self.open(namespace, name, Waiter::Join(joiner)),
+            Outbound::Find { namespace, name, found } => {
+                drop(spawn_local(Rc::clone(self).find(namespace, name, found)));
+            }
             Outbound::Release { room, user, member } => {
                 drop(spawn_local(Rc::clone(self).release(room, user, member)));
             }

@@ -6,28 +6,42 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
+use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use super::follow::{Follow, Step};
 use super::record::{Heading, Kind, Record, token};
-use super::{Cluster, Following, Task, nats};
+use super::{Cluster, Following, Task, Waiter, nats};
 use crate::clock::Time;
 use crate::limits::cluster::{LOAD_TIME_MAX, TICK};
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
-use crate::room::inbox::{NotOpened, Order};
-use crate::room::outward::{Asker, Joiner};
+use crate::room::inbox::{NotOpened, Order, Unavailable};
+use crate::room::outward::{Asker, Found, Joiner};
 use crate::room::{Placed, Wakes};
 
 impl Cluster {
-    /// A connection wants to join a room: it is loaded unless it is there.
-    pub(super) fn open(self: &Rc<Self>, namespace: Namespace, name: Name, joiner: Joiner) {
+    /// A program wants to publish in a room that has no members here.
+    pub(super) async fn find(self: Rc<Self>, namespace: Namespace, name: Name, found: oneshot::Sender<Found>) {
+        let key = token(&name);
+        let since = Self::now().unix_ms.saturating_sub(self.settings.replay_age_ms);
+        let is_followed = self.follows.borrow().contains_key(key.as_str());
+        match self.log.is_there(&key, since).await {
+            // The request may have been given up.
+            Err(_) => drop(found.send(Err(Unavailable))),
+            Ok(false) if !is_followed => drop(found.send(Ok(None))),
+            Ok(_) => self.open(namespace, name, Waiter::Find(found)),
+        }
+    }
+
+    /// A room is wanted: it is loaded unless it is there.
+    pub(super) fn open(self: &Rc<Self>, namespace: Namespace, name: Name, waiter: Waiter) {
         let key: Rc<str> = token(&name).into();
         let known = self.follows.borrow().get(&key).cloned();
         if let Some(following) = known {
             let is_there = following.room.borrow().strong_count() > 0 || !following.waiting.borrow().is_empty();
             if is_there {
-                following.waiting.borrow_mut().push((joiner, Instant::now()));
+                following.waiting.borrow_mut().push((waiter, Instant::now()));
                 return self.admit_waiting(&key, &following);
             }
             // It has been forgotten here, and is loaded anew.
@@ -38,7 +52,7 @@ impl Cluster {
             name,
             follow: RefCell::new(follow),
             room: RefCell::default(),
-            waiting: RefCell::new(vec![(joiner, Instant::now())]),
+            waiting: RefCell::new(vec![(waiter, Instant::now())]),
             names: RefCell::default(),
             reader: Task::default(),
             fetcher: Task::default(),
@@ -96,8 +110,12 @@ impl Cluster {
     fn admit_waiting(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>) {
         let room = following.room.borrow().upgrade().filter(|_| following.names.borrow().is_loaded());
         if let Some(room) = room {
-            for (joiner, _) in following.waiting.take() {
-                drop(spawn_local(Rc::clone(self).admit(Rc::clone(key), Arc::clone(&room), joiner)));
+            for (waiter, _) in following.waiting.take() {
+                let room = Arc::clone(&room);
+                match waiter {
+                    Waiter::Join(joiner) => drop(spawn_local(Rc::clone(self).admit(Rc::clone(key), room, joiner))),
+                    Waiter::Find(found) => drop(found.send(Ok(Some(room)))),
+                }
             }
         }
     }
@@ -189,15 +207,15 @@ impl Cluster {
 
     /// Rooms that nobody needs any more are not followed; those that can't be loaded in time are not waited for.
     pub(super) fn forget_rooms(&self) {
-        let unavailable = |(joiner, since): &(Joiner, Instant)| {
-            let (member, is_late) = (joiner.member, since.elapsed() >= LOAD_TIME_MAX);
-            if is_late {
+        let is_late = |(_, since): &mut (Waiter, Instant)| since.elapsed() >= LOAD_TIME_MAX;
+        let refuse = |waiter| match waiter {
+            Waiter::Join(Joiner { member, .. }) => {
                 self.order(member.shard, Order::Opened { member, room: Err(NotOpened::Unavailable) });
             }
-            !is_late
+            Waiter::Find(found) => drop(found.send(Err(Unavailable))),
         };
         self.follows.borrow_mut().retain(|_, following| {
-            following.waiting.borrow_mut().retain(unavailable);
+            following.waiting.borrow_mut().extract_if(.., is_late).for_each(|(waiter, _)| refuse(waiter));
             !following.waiting.borrow().is_empty() || following.room.borrow().strong_count() > 0
         });
     }

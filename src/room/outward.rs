@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Room;
-use super::inbox::{Inbox, Outcome};
+use super::inbox::{Inbox, Outcome, Unavailable};
 use super::sequencer::Unplaced;
 use crate::limits::{OUTWARD_BYTES_HELD, OUTWARD_OVERHEAD_BYTES};
 use crate::protocol::name::Name;
@@ -44,6 +44,9 @@ impl Submission {
     }
 }
 
+/// A room that several servers share; `None` if nobody is in it.
+pub type Found = Result<Option<Arc<Room>>, Unavailable>;
+
 /// A connection that wants to join a room.
 #[derive(Clone, Debug)]
 pub struct Joiner {
@@ -68,6 +71,15 @@ pub enum Outbound {
         name: Name,
         /// The connection, whose shard gets [`Order::Opened`](super::inbox::Order::Opened).
         joiner: Joiner,
+    },
+    /// Find a room that may have members on other servers only.
+    Find {
+        /// The kind of room.
+        namespace: Namespace,
+        /// Its name.
+        name: Name,
+        /// Gets the room, loaded, if there is one.
+        found: oneshot::Sender<Found>,
     },
     /// A member has left: its name is free again.
     Release {
@@ -127,6 +139,13 @@ impl Outward {
     /// Asks for a room.
     pub(crate) fn open(&self, namespace: Namespace, name: Name, joiner: Joiner) {
         self.send(Outbound::Open { namespace, name, joiner });
+    }
+
+    /// Looks for a room that has no members here.
+    pub(crate) async fn find(&self, namespace: Namespace, name: Name) -> Found {
+        let (found, answer) = oneshot::channel();
+        self.send(Outbound::Find { namespace, name, found });
+        answer.await.unwrap_or(Err(Unavailable))
     }
 
     /// A member has left, or doesn't join after all. Called under the room's lock, so that its notices come later.

@@ -88,7 +88,9 @@ impl Room {
             Payload::Frame(frame) => Unplaced::Frame(frame.clone()),
         };
         let mut state = self.lock();
-        (self.publish(&mut state, message, now, wakes), state.roster.members())
+        // Of other servers' members, only those that have a name are known.
+        let members = state.roster.members().max(state.roster.users());
+        (self.publish(&mut state, message, now, wakes), members)
     }
 
     /// Publishes the notice about the joins and leaves folded so far.
