@@ -200,6 +200,8 @@ pub(crate) const ENVELOPE_BYTES_MAX: usize = 1024;
 pub(crate) const ORDERS_MAX: usize = 16_384;
 
 // Several servers
+/// Time within which the other servers are told, at the end of this one, that its members have left.
+pub(crate) const FAREWELL_TIME_MAX: Duration = Duration::from_millis(500);
 /// Shortest time, in milliseconds, for which a room that was loaded from the shared log is kept for its first member.
 pub(crate) const OPENED_ROOM_MS_MIN: u64 = 10_000;
 /// Bytes of messages that wait for their numbers in the shared log, at which all publishers wait.
@@ -369,6 +371,7 @@ const _: () = {
     assert!(TURN_POLL.as_millis() < TURN_TIME_MAX.as_millis());
     assert!(LOG_TIME_MIN.as_millis() <= LOG_FLUSH_TIME_MAX.as_millis());
     assert!(DRAIN_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis(), "shards end before the process does");
+    assert!(DRAIN_TIME_MAX.as_millis() + FAREWELL_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis());
     assert!(START_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis(), "what has started can still be stopped");
     assert!(TURNS_TIME_MAX.as_millis() * 100 <= DRAIN_TIME_MAX.as_millis(), "a stop takes many turns");
 };

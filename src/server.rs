@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::control::failures::{FailureMetric, Failures};
 use crate::cores::{Cores, Unpinned};
 use crate::descriptors::Descriptors;
+use crate::limits::FAREWELL_TIME_MAX;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::metrics::memory::MemoryMetric;
@@ -195,6 +196,9 @@ impl Server {
         for thread in self.threads {
             // A panic has been reported where it happened.
             let _ = thread.join();
+        }
+        if let Some(outward) = self.shared.registry.outward() {
+            outward.finish(FAREWELL_TIME_MAX);
         }
         self.shared.stop.left()
     }

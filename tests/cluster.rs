@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use broker::Broker;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::listener::Listener;
 use support::{Client, Server, hi, run};
@@ -250,6 +251,21 @@ fn the_names_of_a_server_that_was_killed_are_free_for_those_that_ask() {
     assert_eq!(refused["Code"], "name_taken", "{refused}");
     drop(nodes.pop());
     ann.join_room("tea", None);
+}
+
+#[test]
+fn a_server_that_stops_takes_its_users_out_of_the_rooms_of_the_others() {
+    let broker = Broker::start();
+    let mut nodes = [node(&broker), node(&broker)];
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    ann.expect_message("#tea", "Welcome to tea, ann!");
+    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
+    nodes[1].signal(Signal::TERM);
+    assert_eq!(nodes[1].wait().code(), Some(0));
+    while bob.socket.read().is_ok() {}
+    ann.expect_message("#tea", "Welcome to tea, bob!");
+    ann.expect_message("#tea", "User bob left channel.");
+    assert_eq!(users(&mut ann, "tea"), ["ann"]);
 }
 
 #[test]

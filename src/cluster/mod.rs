@@ -120,6 +120,8 @@ async fn run(
         outgoing: RefCell::default(),
         pending: RefCell::default(),
         held: RefCell::default(),
+        releasing: Cell::default(),
+        finishing: RefCell::default(),
         away: Cell::new(false),
         returning: Task::default(),
     });
@@ -212,6 +214,10 @@ struct Cluster {
     outgoing: RefCell<Outgoing>,
     pending: RefCell<HashMap<u64, Pending>>,
     held: RefCell<HeldNames>,
+    /// Names that are about to be free.
+    releasing: Cell<usize>,
+    /// Is told when nothing is left to tell other servers.
+    finishing: RefCell<Option<std_mpsc::Sender<()>>>,
     /// Whether the connection is lost, or the log is not as it has to be.
     away: Cell<bool>,
     /// Looks whether the log is there again.
@@ -286,6 +292,13 @@ impl Cluster {
                 Act::Look => self.look(&room),
                 Act::Send(number) => self.send(number).await,
                 Act::GiveUp(number) => self.give_up(number),
+            }
+        }
+        if self.releasing.get() == 0 && self.pending.borrow().is_empty() {
+            let finishing = self.finishing.take();
+            if let Some(told) = finishing {
+                // The server may have waited long enough.
+                let _ = told.send(());
             }
         }
         self.look_for_missing();

@@ -133,16 +133,14 @@ impl Cluster {
 
     /// A member has left: its name is free.
     pub(super) async fn release(self: Rc<Self>, room: Name, user: Name, member: MemberId) {
-        let (key, user): (Rc<str>, _) = (token(&room).into(), token(&user));
-        let name = (Rc::clone(&key), user.clone());
-        if self.held.borrow().get(&name).is_none_or(|held| held.member != member) {
-            return;
-        }
-        let held = self.held.borrow_mut().remove(&name);
+        let name: (Rc<str>, _) = (token(&room).into(), token(&user));
+        let is_its = self.held.borrow().get(&name).is_some_and(|held| held.member == member);
+        let held = is_its.then(|| self.held.borrow_mut().remove(&name)).flatten();
         if let Some(Held { at, .. }) = held {
             // If it can't be written, the next to ask for the name finds out that it is free.
-            let _ = self.log.write_name(&key, &user, at, None).await;
+            let _ = self.log.write_name(&name.0, &name.1, at, None).await;
         }
+        self.releasing.update(|count| count - 1);
     }
 
     /// Another server asks whether a name is still held here.

@@ -32,7 +32,9 @@ impl Cluster {
             Outbound::Find { namespace, name, found } => {
                 drop(spawn_local(Rc::clone(self).find(namespace, name, found)));
             }
+            Outbound::Finish(told) => *self.finishing.borrow_mut() = Some(told),
             Outbound::Release { room, user, member } => {
+                self.releasing.update(|count| count + 1);
                 drop(spawn_local(Rc::clone(self).release(room, user, member)));
             }
         }

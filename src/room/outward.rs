@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc as std_mpsc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -81,6 +83,8 @@ pub enum Outbound {
         /// Gets the room, loaded, if there is one.
         found: oneshot::Sender<Found>,
     },
+    /// Say when everything before this has been told to the other servers.
+    Finish(std_mpsc::Sender<()>),
     /// A member has left: its name is free again.
     Release {
         /// The room.
@@ -151,6 +155,13 @@ impl Outward {
     /// A member has left, or doesn't join after all. Called under the room's lock, so that its notices come later.
     pub(crate) fn release(&self, room: &Name, user: &Name, member: MemberId) {
         self.send(Outbound::Release { room: room.clone(), user: user.clone(), member });
+    }
+
+    /// The server stops: waits until the other servers know that its members have left, but not for longer than this.
+    pub fn finish(&self, time_max: Duration) {
+        let (done, told) = std_mpsc::channel();
+        self.send(Outbound::Finish(done));
+        let _ = told.recv_timeout(time_max);
     }
 
     fn congest(&self, is_congested: bool) {
