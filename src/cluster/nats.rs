@@ -7,7 +7,7 @@ use std::time::Duration;
 
 pub(super) use async_nats::Message;
 use async_nats::datetime::{from_nanos, parse_rfc3339};
-use async_nats::jetstream::{self, Context, context, stream};
+use async_nats::jetstream::{self, Context, ErrorCode, context, stream};
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -131,9 +131,10 @@ impl Nats {
             context::CreateStreamErrorKind::JetStreamUnavailable => {
                 "the server of --cluster has no JetStream: start it with -js".to_owned()
             }
-            _ => format!(
-                "can't make the stream {name} (--cluster): {error}; one of other settings has to be removed first"
-            ),
+            context::CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST => {
+                format!("the stream {name} (--cluster) has other settings: remove it, or take another --cluster-name")
+            }
+            _ => format!("can't make the stream {name} (--cluster): {error}"),
         })?;
         Ok(made.cached_info().clone())
     }

@@ -49,10 +49,14 @@ impl Broker {
     }
 
     fn spawn(folder: &Path, port: &str) -> Child {
+        // Without a limit of its own it takes what the disk has, which may be less than hi asks for.
+        let store = folder.join("store");
+        let config = format!("jetstream {{ store_dir: {store:?}, max_file_store: 4GB, max_memory_store: 256MB }}");
+        std::fs::write(folder.join("config"), config).unwrap();
         let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
         Command::new(binary())
-            .args(["--addr", "127.0.0.1", "--port", port, "--jetstream", "--store_dir"])
-            .arg(folder.join("store"))
+            .args(["--addr", "127.0.0.1", "--port", port, "--config"])
+            .arg(folder.join("config"))
             .arg("--ports_file_dir")
             .arg(folder)
             .stdin(Stdio::null())
