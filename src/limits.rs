@@ -46,7 +46,7 @@ pub(crate) const ORIGINS_LISTED_MAX: usize = 10;
 
 // File descriptors
 /// File descriptors of each shard beside connections: its rings, its runtime, eventfds.
-pub(crate) const FILES_PER_SHARD: u64 = 9;
+pub(crate) const FILES_PER_SHARD: u64 = 10;
 /// File descriptors of each listener: itself, its eventfd, and a connection that waits for a descriptor.
 pub(crate) const FILES_PER_LISTENER: u64 = 3;
 /// File descriptors reserved for connections of the internal port, and for what the process opens for a moment.

@@ -42,8 +42,9 @@ impl Ticker {
 
     /// Waits for the next tick.
     async fn tick(&self) {
-        // Nothing is read from it: epoll reports each tick as a new edge.
         self.timer.readable().await.expect("the runtime runs").clear_ready();
+        // The kernel sets a periodic timer again when it is read.
+        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
     }
 
     fn pause(&mut self, paused: bool) {
