@@ -21,7 +21,7 @@ use crate::ring::Slices;
 use crate::room::local::{LocalRoom, LocalRooms};
 use crate::slice::Slice;
 
-pub(crate) mod latest;
+pub mod latest;
 pub(crate) mod life;
 pub(crate) mod liveness;
 mod outbox;

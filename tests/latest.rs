@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// An update with its number, under one of [`KEYS`] keys, as strings and as numbers.
 fn keyed(number: u64) -> Value {
     let key = number % KEYS;
-    json!({"n": number, "key": if key % 2 == 0 { json!(format!("k{key}")) } else { json!(key) }, "price": 1.5})
+    json!({"n": number, "key": if key.is_multiple_of(2) { json!(format!("k{key}")) } else { json!(key) }, "price": 1.5})
 }
 
 fn number_of(update: &Value) -> u64 {
@@ -133,15 +133,16 @@ fn rare_messages_with_keys_are_not_lost_among_many_without() {
     let server = Server::start(&[]);
     let mut stuck = server.upgraded("/raw/mixed?latest=1");
     let mut publisher = server.websocket("/raw/mixed");
-    let update =
-        |number: u64| if number % 50 == 0 { json!({"n": number, "key": number}) } else { json!({"n": number}) };
+    let update = |number: u64| {
+        if number.is_multiple_of(50) { json!({"n": number, "key": number}) } else { json!({"n": number}) }
+    };
     say(&mut publisher, (0..=500).map(update));
     sleep(PAUSE);
     let (mut left, mut without_key) = (BTreeSet::from_iter((0..=500).step_by(50).chain([499])), 0);
     while !left.is_empty() {
         let number = number_of(&json_of(&stuck.frame()));
         left.remove(&number);
-        without_key += u64::from(number % 50 != 0);
+        without_key += u64::from(!number.is_multiple_of(50));
     }
     assert!(without_key < 100, "{without_key}");
 }
