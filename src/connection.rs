@@ -365,9 +365,12 @@ impl Connection {
     /// Whether there is anything to send now. What waits for the next round of a room's visits is not.
     pub(crate) fn has_pending(&self, rooms: &LocalRooms) -> bool {
         let own = self.outbox.as_ref().is_some_and(|outbox| outbox.has_frames());
-        let is_due = |membership: &Membership| membership.cursor < rooms.get(membership.room).due_seq();
-        own || self.life.is_open()
-            && (self.memberships.iter().any(is_due) && !self.must_read_first() || self.owes_ping())
+        let is_due = |membership: &Membership| {
+            let room = rooms.get(membership.room);
+            let is_due = membership.cursor < room.due_seq();
+            if room.newest.is_some() { self.may_go_on(is_due) } else { is_due }
+        };
+        own || self.life.is_open() && self.memberships.iter().any(is_due)
     }
 }
 

@@ -64,19 +64,16 @@ impl Connection {
         if let Role::Latest(latest) = &mut self.role { latest.window.pong(payload, now) } else { false }
     }
 
-    /// Whether room frames have to wait until the client has read those that it has.
-    pub(super) fn must_read_first(&self) -> bool {
-        matches!(&self.role, Role::Latest(latest) if latest.window.is_full())
+    /// Whether there is anything to send from its room. Frames that are due have to wait until the client has read those that it
+    /// has, and it may have to be pinged for that.
+    pub(super) fn may_go_on(&self, is_due: bool) -> bool {
+        let Role::Latest(latest) = &self.role else { return is_due };
+        is_due && !latest.window.is_full() || latest.window.owes_ping()
     }
 
-    /// Until when room frames have to wait for the interval that the client has asked for.
-    pub(crate) fn waits_until(&self, now: Instant) -> Option<Instant> {
-        if let Role::Latest(latest) = &self.role { latest.next_at.filter(|_| latest.waits(now)) } else { None }
-    }
-
-    /// Whether it has to be pinged even if nothing else leaves.
-    pub(super) fn owes_ping(&self) -> bool {
-        matches!(&self.role, Role::Latest(latest) if latest.window.owes_ping())
+    /// Before when it gets nothing more, because of the interval that the client has asked for.
+    pub(crate) fn next_at(&self) -> Option<Instant> {
+        if let Role::Latest(latest) = &self.role { latest.next_at } else { None }
     }
 
     /// Takes room frames, as many as the client may have without having read them, and the ping behind them.

@@ -175,9 +175,8 @@ impl Hub {
                 sink(slot, slices);
             }
             Next::Nothing => {
-                if let Some(until) =
-                    connection.waits_until(self.now.instant).filter(|_| connection.has_pending(&self.rooms))
-                {
+                let until = connection.next_at().filter(|at| *at > self.now.instant);
+                if let Some(until) = until.filter(|_| connection.has_pending(&self.rooms)) {
                     self.sending.waiting.insert((until, Key { slot, serial: connection.serial }));
                 }
             }
@@ -239,6 +238,14 @@ impl Hub {
             if self.is_current(key) {
                 self.queue(key.slot);
             }
+        }
+    }
+
+    /// Forgets that a connection waits.
+    pub(super) fn stop_waiting(&mut self, slot: u32) {
+        if let Some(until) = self.connections[slot as usize].next_at() {
+            let key = self.key(slot);
+            self.sending.waiting.remove(&(until, key));
         }
     }
 
