@@ -148,7 +148,7 @@ impl Client {
         let deflates = scene.plan.config.compression && kind != Kind::Sse && random.aside(COMPRESSION).one_in(2);
         let aside = random.aside(LATEST);
         let is_latest = matches!(kind, Kind::Raw { lossy: true, .. }) && aside.one_in(2);
-        let latest = is_latest.then(|| aside.pick(&[Duration::ZERO, Duration::ZERO, Duration::from_millis(50)]));
+        let latest = is_latest.then(|| aside.pick(&[Duration::ZERO, Duration::from_secs(1)]));
         Self {
             user: format!("u{number}"),
             kind,
