@@ -65,7 +65,9 @@ async fn a_page_that_becomes_visible_or_online_notices_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_v0_the_page_notices_too_and_marks_uncertain_messages() {
     let lines = read_through_a_silence(&["sec-websocket-protocol"], "", "").await;
-    assert_eq!(lines, ["reconnected; messages may be missing here", "live"]);
+    let [returned, missed, live] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!([returned, live], ["reconnected; messages may be missing here", "live"]);
+    assert!(missed.starts_with("You missed 1"), "v0 has no replay, but its messages are numbered: {missed}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -62,7 +62,7 @@ class Emitter {
   }
 
   [EMIT](type, event) {
-    for (const listener of this.#listeners.get(type) ?? []) {
+    for (const listener of [...(this.#listeners.get(type) ?? [])]) {
       try {
         listener(event);
       } catch (error) {

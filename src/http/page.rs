@@ -18,18 +18,24 @@ pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src
      img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The files, each with its path relative to the page.
-static ASSETS: LazyLock<[(&str, Asset); 11]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[(&str, Asset); 17]> = LazyLock::new(|| {
     let script = |bytes: &'static [u8]| Asset::new("text/javascript; charset=utf-8", bytes);
     [
         ("", Asset::new("text/html; charset=utf-8", include_bytes!("../web/index.html"))),
         ("hi.js", script(include_bytes!("../../clients/js/hi.js")).shared()),
         ("app.js", script(include_bytes!("../web/app.js"))),
+        ("attention.js", script(include_bytes!("../web/attention.js"))),
+        ("commands.js", script(include_bytes!("../web/commands.js"))),
         ("connection.js", script(include_bytes!("../web/connection.js"))),
         ("diagnosis.js", script(include_bytes!("../web/diagnosis.js"))),
+        ("keys.js", script(include_bytes!("../web/keys.js"))),
         ("log.js", script(include_bytes!("../web/log.js"))),
         ("messages.js", script(include_bytes!("../web/messages.js"))),
+        ("people.js", script(include_bytes!("../web/people.js"))),
         ("rooms.js", script(include_bytes!("../web/rooms.js"))),
         ("session.js", script(include_bytes!("../web/session.js"))),
+        ("text.js", script(include_bytes!("../web/text.js"))),
+        ("v0.js", script(include_bytes!("../web/v0.js"))),
         ("words.js", script(include_bytes!("../web/words.js"))),
         ("style.css", Asset::new("text/css; charset=utf-8", include_bytes!("../web/style.css"))),
     ]
