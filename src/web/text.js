@@ -3,7 +3,7 @@
 import { element } from "./words.js";
 
 // ```code```, `code`, an address, #room.
-const TOKENS = /```(?:\w*\n)?([^]+?)\n?```|(?<!`)`([^`\n]+)`(?!`)|(https?:\/\/[^\s<>"`]+)|(?<![\p{L}\p{N}_&/#])#(\p{L}[^\s#,;:!?.()[\]{}"'<>`]*)/gu;
+const TOKENS = /```(?:\w*\n)?([^]+?)\n?```\n?|(?<!`)`([^`\n]+)`(?!`)|(https?:\/\/[^\s<>"`]+)|(?<![\p{L}\p{N}_&/#])#(\p{L}[^\s#,;:!?.()[\]{}"'<>`]*)/gu;
 const ENDS = /[.,;:!?'*_]+$/;
 
 /** Punctuation after an address belongs to the sentence, and so does a bracket that the address doesn't open. */

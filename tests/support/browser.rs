@@ -53,11 +53,12 @@ impl Driver {
 
     fn try_start(mut command: Command, started: &str, browser: Browser) -> Option<Self> {
         let mut child = command.stdout(Stdio::piped()).spawn().ok()?;
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let Some(line) = lines.into_iter().find(|line| line.contains(started)) else {
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let Some(line) = lines.find(|line| line.contains(started)) else {
             let _ = child.wait();
             return None;
         };
+        std::thread::spawn(move || lines.for_each(drop));
         let port = line.split(started).nth(1).unwrap().trim_end_matches('.').to_owned();
         let host = if browser == Browser::Firefox { "127.0.0.1" } else { "localhost" };
         Some(Self { child, url: format!("http://{host}:{port}"), browser })
@@ -267,11 +268,17 @@ impl Page {
         )
         .unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
-        serde_json::from_str::<Value>(body).unwrap()["value"].clone()
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(reader.read_line(&mut head).unwrap() > 0, "{head}");
+        }
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let length =
+            head.to_ascii_lowercase().split("content-length:").nth(1).unwrap().lines().next().unwrap().trim().parse();
+        let mut body = vec![0; length.unwrap()];
+        reader.read_exact(&mut body).unwrap();
+        serde_json::from_slice::<Value>(&body).unwrap()["value"].clone()
     }
 
     /// Makes the page believe that it is hidden, or shown.

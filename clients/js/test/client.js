@@ -307,6 +307,18 @@ await run({
     assert.deepEqual(all, ["1:0", [1, 2, 255], "2:0"]);
   },
 
+  // Node's workers are no web workers, and have no WebSocket either.
+  ...(globalThis.Worker && {
+    async it_runs_in_a_worker(end) {
+      const server = end(await Server.start());
+      const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+      end({ stop: () => worker.terminate() });
+      const heard = new Promise((resolve) => { worker.onmessage = ({ data }) => resolve(data); });
+      worker.postMessage(server.url);
+      assert.deepEqual(await heard, ["worker", "hello from a worker"]);
+    },
+  }),
+
   async after_the_end_nothing_stays(end) {
     const server = end(await Server.start());
     const chat = open(end, server.url, "ann");
