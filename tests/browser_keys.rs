@@ -131,3 +131,45 @@ async fn a_name_is_changed_in_all_rooms_without_losing_a_message() {
     page.assert_once(&["before", "after"]).await;
     page.client.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_touch_keyboard_enter_makes_a_line_and_the_button_sends() {
+    let driver = Driver::start();
+    let server = Server::start(&[]);
+    let page = Page::open(&driver, &server, (390, 844)).await;
+    let phone = json!({"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true});
+    page.devtools(&driver, "Emulation.setDeviceMetricsOverride", phone).await;
+    page.devtools(&driver, "Emulation.setTouchEmulationEnabled", json!({"enabled": true})).await;
+    page.client.refresh().await.unwrap();
+    page.wait("it is a phone", "return matchMedia('(hover: none) and (pointer: coarse)').matches").await;
+    page.enter("ann").await;
+    page.type_into("#message-input", "one").await;
+    page.press(&[Key::Enter]).await;
+    page.client.active_element().await.unwrap().send_keys("two").await.unwrap();
+    assert_eq!(page.script(FIELD, vec![]).await, "one\ntwo");
+    page.script("document.querySelector('#message-form .primary').click()", vec![]).await;
+    page.wait_text("#messages .own:not(.pending) .text", "one\ntwo").await;
+    page.client.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_link_of_a_room_is_copied_or_shown() {
+    let driver = Driver::start();
+    let server = Server::start(&[]);
+    let page = Page::open(&driver, &server, (1000, 700)).await;
+    page.enter("ann").await;
+    page.say("/join tea").await;
+    page.wait_text("#title", "tea").await;
+    let clipboard = "window.copied = ''; Object.defineProperty(navigator, 'clipboard', { configurable: true, \
+         value: arguments[0] ? { writeText: async (text) => { copied = text; } } : undefined })";
+    let copy = "document.querySelector('#copy-link').click()";
+    page.script(clipboard, vec![json!(true)]).await;
+    page.script(copy, vec![]).await;
+    page.wait_text("#hint", "Link copied.").await;
+    let link = format!("http://127.0.0.1:{}/#tea", server.port());
+    assert_eq!(page.script("return copied", vec![]).await, json!(link));
+    page.script(clipboard, vec![json!(false)]).await;
+    page.script(copy, vec![]).await;
+    page.wait_text("#hint", &link).await;
+    page.client.close().await.unwrap();
+}

@@ -94,3 +94,25 @@ async fn pings_on_a_good_connection_are_invisible() {
         page.client.close().await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_websockets_fail_scripts_read_rooms_as_events() {
+    let driver = Driver::start();
+    let server = Server::start(&[]);
+    let hop = Hop::start(&server, &["upgrade", "connection"]);
+    let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
+    let listen = "window.heard = []; import('/hi.js').then(({ connect }) => { \
+         window.chat = connect(location.href, { name: 'ann' }); window.room = chat.join('tea'); \
+         room.on('message', ({ text }) => heard.push(text)); })";
+    page.script(listen, vec![]).await;
+    page.wait("the room is read", "return window.chat?.state === 'reading' && room.state === 'joined'").await;
+    let mut witness = server.join("witness", "tea");
+    witness.say("tea", "m0");
+    page.wait("the first", "return heard.length === 1").await;
+    hop.cut();
+    page.wait("it is lost", "return chat.state !== 'reading'").await;
+    witness.say("tea", "m1");
+    hop.repair();
+    page.wait("the second", "return heard.join() === 'm0,m1'").await;
+    page.client.close().await.unwrap();
+}

@@ -79,4 +79,12 @@ fn its_package_works_when_installed_into_node() {
     let (_, rest) = first.split_once("});\n").unwrap();
     folder.write("both.js", &format!("{second}{rest}"));
     wait_for_line(Command::new("node").arg("both.js").current_dir(folder.path("")), "ada: Hello!");
+    // A program ends once it has closed its connection.
+    let (opened, _) = second.split_once("\n\n").unwrap();
+    let last =
+        "const bob = connect(chat_url, { name: 'bob', WebSocket }); await bob.join('tea').publish('bye'); bob.close();";
+    let chat_url = format!("'http://127.0.0.1:{}/'", server.port());
+    folder.write("end.js", &format!("{opened}\n{}", last.replace("chat_url", &chat_url)));
+    let output = Command::new("timeout").args(["20", "node", "end.js"]).current_dir(folder.path("")).output().unwrap();
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
 }

@@ -6,10 +6,10 @@ export interface Position {
   Seq: number;
 }
 
-/** The codes of the server, and those of this client: `offline`, `unknown`, `read_only`, `too_large`, `closed`. */
+/** The codes of the server, and those of this client: `offline`, `unknown`, `busy`, `read_only`, `too_large`, `closed`. */
 export type ErrorCode =
   | "room_not_found" | "name_taken" | "too_many_rooms" | "not_joined" | "too_many_requests" | "bad_request" | "denied" | "unavailable"
-  | "offline" | "unknown" | "read_only" | "too_large" | "closed"
+  | "offline" | "unknown" | "busy" | "read_only" | "too_large" | "closed"
   | (string & {});
 
 /** Why a request failed. */
@@ -137,7 +137,8 @@ export class Room extends Emitter<RoomEvents> {
   readonly joined: Promise<Room>;
   /**
    * Sends a text. Resolves when the server has it, also if its answer is lost and the message comes with the replay. Rejects with
-   * the code `unknown` if nobody can know whether it was delivered. It is never sent twice.
+   * the code `unknown` if nobody can know whether it was delivered, and with `busy` if more than 1 MiB waits to be sent. It is never
+   * sent twice.
    */
   publish(text: string): Promise<{ seq: number; epoch: string }>;
   /** Who is here. The list is cut at 100, the count is exact. */
@@ -173,7 +174,7 @@ export class Chat extends Emitter<{ state: StateEvent }> {
 export class Raw extends Emitter<RawEvents> {
   constructor(address: string | URL, room: string, options?: RawOptions);
   readonly state: ChatState;
-  /** Throws `offline` if there is no connection. */
+  /** Throws `offline` if there is no connection, and `busy` if too much waits to be sent. */
   send(data: string | ArrayBuffer | ArrayBufferView | Blob): void;
   retry(): void;
   close(): void;

@@ -14,6 +14,7 @@ const BACKOFF_S_MAX = 30;
 const REJOIN_MS = 10_000; // a room that was refused after a reconnect is asked for again after this time
 const DOUBT_MS = 5_000; // how long after a recovery a lost connection's message may still show up
 const STREAM_SILENCE_MS = 60_000; // a stream has a heartbeat each 25 s, unless the operator has changed that
+const BUFFERED_BYTES_MAX = 1 << 20; // what may wait in the WebSocket
 const UNOPENED_MAX = 2; // handshakes that fail in a row before rooms are read as server-sent events
 const LEAST_S = { 1013: 10, 4102: 20 }; // wait at least this long after these close codes
 const FATAL = [1002, 1003, 1007, 1008, 1009, 4001, 4003]; // a new connection would end in the same way
@@ -23,7 +24,7 @@ const REASONS = {
   4003: "This chat was opened in another window.",
 };
 
-/** Why a request failed. `code` is the server's, or one of `offline`, `unknown`, `read_only`, `too_large`, `closed`. */
+/** Why a request failed. `code` is the server's, or one of `offline`, `unknown`, `busy`, `read_only`, `too_large`, `closed`. */
 export class HiError extends Error {
   constructor(code, message, temporary = false) {
     super(message);
@@ -147,6 +148,12 @@ class Line {
 
   send(data) {
     this.#link.socket.send(data);
+  }
+
+  /** Throws unless something can be sent now. */
+  checkRoom() {
+    if (!this.isReady) throw offline();
+    if (this.#link.socket.bufferedAmount > BUFFERED_BYTES_MAX) throw new HiError("busy", "Too much is waiting to be sent.", true);
   }
 
   #heard() {
@@ -443,9 +450,10 @@ export class Chat extends Emitter {
 
   publish(room, publication) {
     const { text, resolve, reject } = publication;
-    if (!this.#line?.isReady || room.state !== "joined") return reject(this.#unsendable());
+    if (!this.#line?.isReady || room.state !== "joined") throw this.#unsendable();
     const excess = this.excess(room, text);
-    if (excess > 0) return reject(new HiError("too_large", `The message is too long by ${excess} bytes.`));
+    if (excess > 0) throw new HiError("too_large", `The message is too long by ${excess} bytes.`);
+    this.#line.checkRoom();
     room.sending.add(publication);
     this.#ask({ Room: room.name, Message: text }, (answer, error) => {
       room.sending.delete(publication);
@@ -651,9 +659,9 @@ export class Raw extends Emitter {
     return this.#line.state;
   }
 
-  /** Sends text or bytes. Throws `offline` if there is no connection. */
+  /** Sends text or bytes. Throws `offline` if there is no connection, and `busy` if too much waits to be sent. */
   send(data) {
-    if (!this.#line.isReady) throw offline();
+    this.#line.checkRoom();
     this.#line.send(data);
   }
 

@@ -6,7 +6,7 @@ import { $ } from "./words.js";
 const KEY = "hi.notify";
 const icon = document.querySelector("link[rel=icon]");
 const plain = icon.href;
-const dotted = plain.replace("</svg>", "<circle cx='12' cy='4' r='4' fill='%23d33'/></svg>").replace("%3C/svg%3E", "%3Ccircle cx='12' cy='4' r='4' fill='%23d33'/%3E%3C/svg%3E");
+const dotted = plain.replace("</svg>", "<circle cx='12' cy='4' r='4' fill='%23d33'/></svg>");
 const box = $("notify");
 
 /** The title and the icon: messages that wait, and whether one of them is for us. */

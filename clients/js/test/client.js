@@ -268,6 +268,38 @@ await run({
     assert.match(room.heard.join(), /^one,again true,gap \d+,live$/);
   },
 
+  async a_silent_stream_is_opened_again(end) {
+    const server = end(await Server.start("--ping-interval", "1s"));
+    const path = end(await Path.start(server.port));
+    const from = await listen(open(end, server.url, "ann"), "tea");
+    const realSetTimeout = globalThis.setTimeout;
+    // A minute of silence passes in a twentieth of that.
+    globalThis.setTimeout = (act, ms, ...all) => realSetTimeout(act, ms === 60_000 ? 3_000 : ms, ...all);
+    try {
+      const room = await listen(end(connect(path.url, { transport: "sse" })), "tea");
+      path.stall();
+      await say(from, ["while it is silent"]);
+      await heard(room, "while it is silent");
+      assert.deepEqual(room.heard, ["again true", "while it is silent"]);
+    } finally {
+      globalThis.setTimeout = realSetTimeout;
+    }
+  },
+
+  async what_waits_to_be_sent_is_bounded(end) {
+    const server = end(await Server.start("--rate-limit", "0"));
+    const path = end(await Path.start(server.port));
+    const room = await listen(open(end, path.url, "ann"), "tea");
+    path.clog();
+    const text = "x".repeat(16_000);
+    const outcomes = new Set();
+    for (let sent = 0; sent < 5_000 && !outcomes.has("busy"); sent++) {
+      room.publish(text).catch(({ code }) => outcomes.add(code));
+      if (sent % 50 === 0) await new Promise((resolve) => setTimeout(resolve));
+    }
+    assert.deepEqual([...outcomes], ["busy"]);
+  },
+
   async a_token_travels_beside_the_subprotocol(end) {
     const server = end(await Server.start());
     let asked = 0;

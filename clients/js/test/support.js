@@ -107,6 +107,11 @@ export class Path {
     for (const pair of this.#sockets) pair.far.removeAllListeners("data").resume();
   }
 
+  /** What the client sends isn't read any more. */
+  clog() {
+    for (const { near } of this.#sockets) near.pause();
+  }
+
   /** Breaks all connections, and lets no new one through until `repair`. */
   cut() {
     this.isDown = true;
