@@ -2,12 +2,11 @@
 
 use std::time::Instant;
 
-use fastrand::Rng;
-
 use crate::members::Members;
 use crate::options::Options;
-use crate::servers::{Kind, Server};
+use crate::servers::{Kind, Server, Subject};
 use crate::statistics::{Sure, median};
+use crate::turns::Turns;
 
 /// Connections of each storm.
 const CONNECTIONS: usize = 9_000;
@@ -17,8 +16,6 @@ const SERVERS: [(Kind, &str); 3] = [
     (Kind::Send, "accept4, read, a fixed answer: nothing else"),
     (Kind::Tokio, "tokio, hyper and fastwebsockets, a task per connection"),
 ];
-/// The seed that shuffles the turns: the same order in every run.
-const SEED: u64 = 0x6869;
 
 /// The table: each server takes a storm in turn, and restarts for the next one.
 pub(crate) fn run(options: &Options) {
@@ -27,22 +24,18 @@ pub(crate) fn run(options: &Options) {
     let rounds = options.rounds.div_ceil(2);
     println!("\n{count} connections at once, accepted and upgraded, {rounds} rounds");
     let wanted = |kind| options.only.is_empty() || options.only.contains(&kind);
-    let mut rng = Rng::with_seed(SEED);
-    let mut costs: [Vec<Cost>; SERVERS.len()] = Default::default();
-    for _ in 0..rounds {
-        let mut order: Vec<usize> = (0..SERVERS.len()).filter(|index| wanted(SERVERS[*index].0)).collect();
-        rng.shuffle(&mut order);
-        for index in order {
-            costs[index].push(storm(SERVERS[index].0, count, options));
-        }
-    }
+    let mut servers: Vec<(Subject, &str)> = Vec::new();
+    servers.extend(SERVERS.into_iter().filter(|(kind, _)| wanted(*kind)).map(|(kind, what)| (kind.into(), what)));
+    servers.extend(options.others.iter().map(|other| (Subject::Other(other.clone()), other.name.as_str())));
+    let subjects = servers.iter().map(|(subject, _)| subject).collect();
+    let costs = Turns::new(subjects, options.seed()).take(rounds, |subject| storm(subject, count, options));
     let cpu = |index: usize| costs[index].iter().map(|cost| cost.cpu).collect::<Vec<_>>();
     println!("   CPU us   connections/s   hi: CPU");
-    for (index, (kind, what)) in SERVERS.iter().enumerate().filter(|(_, (kind, _))| wanted(*kind)) {
+    for (index, (_, what)) in servers.iter().enumerate() {
         let per_second = median(&costs[index].iter().map(|cost| cost.per_second).collect::<Vec<_>>());
-        let ratio = match *kind == Kind::Hi || !wanted(Kind::Hi) {
-            true => "1".into(),
-            false => Sure::of_ratios(&cpu(0), &cpu(index)).to_string(),
+        let ratio = match index > 0 && wanted(Kind::Hi) {
+            true => Sure::of_ratios(&cpu(0), &cpu(index)).to_string(),
+            false => "1".into(),
         };
         println!("{:9.3} {per_second:15.0}   {ratio:18}   {what}", median(&cpu(index)));
     }
@@ -54,9 +47,9 @@ struct Cost {
     per_second: f64,
 }
 
-fn storm(kind: Kind, count: usize, options: &Options) -> Cost {
+fn storm(subject: &Subject, count: usize, options: &Options) -> Cost {
     let case = options.chat(count);
-    let server = Server::start(kind, case, options.against.as_deref());
+    let server = Server::start(subject, case, options.against.as_deref());
     let before = server.cpu_time();
     let began = Instant::now();
     let members = Members::connect(server.address, count, case.frames);

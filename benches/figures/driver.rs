@@ -12,7 +12,8 @@ use crate::bare::TIMED;
 use crate::case::Case;
 use crate::connect;
 use crate::members::Members;
-use crate::servers::{Kind, Server};
+use crate::servers::{Server, Subject};
+use crate::statistics::percentile;
 
 /// Warm-up messages before a slice. After a pause the kernel acknowledges up to 16 segments immediately
 /// (TCP_MAX_QUICKACKS), which costs the sender more than at a steady rate, and caches hold other servers' data.
@@ -40,6 +41,9 @@ pub(crate) enum Outcome {
         deliveries: u32,
         /// CPU time of the server.
         cpu: Duration,
+        /// Latencies in milliseconds, from the time that a message was due until a member had it.
+        p50: f64,
+        p99: f64,
         /// The server's CPU time since the slice before, and the time since then.
         rest: (Duration, Duration),
     },
@@ -56,12 +60,12 @@ pub(crate) enum Outcome {
 }
 
 /// Starts the server, connects its members, and follows orders until standard input ends.
-pub(crate) fn drive(kind: Kind, case: Case, other_hi: Option<&Path>) {
-    let server = Server::start(kind, case, other_hi);
+pub(crate) fn drive(subject: &Subject, case: Case, other_hi: Option<&Path>) {
+    let server = Server::start(subject, case, other_hi);
     let members = Members::connect(server.address, case.members, case.frames);
     let publisher = connect::open(server.address, "/raw/figures?echo=0");
-    let mut driver =
-        Driver { kind, case, members, publisher, sent: 0, slept: (Duration::ZERO, Instant::now()), server };
+    let slept = (Duration::ZERO, Instant::now());
+    let mut driver = Driver { is_whole: subject.is_whole(), case, members, publisher, sent: 0, slept, server };
     driver.publish();
     driver.members.read_until(driver.sent);
     driver.slept = (driver.server.cpu_time(), Instant::now());
@@ -73,7 +77,7 @@ pub(crate) fn drive(kind: Kind, case: Case, other_hi: Option<&Path>) {
 }
 
 struct Driver {
-    kind: Kind,
+    is_whole: bool,
     case: Case,
     members: Members,
     publisher: TcpStream,
@@ -97,12 +101,25 @@ impl Driver {
     }
 
     fn publish(&mut self) {
-        let bytes = match self.kind.is_whole() {
+        let bytes = match self.is_whole {
             true => self.case.frames.masked(self.sent),
             false => self.sent.to_be_bytes().to_vec(),
         };
         self.publisher.write_all(&bytes).expect("the server reads the message");
         self.sent += 1;
+        if self.is_whole {
+            self.ignore_answers();
+        }
+    }
+
+    /// Some servers answer publishers (nchan does); what nobody reads would fill up.
+    fn ignore_answers(&mut self) {
+        let mut answers = [0; 16 * 1024];
+        match rustix::net::recv(&self.publisher, &mut answers, rustix::net::RecvFlags::DONTWAIT) {
+            Ok((0, _)) => panic!("the server closed the publisher's connection"),
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
+            Err(error) => panic!("the publisher: {error}"),
+        }
     }
 
     fn steady(&mut self, time: Duration) -> Outcome {
@@ -115,13 +132,17 @@ impl Driver {
         let began = Instant::now();
         let rate = self.case.rate as u32;
         let messages = (rate * time.as_millis() as u32 / 1000).max(1);
-        for message in 1..=messages {
-            self.members.read_while(began + Duration::from_secs(1) * message / rate);
+        let due: Vec<_> = (1..=messages).map(|message| began + Duration::from_secs(1) * message / rate).collect();
+        self.members.time(self.sent, due.clone());
+        for due in due {
+            self.members.read_while(due);
             self.publish();
         }
         self.members.read_until(self.sent);
         let cpu = self.server.cpu_time().saturating_sub(before);
-        Outcome::Steady { deliveries: messages * self.case.members as u32, cpu, rest }
+        let latencies = self.members.latencies();
+        let (p50, p99) = (percentile(&latencies, 50), percentile(&latencies, 99));
+        Outcome::Steady { deliveries: messages * self.case.members as u32, cpu, p50, p99, rest }
     }
 
     fn alone(&mut self, time: Duration) -> Outcome {
@@ -139,7 +160,7 @@ impl Driver {
         std::thread::sleep(rest);
         let mut sends = [0; 8];
         let began = Instant::now();
-        if self.kind.is_whole() {
+        if self.is_whole {
             self.publish();
         } else {
             self.publisher.write_all(&(self.sent | TIMED).to_be_bytes()).expect("the server reads the message");
@@ -147,7 +168,7 @@ impl Driver {
         }
         self.members.read_until(self.sent);
         let latency = began.elapsed();
-        if !self.kind.is_whole() {
+        if !self.is_whole {
             self.publisher.read_exact(&mut sends).expect("the server reports how long its sends took");
         }
         Outcome::Last { latency, sends: Duration::from_nanos(u64::from_be_bytes(sends)) }

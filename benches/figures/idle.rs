@@ -23,7 +23,7 @@ pub(crate) fn run(options: &Options) {
 
 /// Resident bytes per idle connection.
 fn memory(options: &Options) {
-    let server = Server::start(Kind::Hi, options.chat(MANY), None);
+    let server = Server::start(&Kind::Hi.into(), options.chat(MANY), None);
     let connect = |count| {
         let members = Members::connect(server.address, count, options.chat(count).frames);
         // A round trip: everything requested before is done.

@@ -23,7 +23,7 @@ pub(crate) fn run(options: &Options) {
     );
     for members in options.members.map_or(MEMBERS.to_vec(), |members| vec![members]) {
         let case = options.chat(members);
-        let outcomes = Sides::start(&[Kind::Hi, Kind::IoUring], case, options).last(messages, REST);
+        let outcomes = Sides::start(&[Kind::Hi.into(), Kind::IoUring.into()], case, options).last(messages, REST);
         let micros = |time: &Duration| time.as_secs_f64() * 1e6;
         let latencies = |index: usize| outcomes[index].iter().map(|(latency, _)| micros(latency)).collect::<Vec<_>>();
         let (hi, floor) = (latencies(0), latencies(1));

@@ -26,6 +26,18 @@ pub(crate) struct Members {
     frame_bytes: u64,
     expected: Expected,
     buffer: Vec<u8>,
+    timed: Timed,
+}
+
+/// Messages whose latency counts, and the latencies so far.
+#[derive(Debug, Default)]
+struct Timed {
+    /// The number of the first one.
+    first: u64,
+    /// When each one is due.
+    due: Vec<Instant>,
+    /// One for each delivery, in milliseconds.
+    latencies: Vec<f64>,
 }
 
 impl Members {
@@ -34,7 +46,20 @@ impl Members {
         let Opened { streams, epoll } = open_many(address, "/raw/figures", count);
         let (frame_bytes, expected) = (frames.len(), Expected::new(frames));
         let buffer = vec![0; 64 * 1024];
-        Self { read: vec![0; count], streams, total: 0, pings: 0, epoll, frame_bytes, expected, buffer }
+        let timed = Timed::default();
+        Self { read: vec![0; count], streams, total: 0, pings: 0, epoll, frame_bytes, expected, buffer, timed }
+    }
+
+    /// From now on, the latency of these messages counts: from the time that each is due until a member has read it, so
+    /// that a late publisher or reader is not left out.
+    pub(crate) fn time(&mut self, first: u32, due: Vec<Instant>) {
+        let latencies = Vec::with_capacity(due.len() * self.streams.len());
+        self.timed = Timed { first: first.into(), due, latencies };
+    }
+
+    /// The latencies since then, in milliseconds.
+    pub(crate) fn latencies(&mut self) -> Vec<f64> {
+        std::mem::take(&mut self.timed).latencies
     }
 
     pub(crate) fn read_while(&mut self, until: Instant) {
@@ -60,7 +85,7 @@ impl Members {
             let index = event.data.u64() as usize;
             match self.streams[index].read(&mut buffer) {
                 Ok(0) => panic!("the server closed member {index}"),
-                Ok(count) => self.check(index, &buffer[..count]),
+                Ok(count) => self.check(index, &buffer[..count], Instant::now()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => panic!("member {index}: {error}"),
             }
@@ -68,7 +93,7 @@ impl Members {
         self.buffer = buffer;
     }
 
-    fn check(&mut self, index: usize, mut bytes: &[u8]) {
+    fn check(&mut self, index: usize, mut bytes: &[u8], now: Instant) {
         while !bytes.is_empty() {
             let read = self.read[index];
             if read.is_multiple_of(self.frame_bytes) && bytes.starts_with(&PING) {
@@ -81,6 +106,18 @@ impl Members {
             self.read[index] += count as u64;
             self.total += count as u64;
             bytes = &bytes[count..];
+            if self.read[index].is_multiple_of(self.frame_bytes) {
+                self.timed.delivered(self.read[index] / self.frame_bytes - 1, now);
+            }
+        }
+    }
+}
+
+impl Timed {
+    fn delivered(&mut self, message: u64, now: Instant) {
+        let number = message.wrapping_sub(self.first) as usize;
+        if let Some(due) = self.due.get(number) {
+            self.latencies.push(now.saturating_duration_since(*due).as_secs_f64() * 1e3);
         }
     }
 }

@@ -10,6 +10,6 @@ const MEMBERS: [usize; 2] = [1_000, 9_000];
 /// The tables. The second shard shares its core with the reader, so only CPU time is meaningful.
 pub(crate) fn run(options: &Options) {
     for members in options.members.map_or(MEMBERS.to_vec(), |members| vec![members]) {
-        table(&[Kind::TwoShards, Kind::Hi], options.chat(members), options);
+        table(&[Kind::TwoShards.into(), Kind::Hi.into()], options.chat(members), options);
     }
 }

@@ -4,15 +4,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use fastrand::Rng;
-
 use crate::case::Case;
 use crate::driver::{Order, Outcome};
 use crate::options::Options;
-use crate::servers::Kind;
-
-/// The seed that shuffles the turns: the same order in every run.
-const SEED: u64 = 0x6869;
+use crate::servers::Subject;
+use crate::turns::Turns;
 
 /// One server, its members and their driver.
 struct Side {
@@ -31,9 +27,13 @@ impl Drop for Side {
 }
 
 impl Side {
-    fn start(kind: Kind, case: Case, options: &Options) -> Self {
+    fn start(subject: &Subject, case: Case, options: &Options) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
-        command.args(["--drive", &kind.name(), "--members", &case.members.to_string()]);
+        match subject {
+            Subject::Known(kind) => command.args(["--only", &kind.name()]),
+            Subject::Other(other) => command.args(["--other", &format!("{}={}", other.name, other.command)]),
+        };
+        command.args(["--drive", "--members", &case.members.to_string()]);
         command.args(["--size", &case.frames.payload_bytes.to_string(), "--rate", &case.rate.to_string()]);
         command.args(options.against.iter().flat_map(|file| ["--against".into(), file.clone()]));
         let mut driver = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts again");
@@ -57,21 +57,43 @@ impl Side {
     }
 }
 
-/// The results of one server's turns, in microseconds per delivery, one value per round.
-#[derive(Debug, Default)]
-pub(crate) struct Costs {
-    /// CPU time at the steady rate.
-    pub(crate) cpu: Vec<f64>,
-    /// Wall time in a closed loop.
-    pub(crate) wall: Vec<f64>,
+/// The result of a turn at a steady rate and in a closed loop.
+struct Turn {
+    /// Microseconds of the server's CPU time per delivery, at the steady rate.
+    cpu: f64,
+    /// Milliseconds from the time that a message was due until a member had it, at the steady rate.
+    p50: f64,
+    p99: f64,
+    /// Microseconds of wall time per delivery, in a closed loop.
+    wall: f64,
     /// CPU time and wall time while others had their turns.
     rest: (Duration, Duration),
 }
 
-impl Costs {
+/// The results of one server's turns, one value per round.
+#[derive(Debug)]
+pub(crate) struct Costs {
+    pub(crate) cpu: Vec<f64>,
+    pub(crate) p50: Vec<f64>,
+    pub(crate) p99: Vec<f64>,
+    pub(crate) wall: Vec<f64>,
     /// The share of a core that the server used while others had their turns.
-    pub(crate) fn rest(&self) -> f64 {
-        self.rest.0.as_secs_f64() / self.rest.1.as_secs_f64()
+    pub(crate) rest: f64,
+}
+
+impl Costs {
+    fn of(turns: &[Turn]) -> Self {
+        let each = |of: fn(&Turn) -> f64| turns.iter().map(of).collect();
+        let (cpu, wall) = turns
+            .iter()
+            .fold((Duration::ZERO, Duration::ZERO), |sum, Turn { rest, .. }| (sum.0 + rest.0, sum.1 + rest.1));
+        Self {
+            cpu: each(|turn| turn.cpu),
+            p50: each(|turn| turn.p50),
+            p99: each(|turn| turn.p99),
+            wall: each(|turn| turn.wall),
+            rest: cpu.as_secs_f64() / wall.as_secs_f64(),
+        }
     }
 }
 
@@ -82,57 +104,43 @@ pub(crate) struct Slices {
     pub(crate) alone: Duration,
 }
 
-/// All servers of one table.
-pub(crate) struct Sides {
-    sides: Vec<Side>,
-    rng: Rng,
+impl Side {
+    fn turn(&mut self, slices: Slices) -> Turn {
+        let per_delivery = |time: Duration, deliveries: u32| time.as_secs_f64() * 1e6 / f64::from(deliveries);
+        let Outcome::Steady { deliveries, cpu, p50, p99, rest } = self.obey(Order::Steady(slices.steady)) else {
+            unreachable!("each order has its outcome")
+        };
+        let cpu = per_delivery(cpu, deliveries);
+        let Outcome::Alone { deliveries, wall } = self.obey(Order::Alone(slices.alone)) else {
+            unreachable!("each order has its outcome")
+        };
+        Turn { cpu, p50, p99, wall: per_delivery(wall, deliveries), rest }
+    }
 }
 
+/// All servers of one table.
+pub(crate) struct Sides(Turns<Side>);
+
 impl Sides {
-    pub(crate) fn start(kinds: &[Kind], case: Case, options: &Options) -> Self {
-        let sides = kinds.iter().map(|kind| Side::start(*kind, case, options)).collect();
-        Self { sides, rng: Rng::with_seed(SEED) }
+    pub(crate) fn start(subjects: &[Subject], case: Case, options: &Options) -> Self {
+        let sides = subjects.iter().map(|subject| Side::start(subject, case, options)).collect();
+        Self(Turns::new(sides, options.seed()))
     }
 
-    /// In each round, each server gets a turn of both kinds.
+    /// In each round, each server gets a turn of both kinds. The first round is a warm-up, which doesn't count.
     pub(crate) fn fan_out(&mut self, rounds: usize, slices: Slices) -> Vec<Costs> {
-        let mut costs: Vec<Costs> = self.sides.iter().map(|_| Costs::default()).collect();
-        let per_delivery = |time: Duration, deliveries: u32| time.as_secs_f64() * 1e6 / f64::from(deliveries);
-        for _ in 0..rounds {
-            for index in self.shuffled() {
-                let (side, costs) = (&mut self.sides[index], &mut costs[index]);
-                let Outcome::Steady { deliveries, cpu, rest } = side.obey(Order::Steady(slices.steady)) else {
-                    unreachable!("each order has its outcome")
-                };
-                costs.cpu.push(per_delivery(cpu, deliveries));
-                costs.rest = (costs.rest.0 + rest.0, costs.rest.1 + rest.1);
-                let Outcome::Alone { deliveries, wall } = side.obey(Order::Alone(slices.alone)) else {
-                    unreachable!("each order has its outcome")
-                };
-                costs.wall.push(per_delivery(wall, deliveries));
-            }
-        }
-        costs
+        let turns = self.0.take(rounds + 1, |side| side.turn(slices));
+        turns.iter().map(|turns| Costs::of(&turns[1..])).collect()
     }
 
     /// In each round, sends one message through each server after a pause: its time to the last member, and the time
     /// that a bare server's sends took.
     pub(crate) fn last(&mut self, rounds: usize, rest: Duration) -> Vec<Vec<(Duration, Duration)>> {
-        let mut all: Vec<_> = self.sides.iter().map(|_| Vec::with_capacity(rounds)).collect();
-        for _ in 0..rounds {
-            for index in self.shuffled() {
-                let Outcome::Last { latency, sends } = self.sides[index].obey(Order::Last(rest)) else {
-                    unreachable!("each order has its outcome")
-                };
-                all[index].push((latency, sends));
-            }
-        }
-        all
-    }
-
-    fn shuffled(&mut self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.sides.len()).collect();
-        self.rng.shuffle(&mut order);
-        order
+        self.0.take(rounds, |side| {
+            let Outcome::Last { latency, sends } = side.obey(Order::Last(rest)) else {
+                unreachable!("each order has its outcome")
+            };
+            (latency, sends)
+        })
     }
 }

@@ -11,7 +11,10 @@
 mod members;
 mod sends;
 #[path = "../figures/statistics.rs"]
+#[allow(dead_code, reason = "percentiles are for latencies")]
 mod statistics;
+#[path = "../figures/turns.rs"]
+mod turns;
 mod wake_ups;
 
 use std::hint::black_box;
@@ -22,6 +25,7 @@ use std::time::{Duration, Instant};
 use members::{BYTE, Members};
 use sends::{FLOOR, Message, Operation, Order, Way, Ways};
 use statistics::{Sure, median};
+use turns::Turns;
 
 /// Time between two messages, per member: 100,000 deliveries per second, as in the figures.
 const PERIOD_PER_MEMBER: Duration = Duration::from_micros(10);
@@ -128,24 +132,17 @@ fn compare(
     println!("\n{group}: {members} members, {frames} x {frame_bytes} bytes, {rounds} rounds, seed {seed}");
     let members = Members::connect(members, reading_core);
     let mut all = Ways::new(ways, members.sending(), message, seed);
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut order: Vec<usize> = (0..ways.len()).collect();
-    let mut costs: Vec<Vec<f64>> = vec![Vec::with_capacity(rounds); ways.len()];
     // The first round is a warm-up that uses every ring and socket once.
-    for round in 0..=rounds {
-        random.shuffle(&mut order);
-        for way in &order {
-            let due = Instant::now() + PERIOD_PER_MEMBER * members.len() as u32;
-            let before = cpu_time();
-            all.send(*way);
-            let spent = cpu_time() - before;
-            members.wait_for_all(message.bytes());
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            if round > 0 {
-                costs[*way].push(spent.as_secs_f64() * 1e6 / members.len() as f64);
-            }
-        }
-    }
+    let mut costs = Turns::new((0..ways.len()).collect(), seed).take(rounds + 1, |way| {
+        let due = Instant::now() + PERIOD_PER_MEMBER * members.len() as u32;
+        let before = cpu_time();
+        all.send(*way);
+        let spent = cpu_time() - before;
+        members.wait_for_all(message.bytes());
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        spent.as_secs_f64() * 1e6 / members.len() as f64
+    });
+    costs.iter_mut().for_each(|costs| _ = costs.remove(0));
     let names: Vec<_> = ways.iter().map(|(name, _)| *name).collect();
     print_costs(&names, &costs);
 }

@@ -5,7 +5,7 @@ import statistics
 
 NAMES = {
     "hi": "hi",
-    "tokio": "tokio and fastwebsockets, a task and a queue per connection",
+    "tokio": "tokio and fastwebsockets",
     "bun": "Bun",
     "nchan": "nginx with nchan",
 }
