@@ -63,6 +63,8 @@ export interface StateEvent {
   code?: number;
   /** Why it was lost, as a sentence. */
   reason?: string;
+  /** With `closed`: what the server said when it refused the name, or the page. */
+  error?: HiError;
   /** Whether that connection had been opened. */
   wasOpen?: boolean;
   /** Connections lost in a row. */

@@ -302,8 +302,8 @@ export class Room extends Emitter {
   }
 
   /** Nothing more will come. */
-  wasCutOff() {
-    this.#settle.reject(closed());
+  wasCutOff(error = closed()) {
+    this.#settle.reject(error);
     this.doubtNoMore();
   }
 
@@ -539,10 +539,25 @@ export class Chat extends Emitter {
 
   #told(event) {
     const isEnd = event.state === "closed";
-    if (isEnd) for (const room of this.rooms.values()) room.wasCutOff();
+    if (isEnd) for (const room of this.rooms.values()) room.wasCutOff(event.error);
     const mayRead = this.#options.transport !== "websocket" && !isEnd;
+    if (mayRead && event.wasOpen === false && event.attempt === 1) this.#explain().catch(() => {}); // it was worth a try
     if (mayRead && this.#line?.unopened >= UNOPENED_MAX) for (const room of this.rooms.values()) this.#feed(room);
     this[EMIT]("state", { ...event, state: this.state });
+  }
+
+  /** WebSockets don't say why a handshake failed. If the server refuses the name, or this page, no further attempt would succeed. */
+  async #explain() {
+    const { token, fetch = globalThis.fetch } = this.#options;
+    const secret = await token?.();
+    const headers = { Accept: "application/json", ...(secret && { Authorization: `Bearer ${secret}` }) };
+    const url = new URL(`ws?username=${encodeURIComponent(this.name)}`, this.#root);
+    const answer = await fetch(url, { headers, cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) }).catch(() => ({}));
+    const code = { 400: "bad_request", 403: "denied" }[answer.status];
+    if (!code || this.#line.isReady || this.#line.state === "closed") return;
+    const { detail, sentence = "The server refused the connection." } = await answer.json().catch(() => ({}));
+    const error = new HiError(code, detail ?? sentence);
+    this.#line.close({ reason: error.message, error });
   }
 
   /** Reads a room as server-sent events, until a WebSocket works. */

@@ -82,6 +82,16 @@ await run({
     await refused(room.publish("x"), "offline");
   },
 
+  async a_name_that_the_server_refuses_ends_the_attempts(end) {
+    const server = end(await Server.start());
+    for (const name of ["#x", "hi", ""]) {
+      const chat = open(end, server.url, name);
+      const ended = next(chat, "state", ({ state }) => state === "closed");
+      await assert.rejects(chat.join("tea").joined, { code: "bad_request", temporary: false });
+      assert.match((await ended).reason, /name/);
+    }
+  },
+
   async other_spellings_lead_to_the_same_room(end) {
     const server = end(await Server.start());
     const first = await listen(open(end, server.url, "ann"), "Tea");
