@@ -25,7 +25,7 @@ impl Hub {
         if let Published::Placed(seq) = published
             && !echo
         {
-            connection.skip_own(seq, local.log.first_seq());
+            connection.skip_own(seq, local);
         }
         self.spend_on_compression(is_deflating, payload.len());
     }
