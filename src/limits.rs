@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "cluster")]
+pub(crate) mod cluster;
+
 // Requests on the control ring
 /// Connections accepted in a row before those already accepted are served.
 pub(crate) const ACCEPTS_PER_ROW: usize = 64;
@@ -222,6 +225,15 @@ pub(crate) const ENVELOPE_BYTES_MAX: usize = 1024;
 /// Orders that may wait in one inbox. Dropping one is safe: a stale connection still times out, and the API answers 503.
 pub(crate) const ORDERS_MAX: usize = 16_384;
 
+// Several servers
+/// Time within which the other servers are told, at the end of this one, that its members have left.
+pub(crate) const FAREWELL_TIME_MAX: Duration = Duration::from_millis(500);
+/// Shortest time, in milliseconds, for which a room that was loaded from the shared log is kept for its first member.
+pub(crate) const OPENED_ROOM_MS_MIN: u64 = 10_000;
+/// Bytes of messages that wait for their numbers in the shared log, at which all publishers wait.
+pub(crate) const OUTWARD_BYTES_HELD: usize = 8 * 1024 * 1024;
+/// Bytes that such a message costs beside its JSON.
+pub(crate) const OUTWARD_OVERHEAD_BYTES: usize = 512;
 // The internal port
 /// Simultaneous connections; further ones wait for a slot.
 pub(crate) const API_CONNECTIONS_MAX: usize = 256;
@@ -385,6 +397,7 @@ const _: () = {
     assert!(TURN_POLL.as_millis() < TURN_TIME_MAX.as_millis());
     assert!(LOG_TIME_MIN.as_millis() <= LOG_FLUSH_TIME_MAX.as_millis());
     assert!(DRAIN_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis(), "shards end before the process does");
+    assert!(DRAIN_TIME_MAX.as_millis() + FAREWELL_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis());
     assert!(START_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis(), "what has started can still be stopped");
     assert!(TURNS_TIME_MAX.as_millis() * 100 <= DRAIN_TIME_MAX.as_millis(), "a stop takes many turns");
 };

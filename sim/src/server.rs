@@ -22,7 +22,7 @@ use hi::protocol::{Namespace, Protocol};
 use hi::ring::DataRing;
 use hi::room::inbox::{self, Disconnect, Inbox, Order, Pushed, Wake};
 use hi::room::registry::Registry;
-use hi::room::{Payload, Room, Wakes};
+use hi::room::{Payload, Published, Room, Wakes};
 use hi::shard::settings::Settings;
 use hi::shard::{Shard, Upgraded};
 use tokio::sync::oneshot;
@@ -256,7 +256,10 @@ impl Server {
         };
         let published = self.registry.publish_from_outside(namespace, &name, payload, now, &mut wakes);
         wakes.wake_all(self.registry.inboxes());
-        Some(published.map(|(room, seq, _)| (room.epoch(), seq)))
+        Some(published.map(|(room, published, _)| match published {
+            Published::Placed(seq) => (room.epoch(), seq),
+            elsewhere => panic!("there is no shared log: {elsewhere:?}"),
+        }))
     }
 
     /// Has the connections of a user closed, as the internal port does; each shard says how many that were.

@@ -98,6 +98,11 @@ impl Replay {
         Self { bounds, end_seq: first_seq, bytes: 0, frames: VecDeque::new(), held: Held::new(What::Replay) }
     }
 
+    /// Drops everything; the next frame will be `seq`.
+    pub(crate) fn begin_at(&mut self, seq: u64) {
+        *self = Self::new(seq, self.bounds);
+    }
+
     /// Whether replay is turned off.
     pub(crate) fn is_off(&self) -> bool {
         self.bounds.is_off()

@@ -5,6 +5,7 @@
 //! - [`reading`]: which connections are read, how much of each, and which have to wait
 //! - `session`: a whole message: rate limits, then `v0`, `v1`, `raw` or `sse`, depending on what the connection speaks
 //! - `join`: the only way into a room, and out of it
+//! - `elsewhere`: what waits for a log that several servers share
 //! - [`sending`]: which connections have something to send, and how much leaves in a turn
 //! - `life`: closing a connection, up to the release of its socket
 //! - `time`: timers and pings; `restart`: the end of the server
@@ -39,6 +40,7 @@ use crate::room::local::LocalRooms;
 use crate::room::registry::Registry;
 use crate::room::{Room, Wakes};
 
+mod elsewhere;
 #[cfg(debug_assertions)]
 mod invariants;
 mod join;
@@ -54,6 +56,8 @@ mod time;
 mod v0;
 mod v1;
 
+use elsewhere::Elsewhere;
+use join::JoinReply;
 use memory::Review;
 use reading::Reading;
 use sending::Sending;
@@ -107,6 +111,8 @@ pub(crate) struct Hub {
     /// Scratch space of `drain_inbox`, kept allocated between turns.
     relays: Vec<Relay>,
     inflater: Inflater,
+    /// What waits for an answer of the shared log; empty if there is none.
+    elsewhere: Elsewhere,
 }
 
 impl Hub {
@@ -129,7 +135,7 @@ impl Hub {
             reading: Reading::new(buffers),
             sending: Sending::default(),
             timers: Timers::new(now.time.tick()),
-            wakes: Wakes::default(),
+            wakes: Wakes::of_shard(id as u32),
             now,
             sampler: Sampler::default(),
             stopping: false,
@@ -137,6 +143,7 @@ impl Hub {
             review: Review::default(),
             relays: Vec::new(),
             inflater: Inflater::default(),
+            elsewhere: Elsewhere::default(),
         }
     }
 
@@ -192,7 +199,7 @@ impl Hub {
         if self.stopping {
             self.close_late_arrival(slot);
         } else if let Some(room) = room {
-            self.join_first(slot, &room, since);
+            self.ask_to_join(slot, &room, since, &JoinReply::Address);
         }
         // First, so that a connection that ends because of its first bytes stays until the kernel has given the receive back.
         self.receive(slot);
@@ -253,6 +260,9 @@ impl Hub {
             match order {
                 Order::Disconnect(order) => self.disconnect(order),
                 Order::TakeOver { member, user } => self.taken_over(member, &user),
+                Order::Settled { number, outcome } => self.settled(number, outcome),
+                Order::Opened { member, room } => self.opened(member, room),
+                Order::Renewed { room } => self.renewed(room),
             }
         }
     }

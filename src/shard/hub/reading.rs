@@ -331,6 +331,9 @@ impl Hub {
         if self.registry.is_congested() || connection.replies_bytes() > REPLIES_BYTES_HELD {
             return true;
         }
+        if self.elsewhere.is_opening(Key { slot, serial: connection.serial }) {
+            return true;
+        }
         connection.protocol() == Protocol::Raw
             && connection.life.is_open()
             && connection.memberships.first().is_some_and(|membership| self.rooms.get(membership.room).room.is_behind())

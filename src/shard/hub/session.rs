@@ -15,7 +15,7 @@ use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::surrogates::without_lone_surrogates;
 use crate::rate::Admitted;
-use crate::room::{JoinError, Room, Speaker, Visitor};
+use crate::room::{JoinError, Published, Room, Speaker, Visitor};
 
 /// Bytes of a compressed message that count as one unit of work, beside those that it has uncompressed: at worst, empty blocks
 /// that each have codes to build.
@@ -102,14 +102,14 @@ impl Hub {
         may_publish
     }
 
-    /// Publishes a chat message of a connection, in one of its own rooms or in another one. Returns the message's `Seq`.
+    /// Publishes a chat message of a connection, in one of its own rooms or in another one.
     pub(super) fn publish_message(
         &mut self,
         slot: u32,
         user: &Name,
         room: &Arc<Room>,
         text: &str,
-    ) -> Result<u64, JoinError> {
+    ) -> Result<Published, JoinError> {
         let speaker = if self.is_member(slot, room) {
             Speaker::Member(user)
         } else {
