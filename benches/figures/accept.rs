@@ -45,7 +45,7 @@ pub(crate) fn one_by_one(options: &Options) {
     let start = |(subject, _): &(Subject, &str)| Server::start(subject, case, options.against.as_deref());
     let servers = subjects.iter().map(start).collect();
     let mut costs = Turns::new(servers, options.seed()).take(rounds + 1, |server| connects(server, count));
-    costs.iter_mut().for_each(|costs| drop(costs.remove(0)));
+    costs.iter_mut().for_each(|costs| drop(costs.drain(..1)));
     table(&subjects, &costs, "handshake us");
 }
 
