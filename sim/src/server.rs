@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hi::clock::Now;
 use hi::connection::Role;
+use hi::connection::latest::Latest;
 use hi::counters::{CLOSE_CODES, Compression, Readings, counters};
 use hi::frame::OpCode;
 use hi::frame::encode;
@@ -70,6 +71,8 @@ impl Kind {
 pub struct Request<'a> {
     /// How the client speaks.
     pub kind: Kind,
+    /// `?latest=1`, with its interval
+    pub latest: Option<Duration>,
     /// The user's name, in chat.
     pub user: &'a str,
     /// The room in the address.
@@ -193,7 +196,7 @@ impl Server {
 
     /// A connection whose handshake is done.
     pub fn adopt(&self, id: usize, link: LinkId, request: Request<'_>) {
-        let Request { kind, user, room, resume, since, deflates, leftover } = request;
+        let Request { kind, latest, user, room, resume, since, deflates, leftover } = request;
         self.with(id, |shard, now| {
             let name = || Name::user(user).expect("a name");
             let role = match kind {
@@ -202,7 +205,10 @@ impl Server {
                     let predecessor = resume.and_then(|secret| shard.predecessor(secret)).map(Box::new);
                     Role::V1 { user: name(), predecessor }
                 }
-                Kind::Raw { echo, lossy } => Role::Raw { echo, lossy },
+                Kind::Raw { echo, lossy } => match latest {
+                    Some(interval) => Role::Latest(Box::new(Latest::new(echo, interval))),
+                    None => Role::Raw { echo, lossy },
+                },
                 Kind::Sse => Role::Sse { ignored_bytes: 0 },
             };
             let upgraded = Upgraded {

@@ -6,6 +6,7 @@
 //! - [`replay`]: the messages that a room keeps for these clients; `expiry`: when they become too old
 //! - [`inbox`]: messages and orders on their way to a shard
 //! - [`local`]: a shard's side of its rooms; [`log`]: the frames that their members read; [`pace`]: how soon they get the next
+//! - `newest`: the newest message of each key, for members with `?latest=1`
 //!
 //! A [`Room`] is shared by all shards. Publishing takes its lock just long enough to number the message and push it into the
 //! inbox of each shard that has members: that push, under the lock, makes the total order. The fan-out itself takes no lock:
@@ -24,6 +25,7 @@ pub mod inbox;
 pub(crate) mod local;
 pub mod log;
 mod membership;
+pub(crate) mod newest;
 pub mod pace;
 pub(crate) mod presence;
 mod publishing;

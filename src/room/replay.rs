@@ -49,6 +49,17 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
+    /// These frames, and the cursor after them; `None` if there are none.
+    pub(super) fn of(frames: SmallVec<[Bytes; 1]>, end_seq: u64) -> Option<Self> {
+        let bytes = frames.iter().map(Bytes::len).sum();
+        (!frames.is_empty()).then_some(Self { frames, bytes, end_seq })
+    }
+
+    /// Number of frames.
+    pub(crate) fn frames(&self) -> usize {
+        self.frames.len()
+    }
+
     /// Joins the frames: a single one is shared, several are copied.
     pub(crate) fn batch(mut self) -> Batch {
         let end_seq = self.end_seq;

@@ -15,7 +15,7 @@ use std::net::Shutdown;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use slab::Slab;
@@ -63,7 +63,7 @@ use time::Timers;
 const REPLY_BYTES_PER_UNIT: usize = 128;
 
 /// Identifies a connection even after its slot has been reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Key {
     slot: u32,
     serial: u32,
@@ -207,11 +207,6 @@ impl Hub {
         self.now = now;
     }
 
-    /// When there is something to send that waits now.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.rooms.next_due()
-    }
-
     /// Notes how long the last turn has taken.
     pub(super) fn turn_took(&mut self, time: Duration) {
         self.rooms.turn_took(self.sending.work, time);
@@ -219,7 +214,7 @@ impl Hub {
 
     /// Processes what connections sent, what other shards published or ordered, and the timers that are due.
     pub(super) fn process(&mut self) {
-        self.rooms.queue_due(self.now.instant);
+        self.queue_due();
         self.drain_inbox();
         self.read_queued();
         self.handle_ends();

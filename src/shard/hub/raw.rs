@@ -22,7 +22,7 @@ impl Hub {
         let seq = local.room.publish_raw(&encode::frame(opcode, payload), &mut self.wakes);
         let is_deflating = local.room.is_deflating();
         if !echo {
-            connection.skip_own(seq, local.log.first_seq());
+            connection.skip_own(seq, local);
         }
         self.spend_on_compression(is_deflating, payload.len());
     }

@@ -69,6 +69,7 @@ impl Hub {
             Role::V0 { user } => self.chat_message(slot, &user.clone(), kind, payload, Self::command),
             Role::V1 { user, .. } => self.chat_message(slot, &user.clone(), kind, payload, Self::request),
             Role::Raw { echo, .. } => self.raw_message(slot, *echo, kind, payload),
+            Role::Latest(latest) => self.raw_message(slot, latest.echo, kind, payload),
             // The input of a listener is not decoded.
             Role::Sse { .. } => {}
         }
