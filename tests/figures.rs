@@ -146,6 +146,97 @@ fn every_server_is_in_the_table_with_its_cost_its_latency_and_hi_s_share() {
     assert!(lines[8].starts_with("while another had its turn"), "{lines:#?}");
 }
 
+/// The table of a short run: one line per server, each with a median of two columns and hi's share of them.
+fn shares(output: &Output, header: &str, names: &[&str]) {
+    assert!(output.status.success(), "{output:?}");
+    let mut lines = text(&output.stdout).lines().skip_while(|line| !line.contains(header)).skip(1);
+    for (index, name) in names.iter().enumerate() {
+        let line = lines.next().expect("a line per server");
+        let before = line.split(name).next().filter(|before| before.len() < line.len());
+        let numbers = numbers(before.unwrap_or_else(|| panic!("{name} is missing: {line}")));
+        assert!(numbers.iter().all(|number| *number > 0.0), "{line}");
+        match index {
+            0 => assert_eq!(numbers[2..], [1.0; 2], "{line}"),
+            _ => assert_eq!(numbers.len(), 2 + 2 * 3, "{line}"),
+        }
+    }
+}
+
+#[test]
+fn connections_are_measured_one_by_one() {
+    let another = format!("again={} --serve tokio", figures().display());
+    let mut command = Command::new(figures());
+    command.args(SHORT).args(["--connects", "--other", &another]);
+    shares(&run(command), "handshake us", &["hi", "accept4", "tokio, hyper", "again"]);
+}
+
+#[test]
+fn two_shards_are_measured_until_the_last_member_has_the_message() {
+    let mut command = Command::new(figures());
+    command.args(SHORT).arg("--shards");
+    let output = run(command);
+    assert!(output.status.success(), "{output:?}");
+    let lines: Vec<_> = text(&output.stdout).lines().skip_while(|line| !line.contains("median")).collect();
+    assert!(lines[1].ends_with("hi with two shards") && lines[2].ends_with("hi"), "{lines:#?}");
+    for line in &lines[1..3] {
+        let [median, p90, ..] = numbers(line)[..] else { panic!("{line}") };
+        // A time on another clock, or one read after the readers' sleep, would be larger.
+        assert!(0.0 < median && median <= p90 && median < 60.0, "{line}");
+    }
+    assert!(lines.iter().any(|line| line.contains("hi with two shards: CPU")), "{lines:#?}");
+}
+
+/// The core and the CPU time of each thread of a process that runs only while no one else wants its core.
+fn spinning(process: u32) -> Vec<(String, u64)> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|thread| thread.unwrap().path());
+    // The policy is the 41st field of proc_pid_stat(5), the 39th after the name in parentheses.
+    let is_idle = |thread: &PathBuf| {
+        let stat = fs::read_to_string(thread.join("stat")).unwrap();
+        stat.rsplit(") ").next().unwrap().split(' ').nth(38) == Some("5")
+    };
+    let cost = |thread: PathBuf| {
+        let status = fs::read_to_string(thread.join("status")).unwrap();
+        let core = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+        let nanoseconds = fs::read_to_string(thread.join("schedstat")).unwrap();
+        (core.trim().to_owned(), nanoseconds.split(' ').next().unwrap().parse().unwrap())
+    };
+    let mut all: Vec<_> = threads.filter(is_idle).map(cost).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn no_core_halts_while_figures_keeps_them_awake() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut command = Command::new(figures());
+        command.args(SHORT).args(["--only", "hi,tokio", "--awake", "--rounds", "1000"]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.map_while(Result::ok).any(|line| line.contains("(--awake)")));
+        let before = spinning(child.id());
+        let cores: Vec<_> = before.iter().map(|(core, _)| core.clone()).collect();
+        let mut expected: Vec<_> = hi::os::allowed_cores().unwrap().iter().map(usize::to_string).collect();
+        expected.sort();
+        assert_eq!(cores, expected);
+        let deadline = Instant::now() + PATIENCE;
+        while spinning(child.id()).iter().zip(&before).any(|(now, before)| now.1 <= before.1) {
+            assert!(Instant::now() < deadline, "a thread doesn't spin: {before:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(signal.as_raw()));
+    }
+}
+
+#[test]
+fn a_panic_ends_a_run_that_keeps_cores_awake() {
+    let mut command = Command::new(figures());
+    command.args(SHORT).args(["--only", "tokio", "--awake", "--other", &broken()]);
+    let output = run(command);
+    assert!(!output.status.success() && text(&output.stderr).contains("panicked"), "{output:?}");
+}
+
 /// A server for `--other` that sends nothing of what it should.
 fn broken() -> String {
     format!("broken={} --serve send --members 4", figures().display())

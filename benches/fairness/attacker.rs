@@ -8,6 +8,7 @@ use clap::ValueEnum;
 
 use crate::attacks::Attack;
 use crate::gate::Gate;
+use crate::priority::yield_to_others;
 
 const READY: &str = "ready";
 const GO: &str = "go";
@@ -78,13 +79,4 @@ pub(crate) fn obey(attack: Attack, address: SocketAddr) {
         gate.set(line.expect("standard input is text") == GO);
         println!("{READY}");
     }
-}
-
-/// Lets this thread, and those that it starts, run only while no one else wants the core.
-#[allow(unsafe_code)]
-fn yield_to_others() {
-    let priority = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the parameter outlives the call, which only reads it.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const priority) };
-    assert_eq!(result, 0, "SCHED_IDLE: {}", std::io::Error::last_os_error());
 }

@@ -10,7 +10,7 @@
 //! - [`others`]: the rooms that must not be affected
 //! - [`attacker`]: the attacking process; [`attacks`]: what it does; [`crowd`]: connections whose input is discarded
 //! - [`frames`]: the frames that clients send and receive
-//! - `connect`, `process`, `statistics`: shared with `figures`
+//! - `connect`, `priority`, `process`, `statistics`: shared with `figures`
 
 mod attacker;
 mod attacks;
@@ -21,6 +21,8 @@ mod frames;
 mod gate;
 mod options;
 mod others;
+#[path = "../figures/priority.rs"]
+mod priority;
 #[path = "../figures/process.rs"]
 mod process;
 #[path = "../figures/statistics.rs"]

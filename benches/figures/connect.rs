@@ -25,13 +25,17 @@ pub(crate) fn open(address: SocketAddr, path: &str) -> TcpStream {
 pub(crate) fn upgrade(mut stream: TcpStream, path: &str, line: &str) -> TcpStream {
     stream.set_nodelay(true).unwrap();
     stream.write_all(&request(path, line)).expect("the server reads");
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("the server answers the handshake");
-        head.push(byte[0]);
-    }
-    check_head(&head);
+    let mut bytes = [0; HEAD_BYTES_MAX];
+    // What follows the head stays in the socket.
+    let head = loop {
+        let count = stream.peek(&mut bytes).expect("the server answers the handshake");
+        assert!((1..HEAD_BYTES_MAX).contains(&count), "an answer has a head and its end");
+        if let Some(end) = bytes[..count].windows(4).position(|end| end == b"\r\n\r\n") {
+            break &mut bytes[..end + 4];
+        }
+    };
+    stream.read_exact(head).expect("it is there");
+    check_head(head);
     stream
 }
 

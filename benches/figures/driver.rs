@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,8 @@ use crate::statistics::percentile;
 /// Warm-up messages before a slice. After a pause the kernel acknowledges up to 16 segments immediately
 /// (TCP_MAX_QUICKACKS), which costs the sender more than at a steady rate, and caches hold other servers' data.
 const WARM_UP_MESSAGES: u32 = 18;
+/// Readers sleep for this time after a message, longer than its fan-out takes.
+const ASLEEP: Duration = Duration::from_millis(60);
 /// Minimum of messages in a closed-loop slice.
 const ALONE_MIN: u32 = 3;
 
@@ -30,6 +32,8 @@ pub(crate) enum Order {
     Alone(Duration),
     /// Publish one message after this pause.
     Last(Duration),
+    /// The same, with readers that sleep meanwhile.
+    Received(Duration),
 }
 
 /// The outcome of an order.
@@ -57,6 +61,8 @@ pub(crate) enum Outcome {
         /// Time that the bare servers took for their sends.
         sends: Duration,
     },
+    /// From the publisher's write until the kernel had received the last member's message.
+    Received(Duration),
 }
 
 /// Starts the server, connects its members, and follows orders until standard input ends.
@@ -95,6 +101,7 @@ impl Driver {
             Order::Steady(time) => self.steady(time),
             Order::Alone(time) => self.alone(time),
             Order::Last(rest) => self.last(rest),
+            Order::Received(rest) => self.received(rest),
         };
         self.slept = (self.server.cpu_time(), Instant::now());
         outcome
@@ -172,5 +179,16 @@ impl Driver {
             self.publisher.read_exact(&mut sends).expect("the server reports how long its sends took");
         }
         Outcome::Last { latency, sends: Duration::from_nanos(u64::from_be_bytes(sends)) }
+    }
+
+    fn received(&mut self, rest: Duration) -> Outcome {
+        self.members.stamp();
+        std::thread::sleep(rest);
+        let began = SystemTime::now();
+        self.publish();
+        std::thread::sleep(ASLEEP);
+        let latency = self.members.last_received_at().duration_since(began).expect("the clock isn't set meanwhile");
+        self.members.read_until(self.sent);
+        Outcome::Received(latency)
     }
 }

@@ -10,9 +10,9 @@ use crate::statistics::{Sure, median, percentile};
 /// Numbers of members.
 const MEMBERS: [usize; 6] = [1, 10, 100, 1_000, 3_000, 9_000];
 /// Pause before each message.
-const REST: Duration = Duration::from_millis(60);
+pub(crate) const REST: Duration = Duration::from_millis(60);
 /// Messages per round of other tables, since these are short.
-const MESSAGES_PER_ROUND: usize = 3;
+pub(crate) const MESSAGES_PER_ROUND: usize = 3;
 
 /// The table: hi and the floor.
 pub(crate) fn run(options: &Options) {

@@ -9,14 +9,15 @@
 //! run fails.
 //!
 //! - [`options`]: what to measure
-//! - [`fan_out`], [`last`], [`accept`], [`shards`], [`idle`]: one table each
+//! - [`fan_out`], [`last`], [`accept`] (a storm, and one by one), [`shards`], [`idle`]: the tables
 //! - [`sides`] and [`driver`]: the servers of a table take [`turns`], each driven by a separate process
 //! - [`servers`] and [`process`]: the measured processes; [`bare`] and [`tokio_peer`]: those other than hi
 //! - [`members`], [`connect`] and [`frames`]: the readers, and what they expect
 //! - [`statistics`]: medians and their confidence intervals
-//! - [`steering`]: what receiving costs, on the reader's core
+//! - [`steering`]: what receiving costs, on the reader's core; [`awake`]: cores that don't halt
 
 mod accept;
+mod awake;
 mod bare;
 mod case;
 mod connect;
@@ -27,10 +28,12 @@ mod idle;
 mod last;
 mod members;
 mod options;
+mod priority;
 mod process;
 mod servers;
 mod shards;
 mod sides;
+mod stamps;
 mod statistics;
 mod steering;
 mod tokio_peer;
@@ -68,6 +71,10 @@ fn main() -> ExitCode {
 /// Every table that is wanted.
 fn measure(options: &Options) -> Result<(), String> {
     let _steering = if options.steer { Some(steer()?) } else { None };
+    if options.awake {
+        awake::keep_awake(&ALL_CORES);
+        println!("no core halts: each one spins while it has nothing to do (--awake)");
+    }
     let all = options.is_default();
     if options.is_fan_out() {
         fan_out::run(options);
@@ -76,7 +83,10 @@ fn measure(options: &Options) -> Result<(), String> {
         last::run(options);
     }
     if all || options.accept {
-        accept::run(options);
+        accept::storms(options);
+    }
+    if all || options.connects {
+        accept::one_by_one(options);
     }
     if all || options.shards {
         shards::run(options);

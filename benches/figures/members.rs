@@ -2,12 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fd::OwnedFd;
 
 use crate::connect::{Opened, open_many, wait};
 use crate::frames::{Expected, Frames};
+use crate::stamps::{received_at, stamp};
 
 /// An empty ping, and its answer with a zero mask.
 const PING: [u8; 2] = [0x89, 0];
@@ -60,6 +62,26 @@ impl Members {
     /// The latencies since then, in milliseconds.
     pub(crate) fn latencies(&mut self) -> Vec<f64> {
         std::mem::take(&mut self.timed).latencies
+    }
+
+    /// From now on, the kernel notes when it receives something for a member.
+    pub(crate) fn stamp(&self) {
+        self.streams.iter().for_each(|stream| stamp(stream).expect("the kernel can"));
+    }
+
+    /// When the kernel received the last member's next message, which is read later and fits a segment. Sleeps until
+    /// all have theirs.
+    pub(crate) fn last_received_at(&self) -> SystemTime {
+        let deadline = Instant::now() + DELIVERED_AFTER_MAX;
+        let received = |stream| loop {
+            match received_at(stream) {
+                Ok(time) => return time,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
+                Err(error) => panic!("a member: {error}"),
+            }
+            assert!(Instant::now() < deadline, "deliveries are missing");
+        };
+        self.streams.iter().map(received).max().expect("a room has members")
     }
 
     pub(crate) fn read_while(&mut self, until: Instant) {

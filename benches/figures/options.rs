@@ -66,13 +66,19 @@ pub(crate) struct Options {
     /// Move what loopback's receivers cost to the reader's core, as a network card would (root; put back at the end)
     #[arg(long)]
     pub(crate) steer: bool,
+    /// Keep every core from halting: one that has nothing to do spins (at the lowest priority; stops at the end)
+    #[arg(long)]
+    pub(crate) awake: bool,
     /// Measure how long a message takes to reach the last member
     #[arg(long)]
     pub(crate) last: bool,
-    /// Measure the cost of accepting and upgrading
+    /// Measure the cost of accepting and upgrading: thousands at once
     #[arg(long)]
     pub(crate) accept: bool,
-    /// Compare two shards with one
+    /// Measure the cost of accepting and upgrading: one connection after the other
+    #[arg(long)]
+    pub(crate) connects: bool,
+    /// Compare two shards with one: cost, and how long a message takes to reach the last member
     #[arg(long)]
     pub(crate) shards: bool,
     /// Measure the cost of idle connections: memory and pings
@@ -133,12 +139,12 @@ impl Options {
 
     /// Whether no part was selected, which means all of them.
     pub(crate) fn is_default(&self) -> bool {
-        !(self.last || self.accept || self.shards || self.idle) && self.members.is_none() && self.size.is_none()
+        self.is_fan_out() && self.members.is_none() && self.size.is_none()
     }
 
     /// Whether to measure fan-out.
     pub(crate) fn is_fan_out(&self) -> bool {
-        !(self.last || self.accept || self.shards || self.idle)
+        !(self.last || self.accept || self.connects || self.shards || self.idle)
     }
 }
 

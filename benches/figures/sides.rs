@@ -143,4 +143,17 @@ impl Sides {
             (latency, sends)
         })
     }
+
+    /// In each round, sends one message through each server after a pause: milliseconds until the kernel had received the
+    /// last member's. The first rounds are a warm-up, which doesn't count.
+    pub(crate) fn received(&mut self, warm_up: usize, rounds: usize, rest: Duration) -> Vec<Vec<f64>> {
+        let mut times = self.0.take(warm_up + rounds, |side| {
+            let Outcome::Received(latency) = side.obey(Order::Received(rest)) else {
+                unreachable!("each order has its outcome")
+            };
+            latency.as_secs_f64() * 1e3
+        });
+        times.iter_mut().for_each(|times| drop(times.drain(..warm_up)));
+        times
+    }
 }
