@@ -16,10 +16,14 @@ use doctor::examination::{Target, TargetParser};
 use crate::address::ListenAddress;
 use crate::admission::{Admission, RawMode};
 use crate::api;
+#[cfg(feature = "cluster")]
+use crate::cluster;
 use crate::connection::liveness::Heartbeat;
 use crate::control;
 use crate::cores::Pin;
 use crate::http::origin::Allowed;
+#[cfg(feature = "cluster")]
+use crate::limits::cluster::MESSAGE_BYTES_MAX;
 use crate::rate::RateLimit;
 use crate::ring::{Backend, probe};
 use crate::room::inbox;
@@ -41,6 +45,8 @@ const HEARTBEAT: &str = "Heartbeat";
 const THREADS: &str = "Threads";
 const DIAGNOSIS: &str = "Diagnosis";
 const LOGGING: &str = "Logging";
+#[cfg(feature = "cluster")]
+const CLUSTER: &str = "Several servers";
 
 /// The options of the server: flags, or the environment.
 #[derive(Clone, Debug, Parser)]
@@ -215,6 +221,17 @@ pub struct Config {
           action = ArgAction::Set, value_parser = BoolishValueParser::new())]
     pub echo: bool,
 
+    /// Servers of NATS (2.12 or newer, with JetStream) through which several hi share their rooms, e.g. nats://10.0.0.5:4222
+    // Hidden until names, raw rooms and the internal port work over it.
+    #[arg(help_heading = CLUSTER, long, value_name = "URL", env = "HI_CLUSTER", value_delimiter = ',', hide = true)]
+    #[cfg(feature = "cluster")]
+    pub cluster: Vec<String>,
+
+    /// What all names in the log of --cluster begin with: servers with the same name share their rooms
+    #[arg(help_heading = CLUSTER, long, value_name = "NAME", env = "HI_CLUSTER_NAME", default_value = "hi", hide = true)]
+    #[cfg(feature = "cluster")]
+    pub cluster_name: String,
+
     /// How much to log to stderr: error, warn, info, debug or trace
     #[arg(help_heading = LOGGING, long, value_name = "LEVEL", env = "HI_LOG", default_value = "info")]
     pub log: tracing::level_filters::LevelFilter,
@@ -297,6 +314,34 @@ impl Config {
             inbox_bytes_max: self.inbox_bytes_max(shards),
             slow: self.slow,
         }
+    }
+
+    /// What the log that several servers share has to know, if there is one, of the process `node`.
+    ///
+    /// # Errors
+    /// Another option doesn't go with it.
+    #[cfg(feature = "cluster")]
+    pub fn cluster(&self, node: u64) -> Result<Option<cluster::Settings>, String> {
+        if self.cluster.is_empty() {
+            return Ok(None);
+        }
+        if self.raw != RawMode::Off {
+            return Err("--cluster has no raw rooms yet: add --raw off".to_owned());
+        }
+        if self.max_message > MESSAGE_BYTES_MAX {
+            let max = MESSAGE_BYTES_MAX;
+            return Err(format!("--cluster takes messages of up to {max} bytes: lower --max-message"));
+        }
+        Ok(Some(cluster::Settings {
+            servers: self.cluster.clone(),
+            name: self.cluster_name.clone(),
+            node,
+            timeout_ms: 10_000,
+            replay_age_ms: self.replay_age.as_millis() as u64,
+            records_max: i64::from(self.replay_frames.max(64)),
+            room_memory: Duration::from_secs(3600),
+            bytes_max: 1 << 30,
+        }))
     }
 
     /// What the control side has to know, of the process `instance`.

@@ -18,15 +18,18 @@ use crate::protocol::{Encoding, MemberId, Protocol, sse};
 use crate::rate::Bucket;
 use crate::ring::Slices;
 
-use crate::room::local::LocalRooms;
+use crate::room::local::{LocalRoom, LocalRooms};
 use crate::slice::Slice;
 
+pub mod latest;
 pub(crate) mod life;
 pub(crate) mod liveness;
 mod outbox;
 mod sending;
 pub(crate) mod unread;
+mod window;
 
+use latest::Latest;
 use life::Life;
 use liveness::Liveness;
 use outbox::Outbox;
@@ -54,6 +57,8 @@ pub enum Role {
         /// Whether it loses messages when it is too slow, instead of being closed.
         lossy: bool,
     },
+    /// A member of a raw room that skips to the newest message of each key when it is too slow.
+    Latest(Box<Latest>),
     /// A listener, which gets a chat room as server-sent events.
     Sse {
         /// Bytes that it has sent although nothing reads them.
@@ -67,7 +72,7 @@ impl Role {
         match self {
             Self::V0 { .. } => Protocol::V0,
             Self::V1 { .. } => Protocol::V1,
-            Self::Raw { .. } => Protocol::Raw,
+            Self::Raw { .. } | Self::Latest(_) => Protocol::Raw,
             Self::Sse { .. } => Protocol::Sse,
         }
     }
@@ -233,7 +238,8 @@ impl Connection {
 
     /// The form in which it gets what its rooms publish.
     pub(crate) fn encoding(&self) -> Encoding {
-        self.protocol().encoding(self.compression == Some(Compression::Agreed))
+        let encoding = self.protocol().encoding(self.compression == Some(Compression::Agreed));
+        if let Role::Latest(_) = self.role { encoding.latest() } else { encoding }
     }
 
     /// Whether it may compress what it sends.
@@ -245,7 +251,7 @@ impl Connection {
     pub(crate) fn user(&self) -> Option<&Name> {
         match &self.role {
             Role::V0 { user } | Role::V1 { user, .. } => Some(user),
-            Role::Raw { .. } | Role::Sse { .. } => None,
+            Role::Raw { .. } | Role::Latest(_) | Role::Sse { .. } => None,
         }
     }
 
@@ -282,8 +288,11 @@ impl Connection {
 
     /// Sends a ping; on an event stream, a heartbeat.
     pub(crate) fn ping(&mut self) {
-        let ping = match self.role {
+        let ping = match &self.role {
             Role::Sse { .. } => Bytes::from_static(sse::HEARTBEAT),
+            Role::Latest(latest) => {
+                encode::frame(OpCode::Ping, latest.window.unanswered().as_ref().map_or(b"", |payload| &payload[..]))
+            }
             Role::V0 { .. } | Role::V1 { .. } | Role::Raw { .. } => encode::frame(OpCode::Ping, b""),
         };
         self.pong(ping);
@@ -344,16 +353,24 @@ impl Connection {
         }
     }
 
-    /// Remembers that the message `seq` is its own and must not be sent back to it (`?echo=0`).
-    pub(crate) fn skip_own(&mut self, seq: u64, first_kept: u64) {
-        self.outbox.get_or_insert_default().skip(seq, first_kept);
+    /// Remembers that the message `seq` of its raw room is its own and must not be sent back to it (`?echo=0`).
+    pub(crate) fn skip_own(&mut self, seq: u64, room: &LocalRoom) {
+        if let Role::Latest(_) = self.role {
+            self.skip_own_latest(seq, |seq| room.keeps(seq));
+        } else {
+            self.outbox.get_or_insert_default().skip(seq, room.log.first_seq());
+        }
     }
 
     /// Whether there is anything to send now. What waits for the next round of a room's visits is not.
     pub(crate) fn has_pending(&self, rooms: &LocalRooms) -> bool {
         let own = self.outbox.as_ref().is_some_and(|outbox| outbox.has_frames());
-        own || self.life.is_open()
-            && self.memberships.iter().any(|membership| membership.cursor < rooms.get(membership.room).due_seq())
+        let is_due = |membership: &Membership| {
+            let room = rooms.get(membership.room);
+            let is_due = membership.cursor < room.due_seq();
+            if room.newest.is_some() { self.may_go_on(is_due) } else { is_due }
+        };
+        own || self.life.is_open() && self.memberships.iter().any(is_due)
     }
 }
 

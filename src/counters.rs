@@ -194,6 +194,8 @@ pub struct Counters<C = Counter> {
     pub(crate) gaps: C,
     /// Frames lost by lapped members.
     pub(crate) lost: C,
+    /// Messages that members were not sent because newer ones of the same keys had come.
+    pub(crate) conflated: C,
     /// Pauses of accepting, for lack of file descriptors or memory.
     pub(crate) accept_pauses: C,
     /// Connections that gave no sign of life after a ping.
@@ -253,6 +255,7 @@ impl<C> Counters<C> {
             accepts: next(),
             gaps: next(),
             lost: next(),
+            conflated: next(),
             accept_pauses: next(),
             ping_timeouts: next(),
             replies_unread: next(),

@@ -23,6 +23,7 @@
 //! | --- | --- |
 //! | [`api`] | the internal HTTP port: publishing, rooms, health |
 //! | [`counters`], [`metrics`] | what each thread counts; all of it added up, as text for Prometheus |
+//! | `cluster` | rooms that several servers share, through a log that numbers their messages (feature `cluster`; not offered yet) |
 //! | [`memory`] | one budget for everything that is kept for others, and who gives when it is used up |
 //! | `canary` | the server dials itself through its public address (feature `doctor`) |
 //! | [`limits`] | every fixed bound, with its unit |
@@ -43,6 +44,8 @@ pub mod api;
 #[cfg(feature = "doctor")]
 pub mod canary;
 pub mod clock;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 pub mod config;
 pub mod connection;
 mod control;

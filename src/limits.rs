@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "cluster")]
+pub(crate) mod cluster;
+
 // Requests on the control ring
 /// Connections accepted in a row before those already accepted are served.
 pub(crate) const ACCEPTS_PER_ROW: usize = 64;
@@ -46,7 +49,7 @@ pub(crate) const ORIGINS_LISTED_MAX: usize = 10;
 
 // File descriptors
 /// File descriptors of each shard beside connections: its rings, its runtime, eventfds.
-pub(crate) const FILES_PER_SHARD: u64 = 9;
+pub(crate) const FILES_PER_SHARD: u64 = 10;
 /// File descriptors of each listener: itself, its eventfd, and a connection that waits for a descriptor.
 pub(crate) const FILES_PER_LISTENER: u64 = 3;
 /// File descriptors reserved for connections of the internal port, and for what the process opens for a moment.
@@ -95,6 +98,21 @@ pub(crate) const SENT_ALONE_BYTES_MIN: usize = 16 * 1024;
 pub(crate) const SEND_BYTES_MAX: usize = 256 * 1024;
 /// Limit, in bytes, of replayed frames in one send.
 pub(crate) const REPLAY_BYTES_PER_SEND_MAX: usize = 64 * 1024;
+/// Messages that a member with `?latest=1` may have that it has not confirmed to have read; fewer if it reads slowly.
+pub(crate) const UNREAD_MESSAGES_MAX: u32 = 1024;
+/// How long a pong of such a member may be late before fewer messages are sent to it; nothing is sent while one is.
+pub(crate) const UNREAD_WAIT_MAX: Duration = Duration::from_millis(150);
+/// How long it may be late if more messages are to be sent.
+pub(crate) const UNREAD_WAIT_USUAL: Duration = Duration::from_millis(50);
+/// Longest time until a pong, even without delay, at which more messages are sent: a client that takes longer for a single message
+/// is slow rather than far away.
+pub(crate) const UNREAD_ROUND_MAX: Duration = Duration::from_millis(400);
+/// Shortest time between a pong and the next ping, unless half of what may be on its way is.
+pub(crate) const UNREAD_PING_INTERVAL_MIN: Duration = Duration::from_millis(20);
+/// Longest `interval` of such a member.
+pub(crate) const LATEST_INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// Messages that may be sent ahead of older ones with other keys. Beyond it, the oldest ones are sent.
+pub(crate) const SENT_AHEAD_MAX: usize = 16;
 /// Pieces of unread input of one connection that are copied while receive buffers are short. Beyond that, nothing more is
 /// received from it.
 pub(crate) const COPIED_PARTS_MAX: usize = 8;
@@ -164,6 +182,17 @@ pub(crate) const FLUSH_WAIT_MIN: Duration = Duration::from_millis(1);
 pub(crate) const FLUSH_BYTES_WAITING: usize = ROOM_BYTES_HELD / 2;
 /// The same of all rooms of a shard: should memory become short, they leave within a turn, beside what it reads.
 pub(crate) const FLUSH_BYTES_WAITING_OF_SHARD: u64 = 512 * 1024;
+/// Keys of which a shard keeps the newest message for the members of a room with `?latest=1`. Beyond it, the message that is the
+/// newest of its key for longest is dropped.
+pub(crate) const NEWEST_KEYS_MAX: usize = 1024;
+/// Bytes of these messages, including their overhead; the newest of all is kept, no matter how large.
+pub(crate) const NEWEST_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of the log that such members read while they keep up.
+pub(crate) const NEWEST_LOG_BYTES_MAX: usize = 64 * 1024;
+/// Longest key, in bytes of JSON. A message with a longer one counts as one without a key.
+pub(crate) const KEY_BYTES_MAX: usize = 128;
+/// Longest message, in bytes of payload, whose key is looked for: about a tenth of a millisecond's work.
+pub(crate) const KEYED_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// Size of a log's first chunk in bytes, small so that a quiet room costs little. Each further chunk is twice as large, up to
 /// the maximum.
 pub(crate) const CHUNK_BYTES_MIN: usize = 1024;
@@ -196,6 +225,15 @@ pub(crate) const ENVELOPE_BYTES_MAX: usize = 1024;
 /// Orders that may wait in one inbox. Dropping one is safe: a stale connection still times out, and the API answers 503.
 pub(crate) const ORDERS_MAX: usize = 16_384;
 
+// Several servers
+/// Time within which the other servers are told, at the end of this one, that its members have left.
+pub(crate) const FAREWELL_TIME_MAX: Duration = Duration::from_millis(500);
+/// Shortest time, in milliseconds, for which a room that was loaded from the shared log is kept for its first member.
+pub(crate) const OPENED_ROOM_MS_MIN: u64 = 10_000;
+/// Bytes of messages that wait for their numbers in the shared log, at which all publishers wait.
+pub(crate) const OUTWARD_BYTES_HELD: usize = 8 * 1024 * 1024;
+/// Bytes that such a message costs beside its JSON.
+pub(crate) const OUTWARD_OVERHEAD_BYTES: usize = 512;
 // The internal port
 /// Simultaneous connections; further ones wait for a slot.
 pub(crate) const API_CONNECTIONS_MAX: usize = 256;
@@ -359,6 +397,7 @@ const _: () = {
     assert!(TURN_POLL.as_millis() < TURN_TIME_MAX.as_millis());
     assert!(LOG_TIME_MIN.as_millis() <= LOG_FLUSH_TIME_MAX.as_millis());
     assert!(DRAIN_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis(), "shards end before the process does");
+    assert!(DRAIN_TIME_MAX.as_millis() + FAREWELL_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis());
     assert!(START_TIME_MAX.as_millis() < STOP_TIME_MAX.as_millis(), "what has started can still be stopped");
     assert!(TURNS_TIME_MAX.as_millis() * 100 <= DRAIN_TIME_MAX.as_millis(), "a stop takes many turns");
 };

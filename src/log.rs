@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::format::Writer as Text;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::writer::MakeWriterExt as _;
 
 use crate::limits::{LOG_FLUSH_TIME_MAX, LOG_QUEUE_BYTES_MAX};
 
@@ -22,7 +23,8 @@ static LOG: Log = Log::new();
 /// From now on, everything of this `level` and above is written to stderr, in color if `ansi`.
 pub fn start(level: LevelFilter, ansi: bool) {
     tracing_subscriber::fmt()
-        .with_writer(|| Stderr)
+        // The client of NATS tells of each connection what hi tells in its own words.
+        .with_writer((|| Stderr).with_filter(|line| !line.target().starts_with("async_nats")))
         .with_ansi(ansi)
         .with_max_level(level)
         .with_target(false)

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{SocketFlags, acceptfrom_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -231,6 +231,13 @@ pub(crate) fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, PeerAddress)> {
     let (socket, peer) = acceptfrom_with(listener, SocketFlags::CLOEXEC)?;
     let ip = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
     Ok((socket, ip.map_or(PeerAddress::Unix, |ip| PeerAddress::Ip(canonical(ip)))))
+}
+
+/// Whether something waits to be read from a descriptor, or accepted from a listener.
+pub(crate) fn is_readable(descriptor: impl AsFd) -> bool {
+    let mut asked = [PollFd::new(&descriptor, PollFlags::IN)];
+    // An error is found by whoever reads.
+    poll(&mut asked, Some(&Timespec::default())) != Ok(0)
 }
 
 /// The same address; an IPv4 address that is mapped into IPv6 (`::ffff:192.0.2.1`) as IPv4.

@@ -18,10 +18,13 @@ use crate::api::App;
 use crate::api::health::{Check, Readiness};
 #[cfg(feature = "doctor")]
 use crate::canary::Canary;
+#[cfg(feature = "cluster")]
+use crate::cluster;
 use crate::config::Config;
 use crate::control::failures::{FailureMetric, Failures};
 use crate::cores::{Cores, Unpinned};
 use crate::descriptors::Descriptors;
+use crate::limits::FAREWELL_TIME_MAX;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::metrics::memory::MemoryMetric;
@@ -30,6 +33,8 @@ use crate::protocol::Protocol;
 use crate::protocol::resume::ResumeKey;
 use crate::ring::{Backend, OpenRing, RingError};
 use crate::room::inbox;
+#[cfg(feature = "cluster")]
+use crate::room::outward::Outward;
 use crate::room::registry::Registry;
 use crate::stop::Stop;
 
@@ -192,6 +197,9 @@ impl Server {
             // A panic has been reported where it happened.
             let _ = thread.join();
         }
+        if let Some(outward) = self.shared.registry.outward() {
+            outward.finish(FAREWELL_TIME_MAX);
+        }
         self.shared.stop.left()
     }
 }
@@ -209,8 +217,8 @@ impl Shared {
         let to_wake = wake_ups.iter().map(OwnedFd::try_clone).collect::<Result<Vec<_>, _>>().map_err(out_of_files)?;
         let inboxes = inbox::inboxes(to_wake, config.inbox_bytes_max(shards));
         let resume_key = ResumeKey::new([random()?, random()?]);
-        let registry = Registry::new(inboxes, random()?, resume_key, config.replay_bounds());
-        let registry = Arc::new(registry.asking(R::peer_has_ended));
+        let registry = Registry::new(Arc::clone(&inboxes), random()?, resume_key, config.replay_bounds());
+        let registry = share(config, registry.asking(R::peer_has_ended), inboxes)?;
         let memory = Arc::new(Memory::new(config.memory_bytes_max(), shards));
         let failures = Arc::new(Failures::new(config.failure_log_interval));
         let reserved = files_reserved(config, shards * addresses);
@@ -228,6 +236,22 @@ impl Shared {
             stop,
         })
     }
+}
+
+/// Connects the rooms with those of other servers, if that is wanted.
+#[cfg(feature = "cluster")]
+fn share(config: &Config, registry: Registry, inboxes: Arc<[inbox::Inbox]>) -> Result<Arc<Registry>, StartError> {
+    let Some(settings) = config.cluster(random()?).map_err(StartError)? else { return Ok(Arc::new(registry)) };
+    let (outward, queue) = Outward::new(inboxes);
+    let outward = Arc::new(outward);
+    let registry = Arc::new(registry.sharing(Arc::clone(&outward)));
+    cluster::start(settings, Arc::clone(&registry), outward, queue).map_err(StartError)?;
+    Ok(registry)
+}
+
+#[cfg(not(feature = "cluster"))]
+fn share(_: &Config, registry: Registry, _: Arc<[inbox::Inbox]>) -> Result<Arc<Registry>, StartError> {
+    Ok(Arc::new(registry))
 }
 
 fn cores() -> Result<Cores, StartError> {

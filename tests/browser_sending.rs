@@ -80,7 +80,9 @@ async fn unknown_commands_stay_in_the_page() {
         page.enter("ann").await;
         for (typed, hint) in [
             ("/?", "Unknown command /?. Type /help for a list, or start with // to send it as text."),
-            ("/nick x", "Unknown command /nick."),
+            ("/topic x", "Unknown command /topic."),
+            ("/nick", "Which name?"),
+            ("/nick #x", "A name can't start with #."),
             ("/msg bob secret", "Unknown command /msg."),
             ("  /msg bob secret", "Unknown command /msg."),
             ("/msg bob secret\nand more", "Unknown command /msg."),

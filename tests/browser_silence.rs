@@ -65,7 +65,9 @@ async fn a_page_that_becomes_visible_or_online_notices_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_v0_the_page_notices_too_and_marks_uncertain_messages() {
     let lines = read_through_a_silence(&["sec-websocket-protocol"], "", "").await;
-    assert_eq!(lines, ["reconnected; messages may be missing here", "live"]);
+    let [returned, missed, live] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!([returned, live], ["reconnected; messages may be missing here", "live"]);
+    assert!(missed.starts_with("You missed 1"), "v0 has no replay, but its messages are numbered: {missed}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,4 +93,26 @@ async fn pings_on_a_good_connection_are_invisible() {
         );
         page.client.close().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_websockets_fail_scripts_read_rooms_as_events() {
+    let driver = Driver::start();
+    let server = Server::start(&[]);
+    let hop = Hop::start(&server, &["upgrade", "connection"]);
+    let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
+    let listen = "window.heard = []; import('/hi.js').then(({ connect }) => { \
+         window.chat = connect(location.href, { name: 'ann' }); window.room = chat.join('tea'); \
+         room.on('message', ({ text }) => heard.push(text)); })";
+    page.script(listen, vec![]).await;
+    page.wait("the room is read", "return window.chat?.state === 'reading' && room.state === 'joined'").await;
+    let mut witness = server.join("witness", "tea");
+    witness.say("tea", "m0");
+    page.wait("the first", "return heard.length === 1").await;
+    hop.cut();
+    page.wait("it is lost", "return chat.state !== 'reading'").await;
+    witness.say("tea", "m1");
+    hop.repair();
+    page.wait("the second", "return heard.join() === 'm0,m1'").await;
+    page.client.close().await.unwrap();
 }

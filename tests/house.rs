@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, from the top floor down. Those on one floor don't import each other.
-const FLOORS: [&[&str]; 18] = [
+const FLOORS: [&[&str]; 19] = [
     &["server"],
     &["config"],
     &["canary"],
@@ -20,6 +20,7 @@ const FLOORS: [&[&str]; 18] = [
     &["ring"],
     &["cores"],
     &["descriptors", "os"],
+    &["cluster"],
     &["room"],
     &["counters"],
     &["protocol"],

@@ -56,6 +56,7 @@ fn every_metric_is_there() {
         "hi_instance_info",
         "hi_internal_connections",
         "hi_internal_errors_total",
+        "hi_conflated_messages_total",
         "hi_lapped_total",
         "hi_log_lines_dropped_total",
         "hi_messages_in_total",

@@ -270,7 +270,8 @@ fn help_shows_every_option_with_its_default_and_its_unit() {
     let help = String::from_utf8(output.stdout).unwrap();
     let words: Vec<_> = help.split_whitespace().collect();
     let help = words.join(" ");
-    for option in Config::command().get_arguments() {
+    let command = Config::command();
+    for option in command.get_arguments().filter(|option| !option.is_hide_set()) {
         let long = format!("--{}", option.get_long().expect("every option has a long name"));
         let name = option.get_value_names().and_then(|names| names.first()).map(|name| format!(" <{name}>"));
         let usage = format!("{long}{}", name.clone().unwrap_or_default());

@@ -27,7 +27,7 @@ use hi::frame::OpCode;
 use hi::frame::encode;
 use hi::protocol::name::Name;
 use hi::protocol::{MemberId, Namespace};
-use hi::room::{Joining, Speaker, Wakes};
+use hi::room::{Joining, Published, Speaker, Wakes};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use support::PATIENCE;
 use support::wire::{BINARY, FIN, PING, TEXT, frame};
@@ -400,8 +400,11 @@ fn members_are_told_at_once_what_a_full_inbox_dropped() {
     let tea = bench.room(Namespace::Chat, "tea");
     let text = "x".repeat(200);
     let far = Name::user("far").unwrap();
-    let say =
-        |text: &str| tea.publish_chat(&Speaker::Member(&far), text, Time::default(), &mut Wakes::default()).unwrap();
+    let say = |text: &str| match tea.publish_chat(&Speaker::Member(&far), text, Time::default(), &mut Wakes::default())
+    {
+        Ok(Published::Placed(seq)) => seq,
+        other => panic!("{other:?}"),
+    };
     let last = (0..100).fold(0, |_, _| say(&text));
     assert!(bench.registry.inboxes()[0].dropped() > 50);
     bench.turn_until_idle();

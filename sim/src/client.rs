@@ -2,12 +2,13 @@
 //! with what it remembers. It checks everything that it gets.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use hi::protocol::position::Since;
 
 use crate::network::{Found, LinkId, Sizes};
-use crate::plan::{COMPRESSION, RAW_ROOMS, ROOMS};
+use crate::plan::{COMPRESSION, LATEST, RAW_ROOMS, ROOMS};
 use crate::scene::Scene;
 use crate::seen::Seen;
 use crate::server::{Kind, Request};
@@ -118,6 +119,8 @@ pub struct Client {
     answers_pings: bool,
     /// Whether it agrees on compression.
     deflates: bool,
+    /// Raw: whether it skips to the newest message, and the interval that it asks for.
+    latest: Option<Duration>,
     /// Its connection, if it has one.
     pub connection: Option<Connection>,
     /// What it remembers of rooms.
@@ -143,12 +146,17 @@ impl Client {
             false => random.pick(&[Pace::All, Pace::Some]),
         };
         let deflates = scene.plan.config.compression && kind != Kind::Sse && random.aside(COMPRESSION).one_in(2);
+        let aside = random.aside(LATEST);
+        let is_latest = matches!(kind, Kind::Raw { lossy: true, .. }) && aside.one_in(2);
+        let latest = is_latest.then(|| aside.pick(&[Duration::ZERO, Duration::from_secs(1)]));
         Self {
             user: format!("u{number}"),
             kind,
             pace,
-            answers_pings: !slow || random.one_in(2),
+            // One that skips would get nothing more.
+            answers_pings: !slow || random.one_in(2) || is_latest,
             deflates,
+            latest,
             connection: None,
             left: BTreeMap::new(),
             resume: None,
@@ -183,9 +191,17 @@ impl Client {
             "{} connects to shard {shard} by link {link}: {:?} {room:?} {since:?} {sizes:?}",
             self.user, self.kind
         ));
-        let (resume, leftover) = (resume.as_ref(), &leftover[..]);
-        let request =
-            Request { kind: self.kind, user: &self.user, room, resume, since, deflates: self.deflates, leftover };
+        let (kind, resume, leftover) = (self.kind, resume.as_ref(), &leftover[..]);
+        let request = Request {
+            kind,
+            latest: self.latest,
+            user: &self.user,
+            room,
+            resume,
+            since,
+            deflates: self.deflates,
+            leftover,
+        };
         scene.server.adopt(shard, link, request);
         let mut connection = Connection {
             link,

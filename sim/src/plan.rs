@@ -36,6 +36,9 @@ const FLUSH_INTERVALS: [(Pace, Pace); 6] = {
 /// What is decided about compression is decided aside.
 pub const COMPRESSION: u64 = 0x77_92;
 
+/// What is decided about members that skip to the newest message, too.
+pub const LATEST: u64 = 0x1a_7e;
+
 /// What a simulation begins with.
 #[derive(Debug)]
 pub struct Plan {
@@ -117,6 +120,11 @@ impl Plan {
 }
 
 impl Plan {
+    /// Whether neither a full inbox nor a lack of memory can cost a member a message.
+    pub fn drops_nothing(&self) -> bool {
+        self.memory_bytes_max == usize::MAX && self.inbox_bytes_max != SMALL_INBOX_BYTES
+    }
+
     /// Messages a second that a connection may send; 0: any number.
     pub fn rate_limit_of(&self, is_raw: bool) -> u32 {
         if is_raw { self.config.raw_rate_limit } else { self.config.rate_limit }

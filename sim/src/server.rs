@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hi::clock::Now;
 use hi::connection::Role;
+use hi::connection::latest::Latest;
 use hi::counters::{CLOSE_CODES, Compression, Readings, counters};
 use hi::frame::OpCode;
 use hi::frame::encode;
@@ -21,7 +22,7 @@ use hi::protocol::{Namespace, Protocol};
 use hi::ring::DataRing;
 use hi::room::inbox::{self, Disconnect, Inbox, Order, Pushed, Wake};
 use hi::room::registry::Registry;
-use hi::room::{Payload, Room, Wakes};
+use hi::room::{Payload, Published, Room, Wakes};
 use hi::shard::settings::Settings;
 use hi::shard::{Shard, Upgraded};
 use tokio::sync::oneshot;
@@ -70,6 +71,8 @@ impl Kind {
 pub struct Request<'a> {
     /// How the client speaks.
     pub kind: Kind,
+    /// `?latest=1`, with its interval
+    pub latest: Option<Duration>,
     /// The user's name, in chat.
     pub user: &'a str,
     /// The room in the address.
@@ -193,7 +196,7 @@ impl Server {
 
     /// A connection whose handshake is done.
     pub fn adopt(&self, id: usize, link: LinkId, request: Request<'_>) {
-        let Request { kind, user, room, resume, since, deflates, leftover } = request;
+        let Request { kind, latest, user, room, resume, since, deflates, leftover } = request;
         self.with(id, |shard, now| {
             let name = || Name::user(user).expect("a name");
             let role = match kind {
@@ -202,7 +205,10 @@ impl Server {
                     let predecessor = resume.and_then(|secret| shard.predecessor(secret)).map(Box::new);
                     Role::V1 { user: name(), predecessor }
                 }
-                Kind::Raw { echo, lossy } => Role::Raw { echo, lossy },
+                Kind::Raw { echo, lossy } => match latest {
+                    Some(interval) => Role::Latest(Box::new(Latest::new(echo, interval))),
+                    None => Role::Raw { echo, lossy },
+                },
                 Kind::Sse => Role::Sse { ignored_bytes: 0 },
             };
             let upgraded = Upgraded {
@@ -250,7 +256,10 @@ impl Server {
         };
         let published = self.registry.publish_from_outside(namespace, &name, payload, now, &mut wakes);
         wakes.wake_all(self.registry.inboxes());
-        Some(published.map(|(room, seq, _)| (room.epoch(), seq)))
+        Some(published.map(|(room, published, _)| match published {
+            Published::Placed(seq) => (room.epoch(), seq),
+            elsewhere => panic!("there is no shared log: {elsewhere:?}"),
+        }))
     }
 
     /// Has the connections of a user closed, as the internal port does; each shard says how many that were.

@@ -19,7 +19,8 @@ use crate::protocol::name::Name;
 use crate::protocol::position::Epoch;
 use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::text;
-use crate::room::{Payload, Wakes};
+use crate::room::inbox::Unavailable;
+use crate::room::{self, Payload, Placed, Wakes};
 
 /// The sender's name if the request gives none.
 const FROM_DEFAULT: &str = "api";
@@ -96,9 +97,9 @@ pub async fn broadcast(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
     let payload = Payload::Chat { from: from.as_str(), text: &message };
     let until = Instant::now() + PUBLISH_TIME_MAX;
     for (room, name) in rooms.iter().zip(&names).skip(publication.done.len()) {
-        let Some(published) = publish_in(app, Namespace::Chat, name, payload, until).await else {
-            return Err(broken_off(&rooms, &publication.done));
-        };
+        let published = publish_in(app, Namespace::Chat, name, payload, until)
+            .await
+            .map_err(|why| broken_off(why, &rooms, &publication.done))?;
         publication.done.push(PublishedIn { room: room.to_string(), published });
     }
     let broadcast = Broadcast::new(publication.done.clone());
@@ -106,15 +107,15 @@ pub async fn broadcast(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
 }
 
 /// The error for a broadcast that was interrupted: which rooms have the message, and which don't.
-fn broken_off(rooms: &[String], done: &[PublishedIn]) -> ApiError {
+fn broken_off(why: Unpublished, rooms: &[String], done: &[PublishedIn]) -> ApiError {
     let (done, open) = (Broadcast::new(done.to_vec()), &rooms[done.len()..]);
     let message = format!(
-        "The server is behind with its deliveries: published in {} of {} rooms. Retry for those in `remaining`; with an \
-         Idempotency-Key, send the same request again.",
+        "{}: published in {} of {} rooms. Retry for those in `remaining`; with an Idempotency-Key, send the same request again.",
+        why.sentence(),
         done.rooms.len(),
         rooms.len(),
     );
-    ApiError::temporary(503, "busy", message)
+    ApiError::temporary(503, why.code(), message)
         .with(json!({"rooms": done.rooms, "members": done.members, "remaining": open}))
 }
 
@@ -146,9 +147,12 @@ async fn publish_to_one(
         Lookup::Run(publication) => publication,
     };
     let published =
-        publish_in(app, namespace, room, payload, Instant::now() + PUBLISH_TIME_MAX).await.ok_or_else(|| {
-            let message = "The server is behind with its deliveries. Nothing was published; retry in a second.";
-            ApiError::temporary(503, "busy", message)
+        publish_in(app, namespace, room, payload, Instant::now() + PUBLISH_TIME_MAX).await.map_err(|why| {
+            let what = match why {
+                Unpublished::Busy => "Nothing was published; retry in a second.",
+                Unpublished::Unavailable => "The message may have been published or not.",
+            };
+            ApiError::temporary(503, why.code(), format!("{}. {what}", why.sentence()))
         })?;
     Ok(publication.answer(ApiAnswer::json(status(published.members), &published)))
 }
@@ -217,23 +221,47 @@ impl Drop for Publication<'_> {
     }
 }
 
-/// Publishes a message once the shards can take it without holding up other rooms, and wakes those that it goes to. `None`:
-/// they have not caught up by `until`, or too many requests wait already.
+/// Why a message was not published.
+#[derive(Clone, Copy)]
+enum Unpublished {
+    /// The shards have not caught up in time, or too many requests wait already.
+    Busy,
+    /// The log that several servers share could not be reached.
+    Unavailable,
+}
+
+impl Unpublished {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::Busy => "The server is behind with its deliveries",
+            Self::Unavailable => "The servers can't reach each other",
+        }
+    }
+}
+
+/// Publishes a message once the shards can take it without holding up other rooms, and wakes those that it goes to.
 async fn publish_in(
     app: &App,
     namespace: Namespace,
     room: &Name,
     payload: Payload<'_>,
     until: Instant,
-) -> Option<Published> {
+) -> Result<Published, Unpublished> {
     let received = Instant::now();
     let inboxes = app.rooms.inboxes();
     let must_wait = || app.rooms.is_congested() || app.rooms.get(namespace, room).is_some_and(|room| room.is_behind());
     if must_wait() {
-        let _place = app.waiting.try_acquire().ok()?;
+        let _place = app.waiting.try_acquire().map_err(|_| Unpublished::Busy)?;
         while must_wait() {
             if Instant::now() >= until {
-                return None;
+                return Err(Unpublished::Busy);
             }
             sleep(PUBLISH_LOOK_INTERVAL).await;
         }
@@ -246,13 +274,29 @@ async fn publish_in(
     let mut wakes = Wakes::received(sample);
     app.counters.api_messages_in.add(1);
     let now = Time::read(Instant::now().into());
-    let published = app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes);
+    let shared = match app.rooms.outward() {
+        Some(outward) if app.rooms.get(namespace, room).is_none() => {
+            outward.find(namespace, room.clone()).await.map_err(|_| Unpublished::Unavailable)?
+        }
+        _ => None,
+    };
+    let published = match shared {
+        Some(room) => {
+            let (outcome, members) = room.publish_from_outside(payload, now, &mut wakes);
+            Some((room, outcome, members))
+        }
+        None => app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes),
+    };
     wakes.wake_all(inboxes);
-    Some(published.map_or_else(Published::default, |(room, seq, members)| Published {
-        seq: Some(seq),
-        epoch: Some(Epoch(room.epoch())),
-        members,
-    }))
+    let Some((room, outcome, members)) = published else { return Ok(Published::default()) };
+    let Placed { seq, epoch } = match outcome {
+        room::Published::Placed(seq) => Placed { seq, epoch: room.epoch() },
+        room::Published::Later(place) => {
+            place.await.unwrap_or(Err(Unavailable)).map_err(|_| Unpublished::Unavailable)?
+        }
+        room::Published::Sent(_) => unreachable!("no shard publishes here"),
+    };
+    Ok(Published { seq: Some(seq), epoch: Some(Epoch(epoch)), members })
 }
 
 #[cfg(test)]

@@ -178,6 +178,15 @@ impl Outbox {
         self.account();
     }
 
+    /// Remembers the same. Where the list would grow, it forgets those that are not kept any more.
+    pub(super) fn skip_if(&mut self, seq: u64, is_kept: impl Fn(u64) -> bool) {
+        if self.own.len() == self.own.capacity() {
+            self.own.retain(|seq| is_kept(*seq));
+        }
+        self.own.push_back(seq);
+        self.account();
+    }
+
     /// The first message at or after `cursor` that must not be sent back.
     pub(super) fn next_skipped(&self, cursor: u64) -> Option<u64> {
         let index = self.own.partition_point(|seq| *seq < cursor);

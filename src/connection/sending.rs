@@ -1,6 +1,7 @@
 //! What leaves a connection: taken from its outbox and the logs of its rooms, and put back if the kernel doesn't take it.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -13,7 +14,7 @@ use crate::limits::{
 };
 use crate::protocol::position::Batch;
 use crate::ring::Slices;
-use crate::room::local::LocalRooms;
+use crate::room::local::{LocalRoom, LocalRooms};
 use crate::room::log::Read;
 use crate::slice::Slice;
 
@@ -39,18 +40,18 @@ impl Source {
 
 /// What one send is put together from.
 #[derive(Default)]
-struct Load {
-    slices: Vec<Slice>,
+pub(super) struct Load {
+    pub(super) slices: Vec<Slice>,
     /// Where each slice came from.
     sources: Sources,
 }
 
 impl Load {
-    fn has_space(&self) -> bool {
+    pub(super) fn has_space(&self) -> bool {
         self.slices.len() < SLICES_PER_SEND_MAX
     }
 
-    fn push(&mut self, slice: Slice, source: Source) {
+    pub(super) fn push(&mut self, slice: Slice, source: Source) {
         self.slices.push(slice);
         self.sources.push(source);
     }
@@ -69,11 +70,11 @@ impl Connection {
     /// Takes what leaves next, in this order: the response, the rest of a frame, pongs, replies, each room from its cursor to
     /// its tip, the Close. Cursors move at once; [`Connection::sent`] moves them back over what did not leave. Gaps that a
     /// lapped cursor has skipped are appended to `gaps`; the notice about them leaves as a reply, with the next send.
-    pub(crate) fn next_send(&mut self, rooms: &LocalRooms, gaps: &mut Vec<Gap>) -> Next {
+    pub(crate) fn next_send(&mut self, rooms: &LocalRooms, gaps: &mut Vec<Gap>, now: Instant) -> Next {
         if self.outbox.is_none()
             && self.life.is_open()
             && let [membership] = &mut self.memberships[..]
-            && let log = rooms.log(membership.room)
+            && let LocalRoom { log, newest: None, .. } = rooms.get(membership.room)
             && let Read::Frames(slice, cursor) = log.read(membership.cursor, u64::MAX)
             && (cursor == log.tip() || slice.len() >= SENT_ALONE_BYTES_MIN)
         {
@@ -84,7 +85,7 @@ impl Connection {
         }
         let mut load = Load::default();
         self.take_own(&mut load);
-        if self.life.is_open() && !self.take_rooms(rooms, &mut load, gaps) {
+        if self.life.is_open() && !self.take_rooms(rooms, &mut load, gaps, now) {
             // What was taken must not be lost: it leaves before the Close.
             let owed = |(slice, source): (Slice, Source)| {
                 let (carried, pinned_bytes) = (source.carried(rooms), source.pinned_bytes(&slice));
@@ -121,7 +122,11 @@ impl Connection {
     }
 
     /// Takes room frames. False if the connection is lapped and can't be told.
-    fn take_rooms(&mut self, rooms: &LocalRooms, load: &mut Load, gaps: &mut Vec<Gap>) -> bool {
+    fn take_rooms(&mut self, rooms: &LocalRooms, load: &mut Load, gaps: &mut Vec<Gap>, now: Instant) -> bool {
+        if let Role::Latest(_) = self.role {
+            self.take_latest(rooms, load, now);
+            return true;
+        }
         let can_be_told = !matches!(self.role, Role::Raw { lossy: false, .. });
         let mut bytes_left = SEND_BYTES_MAX;
         for membership in &mut self.memberships {
@@ -243,6 +248,9 @@ impl Connection {
     pub(crate) fn settle(&mut self, rooms: &LocalRooms, bytes_max: usize) {
         if !self.life.may_send() || self.outbox.as_ref().is_some_and(|outbox| outbox.is_lagging()) {
             return;
+        }
+        if let Role::Latest(_) = self.role {
+            return self.settle_latest(rooms);
         }
         for index in 0..self.memberships.len() {
             self.settle_room(index, rooms, bytes_max);

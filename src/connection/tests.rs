@@ -255,11 +255,11 @@ impl Bench {
             Step::Publish { room, count, len, own } => {
                 for _ in 0..count {
                     let log = self.rooms.log(self.slots[room]);
-                    let (seq, first_seq) = (log.tip(), log.first_seq());
+                    let seq = log.tip();
                     let frame = encode(&Frame::Room(room, seq), len);
                     let member = self.is_member(room) && self.connection.life.is_open();
                     if member && own && matches!(self.connection.role, Role::Raw { echo: false, .. }) {
-                        self.connection.skip_own(seq, first_seq);
+                        self.connection.skip_own(seq, self.rooms.get(self.slots[room]));
                     } else if member {
                         self.owed[room].push(Owed::Message(seq));
                     }
@@ -309,7 +309,7 @@ impl Bench {
             return;
         }
         let mut gaps = Vec::new();
-        match self.connection.next_send(&self.rooms, &mut gaps) {
+        match self.connection.next_send(&self.rooms, &mut gaps, Instant::now()) {
             Next::Send(slices) => {
                 assert!(!slices.is_empty());
                 self.connection.life.send();

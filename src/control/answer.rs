@@ -4,13 +4,14 @@ use bytes::Bytes;
 
 use super::{ControlContext, Peer, Settings};
 use crate::connection::Role;
+use crate::connection::latest::Latest;
 use crate::counters::Compression;
 use crate::http::diagnosis::Fault;
 use crate::http::echo::{Identity, echo};
 use crate::http::head::{self, Head};
 use crate::http::response::{Body, Connection, Response};
 use crate::http::stream;
-use crate::http::target::{self, ChatParams, Route, UpgradeParams, UpgradeTarget};
+use crate::http::target::{self, ChatParams, RawParams, Route, UpgradeParams, UpgradeTarget};
 use crate::http::upgrade;
 use crate::os;
 use crate::protocol::name::Name;
@@ -108,7 +109,13 @@ fn open<R: OpenRing>(
 ) -> Result<Outcome, Fault> {
     let (handshake, params) = context.admission.connect(head, target)?;
     let (role, room) = match params {
-        UpgradeParams::Raw(params) => (Role::Raw { echo: params.echo, lossy: params.lossy }, Some(params.room)),
+        UpgradeParams::Raw(RawParams { room, echo, lossy, latest }) => {
+            let role = match latest {
+                Some(interval) => Role::Latest(Box::new(Latest::new(echo, interval))),
+                None => Role::Raw { echo, lossy },
+            };
+            (role, Some(room))
+        }
         UpgradeParams::Chat(ChatParams { user, room, room_named, resume }) => {
             let speaks_v1 = handshake.offers(v1::SUBPROTOCOL);
             let predecessor = resume.and_then(|secret| context.shard.predecessor(&secret)).map(Box::new);
@@ -139,6 +146,7 @@ fn listen<R: OpenRing>(
         "OPTIONS" => return last(stream::preflight(head, origins).encode(Connection::Close, Body::Sent)),
         _ => return last(stream::method_not_allowed().encode(Connection::Close, Body::Sent)),
     }
+    target::refuse_latest(query)?;
     let since = stream::since(head, query)?;
     // An error here means that the listener is gone already.
     let _ = os::limit_unacknowledged(peer.socket, context.settings.unacknowledged_max);

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::Counters;
+use super::{Counters, Lapped};
 use crate::limits::{PENDING_MAX, SAMPLES_MAX};
 
 /// Shortest time between two sampled messages of one shard.
@@ -97,6 +97,9 @@ pub(crate) struct Carried {
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries {
     frames: Cell<u64>,
+    /// Messages that members skipped because a newer one of the same key had come, and members for which more was dropped.
+    conflated: Cell<u64>,
+    skips: Cell<u64>,
     /// Times of receipt, and to how many members each message was delivered since.
     sampled: RefCell<Vec<(Instant, u64)>>,
 }
@@ -105,6 +108,13 @@ impl Deliveries {
     /// Counts frames accepted by the kernel.
     pub(crate) fn count(&self, frames: u64) {
         self.frames.set(self.frames.get() + frames);
+    }
+
+    /// Counts messages that a member was not sent because newer ones of the same keys had come. `skips`: perhaps also some for
+    /// which none had.
+    pub(crate) fn conflated(&self, messages: u64, skips: bool) {
+        self.conflated.set(self.conflated.get() + messages);
+        self.skips.set(self.skips.get() + u64::from(skips));
     }
 
     /// Notes that a sampled message was delivered to one member.
@@ -125,6 +135,8 @@ impl Deliveries {
             return;
         }
         counters.deliveries.add(frames);
+        counters.conflated.add(self.conflated.take());
+        counters.lapped(Lapped::Skip).add(self.skips.take());
         let mut sampled = self.sampled.borrow_mut();
         if sampled.is_empty() {
             return;

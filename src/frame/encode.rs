@@ -94,6 +94,16 @@ impl FrameWriter {
         Self { bytes }
     }
 
+    /// Bytes of the payload so far.
+    pub(crate) fn payload_len(&self) -> usize {
+        self.bytes.len() - HEADER_BYTES_MAX
+    }
+
+    /// The payload so far, without a frame.
+    pub(crate) fn into_payload(mut self) -> Vec<u8> {
+        self.bytes.split_off(HEADER_BYTES_MAX)
+    }
+
     /// The frame, whole (RFC 6455 section 5.2). A text payload must be UTF-8: it isn't checked here.
     ///
     /// # Panics

@@ -1,9 +1,13 @@
-//! The chat page: a few files inside the binary, with the headers that keep them harmless.
+//! The chat page and the client for programs that it is built on: a few files inside the binary, with the headers that keep
+//! them harmless.
 
 use std::fmt;
+use std::io::Write as _;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use sha1::{Digest as _, Sha1};
 
 use super::head::Head;
@@ -14,17 +18,24 @@ pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src
      img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The files, each with its path relative to the page.
-static ASSETS: LazyLock<[(&str, Asset); 10]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[(&str, Asset); 17]> = LazyLock::new(|| {
     let script = |bytes: &'static [u8]| Asset::new("text/javascript; charset=utf-8", bytes);
     [
         ("", Asset::new("text/html; charset=utf-8", include_bytes!("../web/index.html"))),
+        ("hi.js", script(include_bytes!("../../clients/js/hi.js")).shared()),
         ("app.js", script(include_bytes!("../web/app.js"))),
+        ("attention.js", script(include_bytes!("../web/attention.js"))),
+        ("commands.js", script(include_bytes!("../web/commands.js"))),
         ("connection.js", script(include_bytes!("../web/connection.js"))),
         ("diagnosis.js", script(include_bytes!("../web/diagnosis.js"))),
+        ("keys.js", script(include_bytes!("../web/keys.js"))),
         ("log.js", script(include_bytes!("../web/log.js"))),
         ("messages.js", script(include_bytes!("../web/messages.js"))),
+        ("people.js", script(include_bytes!("../web/people.js"))),
         ("rooms.js", script(include_bytes!("../web/rooms.js"))),
         ("session.js", script(include_bytes!("../web/session.js"))),
+        ("text.js", script(include_bytes!("../web/text.js"))),
+        ("v0.js", script(include_bytes!("../web/v0.js"))),
         ("words.js", script(include_bytes!("../web/words.js"))),
         ("style.css", Asset::new("text/css; charset=utf-8", include_bytes!("../web/style.css"))),
     ]
@@ -39,22 +50,42 @@ pub struct Asset {
     bytes: &'static [u8],
     /// A strong entity tag made from the content (RFC 9110 8.8.3): 16 hexadecimal digits of its SHA-1, in quotes.
     etag: String,
+    /// The file compressed (RFC 1952), for clients that take it: a third of its bytes.
+    gzip: Bytes,
+    /// Whether scripts of other sites may load it.
+    is_shared: bool,
 }
 
 impl Asset {
     fn new(content_type: &'static str, bytes: &'static [u8]) -> Self {
         let hash = Sha1::digest(bytes).into_iter().take(8).fold(0, |hash: u64, byte| hash << 8 | u64::from(byte));
-        Self { content_type, bytes, etag: format!("\"{hash:016x}\"") }
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+        gzip.write_all(bytes).expect("writing to memory");
+        let gzip = gzip.finish().expect("writing to memory").into();
+        Self { content_type, bytes, etag: format!("\"{hash:016x}\""), gzip, is_shared: false }
+    }
+
+    fn shared(self) -> Self {
+        Self { is_shared: true, ..self }
     }
 
     /// The file, or 304 if the client has it already.
     pub(crate) fn response(&self, head: &Head<'_>) -> Response {
         let status = if self.is_known(head) { 304 } else { 200 };
-        Response::new(status, self.content_type, Bytes::from_static(self.bytes))
-            .header("ETag", &*self.etag)
+        // A weight makes it another token, and the file is sent as it is: no browser sends one.
+        let response = if head.has_token("accept-encoding", "gzip") {
+            Response::new(status, self.content_type, self.gzip.clone())
+                .header("Content-Encoding", "gzip")
+                .header("ETag", format!("W/{}", self.etag))
+        } else {
+            Response::new(status, self.content_type, Bytes::from_static(self.bytes)).header("ETag", &*self.etag)
+        };
+        let response = response
+            .header("Vary", "Accept-Encoding")
             .header("Cache-Control", "no-cache")
             .header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
-            .header("Referrer-Policy", "no-referrer")
+            .header("Referrer-Policy", "no-referrer");
+        if self.is_shared { response.header("Access-Control-Allow-Origin", "*") } else { response }
     }
 
     /// Whether `If-None-Match` names this content (RFC 9110 13.1.2). Compared weakly, as the RFC says: a proxy that
@@ -145,8 +176,35 @@ mod tests {
 
     #[test]
     fn the_files_together_are_small() {
-        let bytes: usize = ASSETS.iter().map(|(_, asset)| asset.bytes.len()).sum();
-        assert!(bytes < 60 * 1024, "{bytes} bytes");
+        let bytes: usize = ASSETS.iter().map(|(_, asset)| asset.gzip.len()).sum();
+        assert!(bytes < 45 * 1024, "{bytes} bytes as browsers load them");
+    }
+
+    #[test]
+    fn browsers_get_the_files_compressed() {
+        let page = asset("/").expect("the page");
+        let (head, _) =
+            parse(b"GET / HTTP/1.1\r\nHost: x\r\nAccept-Encoding: deflate, gzip, br\r\n\r\n").unwrap().unwrap();
+        let response = page.response(&head).encode(Connection::KeepAlive, Body::Sent);
+        let at = response.windows(4).position(|part| part == b"\r\n\r\n").unwrap() + 4;
+        let lines = std::str::from_utf8(&response[..at]).unwrap();
+        assert!(lines.contains("\r\nContent-Encoding: gzip\r\n") && lines.contains("\r\nVary: Accept-Encoding\r\n"));
+        assert!(lines.contains(&format!("\r\nETag: W/{}\r\n", page.etag)), "{lines}");
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&response[at..]), &mut text).unwrap();
+        assert_eq!(text, self::text("/"));
+        let plain = answer("Accept-Encoding: gzip;q=0\r\n");
+        assert!(!plain.contains("Content-Encoding") && plain.ends_with(&text));
+    }
+
+    #[test]
+    fn only_the_client_for_programs_is_shared_with_other_sites() {
+        let shared: Vec<_> = ASSETS.iter().filter(|(_, asset)| asset.is_shared).map(|(path, _)| *path).collect();
+        assert_eq!(shared, ["hi.js"]);
+        assert!(!answer("").contains("Access-Control"));
+        let (head, _) = parse(b"GET /hi.js HTTP/1.1\r\nHost: x\r\n\r\n").unwrap().unwrap();
+        let response = asset("/hi.js").unwrap().response(&head).encode(Connection::Close, Body::HeadersOnly);
+        assert!(String::from_utf8_lossy(&response).contains("\r\nAccess-Control-Allow-Origin: *\r\n"));
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! once the handshake is valid. A plain GET on `/ws` is told that it is no handshake, not that it lacks a user name.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use percent_encoding::percent_decode;
 
 use super::page::{self, Asset};
 use super::reason::Reason;
+use crate::limits::LATEST_INTERVAL_MAX;
 use crate::protocol::name::Name;
 
 /// The body for every refused user name, exactly as in the original hi, whose clients may compare it.
@@ -107,6 +109,8 @@ pub struct RawParams {
     pub(crate) echo: bool,
     /// Whether the member, if lapped, skips what it lost instead of being disconnected (`lossy=1`: yes).
     pub(crate) lossy: bool,
+    /// Whether a member that doesn't keep up skips to the newest message of each key (`latest=1`: yes), and its `interval`.
+    pub(crate) latest: Option<Duration>,
 }
 
 /// Why a target was refused.
@@ -180,19 +184,62 @@ pub(crate) fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
     let room_named = room.is_some();
     let room = room_name(&room.unwrap_or_else(|| ROOM_DEFAULT.into()))?;
     let resume = single(query, "resume").map_err(|fault| TargetError::new(Reason::QueryInvalid, fault))?;
+    refuse_latest(query)?;
     Ok(ChatParams { user, room, room_named, resume: resume.map(Cow::into_owned) })
 }
 
-/// The parameters of [`UpgradeTarget::Raw`]; keys other than `echo` and `lossy` are ignored.
+/// The parameters of [`UpgradeTarget::Raw`]; keys other than `echo`, `lossy`, `latest` and `interval` are ignored.
 ///
 /// # Errors
-/// The room's name is invalid, or `echo` or `lossy` is neither 0 nor 1, or given twice.
+/// The room's name is invalid, or one of these keys has no valid value, or is given twice, or `interval` without `latest=1`.
 pub(crate) fn raw_params(room: &str, query: &str) -> Result<RawParams, TargetError> {
     Ok(RawParams {
         room: room_name(room)?,
         echo: switch(query, "echo")?.unwrap_or(true),
         lossy: switch(query, "lossy")?.unwrap_or(false),
+        latest: latest(query)?,
     })
+}
+
+const INTERVAL_TEXT: &str = "`interval` may be a time from 1ms to 60s, once, such as interval=100ms or interval=2s.";
+
+/// `latest`, with the interval that goes with it.
+fn latest(query: &str) -> Result<Option<Duration>, TargetError> {
+    let is_latest = switch(query, "latest")?.unwrap_or(false);
+    let refuse = |text: &str| Err(TargetError::new(Reason::QueryInvalid, text));
+    match single(query, "interval") {
+        Ok(None) => Ok(is_latest.then_some(Duration::ZERO)),
+        Ok(Some(_)) if !is_latest => refuse("`interval` goes with latest=1: add it, or leave `interval` out."),
+        Ok(Some(value)) => match interval(&value) {
+            Some(interval) => Ok(Some(interval)),
+            None => refuse(INTERVAL_TEXT),
+        },
+        Err(_) => refuse(INTERVAL_TEXT),
+    }
+}
+
+fn interval(text: &str) -> Option<Duration> {
+    let (number, unit_ms) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1),
+        None => (text.strip_suffix('s')?, 1000),
+    };
+    let is_number = (1..=5).contains(&number.len()) && number.bytes().all(|digit| digit.is_ascii_digit());
+    let interval = Duration::from_millis(number.parse::<u64>().ok().filter(|_| is_number)? * unit_ms);
+    (Duration::from_millis(1)..=LATEST_INTERVAL_MAX).contains(&interval).then_some(interval)
+}
+
+/// Refuses `latest=1` where it means nothing: a chat room's messages have no keys, and each is for everyone.
+///
+/// # Errors
+/// It is there, or `latest` is neither 0 nor 1, or given twice.
+pub(crate) fn refuse_latest(query: &str) -> Result<(), TargetError> {
+    match switch(query, "latest")? {
+        Some(true) => Err(TargetError::new(
+            Reason::QueryInvalid,
+            "`latest=1` works in raw rooms only: connect to /raw/ROOM, or leave it out.",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The keys in which polyfills of `EventSource` send what native ones send as `Last-Event-ID`.
@@ -232,7 +279,7 @@ fn switch(query: &str, key: &'static str) -> Result<Option<bool>, TargetError> {
             Reason::QueryInvalid,
             format!(
                 "`{key}` may be 0 or 1, once: echo=0 leaves the sender out (default 1), lossy=1 lets a slow member skip what it \
-             lost (default 0)."
+             lost (default 0), latest=1 lets it skip to the newest message of each key (default 0)."
             ),
         )),
     }

@@ -122,6 +122,9 @@ impl Scrape {
         let help = "Members that fell behind the oldest message kept";
         page.family("hi_lapped", help, None, MetricType::Counter, "policy", lapped)?;
         page.counter("hi_lost_messages", "Messages that lapped members lost", None, self.sum(|c| &c.lost))?;
+        let help =
+            "Messages that slow members with latest=1 were not sent because a newer one of the same key had come";
+        page.counter("hi_conflated_messages", help, None, self.sum(|c| &c.conflated))?;
         let replays = Replay::ALL.map(|outcome| (outcome.as_str(), self.sum(|c| c.replays(outcome))));
         let help = "Requests for what was missed while away";
         page.family("hi_replay_requests", help, None, MetricType::Counter, "outcome", replays)

@@ -51,6 +51,23 @@ impl Unnumbered {
         self.0.finish(OpCode::Text)
     }
 
+    /// Bytes of [`Unnumbered::into_json`].
+    pub(crate) fn len(&self) -> usize {
+        self.0.payload_len()
+    }
+
+    /// What is there so far: one line of JSON without its end.
+    pub fn into_json(self) -> String {
+        String::from_utf8(self.0.into_payload()).expect("JSON is UTF-8")
+    }
+
+    /// The same, as it was before [`Unnumbered::into_json`].
+    pub fn from_json(json: &str) -> Self {
+        let mut message = Self(FrameWriter::with_capacity(KEYS_BYTES + json.len()));
+        message.0.bytes.extend_from_slice(json.as_bytes());
+        message
+    }
+
     /// The four keys of 2017, in their order; the object stays open for newer ones.
     fn begin(from: &str, room: &str, text: &str, meta: bool) -> Self {
         let mut message =

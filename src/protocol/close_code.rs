@@ -35,6 +35,8 @@ pub(crate) enum CloseReason<'a> {
     RepliesUnread,
     /// The memory budget is used up, and its incomplete message took the most (1013).
     OutOfMemory,
+    /// The log that several servers share can't be reached, so it can't join its room (1013).
+    Unavailable,
     /// It kept exceeding the rate limit (4102).
     RateLimit,
 }
@@ -64,6 +66,7 @@ impl CloseReason<'_> {
             Self::TooSlow => (4101, "too slow: messages were lost; come back"),
             Self::RepliesUnread => (4101, "too slow: the replies to you are not being read"),
             Self::OutOfMemory => (1013, "the server is short of memory for half-sent messages; try again later"),
+            Self::Unavailable => (1013, "the servers can't reach each other; try again later"),
             Self::RateLimit => (4102, "over the rate limit for 10 seconds; slow down and come back"),
         };
         (code, text.into())

@@ -4,6 +4,7 @@ pub mod broadcast;
 pub(crate) mod close_code;
 pub(crate) mod encoding;
 mod json;
+pub(crate) mod key;
 pub mod name;
 pub(crate) mod notice;
 pub mod position;

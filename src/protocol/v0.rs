@@ -156,6 +156,13 @@ pub mod text {
     pub(crate) const NO_MEMORY: &str =
         "Couldn't join channel: the server is short of memory for further rooms. Try again later.";
 
+    /// A message whose room could not be reached: several servers share it.
+    pub(crate) const NOT_PUBLISHED: &str =
+        "The servers can't reach each other: your message may not have been delivered. Try again later.";
+
+    /// `/join` while a room can't be reached.
+    pub(crate) const NOT_JOINED: &str = "Couldn't join channel: the servers can't reach each other. Try again later.";
+
     /// The answer to `/list` and `/channels`: the first names of `count`.
     pub fn list(names: &[&str], count: usize) -> String {
         let mut list = names.join(", ");

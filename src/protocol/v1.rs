@@ -30,6 +30,16 @@ pub enum Ref<'a> {
     Integer(i128),
 }
 
+impl Ref<'_> {
+    /// A copy that may be kept.
+    pub(crate) fn to_static(&self) -> Ref<'static> {
+        match self {
+            Self::Text(text) => Ref::Text(Cow::Owned(text.to_string())),
+            Self::Integer(number) => Ref::Integer(*number),
+        }
+    }
+}
+
 /// One message of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request<'a> {
@@ -90,13 +100,15 @@ words! {
         TooManyRequests = "too_many_requests",
         /// The message can't be read, or is no request.
         BadRequest = "bad_request",
+        /// The log that several servers share can't be reached.
+        Unavailable = "unavailable",
     }
 }
 
 impl Code {
     /// Whether the same request may succeed a moment later.
     pub(crate) fn is_temporary(self) -> bool {
-        self == Self::TooManyRequests
+        matches!(self, Self::TooManyRequests | Self::Unavailable)
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::{Placed, Room};
 use crate::limits::{ENVELOPE_BYTES_MAX, INBOX_BYTES_HELD, NOTICE_BYTES_MAX, ORDERS_MAX};
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
@@ -84,6 +85,22 @@ pub struct Disconnect {
     pub closed: oneshot::Sender<usize>,
 }
 
+/// What became of a message that got its number elsewhere.
+pub type Outcome = Result<Placed, Unavailable>;
+
+/// The shared log could not be reached in time: the message may have been published or not, and nobody has joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unavailable;
+
+/// Why a connection may not join a room that several servers share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotOpened {
+    /// Another member has its name, here or on another server.
+    NameTaken,
+    /// The shared log could not be reached in time.
+    Unavailable,
+}
+
 /// Something that a shard is asked to do with its own connections.
 #[derive(Debug)]
 pub enum Order {
@@ -95,6 +112,25 @@ pub enum Order {
         member: MemberId,
         /// The user that it has to belong to.
         user: Name,
+    },
+    /// Tell a publisher what became of its message. Comes after the message itself.
+    Settled {
+        /// The number of the message: see [`Published::Sent`](super::Published::Sent).
+        number: u64,
+        /// Its place in the order.
+        outcome: Outcome,
+    },
+    /// The room that this connection waits for is there, or can't be had.
+    Opened {
+        /// The connection.
+        member: MemberId,
+        /// The room, loaded; the connection's name is claimed there.
+        room: Result<Arc<Room>, NotOpened>,
+    },
+    /// Close all members of the room with this number: it has begun a new life, and nothing that they know of it counts any more.
+    Renewed {
+        /// The room's number.
+        room: u64,
     },
 }
 
@@ -154,6 +190,15 @@ impl Pressure {
     /// the two comes second sees the other.
     pub(crate) fn wait(&self) {
         self.waiting.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether something else than an inbox is congested, from now on.
+    pub(crate) fn congest(&self, is_congested: bool) {
+        if is_congested {
+            self.congested.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.congested.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     /// Called when something that publishers may wait for is over: wakes shards that are asleep with input.
@@ -242,14 +287,17 @@ impl Inbox {
 
     /// Gives the shard an order.
     pub fn order(&self, order: Order) -> Pushed {
-        {
-            let mut orders = self.orders.lock().expect(UNPOISONED);
-            if orders.len() >= ORDERS_MAX {
-                self.orders_dropped.fetch_add(1, Ordering::Relaxed);
-                return Pushed::Full;
-            }
-            orders.push(order);
+        let waiting = self.orders.lock().expect(UNPOISONED).len();
+        if waiting >= ORDERS_MAX {
+            self.orders_dropped.fetch_add(1, Ordering::Relaxed);
+            return Pushed::Full;
         }
+        self.answer(order)
+    }
+
+    /// Gives the shard an order that it waits for: there are no more of them than it has asked for.
+    pub(crate) fn answer(&self, order: Order) -> Pushed {
+        self.orders.lock().expect(UNPOISONED).push(order);
         self.ordered.store(true, Ordering::Release);
         if self.woken.swap(true, Ordering::AcqRel) { Pushed::Awake } else { Pushed::Wake }
     }

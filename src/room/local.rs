@@ -18,12 +18,14 @@ use slab::Slab;
 use super::Room;
 use super::inbox::{Lost, Relay};
 use super::log::{FRAME_OVERHEAD_BYTES, Log};
+use super::newest::Newest;
 use super::pace::{Pace, Pacer, SendTime};
 use crate::counters::delivery::{Carried, Deliveries, Sampled};
 use crate::frame::deflate::Deflater;
-use crate::limits::{MEMBERS_PER_TRIM, ROOM_BYTES_HELD};
-use crate::protocol::Encoding;
+use crate::frame::encode;
+use crate::limits::{MEMBERS_PER_TRIM, NEWEST_LOG_BYTES_MAX, ROOM_BYTES_HELD};
 use crate::protocol::position::Batch;
+use crate::protocol::{Encoding, key};
 
 mod visits;
 
@@ -39,6 +41,8 @@ pub(crate) struct LocalRoom {
     pub room: Arc<Room>,
     /// The frames that arrived here, encoded.
     pub log: Log,
+    /// The newest of them of each key, if the members skip to those.
+    pub newest: Option<Box<Newest>>,
     encoding: Encoding,
     /// Slots of the connections that are members; those that this round has visited come first.
     members: Vec<u32>,
@@ -63,6 +67,29 @@ impl LocalRoom {
     /// Members are sent the messages before this `Seq` as soon as possible; later ones wait for the next round of visits.
     pub(crate) fn due_seq(&self) -> u64 {
         if self.visits.is_at_once() { self.log.tip() } else { self.visits.next_seq }
+    }
+
+    /// The newest message of each key, in a room whose members skip to it.
+    pub(crate) fn newest(&self) -> &Newest {
+        self.newest.as_ref().expect("only members that skip ask for it")
+    }
+
+    /// Whether a member may still be sent the message `seq`.
+    pub(crate) fn keeps(&self, seq: u64) -> bool {
+        seq >= self.log.first_seq() || self.newest.as_ref().is_some_and(|newest| newest.contains(seq))
+    }
+
+    /// Memory that its messages take, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.log.held_bytes() + self.newest.as_ref().map_or(0, |newest| newest.held_bytes())
+    }
+
+    /// Drops the oldest messages, until the log takes at most `held_bytes_max` bytes, and as many those beside it.
+    pub(crate) fn shrink(&mut self, held_bytes_max: usize) {
+        self.log.shrink(held_bytes_max);
+        if let Some(newest) = &mut self.newest {
+            newest.shrink(held_bytes_max);
+        }
     }
 
     /// Slots of the connections that are members, in no particular order.
@@ -154,12 +181,17 @@ impl LocalRooms {
         pace: Pace,
     ) -> u32 {
         *self.by_id.entry(room.id()).or_default()[encoding as usize].get_or_insert_with(|| {
-            if encoding == Encoding::Deflated {
+            if encoding.is_deflated() {
                 room.set_deflating(true);
             }
+            let (newest, backlog_bytes_max) = match encoding.is_latest() {
+                true => (Some(Box::new(Newest::new(first_seq))), backlog_bytes_max.min(NEWEST_LOG_BYTES_MAX)),
+                false => (None, backlog_bytes_max),
+            };
             self.rooms.insert(LocalRoom {
                 room: Arc::clone(room),
                 log: Log::new(first_seq, backlog_bytes_max + self.log_excess_bytes_max),
+                newest,
                 encoding,
                 members: Vec::new(),
                 visits: Visits::new(first_seq, Pacer::new(pace)),
@@ -182,7 +214,7 @@ impl LocalRooms {
                 entry.remove();
             }
         }
-        if local.encoding == Encoding::Deflated {
+        if local.encoding.is_deflated() {
             local.room.set_deflating(false);
         }
         if local.visits.behind {
@@ -217,10 +249,19 @@ impl LocalRooms {
     /// Appends a relay to the logs of its room; does nothing if the room has no members here any more.
     pub(crate) fn append(&mut self, relay: &Relay, now: Instant) {
         let Some(slots) = self.by_id.get(&relay.room).copied() else { return };
+        let mut found_key = None;
         for (encoding, slot) in Encoding::ALL.into_iter().zip(slots) {
             if let Some(slot) = slot {
                 let deflate = || relay.deflated(|frame| self.deflater.frame(frame));
                 let bytes = encoding.encode(&relay.frame, relay.epoch, relay.seq, deflate);
+                let LocalRoom { log, newest, .. } = &mut self.rooms[slot as usize];
+                if let Some(newest) = newest.as_mut().filter(|_| relay.seq >= log.tip()) {
+                    if relay.seq > log.tip() {
+                        newest.lose(relay.seq);
+                    }
+                    let find = || key::key(encode::split(&relay.frame).0).map(Into::into);
+                    newest.replace(relay.seq, found_key.get_or_insert_with(find).clone(), &bytes);
+                }
                 self.append_to(slot, relay, &bytes, now);
             }
         }
@@ -253,6 +294,9 @@ impl LocalRooms {
             let local = &mut self.rooms[slot as usize];
             if local.log.skip_to(lost.last_seq + 1) {
                 local.visits.appended_bytes += FRAME_OVERHEAD_BYTES as u64;
+                if let Some(newest) = &mut local.newest {
+                    newest.lose(lost.last_seq + 1);
+                }
                 self.queue(slot);
             }
         }
@@ -304,9 +348,9 @@ impl LocalRooms {
         self.rooms.iter().map(|(_, local)| local.members.len()).sum()
     }
 
-    /// The slots of all rooms, each with the memory that its log takes, in bytes.
+    /// The slots of all rooms, each with the memory that its messages take, in bytes.
     pub(crate) fn held_bytes(&self) -> impl Iterator<Item = (u32, usize)> {
-        self.rooms.iter().map(|(slot, local)| (slot as u32, local.log.held_bytes()))
+        self.rooms.iter().map(|(slot, local)| (slot as u32, local.held_bytes()))
     }
 
     /// Drops frames that every member has received: in a bounded number of rooms, and in the others with the next call.
@@ -321,8 +365,13 @@ impl LocalRooms {
             let found = self.rooms.get_mut(slot as usize).filter(|local| local.filled == Some(number));
             let Some(local) = found else { continue };
             members_left = members_left.saturating_sub(local.members.len());
-            local.log.trim(slowest(slot, &local.members).min(local.log.tip()));
-            if local.log.bytes() > 0 {
+            let slowest = slowest(slot, &local.members).min(local.log.tip());
+            local.log.trim(slowest);
+            let is_newest_empty = local.newest.as_mut().is_none_or(|newest| {
+                newest.trim(slowest);
+                newest.is_empty()
+            });
+            if local.log.bytes() > 0 || !is_newest_empty {
                 self.filled.push_back((slot, number));
             } else {
                 local.filled = None;

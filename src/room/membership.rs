@@ -62,12 +62,30 @@ impl Room {
         let is_told = state.roster.remove(user, member);
         self.count(&state);
         let left = state.roster.members();
-        if left == 0 {
-            state.alive = false;
+        let is_last = left == 0;
+        state.alive = !is_last;
+        let told = user.filter(|_| is_told);
+        if let (Some(outward), Some(user)) = (&self.outward, told) {
+            outward.release(&self.name, user, member);
+        }
+        if is_last && state.roster.users() == 0 {
             return (Announced::Done, true);
         }
-        let announced = user.filter(|_| is_told).map(|user| self.announce_leave(&mut state, user, left, now, wakes));
-        (announced.unwrap_or(Announced::Done), false)
+        let remain = left.max(state.roster.users());
+        let announced = told.map(|user| self.announce_leave(&mut state, user, remain, now, wakes));
+        (announced.unwrap_or(Announced::Done), is_last)
+    }
+
+    /// A user of another server has joined this room, or has left it.
+    pub fn set_elsewhere(&self, user: &Name, is_there: bool) {
+        let mut state = self.lock();
+        state.roster.set_elsewhere(user, is_there);
+        self.count(&state);
+    }
+
+    /// Whether this member holds the name, and its peer is gone.
+    pub fn has_ended(&self, user: &Name, member: MemberId) -> bool {
+        self.lock().roster.has_ended(user, member)
     }
 
     fn announce_leave(

@@ -5,14 +5,16 @@
 //! - [`registry`]: rooms by name; `dormant`: empty rooms, kept for clients that reconnect
 //! - [`replay`]: the messages that a room keeps for these clients; `expiry`: when they become too old
 //! - [`inbox`]: messages and orders on their way to a shard
+//! - [`outward`]: messages on their way to the log that several servers share
 //! - [`local`]: a shard's side of its rooms; [`log`]: the frames that their members read; [`pace`]: how soon they get the next
+//! - `newest`: the newest message of each key, for members with `?latest=1`
 //!
 //! A [`Room`] is shared by all shards. Publishing takes its lock just long enough to number the message and push it into the
 //! inbox of each shard that has members: that push, under the lock, makes the total order. The fan-out itself takes no lock:
 //! each shard appends what its inbox brings to its own [`log::Log`].
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::clock::Time;
@@ -24,6 +26,8 @@ pub mod inbox;
 pub(crate) mod local;
 pub mod log;
 mod membership;
+pub(crate) mod newest;
+pub mod outward;
 pub mod pace;
 pub(crate) mod presence;
 mod publishing;
@@ -35,13 +39,14 @@ pub(crate) mod sorted;
 mod speaker;
 mod wakes;
 
-pub use publishing::Payload;
+pub use publishing::{Payload, Placed, Published};
 pub use speaker::{Speaker, Visitor};
 pub use wakes::Wakes;
 
 use crate::protocol::position::{Batch, Since};
 use crate::protocol::{MemberId, Namespace};
 use expiry::Expiry;
+use outward::Outward;
 use replay::Gathered;
 use roster::Roster;
 use sequencer::Sequencer;
@@ -62,12 +67,14 @@ pub struct Joining<'a> {
     pub since: Option<Since>,
     /// The lost connection of the same client, whose name it may take over.
     pub predecessor: Option<MemberId>,
+    /// Whether it has claimed the name in the log that several servers share.
+    pub claimed: bool,
 }
 
 impl<'a> Joining<'a> {
     /// A first join, by a connection without a socket.
     pub fn new(user: Option<&'a Name>, member: MemberId) -> Self {
-        Self { user, member, descriptor: NO_SOCKET, since: None, predecessor: None }
+        Self { user, member, descriptor: NO_SOCKET, since: None, predecessor: None, claimed: false }
     }
 }
 
@@ -103,8 +110,11 @@ pub struct Room {
     id: u64,
     name: Name,
     namespace: Namespace,
-    epoch: u64,
+    /// That of the sequencer, which is changed under the lock: a room of a cluster may begin a new life.
+    epoch: AtomicU64,
     expiry: Arc<Expiry>,
+    /// Where its messages get their numbers, if not here.
+    outward: Option<Arc<Outward>>,
     /// Number of users, which lists of rooms read without the lock.
     users: AtomicUsize,
     /// Number of members, for the same purpose.
@@ -147,17 +157,18 @@ impl Room {
         id: u64,
         name: Name,
         namespace: Namespace,
-        epoch: u64,
         sequencer: Sequencer,
         roster: Roster,
         expiry: Arc<Expiry>,
+        outward: Option<Arc<Outward>>,
     ) -> Self {
         Self {
             id,
             name,
             namespace,
-            epoch,
+            epoch: AtomicU64::new(sequencer.epoch()),
             expiry,
+            outward,
             behind: AtomicU32::new(0),
             deflating: AtomicU32::new(0),
             users: AtomicUsize::new(0),
@@ -188,7 +199,7 @@ impl Room {
 
     /// Distinguishes this room from earlier ones with the same name.
     pub fn epoch(&self) -> u64 {
-        self.epoch
+        self.epoch.load(Ordering::Relaxed)
     }
 
     /// Whether a shard is behind with the room's fan-out: then the room's publishers wait, and nobody else.

@@ -7,12 +7,14 @@ use std::sync::{Arc, RwLock};
 use super::dormant::Dormant;
 use super::expiry::Expiry;
 use super::inbox::Inbox;
+use super::outward::Outward;
 use super::replay::ReplayBounds;
 use super::roster::Roster;
 use super::sequencer::Sequencer;
 use super::sorted::Sorted;
-use super::{Announced, Entered, JoinError, Joining, Payload, Room, Wakes};
+use super::{Announced, Entered, JoinError, Joining, Payload, Published, Room, Wakes};
 use crate::clock::Time;
+use crate::limits::OPENED_ROOM_MS_MIN;
 use crate::memory::plan;
 use crate::protocol::name::Name;
 use crate::protocol::resume::ResumeKey;
@@ -38,6 +40,8 @@ pub struct Registry {
     /// Random at start, so that no room gets an epoch that an earlier process gave out.
     epoch_base: u64,
     made: AtomicU64,
+    /// Where messages get their numbers, if not here.
+    outward: Option<Arc<Outward>>,
 }
 
 /// A membership that has just begun.
@@ -63,12 +67,23 @@ impl Registry {
             peer_has_ended: |_| false,
             epoch_base,
             made: AtomicU64::new(0),
+            outward: None,
         }
     }
 
     /// Makes the registry call `peer_has_ended` to find out whether the peer of a member's socket is gone.
     pub fn asking(self, peer_has_ended: fn(RawFd) -> bool) -> Self {
         Self { peer_has_ended, ..self }
+    }
+
+    /// Makes all rooms get their numbers from a log that several servers share.
+    pub fn sharing(self, outward: Arc<Outward>) -> Self {
+        Self { outward: Some(outward), ..self }
+    }
+
+    /// The way to the shared log, if there is one.
+    pub(crate) fn outward(&self) -> Option<&Arc<Outward>> {
+        self.outward.as_ref()
     }
 
     /// The key of the secrets that let a client take over its lost connection.
@@ -147,8 +162,8 @@ impl Registry {
         announced
     }
 
-    /// Publishes from outside. Returns the room, the message's `Seq`, and the number of members that it goes to. If the room is
-    /// dormant, the message is kept for replay. `None`: there is no such room.
+    /// Publishes from outside. Returns the room, what became of the message, and the number of members that it goes to. If the
+    /// room is dormant, the message is kept for replay. `None`: there is no such room.
     pub fn publish_from_outside(
         &self,
         namespace: Namespace,
@@ -156,10 +171,10 @@ impl Registry {
         payload: Payload<'_>,
         now: Time,
         wakes: &mut Wakes,
-    ) -> Option<(Arc<Room>, u64, usize)> {
+    ) -> Option<(Arc<Room>, Published, usize)> {
         if let Some(room) = self.get(namespace, name) {
-            let (seq, members) = room.publish_from_outside(payload, now, wakes);
-            return Some((room, seq, members));
+            let (published, members) = room.publish_from_outside(payload, now, wakes);
+            return Some((room, published, members));
         }
         let bounds = self.kept(namespace);
         if bounds.is_off() {
@@ -169,12 +184,55 @@ impl Registry {
         // It may have been revived in the meantime.
         let live = rooms.live.get(name.key()).cloned();
         let room = live.or_else(|| rooms.dormant.take(name, now.monotonic_ms))?;
-        let (seq, members) = room.publish_from_outside(payload, now, wakes);
+        let (published, members) = room.publish_from_outside(payload, now, wakes);
         if rooms.live.get(name.key()).is_none() {
             // Inserted after publishing, so that the new message counts towards the bound.
             rooms.dormant.insert(Arc::clone(&room), now.monotonic_ms.saturating_add(bounds.age_max_ms));
         }
-        Some((room, seq, members))
+        Some((room, published, members))
+    }
+
+    /// A room of the shared log has been loaded: it is dormant from now on, unless it is there already, until a member joins it
+    /// with [`Registry::join_opened`].
+    pub fn open(&self, namespace: Namespace, name: &Name, now: Time) -> Arc<Room> {
+        let mut rooms = self.rooms(namespace).write().expect(UNPOISONED);
+        if let Some(room) = rooms.live.get(name.key()) {
+            return Arc::clone(room);
+        }
+        let room = rooms.dormant.take(name, now.monotonic_ms).unwrap_or_else(|| {
+            let room = self.make(namespace, name.clone());
+            room.lock().alive = false;
+            room
+        });
+        let age_ms = self.kept(namespace).age_max_ms.max(OPENED_ROOM_MS_MIN);
+        rooms.dormant.insert(Arc::clone(&room), now.monotonic_ms.saturating_add(age_ms));
+        room
+    }
+
+    /// Joins a room of the shared log, which has been [opened](Registry::open).
+    ///
+    /// # Errors
+    /// As [`Registry::join`].
+    pub(crate) fn join_opened(
+        &self,
+        room: &Arc<Room>,
+        joining: &Joining<'_>,
+        now: Time,
+        wakes: &mut Wakes,
+    ) -> Result<Entered, JoinError> {
+        loop {
+            let mut rooms = self.rooms(room.namespace()).write().expect(UNPOISONED);
+            if rooms.live.get(room.key().key()).is_none() {
+                rooms.dormant.take(room.key(), u64::MAX);
+                room.revive();
+                rooms.live.insert(room.key().clone(), Arc::clone(room));
+            }
+            drop(rooms);
+            match room.join(joining, now, wakes) {
+                Err(JoinError::Gone) => self.take_out(room, now),
+                joined => return joined,
+            }
+        }
     }
 
     /// Forgets rooms that have been dormant long enough, and messages that are too old. False if there will be more to forget
@@ -245,7 +303,8 @@ impl Registry {
         let epoch = self.epoch_base.wrapping_add(id);
         let sequencer = Sequencer::new(id, epoch, Arc::clone(&self.inboxes), self.kept(namespace));
         let roster = Roster::new(self.peer_has_ended);
-        Arc::new(Room::new(id, name, namespace, epoch, sequencer, roster, Arc::clone(&self.expiry)))
+        let (expiry, outward) = (Arc::clone(&self.expiry), self.outward.clone());
+        Arc::new(Room::new(id, name, namespace, sequencer, roster, expiry, outward))
     }
 
     /// How much the rooms of a namespace keep for clients that reconnect.

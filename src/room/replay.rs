@@ -49,6 +49,17 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
+    /// These frames, and the cursor after them; `None` if there are none.
+    pub(super) fn of(frames: SmallVec<[Bytes; 1]>, end_seq: u64) -> Option<Self> {
+        let bytes = frames.iter().map(Bytes::len).sum();
+        (!frames.is_empty()).then_some(Self { frames, bytes, end_seq })
+    }
+
+    /// Number of frames.
+    pub(crate) fn frames(&self) -> usize {
+        self.frames.len()
+    }
+
     /// Joins the frames: a single one is shared, several are copied.
     pub(crate) fn batch(mut self) -> Batch {
         let end_seq = self.end_seq;
@@ -85,6 +96,11 @@ impl Replay {
     /// An empty list whose first frame will be `first_seq`.
     pub(crate) fn new(first_seq: u64, bounds: ReplayBounds) -> Self {
         Self { bounds, end_seq: first_seq, bytes: 0, frames: VecDeque::new(), held: Held::new(What::Replay) }
+    }
+
+    /// Drops everything; the next frame will be `seq`.
+    pub(crate) fn begin_at(&mut self, seq: u64) {
+        *self = Self::new(seq, self.bounds);
     }
 
     /// Whether replay is turned off.

@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 
 use super::presence::{Announce, Presence};
 use super::sorted::Sorted;
-use super::{JoinError, Joining, Visitor};
+use super::{JoinError, Joining, NO_SOCKET, Visitor};
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 use crate::protocol::notice::Notice;
@@ -16,6 +16,9 @@ struct Holder {
     /// See [`Joining::descriptor`].
     descriptor: RawFd,
 }
+
+/// Stands for a member of another server, which has claimed the name in the log that they share.
+const ELSEWHERE: MemberId = MemberId { shard: u32::MAX, slot: 0, serial: 0 };
 
 /// How a member was admitted.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,12 +63,12 @@ impl Roster {
     /// Admits a member, unless another one holds its name. A name whose holder's peer has ended is free: a client that
     /// reconnects at once must not find its own name taken.
     pub(super) fn admit(&mut self, joining: &Joining<'_>) -> Result<Admitted, JoinError> {
-        let Joining { user, member, descriptor, predecessor, .. } = *joining;
+        let Joining { user, member, descriptor, predecessor, claimed, .. } = *joining;
         let Some(user) = user else {
             self.members += 1;
             return Ok(Admitted::Unnoticed);
         };
-        if self.is_taken(user, predecessor) {
+        if !claimed && self.is_taken(user, predecessor) {
             return Err(JoinError::NameTaken);
         }
         // Removed, not just replaced: the new member may write the name differently.
@@ -74,6 +77,8 @@ impl Roster {
         self.members += 1;
         Ok(match former {
             None => Admitted::New,
+            // Its own server announces that it has left.
+            Some((_, holder)) if holder.member == ELSEWHERE => Admitted::New,
             Some((_, holder)) if Some(holder.member) == predecessor => Admitted::Unnoticed,
             Some((former, _)) => Admitted::Instead(former),
         })
@@ -85,6 +90,22 @@ impl Roster {
         self.members -= 1;
         let held = user.filter(|user| self.users.get(user.key()).is_some_and(|holder| holder.member == member));
         held.is_some_and(|user| self.users.remove(user.key()).is_some())
+    }
+
+    /// A member of another server has this name, or no longer has it.
+    pub(super) fn set_elsewhere(&mut self, user: &Name, is_there: bool) {
+        if is_there {
+            self.users.remove(user.key());
+            self.users.insert(user.clone(), Holder { member: ELSEWHERE, descriptor: NO_SOCKET });
+        } else if self.users.get(user.key()).is_some_and(|holder| holder.member == ELSEWHERE) {
+            self.users.remove(user.key());
+        }
+    }
+
+    /// Whether this member holds the name, and its peer is gone.
+    pub(super) fn has_ended(&self, user: &Name, member: MemberId) -> bool {
+        let holder = self.users.get(user.key());
+        holder.is_some_and(|holder| holder.member == member && (self.peer_has_ended)(holder.descriptor))
     }
 
     /// Whether a member holds the name of a visitor.
@@ -100,7 +121,7 @@ impl Roster {
 
     /// How the join of a user is announced in `room`.
     pub(super) fn joined(&mut self, room: &str, user: &Name, now_ms: u64) -> Announce {
-        self.presence.joined(room, user, self.members, now_ms)
+        self.presence.joined(room, user, self.members.max(self.users.len()), now_ms)
     }
 
     /// How the leave of a user is announced; `members` members remain.
@@ -115,7 +136,7 @@ impl Roster {
 
     /// The room was empty, and gets its first member again.
     pub(super) fn reset(&mut self) {
-        debug_assert!(self.members == 0 && self.users.is_empty());
+        debug_assert!(self.members == 0 && self.users.iter().all(|(_, holder)| holder.member == ELSEWHERE));
         self.presence = Presence::default();
     }
 }

@@ -20,6 +20,16 @@ pub(super) enum Unplaced {
     Message(Unnumbered),
 }
 
+impl Unplaced {
+    /// Bytes of its content.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Frame(frame) => frame.len(),
+            Self::Message(message) => message.len(),
+        }
+    }
+}
+
 /// Where a member begins that joins now.
 #[derive(Debug)]
 pub(super) struct Position {
@@ -53,6 +63,27 @@ impl Sequencer {
         Self { room, epoch, next_seq: 1, replay: Replay::new(1, replay), outlets, members_by_shard }
     }
 
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// A life of the room begins, whose first message will be `next_seq`.
+    pub(super) fn begin_life(&mut self, epoch: u64, next_seq: u64) {
+        (self.epoch, self.next_seq) = (epoch, next_seq);
+        self.replay.begin_at(next_seq);
+    }
+
+    /// The inboxes of the shards with members.
+    pub(super) fn outlets(&self) -> impl Iterator<Item = (usize, &Inbox)> {
+        let has_members = |(shard, _): &(usize, &Inbox)| self.members_by_shard[*shard] > 0;
+        self.outlets.iter().enumerate().filter(has_members)
+    }
+
+    /// The inbox of a shard.
+    pub(super) fn inbox(&self, shard: u32) -> &Inbox {
+        &self.outlets[shard as usize]
+    }
+
     /// `Seq` of the newest frame; 0 before the first.
     pub(super) fn last_seq(&self) -> u64 {
         self.next_seq - 1
@@ -72,20 +103,28 @@ impl Sequencer {
     /// some of them take it compressed.
     pub(super) fn place(&mut self, message: Unplaced, deflates: bool, now: Time, wakes: &mut Wakes) -> u64 {
         let seq = self.next_seq;
-        self.next_seq += 1;
         let frame = match message {
             Unplaced::Frame(frame) => frame,
             Unplaced::Message(message) => message.number(seq, self.epoch, now.unix_ms),
         };
-        self.replay.push(&frame, now.monotonic_ms);
+        self.push(seq, frame, deflates, now.monotonic_ms, wakes);
+        seq
+    }
+
+    /// Does the same with a message that has its `Seq` already: beyond a hole if some before it are gone for good. It was
+    /// published at `at_ms`.
+    pub(super) fn push(&mut self, seq: u64, frame: Bytes, deflates: bool, at_ms: u64, wakes: &mut Wakes) {
+        debug_assert!(seq >= self.next_seq, "numbers only grow");
+        if seq > self.next_seq {
+            self.replay.begin_at(seq);
+        }
+        self.next_seq = seq + 1;
+        self.replay.push(&frame, at_ms);
         let (room, epoch, received) = (self.room, self.epoch, wakes.received);
         let relay = Relay { room, epoch, seq, frame, deflated: deflates.then(Arc::<OnceLock<_>>::default), received };
-        for (shard, outlet) in self.outlets.iter().enumerate() {
-            if self.members_by_shard[shard] > 0 {
-                wakes.note(shard, outlet.push(relay.clone()));
-            }
+        for (shard, outlet) in self.outlets() {
+            wakes.note(shard, outlet.push(relay.clone()));
         }
-        seq
     }
 
     /// Where a member begins that joins now and has seen everything up to `since`. The position includes at most `bytes_max`

@@ -40,11 +40,6 @@ impl<N: Borrow<str>, V, const MAX: usize> Sorted<N, V, MAX> {
         self.len
     }
 
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// The value of a name.
     pub(crate) fn get(&self, name: &str) -> Option<&V> {
         let Place { chunk, index } = self.find(name).ok()?;

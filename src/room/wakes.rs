@@ -10,12 +10,19 @@ pub struct Wakes {
     shards: Vec<usize>,
     /// When the message that is being published was received, if its deliveries are timed.
     pub received: Option<Instant>,
+    /// The shard that publishes, which wants to be told what becomes of messages that get their numbers elsewhere.
+    pub(crate) publisher: Option<u32>,
 }
 
 impl Wakes {
     /// No shards yet; messages are timed if `received` is given.
     pub(crate) fn received(received: Option<Instant>) -> Self {
-        Self { shards: Vec::new(), received }
+        Self { received, ..Self::default() }
+    }
+
+    /// The wakes of this shard.
+    pub(crate) fn of_shard(shard: u32) -> Self {
+        Self { publisher: Some(shard), ..Self::default() }
     }
 
     /// Notes the outcome of a push into this shard's inbox.

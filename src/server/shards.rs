@@ -18,7 +18,7 @@ use crate::os;
 use crate::ring::control::spawn;
 use crate::ring::{self, OpenRing, RingError};
 use crate::shard::Shard;
-use crate::shard::run::{Handle, run};
+use crate::shard::run::{Handle, Ticker, run};
 use crate::shard::settings::Settings;
 
 /// What one shard's thread starts with.
@@ -45,8 +45,11 @@ impl ShardThread {
             let counters = Rc::new(self.shared.metrics.counters_of_shard(self.id));
             let handle = Rc::new(Handle::new(self.shard(ring, &counters)));
             self.start_tasks(&handle, counters)?;
+            let ticker = Ticker::new()?;
             let _ = ready.send(Ok(()));
-            run(&handle, &self.wake_up, woken, &self.shared.stop).await;
+            let (wake_up, stop) = (self.wake_up, Arc::clone(&self.shared.stop));
+            // A task of its own: what the runtime is started with is polled whenever any task is.
+            let _ = tokio::task::spawn_local(async move { run(&handle, &wake_up, woken, ticker, &stop).await }).await;
             Ok(())
         });
         if let Ok(Err(error)) | Err(error) = ran {

@@ -5,6 +5,7 @@
 //! - [`reading`]: which connections are read, how much of each, and which have to wait
 //! - `session`: a whole message: rate limits, then `v0`, `v1`, `raw` or `sse`, depending on what the connection speaks
 //! - `join`: the only way into a room, and out of it
+//! - `elsewhere`: what waits for a log that several servers share
 //! - [`sending`]: which connections have something to send, and how much leaves in a turn
 //! - `life`: closing a connection, up to the release of its socket
 //! - `time`: timers and pings; `restart`: the end of the server
@@ -15,7 +16,7 @@ use std::net::Shutdown;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use slab::Slab;
@@ -39,6 +40,7 @@ use crate::room::local::LocalRooms;
 use crate::room::registry::Registry;
 use crate::room::{Room, Wakes};
 
+mod elsewhere;
 #[cfg(debug_assertions)]
 mod invariants;
 mod join;
@@ -54,6 +56,8 @@ mod time;
 mod v0;
 mod v1;
 
+use elsewhere::Elsewhere;
+use join::JoinReply;
 use memory::Review;
 use reading::Reading;
 use sending::Sending;
@@ -63,7 +67,7 @@ use time::Timers;
 const REPLY_BYTES_PER_UNIT: usize = 128;
 
 /// Identifies a connection even after its slot has been reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Key {
     slot: u32,
     serial: u32,
@@ -107,6 +111,8 @@ pub(crate) struct Hub {
     /// Scratch space of `drain_inbox`, kept allocated between turns.
     relays: Vec<Relay>,
     inflater: Inflater,
+    /// What waits for an answer of the shared log; empty if there is none.
+    elsewhere: Elsewhere,
 }
 
 impl Hub {
@@ -129,7 +135,7 @@ impl Hub {
             reading: Reading::new(buffers),
             sending: Sending::default(),
             timers: Timers::new(now.time.tick()),
-            wakes: Wakes::default(),
+            wakes: Wakes::of_shard(id as u32),
             now,
             sampler: Sampler::default(),
             stopping: false,
@@ -137,6 +143,7 @@ impl Hub {
             review: Review::default(),
             relays: Vec::new(),
             inflater: Inflater::default(),
+            elsewhere: Elsewhere::default(),
         }
     }
 
@@ -192,7 +199,7 @@ impl Hub {
         if self.stopping {
             self.close_late_arrival(slot);
         } else if let Some(room) = room {
-            self.join_first(slot, &room, since);
+            self.ask_to_join(slot, &room, since, &JoinReply::Address);
         }
         // First, so that a connection that ends because of its first bytes stays until the kernel has given the receive back.
         self.receive(slot);
@@ -207,11 +214,6 @@ impl Hub {
         self.now = now;
     }
 
-    /// When there is something to send that waits now.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.rooms.next_due()
-    }
-
     /// Notes how long the last turn has taken.
     pub(super) fn turn_took(&mut self, time: Duration) {
         self.rooms.turn_took(self.sending.work, time);
@@ -219,7 +221,7 @@ impl Hub {
 
     /// Processes what connections sent, what other shards published or ordered, and the timers that are due.
     pub(super) fn process(&mut self) {
-        self.rooms.queue_due(self.now.instant);
+        self.queue_due();
         self.drain_inbox();
         self.read_queued();
         self.handle_ends();
@@ -258,6 +260,9 @@ impl Hub {
             match order {
                 Order::Disconnect(order) => self.disconnect(order),
                 Order::TakeOver { member, user } => self.taken_over(member, &user),
+                Order::Settled { number, outcome } => self.settled(number, outcome),
+                Order::Opened { member, room } => self.opened(member, room),
+                Order::Renewed { room } => self.renewed(room),
             }
         }
     }

@@ -96,14 +96,14 @@ impl<R: DataRing> Shard<R> {
         self.hub.turn_took(time);
     }
 
-    /// Takes over a socket whose handshake is done, and joins it to the room that it asked for.
+    /// Takes over a socket whose handshake is done, and joins it to the room that it asked for. The next turn sends what it is
+    /// answered, and then begins to receive.
     pub fn adopt(&mut self, upgraded: Upgraded<R::Socket>, now: Now) {
         let token = self.hub.next_token();
         let Upgraded { socket, role, room, since, compression, response, leftover } = upgraded;
         self.ring.adopt(token, socket);
         let socket = self.ring.descriptor(token);
         self.hub.adopt(Upgraded { socket, role, room, since, compression, response, leftover }, now);
-        self.run_ring_ops();
     }
 
     /// Closes every connection, and from now on every new one: the server is stopping.

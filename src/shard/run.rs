@@ -1,9 +1,14 @@
 //! The life of a shard's thread: turns while there is work, ticks while there are connections, stop.
 
 use std::cell::RefCell;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -17,8 +22,40 @@ use crate::stop::Stop;
 
 /// One tick of the timer wheel.
 const TICK: Duration = Duration::from_secs(1);
-/// The interval between ticks while the shard is idle.
-const IDLE: Duration = Duration::from_secs(3600);
+
+/// Becomes readable once a tick, unless it is paused. With a timer of the runtime, every wait of the thread would set a timer
+/// of the kernel and take it back.
+pub(crate) struct Ticker {
+    timer: AsyncFd<OwnedFd>,
+    paused: bool,
+}
+
+impl Ticker {
+    /// A ticker that is paused, watched by the runtime of the calling thread.
+    ///
+    /// # Errors
+    /// Out of file descriptors.
+    pub(crate) fn new() -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        Ok(Self { timer: os::watch_readable(timer)?, paused: true })
+    }
+
+    /// Waits for the next tick.
+    async fn tick(&self) {
+        self.timer.readable().await.expect("the runtime runs").clear_ready();
+        // The kernel sets a periodic timer again when it is read.
+        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+    }
+
+    fn pause(&mut self, paused: bool) {
+        if self.paused != paused {
+            let interval = Timespec { tv_sec: if paused { 0 } else { TICK.as_secs() as i64 }, tv_nsec: 0 };
+            let times = Itimerspec { it_interval: interval, it_value: interval };
+            timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &times).expect("the times are valid");
+            self.paused = paused;
+        }
+    }
+}
 
 /// What the other tasks of a thread use of its shard.
 pub(crate) struct Handle<R> {
@@ -59,10 +96,14 @@ impl<R: OpenRing> Handle<R> {
 
 /// Runs the shard until it has stopped. `wake_up` is the eventfd of its inbox, `woken` the [descriptor of its
 /// ring](OpenRing::wake_descriptor).
-pub(crate) async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: &OwnedFd, woken: OwnedFd, stop: &Stop) {
+pub(crate) async fn run<R: OpenRing>(
+    handle: &Handle<R>,
+    wake_up: &OwnedFd,
+    woken: OwnedFd,
+    mut ticker: Ticker,
+    stop: &Stop,
+) {
     let woken = os::watch_readable(woken).expect("epoll takes an eventfd, and another epoll");
-    let tick = sleep_until(Instant::now() + TICK);
-    tokio::pin!(tick);
     let mut drained_by = None;
     loop {
         // Read once per iteration: if it were read again below, a request that comes in between would be missed.
@@ -82,21 +123,21 @@ pub(crate) async fn run<R: OpenRing>(handle: &Handle<R>, wake_up: &OwnedFd, woke
             os::eventfd_signal(wake_up);
         }
         let due = handle.shard.borrow().next_due().map(Instant::from_std);
+        let mut ticked = ticker.paused;
         tokio::select! {
             ready = woken.readable() => {
                 // Nothing is read from it: epoll reports each signal as a new edge.
                 ready.expect("the runtime runs").clear_ready();
             }
             () = handle.news.notified() => {}
-            () = &mut tick => {}
+            () = ticker.tick() => ticked = true,
             () = at(drained_by) => {}
             () = at(due) => {}
         }
-        if tick.deadline() <= Instant::now() || tick.deadline() > Instant::now() + TICK {
+        if ticked {
             let mut shard = handle.shard.borrow_mut();
             shard.tick(Now::read());
-            let next = if shard.is_idle() { IDLE } else { TICK };
-            tick.as_mut().reset(Instant::now() + next);
+            ticker.pause(shard.is_idle());
         }
     }
 }

@@ -59,7 +59,7 @@ impl<R: DataRing> Shard<R> {
         Ok(more)
     }
 
-    /// Hands completions to the hub, and carries out what it asks for. False: there may be more completions.
+    /// Hands completions to the hub. False: there may be more completions.
     fn reap(&mut self) -> bool {
         let mut left = COMPLETIONS_PER_TURN;
         while left > 0
@@ -69,7 +69,6 @@ impl<R: DataRing> Shard<R> {
             left -= 1;
         }
         self.hub.report_deliveries();
-        self.run_ring_ops();
         left > 0
     }
 

@@ -1,13 +1,13 @@
-// The chat page: connects the join form, the rooms, the keyboard and the session. The protocol is in connection.js.
+// The chat page: connects the join form, the rooms and the session. It is built on hi.js.
 
 import { attempt } from "./connection.js";
+import { remember } from "./keys.js";
 import { placeFromEnd } from "./log.js";
-import { broadcast, speak } from "./messages.js";
+import { gap, message, presence, speak } from "./messages.js";
 import * as chat from "./rooms.js";
 import { changed, isElsewhere, keepSession, loadSession, signOut } from "./session.js";
-import { $, field, fitField, hint, joinError, showState, showTrouble } from "./words.js";
+import { $, field, fitField, joinError, showState, showTrouble } from "./words.js";
 
-const NAME_BYTES_MAX = 79;
 const { connection, rooms } = chat;
 
 connection.handlers = {
@@ -20,21 +20,20 @@ connection.handlers = {
   joined: chat.joined,
   notJoined: chat.notJoined,
   left: chat.forget,
-  broadcast,
-  system: (text) => chat.notice(chat.current, [text]),
+  message,
+  presence,
+  gap,
+  notice: (name, { text, time }) => rooms.has(name) && chat.notice(rooms.get(name), [text], time),
 };
 
 // ---- Joining ----
-
-const nameProblem = (name) =>
-  name.startsWith("#") ? "A name can't start with #." : chat.textProblem("name", name, NAME_BYTES_MAX);
 
 $("join-form").onsubmit = (event) => {
   event.preventDefault();
   if (connection.isOpening) return;
   const name = $("join-name").value.trim();
   const room = $("join-room").value.trim() || "general";
-  if (nameProblem(name)) return joinError({ text: nameProblem(name) });
+  if (chat.nameProblem(name)) return joinError({ text: chat.nameProblem(name) });
   if (chat.roomProblem(room)) return joinError({ text: chat.roomProblem(room) }, "join-room");
   joinError({ text: "" });
   connection.open(name, room);
@@ -46,7 +45,8 @@ $("message-form").onsubmit = (event) => {
   event.preventDefault();
   const typed = field.value;
   field.value = ""; // first, or a /join would be kept as a draft
-  if (!speak(withoutBlankLines(typed))) field.value = typed;
+  if (speak(withoutBlankLines(typed))) remember(typed);
+  else field.value = typed;
   fitField();
   field.focus();
   changed();
@@ -60,20 +60,7 @@ function withoutBlankLines(text) {
   return lines.join("\n");
 }
 
-// ---- The keyboard and the rest ----
-
-field.oninput = () => {
-  hint("");
-  fitField();
-  changed();
-};
-field.onkeydown = (event) => {
-  // While an input method composes, Enter belongs to it (Safari: 229); on a touch keyboard, it is the only way to a new
-  // line.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229 || chat.isTouch.matches) return;
-  event.preventDefault();
-  $("message-form").requestSubmit();
-};
+// ---- The rest ----
 
 $("room-form").onsubmit = (event) => {
   event.preventDefault();
@@ -81,47 +68,38 @@ $("room-form").onsubmit = (event) => {
   chat.closeDrawer(); // the result shows behind it
 };
 
-$("try-now").onclick = () => connection.retryNow(true);
+$("copy-link").onclick = chat.copyLink;
+$("try-now").onclick = () => connection.retryNow();
 $("change-name").onclick = signOut;
 $("sign-out").onclick = () => {
   const drafts = [field.value, ...[...rooms.values()].map((room) => room !== chat.current && room.draft)];
   if (!drafts.some((draft) => draft && draft.trim()) || window.confirm("Sign out and discard what you typed?")) signOut();
 };
 
-document.onkeydown = (event) => {
-  if (!chat.current) return;
-  if (event.key === "Escape") field.focus();
-  const step = event.altKey && { ArrowUp: -1, ArrowDown: 1 }[event.key];
-  if (!step) return;
-  event.preventDefault();
-  const all = [...rooms.values()];
-  chat.show(all.at((all.indexOf(chat.current) + step) % all.length));
-};
-
 document.addEventListener("visibilitychange", () => {
   if (!chat.current) return;
-  if (!document.hidden) chat.current.unread = 0;
+  if (!document.hidden) chat.read(chat.current);
   chat.showRooms();
 });
 
 // ---- What survives a reload ----
 
 keepSession(() => {
-  if (!chat.current) return null;
+  if (!chat.current || !connection.isOpening) return null;
   chat.current.draft = field.value;
   const { name, resume, v1 } = connection;
-  const kept = ({ name, unread, draft, lines, pending }) => {
+  const kept = ({ name, unread, draft, lines, pending, since }) => {
     const doubtful = pending.map((line) => ({ ...line, failure: "May not have been delivered.", isDoubtful: true }));
-    return { name, unread, draft, lines: [...lines, ...doubtful], since: connection.rooms.get(name)?.since };
+    const read = lines.filter(({ kind }) => !kind.endsWith(" new"));
+    return { name, unread, draft, lines: [...read, ...doubtful], since: connection.room(name)?.position ?? since };
   };
   return { name, resume, v1, home: chat.current.name, fromEnd: placeFromEnd(), rooms: [...rooms.values()].map(kept) };
 });
 
 async function restore(saved) {
-  connection.name = saved.name;
-  for (const { name, unread, draft, lines } of saved.rooms) chat.addRoom(name, { unread, draft, lines, isRestored: true });
+  for (const { name, unread, draft, lines, since } of saved.rooms) chat.addRoom(name, { unread, draft, lines, since, isRestored: true });
   const wanted = chat.roomOfAddress();
-  chat.openChat();
+  chat.openChat(saved.name);
   showState("connecting");
   const room = chat.findRoom(wanted) ?? rooms.get(saved.home);
   chat.show(room, room.name === saved.home ? saved.fromEnd : 0);

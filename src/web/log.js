@@ -1,6 +1,7 @@
 // The log of the room on the screen: its rendered lines, and the scroll position. Text from others is only inserted as
 // textContent, so it can never become markup.
 
+import { drawText } from "./text.js";
 import { $, element } from "./words.js";
 
 const LINES_MAX = 500; // kept per room
@@ -22,15 +23,12 @@ let sendAgain = () => {};
 /** Sets the callback for the "Send again" button of a line. */
 export const onSendAgain = (act) => { sendAgain = act; };
 
-/** A name as a part of a line; it can't change the direction of the sentence around it. */
-export const named = (name) => ({ name });
-
 /**
- * Adds a line to a room: `parts` (strings, and names made by `named`), `time`, `from` for a message, `kind` for a notice;
- * `isPending` until its echo arrives; `failure`, why a message was not sent, and its `text`.
+ * Adds a line to a room: `from` and `text` of a message, or `parts` (strings, and names made by `named`) and `kind` of a notice;
+ * `time`; `isMention` if it names us; `isPending` until its echo arrives; `failure`, why a message was not sent.
  */
 export function addLine(room, line) {
-  line.kind ??= "message" + (line.own ? " own" : "") + (follows(line, room.lines.at(-1)) ? " follows" : "");
+  line.kind ??= "message" + (line.own ? " own" : "") + (line.isMention ? " mention" : "") + (follows(line, room.lines.at(-1)) ? " follows" : "");
   room.lines.push(line);
   if (room.lines.length > LINES_MAX) room.lines.shift();
   if (room !== shown) return line;
@@ -106,11 +104,11 @@ function insert(line, before) {
 const drawPart = (part) => (typeof part === "string" ? part : element("bdi", {}, part.name));
 
 function draw(line) {
-  const { kind, from, parts, time, failure, isPending } = line;
+  const { kind, from, text, parts, time, failure, isPending } = line;
   const row = element("div", { className: kind, title: new Date(time).toLocaleString() });
   if (from) row.append(element("bdi", { className: "from" }, from));
   row.append(element("time", {}, clock.format(time)));
-  row.append(element("span", { className: "text", dir: "auto" }, ...parts.map(drawPart)));
+  row.append(element("span", { className: "text", dir: "auto" }, ...(from ? drawText(text) : parts.map(drawPart))));
   if (isPending) row.ariaBusy = "true";
   if (failure) {
     const again = element("button", { type: "button", onclick: () => sendAgain(line) }, "Send again");
@@ -147,6 +145,9 @@ new ResizeObserver(() => {
   stayAtEnd();
   requestAnimationFrame(() => { last.height = messages.clientHeight; });
 }).observe(messages);
+/** Scrolls by pages, from anywhere. */
+export const scrollPages = (pages) => messages.scrollBy(0, pages * 0.9 * messages.clientHeight);
+
 toEnd.onclick = () => {
   goToEnd();
   messages.focus();

@@ -1,61 +1,71 @@
-// Messages: received, typed, waiting for their echo, or failed; and the commands.
+// Messages: received, typed, waiting for their echo, or failed.
 
-import { addLine, addPending, named, onSendAgain, removeLine } from "./log.js";
-import { awayText, connection, current, findRoom, goTo, leave, notice, rooms, showRooms } from "./rooms.js";
+import { notify } from "./attention.js";
+import { obey } from "./commands.js";
+import { addLine, addPending, onSendAgain, removeLine } from "./log.js";
+import { meet } from "./people.js";
+import { awayText, connection, current, notice, rooms, show, showRooms } from "./rooms.js";
 import { changed } from "./session.js";
-import { field, fitField, hint, size } from "./words.js";
+import { mentions } from "./text.js";
+import { field, fitField, hint, listed, size } from "./words.js";
 
-const NAMES_SHOWN = 100; // in the answer to /list
-const HELP = [
-  "/join ROOM - join a room, or create it",
-  "/leave [ROOM] - leave this room, or another",
-  "/list [ROOM] - who is in this room, or in another",
-  "/channels - all rooms",
-  "/help - this list",
-  "//TEXT - send text that begins with a slash",
-].join("\n");
+const FOLD_MS = 600_000; // joins and leaves in a row, closer together than this, share a line
+const NAMES_FOLDED = 5; // named on such a line
 
-export function broadcast(frame) {
-  const { From: from, Message: text, Room: name, Meta: meta, Event: event, Ts: time = Date.now() } = frame;
+export function message(name, { from, text, time, own }) {
   const room = rooms.get(name);
-  if (!room) {
-    // A room left a moment ago, or v0's answer to `/list` of another room.
-    if (meta && name && !frame.Seq && !connection.v1) notice(current, [text]);
-    return;
-  }
-  if (meta) return notice(room, noticeParts(frame), time, event === "gap" ? "notice separator" : "notice");
-  const own = from === connection.name;
+  if (!room) return; // left a moment ago
+  meet(room, [from]);
   if (own) confirm(room, text);
-  addLine(room, { from, text, parts: [text], time, own });
+  const isUnread = !own && (room !== current || document.hidden);
+  if (isUnread && !room.unread) markNew(room, time);
+  const isMention = !own && mentions(text, connection.name);
+  addLine(room, { from, text, time, own, isMention });
   changed();
-  if (own || (room === current && !document.hidden)) return;
+  if (!isUnread) return;
   room.unread += 1;
+  room.isMentioned ||= isMention;
+  if (isMention) notify(name, from, text, () => show(room));
   showRooms();
 }
 
-/** Rendered from its fields, so that a name can't change the direction of the sentence. */
-function noticeParts({ Event, User, Joined, Left, FromSeq, ToSeq, Message }) {
-  if (Event === "join") return [named(User), " joined"];
-  if (Event === "leave") return [named(User), " left"];
-  if (Event === "presence") return [[Joined && `${Joined} joined`, Left && `${Left} left`].filter(Boolean).join(", ")];
-  if (Event !== "gap") return [Message];
-  const missed = ToSeq - FromSeq + 1;
-  return [FromSeq ? `You missed ${missed} message${missed === 1 ? "" : "s"}.` : "Messages may be missing here."];
+/** From here on, nothing has been read. */
+function markNew(room, time) {
+  if (room.mark) removeLine(room, room.mark);
+  room.mark = addLine(room, { parts: ["New"], time, kind: "notice separator new" });
+}
+
+/** Joins and leaves. Those in a row are one line, and whoever comes back at once has not been away. */
+export function presence(name, { joined, left, joinedCount, leftCount, time }) {
+  const room = rooms.get(name);
+  if (!room) return;
+  meet(room, joined);
+  const last = room.lines.at(-1);
+  const isMore = last?.kind === "notice presence" && time - last.since < FOLD_MS;
+  const line = { since: time, joined: [], left: [], others: [0, 0], ...(isMore && last), kind: "notice presence", time };
+  line.joined = [...line.joined, ...joined.filter((user) => !line.left.includes(user))];
+  line.left = [...line.left.filter((user) => !joined.includes(user)), ...left];
+  line.others = [line.others[0] + joinedCount - joined.length, line.others[1] + leftCount - left.length];
+  if (isMore) removeLine(room, last);
+  const part = (names, others, verb) => (names.length + others ? [[...listed(names, names.length + others, NAMES_FOLDED), verb]] : []);
+  const [came, went] = [part(line.joined, line.others[0], " joined"), part(line.left, line.others[1], " left")];
+  line.parts = [...came, ...went].flatMap((each, at) => (at ? [", ", ...each] : each));
+  if (line.parts.length) addLine(room, line);
+  if (room === current) showRooms();
+  changed();
+}
+
+export function gap(name, { missed }) {
+  const room = rooms.get(name);
+  // Without a number, it comes with the words about a reconnect.
+  if (room && missed) notice(room, [`You missed ${missed} message${missed === 1 ? "" : "s"}.`], Date.now(), "notice separator");
 }
 
 /** Our message has been echoed, perhaps on a later connection than the one that sent it. */
 function confirm(room, text) {
   const isIt = (line) => line.text === text;
   const line = room.pending.find(isIt) ?? room.lines.find((each) => each.isDoubtful && isIt(each));
-  if (!line) return;
-  connection.confirmed(line.ref);
-  removeLine(room, line);
-}
-
-function listed(names, count = names.length) {
-  const shown = names.slice(0, NAMES_SHOWN);
-  const parts = shown.flatMap((name, at) => [at ? ", " : "", named(name)]);
-  return count > shown.length ? [...parts, ` and ${count - shown.length} more`] : parts;
+  if (line) removeLine(room, line);
 }
 
 /** Sends or executes what was typed. Returns false, with a hint, if it can't. */
@@ -70,7 +80,7 @@ export function speak(typed) {
 
 function say(wanted, typed) {
   const room = current;
-  const text = connection.asSent(wanted);
+  const text = wanted.toWellFormed?.() ?? wanted;
   if (/^[\p{White_Space}\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]*$/u.test(text)) return hint("The message is empty.");
   if (!connection.isConnected) return hint("Not sent: you're offline. Your text is kept.");
   if (!connection.isIn(room.name)) {
@@ -78,30 +88,28 @@ function say(wanted, typed) {
     return hint(awayText(room));
   }
   const excess = connection.excess(room.name, text);
-  if (excess > 0) return hint(`Too long by ${size(excess)} (the limit is ${size(connection.bytesMax)}).`);
-  const line = { from: connection.name, text, typed, parts: [text], time: Date.now(), own: true };
+  if (excess > 0) return hint(`Too long by ${size(excess)} (the limit is ${size(connection.limits.Message)}).`);
+  const line = { from: connection.name, text, typed, time: Date.now(), own: true };
   addPending(room, line);
-  line.ref = connection.publish(room.name, text, (answer) => settled(room, line, answer));
+  connection.publish(room.name, text, (error) => error && failed(room, line, error));
   return true;
 }
 
-/** Handles the answer to a message, unless its echo came first. */
-function settled(room, line, { Op, Code, Message, isTooLong }) {
+/** Handles a failure, unless the echo came first. */
+function failed(room, line, { code, message: why }) {
   if (!room.pending.includes(line)) return;
-  if (Op === "ok") return (line.isSure = true);
   removeLine(room, line);
-  const { from, text, typed, parts, time, isSure } = line;
-  const failed = { from, text, typed, parts, time, own: true };
-  if (Op === "lost") {
+  const { from, text, typed, time } = line;
+  const kept = { from, text, typed, time, own: true };
+  if (code === "lost" || code === "unknown") {
     // A replay may still show it.
-    failed.isDoubtful = !isTooLong;
-    if (!isSure) failed.failure = isTooLong ? "Not sent: too long for this server." : "May not have been delivered.";
-  } else if (Code === "too_many_requests") {
+    Object.assign(kept, { isDoubtful: true, failure: "May not have been delivered." });
+  } else if (code === "too_many_requests") {
     const { Rate } = connection.limits;
-    failed.failure = `Not sent, too fast${Rate ? ` (${Rate} a second)` : ""}.`;
-    if (takeBack(room, typed)) return room === current && hint(failed.failure);
-  } else failed.failure = `Not sent: ${Message}`;
-  addLine(room, failed);
+    kept.failure = `Not sent, too fast${Rate ? ` (${Rate} a second)` : ""}.`;
+    if (takeBack(room, typed)) return room === current && hint(kept.failure);
+  } else kept.failure = `Not sent: ${why}`;
+  addLine(room, kept);
   changed();
 }
 
@@ -121,38 +129,3 @@ onSendAgain((line) => {
   field.focus();
   changed();
 });
-
-const COMMANDS = {
-  "/join": (name) => (name ? goTo(name) : hint("Which room? /join ROOM")),
-  "/leave": (name = current.name) => {
-    const room = findRoom(name);
-    if (!room) return hint(`You're not in ${name}.`);
-    leave(room);
-    return true;
-  },
-  "/list": (name = current.name) => ask(findRoom(name)?.name ?? name, "who", ({ Users, Count, Message }, tell) =>
-    tell(Users ? [`${Count} here: `, ...listed(Users, Count)] : [Message])),
-  "/channels": () => ask("", "channels", ({ Rooms, Count, Message }, tell) =>
-    tell(Rooms ? [`${Count} room${Count === 1 ? "" : "s"}: `, ...listed(Rooms.map(({ Room }) => Room), Count)] : [Message])),
-  "/help": () => {
-    notice(current, [HELP]);
-    return true;
-  },
-};
-
-function obey(typed) {
-  const [word, name, ...more] = typed.split(/\s+/);
-  const act = COMMANDS[word.toLowerCase()];
-  if (!act) return hint(`Unknown command ${word.slice(0, 40)}. Type /help for a list, or start with // to send it as text.`);
-  if (more.length) return hint("A room name can't contain spaces.");
-  return act(name);
-}
-
-function ask(name, what, told) {
-  if (!connection.isConnected) return hint("Not sent: you're offline. Your text is kept.");
-  const room = current;
-  const answered = (answer) => told(answer, (parts) => notice(room, parts));
-  if (name) connection[what](name, answered);
-  else connection[what](answered);
-  return true;
-}

@@ -1,10 +1,13 @@
 // The rooms of this page: the list, the current one, and its name in the address.
 
+import { callBack } from "./attention.js";
 import { Connection, attempt, bytes, fold } from "./connection.js";
-import { addLine, named, showLog } from "./log.js";
+import { addLine, showLog } from "./log.js";
+import { meet, showPeople } from "./people.js";
 import { changed, signOut } from "./session.js";
-import { $, element, field, fitField, hint } from "./words.js";
+import { $, element, field, fitField, hint, named } from "./words.js";
 
+const NAME_BYTES_MAX = 79;
 const ROOM_BYTES_MAX = 64;
 
 export const connection = new Connection();
@@ -20,7 +23,10 @@ export const findRoom = (name) => rooms.get(name) ?? [...rooms.values()].find((r
 export const roomProblem = (name) =>
   /\p{White_Space}/u.test(name) ? "A room name can't contain spaces." : textProblem("room name", name, ROOM_BYTES_MAX);
 
-export function textProblem(what, text, max) {
+export const nameProblem = (name) =>
+  name.startsWith("#") ? "A name can't start with #." : textProblem("name", name, NAME_BYTES_MAX);
+
+function textProblem(what, text, max) {
   if (!text) return `Enter a ${what}.`;
   if (/[\p{Cc}\p{Cs}]/u.test(text)) return `A ${what} can't contain control characters.`;
   return bytes(text) > max ? `Too long: ${bytes(text)} of ${max} bytes.` : "";
@@ -64,7 +70,7 @@ export function addRoom(name, kept) {
   const badge = element("span", { className: "unread" });
   const button = element("button", { className: "room" }, label, " ", badge);
   const cross = element("button", { className: "leave" }, "×");
-  const room = { item, label, badge, button, cross, lines: [], pending: [], unread: 0, draft: "", ...kept };
+  const room = { item, label, badge, button, cross, lines: [], pending: [], people: new Map(), unread: 0, draft: "", ...kept };
   button.onclick = () => show(room);
   cross.onclick = () => leave(room);
   item.append(button, cross);
@@ -83,17 +89,28 @@ function rename(room, name) {
 
 export function showRooms() {
   let total = 0;
-  for (const { name, item, button, badge, unread } of rooms.values()) {
+  let isForUs = false;
+  for (const { name, item, button, badge, unread, isMentioned } of rooms.values()) {
+    isForUs ||= isMentioned;
+    item.classList.toggle("mentioned", isMentioned);
     const isAway = !connection.isIn(name);
     total += unread;
     showCount(badge, unread);
+    if (isMentioned) badge.textContent = `@ ${badge.textContent}`;
     button.ariaLabel = name + (unread ? ` ${badge.textContent} unread` : "") + (isAway ? ", not joined" : "");
     button.ariaCurrent = name === current.name;
     item.classList.toggle("away", isAway);
   }
   showCount($("unread-total"), total);
   $("rooms-toggle").ariaLabel = total ? `Rooms ${$("unread-total").textContent} unread` : "Rooms";
-  document.title = (document.hidden && total ? `(${total}) ` : "") + `${current.name} · hi`;
+  callBack(current.name, total, isForUs);
+  showPeople(current, connection);
+}
+
+/** Everything in the room on the screen has been read. */
+export function read(room) {
+  room.unread = 0;
+  room.isMentioned = false;
 }
 
 export const closeDrawer = () => sidebar.togglePopover?.(false);
@@ -113,10 +130,11 @@ export function show(room, fromEnd) {
     fitField();
     $("title").textContent = room.name;
     showAddress(before && !history.state?.drawer);
+    $("link").textContent = address();
     showLog(room, fromEnd);
     hint("");
   }
-  room.unread = 0;
+  read(room);
   showRooms();
   room.item.scrollIntoView({ block: "nearest" });
   closeDrawer();
@@ -127,6 +145,13 @@ export function show(room, fromEnd) {
 }
 
 // ---- The address names the room, so that Back returns to the previous room, and a reload to this one ----
+
+const address = () => new URL("#" + encodeURIComponent(current.name), location.href).href;
+
+export function copyLink() {
+  const copied = navigator.clipboard?.writeText(address()) ?? Promise.reject();
+  copied.then(() => hint("Link copied."), () => hint(address())); // without TLS, there is no clipboard
+}
 
 export const roomOfAddress = () => attempt(() => decodeURIComponent(location.hash.slice(1))) ?? "";
 
@@ -177,11 +202,11 @@ export function notice(room, parts, time = Date.now(), kind = "notice") {
   changed();
 }
 
-export function joined(name, { asked, Recovered }) {
+export function joined(name, { asked, recovered }) {
   const known = rooms.get(asked) ?? rooms.get(name);
   const room = known ?? addRoom(name);
   if (room.name !== name) rename(room, name);
-  if (known && !Recovered) notice(room, ["reconnected; messages may be missing here"], Date.now(), "notice separator");
+  if (known && !recovered) notice(room, ["reconnected; messages may be missing here"], Date.now(), "notice separator");
   else if (known && !room.isRestored) notice(room, ["reconnected"], Date.now(), "notice separator");
   room.isRestored = false;
   if (room.refusal && room === current) hint("");
@@ -189,6 +214,7 @@ export function joined(name, { asked, Recovered }) {
   if (!current) openChat();
   if (known) showRooms();
   else show(room);
+  connection.who(name).then(({ Users }) => meet(room, Users), () => {});
   changed();
 }
 
@@ -203,14 +229,14 @@ export function notJoined(name, why) {
     const isHinted = room === current && $("hint").textContent === awayText(room);
     room.refusal = why;
     if (isHinted) hint(awayText(room));
-  } else connection.rooms.delete(name);
+  }
   showAddress();
   if (isNews) notice(current, ["Can't join ", named(name), `: ${why}`]);
 }
 
-export function openChat() {
-  attempt(() => localStorage.setItem("hi.name", connection.name));
-  $("my-name").textContent = connection.name;
+export function openChat(name = connection.name) {
+  attempt(() => localStorage.setItem("hi.name", name));
+  $("my-name").textContent = name;
   $("welcome").hidden = true;
-  $("chat").hidden = $("rooms-toggle").hidden = $("title").hidden = false;
+  for (const id of ["chat", "rooms-toggle", "title", "copy-link"]) $(id).hidden = false;
 }

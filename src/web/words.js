@@ -45,6 +45,16 @@ export function hint(text) {
   return false;
 }
 
+/** A name as a part of a line; it can't change the direction of the sentence around it. */
+export const named = (name) => ({ name });
+
+/** Names as parts of a line; `count` is how many there are in all. */
+export function listed(names, count = names.length, max = 100) {
+  const shown = names.slice(0, max);
+  const parts = shown.flatMap((name, at) => [at ? ", " : "", named(name)]);
+  return count > shown.length ? [...parts, `${parts.length ? " and " : ""}${count - shown.length} more`] : parts;
+}
+
 export function size(count) {
   if (count < 1024) return `${count} byte${count === 1 ? "" : "s"}`;
   return `${(count / 1024).toFixed(1).replace(/\.0$/, "")} KiB`;

@@ -1,4 +1,4 @@
-//! A real browser (headless Chromium through ChromeDriver), the chat page in it, and a proxy between page and server
+//! A real browser (headless Chromium or Firefox, through its WebDriver), the chat page in it, and a proxy between page and server
 //! that can fail.
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
@@ -6,6 +6,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,49 +18,88 @@ use serde_json::{Value, json};
 
 use crate::support::{PATIENCE, Server};
 
-/// A ChromeDriver on a port of its choice.
+/// A ChromeDriver, or a geckodriver, on a port of its choice.
 pub struct Driver {
     child: Child,
     url: String,
+    browser: Browser,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Browser {
+    Chromium,
+    Firefox,
 }
 
 impl Driver {
     pub fn start() -> Self {
-        let mut child = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("chromedriver is installed: ./check installs it");
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let started = "started successfully on port ";
-        let line = lines.into_iter().find(|line| line.contains(started)).expect("chromedriver starts");
+        // It takes a free port of IPv4 and then the same of IPv6, which another test may have taken in between.
+        let chromedriver = || {
+            let mut command = Command::new("chromedriver");
+            command.arg("--port=0");
+            Self::try_start(command, "started successfully on port ", Browser::Chromium)
+        };
+        (0..5).find_map(|_| chromedriver()).expect("chromedriver starts: ./check installs it")
+    }
+
+    /// Firefox instead of Chromium.
+    pub fn firefox() -> Self {
+        let built = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/bin/geckodriver");
+        let mut command = Command::new(std::env::var("GECKODRIVER").unwrap_or_else(|_| built.to_owned()));
+        command.args(["--port", "0", "--log", "info"]).process_group(0);
+        Self::try_start(command, "Listening on 127.0.0.1:", Browser::Firefox)
+            .expect("geckodriver starts: ./check builds it")
+    }
+
+    fn try_start(mut command: Command, started: &str, browser: Browser) -> Option<Self> {
+        let mut child = command.stdout(Stdio::piped()).spawn().ok()?;
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let Some(line) = lines.find(|line| line.contains(started)) else {
+            let _ = child.wait();
+            return None;
+        };
+        std::thread::spawn(move || lines.for_each(drop));
         let port = line.split(started).nth(1).unwrap().trim_end_matches('.').to_owned();
-        Self { child, url: format!("http://localhost:{port}") }
+        let host = if browser == Browser::Firefox { "127.0.0.1" } else { "localhost" };
+        Some(Self { child, url: format!("http://{host}:{port}"), browser })
     }
 
     /// A window of a separate browser, without shared storage.
     pub async fn window(&self, width: u32, height: u32) -> Client {
-        let options = json!({
-            "binary": "/usr/bin/chromium",
-            "args": [
-                "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                "--disable-dev-shm-usage", format!("--window-size={width},{height}"),
-            ],
-        });
         let mut capabilities = serde_json::Map::new();
-        capabilities.insert("goog:chromeOptions".to_owned(), options);
-        capabilities.insert("goog:loggingPrefs".to_owned(), json!({"browser": "ALL"}));
+        if self.browser == Browser::Firefox {
+            let size = [format!("--width={width}"), format!("--height={height}")];
+            let options = json!({"binary": "/usr/bin/firefox-esr", "args": ["-headless", size[0], size[1]]});
+            capabilities.insert("moz:firefoxOptions".to_owned(), options);
+        } else {
+            let options = json!({
+                "binary": "/usr/bin/chromium",
+                "args": [
+                    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                    "--disable-dev-shm-usage", format!("--window-size={width},{height}"),
+                ],
+            });
+            capabilities.insert("goog:chromeOptions".to_owned(), options);
+            capabilities.insert("goog:loggingPrefs".to_owned(), json!({"browser": "ALL"}));
+        }
         ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
             .capabilities(capabilities)
             .connect(&self.url)
             .await
-            .expect("chromium starts")
+            .expect("the browser starts")
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        if self.browser == Browser::Firefox {
+            // Its browsers are in its process group.
+            let group = rustix::process::Pid::from_child(&self.child);
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            let _ = self.child.wait();
+            return;
+        }
         // A shutdown request ends its browsers, too; killing it would leave them running.
         let address = self.url.trim_start_matches("http://");
         if let Ok(mut stream) = std::net::TcpStream::connect(address) {
@@ -211,8 +251,13 @@ impl Page {
 
     /// Emulates user preferences (CSS media features).
     pub async fn emulate(&self, driver: &Driver, features: Value) {
+        self.devtools(driver, "Emulation.setEmulatedMedia", json!({"features": features})).await;
+    }
+
+    /// A command of the DevTools protocol (Chromium only), and its result.
+    pub async fn devtools(&self, driver: &Driver, command: &str, parameters: Value) -> Value {
         let session = self.client.session_id().await.unwrap().expect("a session");
-        let body = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}}).to_string();
+        let body = json!({"cmd": command, "params": parameters}).to_string();
         let address = driver.url.trim_start_matches("http://");
         let mut stream = TcpStream::connect(address).unwrap();
         write!(
@@ -223,9 +268,30 @@ impl Page {
         )
         .unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).unwrap();
-        assert_eq!(&status, b"HTTP/1.1 200");
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(reader.read_line(&mut head).unwrap() > 0, "{head}");
+        }
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let length =
+            head.to_ascii_lowercase().split("content-length:").nth(1).unwrap().lines().next().unwrap().trim().parse();
+        let mut body = vec![0; length.unwrap()];
+        reader.read_exact(&mut body).unwrap();
+        serde_json::from_slice::<Value>(&body).unwrap()["value"].clone()
+    }
+
+    /// Makes the page believe that it is hidden, or shown.
+    pub async fn hide(&self, is_hidden: bool) {
+        let script = "Object.defineProperty(document, 'hidden', { value: arguments[0], configurable: true }); \
+             document.dispatchEvent(new Event('visibilitychange'))";
+        self.script(script, vec![json!(is_hidden)]).await;
+    }
+
+    /// Presses keys in whatever has the focus; a modifier is released by pressing it again.
+    pub async fn press(&self, keys: &[Key]) {
+        let keys: String = keys.iter().copied().map(char::from).collect();
+        self.client.active_element().await.unwrap().send_keys(&keys).await.unwrap();
     }
 
     /// Waits until the script returns true.

@@ -11,7 +11,8 @@ use serde::{Serialize, Serializer};
 /// What stands in place of a secret.
 const MASK: &str = "***";
 /// Parameters whose values may be shown: hi's own, and those that only name a protocol. All others may be secrets.
-const SHOWN: [&str; 9] = ["username", "room", "echo", "lossy", "EIO", "transport", "v", "vsn", "version"];
+const SHOWN: [&str; 11] =
+    ["username", "room", "echo", "lossy", "latest", "interval", "EIO", "transport", "v", "vsn", "version"];
 /// Parts of parameter names whose values are masked everywhere, also without their name.
 const TELLING: [&str; 15] = [
     "token", "secret", "pass", "pwd", "auth", "key", "sig", "session", "sid", "jwt", "code", "ticket", "resume",

@@ -105,7 +105,13 @@ impl Client {
         let Kind::Raw { echo, lossy } = self.kind else { return false };
         let is_known =
             scene.truth.borrow().at((true, room, membership.began.map_or(0, |(epoch, _)| epoch), next)).is_some();
-        lossy || !echo && !is_known
+        let skips = lossy && !self.has_newest(scene, membership, echo);
+        skips || !echo && !is_known
+    }
+
+    /// Whether the last message that it has must be the newest: it skips to that, and all that it has heard is known.
+    fn has_newest(&self, scene: &Scene, membership: &Membership, echo: bool) -> bool {
+        self.latest.is_some() && echo && membership.unplaced.is_empty() && scene.plan.drops_nothing()
     }
 
     /// Everything has been delivered: this client has to have it.

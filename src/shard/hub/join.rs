@@ -7,14 +7,14 @@ use super::reading::MEMBERSHIP_WORK;
 use crate::admission::TooManyRooms;
 use crate::connection::{Gap, Membership};
 use crate::counters::{Lapped, Replay};
-use crate::limits::LEAVE_BYTES_MAX;
+use crate::limits::{LEAVE_BYTES_MAX, SETTLE_BYTES_MAX};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::position::Since;
-use crate::protocol::v1::{Code, Refusal};
+use crate::protocol::v1::{Code, Ref, Refusal};
 use crate::protocol::{Protocol, broadcast, v0};
 use crate::room::registry::Joined;
-use crate::room::{Announced, Entered, Joining, Room};
+use crate::room::{self, Announced, Entered, Room};
 use crate::shard::settings::Slow;
 
 /// Why a connection may not join a room.
@@ -28,7 +28,34 @@ pub(super) enum Denied {
     NoMemory,
     /// Another member of the room has its name.
     NameTaken,
+    /// The log that several servers share can't be reached.
+    Unavailable,
 }
+
+/// How a connection is told the outcome of its join.
+#[derive(Debug)]
+pub(super) enum JoinReply<'a> {
+    /// The room is that of its address: it has been told, or is closed.
+    Address,
+    /// It has asked with `/join`.
+    Command,
+    /// It has asked with a request of v1, which it calls so.
+    Request(Option<Ref<'a>>),
+}
+
+impl JoinReply<'_> {
+    /// A copy that may be kept.
+    pub(super) fn to_static(&self) -> JoinReply<'static> {
+        match self {
+            Self::Address => JoinReply::Address,
+            Self::Command => JoinReply::Command,
+            Self::Request(reference) => JoinReply::Request(reference.as_ref().map(Ref::to_static)),
+        }
+    }
+}
+
+/// The room that was joined, and what the connection has to know of it; or why it may not join.
+pub(super) type Joining = Result<(Arc<Room>, Entered), Denied>;
 
 impl Denied {
     /// The v1 error code, which is also the label it is counted under.
@@ -36,44 +63,85 @@ impl Denied {
         match self {
             Self::AlreadyIn(_) | Self::NameTaken => Code::NameTaken,
             Self::TooManyRooms(_) | Self::NoMemory => Code::TooManyRooms,
+            Self::Unavailable => Code::Unavailable,
         }
     }
 }
 
 impl Hub {
-    /// Joins a new connection to the room that it asked for, or closes it if it may not be there.
-    pub(super) fn join_first(&mut self, slot: u32, name: &Name, since: Option<Since>) {
-        let joined = match self.connection(slot).protocol() {
-            Protocol::Sse => self.listen(slot, name, since),
-            Protocol::V0 | Protocol::V1 | Protocol::Raw => self.join(slot, name, None).map(drop),
+    /// Joins a room by name, now or when it is loaded, and tells the connection.
+    pub(super) fn ask_to_join(&mut self, slot: u32, name: &Name, since: Option<Since>, reply: &JoinReply<'_>) {
+        self.spend(MEMBERSHIP_WORK);
+        let joined = match self.may_join(slot, name) {
+            Err(denied) => Err(denied),
+            Ok(()) if self.registry.outward().is_some() => return self.open(slot, name, since, reply),
+            Ok(()) => self.join(slot, name, since, reply, None),
         };
-        if let Err(denied) = joined {
-            let taken = v0::text::taken(self.connection(slot).user().map(Name::as_str).unwrap_or_default());
-            let refusal = match self.connection(slot).protocol() {
-                Protocol::V1 => Refusal::new(denied.code(), taken).frame(None),
-                Protocol::V0 | Protocol::Raw | Protocol::Sse => broadcast::to_one("hi", "", &taken),
-            };
-            self.reply(slot, refusal);
-            self.close(slot, &CloseReason::NameTaken);
+        self.joined(slot, name, since, reply, joined);
+    }
+
+    /// Tells a connection the outcome of its join.
+    pub(super) fn joined(
+        &mut self,
+        slot: u32,
+        name: &Name,
+        since: Option<Since>,
+        reply: &JoinReply<'_>,
+        joined: Joining,
+    ) {
+        match (reply, joined) {
+            (JoinReply::Request(reference), joined) => self.answer_join(slot, reference.as_ref(), name, joined),
+            (JoinReply::Command, joined) => self.join_commanded(slot, joined.err()),
+            (JoinReply::Address, Ok((room, entered))) => {
+                if self.connection(slot).protocol() == Protocol::Sse {
+                    self.begin_stream(slot, &room, since, entered);
+                }
+            }
+            (JoinReply::Address, Err(denied)) => self.turn_away(slot, &denied),
         }
     }
 
-    /// Joins a room by name. The caller sends what is replayed.
+    /// Closes a new connection that may not be in the room that it asked for.
+    fn turn_away(&mut self, slot: u32, denied: &Denied) {
+        if matches!(denied, Denied::Unavailable) {
+            return self.close(slot, &CloseReason::Unavailable);
+        }
+        let taken = v0::text::taken(self.connection(slot).user().map(Name::as_str).unwrap_or_default());
+        let refusal = match self.connection(slot).protocol() {
+            Protocol::V1 => Refusal::new(denied.code(), taken).frame(None),
+            Protocol::V0 | Protocol::Raw | Protocol::Sse => broadcast::to_one("hi", "", &taken),
+        };
+        self.reply(slot, refusal);
+        self.close(slot, &CloseReason::NameTaken);
+    }
+
+    /// Joins a room by name, or the room that has been loaded. The caller tells the connection, and sends what is replayed.
     pub(super) fn join(
         &mut self,
         slot: u32,
         name: &Name,
         since: Option<Since>,
-    ) -> Result<(Arc<Room>, Entered), Denied> {
-        self.spend(MEMBERSHIP_WORK);
-        self.may_join(slot, name)?;
+        reply: &JoinReply<'_>,
+        opened: Option<&Arc<Room>>,
+    ) -> Joining {
+        if matches!(reply, JoinReply::Request(_)) {
+            // What the other rooms have goes first; nothing of this room may come before the answer.
+            self.settle(slot, SETTLE_BYTES_MAX);
+        }
         let member = self.member_id(slot);
         let connection = &self.connections[slot as usize];
         let (protocol, encoding) = (connection.protocol(), connection.encoding());
         let descriptor = connection.descriptor;
         let (user, predecessor) = (connection.user(), connection.predecessor());
-        let joining = Joining { user, member, descriptor, since, predecessor };
-        let joined = self.registry.join(protocol.namespace(), name, &joining, self.now.time, &mut self.wakes);
+        let claimed = opened.is_some();
+        let joining = room::Joining { user, member, descriptor, since, predecessor, claimed };
+        let (registry, now, wakes) = (&self.registry, self.now.time, &mut self.wakes);
+        let joined = match opened {
+            None => registry.join(protocol.namespace(), name, &joining, now, wakes),
+            Some(room) => registry
+                .join_opened(room, &joining, now, wakes)
+                .map(|entered| Joined { room: Arc::clone(room), entered }),
+        };
         let Joined { room, entered } = joined.map_err(|_| Denied::NameTaken)?;
         let (backlog_bytes, pace) = (self.settings.backlog_bytes, self.settings.pace(protocol));
         let room_slot = self.rooms.join(&room, encoding, entered.first_seq, backlog_bytes, pace);

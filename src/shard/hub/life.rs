@@ -112,6 +112,7 @@ impl Hub {
     pub(super) fn release_if_ended(&mut self, slot: u32) {
         let life = &self.connection(slot).life;
         if life.is_ended() && life.is_released() {
+            self.stop_waiting(slot);
             let connection = self.connections.remove(slot as usize);
             assert!(connection.memberships.is_empty(), "a connection leaves its rooms before it is released");
             self.counters.connections(connection.protocol()).subtract(1);

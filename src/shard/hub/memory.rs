@@ -116,9 +116,9 @@ impl Hub {
     }
 
     fn shrink_log(&mut self, Holder { bytes, slot, .. }: Holder, level: usize) -> usize {
-        let log = &mut self.rooms.get_mut(slot).log;
-        log.shrink(level);
-        bytes.saturating_sub(log.held_bytes())
+        let local = self.rooms.get_mut(slot);
+        local.shrink(level);
+        bytes.saturating_sub(local.held_bytes())
     }
 
     /// Closes a connection and frees what it holds at once.

@@ -6,6 +6,7 @@ use super::Hub;
 use crate::frame::decode::MessageKind;
 use crate::frame::encode;
 use crate::protocol::close_code::CloseReason;
+use crate::room::Published;
 
 impl Hub {
     pub(super) fn raw_message(&mut self, slot: u32, echo: bool, kind: MessageKind, payload: &[u8]) {
@@ -19,10 +20,12 @@ impl Hub {
             MessageKind::Binary => OpCode::Binary,
         };
         let local = self.rooms.get(membership.room);
-        let seq = local.room.publish_raw(&encode::frame(opcode, payload), &mut self.wakes);
+        let published = local.room.publish_raw(&encode::frame(opcode, payload), &mut self.wakes);
         let is_deflating = local.room.is_deflating();
-        if !echo {
-            connection.skip_own(seq, local.log.first_seq());
+        if let Published::Placed(seq) = published
+            && !echo
+        {
+            connection.skip_own(seq, local);
         }
         self.spend_on_compression(is_deflating, payload.len());
     }

@@ -331,6 +331,9 @@ impl Hub {
         if self.registry.is_congested() || connection.replies_bytes() > REPLIES_BYTES_HELD {
             return true;
         }
+        if self.elsewhere.is_opening(Key { slot, serial: connection.serial }) {
+            return true;
+        }
         connection.protocol() == Protocol::Raw
             && connection.life.is_open()
             && connection.memberships.first().is_some_and(|membership| self.rooms.get(membership.room).room.is_behind())
@@ -442,7 +445,13 @@ impl Hub {
                 let act = if is_deflated { Self::deflated_message } else { Self::message };
                 act(self, slot, kind, &payload);
             }
-            Decoded::Message { .. } | Decoded::Pong(_) => {}
+            Decoded::Message { .. } => {}
+            Decoded::Pong(payload) => {
+                let now = self.now.instant;
+                if self.connection(slot).ponged(&payload, now) {
+                    self.queue_if_owed(slot);
+                }
+            }
             // RFC 6455, section 5.5.2: a ping is answered with its payload.
             Decoded::Ping(payload) => {
                 self.connection(slot).pong(encode::frame(OpCode::Pong, &payload));

@@ -4,8 +4,9 @@
 //! turn. Logs are cut back to their bound only after the members have been visited, so that a member that reads is never lapped
 //! because the server was busy.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
+use std::time::Instant;
 
 use super::{Hub, Key, RingOp};
 use crate::connection::{Connection, Gap, Next, Sent};
@@ -65,6 +66,8 @@ pub(super) struct Sending {
     queue: VecDeque<Key>,
     /// Connections that have more to get than one send holds, or whose socket was full.
     lagging: VecDeque<Key>,
+    /// Connections that are sent nothing more before a time.
+    waiting: BTreeSet<(Instant, Key)>,
     /// Scratch space: the gaps found by one send.
     gaps: Vec<Gap>,
     /// Connections that lost messages and have to be told; closed if there is no gap to tell.
@@ -162,7 +165,7 @@ impl Hub {
             return;
         }
         let gaps = &mut self.sending.gaps;
-        let next = connection.next_send(&self.rooms, gaps);
+        let next = connection.next_send(&self.rooms, gaps, self.now.instant);
         // Gaps are reported before a Close, which lets out what the rooms have behind them.
         self.sending.losses.extend(gaps.drain(..).map(|gap| (slot, Some(gap))));
         match next {
@@ -171,7 +174,12 @@ impl Hub {
                 left.take(1, slices.len());
                 sink(slot, slices);
             }
-            Next::Nothing => {}
+            Next::Nothing => {
+                let until = connection.next_at().filter(|at| *at > self.now.instant);
+                if let Some(until) = until.filter(|_| connection.has_pending(&self.rooms)) {
+                    self.sending.waiting.insert((until, Key { slot, serial: connection.serial }));
+                }
+            }
             Next::TooSlow => self.sending.losses.push((slot, None)),
         }
     }
@@ -215,13 +223,39 @@ impl Hub {
         self.counters.deflated(Direction::Out, self.rooms.deflater.take_volume());
     }
 
+    /// When there is something to send that waits now.
+    pub(in crate::shard) fn next_due(&self) -> Option<Instant> {
+        let first = self.sending.waiting.first().map(|(until, _)| *until);
+        self.rooms.next_due().into_iter().chain(first).min()
+    }
+
+    /// Queues the rooms and the connections that have waited until now.
+    pub(super) fn queue_due(&mut self) {
+        let now = self.now.instant;
+        self.rooms.queue_due(now);
+        while let Some((_, key)) = self.sending.waiting.first().copied().filter(|(until, _)| *until <= now) {
+            self.sending.waiting.pop_first();
+            if self.is_current(key) {
+                self.queue(key.slot);
+            }
+        }
+    }
+
+    /// Forgets that a connection waits.
+    pub(super) fn stop_waiting(&mut self, slot: u32) {
+        if let Some(until) = self.connections[slot as usize].next_at() {
+            let key = self.key(slot);
+            self.sending.waiting.remove(&(until, key));
+        }
+    }
+
     /// Queues a connection to be sent to, unless it is queued already or can't be sent to now.
     pub(super) fn queue(&mut self, slot: u32) {
         enqueue(slot, &mut self.connections[slot as usize], &mut self.sending.queue);
     }
 
     /// Queues a connection that still has something to send, behind those that have just asked for something.
-    fn queue_if_owed(&mut self, slot: u32) {
+    pub(super) fn queue_if_owed(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         if connection.has_pending(&self.rooms) {
             enqueue(slot, connection, &mut self.sending.lagging);

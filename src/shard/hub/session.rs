@@ -15,7 +15,7 @@ use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::surrogates::without_lone_surrogates;
 use crate::rate::Admitted;
-use crate::room::{JoinError, Room, Speaker, Visitor};
+use crate::room::{JoinError, Published, Room, Speaker, Visitor};
 
 /// Bytes of a compressed message that count as one unit of work, beside those that it has uncompressed: at worst, empty blocks
 /// that each have codes to build.
@@ -69,6 +69,7 @@ impl Hub {
             Role::V0 { user } => self.chat_message(slot, &user.clone(), kind, payload, Self::command),
             Role::V1 { user, .. } => self.chat_message(slot, &user.clone(), kind, payload, Self::request),
             Role::Raw { echo, .. } => self.raw_message(slot, *echo, kind, payload),
+            Role::Latest(latest) => self.raw_message(slot, latest.echo, kind, payload),
             // The input of a listener is not decoded.
             Role::Sse { .. } => {}
         }
@@ -101,14 +102,14 @@ impl Hub {
         may_publish
     }
 
-    /// Publishes a chat message of a connection, in one of its own rooms or in another one. Returns the message's `Seq`.
+    /// Publishes a chat message of a connection, in one of its own rooms or in another one.
     pub(super) fn publish_message(
         &mut self,
         slot: u32,
         user: &Name,
         room: &Arc<Room>,
         text: &str,
-    ) -> Result<u64, JoinError> {
+    ) -> Result<Published, JoinError> {
         let speaker = if self.is_member(slot, room) {
             Speaker::Member(user)
         } else {

@@ -1,11 +1,9 @@
 //! Listeners: connections that receive a room as server-sent events and send nothing.
 
 use super::Hub;
-use super::join::Denied;
 use crate::connection::Role;
 use crate::limits::IGNORED_BYTES_MAX;
 use crate::protocol::close_code::CloseReason;
-use crate::protocol::name::Name;
 use crate::protocol::position::Since;
 use crate::protocol::{Encoding, broadcast, sse};
 use crate::room::{Entered, Room};
@@ -16,14 +14,13 @@ const RETRY_MS_MIN: u64 = 2000;
 const RETRY_SPREAD_MS: u64 = 2000;
 
 impl Hub {
-    /// Joins a listener to its room. It gets its position and the gap that can't be closed, then what it missed, then what is
+    /// A listener has joined its room. It gets its position and the gap that can't be closed, then what it missed, then what is
     /// published.
-    pub(super) fn listen(&mut self, slot: u32, name: &Name, since: Option<Since>) -> Result<(), Denied> {
-        let (room, entered) = self.join(slot, name, since)?;
+    pub(super) fn begin_stream(&mut self, slot: u32, room: &Room, since: Option<Since>, entered: Entered) {
         let serial = u64::from(self.connections[slot as usize].serial);
         let retry_ms = RETRY_MS_MIN + serial.wrapping_mul(0x9e37_79b9) % RETRY_SPREAD_MS;
         let last_seq = entered.from_seq - 1;
-        if let Some(gap) = gap_since(&room, since, &entered) {
+        if let Some(gap) = gap_since(room, since, &entered) {
             self.reply_at_once(slot, gap);
         }
         self.reply_at_once(slot, sse::opening(room.epoch(), last_seq, retry_ms));
@@ -33,7 +30,6 @@ impl Hub {
             let room_slot = connection.memberships[0].room;
             connection.replay(room_slot, events);
         }
-        Ok(())
     }
 
     /// A listener has sent something. That is ignored up to a limit.

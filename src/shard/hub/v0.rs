@@ -1,7 +1,7 @@
 //! Messages in the protocol of 2017: chat, and slash commands.
 
 use super::Hub;
-use super::join::Denied;
+use super::join::{Denied, JoinReply};
 use crate::admission::TooManyRooms;
 use crate::protocol::broadcast::to_one;
 use crate::protocol::name::Name;
@@ -9,7 +9,7 @@ use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::{self, Command, text};
 use crate::protocol::v1::Code;
 use crate::protocol::{Namespace, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
-use crate::room::Room;
+use crate::room::{Published, Room};
 
 impl Hub {
     pub(super) fn command(&mut self, slot: u32, user: &Name, payload: &[u8]) {
@@ -27,12 +27,14 @@ impl Hub {
         match v0::command(&said.message) {
             Command::Say if is_blank(&said.message) => self.refuse(slot, Code::BadRequest, text::EMPTY),
             Command::Say if self.may_publish(&room, payload) => {
-                if self.publish_message(slot, user, &room, &said.message).is_err() {
-                    self.refuse(slot, Code::NameTaken, &text::taken(user.as_str()));
+                match self.publish_message(slot, user, &room, &said.message) {
+                    Ok(Published::Sent(number)) => self.await_number(slot, number, None, room),
+                    Ok(Published::Placed(_) | Published::Later(_)) => {}
+                    Err(_) => self.refuse(slot, Code::NameTaken, &text::taken(user.as_str())),
                 }
             }
             Command::Say => {}
-            Command::Join(name) => self.join_command(slot, user, name),
+            Command::Join(name) => self.join_command(slot, name),
             Command::Leave(name) => self.leave_command(slot, user, name),
             Command::List => self.list_users(slot, &room),
             Command::Channels => self.list_channels(slot, &room),
@@ -60,20 +62,24 @@ impl Hub {
         self.answer(slot, room, &text::list(&names, count));
     }
 
-    fn join_command(&mut self, slot: u32, user: &Name, name: &str) {
-        let name = match Name::room(name) {
-            Ok(name) => name,
-            Err(why) => return self.refuse(slot, Code::BadRequest, &text::cannot_join(why)),
-        };
-        let denied = match self.join(slot, &name, None) {
-            // Its welcome is the answer, and doesn't wait for the room.
-            Ok(_) => return self.queue(slot),
-            Err(denied) => denied,
-        };
+    fn join_command(&mut self, slot: u32, name: &str) {
+        match Name::room(name) {
+            Ok(name) => self.ask_to_join(slot, &name, None, &JoinReply::Command),
+            Err(why) => self.refuse(slot, Code::BadRequest, &text::cannot_join(why)),
+        }
+    }
+
+    /// Tells the outcome of `/join`.
+    pub(super) fn join_commanded(&mut self, slot: u32, denied: Option<Denied>) {
+        // Its welcome is the answer, and doesn't wait for the room.
+        let Some(denied) = denied else { return self.queue(slot) };
         let text = match denied {
-            Denied::AlreadyIn(_) | Denied::NameTaken => text::taken(user.as_str()),
+            Denied::AlreadyIn(_) | Denied::NameTaken => {
+                text::taken(self.connection(slot).user().map(Name::as_str).unwrap_or_default())
+            }
             Denied::TooManyRooms(TooManyRooms { max }) => text::too_many_rooms(max),
             Denied::NoMemory => text::NO_MEMORY.to_owned(),
+            Denied::Unavailable => text::NOT_JOINED.to_owned(),
         };
         self.refuse(slot, denied.code(), &text);
     }
@@ -91,7 +97,7 @@ impl Hub {
     }
 
     /// Tells a v0 client that its request was refused.
-    fn refuse(&mut self, slot: u32, code: Code, text: &str) {
+    pub(super) fn refuse(&mut self, slot: u32, code: Code, text: &str) {
         self.counters.refused(code).add(1);
         self.system(slot, text);
     }

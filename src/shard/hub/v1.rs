@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use super::join::Denied;
+use super::join::{Denied, JoinReply, Joining};
 use super::{Hub, Key};
 use crate::admission::TooManyRooms;
-use crate::limits::SETTLE_BYTES_MAX;
 use crate::protocol::MemberId;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::{Name, room_key_prefix};
@@ -16,8 +15,8 @@ use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::text;
 use crate::protocol::v1::{self, Answer, Code, Command, Hello, Limits, Ref, Refusal, RequestFault, RoomEntry};
 use crate::protocol::{Namespace, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
-use crate::room::Room;
 use crate::room::inbox::Order;
+use crate::room::{Published, Room};
 
 impl Hub {
     /// Sends `hello`, and has the connection closed whose name this one takes over.
@@ -87,12 +86,17 @@ impl Hub {
             }
         };
         if let Err(refusal) = outcome {
-            self.counters.refused(refusal.code).add(1);
-            self.reply(slot, refusal.frame(reference));
+            self.refuse_v1(slot, &refusal, reference);
         }
         if is_unreadable {
             self.count_unreadable(slot);
         }
+    }
+
+    /// Tells a v1 client that its request was refused.
+    pub(super) fn refuse_v1(&mut self, slot: u32, refusal: &Refusal, reference: Option<&Ref<'_>>) {
+        self.counters.refused(refusal.code).add(1);
+        self.reply(slot, refusal.frame(reference));
     }
 
     /// Refuses a message over the rate limit. It is parsed only for its `Ref`, which the answer repeats.
@@ -119,9 +123,12 @@ impl Hub {
         if !self.may_publish(&room, payload) {
             return Ok(());
         }
-        let seq = self.publish_message(slot, user, &room, message).map_err(|_| name_taken(room.name()))?;
-        if reference.is_some() {
-            self.reply(slot, Answer::published(room.name(), room.epoch(), seq).frame(reference));
+        match self.publish_message(slot, user, &room, message).map_err(|_| name_taken(room.name()))? {
+            Published::Placed(seq) if reference.is_some() => {
+                self.reply(slot, Answer::published(room.name(), room.epoch(), seq).frame(reference));
+            }
+            Published::Sent(number) => self.await_number(slot, number, reference, room),
+            Published::Placed(_) | Published::Later(_) => {}
         }
         Ok(())
     }
@@ -134,9 +141,16 @@ impl Hub {
         since: Option<Since>,
     ) -> Result<(), Refusal> {
         let name = Name::room(name).map_err(|why| Refusal::new(Code::BadRequest, format!("Room: {why}")))?;
-        // What the other rooms have goes first; nothing of this room may come before the answer.
-        self.settle(slot, SETTLE_BYTES_MAX);
-        let (room, entered) = self.join(slot, &name, since).map_err(|denied| refusal(&denied, &name))?;
+        self.ask_to_join(slot, &name, since, &JoinReply::Request(reference.cloned()));
+        Ok(())
+    }
+
+    /// Answers a join.
+    pub(super) fn answer_join(&mut self, slot: u32, reference: Option<&Ref<'_>>, name: &Name, joined: Joining) {
+        let (room, entered) = match joined {
+            Ok(joined) => joined,
+            Err(denied) => return self.refuse_v1(slot, &refusal(&denied, name), reference),
+        };
         let answer = Answer::joined(room.name(), room.epoch(), entered.from_seq - 1, entered.recovered, entered.users);
         self.reply_at_once(slot, answer.frame(reference));
         if let Some(head) = entered.head
@@ -144,7 +158,6 @@ impl Hub {
         {
             self.connection(slot).replay(room_slot, head);
         }
-        Ok(())
     }
 
     fn leave_request(
@@ -195,6 +208,7 @@ fn refusal(denied: &Denied, name: &Name) -> Refusal {
         }
         Denied::NoMemory => "The server is short of memory for further rooms: try again later.".to_owned(),
         Denied::NameTaken => return name_taken(name.as_str()),
+        Denied::Unavailable => text::NOT_JOINED.to_owned(),
     };
     Refusal::new(denied.code(), why)
 }

@@ -1,0 +1,2 @@
+declare const WebSocket: unknown;
+export default WebSocket;

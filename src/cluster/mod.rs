@@ -1,0 +1,307 @@
+//! Several servers with the same rooms: messages get their numbers from a log that all of them share (`--cluster`).
+//!
+//! A shard hands a message over ([`crate::room::outward`]), the log gives it its `Seq`, and every server that has members in the
+//! room reads it back and delivers it: also the one that it came from. So there is one order, and nobody here makes it.
+//!
+//! - `record`: what a message is in the log
+//! - `follow`: which records of a room are shown, in which order
+//! - `names`: which member has which name
+//! - `outgoing`: which messages are sent again, and which are given up
+//! - `nats`: the log, on NATS JetStream
+//! - `publishing`, `rooms`: what is done with them
+//!
+//! All of it runs on one thread, whose tasks share the state below.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Weak, mpsc as std_mpsc};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tracing::{info, warn};
+
+use crate::clock::Time;
+use crate::limits::cluster::{PAUSE, TICK};
+use crate::protocol::Namespace;
+use crate::protocol::name::Name;
+use crate::room::inbox::Order;
+use crate::room::outward::{Asker, Found, Joiner, Outbound, Outward};
+use crate::room::registry::Registry;
+use crate::room::{Room, Wakes};
+
+mod follow;
+mod names;
+mod nats;
+mod outgoing;
+mod publishing;
+mod record;
+mod rooms;
+
+use follow::Follow;
+use names::{HeldNames, Names};
+use nats::Nats;
+use outgoing::{Act, Outgoing};
+use record::{Heading, Kind};
+
+/// What the operator has chosen.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// URLs of the servers of the log.
+    pub servers: Vec<String>,
+    /// What all names in the log begin with.
+    pub name: String,
+    /// This process.
+    pub node: u64,
+    /// How long a message may wait for its number, in milliseconds.
+    pub timeout_ms: u64,
+    /// How far back a room is loaded, in milliseconds.
+    pub replay_age_ms: u64,
+    /// Records that the log keeps of each room.
+    pub records_max: i64,
+    /// How long the log keeps a record.
+    pub room_memory: Duration,
+    /// Bytes that the log keeps of all rooms.
+    pub bytes_max: i64,
+}
+
+/// Starts the thread of the log. `queue` is the end of the registry's [`Outward`]. Returns once the log is there, and as it has to
+/// be.
+///
+/// # Errors
+/// Why it can't be used, as a sentence that says what to do.
+pub fn start(
+    settings: Settings,
+    registry: Arc<Registry>,
+    outward: Arc<Outward>,
+    queue: mpsc::UnboundedReceiver<Outbound>,
+) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("can't start the thread of --cluster: {error}"))?;
+    let (ready, started) = std_mpsc::channel();
+    let run = move || LocalSet::new().block_on(&runtime, run(settings, registry, outward, queue, ready));
+    let thread = std::thread::Builder::new().name("hi-cluster".to_owned()).spawn(run);
+    thread.map_err(|error| format!("can't start the thread of --cluster: {error}"))?;
+    started.recv().map_err(|_| "can't start --cluster: hi has panicked, which is a bug".to_owned())?
+}
+
+async fn run(
+    settings: Settings,
+    registry: Arc<Registry>,
+    outward: Arc<Outward>,
+    mut queue: mpsc::UnboundedReceiver<Outbound>,
+    ready: std_mpsc::Sender<Result<(), String>>,
+) {
+    let (changes, mut changed) = mpsc::unbounded_channel();
+    let prepared = async {
+        let log = Nats::connect(&settings, changes).await?;
+        let created = log.prepare(&settings).await?;
+        let answers = log.answers().await.map_err(|_| "can't subscribe to the log of --cluster".to_owned())?;
+        let questions =
+            log.questions(settings.node).await.map_err(|_| "can't subscribe to the log of --cluster".to_owned())?;
+        Ok((log, created, answers, questions))
+    };
+    let (log, created, mut answers, mut questions) = match prepared.await {
+        Ok(prepared) => prepared,
+        Err(sentence) => return drop(ready.send(Err(sentence))),
+    };
+    info!("rooms are shared through {} as {}", settings.servers.join(","), settings.name);
+    // Whatever the connection did up to here is known.
+    while changed.try_recv().is_ok() {}
+    let cluster = Rc::new(Cluster {
+        settings,
+        registry,
+        outward,
+        log,
+        created: RefCell::new(created),
+        follows: RefCell::default(),
+        outgoing: RefCell::default(),
+        pending: RefCell::default(),
+        held: RefCell::default(),
+        releasing: Cell::default(),
+        finishing: RefCell::default(),
+        away: Cell::new(false),
+        returning: Task::default(),
+    });
+    let _ = ready.send(Ok(()));
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            Some(is_connected) = changed.recv() => cluster.connection_changed(is_connected),
+            Some(answer) = answers.next() => nats::answer(&answer).into_iter().for_each(|answer| cluster.answered(answer)),
+            Some(outbound) = queue.recv() => cluster.outbound(outbound).await,
+            Some(question) = questions.next() => drop(spawn_local(Rc::clone(&cluster).questioned(question))),
+            _ = tick.tick() => cluster.tick().await,
+        }
+    }
+}
+
+/// A message that has no number yet.
+struct Pending {
+    room: Rc<str>,
+    heading: Heading,
+    json: String,
+    /// What it took of the queue, if it is a message.
+    asker: Option<Asker>,
+    since: Instant,
+    /// When the log has confirmed it.
+    stored: Option<Instant>,
+}
+
+/// Somebody who waits for a room.
+enum Waiter {
+    /// A connection that joins it.
+    Join(Joiner),
+    /// A program that publishes in it.
+    Find(oneshot::Sender<Found>),
+}
+
+/// A room that is followed.
+struct Following {
+    namespace: Namespace,
+    name: Name,
+    follow: RefCell<Follow>,
+    /// Dead as soon as no member, and nobody who may come back, needs it.
+    room: RefCell<Weak<Room>>,
+    /// Who waits for it, and since when.
+    waiting: RefCell<Vec<(Waiter, Instant)>>,
+    /// Its users on other servers.
+    names: RefCell<Names>,
+    /// Reads its records.
+    reader: Task,
+    /// Reads those that are missing.
+    fetcher: Task,
+    /// Reads all its names.
+    namer: Task,
+}
+
+/// A task that ends with what it belongs to, or with the next one.
+#[derive(Default)]
+struct Task(Cell<Option<JoinHandle<()>>>);
+
+impl Task {
+    fn start(&self, task: impl Future<Output = ()> + 'static) {
+        self.stop();
+        self.0.set(Some(spawn_local(task)));
+    }
+
+    /// True: it had not ended by itself.
+    fn stop(&self) -> bool {
+        let task = self.0.take().filter(|task| !task.is_finished());
+        task.as_ref().inspect(|task| task.abort()).is_some()
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The state of the thread. Nothing is borrowed across an await.
+struct Cluster {
+    settings: Settings,
+    registry: Arc<Registry>,
+    outward: Arc<Outward>,
+    log: Nats,
+    /// When the stream was made.
+    created: RefCell<String>,
+    follows: RefCell<HashMap<Rc<str>, Rc<Following>>>,
+    outgoing: RefCell<Outgoing>,
+    pending: RefCell<HashMap<u64, Pending>>,
+    held: RefCell<HeldNames>,
+    /// Names that are about to be free.
+    releasing: Cell<usize>,
+    /// Is told when nothing is left to tell other servers.
+    finishing: RefCell<Option<std_mpsc::Sender<()>>>,
+    /// Whether the connection is lost, or the log is not as it has to be.
+    away: Cell<bool>,
+    /// Looks whether the log is there again.
+    returning: Task,
+}
+
+impl Cluster {
+    fn now() -> Time {
+        Time::read(Instant::now())
+    }
+
+    fn order(&self, shard: u32, order: Order) {
+        let inboxes = self.registry.inboxes();
+        let mut wakes = Wakes::default();
+        wakes.note(shard as usize, inboxes[shard as usize].answer(order));
+        wakes.wake_all(inboxes);
+    }
+
+    fn connection_changed(self: &Rc<Self>, is_connected: bool) {
+        if is_connected {
+            return self.returning.start(Rc::clone(self).come_back());
+        }
+        self.returning.stop();
+        if !self.away.replace(true) {
+            warn!("the connection to {} is lost (--cluster)", self.settings.servers.join(","));
+        }
+        self.outgoing.borrow_mut().disconnected();
+        self.pending.borrow_mut().retain(|_, pending| pending.heading.kind != Kind::Life);
+    }
+
+    /// The connection is there again: nothing is shown before it is known that the log has kept what was shown.
+    async fn come_back(self: Rc<Self>) {
+        let created = loop {
+            match self.log.prepare(&self.settings).await {
+                Ok(created) => break created,
+                Err(sentence) => warn!("{sentence}"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
+        let is_another = self.created.replace(created.clone()) != created;
+        self.away.set(false);
+        info!("connected to {} again (--cluster)", self.settings.servers.join(","));
+        let follows: Vec<_> = self.follows.borrow().iter().map(|(key, f)| (Rc::clone(key), Rc::clone(f))).collect();
+        for (key, following) in follows {
+            let was_asking = following.fetcher.stop();
+            let mut steps = Vec::new();
+            {
+                let mut follow = following.follow.borrow_mut();
+                if is_another {
+                    follow.forget(&mut steps)
+                } else {
+                    follow.reconnected(&mut steps)
+                }
+                if was_asking {
+                    follow.failed(&mut steps);
+                }
+            }
+            self.carry_out(&key, &following, steps);
+            self.read_names(key, &following);
+        }
+    }
+
+    async fn tick(self: &Rc<Self>) {
+        let now_ms = Self::now().monotonic_ms;
+        let is_seen = |room: &str| {
+            let follows = self.follows.borrow();
+            !self.away.get() && follows.get(room).is_some_and(|following| following.follow.borrow().is_whole())
+        };
+        let due = self.outgoing.borrow_mut().due(now_ms, self.settings.timeout_ms, is_seen);
+        for (room, act) in due {
+            match act {
+                Act::Look => self.look(&room),
+                Act::Send(number) => self.send(number).await,
+                Act::GiveUp(number) => self.give_up(number),
+            }
+        }
+        if self.releasing.get() == 0 && self.pending.borrow().is_empty() {
+            let finishing = self.finishing.take();
+            if let Some(told) = finishing {
+                // The server may have waited long enough.
+                let _ = told.send(());
+            }
+        }
+        self.look_for_missing();
+        self.forget_rooms();
+    }
+}

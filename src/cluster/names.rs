@@ -1,0 +1,242 @@
+//! Names: no two members of a room have the same, on whichever servers they are.
+//!
+//! A member claims its name in the log before it joins. If the name is taken, the server of its holder is asked, which looks at the
+//! holder's socket: a client that reconnects must not find its own name taken, be its old server gone or not.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::nats::names::{Claim, Known, Question, name_change, question};
+use super::nats::{Message, Unreachable};
+use super::record::token;
+use super::{Cluster, Following};
+use crate::limits::cluster::CLAIMS_MAX;
+use crate::protocol::MemberId;
+use crate::protocol::name::Name;
+use crate::room::Room;
+use crate::room::inbox::{NotOpened, Order};
+use crate::room::outward::Joiner;
+
+/// A name that a member of this server has claimed.
+#[derive(Debug)]
+pub(super) struct Held {
+    at: u64,
+    member: MemberId,
+}
+
+/// The claims of this server, by room and user.
+pub(super) type HeldNames = HashMap<(Rc<str>, String), Held>;
+
+/// The names of a room that other servers' members have. Pure.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    /// Where the last change of each stands in the stream, and the name if it is taken elsewhere. Those that are free are kept
+    /// only while the room's names are loaded: older changes may still arrive.
+    by_user: HashMap<String, (u64, Option<Name>)>,
+    is_loaded: bool,
+}
+
+impl Names {
+    /// Whether all names of the room are known.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.is_loaded
+    }
+
+    /// The names that are taken elsewhere.
+    pub(super) fn taken(&self) -> impl Iterator<Item = &Name> {
+        self.by_user.values().filter_map(|(_, name)| name.as_ref())
+    }
+
+    /// Something is known about a name. Returns what the room has to be told: the name, and whether it is taken.
+    fn learn(&mut self, known: Known, own: u64) -> Option<(Name, bool)> {
+        let before = self.by_user.get(&known.user);
+        if before.is_some_and(|(at, _)| *at >= known.at) {
+            return None;
+        }
+        let elsewhere = known.claim.filter(|claim| claim.node != own).and_then(|claim| Name::user(&claim.user).ok());
+        let before = before.and_then(|(_, name)| name.clone());
+        if elsewhere.is_none() && self.is_loaded {
+            self.by_user.remove(&known.user);
+        } else {
+            self.by_user.insert(known.user, (known.at, elsewhere.clone()));
+        }
+        match (before, elsewhere) {
+            (_, Some(name)) => Some((name, true)),
+            (Some(name), None) => Some((name, false)),
+            (None, None) => None,
+        }
+    }
+
+    /// These are all names of the room. Returns what it has to be told.
+    fn load(&mut self, all: Vec<Known>, own: u64) -> Vec<(Name, bool)> {
+        let listed: std::collections::HashSet<String> = all.iter().map(|known| known.user.clone()).collect();
+        let newest = all.iter().map(|known| known.at).max().unwrap_or(0);
+        let mut changes: Vec<_> = all.into_iter().filter_map(|known| self.learn(known, own)).collect();
+        self.by_user.retain(|user, (at, name)| {
+            let is_gone = *at <= newest && !listed.contains(user);
+            if let Some(name) = name.take_if(|_| is_gone) {
+                changes.push((name, false));
+            }
+            name.is_some()
+        });
+        self.is_loaded = true;
+        changes
+    }
+}
+
+impl Cluster {
+    /// The room is there: the connection may join, if it gets its name.
+    pub(super) async fn admit(self: Rc<Self>, key: Rc<str>, room: Arc<Room>, joiner: Joiner) {
+        let claimed = match &joiner.user {
+            Some(user) => self.claim(&key, &room, user, &joiner).await,
+            None => Ok(()),
+        };
+        let member = joiner.member;
+        self.order(member.shard, Order::Opened { member, room: claimed.map(|()| room) });
+    }
+
+    async fn claim(&self, key: &Rc<str>, room: &Room, user: &Name, joiner: &Joiner) -> Result<(), NotOpened> {
+        let unavailable = |_: Unreachable| NotOpened::Unavailable;
+        let (token, member) = (token(user), joiner.member);
+        let claim = Claim::new(self.settings.node, member, user.as_str());
+        let mut before = 0;
+        for _ in 0..CLAIMS_MAX {
+            let written = self.log.write_name(key, &token, before, Some(&claim)).await.map_err(unavailable)?;
+            if let Some(at) = written {
+                self.held.borrow_mut().insert((Rc::clone(key), token), Held { at, member });
+                return Ok(());
+            }
+            let known = self.log.name(key, &token).await.map_err(unavailable)?;
+            before = known.at;
+            if let Some(holder) = known.claim {
+                let is_held = if holder.node == self.settings.node {
+                    joiner.predecessor != Some(holder.member()) && self.is_held_here(key, room, &token, &holder)
+                } else {
+                    let (room, user) = (key.to_string(), token.clone());
+                    self.log.is_held(&Question { room, user, claim: holder }).await
+                };
+                if is_held {
+                    return Err(NotOpened::NameTaken);
+                }
+            }
+        }
+        Err(NotOpened::Unavailable)
+    }
+
+    /// Whether a member of this server still has its name: it is in the room, or about to be.
+    fn is_held_here(&self, key: &Rc<str>, room: &Room, user: &str, claim: &Claim) -> bool {
+        let held = self.held.borrow().get(&(Rc::clone(key), user.to_owned())).map(|held| held.member);
+        let Ok(name) = Name::user(&claim.user) else { return false };
+        held == Some(claim.member()) && !room.has_ended(&name, claim.member())
+    }
+
+    /// A member has left: its name is free.
+    pub(super) async fn release(self: Rc<Self>, room: Name, user: Name, member: MemberId) {
+        let name: (Rc<str>, _) = (token(&room).into(), token(&user));
+        let is_its = self.held.borrow().get(&name).is_some_and(|held| held.member == member);
+        let held = is_its.then(|| self.held.borrow_mut().remove(&name)).flatten();
+        if let Some(Held { at, .. }) = held {
+            // If it can't be written, the next to ask for the name finds out that it is free.
+            let _ = self.log.write_name(&name.0, &name.1, at, None).await;
+        }
+        self.releasing.update(|count| count - 1);
+    }
+
+    /// Another server asks whether a name is still held here.
+    pub(super) async fn questioned(self: Rc<Self>, message: Message) {
+        let is_held = question(&message).is_some_and(|Question { room, user, claim }| {
+            let key: Rc<str> = room.into();
+            let room = self.follows.borrow().get(&key).and_then(|following| following.room.borrow().upgrade());
+            room.is_some_and(|room| self.is_held_here(&key, &room, &user, &claim))
+        });
+        self.log.answer(&message, is_held).await;
+    }
+
+    /// A name of a followed room has changed.
+    pub(super) fn name_changed(&self, following: &Following, message: &Message) {
+        let Some(known) = name_change(message) else { return };
+        let change = following.names.borrow_mut().learn(known, self.settings.node);
+        self.tell_names(following, change);
+    }
+
+    /// Reads all names of a room.
+    pub(super) async fn load_names(&self, key: &str, following: &Following) -> Result<(), Unreachable> {
+        let all = self.log.names(key).await?;
+        let changes = following.names.borrow_mut().load(all, self.settings.node);
+        self.tell_names(following, changes);
+        Ok(())
+    }
+
+    fn tell_names(&self, following: &Following, changes: impl IntoIterator<Item = (Name, bool)>) {
+        let Some(room) = following.room.borrow().upgrade() else { return };
+        changes.into_iter().for_each(|(name, is_taken)| room.set_elsewhere(&name, is_taken));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OWN: u64 = 1;
+
+    fn change(at: u64, user: u8, node: Option<u64>) -> Known {
+        let name = format!("u{user}");
+        let member = MemberId { shard: 0, slot: at as u32, serial: 1 };
+        Known { user: name.clone(), at, claim: node.map(|node| Claim::new(node, member, &name)) }
+    }
+
+    proptest! {
+        /// Changes come from a subscription, some of them twice, while the list is read: in the end the room knows exactly
+        /// the names that other servers have, and was told of each change of that once.
+        #[test]
+        fn a_room_knows_the_names_of_other_servers(
+            changes in prop::collection::vec((0..5u8, prop::option::of(1..4u64)), 1..60),
+            listed in any::<prop::sample::Index>(),
+            first in any::<prop::sample::Index>(),
+            lost in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let changes: Vec<Known> =
+                (1..).zip(&changes).map(|(at, (user, node))| change(at, *user, *node)).collect();
+            let last_of = |until: usize| {
+                let last: BTreeMap<_, _> = changes[..until].iter().map(|known| (known.user.clone(), known.clone())).collect();
+                last.into_values().collect::<Vec<_>>()
+            };
+            // It subscribes, then reads the list, which is as old as the answer; both overlap.
+            let (listed, first) = (listed.index(changes.len() + 1), first.index(changes.len() + 1));
+            let (mut names, mut told) = (Names::default(), BTreeMap::new());
+            let mut tell = |changes: Vec<(Name, bool)>| {
+                for (name, is_taken) in changes {
+                    let before = told.insert(name.as_str().to_owned(), is_taken);
+                    assert!(is_taken || before == Some(true), "{name} was not taken");
+                }
+            };
+            for known in &changes[first.min(listed)..listed] {
+                tell(names.learn(known.clone(), OWN).into_iter().collect());
+            }
+            tell(names.load(last_of(listed), OWN));
+            let gap = lost.map(|lost| lost.index(changes.len()));
+            for (index, known) in changes.iter().enumerate().skip(first.min(listed)) {
+                if index < listed || Some(index) != gap {
+                    tell(names.learn(known.clone(), OWN).into_iter().collect());
+                }
+            }
+            // After a reconnect the list is read again.
+            tell(names.load(last_of(changes.len()), OWN));
+            let due: Vec<String> = last_of(changes.len())
+                .into_iter()
+                .filter(|known| known.claim.as_ref().is_some_and(|claim| claim.node != OWN))
+                .map(|known| known.user)
+                .collect();
+            let known: Vec<String> = told.into_iter().filter(|(_, is_taken)| *is_taken).map(|(name, _)| name).collect();
+            prop_assert_eq!(&known, &due);
+            let mut taken: Vec<&str> = names.taken().map(Name::as_str).collect();
+            taken.sort_unstable();
+            prop_assert_eq!(taken, due);
+        }
+    }
+}

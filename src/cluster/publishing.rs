@@ -1,0 +1,117 @@
+//! Messages on their way to the log: sent, confirmed, sent again, given up.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use tokio::task::spawn_local;
+
+use super::nats::Ack;
+use super::record::{Heading, Kind, token};
+use super::{Cluster, Pending, Waiter};
+use crate::limits::cluster::{LOAD_TIME_MAX, MISSING_TIME, REPLY_TIME_MAX};
+use crate::room::inbox::{Order, Unavailable};
+use crate::room::outward::{Asker, Outbound};
+
+impl Cluster {
+    pub(super) async fn outbound(self: &Rc<Self>, outbound: Outbound) {
+        match outbound {
+            Outbound::Publish(number, submission) => {
+                let (room, epoch) = (token(submission.room.key()), submission.room.epoch());
+                let heading = Heading { kind: Kind::Message, epoch: Some(epoch), node: self.settings.node, number };
+                let (json, asker) = submission.into_parts();
+                let room = room.into();
+                let goes = self.outgoing.borrow_mut().submit(&room, number, Self::now().monotonic_ms);
+                self.wait_for(room, heading, json, Some(asker));
+                match (goes, self.away.get()) {
+                    (true, false) => self.send(number).await,
+                    (true, true) => self.not_now(number),
+                    (false, _) => {}
+                }
+            }
+            Outbound::Open { namespace, name, joiner } => self.open(namespace, name, Waiter::Join(joiner)),
+            Outbound::Find { namespace, name, found } => {
+                drop(spawn_local(Rc::clone(self).find(namespace, name, found)));
+            }
+            Outbound::Finish(told) => *self.finishing.borrow_mut() = Some(told),
+            Outbound::Release { room, user, member } => {
+                self.releasing.update(|count| count + 1);
+                drop(spawn_local(Rc::clone(self).release(room, user, member)));
+            }
+        }
+    }
+
+    pub(super) fn wait_for(&self, room: Rc<str>, heading: Heading, json: String, asker: Option<Asker>) {
+        let pending = Pending { room, heading, json, asker, since: Instant::now(), stored: None };
+        self.pending.borrow_mut().insert(heading.number, pending);
+    }
+
+    /// Sends a message to the log, perhaps again.
+    pub(super) async fn send(&self, number: u64) {
+        let message = self.pending.borrow().get(&number).map(|p| (Rc::clone(&p.room), p.heading, p.json.clone()));
+        let Some((room, heading, json)) = message else { return };
+        if self.log.publish(&room, &heading, &json).await.is_err() {
+            self.not_now(number);
+        }
+    }
+
+    pub(super) fn not_now(&self, number: u64) {
+        if let Some(Pending { room, .. }) = self.pending.borrow().get(&number) {
+            self.outgoing.borrow_mut().failed(room, number);
+        }
+    }
+
+    /// The log has answered to a record.
+    pub(super) fn answered(self: &Rc<Self>, (number, ack): (u64, Ack)) {
+        let asked = self.pending.borrow().get(&number).map(|pending| (Rc::clone(&pending.room), pending.heading.kind));
+        let Some((room, kind)) = asked else { return };
+        match ack {
+            // Stored or not: the room is looked at.
+            _ if kind == Kind::Life => self.give_up(number),
+            Ack::Stored => {
+                if let Some(pending) = self.pending.borrow_mut().get_mut(&number) {
+                    pending.stored = Some(Instant::now());
+                }
+                let given_up = self.outgoing.borrow_mut().stored(&room, number);
+                given_up.into_iter().for_each(|number| self.give_up(number));
+            }
+            Ack::Later => self.outgoing.borrow_mut().failed(&room, number),
+            Ack::Refused => {
+                self.outgoing.borrow_mut().refused(&room, number);
+                self.give_up(number);
+            }
+        }
+    }
+
+    /// Nothing is known about a message, and nothing will be: tells its publisher.
+    pub(super) fn give_up(self: &Rc<Self>, number: u64) {
+        let Some(pending) = self.pending.borrow_mut().remove(&number) else { return };
+        let Pending { room, json, asker, heading, .. } = pending;
+        if heading.kind == Kind::Life {
+            let following = self.follows.borrow().get(&room).cloned();
+            let mut steps = Vec::new();
+            following.iter().for_each(|following| following.follow.borrow_mut().life_begun(&mut steps));
+            following.iter().for_each(|following| self.carry_out(&room, following, std::mem::take(&mut steps)));
+        }
+        let Some(asker) = asker else { return };
+        self.outward.settled(json.len());
+        match asker {
+            Asker::Shard(shard) => self.order(shard, Order::Settled { number, outcome: Err(Unavailable) }),
+            // The request may have been given up, too.
+            Asker::Outside(asker) => drop(asker.send(Err(Unavailable))),
+        }
+    }
+
+    /// What the log has confirmed, and hasn't been read back in time, was lost on its way.
+    pub(super) fn look_for_missing(self: &Rc<Self>) {
+        let is_missing = |pending: &&Pending| pending.stored.is_some_and(|at| at.elapsed() >= MISSING_TIME);
+        let rooms: Vec<_> = self.pending.borrow().values().filter(is_missing).map(|p| Rc::clone(&p.room)).collect();
+        rooms.iter().for_each(|room| self.look(room));
+        let is_lost = |pending: &Pending| match pending.heading.kind {
+            Kind::Life => pending.since.elapsed() >= REPLY_TIME_MAX,
+            _ => pending.stored.is_some_and(|at| at.elapsed() >= LOAD_TIME_MAX),
+        };
+        let lost: Vec<u64> =
+            self.pending.borrow().iter().filter(|(_, p)| is_lost(p)).map(|(number, _)| *number).collect();
+        lost.into_iter().for_each(|number| self.give_up(number));
+    }
+}

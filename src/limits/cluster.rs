@@ -1,0 +1,34 @@
+//! The bounds of `--cluster`.
+
+use std::time::Duration;
+
+/// Records of one room that a node holds because others are missing before them; beyond it, the oldest are fetched again.
+pub(crate) const HELD_RECORDS_MAX: usize = 1024;
+/// Records of a room that are read at once.
+pub(crate) const BATCH_RECORDS: usize = 512;
+/// Time within which the log answers to a record, in milliseconds; then it is sent again.
+pub(crate) const ACK_MS_MAX: u64 = 5000;
+/// Time within which the log answers to a question.
+pub(crate) const REPLY_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time within which the log can be connected to at the start.
+pub(crate) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time for which the log remembers that a name is free, in seconds.
+pub(crate) const FREE_NAME_SECONDS: u64 = 60;
+/// Time within which another server says whether a name is still held there.
+pub(crate) const HOLDER_TIME_MAX: Duration = Duration::from_secs(1);
+/// Attempts to claim a name that others claim or release at the same time.
+pub(crate) const CLAIMS_MAX: usize = 5;
+/// Time until a server of the log that lags is asked again.
+pub(crate) const LAG_PAUSE: Duration = Duration::from_millis(20);
+/// Time until a log that is not as it has to be is looked at again.
+pub(crate) const PAUSE: Duration = Duration::from_secs(1);
+/// Time between two looks at what waits for the log.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+/// Time after which a record that the log has confirmed is looked for.
+pub(crate) const MISSING_TIME: Duration = Duration::from_secs(1);
+/// Time within which a room is loaded; longer waits end with an error.
+pub(crate) const LOAD_TIME_MAX: Duration = Duration::from_secs(10);
+/// Bytes that a message to the log may have at least, including its headers.
+pub(crate) const PAYLOAD_BYTES_MIN: usize = 128 * 1024;
+/// Longest chat message of a cluster, in bytes of WebSocket payload: it travels in a header of 64 KB, with names and keys.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 48 * 1024;

