@@ -46,14 +46,29 @@ impl Clock {
         self.unix_ms.update(|now| now + ms);
     }
 
-    /// Lets time pass until then.
+    /// Lets time pass until then, rounded up to whole milliseconds.
     pub fn advance_to(&self, instant: Instant) {
         let wait = instant.saturating_duration_since(self.now().instant);
-        self.advance(wait.as_micros().div_ceil(1000) as u64);
+        self.advance(wait.as_nanos().div_ceil(1_000_000) as u64);
     }
 
     /// Somebody sets the system's clock.
     pub fn set_unix_ms(&self, unix_ms: u64) {
         self.unix_ms.set(unix_ms);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_that_is_less_than_a_microsecond_away_comes() {
+        let clock = Clock::default();
+        let due = clock.now().instant + Duration::from_nanos(2_000_999);
+        clock.advance_to(due);
+        assert!(clock.now().instant >= due && clock.age_ms() == 3);
+        clock.advance_to(due);
+        assert_eq!(clock.age_ms(), 3, "what is over is not waited for");
     }
 }

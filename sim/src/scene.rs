@@ -41,15 +41,16 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Whether a client that has a room's life up to `since` has to get everything up to `last`: it is within every bound of
-    /// what is kept.
+    /// Whether a client that has a room's life up to `since` has to get everything up to `last`: replay is on, and it is within
+    /// every bound of what is kept. With replay off no client recovers, not even one that has missed nothing.
     pub fn must_recover(&self, room: &'static str, epoch: u64, since: u64, last: u64) -> bool {
         let Plan { config, memory_bytes_max, .. } = &self.plan;
         let missed = (last - since) as usize;
         let age_ms = config.replay_age.as_millis() as u64;
         let bytes = self.truth.borrow().bytes(room, epoch, since + 1, last);
         let kept = |bytes: usize| bytes + missed * KEPT_OVERHEAD_BYTES_MAX <= config.replay_bytes;
-        *memory_bytes_max == usize::MAX
+        config.replay_frames > 0
+            && *memory_bytes_max == usize::MAX
             && self.clock.age_ms() < age_ms
             && missed <= config.replay_frames as usize
             && bytes.is_some_and(kept)
