@@ -1,7 +1,8 @@
 //! URLs and command lines as they may be shown: without passwords, tokens and other secrets. Pure.
 
 /// Parameters whose values may be shown: hi's own, those of our templates, and those that only name a protocol.
-const SHOWN: [&str; 10] = ["username", "room", "client", "echo", "lossy", "EIO", "transport", "v", "vsn", "version"];
+const SHOWN: [&str; 12] =
+    ["username", "room", "client", "echo", "lossy", "latest", "interval", "EIO", "transport", "v", "vsn", "version"];
 /// Values that are ours to fill in.
 const TEMPLATES: [&str; 2] = ["{room}", "{client}"];
 /// Replaces a secret.
