@@ -12,6 +12,7 @@ use sha1::{Digest as _, Sha1};
 
 use super::head::Head;
 use super::response::Response;
+use crate::os;
 
 /// Allows nothing but the page's own files and its own WebSocket; no inline script or style, no frame around it (CSP Level 3). `connect-src 'self'` covers ws: and wss: of the same host and port.
 pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -20,7 +21,7 @@ pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src
 /// The files, each with its path relative to the page.
 static ASSETS: LazyLock<[(&str, Asset); 17]> = LazyLock::new(|| {
     let script = |bytes: &'static [u8]| Asset::new("text/javascript; charset=utf-8", bytes);
-    [
+    let assets = [
         ("", Asset::new("text/html; charset=utf-8", include_bytes!("../web/index.html"))),
         ("hi.js", script(include_bytes!("../../clients/js/hi.js")).shared()),
         ("app.js", script(include_bytes!("../web/app.js"))),
@@ -38,7 +39,10 @@ static ASSETS: LazyLock<[(&str, Asset); 17]> = LazyLock::new(|| {
         ("v0.js", script(include_bytes!("../web/v0.js"))),
         ("words.js", script(include_bytes!("../web/words.js"))),
         ("style.css", Asset::new("text/css; charset=utf-8", include_bytes!("../web/style.css"))),
-    ]
+    ];
+    // Of the compressors: two MiB, which this thread would keep.
+    os::return_free_memory();
+    assets
 });
 
 /// A file of the page.
