@@ -49,7 +49,9 @@ impl ShardThread {
             let _ = ready.send(Ok(()));
             let (wake_up, stop) = (self.wake_up, Arc::clone(&self.shared.stop));
             // A task of its own: what the runtime is started with is polled whenever any task is.
-            let _ = tokio::task::spawn_local(async move { run(&handle, &wake_up, woken, ticker, &stop).await }).await;
+            let life = tokio::task::spawn_local(async move { run(&handle, &wake_up, woken, ticker, &stop).await });
+            // A panic of it is one of this thread.
+            life.await.expect("the shard's loop ends by itself");
             Ok(())
         });
         if let Ok(Err(error)) | Err(error) = ran {
