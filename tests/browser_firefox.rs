@@ -76,11 +76,7 @@ async fn in_firefox_the_log_stays_at_its_end_and_the_drawer_opens() {
         witness.say("general", &format!("m{number}"));
     }
     page.wait_text("#messages .text", "m59").await;
-    page.wait(
-        "the end is in sight",
-        "const log = document.querySelector('#messages'); return log.scrollHeight - log.scrollTop - log.clientHeight < 2",
-    )
-    .await;
+    page.wait_end().await;
     page.script("document.querySelector('#messages').scrollTop = 100", vec![]).await;
     page.wait(
         "it is seen",

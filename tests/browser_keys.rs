@@ -79,12 +79,13 @@ async fn keys_scroll_the_log_find_unread_rooms_and_lead_to_the_field() {
         witness.say("general", &format!("m{number}"));
     }
     page.wait_text("#messages .text", "m79").await;
-    let at_end = "const log = document.querySelector('#messages'); return log.scrollHeight - log.scrollTop - log.clientHeight < 2";
-    page.wait("the end", at_end).await;
+    page.wait_end().await;
     page.press(&[Key::PageUp]).await;
-    page.wait("it is scrolled up", &at_end.replace("< 2", "> 300")).await;
+    let is_up = "const log = document.querySelector('#messages'); \
+                 return log.scrollHeight - log.scrollTop - log.clientHeight > 300";
+    page.wait("it is scrolled up", is_up).await;
     page.press(&[Key::PageDown]).await;
-    page.wait("the end", at_end).await;
+    page.wait_end().await;
     for room in ["r1", "r2", "r3"] {
         page.say(&format!("/join {room}")).await;
         page.wait_text("#title", room).await;

@@ -35,12 +35,7 @@ async fn the_log_stays_at_its_end_whatever_is_sent() {
                 format!("n{number}{shift}{enter}{shift}two{shift}{enter}{shift}three{shift}{enter}{shift}four{enter}");
             page.client.active_element().await.unwrap().send_keys(&lines).await.unwrap();
             page.wait_text("#messages .own:not(.pending) .text", &format!("n{number}\ntwo\nthree\nfour")).await;
-            page.wait(
-                "the end is in sight",
-                "const log = document.querySelector('#messages'); \
-                 return log.scrollHeight - log.scrollTop - log.clientHeight < 2",
-            )
-            .await;
+            page.wait_end().await;
         }
         // A reader who has scrolled up stays there, and sees how many messages arrive.
         page.script("document.querySelector('#messages').scrollTop = 100", vec![]).await;
@@ -53,7 +48,7 @@ async fn the_log_stays_at_its_end_whatever_is_sent() {
         page.wait_text("#to-end", "1 new").await;
         is_true(&page, "return document.querySelector('#messages').scrollTop === 100").await;
         page.script("document.querySelector('#to-end').click()", vec![]).await;
-        page.wait("the end is in sight", "const log = document.querySelector('#messages'); return log.scrollHeight - log.scrollTop - log.clientHeight < 2").await;
+        page.wait_end().await;
         is_true(&page, "return document.querySelector('#to-end').hidden").await;
         page.client.close().await.unwrap();
     }

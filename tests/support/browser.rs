@@ -319,6 +319,13 @@ impl Page {
         self.wait(&format!("{text:?} in {selector}"), &script).await;
     }
 
+    /// Waits until the log is scrolled to its end.
+    pub async fn wait_end(&self) {
+        let script = "const log = document.querySelector('#messages'); \
+                      return log.scrollHeight - log.scrollTop - log.clientHeight < 2";
+        self.wait("the end is in sight", script).await;
+    }
+
     pub async fn wait_state(&self, state: &str) {
         let script = format!("return document.querySelector('#status').dataset.state === {}", json!(state));
         self.wait(&format!("state {state}"), &script).await;
