@@ -19,6 +19,7 @@ use crate::address::networks::Networks;
 use crate::address::table::AddressLimits;
 use crate::admission::{Admission, RawMode};
 use crate::api;
+use crate::api::key::Keys;
 #[cfg(feature = "cluster")]
 use crate::cluster;
 use crate::connection::liveness::Heartbeat;
@@ -34,11 +35,15 @@ use crate::room::pace::Pace;
 use crate::room::replay::ReplayBounds;
 use crate::shard::settings::{Settings, Slow};
 
+pub mod live;
+mod rights;
+pub mod shown;
 mod sizing;
 mod values;
 
 use values::*;
 
+const CONFIGURATION: &str = "Configuration";
 const LISTENING: &str = "Listening";
 const ACCESS: &str = "Access";
 const LIMITS: &str = "Limits";
@@ -55,6 +60,11 @@ const CLUSTER: &str = "Several servers";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "hi")]
 pub struct Config {
+    /// File with options (TOML): their names without dashes, e.g. port = 8080. The command line and the environment win. SIGHUP
+    /// reads it again; `hi config default` writes one
+    #[arg(id = "config", help_heading = CONFIGURATION, long = "config", value_name = "FILE", env = "HI_CONFIG")]
+    pub file: Option<PathBuf>,
+
     /// Port to listen on, on all IPv4 and IPv6 addresses; 0 takes a free one
     #[arg(help_heading = LISTENING, short, long, value_name = "PORT", env = "HI_PORT", default_value_t = 8080)]
     pub port: u16,
@@ -347,9 +357,7 @@ impl Config {
             },
             message_bytes_max: self.max_message,
             deflated_bytes_min: self.compression_min,
-            admission: Arc::new(
-                Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize).compressing(self.compression),
-            ),
+            admission: self.admission(),
             backlog_bytes: self.backlog_bytes,
             inbox_bytes_max: self.inbox_bytes_max(shards),
             slow: self.slow,
@@ -384,20 +392,42 @@ impl Config {
         }))
     }
 
+    /// Whether the files that the options name can be used.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn check(&self) -> Result<(), String> {
+        self.api_key_file.as_deref().map_or(Ok(()), |path| Keys::load(path).map(drop))
+    }
+
+    fn admission(&self) -> Arc<Admission> {
+        let admission = Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize);
+        Arc::new(admission.compressing(self.compression))
+    }
+
+    fn trust(&self) -> Trust {
+        Trust { proxies: Networks::all(&self.trusted_proxies), header: self.client_ip_header }
+    }
+
+    fn address_limits(&self) -> AddressLimits {
+        AddressLimits {
+            connections_max: self.max_per_address,
+            handshakes: RateLimit::new(self.handshakes_per_address, self.handshakes_per_address),
+            messages: self.messages_per_address > 0,
+            unlimited: Networks::all(&[&self.unlimited_addresses[..], &self.trusted_proxies[..]].concat()),
+        }
+    }
+
     /// What the control side has to know, of the process `instance`.
     pub(crate) fn control(&self, instance: Arc<str>, backend: Backend) -> control::Settings {
         control::Settings {
             handshake_timeout: self.handshake_timeout,
             keepalive_timeout: self.keepalive_timeout,
             unacknowledged_max: self.ping_interval + self.ping_timeout,
-            trust: Trust { proxies: Networks::all(&self.trusted_proxies), header: self.client_ip_header },
+            admission: self.admission(),
+            trust: self.trust(),
             proxy_protocol: Networks::all(&self.proxy_protocol),
-            address_limits: AddressLimits {
-                connections_max: self.max_per_address,
-                handshakes: RateLimit::new(self.handshakes_per_address, self.handshakes_per_address),
-                messages: self.messages_per_address > 0,
-                unlimited: Networks::all(&[&self.unlimited_addresses[..], &self.trusted_proxies[..]].concat()),
-            },
+            address_limits: self.address_limits(),
             echo: self.echo,
             instance,
             group: self.group.clone(),

@@ -304,6 +304,12 @@ pub(crate) const API_KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Time limit of `hi health`, from the connection to the end of the answer: a health check of Docker has 3 seconds or more.
 pub(crate) const HEALTH_TIME_MAX: Duration = Duration::from_secs(2);
+/// Bytes of a configuration file.
+pub(crate) const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Columns of a configuration file that `hi config default` writes.
+pub(crate) const CONFIG_COLUMNS: usize = 110;
+/// How similar an option's name has to be to a wrong one to be suggested: 1 is the same (Jaro and Winkler).
+pub(crate) const SUGGESTED_SIMILARITY_MIN: f64 = 0.8;
 /// Bytes of the longest answer that `hi health` reads.
 pub(crate) const HEALTH_ANSWER_BYTES_MAX: usize = 64 * 1024;
 

@@ -49,6 +49,8 @@ fn every_metric_is_there() {
         "hi_addresses_untracked_total",
         "hi_backend",
         "hi_build_info",
+        "hi_config_reload_success",
+        "hi_config_reload_timestamp_seconds",
         "hi_connections",
         "hi_deliveries_total",
         "hi_delivery_seconds_bucket",

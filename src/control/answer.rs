@@ -98,7 +98,7 @@ fn answer<R: OpenRing>(
     let refuse = |fault: Fault| context.refuse(fault, Some(head), peer).response(Some(head));
     let response = match target::route(head.target) {
         Err(error) => refuse(error.into()),
-        Ok(Route::DoctorEcho) if !context.settings.echo => not_found(),
+        Ok(Route::DoctorEcho) if !context.settings().echo => not_found(),
         Ok(Route::NotFound) if head.method == "OPTIONS" => not_found(),
         // Health checks of load balancers ask `OPTIONS` of whatever address they are given; streams answer preflights
         // themselves.
@@ -121,7 +121,8 @@ fn answer<R: OpenRing>(
         Ok(Route::Page(asset)) => asset.response(head),
         Ok(Route::Healthz) => Response::text(200, "ok"),
         Ok(Route::DoctorEcho) => {
-            let Settings { instance, group, backend, .. } = &*context.settings;
+            let settings = context.settings();
+            let Settings { instance, group, backend, .. } = &**settings;
             let (group, version) = (group.as_deref(), env!("CARGO_PKG_VERSION"));
             let identity = Identity { instance, group, version, backend: backend.as_str() };
             Response::json(200, echo(head, &peer.client, &identity))
@@ -147,7 +148,8 @@ fn counted<R: OpenRing>(
     context: &ControlContext<R>,
     handshake: impl FnOnce() -> Result<Outcome, Fault>,
 ) -> Result<Outcome, Fault> {
-    let (limits, now_ms) = (&context.settings.address_limits, Now::read().time.monotonic_ms);
+    let settings = context.settings();
+    let (limits, now_ms) = (&settings.address_limits, Now::read().time.monotonic_ms);
     let seat = context.addresses.enter(peer.client.address, limits, now_ms)?;
     match handshake() {
         Ok(Outcome::Upgrade(upgrade)) => Ok(Outcome::Upgrade(Upgrade { seat, ..upgrade })),
@@ -167,7 +169,7 @@ fn open<R: OpenRing>(
     target: &UpgradeTarget<'_>,
     context: &ControlContext<R>,
 ) -> Result<Outcome, Fault> {
-    let (handshake, params) = context.admission.connect(head, target)?;
+    let (handshake, params) = context.settings().admission.connect(head, target)?;
     let (role, room) = match params {
         UpgradeParams::Raw(RawParams { room, echo, lossy, latest }) => {
             let role = match latest {
@@ -197,8 +199,9 @@ fn listen<R: OpenRing>(
     peer: Peer<'_>,
     context: &ControlContext<R>,
 ) -> Result<Outcome, Fault> {
-    let room = context.admission.listen(head, room)?;
-    let origins = context.admission.origins();
+    let settings = context.settings();
+    let room = settings.admission.listen(head, room)?;
+    let origins = settings.admission.origins();
     let last = |bytes| Ok(Outcome::Answer { bytes, keep_alive: false });
     match head.method {
         "GET" => {}
@@ -209,7 +212,7 @@ fn listen<R: OpenRing>(
     target::refuse_latest(query)?;
     let since = stream::since(head, query)?;
     // An error here means that the listener is gone already.
-    let _ = os::limit_unacknowledged(peer.socket, context.settings.unacknowledged_max);
+    let _ = os::limit_unacknowledged(peer.socket, context.settings().unacknowledged_max);
     Ok(Outcome::Upgrade(Upgrade {
         role: Role::Sse { ignored_bytes: 0 },
         room: Some(room),

@@ -27,7 +27,7 @@ pub(super) async fn serve<R: OpenRing>(
 ) {
     let mut held = Held::new(What::Heads);
     let mut searched = buffer.len();
-    let mut deadline = Instant::now() + context.settings.handshake_timeout;
+    let mut deadline = Instant::now() + context.settings().handshake_timeout;
     // After an answer, for as long as nothing of another request is there.
     let mut idle = false;
     loop {
@@ -43,7 +43,7 @@ pub(super) async fn serve<R: OpenRing>(
             let Some(Ok((read, more))) = read else { return end(stream, origin, searched > 0, context).await };
             buffer = more;
             if mem::take(&mut idle) {
-                deadline = Instant::now() + context.settings.handshake_timeout;
+                deadline = Instant::now() + context.settings().handshake_timeout;
             }
             if !matches!(read, Ok(1..)) {
                 if searched > 0 {
@@ -56,7 +56,7 @@ pub(super) async fn serve<R: OpenRing>(
         match outcome {
             Outcome::Upgrade(upgrade) => return context.adopt(stream.into(), upgrade, buffer.split_off(used), false),
             Outcome::Answer { bytes, keep_alive } => {
-                deadline = Instant::now() + context.settings.handshake_timeout;
+                deadline = Instant::now() + context.settings().handshake_timeout;
                 let written = timeout_at(deadline, stream.write_all(bytes)).await;
                 if !matches!(written, Ok(Ok(()))) {
                     stream.shutdown(Shutdown::Both);
@@ -71,7 +71,7 @@ pub(super) async fn serve<R: OpenRing>(
                 searched = 0;
                 idle = buffer.is_empty();
                 if idle {
-                    deadline = Instant::now() + context.settings.keepalive_timeout;
+                    deadline = Instant::now() + context.settings().keepalive_timeout;
                 }
             }
         }
@@ -108,7 +108,7 @@ async fn turn_away(stream: Stream) {
 /// The time for a head is up. A peer that began one is told.
 async fn end<R: OpenRing>(stream: Stream, origin: Origin, began: bool, context: &ControlContext<R>) {
     if began {
-        let fault = Fault::Timeout(context.settings.handshake_timeout);
+        let fault = Fault::Timeout(context.settings().handshake_timeout);
         let verdict = context.refuse(fault, None, context.peer(stream.as_fd(), &origin));
         let bytes = verdict.response(None).encode(Connection::Close, Body::Sent);
         let _ = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(bytes)).await;

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Guard};
 use tracing::{info, warn};
 
 use crate::address::PeerAddress;
@@ -44,6 +45,8 @@ use failures::Failures;
 /// What the operator decides about connections that are not upgraded yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
+    /// Which pages may connect, and to which rooms.
+    pub(crate) admission: Arc<Admission>,
     /// Time for a request head to arrive, from accept or from the end of the last answer.
     pub(crate) handshake_timeout: Duration,
     /// How long a connection that asks for nothing is kept.
@@ -69,8 +72,8 @@ pub(crate) struct Settings {
 /// What the tasks of a shard's control ring share.
 pub(crate) struct ControlContext<R> {
     pub(crate) shard: Rc<Handle<R>>,
-    pub(crate) settings: Arc<Settings>,
-    pub(crate) admission: Arc<Admission>,
+    /// What the operator decides, which a reload replaces.
+    pub(crate) live: Arc<ArcSwap<Settings>>,
     pub(crate) counters: Rc<Counters>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) failures: Arc<Failures>,
@@ -107,6 +110,11 @@ struct Peer<'s> {
 }
 
 impl<R: OpenRing> ControlContext<R> {
+    /// What the operator decides now.
+    fn settings(&self) -> Guard<Arc<Settings>> {
+        self.live.load()
+    }
+
     /// Hands a socket over to the data ring, with what arrived behind its head; `at_once`: the answer doesn't wait for what else
     /// there is to do.
     fn adopt(&self, socket: Socket, upgrade: Upgrade, leftover: Vec<u8>, at_once: bool) {
@@ -117,19 +125,20 @@ impl<R: OpenRing> ControlContext<R> {
 
     /// A connection that has just been accepted.
     fn origin(&self, peer: PeerAddress) -> Origin {
-        let due = self.settings.proxy_protocol.contains_peer(peer);
+        let due = self.settings().proxy_protocol.contains_peer(peer);
         Origin { peer, proxied: None, header: if due { HeaderState::Due } else { HeaderState::Done } }
     }
 
     /// The other end of a connection, of which no request is read yet.
     fn peer<'s>(&self, socket: BorrowedFd<'s>, origin: &Origin) -> Peer<'s> {
-        let client = self.settings.trust.locate(origin.peer, origin.proxied, iter::empty());
+        let client = self.settings().trust.locate(origin.peer, origin.proxied, iter::empty());
         Peer { socket, client }
     }
 
     /// The same with the address of the client that this request comes from.
     fn locate<'s>(&self, head: &Head<'_>, peer: Peer<'s>, origin: &Origin) -> Peer<'s> {
-        let trust = &self.settings.trust;
+        let settings = self.settings();
+        let trust = &settings.trust;
         let client = trust.locate(origin.peer, origin.proxied, head.header(trust.header.as_str()));
         if client.header_ignored {
             self.counters.untrusted_headers(trust.header).add(1);

@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use slab::Slab;
 
@@ -95,6 +96,8 @@ pub(crate) enum RingOp {
 pub(crate) struct Hub {
     id: usize,
     settings: Arc<Settings>,
+    /// What the settings become with the next turn: a reload replaces them.
+    live: Option<Arc<ArcSwap<Settings>>>,
     registry: Arc<Registry>,
     counters: Rc<Counters>,
     connections: Slab<Connection>,
@@ -135,6 +138,7 @@ impl Hub {
             next_serial: 0,
             rooms: LocalRooms::new(settings.inbox_bytes_max, settings.deflated_bytes_min),
             settings,
+            live: None,
             ring_ops: Vec::new(),
             reading: Reading::new(buffers),
             sending: Sending::default(),
@@ -162,6 +166,10 @@ impl Hub {
 
     pub(super) fn limiting(self, table: Arc<AddressTable>) -> Self {
         Self { seats: Seats::new(table), ..self }
+    }
+
+    pub(super) fn following(self, live: Arc<ArcSwap<Settings>>) -> Self {
+        Self { live: Some(live), ..self }
     }
 
     pub(super) fn id(&self) -> usize {
@@ -222,6 +230,11 @@ impl Hub {
     /// Begins a turn at this time.
     pub(super) fn begin_turn(&mut self, now: Now) {
         self.now = now;
+        if let Some(live) = &self.live
+            && !Arc::ptr_eq(&live.load(), &self.settings)
+        {
+            self.settings = live.load_full();
+        }
     }
 
     /// Notes how long the last turn has taken.

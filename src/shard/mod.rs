@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::address::table::{AddressTable, Seat};
@@ -71,6 +72,11 @@ impl<R: DataRing> Shard<R> {
     /// Makes the shard observe a memory budget that it shares with others. The thread has to be [enrolled](Memory::enroll).
     pub fn keeping_to(self, memory: Arc<Memory>) -> Self {
         Self { hub: self.hub.keeping_to(memory), ..self }
+    }
+
+    /// Makes the shard take over the settings that a reload puts there, with its next turn.
+    pub(crate) fn following(self, live: Arc<ArcSwap<Settings>>) -> Self {
+        Self { hub: self.hub.following(live), ..self }
     }
 
     /// Makes the shard observe what addresses may send, in a table that it shares with others.
