@@ -17,6 +17,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::outward::Found;
 use super::{Placed, Room};
 use crate::limits::{ENVELOPE_BYTES_MAX, INBOX_BYTES_HELD, NOTICE_BYTES_MAX, ORDERS_MAX};
 use crate::protocol::MemberId;
@@ -126,6 +127,18 @@ pub enum Order {
         member: MemberId,
         /// The room, loaded; the connection's name is claimed there.
         room: Result<Arc<Room>, NotOpened>,
+    },
+    /// The room that this connection has asked about, and that had no members here.
+    Found {
+        /// The connection.
+        member: MemberId,
+        /// The room, loaded.
+        room: Found,
+    },
+    /// Close this connection with 4002: on another server somebody has got its name while this one was cut off.
+    NameLost {
+        /// The connection.
+        member: MemberId,
     },
     /// Close all members of the room with this number: it has begun a new life, and nothing that they know of it counts any more.
     Renewed {
