@@ -36,7 +36,7 @@ use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 #[cfg(feature = "doctor")]
 use crate::protocol::unicode::is_blank;
-use crate::room::outward::Found;
+use crate::room::inbox::Found;
 use crate::room::registry::Registry;
 
 pub mod asking;

@@ -15,8 +15,8 @@ use crate::clock::Time;
 use crate::limits::cluster::{LOAD_TIME_MAX, TICK};
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
-use crate::room::inbox::{NotOpened, Order, Unavailable};
-use crate::room::outward::{Asker, Finder, Found, Joiner};
+use crate::room::inbox::{Found, NotOpened, Order, Unavailable};
+use crate::room::outward::{Asker, Finder, Joiner};
 use crate::room::{Placed, Wakes};
 
 impl Cluster {

@@ -17,7 +17,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::outward::Found;
 use super::{Placed, Room};
 use crate::limits::{ENVELOPE_BYTES_MAX, INBOX_BYTES_HELD, NOTICE_BYTES_MAX, ORDERS_MAX};
 use crate::protocol::MemberId;
@@ -88,6 +87,9 @@ pub struct Disconnect {
 
 /// What became of a message that got its number elsewhere.
 pub type Outcome = Result<Placed, Unavailable>;
+
+/// A room that several servers share; `None` if nobody is in it.
+pub type Found = Result<Option<Arc<Room>>, Unavailable>;
 
 /// The shared log could not be reached in time: the message may have been published or not, and nobody has joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

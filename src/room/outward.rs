@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Room;
-use super::inbox::{Inbox, Outcome, Unavailable};
+use super::inbox::{Found, Inbox, Outcome, Unavailable};
 use super::sequencer::Unplaced;
 use crate::limits::{OUTWARD_BYTES_HELD, OUTWARD_OVERHEAD_BYTES};
 use crate::protocol::name::Name;
@@ -45,9 +45,6 @@ impl Submission {
         }
     }
 }
-
-/// A room that several servers share; `None` if nobody is in it.
-pub type Found = Result<Option<Arc<Room>>, Unavailable>;
 
 /// What looks for a room that has no members here.
 #[derive(Debug)]

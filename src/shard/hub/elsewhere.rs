@@ -13,8 +13,8 @@ use crate::protocol::position::Since;
 use crate::protocol::v0::text;
 use crate::protocol::v1::{self, Answer, Code, Ref, Refusal};
 use crate::protocol::{MemberId, Namespace};
-use crate::room::inbox::{NotOpened, Outcome, Unavailable};
-use crate::room::outward::{Finder, Found, Joiner};
+use crate::room::inbox::{Found, NotOpened, Outcome, Unavailable};
+use crate::room::outward::{Finder, Joiner};
 use crate::room::{Placed, Room};
 
 /// A message that has no number yet.
