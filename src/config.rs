@@ -245,6 +245,13 @@ pub struct Config {
     #[cfg(feature = "cluster")]
     pub cluster_name: String,
 
+    /// How long a message may wait while the servers of --cluster can't be reached; a server that is away half as long again loses
+    /// the names of its users
+    #[arg(help_heading = CLUSTER, long, value_name = "TIME", env = "HI_CLUSTER_TIMEOUT", default_value = "10s", hide = true,
+          value_parser = parse_time)]
+    #[cfg(feature = "cluster")]
+    pub cluster_timeout: Duration,
+
     /// How much to log to stderr: error, warn, info, debug or trace
     #[arg(help_heading = LOGGING, long, value_name = "LEVEL", env = "HI_LOG", default_value = "info")]
     pub log: tracing::level_filters::LevelFilter,
@@ -349,7 +356,7 @@ impl Config {
             servers: self.cluster.clone(),
             name: self.cluster_name.clone(),
             node,
-            timeout_ms: 10_000,
+            timeout_ms: self.cluster_timeout.as_millis() as u64,
             replay_age_ms: self.replay_age.as_millis() as u64,
             records_max: i64::from(self.replay_frames.max(64)),
             room_memory: Duration::from_secs(3600),

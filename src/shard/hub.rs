@@ -262,6 +262,8 @@ impl Hub {
                 Order::TakeOver { member, user } => self.taken_over(member, &user),
                 Order::Settled { number, outcome } => self.settled(number, outcome),
                 Order::Opened { member, room } => self.opened(member, room),
+                Order::Found { member, room } => self.found(member, room),
+                Order::NameLost { member } => self.name_lost(member),
                 Order::Renewed { room } => self.renewed(room),
             }
         }
@@ -359,10 +361,10 @@ impl Hub {
     fn room_of(&self, slot: u32, name: &str) -> Option<Arc<Room>> {
         let memberships = &self.connections[slot as usize].memberships;
         let own = memberships.iter().map(|membership| &self.rooms.get(membership.room).room);
-        own.into_iter()
-            .find(|room| room.name() == name)
-            .cloned()
-            .or_else(|| self.registry.get(Namespace::Chat, &Name::room(name).ok()?))
+        own.into_iter().find(|room| room.name() == name).cloned().or_else(|| {
+            let name = Name::room(name).ok()?;
+            self.registry.get(Namespace::Chat, &name).or_else(|| self.elsewhere.found(&name))
+        })
     }
 
     fn is_member(&self, slot: u32, room: &Room) -> bool {
