@@ -16,6 +16,7 @@ use doctor::examination::{Target, TargetParser};
 use crate::address::ListenAddress;
 use crate::address::client::{ClientHeader, Trust};
 use crate::address::networks::Networks;
+use crate::address::table::AddressLimits;
 use crate::admission::{Admission, RawMode};
 use crate::api;
 #[cfg(feature = "cluster")]
@@ -93,6 +94,12 @@ pub struct Config {
           default_value_t = ClientHeader::XForwardedFor)]
     pub client_ip_header: ClientHeader,
 
+    /// Proxies that have to send a header of the PROXY protocol (version 1 or 2) in front of each connection's first request:
+    /// ranges as above. From all others such a header is refused
+    #[arg(help_heading = ACCESS, long, value_name = "RANGE", env = "HI_PROXY_PROTOCOL", value_delimiter = ',',
+          default_value = "none")]
+    pub proxy_protocol: Vec<Networks>,
+
     /// What clients may do in raw rooms
     #[arg(help_heading = ACCESS, long, value_name = "MODE", env = "HI_RAW", value_enum,
           default_value_t = RawMode::Open)]
@@ -120,6 +127,25 @@ pub struct Config {
     /// Raw messages that one connection may send a second; 0: no limit
     #[arg(help_heading = LIMITS, long, value_name = "PER_SECOND", env = "HI_RAW_RATE_LIMIT", default_value_t = 0)]
     pub raw_rate_limit: u32,
+
+    /// WebSockets and streams that one address may have open: an IPv4 address, or the /64 network of an IPv6 address; 0: no
+    /// limit
+    #[arg(help_heading = LIMITS, long, value_name = "COUNT", env = "HI_MAX_PER_ADDRESS", default_value_t = 512)]
+    pub max_per_address: u32,
+
+    /// Handshakes of one address in a minute, those that fail counted twice; 0: no limit
+    #[arg(help_heading = LIMITS, long, value_name = "PER_MINUTE", env = "HI_HANDSHAKES_PER_ADDRESS",
+          default_value_t = 1200)]
+    pub handshakes_per_address: u32,
+
+    /// Chat messages that all connections of one address together may send a second; 0: no limit
+    #[arg(help_heading = LIMITS, long, value_name = "PER_SECOND", env = "HI_MESSAGES_PER_ADDRESS", default_value_t = 200)]
+    pub messages_per_address: u32,
+
+    /// Addresses to which these three limits don't apply, beside trusted proxies: ranges as for --trusted-proxies
+    #[arg(help_heading = LIMITS, long, value_name = "RANGE", env = "HI_UNLIMITED_ADDRESSES", value_delimiter = ',',
+          default_value = "loopback")]
+    pub unlimited_addresses: Vec<Networks>,
 
     /// Time for a request head to arrive, counted from accept or from the end of the previous answer
     #[arg(help_heading = LIMITS, long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s",
@@ -319,6 +345,7 @@ impl Config {
             chat_rate: RateLimit::new(self.rate_limit, self.rate_burst),
             chat_messages_per_second: self.rate_limit,
             raw_rate: RateLimit::new(self.raw_rate_limit, self.rate_burst),
+            address_rate: RateLimit::new(self.messages_per_address, self.messages_per_address.saturating_mul(2)),
             chat_pace: self.flush_interval.chat,
             raw_pace: self.flush_interval.raw,
             heartbeat: Heartbeat {
@@ -371,6 +398,13 @@ impl Config {
             keepalive_timeout: self.keepalive_timeout,
             unacknowledged_max: self.ping_interval + self.ping_timeout,
             trust: Trust { proxies: Networks::all(&self.trusted_proxies), header: self.client_ip_header },
+            proxy_protocol: Networks::all(&self.proxy_protocol),
+            address_limits: AddressLimits {
+                connections_max: self.max_per_address,
+                handshakes: RateLimit::new(self.handshakes_per_address, self.handshakes_per_address),
+                messages: self.messages_per_address > 0,
+                unlimited: Networks::all(&[&self.unlimited_addresses[..], &self.trusted_proxies[..]].concat()),
+            },
             echo: self.echo,
             instance,
             group: self.group.clone(),

@@ -44,6 +44,9 @@ fn every_metric_is_there() {
     for name in [
         "hi_accept_pauses_total",
         "hi_accepts_total",
+        "hi_address_limited_total",
+        "hi_addresses",
+        "hi_addresses_untracked_total",
         "hi_backend",
         "hi_build_info",
         "hi_connections",
