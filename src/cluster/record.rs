@@ -163,7 +163,7 @@ mod tests {
         let unknown = Heading { kind: Kind::Life, epoch: None, ..heading };
         assert_eq!(unknown.write(), "1;e;-;0000000000000007;12");
         for other in
-            ["", "2;m;-;0000000000000007;1", "1;x;-;0000000000000007;1", "1;m;-;7;1", "1;m;-;0000000000000007;01"]
+            ["", "2;m;-;0000000000000007;1", "1;z;-;0000000000000007;1", "1;m;-;7;1", "1;m;-;0000000000000007;01"]
         {
             assert_eq!(Heading::read(other), None, "{other}");
         }
