@@ -26,7 +26,7 @@ use crate::control;
 use crate::cores::Pin;
 use crate::http::origin::Allowed;
 #[cfg(feature = "cluster")]
-use crate::limits::cluster::MESSAGE_BYTES_MAX;
+use crate::limits::SHARED_MESSAGE_BYTES_MAX;
 use crate::rate::RateLimit;
 use crate::ring::{Backend, probe};
 use crate::room::inbox;
@@ -372,11 +372,8 @@ impl Config {
         if self.cluster.is_empty() {
             return Ok(None);
         }
-        if self.raw != RawMode::Off {
-            return Err("--cluster has no raw rooms yet: add --raw off".to_owned());
-        }
-        if self.max_message > MESSAGE_BYTES_MAX {
-            let max = MESSAGE_BYTES_MAX;
+        if self.max_message > SHARED_MESSAGE_BYTES_MAX {
+            let max = SHARED_MESSAGE_BYTES_MAX;
             return Err(format!("--cluster takes messages of up to {max} bytes: lower --max-message"));
         }
         Ok(Some(cluster::Settings {

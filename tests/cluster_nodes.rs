@@ -15,7 +15,7 @@ use tungstenite::Message;
 /// A server that the others give up after one and a half seconds.
 fn node(broker: &Broker, further: &[&str]) -> Server {
     let url = broker.url();
-    let arguments = ["--cluster", &url, "--raw", "off", "--cluster-timeout", "1s", "--internal", "127.0.0.1:0"];
+    let arguments = ["--cluster", &url, "--cluster-timeout", "1s", "--internal", "127.0.0.1:0"];
     Server::start(&[&arguments, further].concat())
 }
 
@@ -80,6 +80,35 @@ fn a_visitor_asks_and_publishes_in_a_room_of_another_server() {
     let (mut other, _) = nodes[1].v1("username=ann");
     let answer = other.ask(&json!({"Op": "pub", "Ref": 1, "Room": "tea", "Message": "hello"}));
     assert_eq!(answer["Code"], "name_taken", "{answer}");
+}
+
+#[test]
+fn a_room_is_written_in_one_way_on_all_servers() {
+    let broker = Broker::start();
+    let nodes = [node(&broker, &[]), node(&broker, &[])];
+    let mut ann = nodes[0].join("ann", "Tea");
+    let (mut bob, _) = nodes[1].v1("username=bob");
+    let answer = bob.ask(&json!({"Op": "join", "Ref": 1, "Room": "tEA"}));
+    assert_eq!((&answer["Op"], &answer["Room"]), (&json!("ok"), &json!("Tea")), "{answer}");
+    let heard = ann.json();
+    assert_eq!((&heard["Room"], &heard["Message"]), (&json!("Tea"), &json!("Welcome to Tea, bob!")), "{heard}");
+    let room = |node: &Server| node.internal().get("/api/rooms/tea").1["room"].take();
+    assert_eq!((room(&nodes[0]), room(&nodes[1])), (json!("Tea"), json!("Tea")));
+}
+
+#[test]
+fn what_is_too_long_for_several_servers_is_refused() {
+    let broker = Broker::start();
+    let node = node(&broker, &[]);
+    let mut ann = node.join("ann", "tea");
+    let publish = |text: &str| node.internal().post("/api/publish", &json!({"room": "tea", "message": text}));
+    let long = "\u{1}".repeat(8 * 1024 - 1) + "a";
+    assert_eq!(publish(&long).0, 200, "as JSON, it is six times as long");
+    assert_eq!(ann.expect_message("api", &long)["Room"], "tea");
+    let (status, body) = publish(&"x".repeat(48 * 1024));
+    assert_eq!((status, &body["error"]["code"]), (413, &json!("too_big")), "{body}");
+    let raw = |bytes: usize| node.internal().ask("POST", "/pub/tea", &[], &vec![b'x'; bytes]).status;
+    assert_eq!((raw(1000 * 1024), raw(1024 * 1024)), (202, 413), "a message to the log has at most 1 MiB");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! room reads it back and delivers it: also the one that it came from. So there is one order, and nobody here makes it.
 //!
 //! - `record`: what a message is in the log
-//! - `follow`: which records of a room are shown, in which order
+//! - `follow`: which records of a room are shown, in which order; `raw`: the same for raw rooms
 //! - `names`: which member has which name
 //! - `nodes`: which other servers live, and what they have told; `peers`: what is done with that
 //! - `outgoing`: which messages are sent again, and which are given up
@@ -40,15 +40,16 @@ mod nodes;
 mod outgoing;
 mod peers;
 mod publishing;
+mod raw;
 mod record;
 mod rooms;
 
-use follow::Follow;
+use follow::Following as Follows;
 use names::{HeldNames, Names};
 use nats::{Created, Nats, Unreachable};
 use nodes::{Nodes, Teller};
 use outgoing::{Act, Outgoing};
-use record::{Heading, Kind};
+use record::{Content, Heading, Kind};
 
 /// What the operator has chosen.
 #[derive(Clone, Debug)]
@@ -145,6 +146,7 @@ async fn run(
         returning: Task::default(),
     });
     let _ = ready.send(Ok(()));
+    cluster.outward.set_raw_bytes_max(cluster.log.raw_bytes_max());
     cluster.sweep_later();
     let (mut tick, mut beat) = (tokio::time::interval(TICK), tokio::time::interval(BEAT_TIME));
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -168,7 +170,7 @@ async fn run(
 struct Pending {
     room: Rc<str>,
     heading: Heading,
-    json: String,
+    content: Content,
     /// What it took of the queue, if it is a message.
     asker: Option<Asker>,
     since: Instant,
@@ -188,7 +190,7 @@ enum Waiter {
 struct Following {
     namespace: Namespace,
     name: Name,
-    follow: RefCell<Follow>,
+    follow: RefCell<Box<dyn Follows>>,
     /// Dead as soon as no member, and nobody who may come back, needs it.
     room: RefCell<Weak<Room>>,
     /// Who waits for it, and since when.
@@ -290,7 +292,10 @@ impl Cluster {
             tokio::time::sleep(PAUSE).await;
         };
         let before = self.created.replace(created.clone());
-        let is_another = before.messages != created.messages;
+        let is_another = |namespace| match namespace {
+            Namespace::Chat => before.messages != created.messages,
+            Namespace::Raw => before.raw != created.raw,
+        };
         self.names_are_new.set(before.names != created.names);
         self.away.set(false);
         self.nodes.borrow_mut().resumed(Self::now().monotonic_ms);
@@ -302,7 +307,7 @@ impl Cluster {
             let mut steps = Vec::new();
             {
                 let mut follow = following.follow.borrow_mut();
-                if is_another {
+                if is_another(following.namespace) {
                     follow.forget(&mut steps)
                 } else {
                     follow.reconnected(&mut steps)

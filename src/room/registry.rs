@@ -244,7 +244,9 @@ impl Registry {
         if let Some(room) = rooms.live.get(name.key()) {
             return Arc::clone(room);
         }
-        let room = rooms.dormant.take(name, now.monotonic_ms).unwrap_or_else(|| {
+        // One that is written differently is from before the log forgot the room.
+        let dormant = rooms.dormant.take(name, now.monotonic_ms).filter(|room| room.name() == name.as_str());
+        let room = dormant.unwrap_or_else(|| {
             let room = self.make(namespace, name.clone());
             room.lock().alive = false;
             room
@@ -291,15 +293,20 @@ impl Registry {
 
     /// False if some rooms remain dormant.
     fn expire_dormant(&self, now: Time) -> bool {
-        let chat = self.chat.read().expect(UNPOISONED);
-        let (is_due, none_is_kept) = (chat.dormant.due(now.monotonic_ms).is_some(), chat.dormant.is_empty());
-        drop(chat);
-        if !is_due {
-            return none_is_kept;
-        }
-        let mut chat = self.chat.write().expect(UNPOISONED);
-        chat.dormant.expire(now.monotonic_ms);
-        chat.dormant.is_empty()
+        let expire = |rooms: &RwLock<Rooms>| {
+            let read = rooms.read().expect(UNPOISONED);
+            let (is_due, none_is_kept) = (read.dormant.due(now.monotonic_ms).is_some(), read.dormant.is_empty());
+            drop(read);
+            if !is_due {
+                return none_is_kept;
+            }
+            let mut rooms = rooms.write().expect(UNPOISONED);
+            rooms.dormant.expire(now.monotonic_ms);
+            rooms.dormant.is_empty()
+        };
+        // Raw rooms are only dormant between their loading from a shared log and the first join.
+        let is_raw_empty = self.outward.is_none() || expire(&self.raw);
+        expire(&self.chat) && is_raw_empty
     }
 
     /// Frees `give_bytes` of the memory that chat rooms use for replay, starting with the largest, and only in rooms that take

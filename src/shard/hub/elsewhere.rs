@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::join::{Denied, JoinReply};
 use super::{Hub, Key};
 use crate::connection::Role;
@@ -12,7 +14,7 @@ use crate::protocol::name::Name;
 use crate::protocol::position::Since;
 use crate::protocol::v0::text;
 use crate::protocol::v1::{self, Answer, Code, Ref, Refusal};
-use crate::protocol::{MemberId, Namespace};
+use crate::protocol::{MemberId, Namespace, Protocol};
 use crate::room::inbox::{Found, NotOpened, Outcome, Unavailable};
 use crate::room::outward::{Finder, Joiner};
 use crate::room::{Placed, Room};
@@ -39,6 +41,8 @@ enum Opening {
 pub(super) struct Elsewhere {
     awaited: HashMap<u64, Awaited>,
     opening: HashMap<Key, Opening>,
+    /// The answers to the handshakes of raw members that wait for their rooms: nothing else can tell them when they have joined.
+    responses: HashMap<Key, Bytes>,
     /// The room that was found for the message that is being handled, if it was held for that.
     found: Option<Option<Arc<Room>>>,
 }
@@ -75,6 +79,9 @@ impl Hub {
         if !self.get(key).is_some_and(|connection| connection.life.is_open()) {
             return;
         }
+        if self.connection(key.slot).protocol() == Protocol::Raw {
+            return self.settled_raw(key.slot, &room, outcome);
+        }
         match (outcome, &reference) {
             (Ok(Placed { seq, epoch }), Some(_)) => {
                 self.reply(key.slot, Answer::published(room.name(), epoch, seq).frame(reference.as_ref()));
@@ -82,6 +89,24 @@ impl Hub {
             (Ok(_), None) => {}
             (Err(Unavailable), _) => self.refuse_unavailable(key.slot, reference.as_ref(), text::NOT_PUBLISHED),
         }
+    }
+
+    /// A raw message comes with this answer, or is lost, which its publisher can only be told by a close.
+    fn settled_raw(&mut self, slot: u32, room: &Room, outcome: Outcome) {
+        let Ok(Placed { seq, .. }) = outcome else { return self.close(slot, &CloseReason::Unavailable) };
+        let connection = &self.connections[slot as usize];
+        let echoes = match &connection.role {
+            Role::Raw { echo, .. } => *echo,
+            Role::Latest(latest) => latest.echo,
+            _ => true,
+        };
+        let Some(room_slot) = self.rooms.slot(room, connection.encoding()).filter(|_| !echoes) else { return };
+        if self.rooms.log(room_slot).tip() <= seq {
+            // It is pushed under the room's lock, after the answer.
+            room.last_seq();
+            self.drain_inbox();
+        }
+        self.connections[slot as usize].skip_own(seq, self.rooms.get(room_slot));
     }
 
     /// Tells a client that the shared log could not be reached.
@@ -106,16 +131,27 @@ impl Hub {
         }
     }
 
+    /// Answers the handshake of a raw member when it has joined its room.
+    #[cold]
+    pub(super) fn hold_response(&mut self, slot: u32, response: Bytes) {
+        let key = self.key(slot);
+        self.elsewhere.responses.insert(key, response);
+    }
+
     /// The room that a connection waits for is loaded, or can't be had.
     pub(super) fn opened(&mut self, member: MemberId, room: Result<Arc<Room>, NotOpened>) {
         let key = Key { slot: member.slot, serial: member.serial };
         let Some(Opening::Join { name, user, since, reply }) = self.elsewhere.opening.remove(&key) else { return };
+        let response = self.elsewhere.responses.remove(&key);
         if !self.get(key).is_some_and(|connection| connection.life.is_open()) {
             // It has claimed a name that it doesn't need any more.
             if let (Ok(_), Some(user), Some(outward)) = (room, user, self.registry.outward()) {
                 outward.release(&name, &user, member);
             }
             return;
+        }
+        if let Some(response) = response {
+            self.connection(key.slot).respond(response);
         }
         let joined = match room {
             Ok(room) => self.join(key.slot, &name, since, &reply, Some(&room)),
