@@ -328,14 +328,13 @@ fn exit_codes_tell_who_has_to_act() {
 }
 
 #[test]
-fn a_user_who_connects_elsewhere_ends_this_one() {
+fn lines_without_a_connection_wait_for_the_next_one() {
     let server = Server::start(&[]);
     let hop = Hop::start(&server, &[]);
     let mut chat = Run::start(&["chat", &url(hop.port), "--name", "ada"]);
     chat.expect("-- ada joined");
     chat.say("hello");
     chat.expect("ada: hello");
-    // Its server ends in order, and no other one comes: it waits, and its input with it.
     hop.cut();
     chat.expect_error("Trying again in ");
     chat.say("later");

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use doctor::client::{Arrival, Site};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
@@ -17,6 +16,7 @@ use crate::output::Output;
 use crate::session::Session;
 use crate::show::Style;
 use crate::told::Told;
+use crate::wire::Frame;
 use crate::{EXIT_ENDED, EXIT_REFUSED, Ended, Failure};
 
 /// A connection older than this was good: the next wait is short again.
@@ -204,14 +204,11 @@ impl Chat {
         if let Some((_, why)) = FINAL.iter().find(|(number, _)| *number == code) {
             return self.end(EXIT_ENDED, format!("The server closed the connection: {why} ({code})."));
         }
-        #[derive(Deserialize)]
-        struct Appointment {
-            retry_ms: u64,
-        }
-        let appointment = serde_json::from_str(reason).ok().filter(|_| code == RESTART);
+        let appointment = Frame::parse(reason).filter(|_| code == RESTART);
+        let appointment = appointment.and_then(|appointment| appointment.number("retry_ms"));
         let least = SLOW_DOWN.iter().find(|(number, _)| *number == code).map_or(Duration::ZERO, |(_, time)| *time);
         match appointment {
-            Some(Appointment { retry_ms }) => {
+            Some(retry_ms) => {
                 self.lost("The server restarts.".to_owned(), Wait::Exactly(Duration::from_millis(retry_ms)), true);
             }
             None => {

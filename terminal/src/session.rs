@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::pace::Pace;
 use crate::told::{Feed, Told};
-use crate::wire::{Frame, Limits, Request, Users};
+use crate::wire::{Frame, request};
 
 /// Lines that wait to be sent, before no more are read.
 pub(crate) const WAITING_MAX: usize = 256;
@@ -57,7 +57,8 @@ pub(crate) struct Session {
     /// After this long without a sign of the server, it is asked for one.
     pub(crate) silence: Duration,
     feed: Feed,
-    limits: Limits,
+    /// Bytes of a message; 0: no limit.
+    message_bytes_max: usize,
     pace: Pace,
     stage: Stage,
     was_joined: bool,
@@ -86,7 +87,7 @@ impl Session {
             refused: 0,
             silence: SILENCE_MAX,
             feed: Feed::default(),
-            limits: Limits::default(),
+            message_bytes_max: 0,
             pace: Pace::new(0, now),
             stage: Stage::Away,
             was_joined: false,
@@ -145,7 +146,7 @@ impl Session {
 
     /// Asks the server for a sign.
     pub(crate) fn ping(&mut self) {
-        self.request(Request { op: "ping", ..Request::default() });
+        self.request("ping", false);
     }
 
     /// The connection is lost. `was_closed`: the server closed it in order. It had answered everything that it published before, so
@@ -164,11 +165,11 @@ impl Session {
     /// Takes a frame.
     pub(crate) fn frame(&mut self, text: &str, now: Instant) {
         // What isn't JSON isn't hi's.
-        let Ok(frame) = serde_json::from_str::<Frame>(text) else { return };
-        match frame.op.as_str() {
-            "hello" => self.greeted(frame, now),
-            "ok" => self.answered(frame, now),
-            "err" => self.denied(frame, now),
+        let Some(frame) = Frame::parse(text) else { return };
+        match frame.text("Op") {
+            "hello" => self.greeted(&frame, now),
+            "ok" => self.answered(&frame, now),
+            "err" => self.denied(&frame, now),
             "" if self.stage == Stage::Joined => self.take(frame),
             _ => {}
         }
@@ -202,10 +203,9 @@ impl Session {
     }
 
     fn publish(&mut self, text: String) {
-        let room = self.room.clone();
         self.reference += 1;
-        let request = Request { room: &room, message: &text, reference: self.reference, ..Request::default() }.json();
-        let max = self.limits.message;
+        let request = request("", &[("Room", &self.room), ("Message", &text)], None, self.reference);
+        let max = self.message_bytes_max;
         if max > 0 && request.len() > max {
             let why = format!("too long by {} bytes of {max}", request.len() - max);
             return self.not_sent(text, why);
@@ -220,50 +220,50 @@ impl Session {
         self.told.push(Told::NotSent { text, why });
     }
 
-    fn request(&mut self, request: Request<'_>) -> u64 {
+    /// Asks something about the room, perhaps with the position in it. Returns the request's number.
+    fn request(&mut self, op: &str, has_position: bool) -> u64 {
         self.reference += 1;
-        self.outgoing.push(Request { reference: self.reference, ..request }.json());
+        let since = self.feed.position.as_ref().filter(|_| has_position);
+        self.outgoing.push(request(op, &[("Room", &self.room)], since, self.reference));
         self.reference
     }
 
     fn join(&mut self) {
         self.rejoin_at = None;
-        let (room, since) = (self.room.clone(), self.feed.position.clone());
-        let reference = self.request(Request { op: "join", room: &room, since: since.as_ref(), ..Request::default() });
-        self.stage = Stage::Joining(reference);
+        self.stage = Stage::Joining(self.request("join", true));
     }
 
     fn who(&mut self) -> u64 {
-        let room = self.room.clone();
-        self.request(Request { op: "who", room: &room, ..Request::default() })
+        self.request("who", false)
     }
 
-    fn greeted(&mut self, frame: Frame, now: Instant) {
-        (self.name, self.resume, self.limits) = (frame.user, frame.resume, frame.limits);
-        self.silence = Duration::from_secs(frame.ping).clamp(SILENCE_MIN, SILENCE_MAX);
-        self.pace = Pace::new(self.limits.rate, now);
+    fn greeted(&mut self, frame: &Frame, now: Instant) {
+        (self.name, self.resume) = (frame.text("User").to_owned(), frame.text("Resume").to_owned());
+        self.message_bytes_max = usize::try_from(frame.limit("Message")).unwrap_or(usize::MAX);
+        self.silence = Duration::from_secs(frame.number("Ping").unwrap_or(u64::MAX)).clamp(SILENCE_MIN, SILENCE_MAX);
+        self.pace = Pace::new(u32::try_from(frame.limit("Rate")).unwrap_or(u32::MAX), now);
         self.stage = Stage::Greeted;
         self.join();
     }
 
-    fn answered(&mut self, frame: Frame, now: Instant) {
-        if self.stage == Stage::Joining(frame.reference) {
+    fn answered(&mut self, frame: &Frame, now: Instant) {
+        let reference = frame.number("Ref").unwrap_or_default();
+        if self.stage == Stage::Joining(reference) {
             return self.joined(frame, now);
         }
-        self.flying.retain(|(reference, _)| *reference != frame.reference);
-        if let Users::Names(names) = frame.users {
-            self.names.extend(names.iter().cloned());
-            if self.asked == Some(frame.reference) {
-                self.asked = None;
-                let count = frame.count.unwrap_or(names.len() as u64);
-                self.told.push(Told::Users { names, count });
-            }
+        self.flying.retain(|(flying, _)| *flying != reference);
+        let names = frame.names("Users");
+        self.names.extend(names.iter().cloned());
+        if self.asked == Some(reference) {
+            self.asked = None;
+            let count = frame.number("Count").unwrap_or(names.len() as u64);
+            self.told.push(Told::Users { names, count });
         }
     }
 
-    fn joined(&mut self, frame: Frame, now: Instant) {
+    fn joined(&mut self, frame: &Frame, now: Instant) {
         let is_again = mem::replace(&mut self.was_joined, true);
-        let is_whole = !is_again || frame.recovered;
+        let is_whole = !is_again || frame.is_true("Recovered");
         self.stage = Stage::Joined;
         self.told.push(Told::Connected { is_again });
         if !is_whole {
@@ -272,7 +272,7 @@ impl Session {
         if let Some(position) = frame.position() {
             self.feed.position = Some(position);
         }
-        self.room = frame.room;
+        frame.text("Room").clone_into(&mut self.room);
         if !self.doubtful.is_empty() {
             self.doubt_until = Some(now + DOUBT_TIME);
         }
@@ -283,25 +283,26 @@ impl Session {
         self.who();
     }
 
-    fn denied(&mut self, frame: Frame, now: Instant) {
-        if self.stage == Stage::Joining(frame.reference) {
+    fn denied(&mut self, frame: &Frame, now: Instant) {
+        let (reference, why) = (frame.number("Ref").unwrap_or_default(), frame.text("Message"));
+        if self.stage == Stage::Joining(reference) {
             self.stage = Stage::Greeted;
             if self.was_joined {
                 self.rejoin_at = Some(now + REJOIN_TIME);
-                self.told.push(Told::Hint(format!("Can't get back into {}: {}", self.room, frame.message)));
+                self.told.push(Told::Hint(format!("Can't get back into {}: {why}", self.room)));
             } else {
-                self.refusal = Some(frame.message);
+                self.refusal = Some(why.to_owned());
             }
             return;
         }
-        let Some(at) = self.flying.iter().position(|(reference, _)| *reference == frame.reference) else { return };
+        let Some(at) = self.flying.iter().position(|(flying, _)| *flying == reference) else { return };
         let Some((_, text)) = self.flying.remove(at) else { return };
-        if frame.temporary {
+        if frame.is_true("Temporary") {
             self.waiting.push_front(text);
             self.pace.refused();
             self.pause_until = Some(now + PAUSE);
         } else {
-            self.not_sent(text, frame.message);
+            self.not_sent(text, why.to_owned());
         }
     }
 

@@ -12,7 +12,7 @@ use crate::output::Output;
 use crate::show::Style;
 use crate::sse::{Event, Parser};
 use crate::told::{Feed, Told};
-use crate::wire::Position;
+use crate::wire::{Frame, Position};
 use crate::{EXIT_ENDED, EXIT_REFUSED, Ended, Failure};
 
 /// A listener of one room.
@@ -92,7 +92,7 @@ impl Tail {
         if event.retry_ms.is_some() {
             self.retry = event.retry_ms.map(Duration::from_millis);
         }
-        if let Ok(frame) = serde_json::from_str(&event.data) {
+        if let Some(frame) = Frame::parse(&event.data) {
             for told in self.feed.take(frame, "") {
                 self.output.show(&told, &self.room)?;
             }

@@ -62,10 +62,10 @@ impl Feed {
     /// Takes a frame of the room; `own` is the reader's name.
     pub(crate) fn take(&mut self, frame: Frame, own: &str) -> Vec<Told> {
         let mut told = Vec::new();
-        if frame.event == "gap" {
-            let missing = frame.from_seq.zip(frame.to_seq);
-            if let Some(((_, seq), epoch)) = missing.zip(frame.epoch) {
-                self.position = Some(Position { epoch, seq });
+        if frame.text("Event") == "gap" {
+            let missing = frame.number("FromSeq").zip(frame.number("ToSeq"));
+            if let Some((_, seq)) = missing {
+                self.position = Some(Position { epoch: frame.text("Epoch").to_owned(), seq });
             }
             return vec![Told::Gap(missing)];
         }
@@ -80,26 +80,25 @@ impl Feed {
             }
             self.position = Some(position);
         }
-        told.push(shown(frame, own));
+        told.push(shown(&frame, own));
         told
     }
 }
 
-fn shown(frame: Frame, own: &str) -> Told {
-    if !frame.meta {
-        let (position, is_own) = (frame.position(), frame.from == own);
-        return Told::Message { from: frame.from, text: frame.message, time: frame.ts, position, is_own };
+fn shown(frame: &Frame, own: &str) -> Told {
+    let text = |key| frame.text(key).to_owned();
+    let count = |key| frame.number(key).unwrap_or_default();
+    if !frame.is_true("Meta") {
+        let (from, position, time) = (text("From"), frame.position(), frame.number("Ts"));
+        return Told::Message { is_own: from == own, from, text: text("Message"), time, position };
     }
-    let presence = |joined: Vec<String>, left: Vec<String>, counts| {
-        let users = if let crate::wire::Users::Count(users) = frame.users { users } else { 0 };
-        Told::Presence { joined, left, counts, users }
+    let (joined, left, counts) = match frame.text("Event") {
+        "join" => (vec![text("User")], Vec::new(), (1, 0)),
+        "leave" => (Vec::new(), vec![text("User")], (0, 1)),
+        "presence" => (frame.names("JoinedUsers"), frame.names("LeftUsers"), (count("Joined"), count("Left"))),
+        _ => return Told::Notice { event: text("Event"), text: text("Message") },
     };
-    match frame.event.as_str() {
-        "join" => presence(vec![frame.user], Vec::new(), (1, 0)),
-        "leave" => presence(Vec::new(), vec![frame.user], (0, 1)),
-        "presence" => presence(frame.joined_users, frame.left_users, (frame.joined, frame.left)),
-        _ => Told::Notice { event: frame.event, text: frame.message },
-    }
+    Told::Presence { joined, left, counts, users: count("Users") }
 }
 
 #[cfg(test)]
@@ -107,7 +106,7 @@ mod tests {
     use super::*;
 
     fn frame(json: &str) -> Frame {
-        serde_json::from_str(json).unwrap()
+        Frame::parse(json).unwrap()
     }
 
     fn message(seq: u64) -> Frame {

@@ -1,10 +1,9 @@
 //! The JSON of hi.v1, and of events: what arrives, as plain data. Pure.
 
-use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// A place in a room's order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) epoch: String,
     pub(crate) seq: u64,
@@ -19,91 +18,55 @@ impl Position {
 }
 
 /// Any frame of the server: which keys it has depends on its `Op` and its `Event`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(crate) struct Frame {
-    pub(crate) op: String,
-    #[serde(rename = "Ref")]
-    pub(crate) reference: u64,
-    pub(crate) room: String,
-    pub(crate) epoch: Option<String>,
-    pub(crate) seq: Option<u64>,
-    // Of an answer.
-    pub(crate) recovered: bool,
-    /// A number, or a list of names.
-    pub(crate) users: Users,
-    pub(crate) count: Option<u64>,
-    pub(crate) code: String,
-    pub(crate) temporary: bool,
-    // Of `hello`.
-    pub(crate) user: String,
-    pub(crate) resume: String,
-    pub(crate) limits: Limits,
-    /// Seconds between two pings of the server.
-    pub(crate) ping: u64,
-    // Of a message or a notice.
-    pub(crate) from: String,
-    pub(crate) message: String,
-    pub(crate) meta: bool,
-    pub(crate) event: String,
-    pub(crate) ts: Option<u64>,
-    pub(crate) joined: u64,
-    pub(crate) left: u64,
-    pub(crate) joined_users: Vec<String>,
-    pub(crate) left_users: Vec<String>,
-    pub(crate) from_seq: Option<u64>,
-    pub(crate) to_seq: Option<u64>,
-}
+#[derive(Debug)]
+pub(crate) struct Frame(Value);
 
 impl Frame {
+    /// A frame, if it is an object.
+    pub(crate) fn parse(json: &str) -> Option<Self> {
+        serde_json::from_str(json).ok().filter(Value::is_object).map(Self)
+    }
+
+    /// The text of a key; empty if there is none.
+    pub(crate) fn text(&self, key: &str) -> &str {
+        self.0[key].as_str().unwrap_or_default()
+    }
+
+    /// The number of a key.
+    pub(crate) fn number(&self, key: &str) -> Option<u64> {
+        self.0[key].as_u64()
+    }
+
+    pub(crate) fn is_true(&self, key: &str) -> bool {
+        self.0[key] == true
+    }
+
+    /// The names in a list.
+    pub(crate) fn names(&self, key: &str) -> Vec<String> {
+        let names = self.0[key].as_array().into_iter().flatten();
+        names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+    }
+
+    /// A limit of `hello`; 0: none.
+    pub(crate) fn limit(&self, key: &str) -> u64 {
+        self.0["Limits"][key].as_u64().unwrap_or_default()
+    }
+
     /// Its position, if it has one.
     pub(crate) fn position(&self) -> Option<Position> {
-        Some(Position { epoch: self.epoch.clone()?, seq: self.seq? })
+        let (epoch, seq) = (self.0["Epoch"].as_str()?.to_owned(), self.number("Seq")?);
+        Some(Position { epoch, seq })
     }
 }
 
-/// Who is in a room.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum Users {
-    Count(u64),
-    Names(Vec<String>),
-}
-
-impl Default for Users {
-    fn default() -> Self {
-        Self::Count(0)
+/// A request; `op` is empty for a message.
+pub(crate) fn request(op: &str, keys: &[(&str, &str)], since: Option<&Position>, reference: u64) -> String {
+    let mut request = json!({"Ref": reference});
+    for (key, text) in [("Op", op)].iter().chain(keys).filter(|(_, text)| !text.is_empty()) {
+        request[*key] = (*text).into();
     }
-}
-
-/// What the server takes; 0: no limit.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(crate) struct Limits {
-    /// Bytes of a message.
-    pub(crate) message: usize,
-    /// Messages a second.
-    pub(crate) rate: u32,
-}
-
-/// A request.
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct Request<'a> {
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub(crate) op: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub(crate) room: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub(crate) message: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) since: Option<&'a Position>,
-    #[serde(rename = "Ref")]
-    pub(crate) reference: u64,
-}
-
-impl Request<'_> {
-    pub(crate) fn json(&self) -> String {
-        serde_json::to_string(self).expect("strings and numbers are JSON")
+    if let Some(Position { epoch, seq }) = since {
+        request["Since"] = json!({"Epoch": epoch, "Seq": seq});
     }
+    request.to_string()
 }

@@ -12,7 +12,6 @@ use fantoccini::key::Key;
 use fantoccini::{Client, ClientBuilder, Locator};
 use serde_json::{Value, json};
 
-pub use crate::support::hop::Hop;
 use crate::support::{PATIENCE, Server};
 
 /// A ChromeDriver, or a geckodriver, on a port of its choice.
@@ -159,7 +158,7 @@ impl Page {
         let session = self.client.session_id().await.unwrap().expect("a session");
         let body = json!({"cmd": command, "params": parameters}).to_string();
         let address = driver.url.trim_start_matches("http://");
-        let mut stream = TcpStream::connect(address).unwrap();
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
         write!(
             stream,
             "POST /session/{session}/goog/cdp/execute HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\

@@ -16,6 +16,8 @@ pub struct Hop {
 #[derive(Default)]
 struct HopState {
     is_down: AtomicBool,
+    /// No header is dropped any more.
+    is_fixed: AtomicBool,
     /// The server's data gets lost.
     is_deaf: AtomicBool,
     accepted: AtomicUsize,
@@ -40,11 +42,12 @@ impl Hop {
                 let both = || [near.try_clone().unwrap(), far.try_clone().unwrap()];
                 state.sockets.lock().unwrap().extend(both());
                 let is_websocket = Arc::new(AtomicBool::new(false));
-                let found = Arc::clone(&is_websocket);
+                let (found, fixed) = (Arc::clone(&is_websocket), Arc::clone(&state));
                 let loses = move |line: &[u8]| {
                     let line = line.to_ascii_lowercase();
                     found.fetch_or(line.starts_with(b"upgrade: websocket"), Ordering::SeqCst);
-                    drops.iter().any(|name| line.starts_with(format!("{name}:").as_bytes()))
+                    let is_dropped = |name: &&str| line.starts_with(format!("{name}:").as_bytes());
+                    !fixed.is_fixed.load(Ordering::SeqCst) && drops.iter().any(is_dropped)
                 };
                 let ([near, far], silent) = (both(), Arc::clone(&state));
                 let is_silent =
@@ -77,6 +80,11 @@ impl Hop {
         for socket in self.state.sockets.lock().unwrap().drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }
+    }
+
+    /// From now on, each header gets through.
+    pub fn keep_headers(&self) {
+        self.state.is_fixed.store(true, Ordering::SeqCst);
     }
 
     /// Everything gets through again.
