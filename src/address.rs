@@ -1,4 +1,9 @@
 //! Where connections come in, and where they come from: addresses with a port, and sockets in the file system.
+//!
+//! - [`networks`]: sets of addresses, as an operator writes them
+//! - [`client`]: the address of a client behind proxies
+//! - [`proxy_header`]: what the PROXY protocol tells of it
+//! - [`table`]: what each address uses, and may use
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -6,6 +11,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::Serialize;
+
+pub mod client;
+pub mod networks;
+pub mod proxy_header;
+pub mod table;
 
 /// What stands before the path of a socket.
 const UNIX: &str = "unix:";

@@ -14,6 +14,9 @@ use doctor::INTERNAL_ADDRESS_DEFAULT;
 use doctor::examination::{Target, TargetParser};
 
 use crate::address::ListenAddress;
+use crate::address::client::{ClientHeader, Trust};
+use crate::address::networks::Networks;
+use crate::address::table::AddressLimits;
 use crate::admission::{Admission, RawMode};
 use crate::api;
 #[cfg(feature = "cluster")]
@@ -80,6 +83,23 @@ pub struct Config {
           default_value = "same-host")]
     pub origins: Vec<Allowed>,
 
+    /// Reverse proxies that are believed which address a client has, separated by commas: ranges (10.0.0.0/8), addresses,
+    /// loopback, private_ranges, unix (sockets in the file system) or none. Only list proxies that nobody can go around
+    #[arg(help_heading = ACCESS, long, value_name = "RANGE", env = "HI_TRUSTED_PROXIES", value_delimiter = ',',
+          default_value = "none")]
+    pub trusted_proxies: Vec<Networks>,
+
+    /// The header in which they pass it on
+    #[arg(help_heading = ACCESS, long, value_name = "NAME", env = "HI_CLIENT_IP_HEADER", value_enum, ignore_case = true,
+          default_value_t = ClientHeader::XForwardedFor)]
+    pub client_ip_header: ClientHeader,
+
+    /// Proxies that have to send a header of the PROXY protocol (version 1 or 2) in front of each connection's first request:
+    /// ranges as above. From all others such a header is refused
+    #[arg(help_heading = ACCESS, long, value_name = "RANGE", env = "HI_PROXY_PROTOCOL", value_delimiter = ',',
+          default_value = "none")]
+    pub proxy_protocol: Vec<Networks>,
+
     /// What clients may do in raw rooms
     #[arg(help_heading = ACCESS, long, value_name = "MODE", env = "HI_RAW", value_enum,
           default_value_t = RawMode::Open)]
@@ -107,6 +127,25 @@ pub struct Config {
     /// Raw messages that one connection may send a second; 0: no limit
     #[arg(help_heading = LIMITS, long, value_name = "PER_SECOND", env = "HI_RAW_RATE_LIMIT", default_value_t = 0)]
     pub raw_rate_limit: u32,
+
+    /// WebSockets and streams that one address may have open: an IPv4 address, or the /64 network of an IPv6 address; 0: no
+    /// limit
+    #[arg(help_heading = LIMITS, long, value_name = "COUNT", env = "HI_MAX_PER_ADDRESS", default_value_t = 512)]
+    pub max_per_address: u32,
+
+    /// Handshakes of one address in a minute, those that fail counted twice; 0: no limit
+    #[arg(help_heading = LIMITS, long, value_name = "PER_MINUTE", env = "HI_HANDSHAKES_PER_ADDRESS",
+          default_value_t = 1200)]
+    pub handshakes_per_address: u32,
+
+    /// Chat messages that all connections of one address together may send a second; 0: no limit
+    #[arg(help_heading = LIMITS, long, value_name = "PER_SECOND", env = "HI_MESSAGES_PER_ADDRESS", default_value_t = 200)]
+    pub messages_per_address: u32,
+
+    /// Addresses to which these three limits don't apply, beside trusted proxies: ranges as for --trusted-proxies
+    #[arg(help_heading = LIMITS, long, value_name = "RANGE", env = "HI_UNLIMITED_ADDRESSES", value_delimiter = ',',
+          default_value = "loopback")]
+    pub unlimited_addresses: Vec<Networks>,
 
     /// Time for a request head to arrive, counted from accept or from the end of the previous answer
     #[arg(help_heading = LIMITS, long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s",
@@ -232,6 +271,13 @@ pub struct Config {
     #[cfg(feature = "cluster")]
     pub cluster_name: String,
 
+    /// How long a message may wait while the servers of --cluster can't be reached; a server that is away half as long again loses
+    /// the names of its users
+    #[arg(help_heading = CLUSTER, long, value_name = "TIME", env = "HI_CLUSTER_TIMEOUT", default_value = "10s", hide = true,
+          value_parser = parse_time)]
+    #[cfg(feature = "cluster")]
+    pub cluster_timeout: Duration,
+
     /// How much to log to stderr: error, warn, info, debug or trace
     #[arg(help_heading = LOGGING, long, value_name = "LEVEL", env = "HI_LOG", default_value = "info")]
     pub log: tracing::level_filters::LevelFilter,
@@ -299,6 +345,7 @@ impl Config {
             chat_rate: RateLimit::new(self.rate_limit, self.rate_burst),
             chat_messages_per_second: self.rate_limit,
             raw_rate: RateLimit::new(self.raw_rate_limit, self.rate_burst),
+            address_rate: RateLimit::new(self.messages_per_address, self.messages_per_address.saturating_mul(2)),
             chat_pace: self.flush_interval.chat,
             raw_pace: self.flush_interval.raw,
             heartbeat: Heartbeat {
@@ -336,7 +383,7 @@ impl Config {
             servers: self.cluster.clone(),
             name: self.cluster_name.clone(),
             node,
-            timeout_ms: 10_000,
+            timeout_ms: self.cluster_timeout.as_millis() as u64,
             replay_age_ms: self.replay_age.as_millis() as u64,
             records_max: i64::from(self.replay_frames.max(64)),
             room_memory: Duration::from_secs(3600),
@@ -350,6 +397,14 @@ impl Config {
             handshake_timeout: self.handshake_timeout,
             keepalive_timeout: self.keepalive_timeout,
             unacknowledged_max: self.ping_interval + self.ping_timeout,
+            trust: Trust { proxies: Networks::all(&self.trusted_proxies), header: self.client_ip_header },
+            proxy_protocol: Networks::all(&self.proxy_protocol),
+            address_limits: AddressLimits {
+                connections_max: self.max_per_address,
+                handshakes: RateLimit::new(self.handshakes_per_address, self.handshakes_per_address),
+                messages: self.messages_per_address > 0,
+                unlimited: Networks::all(&[&self.unlimited_addresses[..], &self.trusted_proxies[..]].concat()),
+            },
             echo: self.echo,
             instance,
             group: self.group.clone(),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::address::ListenAddress;
+use crate::address::table::AddressTable;
 use crate::api::App;
 use crate::api::health::{Check, Readiness};
 #[cfg(feature = "doctor")]
@@ -27,6 +28,7 @@ use crate::descriptors::Descriptors;
 use crate::limits::FAREWELL_TIME_MAX;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::metrics::addresses::AddressMetric;
 use crate::metrics::memory::MemoryMetric;
 use crate::os;
 use crate::protocol::Protocol;
@@ -77,6 +79,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     failures: Arc<Failures>,
     descriptors: Arc<Descriptors>,
+    addresses: Arc<AddressTable>,
     stop: Arc<Stop>,
 }
 
@@ -226,6 +229,8 @@ impl Shared {
         let memory_metric = MemoryMetric { memory: Arc::clone(&memory), rooms: Arc::clone(&registry) };
         metrics.registry().register_collector(Box::new(memory_metric));
         metrics.registry().register_collector(Box::new(FailureMetric(Arc::clone(&failures))));
+        let addresses = Arc::<AddressTable>::default();
+        metrics.registry().register_collector(Box::new(AddressMetric(Arc::clone(&addresses))));
         Ok(Self {
             instance,
             registry,
@@ -233,6 +238,7 @@ impl Shared {
             metrics: Arc::new(metrics),
             failures,
             descriptors: Arc::new(Descriptors::new(os::file_limit(), reserved)),
+            addresses,
             stop,
         })
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use broker::Broker;
+use broker::{Broker, users};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::listener::Listener;
@@ -172,18 +172,6 @@ fn a_client_recovers_on_another_server_what_it_has_missed() {
     let said: Vec<&str> = missed.iter().filter(|(.., from, _)| from == "bob").map(|(.., said)| said.as_str()).collect();
     assert_eq!((said.len(), said[0], said[100]), (101, "0", "end"));
     assert_eq!(Value::from(missed[0].1 - 1), last["Seq"]);
-}
-
-/// The users of a room, as a member of it is told.
-fn users(client: &mut Client, room: &str) -> Vec<String> {
-    client.send_text(&json!({"Op": "who", "Ref": "who", "Room": room}).to_string());
-    loop {
-        let answer = client.json();
-        if answer["Ref"] == "who" {
-            let users = answer["Users"].as_array().unwrap_or_else(|| panic!("{answer}"));
-            return users.iter().map(|user| user.as_str().unwrap().to_owned()).collect();
-        }
-    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod run;
 mod support;
 
 use dns::Dns;
-use run::doctor;
+use run::{doctor, doctor_text};
 use support::Server;
 use support::proxies::{Kind, Setup, cases};
 
@@ -222,6 +222,49 @@ fn an_idle_timeout_is_found_and_the_ping_interval_to_set() {
         let verdict = run.json["diagnosis"]["verdict"].to_string();
         assert!(verdict.contains("--ping-interval") && verdict.contains(line), "{verdict}");
     }
+}
+
+#[test]
+fn a_proxy_that_hi_does_not_believe_is_reported() {
+    for (trusted, said, unsaid) in [
+        ("none", "start hi with --trusted-proxies 127.0.0.1", "of the client"),
+        ("loopback", "of the client 127.0.0.1", "--trusted-proxies"),
+    ] {
+        let server = Server::start(&["--trusted-proxies", trusted]);
+        // It sends X-Forwarded-For by itself.
+        let setup = cases::apache_correct(server.address());
+        let _proxy = setup.start();
+        let (code, text) = doctor_text(&[&url(&setup)]);
+        assert!(code == 0 && text.contains(said) && !text.contains(unsaid), "{trusted}: {text}");
+    }
+}
+
+#[test]
+fn a_proxy_and_hi_that_disagree_about_the_proxy_protocol_are_told_apart() {
+    let haproxy = |server: &Server, options: &str| {
+        let line = format!("server hi {} {options}", server.address());
+        Setup::new(Kind::Haproxy, &["mode tcp", &line])
+    };
+    for (demanded, options, kind, says) in [
+        ("loopback", "", "proxy_protocol", "No PROXY protocol header came"),
+        ("none", "send-proxy", "proxy_protocol", "A PROXY protocol header came"),
+        ("none", "send-proxy-v2", "proxy_protocol", "add the address of the proxy to --proxy-protocol"),
+        ("loopback", "send-proxy-v2", "sound", "works"),
+    ] {
+        let server = Server::start(&["--proxy-protocol", demanded]);
+        let setup = haproxy(&server, options);
+        let _proxy = setup.start();
+        let said = doctor(&[&url(&setup)]).expect(kind, i32::from(kind != "sound"));
+        assert!(said.contains(says), "{demanded} {options}: {said}");
+    }
+}
+
+#[test]
+fn an_address_that_is_limited_is_named_with_the_options() {
+    let server = Server::start(&["--unlimited-addresses=none", "--handshakes-per-address=1"]);
+    server.get("/ws");
+    let said = doctor(&[&format!("ws://{}/ws", server.address())]).expect("address_limited", 1);
+    assert!(said.contains("(127.0.0.1) connects too often") && said.contains("--trusted-proxies"), "{said}");
 }
 
 #[test]

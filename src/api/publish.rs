@@ -274,15 +274,11 @@ async fn publish_in(
     let mut wakes = Wakes::received(sample);
     app.counters.api_messages_in.add(1);
     let now = Time::read(Instant::now().into());
-    let shared = match app.rooms.outward() {
-        Some(outward) if app.rooms.get(namespace, room).is_none() => {
-            outward.find(namespace, room.clone()).await.map_err(|_| Unpublished::Unavailable)?
-        }
-        _ => None,
-    };
-    let published = match shared {
+    let known = app.room(namespace, room).await.map_err(|Unavailable| Unpublished::Unavailable)?;
+    let published = match known {
         Some(room) => {
             let (outcome, members) = room.publish_from_outside(payload, now, &mut wakes);
+            let members = if app.rooms.outward().is_some() { app.rooms.counts(&room).members } else { members };
             Some((room, outcome, members))
         }
         None => app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes),

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 pub(super) mod names;
+pub(super) mod nodes;
 
 use super::Settings;
 use super::record::{Heading, Record};
@@ -39,6 +40,13 @@ pub(super) enum Ack {
     Later,
     /// Never.
     Refused,
+}
+
+/// When the streams were made: another time means that they have been made again, without what was in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Created {
+    pub(super) messages: String,
+    pub(super) names: String,
 }
 
 /// A connection to the log.
@@ -93,8 +101,8 @@ impl Nats {
         Ok(Self { client, jetstream, name: settings.name.clone(), answers })
     }
 
-    /// Makes the streams, or checks that they are as they should be. Returns when that of the messages was made.
-    pub(super) async fn prepare(&self, settings: &Settings) -> Result<String, String> {
+    /// Makes the streams, or checks that they are as they should be. Returns when they were made.
+    pub(super) async fn prepare(&self, settings: &Settings) -> Result<Created, String> {
         let messages = stream::Config {
             name: format!("{}_chat", self.name),
             subjects: vec![self.subject("c", ">")],
@@ -114,7 +122,7 @@ impl Nats {
             }),
             ..stream::Config::default()
         };
-        self.prepare_stream(self.names_stream()).await?;
+        let names = self.prepare_stream(self.names_stream()).await?;
         let info = self.prepare_stream(messages).await?;
         if !info.config.allow_message_counter {
             let name = info.config.name;
@@ -122,7 +130,7 @@ impl Nats {
                 "the stream {name} doesn't count its messages, which --cluster needs: update the server"
             ));
         }
-        Ok(info.created.to_string())
+        Ok(Created { messages: info.created.to_string(), names: names.created.to_string() })
     }
 
     async fn prepare_stream(&self, wanted: stream::Config) -> Result<stream::Info, String> {

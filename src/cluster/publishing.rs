@@ -29,8 +29,8 @@ impl Cluster {
                 }
             }
             Outbound::Open { namespace, name, joiner } => self.open(namespace, name, Waiter::Join(joiner)),
-            Outbound::Find { namespace, name, found } => {
-                drop(spawn_local(Rc::clone(self).find(namespace, name, found)));
+            Outbound::Find { namespace, name, finder } => {
+                drop(spawn_local(Rc::clone(self).find(namespace, name, finder)));
             }
             Outbound::Finish(told) => *self.finishing.borrow_mut() = Some(told),
             Outbound::Release { room, user, member } => {

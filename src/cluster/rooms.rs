@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
-use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use super::follow::{Follow, Step};
@@ -16,21 +15,28 @@ use crate::clock::Time;
 use crate::limits::cluster::{LOAD_TIME_MAX, TICK};
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
-use crate::room::inbox::{NotOpened, Order, Unavailable};
-use crate::room::outward::{Asker, Found, Joiner};
+use crate::room::inbox::{Found, NotOpened, Order, Unavailable};
+use crate::room::outward::{Asker, Finder, Joiner};
 use crate::room::{Placed, Wakes};
 
 impl Cluster {
     /// A program wants to publish in a room that has no members here.
-    pub(super) async fn find(self: Rc<Self>, namespace: Namespace, name: Name, found: oneshot::Sender<Found>) {
+    pub(super) async fn find(self: Rc<Self>, namespace: Namespace, name: Name, finder: Finder) {
         let key = token(&name);
         let since = Self::now().unix_ms.saturating_sub(self.settings.replay_age_ms);
         let is_followed = self.follows.borrow().contains_key(key.as_str());
         match self.log.is_there(&key, since).await {
+            Err(_) => self.tell_finder(finder, Err(Unavailable)),
+            Ok(false) if !is_followed => self.tell_finder(finder, Ok(None)),
+            Ok(_) => self.open(namespace, name, Waiter::Find(finder)),
+        }
+    }
+
+    fn tell_finder(&self, finder: Finder, room: Found) {
+        match finder {
+            Finder::Member(member) => self.order(member.shard, Order::Found { member, room }),
             // The request may have been given up.
-            Err(_) => drop(found.send(Err(Unavailable))),
-            Ok(false) if !is_followed => drop(found.send(Ok(None))),
-            Ok(_) => self.open(namespace, name, Waiter::Find(found)),
+            Finder::Outside(found) => drop(found.send(room)),
         }
     }
 
@@ -86,7 +92,7 @@ impl Cluster {
                 }
                 Some(message) = names.next() => {
                     let Some(following) = following.upgrade() else { return };
-                    self.name_changed(&following, &message);
+                    self.name_changed(&key, &following, &message);
                 }
                 else => return,
             }
@@ -114,7 +120,7 @@ impl Cluster {
                 let room = Arc::clone(&room);
                 match waiter {
                     Waiter::Join(joiner) => drop(spawn_local(Rc::clone(self).admit(Rc::clone(key), room, joiner))),
-                    Waiter::Find(found) => drop(found.send(Ok(Some(room)))),
+                    Waiter::Find(finder) => self.tell_finder(finder, Ok(Some(room))),
                 }
             }
         }
@@ -212,7 +218,7 @@ impl Cluster {
             Waiter::Join(Joiner { member, .. }) => {
                 self.order(member.shard, Order::Opened { member, room: Err(NotOpened::Unavailable) });
             }
-            Waiter::Find(found) => drop(found.send(Err(Unavailable))),
+            Waiter::Find(finder) => self.tell_finder(finder, Err(Unavailable)),
         };
         self.follows.borrow_mut().retain(|_, following| {
             following.waiting.borrow_mut().extract_if(.., is_late).for_each(|(waiter, _)| refuse(waiter));

@@ -9,6 +9,8 @@
 //! head; everything else is answered here.
 
 use std::fmt;
+use std::iter;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +19,9 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::address::PeerAddress;
+use crate::address::client::{ClientAddress, Trust};
+use crate::address::networks::Networks;
+use crate::address::table::{AddressLimits, AddressTable};
 use crate::admission::Admission;
 use crate::counters::Counters;
 use crate::descriptors::Descriptors;
@@ -45,6 +50,12 @@ pub(crate) struct Settings {
     pub(crate) keepalive_timeout: Duration,
     /// How long a listener to events may leave what it was sent unacknowledged: it answers no pings.
     pub(crate) unacknowledged_max: Duration,
+    /// Which proxies are believed what a client's address is.
+    pub(crate) trust: Trust,
+    /// Peers that have to send a PROXY header.
+    pub(crate) proxy_protocol: Networks,
+    /// What each address may use.
+    pub(crate) address_limits: AddressLimits,
     /// Whether `/-/doctor/echo` shows requests.
     pub(crate) echo: bool,
     /// This process, as clients and `hi doctor` see it.
@@ -64,22 +75,74 @@ pub(crate) struct ControlContext<R> {
     pub(crate) memory: Arc<Memory>,
     pub(crate) failures: Arc<Failures>,
     pub(crate) descriptors: Arc<Descriptors>,
+    pub(crate) addresses: Arc<AddressTable>,
+}
+
+/// Where a connection comes from, and whether that is known yet.
+#[derive(Clone, Copy)]
+struct Origin {
+    peer: PeerAddress,
+    /// The client that a PROXY header names in place of the peer.
+    proxied: Option<SocketAddr>,
+    header: HeaderState,
+}
+
+/// The PROXY header of a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HeaderState {
+    /// It has to come in front of the first request.
+    Due,
+    /// It did not come.
+    Missing,
+    /// None is due, or it has been read.
+    Done,
 }
 
 /// The other end of a connection that is not upgraded yet.
 #[derive(Clone, Copy)]
 struct Peer<'s> {
     socket: BorrowedFd<'s>,
-    address: PeerAddress,
+    /// Where its requests come from: once one is read, that one.
+    client: ClientAddress,
 }
 
 impl<R: OpenRing> ControlContext<R> {
     /// Hands a socket over to the data ring, with what arrived behind its head; `at_once`: the answer doesn't wait for what else
     /// there is to do.
     fn adopt(&self, socket: Socket, upgrade: Upgrade, leftover: Vec<u8>, at_once: bool) {
-        let Upgrade { role, room, since, compression, response } = upgrade;
-        let upgraded = Upgraded { socket, role, room, since, compression, response, leftover };
+        let Upgrade { role, room, since, compression, seat, response } = upgrade;
+        let upgraded = Upgraded { socket, role, room, since, compression, seat, response, leftover };
         if at_once { self.shard.adopt_at_once(upgraded) } else { self.shard.adopt(upgraded) }
+    }
+
+    /// A connection that has just been accepted.
+    fn origin(&self, peer: PeerAddress) -> Origin {
+        let due = self.settings.proxy_protocol.contains_peer(peer);
+        Origin { peer, proxied: None, header: if due { HeaderState::Due } else { HeaderState::Done } }
+    }
+
+    /// The other end of a connection, of which no request is read yet.
+    fn peer<'s>(&self, socket: BorrowedFd<'s>, origin: &Origin) -> Peer<'s> {
+        let client = self.settings.trust.locate(origin.peer, origin.proxied, iter::empty());
+        Peer { socket, client }
+    }
+
+    /// The same with the address of the client that this request comes from.
+    fn locate<'s>(&self, head: &Head<'_>, peer: Peer<'s>, origin: &Origin) -> Peer<'s> {
+        let trust = &self.settings.trust;
+        let client = trust.locate(origin.peer, origin.proxied, head.header(trust.header.as_str()));
+        if client.header_ignored {
+            self.counters.untrusted_headers(trust.header).add(1);
+            if self.failures.is_first_untrusted() {
+                let (header, proxy) = (trust.header.as_str(), client.address);
+                info!(
+                    "{} sends {header}, which is ignored: if that is your proxy, add {proxy} to --trusted-proxies, or all of \
+                     its users count as one address",
+                    client.peer
+                );
+            }
+        }
+        Peer { client, ..peer }
     }
 
     /// Logs and counts that accepting pauses.
@@ -95,13 +158,13 @@ impl<R: OpenRing> ControlContext<R> {
 
     /// Logs and counts why a handshake failed.
     fn refuse(&self, fault: impl Into<Fault>, head: Option<&Head<'_>>, peer: Peer<'_>) -> Verdict {
-        let Peer { socket, address } = peer;
-        let ends = Ends { peer: address, local: os::local_address(socket).ok() };
+        let Peer { socket, client } = peer;
+        let ends = Ends { peer: client.peer, local: os::local_address(socket).ok() };
         let verdict = diagnose(fault.into(), head, ends);
         if let Some(others) = self.failures.note(&verdict, Instant::now()) {
             let others =
                 if others > 0 { format!(" ({others} more of this kind were not logged)") } else { String::new() };
-            info!("handshake from {address} refused: {}{others}", verdict.operator_text());
+            info!("handshake from {client} refused: {}{others}", verdict.operator_text());
         }
         verdict
     }

@@ -32,3 +32,7 @@ pub(crate) const LOAD_TIME_MAX: Duration = Duration::from_secs(10);
 pub(crate) const PAYLOAD_BYTES_MIN: usize = 128 * 1024;
 /// Longest chat message of a cluster, in bytes of WebSocket payload: it travels in a header of 64 KB, with names and keys.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 48 * 1024;
+/// Time between two signs of life of a server.
+pub(crate) const BEAT_TIME: Duration = Duration::from_secs(1);
+/// Rooms whose counts are told in one message.
+pub(crate) const BEAT_ROOMS_MAX: usize = 400;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Room;
-use super::inbox::{Inbox, Outcome, Unavailable};
+use super::inbox::{Found, Inbox, Outcome, Unavailable};
 use super::sequencer::Unplaced;
 use crate::limits::{OUTWARD_BYTES_HELD, OUTWARD_OVERHEAD_BYTES};
 use crate::protocol::name::Name;
@@ -46,8 +46,14 @@ impl Submission {
     }
 }
 
-/// A room that several servers share; `None` if nobody is in it.
-pub type Found = Result<Option<Arc<Room>>, Unavailable>;
+/// What looks for a room that has no members here.
+#[derive(Debug)]
+pub enum Finder {
+    /// A connection, whose shard gets [`Order::Found`](super::inbox::Order::Found).
+    Member(MemberId),
+    /// Whoever holds the other end.
+    Outside(oneshot::Sender<Found>),
+}
 
 /// A connection that wants to join a room.
 #[derive(Clone, Debug)]
@@ -81,7 +87,7 @@ pub enum Outbound {
         /// Its name.
         name: Name,
         /// Gets the room, loaded, if there is one.
-        found: oneshot::Sender<Found>,
+        finder: Finder,
     },
     /// Say when everything before this has been told to the other servers.
     Finish(std_mpsc::Sender<()>),
@@ -148,8 +154,13 @@ impl Outward {
     /// Looks for a room that has no members here.
     pub(crate) async fn find(&self, namespace: Namespace, name: Name) -> Found {
         let (found, answer) = oneshot::channel();
-        self.send(Outbound::Find { namespace, name, found });
+        self.look_for(namespace, name, Finder::Outside(found));
         answer.await.unwrap_or(Err(Unavailable))
+    }
+
+    /// Starts to look for a room that has no members here.
+    pub(crate) fn look_for(&self, namespace: Namespace, name: Name, finder: Finder) {
+        self.send(Outbound::Find { namespace, name, finder });
     }
 
     /// A member has left, or doesn't join after all. Called under the room's lock, so that its notices come later.

@@ -94,7 +94,7 @@ impl Room {
     }
 
     /// Publishes the notice about the joins and leaves folded so far.
-    pub(crate) fn announce_folded(self: &Arc<Self>, now: Time, wakes: &mut Wakes) {
+    pub fn announce_folded(self: &Arc<Self>, now: Time, wakes: &mut Wakes) {
         let mut state = self.lock();
         if let Some(notice) = state.roster.flush(self.name(), now.monotonic_ms)
             && state.roster.members().max(state.roster.users()) > 0

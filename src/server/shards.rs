@@ -80,6 +80,7 @@ impl ShardThread {
         Shard::new(*id, Arc::clone(settings), Arc::clone(&shared.registry), ring, Now::read())
             .counting_in(Rc::clone(counters))
             .keeping_to(Arc::clone(&shared.memory))
+            .limiting(Arc::clone(&shared.addresses))
     }
 
     fn start_tasks<R: OpenRing + 'static>(&mut self, shard: &Rc<Handle<R>>, counters: Rc<Counters>) -> io::Result<()> {
@@ -92,6 +93,7 @@ impl ShardThread {
             memory: Arc::clone(&shared.memory),
             failures: Arc::clone(&shared.failures),
             descriptors: Arc::clone(&shared.descriptors),
+            addresses: Arc::clone(&shared.addresses),
         });
         if *id == 0 {
             let failures = Arc::clone(&shared.failures);

@@ -23,6 +23,7 @@ use slab::Slab;
 
 use super::Upgraded;
 use super::settings::Settings;
+use crate::address::table::AddressTable;
 use crate::clock::Now;
 use crate::connection::Connection;
 use crate::counters::Counters;
@@ -49,6 +50,7 @@ mod memory;
 mod raw;
 pub(crate) mod reading;
 mod restart;
+mod seats;
 pub(crate) mod sending;
 mod session;
 mod sse;
@@ -60,6 +62,7 @@ use elsewhere::Elsewhere;
 use join::JoinReply;
 use memory::Review;
 use reading::Reading;
+use seats::Seats;
 use sending::Sending;
 use time::Timers;
 
@@ -107,6 +110,7 @@ pub(crate) struct Hub {
     sampler: Sampler,
     stopping: bool,
     memory: Arc<Memory>,
+    seats: Seats,
     review: Review,
     /// Scratch space of `drain_inbox`, kept allocated between turns.
     relays: Vec<Relay>,
@@ -140,6 +144,7 @@ impl Hub {
             sampler: Sampler::default(),
             stopping: false,
             memory: Arc::new(Memory::unlimited()),
+            seats: Seats::default(),
             review: Review::default(),
             relays: Vec::new(),
             inflater: Inflater::default(),
@@ -153,6 +158,10 @@ impl Hub {
 
     pub(super) fn keeping_to(self, memory: Arc<Memory>) -> Self {
         Self { memory, ..self }
+    }
+
+    pub(super) fn limiting(self, table: Arc<AddressTable>) -> Self {
+        Self { seats: Seats::new(table), ..self }
     }
 
     pub(super) fn id(&self) -> usize {
@@ -181,7 +190,7 @@ impl Hub {
     /// reason.
     pub(super) fn adopt(&mut self, upgraded: Upgraded<RawFd>, now: Now) {
         self.now = now;
-        let Upgraded { socket, role, room, since, compression, response, leftover } = upgraded;
+        let Upgraded { socket, role, room, since, compression, seat, response, leftover } = upgraded;
         let protocol = role.protocol();
         let bucket = Bucket::new(self.settings.rate(protocol), now.time.monotonic_ms);
         self.next_serial = self.next_serial.wrapping_add(1);
@@ -190,6 +199,7 @@ impl Hub {
             self.counters.compression(compression).add(1);
         }
         let slot = self.connections.insert(Connection::new(serial, socket, role, compression, bucket)) as u32;
+        self.seats.take(slot, seat);
         self.schedule_first_ping(slot);
         self.connection(slot).respond(response);
         self.counters.connections(protocol).add(1);
@@ -262,6 +272,8 @@ impl Hub {
                 Order::TakeOver { member, user } => self.taken_over(member, &user),
                 Order::Settled { number, outcome } => self.settled(number, outcome),
                 Order::Opened { member, room } => self.opened(member, room),
+                Order::Found { member, room } => self.found(member, room),
+                Order::NameLost { member } => self.name_lost(member),
                 Order::Renewed { room } => self.renewed(room),
             }
         }
@@ -359,10 +371,10 @@ impl Hub {
     fn room_of(&self, slot: u32, name: &str) -> Option<Arc<Room>> {
         let memberships = &self.connections[slot as usize].memberships;
         let own = memberships.iter().map(|membership| &self.rooms.get(membership.room).room);
-        own.into_iter()
-            .find(|room| room.name() == name)
-            .cloned()
-            .or_else(|| self.registry.get(Namespace::Chat, &Name::room(name).ok()?))
+        own.into_iter().find(|room| room.name() == name).cloned().or_else(|| {
+            let name = Name::room(name).ok()?;
+            self.registry.get(Namespace::Chat, &name).or_else(|| self.elsewhere.found(&name))
+        })
     }
 
     fn is_member(&self, slot: u32, room: &Room) -> bool {

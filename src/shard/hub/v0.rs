@@ -21,6 +21,9 @@ impl Hub {
             }
         };
         self.connection(slot).unreadable = 0;
+        if self.look_elsewhere(slot, &said.room, payload) {
+            return;
+        }
         let Some(room) = self.room_of(slot, &said.room) else {
             return self.refuse(slot, Code::RoomNotFound, text::NO_ROOM);
         };
@@ -46,10 +49,6 @@ impl Hub {
     }
 
     /// Refuses a message over the rate limit; it isn't even parsed.
-    pub(super) fn refuse_too_fast_v0(&mut self, slot: u32) {
-        self.system(slot, &text::too_fast(self.settings.chat_messages_per_second));
-    }
-
     fn list_users(&mut self, slot: u32, room: &Room) {
         let (users, count) = room.first_users(USERS_LISTED_MAX);
         let names: Vec<_> = users.iter().map(Name::as_str).collect();
@@ -58,7 +57,7 @@ impl Hub {
 
     fn list_channels(&mut self, slot: u32, room: &Room) {
         let (rooms, count) = self.registry.first_rooms(Namespace::Chat, "", ROOMS_LISTED_MAX);
-        let names: Vec<_> = rooms.iter().map(|room| room.name()).collect();
+        let names: Vec<_> = rooms.iter().map(|room| room.name.as_str()).collect();
         self.answer(slot, room, &text::list(&names, count));
     }
 
@@ -103,7 +102,7 @@ impl Hub {
     }
 
     /// Sends the connection a message from hi.
-    fn system(&mut self, slot: u32, text: &str) {
+    pub(super) fn system(&mut self, slot: u32, text: &str) {
         self.reply(slot, to_one("hi", "", text));
     }
 
