@@ -27,7 +27,7 @@ use crate::control;
 use crate::cores::Pin;
 use crate::http::origin::Allowed;
 #[cfg(feature = "cluster")]
-use crate::limits::cluster::MESSAGE_BYTES_MAX;
+use crate::limits::SHARED_MESSAGE_BYTES_MAX;
 use crate::rate::RateLimit;
 use crate::ring::{Backend, probe};
 use crate::room::inbox;
@@ -281,6 +281,13 @@ pub struct Config {
     #[cfg(feature = "cluster")]
     pub cluster_name: String,
 
+    /// How long a message may wait while the servers of --cluster can't be reached; a server that is away half as long again loses
+    /// the names of its users
+    #[arg(help_heading = CLUSTER, long, value_name = "TIME", env = "HI_CLUSTER_TIMEOUT", default_value = "10s", hide = true,
+          value_parser = parse_time)]
+    #[cfg(feature = "cluster")]
+    pub cluster_timeout: Duration,
+
     /// How much to log to stderr: error, warn, info, debug or trace
     #[arg(help_heading = LOGGING, long, value_name = "LEVEL", env = "HI_LOG", default_value = "info")]
     pub log: tracing::level_filters::LevelFilter,
@@ -373,18 +380,15 @@ impl Config {
         if self.cluster.is_empty() {
             return Ok(None);
         }
-        if self.raw != RawMode::Off {
-            return Err("--cluster has no raw rooms yet: add --raw off".to_owned());
-        }
-        if self.max_message > MESSAGE_BYTES_MAX {
-            let max = MESSAGE_BYTES_MAX;
+        if self.max_message > SHARED_MESSAGE_BYTES_MAX {
+            let max = SHARED_MESSAGE_BYTES_MAX;
             return Err(format!("--cluster takes messages of up to {max} bytes: lower --max-message"));
         }
         Ok(Some(cluster::Settings {
             servers: self.cluster.clone(),
             name: self.cluster_name.clone(),
             node,
-            timeout_ms: 10_000,
+            timeout_ms: self.cluster_timeout.as_millis() as u64,
             replay_age_ms: self.replay_age.as_millis() as u64,
             records_max: i64::from(self.replay_frames.max(64)),
             room_memory: Duration::from_secs(3600),

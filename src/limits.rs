@@ -249,7 +249,9 @@ pub(crate) const FAREWELL_TIME_MAX: Duration = Duration::from_millis(500);
 pub(crate) const OPENED_ROOM_MS_MIN: u64 = 10_000;
 /// Bytes of messages that wait for their numbers in the shared log, at which all publishers wait.
 pub(crate) const OUTWARD_BYTES_HELD: usize = 8 * 1024 * 1024;
-/// Bytes that such a message costs beside its JSON.
+/// Longest chat message that several servers can share, in bytes of JSON: it travels in a header of 64 KB, with names and keys.
+pub(crate) const SHARED_MESSAGE_BYTES_MAX: usize = 48 * 1024;
+/// Bytes that such a message costs beside its content.
 pub(crate) const OUTWARD_OVERHEAD_BYTES: usize = 512;
 // The internal port
 /// Simultaneous connections; further ones wait for a slot.

@@ -66,9 +66,15 @@ enum Command {
     /// Shows the rooms of a running server
     #[cfg(feature = "doctor")]
     Rooms(doctor::internal::RoomsArgs),
-    /// `hi doctor`, `hi checklist`, `hi pub` and `hi rooms` in a build without them
+    /// Chats in a terminal, or publishes what is piped into it: lines in, lines out
+    #[cfg(feature = "doctor")]
+    Chat(terminal::ChatArgs),
+    /// Prints what is said in a room, without a name
+    #[cfg(feature = "doctor")]
+    Tail(terminal::TailArgs),
+    /// The clients in a build without them
     #[cfg(not(feature = "doctor"))]
-    #[command(name = "doctor", aliases = ["checklist", "pub", "rooms"], hide = true)]
+    #[command(name = "doctor", aliases = ["chat", "checklist", "pub", "rooms", "tail"], hide = true)]
     LeftOut {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         _arguments: Vec<OsString>,
@@ -116,6 +122,10 @@ fn main() -> ExitCode {
         Command::Pub(args) => answer(doctor::internal::publish(&args, &hi::api::RULES)),
         #[cfg(feature = "doctor")]
         Command::Rooms(args) => answer(doctor::internal::rooms(&args, &hi::api::RULES)),
+        #[cfg(feature = "doctor")]
+        Command::Chat(args) => streamed(terminal::chat(&args)),
+        #[cfg(feature = "doctor")]
+        Command::Tail(args) => streamed(terminal::tail(&args)),
         #[cfg(not(feature = "doctor"))]
         Command::LeftOut { .. } => {
             answer(Err(wrong("this hi was built without its doctor: build it with --features doctor".to_owned())))
@@ -180,6 +190,15 @@ fn answer(outcome: Result<(String, ExitCode), (String, ExitCode)>) -> ExitCode {
             let _ = writeln!(io::stderr(), "{sentence}");
             code
         }
+    }
+}
+
+/// The end of a command that has printed what there was as it came.
+#[cfg(feature = "doctor")]
+fn streamed(outcome: terminal::Outcome) -> ExitCode {
+    match outcome {
+        Ok((written, code)) => output::finish(written, code),
+        Err(failure) => answer(Err(failure)),
     }
 }
 

@@ -209,7 +209,11 @@ impl Hub {
         let slot = self.connections.insert(Connection::new(serial, socket, role, compression, bucket)) as u32;
         self.seats.take(slot, seat);
         self.schedule_first_ping(slot);
-        self.connection(slot).respond(response);
+        if protocol == Protocol::Raw && !self.stopping && self.registry.outward().is_some() {
+            self.hold_response(slot, response);
+        } else {
+            self.connection(slot).respond(response);
+        }
         self.counters.connections(protocol).add(1);
         if protocol == Protocol::V1 {
             self.send_hello(slot);
@@ -279,14 +283,25 @@ impl Hub {
 
     /// Executes the orders from the internal port and from other shards.
     fn execute_orders(&mut self) {
-        for order in self.inbox().take_orders() {
-            match order {
-                Order::Disconnect(order) => self.disconnect(order),
-                Order::TakeOver { member, user } => self.taken_over(member, &user),
-                Order::Settled { number, outcome } => self.settled(number, outcome),
-                Order::Opened { member, room } => self.opened(member, room),
-                Order::Renewed { room } => self.renewed(room),
+        // What an order brings in may have an order of its own, which has to be obeyed before anything is sent.
+        loop {
+            let orders = self.inbox().take_orders();
+            if orders.is_empty() {
+                return;
             }
+            orders.into_iter().for_each(|order| self.execute(order));
+        }
+    }
+
+    fn execute(&mut self, order: Order) {
+        match order {
+            Order::Disconnect(order) => self.disconnect(order),
+            Order::TakeOver { member, user } => self.taken_over(member, &user),
+            Order::Settled { number, outcome } => self.settled(number, outcome),
+            Order::Opened { member, room } => self.opened(member, room),
+            Order::Found { member, room } => self.found(member, room),
+            Order::NameLost { member } => self.name_lost(member),
+            Order::Renewed { room } => self.renewed(room),
         }
     }
 
@@ -382,10 +397,10 @@ impl Hub {
     fn room_of(&self, slot: u32, name: &str) -> Option<Arc<Room>> {
         let memberships = &self.connections[slot as usize].memberships;
         let own = memberships.iter().map(|membership| &self.rooms.get(membership.room).room);
-        own.into_iter()
-            .find(|room| room.name() == name)
-            .cloned()
-            .or_else(|| self.registry.get(Namespace::Chat, &Name::room(name).ok()?))
+        own.into_iter().find(|room| room.name() == name).cloned().or_else(|| {
+            let name = Name::room(name).ok()?;
+            self.registry.get(Namespace::Chat, &name).or_else(|| self.elsewhere.found(&name))
+        })
     }
 
     fn is_member(&self, slot: u32, room: &Room) -> bool {

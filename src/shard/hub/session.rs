@@ -105,7 +105,7 @@ impl Hub {
     /// Whether the room can take a message now. If not, the message is parked until the room has caught up; nothing has been
     /// done with it.
     pub(super) fn may_publish(&mut self, room: &Arc<Room>, payload: &[u8]) -> bool {
-        let may_publish = !room.is_behind();
+        let may_publish = !room.is_behind() || self.elsewhere.has_found();
         if !may_publish {
             let received = self.sampler.receipt();
             self.reading.parked =

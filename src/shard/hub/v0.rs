@@ -21,6 +21,9 @@ impl Hub {
             }
         };
         self.connection(slot).unreadable = 0;
+        if self.look_elsewhere(slot, &said.room, payload) {
+            return;
+        }
         let Some(room) = self.room_of(slot, &said.room) else {
             return self.refuse(slot, Code::RoomNotFound, text::NO_ROOM);
         };
@@ -54,7 +57,7 @@ impl Hub {
 
     fn list_channels(&mut self, slot: u32, room: &Room) {
         let (rooms, count) = self.registry.first_rooms(Namespace::Chat, "", ROOMS_LISTED_MAX);
-        let names: Vec<_> = rooms.iter().map(|room| room.name()).collect();
+        let names: Vec<_> = rooms.iter().map(|room| room.name.as_str()).collect();
         self.answer(slot, room, &text::list(&names, count));
     }
 

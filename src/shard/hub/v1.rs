@@ -68,6 +68,9 @@ impl Hub {
             self.connection(slot).unreadable = 0;
         }
         let outcome = match command {
+            Ok(Command::Publish { room, .. } | Command::Who(room)) if self.look_elsewhere(slot, &room, payload) => {
+                Ok(())
+            }
             Ok(Command::Publish { room, message }) => self.publish(slot, reference, user, payload, &room, &message),
             Ok(Command::Join { room, since }) => self.join_request(slot, reference, &room, since),
             Ok(Command::Leave(room)) => self.leave_request(slot, reference, user, &room),
@@ -189,7 +192,7 @@ impl Hub {
         let (rooms, count) = room_key_prefix(prefix).map_or_else(Default::default, |prefix| {
             self.registry.first_rooms(Namespace::Chat, &prefix, ROOMS_LISTED_MAX)
         });
-        let rooms = rooms.iter().map(|room| RoomEntry { room: room.name(), users: room.user_count() });
+        let rooms = rooms.iter().map(|room| RoomEntry { room: room.name.as_str(), users: room.counts.users });
         self.reply(slot, Answer::rooms(rooms.collect(), count).frame(reference));
     }
 
