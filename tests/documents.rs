@@ -2,6 +2,7 @@
 //! run as it is written, but for the ports. A block without a way to run it fails.
 
 #[path = "support/node.rs"]
+#[allow(dead_code, reason = "only the folder and the tools are needed")]
 mod node;
 mod support;
 
@@ -12,7 +13,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use node::{Folder, tool};
 use support::internal::Internal;
-use support::wire::TEXT;
+use support::wire::BINARY;
 use support::{PATIENCE, Server};
 
 /// The blocks of a document between fences: the language, and the text.
@@ -152,7 +153,7 @@ const COMMANDS: [Way; 13] = [
     ("curl --data-binary @frame.bin localhost:8081/pub/scores ", |place, line| {
         let mut member = place.server.upgraded("/raw/scores");
         place.run(line, "");
-        member.expect_frame(TEXT, "any bytes");
+        member.expect_frame(BINARY, "any bytes");
     }),
     ("hi rooms ", |place, line| {
         let _bob = place.server.join("bob", "tea");
@@ -206,7 +207,9 @@ const SNIPPETS: [Snippet; 5] = [
     ("/hi.js", "", "ada: Hello!", |_| ()),
     ("ws://localhost:8080/raw/scores", "", "1:0", |_| ()),
     ("[\"hi.v1\"]", "const last = undefined; addEventListener('unhandledrejection', console.error);", "joined", |_| ()),
-    ("new EventSource(", "", "Message: \"milk\"", |place| place.server.join("bob", "tea").say("tea", "milk")),
+    ("new EventSource(", "", "Message: \"milk\"", |place| {
+        place.internal.post("/api/publish", &serde_json::json!({"room": "tea", "message": "milk"}));
+    }),
     ("?latest=1", "const show = ({ key, price }) => console.log(key, price);", "BTC 61234.5", |place| {
         place.internal.ask(
             "POST",
