@@ -9,6 +9,7 @@
 //! | [`server`] | starts the shards, listens to signals, stops |
 //! | `control` | from accept to the 101, or to a stream: the tasks of the control ring |
 //! | [`admission`] | who may connect, and who may join what (pure) |
+//! | [`identity`] | who somebody is, and what they may do: tokens, keys, rights in rooms (pure) |
 //! | [`http`] | request heads, the upgrade check, the diagnosis of what fails, responses, the page (pure) |
 //! | [`shard`] | one thread: its turns, and its hub, which is the connections and what they make happen |
 //! | [`connection`] | one connection: its life, its cursors, what leaves next (pure) |
@@ -55,6 +56,7 @@ mod descriptors;
 pub mod environment;
 pub mod frame;
 pub mod http;
+pub mod identity;
 pub mod limits;
 pub mod log;
 pub mod memory;

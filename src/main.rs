@@ -61,6 +61,8 @@ enum Command {
     /// Shows the rooms of a running server
     #[cfg(feature = "doctor")]
     Rooms(doctor::internal::RoomsArgs),
+    /// Makes a token for a user, or says why a server would refuse one
+    Token(hi::identity::tool::TokenArgs),
     /// `hi doctor`, `hi checklist`, `hi pub` and `hi rooms` in a build without them
     #[cfg(not(feature = "doctor"))]
     #[command(name = "doctor", aliases = ["checklist", "pub", "rooms"], hide = true)]
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
     signals::release();
     match command {
         Command::Health { internal } => answer(health(internal)),
+        Command::Token(args) => answer(hi::identity::tool::run(&args)),
         #[cfg(feature = "doctor")]
         Command::Doctor(args) => answer(doctor::examination::run(*args).map_err(wrong)),
         #[cfg(feature = "doctor")]

@@ -22,7 +22,7 @@ const FLOORS: [&[&str]; 19] = [
     &["descriptors", "os"],
     &["cluster"],
     &["room"],
-    &["counters"],
+    &["counters", "identity"],
     &["protocol"],
     &["frame"],
     &["memory"],
