@@ -23,6 +23,7 @@
 //! | module | purpose |
 //! | --- | --- |
 //! | [`api`] | the internal HTTP port: publishing, rooms, health |
+//! | `failures` | what was refused, for the log and for metrics |
 //! | [`counters`], [`metrics`] | what each thread counts; all of it added up, as text for Prometheus |
 //! | `cluster` | rooms that several servers share, through a log that numbers their messages (feature `cluster`; not offered yet) |
 //! | [`memory`] | one budget for everything that is kept for others, and who gives when it is used up |
@@ -54,6 +55,7 @@ mod cores;
 pub mod counters;
 mod descriptors;
 pub mod environment;
+mod failures;
 pub mod frame;
 pub mod http;
 pub mod identity;

@@ -21,9 +21,9 @@ use crate::canary::Canary;
 #[cfg(feature = "cluster")]
 use crate::cluster;
 use crate::config::Config;
-use crate::control::failures::{FailureMetric, Failures};
 use crate::cores::{Cores, Unpinned};
 use crate::descriptors::Descriptors;
+use crate::failures::{FailureMetric, Failures};
 use crate::limits::FAREWELL_TIME_MAX;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -36,6 +36,7 @@ use crate::room::inbox;
 #[cfg(feature = "cluster")]
 use crate::room::outward::Outward;
 use crate::room::registry::Registry;
+use crate::shard::settings::Settings;
 use crate::stop::Stop;
 
 mod files;
@@ -64,6 +65,8 @@ pub struct Server {
     internal: Option<SocketAddr>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    /// Who gets in, with `--auth`.
+    identity: Option<String>,
     /// Why not every shard is pinned.
     unpinned: Option<Unpinned>,
 }
@@ -95,8 +98,15 @@ impl Server {
         let wake_ups = wake_ups.collect::<Result<Vec<_>, _>>().map_err(out_of_files)?;
         let shared = Arc::new(Shared::new::<R>(config, addresses.len(), &wake_ups, stop)?);
         let internal_address = internal.as_ref().map(|internal| internal.port.address());
-        let mut server =
-            Self { addresses, _files: files, internal: internal_address, shared, threads: Vec::new(), unpinned: None };
+        let mut server = Self {
+            addresses,
+            _files: files,
+            internal: internal_address,
+            shared,
+            threads: Vec::new(),
+            identity: None,
+            unpinned: None,
+        };
         let started = server
             .start_shards::<R>(config, of_shards, wake_ups)
             .and_then(|()| server.start_beside(config, internal, R::backend()));
@@ -121,7 +131,11 @@ impl Server {
         let placement = cores()?.place(config.pin, shards);
         self.unpinned = placement.why;
         let instance = &self.shared.instance;
-        let settings = Arc::new(config.shard_settings(shards, Arc::clone(instance)));
+        let gate = config.gate().map_err(StartError)?;
+        self.identity = gate.as_ref().map(|gate| config.describe_identity(&gate.authority));
+        let settings =
+            Settings { admission: config.admission(gate), ..config.shard_settings(shards, Arc::clone(instance)) };
+        let settings = Arc::new(settings);
         let control = Arc::new(config.control(Arc::clone(instance), R::backend()));
         let receive_buffers = config.receive_buffers;
         let (ready, started) = std::sync::mpsc::channel();

@@ -22,7 +22,7 @@ const FLOORS: [&[&str]; 19] = [
     &["descriptors", "os"],
     &["cluster"],
     &["room"],
-    &["counters", "identity"],
+    &["counters", "failures", "identity"],
     &["protocol"],
     &["frame"],
     &["memory"],

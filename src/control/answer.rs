@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
+use super::verification::Patience;
 use super::{ControlContext, Peer, Settings};
+use crate::admission::Admitted;
 use crate::connection::Role;
 use crate::connection::latest::Latest;
 use crate::counters::Compression;
@@ -13,6 +15,7 @@ use crate::http::response::{Body, Connection, Response};
 use crate::http::stream;
 use crate::http::target::{self, ChatParams, RawParams, Route, UpgradeParams, UpgradeTarget};
 use crate::http::upgrade;
+use crate::identity::{GUEST_NAME, Standing};
 use crate::os;
 use crate::protocol::name::Name;
 use crate::protocol::position::Since;
@@ -22,10 +25,19 @@ use crate::ring::OpenRing;
 /// The methods of what can only be read.
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
+/// What clients of v0 and of raw rooms may offer beside a token.
+const SUBPROTOCOL_V0: &str = "hi.v0";
+const SUBPROTOCOL_RAW: &str = "hi.raw";
+
 /// What a request comes to.
 pub(super) enum Outcome {
-    Answer { bytes: Bytes, keep_alive: bool },
+    Answer {
+        bytes: Bytes,
+        keep_alive: bool,
+    },
     Upgrade(Upgrade),
+    /// Too many tokens have been checked just now: later.
+    Later,
 }
 
 /// What a socket is for once it is the data ring's.
@@ -33,6 +45,7 @@ pub(super) struct Upgrade {
     pub(super) role: Role,
     pub(super) room: Option<Name>,
     pub(super) since: Option<Since>,
+    pub(super) standing: Option<Standing>,
     pub(super) compression: Option<Compression>,
     pub(super) response: Bytes,
 }
@@ -44,9 +57,10 @@ pub(super) fn outcome<R: OpenRing>(
     searched: usize,
     peer: Peer<'_>,
     context: &ControlContext<R>,
+    patience: Patience,
 ) -> Option<(Outcome, usize)> {
     match head::parse_more(buffer, searched) {
-        Ok(Some((head, used))) => Some((answer(&head, peer, context), used)),
+        Ok(Some((head, used))) => Some((answer(&head, peer, context, patience), used)),
         Ok(None) => None,
         Err(error) => {
             let bytes = context.refuse(error, None, peer).response(None).encode(Connection::Close, Body::Sent);
@@ -55,7 +69,7 @@ pub(super) fn outcome<R: OpenRing>(
     }
 }
 
-fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext<R>) -> Outcome {
+fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext<R>, patience: Patience) -> Outcome {
     let refuse = |fault: Fault| context.refuse(fault, Some(head), peer).response(Some(head));
     let response = match target::route(head.target) {
         Err(error) => refuse(error.into()),
@@ -66,6 +80,9 @@ fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext
         Ok(route) if head.method == "OPTIONS" && !matches!(route, Route::Stream { .. }) => {
             let methods = if matches!(route, Route::Upgrade(_)) { "GET, OPTIONS" } else { METHODS };
             Response::text(204, "").header("Allow", methods)
+        }
+        Ok(Route::Upgrade(_) | Route::Stream { .. }) if context.verification.is_exhausted(patience) => {
+            return Outcome::Later;
         }
         Ok(Route::Upgrade(target)) => match open(head, &target, context) {
             Ok(outcome) => return outcome,
@@ -107,7 +124,8 @@ fn open<R: OpenRing>(
     target: &UpgradeTarget<'_>,
     context: &ControlContext<R>,
 ) -> Result<Outcome, Fault> {
-    let (handshake, params) = context.admission.connect(head, target)?;
+    let identified = context.verification.timing(|check| context.admission.connect(head, target, check));
+    let Admitted { handshake, params, standing } = identified?;
     let (role, room) = match params {
         UpgradeParams::Raw(RawParams { room, echo, lossy, latest }) => {
             let role = match latest {
@@ -117,16 +135,27 @@ fn open<R: OpenRing>(
             (role, Some(room))
         }
         UpgradeParams::Chat(ChatParams { user, room, room_named, resume }) => {
+            let user = match (&standing, user) {
+                (Some(Standing::Known(principal)), _) => principal.user.clone(),
+                (_, Some(user)) => user,
+                // The token that is awaited says it.
+                (_, None) => Name::user(GUEST_NAME).expect("a name"),
+            };
             let speaks_v1 = handshake.offers(v1::SUBPROTOCOL);
             let predecessor = resume.and_then(|secret| context.shard.predecessor(&secret)).map(Box::new);
             let role = if speaks_v1 { Role::V1 { user, predecessor } } else { Role::V0 { user } };
             (role, (room_named || !speaks_v1).then_some(room))
         }
     };
-    let protocol = matches!(role, Role::V1 { .. }).then_some(v1::SUBPROTOCOL);
+    // Browsers end a connection if none of the subprotocols that they offer is chosen, and a token is never chosen.
+    let protocol = match &role {
+        Role::V1 { .. } => Some(v1::SUBPROTOCOL),
+        Role::V0 { .. } => Some(SUBPROTOCOL_V0).filter(|name| handshake.offers(name)),
+        _ => Some(SUBPROTOCOL_RAW).filter(|name| handshake.offers(name)),
+    };
     let response = upgrade::response_101(&handshake, protocol);
     let compression = handshake.compression.map(|offer| offer.outcome);
-    Ok(Outcome::Upgrade(Upgrade { role, room, since: None, compression, response }))
+    Ok(Outcome::Upgrade(Upgrade { role, room, since: None, standing, compression, response }))
 }
 
 /// What a request for the events of a room comes to.
@@ -137,7 +166,8 @@ fn listen<R: OpenRing>(
     peer: Peer<'_>,
     context: &ControlContext<R>,
 ) -> Result<Outcome, Fault> {
-    let room = context.admission.listen(head, room)?;
+    let identified = context.verification.timing(|check| context.admission.listen(head, room, query, check));
+    let (room, standing) = identified?;
     let origins = context.admission.origins();
     let last = |bytes| Ok(Outcome::Answer { bytes, keep_alive: false });
     match head.method {
@@ -154,6 +184,7 @@ fn listen<R: OpenRing>(
         role: Role::Sse { ignored_bytes: 0 },
         room: Some(room),
         since,
+        standing,
         compression: None,
         response: stream::opened(head, origins).encode_open(),
     }))

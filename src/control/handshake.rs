@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Outcome, outcome};
+use super::verification::Patience;
 use super::{ControlContext, Peer};
 use crate::address::PeerAddress;
 use crate::http::diagnosis::Fault;
@@ -33,7 +34,8 @@ pub(super) async fn serve<R: OpenRing>(
     let mut idle = false;
     loop {
         let peer = Peer { socket: stream.as_fd(), address };
-        let Some((outcome, used)) = first.take().or_else(|| outcome(&buffer, searched, peer, context)) else {
+        let now = || outcome(&buffer, searched, peer, context, Patience::New);
+        let Some((outcome, used)) = first.take().or_else(now) else {
             searched = buffer.len();
             if !has_space(&mut buffer, &mut held, &context.memory) {
                 drop((buffer, held));
@@ -56,6 +58,12 @@ pub(super) async fn serve<R: OpenRing>(
         };
         match outcome {
             Outcome::Upgrade(upgrade) => return context.adopt(stream.into(), upgrade, buffer.split_off(used), false),
+            Outcome::Later => {
+                if timeout_at(deadline, context.verification.wait()).await.is_err() {
+                    return end(stream, address, true, context).await;
+                }
+                first = super::answer::outcome(&buffer, 0, peer, context, Patience::Waited);
+            }
             Outcome::Answer { bytes, keep_alive } => {
                 deadline = Instant::now() + context.settings.handshake_timeout;
                 let written = timeout_at(deadline, stream.write_all(bytes)).await;

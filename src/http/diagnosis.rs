@@ -18,6 +18,8 @@ use super::response::Response;
 use super::target::TargetError;
 use super::upgrade::UpgradeRefusal;
 use crate::address::PeerAddress;
+use crate::identity::refused::Refused;
+use crate::identity::rights::Denied;
 use crate::limits::ORIGIN_BYTES_SHOWN;
 
 /// What failed.
@@ -37,6 +39,10 @@ pub enum Fault {
     Origin(OriginRefused),
     /// Raw rooms are switched off.
     RawRoomsOff,
+    /// The token, or that there is none.
+    Token(Refused),
+    /// What the token, or the rules for guests, allow.
+    Denied(Denied),
 }
 
 macro_rules! faults {
@@ -49,7 +55,7 @@ macro_rules! faults {
     };
 }
 
-faults! { HeadError => Head, TargetError => Target, UpgradeRefusal => Upgrade, OriginRefused => Origin, }
+faults! { HeadError => Head, TargetError => Target, UpgradeRefusal => Upgrade, OriginRefused => Origin, Refused => Token, Denied => Denied, }
 
 /// The two ends of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +130,11 @@ impl Verdict {
             Fault::RawRoomsOff => {
                 (Reason::RawRoomsOff, "Raw rooms are switched off on this server (--raw off).".to_owned())
             }
+            Fault::Token(refused) => {
+                self.detail = refused.detail;
+                (refused.reason, refused.sentence)
+            }
+            Fault::Denied(denied) => (Reason::Denied, denied.to_string()),
             Fault::Upgrade(refusal) => {
                 let reason = refusal.reason;
                 (self.missing, self.survived) = (refusal.missing, refusal.survived);
@@ -276,6 +287,10 @@ impl Verdict {
                 .header("Upgrade", "websocket")
                 .connection_option("Upgrade")
                 .header("Sec-WebSocket-Version", "13"),
+            // RFC 6750, 3.
+            401 if self.reason == Reason::TokenMissing => response.header("WWW-Authenticate", "Bearer"),
+            401 => response.header("WWW-Authenticate", "Bearer error=\"invalid_token\""),
+            503 => response.header("Retry-After", "1"),
             _ => response,
         }
     }

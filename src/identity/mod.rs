@@ -22,7 +22,7 @@ use crate::protocol::name::{Name, NameError};
 mod cache;
 mod claims;
 pub mod keys;
-pub(crate) mod refused;
+pub mod refused;
 pub mod rights;
 mod sign;
 mod token;
@@ -35,6 +35,9 @@ use rights::{Denied, Right, Rights};
 
 /// What the names of guests begin with, and no other name: a guest can't be taken for a user of the same name.
 pub(crate) const GUEST_MARK: char = '~';
+
+/// The name of guests that have chosen none, before it is marked.
+pub(crate) const GUEST_NAME: &str = "guest";
 
 /// Whether clients have to say who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -85,6 +88,28 @@ impl Principal {
 
     fn is_valid_at(&self, now: u64) -> bool {
         (self.starts..self.ends).contains(&now)
+    }
+}
+
+/// Whose a connection is, where that is asked.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// This one's.
+    Known(Arc<Principal>),
+    /// Its first message has to bring a token.
+    Awaited,
+}
+
+impl Standing {
+    /// Whether something is allowed in a room; not yet, if a token is awaited.
+    ///
+    /// # Errors
+    /// It isn't; which rule decides.
+    pub(crate) fn allow(&self, right: Right, namespace: Namespace, room: &Name) -> Result<(), Denied> {
+        match self {
+            Self::Known(principal) => principal.allow(right, namespace, room),
+            Self::Awaited => Err(Denied::until_identified(right, room)),
+        }
     }
 }
 

@@ -30,6 +30,12 @@ impl Refused {
         Self::new(Reason::TokenClaims, format!("The token is signed, but can't be used here: {what}."))
     }
 
+    /// For a connection that is another user's.
+    pub(crate) fn other_user() -> Self {
+        let text = "The token is of another user than this connection: connect again with it.";
+        Self::new(Reason::TokenOtherUser, text)
+    }
+
     /// Adds what only the operator should see.
     pub(crate) fn with(self, detail: impl Into<String>) -> Self {
         Self { detail: Some(detail.into()), ..self }

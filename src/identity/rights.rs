@@ -171,6 +171,13 @@ pub struct Denied {
     why: String,
 }
 
+impl Denied {
+    /// For a connection that has not brought its token.
+    pub(super) fn until_identified(right: Right, room: &Name) -> Self {
+        Self { right, room: room.to_string(), why: "send your token first.".to_owned() }
+    }
+}
+
 impl Rights {
     /// Reads rules with spaces in between, such as `*=join,pub raw:scores=listen`. Without rights: join and pub.
     ///

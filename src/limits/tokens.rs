@@ -1,5 +1,7 @@
 //! The bounds of tokens, keys and rights.
 
+use std::time::Duration;
+
 /// Bytes of the longest token that is read. Heads may have four times as many.
 pub(crate) const TOKEN_BYTES_MAX: usize = 4096;
 /// Bytes of the shortest secret that signs tokens (RFC 7518 section 3.2).
@@ -20,3 +22,9 @@ pub(crate) const RULES_MAX: usize = 32;
 pub(crate) const RULES_BYTES_SHOWN: usize = 80;
 /// Checked tokens that each shard remembers: about a megabyte.
 pub(crate) const CACHED_TOKENS_MAX: usize = 4096;
+/// A shard checks tokens during one part in this many of its time.
+pub(crate) const VERIFICATION_SHARE: u32 = 4;
+/// How far ahead of that it may be before handshakes queue: a burst of about fifty tokens.
+pub(crate) const VERIFICATION_DEBT_MAX: Duration = Duration::from_millis(16);
+/// Units of work that a token on an open connection counts as.
+pub(crate) const VERIFICATION_WORK: usize = 100;

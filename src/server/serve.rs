@@ -82,6 +82,9 @@ fn announce(server: &Server, kernel: &Kernel, asks_for_key: bool) {
     let shards = server.threads.len();
     let plural = if shards == 1 { "" } else { "s" };
     info!("hi is open at {}; {shards} shard{plural}; {kernel}", links(server.addresses()));
+    if let Some(identity) = &server.identity {
+        info!("{identity}");
+    }
     match server.unpinned {
         None | Some(Unpinned::Asked) => {}
         Some(why) => info!("not every shard is pinned to a core: {why}; --pin on pins them all the same"),

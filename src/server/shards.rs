@@ -12,6 +12,7 @@ use super::Shared;
 use super::listeners::ShardListeners;
 use crate::clock::Now;
 use crate::control::accept::Listener;
+use crate::control::verification::Verification;
 use crate::control::{self, ControlContext};
 use crate::counters::Counters;
 use crate::os;
@@ -80,6 +81,7 @@ impl ShardThread {
         Shard::new(*id, Arc::clone(settings), Arc::clone(&shared.registry), ring, Now::read())
             .counting_in(Rc::clone(counters))
             .keeping_to(Arc::clone(&shared.memory))
+            .noting(Arc::clone(&shared.failures))
     }
 
     fn start_tasks<R: OpenRing + 'static>(&mut self, shard: &Rc<Handle<R>>, counters: Rc<Counters>) -> io::Result<()> {
@@ -88,6 +90,7 @@ impl ShardThread {
             shard: Rc::clone(shard),
             settings: Arc::clone(control),
             admission: Arc::clone(&settings.admission),
+            verification: Verification::new(settings.admission.authority()),
             counters,
             memory: Arc::clone(&shared.memory),
             failures: Arc::clone(&shared.failures),

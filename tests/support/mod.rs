@@ -11,6 +11,7 @@ pub mod healthy;
 pub mod internal;
 pub mod listener;
 pub mod proxies;
+pub mod tokens;
 pub mod wire;
 
 use std::io::{BufRead, BufReader, Read, Write};
