@@ -150,8 +150,11 @@ impl Hub {
         self.spend(VERIFICATION_WORK);
         match authority.check(token, self.unix_seconds()).and_then(|principal| self.may_be(slot, principal)) {
             Ok(principal) => {
-                self.accept_token(slot, Arc::new(principal));
+                let room = self.accept_token(slot, Arc::new(principal));
                 self.reply(slot, Answer::identified(self.expires_in(slot)).frame(reference));
+                if let Some(room) = room {
+                    self.ask_to_join(slot, &room, None, &JoinReply::Address);
+                }
                 self.leave_what_is_denied(slot);
                 Ok(())
             }
@@ -180,19 +183,19 @@ impl Hub {
         }
     }
 
-    fn accept_token(&mut self, slot: u32, principal: Arc<Principal>) {
-        let (entry, key) = (self.entry(Arc::clone(&principal)), self.key(slot));
-        let old = self.principals.of_slots.get_mut(&slot).map(|old| (old.principal.is_none(), old.room.take()));
+    /// The connection is this user's from now on. If it was nobody's, it gets its hello, and the room of its address is returned.
+    fn accept_token(&mut self, slot: u32, principal: Arc<Principal>) -> Option<Name> {
+        let (was_awaited, key) = (self.awaits_token(slot), self.key(slot));
+        let room = self.principals.of_slots.get_mut(&slot).and_then(|entry| entry.room.take());
+        let entry = self.entry(Arc::clone(&principal));
         self.principals.set(key, entry);
-        if let Some((true, room)) = old {
+        if was_awaited {
             if let Role::V1 { user, .. } = &mut self.connection(slot).role {
                 *user = principal.user.clone();
             }
             self.send_hello(slot);
-            if let Some(room) = room {
-                self.ask_to_join(slot, &room, None, &JoinReply::Address);
-            }
         }
+        room
     }
 
     /// Leaves the rooms that the new token does not allow.
