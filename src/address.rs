@@ -1,4 +1,7 @@
 //! Where connections come in, and where they come from: addresses with a port, and sockets in the file system.
+//!
+//! - [`networks`]: sets of addresses, as an operator writes them
+//! - [`client`]: the address of a client behind proxies
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -6,6 +9,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::Serialize;
+
+pub mod client;
+pub mod networks;
 
 /// What stands before the path of a socket.
 const UNIX: &str = "unix:";

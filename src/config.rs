@@ -14,6 +14,8 @@ use doctor::INTERNAL_ADDRESS_DEFAULT;
 use doctor::examination::{Target, TargetParser};
 
 use crate::address::ListenAddress;
+use crate::address::client::{ClientHeader, Trust};
+use crate::address::networks::Networks;
 use crate::admission::{Admission, Gate, RawMode};
 use crate::api;
 #[cfg(feature = "cluster")]
@@ -131,6 +133,17 @@ pub struct Config {
     #[arg(help_heading = IDENTITY, long, value_name = "MODE", env = "HI_AUTH_QUERY", default_value = "off",
           action = ArgAction::Set, value_parser = BoolishValueParser::new())]
     pub auth_query: bool,
+
+    /// Reverse proxies that are believed which address a client has, separated by commas: ranges (10.0.0.0/8), addresses,
+    /// loopback, private_ranges, unix (sockets in the file system) or none. Only list proxies that nobody can go around
+    #[arg(help_heading = ACCESS, long, value_name = "RANGE", env = "HI_TRUSTED_PROXIES", value_delimiter = ',',
+          default_value = "none")]
+    pub trusted_proxies: Vec<Networks>,
+
+    /// The header in which they pass it on
+    #[arg(help_heading = ACCESS, long, value_name = "NAME", env = "HI_CLIENT_IP_HEADER", value_enum, ignore_case = true,
+          default_value_t = ClientHeader::XForwardedFor)]
+    pub client_ip_header: ClientHeader,
 
     /// What clients may do in raw rooms
     #[arg(help_heading = ACCESS, long, value_name = "MODE", env = "HI_RAW", value_enum,
@@ -408,6 +421,7 @@ impl Config {
             handshake_timeout: self.handshake_timeout,
             keepalive_timeout: self.keepalive_timeout,
             unacknowledged_max: self.ping_interval + self.ping_timeout,
+            trust: Trust { proxies: Networks::all(&self.trusted_proxies), header: self.client_ip_header },
             echo: self.echo,
             instance,
             group: self.group.clone(),

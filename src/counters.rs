@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use crate::address::client::ClientHeader;
 use crate::frame::deflate::Volume;
 use crate::number::Number;
 use crate::protocol::Protocol;
@@ -214,6 +215,7 @@ pub struct Counters<C = Counter> {
     compressions: [C; Compression::ALL.len()],
     deflated_bytes: [C; Direction::ALL.len()],
     deflate_plain_bytes: [C; Direction::ALL.len()],
+    untrusted_headers: [C; ClientHeader::ALL.len()],
     refused: [C; Code::ALL.len()],
     api_errors: [C; ERROR_CODES.len()],
     disconnects: [C; CLOSE_CODES.len() + 1],
@@ -269,6 +271,7 @@ impl<C> Counters<C> {
             compressions: from_fn(|_| next()),
             deflated_bytes: from_fn(|_| next()),
             deflate_plain_bytes: from_fn(|_| next()),
+            untrusted_headers: from_fn(|_| next()),
             refused: from_fn(|_| next()),
             api_errors: from_fn(|_| next()),
             disconnects: from_fn(|_| next()),
@@ -313,6 +316,11 @@ impl<C> Counters<C> {
     /// Bytes of the same payloads, uncompressed.
     pub(crate) fn deflate_plain_bytes(&self, direction: Direction) -> &C {
         &self.deflate_plain_bytes[direction as usize]
+    }
+
+    /// Requests that named a client in this header, though no trusted proxy sent them.
+    pub(crate) fn untrusted_headers(&self, header: ClientHeader) -> &C {
+        &self.untrusted_headers[header as usize]
     }
 
     /// Requests of chat clients that were refused; those of v0 under the code that v1 would have. Those beyond the rate are in

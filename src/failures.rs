@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ pub(crate) struct Failures {
     pauses: Mutex<Throttle>,
     /// Told when something was left out of the log.
     left_out: Notify,
+    /// Whether a peer that is not trusted has named a client.
+    untrusted: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -72,7 +75,18 @@ impl Failures {
         let others = Entry { failed_at: Instant::now(), kinds: Kinds::new() };
         let hops = HashMap::from([(OTHER_HOPS.to_owned(), others)]);
         let table = Table { hops, lines: Throttle::every(interval, FAILURE_LINES_PER_INTERVAL) };
-        Self { interval, table: Mutex::new(table), pauses: Mutex::new(Throttle::new(1)), left_out: Notify::new() }
+        Self {
+            interval,
+            table: Mutex::new(table),
+            pauses: Mutex::new(Throttle::new(1)),
+            left_out: Notify::new(),
+            untrusted: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether a peer that is not trusted names a client for the first time, which is worth a line.
+    pub(super) fn is_first_untrusted(&self) -> bool {
+        !self.untrusted.swap(true, Ordering::Relaxed)
     }
 
     /// Whether to log that accepting pauses: all shards run out of files at the same time, and one line is enough.

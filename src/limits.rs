@@ -35,6 +35,8 @@ pub(crate) const EMPTY_LINES_MAX: usize = 4;
 pub(crate) const MEDIA_RANGES_MAX: usize = 32;
 /// Addresses in forwarding headers that are read: no real request passes more hops.
 pub(crate) const FORWARDED_ADDRESSES_MAX: usize = 64;
+/// Entries of such a list, from its end, that are followed to find the client's address.
+pub(crate) const CLIENT_HOPS_MAX: usize = 32;
 /// Earlier hops listed in a diagnosis.
 pub(crate) const EARLIER_HOPS_MAX: usize = 4;
 /// Headers listed as evidence in a diagnosis.
@@ -370,7 +372,7 @@ const _: () = {
     );
     assert!(HEAD_BYTES_USUAL < HEAD_BYTES_MAX && tokens::TOKEN_BYTES_MAX < HEAD_BYTES_MAX);
     assert!(SHOWN_BYTES_MAX * SHOWN_VALUES_MAX < HEAD_BYTES_MAX && SHOWN_BYTES_MAX < ORIGIN_BYTES_SHOWN);
-    assert!(EARLIER_HOPS_MAX < FORWARDED_ADDRESSES_MAX);
+    assert!(EARLIER_HOPS_MAX < FORWARDED_ADDRESSES_MAX && CLIENT_HOPS_MAX <= FORWARDED_ADDRESSES_MAX);
     assert!(API_CONNECTIONS_CROWDED < API_CONNECTIONS_MAX, "connections end with their answers before slots run out");
     assert!(
         LARGE_BODIES_MAX + PUBLISHES_WAITING_MAX < API_CONNECTIONS_CROWDED,

@@ -8,7 +8,7 @@ mod run;
 mod support;
 
 use dns::Dns;
-use run::doctor;
+use run::{doctor, doctor_text};
 use support::Server;
 use support::proxies::{Kind, Setup, cases};
 
@@ -221,6 +221,21 @@ fn an_idle_timeout_is_found_and_the_ping_interval_to_set() {
         assert!(said.contains("2 s"), "{said}");
         let verdict = run.json["diagnosis"]["verdict"].to_string();
         assert!(verdict.contains("--ping-interval") && verdict.contains(line), "{verdict}");
+    }
+}
+
+#[test]
+fn a_proxy_that_hi_does_not_believe_is_reported() {
+    for (trusted, said, unsaid) in [
+        ("none", "start hi with --trusted-proxies 127.0.0.1", "of the client"),
+        ("loopback", "of the client 127.0.0.1", "--trusted-proxies"),
+    ] {
+        let server = Server::start(&["--trusted-proxies", trusted]);
+        // It sends X-Forwarded-For by itself.
+        let setup = cases::apache_correct(server.address());
+        let _proxy = setup.start();
+        let (code, text) = doctor_text(&[&url(&setup)]);
+        assert!(code == 0 && text.contains(said) && !text.contains(unsaid), "{trusted}: {text}");
     }
 }
 

@@ -27,8 +27,8 @@ const FLOORS: [&[&str]; 19] = [
     &["frame"],
     &["memory"],
     &["environment", "log", "number", "stop", "throttle"],
-    &["output", "slice", "wheel"],
-    &["address", "clock", "limits", "rate", "words"],
+    &["address", "output", "slice", "wheel"],
+    &["clock", "limits", "rate", "words"],
 ];
 
 /// The files of a library by their module path, such as `room::log`; `lib` for the root.

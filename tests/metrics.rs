@@ -76,6 +76,7 @@ fn every_metric_is_there() {
         "hi_shard_busy_seconds_total",
         "hi_sleeping_rooms",
         "hi_sleeping_rooms_dropped_total",
+        "hi_untrusted_headers_total",
     ] {
         assert!(names.contains(name), "no {name}");
     }

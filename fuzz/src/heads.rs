@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use hi::address::PeerAddress;
+use hi::address::client::{ClientHeader, Trust};
 use hi::http::diagnosis::{Ends, Fault, diagnose};
 use hi::http::echo::{Identity, echo};
 use hi::http::head::{self, HEAD_BYTES_MAX, Head};
@@ -40,8 +41,15 @@ fn byte_by_byte(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, head::HeadErr
 
 fn check_head(head: &Head<'_>) {
     let identity = Identity { instance: "0", group: None, version: "0", backend: "epoll" };
-    let told: Value = serde_json::from_slice(&echo(head, PeerAddress::Ip(peer()), &identity)).expect("JSON");
-    assert_eq!(told["headers"].as_array().map(Vec::len), Some(head.headers.len()));
+    for header in ClientHeader::ALL {
+        let trust = Trust { header, proxies: "private_ranges".parse().expect("a range") };
+        let lines = head.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(header.as_str()));
+        let from = trust.locate(PeerAddress::Ip(peer()), None, lines.map(|(_, value)| *value));
+        assert!(from.through_trusted_proxy && !from.header_ignored);
+        let told: Value = serde_json::from_slice(&echo(head, &from, &identity)).expect("JSON");
+        assert_eq!(told["headers"].as_array().map(Vec::len), Some(head.headers.len()));
+        assert_eq!(told["client"], from.address.to_string());
+    }
     match upgrade::examine(head) {
         Ok(handshake) => {
             let answer = upgrade::response_101(&handshake, None);

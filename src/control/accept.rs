@@ -11,10 +11,10 @@ use rustix::net::{RecvFlags, recv};
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
+use super::ControlContext;
 use super::answer::{Outcome, outcome};
 use super::handshake::serve;
 use super::verification::Patience;
-use super::{ControlContext, Peer};
 use crate::address::PeerAddress;
 use crate::limits::{ACCEPTS_PER_ROW, DESCRIPTOR_PAUSE, HEAD_BYTES_USUAL};
 use crate::os;
@@ -104,7 +104,7 @@ fn accept_one<R: OpenRing + 'static>(
     buffer.reserve(HEAD_BYTES_USUAL);
     // Nothing yet, or the end of it, or an error: the task reads again, and finds out.
     let _ = recv(&socket, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT);
-    match outcome(buffer, 0, Peer { socket: socket.as_fd(), address }, context, Patience::New) {
+    match outcome(buffer, 0, context.peer(socket.as_fd(), address), context, Patience::New) {
         Some((Outcome::Upgrade(upgrade), used)) => {
             context.adopt(Socket::Accepted(socket), upgrade, buffer.split_off(used), at_once);
         }

@@ -70,6 +70,7 @@ pub(super) fn outcome<R: OpenRing>(
 }
 
 fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext<R>, patience: Patience) -> Outcome {
+    let peer = context.locate(head, peer);
     let refuse = |fault: Fault| context.refuse(fault, Some(head), peer).response(Some(head));
     let response = match target::route(head.target) {
         Err(error) => refuse(error.into()),
@@ -101,7 +102,7 @@ fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext
             let Settings { instance, group, backend, .. } = &*context.settings;
             let (group, version) = (group.as_deref(), env!("CARGO_PKG_VERSION"));
             let identity = Identity { instance, group, version, backend: backend.as_str() };
-            Response::json(200, echo(head, peer.address, &identity))
+            Response::json(200, echo(head, &peer.client, &identity))
         }
         Ok(Route::Server | Route::NotFound) => not_found(),
     };

@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::ControlContext;
 use super::answer::{Outcome, outcome};
 use super::verification::Patience;
-use super::{ControlContext, Peer};
 use crate::address::PeerAddress;
 use crate::http::diagnosis::Fault;
 use crate::http::head::HEAD_BYTES_MAX;
@@ -33,7 +33,7 @@ pub(super) async fn serve<R: OpenRing>(
     // After an answer, for as long as nothing of another request is there.
     let mut idle = false;
     loop {
-        let peer = Peer { socket: stream.as_fd(), address };
+        let peer = context.peer(stream.as_fd(), address);
         let now = || outcome(&buffer, searched, peer, context, Patience::New);
         let Some((outcome, used)) = first.take().or_else(now) else {
             searched = buffer.len();
@@ -118,7 +118,7 @@ async fn turn_away(stream: Stream) {
 async fn end<R: OpenRing>(stream: Stream, address: PeerAddress, began: bool, context: &ControlContext<R>) {
     if began {
         let fault = Fault::Timeout(context.settings.handshake_timeout);
-        let verdict = context.refuse(fault, None, Peer { socket: stream.as_fd(), address });
+        let verdict = context.refuse(fault, None, context.peer(stream.as_fd(), address));
         let bytes = verdict.response(None).encode(Connection::Close, Body::Sent);
         let _ = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(bytes)).await;
     }

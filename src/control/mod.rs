@@ -9,6 +9,7 @@
 //! head; everything else is answered here.
 
 use std::fmt;
+use std::iter;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::address::PeerAddress;
+use crate::address::client::{ClientAddress, Trust};
 use crate::admission::Admission;
 use crate::counters::Counters;
 use crate::descriptors::Descriptors;
@@ -46,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) keepalive_timeout: Duration,
     /// How long a listener to events may leave what it was sent unacknowledged: it answers no pings.
     pub(crate) unacknowledged_max: Duration,
+    /// Which proxies are believed what a client's address is.
+    pub(crate) trust: Trust,
     /// Whether `/-/doctor/echo` shows requests.
     pub(crate) echo: bool,
     /// This process, as clients and `hi doctor` see it.
@@ -72,7 +76,8 @@ pub(crate) struct ControlContext<R> {
 #[derive(Clone, Copy)]
 struct Peer<'s> {
     socket: BorrowedFd<'s>,
-    address: PeerAddress,
+    /// Where its requests come from: once one is read, that one.
+    client: ClientAddress,
 }
 
 impl<R: OpenRing> ControlContext<R> {
@@ -82,6 +87,29 @@ impl<R: OpenRing> ControlContext<R> {
         let Upgrade { role, room, since, standing, compression, response } = upgrade;
         let upgraded = Upgraded { socket, role, room, since, standing, compression, response, leftover };
         if at_once { self.shard.adopt_at_once(upgraded) } else { self.shard.adopt(upgraded) }
+    }
+
+    /// The other end of a connection, of which no request is read yet.
+    fn peer<'s>(&self, socket: BorrowedFd<'s>, address: PeerAddress) -> Peer<'s> {
+        Peer { socket, client: self.settings.trust.locate(address, None, iter::empty()) }
+    }
+
+    /// The same with the address of the client that this request comes from.
+    fn locate<'s>(&self, head: &Head<'_>, peer: Peer<'s>) -> Peer<'s> {
+        let trust = &self.settings.trust;
+        let client = trust.locate(peer.client.peer, None, head.header(trust.header.as_str()));
+        if client.header_ignored {
+            self.counters.untrusted_headers(trust.header).add(1);
+            if self.failures.is_first_untrusted() {
+                let (header, proxy) = (trust.header.as_str(), client.address);
+                info!(
+                    "{} sends {header}, which is ignored: if that is your proxy, add {proxy} to --trusted-proxies, or all of \
+                     its users count as one address",
+                    client.peer
+                );
+            }
+        }
+        Peer { client, ..peer }
     }
 
     /// Logs and counts that accepting pauses.
@@ -97,13 +125,13 @@ impl<R: OpenRing> ControlContext<R> {
 
     /// Logs and counts why a handshake failed.
     fn refuse(&self, fault: impl Into<Fault>, head: Option<&Head<'_>>, peer: Peer<'_>) -> Verdict {
-        let Peer { socket, address } = peer;
-        let ends = Ends { peer: address, local: os::local_address(socket).ok() };
+        let Peer { socket, client } = peer;
+        let ends = Ends { peer: client.peer, local: os::local_address(socket).ok() };
         let verdict = diagnose(fault.into(), head, ends);
         if let Some(others) = self.failures.note(verdict.reason, verdict.hop_label(), Instant::now()) {
             let others =
                 if others > 0 { format!(" ({others} more of this kind were not logged)") } else { String::new() };
-            info!("handshake from {address} refused: {}{others}", verdict.operator_text());
+            info!("handshake from {client} refused: {}{others}", verdict.operator_text());
         }
         verdict
     }

@@ -2,12 +2,14 @@
 //! the hops between have changed.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
 use super::bearer;
 use super::head::Head;
 use crate::address::PeerAddress;
+use crate::address::client::{ClientAddress, Source};
 
 /// Headers whose values are shown: those that tell how the request got here. Other headers that a proxy adds may be secrets
 /// between it and the server (`X-Origin-Verify`), which clients must not learn.
@@ -39,6 +41,8 @@ struct Echo<'r> {
     path: &'r str,
     http_version: &'static str,
     peer: PeerAddress,
+    client: IpAddr,
+    client_from: Source,
     headers: Vec<(&'r str, Cow<'r, str>)>,
     #[serde(flatten)]
     identity: &'r Identity<'r>,
@@ -58,15 +62,18 @@ pub struct Identity<'r> {
     pub backend: &'r str,
 }
 
-/// The body, JSON: `method`, `path` (the whole target, undecoded; a token is masked), `http_version` (`HTTP/1.1`), `peer` (address and port of
-/// the last hop), `headers` (`[name, value]` pairs in order, names in the case that they came in), and the
+/// The body, JSON: `method`, `path` (the whole target, undecoded; a token is masked), `http_version` (`HTTP/1.1`), `peer` (address
+/// and port of the last hop), `client` (the address that this server takes the client to have) and `client_from` (`peer`, `header` or
+/// `proxy_protocol`), `headers` (`[name, value]` pairs in order, names in the case that they came in), and the
 /// parts of the [`Identity`]. Bytes that are not UTF-8 become U+FFFD.
-pub fn echo(head: &Head<'_>, peer: PeerAddress, identity: &Identity<'_>) -> Vec<u8> {
+pub fn echo(head: &Head<'_>, from: &ClientAddress, identity: &Identity<'_>) -> Vec<u8> {
     let echo = Echo {
         method: head.method,
         path: &bearer::mask_query(head.target),
         http_version: head.version.as_str(),
-        peer,
+        peer: from.peer,
+        client: from.address,
+        client_from: from.source,
         headers: head.headers.iter().map(|(name, value)| (*name, visible(name, value))).collect(),
         identity,
     };
@@ -93,14 +100,20 @@ fn is_shown(lower: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::super::head::parse;
     use super::*;
+    use crate::address::client::{ClientHeader, Trust};
+    use crate::address::networks::Networks;
 
     fn echoed(request: &[u8]) -> serde_json::Value {
         let (head, _) = parse(request).expect("well-formed").expect("whole");
         let peer = PeerAddress::Ip("[2001:db8::1]:443".parse().expect("an address"));
         let identity = Identity { instance: "i-1", group: None, version: "0.1.0", backend: "epoll" };
-        serde_json::from_slice(&echo(&head, peer, &identity)).expect("JSON")
+        let trust = Trust { proxies: Networks::default(), header: ClientHeader::XForwardedFor };
+        let from = trust.locate(peer, None, iter::empty());
+        serde_json::from_slice(&echo(&head, &from, &identity)).expect("JSON")
     }
 
     #[test]
@@ -110,6 +123,7 @@ mod tests {
             echoed(request),
             serde_json::json!({
                 "method": "GET", "path": "/-/doctor/echo?a=%20", "http_version": "HTTP/1.1", "peer": "[2001:db8::1]:443",
+                "client": "2001:db8::1", "client_from": "peer",
                 "headers": [["Host", "x"], ["Via", "\u{fffd}\""], ["via", "2"], ["X-B", "(masked, 1 bytes)"]],
                 "instance": "i-1", "version": "0.1.0", "backend": "epoll",
             })

@@ -8,6 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
+use crate::address::client::ClientHeader;
 use crate::counters::{
     BATCH_BOUNDS, CLOSE_CODES, Compression, DELIVERY_BOUNDS, Direction, ERROR_CODES, Histogram, Lapped, Reading,
     Readings, Replay,
@@ -57,6 +58,9 @@ impl Scrape {
         page.counter("hi_accepts", "Connections accepted", None, self.sum(|c| &c.accepts))?;
         let help = "Times that accepting paused because the system had no file or memory left";
         page.counter("hi_accept_pauses", help, None, self.sum(|c| &c.accept_pauses))?;
+        let headers = ClientHeader::ALL.map(|header| (header.as_str(), self.sum(|c| c.untrusted_headers(header))));
+        let help = "Requests that named a client in this header and did not come from a trusted proxy: it was ignored";
+        page.family("hi_untrusted_headers", help, None, MetricType::Counter, "header", headers)?;
         let help = "Connections to the internal port";
         page.gauge("hi_internal_connections", help, self.sum(|c| &c.api_connections))?;
         let codes = CLOSE_CODES.map(|code| (code.to_string(), self.sum(|c| c.disconnects(code))));

@@ -174,8 +174,15 @@ impl Page {
         // Nothing is said of what every server should have.
         let on = received.backend.as_ref().filter(|backend| *backend != "io_uring");
         let on = on.map_or(String::new(), |backend| format!(" on {backend}"));
-        let details = format!("hi {}{on}, instance {}; {way}", received.version, received.instance);
+        let client = received.client.as_ref().filter(|_| received.client_from.as_deref() != Some("peer"));
+        let client = client.map_or(String::new(), |address| format!(", of the client {address}"));
+        let details = format!("hi {}{on}, instance {}; {way}{client}", received.version, received.instance);
         self.line(name, Tone::Good, "ok", Some(echo.answer.ms), &details);
+        if let Some(proxy) = received.untrusted_proxy() {
+            let text =
+                format!("all clients of this proxy count as one address: start hi with --trusted-proxies {proxy}");
+            self.below(Tone::Careful, &text);
+        }
         if let Some(diff) = &echo.diff {
             self.diff(diff);
         }

@@ -29,6 +29,8 @@ pub(super) fn received(instance: &str) -> Received {
         path: ECHO_PATH.into(),
         http_version: "HTTP/1.1".into(),
         peer: "192.0.2.1:5".into(),
+        client: None,
+        client_from: None,
         headers: vec![],
         group: None,
         instance: instance.into(),

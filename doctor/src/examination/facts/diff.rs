@@ -156,6 +156,8 @@ mod tests {
             path: "/e".into(),
             http_version: version.into(),
             peer: "127.0.0.1:1".into(),
+            client: None,
+            client_from: None,
             headers: pairs(headers),
             group: None,
             instance: "i".into(),

@@ -1,5 +1,7 @@
 //! HTTP: answers, what hi received, handshakes.
 
+use std::net::{IpAddr, SocketAddr};
+
 use serde::Serialize;
 
 use super::diff::Diff;
@@ -49,6 +51,9 @@ pub(crate) struct Echo {
     pub(crate) diff: Option<Diff>,
 }
 
+/// The headers in which proxies tell the client's address. The doctor sends none of them.
+const CLIENT_HEADERS: [&str; 4] = ["x-forwarded-for", "forwarded", "cf-connecting-ip", "x-real-ip"];
+
 /// A request as hi received it (`src/http/echo.rs`).
 #[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
 pub(crate) struct Received {
@@ -59,6 +64,12 @@ pub(crate) struct Received {
     pub(crate) http_version: String,
     /// The last hop before hi.
     pub(crate) peer: String,
+    /// The address that hi takes the client to have; old servers don't say.
+    #[serde(default)]
+    pub(crate) client: Option<IpAddr>,
+    /// What tells that address: `peer`, `header` or `proxy_protocol`.
+    #[serde(default)]
+    pub(crate) client_from: Option<String>,
     /// Names and values in order.
     pub(crate) headers: Vec<(String, String)>,
     /// The name of the running server.
@@ -71,6 +82,16 @@ pub(crate) struct Received {
     /// What it serves connections with; old servers don't say.
     #[serde(default)]
     pub(crate) backend: Option<String>,
+}
+
+impl Received {
+    /// The proxy, as an element of `--trusted-proxies`, that tells hi which address the client has, and isn't believed.
+    pub(crate) fn untrusted_proxy(&self) -> Option<String> {
+        let is_told =
+            self.headers.iter().any(|(name, _)| CLIENT_HEADERS.iter().any(|it| name.eq_ignore_ascii_case(it)));
+        let proxy = if self.peer.parse::<SocketAddr>().is_ok() { self.client?.to_string() } else { "unix".into() };
+        (is_told && self.client_from.as_deref() == Some("peer")).then_some(proxy)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
