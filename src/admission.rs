@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 
-use crate::http::bearer::TokenPlaces;
+use crate::http::bearer::{NamedUser, TokenPlaces};
 use crate::http::diagnosis::Fault;
 use crate::http::head::Head;
 use crate::http::origin::{self, Allowed};
@@ -46,6 +46,15 @@ pub(crate) struct Gate {
     pub(crate) places: TokenPlaces,
 }
 
+impl Gate {
+    fn ambiguous_user(&self) -> Refused {
+        let header = self.places.user_header.as_deref().unwrap_or_default();
+        let text = format!("The header {header} arrived twice, so one of them may be yours: leave it out.");
+        let fix = "let the proxy replace the header instead of adding one";
+        Refused::new(Reason::UserHeaderInvalid, text).with(fix)
+    }
+}
+
 /// A request that may open a WebSocket.
 pub(crate) struct Admitted {
     pub(crate) handshake: Handshake,
@@ -59,6 +68,8 @@ pub(crate) struct Admitted {
 pub(crate) struct Check<'c> {
     pub(crate) checker: &'c Checker,
     pub(crate) now: u64,
+    /// Whether a trusted proxy has passed the request on.
+    pub(crate) is_trusted: bool,
 }
 
 /// A connection is in as many rooms as it may be.
@@ -126,7 +137,15 @@ impl Admission {
         // A client that names a user is told first what is wrong with the name: a page can read that answer only with a
         // plain GET.
         let named = target.names_a_user().then(|| target.params()).transpose()?;
-        let handshake = self.handshake(head)?;
+        let handshake = match (self.handshake(head), check) {
+            // So that a page can ask what is wrong with its token, as with a name.
+            (Err(Fault::Upgrade(refusal)), Some(check)) if refusal.reason == Reason::NotAWebsocketRequest => {
+                let chat = named.as_ref().and_then(UpgradeParams::chat);
+                self.known(head, target.query(), check, chat)?.ok_or_else(|| self.token_missing(head, check))?;
+                return Err(refusal.into());
+            }
+            (handshake, _) => handshake?,
+        };
         if matches!(target, UpgradeTarget::Raw { .. }) && self.raw == RawMode::Off {
             return Err(Fault::RawRoomsOff);
         }
@@ -164,7 +183,7 @@ impl Admission {
         origin::check(head, &self.origins)?;
         // A preflight has no token.
         let Some(check) = check.filter(|_| head.method != "OPTIONS") else { return Ok((room, None)) };
-        let standing = self.known(head, query, check, None)?.ok_or_else(|| self.token_missing())?;
+        let standing = self.known(head, query, check, None)?.ok_or_else(|| self.token_missing(head, check))?;
         standing.allow(Right::Listen, Namespace::Chat, &room)?;
         Ok((room, Some(standing)))
     }
@@ -181,8 +200,8 @@ impl Admission {
         match self.known(head, query, check, chat)? {
             Some(standing) => Ok(standing),
             // Browsers can send it as the first message.
-            None if chat.is_some() && handshake.offers(v1::SUBPROTOCOL) => Ok(Standing::Awaited),
-            None => Err(self.token_missing().into()),
+            None if chat.is_some() && handshake.offers(v1::SUBPROTOCOL) && self.has_keys() => Ok(Standing::Awaited),
+            None => Err(self.token_missing(head, check).into()),
         }
     }
 
@@ -196,6 +215,17 @@ impl Admission {
     ) -> Result<Option<Standing>, Fault> {
         let Some(gate) = &self.gate else { return Ok(None) };
         let named = chat.and_then(|chat| chat.user.as_ref());
+        if check.is_trusted {
+            let principal = match gate.places.named_user(head) {
+                NamedUser::Yes(user) => Some(gate.authority.named_by_proxy(&user)?),
+                NamedUser::Ambiguous => return Err(gate.ambiguous_user().into()),
+                NamedUser::No => None,
+            };
+            if let Some(principal) = principal {
+                check_named(&principal, named)?;
+                return Ok(Some(Standing::Known(Arc::new(principal))));
+            }
+        }
         let principal = match (gate.places.find(head, query), gate.authority.guests()) {
             (Some(token), _) => {
                 let principal = check.checker.check(&token, check.now)?;
@@ -214,10 +244,30 @@ impl Admission {
         Ok(Some(Standing::Known(principal)))
     }
 
-    fn token_missing(&self) -> Refused {
-        let places = self.gate.as_ref().map(|gate| gate.places.describe()).unwrap_or_default();
-        let text = format!("This server asks for a token, and there is none: send it {places}.");
-        Refused::new(Reason::TokenMissing, text).with("--auth required")
+    fn has_keys(&self) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.places.has_keys)
+    }
+
+    /// Nobody says who the client is.
+    fn token_missing(&self, head: &Head<'_>, check: Check<'_>) -> Refused {
+        let Some(Gate { places, .. }) = &self.gate else { unreachable!("only a gate asks for tokens") };
+        let Some(header) = &places.user_header else {
+            let text = format!("This server asks for a token, and there is none: send it {}.", places.describe());
+            return Refused::new(Reason::TokenMissing, text).with("--auth required");
+        };
+        if !check.is_trusted && places.named_user(head) != NamedUser::No {
+            let text =
+                format!("The header {header} is believed from trusted proxies only, and the request is not from one.");
+            let fix = "if the last hop is your proxy, add its address to --trusted-proxies; otherwise somebody pretends to be it";
+            return Refused::new(Reason::UserHeaderUntrusted, text).with(fix);
+        }
+        let text = format!("Nobody has said who you are: sign in at the proxy in front, which sends {header}.");
+        let fix = if check.is_trusted {
+            "the proxy did not send it"
+        } else {
+            "the request did not come through a trusted proxy"
+        };
+        Refused::new(Reason::UserHeaderMissing, text).with(fix)
     }
 
     fn handshake(&self, head: &Head<'_>) -> Result<Handshake, Fault> {

@@ -35,7 +35,7 @@ use crate::room::pace::Pace;
 use crate::room::replay::ReplayBounds;
 use crate::shard::settings::{Settings, Slow};
 
-mod identity;
+pub(crate) mod identity;
 mod sizing;
 mod values;
 
@@ -113,6 +113,10 @@ pub struct Config {
     #[arg(help_heading = IDENTITY, long, value_name = "TIME", env = "HI_JWT_LEEWAY", default_value = "30s",
           value_parser = parse_time_or_0)]
     pub jwt_leeway: Duration,
+
+    /// Header in which a trusted proxy names the user, e.g. X-Forwarded-User of oauth2-proxy: believed from --trusted-proxies only
+    #[arg(help_heading = IDENTITY, long, value_name = "NAME", env = "HI_USER_HEADER")]
+    pub user_header: Option<String>,
 
     /// What tokens without rooms of their own allow: rules such as '*=join,pub news=join raw:scores=listen', of which the most
     /// specific decides

@@ -27,6 +27,7 @@
 //! | [`counters`], [`metrics`] | what each thread counts; all of it added up, as text for Prometheus |
 //! | `cluster` | rooms that several servers share, through a log that numbers their messages (feature `cluster`; not offered yet) |
 //! | [`memory`] | one budget for everything that is kept for others, and who gives when it is used up |
+//! | `keys` | the keys for tokens that come from the network (feature `doctor`) |
 //! | `canary` | the server dials itself through its public address (feature `doctor`) |
 //! | [`limits`] | every fixed bound, with its unit |
 //! | [`stop`] | the order to stop, as every thread hears it |
@@ -59,6 +60,8 @@ mod failures;
 pub mod frame;
 pub mod http;
 pub mod identity;
+#[cfg(feature = "doctor")]
+pub mod keys;
 pub mod limits;
 pub mod log;
 pub mod memory;

@@ -179,7 +179,7 @@ fn end_on_panic() {
             log::say(backtrace);
         }
         #[cfg(feature = "doctor")]
-        if hi::canary::is_this_thread() {
+        if hi::canary::is_this_thread() || hi::keys::is_this_thread() {
             return;
         }
         tracing::error!("a bug in hi: {panic}; the process ends so that it can be started again");

@@ -21,9 +21,13 @@ use crate::canary::Canary;
 #[cfg(feature = "cluster")]
 use crate::cluster;
 use crate::config::Config;
+use crate::config::identity::RemoteKeys;
 use crate::cores::{Cores, Unpinned};
 use crate::descriptors::Descriptors;
 use crate::failures::{FailureMetric, Failures};
+use crate::identity::Authority;
+#[cfg(feature = "doctor")]
+use crate::keys::Fetcher;
 use crate::limits::FAREWELL_TIME_MAX;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -131,7 +135,10 @@ impl Server {
         let placement = cores()?.place(config.pin, shards);
         self.unpinned = placement.why;
         let instance = &self.shared.instance;
-        let gate = config.gate().map_err(StartError)?;
+        let (gate, remote_keys) = config.gate().map_err(StartError)?;
+        if let (Some(gate), Some(remote)) = (&gate, remote_keys) {
+            self.fetch_keys(remote, Arc::clone(&gate.authority))?;
+        }
         self.identity = gate.as_ref().map(|gate| config.describe_identity(&gate.authority));
         let settings =
             Settings { admission: config.admission(gate), ..config.shard_settings(shards, Arc::clone(instance)) };
@@ -160,6 +167,19 @@ impl Server {
             })?;
         }
         Ok(())
+    }
+
+    /// Starts to fetch the keys for tokens.
+    #[cfg(feature = "doctor")]
+    fn fetch_keys(&self, remote: RemoteKeys, authority: Arc<Authority>) -> Result<(), StartError> {
+        let RemoteKeys { document, of_files, asked } = remote;
+        let metrics = &mut self.shared.metrics.registry();
+        Fetcher::start(document, authority, of_files, asked, metrics).map(drop).map_err(out_of_files)
+    }
+
+    #[cfg(not(feature = "doctor"))]
+    fn fetch_keys(&self, remote: RemoteKeys, _: Arc<Authority>) -> Result<(), StartError> {
+        match remote {}
     }
 
     /// Starts what runs beside the shards: the canary and the internal port, where they are wanted.

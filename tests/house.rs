@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 19] = [
     &["server"],
     &["config"],
-    &["canary"],
+    &["canary", "keys"],
     &["api", "control"],
     &["shard"],
     &["admission", "connection", "metrics"],

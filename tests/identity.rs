@@ -314,7 +314,10 @@ fn a_client_of_v1_may_bring_its_token_with_its_first_message() {
     let open = |query: &str| {
         let address: Uri = format!("ws://{}/ws?{query}", server.address()).parse().unwrap();
         let request = tungstenite::ClientRequestBuilder::new(address).with_sub_protocol("hi.v1");
-        Client { socket: tungstenite::client(request, server.connect()).expect("the handshake succeeds").0 }
+        let (socket, _) = tungstenite::client(request, server.connect()).expect("the handshake succeeds");
+        let mut client = Client { socket };
+        assert_eq!(client.json()["Op"], "auth", "the server asks for a token");
+        client
     };
     let mut ada = open("room=tea");
     assert_eq!(err(&mut ada, json!({"Op": "join", "Room": "tea"})).0, "denied");
@@ -396,7 +399,7 @@ fn what_keeps_a_server_from_starting_is_one_sentence() {
     let (key, short) = (secret_file(), File::new("short"));
     for (args, part) in [
         (&["--jwt-key", key.path()][..], "add --auth required"),
-        (&["--auth", "required"], "no key to check them with"),
+        (&["--auth", "required"], "nobody says it"),
         (&["--auth", "required", "--jwt-key", short.path()], "5 bytes"),
         (&["--auth", "required", "--jwks", key.path()], "is not JSON"),
         (

@@ -81,6 +81,8 @@ pub enum Reason {
     UserHeaderUntrusted,
     /// The proxy in front did not say who the user is.
     UserHeaderMissing,
+    /// It said it in a way that no user can be named.
+    UserHeaderInvalid,
 }
 
 impl Reason {
@@ -124,6 +126,7 @@ impl Reason {
             Self::KeysUnavailable => "keys_unavailable",
             Self::UserHeaderUntrusted => "user_header_untrusted",
             Self::UserHeaderMissing => "user_header_missing",
+            Self::UserHeaderInvalid => "user_header_invalid",
         }
     }
 
@@ -137,7 +140,9 @@ impl Reason {
             | Self::VersionUnsupported
             | Self::NotAWebsocketRequest => 426,
             reason if reason.is_of_identity() => 401,
-            Self::OriginRefused | Self::RawRoomsOff | Self::TokenOtherUser | Self::Denied => 403,
+            Self::OriginRefused | Self::RawRoomsOff | Self::TokenOtherUser | Self::Denied | Self::UserHeaderInvalid => {
+                403
+            }
             Self::KeysUnavailable => 503,
             Self::HeadTimeout => 408,
             Self::HeadTooLarge => 431,

@@ -85,7 +85,7 @@ fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext
         Ok(Route::Upgrade(_) | Route::Stream { .. }) if context.verification.is_exhausted(patience) => {
             return Outcome::Later;
         }
-        Ok(Route::Upgrade(target)) => match open(head, &target, context) {
+        Ok(Route::Upgrade(target)) => match open(head, &target, peer, context) {
             Ok(outcome) => return outcome,
             Err(fault) => refuse(fault),
         },
@@ -123,9 +123,11 @@ fn not_found() -> Response {
 fn open<R: OpenRing>(
     head: &Head<'_>,
     target: &UpgradeTarget<'_>,
+    peer: Peer<'_>,
     context: &ControlContext<R>,
 ) -> Result<Outcome, Fault> {
-    let identified = context.verification.timing(|check| context.admission.connect(head, target, check));
+    let trusted = peer.client.through_trusted_proxy;
+    let identified = context.verification.timing(trusted, |check| context.admission.connect(head, target, check));
     let Admitted { handshake, params, standing } = identified?;
     let (role, room) = match params {
         UpgradeParams::Raw(RawParams { room, echo, lossy, latest }) => {
@@ -167,7 +169,8 @@ fn listen<R: OpenRing>(
     peer: Peer<'_>,
     context: &ControlContext<R>,
 ) -> Result<Outcome, Fault> {
-    let identified = context.verification.timing(|check| context.admission.listen(head, room, query, check));
+    let trusted = peer.client.through_trusted_proxy;
+    let identified = context.verification.timing(trusted, |check| context.admission.listen(head, room, query, check));
     let (room, standing) = identified?;
     let origins = context.admission.origins();
     let last = |bytes| Ok(Outcome::Answer { bytes, keep_alive: false });

@@ -56,12 +56,12 @@ impl Verification {
         sleep(work.even_at.get().saturating_duration_since(Instant::now())).await;
     }
 
-    /// Does something with what tokens are checked with, and counts the time.
-    pub(super) fn timing<T>(&self, act: impl FnOnce(Option<Check<'_>>) -> T) -> T {
+    /// Does something with what tokens are checked with, and counts the time. `is_trusted`: a trusted proxy has passed the request on.
+    pub(super) fn timing<T>(&self, is_trusted: bool, act: impl FnOnce(Option<Check<'_>>) -> T) -> T {
         let Some(work) = &self.0 else { return act(None) };
         let (began, now) =
             (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
-        let outcome = act(Some(Check { checker: &work.checker, now }));
+        let outcome = act(Some(Check { checker: &work.checker, now, is_trusted }));
         let took = began.elapsed();
         work.even_at.set(work.even_at.get().max(began) + took * VERIFICATION_SHARE);
         outcome
@@ -80,7 +80,7 @@ mod tests {
     #[tokio::test]
     async fn without_tokens_nothing_waits() {
         let verification = Verification::new(None);
-        assert!(verification.timing(|check| check.is_none()));
+        assert!(verification.timing(false, |check| check.is_none()));
         assert!(!verification.is_exhausted(Patience::New));
         verification.wait().await;
     }
@@ -93,7 +93,7 @@ mod tests {
         let verification = Verification::new(Some(&authority));
         assert!(!verification.is_exhausted(Patience::New));
         // Much more than may be owed.
-        verification.timing(|_| std::thread::sleep(VERIFICATION_DEBT_MAX));
+        verification.timing(false, |_| std::thread::sleep(VERIFICATION_DEBT_MAX));
         assert!(verification.is_exhausted(Patience::New) && !verification.is_exhausted(Patience::Waited));
         verification.wait().await;
         assert!(!verification.is_exhausted(Patience::New));

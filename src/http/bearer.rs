@@ -18,11 +18,40 @@ pub struct TokenPlaces {
     pub cookie: Option<String>,
     /// The query, under `token`.
     pub query: bool,
+    /// Whether there are keys that a token could be checked with.
+    pub has_keys: bool,
+    /// The header in which a trusted proxy names the user.
+    pub user_header: Option<String>,
+}
+
+/// What a request has of the header in which a trusted proxy names the user.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NamedUser<'h> {
+    /// It is not there, or not asked for.
+    No,
+    /// This one.
+    Yes(Cow<'h, str>),
+    /// Two or more: somebody has added one.
+    Ambiguous,
 }
 
 impl TokenPlaces {
+    /// Whom a proxy names.
+    pub(crate) fn named_user<'h>(&self, head: &Head<'h>) -> NamedUser<'h> {
+        let Some(name) = &self.user_header else { return NamedUser::No };
+        let mut values = head.header(name).map(<[u8]>::trim_ascii).filter(|value| !value.is_empty());
+        match (values.next(), values.next()) {
+            (None, _) => NamedUser::No,
+            (Some(value), None) => NamedUser::Yes(String::from_utf8_lossy(value)),
+            (Some(_), Some(_)) => NamedUser::Ambiguous,
+        }
+    }
+
     /// The token of a request, from the first place that has one.
     pub(crate) fn find<'h>(&self, head: &Head<'h>, query: &'h str) -> Option<Cow<'h, str>> {
+        if !self.has_keys {
+            return None;
+        }
         let found = authorization(head).or_else(|| subprotocol(head)).or_else(|| self.cookie(head));
         // What is not UTF-8 is no token, and will be refused as one.
         found.map(String::from_utf8_lossy).or_else(|| self.query.then(|| target::first(query, QUERY_KEY)).flatten())
@@ -92,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_first_place_that_has_a_token_wins() {
-        let all = TokenPlaces { cookie: Some("session".into()), query: true };
+        let all = TokenPlaces { cookie: Some("session".into()), query: true, has_keys: true, user_header: None };
         let (bearer, protocol) =
             ("Authorization: bearer  a.b.c\r\n", "Sec-WebSocket-Protocol: hi.v1, hi.bearer.d.e.f\r\n");
         let cookie = "Cookie: sessions=x; session=g.h.i; session=y\r\n";
@@ -106,7 +135,7 @@ mod tests {
         ] {
             assert_eq!(find(&all, &headers, query).as_deref(), token, "{headers}");
         }
-        let few = TokenPlaces::default();
+        let few = TokenPlaces { has_keys: true, ..TokenPlaces::default() };
         assert_eq!(find(&few, cookie, query), None);
         assert_eq!(few.describe(), "as Authorization: Bearer TOKEN or as the subprotocol hi.bearer.TOKEN");
     }

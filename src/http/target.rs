@@ -70,6 +70,16 @@ pub enum UpgradeParams {
     Raw(RawParams),
 }
 
+impl UpgradeParams {
+    /// Those of the chat.
+    pub(crate) fn chat(&self) -> Option<&ChatParams> {
+        match self {
+            Self::Chat(chat) => Some(chat),
+            Self::Raw(_) => None,
+        }
+    }
+}
+
 impl UpgradeTarget<'_> {
     /// Whether the address has a user name, valid or not.
     pub(crate) fn names_a_user(&self) -> bool {

@@ -40,14 +40,9 @@ pub(super) fn principal(payload: &[u8], rules: &Rules, now: u64) -> Result<Princ
         Some("") | None => return Err(Refused::claims("it has no sub, which says who the user is")),
         Some(subject) => subject,
     };
-    let shown_as = text(&claims, "name")?.unwrap_or(subject);
-    let user = Name::user(shown_as).map_err(|why| {
-        let claim = if claims.get("name").is_some_and(Value::is_string) { "name" } else { "sub" };
-        Refused::claims(format!("its {claim} is no name for the chat ({why})"))
-    })?;
-    if user.key().starts_with(GUEST_MARK) {
-        return Err(Refused::claims(format!("its name begins with {GUEST_MARK}, which marks guests")));
-    }
+    let name = text(&claims, "name")?;
+    let claim = if name.is_some() { "name" } else { "sub" };
+    let user = user(name.unwrap_or(subject)).map_err(|why| Refused::claims(format!("its {claim} {why}")))?;
     let rights = match claims.get("rooms") {
         None | Some(Value::Null) => Arc::clone(&rules.rights),
         Some(claim) => Arc::new(Rights::of_claim(claim).map_err(|why| Refused::claims(format!("its rooms: {why}")))?),
@@ -60,6 +55,27 @@ pub(super) fn principal(payload: &[u8], rules: &Rules, now: u64) -> Result<Princ
         expires: expires.map(|expires| expires.max(0) as u64),
         ends: expires.map_or(u64::MAX, |expires| expires.saturating_add(leeway).max(0) as u64),
     })
+}
+
+/// Whom a trusted proxy names, for as long as the connection lives.
+///
+/// # Errors
+/// The name is none for the chat.
+pub(super) fn named_by_proxy(name: &str, rules: &Rules) -> Result<Principal, Refused> {
+    let user = user(name).map_err(|why| {
+        Refused::new(Reason::UserHeaderInvalid, format!("The proxy in front says who you are, and that {why}."))
+    })?;
+    let rights = Arc::clone(&rules.rights);
+    Ok(Principal { subject: Some(name.into()), user, rights, starts: 0, expires: None, ends: u64::MAX })
+}
+
+/// The name of a user in the chat; the error is the end of a sentence.
+fn user(name: &str) -> Result<Name, String> {
+    match Name::user(name) {
+        Ok(user) if user.key().starts_with(GUEST_MARK) => Err(format!("begins with {GUEST_MARK}, which marks guests")),
+        Ok(user) => Ok(user),
+        Err(why) => Err(format!("is no name for the chat ({why})")),
+    }
 }
 
 /// Whether the token is valid already.

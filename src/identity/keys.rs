@@ -213,6 +213,11 @@ impl KeySet {
         self.keys.is_empty()
     }
 
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Whether a key has this id.
     pub(super) fn has_id(&self, id: &str) -> bool {
         self.keys.iter().any(|key| key.id.as_deref() == Some(id))

@@ -11,10 +11,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use doctor::reason::Reason;
 
 use crate::protocol::Namespace;
 use crate::protocol::name::{Name, NameError};
@@ -133,6 +135,8 @@ pub struct Authority {
     /// The rights of guests; `None`: there are none.
     guests: Option<Arc<Rights>>,
     keys: RwLock<Arc<KeySet>>,
+    /// Where to ask for further keys, if they come from the network.
+    source: Option<SyncSender<()>>,
     /// Counts how often the keys were replaced.
     version: AtomicU64,
 }
@@ -140,7 +144,12 @@ pub struct Authority {
 impl Authority {
     /// Accepts tokens that are signed with these keys; `guests` are let in without, and have these rights.
     pub fn new(keys: KeySet, rules: Rules, guests: Option<Arc<Rights>>) -> Self {
-        Self { rules, guests, keys: RwLock::new(Arc::new(keys)), version: AtomicU64::new(0) }
+        Self { rules, guests, keys: RwLock::new(Arc::new(keys)), source: None, version: AtomicU64::new(0) }
+    }
+
+    /// Asks here for further keys when a token names one that is not there.
+    pub fn asking(self, source: SyncSender<()>) -> Self {
+        Self { source: Some(source), ..self }
     }
 
     /// The rights of clients without a token; `None`: they are refused.
@@ -164,7 +173,26 @@ impl Authority {
     /// # Errors
     /// Why it is refused.
     pub fn check(&self, token: &str, now: u64) -> Result<Principal, Refused> {
-        claims::principal(&token::payload(token, &self.keys())?, &self.rules, now)
+        let keys = self.keys();
+        let payload = token::payload(token, &keys);
+        if let (Some(source), Err(refused)) = (&self.source, &payload)
+            && matches!(refused.reason, Reason::TokenUnknownKey | Reason::TokenAlgorithm | Reason::TokenBadSignature)
+        {
+            // If one has asked already, that is enough.
+            let _ = source.try_send(());
+            if self.version.load(Ordering::Acquire) == 0 {
+                return Err(Refused::keys_unavailable());
+            }
+        }
+        claims::principal(&payload?, &self.rules, now)
+    }
+
+    /// Whom a trusted proxy names, by its word alone.
+    ///
+    /// # Errors
+    /// The name is none for the chat.
+    pub(crate) fn named_by_proxy(&self, name: &str) -> Result<Principal, Refused> {
+        claims::named_by_proxy(name, &self.rules)
     }
 }
 

@@ -30,6 +30,12 @@ impl Refused {
         Self::new(Reason::TokenClaims, format!("The token is signed, but can't be used here: {what}."))
     }
 
+    /// There are no keys yet.
+    pub(super) fn keys_unavailable() -> Self {
+        let text = "The keys that tokens are checked with could not be loaded yet: try again in a few seconds.";
+        Self::new(Reason::KeysUnavailable, text).with("see the log lines about --jwks")
+    }
+
     /// For a connection that is another user's.
     pub(crate) fn other_user() -> Self {
         let text = "The token is of another user than this connection: connect again with it.";

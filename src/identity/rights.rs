@@ -113,10 +113,12 @@ impl Rule {
             pattern.strip_prefix("raw:").map_or((Namespace::Chat, pattern), |name| (Namespace::Raw, name));
         let refuse = |why: &str| Err(format!("{}: {why}", shown(pattern)));
         let matched = match name.strip_suffix('*') {
-            Some(prefix) => match room_key_prefix(prefix) {
-                Some(_) if prefix.contains('*') => return refuse("one * may stand in it, at its end"),
-                Some(prefix) => Pattern::Prefix(prefix),
-                None => return refuse("no room has so long a name"),
+            Some(prefix) => match (room_key_prefix(prefix), Name::room(&format!("{prefix}a"))) {
+                (Some(_), Ok(_)) if prefix.contains('*') => return refuse("one * may stand in it, at its end"),
+                (Some(prefix), Ok(_)) => Pattern::Prefix(prefix),
+                // A room of which this is the beginning would have the same fault.
+                (_, Err(why)) => return refuse(&why.to_string()),
+                (None, Ok(_)) => return refuse("no room has so long a name"),
             },
             None => match Name::room(name) {
                 Ok(name) if !name.as_str().contains('*') => Pattern::Room(name.key().to_owned()),

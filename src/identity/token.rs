@@ -57,29 +57,10 @@ pub(super) fn payload(token: &str, keys: &KeySet) -> Result<Vec<u8>, Refused> {
 
 fn check_signature(header: &Header<'_>, message: &[u8], signature: &[u8], keys: &KeySet) -> Result<(), Refused> {
     let id = header.kid.as_deref();
-    let candidates = keys.candidates(id);
-    if candidates.clone().next().is_none() {
-        let (named, fix) = match id {
-            Some(id) => {
-                (format!("by the key {}", shown(id)), "get a new token; if the issuer has a new key, add it to --jwks")
-            }
-            None => ("without the id of its key (kid)".to_owned(), "no key was loaded"),
-        };
-        let text = format!("The token is signed {named}, which this server does not have: get a new one.");
-        return Err(Refused::new(Reason::TokenUnknownKey, text).with(format!("{fix}; keys here: {}", keys.describe())));
-    }
     let algorithm: Option<Algorithm> = header.alg.parse().ok();
-    let fitting = candidates.filter(|key| algorithm.is_some_and(|algorithm| key.algorithms.contains(&algorithm)));
+    let fitting = keys.candidates(id).filter(|key| algorithm.is_some_and(|it| key.algorithms.contains(&it)));
     let mut fitting = fitting.take(KEYS_WITHOUT_ID_MAX).peekable();
-    let (Some(algorithm), Some(_)) = (algorithm, fitting.peek()) else {
-        let text = match header.alg.eq_ignore_ascii_case("none") {
-            true => "The token is not signed (alg none).".to_owned(),
-            false => {
-                format!("The token says {} as its alg, and no key of this server is for that.", shown(&header.alg))
-            }
-        };
-        return Err(Refused::new(Reason::TokenAlgorithm, text).with(format!("keys here: {}", keys.describe())));
-    };
+    let (Some(algorithm), Some(_)) = (algorithm, fitting.peek()) else { return Err(no_key(header, algorithm, keys)) };
     if fitting.any(|key| key.verifies(algorithm, message, signature)) {
         return Ok(());
     }
@@ -89,6 +70,33 @@ fn check_signature(header: &Header<'_>, message: &[u8], signature: &[u8], keys: 
         keys.describe()
     );
     Err(Refused::new(Reason::TokenBadSignature, text).with(detail))
+}
+
+/// Why no key of this server can have signed a token.
+fn no_key(header: &Header<'_>, algorithm: Option<Algorithm>, keys: &KeySet) -> Refused {
+    let here = format!("keys here: {}", if keys.is_empty() { "none".to_owned() } else { keys.describe() });
+    let id = header.kid.as_deref().filter(|id| !keys.has_id(id));
+    match (id, algorithm) {
+        (Some(id), Some(_)) => {
+            let text = format!(
+                "The token is signed by the key {}, which this server does not have: get a new one.",
+                shown(id)
+            );
+            let fix = "if the issuer has a new key, it belongs into --jwks";
+            Refused::new(Reason::TokenUnknownKey, text).with(format!("{fix}; {here}"))
+        }
+        (None, Some(_)) if keys.is_empty() => {
+            Refused::new(Reason::TokenUnknownKey, "This server has no key to check tokens with.").with(here)
+        }
+        _ if header.alg.eq_ignore_ascii_case("none") => {
+            Refused::new(Reason::TokenAlgorithm, "The token is not signed (alg none).").with(here)
+        }
+        _ => {
+            let text =
+                format!("The token says {} as its alg, and no key of this server is for that.", shown(&header.alg));
+            Refused::new(Reason::TokenAlgorithm, text).with(here)
+        }
+    }
 }
 
 fn decode(part: &str, name: &str) -> Result<Vec<u8>, Refused> {

@@ -10,6 +10,14 @@ pub(crate) const SECRET_BYTES_MIN: usize = 32;
 pub(crate) const RSA_KEY_BYTES_MIN: usize = 256;
 /// Bytes of the largest file, or answer, with keys.
 pub(crate) const KEY_FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Time between two fetches of `--jwks URL`.
+pub(crate) const KEY_FETCH_INTERVAL: Duration = Duration::from_secs(300);
+/// The same, after one that failed.
+pub(crate) const KEY_FETCH_RETRY: Duration = Duration::from_secs(2);
+/// The same, of two because a token names a key that is not there.
+pub(crate) const KEY_FETCH_PAUSE: Duration = Duration::from_secs(10);
+/// How long one fetch may take.
+pub(crate) const KEY_FETCH_TIME_MAX: Duration = Duration::from_secs(10);
 /// Keys in use at once.
 pub(crate) const KEYS_MAX: usize = 64;
 /// Keys without an id in use at once: a token that names none of them is checked with each.

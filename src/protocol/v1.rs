@@ -256,6 +256,17 @@ impl<'a> Answer<'a> {
     }
 }
 
+/// What a client gets instead of `hello` whose handshake had no token, where there has to be one.
+pub(crate) fn token_wanted() -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Wanted {
+        message: &'static str,
+    }
+    let message = "This server asks for a token: send {\"Op\":\"auth\",\"Token\":...}.";
+    encode(&Tagged { op: "auth", reference: None, body: Wanted { message } })
+}
+
 /// The answer to `ping`; the time in ms since 1970.
 pub(crate) fn pong(reference: Option<&Ref<'_>>, unix_ms: u64) -> Bytes {
     #[derive(Serialize)]

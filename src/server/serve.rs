@@ -30,7 +30,8 @@ pub fn serve(config: Config) -> Result<Infallible, StartError> {
     let (runtime, signals) =
         Signals::listen().map_err(|error| StartError(format!("can't listen to signals: {error}")))?;
     let (memory_max, asks_for_key) = (Size(config.memory_bytes_max()), config.api_key_file.is_some());
-    let warnings = config.size_warnings(cores()?.parallelism);
+    let mut warnings = config.size_warnings(cores()?.parallelism);
+    warnings.extend(config.identity_warnings());
     runtime.block_on(async {
         let starting = tokio::task::spawn_blocking(move || {
             let kernel = probe::try_kernel(config.backend).map_err(StartError)?;

@@ -211,7 +211,9 @@ impl Hub {
         if let Some(standing) = standing {
             self.identify(slot, standing, room.clone());
         }
-        if protocol == Protocol::V1 && !is_awaited {
+        if is_awaited {
+            self.ask_for_token(slot);
+        } else if protocol == Protocol::V1 {
             self.send_hello(slot);
         }
         if self.stopping {

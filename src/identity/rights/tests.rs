@@ -68,6 +68,7 @@ fn rules_are_read_as_they_are_written() {
         ("=join", "is empty"),
         ("tea=join TEA=pub", "two rules"),
         ("raw:=join", "is empty"),
+        ("a\0b*=join", "control character"),
     ] {
         let said = Rights::parse(wrong, Source::Guests).unwrap_err();
         assert!(said.contains(why), "{wrong}: {said}");

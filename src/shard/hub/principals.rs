@@ -16,7 +16,7 @@ use crate::identity::{Principal, Standing};
 use crate::limits::tokens::VERIFICATION_WORK;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
-use crate::protocol::v1::{Answer, Code, Ref, Refusal};
+use crate::protocol::v1::{self, Answer, Code, Ref, Refusal};
 use crate::protocol::{Namespace, ROOMS_LISTED_MAX};
 use crate::room::Room;
 
@@ -87,6 +87,11 @@ impl Hub {
         };
         let key = self.key(slot);
         self.principals.set(key, entry);
+    }
+
+    /// Tells a client that its token is awaited.
+    pub(super) fn ask_for_token(&mut self, slot: u32) {
+        self.reply(slot, v1::token_wanted());
     }
 
     fn entry(&self, principal: Arc<Principal>) -> Entry {
