@@ -188,14 +188,14 @@ fn lists(criterion: &mut Criterion) {
     group.bench_function("rooms", |bencher| {
         bencher.iter(|| {
             let (rooms, count) = registry.first_rooms(Namespace::Chat, "room-", ROOMS_LISTED_MAX);
-            let entries = rooms.iter().map(|room| RoomEntry { room: room.name(), users: room.user_count() });
+            let entries = rooms.iter().map(|room| RoomEntry { room: room.name.as_str(), users: room.counts.users });
             black_box(Answer::rooms(entries.collect(), count).frame(None))
         });
     });
     group.bench_function("channels", |bencher| {
         bencher.iter(|| {
             let (rooms, count) = registry.first_rooms(Namespace::Chat, "", ROOMS_LISTED_MAX);
-            let names: Vec<_> = rooms.iter().map(|room| room.name()).collect();
+            let names: Vec<_> = rooms.iter().map(|room| room.name.as_str()).collect();
             black_box(to_one("#tea", "tea", &text::list(&names, count)))
         });
     });

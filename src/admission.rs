@@ -36,7 +36,7 @@ pub struct Admission {
     raw: RawMode,
     rooms_max: usize,
     deflates: bool,
-    gate: Option<Gate>,
+    gate: Option<Arc<Gate>>,
 }
 
 /// With `--auth`: whose tokens are accepted, and where requests have them.
@@ -91,7 +91,7 @@ impl Admission {
     }
 
     /// Asks clients who they are.
-    pub(crate) fn asking(self, gate: Option<Gate>) -> Self {
+    pub(crate) fn asking(self, gate: Option<Arc<Gate>>) -> Self {
         Self { gate, ..self }
     }
 
@@ -250,7 +250,7 @@ impl Admission {
 
     /// Nobody says who the client is.
     fn token_missing(&self, head: &Head<'_>, check: Check<'_>) -> Refused {
-        let Some(Gate { places, .. }) = &self.gate else { unreachable!("only a gate asks for tokens") };
+        let Some(Gate { places, .. }) = self.gate.as_deref() else { unreachable!("only a gate asks for tokens") };
         let Some(header) = &places.user_header else {
             let text = format!("This server asks for a token, and there is none: send it {}.", places.describe());
             return Refused::new(Reason::TokenMissing, text).with("--auth required");

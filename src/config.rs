@@ -16,8 +16,10 @@ use doctor::examination::{Target, TargetParser};
 use crate::address::ListenAddress;
 use crate::address::client::{ClientHeader, Trust};
 use crate::address::networks::Networks;
+use crate::address::table::AddressLimits;
 use crate::admission::{Admission, Gate, RawMode};
 use crate::api;
+use crate::api::key::Keys;
 #[cfg(feature = "cluster")]
 use crate::cluster;
 use crate::connection::liveness::Heartbeat;
@@ -25,9 +27,9 @@ use crate::control;
 use crate::cores::Pin;
 use crate::http::origin::Allowed;
 use crate::identity::Mode;
-use crate::identity::rights::{self, Rights};
+use crate::identity::rights::{DEFAULT as RIGHTS_DEFAULT, Rights};
 #[cfg(feature = "cluster")]
-use crate::limits::cluster::MESSAGE_BYTES_MAX;
+use crate::limits::SHARED_MESSAGE_BYTES_MAX;
 use crate::rate::RateLimit;
 use crate::ring::{Backend, probe};
 use crate::room::inbox;
@@ -36,11 +38,15 @@ use crate::room::replay::ReplayBounds;
 use crate::shard::settings::{Settings, Slow};
 
 pub(crate) mod identity;
+pub mod live;
+mod rights;
+pub mod shown;
 mod sizing;
 mod values;
 
 use values::*;
 
+const CONFIGURATION: &str = "Configuration";
 const LISTENING: &str = "Listening";
 const ACCESS: &str = "Access";
 const IDENTITY: &str = "Identity and rights";
@@ -58,6 +64,11 @@ const CLUSTER: &str = "Several servers";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "hi")]
 pub struct Config {
+    /// File with options (TOML): their names without dashes, e.g. port = 8080. The command line and the environment win. SIGHUP
+    /// reads it again; `hi config default` writes one
+    #[arg(id = "config", help_heading = CONFIGURATION, long = "config", value_name = "FILE", env = "HI_CONFIG")]
+    pub file: Option<PathBuf>,
+
     /// Port to listen on, on all IPv4 and IPv6 addresses; 0 takes a free one
     #[arg(help_heading = LISTENING, short, long, value_name = "PORT", env = "HI_PORT", default_value_t = 8080)]
     pub port: u16,
@@ -120,12 +131,12 @@ pub struct Config {
 
     /// What tokens without rooms of their own allow: rules such as '*=join,pub news=join raw:scores=listen', of which the most
     /// specific decides
-    #[arg(help_heading = IDENTITY, long, value_name = "RULES", env = "HI_AUTH_ROOMS", default_value = rights::DEFAULT,
+    #[arg(help_heading = IDENTITY, long, value_name = "RULES", env = "HI_AUTH_ROOMS", default_value = RIGHTS_DEFAULT,
           value_parser = parse_auth_rooms)]
     pub auth_rooms: Rights,
 
     /// What guests may do, with --auth optional
-    #[arg(help_heading = IDENTITY, long, value_name = "RULES", env = "HI_GUEST_ROOMS", default_value = rights::DEFAULT,
+    #[arg(help_heading = IDENTITY, long, value_name = "RULES", env = "HI_GUEST_ROOMS", default_value = RIGHTS_DEFAULT,
           value_parser = parse_guest_rooms)]
     pub guest_rooms: Rights,
 
@@ -148,6 +159,12 @@ pub struct Config {
     #[arg(help_heading = ACCESS, long, value_name = "NAME", env = "HI_CLIENT_IP_HEADER", value_enum, ignore_case = true,
           default_value_t = ClientHeader::XForwardedFor)]
     pub client_ip_header: ClientHeader,
+
+    /// Proxies that have to send a header of the PROXY protocol (version 1 or 2) in front of each connection's first request:
+    /// ranges as above. From all others such a header is refused
+    #[arg(help_heading = ACCESS, long, value_name = "RANGE", env = "HI_PROXY_PROTOCOL", value_delimiter = ',',
+          default_value = "none")]
+    pub proxy_protocol: Vec<Networks>,
 
     /// What clients may do in raw rooms
     #[arg(help_heading = ACCESS, long, value_name = "MODE", env = "HI_RAW", value_enum,
@@ -176,6 +193,25 @@ pub struct Config {
     /// Raw messages that one connection may send a second; 0: no limit
     #[arg(help_heading = LIMITS, long, value_name = "PER_SECOND", env = "HI_RAW_RATE_LIMIT", default_value_t = 0)]
     pub raw_rate_limit: u32,
+
+    /// WebSockets and streams that one address may have open: an IPv4 address, or the /64 network of an IPv6 address; 0: no
+    /// limit
+    #[arg(help_heading = LIMITS, long, value_name = "COUNT", env = "HI_MAX_PER_ADDRESS", default_value_t = 512)]
+    pub max_per_address: u32,
+
+    /// Handshakes of one address in a minute, those that fail counted twice; 0: no limit
+    #[arg(help_heading = LIMITS, long, value_name = "PER_MINUTE", env = "HI_HANDSHAKES_PER_ADDRESS",
+          default_value_t = 1200)]
+    pub handshakes_per_address: u32,
+
+    /// Chat messages that all connections of one address together may send a second; 0: no limit
+    #[arg(help_heading = LIMITS, long, value_name = "PER_SECOND", env = "HI_MESSAGES_PER_ADDRESS", default_value_t = 200)]
+    pub messages_per_address: u32,
+
+    /// Addresses to which these three limits don't apply, beside trusted proxies: ranges as for --trusted-proxies
+    #[arg(help_heading = LIMITS, long, value_name = "RANGE", env = "HI_UNLIMITED_ADDRESSES", value_delimiter = ',',
+          default_value = "loopback")]
+    pub unlimited_addresses: Vec<Networks>,
 
     /// Time for a request head to arrive, counted from accept or from the end of the previous answer
     #[arg(help_heading = LIMITS, long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s",
@@ -301,6 +337,13 @@ pub struct Config {
     #[cfg(feature = "cluster")]
     pub cluster_name: String,
 
+    /// How long a message may wait while the servers of --cluster can't be reached; a server that is away half as long again loses
+    /// the names of its users
+    #[arg(help_heading = CLUSTER, long, value_name = "TIME", env = "HI_CLUSTER_TIMEOUT", default_value = "10s", hide = true,
+          value_parser = parse_time)]
+    #[cfg(feature = "cluster")]
+    pub cluster_timeout: Duration,
+
     /// How much to log to stderr: error, warn, info, debug or trace
     #[arg(help_heading = LOGGING, long, value_name = "LEVEL", env = "HI_LOG", default_value = "info")]
     pub log: tracing::level_filters::LevelFilter,
@@ -362,7 +405,7 @@ impl Config {
     }
 
     /// Who may connect; `gate` is there with `--auth`.
-    pub(crate) fn admission(&self, gate: Option<Gate>) -> Arc<Admission> {
+    pub(crate) fn admission(&self, gate: Option<Arc<Gate>>) -> Arc<Admission> {
         let admission = Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize);
         Arc::new(admission.compressing(self.compression).asking(gate))
     }
@@ -375,6 +418,7 @@ impl Config {
             chat_rate: RateLimit::new(self.rate_limit, self.rate_burst),
             chat_messages_per_second: self.rate_limit,
             raw_rate: RateLimit::new(self.raw_rate_limit, self.rate_burst),
+            address_rate: RateLimit::new(self.messages_per_address, self.messages_per_address.saturating_mul(2)),
             chat_pace: self.flush_interval.chat,
             raw_pace: self.flush_interval.raw,
             heartbeat: Heartbeat {
@@ -400,23 +444,42 @@ impl Config {
         if self.cluster.is_empty() {
             return Ok(None);
         }
-        if self.raw != RawMode::Off {
-            return Err("--cluster has no raw rooms yet: add --raw off".to_owned());
-        }
-        if self.max_message > MESSAGE_BYTES_MAX {
-            let max = MESSAGE_BYTES_MAX;
+        if self.max_message > SHARED_MESSAGE_BYTES_MAX {
+            let max = SHARED_MESSAGE_BYTES_MAX;
             return Err(format!("--cluster takes messages of up to {max} bytes: lower --max-message"));
         }
         Ok(Some(cluster::Settings {
             servers: self.cluster.clone(),
             name: self.cluster_name.clone(),
             node,
-            timeout_ms: 10_000,
+            timeout_ms: self.cluster_timeout.as_millis() as u64,
             replay_age_ms: self.replay_age.as_millis() as u64,
             records_max: i64::from(self.replay_frames.max(64)),
             room_memory: Duration::from_secs(3600),
             bytes_max: 1 << 30,
         }))
+    }
+
+    /// Whether the files that the options name can be used.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn check(&self) -> Result<(), String> {
+        self.api_key_file.as_deref().map_or(Ok(()), |path| Keys::load(path).map(drop))?;
+        self.gate().map(drop)
+    }
+
+    fn trust(&self) -> Trust {
+        Trust { proxies: Networks::all(&self.trusted_proxies), header: self.client_ip_header }
+    }
+
+    fn address_limits(&self) -> AddressLimits {
+        AddressLimits {
+            connections_max: self.max_per_address,
+            handshakes: RateLimit::new(self.handshakes_per_address, self.handshakes_per_address),
+            messages: self.messages_per_address > 0,
+            unlimited: Networks::all(&[&self.unlimited_addresses[..], &self.trusted_proxies[..]].concat()),
+        }
     }
 
     /// What the control side has to know, of the process `instance`.
@@ -425,7 +488,10 @@ impl Config {
             handshake_timeout: self.handshake_timeout,
             keepalive_timeout: self.keepalive_timeout,
             unacknowledged_max: self.ping_interval + self.ping_timeout,
-            trust: Trust { proxies: Networks::all(&self.trusted_proxies), header: self.client_ip_header },
+            admission: self.admission(None),
+            trust: self.trust(),
+            proxy_protocol: Networks::all(&self.proxy_protocol),
+            address_limits: self.address_limits(),
             echo: self.echo,
             instance,
             group: self.group.clone(),

@@ -101,7 +101,7 @@ pub const CLOSE_CODES: [u16; 19] =
     [1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 4001, 4002, 4003, 4004, 4101, 4102];
 
 /// `code` of every error of the internal port, as `openapi.json` lists them.
-pub const ERROR_CODES: [&str; 10] = [
+pub const ERROR_CODES: [&str; 11] = [
     "bad_request",
     "denied",
     "not_found",
@@ -112,6 +112,7 @@ pub const ERROR_CODES: [&str; 10] = [
     "too_many_keys",
     "too_big",
     "busy",
+    "unavailable",
 ];
 
 /// Counts of values by range.

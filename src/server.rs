@@ -5,6 +5,7 @@
 //! - `shards`: the threads of the shards
 //! - `files`: the limit of open files
 //! - `notify`: what a service manager is told
+//! - `reload`: options that are read again while it runs
 //! - [`signals`]: what each signal asks for
 
 use std::io;
@@ -13,24 +14,32 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use arc_swap::ArcSwap;
+
 use crate::address::ListenAddress;
+use crate::address::table::AddressTable;
+use crate::admission::Gate;
 use crate::api::App;
 use crate::api::health::{Check, Readiness};
+use crate::api::key::Keys;
 #[cfg(feature = "doctor")]
 use crate::canary::Canary;
 #[cfg(feature = "cluster")]
 use crate::cluster;
 use crate::config::Config;
 use crate::config::identity::RemoteKeys;
+use crate::control;
 use crate::cores::{Cores, Unpinned};
 use crate::descriptors::Descriptors;
 use crate::failures::{FailureMetric, Failures};
 use crate::identity::Authority;
+use crate::identity::keys::KeySet;
 #[cfg(feature = "doctor")]
 use crate::keys::Fetcher;
 use crate::limits::FAREWELL_TIME_MAX;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::metrics::addresses::AddressMetric;
 use crate::metrics::memory::MemoryMetric;
 use crate::os;
 use crate::protocol::Protocol;
@@ -40,12 +49,13 @@ use crate::room::inbox;
 #[cfg(feature = "cluster")]
 use crate::room::outward::Outward;
 use crate::room::registry::Registry;
-use crate::shard::settings::Settings;
+use crate::shard;
 use crate::stop::Stop;
 
 mod files;
 mod listeners;
 mod notify;
+mod reload;
 mod serve;
 mod shards;
 pub mod signals;
@@ -53,6 +63,7 @@ pub mod signals;
 use files::files_reserved;
 pub use listeners::Listeners;
 use listeners::{Internal, ShardListeners, SocketFile};
+pub use reload::Options;
 pub use serve::serve;
 use shards::ShardThread;
 
@@ -73,6 +84,29 @@ pub struct Server {
     identity: Option<String>,
     /// Why not every shard is pinned.
     unpinned: Option<Unpinned>,
+    live: Live,
+}
+
+/// What a reload replaces.
+struct Live {
+    shard: Arc<ArcSwap<shard::settings::Settings>>,
+    control: Arc<ArcSwap<control::Settings>>,
+    keys: Keys,
+    /// Whose tokens are accepted, with `--auth`.
+    gate: Option<Arc<Gate>>,
+    shards: usize,
+    backend: Backend,
+}
+
+impl Live {
+    /// What shards and their control sides have to know, of the process `instance`.
+    fn settings(&self, config: &Config, instance: &Arc<str>) -> (shard::settings::Settings, control::Settings) {
+        let admission = config.admission(self.gate.clone());
+        let shard = config.shard_settings(self.shards, Arc::clone(instance));
+        let control = config.control(Arc::clone(instance), self.backend);
+        let shard = shard::settings::Settings { admission: Arc::clone(&admission), ..shard };
+        (shard, control::Settings { admission, ..control })
+    }
 }
 
 /// What all threads of a server share.
@@ -84,6 +118,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     failures: Arc<Failures>,
     descriptors: Arc<Descriptors>,
+    addresses: Arc<AddressTable>,
     stop: Arc<Stop>,
 }
 
@@ -102,15 +137,33 @@ impl Server {
         let wake_ups = wake_ups.collect::<Result<Vec<_>, _>>().map_err(out_of_files)?;
         let shared = Arc::new(Shared::new::<R>(config, addresses.len(), &wake_ups, stop)?);
         let internal_address = internal.as_ref().map(|internal| internal.port.address());
+        let (shards, backend, instance) = (of_shards.len(), R::backend(), Arc::clone(&shared.instance));
+        let (gate, remote_keys) = config.gate().map_err(StartError)?;
+        let identity = gate.as_ref().map(|gate| config.describe_identity(&gate.authority));
+        let live = Live {
+            shard: Arc::new(ArcSwap::from_pointee(config.shard_settings(shards, Arc::clone(&instance)))),
+            control: Arc::new(ArcSwap::from_pointee(config.control(Arc::clone(&instance), backend))),
+            keys: internal.as_ref().map_or_else(Keys::default, |internal| internal.keys.clone()),
+            gate: gate.map(Arc::new),
+            shards,
+            backend,
+        };
+        let (shard, control) = live.settings(config, &instance);
+        live.shard.store(Arc::new(shard));
+        live.control.store(Arc::new(control));
         let mut server = Self {
             addresses,
             _files: files,
             internal: internal_address,
             shared,
             threads: Vec::new(),
-            identity: None,
+            identity,
             unpinned: None,
+            live,
         };
+        if let (Some(gate), Some(remote)) = (&server.live.gate, remote_keys) {
+            server.fetch_keys(remote, Arc::clone(&gate.authority))?;
+        }
         let started = server
             .start_shards::<R>(config, of_shards, wake_ups)
             .and_then(|()| server.start_beside(config, internal, R::backend()));
@@ -134,21 +187,12 @@ impl Server {
         // Lives until the shards are pinned: no other hi chooses its cores before.
         let placement = cores()?.place(config.pin, shards);
         self.unpinned = placement.why;
-        let instance = &self.shared.instance;
-        let (gate, remote_keys) = config.gate().map_err(StartError)?;
-        if let (Some(gate), Some(remote)) = (&gate, remote_keys) {
-            self.fetch_keys(remote, Arc::clone(&gate.authority))?;
-        }
-        self.identity = gate.as_ref().map(|gate| config.describe_identity(&gate.authority));
-        let settings =
-            Settings { admission: config.admission(gate), ..config.shard_settings(shards, Arc::clone(instance)) };
-        let settings = Arc::new(settings);
-        let control = Arc::new(config.control(Arc::clone(instance), R::backend()));
         let receive_buffers = config.receive_buffers;
         let (ready, started) = std::sync::mpsc::channel();
         for (id, (listeners, wake_up)) in listeners.into_iter().zip(wake_ups).enumerate() {
             let (core, ready) = (placement.cores[id], ready.clone());
-            let (settings, control, shared) = (Arc::clone(&settings), Arc::clone(&control), Arc::clone(&self.shared));
+            let (live, shared) = (&self.live, Arc::clone(&self.shared));
+            let (settings, control) = (Arc::clone(&live.shard), Arc::clone(&live.control));
             let thread = ShardThread { id, core, listeners, wake_up, receive_buffers, settings, control, shared };
             let spawned = std::thread::Builder::new()
                 .name(format!("hi-shard-{id}"))
@@ -203,6 +247,17 @@ impl Server {
         let canary = Canary::start(plan, Arc::clone(&self.shared.metrics)).map_err(out_of_files)?;
         readiness.add(move || canary.check());
         Ok(())
+    }
+
+    /// Serves from now on with what of these options can change while it runs, and with these keys.
+    pub(crate) fn apply(&self, config: &Config, keys: Keys, token_keys: Option<KeySet>) {
+        let (shard, control) = self.live.settings(config, &self.shared.instance);
+        self.live.shard.store(Arc::new(shard));
+        self.live.control.store(Arc::new(control));
+        self.live.keys.replace(&keys);
+        if let (Some(gate), Some(keys)) = (&self.live.gate, token_keys) {
+            gate.authority.replace_keys(keys);
+        }
     }
 
     /// The addresses that it listens on.
@@ -260,6 +315,8 @@ impl Shared {
         let memory_metric = MemoryMetric { memory: Arc::clone(&memory), rooms: Arc::clone(&registry) };
         metrics.registry().register_collector(Box::new(memory_metric));
         metrics.registry().register_collector(Box::new(FailureMetric(Arc::clone(&failures))));
+        let addresses = Arc::<AddressTable>::default();
+        metrics.registry().register_collector(Box::new(AddressMetric(Arc::clone(&addresses))));
         Ok(Self {
             instance,
             registry,
@@ -267,6 +324,7 @@ impl Shared {
             metrics: Arc::new(metrics),
             failures,
             descriptors: Arc::new(Descriptors::new(os::file_limit(), reserved)),
+            addresses,
             stop,
         })
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use broker::Broker;
+use broker::{Broker, users};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::listener::Listener;
@@ -17,7 +17,7 @@ use support::{Client, Server, hi, run};
 
 /// A server that shares its rooms.
 fn node(broker: &Broker) -> Server {
-    Server::start(&["--cluster", &broker.url(), "--raw", "off", "--rate-limit", "0"])
+    Server::start(&["--cluster", &broker.url(), "--rate-limit", "0"])
 }
 
 /// Reads the same as a listener.
@@ -174,22 +174,10 @@ fn a_client_recovers_on_another_server_what_it_has_missed() {
     assert_eq!(Value::from(missed[0].1 - 1), last["Seq"]);
 }
 
-/// The users of a room, as a member of it is told.
-fn users(client: &mut Client, room: &str) -> Vec<String> {
-    client.send_text(&json!({"Op": "who", "Ref": "who", "Room": room}).to_string());
-    loop {
-        let answer = client.json();
-        if answer["Ref"] == "who" {
-            let users = answer["Users"].as_array().unwrap_or_else(|| panic!("{answer}"));
-            return users.iter().map(|user| user.as_str().unwrap().to_owned()).collect();
-        }
-    }
-}
-
 #[test]
 fn a_program_publishes_through_any_server() {
     let broker = Broker::start();
-    let start = || Server::start(&["--cluster", &broker.url(), "--raw", "off", "--internal", "127.0.0.1:0"]);
+    let start = || Server::start(&["--cluster", &broker.url(), "--internal", "127.0.0.1:0"]);
     let nodes = [start(), start()];
     let mut ann = nodes[0].join("ann", "tea");
     let publish =
@@ -278,7 +266,6 @@ fn what_does_not_work_is_said_at_the_start() {
         assert!(output.status.code() == Some(2) && said.contains(sentence), "{said}");
     };
     // Port 1 is nobody's.
-    refuse(&["nats://127.0.0.1:1", "--raw", "off"], "can't connect to nats://127.0.0.1:1 (--cluster)");
-    refuse(&["nats://127.0.0.1:1"], "add --raw off");
-    refuse(&["nats://127.0.0.1:1", "--raw", "off", "--max-message", "64k"], "lower --max-message");
+    refuse(&["nats://127.0.0.1:1"], "can't connect to nats://127.0.0.1:1 (--cluster)");
+    refuse(&["nats://127.0.0.1:1", "--max-message", "64k"], "lower --max-message");
 }

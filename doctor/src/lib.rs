@@ -11,6 +11,7 @@
 //! | [`checklist`] | `hi checklist`: what to do around a move, each item ticked by a real check |
 //! | [`canary`] | one look of a server at its own public address |
 //! | [`fetch`] | one document over HTTPS: the keys that tokens are checked with |
+//! | [`client`] | a client's connection to hi: WebSockets and server-sent events |
 //! | [`internal`] | `hi pub` and `hi rooms`: the internal port from the command line |
 //!
 //! The server shares the first four with its doctor. Without the feature `examination` there is nothing else, and no
@@ -20,6 +21,8 @@
 pub mod canary;
 #[cfg(feature = "examination")]
 pub mod checklist;
+#[cfg(feature = "examination")]
+pub mod client;
 #[cfg(feature = "examination")]
 pub mod examination;
 #[cfg(feature = "examination")]

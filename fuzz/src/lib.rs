@@ -7,6 +7,7 @@
 pub mod api;
 pub mod frames;
 pub mod heads;
+pub mod origins;
 pub mod tokens;
 mod tree;
 pub mod v0;

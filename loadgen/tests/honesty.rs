@@ -149,19 +149,32 @@ fn a_thread_that_only_reads_and_has_no_core_to_itself_makes_it_invalid() {
         println!("skipped: there is only one core, and both threads would starve");
         return;
     }
+    let mut outcome = starved_reader();
+    for _ in 1..TRIES {
+        if !matches!(&outcome.run().verdict, Verdict::Invalid(reasons) if reasons[0].starts_with("it sent ")) {
+            break;
+        }
+        outcome = starved_reader();
+    }
+    invalid(&outcome, "it read messages up to ");
+}
+
+/// A run whose second thread, which only reads, hardly gets its core.
+fn starved_reader() -> Outcome {
     let server = Server::start(Fault::None);
     let folder = Folder::new();
     let json = folder.file("run.json");
-    let mut prepared = Command::new("nice");
-    // The first thread has the publisher; the second one has only a client, and shares its core with a busy loop of
-    // higher priority.
-    prepared.args(["-n", "19", env!("CARGO_BIN_EXE_loadgen")]);
+    // The first thread has the publisher; the second one has only a client, and shares its core with busy loops of higher
+    // priority.
+    let mut prepared = command();
     prepared.args(short(&["--url", &server.room_url(), "--threads", "2", "--clients", "2", "--duration", "2s"]));
     prepared.arg("--json").arg(&json);
     let child = spawn(prepared);
     let pinned = |child: &Ending| threads(child).get(2).filter(|(_, cores)| cores.parse::<usize>().is_ok()).cloned();
     wait_until("two threads", || pinned(&child).is_some());
-    let (_, core) = pinned(&child).unwrap();
+    let (reader, core) = pinned(&child).unwrap();
+    let lowered = Command::new("renice").args(["-n", "19", "-p", &reader.to_string()]).stdout(Stdio::null()).status();
+    assert!(lowered.expect("renice").success());
     let busy = || {
         let mut command = Command::new("taskset");
         command.args(["-c", &core, "sh", "-c", "ulimit -t 10; while :; do :; done"]);
@@ -170,7 +183,7 @@ fn a_thread_that_only_reads_and_has_no_core_to_itself_makes_it_invalid() {
     let loops = [busy(), busy(), busy()];
     let outcome = finish(child, Some(&json));
     drop(loops);
-    invalid(&outcome, "it read messages up to ");
+    outcome
 }
 
 #[test]

@@ -218,6 +218,7 @@ impl Server {
                 since,
                 standing: None,
                 compression: deflates.then_some(Compression::Agreed),
+                seat: None,
                 response: Bytes::from_static(HEAD),
                 leftover: leftover.to_vec(),
             };

@@ -32,8 +32,11 @@ use crate::counters::delivery::Sampler;
 use crate::limits::{API_BACKLOG, LARGE_BODIES_MAX, PUBLISHES_WAITING_MAX};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::protocol::Namespace;
+use crate::protocol::name::Name;
 #[cfg(feature = "doctor")]
-use crate::protocol::{name::Name, unicode::is_blank};
+use crate::protocol::unicode::is_blank;
+use crate::room::inbox::Found;
 use crate::room::registry::Registry;
 
 pub mod asking;
@@ -106,6 +109,14 @@ impl App {
             counters,
             large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
             waiting: Semaphore::new(PUBLISHES_WAITING_MAX),
+        }
+    }
+
+    /// A room, be its members here or on other servers; `None` if it has none.
+    async fn room(&self, namespace: Namespace, name: &Name) -> Found {
+        match (self.rooms.get(namespace, name), self.rooms.outward()) {
+            (None, Some(outward)) => outward.find(namespace, name.clone()).await,
+            (room, _) => Ok(room),
         }
     }
 

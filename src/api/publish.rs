@@ -68,7 +68,7 @@ fn status(members: usize) -> u16 {
 /// A field is missing or invalid, the key was used before, or the shards lag and don't catch up in time.
 pub async fn publish(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
-    let (room, message, from) = (fields.string("room")?, message(&mut fields)?, from(&mut fields)?);
+    let (room, message, from) = (fields.string("room")?, message(app, &mut fields)?, from(&mut fields)?);
     fields.finish()?;
     let room = Name::room(&room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
     publish_to_one(app, call, Namespace::Chat, &room, Payload::Chat { from: from.as_str(), text: &message }).await
@@ -80,7 +80,7 @@ pub async fn publish(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
 /// Those of [`publish`].
 pub async fn broadcast(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
-    let (rooms, message, from) = (fields.strings("rooms")?, message(&mut fields)?, from(&mut fields)?);
+    let (rooms, message, from) = (fields.strings("rooms")?, message(app, &mut fields)?, from(&mut fields)?);
     fields.finish()?;
     if rooms.len() > BROADCAST_ROOMS_MAX {
         let message = format!("rooms: it names {} rooms; give at most {BROADCAST_ROOMS_MAX} at once.", rooms.len());
@@ -130,6 +130,7 @@ pub(super) async fn publish_raw(app: &App, call: &Call) -> Result<ApiAnswer, Api
         let message = "The body is not UTF-8, as its Content-Type asks for: send it as application/octet-stream.";
         return Err(ApiError::bad_request(message));
     }
+    check_length(app, Namespace::Raw, call.body.len())?;
     let frame = encode::frame(opcode, &call.body);
     publish_to_one(app, call, Namespace::Raw, &room, Payload::Frame(&frame)).await
 }
@@ -157,9 +158,22 @@ async fn publish_to_one(
     Ok(publication.answer(ApiAnswer::json(status(published.members), &published)))
 }
 
-fn message(fields: &mut Fields) -> Result<String, ApiError> {
+fn message(app: &App, fields: &mut Fields) -> Result<String, ApiError> {
     let message = fields.string("message")?;
+    if app.rooms.outward().is_some() {
+        check_length(app, Namespace::Chat, json!(message).to_string().len())?;
+    }
     if is_blank(&message) { Err(ApiError::bad_request(format!("message: {}", text::EMPTY))) } else { Ok(message) }
+}
+
+/// What several servers share travels in pieces that are bounded.
+fn check_length(app: &App, namespace: Namespace, bytes: usize) -> Result<(), ApiError> {
+    let max = app.rooms.outward().map_or(usize::MAX, |outward| outward.message_bytes_max(namespace));
+    if bytes <= max {
+        return Ok(());
+    }
+    let message = format!("The message has {bytes} bytes, and servers that share their rooms take {max}: send less.");
+    Err(ApiError::new(413, "too_big", message))
 }
 
 /// The sender: the operator's program may use any valid name.
@@ -274,15 +288,11 @@ async fn publish_in(
     let mut wakes = Wakes::received(sample);
     app.counters.api_messages_in.add(1);
     let now = Time::read(Instant::now().into());
-    let shared = match app.rooms.outward() {
-        Some(outward) if app.rooms.get(namespace, room).is_none() => {
-            outward.find(namespace, room.clone()).await.map_err(|_| Unpublished::Unavailable)?
-        }
-        _ => None,
-    };
-    let published = match shared {
+    let known = app.room(namespace, room).await.map_err(|Unavailable| Unpublished::Unavailable)?;
+    let published = match known {
         Some(room) => {
             let (outcome, members) = room.publish_from_outside(payload, now, &mut wakes);
+            let members = if app.rooms.outward().is_some() { app.rooms.counts(&room).members } else { members };
             Some((room, outcome, members))
         }
         None => app.rooms.publish_from_outside(namespace, room, payload, now, &mut wakes),

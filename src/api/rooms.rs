@@ -14,8 +14,7 @@ use crate::protocol::Namespace;
 use crate::protocol::name::{Name, room_key_prefix};
 use crate::protocol::position::Epoch;
 use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
-use crate::room::Room;
-use crate::room::inbox::{Disconnect, Order, Pushed};
+use crate::room::inbox::{Disconnect, Order, Pushed, Unavailable};
 
 #[derive(Debug, Serialize)]
 struct Listed {
@@ -43,8 +42,8 @@ struct OneRoom {
 }
 
 impl Listed {
-    fn new(room: &Room) -> Self {
-        Self { room: room.name().to_string(), kind: room.namespace().as_str(), members: room.members() }
+    fn new(name: &str, kind: Namespace, members: usize) -> Self {
+        Self { room: name.to_owned(), kind: kind.as_str(), members }
     }
 }
 
@@ -90,7 +89,7 @@ pub(super) async fn rooms(app: &App, call: &Call) -> Result<ApiAnswer, ApiError>
     if let Some(prefix) = room_key_prefix(&query.prefix) {
         for namespace in Namespace::ALL.into_iter().filter(asked) {
             let (first, of_kind) = app.rooms.first_rooms(namespace, &prefix, ROOMS_LISTED_MAX - listed.len());
-            listed.extend(first.iter().map(|room| Listed::new(room)));
+            listed.extend(first.iter().map(|room| Listed::new(room.name.as_str(), namespace, room.counts.members)));
             count += of_kind;
         }
     }
@@ -102,14 +101,20 @@ pub(super) async fn one_room(app: &App, call: &Call) -> Result<ApiAnswer, ApiErr
     let query = Query::parse(&call.query, false)?;
     let name = Name::room(&call.room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
     let namespace = query.namespace.unwrap_or(Namespace::Chat);
-    let Some(room) = app.rooms.get(namespace, &name) else {
+    let Some(room) = app.room(namespace, &name).await.map_err(unavailable)? else {
         let message = format!("room: nobody is in a {} room of that name.", namespace.as_str());
         return Err(ApiError::new(404, "room_not_found", message));
     };
     let (users, count) = room.first_users(USERS_LISTED_MAX);
     let users = users.iter().map(ToString::to_string).collect();
     let (seq, epoch) = (room.last_seq(), Epoch(room.epoch()));
-    Ok(ApiAnswer::json(200, &OneRoom { listed: Listed::new(&room), seq, epoch, users, count }))
+    let listed = Listed::new(room.name(), namespace, app.rooms.counts(&room).members);
+    Ok(ApiAnswer::json(200, &OneRoom { listed, seq, epoch, users, count }))
+}
+
+/// The other servers can't be asked.
+fn unavailable(_: Unavailable) -> ApiError {
+    ApiError::temporary(503, "unavailable", "The servers can't reach each other: ask again later.")
 }
 
 #[derive(Debug, Serialize)]

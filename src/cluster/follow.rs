@@ -15,13 +15,47 @@ use crate::limits::cluster::HELD_RECORDS_MAX;
 pub(super) enum Step {
     /// Show this message in the room.
     Place { epoch: u64, record: Record },
-    /// From here on the room's messages follow, in this epoch: it is loaded, or a new life begins.
-    Ready { epoch: u64, last_seq: u64 },
+    /// From here on the room's messages follow, in this epoch: it is loaded, or a new life begins. The name is the room's as it is
+    /// written in the log, if that is known.
+    Ready { epoch: u64, last_seq: u64, name: Option<String> },
+    /// Messages of a raw room are lost, nobody knows how many.
+    Lose,
     /// Read the room's records from this position of the stream on, and pass them to [`Follow::fetched`]; `None`: those that a
     /// node keeps for clients that reconnect, and at least the last one.
     Fetch { from: Option<u64> },
     /// Write a record of the kind [`Kind::Life`] into the room, which names this epoch: the log has forgotten a part of it.
     BeginLife { instead_of: Option<u64> },
+}
+
+/// What follows a room of either kind: it gets what arrives, and says what has to be done.
+pub(super) trait Following: std::fmt::Debug {
+    /// The room's epoch, if it has one that is known.
+    fn epoch(&self) -> Option<u64>;
+
+    /// Whether nothing is known to be missing.
+    fn is_whole(&self) -> bool;
+
+    /// A record has arrived.
+    fn arrived(&mut self, record: Record, steps: &mut Vec<Step>);
+
+    /// What [`Step::Fetch`] has found: all records from there on, in order, up to `last_at`, which was the position of the
+    /// room's last record after the question had been asked; 0 if there was none.
+    fn fetched(&mut self, records: Vec<Record>, last_at: u64, steps: &mut Vec<Step>);
+
+    /// A fetch has failed.
+    fn failed(&mut self, steps: &mut Vec<Step>);
+
+    /// A life was asked for. It has been written, or could not be: all of the room's records together tell.
+    fn life_begun(&mut self, _: &mut Vec<Step>) {}
+
+    /// The connection to the log was lost, and is there again.
+    fn reconnected(&mut self, steps: &mut Vec<Step>);
+
+    /// Makes sure that nothing is missing, because records may have been lost on their way.
+    fn look(&mut self, steps: &mut Vec<Step>);
+
+    /// The log has lost what was shown: the room is loaded anew, and its life must not go on.
+    fn forget(&mut self, steps: &mut Vec<Step>);
 }
 
 /// A question to the log that has not been answered yet.
@@ -82,107 +116,11 @@ impl Follow {
         )
     }
 
-    /// The room's epoch, if it is known.
-    pub(super) fn epoch(&self) -> Option<u64> {
-        self.position.map(|position| position.epoch)
-    }
-
-    /// Whether nothing is known to be missing.
-    pub(super) fn is_whole(&self) -> bool {
-        self.position.is_some() && self.asked.is_none()
-    }
-
-    /// A record has arrived.
-    pub(super) fn arrived(&mut self, record: Record, steps: &mut Vec<Step>) {
-        if let Some(Position { at, unix_ms, .. }) = self.position
-            && record.at <= at
-            && !self.unsure
-        {
-            // Known already; or it is new, and the stream has begun again.
-            if record.unix_ms > unix_ms {
-                self.forget(steps);
-            }
-            return;
-        }
-        // Beyond the bound the oldest go: what is missing is fetched.
-        if self.held.len() >= HELD_RECORDS_MAX {
-            self.held.pop_first();
-        }
-        self.held.insert(record.at, record);
-        if self.position.is_some() {
-            if !self.unsure {
-                self.take_held(0, steps);
-            }
-        } else {
-            self.life_begun(steps);
-        }
-    }
-
-    /// What [`Step::Fetch`] has found: all records from there on, in order, up to `last_at`, which was the position of the
-    /// room's last record after the question had been asked; 0 if there was none.
-    pub(super) fn fetched(&mut self, mut records: Vec<Record>, last_at: u64, steps: &mut Vec<Step>) {
-        let Some(Asked::Records { arrived_until, shown: (shown_at, shown_id) }) = self.asked.take() else {
-            return self.look(steps);
-        };
-        // What had arrived by then is in the log, unless that has forgotten it.
-        self.held.retain(|at, _| *at <= last_at || *at > arrived_until);
-        self.unsure = false;
-        let is_another = records.first().is_some_and(|first| first.at == shown_at && first.heading.id() != shown_id);
-        match self.position {
-            Some(_) if last_at < shown_at || is_another => self.forget(steps),
-            position => {
-                if let Some(first) = records.first_mut().filter(|first| position.is_some() && first.at != shown_at) {
-                    // Whatever was before it is gone.
-                    first.before = Some(0);
-                }
-                let whole_until = records.last().map_or(last_at, |record| record.at.max(last_at));
-                self.held.extend(records.into_iter().map(|record| (record.at, record)));
-                if position.is_some() { self.take_held(whole_until, steps) } else { self.load(whole_until, steps) }
-            }
-        }
-    }
-
-    /// A fetch has failed.
-    pub(super) fn failed(&mut self, steps: &mut Vec<Step>) {
-        self.asked = None;
-        self.look(steps);
-    }
-
-    /// A life was asked for. It has been written, or could not be: all of the room's records together tell.
-    pub(super) fn life_begun(&mut self, steps: &mut Vec<Step>) {
-        if self.asked == Some(Asked::Life) {
-            self.failed(steps);
-        }
-    }
-
-    /// The connection to the log was lost, and is there again.
-    pub(super) fn reconnected(&mut self, steps: &mut Vec<Step>) {
-        self.unsure = true;
-        self.drop_questions();
-        self.look(steps);
-    }
-
-    /// Makes sure that nothing is missing, because records may have been lost on their way.
-    pub(super) fn look(&mut self, steps: &mut Vec<Step>) {
-        let from = self.position.map(|position| position.at);
-        let arrived_until = self.held.last_key_value().map_or(0, |(at, _)| *at);
-        let shown = self.position.map_or((0, (0, 0)), |position| (position.at, position.id));
-        self.ask(Asked::Records { arrived_until, shown }, Step::Fetch { from }, steps);
-    }
-
     fn ask(&mut self, asked: Asked, step: Step, steps: &mut Vec<Step>) {
         if self.asked.is_none() {
             self.asked = Some(asked);
             steps.push(step);
         }
-    }
-
-    /// The log has lost what was shown: the room is loaded anew, and its life must not go on.
-    pub(super) fn forget(&mut self, steps: &mut Vec<Step>) {
-        self.forgotten = self.position.take().or(self.forgotten);
-        self.held.clear();
-        self.drop_questions();
-        self.look(steps);
     }
 
     fn drop_questions(&mut self) {
@@ -222,11 +160,12 @@ impl Follow {
             return self.ask(Asked::Life, Step::BeginLife { instead_of }, steps);
         };
         let value = value - u64::from(kind.counts());
+        let name = self.held.values().rev().find_map(|record| record.content.room());
         let born = life.map(|_| value);
         let instead_of = life.and_then(|life| life.instead_of);
         self.position = Some(Position { epoch, instead_of, born, value, at: at - 1, id: (0, 0), unix_ms: 0 });
         self.forgotten = None;
-        steps.push(Step::Ready { epoch, last_seq: value });
+        steps.push(Step::Ready { epoch, last_seq: value, name });
         self.take_held(whole_until, steps);
     }
 
@@ -256,7 +195,7 @@ impl Follow {
             let unix_ms = position.unix_ms.max(record.unix_ms);
             let born = Position::born(&record);
             self.position = Some(Position { unix_ms, ..born });
-            steps.push(Step::Ready { epoch: born.epoch, last_seq: born.born.unwrap_or(0) });
+            steps.push(Step::Ready { epoch: born.epoch, last_seq: born.born.unwrap_or(0), name: None });
         } else if record.value < next || record.is_first() {
             self.forget(steps);
             return false;
@@ -267,6 +206,94 @@ impl Follow {
             steps.push(Step::Place { epoch, record });
         }
         true
+    }
+}
+
+impl Following for Follow {
+    fn epoch(&self) -> Option<u64> {
+        self.position.map(|position| position.epoch)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.position.is_some() && self.asked.is_none()
+    }
+
+    fn arrived(&mut self, record: Record, steps: &mut Vec<Step>) {
+        if let Some(Position { at, unix_ms, .. }) = self.position
+            && record.at <= at
+            && !self.unsure
+        {
+            // Known already; or it is new, and the stream has begun again.
+            if record.unix_ms > unix_ms {
+                self.forget(steps);
+            }
+            return;
+        }
+        // Beyond the bound the oldest go: what is missing is fetched.
+        if self.held.len() >= HELD_RECORDS_MAX {
+            self.held.pop_first();
+        }
+        self.held.insert(record.at, record);
+        if self.position.is_some() {
+            if !self.unsure {
+                self.take_held(0, steps);
+            }
+        } else {
+            self.life_begun(steps);
+        }
+    }
+
+    fn fetched(&mut self, mut records: Vec<Record>, last_at: u64, steps: &mut Vec<Step>) {
+        let Some(Asked::Records { arrived_until, shown: (shown_at, shown_id) }) = self.asked.take() else {
+            return self.look(steps);
+        };
+        // What had arrived by then is in the log, unless that has forgotten it.
+        self.held.retain(|at, _| *at <= last_at || *at > arrived_until);
+        self.unsure = false;
+        let is_another = records.first().is_some_and(|first| first.at == shown_at && first.heading.id() != shown_id);
+        match self.position {
+            Some(_) if last_at < shown_at || is_another => self.forget(steps),
+            position => {
+                if let Some(first) = records.first_mut().filter(|first| position.is_some() && first.at != shown_at) {
+                    // Whatever was before it is gone.
+                    first.before = Some(0);
+                }
+                let whole_until = records.last().map_or(last_at, |record| record.at.max(last_at));
+                self.held.extend(records.into_iter().map(|record| (record.at, record)));
+                if position.is_some() { self.take_held(whole_until, steps) } else { self.load(whole_until, steps) }
+            }
+        }
+    }
+
+    fn failed(&mut self, steps: &mut Vec<Step>) {
+        self.asked = None;
+        self.look(steps);
+    }
+
+    fn life_begun(&mut self, steps: &mut Vec<Step>) {
+        if self.asked == Some(Asked::Life) {
+            self.failed(steps);
+        }
+    }
+
+    fn reconnected(&mut self, steps: &mut Vec<Step>) {
+        self.unsure = true;
+        self.drop_questions();
+        self.look(steps);
+    }
+
+    fn look(&mut self, steps: &mut Vec<Step>) {
+        let from = self.position.map(|position| position.at);
+        let arrived_until = self.held.last_key_value().map_or(0, |(at, _)| *at);
+        let shown = self.position.map_or((0, (0, 0)), |position| (position.at, position.id));
+        self.ask(Asked::Records { arrived_until, shown }, Step::Fetch { from }, steps);
+    }
+
+    fn forget(&mut self, steps: &mut Vec<Step>) {
+        self.forgotten = self.position.take().or(self.forgotten);
+        self.held.clear();
+        self.drop_questions();
+        self.look(steps);
     }
 }
 
@@ -300,7 +327,7 @@ fn begins_life(before: Option<Position>, record: &Record) -> bool {
         Kind::Life => record.is_first() || !before.is_some_and(|before| before.is_begun_again(record)),
         // A silent room expires in the log, and counts from 1 again.
         Kind::Message => record.value == 1 && (record.is_first() || before.is_none_or(|before| before.value != 0)),
-        Kind::Touch => false,
+        Kind::Touch | Kind::Text | Kind::Binary => false,
     }
 }
 

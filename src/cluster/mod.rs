@@ -4,8 +4,9 @@
 //! room reads it back and delivers it: also the one that it came from. So there is one order, and nobody here makes it.
 //!
 //! - `record`: what a message is in the log
-//! - `follow`: which records of a room are shown, in which order
+//! - `follow`: which records of a room are shown, in which order; `raw`: the same for raw rooms
 //! - `names`: which member has which name
+//! - `nodes`: which other servers live, and what they have told; `peers`: what is done with that
 //! - `outgoing`: which messages are sent again, and which are given up
 //! - `nats`: the log, on NATS JetStream
 //! - `publishing`, `rooms`: what is done with them
@@ -19,32 +20,36 @@ use std::sync::{Arc, Weak, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::{info, warn};
 
 use crate::clock::Time;
-use crate::limits::cluster::{PAUSE, TICK};
+use crate::limits::cluster::{BEAT_TIME, PAUSE, TICK};
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 use crate::room::inbox::Order;
-use crate::room::outward::{Asker, Found, Joiner, Outbound, Outward};
+use crate::room::outward::{Asker, Finder, Joiner, Outbound, Outward};
 use crate::room::registry::Registry;
 use crate::room::{Room, Wakes};
 
 mod follow;
 mod names;
 mod nats;
+mod nodes;
 mod outgoing;
+mod peers;
 mod publishing;
+mod raw;
 mod record;
 mod rooms;
 
-use follow::Follow;
+use follow::Following as Follows;
 use names::{HeldNames, Names};
-use nats::Nats;
+use nats::{Created, Nats, Unreachable};
+use nodes::{Nodes, Teller};
 use outgoing::{Act, Outgoing};
-use record::{Heading, Kind};
+use record::{Content, Heading, Kind};
 
 /// What the operator has chosen.
 #[derive(Clone, Debug)]
@@ -65,6 +70,13 @@ pub struct Settings {
     pub room_memory: Duration,
     /// Bytes that the log keeps of all rooms.
     pub bytes_max: i64,
+}
+
+impl Settings {
+    /// Time after which a server that has told nothing is gone, in milliseconds.
+    fn silent_ms(&self) -> u64 {
+        self.timeout_ms * 3 / 2
+    }
 }
 
 /// Starts the thread of the log. `queue` is the end of the registry's [`Outward`]. Returns once the log is there, and as it has to
@@ -98,18 +110,21 @@ async fn run(
     let prepared = async {
         let log = Nats::connect(&settings, changes).await?;
         let created = log.prepare(&settings).await?;
-        let answers = log.answers().await.map_err(|_| "can't subscribe to the log of --cluster".to_owned())?;
-        let questions =
-            log.questions(settings.node).await.map_err(|_| "can't subscribe to the log of --cluster".to_owned())?;
-        Ok((log, created, answers, questions))
+        let subscribed = async {
+            let (answers, questions) = (log.answers().await?, log.questions(settings.node).await?);
+            Ok((answers, questions, log.beats().await?, log.asked_all(settings.node).await?))
+        };
+        let subscribed = subscribed.await.map_err(|_: Unreachable| "can't subscribe to the log of --cluster")?;
+        Ok((log, created, subscribed))
     };
-    let (log, created, mut answers, mut questions) = match prepared.await {
+    let (log, created, (mut answers, mut questions, mut beats, mut asked_all)) = match prepared.await {
         Ok(prepared) => prepared,
         Err(sentence) => return drop(ready.send(Err(sentence))),
     };
     info!("rooms are shared through {} as {}", settings.servers.join(","), settings.name);
     // Whatever the connection did up to here is known.
     while changed.try_recv().is_ok() {}
+    let node = settings.node;
     let cluster = Rc::new(Cluster {
         settings,
         registry,
@@ -122,11 +137,19 @@ async fn run(
         held: RefCell::default(),
         releasing: Cell::default(),
         finishing: RefCell::default(),
+        nodes: RefCell::default(),
+        teller: RefCell::new(Teller::new(node)),
+        sweeps_at_ms: Cell::default(),
+        folded: RefCell::default(),
+        names_are_new: Cell::new(false),
         away: Cell::new(false),
         returning: Task::default(),
     });
     let _ = ready.send(Ok(()));
-    let mut tick = tokio::time::interval(TICK);
+    cluster.outward.set_raw_bytes_max(cluster.log.raw_bytes_max());
+    cluster.sweep_later();
+    let (mut tick, mut beat) = (tokio::time::interval(TICK), tokio::time::interval(BEAT_TIME));
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -135,6 +158,9 @@ async fn run(
             Some(answer) = answers.next() => nats::answer(&answer).into_iter().for_each(|answer| cluster.answered(answer)),
             Some(outbound) = queue.recv() => cluster.outbound(outbound).await,
             Some(question) = questions.next() => drop(spawn_local(Rc::clone(&cluster).questioned(question))),
+            Some(message) = beats.next() => cluster.heard(&message).await,
+            Some(_) = asked_all.next() => cluster.teller.borrow_mut().tell_all(),
+            _ = beat.tick() => cluster.beat().await,
             _ = tick.tick() => cluster.tick().await,
         }
     }
@@ -144,7 +170,7 @@ async fn run(
 struct Pending {
     room: Rc<str>,
     heading: Heading,
-    json: String,
+    content: Content,
     /// What it took of the queue, if it is a message.
     asker: Option<Asker>,
     since: Instant,
@@ -156,15 +182,15 @@ struct Pending {
 enum Waiter {
     /// A connection that joins it.
     Join(Joiner),
-    /// A program that publishes in it.
-    Find(oneshot::Sender<Found>),
+    /// A program that publishes in it, or a connection that is not in it.
+    Find(Finder),
 }
 
 /// A room that is followed.
 struct Following {
     namespace: Namespace,
     name: Name,
-    follow: RefCell<Follow>,
+    follow: RefCell<Box<dyn Follows>>,
     /// Dead as soon as no member, and nobody who may come back, needs it.
     room: RefCell<Weak<Room>>,
     /// Who waits for it, and since when.
@@ -208,8 +234,8 @@ struct Cluster {
     registry: Arc<Registry>,
     outward: Arc<Outward>,
     log: Nats,
-    /// When the stream was made.
-    created: RefCell<String>,
+    /// When the streams were made.
+    created: RefCell<Created>,
     follows: RefCell<HashMap<Rc<str>, Rc<Following>>>,
     outgoing: RefCell<Outgoing>,
     pending: RefCell<HashMap<u64, Pending>>,
@@ -218,6 +244,14 @@ struct Cluster {
     releasing: Cell<usize>,
     /// Is told when nothing is left to tell other servers.
     finishing: RefCell<Option<std_mpsc::Sender<()>>>,
+    nodes: RefCell<Nodes>,
+    teller: RefCell<Teller>,
+    /// When names of servers that are gone are looked for, if at all.
+    sweeps_at_ms: Cell<Option<u64>>,
+    /// Rooms with folded notices of this thread, and when they are due.
+    folded: RefCell<Vec<(u64, Arc<Room>)>>,
+    /// Whether the log of names has been made again since it was last read.
+    names_are_new: Cell<bool>,
     /// Whether the connection is lost, or the log is not as it has to be.
     away: Cell<bool>,
     /// Looks whether the log is there again.
@@ -257,8 +291,15 @@ impl Cluster {
             }
             tokio::time::sleep(PAUSE).await;
         };
-        let is_another = self.created.replace(created.clone()) != created;
+        let before = self.created.replace(created.clone());
+        let is_another = |namespace| match namespace {
+            Namespace::Chat => before.messages != created.messages,
+            Namespace::Raw => before.raw != created.raw,
+        };
+        self.names_are_new.set(before.names != created.names);
         self.away.set(false);
+        self.nodes.borrow_mut().resumed(Self::now().monotonic_ms);
+        self.teller.borrow_mut().tell_all();
         info!("connected to {} again (--cluster)", self.settings.servers.join(","));
         let follows: Vec<_> = self.follows.borrow().iter().map(|(key, f)| (Rc::clone(key), Rc::clone(f))).collect();
         for (key, following) in follows {
@@ -266,7 +307,7 @@ impl Cluster {
             let mut steps = Vec::new();
             {
                 let mut follow = following.follow.borrow_mut();
-                if is_another {
+                if is_another(following.namespace) {
                     follow.forget(&mut steps)
                 } else {
                     follow.reconnected(&mut steps)
@@ -297,6 +338,7 @@ impl Cluster {
         if self.releasing.get() == 0 && self.pending.borrow().is_empty() {
             let finishing = self.finishing.take();
             if let Some(told) = finishing {
+                self.tell(true).await;
                 // The server may have waited long enough.
                 let _ = told.send(());
             }

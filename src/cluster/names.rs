@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::task::spawn_local;
+
 use super::nats::names::{Claim, Known, Question, name_change, question};
 use super::nats::{Message, Unreachable};
 use super::record::token;
 use super::{Cluster, Following};
-use crate::limits::cluster::CLAIMS_MAX;
+use crate::limits::cluster::{CLAIMS_MAX, TICK};
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 use crate::room::Room;
@@ -19,10 +21,12 @@ use crate::room::inbox::{NotOpened, Order};
 use crate::room::outward::Joiner;
 
 /// A name that a member of this server has claimed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Held {
+    /// Where the claim stands in the stream.
     at: u64,
     member: MemberId,
+    name: Name,
 }
 
 /// The claims of this server, by room and user.
@@ -31,9 +35,9 @@ pub(super) type HeldNames = HashMap<(Rc<str>, String), Held>;
 /// The names of a room that other servers' members have. Pure.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    /// Where the last change of each stands in the stream, and the name if it is taken elsewhere. Those that are free are kept
+    /// Where the last change of each stands in the stream; the name and its server, if it is taken elsewhere. Those that are free are kept
     /// only while the room's names are loaded: older changes may still arrive.
-    by_user: HashMap<String, (u64, Option<Name>)>,
+    by_user: HashMap<String, (u64, Option<(Name, u64)>)>,
     is_loaded: bool,
 }
 
@@ -45,7 +49,14 @@ impl Names {
 
     /// The names that are taken elsewhere.
     pub(super) fn taken(&self) -> impl Iterator<Item = &Name> {
-        self.by_user.values().filter_map(|(_, name)| name.as_ref())
+        self.by_user.values().filter_map(|(_, taken)| taken.as_ref().map(|(name, _)| name))
+    }
+
+    /// The names that members of these servers have, and where the claims stand.
+    pub(super) fn of(&self, nodes: &[u64]) -> Vec<(String, u64, Name)> {
+        let taken = self.by_user.iter().filter_map(|(user, (at, taken))| Some((user, *at, taken.as_ref()?)));
+        let theirs = taken.filter(|(.., (_, node))| nodes.contains(node));
+        theirs.map(|(user, at, (name, _))| (user.clone(), at, name.clone())).collect()
     }
 
     /// Something is known about a name. Returns what the room has to be told: the name, and whether it is taken.
@@ -54,16 +65,17 @@ impl Names {
         if before.is_some_and(|(at, _)| *at >= known.at) {
             return None;
         }
-        let elsewhere = known.claim.filter(|claim| claim.node != own).and_then(|claim| Name::user(&claim.user).ok());
-        let before = before.and_then(|(_, name)| name.clone());
+        let elsewhere = known.claim.filter(|claim| claim.node != own);
+        let elsewhere = elsewhere.and_then(|claim| Some((Name::user(&claim.user).ok()?, claim.node)));
+        let before = before.and_then(|(_, taken)| taken.clone());
         if elsewhere.is_none() && self.is_loaded {
             self.by_user.remove(&known.user);
         } else {
             self.by_user.insert(known.user, (known.at, elsewhere.clone()));
         }
         match (before, elsewhere) {
-            (_, Some(name)) => Some((name, true)),
-            (Some(name), None) => Some((name, false)),
+            (_, Some((name, _))) => Some((name, true)),
+            (Some((name, _)), None) => Some((name, false)),
             (None, None) => None,
         }
     }
@@ -73,12 +85,12 @@ impl Names {
         let listed: std::collections::HashSet<String> = all.iter().map(|known| known.user.clone()).collect();
         let newest = all.iter().map(|known| known.at).max().unwrap_or(0);
         let mut changes: Vec<_> = all.into_iter().filter_map(|known| self.learn(known, own)).collect();
-        self.by_user.retain(|user, (at, name)| {
+        self.by_user.retain(|user, (at, taken)| {
             let is_gone = *at <= newest && !listed.contains(user);
-            if let Some(name) = name.take_if(|_| is_gone) {
+            if let Some((name, _)) = taken.take_if(|_| is_gone) {
                 changes.push((name, false));
             }
-            name.is_some()
+            taken.is_some()
         });
         self.is_loaded = true;
         changes
@@ -104,7 +116,8 @@ impl Cluster {
         for _ in 0..CLAIMS_MAX {
             let written = self.log.write_name(key, &token, before, Some(&claim)).await.map_err(unavailable)?;
             if let Some(at) = written {
-                self.held.borrow_mut().insert((Rc::clone(key), token), Held { at, member });
+                let held = Held { at, member, name: user.clone() };
+                self.held.borrow_mut().insert((Rc::clone(key), token), held);
                 return Ok(());
             }
             let known = self.log.name(key, &token).await.map_err(unavailable)?;
@@ -154,18 +167,88 @@ impl Cluster {
     }
 
     /// A name of a followed room has changed.
-    pub(super) fn name_changed(&self, following: &Following, message: &Message) {
-        let Some(known) = name_change(message) else { return };
+    pub(super) fn name_changed(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, message: &Message) {
+        if let Some(known) = name_change(message) {
+            self.learned(key, following, known);
+        }
+    }
+
+    /// Something is known about a name of a followed room.
+    pub(super) fn learned(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, known: Known) {
+        self.meet(&known);
+        let is_ours = known.claim.as_ref().is_some_and(|claim| claim.node == self.settings.node);
+        let is_held = |held: &Held| !is_ours && held.at < known.at;
+        if self.held.borrow().get(&(Rc::clone(key), known.user.clone())).is_some_and(is_held) {
+            drop(spawn_local(Rc::clone(self).claim_again(Rc::clone(key), Rc::clone(following), known.user.clone())));
+        }
         let change = following.names.borrow_mut().learn(known, self.settings.node);
         self.tell_names(following, change);
     }
 
-    /// Reads all names of a room.
-    pub(super) async fn load_names(&self, key: &str, following: &Following) -> Result<(), Unreachable> {
+    /// A name names its server.
+    fn meet(&self, known: &Known) {
+        if let Some(claim) = known.claim.as_ref().filter(|claim| claim.node != self.settings.node) {
+            self.nodes.borrow_mut().met(claim.node, Self::now().monotonic_ms);
+        }
+    }
+
+    /// Reads all names of a room. Members of this server whose names are not among them claim them again.
+    pub(super) async fn load_names(
+        self: &Rc<Self>,
+        key: &Rc<str>,
+        following: &Rc<Following>,
+    ) -> Result<(), Unreachable> {
+        let held: Vec<(String, u64)> = {
+            let held = self.held.borrow();
+            held.iter().filter(|((room, _), _)| room == key).map(|((_, user), held)| (user.clone(), held.at)).collect()
+        };
         let all = self.log.names(key).await?;
+        all.iter().for_each(|known| self.meet(known));
+        let listed: HashMap<&str, u64> = all.iter().map(|known| (known.user.as_str(), known.at)).collect();
+        for (user, at) in held {
+            if listed.get(user.as_str()) != Some(&at) {
+                drop(spawn_local(Rc::clone(self).claim_again(Rc::clone(key), Rc::clone(following), user)));
+            }
+        }
         let changes = following.names.borrow_mut().load(all, self.settings.node);
         self.tell_names(following, changes);
         Ok(())
+    }
+
+    /// The log doesn't say any more that a member of this server has its name: the others had given this server up, or the log has
+    /// forgotten. The member gets its name again, unless it is taken.
+    async fn claim_again(self: Rc<Self>, key: Rc<str>, following: Rc<Following>, user: String) {
+        let name = (Rc::clone(&key), user.clone());
+        let held = || self.held.borrow().get(&name).cloned();
+        let Some(Held { member, name: display, .. }) = held() else { return };
+        let is_still_held = || held().is_some_and(|held| held.member == member);
+        while is_still_held() {
+            let Ok(known) = self.log.name(&key, &user).await else {
+                tokio::time::sleep(TICK).await;
+                continue;
+            };
+            let is_its = |claim: &Claim| claim.node == self.settings.node && claim.member() == member;
+            if !is_still_held() || known.claim.as_ref().is_some_and(is_its) {
+                return;
+            }
+            if known.claim.is_some() {
+                self.held.borrow_mut().remove(&name);
+                return self.order(member.shard, Order::NameLost { member });
+            }
+            let claim = Claim::new(self.settings.node, member, display.as_str());
+            if let Ok(Some(at)) = self.log.write_name(&key, &user, known.at, Some(&claim)).await {
+                if !is_still_held() {
+                    // It has left meanwhile.
+                    let _ = self.log.write_name(&key, &user, at, None).await;
+                    return;
+                }
+                self.held.borrow_mut().insert(name.clone(), Held { at, member, name: display.clone() });
+                if !self.names_are_new.get() {
+                    self.announce(&following, &display, true);
+                }
+                return;
+            }
+        }
     }
 
     fn tell_names(&self, following: &Following, changes: impl IntoIterator<Item = (Name, bool)>) {

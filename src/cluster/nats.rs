@@ -17,10 +17,16 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 pub(super) mod names;
+pub(super) mod nodes;
 
 use super::Settings;
-use super::record::{Heading, Record};
-use crate::limits::cluster::{BATCH_RECORDS, CONNECT_TIME_MAX, LAG_PAUSE, PAYLOAD_BYTES_MIN, REPLY_TIME_MAX};
+use super::record::{Content, Heading, Record, split};
+use crate::frame::encode;
+use crate::limits::cluster::{
+    BATCH_RECORDS, CONNECT_TIME_MAX, HEADER_BYTES_MAX, LAG_PAUSE, PAYLOAD_BYTES_MIN, RAW_AGE_MS, RAW_BYTES_MAX,
+    RAW_RECORDS_MAX, REPLY_TIME_MAX,
+};
+use crate::protocol::Namespace;
 
 /// Headers of ours.
 const HEADING: &str = "H";
@@ -39,6 +45,21 @@ pub(super) enum Ack {
     Later,
     /// Never.
     Refused,
+}
+
+/// When the streams were made: another time means that they have been made again, without what was in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Created {
+    pub(super) messages: String,
+    pub(super) raw: String,
+    pub(super) names: String,
+}
+
+/// Where the records of a room are: the stream's name, without that of the cluster, and its subjects.
+struct Places {
+    stream: &'static str,
+    stored: String,
+    republished: String,
 }
 
 /// A connection to the log.
@@ -93,8 +114,8 @@ impl Nats {
         Ok(Self { client, jetstream, name: settings.name.clone(), answers })
     }
 
-    /// Makes the streams, or checks that they are as they should be. Returns when that of the messages was made.
-    pub(super) async fn prepare(&self, settings: &Settings) -> Result<String, String> {
+    /// Makes the streams, or checks that they are as they should be. Returns when they were made.
+    pub(super) async fn prepare(&self, settings: &Settings) -> Result<Created, String> {
         let messages = stream::Config {
             name: format!("{}_chat", self.name),
             subjects: vec![self.subject("c", ">")],
@@ -114,7 +135,8 @@ impl Nats {
             }),
             ..stream::Config::default()
         };
-        self.prepare_stream(self.names_stream()).await?;
+        let names = self.prepare_stream(self.names_stream()).await?;
+        let raw = self.prepare_stream(self.raw_stream()).await?;
         let info = self.prepare_stream(messages).await?;
         if !info.config.allow_message_counter {
             let name = info.config.name;
@@ -122,7 +144,36 @@ impl Nats {
                 "the stream {name} doesn't count its messages, which --cluster needs: update the server"
             ));
         }
-        Ok(info.created.to_string())
+        let [messages, raw, names] = [info, raw, names].map(|info| info.created.to_string());
+        Ok(Created { messages, raw, names })
+    }
+
+    /// Raw messages are kept only until all servers have read them.
+    fn raw_stream(&self) -> stream::Config {
+        stream::Config {
+            name: format!("{}_raw", self.name),
+            subjects: vec![self.subject("r", ">")],
+            storage: stream::StorageType::Memory,
+            max_messages_per_subject: RAW_RECORDS_MAX as i64,
+            max_age: Duration::from_millis(RAW_AGE_MS),
+            max_bytes: RAW_BYTES_MAX,
+            max_messages: -1,
+            max_consumers: -1,
+            num_replicas: 1,
+            duplicate_window: Duration::from_millis(RAW_AGE_MS),
+            allow_direct: true,
+            republish: Some(stream::Republish {
+                source: self.subject("r", ">"),
+                destination: self.subject("s", ">"),
+                headers_only: false,
+            }),
+            ..stream::Config::default()
+        }
+    }
+
+    /// Bytes of the longest raw message that the server takes.
+    pub(super) fn raw_bytes_max(&self) -> usize {
+        self.client.server_info().max_payload - HEADER_BYTES_MAX
     }
 
     async fn prepare_stream(&self, wanted: stream::Config) -> Result<stream::Info, String> {
@@ -140,16 +191,22 @@ impl Nats {
     }
 
     /// Publishes a record. The answer arrives with [`Nats::answers`].
-    pub(super) async fn publish(&self, room: &str, heading: &Heading, json: &str) -> Result<(), Unreachable> {
+    pub(super) async fn publish(&self, room: &str, heading: &Heading, content: &Content) -> Result<(), Unreachable> {
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Incr", if heading.kind.counts() { "+1" } else { "+0" });
         headers.insert("Nats-Msg-Id", format!("{:x}-{}", heading.node, heading.number));
         headers.insert(HEADING, heading.write());
-        if !json.is_empty() {
-            headers.insert(BODY, json);
-        }
-        let (subject, answer) = (self.subject("c", room), format!("{}.{}", self.answers, heading.number));
-        let sent = self.client.publish_with_reply_and_headers(subject, answer, headers, Bytes::new()).await;
+        let body = match content {
+            Content::Json(json) => {
+                headers.insert("Nats-Incr", if heading.kind.counts() { "+1" } else { "+0" });
+                if !json.is_empty() {
+                    headers.insert(BODY, json.as_str());
+                }
+                Bytes::new()
+            }
+            Content::Frame(frame) => frame.slice_ref(encode::split(frame).0),
+        };
+        let (subject, answer) = (self.places(room).stored, format!("{}.{}", self.answers, heading.number));
+        let sent = self.client.publish_with_reply_and_headers(subject, answer, headers, body).await;
         sent.map_err(|_| Unreachable)
     }
 
@@ -160,7 +217,7 @@ impl Nats {
 
     /// The records of a room from now on.
     pub(super) async fn follow(&self, room: &str) -> Result<Subscriber, Unreachable> {
-        let subscriber = self.client.subscribe(self.subject("d", room)).await.map_err(|_| Unreachable)?;
+        let subscriber = self.client.subscribe(self.places(room).republished).await.map_err(|_| Unreachable)?;
         timeout(REPLY_TIME_MAX, self.client.flush()).await.ok().and_then(Result::ok).ok_or(Unreachable)?;
         Ok(subscriber)
     }
@@ -172,8 +229,9 @@ impl Nats {
         from: Option<u64>,
         since_ms: u64,
     ) -> Result<(Vec<Record>, u64), Unreachable> {
-        let subject = self.subject("c", room);
-        let stream = self.jetstream.get_stream_no_info(format!("{}_chat", self.name)).await.map_err(|_| Unreachable)?;
+        let Places { stream: name, stored: subject, .. } = self.places(room);
+        let stream =
+            self.jetstream.get_stream_no_info(format!("{}_{name}", self.name)).await.map_err(|_| Unreachable)?;
         // The leader's: it has seen everything that was acknowledged.
         let last = match stream.get_last_raw_message_by_subject(&subject).await {
             Ok(last) => last,
@@ -193,7 +251,7 @@ impl Nats {
         let mut next = from;
         // Other servers than the leader answer this, and may lag.
         for _ in 0..100 {
-            let batch = self.batch(&subject, next, &since).await?;
+            let batch = self.batch(name, &subject, next, &since).await?;
             let is_empty = batch.is_empty();
             records.extend(batch);
             let reached = records.last().map_or(0, |record| record.at);
@@ -219,13 +277,19 @@ impl Nats {
         Ok(is_fresh || self.names(room).await?.iter().any(|known| known.claim.is_some()))
     }
 
-    async fn batch(&self, subject: &str, from: Option<u64>, since: &str) -> Result<Vec<Record>, Unreachable> {
+    async fn batch(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: Option<u64>,
+        since: &str,
+    ) -> Result<Vec<Record>, Unreachable> {
         let question = match from {
             Some(from) => json!({"seq": from, "next_by_subj": subject, "batch": BATCH_RECORDS}),
             None => json!({"start_time": since, "next_by_subj": subject, "batch": BATCH_RECORDS}),
         };
         let without_link = |message: &Message| record(message).map(|record| Record { before: None, ..record });
-        self.ask_batch("chat", &question, without_link).await
+        self.ask_batch(stream, &question, without_link).await
     }
 
     /// Reads messages of a stream, from any server that has them.
@@ -249,6 +313,16 @@ impl Nats {
                 Some(_) => return Err(Unreachable),
             }
         }
+    }
+
+    /// Where the records of a room are.
+    fn places(&self, room: &str) -> Places {
+        let (namespace, token) = split(room);
+        let (stream, stored, republished) = match namespace {
+            Namespace::Chat => ("chat", "c", "d"),
+            Namespace::Raw => ("raw", "r", "s"),
+        };
+        Places { stream, stored: self.subject(stored, token), republished: self.subject(republished, token) }
     }
 
     fn subject(&self, kind: &str, room: &str) -> String {
@@ -280,9 +354,15 @@ fn stored(headers: &HeaderMap, at: u64, unix_ms: u64, payload: &[u8]) -> Option<
         val: &'a str,
     }
     let heading = Heading::read(headers.get(HEADING)?.as_str())?;
-    let json = headers.get(BODY).map(|json| json.as_str().to_owned()).unwrap_or_default();
-    let value = serde_json::from_slice::<Count<'_>>(payload).ok()?.val.parse().ok()?;
-    Some(Record { at, before: None, value, unix_ms, heading, json })
+    let (value, content) = match heading.kind.opcode() {
+        Some(opcode) => (0, Content::Frame(encode::frame(opcode, payload))),
+        None => {
+            let value = serde_json::from_slice::<Count<'_>>(payload).ok()?.val.parse().ok()?;
+            let json = headers.get(BODY).map(|json| json.as_str().to_owned()).unwrap_or_default();
+            (value, Content::Json(json))
+        }
+    };
+    Some(Record { at, before: None, value, unix_ms, heading, content })
 }
 
 /// The number of a record, and the log's answer to it.

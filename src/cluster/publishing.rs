@@ -6,8 +6,9 @@ use std::time::Instant;
 use tokio::task::spawn_local;
 
 use super::nats::Ack;
-use super::record::{Heading, Kind, token};
+use super::record::{Content, Heading, Kind, key};
 use super::{Cluster, Pending, Waiter};
+use crate::frame::encode;
 use crate::limits::cluster::{LOAD_TIME_MAX, MISSING_TIME, REPLY_TIME_MAX};
 use crate::room::inbox::{Order, Unavailable};
 use crate::room::outward::{Asker, Outbound};
@@ -16,12 +17,15 @@ impl Cluster {
     pub(super) async fn outbound(self: &Rc<Self>, outbound: Outbound) {
         match outbound {
             Outbound::Publish(number, submission) => {
-                let (room, epoch) = (token(submission.room.key()), submission.room.epoch());
-                let heading = Heading { kind: Kind::Message, epoch: Some(epoch), node: self.settings.node, number };
-                let (json, asker) = submission.into_parts();
-                let room = room.into();
+                let (room, epoch) = (key(submission.room.namespace(), submission.room.key()), submission.room.epoch());
+                let (content, asker) = submission.into_parts();
+                let kind = match &content {
+                    Content::Json(_) => Kind::Message,
+                    Content::Frame(frame) => Kind::of_raw(encode::opcode(frame)),
+                };
+                let heading = Heading { kind, epoch: Some(epoch), node: self.settings.node, number };
                 let goes = self.outgoing.borrow_mut().submit(&room, number, Self::now().monotonic_ms);
-                self.wait_for(room, heading, json, Some(asker));
+                self.wait_for(room, heading, content, Some(asker));
                 match (goes, self.away.get()) {
                     (true, false) => self.send(number).await,
                     (true, true) => self.not_now(number),
@@ -29,8 +33,8 @@ impl Cluster {
                 }
             }
             Outbound::Open { namespace, name, joiner } => self.open(namespace, name, Waiter::Join(joiner)),
-            Outbound::Find { namespace, name, found } => {
-                drop(spawn_local(Rc::clone(self).find(namespace, name, found)));
+            Outbound::Find { namespace, name, finder } => {
+                drop(spawn_local(Rc::clone(self).find(namespace, name, finder)));
             }
             Outbound::Finish(told) => *self.finishing.borrow_mut() = Some(told),
             Outbound::Release { room, user, member } => {
@@ -40,16 +44,16 @@ impl Cluster {
         }
     }
 
-    pub(super) fn wait_for(&self, room: Rc<str>, heading: Heading, json: String, asker: Option<Asker>) {
-        let pending = Pending { room, heading, json, asker, since: Instant::now(), stored: None };
+    pub(super) fn wait_for(&self, room: Rc<str>, heading: Heading, content: Content, asker: Option<Asker>) {
+        let pending = Pending { room, heading, content, asker, since: Instant::now(), stored: None };
         self.pending.borrow_mut().insert(heading.number, pending);
     }
 
     /// Sends a message to the log, perhaps again.
     pub(super) async fn send(&self, number: u64) {
-        let message = self.pending.borrow().get(&number).map(|p| (Rc::clone(&p.room), p.heading, p.json.clone()));
-        let Some((room, heading, json)) = message else { return };
-        if self.log.publish(&room, &heading, &json).await.is_err() {
+        let message = self.pending.borrow().get(&number).map(|p| (Rc::clone(&p.room), p.heading, p.content.clone()));
+        let Some((room, heading, content)) = message else { return };
+        if self.log.publish(&room, &heading, &content).await.is_err() {
             self.not_now(number);
         }
     }
@@ -85,7 +89,7 @@ impl Cluster {
     /// Nothing is known about a message, and nothing will be: tells its publisher.
     pub(super) fn give_up(self: &Rc<Self>, number: u64) {
         let Some(pending) = self.pending.borrow_mut().remove(&number) else { return };
-        let Pending { room, json, asker, heading, .. } = pending;
+        let Pending { room, content, asker, heading, .. } = pending;
         if heading.kind == Kind::Life {
             let following = self.follows.borrow().get(&room).cloned();
             let mut steps = Vec::new();
@@ -93,7 +97,7 @@ impl Cluster {
             following.iter().for_each(|following| self.carry_out(&room, following, std::mem::take(&mut steps)));
         }
         let Some(asker) = asker else { return };
-        self.outward.settled(json.len());
+        self.outward.settled(content.len());
         match asker {
             Asker::Shard(shard) => self.order(shard, Order::Settled { number, outcome: Err(Unavailable) }),
             // The request may have been given up, too.

@@ -3,12 +3,20 @@
 //! The log counts the records of each room, and the count is the message's `Seq`. A record has two headers of ours: `H` says what
 //! it is and who published it, `B` is the frame's JSON, still without `Seq`, `Epoch` and `Ts`.
 
+use std::rc::Rc;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use sha1::{Digest, Sha1};
 
+use crate::frame::OpCode;
+use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 use crate::protocol::position::Epoch;
+pub(super) use crate::room::outward::Content;
+
+/// Before the token of a raw room.
+const RAW: char = '=';
 
 /// Version of the headers: a node ignores records of another one, and is not ready.
 const VERSION: &str = "1";
@@ -22,10 +30,29 @@ pub(super) enum Kind {
     Touch,
     /// A new life of the room begins after it; not shown, and not counted.
     Life,
+    /// A message of a raw room, as text.
+    Text,
+    /// The same, as bytes.
+    Binary,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 3] = [(Self::Message, "m"), (Self::Touch, "t"), (Self::Life, "e")];
+    const ALL: [(Self, &'static str); 5] =
+        [(Self::Message, "m"), (Self::Touch, "t"), (Self::Life, "e"), (Self::Text, "x"), (Self::Binary, "b")];
+
+    /// That of a raw message.
+    pub(super) fn of_raw(opcode: OpCode) -> Self {
+        if opcode == OpCode::Text { Self::Text } else { Self::Binary }
+    }
+
+    /// How a raw message is sent on; `None` for all others.
+    pub(super) fn opcode(self) -> Option<OpCode> {
+        match self {
+            Self::Text => Some(OpCode::Text),
+            Self::Binary => Some(OpCode::Binary),
+            Self::Message | Self::Touch | Self::Life => None,
+        }
+    }
 
     fn as_str(self) -> &'static str {
         Self::ALL.into_iter().find_map(|(kind, word)| (kind == self).then_some(word)).expect("all kinds are listed")
@@ -93,8 +120,8 @@ pub(super) struct Record {
     /// When the log stored it, in milliseconds since 1970.
     pub(super) unix_ms: u64,
     pub(super) heading: Heading,
-    /// The frame's JSON up to `Seq`; empty if the record is not shown.
-    pub(super) json: String,
+    /// What is shown; of other records at most the room's name.
+    pub(super) content: Content,
 }
 
 impl Record {
@@ -102,6 +129,19 @@ impl Record {
     pub(super) fn is_first(&self) -> bool {
         self.before == Some(0) && self.value == u64::from(self.heading.kind.counts())
     }
+}
+
+/// What a room is called here: its token, behind a sign that no token has if it is raw.
+pub(super) fn key(namespace: Namespace, name: &Name) -> Rc<str> {
+    match namespace {
+        Namespace::Chat => token(name).into(),
+        Namespace::Raw => format!("{RAW}{}", token(name)).into(),
+    }
+}
+
+/// The kind and the token of a room.
+pub(super) fn split(key: &str) -> (Namespace, &str) {
+    key.strip_prefix(RAW).map_or((Namespace::Chat, key), |token| (Namespace::Raw, token))
 }
 
 /// The name of a room or a user as one token of a subject: names that are equal have the same one.
@@ -123,7 +163,7 @@ mod tests {
         let unknown = Heading { kind: Kind::Life, epoch: None, ..heading };
         assert_eq!(unknown.write(), "1;e;-;0000000000000007;12");
         for other in
-            ["", "2;m;-;0000000000000007;1", "1;x;-;0000000000000007;1", "1;m;-;7;1", "1;m;-;0000000000000007;01"]
+            ["", "2;m;-;0000000000000007;1", "1;z;-;0000000000000007;1", "1;m;-;7;1", "1;m;-;0000000000000007;01"]
         {
             assert_eq!(Heading::read(other), None, "{other}");
         }
@@ -141,7 +181,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headings_come_back(kind in 0..3usize, epoch: Option<u64>, node: u64, number: u64) {
+        fn headings_come_back(kind in 0..5usize, epoch: Option<u64>, node: u64, number: u64) {
             let heading = Heading { kind: Kind::ALL[kind].0, epoch, node, number };
             prop_assert_eq!(Heading::read(&heading.write()), Some(heading));
         }

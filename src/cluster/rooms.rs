@@ -6,37 +6,48 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
-use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
-use super::follow::{Follow, Step};
-use super::record::{Heading, Kind, Record, token};
-use super::{Cluster, Following, Task, Waiter, nats};
+use super::follow::{Follow, Following as Follows, Step};
+use super::raw::RawFollow;
+use super::record::{Content, Heading, Kind, Record};
+use super::{Cluster, Following, Task, Waiter, nats, record};
 use crate::clock::Time;
 use crate::limits::cluster::{LOAD_TIME_MAX, TICK};
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
-use crate::room::inbox::{NotOpened, Order, Unavailable};
-use crate::room::outward::{Asker, Found, Joiner};
+use crate::room::inbox::{Found, NotOpened, Order, Unavailable};
+use crate::room::outward::{Asker, Finder, Joiner};
 use crate::room::{Placed, Wakes};
 
 impl Cluster {
     /// A program wants to publish in a room that has no members here.
-    pub(super) async fn find(self: Rc<Self>, namespace: Namespace, name: Name, found: oneshot::Sender<Found>) {
-        let key = token(&name);
+    pub(super) async fn find(self: Rc<Self>, namespace: Namespace, name: Name, finder: Finder) {
+        let key = record::key(namespace, &name);
         let since = Self::now().unix_ms.saturating_sub(self.settings.replay_age_ms);
-        let is_followed = self.follows.borrow().contains_key(key.as_str());
+        let is_followed = self.follows.borrow().contains_key(&key);
+        if namespace == Namespace::Raw {
+            // Nothing of it is kept: whether somebody has just joined it elsewhere, nobody knows.
+            return self.open(namespace, name, Waiter::Find(finder));
+        }
         match self.log.is_there(&key, since).await {
+            Err(_) => self.tell_finder(finder, Err(Unavailable)),
+            Ok(false) if !is_followed => self.tell_finder(finder, Ok(None)),
+            Ok(_) => self.open(namespace, name, Waiter::Find(finder)),
+        }
+    }
+
+    fn tell_finder(&self, finder: Finder, room: Found) {
+        match finder {
+            Finder::Member(member) => self.order(member.shard, Order::Found { member, room }),
             // The request may have been given up.
-            Err(_) => drop(found.send(Err(Unavailable))),
-            Ok(false) if !is_followed => drop(found.send(Ok(None))),
-            Ok(_) => self.open(namespace, name, Waiter::Find(found)),
+            Finder::Outside(found) => drop(found.send(room)),
         }
     }
 
     /// A room is wanted: it is loaded unless it is there.
     pub(super) fn open(self: &Rc<Self>, namespace: Namespace, name: Name, waiter: Waiter) {
-        let key: Rc<str> = token(&name).into();
+        let key = record::key(namespace, &name);
         let known = self.follows.borrow().get(&key).cloned();
         if let Some(following) = known {
             let is_there = following.room.borrow().strong_count() > 0 || !following.waiting.borrow().is_empty();
@@ -46,7 +57,16 @@ impl Cluster {
             }
             // It has been forgotten here, and is loaded anew.
         }
-        let (follow, step) = Follow::begin();
+        let (follow, step): (Box<dyn Follows>, Step) = match namespace {
+            Namespace::Chat => {
+                let (follow, step) = Follow::begin();
+                (Box::new(follow), step)
+            }
+            Namespace::Raw => {
+                let (follow, step) = RawFollow::begin();
+                (Box::new(follow), step)
+            }
+        };
         let following = Rc::new(Following {
             namespace,
             name,
@@ -86,7 +106,7 @@ impl Cluster {
                 }
                 Some(message) = names.next() => {
                     let Some(following) = following.upgrade() else { return };
-                    self.name_changed(&following, &message);
+                    self.name_changed(&key, &following, &message);
                 }
                 else => return,
             }
@@ -114,7 +134,7 @@ impl Cluster {
                 let room = Arc::clone(&room);
                 match waiter {
                     Waiter::Join(joiner) => drop(spawn_local(Rc::clone(self).admit(Rc::clone(key), room, joiner))),
-                    Waiter::Find(found) => drop(found.send(Ok(Some(room)))),
+                    Waiter::Find(finder) => self.tell_finder(finder, Ok(Some(room))),
                 }
             }
         }
@@ -125,7 +145,8 @@ impl Cluster {
         for step in steps {
             match step {
                 Step::Place { epoch, record } => self.place(following, epoch, &record, &mut wakes),
-                Step::Ready { epoch, last_seq } => self.ready(following, epoch, last_seq, &mut wakes),
+                Step::Ready { epoch, last_seq, name } => self.ready(following, epoch, last_seq, name, &mut wakes),
+                Step::Lose => following.room.borrow().upgrade().iter().for_each(|room| room.lose()),
                 Step::Fetch { from } => {
                     let fetch = Rc::clone(self).fetch(Rc::clone(key), Rc::downgrade(following), from);
                     following.fetcher.start(fetch);
@@ -133,7 +154,9 @@ impl Cluster {
                 Step::BeginLife { instead_of } => {
                     let number = self.outward.next_number();
                     let heading = Heading { kind: Kind::Life, epoch: instead_of, node: self.settings.node, number };
-                    self.wait_for(Rc::clone(key), heading, String::new(), None);
+                    let name = serde_json::to_string(following.name.as_str()).expect("a name is JSON");
+                    let content = Content::Json(format!("{{\"Room\":{name}"));
+                    self.wait_for(Rc::clone(key), heading, content, None);
                     let cluster = Rc::clone(self);
                     drop(spawn_local(async move { cluster.send(number).await }));
                 }
@@ -146,35 +169,58 @@ impl Cluster {
 
     /// A message has its number: it goes to the members here, and its publisher is told.
     pub(super) fn place(self: &Rc<Self>, following: &Following, epoch: u64, record: &Record, wakes: &mut Wakes) {
-        let place = Placed { seq: record.value, epoch };
+        let room = following.room.borrow().upgrade();
         let mut asked = None;
+        let mut outside = None;
         let is_ours = record.heading.node == self.settings.node;
         let pending = is_ours.then(|| self.pending.borrow_mut().remove(&record.heading.number)).flatten();
         if let Some(pending) = pending {
             let given_up = self.outgoing.borrow_mut().stored(&pending.room, record.heading.number);
             given_up.into_iter().for_each(|number| self.give_up(number));
-            self.outward.settled(pending.json.len());
+            self.outward.settled(pending.content.len());
             match pending.asker {
                 Some(Asker::Shard(shard)) => asked = Some((shard, record.heading.number)),
-                Some(Asker::Outside(asker)) => drop(asker.send(Ok(place))),
+                Some(Asker::Outside(asker)) => outside = Some(asker),
                 None => {}
             }
         }
-        let Some(room) = following.room.borrow().upgrade() else { return };
         let now = Self::now();
         let age_ms = now.unix_ms.saturating_sub(record.unix_ms);
         let at = Time { unix_ms: record.unix_ms, monotonic_ms: now.monotonic_ms.saturating_sub(age_ms) };
-        room.place(place, &record.json, at, asked, wakes);
+        let place = match (&record.content, &room) {
+            (Content::Json(json), room) => {
+                let place = Placed { seq: record.value, epoch };
+                room.iter().for_each(|room| room.place(place, json, at, asked, wakes));
+                place
+            }
+            (Content::Frame(frame), Some(room)) => room.place_frame(frame, at, asked, wakes),
+            (Content::Frame(_), None) => return,
+        };
+        if let Some(asker) = outside {
+            // The request may have been given up.
+            let _ = asker.send(Ok(place));
+        }
     }
 
     /// The room is loaded, or begins a new life.
-    pub(super) fn ready(&self, following: &Following, epoch: u64, last_seq: u64, wakes: &mut Wakes) {
+    pub(super) fn ready(
+        &self,
+        following: &Following,
+        epoch: u64,
+        last_seq: u64,
+        name: Option<String>,
+        wakes: &mut Wakes,
+    ) {
         let known = following.room.borrow().upgrade();
         let waits = !following.waiting.borrow().is_empty();
-        let room =
-            known.or_else(|| waits.then(|| self.registry.open(following.namespace, &following.name, Self::now())));
+        // All servers write it as the log does.
+        let name = name.and_then(|name| Name::room(&name).ok()).filter(|name| *name == following.name);
+        let name = name.unwrap_or_else(|| following.name.clone());
+        let room = known.or_else(|| waits.then(|| self.registry.open(following.namespace, &name, Self::now())));
         let Some(room) = room else { return };
-        room.begin_life(epoch, last_seq, wakes);
+        if following.namespace == Namespace::Chat {
+            room.begin_life(epoch, last_seq, wakes);
+        }
         let before = std::mem::replace(&mut *following.room.borrow_mut(), Arc::downgrade(&room));
         if before.strong_count() == 0 {
             following.names.borrow().taken().for_each(|name| room.set_elsewhere(name, true));
@@ -212,7 +258,7 @@ impl Cluster {
             Waiter::Join(Joiner { member, .. }) => {
                 self.order(member.shard, Order::Opened { member, room: Err(NotOpened::Unavailable) });
             }
-            Waiter::Find(found) => drop(found.send(Err(Unavailable))),
+            Waiter::Find(finder) => self.tell_finder(finder, Err(Unavailable)),
         };
         self.follows.borrow_mut().retain(|_, following| {
             following.waiting.borrow_mut().extract_if(.., is_late).for_each(|(waiter, _)| refuse(waiter));

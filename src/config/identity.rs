@@ -15,6 +15,7 @@ use crate::admission::Gate;
 use crate::http::bearer::TokenPlaces;
 use crate::http::origin::Allowed;
 use crate::identity::keys::KeySet;
+use crate::identity::rights::Rights;
 use crate::identity::{Authority, Mode, Rules, tool};
 
 /// Keys for tokens, where they come from the network.
@@ -72,13 +73,56 @@ impl Config {
         Ok((Some(Gate { authority: Arc::new(authority), places }), remote))
     }
 
+    /// The keys of files for tokens, read again; `None`: there are none, or others come from the network.
+    ///
+    /// # Errors
+    /// One sentence: a file can't be read, or has no key.
+    pub(crate) fn token_keys(&self) -> Result<Option<KeySet>, String> {
+        let from_url = self.jwks.as_deref().is_some_and(|jwks| jwks.contains("://"));
+        if self.auth == Mode::Off || from_url || !self.has_key_files() {
+            return Ok(None);
+        }
+        tool::load(&self.jwt_key, self.jwks.as_deref().map(Path::new)).map(Some)
+    }
+
+    /// Whether tokens are checked with keys of files.
+    pub(crate) fn has_key_files(&self) -> bool {
+        !self.jwt_key.is_empty() || self.jwks.as_deref().is_some_and(|jwks| !jwks.contains("://"))
+    }
+
+    /// Who gets in, and with which rights, for `hi config check`.
+    pub(super) fn identity_rights(&self) -> String {
+        let mut ways = Vec::new();
+        if !self.jwt_key.is_empty() || self.jwks.is_some() {
+            ways.push("a token".to_owned());
+        }
+        ways.extend(self.user_header.as_ref().map(|header| format!("{header} of a trusted proxy")));
+        let rules =
+            |rights: &Rights| if rights.to_string().is_empty() { "nothing".to_owned() } else { rights.to_string() };
+        let users = format!(
+            "Users are who {} says; without rooms of their own they may: {}.",
+            ways.join(" or "),
+            rules(&self.auth_rooms)
+        );
+        match self.auth {
+            Mode::Off => "Anyone may join any room under any free name.".to_owned(),
+            Mode::Required => format!("{users} Nobody else gets in."),
+            Mode::Optional => {
+                format!(
+                    "{users} Anyone else is a guest, with a name that begins with ~, and may: {}.",
+                    rules(&self.guest_rooms)
+                )
+            }
+        }
+    }
+
     fn check_identity(&self, has_keys: bool) -> Result<(), String> {
         if !has_keys && self.user_header.is_none() {
             return Err("--auth asks who users are, and nobody says it: add --jwt-key FILE or --jwks for tokens, or --user-header \
                         for a proxy that signs users in."
                 .to_owned());
         }
-        if self.user_header.is_some() && self.trusted_proxies.iter().all(|networks| *networks == Networks::default()) {
+        if self.user_header.is_some() && Networks::all(&self.trusted_proxies).is_empty() {
             return Err(
                 "--user-header is believed from trusted proxies only, and there is none: add --trusted-proxies."
                     .to_owned(),

@@ -28,8 +28,7 @@ pub fn frame(opcode: OpCode, payload: &[u8]) -> Bytes {
 
 /// A frame like `like`, one of ours, with its payload in compressed form (RFC 7692 section 6.1).
 pub(crate) fn deflated(like: &[u8], payload: &[u8]) -> Bytes {
-    let opcode = OpCode::parse(like[0] & 0x0f).expect("a frame of ours");
-    let (mut header, header_bytes) = header(opcode, payload);
+    let (mut header, header_bytes) = header(opcode(like), payload);
     header[0] |= RSV1;
     whole((header, header_bytes), payload)
 }
@@ -56,6 +55,11 @@ pub(crate) fn split(frames: &[u8]) -> (&[u8], &[u8]) {
         len => (2, usize::from(len)),
     };
     (&frames[start..start + len], &frames[start + len..])
+}
+
+/// The opcode of a whole frame of ours.
+pub(crate) fn opcode(frame: &[u8]) -> OpCode {
+    OpCode::parse(frame[0] & 0x0f).expect("a frame of ours")
 }
 
 /// A close frame with a code and a reason (RFC 6455 section 5.5.1). A reason longer than [`CLOSE_REASON_BYTES_MAX`] is cut at

@@ -30,5 +30,15 @@ pub(crate) const MISSING_TIME: Duration = Duration::from_secs(1);
 pub(crate) const LOAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes that a message to the log may have at least, including its headers.
 pub(crate) const PAYLOAD_BYTES_MIN: usize = 128 * 1024;
-/// Longest chat message of a cluster, in bytes of WebSocket payload: it travels in a header of 64 KB, with names and keys.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 48 * 1024;
+/// Time between two signs of life of a server.
+pub(crate) const BEAT_TIME: Duration = Duration::from_secs(1);
+/// Rooms whose counts are told in one message.
+pub(crate) const BEAT_ROOMS_MAX: usize = 400;
+/// Messages of a raw room that the log keeps for servers that have missed some.
+pub(crate) const RAW_RECORDS_MAX: usize = 1024;
+/// Time for which it keeps them, in milliseconds.
+pub(crate) const RAW_AGE_MS: u64 = 30_000;
+/// Bytes that it keeps of all raw rooms.
+pub(crate) const RAW_BYTES_MAX: i64 = 64 * 1024 * 1024;
+/// Bytes of the headers of a record, at most: what a message may have less than the server of the log takes.
+pub(crate) const HEADER_BYTES_MAX: usize = 4096;

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use crate::counters::{self, Counters, Readings};
 use crate::room;
 
+pub(crate) mod addresses;
 pub(crate) mod format;
 pub(crate) mod memory;
 pub(crate) mod scrape;

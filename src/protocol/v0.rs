@@ -160,6 +160,9 @@ pub mod text {
     pub(crate) const NOT_PUBLISHED: &str =
         "The servers can't reach each other: your message may not have been delivered. Try again later.";
 
+    /// A message about a room while it isn't known whether there is one.
+    pub(crate) const NOT_REACHED: &str = "The servers can't reach each other: nothing was done. Try again later.";
+
     /// `/join` while a room can't be reached.
     pub(crate) const NOT_JOINED: &str = "Couldn't join channel: the servers can't reach each other. Try again later.";
 
@@ -175,6 +178,14 @@ pub mod text {
     /// A message beyond the rate limit.
     pub(crate) fn too_fast(per_second: u32) -> String {
         format!("Too fast: that message was not delivered. You may send {per_second} messages a second.")
+    }
+
+    /// A message beyond the rate limit of an address.
+    pub(crate) fn too_fast_together(per_second: u32) -> String {
+        format!(
+            "Too fast: that message was not delivered. All connections from your address together may send {per_second} \
+             messages a second."
+        )
     }
 }
 

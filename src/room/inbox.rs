@@ -88,6 +88,9 @@ pub struct Disconnect {
 /// What became of a message that got its number elsewhere.
 pub type Outcome = Result<Placed, Unavailable>;
 
+/// A room that several servers share; `None` if nobody is in it.
+pub type Found = Result<Option<Arc<Room>>, Unavailable>;
+
 /// The shared log could not be reached in time: the message may have been published or not, and nobody has joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unavailable;
@@ -126,6 +129,18 @@ pub enum Order {
         member: MemberId,
         /// The room, loaded; the connection's name is claimed there.
         room: Result<Arc<Room>, NotOpened>,
+    },
+    /// The room that this connection has asked about, and that had no members here.
+    Found {
+        /// The connection.
+        member: MemberId,
+        /// The room, loaded.
+        room: Found,
+    },
+    /// Close this connection with 4002: on another server somebody has got its name while this one was cut off.
+    NameLost {
+        /// The connection.
+        member: MemberId,
     },
     /// Close all members of the room with this number: it has begun a new life, and nothing that they know of it counts any more.
     Renewed {

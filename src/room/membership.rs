@@ -83,6 +83,23 @@ impl Room {
         self.count(&state);
     }
 
+    /// Announces a join or leave that its own server can't announce: it is gone, or had been given up by the others.
+    pub fn announce_elsewhere(
+        self: &Arc<Self>,
+        user: &Name,
+        is_there: bool,
+        now: Time,
+        wakes: &mut Wakes,
+    ) -> Announced {
+        let mut state = self.lock();
+        let members = state.roster.members().max(state.roster.users());
+        let announce = match is_there {
+            true => state.roster.joined(self.name(), user, now.monotonic_ms),
+            false => state.roster.left(user, members, now.monotonic_ms),
+        };
+        self.announce(&mut state, announce, now, wakes)
+    }
+
     /// Whether this member holds the name, and its peer is gone.
     pub fn has_ended(&self, user: &Name, member: MemberId) -> bool {
         self.lock().roster.has_ended(user, member)

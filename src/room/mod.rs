@@ -5,7 +5,7 @@
 //! - [`registry`]: rooms by name; `dormant`: empty rooms, kept for clients that reconnect
 //! - [`replay`]: the messages that a room keeps for these clients; `expiry`: when they become too old
 //! - [`inbox`]: messages and orders on their way to a shard
-//! - [`outward`]: messages on their way to the log that several servers share
+//! - [`outward`]: messages on their way to the log that several servers share; [`others`]: the members of those servers
 //! - [`local`]: a shard's side of its rooms; [`log`]: the frames that their members read; [`pace`]: how soon they get the next
 //! - `newest`: the newest message of each key, for members with `?latest=1`
 //!
@@ -27,6 +27,7 @@ pub(crate) mod local;
 pub mod log;
 mod membership;
 pub(crate) mod newest;
+pub mod others;
 pub mod outward;
 pub mod pace;
 pub(crate) mod presence;

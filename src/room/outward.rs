@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Room;
-use super::inbox::{Inbox, Outcome, Unavailable};
+use super::inbox::{Found, Inbox, Outcome, Unavailable};
 use super::sequencer::Unplaced;
-use crate::limits::{OUTWARD_BYTES_HELD, OUTWARD_OVERHEAD_BYTES};
+use crate::limits::{OUTWARD_BYTES_HELD, OUTWARD_OVERHEAD_BYTES, SHARED_MESSAGE_BYTES_MAX};
 use crate::protocol::name::Name;
 use crate::protocol::{MemberId, Namespace};
 
@@ -37,17 +38,58 @@ pub struct Submission {
 }
 
 impl Submission {
-    /// The message as JSON without its end (see [`crate::protocol::broadcast::Unnumbered::into_json`]), and which thread waits.
-    pub fn into_parts(self) -> (String, Asker) {
+    /// The message, and which thread waits.
+    pub fn into_parts(self) -> (Content, Asker) {
         match self.message {
-            Unplaced::Message(message) => (message.into_json(), self.asker),
-            Unplaced::Frame(_) => unreachable!("there are no raw rooms in a cluster yet"),
+            Unplaced::Message(message) => (Content::Json(message.into_json()), self.asker),
+            Unplaced::Frame(frame) => (Content::Frame(frame), self.asker),
         }
     }
 }
 
-/// A room that several servers share; `None` if nobody is in it.
-pub type Found = Result<Option<Arc<Room>>, Unavailable>;
+/// What a message is on its way through the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// That of a chat room: JSON without its end (see [`crate::protocol::broadcast::Unnumbered::into_json`]).
+    Json(String),
+    /// That of a raw room: a whole frame.
+    Frame(Bytes),
+}
+
+impl Content {
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Json(json) => json.len(),
+            Self::Frame(frame) => frame.len(),
+        }
+    }
+
+    /// Whether there is nothing to show.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The room's name, as it is written in a message of a chat room.
+    pub fn room(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Named {
+            room: String,
+        }
+        let Self::Json(json) = self else { return None };
+        serde_json::from_str(&format!("{json}}}")).ok().map(|Named { room }| room)
+    }
+}
+
+/// What looks for a room that has no members here.
+#[derive(Debug)]
+pub enum Finder {
+    /// A connection, whose shard gets [`Order::Found`](super::inbox::Order::Found).
+    Member(MemberId),
+    /// Whoever holds the other end.
+    Outside(oneshot::Sender<Found>),
+}
 
 /// A connection that wants to join a room.
 #[derive(Clone, Debug)]
@@ -81,7 +123,7 @@ pub enum Outbound {
         /// Its name.
         name: Name,
         /// Gets the room, loaded, if there is one.
-        found: oneshot::Sender<Found>,
+        finder: Finder,
     },
     /// Say when everything before this has been told to the other servers.
     Finish(std_mpsc::Sender<()>),
@@ -104,6 +146,8 @@ pub struct Outward {
     numbers: AtomicU64,
     /// Bytes of messages that have no number yet.
     bytes: AtomicUsize,
+    /// Bytes of the longest raw message that the log takes.
+    raw_bytes_max: AtomicUsize,
     inboxes: Arc<[Inbox]>,
 }
 
@@ -111,7 +155,21 @@ impl Outward {
     /// A way for the messages of these shards, and its end.
     pub fn new(inboxes: Arc<[Inbox]>) -> (Self, mpsc::UnboundedReceiver<Outbound>) {
         let (queue, end) = mpsc::unbounded_channel();
-        (Self { queue, numbers: AtomicU64::new(0), bytes: AtomicUsize::new(0), inboxes }, end)
+        let (numbers, bytes, raw_bytes_max) = Default::default();
+        (Self { queue, numbers, bytes, raw_bytes_max, inboxes }, end)
+    }
+
+    /// The log takes raw messages of up to so many bytes.
+    pub fn set_raw_bytes_max(&self, bytes: usize) {
+        self.raw_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of the longest message that the log takes; of a chat message as JSON.
+    pub(crate) fn message_bytes_max(&self, namespace: Namespace) -> usize {
+        match namespace {
+            Namespace::Chat => SHARED_MESSAGE_BYTES_MAX,
+            Namespace::Raw => self.raw_bytes_max.load(Ordering::Relaxed),
+        }
     }
 
     /// A number that no other message of this process has.
@@ -131,9 +189,9 @@ impl Outward {
         number
     }
 
-    /// A message of so many bytes of JSON has its number, or never gets one.
-    pub fn settled(&self, json_bytes: usize) {
-        let bytes = json_bytes + OUTWARD_OVERHEAD_BYTES;
+    /// A message of so many bytes has its number, or never gets one.
+    pub fn settled(&self, content_bytes: usize) {
+        let bytes = content_bytes + OUTWARD_OVERHEAD_BYTES;
         let before = self.bytes.fetch_sub(bytes, Ordering::SeqCst);
         if before >= OUTWARD_BYTES_HELD && before - bytes < OUTWARD_BYTES_HELD {
             self.congest(false);
@@ -148,8 +206,13 @@ impl Outward {
     /// Looks for a room that has no members here.
     pub(crate) async fn find(&self, namespace: Namespace, name: Name) -> Found {
         let (found, answer) = oneshot::channel();
-        self.send(Outbound::Find { namespace, name, found });
+        self.look_for(namespace, name, Finder::Outside(found));
         answer.await.unwrap_or(Err(Unavailable))
+    }
+
+    /// Starts to look for a room that has no members here.
+    pub(crate) fn look_for(&self, namespace: Namespace, name: Name, finder: Finder) {
+        self.send(Outbound::Find { namespace, name, finder });
     }
 
     /// A member has left, or doesn't join after all. Called under the room's lock, so that its notices come later.

@@ -94,7 +94,7 @@ impl Room {
     }
 
     /// Publishes the notice about the joins and leaves folded so far.
-    pub(crate) fn announce_folded(self: &Arc<Self>, now: Time, wakes: &mut Wakes) {
+    pub fn announce_folded(self: &Arc<Self>, now: Time, wakes: &mut Wakes) {
         let mut state = self.lock();
         if let Some(notice) = state.roster.flush(self.name(), now.monotonic_ms)
             && state.roster.members().max(state.roster.users()) > 0
@@ -147,6 +147,34 @@ impl Room {
         later.map_or(Published::Sent(number), Published::Later)
     }
 
+    /// A raw message has come back from the shared log: it goes to the members here, and before it the answer for the shard that
+    /// has asked, so that the publisher is known when the message comes. Returns its place.
+    pub fn place_frame(
+        self: &Arc<Self>,
+        frame: &Bytes,
+        at: Time,
+        asked: Option<(u32, u64)>,
+        wakes: &mut Wakes,
+    ) -> Placed {
+        let mut state = self.lock();
+        let place = Placed { seq: state.sequencer.last_seq() + 1, epoch: state.sequencer.epoch() };
+        self.answer(&state, place, asked, wakes);
+        state.sequencer.push(place.seq, frame.clone(), self.is_deflating(), at.monotonic_ms, wakes);
+        place
+    }
+
+    /// Messages of this raw room are lost: its members find a hole before the next one.
+    pub fn lose(&self) {
+        self.lock().sequencer.lose_one();
+    }
+
+    fn answer(&self, state: &RoomState, place: Placed, asked: Option<(u32, u64)>, wakes: &mut Wakes) {
+        if let Some((shard, number)) = asked {
+            let order = Order::Settled { number, outcome: Ok(place) };
+            wakes.note(shard as usize, state.sequencer.inbox(shard).answer(order));
+        }
+    }
+
     /// A message has come back from the shared log, with its place: it goes to the members here, and after it the answer for
     /// the shard that has asked.
     pub fn place(self: &Arc<Self>, place: Placed, json: &str, at: Time, asked: Option<(u32, u64)>, wakes: &mut Wakes) {
@@ -155,10 +183,7 @@ impl Room {
         let mut state = self.lock();
         state.sequencer.push(seq, frame, self.is_deflating(), at.monotonic_ms, wakes);
         self.schedule_expiry(&mut state);
-        if let Some((shard, number)) = asked {
-            let order = Order::Settled { number, outcome: Ok(place) };
-            wakes.note(shard as usize, state.sequencer.inbox(shard).answer(order));
-        }
+        self.answer(&state, place, asked, wakes);
     }
 
     /// The room has a new life in the shared log, which goes on after `last_seq`.

@@ -7,6 +7,7 @@ use std::sync::{Arc, RwLock};
 use super::dormant::Dormant;
 use super::expiry::Expiry;
 use super::inbox::Inbox;
+use super::others::{Counts, Others};
 use super::outward::Outward;
 use super::replay::ReplayBounds;
 use super::roster::Roster;
@@ -24,6 +25,30 @@ use crate::protocol::{MemberId, Namespace};
 struct Rooms {
     live: Sorted<Name, Arc<Room>>,
     dormant: Dormant,
+    others: Others,
+}
+
+impl Rooms {
+    /// The members of a room with those that others have told of. The names of their users are known at once.
+    fn counts(&self, room: &Room) -> Counts {
+        let (elsewhere, users) = (self.others.of(room.key()), room.user_count());
+        Counts { members: (room.members() + elsewhere.members).max(users), users }
+    }
+
+    /// A room has its first member.
+    fn insert(&mut self, room: &Arc<Room>) {
+        self.live.insert(room.key().clone(), Arc::clone(room));
+        self.others.set_here(room.key(), true);
+    }
+}
+
+/// A room in a list.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its name, as it is shown.
+    pub name: Name,
+    /// Its members, on all servers that share it.
+    pub counts: Counts,
 }
 
 /// All rooms of the server, shared by all shards and the internal port.
@@ -117,10 +142,30 @@ impl Registry {
     }
 
     /// The first `max` rooms, by name, whose keys begin with `prefix`, and the number of all such rooms.
-    pub fn first_rooms(&self, namespace: Namespace, prefix: &str, max: usize) -> (Vec<Arc<Room>>, usize) {
+    pub fn first_rooms(&self, namespace: Namespace, prefix: &str, max: usize) -> (Vec<Listed>, usize) {
         let all = self.rooms(namespace).read().expect(UNPOISONED);
         let (found, count) = all.live.with_prefix(prefix);
-        (found.take(max).map(|(_, room)| Arc::clone(room)).collect(), count)
+        let listed = |room: &Arc<Room>| Listed { name: room.key().clone(), counts: all.counts(room) };
+        let mut rooms: Vec<_> = found.take(max).map(|(_, room)| listed(room)).collect();
+        let (elsewhere, count_elsewhere) = all.others.with_prefix(prefix);
+        if count_elsewhere > 0 {
+            rooms.extend(elsewhere.take(max).map(|(name, counts)| Listed { name: name.clone(), counts: *counts }));
+            rooms.sort_by(|one, other| one.name.cmp(&other.name));
+            rooms.truncate(max);
+        }
+        (rooms, count + count_elsewhere)
+    }
+
+    /// The members of a room, on all servers that share it.
+    pub fn counts(&self, room: &Room) -> Counts {
+        self.rooms(room.namespace()).read().expect(UNPOISONED).counts(room)
+    }
+
+    /// A room has so many members on other servers.
+    pub fn set_elsewhere(&self, namespace: Namespace, name: &Name, counts: Counts) {
+        let mut rooms = self.rooms(namespace).write().expect(UNPOISONED);
+        let is_here = rooms.live.get(name.key()).is_some();
+        rooms.others.set(name, counts, is_here);
     }
 
     /// Joins a room; the first join creates or revives it.
@@ -199,7 +244,9 @@ impl Registry {
         if let Some(room) = rooms.live.get(name.key()) {
             return Arc::clone(room);
         }
-        let room = rooms.dormant.take(name, now.monotonic_ms).unwrap_or_else(|| {
+        // One that is written differently is from before the log forgot the room.
+        let dormant = rooms.dormant.take(name, now.monotonic_ms).filter(|room| room.name() == name.as_str());
+        let room = dormant.unwrap_or_else(|| {
             let room = self.make(namespace, name.clone());
             room.lock().alive = false;
             room
@@ -225,7 +272,7 @@ impl Registry {
             if rooms.live.get(room.key().key()).is_none() {
                 rooms.dormant.take(room.key(), u64::MAX);
                 room.revive();
-                rooms.live.insert(room.key().clone(), Arc::clone(room));
+                rooms.insert(room);
             }
             drop(rooms);
             match room.join(joining, now, wakes) {
@@ -246,15 +293,20 @@ impl Registry {
 
     /// False if some rooms remain dormant.
     fn expire_dormant(&self, now: Time) -> bool {
-        let chat = self.chat.read().expect(UNPOISONED);
-        let (is_due, none_is_kept) = (chat.dormant.due(now.monotonic_ms).is_some(), chat.dormant.is_empty());
-        drop(chat);
-        if !is_due {
-            return none_is_kept;
-        }
-        let mut chat = self.chat.write().expect(UNPOISONED);
-        chat.dormant.expire(now.monotonic_ms);
-        chat.dormant.is_empty()
+        let expire = |rooms: &RwLock<Rooms>| {
+            let read = rooms.read().expect(UNPOISONED);
+            let (is_due, none_is_kept) = (read.dormant.due(now.monotonic_ms).is_some(), read.dormant.is_empty());
+            drop(read);
+            if !is_due {
+                return none_is_kept;
+            }
+            let mut rooms = rooms.write().expect(UNPOISONED);
+            rooms.dormant.expire(now.monotonic_ms);
+            rooms.dormant.is_empty()
+        };
+        // Raw rooms are only dormant between their loading from a shared log and the first join.
+        let is_raw_empty = self.outward.is_none() || expire(&self.raw);
+        expire(&self.chat) && is_raw_empty
     }
 
     /// Frees `give_bytes` of the memory that chat rooms use for replay, starting with the largest, and only in rooms that take
@@ -282,19 +334,18 @@ impl Registry {
             return room;
         }
         let mut rooms = self.rooms(namespace).write().expect(UNPOISONED);
-        let Rooms { live, dormant } = &mut *rooms;
         // Another shard may have created it first.
-        if let Some(room) = live.get(name.key()) {
+        if let Some(room) = rooms.live.get(name.key()) {
             return Arc::clone(room);
         }
-        let room = match dormant.take(name, now.monotonic_ms) {
+        let room = match rooms.dormant.take(name, now.monotonic_ms) {
             Some(room) => {
                 room.revive();
                 room
             }
             None => self.make(namespace, name.clone()),
         };
-        live.insert(room.key().clone(), Arc::clone(&room));
+        rooms.insert(&room);
         room
     }
 
@@ -318,10 +369,11 @@ impl Registry {
     /// Removes a room that is no longer alive, unless it has been revived in the meantime, or its name belongs to a new room.
     fn take_out(&self, room: &Arc<Room>, now: Time) {
         let mut rooms = self.rooms(room.namespace()).write().expect(UNPOISONED);
-        let Rooms { live, dormant } = &mut *rooms;
+        let Rooms { live, dormant, others } = &mut *rooms;
         let key = room.key().key();
         if live.get(key).is_some_and(|found| found.id() == room.id()) && !room.is_alive() {
             live.remove(key);
+            others.set_here(room.key(), false);
             let bounds = self.kept(room.namespace());
             if !bounds.is_off() {
                 dormant.insert(Arc::clone(room), now.monotonic_ms.saturating_add(bounds.age_max_ms));

@@ -73,6 +73,12 @@ impl Sequencer {
         self.replay.begin_at(next_seq);
     }
 
+    /// Leaves out a number: something is lost.
+    pub(super) fn lose_one(&mut self) {
+        self.next_seq += 1;
+        self.replay.begin_at(self.next_seq);
+    }
+
     /// The inboxes of the shards with members.
     pub(super) fn outlets(&self) -> impl Iterator<Item = (usize, &Inbox)> {
         let has_members = |(shard, _): &(usize, &Inbox)| self.members_by_shard[*shard] > 0;

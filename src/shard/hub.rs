@@ -19,11 +19,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use slab::Slab;
 
 use super::Upgraded;
 use super::settings::Settings;
+use crate::address::table::AddressTable;
 use crate::clock::Now;
 use crate::connection::Connection;
 use crate::counters::Counters;
@@ -53,6 +55,7 @@ mod principals;
 mod raw;
 pub(crate) mod reading;
 mod restart;
+mod seats;
 pub(crate) mod sending;
 mod session;
 mod sse;
@@ -65,6 +68,7 @@ use join::JoinReply;
 use memory::Review;
 use principals::Principals;
 use reading::Reading;
+use seats::Seats;
 use sending::Sending;
 use time::Timers;
 
@@ -97,6 +101,8 @@ pub(crate) enum RingOp {
 pub(crate) struct Hub {
     id: usize,
     settings: Arc<Settings>,
+    /// What the settings become with the next turn: a reload replaces them.
+    live: Option<Arc<ArcSwap<Settings>>>,
     registry: Arc<Registry>,
     counters: Rc<Counters>,
     connections: Slab<Connection>,
@@ -112,6 +118,7 @@ pub(crate) struct Hub {
     sampler: Sampler,
     stopping: bool,
     memory: Arc<Memory>,
+    seats: Seats,
     review: Review,
     /// Scratch space of `drain_inbox`, kept allocated between turns.
     relays: Vec<Relay>,
@@ -139,6 +146,7 @@ impl Hub {
             next_serial: 0,
             rooms: LocalRooms::new(settings.inbox_bytes_max, settings.deflated_bytes_min),
             settings,
+            live: None,
             ring_ops: Vec::new(),
             reading: Reading::new(buffers),
             sending: Sending::default(),
@@ -148,6 +156,7 @@ impl Hub {
             sampler: Sampler::default(),
             stopping: false,
             memory: Arc::new(Memory::unlimited()),
+            seats: Seats::default(),
             review: Review::default(),
             relays: Vec::new(),
             inflater: Inflater::default(),
@@ -167,6 +176,14 @@ impl Hub {
 
     pub(super) fn keeping_to(self, memory: Arc<Memory>) -> Self {
         Self { memory, ..self }
+    }
+
+    pub(super) fn limiting(self, table: Arc<AddressTable>) -> Self {
+        Self { seats: Seats::new(table), ..self }
+    }
+
+    pub(super) fn following(self, live: Arc<ArcSwap<Settings>>) -> Self {
+        Self { live: Some(live), ..self }
     }
 
     pub(super) fn id(&self) -> usize {
@@ -195,7 +212,7 @@ impl Hub {
     /// reason.
     pub(super) fn adopt(&mut self, upgraded: Upgraded<RawFd>, now: Now) {
         self.now = now;
-        let Upgraded { socket, role, room, since, standing, compression, response, leftover } = upgraded;
+        let Upgraded { socket, role, room, since, standing, compression, seat, response, leftover } = upgraded;
         let protocol = role.protocol();
         let bucket = Bucket::new(self.settings.rate(protocol), now.time.monotonic_ms);
         self.next_serial = self.next_serial.wrapping_add(1);
@@ -204,8 +221,13 @@ impl Hub {
             self.counters.compression(compression).add(1);
         }
         let slot = self.connections.insert(Connection::new(serial, socket, role, compression, bucket)) as u32;
+        self.seats.take(slot, seat);
         self.schedule_first_ping(slot);
-        self.connection(slot).respond(response);
+        if protocol == Protocol::Raw && !self.stopping && self.registry.outward().is_some() {
+            self.hold_response(slot, response);
+        } else {
+            self.connection(slot).respond(response);
+        }
         self.counters.connections(protocol).add(1);
         let is_awaited = matches!(standing, Some(Standing::Awaited));
         if let Some(standing) = standing {
@@ -232,6 +254,11 @@ impl Hub {
     /// Begins a turn at this time.
     pub(super) fn begin_turn(&mut self, now: Now) {
         self.now = now;
+        if let Some(live) = &self.live
+            && !Arc::ptr_eq(&live.load(), &self.settings)
+        {
+            self.settings = live.load_full();
+        }
     }
 
     /// Notes how long the last turn has taken.
@@ -277,14 +304,25 @@ impl Hub {
 
     /// Executes the orders from the internal port and from other shards.
     fn execute_orders(&mut self) {
-        for order in self.inbox().take_orders() {
-            match order {
-                Order::Disconnect(order) => self.disconnect(order),
-                Order::TakeOver { member, user } => self.taken_over(member, &user),
-                Order::Settled { number, outcome } => self.settled(number, outcome),
-                Order::Opened { member, room } => self.opened(member, room),
-                Order::Renewed { room } => self.renewed(room),
+        // What an order brings in may have an order of its own, which has to be obeyed before anything is sent.
+        loop {
+            let orders = self.inbox().take_orders();
+            if orders.is_empty() {
+                return;
             }
+            orders.into_iter().for_each(|order| self.execute(order));
+        }
+    }
+
+    fn execute(&mut self, order: Order) {
+        match order {
+            Order::Disconnect(order) => self.disconnect(order),
+            Order::TakeOver { member, user } => self.taken_over(member, &user),
+            Order::Settled { number, outcome } => self.settled(number, outcome),
+            Order::Opened { member, room } => self.opened(member, room),
+            Order::Found { member, room } => self.found(member, room),
+            Order::NameLost { member } => self.name_lost(member),
+            Order::Renewed { room } => self.renewed(room),
         }
     }
 
@@ -380,10 +418,10 @@ impl Hub {
     fn room_of(&self, slot: u32, name: &str) -> Option<Arc<Room>> {
         let memberships = &self.connections[slot as usize].memberships;
         let own = memberships.iter().map(|membership| &self.rooms.get(membership.room).room);
-        own.into_iter()
-            .find(|room| room.name() == name)
-            .cloned()
-            .or_else(|| self.registry.get(Namespace::Chat, &Name::room(name).ok()?))
+        own.into_iter().find(|room| room.name() == name).cloned().or_else(|| {
+            let name = Name::room(name).ok()?;
+            self.registry.get(Namespace::Chat, &name).or_else(|| self.elsewhere.found(&name))
+        })
     }
 
     fn is_member(&self, slot: u32, room: &Room) -> bool {

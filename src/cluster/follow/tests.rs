@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::cluster::record::Heading;
+use crate::cluster::record::{Content, Heading};
 
 /// A log of one room that does what brokers do at their worst.
 #[derive(Default)]
@@ -20,7 +20,14 @@ impl Log {
         let value = self.records.last().map_or(0, |record| record.value) + u64::from(kind.counts());
         let heading = Heading { kind, epoch, node: 0, number };
         let before = Some(self.records.last().map_or(0, |record| record.at));
-        let record = Record { at: self.last_at, before, value, unix_ms: self.now_ms, heading, json: String::new() };
+        let record = Record {
+            at: self.last_at,
+            before,
+            value,
+            unix_ms: self.now_ms,
+            heading,
+            content: Content::Json(String::new()),
+        };
         self.records.push(record.clone());
         record
     }
@@ -73,7 +80,7 @@ impl Node {
                     self.shown.push((epoch, record.value, record.heading.number));
                     self.last = Some((epoch, record.value));
                 }
-                Step::Ready { epoch, last_seq } => self.last = Some((epoch, last_seq)),
+                Step::Ready { epoch, last_seq, .. } => self.last = Some((epoch, last_seq)),
                 asked => self.asked.push(asked),
             }
         }
@@ -349,5 +356,5 @@ fn a_node_that_loads_the_end_of_a_long_room_takes_the_epoch_that_others_name() {
     let (mut follow, _) = Follow::begin();
     follow.fetched(records[6..].to_vec(), 10, &mut steps);
     assert_eq!((shown(&steps), follow.epoch()), (vec![7, 8, 9], Some(named)));
-    assert_eq!(steps.first(), Some(&Step::Ready { epoch: named, last_seq: 6 }));
+    assert_eq!(steps.first(), Some(&Step::Ready { epoch: named, last_seq: 6, name: None }));
 }

@@ -126,6 +126,16 @@ impl Nats {
         }
     }
 
+    /// Names of all rooms from this position of the stream on, each with its room; some of them.
+    pub(in crate::cluster) async fn all_names(&self, from: u64) -> Result<Vec<(String, Known)>, Unreachable> {
+        let question = json!({"seq": from, "next_by_subj": format!("{}.n.>", self.name), "batch": BATCH_RECORDS});
+        let with_room = |message: &Message| {
+            let subject = message.headers.as_ref()?.get("Nats-Subject")?.as_str();
+            Some((subject.rsplit('.').nth(1)?.to_owned(), name_change(message)?))
+        };
+        self.ask_batch("names", &question, with_room).await
+    }
+
     /// The questions to this server.
     pub(in crate::cluster) async fn questions(&self, node: u64) -> Result<Subscriber, Unreachable> {
         self.client.subscribe(format!("{}.o.{node:016x}", self.name)).await.map_err(|_| Unreachable)

@@ -321,9 +321,34 @@ fn counts_that_are_read_without_the_lock_are_up_to_date() {
         names.sort();
         let (rooms, count) = registry.first_rooms(Namespace::Chat, "te", 5);
         assert_eq!((rooms.len(), count), (usize::from(!inside.is_empty()), rooms.len()));
-        for room in rooms {
-            assert_eq!((room.members(), room.user_count()), (inside.len(), names.len()));
+        for Listed { name, counts } in rooms {
+            assert_eq!((counts.members, counts.users), (inside.len(), names.len()));
+            let room = registry.get(Namespace::Chat, &name).unwrap();
             assert_eq!(room.first_users(7), (names[..names.len().min(7)].to_vec(), names.len()));
         }
     }
+}
+
+#[test]
+fn rooms_of_other_servers_are_listed_once_in_order_with_the_members_of_all() {
+    let registry = registry(ReplayBounds::OFF);
+    let room = |name: &str| Name::room(name).unwrap();
+    let counts = |members, users| Counts { members, users };
+    let list = || {
+        let (rooms, count) = registry.first_rooms(Namespace::Chat, "", 2);
+        (rooms.into_iter().map(|room| (room.name.to_string(), room.counts)).collect::<Vec<_>>(), count)
+    };
+    registry.set_elsewhere(Namespace::Chat, &room("b"), counts(3, 2));
+    let joining = Joining::new(None, MEMBER);
+    let joined = ["a", "b", "c"]
+        .map(|name| registry.join(Namespace::Chat, &room(name), &joining, at(0), &mut Wakes::default()).unwrap().room);
+    registry.set_elsewhere(Namespace::Chat, &room("a"), counts(1, 1));
+    assert_eq!(list(), (vec![("a".into(), counts(2, 0)), ("b".into(), counts(4, 0))], 3));
+    for room in &joined[1..] {
+        registry.leave(room, None, MEMBER, at(0), &mut Wakes::default());
+    }
+    assert_eq!(list(), (vec![("a".into(), counts(2, 0)), ("b".into(), counts(3, 2))], 2), "b is there elsewhere");
+    registry.set_elsewhere(Namespace::Chat, &room("a"), counts(0, 0));
+    registry.set_elsewhere(Namespace::Chat, &room("b"), counts(0, 0));
+    assert_eq!(list(), (vec![("a".into(), counts(1, 0))], 1));
 }

@@ -3,17 +3,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::join::{Denied, JoinReply};
 use super::{Hub, Key};
 use crate::connection::Role;
-use crate::protocol::MemberId;
+use crate::frame::decode::MessageKind;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::position::Since;
 use crate::protocol::v0::text;
-use crate::protocol::v1::{Answer, Code, Ref, Refusal};
-use crate::room::inbox::{NotOpened, Outcome, Unavailable};
-use crate::room::outward::Joiner;
+use crate::protocol::v1::{self, Answer, Code, Ref, Refusal};
+use crate::protocol::{MemberId, Namespace, Protocol};
+use crate::room::inbox::{Found, NotOpened, Outcome, Unavailable};
+use crate::room::outward::{Finder, Joiner};
 use crate::room::{Placed, Room};
 
 /// A message that has no number yet.
@@ -25,12 +28,12 @@ struct Awaited {
     room: Arc<Room>,
 }
 
-/// A connection that waits for a room; nothing is read from it meanwhile.
-struct Opening {
-    name: Name,
-    user: Option<Name>,
-    since: Option<Since>,
-    reply: JoinReply<'static>,
+/// What a connection that waits for a room has asked; nothing is read from it meanwhile.
+enum Opening {
+    /// To join it.
+    Join { name: Name, user: Option<Name>, since: Option<Since>, reply: JoinReply<'static> },
+    /// Something else, in this message: nobody here is in the room.
+    Ask(Box<[u8]>),
 }
 
 /// Everything of a shard that waits for the shared log. Each entry is answered, be it after a time limit.
@@ -38,12 +41,26 @@ struct Opening {
 pub(super) struct Elsewhere {
     awaited: HashMap<u64, Awaited>,
     opening: HashMap<Key, Opening>,
+    /// The answers to the handshakes of raw members that wait for their rooms: nothing else can tell them when they have joined.
+    responses: HashMap<Key, Bytes>,
+    /// The room that was found for the message that is being handled, if it was held for that.
+    found: Option<Option<Arc<Room>>>,
 }
 
 impl Elsewhere {
     /// Whether this connection waits for a room.
     pub(super) fn is_opening(&self, key: Key) -> bool {
         !self.opening.is_empty() && self.opening.contains_key(&key)
+    }
+
+    /// Whether a room has been looked for, on behalf of the message that is being handled.
+    pub(super) fn has_found(&self) -> bool {
+        self.found.is_some()
+    }
+
+    /// The room of this name, if it is the one that was found.
+    pub(super) fn found(&self, name: &Name) -> Option<Arc<Room>> {
+        self.found.iter().flatten().find(|room| room.key() == name).cloned()
     }
 }
 
@@ -62,6 +79,9 @@ impl Hub {
         if !self.get(key).is_some_and(|connection| connection.life.is_open()) {
             return;
         }
+        if self.connection(key.slot).protocol() == Protocol::Raw {
+            return self.settled_raw(key.slot, &room, outcome);
+        }
         match (outcome, &reference) {
             (Ok(Placed { seq, epoch }), Some(_)) => {
                 self.reply(key.slot, Answer::published(room.name(), epoch, seq).frame(reference.as_ref()));
@@ -69,6 +89,24 @@ impl Hub {
             (Ok(_), None) => {}
             (Err(Unavailable), _) => self.refuse_unavailable(key.slot, reference.as_ref(), text::NOT_PUBLISHED),
         }
+    }
+
+    /// A raw message comes with this answer, or is lost, which its publisher can only be told by a close.
+    fn settled_raw(&mut self, slot: u32, room: &Room, outcome: Outcome) {
+        let Ok(Placed { seq, .. }) = outcome else { return self.close(slot, &CloseReason::Unavailable) };
+        let connection = &self.connections[slot as usize];
+        let echoes = match &connection.role {
+            Role::Raw { echo, .. } => *echo,
+            Role::Latest(latest) => latest.echo,
+            _ => true,
+        };
+        let Some(room_slot) = self.rooms.slot(room, connection.encoding()).filter(|_| !echoes) else { return };
+        if self.rooms.log(room_slot).tip() <= seq {
+            // It is pushed under the room's lock, after the answer.
+            room.last_seq();
+            self.drain_inbox();
+        }
+        self.connections[slot as usize].skip_own(seq, self.rooms.get(room_slot));
     }
 
     /// Tells a client that the shared log could not be reached.
@@ -86,23 +124,34 @@ impl Hub {
         let connection = self.connection(slot);
         let namespace = connection.protocol().namespace();
         let (user, predecessor) = (connection.user().cloned(), connection.predecessor());
-        let opening = Opening { name: name.clone(), user: user.clone(), since, reply: reply.to_static() };
+        let opening = Opening::Join { name: name.clone(), user: user.clone(), since, reply: reply.to_static() };
         self.elsewhere.opening.insert(key, opening);
         if let Some(outward) = self.registry.outward() {
             outward.open(namespace, name.clone(), Joiner { member, user, predecessor });
         }
     }
 
+    /// Answers the handshake of a raw member when it has joined its room.
+    #[cold]
+    pub(super) fn hold_response(&mut self, slot: u32, response: Bytes) {
+        let key = self.key(slot);
+        self.elsewhere.responses.insert(key, response);
+    }
+
     /// The room that a connection waits for is loaded, or can't be had.
     pub(super) fn opened(&mut self, member: MemberId, room: Result<Arc<Room>, NotOpened>) {
         let key = Key { slot: member.slot, serial: member.serial };
-        let Some(Opening { name, user, since, reply }) = self.elsewhere.opening.remove(&key) else { return };
+        let Some(Opening::Join { name, user, since, reply }) = self.elsewhere.opening.remove(&key) else { return };
+        let response = self.elsewhere.responses.remove(&key);
         if !self.get(key).is_some_and(|connection| connection.life.is_open()) {
             // It has claimed a name that it doesn't need any more.
             if let (Ok(_), Some(user), Some(outward)) = (room, user, self.registry.outward()) {
                 outward.release(&name, &user, member);
             }
             return;
+        }
+        if let Some(response) = response {
+            self.connection(key.slot).respond(response);
         }
         let joined = match room {
             Ok(room) => self.join(key.slot, &name, since, &reply, Some(&room)),
@@ -111,6 +160,50 @@ impl Hub {
         };
         self.joined(key.slot, &name, since, &reply, joined);
         self.queue(key.slot);
+    }
+
+    /// Looks on other servers for a room that nobody here is in. True: the message is handled again once that is known.
+    pub(super) fn look_elsewhere(&mut self, slot: u32, name: &str, payload: &[u8]) -> bool {
+        let Some(outward) = self.registry.outward() else { return false };
+        if self.elsewhere.has_found() || self.room_of(slot, name).is_some() {
+            return false;
+        }
+        let Ok(name) = Name::room(name) else { return false };
+        outward.look_for(Namespace::Chat, name, Finder::Member(self.member_id(slot)));
+        let key = self.key(slot);
+        self.elsewhere.opening.insert(key, Opening::Ask(payload.into()));
+        true
+    }
+
+    /// It is known whether there is the room that a connection has asked about: its message is handled.
+    pub(super) fn found(&mut self, member: MemberId, room: Found) {
+        let key = Key { slot: member.slot, serial: member.serial };
+        let Some(Opening::Ask(payload)) = self.elsewhere.opening.remove(&key) else { return };
+        if !self.get(key).is_some_and(|connection| connection.life.is_open()) {
+            return;
+        }
+        match room {
+            Ok(room) => {
+                self.elsewhere.found = Some(room);
+                self.passed_message(key.slot, MessageKind::Text, &payload);
+                self.elsewhere.found = None;
+            }
+            Err(Unavailable) => {
+                let reference = v1::parse(&payload).reference;
+                self.refuse_unavailable(key.slot, reference.as_ref(), text::NOT_REACHED);
+            }
+        }
+        if self.is_current(key) {
+            self.queue(key.slot);
+        }
+    }
+
+    /// Somebody has got a connection's name on another server.
+    pub(super) fn name_lost(&mut self, member: MemberId) {
+        let key = Key { slot: member.slot, serial: member.serial };
+        if self.get(key).is_some_and(|connection| connection.life.is_open()) {
+            self.close(key.slot, &CloseReason::NameTaken);
+        }
     }
 
     /// A room has begun a new life: its members reconnect, and are told that they may have missed something.

@@ -18,7 +18,7 @@ use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::v1::{self, Answer, Code, Ref, Refusal};
 use crate::protocol::{Namespace, ROOMS_LISTED_MAX};
-use crate::room::Room;
+use crate::room::registry::Listed;
 
 /// The hop of tokens that come on open connections: the label of the metric.
 const ON_A_CONNECTION: &str = "connection";
@@ -128,12 +128,12 @@ impl Hub {
     }
 
     /// The chat rooms that begin so, as far as a connection may read them, and how many there are.
-    pub(super) fn visible_rooms(&self, slot: u32, prefix: &str) -> (Vec<Arc<Room>>, usize) {
+    pub(super) fn visible_rooms(&self, slot: u32, prefix: &str) -> (Vec<Listed>, usize) {
         let (mut rooms, count) = self.registry.first_rooms(Namespace::Chat, prefix, ROOMS_LISTED_MAX);
         let principal = self.principals.of_slots.get(&slot).and_then(|entry| entry.principal.as_ref());
         match principal {
             Some(principal) if !principal.rights.reads_all(Namespace::Chat) => {
-                rooms.retain(|room| principal.allow(Right::Listen, Namespace::Chat, room.key()).is_ok());
+                rooms.retain(|room| principal.allow(Right::Listen, Namespace::Chat, &room.name).is_ok());
                 // How many others there are is not said.
                 let count = rooms.len();
                 (rooms, count)

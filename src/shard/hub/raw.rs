@@ -1,5 +1,7 @@
 //! A message in a raw room is published as it is.
 
+use std::sync::Arc;
+
 use crate::frame::OpCode;
 
 use super::Hub;
@@ -27,10 +29,13 @@ impl Hub {
         let local = self.rooms.get(room);
         let published = local.room.publish_raw(&encode::frame(opcode, payload), &mut self.wakes);
         let is_deflating = local.room.is_deflating();
-        if let Published::Placed(seq) = published
-            && !echo
-        {
-            connection.skip_own(seq, local);
+        match published {
+            Published::Placed(seq) if !echo => connection.skip_own(seq, local),
+            Published::Sent(number) => {
+                let room = Arc::clone(&local.room);
+                self.await_number(slot, number, None, room);
+            }
+            Published::Placed(_) | Published::Later(_) => {}
         }
         self.spend_on_compression(is_deflating, payload.len());
     }

@@ -275,7 +275,7 @@ impl Hub {
                 unread.parked = Some(parked);
                 return;
             }
-            if left > 0 {
+            if left > 0 || self.elsewhere.is_opening(key) {
                 return;
             }
         }

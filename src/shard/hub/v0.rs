@@ -22,6 +22,9 @@ impl Hub {
             }
         };
         self.connection(slot).unreadable = 0;
+        if self.look_elsewhere(slot, &said.room, payload) {
+            return;
+        }
         let Some(room) = self.room_of(slot, &said.room) else {
             return self.refuse(slot, Code::RoomNotFound, text::NO_ROOM);
         };
@@ -57,10 +60,6 @@ impl Hub {
     }
 
     /// Refuses a message over the rate limit; it isn't even parsed.
-    pub(super) fn refuse_too_fast_v0(&mut self, slot: u32) {
-        self.system(slot, &text::too_fast(self.settings.chat_messages_per_second));
-    }
-
     fn list_users(&mut self, slot: u32, room: &Room) {
         if let Err(denied) = self.allow(slot, Right::Listen, room.key()) {
             return self.refuse(slot, Code::Denied, &denied.to_string());
@@ -72,7 +71,7 @@ impl Hub {
 
     fn list_channels(&mut self, slot: u32, room: &Room) {
         let (rooms, count) = self.visible_rooms(slot, "");
-        let names: Vec<_> = rooms.iter().map(|room| room.name()).collect();
+        let names: Vec<_> = rooms.iter().map(|room| room.name.as_str()).collect();
         self.answer(slot, room, &text::list(&names, count));
     }
 
@@ -118,7 +117,7 @@ impl Hub {
     }
 
     /// Sends the connection a message from hi.
-    fn system(&mut self, slot: u32, text: &str) {
+    pub(super) fn system(&mut self, slot: u32, text: &str) {
         self.reply(slot, to_one("hi", "", text));
     }
 

@@ -75,6 +75,9 @@ impl Hub {
                 Code::Denied,
                 "Send {\"Op\":\"auth\",\"Token\":...} first: this server asks for a token.",
             )),
+            Ok(Command::Publish { room, .. } | Command::Who(room)) if self.look_elsewhere(slot, &room, payload) => {
+                Ok(())
+            }
             Ok(Command::Publish { room, message }) => self.publish(slot, reference, user, payload, &room, &message),
             Ok(Command::Join { room, since }) => self.join_request(slot, reference, &room, since),
             Ok(Command::Leave(room)) => self.leave_request(slot, reference, user, &room),
@@ -107,10 +110,10 @@ impl Hub {
     }
 
     /// Refuses a message over the rate limit. It is parsed only for its `Ref`, which the answer repeats.
-    pub(super) fn refuse_too_fast_v1(&mut self, slot: u32, payload: &[u8]) {
+    pub(super) fn refuse_too_fast_v1(&mut self, slot: u32, payload: &[u8], why: &str) {
         let payload = without_lone_surrogates(payload);
         let request = v1::parse(&payload);
-        let refusal = Refusal::new(Code::TooManyRequests, text::too_fast(self.settings.chat_messages_per_second));
+        let refusal = Refusal::new(Code::TooManyRequests, why);
         self.reply(slot, refusal.frame(request.reference.as_ref()));
     }
 
@@ -197,7 +200,7 @@ impl Hub {
     fn list_rooms(&mut self, slot: u32, reference: Option<&Ref<'_>>, prefix: &str) {
         let (rooms, count) =
             room_key_prefix(prefix).map_or_else(Default::default, |prefix| self.visible_rooms(slot, &prefix));
-        let rooms = rooms.iter().map(|room| RoomEntry { room: room.name(), users: room.user_count() });
+        let rooms = rooms.iter().map(|room| RoomEntry { room: room.name.as_str(), users: room.counts.users });
         self.reply(slot, Answer::rooms(rooms.collect(), count).frame(reference));
     }
 

@@ -1,0 +1,153 @@
+//! What this server tells the others of itself, and what it does when one of them is gone.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::task::spawn_local;
+use tracing::{info, warn};
+
+use super::nats::Message;
+use super::nats::names::Known;
+use super::nats::nodes::beat;
+use super::nodes::{Changes, RoomKey};
+use super::record::token;
+use super::{Cluster, Following};
+use crate::protocol::name::Name;
+use crate::room::others::Counts;
+use crate::room::{Announced, Room, Wakes};
+
+impl Cluster {
+    /// Tells the others what has changed here, and finds out which of them are gone.
+    pub(super) async fn beat(self: &Rc<Self>) {
+        if self.away.get() {
+            return;
+        }
+        self.tell(false).await;
+        let now_ms = Self::now().monotonic_ms;
+        let (dead, changes) = self.nodes.borrow_mut().take_dead(now_ms, self.settings.silent_ms());
+        self.list(changes);
+        let is_due = self.sweeps_at_ms.get().is_some_and(|at_ms| at_ms <= now_ms);
+        if !dead.is_empty() || is_due {
+            for node in &dead {
+                info!("the server {node:016x} is gone, {} others are left (--cluster)", self.nodes.borrow().len());
+            }
+            self.sweeps_at_ms.set(None);
+            drop(spawn_local(Rc::clone(self).reap(dead)));
+        }
+        self.announce_folded(now_ms);
+    }
+
+    /// Tells the others what has changed here.
+    pub(super) async fn tell(&self, is_last: bool) {
+        let rooms = if is_last { HashMap::new() } else { self.rooms_here() };
+        let beats = self.teller.borrow_mut().beats(rooms, is_last);
+        for beat in beats {
+            if self.log.tell(&beat).await.is_err() {
+                // The others find out that something is missing.
+                return;
+            }
+        }
+    }
+
+    fn rooms_here(&self) -> HashMap<RoomKey, Counts> {
+        let mut users: HashMap<Rc<str>, usize> = HashMap::new();
+        self.held.borrow().keys().for_each(|(room, _)| *users.entry(Rc::clone(room)).or_default() += 1);
+        let counts = |(key, following): (&Rc<str>, &Rc<Following>)| {
+            let members = following.room.borrow().upgrade()?.members();
+            let users = users.get(key).copied().unwrap_or_default().min(members);
+            (members > 0).then(|| ((following.namespace, following.name.clone()), Counts { members, users }))
+        };
+        self.follows.borrow().iter().filter_map(counts).collect()
+    }
+
+    /// Another server has told something.
+    pub(super) async fn heard(&self, message: &Message) {
+        let Some(beat) = beat(message).filter(|beat| beat.node != self.settings.node) else { return };
+        let node = beat.node;
+        let (changes, asks) = self.nodes.borrow_mut().heard(beat, Self::now().monotonic_ms);
+        self.list(changes);
+        if asks {
+            // If it doesn't arrive, the next sign of life asks again.
+            let _ = self.log.ask_all(node).await;
+        }
+    }
+
+    fn list(&self, changes: Changes) {
+        for ((namespace, name), counts) in changes {
+            self.registry.set_elsewhere(namespace, &name, counts);
+        }
+    }
+
+    /// Frees the names of servers that are gone: those of the rooms that are followed here, and announces it; and if this server
+    /// is the first of all, those of rooms that nobody is in.
+    async fn reap(self: Rc<Self>, dead: Vec<u64>) {
+        let follows: Vec<_> = self.follows.borrow().iter().map(|(key, f)| (Rc::clone(key), Rc::clone(f))).collect();
+        for (key, following) in follows {
+            let names = following.names.borrow().of(&dead);
+            for (user, at, name) in names {
+                match self.log.write_name(&key, &user, at, None).await {
+                    Ok(Some(at)) => {
+                        self.learned(&key, &following, Known { user, at, claim: None });
+                        self.announce(&following, &name, false);
+                    }
+                    // Another server was faster.
+                    Ok(None) => {}
+                    // Later: it is as if these servers had just been met.
+                    Err(_) => return self.meet_again(&dead),
+                }
+            }
+        }
+        if self.nodes.borrow().is_first(self.settings.node) && self.sweep().await.is_err() {
+            warn!("can't read all names of --cluster; trying again later");
+            self.meet_again(&dead);
+            self.sweep_later();
+        }
+    }
+
+    fn meet_again(&self, nodes: &[u64]) {
+        let now_ms = Self::now().monotonic_ms;
+        nodes.iter().for_each(|node| self.nodes.borrow_mut().met(*node, now_ms));
+    }
+
+    /// Names of servers that are gone are looked for when all that live have told something.
+    pub(super) fn sweep_later(&self) {
+        self.sweeps_at_ms.set(Some(Self::now().monotonic_ms + self.settings.silent_ms()));
+    }
+
+    /// Frees the names that servers which are gone have in rooms that nobody is in.
+    async fn sweep(&self) -> Result<(), super::nats::Unreachable> {
+        let mut next = 1;
+        loop {
+            let page = self.log.all_names(next).await?;
+            let Some((_, last)) = page.last() else { return Ok(()) };
+            next = last.at + 1;
+            let live: HashSet<String> = self.nodes.borrow().rooms().map(|(_, name)| token(name)).collect();
+            for (room, Known { user, at, claim }) in page {
+                let is_dead = |node: u64| node != self.settings.node && !self.nodes.borrow().knows(node);
+                let is_followed = self.follows.borrow().contains_key(room.as_str());
+                if claim.is_some_and(|claim| is_dead(claim.node)) && !is_followed && !live.contains(&room) {
+                    self.log.write_name(&room, &user, at, None).await?;
+                }
+            }
+        }
+    }
+
+    /// Announces on behalf of another server that its user is gone, or that one of this server is back.
+    pub(super) fn announce(&self, following: &Following, user: &Name, is_there: bool) {
+        let Some(room) = following.room.borrow().upgrade() else { return };
+        let mut wakes = Wakes::default();
+        if let Announced::At(due_ms) = room.announce_elsewhere(user, is_there, Self::now(), &mut wakes) {
+            self.folded.borrow_mut().push((due_ms, room));
+        }
+        wakes.wake_all(self.registry.inboxes());
+    }
+
+    fn announce_folded(&self, now_ms: u64) {
+        let due: Vec<(u64, Arc<Room>)> =
+            self.folded.borrow_mut().extract_if(.., |(due_ms, _)| *due_ms <= now_ms).collect();
+        let mut wakes = Wakes::default();
+        due.iter().for_each(|(_, room)| room.announce_folded(Self::now(), &mut wakes));
+        wakes.wake_all(self.registry.inboxes());
+    }
+}

@@ -1,0 +1,170 @@
+//! Several servers that share their rooms: what each knows of the others, and what happens when one of them is gone or cut off.
+
+#[path = "support/broker.rs"]
+mod broker;
+mod support;
+
+use std::time::{Duration, Instant};
+
+use broker::{Broker, users};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::{PATIENCE, Server};
+use tungstenite::Message;
+
+/// A server that the others give up after one and a half seconds.
+fn node(broker: &Broker, further: &[&str]) -> Server {
+    let url = broker.url();
+    let arguments = ["--cluster", &url, "--cluster-timeout", "1s", "--internal", "127.0.0.1:0"];
+    Server::start(&[&arguments, further].concat())
+}
+
+/// Asks until the answer is this one.
+#[track_caller]
+fn wait_for<T: PartialEq + std::fmt::Debug>(expected: &T, mut ask: impl FnMut() -> T) {
+    let began = Instant::now();
+    loop {
+        let found = ask();
+        if found == *expected {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{found:?} instead of {expected:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn every_server_lists_the_rooms_of_all_with_the_members_of_all() {
+    let broker = Broker::start();
+    let nodes = [node(&broker, &[]), node(&broker, &[])];
+    let _members = [nodes[0].join_v1("ann", "tea"), nodes[1].join_v1("bob", "tea"), nodes[1].join_v1("cid", "milk")];
+    let listed = json!({"rooms": [
+        {"room": "milk", "kind": "chat", "members": 1},
+        {"room": "tea", "kind": "chat", "members": 2},
+    ], "count": 2});
+    for node in &nodes {
+        wait_for(&(200, listed.clone()), || node.internal().get("/api/rooms"));
+        let (mut dora, _) = node.v1("username=dora");
+        let answer = dora.ask(&json!({"Op": "rooms", "Ref": 1}));
+        assert_eq!(answer["Rooms"], json!([{"Room": "milk", "Users": 1}, {"Room": "tea", "Users": 2}]), "{answer}");
+        let (status, room) = node.internal().get("/api/rooms/milk");
+        assert_eq!((status, &room["members"], &room["users"]), (200, &json!(1), &json!(["cid"])), "{room}");
+        assert_eq!(node.internal().get("/api/rooms/water").0, 404);
+    }
+    // A third server learns of everything that it has not seen.
+    let third = node(&broker, &[]);
+    wait_for(&(200, listed), || third.internal().get("/api/rooms"));
+}
+
+#[test]
+fn a_visitor_asks_and_publishes_in_a_room_of_another_server() {
+    let broker = Broker::start();
+    let nodes = [node(&broker, &[]), node(&broker, &[])];
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    ann.expect_message("#tea", "Welcome to tea, ann!");
+    let (mut bob, _) = nodes[1].v1("username=bob");
+    assert_eq!(users(&mut bob, "tea"), ["ann"]);
+    let answer = bob.ask(&json!({"Op": "pub", "Ref": 1, "Room": "tea", "Message": "hello"}));
+    let heard = ann.expect_message("bob", "hello");
+    assert_eq!((&answer["Op"], &answer["Seq"]), (&json!("ok"), &heard["Seq"]), "{answer}");
+    // Their order is kept although the first one had to look for the room.
+    let mut cid = nodes[1].join_quietly("cid", "milk");
+    for text in ["one", "two", "three"] {
+        cid.send_text(&json!({"Room": "tea", "Message": text}).to_string());
+    }
+    for text in ["one", "two", "three"] {
+        ann.expect_message("cid", text);
+    }
+    let answer = bob.ask(&json!({"Op": "pub", "Ref": 2, "Room": "water", "Message": "hello"}));
+    assert_eq!(answer["Code"], "room_not_found", "{answer}");
+    let (mut other, _) = nodes[1].v1("username=ann");
+    let answer = other.ask(&json!({"Op": "pub", "Ref": 1, "Room": "tea", "Message": "hello"}));
+    assert_eq!(answer["Code"], "name_taken", "{answer}");
+}
+
+#[test]
+fn a_room_is_written_in_one_way_on_all_servers() {
+    let broker = Broker::start();
+    let nodes = [node(&broker, &[]), node(&broker, &[])];
+    let mut ann = nodes[0].join("ann", "Tea");
+    let (mut bob, _) = nodes[1].v1("username=bob");
+    let answer = bob.ask(&json!({"Op": "join", "Ref": 1, "Room": "tEA"}));
+    assert_eq!((&answer["Op"], &answer["Room"]), (&json!("ok"), &json!("Tea")), "{answer}");
+    let heard = ann.json();
+    assert_eq!((&heard["Room"], &heard["Message"]), (&json!("Tea"), &json!("Welcome to Tea, bob!")), "{heard}");
+    let room = |node: &Server| node.internal().get("/api/rooms/tea").1["room"].take();
+    assert_eq!((room(&nodes[0]), room(&nodes[1])), (json!("Tea"), json!("Tea")));
+}
+
+#[test]
+fn what_is_too_long_for_several_servers_is_refused() {
+    let broker = Broker::start();
+    let node = node(&broker, &[]);
+    let mut ann = node.join("ann", "tea");
+    let publish = |text: &str| node.internal().post("/api/publish", &json!({"room": "tea", "message": text}));
+    let long = "\u{1}".repeat(8 * 1024 - 1) + "a";
+    assert_eq!(publish(&long).0, 200, "as JSON, it is six times as long");
+    assert_eq!(ann.expect_message("api", &long)["Room"], "tea");
+    let (status, body) = publish(&"x".repeat(48 * 1024));
+    assert_eq!((status, &body["error"]["code"]), (413, &json!("too_big")), "{body}");
+    let raw = |bytes: usize| node.internal().ask("POST", "/pub/tea", &[], &vec![b'x'; bytes]).status;
+    assert_eq!((raw(1000 * 1024), raw(1024 * 1024)), (202, 413), "a message to the log has at most 1 MiB");
+}
+
+#[test]
+fn the_users_of_a_server_that_was_killed_leave() {
+    let broker = Broker::start();
+    let mut nodes = vec![node(&broker, &[]), node(&broker, &[]), node(&broker, &["--replay-age", "1s"])];
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    ann.expect_message("#tea", "Welcome to tea, ann!");
+    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
+    let _gone = ["cid", "dora"].map(|name| nodes[2].join_v1(name, "tea").0);
+    let _alone = nodes[2].join_v1("emil", "milk");
+    let listed = |room: &str, members| json!({"room": room, "kind": "chat", "members": members});
+    wait_for(&json!([listed("milk", 1), listed("tea", 4)]), || nodes[0].internal().get("/api/rooms").1["rooms"].take());
+    drop(nodes.pop());
+    let mut left = Vec::new();
+    while left.len() < 2 {
+        let text = ann.json()["Message"].as_str().unwrap_or_default().to_owned();
+        if text.ends_with("left channel.") {
+            left.push(text);
+        }
+    }
+    left.sort_unstable();
+    assert_eq!(left, ["User cid left channel.", "User dora left channel."], "once each");
+    assert_eq!(users(&mut bob, "tea"), ["ann", "bob"]);
+    wait_for(&json!([listed("tea", 2)]), || nodes[1].internal().get("/api/rooms").1["rooms"].take());
+    // Nobody follows that room, and nobody would ask for the name.
+    let late = node(&broker, &["--replay-age", "1s"]);
+    wait_for(&404, || late.internal().get("/api/rooms/milk").0);
+}
+
+#[test]
+fn a_server_that_was_given_up_gets_back_the_names_that_nobody_has_taken() {
+    let broker = Broker::start();
+    let nodes = [node(&broker, &[]), node(&broker, &[])];
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    ann.expect_message("#tea", "Welcome to tea, ann!");
+    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
+    let (mut cid, _) = nodes[1].join_v1("cid", "tea");
+    nodes[1].signal(Signal::STOP);
+    let gone: Vec<Value> = std::iter::repeat_with(|| ann.json())
+        .filter(|frame| frame["Event"] == "leave")
+        .take(2)
+        .map(|mut frame| frame["User"].take())
+        .collect();
+    assert!(gone.contains(&json!("bob")) && gone.contains(&json!("cid")), "{gone:?}");
+    let (_bob, joined) = nodes[0].join_v1("bob", "tea");
+    assert_eq!(joined["Users"], 2, "{joined}");
+    nodes[1].signal(Signal::CONT);
+    let close = loop {
+        if let Message::Close(Some(close)) = bob.next() {
+            break close;
+        }
+    };
+    assert_eq!(u16::from(close.code), 4002, "another one has its name");
+    while ann.json()["Message"] != "Welcome to tea, cid!" {}
+    for member in [&mut ann, &mut cid] {
+        wait_for(&vec!["ann".to_owned(), "bob".to_owned(), "cid".to_owned()], || users(member, "tea"));
+    }
+}
