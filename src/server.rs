@@ -63,7 +63,7 @@ pub mod signals;
 use files::files_reserved;
 pub use listeners::Listeners;
 use listeners::{Internal, ShardListeners, SocketFile};
-pub use reload::Options;
+pub use reload::{Options, ReadOptions};
 pub use serve::serve;
 use shards::ShardThread;
 

@@ -12,14 +12,17 @@ use crate::config::live::LIVE;
 use crate::environment::OptionValue;
 use crate::log;
 
+/// Reads the command line, the environment and the file; the error is one sentence, or several lines of clap's.
+pub type ReadOptions = Box<dyn FnMut() -> Result<(Config, Vec<OptionValue>), String>>;
+
 /// The options of a server, and how to read them again.
 pub struct Options {
     /// What they say now.
     pub config: Config,
     /// Each of them, as it was written.
     pub values: Vec<OptionValue>,
-    /// Reads the command line, the environment and the file again; the error is one sentence, or several lines of clap's.
-    pub read: Box<dyn FnMut() -> Result<(Config, Vec<OptionValue>), String>>,
+    /// Reads them again.
+    pub read: ReadOptions,
 }
 
 /// What a reload needs, and what it counts.
