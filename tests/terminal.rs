@@ -493,13 +493,14 @@ fn on_a_terminal_lines_are_edited_names_are_completed_and_colors_tell_who_speaks
     terminal.expect("-- in tea");
     terminal.expect("ada");
     bob.expect_message("#tea", "Welcome to tea, ada!");
-    // The prompt is there once a key has an effect.
     terminal.press("hallo");
-    terminal.expect("o");
+    terminal.expect("hallo");
     // While a line is edited, another one comes; then the rest of the line.
     bob.say("tea", "here");
     terminal.expect("\u{1b}[");
     terminal.expect("bobby\u{1b}[0m: here");
+    // What is typed so far is still there.
+    terminal.expect("hallo");
     terminal.press("\u{7f}\u{7f}\u{7f}\u{7f}ello bo\t\r");
     loop {
         let message = bob.json();

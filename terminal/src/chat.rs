@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
 use crate::backoff::{Backoff, Wait};
-use crate::input::{COMMANDS, Names, Prompt, read_lines};
+use crate::input::{Names, Prompt, read_lines};
+use crate::line::COMMANDS;
 use crate::link::{ANSWER_TIME, ARRIVALS_MAX, Link, Order, PONG_TIME, Report};
 use crate::output::Output;
 use crate::session::Session;

@@ -12,6 +12,7 @@
 //! | `show` | lines for people, JSON for programs (pure) |
 //! | `link` | one WebSocket |
 //! | `input` | lines that are piped in or typed |
+//! | `line` | the line that is being typed (pure) |
 //! | `output` | where lines go |
 //! | `chat` | `hi chat` |
 //! | `tail` | `hi tail` |
@@ -23,6 +24,7 @@ mod address;
 mod backoff;
 mod chat;
 mod input;
+mod line;
 mod link;
 mod output;
 mod pace;

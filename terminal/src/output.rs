@@ -31,7 +31,7 @@ impl Output {
         if let Some(prompt) = &mut self.prompt {
             // What the user has typed stands there already.
             let is_typed = matches!(told, Told::Message { is_own: true, .. });
-            return if is_typed { Ok(()) } else { prompt.print(lines) };
+            return if is_typed { Ok(()) } else { prompt.print(&lines) };
         }
         if about == About::Connection {
             let is_news = io::stdout().is_terminal() || !matches!(told, Told::Connected { is_again: false });
