@@ -35,6 +35,9 @@ pub(super) trait Following: std::fmt::Debug {
     /// Whether nothing is known to be missing.
     fn is_whole(&self) -> bool;
 
+    /// The position of the last record that is known, and its time in milliseconds since 1970.
+    fn tip(&self) -> Option<(u64, u64)>;
+
     /// A record has arrived.
     fn arrived(&mut self, record: Record, steps: &mut Vec<Step>);
 
@@ -210,6 +213,10 @@ impl Follow {
 }
 
 impl Following for Follow {
+    fn tip(&self) -> Option<(u64, u64)> {
+        self.position.map(|position| (position.at, position.unix_ms))
+    }
+
     fn epoch(&self) -> Option<u64> {
         self.position.map(|position| position.epoch)
     }

@@ -9,12 +9,13 @@
 //! - `nodes`: which other servers live, and what they have told; `peers`: what is done with that
 //! - `outgoing`: which messages are sent again, and which are given up
 //! - `nats`: the log, on NATS JetStream
-//! - `publishing`, `rooms`: what is done with them
+//! - `publishing`, `rooms`: what is done with them; `reach`: and when the log can't be reached
 //!
 //! All of it runs on one thread, whose tasks share the state below.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Weak, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
@@ -22,10 +23,10 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::clock::Time;
-use crate::limits::cluster::{BEAT_TIME, PAUSE, TICK};
+use crate::limits::cluster::{BEAT_TIME, TICK, TIPS_INTERVAL};
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 use crate::room::inbox::Order;
@@ -41,6 +42,7 @@ mod outgoing;
 mod peers;
 mod publishing;
 mod raw;
+mod reach;
 mod record;
 mod rooms;
 
@@ -49,7 +51,7 @@ use names::{HeldNames, Names};
 use nats::{Created, Nats, Unreachable};
 use nodes::{Nodes, Teller};
 use outgoing::{Act, Outgoing};
-use record::{Content, Heading, Kind};
+use record::{Content, Heading};
 
 /// What the operator has chosen.
 #[derive(Clone, Debug)]
@@ -70,6 +72,23 @@ pub struct Settings {
     pub room_memory: Duration,
     /// Bytes that the log keeps of all rooms.
     pub bytes_max: i64,
+    /// Servers that keep a copy of each record; `None`: three, if there are so many.
+    pub replicas: Option<usize>,
+    /// Whether the log is kept in memory only.
+    pub in_memory: bool,
+    /// Files that prove who this server is.
+    pub files: Files,
+}
+
+/// Files with which the servers of the log are trusted, and trust this one.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// Credentials of NATS.
+    pub creds: Option<PathBuf>,
+    /// Certificates of the authorities that are trusted, beside those of the system.
+    pub ca: Option<PathBuf>,
+    /// This server's certificate and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 impl Settings {
@@ -142,12 +161,15 @@ async fn run(
         sweeps_at_ms: Cell::default(),
         folded: RefCell::default(),
         names_are_new: Cell::new(false),
-        away: Cell::new(false),
+        away_since: Cell::default(),
+        told_away: Cell::default(),
         returning: Task::default(),
     });
     let _ = ready.send(Ok(()));
     cluster.outward.set_raw_bytes_max(cluster.log.raw_bytes_max());
     cluster.sweep_later();
+    drop(spawn_local(Rc::clone(&cluster).probe()));
+    let mut tips = tokio::time::interval(TIPS_INTERVAL);
     let (mut tick, mut beat) = (tokio::time::interval(TICK), tokio::time::interval(BEAT_TIME));
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -161,6 +183,7 @@ async fn run(
             Some(message) = beats.next() => cluster.heard(&message).await,
             Some(_) = asked_all.next() => cluster.teller.borrow_mut().tell_all(),
             _ = beat.tick() => cluster.beat().await,
+            _ = tips.tick() => drop(spawn_local(Rc::clone(&cluster).look_at_tips())),
             _ = tick.tick() => cluster.tick().await,
         }
     }
@@ -252,8 +275,10 @@ struct Cluster {
     folded: RefCell<Vec<(u64, Arc<Room>)>>,
     /// Whether the log of names has been made again since it was last read.
     names_are_new: Cell<bool>,
-    /// Whether the connection is lost, or the log is not as it has to be.
-    away: Cell<bool>,
+    /// Since when the connection is lost, or the log doesn't answer or is not as it has to be.
+    away_since: Cell<Option<Instant>>,
+    /// Whether the members have been told so.
+    told_away: Cell<bool>,
     /// Looks whether the log is there again.
     returning: Task,
 }
@@ -270,62 +295,11 @@ impl Cluster {
         wakes.wake_all(inboxes);
     }
 
-    fn connection_changed(self: &Rc<Self>, is_connected: bool) {
-        if is_connected {
-            return self.returning.start(Rc::clone(self).come_back());
-        }
-        self.returning.stop();
-        if !self.away.replace(true) {
-            warn!("the connection to {} is lost (--cluster)", self.settings.servers.join(","));
-        }
-        self.outgoing.borrow_mut().disconnected();
-        self.pending.borrow_mut().retain(|_, pending| pending.heading.kind != Kind::Life);
-    }
-
-    /// The connection is there again: nothing is shown before it is known that the log has kept what was shown.
-    async fn come_back(self: Rc<Self>) {
-        let created = loop {
-            match self.log.prepare(&self.settings).await {
-                Ok(created) => break created,
-                Err(sentence) => warn!("{sentence}"),
-            }
-            tokio::time::sleep(PAUSE).await;
-        };
-        let before = self.created.replace(created.clone());
-        let is_another = |namespace| match namespace {
-            Namespace::Chat => before.messages != created.messages,
-            Namespace::Raw => before.raw != created.raw,
-        };
-        self.names_are_new.set(before.names != created.names);
-        self.away.set(false);
-        self.nodes.borrow_mut().resumed(Self::now().monotonic_ms);
-        self.teller.borrow_mut().tell_all();
-        info!("connected to {} again (--cluster)", self.settings.servers.join(","));
-        let follows: Vec<_> = self.follows.borrow().iter().map(|(key, f)| (Rc::clone(key), Rc::clone(f))).collect();
-        for (key, following) in follows {
-            let was_asking = following.fetcher.stop();
-            let mut steps = Vec::new();
-            {
-                let mut follow = following.follow.borrow_mut();
-                if is_another(following.namespace) {
-                    follow.forget(&mut steps)
-                } else {
-                    follow.reconnected(&mut steps)
-                }
-                if was_asking {
-                    follow.failed(&mut steps);
-                }
-            }
-            self.carry_out(&key, &following, steps);
-            self.read_names(key, &following);
-        }
-    }
-
     async fn tick(self: &Rc<Self>) {
         let now_ms = Self::now().monotonic_ms;
         let is_seen = |room: &str| {
             let follows = self.follows.borrow();
-            !self.away.get() && follows.get(room).is_some_and(|following| following.follow.borrow().is_whole())
+            !self.is_away() && follows.get(room).is_some_and(|following| following.follow.borrow().is_whole())
         };
         let due = self.outgoing.borrow_mut().due(now_ms, self.settings.timeout_ms, is_seen);
         for (room, act) in due {
@@ -343,6 +317,7 @@ impl Cluster {
                 let _ = told.send(());
             }
         }
+        self.tell_members();
         self.look_for_missing();
         self.forget_rooms();
     }

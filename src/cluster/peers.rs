@@ -20,7 +20,7 @@ use crate::room::{Announced, Room, Wakes};
 impl Cluster {
     /// Tells the others what has changed here, and finds out which of them are gone.
     pub(super) async fn beat(self: &Rc<Self>) {
-        if self.away.get() {
+        if self.is_away() {
             return;
         }
         self.tell(false).await;

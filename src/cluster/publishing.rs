@@ -26,7 +26,7 @@ impl Cluster {
                 let heading = Heading { kind, epoch: Some(epoch), node: self.settings.node, number };
                 let goes = self.outgoing.borrow_mut().submit(&room, number, Self::now().monotonic_ms);
                 self.wait_for(room, heading, content, Some(asker));
-                match (goes, self.away.get()) {
+                match (goes, self.is_away()) {
                     (true, false) => self.send(number).await,
                     (true, true) => self.not_now(number),
                     (false, _) => {}

@@ -22,6 +22,18 @@ pub(crate) const CLAIMS_MAX: usize = 5;
 pub(crate) const LAG_PAUSE: Duration = Duration::from_millis(20);
 /// Time until a log that is not as it has to be is looked at again.
 pub(crate) const PAUSE: Duration = Duration::from_secs(1);
+/// Servers of the log that keep a copy of each record, if there are so many.
+pub(crate) const REPLICAS_AUTO: usize = 3;
+/// Time between two probes whether the log answers.
+pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Time within which it answers a probe; without an answer to two of them in a row, it is away.
+pub(crate) const PROBE_TIME_MAX: Duration = Duration::from_secs(2);
+/// Time for which the log is away before members are told.
+pub(crate) const AWAY_TOLD_AFTER: Duration = Duration::from_secs(2);
+/// Time between two looks whether rooms that are silent have missed something.
+pub(crate) const TIPS_INTERVAL: Duration = Duration::from_secs(30);
+/// Rooms that are asked about at once.
+pub(crate) const TIPS_MAX: usize = 500;
 /// Time between two looks at what waits for the log.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 /// Time after which a record that the log has confirmed is looked for.

@@ -142,11 +142,15 @@ pub enum Order {
         /// The connection.
         member: MemberId,
     },
-    /// Close all members of the room with this number: it has begun a new life, and nothing that they know of it counts any more.
+    /// Tell all members of this room that it has begun a new life: nothing that they know of it counts any more.
     Renewed {
-        /// The room's number.
-        room: u64,
+        /// The room.
+        room: Arc<Room>,
+        /// The first message of the new life.
+        first_seq: u64,
     },
+    /// Tell all members of chat rooms that the shared log can't be reached, or is there again.
+    Away(bool),
 }
 
 /// The outcome of a push.

@@ -59,7 +59,6 @@ impl Nats {
             max_bytes: -1,
             max_messages: -1,
             max_consumers: -1,
-            num_replicas: 1,
             allow_direct: true,
             allow_message_ttl: true,
             republish: Some(stream::Republish {
