@@ -10,6 +10,7 @@
 //! - `outgoing`: which messages are sent again, and which are given up
 //! - `nats`: the log, on NATS JetStream
 //! - `publishing`, `rooms`: what is done with them; `reach`: and when the log can't be reached
+//! - `stats`: what is counted
 //!
 //! All of it runs on one thread, whose tasks share the state below.
 
@@ -45,6 +46,7 @@ mod raw;
 mod reach;
 mod record;
 mod rooms;
+pub(crate) mod stats;
 
 use follow::Following as Follows;
 use names::{HeldNames, Names};
@@ -52,6 +54,7 @@ use nats::{Created, Nats, Unreachable};
 use nodes::{Nodes, Teller};
 use outgoing::{Act, Outgoing};
 use record::{Content, Heading};
+use stats::Stats;
 
 /// What the operator has chosen.
 #[derive(Clone, Debug)]
@@ -108,11 +111,12 @@ pub fn start(
     registry: Arc<Registry>,
     outward: Arc<Outward>,
     queue: mpsc::UnboundedReceiver<Outbound>,
+    stats: Arc<Stats>,
 ) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("can't start the thread of --cluster: {error}"))?;
     let (ready, started) = std_mpsc::channel();
-    let run = move || LocalSet::new().block_on(&runtime, run(settings, registry, outward, queue, ready));
+    let run = move || LocalSet::new().block_on(&runtime, run(settings, registry, outward, queue, stats, ready));
     let thread = std::thread::Builder::new().name("hi-cluster".to_owned()).spawn(run);
     thread.map_err(|error| format!("can't start the thread of --cluster: {error}"))?;
     started.recv().map_err(|_| "can't start --cluster: hi has panicked, which is a bug".to_owned())?
@@ -123,6 +127,7 @@ async fn run(
     registry: Arc<Registry>,
     outward: Arc<Outward>,
     mut queue: mpsc::UnboundedReceiver<Outbound>,
+    stats: Arc<Stats>,
     ready: std_mpsc::Sender<Result<(), String>>,
 ) {
     let (changes, mut changed) = mpsc::unbounded_channel();
@@ -148,6 +153,7 @@ async fn run(
         settings,
         registry,
         outward,
+        stats,
         log,
         created: RefCell::new(created),
         follows: RefCell::default(),
@@ -256,6 +262,7 @@ struct Cluster {
     settings: Settings,
     registry: Arc<Registry>,
     outward: Arc<Outward>,
+    stats: Arc<Stats>,
     log: Nats,
     /// When the streams were made.
     created: RefCell<Created>,
@@ -295,6 +302,18 @@ impl Cluster {
         wakes.wake_all(inboxes);
     }
 
+    fn count(&self) {
+        let stats = &self.stats;
+        if self.is_away() {
+            stats.away_millis.add(TICK.as_millis() as u64);
+        }
+        stats.nodes.set(self.nodes.borrow().len() as u64 + 1);
+        stats.followed_rooms.set(self.follows.borrow().len() as u64);
+        stats.names.set(self.held.borrow().len() as u64);
+        stats.in_flight.set(self.pending.borrow().len() as u64);
+        stats.queue_bytes.set(self.outward.bytes() as u64);
+    }
+
     async fn tick(self: &Rc<Self>) {
         let now_ms = Self::now().monotonic_ms;
         let is_seen = |room: &str| {
@@ -318,6 +337,7 @@ impl Cluster {
             }
         }
         self.tell_members();
+        self.count();
         self.look_for_missing();
         self.forget_rooms();
     }

@@ -47,8 +47,8 @@ pub(super) enum Probed {
 /// The answer to a record that was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ack {
-    /// It is stored.
-    Stored,
+    /// It is stored, and may have been before.
+    Stored { again: bool },
     /// Not now: no server answers for the stream.
     Later,
     /// Never.
@@ -460,13 +460,16 @@ pub(super) fn answer(message: &Message) -> Option<(u64, Ack)> {
     #[derive(Deserialize)]
     struct Answer {
         error: Option<Failed>,
+        #[serde(default)]
+        duplicate: bool,
     }
     let number = message.subject.rsplit('.').next()?.parse().ok()?;
     if message.status.is_some_and(|status| status == StatusCode::NO_RESPONDERS) {
         return Some((number, Ack::Later));
     }
-    let ack = match serde_json::from_slice::<Answer>(&message.payload).ok()?.error {
-        None => Ack::Stored,
+    let Answer { error, duplicate } = serde_json::from_slice(&message.payload).ok()?;
+    let ack = match error {
+        None => Ack::Stored { again: duplicate },
         // A cluster without a leader, or one that is overloaded.
         Some(Failed { code: 503 }) => Ack::Later,
         Some(_) => Ack::Refused,

@@ -90,6 +90,7 @@ impl Cluster {
                     Ok(Some(at)) => {
                         self.learned(&key, &following, Known { user, at, claim: None });
                         self.announce(&following, &name, false);
+                        self.stats.reaped_names.add(1);
                     }
                     // Another server was faster.
                     Ok(None) => {}

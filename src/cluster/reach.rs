@@ -28,6 +28,7 @@ impl Cluster {
     fn go_away(&self, why: &str) {
         if !self.is_away() {
             self.away_since.set(Some(Instant::now()));
+            self.stats.set_away_since(self.away_since.get());
             warn!("can't reach {}: {why} (--cluster)", self.settings.servers.join(","));
         }
         self.outgoing.borrow_mut().disconnected();
@@ -69,6 +70,8 @@ impl Cluster {
         };
         self.names_are_new.set(before.names != created.names);
         self.away_since.set(None);
+        self.stats.set_away_since(None);
+        self.stats.reconnects.add(1);
         self.nodes.borrow_mut().resumed(Self::now().monotonic_ms);
         self.teller.borrow_mut().tell_all();
         info!("{} can be reached again (--cluster)", self.settings.servers.join(","));

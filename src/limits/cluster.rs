@@ -28,6 +28,8 @@ pub(crate) const REPLICAS_AUTO: usize = 3;
 pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Time within which it answers a probe; without an answer to two of them in a row, it is away.
 pub(crate) const PROBE_TIME_MAX: Duration = Duration::from_secs(2);
+/// Time for which the log is away before clients are sent elsewhere.
+pub(crate) const UNREADY_AFTER: Duration = Duration::from_secs(10);
 /// Time for which the log is away before members are told.
 pub(crate) const AWAY_TOLD_AFTER: Duration = Duration::from_secs(2);
 /// Time between two looks whether rooms that are silent have missed something.

@@ -1,6 +1,7 @@
 //! What hi counts, for Prometheus.
 //!
 //! - `scrape`: what all threads [count](crate::counters), added up when metrics are requested
+//! - `cluster`: what a server counts that shares its rooms
 //! - `format`: the text formats of the answer
 //!
 //! Other parts of hi register collectors of their own: see `Metrics::registry`.
@@ -16,6 +17,8 @@ use prometheus_client::registry::Registry;
 use crate::counters::{self, Counters, Readings};
 use crate::room;
 
+#[cfg(feature = "cluster")]
+pub(crate) mod cluster;
 pub(crate) mod format;
 pub(crate) mod memory;
 pub(crate) mod scrape;

@@ -185,12 +185,18 @@ fn system(page: &mut Page<'_>) -> fmt::Result {
 pub(super) struct Page<'a>(pub(super) DescriptorEncoder<'a>);
 
 impl Page<'_> {
-    fn counter(&mut self, name: &str, help: &str, unit: Option<Unit>, value: u64) -> fmt::Result {
+    pub(super) fn counter(&mut self, name: &str, help: &str, unit: Option<Unit>, value: u64) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+    #[cfg(feature = "cluster")]
+    pub(super) fn seconds(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    pub(super) fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         // The format knows no larger gauge than an i64; "unlimited" would be.
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value.min(i64::MAX as u64))
     }
@@ -216,7 +222,7 @@ impl Page<'_> {
         Ok(())
     }
 
-    fn histogram(
+    pub(super) fn histogram(
         &mut self,
         name: &str,
         help: &str,

@@ -172,6 +172,11 @@ impl Outward {
         }
     }
 
+    /// Bytes of messages that have no number yet.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// A number that no other message of this process has.
     pub fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1

@@ -105,6 +105,21 @@ impl Broker {
         let _ = self.child.wait();
     }
 
+    /// Stops it for a while, with all its connections.
+    pub fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// It goes on after a pause.
+    pub fn go_on(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// Starts it again on the same port, with what its disk has.
     pub fn restart(&mut self) {
         self.child = Self::spawn(&self.folder, &self.port.to_string());
