@@ -143,6 +143,8 @@ fn members_of_a_log_that_has_lost_its_memory_go_on_and_are_told_that_they_may_ha
         let heard = event_or_text(member, "four");
         assert_eq!((&heard["Seq"], &heard["Epoch"]), (&answer["Seq"], &answer["Epoch"]), "{heard}");
     }
+    while listener.message()["Message"] != "three" {}
+    assert_eq!(listener.gap()["Epoch"], answer["Epoch"]);
     while listener.message()["Message"] != "four" {}
     // Their names are written again, and nobody else gets them.
     let names = ["ann", "bob", "cid"].map(str::to_owned).to_vec();
@@ -170,4 +172,16 @@ fn a_log_with_other_settings_is_not_used() {
     let output = run(command);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(2) && said.contains("other settings"), "{said}");
+}
+
+#[test]
+fn a_server_of_the_log_that_is_too_old_is_not_used() {
+    // The oldest that counts is 2.12; one before it takes the settings, and ignores what it doesn't know.
+    let broker = Broker::start_version("2.11.11");
+    let mut command = hi();
+    command.args(["--listen", "127.0.0.1:0", "--cluster", &broker.url()]);
+    let output = run(command);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let sentence = "is nats-server 2.11.11, and --cluster needs 2.12 or newer: update it";
+    assert!(output.status.code() == Some(2) && said.contains(sentence), "{said}");
 }

@@ -136,12 +136,12 @@ async fn run(
         let created = log.prepare(&settings).await?;
         let subscribed = async {
             let (answers, questions) = (log.answers().await?, log.questions(settings.node).await?);
-            Ok((answers, questions, log.beats().await?, log.asked_all(settings.node).await?))
+            Ok((answers, questions, log.beats().await?, log.asked_all(settings.node).await?, log.disconnects().await?))
         };
         let subscribed = subscribed.await.map_err(|_: Unreachable| "can't subscribe to the log of --cluster")?;
         Ok((log, created, subscribed))
     };
-    let (log, created, (mut answers, mut questions, mut beats, mut asked_all)) = match prepared.await {
+    let (log, created, (mut answers, mut questions, mut beats, mut asked_all, mut disconnects)) = match prepared.await {
         Ok(prepared) => prepared,
         Err(sentence) => return drop(ready.send(Err(sentence))),
     };
@@ -187,6 +187,7 @@ async fn run(
             Some(outbound) = queue.recv() => cluster.outbound(outbound).await,
             Some(question) = questions.next() => drop(spawn_local(Rc::clone(&cluster).questioned(question))),
             Some(message) = beats.next() => cluster.heard(&message).await,
+            Some(order) = disconnects.next() => drop(spawn_local(Rc::clone(&cluster).disconnected(order))),
             Some(_) = asked_all.next() => cluster.teller.borrow_mut().tell_all(),
             _ = beat.tick() => cluster.beat().await,
             _ = tips.tick() => drop(spawn_local(Rc::clone(&cluster).look_at_tips())),

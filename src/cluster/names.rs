@@ -163,7 +163,7 @@ impl Cluster {
             let room = self.follows.borrow().get(&key).and_then(|following| following.room.borrow().upgrade());
             room.is_some_and(|room| self.is_held_here(&key, &room, &user, &claim))
         });
-        self.log.answer(&message, is_held).await;
+        self.log.answer(&message, u8::from(is_held).to_string()).await;
     }
 
     /// A name of a followed room has changed.

@@ -214,27 +214,24 @@ impl Nats {
 
     async fn prepare_stream(&self, wanted: stream::Config, replicas: Option<usize>) -> Result<stream::Info, String> {
         let name = wanted.name.clone();
-        let replicas = match replicas {
-            Some(replicas) => replicas,
+        let differs =
+            || format!("the stream {name} (--cluster) has other settings: remove it, or take another --cluster-name");
+        // Made again, it would have to fit beside itself.
+        if let Ok(made) = self.jetstream.get_stream(&name).await {
+            let info = made.cached_info().clone();
             // What the first server has found holds for all.
-            None => match self.jetstream.get_stream(&name).await {
-                Ok(made) => made.cached_info().config.num_replicas,
-                Err(_) => {
-                    if self.client.server_info().connect_urls.len() >= REPLICAS_AUTO {
-                        REPLICAS_AUTO
-                    } else {
-                        1
-                    }
-                }
-            },
-        };
-        let wanted = stream::Config { num_replicas: replicas, ..wanted };
+            let wanted = stream::Config { num_replicas: replicas.unwrap_or(info.config.num_replicas), ..wanted };
+            return if is_alike(&info.config, &wanted) { Ok(info) } else { Err(differs()) };
+        }
+        let servers = self.client.server_info().connect_urls.len();
+        let auto = if servers >= REPLICAS_AUTO { REPLICAS_AUTO } else { 1 };
+        let wanted = stream::Config { num_replicas: replicas.unwrap_or(auto), ..wanted };
         let made = self.jetstream.create_stream(wanted).await.map_err(|error| match error.kind() {
             context::CreateStreamErrorKind::JetStreamUnavailable => {
                 "the server of --cluster has no JetStream: start it with -js".to_owned()
             }
             context::CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST => {
-                format!("the stream {name} (--cluster) has other settings: remove it, or take another --cluster-name")
+                differs()
             }
             _ => format!("can't make the stream {name} (--cluster): {error}"),
         })?;
@@ -414,6 +411,29 @@ impl Nats {
     fn subject(&self, kind: &str, room: &str) -> String {
         format!("{}.{kind}.{room}", self.name)
     }
+}
+
+/// Whether a stream is as it should be, in all that matters here.
+fn is_alike(made: &stream::Config, wanted: &stream::Config) -> bool {
+    let numbers = |config: &stream::Config| {
+        (
+            config.max_messages_per_subject,
+            config.max_bytes,
+            config.max_age,
+            config.duplicate_window,
+            config.num_replicas,
+        )
+    };
+    let switches = |config: &stream::Config| {
+        (config.storage, config.allow_direct, config.allow_message_counter, config.allow_message_ttl)
+    };
+    // The server decides on a window if none is wanted.
+    let window = if wanted.duplicate_window.is_zero() { made.duplicate_window } else { wanted.duplicate_window };
+    let wanted = &stream::Config { duplicate_window: window, ..wanted.clone() };
+    made.subjects == wanted.subjects
+        && made.republish == wanted.republish
+        && numbers(made) == numbers(wanted)
+        && switches(made) == switches(wanted)
 }
 
 /// A time in milliseconds since 1970, as the log is asked for it.

@@ -37,6 +37,9 @@ impl Cluster {
             Outbound::Find { namespace, name, finder } => {
                 drop(spawn_local(Rc::clone(self).find(namespace, name, finder)));
             }
+            Outbound::Disconnect { user, room, reason, closed } => {
+                drop(spawn_local(Rc::clone(self).disconnect(user, room, reason, closed)));
+            }
             Outbound::Finish(told) => *self.finishing.borrow_mut() = Some(told),
             Outbound::Release { room, user, member } => {
                 self.releasing.update(|count| count + 1);

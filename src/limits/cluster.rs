@@ -14,6 +14,8 @@ pub(crate) const REPLY_TIME_MAX: Duration = Duration::from_secs(5);
 pub(crate) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time for which the log remembers that a name is free, in seconds.
 pub(crate) const FREE_NAME_SECONDS: u64 = 60;
+/// Time within which the other servers close the connections of a user.
+pub(crate) const DISCONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// Time within which another server says whether a name is still held there.
 pub(crate) const HOLDER_TIME_MAX: Duration = Duration::from_secs(1);
 /// Attempts to claim a name that others claim or release at the same time.
