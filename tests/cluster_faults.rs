@@ -82,8 +82,10 @@ fn a_log_that_lives_and_does_not_answer_is_away_and_loses_nothing() {
     broker.go_on();
     event(&mut bob, "back");
     assert_eq!(publish(&mut bob, "two")["Op"], "ok");
+    // What is behind it in the order of its publisher.
+    ann.send_text(&json!({"Op": "pub", "Ref": 2, "Room": "tea", "Message": "three"}).to_string());
     let mut seen = Vec::new();
-    while !seen.contains(&"two".to_owned()) {
+    while !seen.contains(&"three".to_owned()) {
         seen.push(ann.json()["Message"].as_str().unwrap_or_default().to_owned());
     }
     assert_eq!(seen.iter().filter(|text| *text == "one").count(), 1, "{seen:?}");
@@ -160,6 +162,41 @@ fn members_of_a_log_that_has_lost_its_memory_go_on_and_are_told_that_they_may_ha
             break;
         }
     }
+}
+
+/// Any of three servers of the log may be killed, also the one that decides: nothing acknowledged is lost, and the order stays.
+#[test]
+fn of_three_servers_of_the_log_any_may_be_killed() {
+    let mut brokers = Broker::start_three();
+    let urls = brokers.iter().map(Broker::url).collect::<Vec<_>>().join(",");
+    // An election may take ten seconds.
+    let options = ["--cluster-timeout", "30s", "--rate-limit", "0", "--ping-interval", "120s"];
+    let start = || Server::start(&[&["--cluster", &urls][..], &options].concat());
+    let nodes = [start(), start()];
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
+    let mut acknowledged = Vec::new();
+    for number in 0..90 {
+        if number % 30 == 10 {
+            brokers[number / 30].kill();
+        }
+        if number % 30 == 20 {
+            brokers[number / 30].restart();
+        }
+        let text = number.to_string();
+        let answer = publish(&mut ann, &text);
+        assert_eq!(answer["Op"], "ok", "{answer}");
+        acknowledged.push((answer["Seq"].as_u64().unwrap(), text));
+    }
+    let mut seen = Vec::new();
+    while seen.len() < acknowledged.len() {
+        let frame = bob.json();
+        assert!(frame["Event"] != "gap", "{frame}");
+        if frame["From"] == "ann" {
+            seen.push((frame["Seq"].as_u64().unwrap(), frame["Message"].as_str().unwrap().to_owned()));
+        }
+    }
+    assert_eq!(seen, acknowledged);
 }
 
 #[test]

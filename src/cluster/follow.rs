@@ -51,6 +51,9 @@ pub(super) trait Following: std::fmt::Debug {
     /// A life was asked for. It has been written, or could not be: all of the room's records together tell.
     fn life_begun(&mut self, _: &mut Vec<Step>) {}
 
+    /// The connection to the log is lost: what arrives is held until it is known what the log has kept.
+    fn disconnected(&mut self);
+
     /// The connection to the log was lost, and is there again.
     fn reconnected(&mut self, steps: &mut Vec<Step>);
 
@@ -281,6 +284,10 @@ impl Following for Follow {
         if self.asked == Some(Asked::Life) {
             self.failed(steps);
         }
+    }
+
+    fn disconnected(&mut self) {
+        self.unsure = true;
     }
 
     fn reconnected(&mut self, steps: &mut Vec<Step>) {

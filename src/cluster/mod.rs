@@ -133,7 +133,7 @@ async fn run(
     let (changes, mut changed) = mpsc::unbounded_channel();
     let prepared = async {
         let log = Nats::connect(&settings, changes).await?;
-        let created = log.prepare(&settings).await?;
+        let created = log.prepare_patiently(&settings).await?;
         let subscribed = async {
             let (answers, questions) = (log.answers().await?, log.questions(settings.node).await?);
             Ok((answers, questions, log.beats().await?, log.asked_all(settings.node).await?, log.disconnects().await?))
@@ -166,7 +166,7 @@ async fn run(
         teller: RefCell::new(Teller::new(node)),
         sweeps_at_ms: Cell::default(),
         folded: RefCell::default(),
-        names_are_new: Cell::new(false),
+        names_settle_at: Cell::default(),
         away_since: Cell::default(),
         told_away: Cell::default(),
         returning: Task::default(),
@@ -281,8 +281,8 @@ struct Cluster {
     sweeps_at_ms: Cell<Option<u64>>,
     /// Rooms with folded notices of this thread, and when they are due.
     folded: RefCell<Vec<(u64, Arc<Room>)>>,
-    /// Whether the log of names has been made again since it was last read.
-    names_are_new: Cell<bool>,
+    /// Until when the names of members are written again, if the log of names was made again when it was last connected to.
+    names_settle_at: Cell<Option<Instant>>,
     /// Since when the connection is lost, or the log doesn't answer or is not as it has to be.
     away_since: Cell<Option<Instant>>,
     /// Whether the members have been told so.

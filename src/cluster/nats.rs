@@ -4,7 +4,7 @@
 //! count is the room's dense `Seq`. Each stored record is republished, in the order of the stream, to those who follow the room.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) use async_nats::Message;
 use async_nats::datetime::{from_nanos, parse_rfc3339};
@@ -24,8 +24,8 @@ use super::record::{Content, Heading, Record, split};
 use super::{Files, Settings};
 use crate::frame::encode;
 use crate::limits::cluster::{
-    BATCH_RECORDS, CONNECT_TIME_MAX, HEADER_BYTES_MAX, LAG_PAUSE, PAYLOAD_BYTES_MIN, PROBE_TIME_MAX, RAW_AGE_MS,
-    RAW_BYTES_MAX, RAW_RECORDS_MAX, REPLICAS_AUTO, REPLY_TIME_MAX, TIPS_MAX,
+    BATCH_RECORDS, CONNECT_TIME_MAX, HEADER_BYTES_MAX, LAG_PAUSE, PAYLOAD_BYTES_MIN, PREPARE_TIME_MAX, PROBE_TIME_MAX,
+    RAW_AGE_MS, RAW_BYTES_MAX, RAW_RECORDS_MAX, REPLICAS_AUTO, REPLY_TIME_MAX, TICK, TIPS_MAX,
 };
 use crate::protocol::Namespace;
 
@@ -183,6 +183,17 @@ impl Nats {
         }
         let [messages, raw, names] = [info, raw, names].map(|info| info.created.to_string());
         Ok(Created { messages, raw, names })
+    }
+
+    /// The same at the start, when the servers of the log may be starting, too.
+    pub(super) async fn prepare_patiently(&self, settings: &Settings) -> Result<Created, String> {
+        let began = Instant::now();
+        loop {
+            match self.prepare(settings).await {
+                Err(_) if began.elapsed() < PREPARE_TIME_MAX => sleep(TICK).await,
+                prepared => return prepared,
+            }
+        }
     }
 
     /// Raw messages are kept only until all servers have read them.

@@ -107,6 +107,10 @@ impl Following for RawFollow {
         self.look(steps);
     }
 
+    fn disconnected(&mut self) {
+        self.unsure = true;
+    }
+
     fn reconnected(&mut self, steps: &mut Vec<Step>) {
         self.unsure = true;
         self.asked = self.asked.map(|_| false);

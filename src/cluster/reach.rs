@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::Cluster;
 use super::nats::Probed;
 use super::record::{Content, Heading, Kind, split};
-use crate::limits::cluster::{AWAY_TOLD_AFTER, PAUSE, PROBE_INTERVAL, TIPS_MAX};
+use crate::limits::cluster::{AWAY_TOLD_AFTER, NAMES_TIME, PAUSE, PROBE_INTERVAL, TIPS_MAX};
 use crate::protocol::Namespace;
 use crate::room::inbox::Order;
 
@@ -31,6 +31,8 @@ impl Cluster {
             self.stats.set_away_since(self.away_since.get());
             warn!("can't reach {}: {why} (--cluster)", self.settings.servers.join(","));
         }
+        let follows = self.follows.borrow();
+        follows.values().for_each(|following| following.follow.borrow_mut().disconnected());
         self.outgoing.borrow_mut().disconnected();
         self.pending.borrow_mut().retain(|_, pending| pending.heading.kind != Kind::Life);
     }
@@ -68,7 +70,8 @@ impl Cluster {
             Namespace::Chat => before.messages != created.messages,
             Namespace::Raw => before.raw != created.raw,
         };
-        self.names_are_new.set(before.names != created.names);
+        let names_are_new = before.names != created.names;
+        self.names_settle_at.set(names_are_new.then(|| Instant::now() + NAMES_TIME));
         self.away_since.set(None);
         self.stats.set_away_since(None);
         self.stats.reconnects.add(1);
@@ -91,6 +94,9 @@ impl Cluster {
                 }
             }
             self.carry_out(&key, &following, steps);
+            if names_are_new {
+                self.forget_names(&following);
+            }
             self.read_names(key, &following);
         }
     }

@@ -15,51 +15,53 @@ const CLUSTER: &str = super::CLUSTER;
 #[derive(Clone, Debug, clap::Args)]
 pub struct ClusterOptions {
     /// Servers of NATS (2.12 or newer, with JetStream) through which several hi share their rooms, e.g. nats://10.0.0.5:4222
-    #[arg(help_heading = CLUSTER, long, value_name = "URL", env = "HI_CLUSTER", value_delimiter = ',', hide = true)]
+    /// [default: none, the rooms are this server's]
+    #[arg(help_heading = CLUSTER, long, value_name = "URL", env = "HI_CLUSTER", value_delimiter = ',')]
     pub cluster: Vec<String>,
 
     /// What all names in the log of --cluster begin with: servers with the same name share their rooms
-    #[arg(help_heading = CLUSTER, long, value_name = "NAME", env = "HI_CLUSTER_NAME", default_value = "hi", hide = true)]
+    #[arg(help_heading = CLUSTER, long, value_name = "NAME", env = "HI_CLUSTER_NAME", default_value = "hi")]
     pub cluster_name: String,
 
     /// How long a message may wait while the servers of --cluster can't be reached; a server that is away half as long again loses
     /// the names of its users
-    #[arg(help_heading = CLUSTER, long, value_name = "TIME", env = "HI_CLUSTER_TIMEOUT", default_value = "10s", hide = true,
+    #[arg(help_heading = CLUSTER, long, value_name = "TIME", env = "HI_CLUSTER_TIMEOUT", default_value = "10s",
           value_parser = parse_time)]
     pub cluster_timeout: Duration,
 
-    /// File with the credentials for --cluster (.creds of NATS)
-    #[arg(help_heading = CLUSTER, long, value_name = "FILE", env = "HI_CLUSTER_CREDS", hide = true)]
+    /// File with the credentials for --cluster (.creds of NATS) [default: none]
+    #[arg(help_heading = CLUSTER, long, value_name = "FILE", env = "HI_CLUSTER_CREDS")]
     pub cluster_creds: Option<PathBuf>,
 
     /// File with the certificates (PEM) of the authorities that the servers of --cluster are trusted by
-    #[arg(help_heading = CLUSTER, long, value_name = "FILE", env = "HI_CLUSTER_CA", hide = true)]
+    /// [default: those of the system]
+    #[arg(help_heading = CLUSTER, long, value_name = "FILE", env = "HI_CLUSTER_CA")]
     pub cluster_ca: Option<PathBuf>,
 
-    /// File with the certificate (PEM) that this server shows those of --cluster
-    #[arg(help_heading = CLUSTER, long, value_name = "FILE", env = "HI_CLUSTER_CERT", hide = true, requires = "cluster_key")]
+    /// File with the certificate (PEM) that this server shows those of --cluster [default: none]
+    #[arg(help_heading = CLUSTER, long, value_name = "FILE", env = "HI_CLUSTER_CERT", requires = "cluster_key")]
     pub cluster_cert: Option<PathBuf>,
 
-    /// File with the key (PEM) of --cluster-cert
-    #[arg(help_heading = CLUSTER, long, value_name = "FILE", env = "HI_CLUSTER_KEY", hide = true, requires = "cluster_cert")]
+    /// File with the key (PEM) of --cluster-cert [default: none]
+    #[arg(help_heading = CLUSTER, long, value_name = "FILE", env = "HI_CLUSTER_KEY", requires = "cluster_cert")]
     pub cluster_key: Option<PathBuf>,
 
     /// Servers of --cluster that keep a copy of each message, 1 to 5; auto: 3 if there are so many
-    #[arg(help_heading = CLUSTER, long, value_name = "COUNT", env = "HI_CLUSTER_REPLICAS", default_value = "auto", hide = true)]
+    #[arg(help_heading = CLUSTER, long, value_name = "COUNT", env = "HI_CLUSTER_REPLICAS", default_value = "auto")]
     pub cluster_replicas: Replicas,
 
     /// Where the servers of --cluster keep messages and names: file, or memory, which a restart of all of them empties
-    #[arg(help_heading = CLUSTER, long, value_name = "WHERE", env = "HI_CLUSTER_STORAGE", value_enum,
-          default_value_t = Storage::File, hide = true)]
+    #[arg(help_heading = CLUSTER, long, value_name = "MODE", env = "HI_CLUSTER_STORAGE", value_enum,
+          default_value_t = Storage::File)]
     pub cluster_storage: Storage,
 
     /// How long --cluster keeps the messages of a room, and a silent room its numbers
-    #[arg(help_heading = CLUSTER, long, value_name = "TIME", env = "HI_CLUSTER_ROOM_MEMORY", default_value = "1h", hide = true,
+    #[arg(help_heading = CLUSTER, long, value_name = "TIME", env = "HI_CLUSTER_ROOM_MEMORY", default_value = "60m",
           value_parser = parse_time)]
     pub cluster_room_memory: Duration,
 
     /// Bytes of messages that --cluster keeps of all rooms together; its servers reserve them
-    #[arg(help_heading = CLUSTER, long, value_name = "BYTES", env = "HI_CLUSTER_BYTES", default_value = "1g", hide = true,
+    #[arg(help_heading = CLUSTER, long, value_name = "BYTES", env = "HI_CLUSTER_BYTES", default_value = "1g",
           value_parser = parse_memory)]
     pub cluster_bytes: usize,
 }

@@ -12,6 +12,10 @@ pub(crate) const ACK_MS_MAX: u64 = 5000;
 pub(crate) const REPLY_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time within which the log can be connected to at the start.
 pub(crate) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time within which a log that has just been started is ready.
+pub(crate) const PREPARE_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time within which servers write the names of their members again into a log that has lost them.
+pub(crate) const NAMES_TIME: Duration = Duration::from_secs(2);
 /// Time for which the log remembers that a name is free, in seconds.
 pub(crate) const FREE_NAME_SECONDS: u64 = 60;
 /// Time within which the other servers close the connections of a user.

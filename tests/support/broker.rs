@@ -62,19 +62,40 @@ impl Broker {
 
     /// Starts a server of this version.
     pub fn start_version(version: &'static str) -> Self {
-        let folder = std::env::temp_dir().join(format!("hi-nats-{}-{:x}", std::process::id(), fastrand::u64(..)));
-        std::fs::create_dir(&folder).unwrap();
-        let child = Self::spawn(version, &folder, "-1");
-        let mut broker = Self { version, child, folder, port: 0 };
+        let mut broker = Self::begin(version, "");
         broker.port = broker.read_port();
         broker
     }
 
-    fn spawn(version: &str, folder: &Path, port: &str) -> Child {
-        // Without a limit of its own it takes what the disk has, which may be less than hi asks for.
+    /// Starts three servers that keep copies of each other's logs.
+    pub fn start_three() -> Vec<Self> {
+        // Known before they start: each is told where the others are.
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let ports: Vec<u16> = std::iter::repeat_with(free).take(3).collect();
+        let routes: Vec<String> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let configs = ports.iter().enumerate().map(|(number, port)| {
+            format!(
+                "server_name: n{number}\ncluster {{ name: hi, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n",
+                routes.join(", ")
+            )
+        });
+        let mut brokers: Vec<Self> = configs.map(|config| Self::begin(VERSION, &config)).collect();
+        brokers.iter_mut().for_each(|broker| broker.port = broker.read_port());
+        brokers
+    }
+
+    fn begin(version: &'static str, config: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("hi-nats-{}-{:x}", std::process::id(), fastrand::u64(..)));
+        std::fs::create_dir(&folder).unwrap();
         let store = folder.join("store");
-        let config = format!("jetstream {{ store_dir: {store:?}, max_file_store: 4GB, max_memory_store: 256MB }}");
-        std::fs::write(folder.join("config"), config).unwrap();
+        // Without a limit of its own it takes what the disk has, which may be less than hi asks for.
+        let log = format!("jetstream {{ store_dir: {store:?}, max_file_store: 4GB, max_memory_store: 256MB }}\n");
+        std::fs::write(folder.join("config"), log + config).unwrap();
+        let child = Self::spawn(version, &folder, "-1");
+        Self { version, child, folder, port: 0 }
+    }
+
+    fn spawn(version: &str, folder: &Path, port: &str) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
         Command::new(binary(version))
             .args(["--addr", "127.0.0.1", "--port", port, "--config"])
