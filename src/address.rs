@@ -2,6 +2,8 @@
 //!
 //! - [`networks`]: sets of addresses, as an operator writes them
 //! - [`client`]: the address of a client behind proxies
+//! - [`proxy_header`]: what the PROXY protocol tells of it
+//! - [`table`]: what each address uses, and may use
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,6 +14,8 @@ use serde::Serialize;
 
 pub mod client;
 pub mod networks;
+pub mod proxy_header;
+pub mod table;
 
 /// What stands before the path of a socket.
 const UNIX: &str = "unix:";

@@ -16,8 +16,10 @@ use doctor::examination::{Target, TargetParser};
 use crate::address::ListenAddress;
 use crate::address::client::{ClientHeader, Trust};
 use crate::address::networks::Networks;
+use crate::address::table::AddressLimits;
 use crate::admission::{Admission, RawMode};
 use crate::api;
+use crate::api::key::Keys;
 use crate::connection::liveness::Heartbeat;
 use crate::control;
 use crate::cores::Pin;
@@ -31,6 +33,9 @@ use crate::shard::settings::{Settings, Slow};
 
 #[cfg(feature = "cluster")]
 mod cluster;
+pub mod live;
+mod rights;
+pub mod shown;
 mod sizing;
 mod values;
 
@@ -38,6 +43,7 @@ mod values;
 pub use cluster::ClusterOptions;
 use values::*;
 
+const CONFIGURATION: &str = "Configuration";
 const LISTENING: &str = "Listening";
 const ACCESS: &str = "Access";
 const LIMITS: &str = "Limits";
@@ -54,6 +60,11 @@ const CLUSTER: &str = "Several servers";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "hi")]
 pub struct Config {
+    /// File with options (TOML): their names without dashes, e.g. port = 8080. The command line and the environment win. SIGHUP
+    /// reads it again; `hi config default` writes one
+    #[arg(id = "config", help_heading = CONFIGURATION, long = "config", value_name = "FILE", env = "HI_CONFIG")]
+    pub file: Option<PathBuf>,
+
     /// Port to listen on, on all IPv4 and IPv6 addresses; 0 takes a free one
     #[arg(help_heading = LISTENING, short, long, value_name = "PORT", env = "HI_PORT", default_value_t = 8080)]
     pub port: u16,
@@ -93,6 +104,12 @@ pub struct Config {
           default_value_t = ClientHeader::XForwardedFor)]
     pub client_ip_header: ClientHeader,
 
+    /// Proxies that have to send a header of the PROXY protocol (version 1 or 2) in front of each connection's first request:
+    /// ranges as above. From all others such a header is refused
+    #[arg(help_heading = ACCESS, long, value_name = "RANGE", env = "HI_PROXY_PROTOCOL", value_delimiter = ',',
+          default_value = "none")]
+    pub proxy_protocol: Vec<Networks>,
+
     /// What clients may do in raw rooms
     #[arg(help_heading = ACCESS, long, value_name = "MODE", env = "HI_RAW", value_enum,
           default_value_t = RawMode::Open)]
@@ -120,6 +137,25 @@ pub struct Config {
     /// Raw messages that one connection may send a second; 0: no limit
     #[arg(help_heading = LIMITS, long, value_name = "PER_SECOND", env = "HI_RAW_RATE_LIMIT", default_value_t = 0)]
     pub raw_rate_limit: u32,
+
+    /// WebSockets and streams that one address may have open: an IPv4 address, or the /64 network of an IPv6 address; 0: no
+    /// limit
+    #[arg(help_heading = LIMITS, long, value_name = "COUNT", env = "HI_MAX_PER_ADDRESS", default_value_t = 512)]
+    pub max_per_address: u32,
+
+    /// Handshakes of one address in a minute, those that fail counted twice; 0: no limit
+    #[arg(help_heading = LIMITS, long, value_name = "PER_MINUTE", env = "HI_HANDSHAKES_PER_ADDRESS",
+          default_value_t = 1200)]
+    pub handshakes_per_address: u32,
+
+    /// Chat messages that all connections of one address together may send a second; 0: no limit
+    #[arg(help_heading = LIMITS, long, value_name = "PER_SECOND", env = "HI_MESSAGES_PER_ADDRESS", default_value_t = 200)]
+    pub messages_per_address: u32,
+
+    /// Addresses to which these three limits don't apply, beside trusted proxies: ranges as for --trusted-proxies
+    #[arg(help_heading = LIMITS, long, value_name = "RANGE", env = "HI_UNLIMITED_ADDRESSES", value_delimiter = ',',
+          default_value = "loopback")]
+    pub unlimited_addresses: Vec<Networks>,
 
     /// Time for a request head to arrive, counted from accept or from the end of the previous answer
     #[arg(help_heading = LIMITS, long, value_name = "TIME", env = "HI_HANDSHAKE_TIMEOUT", default_value = "10s",
@@ -306,6 +342,7 @@ impl Config {
             chat_rate: RateLimit::new(self.rate_limit, self.rate_burst),
             chat_messages_per_second: self.rate_limit,
             raw_rate: RateLimit::new(self.raw_rate_limit, self.rate_burst),
+            address_rate: RateLimit::new(self.messages_per_address, self.messages_per_address.saturating_mul(2)),
             chat_pace: self.flush_interval.chat,
             raw_pace: self.flush_interval.raw,
             heartbeat: Heartbeat {
@@ -314,12 +351,36 @@ impl Config {
             },
             message_bytes_max: self.max_message,
             deflated_bytes_min: self.compression_min,
-            admission: Arc::new(
-                Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize).compressing(self.compression),
-            ),
+            admission: self.admission(),
             backlog_bytes: self.backlog_bytes,
             inbox_bytes_max: self.inbox_bytes_max(shards),
             slow: self.slow,
+        }
+    }
+
+    /// Whether the files that the options name can be used.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn check(&self) -> Result<(), String> {
+        self.api_key_file.as_deref().map_or(Ok(()), |path| Keys::load(path).map(drop))
+    }
+
+    fn admission(&self) -> Arc<Admission> {
+        let admission = Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize);
+        Arc::new(admission.compressing(self.compression))
+    }
+
+    fn trust(&self) -> Trust {
+        Trust { proxies: Networks::all(&self.trusted_proxies), header: self.client_ip_header }
+    }
+
+    fn address_limits(&self) -> AddressLimits {
+        AddressLimits {
+            connections_max: self.max_per_address,
+            handshakes: RateLimit::new(self.handshakes_per_address, self.handshakes_per_address),
+            messages: self.messages_per_address > 0,
+            unlimited: Networks::all(&[&self.unlimited_addresses[..], &self.trusted_proxies[..]].concat()),
         }
     }
 
@@ -329,7 +390,10 @@ impl Config {
             handshake_timeout: self.handshake_timeout,
             keepalive_timeout: self.keepalive_timeout,
             unacknowledged_max: self.ping_interval + self.ping_timeout,
-            trust: Trust { proxies: Networks::all(&self.trusted_proxies), header: self.client_ip_header },
+            admission: self.admission(),
+            trust: self.trust(),
+            proxy_protocol: Networks::all(&self.proxy_protocol),
+            address_limits: self.address_limits(),
             echo: self.echo,
             instance,
             group: self.group.clone(),

@@ -1,22 +1,64 @@
-//! Options from the environment: which variables count, and errors that name the variable.
+//! Options from the environment and from a configuration file: which of them count, and errors that name the variable, or the
+//! line of the file.
 //!
 //! clap reads the environment by itself, but an empty variable is a value to it, its errors name a flag that nobody typed,
 //! and a variable may contradict a flag. So the command line is parsed first and alone; then, for the command that it
-//! names, together with the variables that count.
+//! names, together with the variables that count. Of the options in a file (`--config`), those that neither set come in front
+//! of the command line, so that clap checks them as any other.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory, Error, FromArgMatches};
 
-/// Parses the command line and the environment. The command line wins, also over a variable that contradicts it. Returns
-/// a line for the log about each variable that was ignored as well.
+pub mod file;
+
+use file::{ConfigFile, Setting, options};
+
+/// Options, and where each comes from.
+#[derive(Debug)]
+pub struct Parsed<C> {
+    /// The options.
+    pub options: C,
+    /// A line for the log about each variable that was ignored.
+    pub links: Vec<String>,
+    /// Each option that a file may have, by its name; empty if a subcommand was chosen.
+    pub values: Vec<OptionValue>,
+}
+
+/// The value of an option.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionValue {
+    /// Its name, without dashes in front.
+    pub name: String,
+    /// As they were typed; none if it has no default and nobody has set it.
+    pub values: Vec<String>,
+    /// Where they come from.
+    pub source: Source,
+}
+
+/// Where the value of an option comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody has set it.
+    Default,
+    /// A file: its path and the line.
+    File(String),
+    /// A variable with this name.
+    Variable(String),
+    /// The command line.
+    Flag,
+}
+
+/// Parses the command line, the environment, and the file that either of them names. The command line wins, then the
+/// environment, also over what contradicts them.
 ///
 /// # Errors
 /// Those of clap, help and version among them; each names the flag or the variable that the value came from.
-pub fn parse<C: CommandFactory + FromArgMatches>(arguments: &[OsString]) -> Result<(C, Vec<String>), Error> {
+pub fn parse<C: CommandFactory + FromArgMatches>(arguments: &[OsString]) -> Result<Parsed<C>, Error> {
     let typed = match alone(C::command()).try_get_matches_from(arguments) {
         Ok(typed) => typed,
         // Help shows the environment.
@@ -28,11 +70,67 @@ pub fn parse<C: CommandFactory + FromArgMatches>(arguments: &[OsString]) -> Resu
     };
     let mut links = Vec::new();
     let mut command = with_environment(C::command(), &typed, &mut links);
-    let parsed = command.try_get_matches_from_mut(arguments).and_then(|matches| C::from_arg_matches(&matches));
+    let file = file(&command, &typed).map_err(|why| Error::raw(ErrorKind::ValueValidation, format!("{why}\n")))?;
+    let settings: Vec<_> = file.settings().iter().filter(|setting| counts(setting, &command, &typed)).collect();
+    let of_file = settings
+        .iter()
+        .flat_map(|setting| setting.values.iter().map(|value| OsString::from(format!("--{}={value}", setting.name))));
+    let (program, rest) = arguments.split_at(arguments.len().min(1));
+    let all: Vec<OsString> = program.iter().cloned().chain(of_file).chain(rest.iter().cloned()).collect();
+    let matches = command.try_get_matches_from_mut(all);
+    let parsed = matches.and_then(|matches| Ok((C::from_arg_matches(&matches)?, matches)));
     match parsed {
-        Ok(parsed) => Ok((parsed, links)),
-        Err(error) => Err(name_variables(error, chosen(&command, &typed))),
+        Ok((options, matches)) => {
+            let of_file = |name: &str| settings.iter().find(|set| set.name == name).map(|set| file.place(set));
+            Ok(Parsed { options, links, values: option_values(&command, &matches, of_file) })
+        }
+        Err(error) => Err(name_sources(error, chosen(&command, &typed), &file)),
     }
+}
+
+/// The file that the command line or the environment names, if the command takes options from one.
+fn file(command: &Command, typed: &ArgMatches) -> Result<ConfigFile, String> {
+    let Some(argument) = command.get_arguments().find(|argument| argument.get_id() == "config") else {
+        return Ok(ConfigFile::default());
+    };
+    let of_command_line = typed.try_get_raw("config").ok().flatten().and_then(|mut paths| paths.next());
+    let path = of_command_line.map(OsStr::to_owned).or_else(|| variable(argument).map(|(_, path)| path));
+    match path.filter(|_| typed.subcommand().is_none()) {
+        Some(path) => ConfigFile::read(Path::new(&path), command),
+        None => Ok(ConfigFile::default()),
+    }
+}
+
+/// Whether an option in the file counts: neither the command line nor the environment sets it, or contradicts it.
+fn counts(setting: &Setting, command: &Command, typed: &ArgMatches) -> bool {
+    let Some((_, argument)) = options(command).find(|(name, _)| *name == setting.name) else { return false };
+    let stronger = command.get_arguments().filter(|other| is_typed(typed, other) || other.get_env().is_some());
+    stronger.into_iter().all(|other| other.get_id() != argument.get_id() && !contradict(command, other, argument))
+}
+
+/// Each option's value, and where it comes from.
+fn option_values(
+    command: &Command,
+    matches: &ArgMatches,
+    of_file: impl Fn(&str) -> Option<String>,
+) -> Vec<OptionValue> {
+    if matches.subcommand().is_some() {
+        return Vec::new();
+    }
+    let value = |(name, argument): (&str, &Arg)| {
+        let id = argument.get_id().as_str();
+        let raw = matches.try_get_raw(id).ok().flatten().into_iter().flatten();
+        let source = match matches.value_source(id) {
+            Some(ValueSource::CommandLine) => of_file(name).map_or(Source::Flag, Source::File),
+            Some(ValueSource::EnvVariable) => {
+                Source::Variable(argument.get_env().unwrap_or_default().to_string_lossy().into_owned())
+            }
+            _ => Source::Default,
+        };
+        let values = raw.map(|value| value.to_string_lossy().into_owned()).collect();
+        OptionValue { name: name.to_owned(), values, source }
+    };
+    options(command).map(value).collect()
 }
 
 /// The command without the environment.
@@ -100,8 +198,8 @@ fn chosen<'c>(command: &'c Command, typed: &ArgMatches) -> &'c Command {
     }
 }
 
-/// All that was typed was fine, so an error is about a variable: it has to be named.
-fn name_variables(mut error: Error, chosen: &Command) -> Error {
+/// All that was typed was fine, so an error is about a variable, or about the file: it has to be named.
+fn name_sources(mut error: Error, chosen: &Command, file: &ConfigFile) -> Error {
     if error.kind() == ErrorKind::InvalidUtf8 {
         let broken = |argument: &&Arg| variable(argument).is_some_and(|(_, value)| value.to_str().is_none());
         if let Some((name, _)) = chosen.get_arguments().find(broken).and_then(variable) {
@@ -110,7 +208,9 @@ fn name_variables(mut error: Error, chosen: &Command) -> Error {
     }
     let named = |flag: &str| {
         let argument = chosen.get_arguments().find(|argument| argument.to_string() == flag)?;
-        variable(argument).map(|(name, _)| format!("{name} ({flag})"))
+        let of_file = || argument.get_long().and_then(|name| file.get(name)).map(|setting| file.place(setting));
+        let source = variable(argument).map(|(name, _)| name).or_else(of_file)?;
+        Some(format!("{source} ({flag})"))
     };
     for kind in [ContextKind::InvalidArg, ContextKind::PriorArg] {
         if let Some(ContextValue::String(flag)) = error.get(kind)

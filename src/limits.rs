@@ -15,6 +15,17 @@ pub(crate) const HEAD_BYTES_USUAL: usize = 1024;
 pub(crate) const LINGER_BYTES_MAX: usize = 64 * 1024;
 /// Lingering close: how long that may take.
 pub(crate) const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+/// Addresses that are limited each for itself. Beyond it, new ones have no limits.
+pub(crate) const ADDRESSES_MAX: usize = 256 * 1024;
+/// Parts of the table of addresses, each with a lock of its own.
+pub(crate) const ADDRESS_PARTS: usize = 16;
+/// Entries of that table that are looked at, to forget them, whenever one is added.
+pub(crate) const ADDRESS_LOOKS: usize = 4;
+/// Seconds without use after which the entry of an address without connections is forgotten: by then it may do again all that it
+/// may do at once.
+pub(crate) const ADDRESS_IDLE_SECONDS: u32 = 60;
+/// Seconds after which an address with too many connections is told to try again.
+pub(crate) const ADDRESS_RETRY_SECONDS: u64 = 10;
 /// Number of hops that are counted separately in failed handshakes.
 pub(crate) const HOPS_MAX: usize = 32;
 /// How long a hop keeps its count after its last failure.
@@ -36,6 +47,10 @@ pub(crate) const MEDIA_RANGES_MAX: usize = 32;
 pub(crate) const FORWARDED_ADDRESSES_MAX: usize = 64;
 /// Entries of such a list, from its end, that are followed to find the client's address.
 pub(crate) const CLIENT_HOPS_MAX: usize = 32;
+/// Longest PROXY header of version 1, in bytes: its specification knows no longer one.
+pub(crate) const PROXY_HEADER_V1_BYTES_MAX: usize = 107;
+/// Longest PROXY header of version 2, in bytes: addresses, and what a proxy tells of TLS.
+pub(crate) const PROXY_HEADER_V2_BYTES_MAX: usize = 16 + 2048;
 /// Earlier hops listed in a diagnosis.
 pub(crate) const EARLIER_HOPS_MAX: usize = 4;
 /// Headers listed as evidence in a diagnosis.
@@ -291,6 +306,12 @@ pub(crate) const API_KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Time limit of `hi health`, from the connection to the end of the answer: a health check of Docker has 3 seconds or more.
 pub(crate) const HEALTH_TIME_MAX: Duration = Duration::from_secs(2);
+/// Bytes of a configuration file.
+pub(crate) const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Columns of a configuration file that `hi config default` writes.
+pub(crate) const CONFIG_COLUMNS: usize = 110;
+/// How similar an option's name has to be to a wrong one to be suggested: 1 is the same (Jaro and Winkler).
+pub(crate) const SUGGESTED_SIMILARITY_MIN: f64 = 0.8;
 /// Bytes of the longest answer that `hi health` reads.
 pub(crate) const HEALTH_ANSWER_BYTES_MAX: usize = 64 * 1024;
 
@@ -372,6 +393,7 @@ const _: () = {
         "a copied frame fits into a chunk"
     );
     assert!(HEAD_BYTES_USUAL < HEAD_BYTES_MAX);
+    assert!(PROXY_HEADER_V2_BYTES_MAX < HEAD_BYTES_MAX, "the buffer for a head takes a PROXY header");
     assert!(SHOWN_BYTES_MAX * SHOWN_VALUES_MAX < HEAD_BYTES_MAX && SHOWN_BYTES_MAX < ORIGIN_BYTES_SHOWN);
     assert!(EARLIER_HOPS_MAX < FORWARDED_ADDRESSES_MAX && CLIENT_HOPS_MAX <= FORWARDED_ADDRESSES_MAX);
     assert!(API_CONNECTIONS_CROWDED < API_CONNECTIONS_MAX, "connections end with their answers before slots run out");

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -15,21 +15,33 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::format::Writer as Text;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::writer::MakeWriterExt as _;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, reload};
 
 use crate::limits::{LOG_FLUSH_TIME_MAX, LOG_QUEUE_BYTES_MAX};
 
 static LOG: Log = Log::new();
+/// What changes the level.
+static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
 
 /// From now on, everything of this `level` and above is written to stderr, in color if `ansi`.
 pub fn start(level: LevelFilter, ansi: bool) {
-    tracing_subscriber::fmt()
+    let (level, handle) = reload::Layer::new(level);
+    let lines = tracing_subscriber::fmt::layer()
         // The client of NATS tells of each connection what hi tells in its own words.
         .with_writer((|| Stderr).with_filter(|line| !line.target().starts_with("async_nats")))
         .with_ansi(ansi)
-        .with_max_level(level)
         .with_target(false)
-        .log_internal_errors(false)
-        .init();
+        .log_internal_errors(false);
+    tracing_subscriber::registry().with(level).with(lines).init();
+    let _ = LEVEL.set(handle);
+}
+
+/// From now on, everything of this level and above is written.
+pub(crate) fn set_level(level: LevelFilter) {
+    // Only a log that has ended takes no level any more.
+    let _ = LEVEL.get().map(|handle| handle.reload(level));
 }
 
 /// Writes text to stderr after the lines that wait, whatever the level.

@@ -3,16 +3,18 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use doctor::INTERNAL_ADDRESS_DEFAULT;
 use hi::api::asking::ask_whether_ready;
-use hi::config::{Config, Internal};
+use hi::config::{Config, Internal, shown};
+use hi::environment::{OptionValue, Parsed};
 use hi::ring::probe::{self, Choice};
-use hi::server::signals;
+use hi::server::{Options, signals};
 use hi::{environment, log, output, server};
 
 /// Exit code of `hi health` for a server that is not ready.
@@ -49,6 +51,9 @@ enum Command {
               value_parser = parse_internal)]
         internal: Internal,
     },
+    /// Shows and checks the options of the server, as a file and the environment set them
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Diagnoses a WebSocket address: checks every IP and proxy on the way, prints one verdict and the fix
     #[cfg(feature = "doctor")]
     Doctor(Box<doctor::examination::Args>),
@@ -61,12 +66,35 @@ enum Command {
     /// Shows the rooms of a running server
     #[cfg(feature = "doctor")]
     Rooms(doctor::internal::RoomsArgs),
-    /// `hi doctor`, `hi checklist`, `hi pub` and `hi rooms` in a build without them
+    /// Chats in a terminal, or publishes what is piped into it: lines in, lines out
+    #[cfg(feature = "doctor")]
+    Chat(terminal::ChatArgs),
+    /// Prints what is said in a room, without a name
+    #[cfg(feature = "doctor")]
+    Tail(terminal::TailArgs),
+    /// The clients in a build without them
     #[cfg(not(feature = "doctor"))]
-    #[command(name = "doctor", aliases = ["checklist", "pub", "rooms"], hide = true)]
+    #[command(name = "doctor", aliases = ["chat", "checklist", "pub", "rooms", "tail"], hide = true)]
     LeftOut {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         _arguments: Vec<OsString>,
+    },
+}
+
+/// What `hi config` does.
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Prints a configuration file in which every option stands with its default
+    Default,
+    /// Prints the value of each option, and where it comes from
+    Show {
+        /// The configuration file [default: the one that HI_CONFIG names, if it does]
+        file: Option<PathBuf>,
+    },
+    /// Says what is wrong with a configuration file, or who may do what with a server that runs with it
+    Check {
+        /// The configuration file [default: the one that HI_CONFIG names, if it does]
+        file: Option<PathBuf>,
     },
 }
 
@@ -74,14 +102,18 @@ fn main() -> ExitCode {
     // Before anything else: a signal that comes now is handled once it is clear which command runs.
     signals::hold();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let (CommandLine { command, config }, service_links) = match environment::parse(&arguments) {
+    let Parsed { options: CommandLine { command, config }, links, values } = match environment::parse(&arguments) {
         Ok(parsed) => parsed,
         Err(error) => return explain(&error),
     };
-    let Some(command) = command else { return serve(config, &service_links) };
+    let Some(command) = command else {
+        let read = Box::new(move || read_again(&arguments));
+        return serve(Options { config, values, read }, &links);
+    };
     signals::release();
     match command {
         Command::Health { internal } => answer(health(internal)),
+        Command::Config(command) => configuration(command),
         #[cfg(feature = "doctor")]
         Command::Doctor(args) => answer(doctor::examination::run(*args).map_err(wrong)),
         #[cfg(feature = "doctor")]
@@ -90,11 +122,43 @@ fn main() -> ExitCode {
         Command::Pub(args) => answer(doctor::internal::publish(&args, &hi::api::RULES)),
         #[cfg(feature = "doctor")]
         Command::Rooms(args) => answer(doctor::internal::rooms(&args, &hi::api::RULES)),
+        #[cfg(feature = "doctor")]
+        Command::Chat(args) => streamed(terminal::chat(&args)),
+        #[cfg(feature = "doctor")]
+        Command::Tail(args) => streamed(terminal::tail(&args)),
         #[cfg(not(feature = "doctor"))]
         Command::LeftOut { .. } => {
             answer(Err(wrong("this hi was built without its doctor: build it with --features doctor".to_owned())))
         }
     }
+}
+
+/// The options once more, for a reload.
+fn read_again(arguments: &[OsString]) -> Result<(Config, Vec<OptionValue>), String> {
+    let parsed: Parsed<CommandLine> = environment::parse(arguments).map_err(|error| error.to_string())?;
+    Ok((parsed.options.config, parsed.values))
+}
+
+/// `hi config`.
+fn configuration(command: ConfigCommand) -> ExitCode {
+    let (file, checks) = match command {
+        ConfigCommand::Default => {
+            return output::print(shown::default_file(&CommandLine::command()), ExitCode::SUCCESS);
+        }
+        ConfigCommand::Show { file } => (file, false),
+        ConfigCommand::Check { file } => (file, true),
+    };
+    let named = file.iter().flat_map(|file| [OsString::from("--config"), file.into()]);
+    let arguments: Vec<OsString> = [OsString::from("hi")].into_iter().chain(named).collect();
+    let Parsed { options: CommandLine { config, .. }, values, .. } = match environment::parse(&arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => return explain(&error),
+    };
+    if !checks {
+        return output::print(shown::effective(&values), ExitCode::SUCCESS);
+    }
+    let rights = || config.rights(&values).join("\n") + "\n";
+    answer(config.check().map(|()| (rights(), ExitCode::SUCCESS)).map_err(wrong))
 }
 
 /// Prints help, the version, or what is wrong with the options.
@@ -129,6 +193,15 @@ fn answer(outcome: Result<(String, ExitCode), (String, ExitCode)>) -> ExitCode {
     }
 }
 
+/// The end of a command that has printed what there was as it came.
+#[cfg(feature = "doctor")]
+fn streamed(outcome: terminal::Outcome) -> ExitCode {
+    match outcome {
+        Ok((written, code)) => output::finish(written, code),
+        Err(failure) => answer(Err(failure)),
+    }
+}
+
 /// An address of the internal port, or its URL.
 fn parse_internal(text: &str) -> Result<Internal, String> {
     let address = text.strip_prefix("http://").map_or(text, |url| url.split('/').next().unwrap_or_default());
@@ -154,13 +227,13 @@ fn this_machine() -> doctor::checklist::MachineFacts {
     }
 }
 
-fn serve(config: Config, service_links: &[String]) -> ExitCode {
-    log::start(config.log, io::stderr().is_terminal());
+fn serve(options: Options, service_links: &[String]) -> ExitCode {
+    log::start(options.config.log, io::stderr().is_terminal());
     end_on_panic();
     for link in service_links {
         tracing::info!("{link}");
     }
-    let Err(error) = server::serve(config);
+    let Err(error) = server::serve(options);
     log::say(error);
     log::exit(EXIT_USAGE.into(), Duration::MAX)
 }

@@ -39,6 +39,11 @@ impl RateLimit {
         Self { per_second, burst }
     }
 
+    /// Messages in a second; 0 for no limit.
+    pub(crate) const fn per_second(self) -> u32 {
+        self.per_second
+    }
+
     /// Tokens in a full bucket.
     const fn tokens_max(self) -> u32 {
         self.burst * TOKEN
@@ -93,6 +98,11 @@ impl Bucket {
             }
             None => self.refuse(),
         }
+    }
+
+    /// Time until there is a token again, in ms, counted from the last call of [`Bucket::take`].
+    pub(crate) fn wait_ms(&self, limit: &RateLimit) -> u64 {
+        u64::from(TOKEN.saturating_sub(self.tokens)).div_ceil(u64::from(limit.per_second.max(1)))
     }
 
     fn refill(&mut self, limit: &RateLimit, now_ms: u32) {

@@ -5,6 +5,7 @@
 //! - `shards`: the threads of the shards
 //! - `files`: the limit of open files
 //! - `notify`: what a service manager is told
+//! - `reload`: options that are read again while it runs
 //! - [`signals`]: what each signal asks for
 
 use std::io;
@@ -13,14 +14,19 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use arc_swap::ArcSwap;
+
 use crate::address::ListenAddress;
+use crate::address::table::AddressTable;
 use crate::api::App;
 use crate::api::health::{Check, Readiness};
+use crate::api::key::Keys;
 #[cfg(feature = "doctor")]
 use crate::canary::Canary;
 #[cfg(feature = "cluster")]
 use crate::cluster;
 use crate::config::Config;
+use crate::control;
 use crate::control::failures::{FailureMetric, Failures};
 use crate::cores::{Cores, Unpinned};
 use crate::descriptors::Descriptors;
@@ -29,6 +35,7 @@ use crate::limits::FAREWELL_TIME_MAX;
 use crate::limits::cluster::UNREADY_AFTER;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::metrics::addresses::AddressMetric;
 #[cfg(feature = "cluster")]
 use crate::metrics::cluster::ClusterMetric;
 use crate::metrics::memory::MemoryMetric;
@@ -40,11 +47,13 @@ use crate::room::inbox;
 #[cfg(feature = "cluster")]
 use crate::room::outward::Outward;
 use crate::room::registry::Registry;
+use crate::shard;
 use crate::stop::Stop;
 
 mod files;
 mod listeners;
 mod notify;
+mod reload;
 mod serve;
 mod shards;
 pub mod signals;
@@ -52,6 +61,7 @@ pub mod signals;
 use files::files_reserved;
 pub use listeners::Listeners;
 use listeners::{Internal, ShardListeners, SocketFile};
+pub use reload::Options;
 pub use serve::serve;
 use shards::ShardThread;
 
@@ -70,6 +80,16 @@ pub struct Server {
     threads: Vec<JoinHandle<()>>,
     /// Why not every shard is pinned.
     unpinned: Option<Unpinned>,
+    live: Live,
+}
+
+/// What a reload replaces.
+struct Live {
+    shard: Arc<ArcSwap<shard::settings::Settings>>,
+    control: Arc<ArcSwap<control::Settings>>,
+    keys: Keys,
+    shards: usize,
+    backend: Backend,
 }
 
 /// What all threads of a server share.
@@ -83,6 +103,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     failures: Arc<Failures>,
     descriptors: Arc<Descriptors>,
+    addresses: Arc<AddressTable>,
     stop: Arc<Stop>,
 }
 
@@ -101,8 +122,23 @@ impl Server {
         let wake_ups = wake_ups.collect::<Result<Vec<_>, _>>().map_err(out_of_files)?;
         let shared = Arc::new(Shared::new::<R>(config, addresses.len(), &wake_ups, stop)?);
         let internal_address = internal.as_ref().map(|internal| internal.port.address());
-        let mut server =
-            Self { addresses, _files: files, internal: internal_address, shared, threads: Vec::new(), unpinned: None };
+        let (shards, backend, instance) = (of_shards.len(), R::backend(), Arc::clone(&shared.instance));
+        let live = Live {
+            shard: Arc::new(ArcSwap::from_pointee(config.shard_settings(shards, Arc::clone(&instance)))),
+            control: Arc::new(ArcSwap::from_pointee(config.control(instance, backend))),
+            keys: internal.as_ref().map_or_else(Keys::default, |internal| internal.keys.clone()),
+            shards,
+            backend,
+        };
+        let mut server = Self {
+            addresses,
+            _files: files,
+            internal: internal_address,
+            shared,
+            threads: Vec::new(),
+            unpinned: None,
+            live,
+        };
         let started = server
             .start_shards::<R>(config, of_shards, wake_ups)
             .and_then(|()| server.start_beside(config, internal, R::backend()));
@@ -126,14 +162,12 @@ impl Server {
         // Lives until the shards are pinned: no other hi chooses its cores before.
         let placement = cores()?.place(config.pin, shards);
         self.unpinned = placement.why;
-        let instance = &self.shared.instance;
-        let settings = Arc::new(config.shard_settings(shards, Arc::clone(instance)));
-        let control = Arc::new(config.control(Arc::clone(instance), R::backend()));
         let receive_buffers = config.receive_buffers;
         let (ready, started) = std::sync::mpsc::channel();
         for (id, (listeners, wake_up)) in listeners.into_iter().zip(wake_ups).enumerate() {
             let (core, ready) = (placement.cores[id], ready.clone());
-            let (settings, control, shared) = (Arc::clone(&settings), Arc::clone(&control), Arc::clone(&self.shared));
+            let (live, shared) = (&self.live, Arc::clone(&self.shared));
+            let (settings, control) = (Arc::clone(&live.shard), Arc::clone(&live.control));
             let thread = ShardThread { id, core, listeners, wake_up, receive_buffers, settings, control, shared };
             let spawned = std::thread::Builder::new()
                 .name(format!("hi-shard-{id}"))
@@ -179,6 +213,15 @@ impl Server {
         let canary = Canary::start(plan, Arc::clone(&self.shared.metrics)).map_err(out_of_files)?;
         readiness.add(move || canary.check());
         Ok(())
+    }
+
+    /// Serves from now on with what of these options can change while it runs, and with these keys.
+    pub(crate) fn apply(&self, config: &Config, keys: Keys) {
+        let Live { shard, control, keys: live_keys, shards, backend } = &self.live;
+        let instance = &self.shared.instance;
+        shard.store(Arc::new(config.shard_settings(*shards, Arc::clone(instance))));
+        control.store(Arc::new(config.control(Arc::clone(instance), *backend)));
+        live_keys.replace(&keys);
     }
 
     /// The addresses that it listens on.
@@ -240,6 +283,8 @@ impl Shared {
         if let Some(stats) = &sharing {
             metrics.registry().register_collector(Box::new(ClusterMetric(Arc::clone(stats))));
         }
+        let addresses = Arc::<AddressTable>::default();
+        metrics.registry().register_collector(Box::new(AddressMetric(Arc::clone(&addresses))));
         Ok(Self {
             instance,
             registry,
@@ -248,6 +293,7 @@ impl Shared {
             metrics: Arc::new(metrics),
             failures,
             descriptors: Arc::new(Descriptors::new(os::file_limit(), reserved)),
+            addresses,
             stop,
         })
     }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 
 use serde_json::Value;
 use support::proxies::{Kind, Proxy, Setup, free_port};
-use support::{PATIENCE, Server};
+use support::{Client, PATIENCE, Server, wait_while};
 
 /// The client's own address: another one than that of the proxies.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
@@ -132,4 +132,86 @@ fn a_proxy_behind_a_unix_socket_is_trusted_by_that_word() {
     );
     let nginx = Proxy::nginx(port, &site);
     assert_eq!(located(connect_from(CLIENT, nginx.address()), &[]), is(CLIENT, "header"));
+}
+
+#[test]
+fn the_proxy_protocol_is_spoken_with_haproxy() {
+    let server = Server::start(&["--proxy-protocol", "127.0.0.1"]);
+    let hi = server.address();
+    let of_haproxy =
+        |options: &str| Setup::new(Kind::Haproxy, &["mode tcp", &format!("server hi {hi} {options}")]).start();
+    for (name, proxy) in [
+        ("HAProxy, version 1", of_haproxy("send-proxy")),
+        ("HAProxy, version 2", of_haproxy("send-proxy-v2")),
+        ("HAProxy, version 2 with TLVs", of_haproxy("send-proxy-v2 proxy-v2-options crc32c,unique-id")),
+    ] {
+        assert_eq!(located(connect_from(CLIENT, proxy.address()), &[]), is(CLIENT, "proxy_protocol"), "{name}");
+        // A whole chat, too.
+        let url = format!("ws://{}/ws?username=ada&room=tea", proxy.address());
+        let (socket, _) = tungstenite::client(url, connect_from(CLIENT, proxy.address())).expect(name);
+        Client { socket }.expect_message("#tea", "Welcome to tea, ada!");
+    }
+    assert!(!server.log().contains("refused"), "{}", server.log());
+}
+
+#[test]
+fn health_checks_of_a_proxy_are_its_own_and_no_failures() {
+    let (server, internal) = Server::start_with_internal(&["--proxy-protocol", "loopback"]);
+    let line = format!("server hi {} send-proxy-v2 check inter 50ms", server.address());
+    let _proxy = Setup::new(Kind::Haproxy, &["mode tcp", &line]).start();
+    // HAProxy checks by a LOCAL header and the end of the connection.
+    wait_while(|| internal.metric("hi_accepts_total") < 3.0, || server.log());
+    let mut wire = server.wire();
+    wire.send(b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00");
+    wire.send("GET /-/doctor/echo HTTP/1.1\r\nHost: hi\r\n\r\n");
+    let echo: Value = serde_json::from_str(&wire.answer().body).unwrap();
+    assert_eq!((&echo["client"], &echo["client_from"]), (&"127.0.0.1".into(), &"peer".into()));
+    assert!(!server.log().contains("refused"), "{}", server.log());
+}
+
+#[test]
+fn a_header_may_come_byte_by_byte_and_counts_for_all_requests_of_its_connection() {
+    let server = Server::start(&["--proxy-protocol", "loopback", "--trusted-proxies", "10.0.0.0/8"]);
+    let mut wire = server.wire();
+    let request = "GET /-/doctor/echo HTTP/1.1\r\nHost: hi\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n";
+    for byte in format!("PROXY TCP4 10.0.0.9 10.0.0.5 4711 80\r\n{request}").bytes() {
+        wire.send([byte]);
+    }
+    for _ in 0..2 {
+        // A trusted proxy behind the one that speaks PROXY.
+        let echo: Value = serde_json::from_str(&wire.answer().body).unwrap();
+        assert_eq!((&echo["client"], &echo["client_from"]), (&"203.0.113.7".into(), &"header".into()));
+        wire.send(request);
+    }
+}
+
+#[test]
+fn a_header_that_is_missing_unexpected_or_broken_is_refused_with_its_reason() {
+    const V2: &str = "\r\n\r\n\0\r\nQUIT\n";
+    let request = "GET /ws HTTP/1.1\r\nHost: hi\r\nAccept: application/json\r\n\r\n";
+    for (demanded, sent, reason, said) in [
+        ("loopback", request.to_owned(), "proxy_header_missing", "take it out of --proxy-protocol"),
+        (
+            "none",
+            format!("PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n{request}"),
+            "proxy_header_unexpected",
+            "add it to --proxy-pro",
+        ),
+        ("none", format!("{V2}\u{20}\0\0\0{request}"), "proxy_header_unexpected", "if 127.0.0.1 is your proxy"),
+        ("loopback", format!("PROXY TCP4 1.2.3.400 1.2.3.4 1 2\r\n{request}"), "proxy_header_bad", "version 1 or 2"),
+        ("loopback", format!("{V2}\u{20}\0\u{7f}\u{7f}{request}"), "proxy_header_bad", "it is too long"),
+    ] {
+        let (server, internal) = Server::start_with_internal(&["--proxy-protocol", demanded]);
+        let answer = server.ask(&sent);
+        assert_eq!(answer.status, 400, "{reason}: {answer:?}");
+        assert!(answer.body.contains("PROXY protocol header"), "{answer:?}");
+        let line = server.wait_for_log("refused");
+        assert!(line.contains(reason) && line.contains(said), "{said}: {line}");
+        let sample = format!("hi_handshake_failures_total{{reason=\"{reason}\"");
+        wait_while(|| !internal.metrics().contains(&sample), || internal.metrics());
+    }
+    // What stands behind a unix socket is named so.
+    let answer = Server::start(&["--proxy-protocol", "unix,127.0.0.1"]).ask(request);
+    let told: Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(told["reason"], "proxy_header_missing");
 }

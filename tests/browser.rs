@@ -4,10 +4,11 @@
 mod browser;
 mod support;
 
-use browser::{Driver, Hop, Page};
+use browser::{Driver, Page};
 use fantoccini::key::Key;
 use serde_json::json;
 use support::Server;
+use support::hop::Hop;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_windows_chat_join_a_room_and_reconnect_after_a_restart() {

@@ -7,9 +7,10 @@ mod browser;
 mod node;
 mod support;
 
-use browser::{Driver, Hop, Page};
+use browser::{Driver, Page};
 use serde_json::{Value, json};
 use support::Server;
+use support::hop::Hop;
 
 /// What axe-core complains about on the page as it is: the rule, and the elements.
 async fn complaints(page: &Page) -> Vec<String> {

@@ -4,10 +4,11 @@
 mod browser;
 mod support;
 
-use browser::{Driver, Hop, Page};
+use browser::{Driver, Page};
 use fantoccini::key::Key;
 use serde_json::json;
 use support::Server;
+use support::hop::Hop;
 
 const WATCH: &str = "window.complaints = []; \
      addEventListener('securitypolicyviolation', (e) => complaints.push(e.violatedDirective)); \

@@ -4,12 +4,16 @@
 mod browser;
 mod support;
 
-use browser::{Driver, Hop, Page};
+use browser::{Driver, Page};
 use fantoccini::Locator;
 use fantoccini::key::Key;
 use serde_json::json;
 use support::Server;
+use support::hop::Hop;
 use support::proxies::{Proxy, free_port};
+
+/// Bytes that a browser loads for the page, in all.
+const LOADED_BYTES_MAX: u64 = 45_000;
 
 async fn is_true(page: &Page, script: &str) {
     assert_eq!(page.script(script, vec![]).await, true, "{script}");
@@ -165,6 +169,9 @@ async fn a_proxy_that_drops_upgrades_is_explained_to_users_and_the_fix_is_folded
     let server = Server::start(&[]);
     let hop = Hop::start(&server, &["upgrade", "connection"]);
     let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
+    // Server-sent events don't get through either.
+    page.script("fetch = ((real) => (url, ...all) => String(url).includes('/stream/') ? Promise.reject() : real(url, ...all))(fetch)", vec![])
+        .await;
     page.join("ann").await;
     page.wait_text(
         "#join-error p",
@@ -175,6 +182,69 @@ async fn a_proxy_that_drops_upgrades_is_explained_to_users_and_the_fix_is_folded
     let fix = page.script("return document.querySelector('#join-error pre').textContent", vec![]).await;
     let fix = fix.as_str().unwrap();
     assert!(fix.contains("proxy_set_header Upgrade") && !fix.contains("Sec-WebSocket-Key"), "{fix}");
+    page.client.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_proxy_that_drops_upgrades_rooms_can_be_read_until_it_is_fixed() {
+    let driver = Driver::start();
+    let server = Server::start(&[]);
+    let hop = Hop::start(&server, &["upgrade", "connection"]);
+    let mut bob = server.join("bob", "general");
+    let page = Page::open_at(&driver, hop.port, (1000, 700)).await;
+    page.join("ann").await;
+    page.wait_state("reading").await;
+    page.wait_text("#status-text", "Read only").await;
+    let told = "You can read here, but not write. A proxy between you and the server blocks the chat's WebSocket. \
+                Tell whoever runs this site.";
+    page.wait_text("#trouble-text p", told).await;
+    is_true(&page, "return document.querySelector('#trouble-text details').open === false").await;
+    bob.say("general", "one");
+    page.wait_text("#messages .message", "one").await;
+    is_true(&page, "return document.querySelector('#message-input').readOnly").await;
+    // Another room can be read, too, and nothing is sent.
+    page.type_into("#room-input", "tea").await;
+    page.script("document.querySelector('#room-form').requestSubmit()", vec![]).await;
+    page.wait_text("#title", "tea").await;
+    server.join("eve", "tea").say("tea", "milk?");
+    page.wait_text("#messages .message", "milk?").await;
+    page.script("document.querySelector('#message-input').value = '/list'; document.querySelector('#message-form').requestSubmit()", vec![])
+        .await;
+    page.wait_text("#hint", "Not sent: you can only read here. Your text is kept.").await;
+    // A stream that breaks is opened again, and misses nothing.
+    hop.cut();
+    bob.say("general", "two");
+    hop.repair();
+    page.script("document.querySelector('[data-room=general] .room').click()", vec![]).await;
+    page.wait_text("#messages .message", "two").await;
+    hop.keep_headers();
+    page.script("document.querySelector('#try-now').click()", vec![]).await;
+    page.wait_state("connected").await;
+    is_true(
+        &page,
+        "return document.querySelector('#trouble').hidden && !document.querySelector('#message-input').readOnly",
+    )
+    .await;
+    page.say("three").await;
+    while bob.json()["Message"] != "three" {}
+    page.assert_once(&["one", "two", "three"]).await;
+    page.assert_no_complaints().await;
+    page.client.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_browser_loads_is_small() {
+    let driver = Driver::start();
+    let server = Server::start(&[]);
+    let page = Page::open(&driver, &server, (1000, 700)).await;
+    // With the heads of the answers, and as they were compressed.
+    let sizes = "return [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]\
+        .filter(({ name }) => name.startsWith('http')).map(({ name, transferSize, decodedBodySize }) => [name, transferSize, decodedBodySize])";
+    let sizes = page.script(sizes, vec![]).await;
+    let files: Vec<(String, u64, u64)> = serde_json::from_value(sizes).unwrap();
+    let total = files.iter().map(|(_, bytes, _)| bytes).sum::<u64>();
+    assert!(files.len() >= 17 && files.iter().all(|(_, bytes, _)| *bytes > 300), "{files:?}");
+    assert!(total < LOADED_BYTES_MAX, "{total} bytes: {files:?}");
     page.client.close().await.unwrap();
 }
 

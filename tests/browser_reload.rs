@@ -4,9 +4,10 @@
 mod browser;
 mod support;
 
-use browser::{Driver, Hop, Page};
+use browser::{Driver, Page};
 use serde_json::json;
 use support::Server;
+use support::hop::Hop;
 
 const TITLE: &str = "return location.hash + ' ' + document.querySelector('#title').textContent";
 

@@ -4,10 +4,11 @@
 mod browser;
 mod support;
 
-use browser::{Driver, Hop, Page};
+use browser::{Driver, Page};
 use fantoccini::key::Key;
 use serde_json::{Value, json};
 use support::Server;
+use support::hop::Hop;
 
 const HINT: &str = "return document.querySelector('#hint').textContent";
 const FIELD: &str = "return document.querySelector('#message-input').value";

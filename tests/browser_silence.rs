@@ -4,9 +4,10 @@
 mod browser;
 mod support;
 
-use browser::{Driver, Hop, Page};
+use browser::{Driver, Page};
 use serde_json::Value;
 use support::Server;
+use support::hop::Hop;
 
 const TOLD: &str = "dispatchEvent(new Event('online'))";
 const SEEN: &str = "document.dispatchEvent(new Event('visibilitychange'))";

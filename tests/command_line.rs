@@ -50,6 +50,8 @@ fn a_build_without_the_doctor_is_told_apart() {
         &["checklist", "before", "not-an-address"],
         &["pub", "a room", "x"],
         &["rooms", "--internal", "off"],
+        &["chat", "not-an-address", "--name", "ada"],
+        &["tail", "not-an-address", "tea"],
     ] {
         let (code, _, stderr) = hi(command, "");
         assert_eq!((code, stderr.contains("built without its doctor")), (2, features == "none"), "{stderr}");

@@ -240,6 +240,34 @@ fn a_proxy_that_hi_does_not_believe_is_reported() {
 }
 
 #[test]
+fn a_proxy_and_hi_that_disagree_about_the_proxy_protocol_are_told_apart() {
+    let haproxy = |server: &Server, options: &str| {
+        let line = format!("server hi {} {options}", server.address());
+        Setup::new(Kind::Haproxy, &["mode tcp", &line])
+    };
+    for (demanded, options, kind, says) in [
+        ("loopback", "", "proxy_protocol", "No PROXY protocol header came"),
+        ("none", "send-proxy", "proxy_protocol", "A PROXY protocol header came"),
+        ("none", "send-proxy-v2", "proxy_protocol", "add the address of the proxy to --proxy-protocol"),
+        ("loopback", "send-proxy-v2", "sound", "works"),
+    ] {
+        let server = Server::start(&["--proxy-protocol", demanded]);
+        let setup = haproxy(&server, options);
+        let _proxy = setup.start();
+        let said = doctor(&[&url(&setup)]).expect(kind, i32::from(kind != "sound"));
+        assert!(said.contains(says), "{demanded} {options}: {said}");
+    }
+}
+
+#[test]
+fn an_address_that_is_limited_is_named_with_the_options() {
+    let server = Server::start(&["--unlimited-addresses=none", "--handshakes-per-address=1"]);
+    server.get("/ws");
+    let said = doctor(&[&format!("ws://{}/ws", server.address())]).expect("address_limited", 1);
+    assert!(said.contains("(127.0.0.1) connects too often") && said.contains("--trusted-proxies"), "{said}");
+}
+
+#[test]
 fn the_whole_story() {
     // The new server, and at the old address, on the same port, the proxy of the provider.
     let server = Server::start_on("127.0.0.3:0", &[]);

@@ -92,6 +92,36 @@ const HEAD_TOKENS: &[&[u8]] = &[
     b"username=",
     b"room=",
 ];
+/// Fragments of PROXY headers, and of lists of addresses.
+const ORIGIN_TOKENS: &[&[u8]] = &[
+    b"\r\n",
+    b"\n",
+    b"PROXY ",
+    b"TCP4 ",
+    b"TCP6 ",
+    b"UNKNOWN",
+    b"\r\n\r\n\0\r\nQUIT\n",
+    b"\x21",
+    b"\x20",
+    b"\x11",
+    b"\x00\x0c",
+    b"\xff\xff",
+    b"10.0.0.1",
+    b"203.0.113.7",
+    b"::1",
+    b"[::1]:80",
+    b"::ffff:10.0.0.1",
+    b", ",
+    b",",
+    b"\"",
+    b"for=",
+    b";",
+    b"unknown",
+    b":80",
+    b" ",
+    b"\x00",
+    b"\xff",
+];
 /// Beginnings of frames, and bytes that text must not have.
 const FRAME_TOKENS: &[&[u8]] = &[
     b"\x81\x80",
@@ -185,6 +215,11 @@ fn bodies_of_the_internal_port() {
 #[test]
 fn streams_of_frames() {
     run("frames", FRAME_TOKENS, targets::frames::check);
+}
+
+#[test]
+fn origins_of_connections() {
+    run("origins", ORIGIN_TOKENS, targets::origins::check);
 }
 
 #[test]

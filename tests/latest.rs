@@ -324,6 +324,23 @@ fn with_an_interval_a_fast_reader_gets_the_newest_of_each_key_once_in_it() {
 }
 
 #[test]
+fn what_waits_for_the_interval_comes_at_its_end_though_nothing_else_happens() {
+    let server = Server::start(&[]);
+    let mut paced = server.websocket("/raw/prices?latest=1&interval=200ms");
+    let mut publisher = server.websocket("/raw/prices?echo=0");
+    let began = Instant::now();
+    let rounds = 5;
+    for number in 0..rounds {
+        publisher.send_text(&json!({"n": 2 * number}).to_string());
+        assert_eq!(number_of(&paced.json()), 2 * number);
+        publisher.send_text(&json!({"n": 2 * number + 1}).to_string());
+        assert_eq!(number_of(&paced.json()), 2 * number + 1);
+    }
+    // Without a wake-up of its own, the second one would never come.
+    assert!(began.elapsed() >= Duration::from_millis(200) * (2 * rounds as u32 - 2));
+}
+
+#[test]
 fn members_that_agreed_on_compression_get_the_newest_compressed() {
     let (server, internal) = Server::start_with_internal(&["--compression", "on"]);
     let mut plain = server.websocket("/raw/prices?latest=1");

@@ -44,8 +44,13 @@ fn every_metric_is_there() {
     for name in [
         "hi_accept_pauses_total",
         "hi_accepts_total",
+        "hi_address_limited_total",
+        "hi_addresses",
+        "hi_addresses_untracked_total",
         "hi_backend",
         "hi_build_info",
+        "hi_config_reload_success",
+        "hi_config_reload_timestamp_seconds",
         "hi_connections",
         "hi_deliveries_total",
         "hi_delivery_seconds_bucket",

@@ -12,12 +12,13 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use crate::INTERNAL_ADDRESS_DEFAULT;
+use crate::client::open;
 use crate::examination::http::{Request, exchange};
-use crate::examination::net::Route;
+use crate::examination::net::Stream;
 use crate::examination::runtime;
 
 /// The server refused, or can't be reached.
@@ -275,13 +276,8 @@ async fn answer(address: &str, mut request: Request, has_key: bool) -> Result<(u
 }
 
 /// A connection, and the IP address and port that it leads to (without an IPv6 scope).
-async fn connect(address: &str) -> Result<(TcpStream, SocketAddr), String> {
-    let mut last = "the name has no address".to_owned();
-    for address in lookup_host(address).await.map_err(|error| error.to_string())? {
-        match (Route { address, tls: None, step_time: CONNECT_TIME_MAX }).tcp().await {
-            Ok((stream, _)) => return Ok((stream, SocketAddr::new(address.ip(), address.port()))),
-            Err(failure) => last = failure.detail,
-        }
-    }
-    Err(last)
+async fn connect(address: &str) -> Result<(Stream, SocketAddr), String> {
+    let addresses = lookup_host(address).await.map_err(|error| error.to_string())?;
+    let (stream, address) = open(addresses, None, CONNECT_TIME_MAX).await?;
+    Ok((stream, SocketAddr::new(address.ip(), address.port())))
 }

@@ -10,6 +10,7 @@
 //! | [`examination`] | `hi doctor`: from an address to a verdict |
 //! | [`checklist`] | `hi checklist`: what to do around a move, each item ticked by a real check |
 //! | [`canary`] | one look of a server at its own public address |
+//! | [`client`] | a client's connection to hi: WebSockets and server-sent events |
 //! | [`internal`] | `hi pub` and `hi rooms`: the internal port from the command line |
 //!
 //! The server shares the first four with its doctor. Without the feature `examination` there is nothing else, and no
@@ -19,6 +20,8 @@
 pub mod canary;
 #[cfg(feature = "examination")]
 pub mod checklist;
+#[cfg(feature = "examination")]
+pub mod client;
 #[cfg(feature = "examination")]
 pub mod examination;
 #[cfg(feature = "examination")]

@@ -51,7 +51,8 @@ pub fn thousands(number: impl Into<u64>) -> String {
     groups.collect::<Vec<_>>().join(",")
 }
 
-fn is_unsafe(letter: char) -> bool {
+/// Whether a character moves the cursor, ends a line, changes the reading direction, or is invisible.
+pub fn is_unsafe(letter: char) -> bool {
     letter.is_control()
         || matches!(letter,
             '\u{61c}'

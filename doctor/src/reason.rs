@@ -35,6 +35,14 @@ pub enum Reason {
     PathInvalid,
     /// Raw rooms are switched off.
     RawRoomsOff,
+    /// The client's address has too many connections, or makes too many handshakes.
+    TooManyFromAddress,
+    /// The PROXY header is missing that this peer has to send.
+    ProxyHeaderMissing,
+    /// A PROXY header came from a peer that is not to send one.
+    ProxyHeaderUnexpected,
+    /// The PROXY header can't be read.
+    ProxyHeaderBad,
     /// The head is too long, or has too many headers.
     HeadTooLarge,
     /// The head did not arrive in time.
@@ -69,6 +77,10 @@ impl Reason {
             Self::QueryInvalid => "query_invalid",
             Self::PathInvalid => "path_invalid",
             Self::RawRoomsOff => "raw_rooms_off",
+            Self::TooManyFromAddress => "too_many_from_address",
+            Self::ProxyHeaderMissing => "proxy_header_missing",
+            Self::ProxyHeaderUnexpected => "proxy_header_unexpected",
+            Self::ProxyHeaderBad => "proxy_header_bad",
             Self::HeadTooLarge => "head_too_large",
             Self::HeadTimeout => "head_timeout",
             Self::HeadCutOff => "head_cut_off",
@@ -90,6 +102,7 @@ impl Reason {
             | Self::NotAWebsocketRequest => 426,
             Self::OriginRefused | Self::RawRoomsOff => 403,
             Self::HeadTimeout => 408,
+            Self::TooManyFromAddress => 429,
             Self::HeadTooLarge => 431,
             Self::HttpVersionUnsupported | Self::Http2OnHttp1Port => 505,
             _ => 400,
@@ -127,6 +140,10 @@ mod tests {
             Reason::NotAWebsocketRequest,
             Reason::NameInvalid,
             Reason::RawRoomsOff,
+            Reason::TooManyFromAddress,
+            Reason::ProxyHeaderMissing,
+            Reason::ProxyHeaderUnexpected,
+            Reason::ProxyHeaderBad,
             Reason::TlsOnPlainPort,
             Reason::Http2OnHttp1Port,
         ] {

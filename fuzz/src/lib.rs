@@ -7,6 +7,7 @@
 pub mod api;
 pub mod frames;
 pub mod heads;
+pub mod origins;
 mod tree;
 pub mod v0;
 pub mod v1;

@@ -217,6 +217,7 @@ impl Server {
                 room: room.map(|room| Name::room(room).expect("a name")),
                 since,
                 compression: deflates.then_some(Compression::Agreed),
+                seat: None,
                 response: Bytes::from_static(HEAD),
                 leftover: leftover.to_vec(),
             };

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use ctutils::{Choice, CtEq as _};
 use hyper::{HeaderMap, header};
 
@@ -12,8 +14,9 @@ use crate::http::origin::split_port;
 use crate::limits::{API_KEY_BYTES_MIN, API_KEY_FILE_BYTES_MAX};
 
 /// The valid keys. Without any, the port is open to everything that reaches it, except for web pages.
-#[derive(Default)]
-pub struct Keys(Vec<String>);
+/// Clones share them.
+#[derive(Clone, Default)]
+pub struct Keys(Arc<ArcSwap<Vec<String>>>);
 
 impl Keys {
     /// Reads a file of keys, one a line.
@@ -42,12 +45,17 @@ impl Keys {
                 "has a line that is no key (at least {API_KEY_BYTES_MIN} visible ASCII characters, no spaces): {make}"
             ));
         }
-        Ok(Self(keys))
+        Ok(Self(Arc::new(ArcSwap::from_pointee(keys))))
+    }
+
+    /// From now on, these and all clones are the others.
+    pub(crate) fn replace(&self, others: &Self) {
+        self.0.store(others.0.load_full());
     }
 
     /// Whether any key is set.
     pub(crate) fn is_set(&self) -> bool {
-        !self.0.is_empty()
+        !self.0.load().is_empty()
     }
 
     /// Reads the first key of a file.
@@ -56,7 +64,7 @@ impl Keys {
     /// As [`Keys::load`].
     #[cfg(feature = "doctor")]
     pub(super) fn load_first(path: &Path) -> Result<String, String> {
-        Self::load(path).map(|mut keys| keys.0.swap_remove(0))
+        Self::load(path).map(|keys| keys.0.load()[0].clone())
     }
 
     /// Whether a request may pass.
@@ -78,13 +86,13 @@ impl Keys {
 
     /// In constant time for keys of the same length.
     fn opens(&self, presented: &[u8]) -> bool {
-        self.0.iter().fold(Choice::FALSE, |opens, key| opens | key.as_bytes().ct_eq(presented)).to_bool()
+        self.0.load().iter().fold(Choice::FALSE, |opens, key| opens | key.as_bytes().ct_eq(presented)).to_bool()
     }
 }
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} keys", self.0.len())
+        write!(f, "{} keys", self.0.load().len())
     }
 }
 

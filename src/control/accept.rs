@@ -103,14 +103,15 @@ fn accept_one<R: OpenRing + 'static>(
     buffer.reserve(HEAD_BYTES_USUAL);
     // Nothing yet, or the end of it, or an error: the task reads again, and finds out.
     let _ = recv(&socket, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT);
-    match outcome(buffer, 0, context.peer(socket.as_fd(), address), context) {
+    let mut origin = context.origin(address);
+    match outcome(buffer, 0, socket.as_fd(), &mut origin, context) {
         Some((Outcome::Upgrade(upgrade), used)) => {
             context.adopt(Socket::Accepted(socket), upgrade, buffer.split_off(used), at_once);
         }
         first => {
             let (buffer, context) = (mem::take(buffer), Rc::clone(context));
             match Stream::new(R::backend(), socket) {
-                Ok(stream) => spawn(async move { serve(stream, address, buffer, first, &context).await }),
+                Ok(stream) => spawn(async move { serve(stream, origin, buffer, first, &context).await }),
                 Err(error) => context.note_pause(&error),
             }
         }

@@ -1,8 +1,13 @@
 //! What a request on the public port comes to: an answer, or a connection of the data ring.
 
+use std::os::fd::BorrowedFd;
+
 use bytes::Bytes;
 
-use super::{ControlContext, Peer, Settings};
+use super::{ControlContext, HeaderState, Origin, Peer, Settings};
+use crate::address::proxy_header::{self, ProxyHeader, ProxyHeaderError};
+use crate::address::table::Seat;
+use crate::clock::Now;
 use crate::connection::Role;
 use crate::connection::latest::Latest;
 use crate::counters::Compression;
@@ -34,33 +39,66 @@ pub(super) struct Upgrade {
     pub(super) room: Option<Name>,
     pub(super) since: Option<Since>,
     pub(super) compression: Option<Compression>,
+    /// What counts it among the connections of its address.
+    pub(super) seat: Option<Seat>,
     pub(super) response: Bytes,
 }
 
 /// What the first request in the buffer comes to, and its length. `None`: its head is not complete. `searched` bytes
-/// have been searched for its end before.
+/// have been searched for its end before. A PROXY header in front of it is taken out of the buffer.
 pub(super) fn outcome<R: OpenRing>(
-    buffer: &[u8],
-    searched: usize,
-    peer: Peer<'_>,
+    buffer: &mut Vec<u8>,
+    mut searched: usize,
+    socket: BorrowedFd<'_>,
+    origin: &mut Origin,
     context: &ControlContext<R>,
 ) -> Option<(Outcome, usize)> {
-    match head::parse_more(buffer, searched) {
-        Ok(Some((head, used))) => Some((answer(&head, peer, context), used)),
-        Ok(None) => None,
-        Err(error) => {
-            let bytes = context.refuse(error, None, peer).response(None).encode(Connection::Close, Body::Sent);
-            Some((Outcome::Answer { bytes, keep_alive: false }, buffer.len()))
+    if origin.header == HeaderState::Due {
+        match proxy_header::parse(buffer) {
+            Ok(None) => return None,
+            Ok(Some(ProxyHeader { used, client })) => {
+                buffer.drain(..used);
+                (origin.proxied, origin.header, searched) = (client, HeaderState::Done, 0);
+            }
+            // Its answer can be what the client prefers, once the request is read.
+            Err(ProxyHeaderError::Missing) => origin.header = HeaderState::Missing,
+            Err(error) => return Some((cut_off(error, socket, origin, context), buffer.len())),
         }
+    }
+    match head::parse_more(buffer, searched) {
+        Ok(Some((head, used))) => Some((answer(&head, socket, origin, context), used)),
+        Ok(None) => None,
+        Err(error) => Some((cut_off(error, socket, origin, context), buffer.len())),
     }
 }
 
-fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext<R>) -> Outcome {
-    let peer = context.locate(head, peer);
+/// The last answer on a connection whose input can't be read.
+fn cut_off<R: OpenRing>(
+    fault: impl Into<Fault>,
+    socket: BorrowedFd<'_>,
+    origin: &Origin,
+    context: &ControlContext<R>,
+) -> Outcome {
+    let verdict = context.refuse(fault, None, context.peer(socket, origin));
+    Outcome::Answer { bytes: verdict.response(None).encode(Connection::Close, Body::Sent), keep_alive: false }
+}
+
+fn answer<R: OpenRing>(
+    head: &Head<'_>,
+    socket: BorrowedFd<'_>,
+    origin: &Origin,
+    context: &ControlContext<R>,
+) -> Outcome {
+    if origin.header == HeaderState::Missing {
+        let verdict = context.refuse(ProxyHeaderError::Missing, Some(head), context.peer(socket, origin));
+        let bytes = verdict.response(Some(head)).encode(Connection::Close, Body::to_method(head.method));
+        return Outcome::Answer { bytes, keep_alive: false };
+    }
+    let peer = context.locate(head, context.peer(socket, origin), origin);
     let refuse = |fault: Fault| context.refuse(fault, Some(head), peer).response(Some(head));
     let response = match target::route(head.target) {
         Err(error) => refuse(error.into()),
-        Ok(Route::DoctorEcho) if !context.settings.echo => not_found(),
+        Ok(Route::DoctorEcho) if !context.settings().echo => not_found(),
         Ok(Route::NotFound) if head.method == "OPTIONS" => not_found(),
         // Health checks of load balancers ask `OPTIONS` of whatever address they are given; streams answer preflights
         // themselves.
@@ -68,11 +106,12 @@ fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext
             let methods = if matches!(route, Route::Upgrade(_)) { "GET, OPTIONS" } else { METHODS };
             Response::text(204, "").header("Allow", methods)
         }
-        Ok(Route::Upgrade(target)) => match open(head, &target, context) {
+        Ok(Route::Upgrade(target)) => match counted(peer, context, || open(head, &target, context)) {
             Ok(outcome) => return outcome,
             Err(fault) => refuse(fault),
         },
-        Ok(Route::Stream { room, query }) => match listen(head, &room, query, peer, context) {
+        Ok(Route::Stream { room, query }) => match counted(peer, context, || listen(head, &room, query, peer, context))
+        {
             Ok(outcome) => return outcome,
             Err(fault) => refuse(fault),
         },
@@ -82,7 +121,8 @@ fn answer<R: OpenRing>(head: &Head<'_>, peer: Peer<'_>, context: &ControlContext
         Ok(Route::Page(asset)) => asset.response(head),
         Ok(Route::Healthz) => Response::text(200, "ok"),
         Ok(Route::DoctorEcho) => {
-            let Settings { instance, group, backend, .. } = &*context.settings;
+            let settings = context.settings();
+            let Settings { instance, group, backend, .. } = &**settings;
             let (group, version) = (group.as_deref(), env!("CARGO_PKG_VERSION"));
             let identity = Identity { instance, group, version, backend: backend.as_str() };
             Response::json(200, echo(head, &peer.client, &identity))
@@ -102,13 +142,34 @@ fn not_found() -> Response {
     )
 }
 
+/// What a handshake comes to, if its address may make one.
+fn counted<R: OpenRing>(
+    peer: Peer<'_>,
+    context: &ControlContext<R>,
+    handshake: impl FnOnce() -> Result<Outcome, Fault>,
+) -> Result<Outcome, Fault> {
+    let settings = context.settings();
+    let (limits, now_ms) = (&settings.address_limits, Now::read().time.monotonic_ms);
+    let seat = context.addresses.enter(peer.client.address, limits, now_ms)?;
+    match handshake() {
+        Ok(Outcome::Upgrade(upgrade)) => Ok(Outcome::Upgrade(Upgrade { seat, ..upgrade })),
+        Ok(answer) => Ok(answer),
+        Err(fault) => {
+            if let Some(seat) = seat {
+                seat.fail(limits, now_ms);
+            }
+            Err(fault)
+        }
+    }
+}
+
 /// What a request for a WebSocket comes to.
 fn open<R: OpenRing>(
     head: &Head<'_>,
     target: &UpgradeTarget<'_>,
     context: &ControlContext<R>,
 ) -> Result<Outcome, Fault> {
-    let (handshake, params) = context.admission.connect(head, target)?;
+    let (handshake, params) = context.settings().admission.connect(head, target)?;
     let (role, room) = match params {
         UpgradeParams::Raw(RawParams { room, echo, lossy, latest }) => {
             let role = match latest {
@@ -127,7 +188,7 @@ fn open<R: OpenRing>(
     let protocol = matches!(role, Role::V1 { .. }).then_some(v1::SUBPROTOCOL);
     let response = upgrade::response_101(&handshake, protocol);
     let compression = handshake.compression.map(|offer| offer.outcome);
-    Ok(Outcome::Upgrade(Upgrade { role, room, since: None, compression, response }))
+    Ok(Outcome::Upgrade(Upgrade { role, room, since: None, compression, seat: None, response }))
 }
 
 /// What a request for the events of a room comes to.
@@ -138,8 +199,9 @@ fn listen<R: OpenRing>(
     peer: Peer<'_>,
     context: &ControlContext<R>,
 ) -> Result<Outcome, Fault> {
-    let room = context.admission.listen(head, room)?;
-    let origins = context.admission.origins();
+    let settings = context.settings();
+    let room = settings.admission.listen(head, room)?;
+    let origins = settings.admission.origins();
     let last = |bytes| Ok(Outcome::Answer { bytes, keep_alive: false });
     match head.method {
         "GET" => {}
@@ -150,12 +212,13 @@ fn listen<R: OpenRing>(
     target::refuse_latest(query)?;
     let since = stream::since(head, query)?;
     // An error here means that the listener is gone already.
-    let _ = os::limit_unacknowledged(peer.socket, context.settings.unacknowledged_max);
+    let _ = os::limit_unacknowledged(peer.socket, context.settings().unacknowledged_max);
     Ok(Outcome::Upgrade(Upgrade {
         role: Role::Sse { ignored_bytes: 0 },
         room: Some(room),
         since,
         compression: None,
+        seat: None,
         response: stream::opened(head, origins).encode_open(),
     }))
 }

@@ -6,9 +6,8 @@ use std::os::fd::AsFd;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::ControlContext;
 use super::answer::{Outcome, outcome};
-use crate::address::PeerAddress;
+use super::{ControlContext, Origin};
 use crate::http::diagnosis::Fault;
 use crate::http::head::HEAD_BYTES_MAX;
 use crate::http::response::{Body, Connection, Response};
@@ -21,19 +20,19 @@ use crate::ring::control::Stream;
 /// `first` what the request in it comes to.
 pub(super) async fn serve<R: OpenRing>(
     stream: Stream,
-    address: PeerAddress,
+    mut origin: Origin,
     mut buffer: Vec<u8>,
     mut first: Option<(Outcome, usize)>,
     context: &ControlContext<R>,
 ) {
     let mut held = Held::new(What::Heads);
     let mut searched = buffer.len();
-    let mut deadline = Instant::now() + context.settings.handshake_timeout;
+    let mut deadline = Instant::now() + context.settings().handshake_timeout;
     // After an answer, for as long as nothing of another request is there.
     let mut idle = false;
     loop {
-        let peer = context.peer(stream.as_fd(), address);
-        let Some((outcome, used)) = first.take().or_else(|| outcome(&buffer, searched, peer, context)) else {
+        let next = || outcome(&mut buffer, searched, stream.as_fd(), &mut origin, context);
+        let Some((outcome, used)) = first.take().or_else(next) else {
             searched = buffer.len();
             if !has_space(&mut buffer, &mut held, &context.memory) {
                 drop((buffer, held));
@@ -41,14 +40,14 @@ pub(super) async fn serve<R: OpenRing>(
             }
             let read = timeout_at(deadline, stream.read(buffer));
             let read = if idle { context.descriptors.while_idle(read).await } else { Some(read.await) };
-            let Some(Ok((read, more))) = read else { return end(stream, address, searched > 0, context).await };
+            let Some(Ok((read, more))) = read else { return end(stream, origin, searched > 0, context).await };
             buffer = more;
             if mem::take(&mut idle) {
-                deadline = Instant::now() + context.settings.handshake_timeout;
+                deadline = Instant::now() + context.settings().handshake_timeout;
             }
             if !matches!(read, Ok(1..)) {
                 if searched > 0 {
-                    context.refuse(Fault::CutOff(searched), None, peer);
+                    context.refuse(Fault::CutOff(searched), None, context.peer(stream.as_fd(), &origin));
                 }
                 return;
             }
@@ -57,7 +56,7 @@ pub(super) async fn serve<R: OpenRing>(
         match outcome {
             Outcome::Upgrade(upgrade) => return context.adopt(stream.into(), upgrade, buffer.split_off(used), false),
             Outcome::Answer { bytes, keep_alive } => {
-                deadline = Instant::now() + context.settings.handshake_timeout;
+                deadline = Instant::now() + context.settings().handshake_timeout;
                 let written = timeout_at(deadline, stream.write_all(bytes)).await;
                 if !matches!(written, Ok(Ok(()))) {
                     stream.shutdown(Shutdown::Both);
@@ -72,7 +71,7 @@ pub(super) async fn serve<R: OpenRing>(
                 searched = 0;
                 idle = buffer.is_empty();
                 if idle {
-                    deadline = Instant::now() + context.settings.keepalive_timeout;
+                    deadline = Instant::now() + context.settings().keepalive_timeout;
                 }
             }
         }
@@ -107,10 +106,10 @@ async fn turn_away(stream: Stream) {
 }
 
 /// The time for a head is up. A peer that began one is told.
-async fn end<R: OpenRing>(stream: Stream, address: PeerAddress, began: bool, context: &ControlContext<R>) {
+async fn end<R: OpenRing>(stream: Stream, origin: Origin, began: bool, context: &ControlContext<R>) {
     if began {
-        let fault = Fault::Timeout(context.settings.handshake_timeout);
-        let verdict = context.refuse(fault, None, context.peer(stream.as_fd(), address));
+        let fault = Fault::Timeout(context.settings().handshake_timeout);
+        let verdict = context.refuse(fault, None, context.peer(stream.as_fd(), &origin));
         let bytes = verdict.response(None).encode(Connection::Close, Body::Sent);
         let _ = timeout_at(Instant::now() + LINGER_TIME_MAX, stream.write_all(bytes)).await;
     }

@@ -10,15 +10,19 @@
 
 use std::fmt;
 use std::iter;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Guard};
 use tracing::{info, warn};
 
 use crate::address::PeerAddress;
 use crate::address::client::{ClientAddress, Trust};
+use crate::address::networks::Networks;
+use crate::address::table::{AddressLimits, AddressTable};
 use crate::admission::Admission;
 use crate::counters::Counters;
 use crate::descriptors::Descriptors;
@@ -41,6 +45,8 @@ use failures::Failures;
 /// What the operator decides about connections that are not upgraded yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
+    /// Which pages may connect, and to which rooms.
+    pub(crate) admission: Arc<Admission>,
     /// Time for a request head to arrive, from accept or from the end of the last answer.
     pub(crate) handshake_timeout: Duration,
     /// How long a connection that asks for nothing is kept.
@@ -49,6 +55,10 @@ pub(crate) struct Settings {
     pub(crate) unacknowledged_max: Duration,
     /// Which proxies are believed what a client's address is.
     pub(crate) trust: Trust,
+    /// Peers that have to send a PROXY header.
+    pub(crate) proxy_protocol: Networks,
+    /// What each address may use.
+    pub(crate) address_limits: AddressLimits,
     /// Whether `/-/doctor/echo` shows requests.
     pub(crate) echo: bool,
     /// This process, as clients and `hi doctor` see it.
@@ -62,12 +72,33 @@ pub(crate) struct Settings {
 /// What the tasks of a shard's control ring share.
 pub(crate) struct ControlContext<R> {
     pub(crate) shard: Rc<Handle<R>>,
-    pub(crate) settings: Arc<Settings>,
-    pub(crate) admission: Arc<Admission>,
+    /// What the operator decides, which a reload replaces.
+    pub(crate) live: Arc<ArcSwap<Settings>>,
     pub(crate) counters: Rc<Counters>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) failures: Arc<Failures>,
     pub(crate) descriptors: Arc<Descriptors>,
+    pub(crate) addresses: Arc<AddressTable>,
+}
+
+/// Where a connection comes from, and whether that is known yet.
+#[derive(Clone, Copy)]
+struct Origin {
+    peer: PeerAddress,
+    /// The client that a PROXY header names in place of the peer.
+    proxied: Option<SocketAddr>,
+    header: HeaderState,
+}
+
+/// The PROXY header of a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HeaderState {
+    /// It has to come in front of the first request.
+    Due,
+    /// It did not come.
+    Missing,
+    /// None is due, or it has been read.
+    Done,
 }
 
 /// The other end of a connection that is not upgraded yet.
@@ -79,23 +110,36 @@ struct Peer<'s> {
 }
 
 impl<R: OpenRing> ControlContext<R> {
+    /// What the operator decides now.
+    fn settings(&self) -> Guard<Arc<Settings>> {
+        self.live.load()
+    }
+
     /// Hands a socket over to the data ring, with what arrived behind its head; `at_once`: the answer doesn't wait for what else
     /// there is to do.
     fn adopt(&self, socket: Socket, upgrade: Upgrade, leftover: Vec<u8>, at_once: bool) {
-        let Upgrade { role, room, since, compression, response } = upgrade;
-        let upgraded = Upgraded { socket, role, room, since, compression, response, leftover };
+        let Upgrade { role, room, since, compression, seat, response } = upgrade;
+        let upgraded = Upgraded { socket, role, room, since, compression, seat, response, leftover };
         if at_once { self.shard.adopt_at_once(upgraded) } else { self.shard.adopt(upgraded) }
     }
 
+    /// A connection that has just been accepted.
+    fn origin(&self, peer: PeerAddress) -> Origin {
+        let due = self.settings().proxy_protocol.contains_peer(peer);
+        Origin { peer, proxied: None, header: if due { HeaderState::Due } else { HeaderState::Done } }
+    }
+
     /// The other end of a connection, of which no request is read yet.
-    fn peer<'s>(&self, socket: BorrowedFd<'s>, address: PeerAddress) -> Peer<'s> {
-        Peer { socket, client: self.settings.trust.locate(address, None, iter::empty()) }
+    fn peer<'s>(&self, socket: BorrowedFd<'s>, origin: &Origin) -> Peer<'s> {
+        let client = self.settings().trust.locate(origin.peer, origin.proxied, iter::empty());
+        Peer { socket, client }
     }
 
     /// The same with the address of the client that this request comes from.
-    fn locate<'s>(&self, head: &Head<'_>, peer: Peer<'s>) -> Peer<'s> {
-        let trust = &self.settings.trust;
-        let client = trust.locate(peer.client.peer, None, head.header(trust.header.as_str()));
+    fn locate<'s>(&self, head: &Head<'_>, peer: Peer<'s>, origin: &Origin) -> Peer<'s> {
+        let settings = self.settings();
+        let trust = &settings.trust;
+        let client = trust.locate(origin.peer, origin.proxied, head.header(trust.header.as_str()));
         if client.header_ignored {
             self.counters.untrusted_headers(trust.header).add(1);
             if self.failures.is_first_untrusted() {

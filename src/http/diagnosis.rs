@@ -18,6 +18,8 @@ use super::response::Response;
 use super::target::TargetError;
 use super::upgrade::UpgradeRefusal;
 use crate::address::PeerAddress;
+use crate::address::proxy_header::ProxyHeaderError;
+use crate::address::table::{AddressLimit, Excess};
 use crate::limits::ORIGIN_BYTES_SHOWN;
 
 /// What failed.
@@ -37,6 +39,10 @@ pub enum Fault {
     Origin(OriginRefused),
     /// Raw rooms are switched off.
     RawRoomsOff,
+    /// The client's address is over one of its limits.
+    Address(Excess),
+    /// The PROXY header in front of the request.
+    ProxyHeader(ProxyHeaderError),
 }
 
 macro_rules! faults {
@@ -49,7 +55,8 @@ macro_rules! faults {
     };
 }
 
-faults! { HeadError => Head, TargetError => Target, UpgradeRefusal => Upgrade, OriginRefused => Origin, }
+faults! { HeadError => Head, TargetError => Target, UpgradeRefusal => Upgrade, OriginRefused => Origin, Excess => Address,
+ProxyHeaderError => ProxyHeader, }
 
 /// The two ends of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +86,8 @@ pub struct Verdict {
     pub(crate) detail: Option<String>,
     /// What to change in which proxy; empty if no proxy is the cause.
     pub(crate) fixes: Vec<Lines>,
+    /// Seconds after which the client may try again, if that can help.
+    pub(crate) retry_after: Option<u64>,
 }
 
 /// The verdict on a failed handshake; `head` is its head, if it could be read.
@@ -93,17 +102,30 @@ pub fn diagnose(fault: Fault, head: Option<&Head<'_>>, ends: Ends) -> Verdict {
         sentence: String::new(),
         detail: None,
         fixes: Vec::new(),
+        retry_after: None,
     };
-    verdict.fill(fault);
+    verdict.fill(fault, ends.peer);
     let upstream = ends.local.map_or_else(|| EXAMPLE_UPSTREAM.to_owned(), |local| local.to_string());
     verdict.fixes = verdict.fixes_for(&upstream);
     verdict
 }
 
 impl Verdict {
-    fn fill(&mut self, fault: Fault) {
+    fn fill(&mut self, fault: Fault, peer: PeerAddress) {
         (self.reason, self.sentence) = match fault {
+            Fault::Head(HeadError::ProxyHeader(error)) | Fault::ProxyHeader(error) => {
+                self.detail = Some(proxy_header_fix(&error, peer));
+                (proxy_header_reason(&error), error.to_string())
+            }
             Fault::Head(error) => (error.reason(), error.to_string()),
+            Fault::Address(excess) => {
+                self.retry_after = Some(excess.retry_after);
+                self.detail = Some(format!(
+                    "if {} is a proxy, add it to --trusted-proxies; if many people share it, to --unlimited-addresses",
+                    excess.network
+                ));
+                (Reason::TooManyFromAddress, address_advice(&excess))
+            }
             Fault::Timeout(limit) => {
                 self.detail = Some(format!("it had {limit:?} (--handshake-timeout)"));
                 let text = "The request head did not arrive in time (--handshake-timeout). Send it whole, at once.";
@@ -271,6 +293,10 @@ impl Verdict {
             false => Response::text(status, self.client_text()),
         };
         let response = response.header("Vary", "Accept");
+        let response = match self.retry_after {
+            Some(seconds) => response.header("Retry-After", seconds.to_string()),
+            None => response,
+        };
         match status {
             426 => response
                 .header("Upgrade", "websocket")
@@ -278,6 +304,45 @@ impl Verdict {
                 .header("Sec-WebSocket-Version", "13"),
             _ => response,
         }
+    }
+}
+
+/// What an address has too much of, and when that changes.
+fn address_advice(excess: &Excess) -> String {
+    let Excess { limit, max, network, retry_after } = excess;
+    match limit {
+        AddressLimit::Connections => format!(
+            "Your address ({network}) has {max} connections open, and may have no more (--max-per-address). Close some, or try \
+             again in {retry_after} s."
+        ),
+        AddressLimit::Handshakes | AddressLimit::Messages => format!(
+            "Your address ({network}) connects too often: {max} times a minute are allowed, and failures count twice \
+             (--handshakes-per-address). Try again in {retry_after} s."
+        ),
+    }
+}
+
+fn proxy_header_reason(error: &ProxyHeaderError) -> Reason {
+    match error {
+        ProxyHeaderError::Missing => Reason::ProxyHeaderMissing,
+        ProxyHeaderError::Unexpected => Reason::ProxyHeaderUnexpected,
+        ProxyHeaderError::Bad(_) => Reason::ProxyHeaderBad,
+    }
+}
+
+/// What the operator has to change: in the proxy, or in hi.
+fn proxy_header_fix(error: &ProxyHeaderError, peer: PeerAddress) -> String {
+    let peer = match peer {
+        PeerAddress::Ip(address) => address.ip().to_string(),
+        PeerAddress::Unix => "unix".to_owned(),
+    };
+    let send = "HAProxy: send-proxy-v2, nginx: proxy_protocol on in a stream server, Caddy: proxy_protocol v2";
+    match error {
+        ProxyHeaderError::Missing => format!("let {peer} send it ({send}), or take it out of --proxy-protocol"),
+        ProxyHeaderError::Unexpected => {
+            format!("if {peer} is your proxy, add it to --proxy-protocol, or let it send none ({send})")
+        }
+        ProxyHeaderError::Bad(_) => format!("{peer} is to send version 1 or 2, as --proxy-protocol demands ({send})"),
     }
 }
 

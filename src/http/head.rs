@@ -4,6 +4,7 @@
 //! two parties that disagree about where a request ends), and says in sentences what is wrong.
 
 use super::reason::Reason;
+use crate::address::proxy_header::{self, ProxyHeaderError};
 pub use crate::limits::HEAD_BYTES_MAX;
 use crate::limits::{EMPTY_LINES_MAX, HEADERS_MAX};
 
@@ -97,6 +98,9 @@ pub enum HeadError {
          proxy that speaks TLS in front of it."
     )]
     Tls,
+    /// A header of the PROXY protocol, from a peer that is not to send one.
+    #[error(transparent)]
+    ProxyHeader(ProxyHeaderError),
     /// HTTP/2 without an upgrade (RFC 9113 3.3).
     #[error(
         "HTTP/2 without an upgrade arrived, and this port speaks HTTP/1.1: let the client or the proxy in front use \
@@ -111,6 +115,7 @@ impl HeadError {
             Self::TooLarge | Self::TooManyHeaders => Reason::HeadTooLarge,
             Self::Malformed(_) => Reason::Malformed,
             Self::VersionUnsupported(_) => Reason::HttpVersionUnsupported,
+            Self::ProxyHeader(_) => Reason::ProxyHeaderUnexpected,
             Self::Tls => Reason::TlsOnPlainPort,
             Self::Http2 => Reason::Http2OnHttp1Port,
         }
@@ -166,6 +171,9 @@ fn empty_lines(bytes: &[u8]) -> usize {
 /// Where the request line starts. Refuses by the first bytes whatever can be refused by them: TLS, HTTP/2 and binary protocols
 /// would otherwise keep the connection until the handshake times out.
 fn check_start(bytes: &[u8]) -> Result<usize, HeadError> {
+    if proxy_header::begins(bytes) == Some(true) {
+        return Err(HeadError::ProxyHeader(ProxyHeaderError::Unexpected));
+    }
     let limited = &bytes[..bytes.len().min(2 * EMPTY_LINES_MAX + 1)];
     let start = empty_lines(limited);
     if limited[..start].iter().zip(b"\r\n".iter().cycle()).any(|(is, should)| is != should) {

@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use crate::counters::{self, Counters, Readings};
 use crate::room;
 
+pub(crate) mod addresses;
 #[cfg(feature = "cluster")]
 pub(crate) mod cluster;
 pub(crate) mod format;

@@ -179,6 +179,14 @@ pub mod text {
     pub(crate) fn too_fast(per_second: u32) -> String {
         format!("Too fast: that message was not delivered. You may send {per_second} messages a second.")
     }
+
+    /// A message beyond the rate limit of an address.
+    pub(crate) fn too_fast_together(per_second: u32) -> String {
+        format!(
+            "Too fast: that message was not delivered. All connections from your address together may send {per_second} \
+             messages a second."
+        )
+    }
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use tokio::task::JoinHandle as Task;
 use tracing::{info, warn};
 
 use super::listeners::links;
+use super::reload::{Options, Reload};
 use super::signals::Signals;
 use super::{Listeners, Server, StartError, cores, files, notify};
-use crate::config::Config;
 use crate::cores::Unpinned;
 use crate::limits::{LOG_TIME_MIN, START_TIME_MAX, STOP_TIME_MAX};
 use crate::log;
@@ -23,7 +23,8 @@ use crate::ring::{Backend, Epoll, Ring};
 ///
 /// # Errors
 /// Why it can't start.
-pub fn serve(config: Config) -> Result<Infallible, StartError> {
+pub fn serve(options: Options) -> Result<Infallible, StartError> {
+    let config = options.config.clone();
     // Takes no time. Listening to signals needs files.
     let room = files::prepare(&config)?;
     // Before anything that takes time: a signal without a handler would end hi without a log line, or be lost (PID 1).
@@ -48,8 +49,11 @@ pub fn serve(config: Config) -> Result<Infallible, StartError> {
         announce(&server, &kernel, asks_for_key);
         info!("{room}; memory at most: {memory_max} (--memory-max)");
         warnings.iter().for_each(|warning| warn!("{warning}"));
+        let mut reload = Reload::new(options, &server);
         notify::ready(server.addresses(), server.internal);
-        signals.stop().await;
+        while !signals.asked_to_stop().await {
+            reload.run(&server);
+        }
         stop(server, signals, Instant::now()).await
     })
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use arc_swap::ArcSwap;
 use tracing::warn;
 
 use super::Shared;
@@ -28,8 +29,8 @@ pub(super) struct ShardThread {
     pub(super) listeners: ShardListeners,
     pub(super) wake_up: OwnedFd,
     pub(super) receive_buffers: u16,
-    pub(super) settings: Arc<Settings>,
-    pub(super) control: Arc<control::Settings>,
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) control: Arc<ArcSwap<control::Settings>>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -77,21 +78,23 @@ impl ShardThread {
     fn shard<R: OpenRing>(&self, ring: R, counters: &Rc<Counters>) -> Shard<R> {
         let Self { id, settings, shared, .. } = self;
         shared.memory.enroll(*id);
-        Shard::new(*id, Arc::clone(settings), Arc::clone(&shared.registry), ring, Now::read())
+        Shard::new(*id, settings.load_full(), Arc::clone(&shared.registry), ring, Now::read())
             .counting_in(Rc::clone(counters))
             .keeping_to(Arc::clone(&shared.memory))
+            .limiting(Arc::clone(&shared.addresses))
+            .following(Arc::clone(settings))
     }
 
     fn start_tasks<R: OpenRing + 'static>(&mut self, shard: &Rc<Handle<R>>, counters: Rc<Counters>) -> io::Result<()> {
-        let Self { id, listeners, settings, control, shared, .. } = self;
+        let Self { id, listeners, control, shared, .. } = self;
         let context = Rc::new(ControlContext {
             shard: Rc::clone(shard),
-            settings: Arc::clone(control),
-            admission: Arc::clone(&settings.admission),
+            live: Arc::clone(control),
             counters,
             memory: Arc::clone(&shared.memory),
             failures: Arc::clone(&shared.failures),
             descriptors: Arc::clone(&shared.descriptors),
+            addresses: Arc::clone(&shared.addresses),
         });
         if *id == 0 {
             let failures = Arc::clone(&shared.failures);

@@ -68,15 +68,21 @@ impl Signals {
         Ok((runtime, Self(signals)))
     }
 
-    /// Waits for a signal that asks hi to stop. The others are answered in the log.
+    /// Waits for a signal that asks hi to stop, while it starts or stops. The others are answered in the log.
     pub(crate) async fn stop(&mut self) {
+        while !self.asked_to_stop().await {
+            info!("the options are not read again while hi starts or stops");
+        }
+    }
+
+    /// Waits for a signal that asks hi to stop (true), or to read its options again. The others are answered in the log.
+    pub(crate) async fn asked_to_stop(&mut self) -> bool {
         loop {
             match self.next().await {
-                (_, Meaning::Stop) => return,
+                (_, Meaning::Stop) => return true,
                 (name, Meaning::Reload) => {
-                    info!(
-                        "{name}: there is nothing to reload; hi reads its options at start only, so restart it instead"
-                    );
+                    info!("{name}: reading the options again");
+                    return false;
                 }
                 (name, Meaning::Nothing) => info!("{name}: ignored, it means nothing to hi"),
                 (_, Meaning::Silence) => {}

@@ -18,11 +18,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use slab::Slab;
 
 use super::Upgraded;
 use super::settings::Settings;
+use crate::address::table::AddressTable;
 use crate::clock::Now;
 use crate::connection::Connection;
 use crate::counters::Counters;
@@ -49,6 +51,7 @@ mod memory;
 mod raw;
 pub(crate) mod reading;
 mod restart;
+mod seats;
 pub(crate) mod sending;
 mod session;
 mod sse;
@@ -60,6 +63,7 @@ use elsewhere::Elsewhere;
 use join::JoinReply;
 use memory::Review;
 use reading::Reading;
+use seats::Seats;
 use sending::Sending;
 use time::Timers;
 
@@ -92,6 +96,8 @@ pub(crate) enum RingOp {
 pub(crate) struct Hub {
     id: usize,
     settings: Arc<Settings>,
+    /// What the settings become with the next turn: a reload replaces them.
+    live: Option<Arc<ArcSwap<Settings>>>,
     registry: Arc<Registry>,
     counters: Rc<Counters>,
     connections: Slab<Connection>,
@@ -107,6 +113,7 @@ pub(crate) struct Hub {
     sampler: Sampler,
     stopping: bool,
     memory: Arc<Memory>,
+    seats: Seats,
     review: Review,
     /// Scratch space of `drain_inbox`, kept allocated between turns.
     relays: Vec<Relay>,
@@ -131,6 +138,7 @@ impl Hub {
             next_serial: 0,
             rooms: LocalRooms::new(settings.inbox_bytes_max, settings.deflated_bytes_min),
             settings,
+            live: None,
             ring_ops: Vec::new(),
             reading: Reading::new(buffers),
             sending: Sending::default(),
@@ -140,6 +148,7 @@ impl Hub {
             sampler: Sampler::default(),
             stopping: false,
             memory: Arc::new(Memory::unlimited()),
+            seats: Seats::default(),
             review: Review::default(),
             relays: Vec::new(),
             inflater: Inflater::default(),
@@ -153,6 +162,14 @@ impl Hub {
 
     pub(super) fn keeping_to(self, memory: Arc<Memory>) -> Self {
         Self { memory, ..self }
+    }
+
+    pub(super) fn limiting(self, table: Arc<AddressTable>) -> Self {
+        Self { seats: Seats::new(table), ..self }
+    }
+
+    pub(super) fn following(self, live: Arc<ArcSwap<Settings>>) -> Self {
+        Self { live: Some(live), ..self }
     }
 
     pub(super) fn id(&self) -> usize {
@@ -181,7 +198,7 @@ impl Hub {
     /// reason.
     pub(super) fn adopt(&mut self, upgraded: Upgraded<RawFd>, now: Now) {
         self.now = now;
-        let Upgraded { socket, role, room, since, compression, response, leftover } = upgraded;
+        let Upgraded { socket, role, room, since, compression, seat, response, leftover } = upgraded;
         let protocol = role.protocol();
         let bucket = Bucket::new(self.settings.rate(protocol), now.time.monotonic_ms);
         self.next_serial = self.next_serial.wrapping_add(1);
@@ -190,6 +207,7 @@ impl Hub {
             self.counters.compression(compression).add(1);
         }
         let slot = self.connections.insert(Connection::new(serial, socket, role, compression, bucket)) as u32;
+        self.seats.take(slot, seat);
         self.schedule_first_ping(slot);
         if protocol == Protocol::Raw && !self.stopping && self.registry.outward().is_some() {
             self.hold_response(slot, response);
@@ -216,6 +234,11 @@ impl Hub {
     /// Begins a turn at this time.
     pub(super) fn begin_turn(&mut self, now: Now) {
         self.now = now;
+        if let Some(live) = &self.live
+            && !Arc::ptr_eq(&live.load(), &self.settings)
+        {
+            self.settings = live.load_full();
+        }
     }
 
     /// Notes how long the last turn has taken.

@@ -10,8 +10,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 
+use crate::address::table::{AddressTable, Seat};
 use crate::clock::Now;
 use crate::connection::Role;
 use crate::counters::{Compression, Counters};
@@ -42,6 +44,8 @@ pub struct Upgraded<S> {
     pub since: Option<Since>,
     /// What became of the client's offer to compress messages, if it made one.
     pub compression: Option<Compression>,
+    /// What counts the connection among those of its address, if that has limits.
+    pub seat: Option<Seat>,
     /// The 101 response, or the head of the event stream. It leaves in the first send, together with the first frames.
     pub response: Bytes,
     /// Bytes that were received after the request head.
@@ -68,6 +72,16 @@ impl<R: DataRing> Shard<R> {
     /// Makes the shard observe a memory budget that it shares with others. The thread has to be [enrolled](Memory::enroll).
     pub fn keeping_to(self, memory: Arc<Memory>) -> Self {
         Self { hub: self.hub.keeping_to(memory), ..self }
+    }
+
+    /// Makes the shard take over the settings that a reload puts there, with its next turn.
+    pub(crate) fn following(self, live: Arc<ArcSwap<Settings>>) -> Self {
+        Self { hub: self.hub.following(live), ..self }
+    }
+
+    /// Makes the shard observe what addresses may send, in a table that it shares with others.
+    pub(crate) fn limiting(self, addresses: Arc<AddressTable>) -> Self {
+        Self { hub: self.hub.limiting(addresses), ..self }
     }
 
     /// Number of connections, including those that have ended and are not released yet.
@@ -100,10 +114,10 @@ impl<R: DataRing> Shard<R> {
     /// answered, and then begins to receive.
     pub fn adopt(&mut self, upgraded: Upgraded<R::Socket>, now: Now) {
         let token = self.hub.next_token();
-        let Upgraded { socket, role, room, since, compression, response, leftover } = upgraded;
+        let Upgraded { socket, role, room, since, compression, seat, response, leftover } = upgraded;
         self.ring.adopt(token, socket);
         let socket = self.ring.descriptor(token);
-        self.hub.adopt(Upgraded { socket, role, room, since, compression, response, leftover }, now);
+        self.hub.adopt(Upgraded { socket, role, room, since, compression, seat, response, leftover }, now);
     }
 
     /// Closes every connection, and from now on every new one: the server is stopping.

@@ -30,6 +30,8 @@ pub struct Settings {
     pub chat_messages_per_second: u32,
     /// Rate limit of each raw connection.
     pub raw_rate: RateLimit,
+    /// Limit on the chat messages of all connections of an address together.
+    pub address_rate: RateLimit,
     /// How soon chat rooms are fanned out again.
     pub chat_pace: Pace,
     /// The same for raw rooms.

@@ -85,7 +85,7 @@ document.addEventListener("visibilitychange", () => {
 // ---- What survives a reload ----
 
 keepSession(() => {
-  if (!chat.current || !connection.isOpening) return null;
+  if (!chat.current || !connection.isOpening || connection.isReading) return null;
   chat.current.draft = field.value;
   const { name, resume, v1 } = connection;
   const kept = ({ name, unread, draft, lines, pending, since }) => {

@@ -1,6 +1,6 @@
 // What begins with a slash.
 
-import { connection, current, findRoom, goTo, leave, nameProblem, notice, openChat, rooms } from "./rooms.js";
+import { connection, current, findRoom, goTo, leave, nameProblem, notice, offlineText, openChat, rooms } from "./rooms.js";
 import { hint, listed } from "./words.js";
 
 const HELP = [
@@ -42,7 +42,7 @@ export function obey(typed) {
 }
 
 function ask(request, name, words) {
-  if (!connection.isConnected) return hint("Not sent: you're offline. Your text is kept.");
+  if (!connection.isConnected) return hint(offlineText());
   const room = current;
   request.call(connection, name).then((answer) => notice(room, words(answer)), ({ message }) => notice(room, [message]));
   return true;

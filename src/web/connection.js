@@ -26,9 +26,10 @@ export const takenText = (name, room) =>
 export class Connection {
   home = ""; // the room on the screen
   isConnected = false;
+  isReading = false; // no WebSocket gets through: rooms are read as server-sent events
   v1 = true; // whether to speak hi.v1, until a handshake with it fails
   /**
-   * Callbacks, set by the page. state(state, seconds) with "connecting", "connected", "waiting" or "offline"; trouble({ text, fix });
+   * Callbacks, set by the page. state(state, seconds) with "connecting", "connected", "reading", "waiting" or "offline"; trouble({ text, fix });
    * refused({ text, fix, isOfRoom }) if the first connection or its room fails; joined(name, answer), notJoined(name, text), left(name);
    * message(name, message), presence(name, presence), gap(name, gap), notice(name, notice) from a room.
    */
@@ -38,6 +39,7 @@ export class Connection {
   #proven = false; // a handshake has succeeded
   #unsettled = new Set(); // what to call if the connection is lost before the answer to a message
   #heldSince = 0; // when our own name was first refused
+  #blocked; // what is said while rooms can only be read
   #tick = 0;
 
   get name() {
@@ -53,7 +55,7 @@ export class Connection {
   }
 
   get isOpening() {
-    return Boolean(this.#chat);
+    return Boolean(this.#chat) && (this.#keep || !this.isReading);
   }
 
   isIn(name) {
@@ -79,6 +81,7 @@ export class Connection {
 
   #start(options, rooms) {
     this.#chat?.close();
+    this.isReading = false;
     const home = () => (this.#chat.rooms.has(this.home) ? this.home : this.#chat.rooms.keys().next().value);
     const speech = this.v1 ? {} : { WebSocket: v0(home) };
     this.#adopt(new Chat(beside("."), { transport: "websocket", ...options, ...speech }), rooms);
@@ -108,7 +111,8 @@ export class Connection {
 
   #joined(room, answer) {
     if (this.home === answer.asked) this.home = room.name;
-    if (!this.#keep) this.handlers.state("connected");
+    if (!this.#keep) this.handlers.state(this.isReading ? "reading" : "connected");
+    if (this.isReading) this.handlers.trouble(this.#blocked);
     this.#keep = true;
     this.handlers.joined(room.name, answer);
   }
@@ -169,7 +173,7 @@ export class Connection {
         clearTimeout(timer);
         for (const off of [refused, lost, joined]) off();
         room.position = known.position; // what came in the meantime is on the screen already
-        this.#adopt(chat, [...before.rooms.values()].map((each) => [each.name, each.position]));
+        this.#adopt(chat, this.#positions());
         before.close();
         resolve();
       });
@@ -181,6 +185,7 @@ export class Connection {
   #told({ state, retryAt, code, reason, wasOpen, attempt: count }) {
     this.isConnected = state === "connected";
     clearTimeout(this.#tick);
+    if (this.isReading) return this.#keep && this.handlers.state(state);
     if (this.isConnected) {
       this.#proven = true;
       this.#heldSince = 0;
@@ -222,7 +227,20 @@ export class Connection {
     const found = await diagnose(this.#address(this.name));
     if (this.#chat !== chat || chat.state === "connected") return;
     if (found.isFinal) this.#ended(found);
+    else if (found.isBlocked && !this.#proven) this.#read(found, this.name, this.#positions());
     else this.handlers.trouble(found);
+  }
+
+  /** Reads the rooms as server-sent events, if these get through. */
+  #read(found, name, rooms) {
+    this.#chat?.close();
+    this.isReading = true;
+    this.#blocked = { ...found, text: `You can read here, but not write. ${found.text}` };
+    this.#adopt(new Chat(beside("."), { name, transport: "sse" }), rooms);
+  }
+
+  #positions() {
+    return [...this.#chat.rooms.values()].map((room) => [room.name, room.position]);
   }
 
   /** For the diagnosis: without the secret, which logs could show. */
@@ -238,7 +256,9 @@ export class Connection {
     this.#refuse({ text: "No connection. Looking for the reason…" });
     this.v1 = true;
     const found = await diagnose(address);
-    if (!this.#chat) this.handlers.refused(found);
+    if (this.#chat) return;
+    this.handlers.refused(found);
+    if (found.isBlocked) this.#read(found, name, [[this.home]]);
   }
 
   #refuse(found) {
@@ -258,6 +278,7 @@ export class Connection {
 
   /** Connects now instead of later, also after giving up. */
   retryNow() {
-    this.#chat.retry();
+    if (this.isReading) this.#start({ name: this.name }, this.#positions());
+    else this.#chat.retry();
   }
 }

@@ -7,8 +7,8 @@ const TELL = " Tell whoever runs this site.";
 export const beside = (path) => new URL(path, location.href);
 
 /**
- * `text` is for the user; `fix`, if any, for whoever runs the site; `isFinal`: retrying can't help.
- * If hi answers, something in between drops upgrades.
+ * `text` is for the user; `fix`, if any, for whoever runs the site; `isFinal`: retrying can't help; `isBlocked`: hi answers, but
+ * something in between drops upgrades.
  */
 export async function diagnose(address) {
   const { status, body } = await get(address);
@@ -33,7 +33,7 @@ async function blocked(diagnosis) {
     fixes.unshift(`Host arrives as ${host}, but this page is at ${location.host}.\n`
       + `Configure the proxy to pass Host unchanged, or start hi with --origins ${location.origin}`);
   }
-  return { text: `A proxy between you and the server blocks the chat's WebSocket.${TELL}`, fix: fixes.join("\n\n") };
+  return { text: `A proxy between you and the server blocks the chat's WebSocket.${TELL}`, fix: fixes.join("\n\n"), isBlocked: true };
 }
 
 /** The status (undefined without an answer), and the body if it is JSON. */

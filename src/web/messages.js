@@ -4,7 +4,7 @@ import { notify } from "./attention.js";
 import { obey } from "./commands.js";
 import { addLine, addPending, onSendAgain, removeLine } from "./log.js";
 import { meet } from "./people.js";
-import { awayText, connection, current, notice, rooms, show, showRooms } from "./rooms.js";
+import { awayText, connection, current, notice, offlineText, rooms, show, showRooms } from "./rooms.js";
 import { changed } from "./session.js";
 import { mentions } from "./text.js";
 import { field, fitField, hint, listed, size } from "./words.js";
@@ -82,7 +82,7 @@ function say(wanted, typed) {
   const room = current;
   const text = wanted.toWellFormed?.() ?? wanted;
   if (/^[\p{White_Space}\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]*$/u.test(text)) return hint("The message is empty.");
-  if (!connection.isConnected) return hint("Not sent: you're offline. Your text is kept.");
+  if (!connection.isConnected) return hint(offlineText());
   if (!connection.isIn(room.name)) {
     connection.join(room.name);
     return hint(awayText(room));

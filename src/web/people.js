@@ -13,7 +13,7 @@ let connection;
 
 export function showPeople(room, itsConnection) {
   [shown, connection] = [room, itsConnection];
-  const users = connection.isIn(room.name) ? connection.room(room.name).users : 0;
+  const users = connection.isConnected && connection.isIn(room.name) ? connection.room(room.name).users : 0;
   button.hidden = !users;
   button.textContent = `${users} here`;
   $("alone").hidden = users !== 1;

@@ -37,7 +37,7 @@ export function goTo(name) {
   const room = findRoom(name);
   const max = connection.limits.Rooms;
   if (roomProblem(name)) return hint(roomProblem(name));
-  if (!room && !connection.isConnected) return hint("Not joined: you're offline.");
+  if (!room && !connection.isConnected && !connection.isReading) return hint("Not joined: you're offline.");
   if (!room && max && rooms.size >= max) return hint(`You're in ${max} rooms, the maximum. Leave one first.`);
   if (room) show(room);
   connection.join(room?.name ?? name);
@@ -217,6 +217,9 @@ export function joined(name, { asked, recovered }) {
   connection.who(name).then(({ Users }) => meet(room, Users), () => {});
   changed();
 }
+
+/** Why nothing can be sent without a connection. */
+export const offlineText = () => `Not sent: you${connection.isReading ? " can only read here" : "'re offline"}. Your text is kept.`;
 
 /** Why nothing can be sent to a room that we aren't in. */
 export const awayText = ({ refusal }) =>

@@ -9,13 +9,14 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
-const STATES = { connecting: "Connecting…", connected: "Connected", waiting: "Reconnecting", offline: "Offline" };
+const STATES = { connecting: "Connecting…", connected: "Connected", reading: "Read only", waiting: "Reconnecting", offline: "Offline" };
 
 export function showState(state, seconds) {
   $("status").dataset.state = state;
   $("status-text").textContent = STATES[state];
   $("countdown").textContent = seconds ? ` in ${seconds} s` : "";
   $("change-name").hidden = state !== "offline";
+  field.readOnly = state === "reading";
   if (state !== "connected") return;
   if ($("trouble").contains(document.activeElement)) field.focus();
   $("trouble").hidden = true;

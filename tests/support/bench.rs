@@ -156,6 +156,7 @@ impl Bench {
             room: Some(Name::room(room).unwrap()),
             since: None,
             compression: None,
+            seat: None,
             response,
             leftover: Vec::new(),
         };

@@ -8,6 +8,7 @@
 pub mod deflate;
 pub mod group;
 pub mod healthy;
+pub mod hop;
 pub mod internal;
 pub mod listener;
 pub mod proxies;

@@ -6,7 +6,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use super::facts::{Answer, Failure, FailureKind};
 use super::milliseconds;
@@ -69,8 +69,27 @@ pub(crate) async fn exchange<S>(stream: &mut S, request: &Request, step_time: Du
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let began = Instant::now();
     let deadline = tokio::time::Instant::now() + step_time;
+    let Exchange { mut answer, mut leftover } = begin(stream, request, step_time).await?;
+    if answer.status != 101 {
+        let (length, bytes_max) = (BodyLength::of(&answer), request.answer_bytes_max);
+        let began = Instant::now();
+        let _ = timeout_at(deadline, length.read(stream, &mut leftover, bytes_max)).await;
+        answer.body = length.text(std::mem::take(&mut leftover), bytes_max);
+        answer.ms += milliseconds(began.elapsed());
+    }
+    Ok(Exchange { answer, leftover })
+}
+
+/// Sends a request and reads the head of the answer within the time of one step. What came behind it is left over.
+///
+/// # Errors
+/// As [`exchange`].
+pub(crate) async fn begin<S>(stream: &mut S, request: &Request, step_time: Duration) -> Result<Exchange, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let began = Instant::now();
     let mut buffer = Vec::new();
     let head = async {
         let sent = send(stream, request).await;
@@ -81,14 +100,9 @@ where
         }
     };
     let (status, http_version, headers, used) =
-        timeout_at(deadline, head).await.unwrap_or_else(|_| Err(timed_out("answer", step_time)))?;
-    let mut leftover = buffer.split_off(used);
-    let mut answer = Answer { status, http_version, headers, body: String::new(), ms: milliseconds(began.elapsed()) };
-    if status != 101 {
-        let (length, bytes_max) = (BodyLength::of(&answer), request.answer_bytes_max);
-        let _ = timeout_at(deadline, length.read(stream, &mut leftover, bytes_max)).await;
-        answer.body = length.text(std::mem::take(&mut leftover), bytes_max);
-    }
+        timeout(step_time, head).await.unwrap_or_else(|_| Err(timed_out("answer", step_time)))?;
+    let leftover = buffer.split_off(used);
+    let answer = Answer { status, http_version, headers, body: String::new(), ms: milliseconds(began.elapsed()) };
     Ok(Exchange { answer, leftover })
 }
 
@@ -214,6 +228,65 @@ fn dechunk(mut bytes: &[u8]) -> (Vec<u8>, bool) {
     (content, false)
 }
 
+/// The body of an answer that is read as it comes, such as an event stream.
+pub(crate) struct Body<S> {
+    stream: S,
+    /// What has arrived and is not taken yet.
+    buffer: Vec<u8>,
+    is_chunked: bool,
+    /// Bytes of the current chunk that are not taken yet.
+    left: usize,
+    /// Whether the line break behind a chunk comes next.
+    is_behind_chunk: bool,
+}
+
+impl<S: AsyncRead + Unpin> Body<S> {
+    /// The body behind an answer.
+    pub(crate) fn new(stream: S, Exchange { answer, leftover }: Exchange) -> Self {
+        let coding = answer.header("transfer-encoding").map(str::to_ascii_lowercase);
+        let is_chunked = coding.is_some_and(|coding| coding.contains("chunked"));
+        Self { stream, buffer: leftover, is_chunked, left: 0, is_behind_chunk: false }
+    }
+
+    /// What comes next; `None` at the end. May be dropped and called again.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        loop {
+            if let Some(part) = self.take() {
+                return Ok(part);
+            }
+            if self.stream.read_buf(&mut self.buffer).await.map_err(|error| refusal(&error))? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// A part of the content that has arrived, or its end; `None` if more has to arrive first.
+    fn take(&mut self) -> Option<Option<Vec<u8>>> {
+        if !self.is_chunked {
+            return (!self.buffer.is_empty()).then(|| Some(std::mem::take(&mut self.buffer)));
+        }
+        if self.left == 0 {
+            let skipped = if self.is_behind_chunk { 2 } else { 0 };
+            match httparse::parse_chunk_size(self.buffer.get(skipped..)?) {
+                Ok(httparse::Status::Complete((used, size))) if size > 0 => {
+                    self.buffer.drain(..skipped + used);
+                    self.left = usize::try_from(size).unwrap_or(usize::MAX);
+                    self.is_behind_chunk = true;
+                }
+                Ok(httparse::Status::Partial) => return None,
+                // The last chunk, or what is none.
+                _ => return Some(None),
+            }
+        }
+        let taken = self.left.min(self.buffer.len());
+        self.left -= taken;
+        (taken > 0).then(|| Some(self.buffer.drain(..taken).collect()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +296,27 @@ mod tests {
         assert_eq!(dechunk(b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n"), (b"abcde".to_vec(), true));
         assert_eq!(dechunk(b"3\r\nabc\r\n5\r\nde"), (b"abcde".to_vec(), false));
         assert_eq!(dechunk(b""), (Vec::new(), false));
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_as_it_comes() {
+        let bytes = b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
+        for (coding, expected) in [("chunked", &b"abcde"[..]), ("identity", bytes)] {
+            // One byte at a time, of which the first came with the head.
+            let (mut peer, stream) = tokio::io::duplex(1);
+            let headers = vec![("Transfer-Encoding".to_owned(), coding.to_owned())];
+            let answer = Answer { status: 200, http_version: String::new(), headers, body: String::new(), ms: 0.0 };
+            let mut body = Body::new(stream, Exchange { answer, leftover: bytes[..1].to_vec() });
+            let write = async move { peer.write_all(&bytes[1..]).await.unwrap() };
+            let read = async {
+                let mut content = Vec::new();
+                while let Some(part) = body.next().await.unwrap() {
+                    content.extend(part);
+                }
+                content
+            };
+            assert_eq!(tokio::join!(write, read).1, expected, "{coding}");
+        }
     }
 
     #[test]

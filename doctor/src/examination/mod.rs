@@ -32,7 +32,7 @@ mod report;
 pub(crate) mod secrets;
 mod url;
 pub(crate) mod verdict;
-mod websocket;
+pub(crate) mod websocket;
 
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
@@ -276,17 +276,20 @@ pub fn run(args: Args) -> Result<(String, ExitCode), String> {
     let examination = runtime.block_on(examine(&options))?;
     let text = match json {
         true => format!("{}\n", examination.json()),
-        false => report::text(&examination, color(&io::stdout())),
+        false => {
+            let color = if is_colorful(&io::stdout()) { Color::Ansi } else { Color::None };
+            report::text(&examination, color)
+        }
     };
     let code = if examination.diagnosis.is_healthy() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN) };
     Ok((text, code))
 }
 
-/// Colors for a terminal whose user has not asked for none (no-color.org).
-fn color(stdout: &io::Stdout) -> Color {
+/// Whether to write colors: to a terminal whose user has not asked for none (no-color.org).
+pub fn is_colorful(stdout: &io::Stdout) -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
         || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-    if stdout.is_terminal() && !refused { Color::Ansi } else { Color::None }
+    stdout.is_terminal() && !refused
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::faults::told_by_hi;
 use super::http::{Exchange, Request, exchange};
 use super::net::{Route, Stream, Trust};
 use super::url::Target;
-use super::websocket::{Dialect, Socket, accept_of, random_key, random_name};
+use super::websocket::{Dialect, Socket, accept_of, random_key, random_name, upgrade_headers};
 use super::{Depth, Options};
 
 /// Limit, in characters, of what is kept of a body: enough for the reason of a refusal.
@@ -154,12 +154,7 @@ impl Probe {
         let key = random_key();
         let mut headers = vec![("Host", self.target.authority())];
         if upgrade {
-            headers.extend([
-                ("Upgrade", "websocket".to_owned()),
-                ("Connection", "Upgrade".to_owned()),
-                ("Sec-WebSocket-Key", key.clone()),
-                ("Sec-WebSocket-Version", "13".to_owned()),
-            ]);
+            headers.extend(upgrade_headers(&key));
         }
         headers.extend([
             ("User-Agent", concat!("hi-doctor/", env!("CARGO_PKG_VERSION")).to_owned()),

@@ -85,6 +85,10 @@ pub(crate) enum Kind {
     ForbiddenOrigin,
     /// The handshake is refused: 401 or 403.
     Forbidden,
+    /// hi expects a header of the PROXY protocol that does not come, or the other way round.
+    ProxyProtocol,
+    /// hi lets this address make no more connections.
+    AddressLimited,
     /// There is nothing at the path.
     NotFound,
     /// A web page answers instead of hi.

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket, WebSocketError};
+use fastwebsockets::{
+    Frame, OpCode, Payload, Role, WebSocketError, WebSocketRead, WebSocketWrite, after_handshake_split,
+};
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
-use tokio::io::{AsyncReadExt, Chain, Join, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, Chain, ReadHalf, WriteHalf};
 use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
@@ -64,35 +66,105 @@ pub(crate) enum Dialect {
     Unknown,
 }
 
-/// A connection whose first bytes have been read already.
-type Resumed = Join<Chain<Cursor<Vec<u8>>, ReadHalf<Stream>>, WriteHalf<Stream>>;
+/// The headers with which a WebSocket is asked for (RFC 6455 4.1), beside `Host`.
+pub(crate) fn upgrade_headers(key: &str) -> [(&'static str, String); 4] {
+    [
+        ("Upgrade", "websocket".to_owned()),
+        ("Connection", "Upgrade".to_owned()),
+        ("Sec-WebSocket-Key", key.to_owned()),
+        ("Sec-WebSocket-Version", "13".to_owned()),
+    ]
+}
+
+/// What comes through a WebSocket.
+#[derive(Debug)]
+pub(crate) enum Came {
+    Message(Vec<u8>),
+    Pong(Vec<u8>),
+    Ping(Vec<u8>),
+    /// The code (if there is one) and the reason of a Close.
+    Close(Option<u16>, String),
+}
+
+/// The half of a WebSocket that reads.
+pub(crate) struct Reader {
+    frames: WebSocketRead<Chain<Cursor<Vec<u8>>, ReadHalf<Stream>>>,
+    /// The beginning of a fragmented message; at most [`MESSAGE_BYTES_MAX`].
+    begun: Vec<u8>,
+}
+
+/// The half of a WebSocket that writes.
+pub(crate) struct Writer {
+    frames: WebSocketWrite<WriteHalf<Stream>>,
+}
+
+/// The halves of a WebSocket on a connection after its handshake; `leftover` came behind the answer.
+pub(crate) fn halves(stream: Stream, leftover: Vec<u8>) -> (Reader, Writer) {
+    let (read, write) = tokio::io::split(stream);
+    let (mut read, write) = after_handshake_split(Cursor::new(leftover).chain(read), write, Role::Client);
+    read.set_auto_pong(false);
+    read.set_auto_close(false);
+    read.set_max_message_size(MESSAGE_BYTES_MAX);
+    (Reader { frames: read, begun: Vec::new() }, Writer { frames: write })
+}
+
+impl Reader {
+    /// What comes next. Must not be dropped before it has returned, unless the connection is given up.
+    ///
+    /// # Errors
+    /// The connection has ended, or what comes is not a WebSocket's.
+    pub(crate) async fn next(&mut self) -> Result<Came, Failure> {
+        loop {
+            // Reading frames that have already arrived never yields: without this, a flood of them would outlast every limit.
+            consume_budget().await;
+            // Pings and Closes are answered by the caller, or not at all.
+            let mut answer_nothing = async |_: Frame<'_>| Ok::<(), WebSocketError>(());
+            let frame = self.frames.read_frame(&mut answer_nothing).await.map_err(|error| failure(&error))?;
+            match frame.opcode {
+                OpCode::Ping => return Ok(Came::Ping(frame.payload.to_vec())),
+                OpCode::Pong => return Ok(Came::Pong(frame.payload.to_vec())),
+                OpCode::Close => return Ok(close(&frame.payload)),
+                OpCode::Text | OpCode::Binary => self.begun.clear(),
+                OpCode::Continuation => {}
+            }
+            if self.begun.len() + frame.payload.len() > MESSAGE_BYTES_MAX {
+                return Err(Failure::new(FailureKind::NotWebsocket, "a message arrives that does not end"));
+            }
+            self.begun.extend_from_slice(&frame.payload);
+            if frame.fin {
+                return Ok(Came::Message(std::mem::take(&mut self.begun)));
+            }
+        }
+    }
+}
+
+impl Writer {
+    pub(crate) async fn write(&mut self, opcode: OpCode, payload: Vec<u8>) -> Result<(), Failure> {
+        let frame = Frame::new(true, opcode, None, Payload::Owned(payload));
+        self.frames.write_frame(frame).await.map_err(|error| failure(&error))
+    }
+
+    /// Sends a Close without a fault (RFC 6455 7.4.1).
+    pub(crate) async fn close(&mut self) -> Result<(), Failure> {
+        self.frames.write_frame(Frame::close(1000, b"")).await.map_err(|error| failure(&error))
+    }
+}
 
 /// A WebSocket after its handshake.
 pub(crate) struct Socket {
-    frames: WebSocket<Resumed>,
-    /// The beginning of a fragmented message; at most [`MESSAGE_BYTES_MAX`].
-    begun: Vec<u8>,
+    reader: Reader,
+    writer: Writer,
     /// The room and the user of the doctor.
     name: String,
     /// Whether hi has welcomed us.
     welcomed: bool,
 }
 
-enum Came {
-    Message(Vec<u8>),
-    Pong(Vec<u8>),
-    Ping(Vec<u8>),
-}
-
 impl Socket {
     /// A WebSocket on a connection after its handshake; `leftover` came behind the answer.
     pub(crate) fn new(stream: Stream, leftover: Vec<u8>, name: &str) -> Self {
-        let (read, write) = tokio::io::split(stream);
-        let mut socket =
-            WebSocket::after_handshake(tokio::io::join(Cursor::new(leftover).chain(read), write), Role::Client);
-        socket.set_auto_pong(false);
-        socket.set_max_message_size(MESSAGE_BYTES_MAX);
-        Self { frames: socket, begun: Vec::new(), name: name.to_owned(), welcomed: false }
+        let (reader, writer) = halves(stream, leftover);
+        Self { reader, writer, name: name.to_owned(), welcomed: false }
     }
 
     /// Sends a ping, a message and, if `large`, one of 16 KiB, and waits for each to come back.
@@ -138,7 +210,7 @@ impl Socket {
                     if let Came::Ping(payload) = came {
                         server_pings += 1;
                         // A server that has stopped reading would block the pong, and with it this loop.
-                        if !matches!(timeout(step_time, self.write(OpCode::Pong, payload)).await, Ok(Ok(()))) {
+                        if !matches!(timeout(step_time, self.writer.write(OpCode::Pong, payload)).await, Ok(Ok(()))) {
                             break true;
                         }
                     }
@@ -160,7 +232,7 @@ impl Socket {
     /// Closes with a handshake, without a long wait.
     pub(crate) async fn close(mut self) {
         let end = async {
-            if self.frames.write_frame(Frame::close(1000, b"")).await.is_ok() {
+            if self.writer.close().await.is_ok() {
                 while self.next().await.is_ok() {}
             }
         };
@@ -183,7 +255,7 @@ impl Socket {
 
     async fn ping(&mut self) -> Result<(), Failure> {
         let payload = random_bytes::<8>().to_vec();
-        self.write(OpCode::Ping, payload.clone()).await?;
+        self.writer.write(OpCode::Ping, payload.clone()).await?;
         loop {
             match self.next_answered().await? {
                 Came::Pong(pong) if pong == payload => return Ok(()),
@@ -197,7 +269,7 @@ impl Socket {
             Dialect::Chat => json!({ "Room": self.name, "Message": text }).to_string(),
             Dialect::Raw | Dialect::Unknown => text.clone(),
         };
-        self.write(OpCode::Text, sent.into_bytes()).await?;
+        self.writer.write(OpCode::Text, sent.into_bytes()).await?;
         loop {
             let Came::Message(bytes) = self.next_answered().await? else { continue };
             let is_ours = match dialect {
@@ -214,33 +286,21 @@ impl Socket {
     async fn next_answered(&mut self) -> Result<Came, Failure> {
         loop {
             match self.next().await? {
-                Came::Ping(payload) => self.write(OpCode::Pong, payload).await?,
+                Came::Ping(payload) => self.writer.write(OpCode::Pong, payload).await?,
                 came => return Ok(came),
             }
         }
     }
 
+    /// The next event; a Close is a failure here.
     async fn next(&mut self) -> Result<Came, Failure> {
-        loop {
-            // Reading frames that have already arrived never yields: without this, a flood of them would outlast every limit.
-            consume_budget().await;
-            let frame = self.frames.read_frame().await.map_err(|error| failure(&error))?;
-            match frame.opcode {
-                OpCode::Ping => return Ok(Came::Ping(frame.payload.to_vec())),
-                OpCode::Pong => return Ok(Came::Pong(frame.payload.to_vec())),
-                OpCode::Close => return Err(closed(&frame.payload)),
-                OpCode::Text | OpCode::Binary => self.begun.clear(),
-                OpCode::Continuation => {}
-            }
-            if self.begun.len() + frame.payload.len() > MESSAGE_BYTES_MAX {
-                return Err(Failure::new(FailureKind::NotWebsocket, "a message arrives that does not end"));
-            }
-            self.begun.extend_from_slice(&frame.payload);
-            if frame.fin {
-                let message = std::mem::take(&mut self.begun);
+        match self.reader.next().await? {
+            Came::Close(code, reason) => Err(closed(code, &reason)),
+            Came::Message(message) => {
                 self.welcomed |= self.is_welcome(&message);
-                return Ok(Came::Message(message));
+                Ok(Came::Message(message))
             }
+            came => Ok(came),
         }
     }
 
@@ -249,19 +309,18 @@ impl Socket {
         let room = format!("#{}", self.name);
         serde_json::from_slice::<Value>(payload).is_ok_and(|value| value["From"] == *room && value["Meta"] == true)
     }
-
-    async fn write(&mut self, opcode: OpCode, payload: Vec<u8>) -> Result<(), Failure> {
-        let frame = Frame::new(true, opcode, None, Payload::Owned(payload));
-        self.frames.write_frame(frame).await.map_err(|error| failure(&error))
-    }
 }
 
-fn closed(payload: &[u8]) -> Failure {
-    let Some((code, reason)) = payload.split_first_chunk() else {
+fn close(payload: &[u8]) -> Came {
+    let Some((code, reason)) = payload.split_first_chunk() else { return Came::Close(None, String::new()) };
+    let reason = String::from_utf8_lossy(reason).replace(char::is_control, " ");
+    Came::Close(Some(u16::from_be_bytes(*code)), reason)
+}
+
+fn closed(code: Option<u16>, reason: &str) -> Failure {
+    let Some(code) = code else {
         return Failure::new(FailureKind::Closed, "the server closed the WebSocket");
     };
-    let code = u16::from_be_bytes(*code);
-    let reason = String::from_utf8_lossy(reason).replace(char::is_control, " ");
     let kind = if code == CODE_TOO_BIG { FailureKind::TooBig } else { FailureKind::Closed };
     Failure::new(kind, format!("the server closed the WebSocket with {code} {reason}").trim_end())
 }

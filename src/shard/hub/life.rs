@@ -116,6 +116,7 @@ impl Hub {
             let connection = self.connections.remove(slot as usize);
             assert!(connection.memberships.is_empty(), "a connection leaves its rooms before it is released");
             self.counters.connections(connection.protocol()).subtract(1);
+            self.seats.leave(slot);
             self.ring_ops.push(RingOp::Release(slot));
         }
     }

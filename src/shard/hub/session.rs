@@ -14,6 +14,7 @@ use crate::protocol::Protocol;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::surrogates::without_lone_surrogates;
+use crate::protocol::v0::text;
 use crate::rate::Admitted;
 use crate::room::{JoinError, Published, Room, Speaker, Visitor};
 
@@ -45,21 +46,32 @@ impl Hub {
         let now_ms = self.now.time.monotonic_ms;
         let connection = &mut self.connections[slot as usize];
         let protocol = connection.protocol();
-        match connection.bucket.take(self.settings.rate(protocol), now_ms) {
-            Admitted::Pass => {
+        let own = connection.bucket.take(self.settings.rate(protocol), now_ms);
+        let together = || self.seats.admit_message(slot, &self.settings.address_rate, now_ms);
+        match own {
+            Admitted::Pass if protocol == Protocol::Raw || together() => {
                 self.counters.messages_in(protocol).add(1);
                 self.passed_message(slot, kind, payload);
                 return;
             }
+            Admitted::Pass => {
+                self.refuse_too_fast(slot, payload, &text::too_fast_together(self.settings.address_rate.per_second()))
+            }
+            Admitted::Refused => {
+                self.refuse_too_fast(slot, payload, &text::too_fast(self.settings.chat_messages_per_second));
+            }
             Admitted::RefusedTooLong => self.close(slot, &CloseReason::RateLimit),
-            Admitted::Refused => match protocol {
-                Protocol::V0 => self.refuse_too_fast_v0(slot),
-                Protocol::V1 => self.refuse_too_fast_v1(slot, payload),
-                // In a raw room there is no way to say so.
-                Protocol::Raw | Protocol::Sse => {}
-            },
         }
         self.counters.rate_limited(protocol).add(1);
+    }
+
+    fn refuse_too_fast(&mut self, slot: u32, payload: &[u8], why: &str) {
+        match self.connection(slot).protocol() {
+            Protocol::V0 => self.system(slot, why),
+            Protocol::V1 => self.refuse_too_fast_v1(slot, payload, why),
+            // In a raw room there is no way to say so.
+            Protocol::Raw | Protocol::Sse => {}
+        }
     }
 
     /// Handles a message that is within the rate limit: it has just arrived, or was parked.

@@ -49,10 +49,6 @@ impl Hub {
     }
 
     /// Refuses a message over the rate limit; it isn't even parsed.
-    pub(super) fn refuse_too_fast_v0(&mut self, slot: u32) {
-        self.system(slot, &text::too_fast(self.settings.chat_messages_per_second));
-    }
-
     fn list_users(&mut self, slot: u32, room: &Room) {
         let (users, count) = room.first_users(USERS_LISTED_MAX);
         let names: Vec<_> = users.iter().map(Name::as_str).collect();
@@ -106,7 +102,7 @@ impl Hub {
     }
 
     /// Sends the connection a message from hi.
-    fn system(&mut self, slot: u32, text: &str) {
+    pub(super) fn system(&mut self, slot: u32, text: &str) {
         self.reply(slot, to_one("hi", "", text));
     }
 

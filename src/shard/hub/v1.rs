@@ -103,10 +103,10 @@ impl Hub {
     }
 
     /// Refuses a message over the rate limit. It is parsed only for its `Ref`, which the answer repeats.
-    pub(super) fn refuse_too_fast_v1(&mut self, slot: u32, payload: &[u8]) {
+    pub(super) fn refuse_too_fast_v1(&mut self, slot: u32, payload: &[u8], why: &str) {
         let payload = without_lone_surrogates(payload);
         let request = v1::parse(&payload);
-        let refusal = Refusal::new(Code::TooManyRequests, text::too_fast(self.settings.chat_messages_per_second));
+        let refusal = Refusal::new(Code::TooManyRequests, why);
         self.reply(slot, refusal.frame(request.reference.as_ref()));
     }
 

@@ -9,7 +9,7 @@ use super::gateway::{bad_gateway, load_balancer};
 use super::http2_only;
 use super::origins::own_pages_refused;
 use super::paths::{not_found, redirect, wrong_page};
-use super::refusals::refused;
+use super::refusals::{address_limited, proxy_protocol, refused};
 use super::stripped::stripped;
 
 /// Answers of TLS servers (nginx, Apache, Go, Tomcat) to plain HTTP, in lower case.
@@ -92,6 +92,9 @@ pub(super) fn handshake(address: &Address, facts: &Facts) -> Option<Fault> {
     }
     if wants_tls(answer) {
         return Some(tls_wanted(address, answer, facts));
+    }
+    if let Some(fault) = proxy_protocol(answer).or_else(|| address_limited(answer)) {
+        return Some(fault);
     }
     Some(match answer.status {
         101 if handshake.accept_matches => return own_pages_refused(address, handshake, facts),

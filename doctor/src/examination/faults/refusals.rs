@@ -53,6 +53,37 @@ pub(super) fn refused(address: &Address, handshake: &Handshake, facts: &Facts) -
     Fault::new(Kind::Forbidden, clause, fix)
 }
 
+/// hi and the proxy in front of it disagree about the PROXY protocol. No answer to a WebSocket client speaks of it otherwise.
+pub(super) fn proxy_protocol(answer: &Answer) -> Option<Fault> {
+    const SAID: [(&str, &str); 3] = [
+        (
+            "No PROXY protocol header came",
+            "let the proxy in front of hi send it (HAProxy: send-proxy-v2, nginx: proxy_protocol on in a stream server, Caddy: \
+             proxy_protocol v2), or take its address out of --proxy-protocol; clients that reach hi directly can't connect",
+        ),
+        (
+            "A PROXY protocol header came",
+            "add the address of the proxy to --proxy-protocol, or let it send none; the log of hi names it",
+        ),
+        ("The PROXY protocol header in front", "let the proxy send version 1 or 2; the log of hi says what is wrong"),
+    ];
+    let (phrase, fix) = SAID.iter().find(|(phrase, _)| answer.status == 400 && answer.body.contains(phrase))?;
+    let sentence = answer.body.split(phrase).nth(1).and_then(|rest| rest.split(['.', '"']).next()).unwrap_or_default();
+    let clause = format!("hi refuses the connection (400): {phrase}{}", cut(sentence));
+    Some(Fault::new(Kind::ProxyProtocol, clause, *fix))
+}
+
+/// This machine's address, or that of the proxy, has had enough.
+pub(super) fn address_limited(answer: &Answer) -> Option<Fault> {
+    let told = told_by_hi(answer).filter(|told| told.reason == Some(Reason::TooManyFromAddress))?;
+    Some(Fault::new(
+        Kind::AddressLimited,
+        format!("hi refuses the handshake (429): {}", cut(told.sentence.trim_end_matches('.'))),
+        "if that is the address of a proxy, add it to --trusted-proxies; if many users share it, to --unlimited-addresses; \
+         otherwise wait, and run the doctor again",
+    ))
+}
+
 fn find_the_rule(handshake: &Handshake, facts: &Facts) -> String {
     let other = handshake.other_origin.as_ref();
     format!(
