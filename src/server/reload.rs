@@ -12,6 +12,9 @@ use crate::config::live::LIVE;
 use crate::environment::OptionValue;
 use crate::log;
 
+/// Reads the options, and each of them as it was written.
+pub(super) type Reader = Box<dyn FnMut() -> Result<(Config, Vec<OptionValue>), String>>;
+
 /// The options of a server, and how to read them again.
 pub struct Options {
     /// What they say now.
@@ -19,7 +22,7 @@ pub struct Options {
     /// Each of them, as it was written.
     pub values: Vec<OptionValue>,
     /// Reads the command line, the environment and the file again; the error is one sentence, or several lines of clap's.
-    pub read: Box<dyn FnMut() -> Result<(Config, Vec<OptionValue>), String>>,
+    pub read: Reader,
 }
 
 /// What a reload needs, and what it counts.
