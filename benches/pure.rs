@@ -5,7 +5,10 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use hi::clock::Time;
@@ -14,6 +17,9 @@ use hi::frame::decode::{Decoder, MessageKind};
 use hi::frame::deflate::{Deflater, Inflater};
 use hi::frame::encode;
 use hi::http::{head, upgrade};
+use hi::identity::keys::{KeySet, Origin};
+use hi::identity::rights::{DEFAULT, Rights, Source};
+use hi::identity::{Authority, Checker, Rules};
 use hi::os;
 use hi::protocol::broadcast::{Unnumbered, to_one};
 use hi::protocol::name::Name;
@@ -27,6 +33,9 @@ use hi::room::log::{Log, Read};
 use hi::room::registry::Registry;
 use hi::room::replay::ReplayBounds;
 use hi::room::{Joining, Wakes};
+use ring::hmac;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -209,5 +218,46 @@ fn lists(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, deflate, encode_once, handshake, log, relay, lists);
+/// What a token adds to a handshake: a secret's, a public key's, and one that is remembered.
+fn tokens(criterion: &mut Criterion) {
+    const NOW: u64 = 1_787_300_000;
+    let claims = r#"{"sub":"42","name":"ada","iat":1787299000,"exp":1787303600,"iss":"https://app.example.com","aud":"hi","rooms":{"tea":["join","pub"],"team-*":["join"]}}"#;
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let signed = |header: &str, sign: &dyn Fn(&[u8]) -> Vec<u8>| {
+        let message = format!("{}.{}", encode(header.as_bytes()), encode(claims.as_bytes()));
+        let signature = sign(message.as_bytes());
+        format!("{message}.{}", encode(&signature))
+    };
+    let rights = Arc::new(Rights::parse(DEFAULT, Source::TokensWithout).expect("rules"));
+    let rules = Rules {
+        issuers: vec!["https://app.example.com".into()],
+        audiences: vec!["hi".into()],
+        leeway: Duration::ZERO,
+        rights,
+    };
+    let secret = "0123456789abcdef0123456789abcdef";
+    let keys = KeySet::of_key_file(secret.as_bytes()).expect("a secret");
+    let of_secret = Authority::new(keys, rules.clone(), None);
+    let hs256 = signed(r#"{"alg":"HS256"}"#, &|message| {
+        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), message).as_ref().to_vec()
+    });
+    let random = SystemRandom::new();
+    let pair = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pair.as_ref(), &random).expect("a key");
+    let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+    let jwk = format!(r#"{{"kty":"EC","crv":"P-256","x":"{}","y":"{}"}}"#, encode(x), encode(y));
+    let keys = KeySet::of_jwks(jwk.as_bytes(), Origin::File).expect("a key");
+    let of_pair = Arc::new(Authority::new(keys, rules, None));
+    let es256 = signed(r#"{"alg":"ES256"}"#, &|message| pair.sign(&random, message).expect("signed").as_ref().to_vec());
+    let remembering = Checker::new(Arc::clone(&of_pair));
+    let mut group = criterion.benchmark_group("token");
+    group.bench_function("HS256", |bencher| bencher.iter(|| of_secret.check(black_box(&hs256), NOW).expect("good")));
+    group.bench_function("ES256", |bencher| bencher.iter(|| of_pair.check(black_box(&es256), NOW).expect("good")));
+    group.bench_function("ES256, remembered", |bencher| {
+        bencher.iter(|| remembering.check(black_box(&es256), NOW).expect("good"));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, decode, deflate, encode_once, handshake, log, relay, lists, tokens);
 criterion_main!(benches);

@@ -17,13 +17,15 @@ use crate::address::ListenAddress;
 use crate::address::client::{ClientHeader, Trust};
 use crate::address::networks::Networks;
 use crate::address::table::AddressLimits;
-use crate::admission::{Admission, RawMode};
+use crate::admission::{Admission, Gate, RawMode};
 use crate::api;
 use crate::api::key::Keys;
 use crate::connection::liveness::Heartbeat;
 use crate::control;
 use crate::cores::Pin;
 use crate::http::origin::Allowed;
+use crate::identity::Mode;
+use crate::identity::rights::{DEFAULT as RIGHTS_DEFAULT, Rights};
 use crate::rate::RateLimit;
 use crate::ring::{Backend, probe};
 use crate::room::inbox;
@@ -33,6 +35,7 @@ use crate::shard::settings::{Settings, Slow};
 
 #[cfg(feature = "cluster")]
 mod cluster;
+pub(crate) mod identity;
 pub mod live;
 mod rights;
 pub mod shown;
@@ -46,6 +49,7 @@ use values::*;
 const CONFIGURATION: &str = "Configuration";
 const LISTENING: &str = "Listening";
 const ACCESS: &str = "Access";
+const IDENTITY: &str = "Identity and rights";
 const LIMITS: &str = "Limits";
 const MEMORY: &str = "Memory and replay";
 const COMPRESSION: &str = "Compression";
@@ -92,6 +96,58 @@ pub struct Config {
     #[arg(help_heading = ACCESS, long, value_name = "ORIGIN", env = "HI_ORIGINS", value_delimiter = ',',
           default_value = "same-host")]
     pub origins: Vec<Allowed>,
+
+    /// Whether clients have to say who they are, with a token (JWT): required; optional (without one they are guests, whose names
+    /// begin with ~); off
+    #[arg(help_heading = IDENTITY, long, value_name = "MODE", env = "HI_AUTH", value_enum, hide_possible_values = true,
+          default_value_t = Mode::Off)]
+    pub auth: Mode,
+
+    /// File with a key that tokens are checked with: a secret of 32 characters or more (HS256), or a public key in PEM (RS256,
+    /// ES256, EdDSA); may be given several times. Make tokens with `hi token`
+    #[arg(help_heading = IDENTITY, long, value_name = "FILE", env = "HI_JWT_KEY", value_delimiter = ',')]
+    pub jwt_key: Vec<PathBuf>,
+
+    /// JWK set with the keys that tokens are checked with: a file, or an https URL, which is asked again every 5 minutes
+    #[arg(help_heading = IDENTITY, long, value_name = "FILE|URL", env = "HI_JWKS")]
+    pub jwks: Option<String>,
+
+    /// Issuer that tokens have to name (iss); may be given several times [default: any]
+    #[arg(help_heading = IDENTITY, long, value_name = "NAME", env = "HI_JWT_ISSUER", value_delimiter = ',')]
+    pub jwt_issuer: Vec<String>,
+
+    /// Audience that tokens have to name (aud); may be given several times [default: any]
+    #[arg(help_heading = IDENTITY, long, value_name = "NAME", env = "HI_JWT_AUDIENCE", value_delimiter = ',')]
+    pub jwt_audience: Vec<String>,
+
+    /// How long before and after its time a token is accepted, as clocks differ
+    #[arg(help_heading = IDENTITY, long, value_name = "TIME", env = "HI_JWT_LEEWAY", default_value = "30s",
+          value_parser = parse_time_or_0)]
+    pub jwt_leeway: Duration,
+
+    /// Header in which a trusted proxy names the user, e.g. X-Forwarded-User of oauth2-proxy: believed from --trusted-proxies only
+    #[arg(help_heading = IDENTITY, long, value_name = "NAME", env = "HI_USER_HEADER")]
+    pub user_header: Option<String>,
+
+    /// What tokens without rooms of their own allow: rules such as '*=join,pub news=join raw:scores=listen', of which the most
+    /// specific decides
+    #[arg(help_heading = IDENTITY, long, value_name = "RULES", env = "HI_AUTH_ROOMS", default_value = RIGHTS_DEFAULT,
+          value_parser = parse_auth_rooms)]
+    pub auth_rooms: Rights,
+
+    /// What guests may do, with --auth optional
+    #[arg(help_heading = IDENTITY, long, value_name = "RULES", env = "HI_GUEST_ROOMS", default_value = RIGHTS_DEFAULT,
+          value_parser = parse_guest_rooms)]
+    pub guest_rooms: Rights,
+
+    /// Cookie in which tokens are looked for as well [default: none]
+    #[arg(help_heading = IDENTITY, long, value_name = "NAME", env = "HI_AUTH_COOKIE")]
+    pub auth_cookie: Option<String>,
+
+    /// Whether tokens are accepted in the address (?token=), where proxies log them: on or off
+    #[arg(help_heading = IDENTITY, long, value_name = "MODE", env = "HI_AUTH_QUERY", default_value = "off",
+          action = ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub auth_query: bool,
 
     /// Reverse proxies that are believed which address a client has, separated by commas: ranges (10.0.0.0/8), addresses,
     /// loopback, private_ranges, unix (sockets in the file system) or none. Only list proxies that nobody can go around
@@ -335,7 +391,14 @@ impl Config {
         inbox::inbox_bytes_max(shards, message_bytes_max, self.compression)
     }
 
-    /// What the shards of a process have to know, if there are `shards` of them. `instance` is the process, as clients see it.
+    /// Who may connect; `gate` is there with `--auth`.
+    pub(crate) fn admission(&self, gate: Option<Arc<Gate>>) -> Arc<Admission> {
+        let admission = Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize);
+        Arc::new(admission.compressing(self.compression).asking(gate))
+    }
+
+    /// What the shards of a process have to know, if there are `shards` of them, and nobody is asked who it is. `instance` is the
+    /// process, as clients see it.
     pub fn shard_settings(&self, shards: usize, instance: Arc<str>) -> Settings {
         Settings {
             instance,
@@ -349,9 +412,10 @@ impl Config {
                 interval: self.ping_interval.as_secs() as u32,
                 timeout: self.ping_timeout.as_secs() as u32,
             },
+            identification_seconds: self.handshake_timeout.as_secs().max(1) as u32,
             message_bytes_max: self.max_message,
             deflated_bytes_min: self.compression_min,
-            admission: self.admission(),
+            admission: self.admission(None),
             backlog_bytes: self.backlog_bytes,
             inbox_bytes_max: self.inbox_bytes_max(shards),
             slow: self.slow,
@@ -363,12 +427,8 @@ impl Config {
     /// # Errors
     /// One sentence.
     pub fn check(&self) -> Result<(), String> {
-        self.api_key_file.as_deref().map_or(Ok(()), |path| Keys::load(path).map(drop))
-    }
-
-    fn admission(&self) -> Arc<Admission> {
-        let admission = Admission::new(self.origins.clone(), self.raw, self.max_rooms as usize);
-        Arc::new(admission.compressing(self.compression))
+        self.api_key_file.as_deref().map_or(Ok(()), |path| Keys::load(path).map(drop))?;
+        self.gate().map(drop)
     }
 
     fn trust(&self) -> Trust {
@@ -390,7 +450,7 @@ impl Config {
             handshake_timeout: self.handshake_timeout,
             keepalive_timeout: self.keepalive_timeout,
             unacknowledged_max: self.ping_interval + self.ping_timeout,
-            admission: self.admission(),
+            admission: self.admission(None),
             trust: self.trust(),
             proxy_protocol: Networks::all(&self.proxy_protocol),
             address_limits: self.address_limits(),

@@ -97,8 +97,8 @@ pub(crate) const CLOSED_ABNORMALLY: u16 = 1006;
 /// A Close that carried no code (RFC 6455, 7.1.5); also a listener that disconnects, which has no way to send one.
 pub(crate) const CLOSED_WITHOUT_CODE: u16 = 1005;
 /// Close codes that are counted separately, those that are never sent (1005, 1006) included; all others are counted together.
-pub const CLOSE_CODES: [u16; 18] =
-    [1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 4001, 4002, 4003, 4101, 4102];
+pub const CLOSE_CODES: [u16; 19] =
+    [1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 4001, 4002, 4003, 4004, 4101, 4102];
 
 /// `code` of every error of the internal port, as `openapi.json` lists them.
 pub const ERROR_CODES: [&str; 11] = [

@@ -9,6 +9,7 @@
 //! | [`server`] | starts the shards, listens to signals, stops |
 //! | `control` | from accept to the 101, or to a stream: the tasks of the control ring |
 //! | [`admission`] | who may connect, and who may join what (pure) |
+//! | [`identity`] | who somebody is, and what they may do: tokens, keys, rights in rooms (pure) |
 //! | [`http`] | request heads, the upgrade check, the diagnosis of what fails, responses, the page (pure) |
 //! | [`shard`] | one thread: its turns, and its hub, which is the connections and what they make happen |
 //! | [`connection`] | one connection: its life, its cursors, what leaves next (pure) |
@@ -22,9 +23,11 @@
 //! | module | purpose |
 //! | --- | --- |
 //! | [`api`] | the internal HTTP port: publishing, rooms, health |
+//! | `failures` | what was refused, for the log and for metrics |
 //! | [`counters`], [`metrics`] | what each thread counts; all of it added up, as text for Prometheus |
 //! | `cluster` | rooms that several servers share, through a log that numbers their messages (feature `cluster`; not offered yet) |
 //! | [`memory`] | one budget for everything that is kept for others, and who gives when it is used up |
+//! | `keys` | the keys for tokens that come from the network (feature `doctor`) |
 //! | `canary` | the server dials itself through its public address (feature `doctor`) |
 //! | [`limits`] | every fixed bound, with its unit |
 //! | [`stop`] | the order to stop, as every thread hears it |
@@ -53,8 +56,12 @@ mod cores;
 pub mod counters;
 mod descriptors;
 pub mod environment;
+mod failures;
 pub mod frame;
 pub mod http;
+pub mod identity;
+#[cfg(feature = "doctor")]
+pub mod keys;
 pub mod limits;
 pub mod log;
 pub mod memory;

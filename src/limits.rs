@@ -5,6 +5,7 @@ use std::time::Duration;
 
 #[cfg(feature = "cluster")]
 pub(crate) mod cluster;
+pub(crate) mod tokens;
 
 // Requests on the control ring
 /// Connections accepted in a row before those already accepted are served.
@@ -392,7 +393,7 @@ const _: () = {
         CHUNK_BYTES_MIN <= CHUNK_BYTES_MAX && COPIED_FRAME_BYTES_MAX <= CHUNK_BYTES_MAX,
         "a copied frame fits into a chunk"
     );
-    assert!(HEAD_BYTES_USUAL < HEAD_BYTES_MAX);
+    assert!(HEAD_BYTES_USUAL < HEAD_BYTES_MAX && tokens::TOKEN_BYTES_MAX < HEAD_BYTES_MAX);
     assert!(PROXY_HEADER_V2_BYTES_MAX < HEAD_BYTES_MAX, "the buffer for a head takes a PROXY header");
     assert!(SHOWN_BYTES_MAX * SHOWN_VALUES_MAX < HEAD_BYTES_MAX && SHOWN_BYTES_MAX < ORIGIN_BYTES_SHOWN);
     assert!(EARLIER_HOPS_MAX < FORWARDED_ADDRESSES_MAX && CLIENT_HOPS_MAX <= FORWARDED_ADDRESSES_MAX);

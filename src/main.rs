@@ -66,6 +66,8 @@ enum Command {
     /// Shows the rooms of a running server
     #[cfg(feature = "doctor")]
     Rooms(doctor::internal::RoomsArgs),
+    /// Makes a token for a user, or says why a server would refuse one
+    Token(hi::identity::tool::TokenArgs),
     /// Chats in a terminal, or publishes what is piped into it: lines in, lines out
     #[cfg(feature = "doctor")]
     Chat(terminal::ChatArgs),
@@ -113,6 +115,7 @@ fn main() -> ExitCode {
     signals::release();
     match command {
         Command::Health { internal } => answer(health(internal)),
+        Command::Token(args) => answer(hi::identity::tool::run(&args)),
         Command::Config(command) => configuration(command),
         #[cfg(feature = "doctor")]
         Command::Doctor(args) => answer(doctor::examination::run(*args).map_err(wrong)),
@@ -249,7 +252,7 @@ fn end_on_panic() {
             log::say(backtrace);
         }
         #[cfg(feature = "doctor")]
-        if hi::canary::is_this_thread() {
+        if hi::canary::is_this_thread() || hi::keys::is_this_thread() {
             return;
         }
         tracing::error!("a bug in hi: {panic}; the process ends so that it can be started again");

@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 
 use crate::address::ListenAddress;
 use crate::address::table::AddressTable;
+use crate::admission::Gate;
 use crate::api::App;
 use crate::api::health::{Check, Readiness};
 use crate::api::key::Keys;
@@ -26,10 +27,15 @@ use crate::canary::Canary;
 #[cfg(feature = "cluster")]
 use crate::cluster;
 use crate::config::Config;
+use crate::config::identity::RemoteKeys;
 use crate::control;
-use crate::control::failures::{FailureMetric, Failures};
 use crate::cores::{Cores, Unpinned};
 use crate::descriptors::Descriptors;
+use crate::failures::{FailureMetric, Failures};
+use crate::identity::Authority;
+use crate::identity::keys::KeySet;
+#[cfg(feature = "doctor")]
+use crate::keys::Fetcher;
 use crate::limits::FAREWELL_TIME_MAX;
 #[cfg(feature = "cluster")]
 use crate::limits::cluster::UNREADY_AFTER;
@@ -61,7 +67,7 @@ pub mod signals;
 use files::files_reserved;
 pub use listeners::Listeners;
 use listeners::{Internal, ShardListeners, SocketFile};
-pub use reload::Options;
+pub use reload::{Options, ReadOptions};
 pub use serve::serve;
 use shards::ShardThread;
 
@@ -78,6 +84,8 @@ pub struct Server {
     internal: Option<SocketAddr>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    /// Who gets in, with `--auth`.
+    identity: Option<String>,
     /// Why not every shard is pinned.
     unpinned: Option<Unpinned>,
     live: Live,
@@ -88,8 +96,21 @@ struct Live {
     shard: Arc<ArcSwap<shard::settings::Settings>>,
     control: Arc<ArcSwap<control::Settings>>,
     keys: Keys,
+    /// Whose tokens are accepted, with `--auth`.
+    gate: Option<Arc<Gate>>,
     shards: usize,
     backend: Backend,
+}
+
+impl Live {
+    /// What shards and their control sides have to know, of the process `instance`.
+    fn settings(&self, config: &Config, instance: &Arc<str>) -> (shard::settings::Settings, control::Settings) {
+        let admission = config.admission(self.gate.clone());
+        let shard = config.shard_settings(self.shards, Arc::clone(instance));
+        let control = config.control(Arc::clone(instance), self.backend);
+        let shard = shard::settings::Settings { admission: Arc::clone(&admission), ..shard };
+        (shard, control::Settings { admission, ..control })
+    }
 }
 
 /// What all threads of a server share.
@@ -124,22 +145,32 @@ impl Server {
         let shared = Arc::new(Shared::new::<R>(config, addresses.len(), &wake_ups, stop)?);
         let internal_address = internal.as_ref().map(|internal| internal.port.address());
         let (shards, backend, instance) = (of_shards.len(), R::backend(), Arc::clone(&shared.instance));
+        let (gate, remote_keys) = config.gate().map_err(StartError)?;
+        let identity = gate.as_ref().map(|gate| config.describe_identity(&gate.authority));
         let live = Live {
             shard: Arc::new(ArcSwap::from_pointee(config.shard_settings(shards, Arc::clone(&instance)))),
-            control: Arc::new(ArcSwap::from_pointee(config.control(instance, backend))),
+            control: Arc::new(ArcSwap::from_pointee(config.control(Arc::clone(&instance), backend))),
             keys: internal.as_ref().map_or_else(Keys::default, |internal| internal.keys.clone()),
+            gate: gate.map(Arc::new),
             shards,
             backend,
         };
+        let (shard, control) = live.settings(config, &instance);
+        live.shard.store(Arc::new(shard));
+        live.control.store(Arc::new(control));
         let mut server = Self {
             addresses,
             _files: files,
             internal: internal_address,
             shared,
             threads: Vec::new(),
+            identity,
             unpinned: None,
             live,
         };
+        if let (Some(gate), Some(remote)) = (&server.live.gate, remote_keys) {
+            server.fetch_keys(remote, Arc::clone(&gate.authority))?;
+        }
         let started = server
             .start_shards::<R>(config, of_shards, wake_ups)
             .and_then(|()| server.start_beside(config, internal, R::backend()));
@@ -189,6 +220,19 @@ impl Server {
         Ok(())
     }
 
+    /// Starts to fetch the keys for tokens.
+    #[cfg(feature = "doctor")]
+    fn fetch_keys(&self, remote: RemoteKeys, authority: Arc<Authority>) -> Result<(), StartError> {
+        let RemoteKeys { document, of_files, asked } = remote;
+        let metrics = &mut self.shared.metrics.registry();
+        Fetcher::start(document, authority, of_files, asked, metrics).map(drop).map_err(out_of_files)
+    }
+
+    #[cfg(not(feature = "doctor"))]
+    fn fetch_keys(&self, remote: RemoteKeys, _: Arc<Authority>) -> Result<(), StartError> {
+        match remote {}
+    }
+
     /// Starts what runs beside the shards: the canary and the internal port, where they are wanted.
     fn start_beside(&self, config: &Config, internal: Option<Internal>, backend: Backend) -> Result<(), StartError> {
         let Shared { registry, memory, metrics, stop, .. } = &*self.shared;
@@ -217,12 +261,14 @@ impl Server {
     }
 
     /// Serves from now on with what of these options can change while it runs, and with these keys.
-    pub(crate) fn apply(&self, config: &Config, keys: Keys) {
-        let Live { shard, control, keys: live_keys, shards, backend } = &self.live;
-        let instance = &self.shared.instance;
-        shard.store(Arc::new(config.shard_settings(*shards, Arc::clone(instance))));
-        control.store(Arc::new(config.control(Arc::clone(instance), *backend)));
-        live_keys.replace(&keys);
+    pub(crate) fn apply(&self, config: &Config, keys: Keys, token_keys: Option<KeySet>) {
+        let (shard, control) = self.live.settings(config, &self.shared.instance);
+        self.live.shard.store(Arc::new(shard));
+        self.live.control.store(Arc::new(control));
+        self.live.keys.replace(&keys);
+        if let (Some(gate), Some(keys)) = (&self.live.gate, token_keys) {
+            gate.authority.replace_keys(keys);
+        }
     }
 
     /// The addresses that it listens on.

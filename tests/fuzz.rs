@@ -92,6 +92,40 @@ const HEAD_TOKENS: &[&[u8]] = &[
     b"username=",
     b"room=",
 ];
+/// Parts of tokens, of keys and of rules about rooms.
+const TOKEN_TOKENS: &[&[u8]] = &[
+    b".",
+    b"..",
+    b"=",
+    b"==",
+    b"*",
+    b"raw:",
+    b"=join",
+    b",pub",
+    b",",
+    b" ",
+    b"\n",
+    b"eyJhbGciOiJIUzI1NiJ9",
+    b"eyJhbGciOiJub25lIn0",
+    b"eyJzdWIiOiJhZGEifQ",
+    b"-----BEGIN PUBLIC KEY-----\n",
+    b"-----END PUBLIC KEY-----\n",
+    b"-----BEGIN RSA PUBLIC KEY-----",
+    b"PRIVATE KEY-----",
+    b"MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A",
+    b"\"kty\":\"RSA\"",
+    b"\"kty\":\"oct\",",
+    b"\"n\":\"AQAB\",\"e\":\"AQAB\"",
+    b"\"alg\":\"HS256\",",
+    b"{",
+    b"}",
+    b"[",
+    b"[[[[[[[[",
+    b"\"",
+    b"\xff",
+    b"\x00",
+    b"\x1b[31m",
+];
 /// Fragments of PROXY headers, and of lists of addresses.
 const ORIGIN_TOKENS: &[&[u8]] = &[
     b"\r\n",
@@ -215,6 +249,11 @@ fn bodies_of_the_internal_port() {
 #[test]
 fn streams_of_frames() {
     run("frames", FRAME_TOKENS, targets::frames::check);
+}
+
+#[test]
+fn tokens_keys_and_rules() {
+    run("tokens", TOKEN_TOKENS, targets::tokens::check);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 19] = [
     &["server"],
     &["config"],
-    &["canary"],
+    &["canary", "keys"],
     &["api", "control"],
     &["shard"],
     &["admission", "connection", "metrics"],
@@ -22,7 +22,7 @@ const FLOORS: [&[&str]; 19] = [
     &["descriptors", "os"],
     &["cluster"],
     &["room"],
-    &["counters"],
+    &["counters", "failures", "identity"],
     &["protocol"],
     &["frame"],
     &["memory"],

@@ -23,7 +23,10 @@ export class HiError extends Error {
 export interface Options {
   /** The class of WebSockets, where there is no global one: for Node 20, that of the package `ws`. */
   WebSocket?: unknown;
-  /** Called for each connection: its value is sent as the subprotocol `hi.bearer.VALUE`, and as `Authorization` of streams. */
+  /**
+   * Called for each connection, and before the token expires: its value is sent as the subprotocol `hi.bearer.VALUE`, and as
+   * `Authorization` of streams. The token says who the user is: leave `name` out.
+   */
   token?: () => string | Promise<string>;
 }
 

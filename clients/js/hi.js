@@ -16,6 +16,8 @@ const DOUBT_MS = 5_000; // how long after a recovery a lost connection's message
 const STREAM_SILENCE_MS = 60_000; // a stream has a heartbeat each 25 s, unless the operator has changed that
 const BUFFERED_BYTES_MAX = 1 << 20; // what may wait in the WebSocket
 const UNOPENED_MAX = 2; // handshakes that fail in a row before rooms are read as server-sent events
+const RENEW_S = 30; // how long before it expires a token is replaced
+const TIMER_MS_MAX = 2 ** 31 - 1; // longer timers end at once
 const LEAST_S = { 1013: 10, 4102: 20 }; // wait at least this long after these close codes
 const FATAL = [1002, 1003, 1007, 1008, 1009, 4001, 4003]; // a new connection would end in the same way
 const REASONS = {
@@ -368,6 +370,7 @@ export class Chat extends Emitter {
   #answers = new Map(); // requests without an answer, by Ref
   #ref = 0;
   #feeds = new Map(); // rooms that are read as server-sent events
+  #renewal = 0; // the timer for the next token
 
   constructor(address, options = {}) {
     super();
@@ -378,9 +381,7 @@ export class Chat extends Emitter {
     if (options.transport === "sse") return;
     this.#line = new Line(options, {
       url: () => {
-        // Not URLSearchParams, which would write a space as "+".
-        const query = `ws?username=${encodeURIComponent(this.name)}&resume=${encodeURIComponent(this.resume)}`;
-        const url = new URL(query, this.#root);
+        const url = new URL(`ws?${this.#user()}resume=${encodeURIComponent(this.resume)}`, this.#root);
         url.protocol = url.protocol.replace("http", "ws");
         return url.href;
       },
@@ -392,6 +393,11 @@ export class Chat extends Emitter {
       told: (event) => this.#told(event),
     });
     this.#line.connect();
+  }
+
+  /** Our name in the query; a token says it by itself. Not URLSearchParams, which would write a space as "+". */
+  #user() {
+    return this.#options.token && !this.#options.name ? "" : `username=${encodeURIComponent(this.name)}&`;
   }
 
   /** `connecting`, `connected`, `waiting` for the next attempt, `reading` (server-sent events) or `closed`. */
@@ -494,6 +500,7 @@ export class Chat extends Emitter {
 
   #receive(frame) {
     if (frame.Op === "hello") return this.#greeted(frame);
+    if (frame.Op === "auth") return this.#unknown(frame);
     if (!frame.Op) return this.#roomOf(frame.Room)?.take(frame);
     const answered = this.#answers.get(frame.Ref);
     this.#answers.delete(frame.Ref);
@@ -506,7 +513,26 @@ export class Chat extends Emitter {
     return room?.state === "joined" ? room : undefined;
   }
 
-  #greeted({ User = this.name, Resume = "", Limits = {} }) {
+  /** The server wants a token, and the handshake had none. */
+  #unknown({ Message }) {
+    const error = new HiError("denied", Message);
+    this.#line.close({ code: 4001, reason: "This server asks for a token.", error });
+  }
+
+  /** Our token expires in this many seconds: a new one is sent before, so that the connection goes on. */
+  #renew(seconds) {
+    clearTimeout(this.#renewal);
+    if (!seconds || !this.#options.token) return;
+    const ms = 1000 * Math.max(seconds - RENEW_S, seconds / 2, 1);
+    this.#renewal = setTimeout(async () => {
+      // If that fails, the server ends the connection, and the next one begins with a new token.
+      const Token = await Promise.resolve(this.#options.token()).catch(() => "");
+      if (Token && this.#line.isReady) this.#ask({ Op: "auth", Token }, (answer) => answer && this.#renew(answer.Expires));
+    }, Math.min(ms, TIMER_MS_MAX));
+  }
+
+  #greeted({ User = this.name, Resume = "", Limits = {}, Expires }) {
+    this.#renew(Expires);
     Object.assign(this, { name: User, resume: Resume, limits: Limits });
     for (const feed of this.#feeds.values()) feed.stop();
     this.#feeds.clear();
@@ -531,6 +557,7 @@ export class Chat extends Emitter {
   }
 
   #lost() {
+    clearTimeout(this.#renewal);
     const unanswered = [...this.#answers.values()];
     this.#answers.clear();
     for (const answered of unanswered) answered(null, offline());
@@ -551,9 +578,10 @@ export class Chat extends Emitter {
     const { token, fetch = globalThis.fetch } = this.#options;
     const secret = await token?.();
     const headers = { Accept: "application/json", ...(secret && { Authorization: `Bearer ${secret}` }) };
-    const url = new URL(`ws?username=${encodeURIComponent(this.name)}`, this.#root);
+    const url = new URL(`ws?${this.#user()}`, this.#root);
     const answer = await fetch(url, { headers, cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) }).catch(() => ({}));
-    const code = { 400: "bad_request", 403: "denied" }[answer.status];
+    // The next token may be accepted.
+    const code = { 400: "bad_request", 401: token ? undefined : "denied", 403: "denied" }[answer.status];
     if (!code || this.#line.isReady || this.#line.state === "closed") return;
     const { detail, sentence = "The server refused the connection." } = await answer.json().catch(() => ({}));
     const error = new HiError(code, detail ?? sentence);
@@ -661,7 +689,8 @@ export class Raw extends Emitter {
     if (options.lossy) url.searchParams.set("lossy", "1");
     this.#line = new Line(options, {
       url: () => url.href,
-      protocols: [],
+      // Browsers want one of those that they offer to be chosen, and a token never is.
+      protocols: options.token ? ["hi.raw"] : [],
       opened: () => this.#line.ready(),
       received: (data) => this[EMIT]("message", { data }),
       lost: () => {},

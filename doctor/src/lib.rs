@@ -10,6 +10,7 @@
 //! | [`examination`] | `hi doctor`: from an address to a verdict |
 //! | [`checklist`] | `hi checklist`: what to do around a move, each item ticked by a real check |
 //! | [`canary`] | one look of a server at its own public address |
+//! | [`fetch`] | one document over HTTPS: the keys that tokens are checked with |
 //! | [`client`] | a client's connection to hi: WebSockets and server-sent events |
 //! | [`internal`] | `hi pub` and `hi rooms`: the internal port from the command line |
 //!
@@ -24,6 +25,8 @@ pub mod checklist;
 pub mod client;
 #[cfg(feature = "examination")]
 pub mod examination;
+#[cfg(feature = "examination")]
+pub mod fetch;
 #[cfg(feature = "examination")]
 pub mod internal;
 pub mod printable;

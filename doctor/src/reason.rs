@@ -57,6 +57,40 @@ pub enum Reason {
     TlsOnPlainPort,
     /// HTTP/2 without an upgrade on a port that speaks HTTP/1.1.
     Http2OnHttp1Port,
+    /// The server asks for a token, and there is none.
+    TokenMissing,
+    /// Not a signed JWT.
+    TokenMalformed,
+    /// Not signed, or with an algorithm that no key is for.
+    TokenAlgorithm,
+    /// Signed with a key that the server does not have.
+    TokenUnknownKey,
+    /// The signature is wrong.
+    TokenBadSignature,
+    /// Its time is over.
+    TokenExpired,
+    /// Its time has not come.
+    TokenNotYetValid,
+    /// It comes from the future: a clock is wrong.
+    ClockSkew,
+    /// It is of another issuer.
+    TokenIssuer,
+    /// It is for another service.
+    TokenAudience,
+    /// It lacks what hi needs, or has it in another form.
+    TokenClaims,
+    /// The address names another user than the token.
+    TokenOtherUser,
+    /// The token, or the rules for guests, don't allow it in that room.
+    Denied,
+    /// The keys that tokens are checked with could not be loaded yet.
+    KeysUnavailable,
+    /// A header that names the user came from a peer that is not trusted.
+    UserHeaderUntrusted,
+    /// The proxy in front did not say who the user is.
+    UserHeaderMissing,
+    /// It said it in a way that no user can be named.
+    UserHeaderInvalid,
 }
 
 impl Reason {
@@ -88,6 +122,23 @@ impl Reason {
             Self::HttpVersionUnsupported => "http_version_unsupported",
             Self::TlsOnPlainPort => "tls_on_plain_port",
             Self::Http2OnHttp1Port => "http2_on_http1_port",
+            Self::TokenMissing => "token_missing",
+            Self::TokenMalformed => "token_malformed",
+            Self::TokenAlgorithm => "token_algorithm",
+            Self::TokenUnknownKey => "token_unknown_key",
+            Self::TokenBadSignature => "token_bad_signature",
+            Self::TokenExpired => "token_expired",
+            Self::TokenNotYetValid => "token_not_yet_valid",
+            Self::ClockSkew => "clock_skew",
+            Self::TokenIssuer => "token_issuer",
+            Self::TokenAudience => "token_audience",
+            Self::TokenClaims => "token_claims",
+            Self::TokenOtherUser => "token_other_user",
+            Self::Denied => "denied",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::UserHeaderUntrusted => "user_header_untrusted",
+            Self::UserHeaderMissing => "user_header_missing",
+            Self::UserHeaderInvalid => "user_header_invalid",
         }
     }
 
@@ -100,13 +151,37 @@ impl Reason {
             | Self::Http10Hop
             | Self::VersionUnsupported
             | Self::NotAWebsocketRequest => 426,
-            Self::OriginRefused | Self::RawRoomsOff => 403,
+            reason if reason.is_of_identity() => 401,
+            Self::OriginRefused | Self::RawRoomsOff | Self::TokenOtherUser | Self::Denied | Self::UserHeaderInvalid => {
+                403
+            }
+            Self::KeysUnavailable => 503,
             Self::HeadTimeout => 408,
             Self::TooManyFromAddress => 429,
             Self::HeadTooLarge => 431,
             Self::HttpVersionUnsupported | Self::Http2OnHttp1Port => 505,
             _ => 400,
         }
+    }
+
+    /// Whether the client has not shown who it is: it needs a token, or another one.
+    pub fn is_of_identity(self) -> bool {
+        matches!(
+            self,
+            Self::TokenMissing
+                | Self::TokenMalformed
+                | Self::TokenAlgorithm
+                | Self::TokenUnknownKey
+                | Self::TokenBadSignature
+                | Self::TokenExpired
+                | Self::TokenNotYetValid
+                | Self::ClockSkew
+                | Self::TokenIssuer
+                | Self::TokenAudience
+                | Self::TokenClaims
+                | Self::UserHeaderUntrusted
+                | Self::UserHeaderMissing
+        )
     }
 
     /// Whether a hop has eaten what the client sent.
@@ -140,6 +215,12 @@ mod tests {
             Reason::NotAWebsocketRequest,
             Reason::NameInvalid,
             Reason::RawRoomsOff,
+            Reason::TokenMissing,
+            Reason::TokenUnknownKey,
+            Reason::ClockSkew,
+            Reason::Denied,
+            Reason::KeysUnavailable,
+            Reason::UserHeaderUntrusted,
             Reason::TooManyFromAddress,
             Reason::ProxyHeaderMissing,
             Reason::ProxyHeaderUnexpected,

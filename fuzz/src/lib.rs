@@ -8,6 +8,7 @@ pub mod api;
 pub mod frames;
 pub mod heads;
 pub mod origins;
+pub mod tokens;
 mod tree;
 pub mod v0;
 pub mod v1;

@@ -11,9 +11,8 @@ use super::{assert_sentence, json_of};
 /// The known keys, and whether a value is allowed for them.
 fn is_right(key: &str, value: &Tree) -> bool {
     match key {
-        "Op" | "op" | "Room" | "room" | "Message" | "message" | "Prefix" | "prefix" | "From" | "from" => {
-            value.is_text_or_null()
-        }
+        "Op" | "op" | "Room" | "room" | "Message" | "message" | "Prefix" | "prefix" | "From" | "from" | "Token"
+        | "token" => value.is_text_or_null(),
         "Ref" | "ref" => value.is_text_or_null() || matches!(value, Tree::Signed(_) | Tree::Unsigned(_)),
         "Meta" | "meta" => value.is_boolean_or_null(),
         "Since" | "since" => is_since(value),
@@ -79,7 +78,7 @@ pub fn check(payload: &[u8]) {
             assert!(names, "{sentence} does not name {key}");
         }
         (Some(RequestFault::Meaningless(sentence)), None) => {
-            assert!(["Op ", "Room ", "Message "].iter().any(|key| sentence.starts_with(key)), "{sentence}");
+            assert!(["Op ", "Room ", "Message ", "Token "].iter().any(|key| sentence.starts_with(key)), "{sentence}");
         }
         (fault, wrong) => panic!("{fault:?}, but wrong is {wrong:?}"),
     }

@@ -216,6 +216,7 @@ impl Server {
                 role,
                 room: room.map(|room| Name::room(room).expect("a name")),
                 since,
+                standing: None,
                 compression: deflates.then_some(Compression::Agreed),
                 seat: None,
                 response: Bytes::from_static(HEAD),

@@ -3,11 +3,12 @@
 use super::Config;
 
 /// The options that a reload applies. All others take a restart.
-pub const LIVE: [&str; 17] = [
+pub const LIVE: [&str; 18] = [
     "client-ip-header",
     "echo",
     "handshake-timeout",
     "handshakes-per-address",
+    "jwt-key",
     "log",
     "max-per-address",
     "max-rooms",
@@ -32,6 +33,7 @@ impl Config {
             echo: new.echo,
             handshake_timeout: new.handshake_timeout,
             handshakes_per_address: new.handshakes_per_address,
+            jwt_key: new.jwt_key,
             log: new.log,
             max_per_address: new.max_per_address,
             max_rooms: new.max_rooms,
@@ -66,6 +68,7 @@ mod tests {
             ("echo", "off"),
             ("handshake-timeout", "9s"),
             ("handshakes-per-address", "9"),
+            ("jwt-key", "/k"),
             ("log", "debug"),
             ("max-per-address", "9"),
             ("max-rooms", "9"),

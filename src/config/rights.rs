@@ -7,6 +7,7 @@ use crate::address::networks::Networks;
 use crate::admission::RawMode;
 use crate::environment::OptionValue;
 use crate::http::origin::Allowed;
+use crate::identity::Mode;
 
 impl Config {
     /// One sentence for each kind of client; `values` are the options as they were written.
@@ -16,8 +17,7 @@ impl Config {
             value.map_or_else(String::new, |value| value.values.join(", "))
         };
         vec![
-            // What tokens and users of a proxy may do comes first, once there are any.
-            "Anyone may join any room under any free name.".to_owned(),
+            self.identity_rights(),
             self.raw_rights(),
             self.page_rights(&written("origins")),
             self.proxies_believed(&written),
@@ -27,6 +27,9 @@ impl Config {
     }
 
     fn raw_rights(&self) -> String {
+        if self.auth != Mode::Off && self.raw != RawMode::Off {
+            return "In raw rooms (raw:...), everyone may do what these rules say of them.".to_owned();
+        }
         match (self.raw, self.raw_rate_limit) {
             (RawMode::Off, _) => "There are no raw rooms.".to_owned(),
             (RawMode::Listen, _) => {
@@ -107,6 +110,15 @@ mod tests {
         ] {
             assert!(open.contains(sentence), "{sentence} in {open}");
         }
+        let known = rights(&["--auth=optional", "--jwt-key=/k", "--guest-rooms=*=listen"]);
+        for sentence in [
+            "Users are who a token says",
+            "may: *=join,pub.",
+            "a guest, with a name that begins with ~, and may: *=listen.",
+        ] {
+            assert!(known.contains(sentence), "{sentence} in {known}");
+        }
+        assert!(rights(&["--auth=required", "--jwt-key=/k"]).contains("Nobody else gets in."));
         let closed = rights(&[
             "--raw=listen",
             "--origins=https://a.example",

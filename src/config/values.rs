@@ -4,6 +4,7 @@ use std::ops::{RangeBounds, RangeInclusive};
 use std::time::Duration;
 
 use super::Paces;
+use crate::identity::rights::{Rights, Source};
 use crate::limits;
 use crate::memory;
 use crate::room::pace::Pace;
@@ -81,6 +82,16 @@ fn parse_pace(text: &str) -> Result<Pace, String> {
         Some(("auto", wait_max)) => interval(wait_max).map(Pace::Auto),
         _ => interval(text).map(Pace::Every),
     }
+}
+
+/// Rules about what tokens allow.
+pub(super) fn parse_auth_rooms(text: &str) -> Result<Rights, String> {
+    Rights::parse(text, Source::TokensWithout)
+}
+
+/// Rules about what guests may do.
+pub(super) fn parse_guest_rooms(text: &str) -> Result<Rights, String> {
+    Rights::parse(text, Source::Guests)
 }
 
 /// A time of whole seconds: the timer wheel counts in them.

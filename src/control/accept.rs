@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use super::ControlContext;
 use super::answer::{Outcome, outcome};
 use super::handshake::serve;
+use super::verification::Patience;
 use crate::address::PeerAddress;
 use crate::limits::{ACCEPTS_PER_ROW, DESCRIPTOR_PAUSE, HEAD_BYTES_USUAL};
 use crate::os;
@@ -104,7 +105,7 @@ fn accept_one<R: OpenRing + 'static>(
     // Nothing yet, or the end of it, or an error: the task reads again, and finds out.
     let _ = recv(&socket, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT);
     let mut origin = context.origin(address);
-    match outcome(buffer, 0, socket.as_fd(), &mut origin, context) {
+    match outcome(buffer, 0, socket.as_fd(), &mut origin, context, Patience::New) {
         Some((Outcome::Upgrade(upgrade), used)) => {
             context.adopt(Socket::Accepted(socket), upgrade, buffer.split_off(used), at_once);
         }

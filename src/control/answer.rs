@@ -4,9 +4,11 @@ use std::os::fd::BorrowedFd;
 
 use bytes::Bytes;
 
+use super::verification::Patience;
 use super::{ControlContext, HeaderState, Origin, Peer, Settings};
 use crate::address::proxy_header::{self, ProxyHeader, ProxyHeaderError};
 use crate::address::table::Seat;
+use crate::admission::Admitted;
 use crate::clock::Now;
 use crate::connection::Role;
 use crate::connection::latest::Latest;
@@ -18,6 +20,7 @@ use crate::http::response::{Body, Connection, Response};
 use crate::http::stream;
 use crate::http::target::{self, ChatParams, RawParams, Route, UpgradeParams, UpgradeTarget};
 use crate::http::upgrade;
+use crate::identity::{GUEST_NAME, Standing};
 use crate::os;
 use crate::protocol::name::Name;
 use crate::protocol::position::Since;
@@ -27,10 +30,19 @@ use crate::ring::OpenRing;
 /// The methods of what can only be read.
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
+/// What clients of v0 and of raw rooms may offer beside a token.
+const SUBPROTOCOL_V0: &str = "hi.v0";
+const SUBPROTOCOL_RAW: &str = "hi.raw";
+
 /// What a request comes to.
 pub(super) enum Outcome {
-    Answer { bytes: Bytes, keep_alive: bool },
+    Answer {
+        bytes: Bytes,
+        keep_alive: bool,
+    },
     Upgrade(Upgrade),
+    /// Too many tokens have been checked just now: later.
+    Later,
 }
 
 /// What a socket is for once it is the data ring's.
@@ -38,6 +50,7 @@ pub(super) struct Upgrade {
     pub(super) role: Role,
     pub(super) room: Option<Name>,
     pub(super) since: Option<Since>,
+    pub(super) standing: Option<Standing>,
     pub(super) compression: Option<Compression>,
     /// What counts it among the connections of its address.
     pub(super) seat: Option<Seat>,
@@ -52,6 +65,7 @@ pub(super) fn outcome<R: OpenRing>(
     socket: BorrowedFd<'_>,
     origin: &mut Origin,
     context: &ControlContext<R>,
+    patience: Patience,
 ) -> Option<(Outcome, usize)> {
     if origin.header == HeaderState::Due {
         match proxy_header::parse(buffer) {
@@ -66,7 +80,7 @@ pub(super) fn outcome<R: OpenRing>(
         }
     }
     match head::parse_more(buffer, searched) {
-        Ok(Some((head, used))) => Some((answer(&head, socket, origin, context), used)),
+        Ok(Some((head, used))) => Some((answer(&head, socket, origin, context, patience), used)),
         Ok(None) => None,
         Err(error) => Some((cut_off(error, socket, origin, context), buffer.len())),
     }
@@ -88,6 +102,7 @@ fn answer<R: OpenRing>(
     socket: BorrowedFd<'_>,
     origin: &Origin,
     context: &ControlContext<R>,
+    patience: Patience,
 ) -> Outcome {
     if origin.header == HeaderState::Missing {
         let verdict = context.refuse(ProxyHeaderError::Missing, Some(head), context.peer(socket, origin));
@@ -106,7 +121,10 @@ fn answer<R: OpenRing>(
             let methods = if matches!(route, Route::Upgrade(_)) { "GET, OPTIONS" } else { METHODS };
             Response::text(204, "").header("Allow", methods)
         }
-        Ok(Route::Upgrade(target)) => match counted(peer, context, || open(head, &target, context)) {
+        Ok(Route::Upgrade(_) | Route::Stream { .. }) if context.verification.is_exhausted(patience) => {
+            return Outcome::Later;
+        }
+        Ok(Route::Upgrade(target)) => match counted(peer, context, || open(head, &target, peer, context)) {
             Ok(outcome) => return outcome,
             Err(fault) => refuse(fault),
         },
@@ -167,9 +185,12 @@ fn counted<R: OpenRing>(
 fn open<R: OpenRing>(
     head: &Head<'_>,
     target: &UpgradeTarget<'_>,
+    peer: Peer<'_>,
     context: &ControlContext<R>,
 ) -> Result<Outcome, Fault> {
-    let (handshake, params) = context.settings().admission.connect(head, target)?;
+    let (trusted, settings) = (peer.client.through_trusted_proxy, context.settings());
+    let identified = context.verification.timing(trusted, |check| settings.admission.connect(head, target, check));
+    let Admitted { handshake, params, standing } = identified?;
     let (role, room) = match params {
         UpgradeParams::Raw(RawParams { room, echo, lossy, latest }) => {
             let role = match latest {
@@ -179,16 +200,27 @@ fn open<R: OpenRing>(
             (role, Some(room))
         }
         UpgradeParams::Chat(ChatParams { user, room, room_named, resume }) => {
+            let user = match (&standing, user) {
+                (Some(Standing::Known(principal)), _) => principal.user.clone(),
+                (_, Some(user)) => user,
+                // The token that is awaited says it.
+                (_, None) => Name::user(GUEST_NAME).expect("a name"),
+            };
             let speaks_v1 = handshake.offers(v1::SUBPROTOCOL);
             let predecessor = resume.and_then(|secret| context.shard.predecessor(&secret)).map(Box::new);
             let role = if speaks_v1 { Role::V1 { user, predecessor } } else { Role::V0 { user } };
             (role, (room_named || !speaks_v1).then_some(room))
         }
     };
-    let protocol = matches!(role, Role::V1 { .. }).then_some(v1::SUBPROTOCOL);
+    // Browsers end a connection if none of the subprotocols that they offer is chosen, and a token is never chosen.
+    let protocol = match &role {
+        Role::V1 { .. } => Some(v1::SUBPROTOCOL),
+        Role::V0 { .. } => Some(SUBPROTOCOL_V0).filter(|name| handshake.offers(name)),
+        _ => Some(SUBPROTOCOL_RAW).filter(|name| handshake.offers(name)),
+    };
     let response = upgrade::response_101(&handshake, protocol);
     let compression = handshake.compression.map(|offer| offer.outcome);
-    Ok(Outcome::Upgrade(Upgrade { role, room, since: None, compression, seat: None, response }))
+    Ok(Outcome::Upgrade(Upgrade { role, room, since: None, standing, compression, seat: None, response }))
 }
 
 /// What a request for the events of a room comes to.
@@ -199,8 +231,9 @@ fn listen<R: OpenRing>(
     peer: Peer<'_>,
     context: &ControlContext<R>,
 ) -> Result<Outcome, Fault> {
-    let settings = context.settings();
-    let room = settings.admission.listen(head, room)?;
+    let (trusted, settings) = (peer.client.through_trusted_proxy, context.settings());
+    let identified = context.verification.timing(trusted, |check| settings.admission.listen(head, room, query, check));
+    let (room, standing) = identified?;
     let origins = settings.admission.origins();
     let last = |bytes| Ok(Outcome::Answer { bytes, keep_alive: false });
     match head.method {
@@ -217,6 +250,7 @@ fn listen<R: OpenRing>(
         role: Role::Sse { ignored_bytes: 0 },
         room: Some(room),
         since,
+        standing,
         compression: None,
         seat: None,
         response: stream::opened(head, origins).encode_open(),

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Outcome, outcome};
+use super::verification::Patience;
 use super::{ControlContext, Origin};
 use crate::http::diagnosis::Fault;
 use crate::http::head::HEAD_BYTES_MAX;
@@ -31,7 +32,7 @@ pub(super) async fn serve<R: OpenRing>(
     // After an answer, for as long as nothing of another request is there.
     let mut idle = false;
     loop {
-        let next = || outcome(&mut buffer, searched, stream.as_fd(), &mut origin, context);
+        let next = || outcome(&mut buffer, searched, stream.as_fd(), &mut origin, context, Patience::New);
         let Some((outcome, used)) = first.take().or_else(next) else {
             searched = buffer.len();
             if !has_space(&mut buffer, &mut held, &context.memory) {
@@ -55,6 +56,12 @@ pub(super) async fn serve<R: OpenRing>(
         };
         match outcome {
             Outcome::Upgrade(upgrade) => return context.adopt(stream.into(), upgrade, buffer.split_off(used), false),
+            Outcome::Later => {
+                if timeout_at(deadline, context.verification.wait()).await.is_err() {
+                    return end(stream, origin, true, context).await;
+                }
+                first = super::answer::outcome(&mut buffer, 0, stream.as_fd(), &mut origin, context, Patience::Waited);
+            }
             Outcome::Answer { bytes, keep_alive } => {
                 deadline = Instant::now() + context.settings().handshake_timeout;
                 let written = timeout_at(deadline, stream.write_all(bytes)).await;

@@ -3,7 +3,7 @@
 //! - [`accept`]: listeners, and what most peers need: one accept, one read, one answer
 //! - [`handshake`]: request heads that arrive in parts, keep-alive, and how a connection ends here
 //! - [`answer`]: what a request comes to
-//! - [`failures`]: what failed, for the log and for metrics
+//! - [`verification`]: the time that tokens may take
 //!
 //! An upgrade or a stream hands the socket over to the shard's data ring, together with the bytes that arrived behind the
 //! head; everything else is answered here.
@@ -26,6 +26,7 @@ use crate::address::table::{AddressLimits, AddressTable};
 use crate::admission::Admission;
 use crate::counters::Counters;
 use crate::descriptors::Descriptors;
+use crate::failures::Failures;
 use crate::http::diagnosis::{Ends, Fault, Verdict, diagnose};
 use crate::http::head::Head;
 use crate::memory::Memory;
@@ -36,11 +37,11 @@ use crate::shard::run::Handle;
 
 pub(crate) mod accept;
 mod answer;
-pub(crate) mod failures;
 mod handshake;
+pub(crate) mod verification;
 
 use answer::Upgrade;
-use failures::Failures;
+use verification::Verification;
 
 /// What the operator decides about connections that are not upgraded yet.
 #[derive(Clone, Debug)]
@@ -74,6 +75,7 @@ pub(crate) struct ControlContext<R> {
     pub(crate) shard: Rc<Handle<R>>,
     /// What the operator decides, which a reload replaces.
     pub(crate) live: Arc<ArcSwap<Settings>>,
+    pub(crate) verification: Verification,
     pub(crate) counters: Rc<Counters>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) failures: Arc<Failures>,
@@ -118,8 +120,8 @@ impl<R: OpenRing> ControlContext<R> {
     /// Hands a socket over to the data ring, with what arrived behind its head; `at_once`: the answer doesn't wait for what else
     /// there is to do.
     fn adopt(&self, socket: Socket, upgrade: Upgrade, leftover: Vec<u8>, at_once: bool) {
-        let Upgrade { role, room, since, compression, seat, response } = upgrade;
-        let upgraded = Upgraded { socket, role, room, since, compression, seat, response, leftover };
+        let Upgrade { role, room, since, standing, compression, seat, response } = upgrade;
+        let upgraded = Upgraded { socket, role, room, since, standing, compression, seat, response, leftover };
         if at_once { self.shard.adopt_at_once(upgraded) } else { self.shard.adopt(upgraded) }
     }
 
@@ -170,7 +172,7 @@ impl<R: OpenRing> ControlContext<R> {
         let Peer { socket, client } = peer;
         let ends = Ends { peer: client.peer, local: os::local_address(socket).ok() };
         let verdict = diagnose(fault.into(), head, ends);
-        if let Some(others) = self.failures.note(&verdict, Instant::now()) {
+        if let Some(others) = self.failures.note(verdict.reason, verdict.hop_label(), Instant::now()) {
             let others =
                 if others > 0 { format!(" ({others} more of this kind were not logged)") } else { String::new() };
             info!("handshake from {client} refused: {}{others}", verdict.operator_text());

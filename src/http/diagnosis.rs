@@ -20,6 +20,8 @@ use super::upgrade::UpgradeRefusal;
 use crate::address::PeerAddress;
 use crate::address::proxy_header::ProxyHeaderError;
 use crate::address::table::{AddressLimit, Excess};
+use crate::identity::refused::Refused;
+use crate::identity::rights::Denied;
 use crate::limits::ORIGIN_BYTES_SHOWN;
 
 /// What failed.
@@ -39,6 +41,10 @@ pub enum Fault {
     Origin(OriginRefused),
     /// Raw rooms are switched off.
     RawRoomsOff,
+    /// The token, or that there is none.
+    Token(Refused),
+    /// What the token, or the rules for guests, allow.
+    Denied(Denied),
     /// The client's address is over one of its limits.
     Address(Excess),
     /// The PROXY header in front of the request.
@@ -56,7 +62,7 @@ macro_rules! faults {
 }
 
 faults! { HeadError => Head, TargetError => Target, UpgradeRefusal => Upgrade, OriginRefused => Origin, Excess => Address,
-ProxyHeaderError => ProxyHeader, }
+ProxyHeaderError => ProxyHeader, Refused => Token, Denied => Denied, }
 
 /// The two ends of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +152,11 @@ impl Verdict {
             Fault::RawRoomsOff => {
                 (Reason::RawRoomsOff, "Raw rooms are switched off on this server (--raw off).".to_owned())
             }
+            Fault::Token(refused) => {
+                self.detail = refused.detail;
+                (refused.reason, refused.sentence)
+            }
+            Fault::Denied(denied) => (Reason::Denied, denied.to_string()),
             Fault::Upgrade(refusal) => {
                 let reason = refusal.reason;
                 (self.missing, self.survived) = (refusal.missing, refusal.survived);
@@ -302,6 +313,10 @@ impl Verdict {
                 .header("Upgrade", "websocket")
                 .connection_option("Upgrade")
                 .header("Sec-WebSocket-Version", "13"),
+            // RFC 6750, 3.
+            401 if self.reason == Reason::TokenMissing => response.header("WWW-Authenticate", "Bearer"),
+            401 => response.header("WWW-Authenticate", "Bearer error=\"invalid_token\""),
+            503 => response.header("Retry-After", "1"),
             _ => response,
         }
     }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use super::bearer;
 use super::head::Head;
 use crate::address::PeerAddress;
 use crate::address::client::{ClientAddress, Source};
@@ -61,14 +62,14 @@ pub struct Identity<'r> {
     pub backend: &'r str,
 }
 
-/// The body, JSON: `method`, `path` (the whole target, undecoded), `http_version` (`HTTP/1.1`), `peer` (address and port of
-/// the last hop), `client` (the address that this server takes the client to have) and `client_from` (`peer`, `header` or
+/// The body, JSON: `method`, `path` (the whole target, undecoded; a token is masked), `http_version` (`HTTP/1.1`), `peer` (address
+/// and port of the last hop), `client` (the address that this server takes the client to have) and `client_from` (`peer`, `header` or
 /// `proxy_protocol`), `headers` (`[name, value]` pairs in order, names in the case that they came in), and the
 /// parts of the [`Identity`]. Bytes that are not UTF-8 become U+FFFD.
 pub fn echo(head: &Head<'_>, from: &ClientAddress, identity: &Identity<'_>) -> Vec<u8> {
     let echo = Echo {
         method: head.method,
-        path: head.target,
+        path: &bearer::mask_query(head.target),
         http_version: head.version.as_str(),
         peer: from.peer,
         client: from.address,
@@ -81,8 +82,13 @@ pub fn echo(head: &Head<'_>, from: &ClientAddress, identity: &Identity<'_>) -> V
 }
 
 fn visible<'b>(name: &str, value: &'b [u8]) -> Cow<'b, str> {
-    if is_shown(&name.to_ascii_lowercase()) {
-        return String::from_utf8_lossy(value);
+    let lower = name.to_ascii_lowercase();
+    if is_shown(&lower) {
+        let shown = String::from_utf8_lossy(value);
+        return match lower == "sec-websocket-protocol" {
+            true => bearer::mask_subprotocols(&shown).into_owned().into(),
+            false => shown,
+        };
     }
     format!("(masked, {} bytes)", value.len()).into()
 }

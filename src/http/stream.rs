@@ -22,7 +22,7 @@ pub(crate) fn preflight(head: &Head<'_>, allowed: &[Allowed]) -> Response {
     let response = Response::text(204, "")
         .header("Allow", METHODS)
         .header("Access-Control-Allow-Methods", METHODS)
-        .header("Access-Control-Allow-Headers", "Last-Event-ID, Cache-Control");
+        .header("Access-Control-Allow-Headers", "Authorization, Last-Event-ID, Cache-Control");
     sharing(response, head, allowed)
 }
 

@@ -11,7 +11,7 @@ use percent_encoding::percent_decode;
 use super::page::{self, Asset};
 use super::reason::Reason;
 use crate::limits::LATEST_INTERVAL_MAX;
-use crate::protocol::name::Name;
+use crate::protocol::name::{Name, NameError};
 
 /// The body for every refused user name, exactly as in the original hi, whose clients may compare it.
 pub(crate) const USERNAME_TEXT: &str =
@@ -70,10 +70,27 @@ pub enum UpgradeParams {
     Raw(RawParams),
 }
 
+impl UpgradeParams {
+    /// Those of the chat.
+    pub(crate) fn chat(&self) -> Option<&ChatParams> {
+        match self {
+            Self::Chat(chat) => Some(chat),
+            Self::Raw(_) => None,
+        }
+    }
+}
+
 impl UpgradeTarget<'_> {
     /// Whether the address has a user name, valid or not.
     pub(crate) fn names_a_user(&self) -> bool {
         matches!(self, Self::Chat { query } if !matches!(single(query, "username"), Ok(None)))
+    }
+
+    /// What follows the `?`, possibly empty.
+    pub(crate) fn query(&self) -> &str {
+        match self {
+            Self::Chat { query } | Self::Raw { query, .. } => query,
+        }
     }
 
     /// Reads and checks the parameters.
@@ -91,7 +108,8 @@ impl UpgradeTarget<'_> {
 /// A user who connects to the chat, and the room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatParams {
-    pub(crate) user: Name,
+    /// The name in the address: there has to be one, unless a token gives it.
+    pub(crate) user: Option<Name>,
     /// The room's name.
     pub room: Name,
     /// Whether the address named the room; if not, it is [`ROOM_DEFAULT`] (v1 joins only what is named).
@@ -131,6 +149,16 @@ impl TargetError {
         Self { reason, detail: text.clone(), text }
     }
 
+    /// There is no name.
+    pub(crate) fn nameless() -> Self {
+        Self::username("The address has no `username`.")
+    }
+
+    /// A name that a user can't have.
+    pub(crate) fn user(why: NameError) -> Self {
+        Self::username(why.to_string())
+    }
+
     fn username(detail: impl Into<String>) -> Self {
         Self { reason: Reason::NameInvalid, text: USERNAME_TEXT.to_owned(), detail: detail.into() }
     }
@@ -168,18 +196,23 @@ pub fn route(target: &str) -> Result<Route<'_>, TargetError> {
     })
 }
 
-/// The parameters of [`UpgradeTarget::Chat`]: exactly one `username`, at most one `room` and one `resume`; other keys are
-/// ignored.
+impl ChatParams {
+    /// The name in the address.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn named(&self) -> Result<&Name, TargetError> {
+        self.user.as_ref().ok_or_else(TargetError::nameless)
+    }
+}
+
+/// The parameters of [`UpgradeTarget::Chat`]: at most one `username`, one `room` and one `resume`; other keys are ignored.
 ///
 /// # Errors
 /// Every invalid user name has the body [`USERNAME_TEXT`]; an invalid room is explained. The user name is checked first.
 pub(crate) fn chat_params(query: &str) -> Result<ChatParams, TargetError> {
-    let user = match single(query, "username") {
-        Ok(Some(value)) => value,
-        Ok(None) => return Err(TargetError::username("The address has no `username`.")),
-        Err(fault) => return Err(TargetError::username(fault)),
-    };
-    let user = Name::user(&user).map_err(|error| TargetError::username(error.to_string()))?;
+    let user = single(query, "username").map_err(TargetError::username)?;
+    let user = user.map(|user| Name::user(&user).map_err(TargetError::user)).transpose()?;
     let room = single(query, "room").map_err(|fault| TargetError::new(Reason::NameInvalid, fault))?;
     let room_named = room.is_some();
     let room = room_name(&room.unwrap_or_else(|| ROOM_DEFAULT.into()))?;
@@ -301,12 +334,24 @@ fn split(target: &str) -> Option<(&str, &str)> {
 /// The value of a key that may occur once.
 fn single<'q>(query: &'q str, key: &'static str) -> Result<Option<Cow<'q, str>>, String> {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let mut values = pairs.filter(|(name, _)| decode(name, true).is_ok_and(|name| name == key)).map(|(_, value)| value);
+    let mut values = pairs.filter(|(name, _)| is_key(name, key)).map(|(_, value)| value);
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(format!("`{key}` is given more than once: give it once."));
     }
     decode(value, true).map(Some).map_err(|fault| format!("`{key}` {fault}."))
+}
+
+/// Whether a key of a query, as it arrived, is this one.
+pub(super) fn is_key(arrived: &str, key: &str) -> bool {
+    decode(arrived, true).is_ok_and(|name| name == key)
+}
+
+/// The value of the first pair with a key, as far as it can be decoded.
+pub(super) fn first<'q>(query: &'q str, key: &str) -> Option<Cow<'q, str>> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.into_iter().find(|(name, _)| is_key(name, key))?;
+    Some(decode(value, true).unwrap_or(Cow::Borrowed(value)))
 }
 
 /// What is wrong with a text whose percent-encoding is invalid, for the middle of a sentence.

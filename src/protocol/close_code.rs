@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::limits::CLOSE_REASON_BYTES_MAX;
+
 /// A reason to close, with its code.
 #[derive(Clone, Copy)]
 pub(crate) enum CloseReason<'a> {
@@ -25,6 +27,10 @@ pub(crate) enum CloseReason<'a> {
     ListenerSpeaks,
     /// The operator disconnected it, for this reason (1008).
     Disconnected(&'a str),
+    /// It has not shown who it is, or may not be in the room of its address, for this reason (4001).
+    Unidentified(&'a str),
+    /// Its token has expired (4004).
+    TokenExpired,
     /// Its name is taken in the room of its address (4002).
     NameTaken,
     /// A newer connection of the same client has its name (4003).
@@ -61,6 +67,8 @@ impl CloseReason<'_> {
             Self::ListenOnly => (1008, "this server's raw rooms are for listening only (--raw listen)"),
             Self::ListenerSpeaks => (1008, "a stream is there to be read; messages go through /ws"),
             Self::Disconnected(reason) => (1008, *reason),
+            Self::Unidentified(why) => (4001, fitting(why)),
+            Self::TokenExpired => (4004, "your token has expired; get a new one and come back"),
             Self::NameTaken => (4002, "that name is taken in this room; pick another"),
             Self::TakenOver => (4003, "a newer connection of yours has taken over"),
             Self::TooSlow => (4101, "too slow: messages were lost; come back"),
@@ -77,4 +85,13 @@ impl CloseReason<'_> {
     pub(crate) fn peer_broke_protocol(&self) -> bool {
         matches!(self, Self::Violation(..) | Self::OutOfMemory)
     }
+}
+
+/// As much of a sentence as a Close may carry.
+fn fitting(text: &str) -> &str {
+    let mut end = text.len().min(CLOSE_REASON_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }

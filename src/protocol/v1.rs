@@ -74,6 +74,8 @@ pub enum Command<'a> {
     Rooms(Cow<'a, str>),
     /// Asks for the server's time.
     Ping,
+    /// Says who the user is, or renews a token before it expires.
+    Auth(Cow<'a, str>),
 }
 
 /// Why a message is no command.
@@ -102,6 +104,8 @@ words! {
         BadRequest = "bad_request",
         /// The log that several servers share can't be reached.
         Unavailable = "unavailable",
+        /// The token does not allow it, or is refused.
+        Denied = "denied",
     }
 }
 
@@ -155,6 +159,9 @@ pub(crate) struct Hello<'a> {
     pub(crate) limits: Limits,
     /// The secret with which a new connection takes the name over.
     pub(crate) resume: String,
+    /// Seconds until the token expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expires: Option<u64>,
 }
 
 /// The limits of a connection, so that a client can keep to them; 0 is no limit.
@@ -192,6 +199,8 @@ pub struct Answer<'a> {
     rooms: Option<Vec<RoomEntry<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -222,6 +231,11 @@ impl<'a> Answer<'a> {
         Self { recovered, users: Some(Users::Count(users)), ..Self::published(room, epoch, seq) }
     }
 
+    /// To `auth`: the token is accepted, and expires after this many seconds.
+    pub(crate) fn identified(expires: Option<u64>) -> Self {
+        Self { expires, ..Self::default() }
+    }
+
     pub(crate) fn left(room: &'a str) -> Self {
         Self { room: Some(room), ..Self::default() }
     }
@@ -240,6 +254,17 @@ impl<'a> Answer<'a> {
     pub fn frame(&self, reference: Option<&Ref<'_>>) -> Bytes {
         encode(&Tagged { op: "ok", reference, body: self })
     }
+}
+
+/// What a client gets instead of `hello` whose handshake had no token, where there has to be one.
+pub(crate) fn token_wanted() -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Wanted {
+        message: &'static str,
+    }
+    let message = "This server asks for a token: send {\"Op\":\"auth\",\"Token\":...}.";
+    encode(&Tagged { op: "auth", reference: None, body: Wanted { message } })
 }
 
 /// The answer to `ping`; the time in ms since 1970.

@@ -12,8 +12,8 @@ use crate::config::live::LIVE;
 use crate::environment::OptionValue;
 use crate::log;
 
-/// Reads the options, and each of them as it was written.
-pub(super) type Reader = Box<dyn FnMut() -> Result<(Config, Vec<OptionValue>), String>>;
+/// Reads the command line, the environment and the file; the error is one sentence, or several lines of clap's.
+pub type ReadOptions = Box<dyn FnMut() -> Result<(Config, Vec<OptionValue>), String>>;
 
 /// The options of a server, and how to read them again.
 pub struct Options {
@@ -21,8 +21,8 @@ pub struct Options {
     pub config: Config,
     /// Each of them, as it was written.
     pub values: Vec<OptionValue>,
-    /// Reads the command line, the environment and the file again; the error is one sentence, or several lines of clap's.
-    pub read: Reader,
+    /// Reads them again.
+    pub read: ReadOptions,
 }
 
 /// What a reload needs, and what it counts.
@@ -49,8 +49,9 @@ impl Reload {
 
     /// Reads the options, applies them, and says what has become of them.
     pub(super) fn run(&mut self, server: &Server) {
-        if self.options.config.file.is_none() && self.options.config.api_key_file.is_none() {
-            info!("there is nothing to reload: neither --config nor --api-key-file names a file");
+        let Config { file, api_key_file, .. } = &self.options.config;
+        if file.is_none() && api_key_file.is_none() && !self.options.config.has_key_files() {
+            info!("there is nothing to reload: neither --config nor --api-key-file nor --jwt-key names a file");
             return;
         }
         match self.read(server) {
@@ -69,7 +70,8 @@ impl Reload {
         let (config, mut values) = (self.options.read)()?;
         let config = self.options.config.reloaded(config);
         let keys = config.api_key_file.as_deref().map_or(Ok(Keys::default()), Keys::load)?;
-        server.apply(&config, keys);
+        let token_keys = config.token_keys()?;
+        server.apply(&config, keys, token_keys);
         log::set_level(config.log);
         let before = |name: &str| self.options.values.iter().find(|value| value.name == name);
         let is_changed = |value: &&OptionValue| before(&value.name).is_none_or(|old| old.values != value.values);

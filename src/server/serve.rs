@@ -31,7 +31,8 @@ pub fn serve(options: Options) -> Result<Infallible, StartError> {
     let (runtime, signals) =
         Signals::listen().map_err(|error| StartError(format!("can't listen to signals: {error}")))?;
     let (memory_max, asks_for_key) = (Size(config.memory_bytes_max()), config.api_key_file.is_some());
-    let warnings = config.size_warnings(cores()?.parallelism);
+    let mut warnings = config.size_warnings(cores()?.parallelism);
+    warnings.extend(config.identity_warnings());
     runtime.block_on(async {
         let starting = tokio::task::spawn_blocking(move || {
             let kernel = probe::try_kernel(config.backend).map_err(StartError)?;
@@ -86,6 +87,9 @@ fn announce(server: &Server, kernel: &Kernel, asks_for_key: bool) {
     let shards = server.threads.len();
     let plural = if shards == 1 { "" } else { "s" };
     info!("hi is open at {}; {shards} shard{plural}; {kernel}", links(server.addresses()));
+    if let Some(identity) = &server.identity {
+        info!("{identity}");
+    }
     match server.unpinned {
         None | Some(Unpinned::Asked) => {}
         Some(why) => info!("not every shard is pinned to a core: {why}; --pin on pins them all the same"),

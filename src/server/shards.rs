@@ -13,6 +13,7 @@ use super::Shared;
 use super::listeners::ShardListeners;
 use crate::clock::Now;
 use crate::control::accept::Listener;
+use crate::control::verification::Verification;
 use crate::control::{self, ControlContext};
 use crate::counters::Counters;
 use crate::os;
@@ -81,6 +82,7 @@ impl ShardThread {
         Shard::new(*id, settings.load_full(), Arc::clone(&shared.registry), ring, Now::read())
             .counting_in(Rc::clone(counters))
             .keeping_to(Arc::clone(&shared.memory))
+            .noting(Arc::clone(&shared.failures))
             .limiting(Arc::clone(&shared.addresses))
             .following(Arc::clone(settings))
     }
@@ -90,6 +92,7 @@ impl ShardThread {
         let context = Rc::new(ControlContext {
             shard: Rc::clone(shard),
             live: Arc::clone(control),
+            verification: Verification::new(control.load().admission.authority()),
             counters,
             memory: Arc::clone(&shared.memory),
             failures: Arc::clone(&shared.failures),

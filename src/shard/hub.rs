@@ -5,6 +5,7 @@
 //! - [`reading`]: which connections are read, how much of each, and which have to wait
 //! - `session`: a whole message: rate limits, then `v0`, `v1`, `raw` or `sse`, depending on what the connection speaks
 //! - `join`: the only way into a room, and out of it
+//! - `principals`: with `--auth`, whose a connection is, what it may do, and until when
 //! - `elsewhere`: what waits for a log that several servers share
 //! - [`sending`]: which connections have something to send, and how much leaves in a turn
 //! - `life`: closing a connection, up to the release of its socket
@@ -29,7 +30,9 @@ use crate::clock::Now;
 use crate::connection::Connection;
 use crate::counters::Counters;
 use crate::counters::delivery::Sampler;
+use crate::failures::Failures;
 use crate::frame::deflate::Inflater;
+use crate::identity::Standing;
 use crate::limits::{RELAYS_KEPT_MAX, SETTLE_BYTES_MAX};
 use crate::memory::Memory;
 use crate::protocol::close_code::CloseReason;
@@ -48,6 +51,7 @@ mod invariants;
 mod join;
 mod life;
 mod memory;
+mod principals;
 mod raw;
 pub(crate) mod reading;
 mod restart;
@@ -62,6 +66,7 @@ mod v1;
 use elsewhere::Elsewhere;
 use join::JoinReply;
 use memory::Review;
+use principals::Principals;
 use reading::Reading;
 use seats::Seats;
 use sending::Sending;
@@ -118,6 +123,9 @@ pub(crate) struct Hub {
     /// Scratch space of `drain_inbox`, kept allocated between turns.
     relays: Vec<Relay>,
     inflater: Inflater,
+    /// Whose the connections are; empty without `--auth`.
+    principals: Principals,
+    failures: Option<Arc<Failures>>,
     /// What waits for an answer of the shared log; empty if there is none.
     elsewhere: Elsewhere,
 }
@@ -152,12 +160,18 @@ impl Hub {
             review: Review::default(),
             relays: Vec::new(),
             inflater: Inflater::default(),
+            principals: Principals::default(),
+            failures: None,
             elsewhere: Elsewhere::default(),
         }
     }
 
     pub(super) fn counting_in(self, counters: Rc<Counters>) -> Self {
         Self { counters, ..self }
+    }
+
+    pub(super) fn noting(self, failures: Arc<Failures>) -> Self {
+        Self { failures: Some(failures), ..self }
     }
 
     pub(super) fn keeping_to(self, memory: Arc<Memory>) -> Self {
@@ -198,7 +212,7 @@ impl Hub {
     /// reason.
     pub(super) fn adopt(&mut self, upgraded: Upgraded<RawFd>, now: Now) {
         self.now = now;
-        let Upgraded { socket, role, room, since, compression, seat, response, leftover } = upgraded;
+        let Upgraded { socket, role, room, since, standing, compression, seat, response, leftover } = upgraded;
         let protocol = role.protocol();
         let bucket = Bucket::new(self.settings.rate(protocol), now.time.monotonic_ms);
         self.next_serial = self.next_serial.wrapping_add(1);
@@ -215,12 +229,18 @@ impl Hub {
             self.connection(slot).respond(response);
         }
         self.counters.connections(protocol).add(1);
-        if protocol == Protocol::V1 {
+        let is_awaited = matches!(standing, Some(Standing::Awaited));
+        if let Some(standing) = standing {
+            self.identify(slot, standing, room.clone());
+        }
+        if is_awaited {
+            self.ask_for_token(slot);
+        } else if protocol == Protocol::V1 {
             self.send_hello(slot);
         }
         if self.stopping {
             self.close_late_arrival(slot);
-        } else if let Some(room) = room {
+        } else if let Some(room) = room.filter(|_| !is_awaited) {
             self.ask_to_join(slot, &room, since, &JoinReply::Address);
         }
         // First, so that a connection that ends because of its first bytes stays until the kernel has given the receive back.
@@ -274,6 +294,7 @@ impl Hub {
         let is_late = self.reading.has_ends()
             || self.reading.may_receive_again()
             || self.timers.is_due()
+            || self.principals.is_due()
             || self.review.is_unfinished();
         let more = is_behind || is_late || more_news || self.inbox().has_orders();
         #[cfg(debug_assertions)]

@@ -17,6 +17,8 @@ use crate::address::table::{AddressTable, Seat};
 use crate::clock::Now;
 use crate::connection::Role;
 use crate::counters::{Compression, Counters};
+use crate::failures::Failures;
+use crate::identity::Standing;
 use crate::memory::Memory;
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
@@ -42,6 +44,8 @@ pub struct Upgraded<S> {
     pub room: Option<Name>,
     /// The last message that a reconnecting listener has seen.
     pub since: Option<Since>,
+    /// Whose it is, with `--auth`.
+    pub standing: Option<Standing>,
     /// What became of the client's offer to compress messages, if it made one.
     pub compression: Option<Compression>,
     /// What counts the connection among those of its address, if that has limits.
@@ -72,6 +76,11 @@ impl<R: DataRing> Shard<R> {
     /// Makes the shard observe a memory budget that it shares with others. The thread has to be [enrolled](Memory::enroll).
     pub fn keeping_to(self, memory: Arc<Memory>) -> Self {
         Self { hub: self.hub.keeping_to(memory), ..self }
+    }
+
+    /// Makes the shard note here which tokens it refuses.
+    pub(crate) fn noting(self, failures: Arc<Failures>) -> Self {
+        Self { hub: self.hub.noting(failures), ..self }
     }
 
     /// Makes the shard take over the settings that a reload puts there, with its next turn.
@@ -114,10 +123,10 @@ impl<R: DataRing> Shard<R> {
     /// answered, and then begins to receive.
     pub fn adopt(&mut self, upgraded: Upgraded<R::Socket>, now: Now) {
         let token = self.hub.next_token();
-        let Upgraded { socket, role, room, since, compression, seat, response, leftover } = upgraded;
+        let Upgraded { socket, role, room, since, standing, compression, seat, response, leftover } = upgraded;
         self.ring.adopt(token, socket);
         let socket = self.ring.descriptor(token);
-        self.hub.adopt(Upgraded { socket, role, room, since, compression, seat, response, leftover }, now);
+        self.hub.adopt(Upgraded { socket, role, room, since, standing, compression, seat, response, leftover }, now);
     }
 
     /// Closes every connection, and from now on every new one: the server is stopping.

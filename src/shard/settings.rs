@@ -38,6 +38,8 @@ pub struct Settings {
     pub raw_pace: Pace,
     /// How often peers are pinged, and how long they have to answer.
     pub heartbeat: Heartbeat,
+    /// Seconds that a client of v1 has for its token, if it brings none with its handshake.
+    pub identification_seconds: u32,
     /// Largest message, in bytes of payload.
     pub message_bytes_max: usize,
     /// Shortest message, in bytes of payload, that is compressed for clients that agreed on it.

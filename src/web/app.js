@@ -16,7 +16,10 @@ connection.handlers = {
     if (chat.current) chat.showRooms();
   },
   trouble: showTrouble,
-  refused: (found) => joinError(found, found.isOfRoom ? "join-room" : "join-name"),
+  refused: (found) => {
+    if (found.needsToken) $("token-field").hidden = false;
+    joinError(found, found.needsToken ? "join-token" : found.isOfRoom ? "join-room" : "join-name");
+  },
   joined: chat.joined,
   notJoined: chat.notJoined,
   left: chat.forget,
@@ -33,10 +36,11 @@ $("join-form").onsubmit = (event) => {
   if (connection.isOpening) return;
   const name = $("join-name").value.trim();
   const room = $("join-room").value.trim() || "general";
-  if (chat.nameProblem(name)) return joinError({ text: chat.nameProblem(name) });
+  const token = $("join-token").value.trim();
+  if (!token && chat.nameProblem(name)) return joinError({ text: chat.nameProblem(name) });
   if (chat.roomProblem(room)) return joinError({ text: chat.roomProblem(room) }, "join-room");
   joinError({ text: "" });
-  connection.open(name, room);
+  connection.open(name, room, token);
 };
 
 // ---- Speaking ----
@@ -87,13 +91,13 @@ document.addEventListener("visibilitychange", () => {
 keepSession(() => {
   if (!chat.current || !connection.isOpening || connection.isReading) return null;
   chat.current.draft = field.value;
-  const { name, resume, v1 } = connection;
+  const { name, resume, v1, token } = connection;
   const kept = ({ name, unread, draft, lines, pending, since }) => {
     const doubtful = pending.map((line) => ({ ...line, failure: "May not have been delivered.", isDoubtful: true }));
     const read = lines.filter(({ kind }) => !kind.endsWith(" new"));
     return { name, unread, draft, lines: [...read, ...doubtful], since: connection.room(name)?.position ?? since };
   };
-  return { name, resume, v1, home: chat.current.name, fromEnd: placeFromEnd(), rooms: [...rooms.values()].map(kept) };
+  return { name, resume, v1, token, home: chat.current.name, fromEnd: placeFromEnd(), rooms: [...rooms.values()].map(kept) };
 });
 
 async function restore(saved) {

@@ -25,18 +25,20 @@ export const takenText = (name, room) =>
 
 export class Connection {
   home = ""; // the room on the screen
+  token = ""; // says who we are, where the server asks; it never stands in an address
   isConnected = false;
   isReading = false; // no WebSocket gets through: rooms are read as server-sent events
   v1 = true; // whether to speak hi.v1, until a handshake with it fails
   /**
    * Callbacks, set by the page. state(state, seconds) with "connecting", "connected", "reading", "waiting" or "offline"; trouble({ text, fix });
-   * refused({ text, fix, isOfRoom }) if the first connection or its room fails; joined(name, answer), notJoined(name, text), left(name);
+   * refused({ text, fix, isOfRoom, needsToken }) if the first connection or its room fails; joined(name, answer), notJoined(name, text), left(name);
    * message(name, message), presence(name, presence), gap(name, gap), notice(name, notice) from a room.
    */
   handlers = {};
   #chat;
   #keep = false; // whether to reconnect: not while the join form shows
   #proven = false; // a handshake has succeeded
+  #typed = ""; // the name as it was typed; a token has its own
   #unsettled = new Set(); // what to call if the connection is lost before the answer to a message
   #heldSince = 0; // when our own name was first refused
   #blocked; // what is said while rooms can only be read
@@ -67,16 +69,18 @@ export class Connection {
   }
 
   /** Connects and joins one room; called by the join form. */
-  open(name, room) {
-    this.home = room;
-    this.#start({ name }, [[room]]);
+  open(name, room, token) {
+    Object.assign(this, { home: room, token });
+    this.#typed = name;
+    this.#start({}, [[room]]);
   }
 
   /** Resumes a chat after a reload: `rooms` are pairs of a name and its position. */
-  restore({ name, home, rooms, resume, v1 }) {
-    Object.assign(this, { home, v1 });
+  restore({ name, home, rooms, resume, v1, token = "" }) {
+    Object.assign(this, { home, v1, token });
     this.#keep = this.#proven = true;
-    this.#start({ name, resume }, rooms);
+    this.#typed = name;
+    this.#start({ resume }, rooms);
   }
 
   #start(options, rooms) {
@@ -84,8 +88,14 @@ export class Connection {
     this.isReading = false;
     const home = () => (this.#chat.rooms.has(this.home) ? this.home : this.#chat.rooms.keys().next().value);
     const speech = this.v1 ? {} : { WebSocket: v0(home) };
-    this.#adopt(new Chat(beside("."), { transport: "websocket", ...options, ...speech }), rooms);
+    this.#adopt(new Chat(beside("."), { ...this.#identity(this.#typed), ...options, ...speech }), rooms);
     this.handlers.state("connecting");
+  }
+
+  /** The options of a chat under this name, or as the token says. v0 needs a name in any case. */
+  #identity(name) {
+    const token = this.token && { token: () => this.token };
+    return { transport: "websocket", name: token && this.v1 ? "" : name, ...token };
   }
 
   /** Makes this the connection, with pairs of a room's name and its position. */
@@ -155,7 +165,7 @@ export class Connection {
   rename(name) {
     const before = this.#chat;
     const known = before.rooms.get(this.home);
-    const chat = new Chat(beside("."), { name, transport: "websocket" });
+    const chat = new Chat(beside("."), { ...this.#identity(name), name });
     const room = chat.join(this.home, { since: known.position });
     return new Promise((resolve) => {
       const fail = (why) => {
@@ -167,7 +177,7 @@ export class Connection {
       const lost = chat.on("state", async ({ state }) => {
         if (state !== "waiting") return;
         chat.close();
-        fail((await diagnose(this.#address(name))).text);
+        fail((await diagnose(this.#address(name), this.token)).text);
       });
       const joined = room.on("joined", () => {
         clearTimeout(timer);
@@ -197,13 +207,13 @@ export class Connection {
     for (const settled of unsettled) settled({ code: "lost" });
     if (state === "connecting") this.handlers.state("connecting");
     else if (state !== "closed") this.#waits(retryAt, code, reason, wasOpen, count);
-    else if (reason) this.#ended({ text: reason });
+    else if (reason) this.#ended({ text: reason, needsToken: code === 4001 });
   }
 
   #waits(retryAt, code, text, wasOpen, count) {
     if (!wasOpen && !this.#proven && this.v1) {
       this.v1 = false;
-      return this.#start({ name: this.name }, [[this.home]]);
+      return this.#start({}, [[this.home]]);
     }
     if (!this.#keep) return this.#explain(code, text, wasOpen);
     if (code === 4002) {
@@ -224,7 +234,7 @@ export class Connection {
 
   async #diagnose() {
     const chat = this.#chat;
-    const found = await diagnose(this.#address(this.name));
+    const found = await diagnose(this.#address(this.name), this.token);
     if (this.#chat !== chat || chat.state === "connected") return;
     if (found.isFinal) this.#ended(found);
     else if (found.isBlocked && !this.#proven) this.#read(found, this.name, this.#positions());
@@ -236,7 +246,7 @@ export class Connection {
     this.#chat?.close();
     this.isReading = true;
     this.#blocked = { ...found, text: `You can read here, but not write. ${found.text}` };
-    this.#adopt(new Chat(beside("."), { name, transport: "sse" }), rooms);
+    this.#adopt(new Chat(beside("."), { ...this.#identity(name), transport: "sse" }), rooms);
   }
 
   #positions() {
@@ -245,7 +255,8 @@ export class Connection {
 
   /** For the diagnosis: without the secret, which logs could show. */
   #address(name) {
-    return beside(`ws?username=${encodeURIComponent(name)}&room=${encodeURIComponent(this.home)}`);
+    const user = name ? `username=${encodeURIComponent(name)}&` : "";
+    return beside(`ws?${user}room=${encodeURIComponent(this.home)}`);
   }
 
   /** At the join form there are no retries: the user decides. */
@@ -255,7 +266,7 @@ export class Connection {
     if (wasOpen) return this.#refuse({ text });
     this.#refuse({ text: "No connection. Looking for the reason…" });
     this.v1 = true;
-    const found = await diagnose(address);
+    const found = await diagnose(address, this.token);
     if (this.#chat) return;
     this.handlers.refused(found);
     if (found.isBlocked) this.#read(found, name, [[this.home]]);

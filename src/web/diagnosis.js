@@ -10,8 +10,11 @@ export const beside = (path) => new URL(path, location.href);
  * `text` is for the user; `fix`, if any, for whoever runs the site; `isFinal`: retrying can't help; `isBlocked`: hi answers, but
  * something in between drops upgrades.
  */
-export async function diagnose(address) {
-  const { status, body } = await get(address);
+export async function diagnose(address, token) {
+  const { status, body } = await get(address, token && { Authorization: `Bearer ${token}` });
+  if (status === 401 || ["token_other_user", "denied"].includes(body?.reason)) {
+    return { text: body?.sentence ?? "The server asks for a token.", isFinal: true, needsToken: true };
+  }
   if (status === 400) {
     // The sentence is the same for every invalid user name; the detail, if any, is the actual reason.
     const why = body?.detail ?? body?.sentence;
@@ -37,9 +40,9 @@ async function blocked(diagnosis) {
 }
 
 /** The status (undefined without an answer), and the body if it is JSON. */
-async function get(url) {
+async function get(url, further) {
   try {
-    const options = { cache: "no-store", headers: { Accept: "application/json" }, signal: AbortSignal.timeout(TIMEOUT_MS) };
+    const options = { cache: "no-store", headers: { Accept: "application/json", ...further }, signal: AbortSignal.timeout(TIMEOUT_MS) };
     const answer = await fetch(url, options);
     const body = await answer.json().catch(() => undefined);
     return { status: answer.status, body };

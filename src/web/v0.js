@@ -17,6 +17,7 @@ export function v0(home) {
 
   return class {
     #url;
+    #protocols = [];
     #name;
     #socket;
     #held; // the frames of the first room, until hi.js joins it
@@ -27,7 +28,9 @@ export function v0(home) {
     #asked = []; // requests without an answer
     #sent = []; // messages without an echo
 
-    constructor(url) {
+    constructor(url, protocols = []) {
+      const bearer = protocols.filter((protocol) => protocol.startsWith("hi.bearer."));
+      if (bearer.length) this.#protocols = ["hi.v0", ...bearer];
       const address = new URL(url);
       this.#name = address.searchParams.get("username");
       address.search = `?username=${encodeURIComponent(this.#name)}&room=${encodeURIComponent(home())}`;
@@ -36,7 +39,7 @@ export function v0(home) {
     }
 
     #open() {
-      const socket = (this.#socket = new WebSocket(this.#url));
+      const socket = (this.#socket = new WebSocket(this.#url, this.#protocols));
       socket.onopen = () => {
         if (!this.#isOpen) this.onopen();
         this.#isOpen = true;

@@ -155,6 +155,7 @@ impl Bench {
             role,
             room: Some(Name::room(room).unwrap()),
             since: None,
+            standing: None,
             compression: None,
             seat: None,
             response,

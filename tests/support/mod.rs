@@ -12,6 +12,7 @@ pub mod hop;
 pub mod internal;
 pub mod listener;
 pub mod proxies;
+pub mod tokens;
 pub mod wire;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 
 import { connect, HiError, raw } from "../hi.js";
-import { next, Path, run, Server, until } from "./support.js";
+import { next, Path, run, Server, token, until } from "./support.js";
 
 // Node 20 and older have none of their own.
 const options = globalThis.WebSocket ? {} : { WebSocket: (await import("ws")).default };
@@ -325,6 +325,37 @@ await run({
     const chat = end(connect(server.url, { name: "ann", token, WebSocket: Noting }));
     await chat.join("tea").joined;
     assert.deepEqual(offers, [["hi.v1", "hi.bearer.t1"]]);
+  },
+
+  async a_token_says_who_we_are_and_is_renewed_before_it_expires(end) {
+    const server = end(await Server.startAsking());
+    const seconds = () => Math.floor(Date.now() / 1000);
+    let asked = 0;
+    const fresh = () => token({ sub: "ann", exp: seconds() + (asked++ ? 600 : 3), rooms: { "*": ["join", "pub"], "raw:*": ["listen"] } });
+    const chat = end(connect(server.url, { ...options, token: fresh }));
+    const room = chat.join("tea");
+    await room.joined;
+    assert.equal(chat.name, "ann");
+    let waits = 0;
+    chat.on("state", ({ state }) => { if (state !== "connected") waits += 1; });
+    await until("the second token", () => asked === 2);
+    // Longer than the first token was good for.
+    await new Promise((resolve) => setTimeout(resolve, 3_000));
+    await room.publish("still here");
+    assert.deepEqual([waits, asked], [0, 2]);
+    const scores = end(raw(server.url, "scores", { ...options, token: fresh }));
+    await until("the raw room", () => scores.state === "connected");
+    const listener = end(connect(server.url, { transport: "sse", token: fresh }));
+    await listener.join("tea").joined;
+  },
+
+  async a_server_that_wants_a_token_is_not_asked_again_without_one(end) {
+    const server = end(await Server.startAsking());
+    const chat = end(connect(server.url, { ...options, name: "ann" }));
+    const room = chat.join("tea");
+    const { reason } = await next(chat, "state", ({ state }) => state === "closed");
+    assert.equal(reason, "This server asks for a token.");
+    await assert.rejects(room.joined, { code: "denied" });
   },
 
   async raw_rooms_carry_text_and_bytes(end) {

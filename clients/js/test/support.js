@@ -1,7 +1,11 @@
 // What the tests share: a real server, a path to it that can fail, and waiting for events.
 
 import { spawn } from "node:child_process";
+import { Buffer } from "node:buffer";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import process from "node:process";
 
 const PATIENCE_MS = 20_000;
@@ -33,6 +37,17 @@ export const next = (emitter, type, isIt = () => true) =>
     const off = emitter.on(type, (event) => isIt(event) && (off(), resolve(event)));
   }));
 
+export const SECRET = "0123456789abcdef0123456789abcdef";
+
+/** A token for a server that checks with the secret. */
+export async function token(claims) {
+  const encode = (bytes) => Buffer.from(bytes).toString("base64url");
+  const message = [{ alg: "HS256" }, claims].map((part) => encode(JSON.stringify(part))).join(".");
+  const algorithm = { name: "HMAC", hash: "SHA-256" };
+  const key = await crypto.subtle.importKey("raw", Buffer.from(SECRET), algorithm, false, ["sign"]);
+  return `${message}.${encode(new Uint8Array(await crypto.subtle.sign("HMAC", key, Buffer.from(message))))}`;
+}
+
 export class Server {
   static async start(...args) {
     return Server.startOn(0, ...args);
@@ -49,6 +64,17 @@ export class Server {
     const line = await until("the server", () => /is open at http:\/\/127\.0\.0\.1:(\d+)/.exec(server.log));
     server.port = Number(line[1]);
     return server;
+  }
+
+  /** A server that asks for tokens. */
+  static async startAsking(...args) {
+    const folder = mkdtempSync(join(tmpdir(), "hi-key-"));
+    writeFileSync(join(folder, "secret"), SECRET);
+    try {
+      return await Server.start("--auth", "required", "--jwt-key", join(folder, "secret"), "--jwt-leeway", "0", ...args);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   }
 
   get url() {

@@ -35,7 +35,8 @@ fn judge_bytes(bytes: &[u8]) -> Option<(Verdict, Response)> {
     let fault = match target::route(head.target) {
         Err(error) => error.into(),
         Ok(target::Route::Upgrade(UpgradeTarget::Chat { query })) => {
-            match (target::chat_params(query), upgrade::examine(&head)) {
+            let chat = target::chat_params(query).and_then(|chat| chat.named().map(drop));
+            match (chat, upgrade::examine(&head)) {
                 (Err(error), _) => error.into(),
                 (_, Err(refusal)) => refusal.into(),
                 _ => origin::check(&head, &allowed).err()?.into(),

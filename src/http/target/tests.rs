@@ -4,7 +4,8 @@ use super::*;
 use proptest::prelude::*;
 
 fn chat(query: &str) -> Result<(String, String), TargetError> {
-    chat_params(query).map(|params| (params.user.to_string(), params.room.to_string()))
+    let params = chat_params(query)?;
+    Ok((params.named()?.to_string(), params.room.to_string()))
 }
 
 fn raw(room: &str, query: &str) -> Result<(bool, bool), TargetError> {

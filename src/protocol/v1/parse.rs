@@ -25,6 +25,7 @@ struct Fields<'de> {
     op: Spelled<Cow<'de, str>>,
     reference: Spelled<Ref<'de>>,
     prefix: Spelled<Cow<'de, str>>,
+    token: Spelled<Cow<'de, str>>,
     since: Spelled<Since>,
     /// The keys that v0 has as well, and the first fault of all.
     v0: v0::Fields<'de>,
@@ -45,8 +46,9 @@ impl<'de> Fields<'de> {
             Some("who") => Ok(Command::Who(room()?)),
             Some("rooms") => Ok(Command::Rooms(self.prefix.value().unwrap_or_default())),
             Some("ping") => Ok(Command::Ping),
+            Some("auth") => Ok(Command::Auth(required(self.token, "Token")?)),
             Some(_) => Err(RequestFault::Meaningless(
-                "Op is none of those known here: pub, join, leave, who, rooms, ping.".into(),
+                "Op is none of those known here: pub, join, leave, who, rooms, ping, auth.".into(),
             )),
         }
     }
@@ -61,6 +63,7 @@ impl<'de> Keys<'de> for Fields<'de> {
             "Op" | "op" => self.op.put(key, text_of(key, map.next_value()?, fault)),
             "Ref" | "ref" => self.reference.put(key, reference(key, map.next_value()?, fault)),
             "Prefix" | "prefix" => self.prefix.put(key, text_of(key, map.next_value()?, fault)),
+            "Token" | "token" => self.token.put(key, text_of(key, map.next_value()?, fault)),
             "Since" | "since" => self.since.put(key, since(key, map.next_value()?, fault)),
             _ => self.v0.take(key, map)?,
         }

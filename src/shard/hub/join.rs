@@ -7,6 +7,7 @@ use super::reading::MEMBERSHIP_WORK;
 use crate::admission::TooManyRooms;
 use crate::connection::{Gap, Membership};
 use crate::counters::{Lapped, Replay};
+use crate::identity::rights::{self, Right};
 use crate::limits::{LEAVE_BYTES_MAX, SETTLE_BYTES_MAX};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
@@ -30,6 +31,8 @@ pub(super) enum Denied {
     NameTaken,
     /// The log that several servers share can't be reached.
     Unavailable,
+    /// Its token, or the rules for guests, don't allow it.
+    NotAllowed(rights::Denied),
 }
 
 /// How a connection is told the outcome of its join.
@@ -64,6 +67,7 @@ impl Denied {
             Self::AlreadyIn(_) | Self::NameTaken => Code::NameTaken,
             Self::TooManyRooms(_) | Self::NoMemory => Code::TooManyRooms,
             Self::Unavailable => Code::Unavailable,
+            Self::NotAllowed(_) => Code::Denied,
         }
     }
 }
@@ -106,13 +110,22 @@ impl Hub {
         if matches!(denied, Denied::Unavailable) {
             return self.close(slot, &CloseReason::Unavailable);
         }
-        let taken = v0::text::taken(self.connection(slot).user().map(Name::as_str).unwrap_or_default());
+        let why = match denied {
+            Denied::NotAllowed(denied) => denied.to_string(),
+            _ => v0::text::taken(self.connection(slot).user().map(Name::as_str).unwrap_or_default()),
+        };
         let refusal = match self.connection(slot).protocol() {
-            Protocol::V1 => Refusal::new(denied.code(), taken).frame(None),
-            Protocol::V0 | Protocol::Raw | Protocol::Sse => broadcast::to_one("hi", "", &taken),
+            Protocol::V1 => Refusal::new(denied.code(), why.as_str()).frame(None),
+            Protocol::V0 | Protocol::Raw | Protocol::Sse => broadcast::to_one("hi", "", &why),
         };
         self.reply(slot, refusal);
-        self.close(slot, &CloseReason::NameTaken);
+        match denied {
+            Denied::NotAllowed(_) => {
+                self.counters.refused(Code::Denied).add(1);
+                self.close(slot, &CloseReason::Unidentified(&why));
+            }
+            _ => self.close(slot, &CloseReason::NameTaken),
+        }
     }
 
     /// Joins a room by name, or the room that has been loaded. The caller tells the connection, and sends what is replayed.
@@ -166,6 +179,8 @@ impl Hub {
         {
             return Err(Denied::AlreadyIn(room));
         }
+        let right = if connection.user().is_some() { Right::Join } else { Right::Listen };
+        self.allow(slot, right, name).map_err(Denied::NotAllowed)?;
         self.settings.admission.join(joined).map_err(Denied::TooManyRooms)?;
         if joined > 0 && self.memory.is_exhausted() { Err(Denied::NoMemory) } else { Ok(()) }
     }

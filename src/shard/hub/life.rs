@@ -113,6 +113,7 @@ impl Hub {
         let life = &self.connection(slot).life;
         if life.is_ended() && life.is_released() {
             self.stop_waiting(slot);
+            self.forget_principal(slot);
             let connection = self.connections.remove(slot as usize);
             assert!(connection.memberships.is_empty(), "a connection leaves its rooms before it is released");
             self.counters.connections(connection.protocol()).subtract(1);

@@ -7,6 +7,7 @@ use crate::frame::OpCode;
 use super::Hub;
 use crate::frame::decode::MessageKind;
 use crate::frame::encode;
+use crate::identity::rights::Right;
 use crate::protocol::close_code::CloseReason;
 use crate::room::Published;
 
@@ -15,13 +16,17 @@ impl Hub {
         if !self.settings.admission.publishes_raw() {
             return self.close(slot, &CloseReason::ListenOnly);
         }
-        let connection = &mut self.connections[slot as usize];
-        let Some(membership) = connection.memberships.first() else { return };
+        let Some(membership) = self.connections[slot as usize].memberships.first() else { return };
         let opcode = match kind {
             MessageKind::Text => OpCode::Text,
             MessageKind::Binary => OpCode::Binary,
         };
-        let local = self.rooms.get(membership.room);
+        let room = membership.room;
+        if let Err(denied) = self.allow(slot, Right::Publish, self.rooms.get(room).room.key()) {
+            return self.close(slot, &CloseReason::Unidentified(&denied.to_string()));
+        }
+        let connection = &mut self.connections[slot as usize];
+        let local = self.rooms.get(room);
         let published = local.room.publish_raw(&encode::frame(opcode, payload), &mut self.wakes);
         let is_deflating = local.room.is_deflating();
         match published {

@@ -84,6 +84,7 @@ impl Hub {
         let mut due = Vec::new();
         self.timers.wheel.advance(tick, &mut due);
         self.timers.due.extend(due);
+        self.principals.advance(tick);
         self.announce_folded();
         self.trim_logs();
         self.review_memory();
@@ -105,6 +106,12 @@ impl Hub {
     /// Handles expired timers, a bounded number in each turn: thousands may expire at once.
     pub(super) fn handle_timers(&mut self) {
         let mut left = ENDS_PER_TURN;
+        while left > 0
+            && let Some(key) = self.principals.next_over()
+        {
+            left = left.saturating_sub(1 + self.get(key).map_or(0, |connection| connection.memberships.len()));
+            self.end_of_time(key);
+        }
         while left > 0 {
             let Some((due_tick, key)) = self.timers.due.pop_front() else { return };
             if self.get(key).is_some_and(|connection| connection.due_tick == due_tick) {

@@ -3,12 +3,13 @@
 use super::Hub;
 use super::join::{Denied, JoinReply};
 use crate::admission::TooManyRooms;
+use crate::identity::rights::Right;
+use crate::protocol::USERS_LISTED_MAX;
 use crate::protocol::broadcast::to_one;
 use crate::protocol::name::Name;
 use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::{self, Command, text};
 use crate::protocol::v1::Code;
-use crate::protocol::{Namespace, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::room::{Published, Room};
 
 impl Hub {
@@ -29,6 +30,7 @@ impl Hub {
         };
         match v0::command(&said.message) {
             Command::Say if is_blank(&said.message) => self.refuse(slot, Code::BadRequest, text::EMPTY),
+            Command::Say if self.is_denied(slot, &room) => {}
             Command::Say if self.may_publish(&room, payload) => {
                 match self.publish_message(slot, user, &room, &said.message) {
                     Ok(Published::Sent(number)) => self.await_number(slot, number, None, room),
@@ -48,15 +50,27 @@ impl Hub {
         }
     }
 
+    /// Whether a connection may not publish in a room; then it has been told.
+    fn is_denied(&mut self, slot: u32, room: &Room) -> bool {
+        let denied = self.allow(slot, Right::Publish, room.key()).err();
+        if let Some(denied) = &denied {
+            self.refuse(slot, Code::Denied, &denied.to_string());
+        }
+        denied.is_some()
+    }
+
     /// Refuses a message over the rate limit; it isn't even parsed.
     fn list_users(&mut self, slot: u32, room: &Room) {
+        if let Err(denied) = self.allow(slot, Right::Listen, room.key()) {
+            return self.refuse(slot, Code::Denied, &denied.to_string());
+        }
         let (users, count) = room.first_users(USERS_LISTED_MAX);
         let names: Vec<_> = users.iter().map(Name::as_str).collect();
         self.answer(slot, room, &text::list(&names, count));
     }
 
     fn list_channels(&mut self, slot: u32, room: &Room) {
-        let (rooms, count) = self.registry.first_rooms(Namespace::Chat, "", ROOMS_LISTED_MAX);
+        let (rooms, count) = self.visible_rooms(slot, "");
         let names: Vec<_> = rooms.iter().map(|room| room.name.as_str()).collect();
         self.answer(slot, room, &text::list(&names, count));
     }
@@ -78,6 +92,7 @@ impl Hub {
             }
             Denied::TooManyRooms(TooManyRooms { max }) => text::too_many_rooms(max),
             Denied::NoMemory => text::NO_MEMORY.to_owned(),
+            Denied::NotAllowed(ref denied) => denied.to_string(),
             Denied::Unavailable => text::NOT_JOINED.to_owned(),
         };
         self.refuse(slot, denied.code(), &text);

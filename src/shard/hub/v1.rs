@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::join::{Denied, JoinReply, Joining};
 use super::{Hub, Key};
 use crate::admission::TooManyRooms;
+use crate::identity::rights::{self, Right};
 use crate::protocol::MemberId;
+use crate::protocol::USERS_LISTED_MAX;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::{Name, room_key_prefix};
 use crate::protocol::position::Since;
@@ -14,7 +16,6 @@ use crate::protocol::surrogates::without_lone_surrogates;
 use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::text;
 use crate::protocol::v1::{self, Answer, Code, Command, Hello, Limits, Ref, Refusal, RequestFault, RoomEntry};
-use crate::protocol::{Namespace, ROOMS_LISTED_MAX, USERS_LISTED_MAX};
 use crate::room::inbox::Order;
 use crate::room::{Published, Room};
 
@@ -38,6 +39,7 @@ impl Hub {
                 rate: self.settings.chat_messages_per_second,
             },
             resume: self.registry.resume_key().issue(member),
+            expires: self.expires_in(slot),
         };
         self.reply(slot, hello.frame());
         if let Some(member) = predecessor
@@ -68,6 +70,11 @@ impl Hub {
             self.connection(slot).unreadable = 0;
         }
         let outcome = match command {
+            Ok(Command::Auth(token)) => self.auth_request(slot, reference, &token),
+            Ok(_) if self.awaits_token(slot) => Err(Refusal::new(
+                Code::Denied,
+                "Send {\"Op\":\"auth\",\"Token\":...} first: this server asks for a token.",
+            )),
             Ok(Command::Publish { room, .. } | Command::Who(room)) if self.look_elsewhere(slot, &room, payload) => {
                 Ok(())
             }
@@ -123,6 +130,7 @@ impl Hub {
         if is_blank(message) {
             return Err(Refusal::new(Code::BadRequest, text::EMPTY));
         }
+        self.allow(slot, Right::Publish, room.key()).map_err(denial)?;
         if !self.may_publish(&room, payload) {
             return Ok(());
         }
@@ -182,6 +190,7 @@ impl Hub {
 
     fn who(&mut self, slot: u32, reference: Option<&Ref<'_>>, name: &str) -> Result<(), Refusal> {
         let room = self.existing_room(slot, name)?;
+        self.allow(slot, Right::Listen, room.key()).map_err(denial)?;
         let (users, count) = room.first_users(USERS_LISTED_MAX);
         let users = users.iter().map(Name::as_str).collect();
         self.reply(slot, Answer::who(room.name(), users, count).frame(reference));
@@ -189,9 +198,8 @@ impl Hub {
     }
 
     fn list_rooms(&mut self, slot: u32, reference: Option<&Ref<'_>>, prefix: &str) {
-        let (rooms, count) = room_key_prefix(prefix).map_or_else(Default::default, |prefix| {
-            self.registry.first_rooms(Namespace::Chat, &prefix, ROOMS_LISTED_MAX)
-        });
+        let (rooms, count) =
+            room_key_prefix(prefix).map_or_else(Default::default, |prefix| self.visible_rooms(slot, &prefix));
         let rooms = rooms.iter().map(|room| RoomEntry { room: room.name.as_str(), users: room.counts.users });
         self.reply(slot, Answer::rooms(rooms.collect(), count).frame(reference));
     }
@@ -211,9 +219,14 @@ fn refusal(denied: &Denied, name: &Name) -> Refusal {
         }
         Denied::NoMemory => "The server is short of memory for further rooms: try again later.".to_owned(),
         Denied::NameTaken => return name_taken(name.as_str()),
+        Denied::NotAllowed(denied) => denied.to_string(),
         Denied::Unavailable => text::NOT_JOINED.to_owned(),
     };
     Refusal::new(denied.code(), why)
+}
+
+fn denial(denied: rights::Denied) -> Refusal {
+    Refusal::new(Code::Denied, denied.to_string())
 }
 
 fn name_taken(room: &str) -> Refusal {

@@ -99,6 +99,32 @@ fn a_path_that_hi_has_no_websocket_at() {
             (403, &[], r#"{"reason":"raw_rooms_off","sentence":"Raw rooms are switched off (--raw off)."}"#),
             (Kind::Forbidden, "Raw rooms are switched off", "--raw open"),
         ),
+        row(
+            ("hi", "/ws"),
+            Hi,
+            (
+                401,
+                &[("WWW-Authenticate", "Bearer")],
+                r#"{"reason":"token_missing","sentence":"This server asks for a token."}"#,
+            ),
+            (Kind::Forbidden, "(401, token_missing): This server asks for a token", "the way to hi works"),
+        ),
+        row(
+            ("hi", "/raw/tea"),
+            Hi,
+            (
+                401,
+                &[("WWW-Authenticate", "Bearer")],
+                r#"{"reason":"clock_skew","sentence":"The token comes from the future."}"#,
+            ),
+            (Kind::Forbidden, "(401, clock_skew)", "compare the clocks"),
+        ),
+        row(
+            ("hi", "/raw/tea"),
+            Hi,
+            (401, &[], r#"{"reason":"user_header_untrusted","sentence":"The header is not believed."}"#),
+            (Kind::Forbidden, "(401, user_header_untrusted)", "--trusted-proxies"),
+        ),
         // Through a front, too, the path is not hi's.
         row(
             ("nginx", "/nothing"),

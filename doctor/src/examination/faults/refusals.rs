@@ -21,6 +21,9 @@ pub(super) fn refused(address: &Address, handshake: &Handshake, facts: &Facts) -
             format!("start hi with --raw open or --raw listen, or use the chat: {}", facts.target.websocket("/ws"));
         return Fault::new(Kind::Forbidden, told.sentence.trim_end_matches('.'), fix);
     }
+    if let Some(fault) = unidentified(answer) {
+        return fault;
+    }
     if refuses_upgrades(address, answer) {
         return Fault::new(
             Kind::UpgradeRefused,
@@ -51,6 +54,43 @@ pub(super) fn refused(address: &Address, handshake: &Handshake, facts: &Facts) -
         ),
     };
     Fault::new(Kind::Forbidden, clause, fix)
+}
+
+/// hi asks who the client is (`--auth`), or does not accept what it says.
+fn unidentified(answer: &Answer) -> Option<Fault> {
+    let told = told_by_hi(answer)?;
+    let reason = told.reason?;
+    let fix = match reason {
+        Reason::TokenMissing => {
+            "nothing, if users have tokens: the way to hi works. If they do and still get this, let the proxy pass \
+             Authorization, Sec-WebSocket-Protocol and Cookie on"
+        }
+        Reason::TokenUnknownKey | Reason::TokenBadSignature | Reason::TokenAlgorithm => {
+            "compare the issuer's keys with --jwt-key and --jwks; the log of hi lists those that it has"
+        }
+        Reason::ClockSkew | Reason::TokenExpired | Reason::TokenNotYetValid => {
+            "get a new token; if it is new, compare the clocks of its issuer and of hi (timedatectl)"
+        }
+        Reason::TokenIssuer | Reason::TokenAudience => {
+            "let the issuer name this service, or change --jwt-issuer and --jwt-audience"
+        }
+        Reason::UserHeaderUntrusted => "add the address of the proxy that signs users in to --trusted-proxies",
+        Reason::UserHeaderMissing => {
+            "let the proxy in front sign users in, and send their names in the header of --user-header"
+        }
+        Reason::UserHeaderInvalid => "let the proxy replace the header of --user-header instead of adding one",
+        reason if reason.is_of_identity() || matches!(reason, Reason::TokenOtherUser | Reason::Denied) => {
+            "check the token with hi token check"
+        }
+        _ => return None,
+    };
+    let clause = format!(
+        "hi refuses the handshake ({}, {}): {}",
+        answer.status,
+        reason.as_str(),
+        cut(told.sentence.trim_end_matches('.'))
+    );
+    Some(Fault::new(Kind::Forbidden, clause, fix))
 }
 
 /// hi and the proxy in front of it disagree about the PROXY protocol. No answer to a WebSocket client speaks of it otherwise.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use doctor::reason::Reason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -17,8 +18,6 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tracing::info;
 
-use crate::http::diagnosis::Verdict;
-use crate::http::reason::Reason;
 use crate::limits::{FAILURE_LINES_PER_INTERVAL, HOP_IDLE_MAX, HOPS_MAX};
 use crate::throttle::Throttle;
 
@@ -91,15 +90,15 @@ impl Failures {
     }
 
     /// Whether to log that accepting pauses: all shards run out of files at the same time, and one line is enough.
-    pub(super) fn note_pause(&self, now: Instant) -> bool {
+    pub(crate) fn note_pause(&self, now: Instant) -> bool {
         self.pauses.lock().unwrap_or_else(PoisonError::into_inner).admit(now).is_some()
     }
 
-    /// Counts a failure. Whether to log it; if so, how many of its kind were left out since the last line about it.
-    pub(super) fn note(&self, verdict: &Verdict, now: Instant) -> Option<u64> {
+    /// Counts a failure behind this hop. Whether to log it; if so, how many of its kind were left out since the last line about it.
+    pub(crate) fn note(&self, reason: Reason, hop: String, now: Instant) -> Option<u64> {
         let mut table = self.table();
         let Table { hops, lines } = &mut *table;
-        let kind = kinds_of(hops, verdict.hop_label(), now).entry(verdict.reason).or_default();
+        let kind = kinds_of(hops, hop, now).entry(reason).or_default();
         kind.count += 1;
         let due = kind.logged_at.is_none_or(|logged_at| now.duration_since(logged_at) >= self.interval);
         if due && lines.admit(now).is_some() {

@@ -3,15 +3,15 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::address::PeerAddress;
-use crate::http::diagnosis::{Ends, Fault, diagnose};
-use crate::http::head::HeadError;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn failure(fault: impl Into<Fault>, hop: u32) -> Verdict {
-    let peer = PeerAddress::Ip((Ipv4Addr::from_bits(0x0a00_0000 + hop), 4000).into());
-    diagnose(fault.into(), None, Ends { peer, local: None })
+fn failure(reason: Reason, hop: u32) -> (Reason, String) {
+    (reason, Ipv4Addr::from_bits(0x0a00_0000 + hop).to_string())
+}
+
+fn note(failures: &Failures, (reason, hop): &(Reason, String), now: Instant) -> Option<u64> {
+    failures.note(*reason, hop.clone(), now)
 }
 
 fn count(failures: &Failures, reason: Reason, hop: &str) -> u64 {
@@ -21,15 +21,15 @@ fn count(failures: &Failures, reason: Reason, hop: &str) -> u64 {
 #[test]
 fn each_kind_is_said_once_in_an_interval_with_the_count_of_the_others() {
     let (failures, start) = (Failures::new(MINUTE), Instant::now());
-    let (tls, large) = (failure(HeadError::Tls, 1), failure(HeadError::TooLarge, 1));
-    assert_eq!(failures.note(&tls, start), Some(0));
-    assert_eq!(failures.note(&large, start), Some(0), "another reason");
-    assert_eq!(failures.note(&failure(HeadError::Tls, 2), start), Some(0), "another hop");
+    let (tls, large) = (failure(Reason::TlsOnPlainPort, 1), failure(Reason::HeadTooLarge, 1));
+    assert_eq!(note(&failures, &tls, start), Some(0));
+    assert_eq!(note(&failures, &large, start), Some(0), "another reason");
+    assert_eq!(note(&failures, &failure(Reason::TlsOnPlainPort, 2), start), Some(0), "another hop");
     for _ in 0..5 {
-        assert_eq!(failures.note(&tls, start + Duration::from_secs(59)), None);
+        assert_eq!(note(&failures, &tls, start + Duration::from_secs(59)), None);
     }
-    assert_eq!(failures.note(&tls, start + MINUTE), Some(5));
-    assert_eq!(failures.note(&tls, start + MINUTE), None);
+    assert_eq!(note(&failures, &tls, start + MINUTE), Some(5));
+    assert_eq!(note(&failures, &tls, start + MINUTE), None);
     assert_eq!(count(&failures, Reason::TlsOnPlainPort, "10.0.0.1"), 8);
     assert_eq!(count(&failures, Reason::HeadTooLarge, "10.0.0.1"), 1);
     assert_eq!(count(&failures, Reason::TlsOnPlainPort, "10.0.0.2"), 1);
@@ -38,24 +38,24 @@ fn each_kind_is_said_once_in_an_interval_with_the_count_of_the_others() {
 #[test]
 fn what_was_left_out_is_said_when_nothing_follows() {
     let (failures, start) = (Failures::new(MINUTE), Instant::now());
-    let tls = failure(HeadError::Tls, 1);
-    failures.note(&tls, start);
+    let tls = failure(Reason::TlsOnPlainPort, 1);
+    note(&failures, &tls, start);
     assert!(!failures.has_left_out());
-    failures.note(&tls, start);
-    failures.note(&tls, start);
+    note(&failures, &tls, start);
+    note(&failures, &tls, start);
     assert!(failures.has_left_out());
     assert_eq!(failures.overdue(start + Duration::from_secs(119)), [], "the next of them would say so");
     let overdue = FailureCount { reason: Reason::TlsOnPlainPort, hop: "10.0.0.1".to_owned(), count: 2 };
     assert_eq!(failures.overdue(start + 2 * MINUTE), [overdue]);
     assert!(!failures.has_left_out());
-    assert_eq!(failures.note(&tls, start + 2 * MINUTE), Some(0));
+    assert_eq!(note(&failures, &tls, start + 2 * MINUTE), Some(0));
 }
 
 #[test]
 fn hops_beyond_the_bound_share_an_entry() {
     let (failures, start) = (Failures::new(MINUTE), Instant::now());
     for hop in 0..1000 {
-        failures.note(&failure(HeadError::Tls, hop), start);
+        note(&failures, &failure(Reason::TlsOnPlainPort, hop), start);
     }
     let snapshot = failures.snapshot();
     assert_eq!(snapshot.len(), HOPS_MAX + 1);
@@ -65,7 +65,7 @@ fn hops_beyond_the_bound_share_an_entry() {
 #[test]
 fn a_flood_from_everywhere_is_a_few_lines() {
     let (failures, start) = (Failures::new(MINUTE), Instant::now());
-    let said = (0..1000).filter(|hop| failures.note(&failure(HeadError::Tls, *hop), start).is_some()).count();
+    let said = (0..1000).filter(|hop| note(&failures, &failure(Reason::TlsOnPlainPort, *hop), start).is_some()).count();
     assert_eq!(said, FAILURE_LINES_PER_INTERVAL as usize);
     // What was left out is still said, a few lines at a time.
     let mut left_out = 0;
@@ -82,11 +82,11 @@ fn a_flood_from_everywhere_is_a_few_lines() {
 fn a_hop_without_failures_gives_its_entry_up_and_no_count_is_lost() {
     let (failures, start) = (Failures::new(MINUTE), Instant::now());
     for hop in 0..HOPS_MAX as u32 {
-        failures.note(&failure(HeadError::Tls, hop), start);
+        note(&failures, &failure(Reason::TlsOnPlainPort, hop), start);
     }
     let later = start + HOP_IDLE_MAX;
-    failures.note(&failure(HeadError::Tls, 5), later);
-    failures.note(&failure(HeadError::Tls, 100), later);
+    note(&failures, &failure(Reason::TlsOnPlainPort, 5), later);
+    note(&failures, &failure(Reason::TlsOnPlainPort, 100), later);
     assert_eq!(count(&failures, Reason::TlsOnPlainPort, "10.0.0.100"), 1);
     assert_eq!(count(&failures, Reason::TlsOnPlainPort, "10.0.0.5"), 2);
     assert_eq!(count(&failures, Reason::TlsOnPlainPort, OTHER_HOPS), 1);
