@@ -65,7 +65,7 @@ const CLUSTER: &str = "Several servers";
 #[command(name = "hi")]
 pub struct Config {
     /// File with options (TOML): their names without dashes, e.g. port = 8080. The command line and the environment win. SIGHUP
-    /// reads it again; `hi config default` writes one
+    /// reads it again; `hi config default` writes one [default: none]
     #[arg(id = "config", help_heading = CONFIGURATION, long = "config", value_name = "FILE", env = "HI_CONFIG")]
     pub file: Option<PathBuf>,
 

@@ -119,6 +119,7 @@ struct Shared {
     instance: Arc<str>,
     registry: Arc<Registry>,
     /// What is counted of the log that several servers share.
+    #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "there is nothing to count"))]
     sharing: Sharing,
     memory: Arc<Memory>,
     metrics: Arc<Metrics>,
