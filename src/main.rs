@@ -67,7 +67,7 @@ enum Command {
     #[cfg(feature = "doctor")]
     Rooms(doctor::internal::RoomsArgs),
     /// Makes a token for a user, or says why a server would refuse one
-    Token(hi::identity::tool::TokenArgs),
+    Token(Box<hi::identity::tool::TokenArgs>),
     /// Chats in a terminal, or publishes what is piped into it: lines in, lines out
     #[cfg(feature = "doctor")]
     Chat(terminal::ChatArgs),

@@ -11,12 +11,16 @@ pub(crate) const RSA_KEY_BYTES_MIN: usize = 256;
 /// Bytes of the largest file, or answer, with keys.
 pub(crate) const KEY_FILE_BYTES_MAX: u64 = 256 * 1024;
 /// Time between two fetches of `--jwks URL`.
+#[cfg(feature = "doctor")]
 pub(crate) const KEY_FETCH_INTERVAL: Duration = Duration::from_secs(300);
 /// The same, after one that failed.
+#[cfg(feature = "doctor")]
 pub(crate) const KEY_FETCH_RETRY: Duration = Duration::from_secs(2);
 /// The same, of two because a token names a key that is not there.
+#[cfg(feature = "doctor")]
 pub(crate) const KEY_FETCH_PAUSE: Duration = Duration::from_secs(10);
 /// How long one fetch may take.
+#[cfg(feature = "doctor")]
 pub(crate) const KEY_FETCH_TIME_MAX: Duration = Duration::from_secs(10);
 /// Keys in use at once.
 pub(crate) const KEYS_MAX: usize = 64;
