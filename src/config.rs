@@ -208,7 +208,8 @@ pub struct Config {
     #[arg(help_heading = LIMITS, long, value_name = "PER_SECOND", env = "HI_MESSAGES_PER_ADDRESS", default_value_t = 200)]
     pub messages_per_address: u32,
 
-    /// Addresses to which these three limits don't apply, beside trusted proxies: ranges as for --trusted-proxies
+    /// Addresses to which these three limits don't apply, beside trusted proxies: ranges as for --trusted-proxies. With `none`
+    /// they apply to everyone, trusted proxies included
     #[arg(help_heading = LIMITS, long, value_name = "RANGE", env = "HI_UNLIMITED_ADDRESSES", value_delimiter = ',',
           default_value = "loopback")]
     pub unlimited_addresses: Vec<Networks>,
@@ -440,7 +441,10 @@ impl Config {
             connections_max: self.max_per_address,
             handshakes: RateLimit::new(self.handshakes_per_address, self.handshakes_per_address),
             messages: self.messages_per_address > 0,
-            unlimited: Networks::all(&[&self.unlimited_addresses[..], &self.trusted_proxies[..]].concat()),
+            unlimited: match Networks::all(&self.unlimited_addresses) {
+                none if none.is_empty() => none,
+                some => Networks::all(&[&[some], &self.trusted_proxies[..]].concat()),
+            },
         }
     }
 

@@ -148,3 +148,10 @@ fn this_machine_trusted_proxies_and_listed_networks_have_no_limits() {
     let (third, _other) = through_proxy("203.0.113.8");
     assert_eq!((first, second, third), (101, 429, 101));
 }
+
+#[test]
+fn with_none_unlimited_a_trusted_proxy_has_limits_too() {
+    let server = Server::start(&[ALL, "--max-per-address=1", "--trusted-proxies=127.0.0.6"]);
+    let _one = upgrade(&server, 6, "/raw/data").expect("within the limit");
+    assert_eq!(upgrade(&server, 6, "/raw/data").err().expect("one too many").status, 429);
+}
