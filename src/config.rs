@@ -20,16 +20,12 @@ use crate::address::table::AddressLimits;
 use crate::admission::{Admission, Gate, RawMode};
 use crate::api;
 use crate::api::key::Keys;
-#[cfg(feature = "cluster")]
-use crate::cluster;
 use crate::connection::liveness::Heartbeat;
 use crate::control;
 use crate::cores::Pin;
 use crate::http::origin::Allowed;
 use crate::identity::Mode;
 use crate::identity::rights::{DEFAULT as RIGHTS_DEFAULT, Rights};
-#[cfg(feature = "cluster")]
-use crate::limits::SHARED_MESSAGE_BYTES_MAX;
 use crate::rate::RateLimit;
 use crate::ring::{Backend, probe};
 use crate::room::inbox;
@@ -37,6 +33,8 @@ use crate::room::pace::Pace;
 use crate::room::replay::ReplayBounds;
 use crate::shard::settings::{Settings, Slow};
 
+#[cfg(feature = "cluster")]
+mod cluster;
 pub(crate) mod identity;
 pub mod live;
 mod rights;
@@ -44,6 +42,8 @@ pub mod shown;
 mod sizing;
 mod values;
 
+#[cfg(feature = "cluster")]
+pub use cluster::ClusterOptions;
 use values::*;
 
 const CONFIGURATION: &str = "Configuration";
@@ -65,7 +65,7 @@ const CLUSTER: &str = "Several servers";
 #[command(name = "hi")]
 pub struct Config {
     /// File with options (TOML): their names without dashes, e.g. port = 8080. The command line and the environment win. SIGHUP
-    /// reads it again; `hi config default` writes one
+    /// reads it again; `hi config default` writes one [default: none]
     #[arg(id = "config", help_heading = CONFIGURATION, long = "config", value_name = "FILE", env = "HI_CONFIG")]
     pub file: Option<PathBuf>,
 
@@ -326,23 +326,10 @@ pub struct Config {
           action = ArgAction::Set, value_parser = BoolishValueParser::new())]
     pub echo: bool,
 
-    /// Servers of NATS (2.12 or newer, with JetStream) through which several hi share their rooms, e.g. nats://10.0.0.5:4222
-    // Hidden until names, raw rooms and the internal port work over it.
-    #[arg(help_heading = CLUSTER, long, value_name = "URL", env = "HI_CLUSTER", value_delimiter = ',', hide = true)]
+    /// The options of `--cluster`.
+    #[command(flatten)]
     #[cfg(feature = "cluster")]
-    pub cluster: Vec<String>,
-
-    /// What all names in the log of --cluster begin with: servers with the same name share their rooms
-    #[arg(help_heading = CLUSTER, long, value_name = "NAME", env = "HI_CLUSTER_NAME", default_value = "hi", hide = true)]
-    #[cfg(feature = "cluster")]
-    pub cluster_name: String,
-
-    /// How long a message may wait while the servers of --cluster can't be reached; a server that is away half as long again loses
-    /// the names of its users
-    #[arg(help_heading = CLUSTER, long, value_name = "TIME", env = "HI_CLUSTER_TIMEOUT", default_value = "10s", hide = true,
-          value_parser = parse_time)]
-    #[cfg(feature = "cluster")]
-    pub cluster_timeout: Duration,
+    pub shared: ClusterOptions,
 
     /// How much to log to stderr: error, warn, info, debug or trace
     #[arg(help_heading = LOGGING, long, value_name = "LEVEL", env = "HI_LOG", default_value = "info")]
@@ -433,31 +420,6 @@ impl Config {
             inbox_bytes_max: self.inbox_bytes_max(shards),
             slow: self.slow,
         }
-    }
-
-    /// What the log that several servers share has to know, if there is one, of the process `node`.
-    ///
-    /// # Errors
-    /// Another option doesn't go with it.
-    #[cfg(feature = "cluster")]
-    pub fn cluster(&self, node: u64) -> Result<Option<cluster::Settings>, String> {
-        if self.cluster.is_empty() {
-            return Ok(None);
-        }
-        if self.max_message > SHARED_MESSAGE_BYTES_MAX {
-            let max = SHARED_MESSAGE_BYTES_MAX;
-            return Err(format!("--cluster takes messages of up to {max} bytes: lower --max-message"));
-        }
-        Ok(Some(cluster::Settings {
-            servers: self.cluster.clone(),
-            name: self.cluster_name.clone(),
-            node,
-            timeout_ms: self.cluster_timeout.as_millis() as u64,
-            replay_age_ms: self.replay_age.as_millis() as u64,
-            records_max: i64::from(self.replay_frames.max(64)),
-            room_memory: Duration::from_secs(3600),
-            bytes_max: 1 << 30,
-        }))
     }
 
     /// Whether the files that the options name can be used.

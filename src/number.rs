@@ -17,6 +17,11 @@ impl Number {
         self.0.store(self.get().wrapping_sub(count), Ordering::Relaxed);
     }
 
+    #[cfg(feature = "cluster")]
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -37,9 +37,13 @@ use crate::identity::keys::KeySet;
 #[cfg(feature = "doctor")]
 use crate::keys::Fetcher;
 use crate::limits::FAREWELL_TIME_MAX;
+#[cfg(feature = "cluster")]
+use crate::limits::cluster::UNREADY_AFTER;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::metrics::addresses::AddressMetric;
+#[cfg(feature = "cluster")]
+use crate::metrics::cluster::ClusterMetric;
 use crate::metrics::memory::MemoryMetric;
 use crate::os;
 use crate::protocol::Protocol;
@@ -114,6 +118,9 @@ struct Shared {
     /// This process, as clients and `hi doctor` see it.
     instance: Arc<str>,
     registry: Arc<Registry>,
+    /// What is counted of the log that several servers share.
+    #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "there is nothing to count"))]
+    sharing: Sharing,
     memory: Arc<Memory>,
     metrics: Arc<Metrics>,
     failures: Arc<Failures>,
@@ -232,6 +239,10 @@ impl Server {
         let readiness = Readiness::new(Arc::clone(stop));
         let detail = format!("Connections are served with {}.", backend.as_str());
         readiness.add(move || Check { name: "backend", ok: true, decides: false, detail: detail.clone() });
+        #[cfg(feature = "cluster")]
+        if let Some(stats) = self.shared.sharing.clone() {
+            readiness.add(move || examine_cluster(&stats));
+        }
         #[cfg(feature = "doctor")]
         self.start_canary(config, &readiness)?;
         let Some(Internal { port, keys }) = internal else { return Ok(()) };
@@ -307,7 +318,7 @@ impl Shared {
         let inboxes = inbox::inboxes(to_wake, config.inbox_bytes_max(shards));
         let resume_key = ResumeKey::new([random()?, random()?]);
         let registry = Registry::new(Arc::clone(&inboxes), random()?, resume_key, config.replay_bounds());
-        let registry = share(config, registry.asking(R::peer_has_ended), inboxes)?;
+        let (registry, sharing) = share(config, registry.asking(R::peer_has_ended), inboxes)?;
         let memory = Arc::new(Memory::new(config.memory_bytes_max(), shards));
         let failures = Arc::new(Failures::new(config.failure_log_interval));
         let reserved = files_reserved(config, shards * addresses);
@@ -315,11 +326,16 @@ impl Shared {
         let memory_metric = MemoryMetric { memory: Arc::clone(&memory), rooms: Arc::clone(&registry) };
         metrics.registry().register_collector(Box::new(memory_metric));
         metrics.registry().register_collector(Box::new(FailureMetric(Arc::clone(&failures))));
+        #[cfg(feature = "cluster")]
+        if let Some(stats) = &sharing {
+            metrics.registry().register_collector(Box::new(ClusterMetric(Arc::clone(stats))));
+        }
         let addresses = Arc::<AddressTable>::default();
         metrics.registry().register_collector(Box::new(AddressMetric(Arc::clone(&addresses))));
         Ok(Self {
             instance,
             registry,
+            sharing,
             memory,
             metrics: Arc::new(metrics),
             failures,
@@ -330,20 +346,44 @@ impl Shared {
     }
 }
 
+#[cfg(feature = "cluster")]
+type Sharing = Option<Arc<cluster::stats::Stats>>;
+#[cfg(not(feature = "cluster"))]
+type Sharing = ();
+
 /// Connects the rooms with those of other servers, if that is wanted.
 #[cfg(feature = "cluster")]
-fn share(config: &Config, registry: Registry, inboxes: Arc<[inbox::Inbox]>) -> Result<Arc<Registry>, StartError> {
-    let Some(settings) = config.cluster(random()?).map_err(StartError)? else { return Ok(Arc::new(registry)) };
+fn share(
+    config: &Config,
+    registry: Registry,
+    inboxes: Arc<[inbox::Inbox]>,
+) -> Result<(Arc<Registry>, Sharing), StartError> {
+    let Some(settings) = config.cluster(random()?).map_err(StartError)? else { return Ok((Arc::new(registry), None)) };
     let (outward, queue) = Outward::new(inboxes);
     let outward = Arc::new(outward);
     let registry = Arc::new(registry.sharing(Arc::clone(&outward)));
-    cluster::start(settings, Arc::clone(&registry), outward, queue).map_err(StartError)?;
-    Ok(registry)
+    let stats = Arc::<cluster::stats::Stats>::default();
+    cluster::start(settings, Arc::clone(&registry), outward, queue, Arc::clone(&stats)).map_err(StartError)?;
+    Ok((registry, Some(stats)))
 }
 
 #[cfg(not(feature = "cluster"))]
-fn share(_: &Config, registry: Registry, _: Arc<[inbox::Inbox]>) -> Result<Arc<Registry>, StartError> {
-    Ok(Arc::new(registry))
+fn share(_: &Config, registry: Registry, _: Arc<[inbox::Inbox]>) -> Result<(Arc<Registry>, Sharing), StartError> {
+    Ok((Arc::new(registry), ()))
+}
+
+/// Whether this server reaches the others. Not at once: a server of the log that is restarted is no reason to send clients away.
+#[cfg(feature = "cluster")]
+fn examine_cluster(stats: &cluster::stats::Stats) -> Check {
+    let away = stats.away_for();
+    let detail = match away {
+        None => format!("{} servers share their rooms.", stats.nodes.get().max(1)),
+        Some(time) => {
+            let seconds = time.as_secs();
+            format!("The servers of --cluster can't be reached for {seconds} s: see the log for why.")
+        }
+    };
+    Check { name: "cluster", ok: away.is_none(), decides: away.is_some_and(|time| time >= UNREADY_AFTER), detail }
 }
 
 fn cores() -> Result<Cores, StartError> {

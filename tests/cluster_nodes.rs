@@ -83,6 +83,24 @@ fn a_visitor_asks_and_publishes_in_a_room_of_another_server() {
 }
 
 #[test]
+fn a_user_is_disconnected_from_all_servers() {
+    let broker = Broker::start();
+    let nodes = [node(&broker, &[]), node(&broker, &[])];
+    nodes[0].internal().wait_for_metric("hi_cluster_nodes", 2.0);
+    let mut connections = [nodes[0].join_v1("ann", "tea").0, nodes[1].join_v1("ann", "milk").0];
+    let order = json!({"user": "Ann", "reason": "enough"});
+    assert_eq!(nodes[0].internal().post("/api/disconnect", &order), (200, json!({"closed": 2})));
+    for connection in &mut connections {
+        while !matches!(connection.next(), Message::Close(Some(close)) if close.reason.as_str() == "enough") {}
+    }
+    nodes[1].signal(Signal::STOP);
+    let (status, body) = nodes[0].internal().post("/api/disconnect", &order);
+    nodes[1].signal(Signal::CONT);
+    // After a while, it is gone, and nobody waits for it.
+    assert!(status == 200 || body["error"]["code"] == "unavailable" && body["error"]["temporary"] == true, "{body}");
+}
+
+#[test]
 fn a_room_is_written_in_one_way_on_all_servers() {
     let broker = Broker::start();
     let nodes = [node(&broker, &[]), node(&broker, &[])];

@@ -156,6 +156,15 @@ fn what_is_wrong_is_said_with_its_line_and_nothing_starts() {
 }
 
 #[test]
+fn the_documented_file_is_one() {
+    let page = include_str!("../docs/deploy.md");
+    let block = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the block");
+    let file = File::new(block);
+    assert!(stdout(&config(&["check", file.path()], &[])).contains("https://app.example.com"));
+    assert_eq!(block.lines().count(), stdout(&config(&["show", file.path()], &[])).matches(file.path()).count());
+}
+
+#[test]
 fn a_check_says_who_may_do_what() {
     let file = File::new("raw = \"listen\"\ntrusted-proxies = [\"10.0.0.5\", \"10.0.0.6\"]\n");
     let said = stdout(&config(&["check", file.path()], &[]));

@@ -3,18 +3,17 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use serde_json::json;
 
 use super::App;
 use super::call::{ApiAnswer, ApiError, Call};
 use super::fields::Fields;
-use crate::limits::{CLOSE_REASON_BYTES_MAX, SHARD_TIME_MAX};
+use crate::limits::CLOSE_REASON_BYTES_MAX;
 use crate::protocol::Namespace;
 use crate::protocol::name::{Name, room_key_prefix};
 use crate::protocol::position::Epoch;
 use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
-use crate::room::inbox::{Disconnect, Order, Pushed, Unavailable};
+use crate::room::inbox::{self, Unavailable};
 
 #[derive(Debug, Serialize)]
 struct Listed {
@@ -141,20 +140,14 @@ pub async fn disconnect(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
     }
     let reason: Arc<str> = reason.map_or_else(|| "disconnected by the operator".into(), Arc::from);
     let busy = || ApiError::temporary(503, "busy", "A shard is behind and has not answered: ask again.");
-    let ask = |inbox: &crate::room::inbox::Inbox| {
-        let (closed, answer) = oneshot::channel();
-        let (user, room, reason) = (user.clone(), room.clone(), Arc::clone(&reason));
-        match inbox.order(Order::Disconnect(Disconnect { user, room, reason, closed })) {
-            Pushed::Wake => inbox.wake(),
-            Pushed::Awake => {}
-            Pushed::Full => return Err(busy()),
-        }
-        Ok(answer)
-    };
-    let answers: Vec<_> = app.rooms.inboxes().iter().map(ask).collect();
-    let mut closed = 0;
-    for answer in answers {
-        closed += timeout(SHARD_TIME_MAX, answer?).await.map_err(|_| busy())?.unwrap_or(0);
+    let mut closed =
+        inbox::disconnect(app.rooms.inboxes(), &user, room.as_ref(), &reason).await.map_err(|inbox::Busy| busy())?;
+    if let Some(outward) = app.rooms.outward() {
+        let elsewhere = outward.disconnect(user, room, reason).await;
+        closed += elsewhere.map_err(|silent| {
+            let message = format!("{silent} of the other servers have not answered: ask again.");
+            ApiError::temporary(503, "unavailable", message).with(json!({"closed": closed}))
+        })?;
     }
     Ok(ApiAnswer::json(200, &Disconnected { closed }))
 }

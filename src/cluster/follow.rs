@@ -35,6 +35,9 @@ pub(super) trait Following: std::fmt::Debug {
     /// Whether nothing is known to be missing.
     fn is_whole(&self) -> bool;
 
+    /// The position of the last record that is known, and its time in milliseconds since 1970.
+    fn tip(&self) -> Option<(u64, u64)>;
+
     /// A record has arrived.
     fn arrived(&mut self, record: Record, steps: &mut Vec<Step>);
 
@@ -47,6 +50,9 @@ pub(super) trait Following: std::fmt::Debug {
 
     /// A life was asked for. It has been written, or could not be: all of the room's records together tell.
     fn life_begun(&mut self, _: &mut Vec<Step>) {}
+
+    /// The connection to the log is lost: what arrives is held until it is known what the log has kept.
+    fn disconnected(&mut self);
 
     /// The connection to the log was lost, and is there again.
     fn reconnected(&mut self, steps: &mut Vec<Step>);
@@ -210,6 +216,10 @@ impl Follow {
 }
 
 impl Following for Follow {
+    fn tip(&self) -> Option<(u64, u64)> {
+        self.position.map(|position| (position.at, position.unix_ms))
+    }
+
     fn epoch(&self) -> Option<u64> {
         self.position.map(|position| position.epoch)
     }
@@ -274,6 +284,10 @@ impl Following for Follow {
         if self.asked == Some(Asked::Life) {
             self.failed(steps);
         }
+    }
+
+    fn disconnected(&mut self) {
+        self.unsure = true;
     }
 
     fn reconnected(&mut self, steps: &mut Vec<Step>) {

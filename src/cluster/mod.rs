@@ -9,12 +9,14 @@
 //! - `nodes`: which other servers live, and what they have told; `peers`: what is done with that
 //! - `outgoing`: which messages are sent again, and which are given up
 //! - `nats`: the log, on NATS JetStream
-//! - `publishing`, `rooms`: what is done with them
+//! - `publishing`, `rooms`: what is done with them; `reach`: and when the log can't be reached
+//! - `stats`: what is counted
 //!
 //! All of it runs on one thread, whose tasks share the state below.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Weak, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
@@ -22,10 +24,10 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::clock::Time;
-use crate::limits::cluster::{BEAT_TIME, PAUSE, TICK};
+use crate::limits::cluster::{BEAT_TIME, TICK, TIPS_INTERVAL};
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 use crate::room::inbox::Order;
@@ -41,15 +43,18 @@ mod outgoing;
 mod peers;
 mod publishing;
 mod raw;
+mod reach;
 mod record;
 mod rooms;
+pub(crate) mod stats;
 
 use follow::Following as Follows;
 use names::{HeldNames, Names};
 use nats::{Created, Nats, Unreachable};
 use nodes::{Nodes, Teller};
 use outgoing::{Act, Outgoing};
-use record::{Content, Heading, Kind};
+use record::{Content, Heading};
+use stats::Stats;
 
 /// What the operator has chosen.
 #[derive(Clone, Debug)]
@@ -70,6 +75,23 @@ pub struct Settings {
     pub room_memory: Duration,
     /// Bytes that the log keeps of all rooms.
     pub bytes_max: i64,
+    /// Servers that keep a copy of each record; `None`: three, if there are so many.
+    pub replicas: Option<usize>,
+    /// Whether the log is kept in memory only.
+    pub in_memory: bool,
+    /// Files that prove who this server is.
+    pub files: Files,
+}
+
+/// Files with which the servers of the log are trusted, and trust this one.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// Credentials of NATS.
+    pub creds: Option<PathBuf>,
+    /// Certificates of the authorities that are trusted, beside those of the system.
+    pub ca: Option<PathBuf>,
+    /// This server's certificate and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 impl Settings {
@@ -89,11 +111,12 @@ pub fn start(
     registry: Arc<Registry>,
     outward: Arc<Outward>,
     queue: mpsc::UnboundedReceiver<Outbound>,
+    stats: Arc<Stats>,
 ) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("can't start the thread of --cluster: {error}"))?;
     let (ready, started) = std_mpsc::channel();
-    let run = move || LocalSet::new().block_on(&runtime, run(settings, registry, outward, queue, ready));
+    let run = move || LocalSet::new().block_on(&runtime, run(settings, registry, outward, queue, stats, ready));
     let thread = std::thread::Builder::new().name("hi-cluster".to_owned()).spawn(run);
     thread.map_err(|error| format!("can't start the thread of --cluster: {error}"))?;
     started.recv().map_err(|_| "can't start --cluster: hi has panicked, which is a bug".to_owned())?
@@ -104,20 +127,21 @@ async fn run(
     registry: Arc<Registry>,
     outward: Arc<Outward>,
     mut queue: mpsc::UnboundedReceiver<Outbound>,
+    stats: Arc<Stats>,
     ready: std_mpsc::Sender<Result<(), String>>,
 ) {
     let (changes, mut changed) = mpsc::unbounded_channel();
     let prepared = async {
         let log = Nats::connect(&settings, changes).await?;
-        let created = log.prepare(&settings).await?;
+        let created = log.prepare_patiently(&settings).await?;
         let subscribed = async {
             let (answers, questions) = (log.answers().await?, log.questions(settings.node).await?);
-            Ok((answers, questions, log.beats().await?, log.asked_all(settings.node).await?))
+            Ok((answers, questions, log.beats().await?, log.asked_all(settings.node).await?, log.disconnects().await?))
         };
         let subscribed = subscribed.await.map_err(|_: Unreachable| "can't subscribe to the log of --cluster")?;
         Ok((log, created, subscribed))
     };
-    let (log, created, (mut answers, mut questions, mut beats, mut asked_all)) = match prepared.await {
+    let (log, created, (mut answers, mut questions, mut beats, mut asked_all, mut disconnects)) = match prepared.await {
         Ok(prepared) => prepared,
         Err(sentence) => return drop(ready.send(Err(sentence))),
     };
@@ -129,6 +153,7 @@ async fn run(
         settings,
         registry,
         outward,
+        stats,
         log,
         created: RefCell::new(created),
         follows: RefCell::default(),
@@ -141,13 +166,16 @@ async fn run(
         teller: RefCell::new(Teller::new(node)),
         sweeps_at_ms: Cell::default(),
         folded: RefCell::default(),
-        names_are_new: Cell::new(false),
-        away: Cell::new(false),
+        names_settle_at: Cell::default(),
+        away_since: Cell::default(),
+        told_away: Cell::default(),
         returning: Task::default(),
     });
     let _ = ready.send(Ok(()));
     cluster.outward.set_raw_bytes_max(cluster.log.raw_bytes_max());
     cluster.sweep_later();
+    drop(spawn_local(Rc::clone(&cluster).probe()));
+    let mut tips = tokio::time::interval(TIPS_INTERVAL);
     let (mut tick, mut beat) = (tokio::time::interval(TICK), tokio::time::interval(BEAT_TIME));
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -159,8 +187,10 @@ async fn run(
             Some(outbound) = queue.recv() => cluster.outbound(outbound).await,
             Some(question) = questions.next() => drop(spawn_local(Rc::clone(&cluster).questioned(question))),
             Some(message) = beats.next() => cluster.heard(&message).await,
+            Some(order) = disconnects.next() => drop(spawn_local(Rc::clone(&cluster).disconnected(order))),
             Some(_) = asked_all.next() => cluster.teller.borrow_mut().tell_all(),
             _ = beat.tick() => cluster.beat().await,
+            _ = tips.tick() => drop(spawn_local(Rc::clone(&cluster).look_at_tips())),
             _ = tick.tick() => cluster.tick().await,
         }
     }
@@ -233,6 +263,7 @@ struct Cluster {
     settings: Settings,
     registry: Arc<Registry>,
     outward: Arc<Outward>,
+    stats: Arc<Stats>,
     log: Nats,
     /// When the streams were made.
     created: RefCell<Created>,
@@ -250,10 +281,12 @@ struct Cluster {
     sweeps_at_ms: Cell<Option<u64>>,
     /// Rooms with folded notices of this thread, and when they are due.
     folded: RefCell<Vec<(u64, Arc<Room>)>>,
-    /// Whether the log of names has been made again since it was last read.
-    names_are_new: Cell<bool>,
-    /// Whether the connection is lost, or the log is not as it has to be.
-    away: Cell<bool>,
+    /// Until when the names of members are written again, if the log of names was made again when it was last connected to.
+    names_settle_at: Cell<Option<Instant>>,
+    /// Since when the connection is lost, or the log doesn't answer or is not as it has to be.
+    away_since: Cell<Option<Instant>>,
+    /// Whether the members have been told so.
+    told_away: Cell<bool>,
     /// Looks whether the log is there again.
     returning: Task,
 }
@@ -270,62 +303,23 @@ impl Cluster {
         wakes.wake_all(inboxes);
     }
 
-    fn connection_changed(self: &Rc<Self>, is_connected: bool) {
-        if is_connected {
-            return self.returning.start(Rc::clone(self).come_back());
+    fn count(&self) {
+        let stats = &self.stats;
+        if self.is_away() {
+            stats.away_millis.add(TICK.as_millis() as u64);
         }
-        self.returning.stop();
-        if !self.away.replace(true) {
-            warn!("the connection to {} is lost (--cluster)", self.settings.servers.join(","));
-        }
-        self.outgoing.borrow_mut().disconnected();
-        self.pending.borrow_mut().retain(|_, pending| pending.heading.kind != Kind::Life);
-    }
-
-    /// The connection is there again: nothing is shown before it is known that the log has kept what was shown.
-    async fn come_back(self: Rc<Self>) {
-        let created = loop {
-            match self.log.prepare(&self.settings).await {
-                Ok(created) => break created,
-                Err(sentence) => warn!("{sentence}"),
-            }
-            tokio::time::sleep(PAUSE).await;
-        };
-        let before = self.created.replace(created.clone());
-        let is_another = |namespace| match namespace {
-            Namespace::Chat => before.messages != created.messages,
-            Namespace::Raw => before.raw != created.raw,
-        };
-        self.names_are_new.set(before.names != created.names);
-        self.away.set(false);
-        self.nodes.borrow_mut().resumed(Self::now().monotonic_ms);
-        self.teller.borrow_mut().tell_all();
-        info!("connected to {} again (--cluster)", self.settings.servers.join(","));
-        let follows: Vec<_> = self.follows.borrow().iter().map(|(key, f)| (Rc::clone(key), Rc::clone(f))).collect();
-        for (key, following) in follows {
-            let was_asking = following.fetcher.stop();
-            let mut steps = Vec::new();
-            {
-                let mut follow = following.follow.borrow_mut();
-                if is_another(following.namespace) {
-                    follow.forget(&mut steps)
-                } else {
-                    follow.reconnected(&mut steps)
-                }
-                if was_asking {
-                    follow.failed(&mut steps);
-                }
-            }
-            self.carry_out(&key, &following, steps);
-            self.read_names(key, &following);
-        }
+        stats.nodes.set(self.nodes.borrow().len() as u64 + 1);
+        stats.followed_rooms.set(self.follows.borrow().len() as u64);
+        stats.names.set(self.held.borrow().len() as u64);
+        stats.in_flight.set(self.pending.borrow().len() as u64);
+        stats.queue_bytes.set(self.outward.bytes() as u64);
     }
 
     async fn tick(self: &Rc<Self>) {
         let now_ms = Self::now().monotonic_ms;
         let is_seen = |room: &str| {
             let follows = self.follows.borrow();
-            !self.away.get() && follows.get(room).is_some_and(|following| following.follow.borrow().is_whole())
+            !self.is_away() && follows.get(room).is_some_and(|following| following.follow.borrow().is_whole())
         };
         let due = self.outgoing.borrow_mut().due(now_ms, self.settings.timeout_ms, is_seen);
         for (room, act) in due {
@@ -343,6 +337,8 @@ impl Cluster {
                 let _ = told.send(());
             }
         }
+        self.tell_members();
+        self.count();
         self.look_for_missing();
         self.forget_rooms();
     }

@@ -80,6 +80,12 @@ impl Names {
         }
     }
 
+    /// The log has forgotten all names. Returns what the room has to be told.
+    pub(super) fn forget(&mut self) -> Vec<(Name, bool)> {
+        let known = std::mem::take(&mut self.by_user);
+        known.into_values().filter_map(|(_, taken)| Some((taken?.0, false))).collect()
+    }
+
     /// These are all names of the room. Returns what it has to be told.
     fn load(&mut self, all: Vec<Known>, own: u64) -> Vec<(Name, bool)> {
         let listed: std::collections::HashSet<String> = all.iter().map(|known| known.user.clone()).collect();
@@ -112,6 +118,10 @@ impl Cluster {
         let unavailable = |_: Unreachable| NotOpened::Unavailable;
         let (token, member) = (token(user), joiner.member);
         let claim = Claim::new(self.settings.node, member, user.as_str());
+        // The names of all members are written again first.
+        if let Some(at) = self.names_settle_at.get() {
+            tokio::time::sleep_until(at.into()).await;
+        }
         let mut before = 0;
         for _ in 0..CLAIMS_MAX {
             let written = self.log.write_name(key, &token, before, Some(&claim)).await.map_err(unavailable)?;
@@ -163,7 +173,7 @@ impl Cluster {
             let room = self.follows.borrow().get(&key).and_then(|following| following.room.borrow().upgrade());
             room.is_some_and(|room| self.is_held_here(&key, &room, &user, &claim))
         });
-        self.log.answer(&message, is_held).await;
+        self.log.answer(&message, u8::from(is_held).to_string()).await;
     }
 
     /// A name of a followed room has changed.
@@ -243,12 +253,18 @@ impl Cluster {
                     return;
                 }
                 self.held.borrow_mut().insert(name.clone(), Held { at, member, name: display.clone() });
-                if !self.names_are_new.get() {
+                if self.names_settle_at.get().is_none() {
                     self.announce(&following, &display, true);
                 }
                 return;
             }
         }
+    }
+
+    /// The log of names has been made again.
+    pub(super) fn forget_names(&self, following: &Following) {
+        let changes = following.names.borrow_mut().forget();
+        self.tell_names(following, changes);
     }
 
     fn tell_names(&self, following: &Following, changes: impl IntoIterator<Item = (Name, bool)>) {

@@ -3,7 +3,8 @@
 //! A stream whose messages are counters (ADR-49): the server adds 1 to the count of the subject when it stores a record, so the
 //! count is the room's dense `Seq`. Each stored record is republished, in the order of the stream, to those who follow the room.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 pub(super) use async_nats::Message;
 use async_nats::datetime::{from_nanos, parse_rfc3339};
@@ -19,12 +20,12 @@ use tokio::time::{sleep, timeout};
 pub(super) mod names;
 pub(super) mod nodes;
 
-use super::Settings;
 use super::record::{Content, Heading, Record, split};
+use super::{Files, Settings};
 use crate::frame::encode;
 use crate::limits::cluster::{
-    BATCH_RECORDS, CONNECT_TIME_MAX, HEADER_BYTES_MAX, LAG_PAUSE, PAYLOAD_BYTES_MIN, RAW_AGE_MS, RAW_BYTES_MAX,
-    RAW_RECORDS_MAX, REPLY_TIME_MAX,
+    BATCH_RECORDS, CONNECT_TIME_MAX, HEADER_BYTES_MAX, LAG_PAUSE, PAYLOAD_BYTES_MIN, PREPARE_TIME_MAX, PROBE_TIME_MAX,
+    RAW_AGE_MS, RAW_BYTES_MAX, RAW_RECORDS_MAX, REPLICAS_AUTO, REPLY_TIME_MAX, TICK, TIPS_MAX,
 };
 use crate::protocol::Namespace;
 
@@ -36,11 +37,18 @@ const BODY: &str = "B";
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unreachable;
 
+/// Whether the log is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probed {
+    Answered,
+    Silent,
+}
+
 /// The answer to a record that was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ack {
-    /// It is stored.
-    Stored,
+    /// It is stored, and may have been before.
+    Stored { again: bool },
     /// Not now: no server answers for the stream.
     Later,
     /// Never.
@@ -72,6 +80,31 @@ pub(super) struct Nats {
     answers: String,
 }
 
+impl Settings {
+    fn storage(&self) -> stream::StorageType {
+        if self.in_memory { stream::StorageType::Memory } else { stream::StorageType::File }
+    }
+}
+
+impl Files {
+    async fn options(&self) -> Result<ConnectOptions, String> {
+        let mut options = ConnectOptions::new();
+        if let Some(creds) = &self.creds {
+            options = options.credentials_file(creds).await.map_err(|error| {
+                let creds = creds.display();
+                format!("can't read the credentials in {creds} (--cluster-creds): {error}")
+            })?;
+        }
+        if let Some(ca) = &self.ca {
+            options = options.add_root_certificates(ca.clone());
+        }
+        if let Some((certificate, key)) = &self.certificate {
+            options = options.add_client_certificate(certificate.clone(), key.clone());
+        }
+        Ok(options)
+    }
+}
+
 impl Nats {
     /// Connects. Every later change of the connection is told through `changes`: whether it is there.
     pub(super) async fn connect(settings: &Settings, changes: mpsc::UnboundedSender<bool>) -> Result<Self, String> {
@@ -87,7 +120,10 @@ impl Nats {
             }
             std::future::ready(())
         };
-        let options = ConnectOptions::new()
+        let options = settings
+            .files
+            .options()
+            .await?
             .name("hi")
             .event_callback(tell)
             .ping_interval(Duration::from_secs(2))
@@ -124,7 +160,7 @@ impl Nats {
             max_bytes: settings.bytes_max,
             max_messages: -1,
             max_consumers: -1,
-            num_replicas: 1,
+            storage: settings.storage(),
             duplicate_window: Duration::from_secs(30),
             allow_direct: true,
             allow_message_counter: true,
@@ -135,9 +171,10 @@ impl Nats {
             }),
             ..stream::Config::default()
         };
-        let names = self.prepare_stream(self.names_stream()).await?;
-        let raw = self.prepare_stream(self.raw_stream()).await?;
-        let info = self.prepare_stream(messages).await?;
+        let names = stream::Config { storage: settings.storage(), ..self.names_stream() };
+        let names = self.prepare_stream(names, settings.replicas).await?;
+        let raw = self.prepare_stream(self.raw_stream(), settings.replicas).await?;
+        let info = self.prepare_stream(messages, settings.replicas).await?;
         if !info.config.allow_message_counter {
             let name = info.config.name;
             return Err(format!(
@@ -146,6 +183,17 @@ impl Nats {
         }
         let [messages, raw, names] = [info, raw, names].map(|info| info.created.to_string());
         Ok(Created { messages, raw, names })
+    }
+
+    /// The same at the start, when the servers of the log may be starting, too.
+    pub(super) async fn prepare_patiently(&self, settings: &Settings) -> Result<Created, String> {
+        let began = Instant::now();
+        loop {
+            match self.prepare(settings).await {
+                Err(_) if began.elapsed() < PREPARE_TIME_MAX => sleep(TICK).await,
+                prepared => return prepared,
+            }
+        }
     }
 
     /// Raw messages are kept only until all servers have read them.
@@ -159,7 +207,6 @@ impl Nats {
             max_bytes: RAW_BYTES_MAX,
             max_messages: -1,
             max_consumers: -1,
-            num_replicas: 1,
             duplicate_window: Duration::from_millis(RAW_AGE_MS),
             allow_direct: true,
             republish: Some(stream::Republish {
@@ -176,18 +223,65 @@ impl Nats {
         self.client.server_info().max_payload - HEADER_BYTES_MAX
     }
 
-    async fn prepare_stream(&self, wanted: stream::Config) -> Result<stream::Info, String> {
+    async fn prepare_stream(&self, wanted: stream::Config, replicas: Option<usize>) -> Result<stream::Info, String> {
         let name = wanted.name.clone();
+        let differs =
+            || format!("the stream {name} (--cluster) has other settings: remove it, or take another --cluster-name");
+        // Made again, it would have to fit beside itself.
+        if let Ok(made) = self.jetstream.get_stream(&name).await {
+            let info = made.cached_info().clone();
+            // What the first server has found holds for all.
+            let wanted = stream::Config { num_replicas: replicas.unwrap_or(info.config.num_replicas), ..wanted };
+            return if is_alike(&info.config, &wanted) { Ok(info) } else { Err(differs()) };
+        }
+        let servers = self.client.server_info().connect_urls.len();
+        let auto = if servers >= REPLICAS_AUTO { REPLICAS_AUTO } else { 1 };
+        let wanted = stream::Config { num_replicas: replicas.unwrap_or(auto), ..wanted };
         let made = self.jetstream.create_stream(wanted).await.map_err(|error| match error.kind() {
             context::CreateStreamErrorKind::JetStreamUnavailable => {
                 "the server of --cluster has no JetStream: start it with -js".to_owned()
             }
             context::CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST => {
-                format!("the stream {name} (--cluster) has other settings: remove it, or take another --cluster-name")
+                differs()
             }
             _ => format!("can't make the stream {name} (--cluster): {error}"),
         })?;
         Ok(made.cached_info().clone())
+    }
+
+    /// Whether the leader of a stream answers.
+    pub(super) async fn probe(&self) -> Probed {
+        let stream = match self.jetstream.get_stream_no_info(format!("{}_names", self.name)).await {
+            Ok(stream) => stream,
+            Err(_) => return Probed::Silent,
+        };
+        let subject = self.subject("n", "probe");
+        match timeout(PROBE_TIME_MAX, stream.get_last_raw_message_by_subject(&subject)).await {
+            Ok(Err(error)) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Probed::Answered,
+            Ok(Ok(_)) => Probed::Answered,
+            Ok(Err(_)) | Err(_) => Probed::Silent,
+        }
+    }
+
+    /// The positions of the last records of these rooms, all of one kind.
+    pub(super) async fn tips(&self, rooms: impl Iterator<Item = &str>) -> Result<HashMap<String, u64>, Unreachable> {
+        let (mut stream, mut by_subject) = ("", HashMap::new());
+        for room in rooms {
+            let places = self.places(room);
+            stream = places.stream;
+            by_subject.insert(places.stored, room.to_owned());
+        }
+        if by_subject.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let subjects: Vec<&String> = by_subject.keys().collect();
+        let question = json!({"multi_last": subjects, "batch": TIPS_MAX});
+        let tip = |message: &Message| {
+            let headers = message.headers.as_ref()?;
+            let at = headers.get("Nats-Sequence")?.as_str().parse().ok()?;
+            Some((by_subject.get(headers.get("Nats-Subject")?.as_str())?.clone(), at))
+        };
+        Ok(self.ask_batch(stream, &question, tip).await?.into_iter().collect())
     }
 
     /// Publishes a record. The answer arrives with [`Nats::answers`].
@@ -330,6 +424,29 @@ impl Nats {
     }
 }
 
+/// Whether a stream is as it should be, in all that matters here.
+fn is_alike(made: &stream::Config, wanted: &stream::Config) -> bool {
+    let numbers = |config: &stream::Config| {
+        (
+            config.max_messages_per_subject,
+            config.max_bytes,
+            config.max_age,
+            config.duplicate_window,
+            config.num_replicas,
+        )
+    };
+    let switches = |config: &stream::Config| {
+        (config.storage, config.allow_direct, config.allow_message_counter, config.allow_message_ttl)
+    };
+    // The server decides on a window if none is wanted.
+    let window = if wanted.duplicate_window.is_zero() { made.duplicate_window } else { wanted.duplicate_window };
+    let wanted = &stream::Config { duplicate_window: window, ..wanted.clone() };
+    made.subjects == wanted.subjects
+        && made.republish == wanted.republish
+        && numbers(made) == numbers(wanted)
+        && switches(made) == switches(wanted)
+}
+
 /// A time in milliseconds since 1970, as the log is asked for it.
 fn rfc3339(unix_ms: u64) -> Option<String> {
     let time = from_nanos(i128::from(unix_ms) * 1_000_000).ok()?;
@@ -374,13 +491,16 @@ pub(super) fn answer(message: &Message) -> Option<(u64, Ack)> {
     #[derive(Deserialize)]
     struct Answer {
         error: Option<Failed>,
+        #[serde(default)]
+        duplicate: bool,
     }
     let number = message.subject.rsplit('.').next()?.parse().ok()?;
     if message.status.is_some_and(|status| status == StatusCode::NO_RESPONDERS) {
         return Some((number, Ack::Later));
     }
-    let ack = match serde_json::from_slice::<Answer>(&message.payload).ok()?.error {
-        None => Ack::Stored,
+    let Answer { error, duplicate } = serde_json::from_slice(&message.payload).ok()?;
+    let ack = match error {
+        None => Ack::Stored { again: duplicate },
         // A cluster without a leader, or one that is overloaded.
         Some(Failed { code: 503 }) => Ack::Later,
         Some(_) => Ack::Refused,

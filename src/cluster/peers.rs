@@ -4,23 +4,25 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tracing::{info, warn};
 
 use super::nats::Message;
 use super::nats::names::Known;
-use super::nats::nodes::beat;
+use super::nats::nodes::{Disconnect, beat, disconnect};
 use super::nodes::{Changes, RoomKey};
 use super::record::token;
 use super::{Cluster, Following};
 use crate::protocol::name::Name;
+use crate::room::inbox;
 use crate::room::others::Counts;
 use crate::room::{Announced, Room, Wakes};
 
 impl Cluster {
     /// Tells the others what has changed here, and finds out which of them are gone.
     pub(super) async fn beat(self: &Rc<Self>) {
-        if self.away.get() {
+        if self.is_away() {
             return;
         }
         self.tell(false).await;
@@ -90,6 +92,7 @@ impl Cluster {
                     Ok(Some(at)) => {
                         self.learned(&key, &following, Known { user, at, claim: None });
                         self.announce(&following, &name, false);
+                        self.stats.reaped_names.add(1);
                     }
                     // Another server was faster.
                     Ok(None) => {}
@@ -130,6 +133,38 @@ impl Cluster {
                     self.log.write_name(&room, &user, at, None).await?;
                 }
             }
+        }
+    }
+
+    /// Closes the connections of a user on all other servers.
+    pub(super) async fn disconnect(
+        self: Rc<Self>,
+        user: Name,
+        room: Option<Name>,
+        reason: Arc<str>,
+        closed: oneshot::Sender<Result<usize, usize>>,
+    ) {
+        let others = self.nodes.borrow().len();
+        let disconnect = Disconnect {
+            node: self.settings.node,
+            user: user.to_string(),
+            room: room.map(|room| room.to_string()),
+            reason: reason.to_string(),
+        };
+        let answers = self.log.disconnect(&disconnect, others).await.unwrap_or_default();
+        let silent = others.saturating_sub(answers.len());
+        // The request may have been given up.
+        let _ = closed.send(if silent == 0 { Ok(answers.into_iter().sum()) } else { Err(silent) });
+    }
+
+    /// Another server wants the connections of a user closed.
+    pub(super) async fn disconnected(self: Rc<Self>, message: Message) {
+        let Some(order) = disconnect(&message).filter(|order| order.node != self.settings.node) else { return };
+        let Ok(user) = Name::user(&order.user) else { return };
+        let room = order.room.and_then(|room| Name::room(&room).ok());
+        let reason: Arc<str> = order.reason.into();
+        if let Ok(closed) = inbox::disconnect(self.registry.inboxes(), &user, room.as_ref(), &reason).await {
+            self.log.answer(&message, closed.to_string()).await;
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::task::spawn_local;
 
 use super::nats::Ack;
 use super::record::{Content, Heading, Kind, key};
+use super::stats::Published;
 use super::{Cluster, Pending, Waiter};
 use crate::frame::encode;
 use crate::limits::cluster::{LOAD_TIME_MAX, MISSING_TIME, REPLY_TIME_MAX};
@@ -26,7 +27,7 @@ impl Cluster {
                 let heading = Heading { kind, epoch: Some(epoch), node: self.settings.node, number };
                 let goes = self.outgoing.borrow_mut().submit(&room, number, Self::now().monotonic_ms);
                 self.wait_for(room, heading, content, Some(asker));
-                match (goes, self.away.get()) {
+                match (goes, self.is_away()) {
                     (true, false) => self.send(number).await,
                     (true, true) => self.not_now(number),
                     (false, _) => {}
@@ -35,6 +36,9 @@ impl Cluster {
             Outbound::Open { namespace, name, joiner } => self.open(namespace, name, Waiter::Join(joiner)),
             Outbound::Find { namespace, name, finder } => {
                 drop(spawn_local(Rc::clone(self).find(namespace, name, finder)));
+            }
+            Outbound::Disconnect { user, room, reason, closed } => {
+                drop(spawn_local(Rc::clone(self).disconnect(user, room, reason, closed)));
             }
             Outbound::Finish(told) => *self.finishing.borrow_mut() = Some(told),
             Outbound::Release { room, user, member } => {
@@ -71,8 +75,10 @@ impl Cluster {
         match ack {
             // Stored or not: the room is looked at.
             _ if kind == Kind::Life => self.give_up(number),
-            Ack::Stored => {
+            Ack::Stored { again } => {
+                self.stats.published(if again { Published::Duplicate } else { Published::Stored }).add(1);
                 if let Some(pending) = self.pending.borrow_mut().get_mut(&number) {
+                    self.stats.stored_after(pending.since.elapsed());
                     pending.stored = Some(Instant::now());
                 }
                 let given_up = self.outgoing.borrow_mut().stored(&room, number);
@@ -80,6 +86,7 @@ impl Cluster {
             }
             Ack::Later => self.outgoing.borrow_mut().failed(&room, number),
             Ack::Refused => {
+                self.stats.published(Published::Refused).add(1);
                 self.outgoing.borrow_mut().refused(&room, number);
                 self.give_up(number);
             }
@@ -97,6 +104,7 @@ impl Cluster {
             following.iter().for_each(|following| self.carry_out(&room, following, std::mem::take(&mut steps)));
         }
         let Some(asker) = asker else { return };
+        self.stats.published(Published::Unavailable).add(1);
         self.outward.settled(content.len());
         match asker {
             Asker::Shard(shard) => self.order(shard, Order::Settled { number, outcome: Err(Unavailable) }),

@@ -55,6 +55,10 @@ impl Following for RawFollow {
         None
     }
 
+    fn tip(&self) -> Option<(u64, u64)> {
+        self.last.map(|last| (last.at, last.unix_ms))
+    }
+
     fn is_whole(&self) -> bool {
         self.last.is_some() && self.asked.is_none()
     }
@@ -101,6 +105,10 @@ impl Following for RawFollow {
     fn failed(&mut self, steps: &mut Vec<Step>) {
         self.asked = None;
         self.look(steps);
+    }
+
+    fn disconnected(&mut self) {
+        self.unsure = true;
     }
 
     fn reconnected(&mut self, steps: &mut Vec<Step>) {

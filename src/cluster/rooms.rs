@@ -11,6 +11,7 @@ use tokio::task::spawn_local;
 use super::follow::{Follow, Following as Follows, Step};
 use super::raw::RawFollow;
 use super::record::{Content, Heading, Kind, Record};
+use super::stats::Repair;
 use super::{Cluster, Following, Task, Waiter, nats, record};
 use crate::clock::Time;
 use crate::limits::cluster::{LOAD_TIME_MAX, TICK};
@@ -99,6 +100,8 @@ impl Cluster {
             tokio::select! {
                 Some(message) = records.next() => {
                     let Some(following) = following.upgrade() else { return };
+                    self.stats.received.add(1);
+                    self.stats.received_bytes.add(message.length as u64);
                     let Some(record) = nats::record(&message) else { continue };
                     let mut steps = Vec::new();
                     following.follow.borrow_mut().arrived(record, &mut steps);
@@ -219,6 +222,8 @@ impl Cluster {
         let room = known.or_else(|| waits.then(|| self.registry.open(following.namespace, &name, Self::now())));
         let Some(room) = room else { return };
         if following.namespace == Namespace::Chat {
+            let is_new_life = room.members() > 0 && room.epoch() != epoch;
+            self.stats.lives.add(is_new_life.into());
             room.begin_life(epoch, last_seq, wakes);
         }
         let before = std::mem::replace(&mut *following.room.borrow_mut(), Arc::downgrade(&room));
@@ -238,10 +243,22 @@ impl Cluster {
         following.fetcher.0.take();
         let mut steps = Vec::new();
         match found {
-            Ok((records, last_at)) => following.follow.borrow_mut().fetched(records, last_at, &mut steps),
+            Ok((records, last_at)) => {
+                self.count_repair(from, &records);
+                following.follow.borrow_mut().fetched(records, last_at, &mut steps);
+            }
             Err(_) => following.follow.borrow_mut().failed(&mut steps),
         }
         self.carry_out(&key, &following, steps);
+    }
+
+    fn count_repair(&self, from: Option<u64>, records: &[Record]) {
+        let Some(from) = from.filter(|from| *from > 0) else { return };
+        match records {
+            [first, ..] if first.at > from => self.stats.repairs(Repair::Hole).add(1),
+            [_, _, ..] => self.stats.repairs(Repair::Whole).add(1),
+            _ => {}
+        }
     }
 
     pub(super) fn look(self: &Rc<Self>, room: &Rc<str>) {

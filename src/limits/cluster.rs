@@ -12,8 +12,14 @@ pub(crate) const ACK_MS_MAX: u64 = 5000;
 pub(crate) const REPLY_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time within which the log can be connected to at the start.
 pub(crate) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time within which a log that has just been started is ready.
+pub(crate) const PREPARE_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time within which servers write the names of their members again into a log that has lost them.
+pub(crate) const NAMES_TIME: Duration = Duration::from_secs(2);
 /// Time for which the log remembers that a name is free, in seconds.
 pub(crate) const FREE_NAME_SECONDS: u64 = 60;
+/// Time within which the other servers close the connections of a user.
+pub(crate) const DISCONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// Time within which another server says whether a name is still held there.
 pub(crate) const HOLDER_TIME_MAX: Duration = Duration::from_secs(1);
 /// Attempts to claim a name that others claim or release at the same time.
@@ -22,6 +28,20 @@ pub(crate) const CLAIMS_MAX: usize = 5;
 pub(crate) const LAG_PAUSE: Duration = Duration::from_millis(20);
 /// Time until a log that is not as it has to be is looked at again.
 pub(crate) const PAUSE: Duration = Duration::from_secs(1);
+/// Servers of the log that keep a copy of each record, if there are so many.
+pub(crate) const REPLICAS_AUTO: usize = 3;
+/// Time between two probes whether the log answers.
+pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Time within which it answers a probe; without an answer to two of them in a row, it is away.
+pub(crate) const PROBE_TIME_MAX: Duration = Duration::from_secs(2);
+/// Time for which the log is away before clients are sent elsewhere.
+pub(crate) const UNREADY_AFTER: Duration = Duration::from_secs(10);
+/// Time for which the log is away before members are told.
+pub(crate) const AWAY_TOLD_AFTER: Duration = Duration::from_secs(2);
+/// Time between two looks whether rooms that are silent have missed something.
+pub(crate) const TIPS_INTERVAL: Duration = Duration::from_secs(30);
+/// Rooms that are asked about at once.
+pub(crate) const TIPS_MAX: usize = 500;
 /// Time between two looks at what waits for the log.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 /// Time after which a record that the log has confirmed is looked for.

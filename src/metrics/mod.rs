@@ -1,6 +1,7 @@
 //! What hi counts, for Prometheus.
 //!
 //! - `scrape`: what all threads [count](crate::counters), added up when metrics are requested
+//! - `cluster`: what a server counts that shares its rooms
 //! - `format`: the text formats of the answer
 //!
 //! Other parts of hi register collectors of their own: see `Metrics::registry`.
@@ -17,6 +18,8 @@ use crate::counters::{self, Counters, Readings};
 use crate::room;
 
 pub(crate) mod addresses;
+#[cfg(feature = "cluster")]
+pub(crate) mod cluster;
 pub(crate) mod format;
 pub(crate) mod memory;
 pub(crate) mod scrape;

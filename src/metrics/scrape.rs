@@ -190,6 +190,12 @@ impl Page<'_> {
         metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
+    #[cfg(feature = "cluster")]
+    pub(super) fn seconds(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
     pub(super) fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         // The format knows no larger gauge than an i64; "unlimited" would be.
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value.min(i64::MAX as u64))
@@ -216,7 +222,7 @@ impl Page<'_> {
         Ok(())
     }
 
-    fn histogram(
+    pub(super) fn histogram(
         &mut self,
         name: &str,
         help: &str,

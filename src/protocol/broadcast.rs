@@ -119,6 +119,17 @@ pub(crate) fn gap_of_unknown_length(room: &str, epoch: u64) -> Bytes {
     message.0.finish(OpCode::Text)
 }
 
+/// The notice to one client that the servers of its rooms can't reach each other, or can again.
+pub(crate) fn reachability(is_away: bool) -> Bytes {
+    let (text, event) = match is_away {
+        true => ("The servers can't reach each other: messages wait.", "away"),
+        false => ("The servers reach each other again.", "back"),
+    };
+    let mut message = Unnumbered::begin("hi", "", text, true);
+    message.write(format_args!(",\"Event\":\"{event}\"}}"));
+    message.0.finish(OpCode::Text)
+}
+
 /// The notice to one client of v1 that the server stops, and when to reconnect.
 pub(crate) fn drain(retry_ms: u64) -> Bytes {
     let text = format!("The server stops: come back in {} s.", retry_ms.div_ceil(1000));

@@ -16,9 +16,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::{Placed, Room};
-use crate::limits::{ENVELOPE_BYTES_MAX, INBOX_BYTES_HELD, NOTICE_BYTES_MAX, ORDERS_MAX};
+use crate::limits::{ENVELOPE_BYTES_MAX, INBOX_BYTES_HELD, NOTICE_BYTES_MAX, ORDERS_MAX, SHARD_TIME_MAX};
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 
@@ -142,11 +143,42 @@ pub enum Order {
         /// The connection.
         member: MemberId,
     },
-    /// Close all members of the room with this number: it has begun a new life, and nothing that they know of it counts any more.
+    /// Tell all members of this room that it has begun a new life: nothing that they know of it counts any more.
     Renewed {
-        /// The room's number.
-        room: u64,
+        /// The room.
+        room: Arc<Room>,
+        /// The first message of the new life.
+        first_seq: u64,
     },
+    /// Tell all members of chat rooms that the shared log can't be reached, or is there again.
+    Away(bool),
+}
+
+/// A shard is behind and has not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+/// Closes the connections of a user on all shards, those in one room or all, and returns how many there were.
+///
+/// # Errors
+/// A shard has not answered in time.
+pub async fn disconnect(inboxes: &[Inbox], user: &Name, room: Option<&Name>, reason: &Arc<str>) -> Result<usize, Busy> {
+    let ask = |inbox: &Inbox| {
+        let (closed, answer) = oneshot::channel();
+        let (user, room, reason) = (user.clone(), room.cloned(), Arc::clone(reason));
+        match inbox.order(Order::Disconnect(Disconnect { user, room, reason, closed })) {
+            Pushed::Wake => inbox.wake(),
+            Pushed::Awake => {}
+            Pushed::Full => return Err(Busy),
+        }
+        Ok(answer)
+    };
+    let answers: Vec<_> = inboxes.iter().map(ask).collect();
+    let mut closed = 0;
+    for answer in answers {
+        closed += timeout(SHARD_TIME_MAX, answer?).await.map_err(|_| Busy)?.unwrap_or(0);
+    }
+    Ok(closed)
 }
 
 /// The outcome of a push.

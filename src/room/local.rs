@@ -203,6 +203,12 @@ impl LocalRooms {
         })
     }
 
+    /// Removes a room whose members have all left at once.
+    pub(crate) fn empty(&mut self, slot: u32) {
+        self.rooms[slot as usize].members.clear();
+        self.remove(slot);
+    }
+
     /// Removes a room without members.
     pub(crate) fn remove(&mut self, slot: u32) {
         self.dequeue(slot);

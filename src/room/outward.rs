@@ -125,6 +125,17 @@ pub enum Outbound {
         /// Gets the room, loaded, if there is one.
         finder: Finder,
     },
+    /// Close the connections of a user on all other servers.
+    Disconnect {
+        /// The user.
+        user: Name,
+        /// If given, only connections in this chat room are closed.
+        room: Option<Name>,
+        /// The reason that the clients are told.
+        reason: Arc<str>,
+        /// Gets the number of closed connections, or that of the servers that have not answered.
+        closed: oneshot::Sender<Result<usize, usize>>,
+    },
     /// Say when everything before this has been told to the other servers.
     Finish(std_mpsc::Sender<()>),
     /// A member has left: its name is free again.
@@ -172,6 +183,11 @@ impl Outward {
         }
     }
 
+    /// Bytes of messages that have no number yet.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// A number that no other message of this process has.
     pub fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
@@ -213,6 +229,17 @@ impl Outward {
     /// Starts to look for a room that has no members here.
     pub(crate) fn look_for(&self, namespace: Namespace, name: Name, finder: Finder) {
         self.send(Outbound::Find { namespace, name, finder });
+    }
+
+    /// Closes the connections of a user on all other servers, and returns how many there were.
+    ///
+    /// # Errors
+    /// The number of servers that have not answered.
+    pub(crate) async fn disconnect(&self, user: Name, room: Option<Name>, reason: Arc<str>) -> Result<usize, usize> {
+        let (closed, answer) = oneshot::channel();
+        self.send(Outbound::Disconnect { user, room, reason, closed });
+        // It always answers, unless the process ends.
+        answer.await.unwrap_or(Err(0))
     }
 
     /// A member has left, or doesn't join after all. Called under the room's lock, so that its notices come later.

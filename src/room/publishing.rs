@@ -195,7 +195,7 @@ impl Room {
         state.sequencer.begin_life(epoch, last_seq + 1);
         self.epoch.store(epoch, Ordering::Relaxed);
         for (shard, inbox) in state.sequencer.outlets() {
-            wakes.note(shard, inbox.answer(Order::Renewed { room: self.id() }));
+            wakes.note(shard, inbox.answer(Order::Renewed { room: Arc::clone(self), first_seq: last_seq + 1 }));
         }
     }
 }

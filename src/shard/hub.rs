@@ -322,7 +322,8 @@ impl Hub {
             Order::Opened { member, room } => self.opened(member, room),
             Order::Found { member, room } => self.found(member, room),
             Order::NameLost { member } => self.name_lost(member),
-            Order::Renewed { room } => self.renewed(room),
+            Order::Renewed { room, first_seq } => self.renewed(&room, first_seq),
+            Order::Away(is_away) => self.tell_reachability(is_away),
         }
     }
 

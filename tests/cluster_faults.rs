@@ -1,0 +1,224 @@
+//! Several servers that share their rooms, when the servers of their log fail: what members are told, and what is kept.
+
+#[path = "support/broker.rs"]
+mod broker;
+mod support;
+
+use std::time::{Duration, Instant};
+
+use broker::{Broker, users};
+use serde_json::{Value, json};
+use support::{Client, PATIENCE, Server, hi, run};
+
+fn node(broker: &Broker, further: &[&str]) -> Server {
+    let url = broker.url();
+    Server::start(&[&["--cluster", &url, "--internal", "127.0.0.1:0"], further].concat())
+}
+
+/// The next frame with this event.
+fn event(member: &mut Client, event: &str) -> Value {
+    let began = Instant::now();
+    loop {
+        let frame = member.json();
+        if frame["Event"] == event {
+            return frame;
+        }
+        assert!(began.elapsed() < PATIENCE, "no {event}");
+    }
+}
+
+/// The check of `/readyz` that is about the others.
+fn cluster_check(node: &Server) -> Value {
+    let (_, ready) = node.internal().get("/readyz");
+    let checks = ready["checks"].as_array().unwrap_or_else(|| panic!("{ready}"));
+    checks.iter().find(|check| check["name"] == "cluster").unwrap_or_else(|| panic!("{ready}")).clone()
+}
+
+/// Publishes, and returns the answer, which may come late.
+fn publish(publisher: &mut Client, text: &str) -> Value {
+    publisher.send_text(&json!({"Op": "pub", "Ref": text, "Room": "tea", "Message": text}).to_string());
+    loop {
+        let answer = publisher.json();
+        if answer["Ref"] == text {
+            return answer;
+        }
+    }
+}
+
+#[test]
+fn members_are_told_that_the_log_is_away_and_what_they_say_meanwhile_arrives_when_it_is_back() {
+    let mut broker = Broker::start();
+    let nodes = [node(&broker, &[]), node(&broker, &[])];
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    let mut bob = nodes[1].join_quietly("bob", "tea");
+    assert_eq!(cluster_check(&nodes[0])["ok"], true);
+    nodes[0].internal().wait_for_metric("hi_cluster_nodes", 2.0);
+    broker.kill();
+    bob.say("tea", "anybody?");
+    event(&mut ann, "away");
+    event(&mut bob, "away");
+    let check = cluster_check(&nodes[0]);
+    assert_eq!((&check["ok"], &check["decides"]), (&json!(false), &json!(false)), "not for long yet: {check}");
+    assert_eq!(nodes[0].internal().metric("hi_cluster_up"), 0.0);
+    broker.restart();
+    event(&mut bob, "back");
+    while ann.json()["Message"] != "anybody?" {}
+    nodes[0].internal().wait_for_metric("hi_cluster_up", 1.0);
+    assert_eq!(nodes[0].internal().metric("hi_cluster_reconnects_total"), 1.0);
+    assert!(nodes[0].internal().metric("hi_cluster_away_seconds_total") >= 1.5);
+    assert_eq!(publish(&mut ann, "here")["Op"], "ok");
+}
+
+#[test]
+fn a_log_that_lives_and_does_not_answer_is_away_and_loses_nothing() {
+    let broker = Broker::start();
+    let nodes = [node(&broker, &[]), node(&broker, &[])];
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
+    broker.pause();
+    ann.send_text(&json!({"Op": "pub", "Ref": 1, "Room": "tea", "Message": "one"}).to_string());
+    event(&mut ann, "away");
+    event(&mut bob, "away");
+    broker.go_on();
+    event(&mut bob, "back");
+    assert_eq!(publish(&mut bob, "two")["Op"], "ok");
+    // What is behind it in the order of its publisher.
+    ann.send_text(&json!({"Op": "pub", "Ref": 2, "Room": "tea", "Message": "three"}).to_string());
+    let mut seen = Vec::new();
+    while !seen.contains(&"three".to_owned()) {
+        seen.push(ann.json()["Message"].as_str().unwrap_or_default().to_owned());
+    }
+    assert_eq!(seen.iter().filter(|text| *text == "one").count(), 1, "{seen:?}");
+}
+
+#[test]
+fn what_can_t_be_published_in_time_is_refused() {
+    let mut broker = Broker::start();
+    let node = node(&broker, &["--cluster-timeout", "1s"]);
+    let ((mut ann, _), mut bob) = (node.join_v1("ann", "tea"), node.join_quietly("bob", "tea"));
+    broker.kill();
+    let answer = publish(&mut ann, "one");
+    assert_eq!(
+        (&answer["Op"], &answer["Code"], &answer["Temporary"]),
+        (&json!("err"), &json!("unavailable"), &json!(true))
+    );
+    bob.say("tea", "two");
+    let refused = event_or_text(&mut bob, "may not have been delivered");
+    assert_eq!(refused["From"], "hi", "{refused}");
+    let (status, body) = node.internal().post("/api/publish", &json!({"room": "tea", "message": "three"}));
+    assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")), "{body}");
+    assert!(node.internal().metric("hi_cluster_published_total{outcome=\"unavailable\"}") >= 3.0);
+    broker.restart();
+    while publish(&mut ann, "four")["Op"] != "ok" {}
+}
+
+fn event_or_text(member: &mut Client, part: &str) -> Value {
+    loop {
+        let frame = member.json();
+        if frame["Message"].as_str().is_some_and(|text| text.contains(part)) {
+            return frame;
+        }
+    }
+}
+
+#[test]
+fn members_of_a_log_that_has_lost_its_memory_go_on_and_are_told_that_they_may_have_missed_something() {
+    let mut broker = Broker::start();
+    let in_memory = ["--cluster-storage", "memory", "--cluster-bytes", "128m"];
+    let nodes = [node(&broker, &in_memory), node(&broker, &in_memory)];
+    let (mut ann, joined) = nodes[0].join_v1("ann", "tea");
+    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
+    let mut cid = nodes[1].join_quietly("cid", "tea");
+    let mut listener = nodes[1].listen("tea", None);
+    for text in ["one", "two", "three"] {
+        assert_eq!(publish(&mut ann, text)["Op"], "ok");
+    }
+    broker.kill();
+    broker.restart();
+    for member in [&mut ann, &mut bob, &mut cid] {
+        let gap = event(member, "gap");
+        assert!(gap["Epoch"] != joined["Epoch"] && gap["FromSeq"].is_null(), "{gap}");
+    }
+    let answer = publish(&mut ann, "four");
+    assert!(answer["Op"] == "ok" && answer["Epoch"] != joined["Epoch"], "{answer}");
+    for member in [&mut bob, &mut cid] {
+        let heard = event_or_text(member, "four");
+        assert_eq!((&heard["Seq"], &heard["Epoch"]), (&answer["Seq"], &answer["Epoch"]), "{heard}");
+    }
+    while listener.message()["Message"] != "three" {}
+    assert_eq!(listener.gap()["Epoch"], answer["Epoch"]);
+    while listener.message()["Message"] != "four" {}
+    // Their names are written again, and nobody else gets them.
+    let names = ["ann", "bob", "cid"].map(str::to_owned).to_vec();
+    for member in [&mut ann, &mut bob] {
+        assert_eq!(users(member, "tea"), names);
+    }
+    let began = Instant::now();
+    loop {
+        let (mut other, _) = nodes[0].v1("username=bob");
+        let refused = other.ask(&json!({"Op": "join", "Ref": 1, "Room": "tea"}));
+        assert_eq!(refused["Code"], "name_taken", "{refused}");
+        if began.elapsed() > Duration::from_millis(300) {
+            break;
+        }
+    }
+}
+
+/// Any of three servers of the log may be killed, also the one that decides: nothing acknowledged is lost, and the order stays.
+#[test]
+fn of_three_servers_of_the_log_any_may_be_killed() {
+    let mut brokers = Broker::start_three();
+    let urls = brokers.iter().map(Broker::url).collect::<Vec<_>>().join(",");
+    // An election may take ten seconds.
+    let options = ["--cluster-timeout", "30s", "--rate-limit", "0", "--ping-interval", "120s"];
+    let start = || Server::start(&[&["--cluster", &urls][..], &options].concat());
+    let nodes = [start(), start()];
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
+    let mut acknowledged = Vec::new();
+    for number in 0..90 {
+        if number % 30 == 10 {
+            brokers[number / 30].kill();
+        }
+        if number % 30 == 20 {
+            brokers[number / 30].restart();
+        }
+        let text = number.to_string();
+        let answer = publish(&mut ann, &text);
+        assert_eq!(answer["Op"], "ok", "{answer}");
+        acknowledged.push((answer["Seq"].as_u64().unwrap(), text));
+    }
+    let mut seen = Vec::new();
+    while seen.len() < acknowledged.len() {
+        let frame = bob.json();
+        assert!(frame["Event"] != "gap", "{frame}");
+        if frame["From"] == "ann" {
+            seen.push((frame["Seq"].as_u64().unwrap(), frame["Message"].as_str().unwrap().to_owned()));
+        }
+    }
+    assert_eq!(seen, acknowledged);
+}
+
+#[test]
+fn a_log_with_other_settings_is_not_used() {
+    let broker = Broker::start();
+    let _node = node(&broker, &[]);
+    let mut command = hi();
+    let url = broker.url();
+    command.args(["--listen", "127.0.0.1:0", "--cluster", &url, "--cluster-room-memory", "2h"]);
+    let output = run(command);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && said.contains("other settings"), "{said}");
+}
+
+#[test]
+fn a_server_of_the_log_that_is_too_old_is_not_used() {
+    // The oldest that counts is 2.12; one before it takes the settings, and ignores what it doesn't know.
+    let broker = Broker::start_version("2.11.11");
+    let mut command = hi();
+    command.args(["--listen", "127.0.0.1:0", "--cluster", &broker.url()]);
+    let output = run(command);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let sentence = "is nats-server 2.11.11, and --cluster needs 2.12 or newer: update it";
+    assert!(output.status.code() == Some(2) && said.contains(sentence), "{said}");
+}
