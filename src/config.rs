@@ -104,11 +104,12 @@ pub struct Config {
     pub auth: Mode,
 
     /// File with a key that tokens are checked with: a secret of 32 characters or more (HS256), or a public key in PEM (RS256,
-    /// ES256, EdDSA); may be given several times. Make tokens with `hi token`
+    /// ES256, EdDSA); may be given several times. Make tokens with `hi token` [default: none]
     #[arg(help_heading = IDENTITY, long, value_name = "FILE", env = "HI_JWT_KEY", value_delimiter = ',')]
     pub jwt_key: Vec<PathBuf>,
 
     /// JWK set with the keys that tokens are checked with: a file, or an https URL, which is asked again every 5 minutes
+    /// [default: none]
     #[arg(help_heading = IDENTITY, long, value_name = "FILE|URL", env = "HI_JWKS")]
     pub jwks: Option<String>,
 
@@ -126,6 +127,7 @@ pub struct Config {
     pub jwt_leeway: Duration,
 
     /// Header in which a trusted proxy names the user, e.g. X-Forwarded-User of oauth2-proxy: believed from --trusted-proxies only
+    /// [default: none]
     #[arg(help_heading = IDENTITY, long, value_name = "NAME", env = "HI_USER_HEADER")]
     pub user_header: Option<String>,
 

@@ -62,8 +62,8 @@ fn unidentified(answer: &Answer) -> Option<Fault> {
     let reason = told.reason?;
     let fix = match reason {
         Reason::TokenMissing => {
-            "nothing, if users have tokens: the way to hi works. If they do and still get this, let the proxy pass \
-             Authorization, Sec-WebSocket-Protocol and Cookie on"
+            "nothing, if users have tokens: the way to hi works. If they do and still get this, something on the way drops \
+             Authorization, Sec-WebSocket-Protocol or Cookie"
         }
         Reason::TokenUnknownKey | Reason::TokenBadSignature | Reason::TokenAlgorithm => {
             "compare the issuer's keys with --jwt-key and --jwks; the log of hi lists those that it has"
@@ -74,7 +74,7 @@ fn unidentified(answer: &Answer) -> Option<Fault> {
         Reason::TokenIssuer | Reason::TokenAudience => {
             "let the issuer name this service, or change --jwt-issuer and --jwt-audience"
         }
-        Reason::UserHeaderUntrusted => "add the address of the proxy that signs users in to --trusted-proxies",
+        Reason::UserHeaderUntrusted => "add the address of the hop that signs users in to --trusted-proxies",
         Reason::UserHeaderMissing => {
             "let the proxy in front sign users in, and send their names in the header of --user-header"
         }
