@@ -247,6 +247,12 @@ impl Server {
         self.start_canary(config, &readiness)?;
         let Some(Internal { port, keys }) = internal else { return Ok(()) };
         let app = App::new(Arc::clone(registry), Arc::clone(metrics), Arc::new(readiness), config.raw, keys);
+        let app = match &self.live.gate {
+            Some(gate) if gate.places.has_keys => {
+                app.accepting(Arc::clone(&gate.authority), Arc::clone(&self.shared.failures))
+            }
+            _ => app,
+        };
         port.serve(app, config.keepalive_timeout, Arc::clone(memory)).map_err(out_of_files)
     }
 

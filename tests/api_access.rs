@@ -1,13 +1,14 @@
-//! The internal port over real sockets: which requests get in, what OPTIONS and the description say, and health.
+//! The internal port over real sockets: which requests get in, what tokens allow there, what OPTIONS and the description say, and health.
 
 mod support;
 
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::Server;
 use support::internal::{self, File, Internal, error};
+use support::tokens::{now, secret_file, token, token_of};
 use support::wire::BINARY;
 
 const KEY: &str = "correct-horse-battery-staple";
@@ -67,6 +68,96 @@ fn without_a_key_no_web_page_gets_in() {
     // An address typed by a person, or a request of a program.
     assert_eq!(internal.ask("POST", "/pub/data", &[("Sec-Fetch-Site", "none")], b"typed").status, 200);
     member.expect_frame(BINARY, "typed");
+}
+
+#[test]
+fn the_rights_of_a_token_decide_on_the_internal_port() {
+    let (key, api_key) = (secret_file(), File::new(KEY));
+    let args = ["--auth", "required", "--jwt-key", key.path(), "--auth-query", "on", "--api-key-file", api_key.path()];
+    let (server, internal) = Server::start_with_internal(&args);
+    let (mut boss, _) = server.v1(&format!("token={}", token_of("boss", &json!({"*": ["join", "pub"]}))));
+    for room in ["tea", "team-a", "news"] {
+        boss.join_room(room, None);
+        boss.expect_message(&format!("#{room}"), &format!("Welcome to {room}, boss!"));
+    }
+    let rooms = json!({"team-*": ["join", "pub"], "news": ["listen"], "raw:in": ["pub"]});
+    let ask_with = |credential: &str, method: &str, path: &str, body: &Value| {
+        let bearer = format!("Bearer {credential}");
+        let answer = internal.ask(
+            method,
+            path,
+            &[("Authorization", &bearer), ("Idempotency-Key", path)],
+            body.to_string().as_bytes(),
+        );
+        internal::json(&answer)
+    };
+    let ada = token_of("ada", &rooms);
+    let publish = |credential: &str, room: &str, message: &str| {
+        ask_with(credential, "POST", "/api/publish", &json!({"room": room, "message": message}))
+    };
+    // As its own name, and only there.
+    assert_eq!(publish(&ada, "team-a", "a plan").0, 200);
+    boss.expect_message("ada", "a plan");
+    for (path, body, says) in [
+        (
+            "/api/publish",
+            json!({"room": "tea", "message": "x"}),
+            "You may not publish in tea: the token's rooms allow ",
+        ),
+        ("/api/publish", json!({"room": "news", "message": "x"}), "You may not publish in news: "),
+        (
+            "/api/publish",
+            json!({"room": "team-a", "message": "x", "from": "boss"}),
+            "from: the token is for the user ada",
+        ),
+        ("/api/broadcast", json!({"rooms": ["team-a", "tea"], "message": "x"}), "You may not publish in tea: "),
+        ("/pub/scores", json!({}), "You may not publish in the raw room scores: "),
+        ("/api/disconnect", json!({"user": "boss"}), "/api/disconnect is for the operator"),
+    ] {
+        let (status, code, message, _) = error(ask_with(&ada, "POST", path, &body));
+        assert_eq!((status, code.as_str()), (403, "denied"), "{path}: {message}");
+        assert!(message.starts_with(says), "{message}");
+    }
+    assert_eq!(ask_with(&ada, "POST", "/pub/in", &json!({})).0, 202);
+    let (status, listed) = ask_with(&ada, "GET", "/api/rooms", &json!({}));
+    let names: Vec<_> = listed["rooms"].as_array().unwrap().iter().map(|room| room["room"].as_str().unwrap()).collect();
+    assert_eq!((status, names, &listed["count"]), (200, vec!["news", "team-a"], &json!(2)));
+    assert_eq!(ask_with(&ada, "GET", "/api/rooms/news", &json!({})).1["users"], json!(["boss"]));
+    assert_eq!(ask_with(&ada, "GET", "/api/rooms/tea", &json!({})).0, 403);
+    assert_eq!(ask_with(&ada, "GET", "/api/rooms/nowhere", &json!({})).0, 403, "nor is it said whether it exists");
+    // A key keeps all rights, and its Idempotency-Key is not that of a user.
+    assert_eq!(publish(KEY, "team-a", "a plan").0, 200);
+    boss.expect_message("api", "a plan");
+    assert_eq!(ask_with(KEY, "GET", "/api/rooms", &json!({})).1["count"], 3);
+    // What is wrong is told to both sides.
+    let expired = token(&json!({"sub": "ada", "exp": now() - 100}));
+    let (status, told) = publish(&expired, "team-a", "x");
+    assert_eq!((status, &told["reason"], &told["error"]["code"]), (401, &json!("token_expired"), &json!("denied")));
+    assert!(told["error"]["message"].as_str().unwrap().starts_with("The token expired "), "{told}");
+    server.wait_for_log("token on the internal port refused: token_expired; The token expired");
+    internal.wait_for_metric("hi_handshake_failures_total{reason=\"token_expired\",hop=\"internal\"}", 1.0);
+    let (status, told) = publish("correct-horse-battery-stapler", "team-a", "x");
+    assert!(status == 401 && told["error"]["message"].as_str().unwrap().contains("API key"), "{told}");
+    assert!(!server.log().contains(&expired));
+}
+
+#[test]
+fn without_a_key_a_request_with_a_token_has_the_rights_of_the_token() {
+    let key = secret_file();
+    let (_server, internal) = Server::start_with_internal(&["--auth", "required", "--jwt-key", key.path()]);
+    let body = json!({"room": "tea", "message": "x"}).to_string();
+    let publish = |headers: &[(&str, &str)]| internal.ask("POST", "/api/publish", headers, body.as_bytes());
+    let (ada, tea) = (
+        format!("Bearer {}", token_of("ada", &json!({}))),
+        format!("Bearer {}", token_of("ada", &json!({"tea": ["pub"]}))),
+    );
+    assert_eq!(publish(&[]).status, 202, "the operator's own programs need no key");
+    assert_eq!(publish(&[("Authorization", &ada)]).status, 403);
+    assert_eq!(publish(&[("Authorization", "Bearer x")]).status, 401);
+    // No page has a token by accident.
+    let page = ("Origin", "https://example.org");
+    assert_eq!(publish(&[page]).status, 403);
+    assert_eq!(publish(&[page, ("Authorization", &tea)]).status, 202);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use hi::admission::RawMode;
 use hi::api::call::{ApiAnswer, ApiError, Call};
+use hi::api::caller::Caller;
 use hi::api::health::Readiness;
 use hi::api::key::Keys;
 use hi::api::{App, publish, rooms};
@@ -36,6 +37,7 @@ thread_local! {
 /// The body of a request.
 pub fn check(body: &[u8]) {
     let call = Call {
+        caller: Caller::Operator,
         path: String::new(),
         room: "tea".to_owned(),
         query: String::new(),

@@ -11,13 +11,17 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::caller::Caller;
 use super::slots::Slot;
+use crate::identity::rights::Denied;
 pub(crate) use crate::limits::BODY_BYTES_MAX;
 use crate::limits::{BODY_TIME_MAX, EXCESS_BYTES_MAX, SMALL_BODY_BYTES_MAX};
 
 /// A request, with its whole body.
 #[derive(Debug)]
 pub struct Call {
+    /// Whose it is.
+    pub caller: Caller,
     /// The path as it arrived, still percent-encoded.
     pub path: String,
     /// The room in the address, decoded but not checked; empty where the address names none.
@@ -132,6 +136,12 @@ impl ApiError {
             response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         response
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        Self::new(403, "denied", denied.to_string())
     }
 }
 

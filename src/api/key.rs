@@ -85,7 +85,7 @@ impl Keys {
     }
 
     /// In constant time for keys of the same length.
-    fn opens(&self, presented: &[u8]) -> bool {
+    pub(super) fn opens(&self, presented: &[u8]) -> bool {
         self.0.load().iter().fold(Choice::FALSE, |opens, key| opens | key.as_bytes().ct_eq(presented)).to_bool()
     }
 }
@@ -130,11 +130,13 @@ fn is_address_or_localhost(host: &[u8]) -> bool {
 }
 
 fn presented(headers: &HeaderMap) -> Option<&[u8]> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
-        let (scheme, key) = value.as_bytes().split_at_checked("Bearer ".len())?;
-        scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
-    });
-    bearer.or_else(|| Some(headers.get("x-api-key")?.as_bytes().trim_ascii()))
+    bearer(headers).or_else(|| Some(headers.get("x-api-key")?.as_bytes().trim_ascii()))
+}
+
+/// What a request has in `Authorization: Bearer`: a key, or a token.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let (scheme, key) = headers.get(header::AUTHORIZATION)?.as_bytes().split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
 }
 
 #[cfg(test)]

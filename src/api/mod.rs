@@ -7,6 +7,7 @@
 //! - `routes`: every address, and which of them require a key
 //! - [`call`]: a request with its body, and the answer
 //! - [`key`]: API keys, and what is let in without one
+//! - `tokens`, [`caller`]: tokens, and whose a request is: the operator's, or that of a token's user
 //! - [`publish`], [`rooms`], [`health`]: what the addresses do
 //! - `fields`, `idempotency`: JSON bodies; requests that are repeated
 //!
@@ -29,6 +30,8 @@ use tokio::task::LocalSet;
 use crate::admission::RawMode;
 use crate::counters::Counters;
 use crate::counters::delivery::Sampler;
+use crate::failures::Failures;
+use crate::identity::Authority;
 use crate::limits::{API_BACKLOG, LARGE_BODIES_MAX, PUBLISHES_WAITING_MAX};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -41,6 +44,7 @@ use crate::room::registry::Registry;
 
 pub mod asking;
 pub mod call;
+pub mod caller;
 pub(crate) mod fields;
 pub mod health;
 mod idempotency;
@@ -50,12 +54,14 @@ pub mod publish;
 pub mod rooms;
 pub(crate) mod routes;
 pub(crate) mod slots;
+mod tokens;
 
 use call::ApiError;
 use health::Readiness;
 use idempotency::IdempotencyCache;
 use key::Keys;
 use publish::PublishedIn;
+use tokens::Tokens;
 
 /// What `hi pub` and `hi rooms` check before they ask.
 #[cfg(feature = "doctor")]
@@ -68,7 +74,6 @@ pub const RULES: doctor::internal::Rules = doctor::internal::Rules {
 };
 
 /// The state of the internal port. All of it belongs to the port's thread.
-#[derive(Debug)]
 pub struct App {
     pub(crate) rooms: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
@@ -77,6 +82,8 @@ pub struct App {
     pub(crate) raw: RawMode,
     /// Keys that let requests in.
     pub(crate) keys: Keys,
+    /// What tokens are checked with, if any are accepted.
+    tokens: Option<Tokens>,
     /// Requests with an `Idempotency-Key`.
     idempotency: RefCell<IdempotencyCache<PublishedIn>>,
     /// Chooses the messages whose delivery is timed.
@@ -104,12 +111,18 @@ impl App {
             readiness,
             raw,
             keys,
+            tokens: None,
             idempotency: RefCell::default(),
             sampler: RefCell::default(),
             counters,
             large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
             waiting: Semaphore::new(PUBLISHES_WAITING_MAX),
         }
+    }
+
+    /// Accepts tokens beside keys, and notes those that are refused.
+    pub(crate) fn accepting(self, authority: Arc<Authority>, failures: Arc<Failures>) -> Self {
+        Self { tokens: Some(Tokens::new(authority, failures)), ..self }
     }
 
     /// A room, be its members here or on other servers; `None` if it has none.

@@ -1,5 +1,7 @@
 //! Publishing over HTTP, into chat rooms and raw rooms.
 
+use std::borrow::Cow;
+
 use crate::frame::OpCode;
 use hyper::header;
 use serde::Serialize;
@@ -8,11 +10,13 @@ use tokio::time::{Instant, sleep};
 
 use super::App;
 use super::call::{ApiAnswer, ApiError, Call};
+use super::caller::Caller;
 use super::fields::Fields;
 use super::idempotency::{self, Lookup, Progress};
 use crate::admission::RawMode;
 use crate::clock::Time;
 use crate::frame::encode;
+use crate::identity::rights::Right;
 use crate::limits::{BROADCAST_ROOMS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PUBLISH_LOOK_INTERVAL, PUBLISH_TIME_MAX};
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
@@ -68,9 +72,10 @@ fn status(members: usize) -> u16 {
 /// A field is missing or invalid, the key was used before, or the shards lag and don't catch up in time.
 pub async fn publish(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
-    let (room, message, from) = (fields.string("room")?, message(app, &mut fields)?, from(&mut fields)?);
+    let (room, message, from) = (fields.string("room")?, message(app, &mut fields)?, from(call, &mut fields)?);
     fields.finish()?;
     let room = Name::room(&room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
+    call.caller.allow(Right::Publish, Namespace::Chat, &room)?;
     publish_to_one(app, call, Namespace::Chat, &room, Payload::Chat { from: from.as_str(), text: &message }).await
 }
 
@@ -80,7 +85,7 @@ pub async fn publish(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
 /// Those of [`publish`].
 pub async fn broadcast(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
     let mut fields = Fields::parse(&call.body)?;
-    let (rooms, message, from) = (fields.strings("rooms")?, message(app, &mut fields)?, from(&mut fields)?);
+    let (rooms, message, from) = (fields.strings("rooms")?, message(app, &mut fields)?, from(call, &mut fields)?);
     fields.finish()?;
     if rooms.len() > BROADCAST_ROOMS_MAX {
         let message = format!("rooms: it names {} rooms; give at most {BROADCAST_ROOMS_MAX} at once.", rooms.len());
@@ -90,6 +95,7 @@ pub async fn broadcast(app: &App, call: &Call) -> Result<ApiAnswer, ApiError> {
         Name::room(room).map_err(|why| ApiError::bad_request(format!("rooms[{index}]: {why}")))
     };
     let names = rooms.iter().enumerate().map(name).collect::<Result<Vec<_>, _>>()?;
+    names.iter().try_for_each(|name| call.caller.allow(Right::Publish, Namespace::Chat, name))?;
     let mut publication = match Publication::begin(app, call)? {
         Lookup::Answered(answer) => return Ok(answer),
         Lookup::Run(publication) => publication,
@@ -125,6 +131,7 @@ pub(super) async fn publish_raw(app: &App, call: &Call) -> Result<ApiAnswer, Api
         return Err(ApiError::new(403, "denied", "Raw rooms are switched off on this server (--raw off)."));
     }
     let room = Name::room(&call.room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
+    call.caller.allow(Right::Publish, Namespace::Raw, &room)?;
     let opcode = if is_text(call) { OpCode::Text } else { OpCode::Binary };
     if opcode == OpCode::Text && simdutf8::basic::from_utf8(&call.body).is_err() {
         let message = "The body is not UTF-8, as its Content-Type asks for: send it as application/octet-stream.";
@@ -176,11 +183,22 @@ fn check_length(app: &App, namespace: Namespace, bytes: usize) -> Result<(), Api
     Err(ApiError::new(413, "too_big", message))
 }
 
-/// The sender: the operator's program may use any valid name.
-fn from(fields: &mut Fields) -> Result<Name, ApiError> {
+/// The sender: the operator's program may use any valid name, the user of a token has one.
+fn from(call: &Call, fields: &mut Fields) -> Result<Name, ApiError> {
+    let own = match &call.caller {
+        Caller::Operator => None,
+        Caller::User(principal) => Some(&principal.user),
+    };
     let from = fields.optional_string("from")?;
-    let from = Name::of_program(from.as_deref().unwrap_or(FROM_DEFAULT));
-    from.map_err(|why| ApiError::bad_request(format!("from: {why}")))
+    let from = from.as_deref().unwrap_or_else(|| own.map_or(FROM_DEFAULT, Name::as_str));
+    let from = Name::of_program(from).map_err(|why| ApiError::bad_request(format!("from: {why}")))?;
+    match own {
+        Some(own) if *own != from => {
+            let message = format!("from: the token is for the user {own}: leave from out.");
+            Err(ApiError::new(403, "denied", message))
+        }
+        _ => Ok(from),
+    }
 }
 
 /// Whether the media type is text or JSON (RFC 9110 8.3.1, RFC 6839 3.1).
@@ -194,7 +212,7 @@ fn is_text(call: &Call) -> bool {
 /// interrupted: when it is sent again, it continues where it stopped.
 struct Publication<'a> {
     app: &'a App,
-    key: Option<&'a str>,
+    key: Option<Cow<'a, str>>,
     done: Vec<PublishedIn>,
 }
 
@@ -210,8 +228,9 @@ impl<'a> Publication<'a> {
                 ))
             })?;
         let content_type = call.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+        let key = call.caller.own_key(key);
         let fingerprint = idempotency::fingerprint(&[call.path.as_bytes(), content_type, &call.body]);
-        let lookup = app.idempotency.borrow_mut().begin(key, fingerprint, Instant::now().into())?;
+        let lookup = app.idempotency.borrow_mut().begin(&key, fingerprint, Instant::now().into())?;
         Ok(match lookup {
             Lookup::Answered(answer) => Lookup::Answered(answer),
             Lookup::Run(done) => Lookup::Run(Self { app, key: Some(key), done }),
@@ -221,7 +240,7 @@ impl<'a> Publication<'a> {
     /// The request is complete, with this answer.
     fn answer(mut self, answer: ApiAnswer) -> ApiAnswer {
         if let Some(key) = self.key.take() {
-            self.app.idempotency.borrow_mut().end(key, Progress::Answered(answer.clone()));
+            self.app.idempotency.borrow_mut().end(&key, Progress::Answered(answer.clone()));
         }
         answer
     }
@@ -229,7 +248,7 @@ impl<'a> Publication<'a> {
 
 impl Drop for Publication<'_> {
     fn drop(&mut self) {
-        if let Some(key) = self.key {
+        if let Some(key) = &self.key {
             self.app.idempotency.borrow_mut().end(key, Progress::Interrupted(std::mem::take(&mut self.done)));
         }
     }

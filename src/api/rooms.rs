@@ -8,6 +8,7 @@ use serde_json::json;
 use super::App;
 use super::call::{ApiAnswer, ApiError, Call};
 use super::fields::Fields;
+use crate::identity::rights::Right;
 use crate::limits::CLOSE_REASON_BYTES_MAX;
 use crate::protocol::Namespace;
 use crate::protocol::name::{Name, room_key_prefix};
@@ -87,7 +88,12 @@ pub(super) async fn rooms(app: &App, call: &Call) -> Result<ApiAnswer, ApiError>
     let (mut listed, mut count) = (Vec::new(), 0);
     if let Some(prefix) = room_key_prefix(&query.prefix) {
         for namespace in Namespace::ALL.into_iter().filter(asked) {
-            let (first, of_kind) = app.rooms.first_rooms(namespace, &prefix, ROOMS_LISTED_MAX - listed.len());
+            let (mut first, mut of_kind) = app.rooms.first_rooms(namespace, &prefix, ROOMS_LISTED_MAX - listed.len());
+            if !call.caller.reads_all(namespace) {
+                first.retain(|room| call.caller.allow(Right::Listen, namespace, &room.name).is_ok());
+                // How many others there are is not said.
+                of_kind = first.len();
+            }
             listed.extend(first.iter().map(|room| Listed::new(room.name.as_str(), namespace, room.counts.members)));
             count += of_kind;
         }
@@ -100,6 +106,7 @@ pub(super) async fn one_room(app: &App, call: &Call) -> Result<ApiAnswer, ApiErr
     let query = Query::parse(&call.query, false)?;
     let name = Name::room(&call.room).map_err(|why| ApiError::bad_request(format!("room: {why}")))?;
     let namespace = query.namespace.unwrap_or(Namespace::Chat);
+    call.caller.allow(Right::Listen, namespace, &name)?;
     let Some(room) = app.room(namespace, &name).await.map_err(unavailable)? else {
         let message = format!("room: nobody is in a {} room of that name.", namespace.as_str());
         return Err(ApiError::new(404, "room_not_found", message));

@@ -9,8 +9,9 @@ use percent_encoding::percent_decode_str;
 
 use super::App;
 use super::call::{self, ApiAnswer, ApiError, Call};
+use super::caller::Caller;
 use super::slots::Slot;
-use super::{health, publish, rooms};
+use super::{health, publish, rooms, tokens};
 
 /// The description of all addresses, served at `/api/openapi.json`.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -27,6 +28,8 @@ struct Route {
     path: &'static str,
     /// Whether it needs no key.
     open: bool,
+    /// Whether no token opens it.
+    operator_only: bool,
     handler: Handler,
 }
 
@@ -39,17 +42,21 @@ static ROUTES: [Route; 10] = [
     Route::guarded(Method::POST, "/pub/{room}", |app, call| Box::pin(publish::publish_raw(app, call))),
     Route::guarded(Method::GET, "/api/rooms", |app, call| Box::pin(rooms::rooms(app, call))),
     Route::guarded(Method::GET, "/api/rooms/{room}", |app, call| Box::pin(rooms::one_room(app, call))),
-    Route::guarded(Method::POST, "/api/disconnect", |app, call| Box::pin(rooms::disconnect(app, call))),
+    Route::of_operator(Method::POST, "/api/disconnect", |app, call| Box::pin(rooms::disconnect(app, call))),
     Route::guarded(Method::GET, "/api/openapi.json", |_, _| Box::pin(openapi())),
 ];
 
 impl Route {
     const fn open(path: &'static str, handler: Handler) -> Self {
-        Self { method: Method::GET, path, open: true, handler }
+        Self { method: Method::GET, path, open: true, operator_only: false, handler }
     }
 
     const fn guarded(method: Method, path: &'static str, handler: Handler) -> Self {
-        Self { method, path, open: false, handler }
+        Self { method, path, open: false, operator_only: false, handler }
+    }
+
+    const fn of_operator(method: Method, path: &'static str, handler: Handler) -> Self {
+        Self { method, path, open: false, operator_only: true, handler }
     }
 
     /// The room in the path, still percent-encoded (empty if the address has none); `None` if the path is another address.
@@ -93,15 +100,18 @@ async fn dispatch(app: &App, request: Request<Incoming>, slot: &Slot) -> Result<
         let message = format!("{method} does not work at {path:?}: see /api/openapi.json.");
         return Err(ApiError::new(405, "method_not_allowed", message).header("allow", route.allow()));
     }
-    if !route.open {
-        app.keys.admit(&headers)?;
+    let caller =
+        if route.open { Caller::Operator } else { tokens::identify(&app.keys, app.tokens.as_ref(), &headers)? };
+    if route.operator_only && matches!(caller, Caller::User(_)) {
+        let message = format!("{path} is for the operator: tokens don't open it, send an API key (--api-key-file).");
+        return Err(ApiError::new(403, "denied", message));
     }
     let room = percent_decode_str(room)
         .decode_utf8()
         .map_err(|_| ApiError::bad_request("room: the name in the address is not UTF-8 in percent-encoding."))?;
     let (body, turn) = call::read_body(&headers, body, &app.large_bodies, slot).await?;
     let (path, query) = (path.to_owned(), head.uri.query().unwrap_or_default().to_owned());
-    let call = Call { path, room: room.into_owned(), query, headers, body, turn };
+    let call = Call { caller, path, room: room.into_owned(), query, headers, body, turn };
     (route.handler)(app, &call).await.map(ApiAnswer::into_response)
 }
 

@@ -43,7 +43,8 @@ fn call(key: Option<&'static str>) -> Call {
     let mut headers = HeaderMap::new();
     headers.extend(key.map(|key| (HeaderName::from_static("idempotency-key"), key.parse().unwrap())));
     let body = json!({"rooms": ROOMS, "message": "hello"}).to_string().into();
-    Call { path: "/api/broadcast".into(), room: String::new(), query: String::new(), headers, body, turn: None }
+    let caller = Caller::Operator;
+    Call { caller, path: "/api/broadcast".into(), room: String::new(), query: String::new(), headers, body, turn: None }
 }
 
 fn last_seqs(rooms: &[Arc<Room>; 3]) -> [u64; 3] {
