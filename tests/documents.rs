@@ -1,6 +1,8 @@
 //! What a newcomer pastes: each command and each snippet of README.md, docs/use.md and examples/README.md, read from the file itself and
 //! run as it is written, but for the ports. A block without a way to run it fails.
 
+#[path = "support/broker.rs"]
+mod broker;
 #[path = "support/node.rs"]
 #[allow(dead_code, reason = "only the folder and the tools are needed")]
 mod node;
@@ -11,6 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
+use broker::Broker;
 use node::{Folder, tool};
 use support::internal::Internal;
 use support::wire::BINARY;
@@ -124,7 +127,7 @@ impl Drop for Running {
 /// How lines that begin like this are run, and what they have to do.
 type Way = (&'static str, fn(&Place, &str));
 
-const COMMANDS: [Way; 13] = [
+const COMMANDS: [Way; 19] = [
     // These build: what can be checked is that they are there, and that they lead to this binary.
     ("cargo run --release ", |_, _| assert!(file("Cargo.toml").contains("\ndefault-run = \"hi\"\n"))),
     ("./check ", |_, _| assert!(file("check").starts_with("#!"))),
@@ -159,6 +162,29 @@ const COMMANDS: [Way; 13] = [
         let _bob = place.server.join("bob", "tea");
         assert!(place.run(line, "").contains("1 member  chat tea"));
     }),
+    ("openssl rand -hex 32 > /etc/hi/jwt.key", |place, line| {
+        place.run(&in_folder(line), "");
+    }),
+    // The broker of the tests is one, on a port of its own.
+    ("nats-server -js", |_, _| drop(Broker::start())),
+    ("hi --cluster nats://10.0.0.5:4222 ", |place, line| {
+        let broker = Broker::start();
+        let mut command = place.shell(&line.replace("nats://10.0.0.5:4222", &broker.url()));
+        command.env("HI_LISTEN", "127.0.0.1:0").env("HI_INTERNAL", "off");
+        Running::start(command).expect("hi is open at", || ());
+    }),
+    ("hi --auth required --jwt-key /etc/hi/jwt.key", |place, line| {
+        let mut command = place.shell(&with_key(line));
+        command.env("HI_LISTEN", "127.0.0.1:0").env("HI_INTERNAL", "off");
+        Running::start(command).expect("tokens are checked with HS256", || ());
+    }),
+    ("hi token --jwt-key /etc/hi/jwt.key ", |place, line| {
+        assert_eq!(place.run(&with_key(line), "").trim().split('.').count(), 3);
+    }),
+    ("hi token check --jwt-key /etc/hi/jwt.key TOKEN ", |place, line| {
+        let make = "hi token --jwt-key jwt.key --sub ada";
+        assert!(place.run(&with_key(&line.replace("TOKEN", &format!("$({make})"))), "").contains("ada"));
+    }),
     ("hi --", |place, line| {
         // An option of a server: it starts with it.
         let mut command = place.shell(line.trim_end_matches('&'));
@@ -183,6 +209,16 @@ const COMMANDS: [Way; 13] = [
 
 fn file(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// A line with the documented key in the test's own folder.
+fn in_folder(line: &str) -> String {
+    line.replace("/etc/hi/", "")
+}
+
+/// The same after the key is made.
+fn with_key(line: &str) -> String {
+    in_folder(&format!("openssl rand -hex 32 > /etc/hi/jwt.key; {line}"))
 }
 
 fn lunch(place: &Place, line: &str) {
@@ -249,6 +285,7 @@ fn run_block(language: &str, text: &str) {
             }
         }
         "js" => run_snippet(&Place::new(), text),
+        "json" => drop(serde_json::from_str::<serde_json::Value>(text).expect("it is JSON")),
         // The output of a command.
         "" => {}
         other => panic!("there is no way to run {other}: add one\n{text}"),
