@@ -123,6 +123,11 @@ impl Admission {
         &self.origins
     }
 
+    /// Whether a request has the header in which trusted proxies name the user.
+    pub(crate) fn is_told_a_user(&self, head: &Head<'_>) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.places.named_user(head) != NamedUser::No)
+    }
+
     /// Whether a request may open a WebSocket, and as whom. `check` is there with `--auth`.
     ///
     /// # Errors

@@ -174,7 +174,7 @@ pub(crate) const DELIVERY_BOUNDS: [u64; 18] = {
 struct Numbers([Number; NUMBERS_MAX]);
 
 /// Numbers reserved for one thread, at least those of [`Counters`].
-const NUMBERS_MAX: usize = 128;
+const NUMBERS_MAX: usize = 136;
 
 /// The counters of one thread: in the writer's half each is a [`Counter`], in the reader's half a [`Reading`].
 #[derive(Debug)]
@@ -204,6 +204,8 @@ pub struct Counters<C = Counter> {
     pub(crate) ping_timeouts: C,
     /// Connections for which too many replies waited.
     pub(crate) replies_unread: C,
+    /// Requests that named a user in `--user-header`, though no trusted proxy sent them.
+    pub(crate) untrusted_users: C,
     /// Connections to the internal port that are open.
     pub(crate) api_connections: C,
     /// Messages that the internal port has published.
@@ -262,6 +264,7 @@ impl<C> Counters<C> {
             accept_pauses: next(),
             ping_timeouts: next(),
             replies_unread: next(),
+            untrusted_users: next(),
             api_connections: next(),
             api_messages_in: next(),
             connections: from_fn(|_| next()),

@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use serde_json::Value;
 use support::proxies::{Kind, Proxy, Setup, free_port};
 use support::{Client, PATIENCE, Server, wait_while};
+use tungstenite::http::Uri;
+use tungstenite::{Error, HandshakeError};
 
 /// The client's own address: another one than that of the proxies.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
@@ -118,6 +120,70 @@ fn each_proxy_tells_the_client_s_own_address_whatever_the_client_claims() {
     let outer = proxy(Kind::Nginx, inner.address()).start();
     assert_eq!(located(connect_from(CLIENT, outer.address()), &[&forged]), is(CLIENT, "header"));
     assert_eq!(located(connect_from(CLIENT, server.address()), &[&forged]), is(CLIENT, "peer"));
+}
+
+/// A proxy that names the user, whatever the client says: by a fixed name, or by that of another server that signs users in.
+fn proxy_that_signs_in(kind: Kind, upstream: SocketAddr) -> Setup {
+    let lines = match kind {
+        Kind::Nginx => vec![
+            format!("proxy_pass http://{upstream};"),
+            "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
+                .to_owned(),
+            "auth_request /-/sign-in; auth_request_set $user $upstream_http_x_user;".to_owned(),
+            "proxy_set_header X-Forwarded-User $user;".to_owned(),
+        ],
+        Kind::Caddy => {
+            vec![format!("reverse_proxy {upstream} {{"), "header_up X-Forwarded-User ada".to_owned(), "}".to_owned()]
+        }
+        kind => panic!("{kind:?} signs nobody in here"),
+    };
+    Setup::new(kind, &lines.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn the_user_is_who_a_trusted_proxy_says_whatever_the_client_claims() {
+    let args = ["--auth", "required", "--user-header", "X-Forwarded-User", "--trusted-proxies", "127.0.0.1"];
+    let (server, internal) = Server::start_with_internal(&args);
+    let signs_in = free_port();
+    let site = format!("server {{ listen 127.0.0.1:{signs_in}; location / {{ add_header X-User ada; return 204; }} }}");
+    let _accounts = Proxy::nginx(signs_in, &site);
+    let mut nginx = proxy_that_signs_in(Kind::Nginx, server.address());
+    // The address of the check ends the location that the lines stand in, and begins another.
+    nginx.site.push(format!("}} location = /-/sign-in {{ internal; proxy_pass http://127.0.0.1:{signs_in};"));
+    let handshake = |stream: TcpStream, to: SocketAddr, query: &str, user: Option<&str>| {
+        let address: Uri = format!("ws://{to}/ws?{query}").parse().unwrap();
+        let mut request = tungstenite::ClientRequestBuilder::new(address).with_sub_protocol("hi.v1");
+        if let Some(user) = user {
+            request = request.with_header("X-Forwarded-User", user);
+        }
+        tungstenite::client(request, stream)
+    };
+    for setup in [nginx, proxy_that_signs_in(Kind::Caddy, server.address())] {
+        let proxy = setup.start();
+        for forged in [None, Some("root"), Some("")] {
+            let stream = connect_from(CLIENT, proxy.address());
+            let (socket, _) = handshake(stream, proxy.address(), "", forged).expect("the proxy signs in");
+            let hello = Client { socket }.json();
+            assert_eq!(hello["User"], "ada", "{:?} {forged:?}: {hello}", setup.kind);
+        }
+    }
+    let sample = "hi_untrusted_headers_total{header=\"user-header\"}";
+    internal.wait_for_metric(sample, 0.0);
+    // Around the proxy, the header is no proof: it is refused, or counts as nothing where guests are let in.
+    let direct = connect_from(CLIENT, server.address());
+    let Err(HandshakeError::Failure(Error::Http(answer))) = handshake(direct, server.address(), "", Some("root"))
+    else {
+        panic!("it is believed");
+    };
+    assert_eq!(answer.status(), 401);
+    server.wait_for_log("user_header_untrusted");
+    internal.wait_for_metric(sample, 1.0);
+    let args = ["--auth", "optional", "--user-header", "X-Forwarded-User", "--trusted-proxies", "10.0.0.5"];
+    let (server, internal) = Server::start_with_internal(&args);
+    let stream = connect_from(CLIENT, server.address());
+    let (socket, _) = handshake(stream, server.address(), "username=eve", Some("root")).expect("guests are let in");
+    assert_eq!(Client { socket }.json()["User"], "~eve");
+    internal.wait_for_metric(sample, 1.0);
 }
 
 #[test]

@@ -6,9 +6,12 @@ mod support;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use ring::hmac;
 use rustix::process::Signal;
 use serde_json::json;
+use support::tokens::signed;
 use support::wire::{BINARY, FIN, Wire, frame, handshake_but};
 use support::{Client, Server, hi, run, wait_while};
 
@@ -276,5 +279,81 @@ fn a_reload_under_load_drops_nobody_and_no_message() {
         }
     });
     assert_eq!(internal.metric("hi_connections{dialect=\"raw\"}"), CLIENTS as f64);
+    assert_eq!(internal.metric("hi_lost_messages_total"), 0.0);
+}
+
+/// Says that a thread has ended, also if it panics: the others would go on for ever.
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn new_keys_for_tokens_drop_nobody_and_no_message() {
+    const CLIENTS: usize = 20;
+    const ROTATIONS: usize = 20;
+    let secret = |number: usize| format!("{number:032}");
+    let token = |number: usize, user: &str| {
+        signed(&json!({"alg": "HS256"}), &json!({"sub": user, "rooms": {"raw:data": ["listen", "pub"]}}), |message| {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, secret(number).as_bytes());
+            hmac::sign(&key, message).as_ref().to_vec()
+        })
+    };
+    let keys = File::new(&secret(0));
+    let (server, internal) = Server::start_with_internal(&[
+        "--auth=required",
+        "--auth-query=on",
+        "--rate-limit=0",
+        "--jwt-key",
+        keys.path(),
+    ]);
+    let path = |number: usize, user: &str| format!("/raw/data?token={}", token(number, user));
+    let mut clients: Vec<Client> =
+        (0..CLIENTS).map(|number| server.websocket(&path(0, &format!("user-{number}")))).collect();
+    let status = |number: usize| {
+        let mut wire: Wire = server.wire();
+        wire.send(handshake_but(&path(number, "guest"), &[], &[]));
+        wire.answer().status
+    };
+    internal.wait_for_metric("hi_connections{dialect=\"raw\"}", CLIENTS as f64);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _over = OnDrop(&is_over);
+            for number in 1..=ROTATIONS {
+                assert_eq!(status(number), 401, "the next key is not known yet");
+                keys.write(&secret(number));
+                reload(&server, "nothing has changed");
+                // Nor does anybody remember a token of the last one.
+                assert_eq!((status(number - 1), status(number)), (401, 101));
+            }
+            // A mistake changes nothing.
+            keys.write("short");
+            reload(&server, "the options are not reloaded");
+            assert_eq!(status(ROTATIONS), 101);
+        });
+        let (publisher, readers) = clients.split_at_mut(1);
+        scope.spawn(|| {
+            for number in 0.. {
+                let text = if is_over.load(Ordering::Relaxed) { "end".to_owned() } else { number.to_string() };
+                publisher[0].send_text(&text);
+                assert_eq!(publisher[0].text(), text);
+                if text == "end" {
+                    break;
+                }
+            }
+        });
+        for reader in readers {
+            scope.spawn(move || {
+                let texts = std::iter::repeat_with(|| reader.text()).take_while(|text| text != "end");
+                let count = texts.enumerate().inspect(|(at, text)| assert_eq!(*text, at.to_string())).count();
+                assert!(count > ROTATIONS, "{count} messages are no load");
+            });
+        }
+    });
+    internal.wait_for_metric("hi_connections{dialect=\"raw\"}", CLIENTS as f64);
     assert_eq!(internal.metric("hi_lost_messages_total"), 0.0);
 }

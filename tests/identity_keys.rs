@@ -1,19 +1,23 @@
 //! Who says who a user is, beside files: keys from the network, which change, vanish and lie; and a proxy that signs users in.
 
+#[path = "support/node.rs"]
+#[allow(dead_code, reason = "only the packages are needed")]
+mod node;
 mod support;
 #[path = "support/tls.rs"]
 mod tls;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use support::internal::Internal;
-use support::tokens::{IssuerKey, now, secret_file, token_of};
+use support::internal::{File, Internal};
+use support::tokens::{IssuerKey, SECRET, now, secret_file, token_of};
 use support::wire::{Answer, handshake_but};
-use support::{Server, hi, wait_while};
+use support::{Server, hi, run, wait_while};
 
 /// A server of keys. It answers as it is told, or not at all.
 struct Issuer {
@@ -190,4 +194,57 @@ fn a_proxy_that_is_trusted_says_who_the_user_is_and_nobody_else() {
     wire.expect_101();
     let hello = String::from_utf8(wire.frame().payload).unwrap();
     assert!(hello.contains("~ada") && !hello.contains("root"), "{hello}");
+}
+
+/// What an application makes with `jose`: tokens for `ada` by algorithm, and the public keys in PEM.
+const JOSE: &str = r#"
+import { SignJWT, UnsecuredJWT, exportSPKI, generateKeyPair } from "jose";
+const bytes = (text) => new TextEncoder().encode(text);
+const sign = (alg, key) => new SignJWT({}).setProtectedHeader({ alg }).setSubject("ada").setExpirationTime("10m").sign(key);
+const made = { keys: {}, tokens: { HS256: await sign("HS256", bytes(process.argv[1])) }, wrong: {} };
+for (const alg of ["RS256", "ES256", "EdDSA"]) {
+  const { publicKey, privateKey } = await generateKeyPair(alg);
+  made.keys[alg] = await exportSPKI(publicKey);
+  made.tokens[alg] = await sign(alg, privateKey);
+  // Everybody knows the public key: it must not count as a secret.
+  made.wrong[`${alg} as a secret`] = await sign("HS256", bytes(made.keys[alg]));
+}
+made.wrong["no signature"] = new UnsecuredJWT({}).setSubject("ada").encode();
+console.log(JSON.stringify(made));
+"#;
+
+#[test]
+fn tokens_that_an_application_makes_with_jose_are_accepted_by_the_algorithm_of_the_key() {
+    let mut node = Command::new("node");
+    node.args(["--input-type=module", "-e", JOSE, SECRET]).current_dir(node::client());
+    let output = run(node);
+    assert!(output.status.success(), "is jose installed? ./check does: {}", String::from_utf8_lossy(&output.stderr));
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let entries = |name: &str| made[name].as_object().unwrap().iter();
+    let files: Vec<_> = entries("keys").map(|(alg, pem)| (alg.clone(), File::new(&text(pem)))).collect();
+    let files: Vec<_> = files.into_iter().chain([("HS256".to_owned(), secret_file())]).collect();
+    let options: Vec<_> = files.iter().flat_map(|(_, file)| ["--jwt-key", file.path()]).collect();
+    let server = Server::start(&[&["--auth", "required"], &options[..]].concat());
+    assert_eq!(entries("tokens").count(), 4);
+    for (alg, token) in entries("tokens") {
+        assert_eq!(ask(&server, &text(token)).status, 101, "{alg}");
+    }
+    // Where only one kind of key is known, only its algorithm counts.
+    for (alg, file) in &files {
+        let server = Server::start(&["--auth", "required", "--jwt-key", file.path()]);
+        for (other, token) in entries("tokens") {
+            let answer = ask(&server, &text(token));
+            let is_own = other == alg;
+            assert_eq!(answer.status, if is_own { 101 } else { 401 }, "{other} at {alg}");
+            assert!(is_own || reason(&answer) == "token_algorithm", "{other} at {alg}: {}", answer.body);
+        }
+        for (what, token) in entries("wrong") {
+            let answer = ask(&server, &text(token));
+            // Where secrets are known, another secret is just a wrong one.
+            let is_secret = alg == "HS256" && what != "no signature";
+            let expected = if is_secret { "token_bad_signature" } else { "token_algorithm" };
+            assert_eq!((answer.status, reason(&answer).as_str()), (401, expected), "{what} at {alg}");
+        }
+    }
 }

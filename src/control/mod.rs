@@ -153,6 +153,9 @@ impl<R: OpenRing> ControlContext<R> {
                 );
             }
         }
+        if !client.through_trusted_proxy && settings.admission.is_told_a_user(head) {
+            self.counters.untrusted_users.add(1);
+        }
         Peer { client, ..peer }
     }
 

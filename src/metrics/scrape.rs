@@ -59,7 +59,8 @@ impl Scrape {
         let help = "Times that accepting paused because the system had no file or memory left";
         page.counter("hi_accept_pauses", help, None, self.sum(|c| &c.accept_pauses))?;
         let headers = ClientHeader::ALL.map(|header| (header.as_str(), self.sum(|c| c.untrusted_headers(header))));
-        let help = "Requests that named a client in this header and did not come from a trusted proxy: it was ignored";
+        let headers = headers.into_iter().chain([("user-header", self.sum(|c| &c.untrusted_users))]);
+        let help = "Requests with this header (user-header: that of --user-header) that did not come from a trusted proxy: it was ignored";
         page.family("hi_untrusted_headers", help, None, MetricType::Counter, "header", headers)?;
         let help = "Connections to the internal port";
         page.gauge("hi_internal_connections", help, self.sum(|c| &c.api_connections))?;
