@@ -59,7 +59,9 @@ impl Place {
     /// The text with the ports and the folder of this place.
     fn here(&self, text: &str) -> String {
         let public = format!("127.0.0.1:{}", self.server.port());
-        text.replace("localhost:8080", &public).replace("localhost:8081", &self.internal.address.to_string()).replace("/etc/hi/", "")
+        text.replace("localhost:8080", &public)
+            .replace("localhost:8081", &self.internal.address.to_string())
+            .replace("/etc/hi/", "")
     }
 
     /// A line for the shell, in the folder, with hi in the path.

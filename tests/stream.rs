@@ -373,7 +373,9 @@ fn other_requests_to_a_stream_get_sensible_answers() {
     let preflight = request("OPTIONS", "/stream/tea", "Origin: https://a.example\r\n");
     let preflight = server.http(&preflight);
     assert!(preflight.starts_with("HTTP/1.1 204 "), "{preflight}");
-    for line in ["Access-Control-Allow-Origin: https://a.example", "Access-Control-Allow-Headers: Authorization, Last-Event-ID"] {
+    for line in
+        ["Access-Control-Allow-Origin: https://a.example", "Access-Control-Allow-Headers: Authorization, Last-Event-ID"]
+    {
         assert!(preflight.contains(line), "{preflight}");
     }
     let refused =
