@@ -246,9 +246,9 @@ fn a_proxy_and_hi_that_disagree_about_the_proxy_protocol_are_told_apart() {
         Setup::new(Kind::Haproxy, &["mode tcp", &line])
     };
     for (demanded, options, kind, says) in [
-        ("loopback", "", "proxy_protocol", "No PROXY protocol header came"),
-        ("none", "send-proxy", "proxy_protocol", "A PROXY protocol header came"),
-        ("none", "send-proxy-v2", "proxy_protocol", "add the address of the proxy to --proxy-protocol"),
+        ("loopback", "", "proxy_header_missing", "No PROXY protocol header came"),
+        ("none", "send-proxy", "proxy_header_unexpected", "A PROXY protocol header came"),
+        ("none", "send-proxy-v2", "proxy_header_unexpected", "add the address of the proxy to --proxy-protocol"),
         ("loopback", "send-proxy-v2", "sound", "works"),
     ] {
         let server = Server::start(&["--proxy-protocol", demanded]);

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::de::IntoDeserializer as _;
+use serde::{Deserialize, Serialize};
 
 use crate::printable::printable;
 use crate::proxy::Lines;
+use crate::reason::Reason;
 
 /// What is wrong, or that nothing is. The names in JSON are stable. The order is that of causes: each kind explains those
 /// after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
     /// No resolver gave an answer.
@@ -85,8 +87,44 @@ pub(crate) enum Kind {
     ForbiddenOrigin,
     /// The handshake is refused: 401 or 403.
     Forbidden,
-    /// hi expects a header of the PROXY protocol that does not come, or the other way round.
-    ProxyProtocol,
+    /// hi asks who the client is, and there is no token.
+    TokenMissing,
+    /// hi can't read the token.
+    TokenMalformed,
+    /// The token is signed with an algorithm that hi has no key for.
+    TokenAlgorithm,
+    /// The token is signed with a key that hi doesn't have.
+    TokenUnknownKey,
+    /// The token's signature is not by a key of hi.
+    TokenBadSignature,
+    /// The token has expired.
+    TokenExpired,
+    /// The token is not valid yet.
+    TokenNotYetValid,
+    /// The clocks of the issuer and of hi differ.
+    ClockSkew,
+    /// The token is from another issuer.
+    TokenIssuer,
+    /// The token is for another service.
+    TokenAudience,
+    /// The token lacks a claim, or has one that can't be read.
+    TokenClaims,
+    /// The token is for another user than the connection's.
+    TokenOtherUser,
+    /// The user may not do that in this room.
+    Denied,
+    /// The header that names the user comes from an address that hi doesn't trust.
+    UserHeaderUntrusted,
+    /// The proxy in front names no user.
+    UserHeaderMissing,
+    /// The header that names the user can't be read.
+    UserHeaderInvalid,
+    /// hi demands a header of the PROXY protocol that does not come.
+    ProxyHeaderMissing,
+    /// A header of the PROXY protocol comes, and hi does not expect it.
+    ProxyHeaderUnexpected,
+    /// hi can't read the header of the PROXY protocol.
+    ProxyHeaderBad,
     /// hi lets this address make no more connections.
     AddressLimited,
     /// There is nothing at the path.
@@ -116,6 +154,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// The kind of the same name as hi's own reason, if there is one.
+    pub(crate) fn of(reason: Reason) -> Option<Self> {
+        let name: serde::de::value::StrDeserializer<'_, serde::de::value::Error> = reason.as_str().into_deserializer();
+        Self::deserialize(name).ok()
+    }
+
     /// The name in JSON.
     pub(crate) fn name(self) -> String {
         // A unit variant is always a string.
@@ -198,5 +242,39 @@ impl Diagnosis {
     /// Whether no user is affected.
     pub(crate) fn is_healthy(&self) -> bool {
         !self.verdict.broken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hi_says_about_identities_is_a_verdict_of_the_same_name() {
+        let reasons = [
+            Reason::TokenMissing,
+            Reason::TokenMalformed,
+            Reason::TokenAlgorithm,
+            Reason::TokenUnknownKey,
+            Reason::TokenBadSignature,
+            Reason::TokenExpired,
+            Reason::TokenNotYetValid,
+            Reason::ClockSkew,
+            Reason::TokenIssuer,
+            Reason::TokenAudience,
+            Reason::TokenClaims,
+            Reason::TokenOtherUser,
+            Reason::Denied,
+            Reason::UserHeaderUntrusted,
+            Reason::UserHeaderMissing,
+            Reason::UserHeaderInvalid,
+            Reason::ProxyHeaderMissing,
+            Reason::ProxyHeaderUnexpected,
+            Reason::ProxyHeaderBad,
+        ];
+        for reason in reasons {
+            assert_eq!(Kind::of(reason).expect(reason.as_str()).name(), reason.as_str());
+        }
+        assert_eq!(Kind::of(Reason::RawRoomsOff), None, "forbidden says it");
     }
 }

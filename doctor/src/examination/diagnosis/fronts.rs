@@ -107,7 +107,7 @@ fn a_path_that_hi_has_no_websocket_at() {
                 &[("WWW-Authenticate", "Bearer")],
                 r#"{"reason":"token_missing","sentence":"This server asks for a token."}"#,
             ),
-            (Kind::Forbidden, "(401, token_missing): This server asks for a token", "the way to hi works"),
+            (Kind::TokenMissing, "(401, token_missing): This server asks for a token", "the way to hi works"),
         ),
         row(
             ("hi", "/raw/tea"),
@@ -117,13 +117,13 @@ fn a_path_that_hi_has_no_websocket_at() {
                 &[("WWW-Authenticate", "Bearer")],
                 r#"{"reason":"clock_skew","sentence":"The token comes from the future."}"#,
             ),
-            (Kind::Forbidden, "(401, clock_skew)", "compare the clocks"),
+            (Kind::ClockSkew, "(401, clock_skew)", "compare the clocks"),
         ),
         row(
             ("hi", "/raw/tea"),
             Hi,
             (401, &[], r#"{"reason":"user_header_untrusted","sentence":"The header is not believed."}"#),
-            (Kind::Forbidden, "(401, user_header_untrusted)", "--trusted-proxies"),
+            (Kind::UserHeaderUntrusted, "(401, user_header_untrusted)", "--trusted-proxies"),
         ),
         // Through a front, too, the path is not hi's.
         row(

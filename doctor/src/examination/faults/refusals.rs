@@ -90,27 +90,34 @@ fn unidentified(answer: &Answer) -> Option<Fault> {
         reason.as_str(),
         cut(told.sentence.trim_end_matches('.'))
     );
-    Some(Fault::new(Kind::Forbidden, clause, fix))
+    Some(Fault::new(Kind::of(reason).unwrap_or(Kind::Forbidden), clause, fix))
 }
 
 /// hi and the proxy in front of it disagree about the PROXY protocol. No answer to a WebSocket client speaks of it otherwise.
 pub(super) fn proxy_protocol(answer: &Answer) -> Option<Fault> {
-    const SAID: [(&str, &str); 3] = [
+    const SAID: [(Kind, &str, &str); 3] = [
         (
+            Kind::ProxyHeaderMissing,
             "No PROXY protocol header came",
             "let the proxy in front of hi send it (HAProxy: send-proxy-v2, nginx: proxy_protocol on in a stream server, Caddy: \
              proxy_protocol v2), or take its address out of --proxy-protocol; clients that reach hi directly can't connect",
         ),
         (
+            Kind::ProxyHeaderUnexpected,
             "A PROXY protocol header came",
             "add the address of the proxy to --proxy-protocol, or let it send none; the log of hi names it",
         ),
-        ("The PROXY protocol header in front", "let the proxy send version 1 or 2; the log of hi says what is wrong"),
+        (
+            Kind::ProxyHeaderBad,
+            "The PROXY protocol header in front",
+            "let the proxy send version 1 or 2; the log of hi says what is wrong",
+        ),
     ];
-    let (phrase, fix) = SAID.iter().find(|(phrase, _)| answer.status == 400 && answer.body.contains(phrase))?;
+    let (kind, phrase, fix) =
+        SAID.iter().find(|(_, phrase, _)| answer.status == 400 && answer.body.contains(phrase))?;
     let sentence = answer.body.split(phrase).nth(1).and_then(|rest| rest.split(['.', '"']).next()).unwrap_or_default();
     let clause = format!("hi refuses the connection (400): {phrase}{}", cut(sentence));
-    Some(Fault::new(Kind::ProxyProtocol, clause, *fix))
+    Some(Fault::new(*kind, clause, *fix))
 }
 
 /// This machine's address, or that of the proxy, has had enough.
