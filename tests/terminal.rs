@@ -328,6 +328,37 @@ fn exit_codes_tell_who_has_to_act() {
 }
 
 #[test]
+fn where_users_have_tokens_a_file_with_one_says_who_speaks_and_listens() {
+    let folder = std::env::temp_dir().join(format!("hi-terminal-{}-{:x}", std::process::id(), fastrand::u64(..)));
+    std::fs::create_dir(&folder).unwrap();
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (key, token) = (file("key"), file("token"));
+    std::fs::write(&key, "0123456789abcdef".repeat(4)).unwrap();
+    let server = Server::start(&["--auth", "required", "--jwt-key", &key, "--handshake-timeout", "1s"]);
+    let here = url(server.port());
+    let (code, made, _) = hi(&["token", "--jwt-key", &key, "--sub", "ada", "--room", "tea=join,pub,listen"], "");
+    assert_eq!(code, 0);
+    std::fs::write(&token, made).unwrap();
+    let tail = Run::start(&["tail", &here, "tea", "--token-file", &token]);
+    let mut listening = Run::start(&["chat", &here, "tea", "--name", "ada", "--token-file", &token]);
+    listening.say("hello");
+    assert_eq!(listening.next(), "ada: hello");
+    drop(listening);
+    drop(tail);
+    for (args, part) in [
+        (&["chat", &here, "tea", "--name", "ada"][..], "The server refuses you: "),
+        (&["tail", &here, "tea"], "token"),
+        (&["chat", &here, "coffee", "--name", "ada", "--token-file", &token], "You may not join coffee"),
+        (&["chat", &here, "tea", "--name", "bob", "--token-file", &token], "refused"),
+        (&["tail", &here, "tea", "--token-file", &file("nowhere")], "Can't read"),
+    ] {
+        let (code, _, stderr) = hi(args, "");
+        assert!(code == 2 && stderr.contains(part), "{args:?}: {code} {stderr}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn lines_without_a_connection_wait_for_the_next_one() {
     let server = Server::start(&[]);
     let hop = Hop::start(&server, &[]);

@@ -21,6 +21,8 @@ use crate::examination::websocket::{Came, Reader, Writer, accept_of, halves, ran
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Limit for the name, and for the answer to a request.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// What is read of the reason of a refusal.
+const REASON_BYTES_MAX: usize = 64 * 1024;
 /// The statuses with which a server refuses what was asked for; to ask again would not help. (404 is also what some proxies answer
 /// while a server restarts.)
 const REFUSALS: [u16; 3] = [400, 401, 403];
@@ -47,6 +49,8 @@ pub struct Site {
     trust: Option<Trust>,
     /// What its own paths begin with; ends in a slash.
     base: String,
+    /// Says who the user is.
+    token: Option<String>,
 }
 
 impl Site {
@@ -62,7 +66,13 @@ impl Site {
             Some(base) if base.ends_with('/') => base.to_owned(),
             _ => format!("{}/", target.path.trim_end_matches('/')),
         };
-        Ok(Self { target, trust, base })
+        Ok(Self { target, trust, base, token: None })
+    }
+
+    /// The same, for a user who has this token (`--auth`).
+    #[must_use]
+    pub fn with_token(self, token: Option<String>) -> Self {
+        Self { token, ..self }
     }
 
     /// The address of its WebSocket, without the query: for `hi doctor`.
@@ -114,9 +124,19 @@ impl Site {
         if status == 200 && is_stream {
             return Ok(events);
         }
-        // The reason, if it comes with the head or soon after it.
-        let body = timeout(ANSWER_TIME_MAX, events.0.next()).await.ok().and_then(Result::ok).flatten();
-        Err(self.refused(status, &String::from_utf8_lossy(&body.unwrap_or_default())))
+        // The reason, if it comes with the head or soon after it; as JSON it may come in parts.
+        let mut body = Vec::new();
+        let read = async {
+            while let Ok(Some(part)) = events.0.next().await {
+                body.extend(part);
+                let is_cut = body.starts_with(b"{") && serde_json::from_slice::<Value>(&body).is_err();
+                if !is_cut || body.len() > REASON_BYTES_MAX {
+                    break;
+                }
+            }
+        };
+        let _ = timeout(ANSWER_TIME_MAX, read).await;
+        Err(self.refused(status, &String::from_utf8_lossy(&body)))
     }
 
     fn request(&self, path: &str, accept: &str) -> Request {
@@ -133,8 +153,9 @@ impl Site {
             ("User-Agent", concat!("hi/", env!("CARGO_PKG_VERSION")).to_owned()),
             ("Accept", accept.to_owned()),
         ];
-        let headers = headers.map(|(name, value)| (name.to_owned(), value));
-        Request::get(format!("{}{path}{joint}{query}", self.base), headers.into())
+        let token = self.token.as_ref().map(|token| ("Authorization", format!("Bearer {token}")));
+        let headers = headers.into_iter().chain(token).map(|(name, value)| (name.to_owned(), value));
+        Request::get(format!("{}{path}{joint}{query}", self.base), headers.collect())
     }
 
     async fn connect(&self) -> Result<Stream, Problem> {
@@ -164,8 +185,8 @@ impl Site {
     fn refused(&self, status: u16, body: &str) -> Problem {
         let told: Value = serde_json::from_str(body).unwrap_or_default();
         let words = ["detail", "sentence"].into_iter().find_map(|key| told[key].as_str());
-        // A stream is refused in a line of plain text.
-        let line = Some(body.trim()).filter(|body| status == 400 && !body.is_empty() && body.lines().count() == 1);
+        // A stream is refused in plain text, the reason first; a proxy's page is none.
+        let line = body.trim().lines().next().filter(|line| REFUSALS.contains(&status) && !line.starts_with('<'));
         let sentence = match words.or(line) {
             Some(words) => format!("The server refused: {words}"),
             None => self.said(&format!("the server answers {status} at {}", self.base)),

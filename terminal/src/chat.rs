@@ -24,14 +24,15 @@ use crate::{EXIT_ENDED, EXIT_REFUSED, Ended, Failure};
 const STABLE_TIME: Duration = Duration::from_secs(10);
 /// Close code of a server that restarts; the reason has an appointment.
 const RESTART: u16 = 1012;
+/// Close code of a server that refuses the user: the reason is its sentence.
+const UNIDENTIFIED: u16 = 4001;
 /// Close codes after which a new connection would end in the same way, and what they mean.
-const FINAL: [(u16, &str); 7] = [
+const FINAL: [(u16, &str); 6] = [
     (1002, "it saw a fault in the protocol"),
     (1003, "it takes no such data"),
     (1007, "it could not read what was sent"),
     (1008, "its policy forbids this"),
     (1009, "a message was too long"),
-    (4001, "it refuses the name"),
     (4003, "the same user has connected again elsewhere"),
 ];
 /// Close codes after which to wait for a while: over capacity, too fast.
@@ -202,6 +203,9 @@ impl Chat {
     }
 
     fn closed(&mut self, code: u16, reason: &str) {
+        if code == UNIDENTIFIED {
+            return self.end(EXIT_REFUSED, format!("The server refuses you: {reason}"));
+        }
         if let Some((_, why)) = FINAL.iter().find(|(number, _)| *number == code) {
             return self.end(EXIT_ENDED, format!("The server closed the connection: {why} ({code})."));
         }

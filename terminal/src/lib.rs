@@ -36,7 +36,7 @@ mod told;
 mod wire;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -83,6 +83,10 @@ pub struct ChatArgs {
     #[arg(long)]
     json: bool,
 
+    /// A file with your token, for a server with --auth. --name has to be the name in it
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
     /// Certificates to trust in addition to the system's, in PEM
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -106,6 +110,10 @@ pub struct TailArgs {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = doctor::time::parse)]
     silence: Duration,
 
+    /// A file with your token, for a server with --auth.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
     /// Certificates to trust in addition to the system's, in PEM
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -121,7 +129,7 @@ pub fn chat(args: &ChatArgs) -> Outcome {
         || ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
     let name = args.name.clone().or_else(user);
     finish(name.ok_or_else(|| usage("Say who you are: --name NAME.")).and_then(|name| {
-        let site = Site::new(&url, args.ca.as_deref()).map_err(usage)?;
+        let site = site(&url, args.ca.as_deref(), args.token_file.as_deref())?;
         run(Chat::new(site, &room, &name, style(args.json)).run())
     }))
 }
@@ -132,8 +140,20 @@ pub fn chat(args: &ChatArgs) -> Outcome {
 /// As [`chat`].
 pub fn tail(args: &TailArgs) -> Outcome {
     let Place { url, room } = place_or_room(&args.place, args.room.as_deref());
-    let site = Site::new(&url, args.ca.as_deref()).map_err(usage);
+    let site = site(&url, args.ca.as_deref(), args.token_file.as_deref());
     finish(site.and_then(|site| run(Tail::new(site, room, style(args.json), args.silence).run())))
+}
+
+fn site(url: &str, ca: Option<&Path>, token: Option<&Path>) -> Result<Site, Failure> {
+    let read = |path: &Path| {
+        let text = std::fs::read_to_string(path);
+        text.map_err(|error| usage(format!("Can't read {}: {error}.", path.display())))
+    };
+    let token = token.map(read).transpose()?.map(|text| text.trim().to_owned());
+    if token.as_ref().is_some_and(|token| token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return Err(usage("The token file has to contain one token, and nothing else."));
+    }
+    Ok(Site::new(url, ca).map_err(usage)?.with_token(token))
 }
 
 fn usage(sentence: impl Into<String>) -> Failure {
