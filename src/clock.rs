@@ -1,13 +1,18 @@
 //! What time it is, in the two readings that the server needs.
 //!
-//! The system's clock is set by people and by NTP, forwards and backwards. It goes into `Ts` on the wire and nowhere else:
-//! whatever measures an age or an interval uses the reading that never goes back.
+//! The system's clock is set by people and by NTP, forwards and backwards. It is for times that others know as well: `Ts` on the
+//! wire, the validity of tokens, metrics. Whatever measures an age or an interval uses the reading that never goes back.
 
 use std::sync::LazyLock;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Where [`Time::monotonic_ms`] begins: all threads of the process have to agree on it, as rooms are shared.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Time since 1970 by the system's clock; 0 if that is set to before.
+pub(crate) fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
 
 /// What time it is, as a shard sees it for one turn.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +43,7 @@ pub struct Time {
 impl Time {
     /// Reads the system's clock; `now` says what the monotonic one says.
     pub(crate) fn read(now: Instant) -> Self {
-        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let unix_ms = unix_time().as_millis() as u64;
         Self { unix_ms, monotonic_ms: now.saturating_duration_since(*START).as_millis() as u64 }
     }
 
@@ -50,8 +55,6 @@ impl Time {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -8,7 +8,7 @@ use crate::identity::rights::{Denied, Right};
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 
-/// Who asks.
+/// The sender of a request.
 #[derive(Clone, Debug)]
 pub enum Caller {
     /// A program of the operator's, which may do everything.

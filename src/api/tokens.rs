@@ -1,7 +1,7 @@
 //! Tokens beside keys: a request that has one is its user's.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use hyper::HeaderMap;
 use serde_json::json;
@@ -10,6 +10,7 @@ use tracing::info;
 use super::call::ApiError;
 use super::caller::Caller;
 use super::key::{Keys, bearer};
+use crate::clock::unix_time;
 use crate::failures::Failures;
 use crate::http::reason::Reason;
 use crate::identity::refused::Refused;
@@ -30,8 +31,7 @@ impl Tokens {
     }
 
     fn check(&self, token: &str) -> Result<Arc<Principal>, Refused> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        self.checker.check(token, now)
+        self.checker.check(token, unix_time().as_secs())
     }
 
     /// Counts and logs that a token was refused.

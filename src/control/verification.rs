@@ -3,12 +3,13 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use crate::admission::Check;
+use crate::clock::unix_time;
 use crate::identity::{Authority, Checker};
 use crate::limits::tokens::{VERIFICATION_DEBT_MAX, VERIFICATION_SHARE};
 
@@ -59,8 +60,7 @@ impl Verification {
     /// Does something with what tokens are checked with, and counts the time. `is_trusted`: a trusted proxy has passed the request on.
     pub(super) fn timing<T>(&self, is_trusted: bool, act: impl FnOnce(Option<Check<'_>>) -> T) -> T {
         let Some(work) = &self.0 else { return act(None) };
-        let (began, now) =
-            (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
+        let (began, now) = (Instant::now(), unix_time().as_secs());
         let outcome = act(Some(Check { checker: &work.checker, now, is_trusted }));
         let took = began.elapsed();
         work.even_at.set(work.even_at.get().max(began) + took * VERIFICATION_SHARE);

@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -14,6 +14,7 @@ use super::keys::{KeySet, Origin};
 use super::rights::{Rights, Source};
 use super::sign::SigningKey;
 use super::{Authority, Rules};
+use crate::clock::unix_time;
 use crate::limits::tokens::{KEY_FILE_BYTES_MAX, TOKEN_BYTES_MAX};
 
 /// Exit code for a token that a server would refuse.
@@ -98,7 +99,7 @@ type Outcome = Result<(String, ExitCode), (String, ExitCode)>;
 /// # Errors
 /// A sentence and the exit code: the token is refused, or the options are wrong.
 pub fn run(args: &TokenArgs) -> Outcome {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = unix_time().as_secs();
     match &args.command {
         Some(TokenCommand::Check(args)) => check(args, now),
         None => make(&args.make, now).map(|token| (token + "\n", ExitCode::SUCCESS)).map_err(wrong),

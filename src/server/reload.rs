@@ -1,12 +1,11 @@
 //! A reload: the options are read again, and what can change while the server runs does. A file with a mistake changes nothing.
 
-use std::time::SystemTime;
-
 use prometheus_client::metrics::gauge::Gauge;
 use tracing::{error, info};
 
 use super::Server;
 use crate::api::key::Keys;
+use crate::clock::unix_time;
 use crate::config::Config;
 use crate::config::live::LIVE;
 use crate::environment::OptionValue;
@@ -96,7 +95,7 @@ impl Reload {
     }
 
     fn note_success(&self) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = unix_time();
         self.success.set(1);
         self.time.set(now.as_secs() as i64);
     }
