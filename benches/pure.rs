@@ -32,7 +32,7 @@ use hi::room::inbox;
 use hi::room::log::{Log, Read};
 use hi::room::registry::Registry;
 use hi::room::replay::ReplayBounds;
-use hi::room::{Joining, Wakes};
+use hi::room::{FirstUsers, Joining, Wakes};
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
@@ -152,7 +152,7 @@ fn log(criterion: &mut Criterion) {
 /// From a room's lock into the inboxes of two shards, and out again.
 fn relay(criterion: &mut Criterion) {
     let wake_ups = [(); 2].map(|()| os::new_eventfd().expect("an eventfd"));
-    let registry = Registry::new(inbox::inboxes(wake_ups, 1 << 30), 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
+    let registry = Registry::new(inbox::inboxes(wake_ups, 1 << 30), 0, ResumeKey::new(0, [1, 2]), ReplayBounds::OFF);
     let name = Name::room("bench").expect("a name");
     let mut wakes = Wakes::default();
     let mut room = None;
@@ -182,7 +182,7 @@ fn relay(criterion: &mut Criterion) {
 /// room with ten thousand users.
 fn lists(criterion: &mut Criterion) {
     let inboxes = inbox::inboxes([os::new_eventfd().expect("an eventfd")], 1 << 30);
-    let registry = Registry::new(inboxes, 0, ResumeKey::new([1, 2]), ReplayBounds::OFF);
+    let registry = Registry::new(inboxes, 0, ResumeKey::new(0, [1, 2]), ReplayBounds::OFF);
     let (member, mut wakes) = (MemberId { shard: 0, slot: 0, serial: 1 }, Wakes::default());
     let mut join = |room: &str, user: String| {
         let (room, user) = (Name::room(room).expect("a name"), Name::user(&user).expect("a name"));
@@ -210,9 +210,9 @@ fn lists(criterion: &mut Criterion) {
     });
     group.bench_function("who", |bencher| {
         bencher.iter(|| {
-            let (users, count) = large[0].first_users(USERS_LISTED_MAX);
+            let FirstUsers { names: users, count, .. } = large[0].first_users(USERS_LISTED_MAX);
             let users = users.iter().map(Name::as_str).collect();
-            black_box(Answer::who("tea", users, count).frame(None))
+            black_box(Answer::who("tea", users, count, false).frame(None))
         });
     });
     group.finish();

@@ -42,7 +42,7 @@ impl Gauges {
     fn register(&self, registry: &mut Registry) {
         let help = "Whether users get a WebSocket at every address of the public URL";
         registry.register("hi_public_path_ok", help, self.ok.clone());
-        let help = "Whether this server, or one of its group, answers at the public URL";
+        let help = "Whether this server, or one of its group or cluster, answers at the public URL";
         registry.register("hi_public_path_instance_match", help, self.instance_match.clone());
         let help = "How long the last check of the public URL took";
         registry.register_with_unit("hi_public_path", help, Unit::Seconds, self.seconds.clone());

@@ -14,7 +14,8 @@ use crate::frame::OpCode;
 use crate::frame::decode::Decoder;
 use crate::frame::encode;
 use crate::protocol::name::Name;
-use crate::protocol::{Encoding, MemberId, Protocol, sse};
+use crate::protocol::resume::Predecessor;
+use crate::protocol::{Encoding, Protocol, sse};
 use crate::rate::Bucket;
 use crate::ring::Slices;
 
@@ -48,7 +49,7 @@ pub enum Role {
         /// The user's name, as in v0.
         user: Name,
         /// The lost connection of the same client, whose name this one may take over.
-        predecessor: Option<Box<MemberId>>,
+        predecessor: Option<Box<Predecessor>>,
     },
     /// A raw room.
     Raw {
@@ -256,7 +257,7 @@ impl Connection {
     }
 
     /// The lost connection whose name it may take over.
-    pub(crate) fn predecessor(&self) -> Option<MemberId> {
+    pub(crate) fn predecessor(&self) -> Option<Predecessor> {
         match &self.role {
             Role::V1 { predecessor, .. } => predecessor.as_deref().copied(),
             _ => None,

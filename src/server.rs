@@ -28,10 +28,12 @@ use crate::canary::Canary;
 use crate::cluster;
 use crate::config::Config;
 use crate::config::identity::RemoteKeys;
-use crate::control;
+use crate::control::{self, SeeCluster};
 use crate::cores::{Cores, Unpinned};
 use crate::descriptors::Descriptors;
 use crate::failures::{FailureMetric, Failures};
+#[cfg(feature = "cluster")]
+use crate::http::echo::Cluster;
 use crate::identity::Authority;
 use crate::identity::keys::KeySet;
 #[cfg(feature = "doctor")]
@@ -121,6 +123,8 @@ struct Shared {
     /// What is counted of the log that several servers share.
     #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "there is nothing to count"))]
     sharing: Sharing,
+    /// Which cluster this server belongs to.
+    cluster: Option<Arc<SeeCluster>>,
     memory: Arc<Memory>,
     metrics: Arc<Metrics>,
     failures: Arc<Failures>,
@@ -260,7 +264,9 @@ impl Server {
     fn start_canary(&self, config: &Config, readiness: &Readiness) -> Result<(), StartError> {
         let Some(target) = config.public_url.clone() else { return Ok(()) };
         let (interval, group) = (config.public_interval, config.group.clone());
-        let plan = doctor::canary::Plan { target, interval, instance: Arc::clone(&self.shared.instance), group };
+        let (instance, cluster) = (Arc::clone(&self.shared.instance), self.shared.cluster.clone());
+        let log = cluster.map(|see| Arc::new(move || see().log) as Arc<dyn Fn() -> String + Send + Sync>);
+        let plan = doctor::canary::Plan { target, interval, instance, group, log };
         let canary = Canary::start(plan, Arc::clone(&self.shared.metrics)).map_err(out_of_files)?;
         readiness.add(move || canary.check());
         Ok(())
@@ -322,7 +328,7 @@ impl Shared {
         let instance: Arc<str> = format!("{:016x}", random()?).into();
         let to_wake = wake_ups.iter().map(OwnedFd::try_clone).collect::<Result<Vec<_>, _>>().map_err(out_of_files)?;
         let inboxes = inbox::inboxes(to_wake, config.inbox_bytes_max(shards));
-        let resume_key = ResumeKey::new([random()?, random()?]);
+        let resume_key = ResumeKey::new(0, [random()?, random()?]);
         let registry = Registry::new(Arc::clone(&inboxes), random()?, resume_key, config.replay_bounds());
         let (registry, sharing) = share(config, registry.asking(R::peer_has_ended), inboxes)?;
         let memory = Arc::new(Memory::new(config.memory_bytes_max(), shards));
@@ -336,12 +342,14 @@ impl Shared {
         if let Some(stats) = &sharing {
             metrics.registry().register_collector(Box::new(ClusterMetric(Arc::clone(stats))));
         }
+        let cluster = see_cluster(config, &sharing);
         let addresses = Arc::<AddressTable>::default();
         metrics.registry().register_collector(Box::new(AddressMetric(Arc::clone(&addresses))));
         Ok(Self {
             instance,
             registry,
             sharing,
+            cluster,
             memory,
             metrics: Arc::new(metrics),
             failures,
@@ -364,7 +372,9 @@ fn share(
     registry: Registry,
     inboxes: Arc<[inbox::Inbox]>,
 ) -> Result<(Arc<Registry>, Sharing), StartError> {
-    let Some(settings) = config.cluster(random()?).map_err(StartError)? else { return Ok((Arc::new(registry), None)) };
+    let Some(settings) = config.cluster(random()?, [random()?, random()?]).map_err(StartError)? else {
+        return Ok((Arc::new(registry), None));
+    };
     let (outward, queue) = Outward::new(inboxes);
     let outward = Arc::new(outward);
     let registry = Arc::new(registry.sharing(Arc::clone(&outward)));
@@ -376,6 +386,22 @@ fn share(
 #[cfg(not(feature = "cluster"))]
 fn share(_: &Config, registry: Registry, _: Arc<[inbox::Inbox]>) -> Result<(Arc<Registry>, Sharing), StartError> {
     Ok((Arc::new(registry), ()))
+}
+
+/// Which cluster this server belongs to, for `hi doctor`.
+#[cfg(feature = "cluster")]
+fn see_cluster(config: &Config, sharing: &Sharing) -> Option<Arc<SeeCluster>> {
+    let (stats, name) = (sharing.clone()?, config.shared.cluster_name.clone());
+    Some(Arc::new(move || Cluster {
+        name: name.clone(),
+        log: format!("{:016x}", stats.log.get()),
+        away_seconds: stats.away_for().map(|time| time.as_secs()),
+    }))
+}
+
+#[cfg(not(feature = "cluster"))]
+fn see_cluster(_: &Config, (): &Sharing) -> Option<Arc<SeeCluster>> {
+    None
 }
 
 /// Whether this server reaches the others. Not at once: a server of the log that is restarted is no reason to send clients away.

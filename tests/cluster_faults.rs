@@ -6,7 +6,8 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use broker::{Broker, users};
+use broker::Broker;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Client, PATIENCE, Server, hi, run};
 
@@ -34,17 +35,6 @@ fn cluster_check(node: &Server) -> Value {
     checks.iter().find(|check| check["name"] == "cluster").unwrap_or_else(|| panic!("{ready}")).clone()
 }
 
-/// Publishes, and returns the answer, which may come late.
-fn publish(publisher: &mut Client, text: &str) -> Value {
-    publisher.send_text(&json!({"Op": "pub", "Ref": text, "Room": "tea", "Message": text}).to_string());
-    loop {
-        let answer = publisher.json();
-        if answer["Ref"] == text {
-            return answer;
-        }
-    }
-}
-
 #[test]
 fn members_are_told_that_the_log_is_away_and_what_they_say_meanwhile_arrives_when_it_is_back() {
     let mut broker = Broker::start();
@@ -66,7 +56,7 @@ fn members_are_told_that_the_log_is_away_and_what_they_say_meanwhile_arrives_whe
     nodes[0].internal().wait_for_metric("hi_cluster_up", 1.0);
     assert_eq!(nodes[0].internal().metric("hi_cluster_reconnects_total"), 1.0);
     assert!(nodes[0].internal().metric("hi_cluster_away_seconds_total") >= 1.5);
-    assert_eq!(publish(&mut ann, "here")["Op"], "ok");
+    assert_eq!(ann.publish("tea", "here")["Op"], "ok");
 }
 
 #[test]
@@ -81,7 +71,7 @@ fn a_log_that_lives_and_does_not_answer_is_away_and_loses_nothing() {
     event(&mut bob, "away");
     broker.go_on();
     event(&mut bob, "back");
-    assert_eq!(publish(&mut bob, "two")["Op"], "ok");
+    assert_eq!(bob.publish("tea", "two")["Op"], "ok");
     // What is behind it in the order of its publisher.
     ann.send_text(&json!({"Op": "pub", "Ref": 2, "Room": "tea", "Message": "three"}).to_string());
     let mut seen = Vec::new();
@@ -97,7 +87,7 @@ fn what_can_t_be_published_in_time_is_refused() {
     let node = node(&broker, &["--cluster-timeout", "1s"]);
     let ((mut ann, _), mut bob) = (node.join_v1("ann", "tea"), node.join_quietly("bob", "tea"));
     broker.kill();
-    let answer = publish(&mut ann, "one");
+    let answer = ann.publish("tea", "one");
     assert_eq!(
         (&answer["Op"], &answer["Code"], &answer["Temporary"]),
         (&json!("err"), &json!("unavailable"), &json!(true))
@@ -109,7 +99,7 @@ fn what_can_t_be_published_in_time_is_refused() {
     assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")), "{body}");
     assert!(node.internal().metric("hi_cluster_published_total{outcome=\"unavailable\"}") >= 3.0);
     broker.restart();
-    while publish(&mut ann, "four")["Op"] != "ok" {}
+    while ann.publish("tea", "four")["Op"] != "ok" {}
 }
 
 fn event_or_text(member: &mut Client, part: &str) -> Value {
@@ -131,7 +121,7 @@ fn members_of_a_log_that_has_lost_its_memory_go_on_and_are_told_that_they_may_ha
     let mut cid = nodes[1].join_quietly("cid", "tea");
     let mut listener = nodes[1].listen("tea", None);
     for text in ["one", "two", "three"] {
-        assert_eq!(publish(&mut ann, text)["Op"], "ok");
+        assert_eq!(ann.publish("tea", text)["Op"], "ok");
     }
     broker.kill();
     broker.restart();
@@ -139,7 +129,7 @@ fn members_of_a_log_that_has_lost_its_memory_go_on_and_are_told_that_they_may_ha
         let gap = event(member, "gap");
         assert!(gap["Epoch"] != joined["Epoch"] && gap["FromSeq"].is_null(), "{gap}");
     }
-    let answer = publish(&mut ann, "four");
+    let answer = ann.publish("tea", "four");
     assert!(answer["Op"] == "ok" && answer["Epoch"] != joined["Epoch"], "{answer}");
     for member in [&mut bob, &mut cid] {
         let heard = event_or_text(member, "four");
@@ -151,7 +141,7 @@ fn members_of_a_log_that_has_lost_its_memory_go_on_and_are_told_that_they_may_ha
     // Their names are written again, and nobody else gets them.
     let names = ["ann", "bob", "cid"].map(str::to_owned).to_vec();
     for member in [&mut ann, &mut bob] {
-        assert_eq!(users(member, "tea"), names);
+        assert_eq!(member.users("tea"), names);
     }
     let began = Instant::now();
     loop {
@@ -164,39 +154,109 @@ fn members_of_a_log_that_has_lost_its_memory_go_on_and_are_told_that_they_may_ha
     }
 }
 
-/// Any of three servers of the log may be killed, also the one that decides: nothing acknowledged is lost, and the order stays.
+/// A server that doesn't read is cut off by the log, and gets everything when it reads again.
 #[test]
-fn of_three_servers_of_the_log_any_may_be_killed() {
-    let mut brokers = Broker::start_three();
-    let urls = brokers.iter().map(Broker::url).collect::<Vec<_>>().join(",");
-    // An election may take ten seconds.
-    let options = ["--cluster-timeout", "30s", "--rate-limit", "0", "--ping-interval", "120s"];
-    let start = || Server::start(&[&["--cluster", &urls][..], &options].concat());
-    let nodes = [start(), start()];
+fn a_server_that_is_too_slow_for_the_log_misses_nothing() {
+    let broker = Broker::start_with("max_pending: 1MB\nwrite_deadline: \"1s\"\n");
+    let nodes =
+        [node(&broker, &["--max-message", "48k", "--rate-limit", "0"]), node(&broker, &["--backlog-bytes", "64m"])];
     let (mut ann, _) = nodes[0].join_v1("ann", "tea");
     let (mut bob, _) = nodes[1].join_v1("bob", "tea");
-    let mut acknowledged = Vec::new();
-    for number in 0..90 {
-        if number % 30 == 10 {
-            brokers[number / 30].kill();
-        }
-        if number % 30 == 20 {
-            brokers[number / 30].restart();
-        }
-        let text = number.to_string();
-        let answer = publish(&mut ann, &text);
-        assert_eq!(answer["Op"], "ok", "{answer}");
-        acknowledged.push((answer["Seq"].as_u64().unwrap(), text));
+    assert_eq!(ann.publish("tea", "before")["Op"], "ok");
+    event_or_text(&mut bob, "before");
+    nodes[1].signal(Signal::STOP);
+    let long = "x".repeat(15_000);
+    for number in 0..600 {
+        assert_eq!(ann.publish("tea", &format!("{number} {long}"))["Op"], "ok");
     }
-    let mut seen = Vec::new();
-    while seen.len() < acknowledged.len() {
-        let frame = bob.json();
-        assert!(frame["Event"] != "gap", "{frame}");
-        if frame["From"] == "ann" {
-            seen.push((frame["Seq"].as_u64().unwrap(), frame["Message"].as_str().unwrap().to_owned()));
-        }
+    broker.wait_for_log("Slow Consumer");
+    nodes[1].signal(Signal::CONT);
+    for number in 0..600 {
+        let frame = std::iter::repeat_with(|| bob.json())
+            .find(|frame| frame["From"] == "ann" || frame["Event"] == "gap")
+            .unwrap();
+        let text = frame["Message"].as_str().unwrap_or_default();
+        assert!(text.starts_with(&format!("{number} ")), "{number}: {}", &frame.to_string()[..100]);
     }
-    assert_eq!(seen, acknowledged);
+}
+
+/// The log has no room for all rooms: one that is quiet loses its numbers, and its members are told.
+#[test]
+fn a_quiet_room_whose_messages_had_to_go_begins_a_new_life() {
+    let broker = Broker::start();
+    let small = ["--cluster-bytes", "16m", "--max-message", "48k", "--rate-limit", "0"];
+    let nodes = [node(&broker, &small), node(&broker, &small)];
+    let (mut ann, joined) = nodes[0].join_v1("ann", "tea");
+    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
+    assert_eq!(ann.publish("tea", "before")["Op"], "ok");
+    event_or_text(&mut bob, "before");
+    let mut cid = nodes[0].join_quietly("cid", "milk");
+    let oldest = || broker.stream("chat").and_then(|info| info["state"]["first_seq"].as_u64()).unwrap_or_default();
+    let long = "x".repeat(45_000);
+    while oldest() < 12 {
+        cid.say("milk", &long);
+        event_or_text(&mut cid, &long);
+    }
+    let (status, answer) = nodes[1].internal().post("/api/publish", &json!({"room": "tea", "message": "after"}));
+    assert!(status == 200 && answer["epoch"] != joined["Epoch"], "{answer}");
+    for member in [&mut ann, &mut bob] {
+        let gap = event(member, "gap");
+        assert!(gap["Epoch"] == answer["epoch"] && gap["FromSeq"].is_null(), "{gap}");
+        assert_eq!(event_or_text(member, "after")["Seq"], answer["seq"]);
+    }
+    assert_eq!(nodes[0].internal().metric("hi_cluster_lives_total"), 1.0);
+}
+
+#[test]
+fn what_the_log_refuses_is_told_at_once_and_the_reason_is_logged() {
+    let broker = Broker::start();
+    let server = node(&broker, &[]);
+    let (mut ann, _) = server.join_v1("ann", "tea");
+    assert_eq!(ann.publish("tea", "short")["Op"], "ok");
+    broker.change("chat", "max_msg_size", json!(400));
+    let answer = ann.publish("tea", &"long".repeat(100));
+    assert_eq!((&answer["Op"], &answer["Code"]), (&json!("err"), &json!("unavailable")), "{answer}");
+    assert_eq!(server.internal().metric("hi_cluster_published_total{outcome=\"refused\"}"), 1.0);
+    server.wait_for_log(
+        "NATS has not stored a message: message size exceeds maximum allowed; its publisher is told (--cluster)",
+    );
+    assert_eq!(ann.publish("tea", "again")["Op"], "ok");
+}
+
+/// As the error says about one with other settings: the servers that still run go on with the new one.
+#[test]
+fn streams_that_somebody_removes_are_made_again_and_nobody_loses_a_name() {
+    let broker = Broker::start();
+    // They look every half second.
+    let options = ["--cluster-room-memory", "4s", "--replay-age", "4s", "--cluster-timeout", "1s"];
+    let nodes = [node(&broker, &options), node(&broker, &options)];
+    let (mut ann, joined) = nodes[0].join_v1("ann", "tea");
+    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
+    assert_eq!(bob.publish("tea", "before")["Op"], "ok");
+    broker::STREAMS.iter().for_each(|stream| broker.remove(stream));
+    let began = Instant::now();
+    let answer = loop {
+        let answer = ann.publish("tea", "after");
+        if answer["Op"] == "ok" {
+            break answer;
+        }
+        assert!(answer["Code"] == "unavailable" && began.elapsed() < PATIENCE, "{answer}");
+    };
+    assert_ne!(answer["Epoch"], joined["Epoch"], "its numbers begin anew: {answer}");
+    while bob.json()["Message"] != "after" {}
+    for (server, other) in [(&nodes[0], "bob"), (&nodes[1], "ann")] {
+        let (mut thief, _) = server.v1(&format!("username={other}"));
+        assert_eq!(thief.ask(&json!({"Op": "join", "Ref": 1, "Room": "tea"}))["Code"], "name_taken");
+    }
+    for member in [&mut ann, &mut bob] {
+        assert_eq!(member.users("tea"), ["ann", "bob"]);
+    }
+    // One alone, which nobody has looked for when it was used last.
+    broker.remove("chat");
+    while bob.publish("tea", "the end")["Op"] != "ok" {
+        assert!(began.elapsed() < PATIENCE * 2, "it is not made again");
+    }
+    while ann.json()["Message"] != "the end" {}
 }
 
 #[test]

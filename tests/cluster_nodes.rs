@@ -6,7 +6,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use broker::{Broker, users};
+use broker::Broker;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{PATIENCE, Server};
@@ -63,7 +63,7 @@ fn a_visitor_asks_and_publishes_in_a_room_of_another_server() {
     let (mut ann, _) = nodes[0].join_v1("ann", "tea");
     ann.expect_message("#tea", "Welcome to tea, ann!");
     let (mut bob, _) = nodes[1].v1("username=bob");
-    assert_eq!(users(&mut bob, "tea"), ["ann"]);
+    assert_eq!(bob.users("tea"), ["ann"]);
     let answer = bob.ask(&json!({"Op": "pub", "Ref": 1, "Room": "tea", "Message": "hello"}));
     let heard = ann.expect_message("bob", "hello");
     assert_eq!((&answer["Op"], &answer["Seq"]), (&json!("ok"), &heard["Seq"]), "{answer}");
@@ -150,7 +150,7 @@ fn the_users_of_a_server_that_was_killed_leave() {
     }
     left.sort_unstable();
     assert_eq!(left, ["User cid left channel.", "User dora left channel."], "once each");
-    assert_eq!(users(&mut bob, "tea"), ["ann", "bob"]);
+    assert_eq!(bob.users("tea"), ["ann", "bob"]);
     wait_for(&json!([listed("tea", 2)]), || nodes[1].internal().get("/api/rooms").1["rooms"].take());
     // Nobody follows that room, and nobody would ask for the name.
     let late = node(&broker, &["--replay-age", "1s"]);
@@ -183,6 +183,46 @@ fn a_server_that_was_given_up_gets_back_the_names_that_nobody_has_taken() {
     assert_eq!(u16::from(close.code), 4002, "another one has its name");
     while ann.json()["Message"] != "Welcome to tea, cid!" {}
     for member in [&mut ann, &mut cid] {
-        wait_for(&vec!["ann".to_owned(), "bob".to_owned(), "cid".to_owned()], || users(member, "tea"));
+        wait_for(&vec!["ann".to_owned(), "bob".to_owned(), "cid".to_owned()], || member.users("tea"));
     }
+}
+
+/// All clients of a server that was killed come to the others at once, with their names and what they have seen last.
+#[test]
+fn five_hundred_clients_of_a_server_that_was_killed_go_on_elsewhere() {
+    const CLIENTS: usize = 500;
+    hi::os::raise_file_limit().unwrap();
+    let broker = Broker::start();
+    let mut nodes = vec![node(&broker, &[]), node(&broker, &[]), node(&broker, &[])];
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    let name = |number: usize| format!("user{number}");
+    let mut clients: Vec<_> = (0..CLIENTS).map(|number| nodes[2].join_v1(&name(number), "tea")).collect();
+    let answer = ann.ask(&json!({"Op": "pub", "Ref": 1, "Room": "tea", "Message": "before"}));
+    assert!(answer["Ref"].is_null() || answer["Op"] == "ok", "{answer}");
+    let seen: Vec<Value> = clients
+        .iter_mut()
+        .map(|(client, joined)| {
+            let last = std::iter::repeat_with(|| client.json()).find(|frame| frame["Message"] == "before").unwrap();
+            json!({"Epoch": joined["Epoch"], "Seq": last["Seq"]})
+        })
+        .collect();
+    drop(nodes.pop());
+    assert_eq!(nodes[0].internal().post("/api/publish", &json!({"room": "tea", "message": "missed"})).0, 200);
+    let mut clients: Vec<_> =
+        (0..CLIENTS).map(|number| nodes[number % 2].v1(&format!("username={}", name(number))).0).collect();
+    for (client, since) in clients.iter_mut().zip(&seen) {
+        client.send_text(&json!({"Op": "join", "Ref": "join", "Room": "tea", "Since": since}).to_string());
+    }
+    for (client, since) in clients.iter_mut().zip(&seen) {
+        let answer = client.json();
+        assert!(answer["Op"] == "ok" && answer["Recovered"] == true && answer["Seq"] == since["Seq"], "{answer}");
+        let mut next = since["Seq"].as_u64().unwrap() + 1;
+        while {
+            let frame = client.json();
+            assert_eq!(frame["Seq"], next, "{frame}");
+            next += 1;
+            frame["Message"] != "missed"
+        } {}
+    }
+    wait_for(&json!(CLIENTS + 1), || nodes[1].internal().get("/api/rooms/tea").1["count"].take());
 }

@@ -5,6 +5,7 @@ mod broker;
 mod support;
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -116,4 +117,38 @@ fn a_publisher_is_closed_if_its_message_may_be_lost_and_members_stay() {
     publisher.send_text("three");
     // What the log has lost with its memory, nobody knows: a member that can't be told is closed, unless it asked for less.
     assert_eq!(member.expect_close().0, 4101);
+}
+
+#[test]
+fn nothing_comes_before_the_answer_to_a_handshake_that_waits_for_its_room() {
+    let broker = Broker::start();
+    let url = broker.url();
+    let node = Server::start(&["--cluster", &url, "--cluster-timeout", "5s", "--ping-interval", "1s"]);
+    broker.pause();
+    let mut stream = node.connect();
+    let request = "GET /raw/scores HTTP/1.1\r\nHost: hi\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut beginning = [0; 9];
+    stream.read_exact(&mut beginning).unwrap();
+    broker.go_on();
+    assert_eq!(str::from_utf8(&beginning), Ok("HTTP/1.1 "));
+}
+
+#[test]
+fn a_member_that_joins_behind_a_loss_has_missed_nothing() {
+    let mut broker = Broker::start();
+    let node = node(&broker);
+    let (mut strict, mut lossy) = (node.websocket("/raw/scores"), node.websocket("/raw/scores?lossy=1"));
+    strict.send_text("one");
+    assert_eq!((text(&mut strict), text(&mut lossy)), ("one".into(), "one".into()));
+    broker.kill();
+    broker.restart();
+    assert_eq!(strict.expect_close().0, 4101, "it is told at once");
+    // On both shards, one of which has a member.
+    let mut late: Vec<Client> = (0..6).map(|_| node.websocket("/raw/scores")).collect();
+    late[0].send_text("two");
+    for member in late.iter_mut().chain([&mut lossy]) {
+        assert_eq!(text(member), "two");
+    }
 }

@@ -193,6 +193,8 @@ start_hi() {
 run() {
     local limit=$2 deflated=$3 status=0 alive=yes
     report=$work/report/$1
+    # Others may run other cases at the same time.
+    [[ $cases == '*' ]] || report+=-${cases//[^0-9.]/}
     rm -rf -- "$report"
     mkdir -p -- "$report"
 

@@ -126,7 +126,7 @@ fn the_image_says_what_its_engine_has_to_know() {
 fn the_examples_name_options_that_exist() {
     let command = Config::command();
     let options: Vec<_> = command.get_arguments().filter_map(|option| option.get_env()?.to_str()).collect();
-    for file in ["docs/deploy/compose.yaml", "docs/deploy/kubernetes.yaml"] {
+    for file in ["docs/deploy/compose.yaml", "docs/deploy/kubernetes.yaml", "docs/deploy/cluster/compose.yaml"] {
         let text = std::fs::read_to_string(file).unwrap();
         let set = text.match_indices("HI_").map(|(at, _)| {
             let is_end = |letter: char| !letter.is_ascii_uppercase() && letter != '_';

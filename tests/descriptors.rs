@@ -135,6 +135,7 @@ fn connected_clients_are_not_affected_when_descriptors_run_out() {
     wait_for_files(&server, before);
     ann.say("tea", "descriptors ran out");
     bob.expect_message("ann", "descriptors ran out");
+    server.wait_for_log("accepting pauses");
     let log = server.log();
     assert_eq!(log.matches("accepting pauses").count(), 1, "one line a minute, of all shards together: {log}");
 }

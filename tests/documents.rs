@@ -1,5 +1,5 @@
-//! What a newcomer pastes: each command and each snippet of README.md, docs/use.md and examples/README.md, read from the file itself and
-//! run as it is written, but for the ports. A block without a way to run it fails.
+//! What a newcomer pastes: each command and each snippet of README.md, docs/use.md, docs/cluster.md and examples/README.md, read from the
+//! file itself and run as it is written, but for the ports. A block without a way to run it fails.
 
 #[path = "support/broker.rs"]
 mod broker;
@@ -300,6 +300,43 @@ fn the_readme_works_when_pasted() {
 #[test]
 fn what_use_md_shows_works_when_pasted() {
     run_document("docs/use.md", 8);
+}
+
+#[test]
+fn the_cluster_of_cluster_md_works_when_pasted() {
+    let blocks = blocks("docs/cluster.md");
+    let [(language, commands)] = &blocks[..] else { panic!("one block, or a way to run the others: {blocks:?}") };
+    assert_eq!(language, "sh");
+    let [log, first, second] = commands.lines().collect::<Vec<_>>()[..] else { panic!("{commands}") };
+    let place = Place::new();
+    let [nats, port, internal, other_port, other_internal] = [(); 5].map(|()| support::proxies::free_port());
+    let here = |line: &str| {
+        line.replace("localhost:4222", &format!("localhost:{nats}"))
+            .replace("--port 8090", &format!("--port {other_port}"))
+            .replace("127.0.0.1:8091", &format!("127.0.0.1:{other_internal}"))
+    };
+    let start = |line: &str, ready: &str| {
+        let mut command = place.shell(line);
+        // What a newcomer's environment doesn't have.
+        command.env_remove("HI_INTERNAL");
+        let running = Running::start(command);
+        running.expect(ready, || ());
+        running
+    };
+    let program = format!("{} -a 127.0.0.1 -p {}", broker::binary(broker::VERSION).display(), nats);
+    let _log = start(&log.replace("nats-server", &program), "Server is ready");
+    // The first one's ports are the usual ones, which may be in use here.
+    let usual = format!(" --port {port} --internal 127.0.0.1:{internal}");
+    let _first = start(&(here(first.trim_end()) + &usual), "hi is open at");
+    let _second = start(&here(second), "hi is open at");
+    assert!(place.folder.path("nats").is_dir(), "the folder has the messages");
+    let chat = |port, name: &str| format!("hi chat http://localhost:{port}/ tea --name {name}");
+    let mut listener = place.shell(&chat(other_port, "bob"));
+    listener.stdin(Stdio::piped());
+    let listener = Running::start(listener);
+    listener.expect("bob", || ());
+    place.run(&chat(port, "ada"), "hello\n");
+    listener.expect("ada: hello", || ());
 }
 
 #[test]

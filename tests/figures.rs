@@ -211,8 +211,9 @@ fn no_core_halts_while_figures_keeps_them_awake() {
         let mut command = Command::new(figures());
         command.args(SHORT).args(["--only", "hi,tokio", "--awake", "--rounds", "1000"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        assert!(lines.map_while(Result::ok).any(|line| line.contains("(--awake)")));
+        // Read from until the end: figures doesn't survive a pipe that is closed.
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.by_ref().map_while(Result::ok).any(|line| line.contains("(--awake)")));
         let before = spinning(child.id());
         let cores: Vec<_> = before.iter().map(|(core, _)| core.clone()).collect();
         let mut expected: Vec<_> = hi::os::allowed_cores().unwrap().iter().map(usize::to_string).collect();
@@ -226,6 +227,7 @@ fn no_core_halts_while_figures_keeps_them_awake() {
         kill_process(Pid::from_child(&child), signal).unwrap();
         let status = child.wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(signal.as_raw()));
+        drop(lines);
     }
 }
 
@@ -291,13 +293,14 @@ fn steering_is_put_back_after_a_signal() {
         network.set_mask("1");
         let mut command = network.figures(&["--rounds", "1000"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let on = lines.map_while(Result::ok).find(|line| line.contains("(--steer)"));
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let on = lines.by_ref().map_while(Result::ok).find(|line| line.contains("(--steer)"));
         assert!(on.is_some(), "steering begins");
         assert_eq!(network.mask(), last_core());
         kill_process(Pid::from_child(&child), signal).unwrap();
         let status = child.wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(signal.as_raw()));
+        drop(lines);
         let deadline = Instant::now() + PATIENCE;
         while network.mask() != "1" {
             assert!(Instant::now() < deadline, "the mask is still {} after {signal:?}", network.mask());

@@ -1,5 +1,8 @@
 //! Metrics of a running server: they change by exactly the right amounts, and the dashboard uses no others.
 
+#[cfg(feature = "cluster")]
+#[path = "support/broker.rs"]
+mod broker;
 mod support;
 
 use std::collections::BTreeSet;
@@ -91,6 +94,19 @@ fn dashboard() -> Value {
     serde_json::from_str(include_str!("../docs/grafana.json")).expect("JSON")
 }
 
+/// The names that only a server of a cluster has.
+fn names_of_a_cluster() -> BTreeSet<String> {
+    #[cfg(feature = "cluster")]
+    {
+        let log = broker::Broker::start();
+        let (_server, internal) = Server::start_with_internal(&["--cluster", &log.url()]);
+        let names = sample_names(&internal.metrics());
+        names.into_iter().filter(|name| name.starts_with("hi_cluster_")).collect()
+    }
+    #[cfg(not(feature = "cluster"))]
+    BTreeSet::new()
+}
+
 #[test]
 fn the_dashboard_begins_with_what_decides_and_turns_red() {
     let dashboard = dashboard();
@@ -125,6 +141,7 @@ fn the_dashboard_names_only_metrics_that_exist() {
         server.wait_for_log("public path");
     }
     let mut names = sample_names(&internal.metrics());
+    names.extend(names_of_a_cluster());
     if !cfg!(feature = "doctor") {
         names.extend(
             ["dns_addresses", "path_instance_match", "path_ok", "path_seconds"].map(|name| format!("hi_public_{name}")),
@@ -149,6 +166,7 @@ fn the_dashboard_names_only_metrics_that_exist() {
         }
     }
     assert!(queries > 20, "{queries}");
+    named.retain(|name| cfg!(feature = "cluster") || !name.starts_with("hi_cluster_"));
     assert_eq!(named.difference(&names).collect::<Vec<_>>(), Vec::<&String>::new());
     // New metrics have to be on the dashboard.
     assert_eq!(names.difference(&named).collect::<Vec<_>>(), Vec::<&String>::new());
@@ -157,13 +175,15 @@ fn the_dashboard_names_only_metrics_that_exist() {
 #[test]
 fn the_alert_rules_name_only_metrics_that_exist() {
     let (_server, internal) = Server::start_with_internal(&[]);
-    let names = sample_names(&internal.metrics());
+    let mut names = sample_names(&internal.metrics());
+    names.extend(names_of_a_cluster());
     let rules = include_str!("../docs/alerts.yml");
     let words = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("hi_"));
     let of_canary = |name: &str| name == "hi_public_path_ok";
+    let left_out = |name: &str| cfg!(not(feature = "cluster")) && name.starts_with("hi_cluster_");
     assert!(words.clone().count() >= 6);
     for name in words {
-        assert!(names.contains(name) || of_canary(name), "{name}");
+        assert!(names.contains(name) || of_canary(name) || left_out(name), "{name}");
     }
 }
 

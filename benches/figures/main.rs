@@ -11,7 +11,7 @@
 //! - [`options`]: what to measure
 //! - [`fan_out`], [`last`], [`accept`] (a storm, and one by one), [`shards`], [`idle`]: the tables
 //! - [`sides`] and [`driver`]: the servers of a table take [`turns`], each driven by a separate process
-//! - [`servers`] and [`process`]: the measured processes; [`bare`] and [`tokio_peer`]: those other than hi
+//! - [`servers`], [`process`] and [`usage`]: the measured processes; [`bare`] and [`tokio_peer`]: those other than hi
 //! - [`members`], [`connect`] and [`frames`]: the readers, and what they expect
 //! - [`statistics`]: medians and their confidence intervals
 //! - [`steering`]: what receiving costs, on the reader's core; [`awake`]: cores that don't halt
@@ -38,6 +38,7 @@ mod statistics;
 mod steering;
 mod tokio_peer;
 mod turns;
+mod usage;
 
 use std::process::ExitCode;
 

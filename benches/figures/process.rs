@@ -43,11 +43,19 @@ impl Server {
         command.env("HI_PIN", "on");
         Self::spawn(command.args(args).stderr(Stdio::piped()), &ALL_CORES, |child| {
             let mut log = child.stderr.take().unwrap();
-            let line = first_line(&mut log);
+            let mut lines = String::new();
+            let address = loop {
+                let line = first_line(&mut log);
+                let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
+                if let Some(address) = address {
+                    break address.to_owned();
+                }
+                assert!(!line.is_empty(), "hi logs its address, but it logged: {lines}");
+                lines += &line;
+            };
             // The rest of its output is read and discarded: a full pipe would block it.
             std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-            let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
-            address.unwrap_or_else(|| panic!("hi logs its address first, but it logged: {line}")).to_owned()
+            address
         })
     }
 

@@ -1,15 +1,14 @@
-//! The kinds of servers: how each starts, and what it costs.
+//! The kinds of servers, and how each starts.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::ValueEnum;
 use rustix::process::Signal;
 
 use crate::case::Case;
-use crate::process::{ALL_CORES, SETTLED_AFTER_MAX, first_line, hi_here};
+use crate::process::{ALL_CORES, first_line, hi_here};
 
 pub(crate) use crate::process::Server;
 
@@ -133,24 +132,4 @@ impl Server {
     pub(crate) fn hi_with_pings() -> Self {
         Self::hi(&hi_here(), "1", &ROOMY)
     }
-
-    /// CPU time of all its threads in nanoseconds, as counted by the scheduler. Waits until all of them sleep: the time
-    /// of a running thread is counted only at the next tick.
-    pub(crate) fn cpu_time(&self) -> Duration {
-        assert!(self.settles(), "the server is still busy {SETTLED_AFTER_MAX:?} after its last message");
-        Duration::from_nanos(self.threads().iter().map(|thread| nanoseconds(thread)).sum())
-    }
-
-    /// Resident memory.
-    pub(crate) fn resident_bytes(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has memory");
-        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
-    }
-}
-
-/// 0 for a thread that has ended, as a runtime of another server may do with one.
-fn nanoseconds(thread: &Path) -> u64 {
-    let text = std::fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
-    text.split_whitespace().next().map_or(0, |first| first.parse().expect("a number comes first"))
 }

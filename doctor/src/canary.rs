@@ -14,7 +14,7 @@ use crate::examination::verdict::{Diagnosis, Finding, Kind};
 use crate::examination::{Depth, Examination, Options, Target, examine};
 
 /// The address to dial, and the server that should answer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Plan {
     /// The public address.
     pub target: Target,
@@ -24,6 +24,8 @@ pub struct Plan {
     pub instance: Arc<str>,
     /// Or any that is of this group.
     pub group: Option<String>,
+    /// Or any that shares its rooms: the number of the log of its cluster, if it belongs to one.
+    pub log: Option<Arc<dyn Fn() -> String + Send + Sync>>,
 }
 
 /// The result of a look.
@@ -31,7 +33,7 @@ pub struct Plan {
 pub struct Status {
     /// Whether a user gets a WebSocket at every address.
     pub works: bool,
-    /// Whether this server answers, or one of its group, at every address that answers as hi.
+    /// Whether this server answers, or one of its group or cluster, at every address that answers as hi.
     pub instance_matches: bool,
     /// How long the look took, in seconds.
     pub seconds: f64,
@@ -116,12 +118,16 @@ pub fn look(runtime: &Runtime, plan: &Plan) -> Status {
     }
 }
 
-/// Whether everything that answers as hi, at any address, is the instance or of the group; and something does.
+/// Whether everything that answers as hi, at any address, is the instance, of the group, or of the cluster; and something does.
 fn instance_matches(facts: &Facts, plan: &Plan) -> bool {
+    let log = plan.log.as_ref().map(|log| log());
     let mut answers = facts.addresses.iter().filter_map(|address| address.received()).peekable();
     answers.peek().is_some()
         && answers.all(|received| {
-            *received.instance == *plan.instance || (plan.group.is_some() && received.group == plan.group)
+            let shares_rooms = |log: &String| received.cluster.as_ref().is_some_and(|cluster| cluster.log == *log);
+            *received.instance == *plan.instance
+                || (plan.group.is_some() && received.group == plan.group)
+                || log.as_ref().is_some_and(shares_rooms)
         })
 }
 

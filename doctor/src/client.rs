@@ -69,7 +69,7 @@ impl Site {
         Ok(Self { target, trust, base, token: None })
     }
 
-    /// The same, for a user who has this token (`--auth`).
+    /// The same, with a token (`--auth`).
     #[must_use]
     pub fn with_token(self, token: Option<String>) -> Self {
         Self { token, ..self }

@@ -27,7 +27,7 @@ const FIELDS: [&str; 6] = ["room", "rooms", "message", "from", "user", "reason"]
 thread_local! {
     /// A server without shards, whose rooms are empty.
     static APP: App = {
-        let rooms = Arc::new(Registry::new(Arc::new([]), 1, ResumeKey::new([1, 2]), ReplayBounds::OFF));
+        let rooms = Arc::new(Registry::new(Arc::new([]), 1, ResumeKey::new(0, [1, 2]), ReplayBounds::OFF));
         let metrics = Arc::new(Metrics::new("fuzz", "epoll", 0, Arc::clone(&rooms)));
         let readiness = Arc::new(Readiness::new(Arc::<Stop>::default()));
         App::new(rooms, metrics, readiness, RawMode::Open, Keys::default())

@@ -40,7 +40,7 @@ fn byte_by_byte(bytes: &[u8]) -> Result<Option<(Head<'_>, usize)>, head::HeadErr
 }
 
 fn check_head(head: &Head<'_>) {
-    let identity = Identity { instance: "0", group: None, version: "0", backend: "epoll" };
+    let identity = Identity { instance: "0", group: None, version: "0", backend: "epoll", cluster: None };
     for header in ClientHeader::ALL {
         let trust = Trust { header, proxies: "private_ranges".parse().expect("a range") };
         let lines = head.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(header.as_str()));

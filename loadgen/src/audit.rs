@@ -1,5 +1,7 @@
 //! The audit: every client must see every message of its room once, in each publisher's order. Pure.
 
+use crate::session::Position;
+
 /// Missing message numbers remembered per client; beyond these, missing messages are only counted.
 const MISSING_MAX: usize = 4096;
 
@@ -16,6 +18,17 @@ pub enum Seen {
     Doubled,
 }
 
+/// What a position was to the client that reached it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// The next one, or the first of its epoch.
+    Next,
+    /// Later, with the number of positions left out.
+    Beyond(u64),
+    /// One that it had reached before.
+    Before,
+}
+
 /// What one client has seen of the publishers of its room.
 #[derive(Debug, Default)]
 #[allow(clippy::box_collection, reason = "nearly always empty: one pointer per client, with ten thousand clients")]
@@ -29,6 +42,13 @@ pub struct Auditor {
     lost: u64,
     /// Losses that the server announced to this client since then.
     announced: u64,
+    /// Where the client is in its room's log, if the server numbers messages.
+    pub position: Option<Box<Position>>,
+    /// The highest of the places in its room's order that its messages had, see [`crate::order`].
+    place: u32,
+    /// Number of each publisher's first message, and whether it has missed nothing since then.
+    first: u32,
+    whole: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +63,17 @@ impl Auditor {
     /// The auditor of a client in a room with `publishers`; each one's first message may have any number.
     pub fn new(publishers: usize) -> Self {
         let streams = vec![Stream { next: NOT_BEGUN }; publishers].into();
-        Self { streams, missing: None, due_from: NOT_BEGUN, lost: 0, announced: 0 }
+        Self {
+            streams,
+            missing: None,
+            due_from: NOT_BEGUN,
+            lost: 0,
+            announced: 0,
+            position: None,
+            place: 0,
+            first: 0,
+            whole: false,
+        }
     }
 
     /// The client has joined its room: it must see everything from this number on.
@@ -56,12 +86,14 @@ impl Auditor {
         let Some(stream) = self.streams.get_mut(usize::from(publisher)) else { return Seen::InOrder };
         if stream.next == NOT_BEGUN {
             stream.next = sequence.min(self.due_from);
+            self.whole &= sequence == self.first;
         }
         if stream.next == sequence {
             stream.next = sequence + 1;
             return Seen::InOrder;
         }
         if sequence > stream.next {
+            self.whole = false;
             let missing = self.missing.get_or_insert_default();
             let room = MISSING_MAX.saturating_sub(missing.len());
             missing.extend((stream.next..sequence).take(room).map(|number| (publisher, number)));
@@ -80,6 +112,41 @@ impl Auditor {
         Seen::Reordered
     }
 
+    /// Whether it has missed nothing since the step began: whatever was before a message, it has seen.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Whether a message that has this place in its room's order comes after all that it has seen.
+    pub fn follows(&mut self, place: u32) -> bool {
+        let rises = place > self.place;
+        self.place = self.place.max(place);
+        rises
+    }
+
+    /// A message has this position in its room's log.
+    pub fn reach(&mut self, at: Position) -> Reached {
+        let position = self.position.get_or_insert_with(|| Box::new(Position { seq: at.seq.saturating_sub(1), ..at }));
+        if position.epoch != at.epoch {
+            **position = at;
+            return Reached::Next;
+        }
+        let before = position.seq;
+        position.seq = before.max(at.seq);
+        match at.seq.checked_sub(before) {
+            None | Some(0) => Reached::Before,
+            Some(1) => Reached::Next,
+            Some(step) => Reached::Beyond(step - 1),
+        }
+    }
+
+    /// A message has arrived that is too long to show its position, which can only be the next one.
+    pub fn pass(&mut self) {
+        if let Some(position) = &mut self.position {
+            position.seq += 1;
+        }
+    }
+
     /// The server said that this client lost `count` messages.
     pub fn announced(&mut self, count: u64) {
         self.announced = self.announced.saturating_add(count);
@@ -95,6 +162,17 @@ impl Auditor {
         end.saturating_sub(next.max(first))
     }
 
+    /// Publisher and number of messages that were skipped, as far as they are remembered.
+    pub fn missing(&self) -> &[(u16, u32)] {
+        self.missing.as_deref().unwrap_or_default()
+    }
+
+    /// At the end: of the skipped messages, only these should have arrived.
+    pub fn missed_only(&mut self, missing: Vec<(u16, u32)>) {
+        self.lost = self.lost.saturating_sub((self.missing().len() - missing.len()) as u64);
+        self.missing = Some(missing).filter(|missing| !missing.is_empty());
+    }
+
     /// Skipped messages that may still arrive: the server has not announced them as lost.
     pub fn may_still_come(&self) -> u64 {
         let missing = self.missing.as_ref().map_or(0, |missing| missing.len() as u64);
@@ -108,9 +186,22 @@ impl Auditor {
         std::mem::take(&mut self.announced).min(lost)
     }
 
+    /// A step begins whose messages have numbers from `first` on.
+    pub fn begin(&mut self, first: u32) {
+        self.begin_again();
+        (self.first, self.whole) = (first, true);
+    }
+
+    /// The client's log begins here: whatever was before that, it can't get.
+    pub fn begin_at(&mut self, position: Option<Position>) {
+        self.begin_again();
+        self.position = position.map(Box::new);
+    }
+
     /// Forgets what was seen: the client has left, and may miss messages until [`Auditor::expect_from`] says that it is
     /// back.
     pub fn begin_again(&mut self) {
+        self.whole = false;
         self.streams.fill(Stream { next: NOT_BEGUN });
         self.missing = None;
         self.due_from = NOT_BEGUN;
@@ -174,6 +265,34 @@ mod tests {
         auditor.see(0, 6);
         auditor.begin_again();
         assert_eq!(auditor.may_still_come(), 0, "a client that left gets nothing more");
+    }
+
+    #[test]
+    fn a_client_that_has_missed_something_gives_no_places() {
+        let mut auditor = Auditor::new(2);
+        auditor.begin(5);
+        auditor.see(0, 5);
+        assert!(auditor.is_whole());
+        auditor.see(1, 6);
+        assert!(!auditor.is_whole(), "it began too late");
+        auditor.begin(7);
+        auditor.see(0, 7);
+        auditor.see(0, 9);
+        assert!(!auditor.is_whole());
+        auditor.begin(10);
+        auditor.begin_again();
+        assert!(!auditor.is_whole(), "it was away");
+        let followed = [1, 2, 5, 4, 6].map(|place| auditor.follows(place));
+        assert_eq!(followed, [true, true, true, false, true]);
+    }
+
+    #[test]
+    fn positions_go_on_within_an_epoch() {
+        let mut auditor = Auditor::new(1);
+        let mut reach = |epoch, seq| auditor.reach(Position { epoch, seq });
+        assert_eq!((reach(1, 7), reach(1, 8)), (Reached::Next, Reached::Next));
+        assert_eq!((reach(1, 11), reach(1, 11), reach(1, 9)), (Reached::Beyond(2), Reached::Before, Reached::Before));
+        assert_eq!((reach(2, 3), reach(2, 4)), (Reached::Next, Reached::Next));
     }
 
     #[test]

@@ -25,8 +25,20 @@ pub enum State {
     Connecting(Socket),
     /// The request has been sent, and this much of the answer has arrived.
     Handshaking(Socket, Vec<u8>),
-    /// The WebSocket is open.
+    /// The WebSocket is open, and the answer to the join has yet to come (`hi.v1`).
+    Joining(Socket),
+    /// The WebSocket is open, and the client in its room.
     Open(Socket),
+}
+
+impl State {
+    /// The socket, once there is something to read or write.
+    fn socket(&self) -> Option<&Socket> {
+        match self {
+            Self::Away | Self::Connecting(_) => None,
+            Self::Handshaking(socket, _) | Self::Joining(socket) | Self::Open(socket) => Some(socket),
+        }
+    }
 }
 
 /// What a connection is for.
@@ -53,6 +65,8 @@ pub struct Client {
     pub room: usize,
     /// What it is for.
     pub role: Role,
+    /// The number of the server that it connects to.
+    pub server: usize,
     /// Its state.
     pub state: State,
     /// When it began to connect or, once open, when it opened: microseconds on the run's clock.
@@ -112,12 +126,13 @@ pub enum Progress {
 
 impl Client {
     /// A client that is not connected yet, in a room with `publishers`.
-    pub fn new(number: usize, room: usize, role: Role, publishers: usize) -> Self {
+    pub fn new(number: usize, room: usize, role: Role, publishers: usize, server: usize) -> Self {
         let audited = if matches!(role, Role::Member { .. }) { publishers } else { 0 };
         Self {
             number,
             room,
             role,
+            server,
             state: State::Away,
             since_us: 0,
             gone: false,
@@ -144,6 +159,31 @@ impl Client {
         self.since_us = now_us;
         (self.gone, self.too_slow) = (false, false);
         self.state = State::Connecting(socket);
+    }
+
+    /// Asks to join its room: until [`Client::joined`], it isn't open.
+    pub fn join(&mut self, frame: &[u8]) -> Progress {
+        if let State::Open(socket) | State::Joining(socket) = std::mem::replace(&mut self.state, State::Away) {
+            self.state = State::Joining(socket);
+        }
+        self.send(frame)
+    }
+
+    /// It is in its room. False if it had not asked for that.
+    pub fn joined(&mut self) -> bool {
+        match std::mem::replace(&mut self.state, State::Away) {
+            State::Joining(socket) => self.state = State::Open(socket),
+            state => {
+                self.state = state;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether its handshake, or its join, has no answer yet.
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Connecting(_) | State::Handshaking(..) | State::Joining(_))
     }
 
     /// Drops the connection without a Close.
@@ -177,7 +217,7 @@ impl Client {
 
     /// Sends bytes, and keeps what the socket has no room for.
     pub fn send(&mut self, bytes: &[u8]) -> Progress {
-        let (State::Handshaking(socket, _) | State::Open(socket)) = &self.state else { return Progress::Waiting };
+        let Some(socket) = self.state.socket() else { return Progress::Waiting };
         if let Some(unsent) = &mut self.unsent {
             unsent.bytes.extend(bytes);
             return Progress::Waiting;
@@ -199,7 +239,7 @@ impl Client {
 
     /// Sends waiting output, as far as the socket has room.
     fn send_waiting(&mut self) -> Progress {
-        let (State::Handshaking(socket, _) | State::Open(socket)) = &self.state else { return Progress::Waiting };
+        let Some(socket) = self.state.socket() else { return Progress::Waiting };
         let Some(unsent) = &mut self.unsent else { return Progress::Waiting };
         loop {
             while !unsent.bytes.is_empty() {
@@ -243,9 +283,7 @@ impl Client {
         now_us: impl Fn() -> u64,
         mut on: impl FnMut(&mut Auditor, &mut u64, &[u8], u64),
     ) -> (usize, bool, Progress) {
-        let (State::Handshaking(socket, _) | State::Open(socket)) = &self.state else {
-            return (0, false, Progress::Waiting);
-        };
+        let Some(socket) = self.state.socket() else { return (0, false, Progress::Waiting) };
         let count = match (&*socket).read(buffer) {
             Ok(0) => return (0, false, Progress::Ended("the server ended the connection without a Close".into())),
             Ok(count) => count,
@@ -334,7 +372,7 @@ mod tests {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let socket = Socket::from(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
         socket.set_nonblocking(true).unwrap();
-        let mut client = Client::new(0, 0, Role::Member { slow: false }, 1);
+        let mut client = Client::new(0, 0, Role::Member { slow: false }, 1, 0);
         client.state = State::Open(socket);
         (client, listener.accept().unwrap().0)
     }

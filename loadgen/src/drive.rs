@@ -8,15 +8,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hdrhistogram::Histogram;
 
 use crate::interrupt;
+use crate::order::Orders;
 use crate::os;
 use crate::payload::Stamper;
 use crate::plan::{Dialect, Mode, Plan, Subject};
 use crate::preflight;
 use crate::private_server::PrivateServer;
 use crate::progress::Display;
+use crate::promises::Promises;
 use crate::results::{Distribution, Machine, Run, Storm, Verdict};
 use crate::schedule::Step;
 use crate::secrets::without_secrets;
+use crate::session;
 use crate::stats::{Collected, add};
 use crate::target::{Endpoint, Target, Template};
 use crate::worker::{CATCH_UP_TIME_MAX_US, Command, Report, Shared, Worker, room_name};
@@ -50,14 +53,15 @@ pub fn run(plan: Plan, command: String) -> Result<Run, String> {
     let started_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     preflight::check_limits(&plan)?;
     let cores = os::cores();
-    let (server, url, pid) = match &plan.subject {
+    let (server, urls, pid) = match &plan.subject {
         Subject::Private { binary, shards } => {
             let server = PrivateServer::start(binary.clone(), *shards, plan.message_bytes)?;
             let (url, pid) = (server.url.clone(), server.pid());
-            (Some(server), url, Some(pid))
+            (Some(server), vec![url], Some(pid))
         }
-        Subject::Given { url, pid } => (None, url.clone(), *pid),
+        Subject::Given { urls, pid } => (None, urls.clone(), *pid),
     };
+    let shown = urls.iter().map(|url| without_secrets(url)).collect::<Vec<_>>().join(", ");
     // The first cores are left to the server if there are others: a private hi pins its shards to them.
     let private = server.is_some();
     let of_server = server.as_ref().map_or(cores.len() / 2, |server| server.shards);
@@ -65,12 +69,12 @@ pub fn run(plan: Plan, command: String) -> Result<Run, String> {
     let ours = cores[cores.len() - threads.min(cores.len())..].to_vec();
     let machine = Machine { cores: cores.len(), processor: os::processor(), kernel: os::kernel() };
     let name = plan.name.clone().unwrap_or_else(|| {
-        let what = if private { "hi".to_owned() } else { without_secrets(&url) };
+        let what = if private { "hi" } else { &shown };
         format!("{what}, {} clients", plan.clients)
     });
-    let run_summary = plan.summary(&without_secrets(&url));
-    let shared = Arc::new(share(plan, &url, threads)?);
-    let display = Display::new(&shared.plan, &without_secrets(&url), private);
+    let run_summary = plan.summary(&shown);
+    let shared = Arc::new(share(plan, &urls, threads)?);
+    let display = Display::new(&shared.plan, &shown, private);
     let mut driver = Driver::start(Arc::clone(&shared), &ours, pid, display)?;
     interrupt::run_begins();
     let outcome = driver.run()?;
@@ -79,41 +83,52 @@ pub fn run(plan: Plan, command: String) -> Result<Run, String> {
     Ok(Run { name, command, started_unix_ms, machine, plan: run_summary, ..outcome })
 }
 
-fn share(plan: Plan, url: &str, threads: usize) -> Result<Shared, String> {
-    let target = Target::parse(url)?;
+fn share(plan: Plan, urls: &[String], threads: usize) -> Result<Shared, String> {
+    let v1 = matches!(plan.dialect, Dialect::ChatV1);
     let default_path = |publisher: bool| {
         Template::new(match (&plan.dialect, publisher) {
             (Dialect::Chat, _) => "/ws?username={client}&room={room}",
+            (Dialect::ChatV1, _) => "/ws?username={client}",
             (Dialect::Raw, false) => "/raw/{room}",
             (Dialect::Raw, true) => "/raw/{room}?echo=0",
             (Dialect::Template { .. }, _) => "/",
         })
     };
-    let publish_target = plan.publish_url.as_deref().map_or_else(|| Ok(target.clone()), Target::parse)?;
-    let members_at = endpoint(target, default_path(false))?;
-    let publishers_at = endpoint(publish_target, default_path(true))?;
+    let endpoints = |urls: &[String], publisher| {
+        urls.iter().map(|url| endpoint(url, default_path(publisher), v1)).collect::<Result<Vec<_>, _>>()
+    };
+    let members_at = endpoints(urls, false)?;
+    let publishers_at = endpoints(plan.publish_url.as_ref().map_or(urls, std::slice::from_ref), true)?;
     let ports = os::ephemeral_ports();
-    preflight::check_ports(plan.connections(), ports, members_at.address)?;
+    for endpoint in &members_at {
+        preflight::check_ports(plan.connections().div_ceil(members_at.len()), ports, endpoint.address)?;
+    }
+    // One publisher's order is every auditor's own business.
+    let shares_an_order = urls.len() > 1 && plan.publishers > 1 && plan.mode != Mode::Idle;
     let sent = (0..plan.rooms * plan.publishers).map(|_| AtomicU32::new(0)).collect();
     let message_bytes = plan.message_bytes;
     Ok(Shared {
-        plan,
         members_at,
         publishers_at,
+        promises: v1.then(|| Promises::new(plan.rooms * plan.publishers)),
+        orders: shares_an_order.then(|| Orders::new(plan.rooms, plan.publishers)),
         stamper: Stamper::new(fastrand::u32(..), message_bytes),
         clock: Instant::now(),
         threads,
         ports,
         sent,
+        plan,
     })
 }
 
-/// Where a target answers; `default_path` is for a URL without a path.
-fn endpoint(target: Target, default_path: Template) -> Result<Endpoint, String> {
+/// Where a server answers; `default_path` is for a URL without a path, and `v1` asks for `hi.v1`.
+fn endpoint(url: &str, default_path: Template, v1: bool) -> Result<Endpoint, String> {
+    let mut target = Target::parse(url)?;
+    target.subprotocol = v1.then_some(session::SUBPROTOCOL);
     let path = target.path.clone().unwrap_or(default_path);
     let tried = path.fill(&room_name(0), "loadgen-preflight", "");
     let address = preflight::try_target(&target.addresses()?, &target, &tried)?;
-    Ok(Endpoint { address, target, path })
+    Ok(Endpoint { shown: without_secrets(url), address, target, path })
 }
 
 /// Progress of a thread: open connections, deliveries, latencies so far.

@@ -12,8 +12,8 @@
 //! | [`schedule`] | when each message is due (pure) |
 //! | [`worker`] | one thread: clients in one epoll loop, publishers on their schedule |
 //! | [`client`] | one connection |
-//! | [`wire`], [`payload`], [`target`] | frames, stamps, URLs (pure) |
-//! | [`audit`], [`faults`], [`stats`] | what arrived, and what didn't |
+//! | [`wire`], [`payload`], [`session`], [`target`] | frames, stamps, positions in rooms, URLs (pure) |
+//! | [`audit`], [`order`], [`promises`], [`faults`], [`stats`] | what arrived, in which order, and what should have |
 //! | [`verdict`] | whether the numbers can be trusted, and whose fault a failure is (pure) |
 //! | [`results`], [`report`] | the numbers, and how they are shown |
 //! | [`progress`] | what is shown while a run lasts |
@@ -26,6 +26,7 @@ pub mod drive;
 pub mod faults;
 pub mod interrupt;
 pub mod options;
+pub mod order;
 pub mod os;
 pub mod outputs;
 pub mod payload;
@@ -34,10 +35,12 @@ pub mod preflight;
 pub mod printable;
 pub mod private_server;
 pub mod progress;
+pub mod promises;
 pub mod report;
 pub mod results;
 pub mod schedule;
 pub mod secrets;
+pub mod session;
 pub mod stats;
 pub mod target;
 pub mod verdict;

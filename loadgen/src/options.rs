@@ -9,8 +9,11 @@ use clap::{Args, Parser, Subcommand};
 use crate::payload::STAMP_BYTES;
 use crate::plan::{Dialect, Mode, Outputs, Plan, Subject};
 use crate::schedule::Step;
+use crate::secrets::{split_urls, without_secrets};
 use crate::target::{Target, Template};
 
+/// Bytes of text after which a message's `Seq` is still among the bytes that are looked at.
+const V1_TEXT_BYTES_MAX: usize = 768;
 /// Beyond this number, threads only get in each other's way.
 const THREADS_MAX: usize = 1024;
 /// Seconds (1000 hours): a longer time is a typing error.
@@ -73,8 +76,11 @@ pub struct Options {
 struct ServerOptions {
     /// Server to measure, e.g. ws://127.0.0.1:8080 or ws://USER:PASSWORD@HOST (Basic credentials). The path may contain
     /// {room} and {client}. Passwords and query parameters appear in no output [default: a private hi]
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
+    ///
+    /// Several servers that share their rooms (separated by commas, or several --url): clients and publishers are spread
+    /// over them, one that reconnects does so at the next one, and all clients of a room have to see one order.
+    #[arg(long, value_name = "URL,...")]
+    url: Vec<String>,
     /// URL for publishers, if it differs from --url
     #[arg(long, value_name = "URL", requires = "url")]
     publish_url: Option<String>,
@@ -94,6 +100,10 @@ struct DialectOptions {
     /// Speak hi's chat dialect: JSON, one user per client (the default)
     #[arg(long, conflicts_with = "raw")]
     chat: bool,
+    /// Chat by the subprotocol hi.v1 (the default with several servers): a client that reconnects asks for what it missed,
+    /// and has to get all of it, once and in order
+    #[arg(long, conflicts_with_all = ["raw", "subscribe", "publish"])]
+    v1: bool,
     /// Use hi's raw rooms: payloads are sent unchanged
     #[arg(long)]
     raw: bool,
@@ -194,7 +204,8 @@ impl Options {
     /// # Errors
     /// One sentence: what is wrong, and how to fix it.
     pub fn plan(self) -> Result<Plan, String> {
-        let Self { server, dialect, load, mode, misbehaviour, output } = self;
+        let Self { mut server, dialect, load, mode, misbehaviour, output } = self;
+        server.url = server.url.iter().flat_map(|list| split_urls(list)).collect();
         let refuse = |condition: bool, sentence: &str| if condition { Err(sentence.to_owned()) } else { Ok(()) };
         refuse(load.rooms > load.clients, "--rooms has to be at most the number of --clients.")?;
         let slow_clients = misbehaviour.slow.map_or(0, |portion| portion.of(load.clients));
@@ -218,8 +229,11 @@ impl Options {
         )?;
         let outputs = Outputs { json: output.json, hgrm: output.hgrm, html: output.html, svg: output.svg };
         refuse(outputs.share_a_file(), "--json, --hgrm, --html and --svg each need a file of their own.")?;
-        for url in [&server.url, &server.publish_url].into_iter().flatten() {
+        for url in server.url.iter().chain(&server.publish_url) {
             Target::parse(url)?;
+        }
+        if server.url.len() > 1 {
+            check_several(&server)?;
         }
         if let Some(pid) = server.server_pid {
             let lives = std::path::Path::new(&format!("/proc/{pid}/stat")).exists();
@@ -231,17 +245,31 @@ impl Options {
                 publish: Template::new(dialect.publish.unwrap_or_else(|| "{payload}".to_owned())),
             },
             (true, _) => Dialect::Raw,
+            _ if dialect.v1 || server.url.len() > 1 => Dialect::ChatV1,
             _ => Dialect::Chat,
         };
+        if matches!(dialect, Dialect::ChatV1) {
+            refuse(
+                server.url.iter().any(|url| url.contains("{room}")),
+                "clients of hi.v1 join their rooms once they are connected: leave {room} out of --url.",
+            )?;
+            refuse(
+                load.size > V1_TEXT_BYTES_MAX,
+                &format!(
+                    "--size can be at most {V1_TEXT_BYTES_MAX} with hi.v1: each message's number stands behind its text."
+                ),
+            )?;
+        }
         let mode = match (mode.storm, mode.idle, mode.find_limit) {
             (true, ..) => Mode::Storm,
             (_, true, _) => Mode::Idle,
             (.., true) => Mode::FindLimit(mode.slo.unwrap_or(Duration::from_millis(50))),
             _ => Mode::Steady,
         };
-        let subject = match server.url {
-            Some(url) => Subject::Given { url, pid: server.server_pid },
-            None => Subject::Private { binary: server.hi, shards: server.shards },
+        let subject = if server.url.is_empty() {
+            Subject::Private { binary: server.hi, shards: server.shards }
+        } else {
+            Subject::Given { urls: server.url, pid: server.server_pid }
         };
         Ok(Plan {
             subject,
@@ -269,10 +297,35 @@ impl Options {
 
 /// Whether the server learns which room a client means. hi's own paths, used where the URL has none, name it.
 fn tells_rooms_apart(server: &ServerOptions, dialect: &DialectOptions) -> bool {
-    let has_path = server.url.as_ref().is_some_and(|url| Target::parse(url).is_ok_and(|target| target.path.is_some()));
+    let has_path = |url: &String| Target::parse(url).is_ok_and(|target| target.path.is_some());
     let is_hi = dialect.subscribe.is_none() && dialect.publish.is_none();
-    let named = |text: &Option<String>| text.as_ref().is_some_and(|text| text.contains("{room}"));
-    (is_hi && !has_path) || named(&server.url) || named(&dialect.subscribe)
+    let joins = is_hi && !dialect.raw && (dialect.v1 || server.url.len() > 1);
+    let named = |text: &String| text.contains("{room}");
+    (is_hi && !server.url.iter().any(has_path))
+        || joins
+        || server.url.iter().any(named)
+        || dialect.subscribe.as_ref().is_some_and(named)
+}
+
+/// Servers that can be measured together.
+fn check_several(server: &ServerOptions) -> Result<(), String> {
+    let of_one = [server.publish_url.as_ref().map(|_| "--publish-url"), server.server_pid.map(|_| "--server-pid")];
+    if let Some(option) = of_one.into_iter().flatten().next() {
+        return Err(format!("{option} needs a single --url: with several, it says nothing of the others."));
+    }
+    let targets = server.url.iter().map(|url| Target::parse(url)).collect::<Result<Vec<_>, _>>()?;
+    let first = &targets[0];
+    for (index, (url, target)) in server.url.iter().zip(&targets).enumerate() {
+        let shown = without_secrets(url);
+        if target.path != first.path {
+            let first = without_secrets(&server.url[0]);
+            return Err(format!("--url: {first:?} and {shown:?} have different paths, but their clients share rooms."));
+        }
+        if targets[..index].iter().any(|other| other.host == target.host) {
+            return Err(format!("--url: {shown:?} is there twice."));
+        }
+    }
+    Ok(())
 }
 
 /// A number of clients, or a part of them.
@@ -359,6 +412,19 @@ mod tests {
     }
 
     #[test]
+    fn several_servers_are_a_list_or_several_options() {
+        for args in [&["--url", "ws://a,ws://b,ws://c"][..], &["--url", "ws://a", "--url", "ws://b,ws://c"]] {
+            let plan = plan(&[args, &["--rooms", "3"]].concat()).unwrap();
+            assert!(matches!(plan.dialect, Dialect::ChatV1));
+            assert!(matches!(plan.subject, Subject::Given { urls, .. } if urls == ["ws://a", "ws://b", "ws://c"]));
+        }
+        let urls = split_urls("ws://ada:se,cret@a/x,y,ws://b,wss://c");
+        assert_eq!(urls, ["ws://ada:se,cret@a/x,y", "ws://b", "wss://c"]);
+        assert!(matches!(plan(&["--url", "ws://a,ws://b", "--raw"]).unwrap().dialect, Dialect::Raw));
+        assert!(matches!(plan(&["--url", "ws://a"]).unwrap().dialect, Dialect::Chat));
+    }
+
+    #[test]
     fn contradictions_are_refused_by_name() {
         for (args, part) in [
             (&["--chat", "--raw"][..], "'--chat' cannot be used with '--raw'"),
@@ -367,7 +433,7 @@ mod tests {
             (&["--size", "3"], "--size"),
             (&["--rooms", "0"], "--rooms"),
             (&["--rooms", "2000"], "--rooms"),
-            (&["--subscribe", "x"], "--url <URL>"),
+            (&["--subscribe", "x"], "--url <URL,...>"),
             (&["--url", "http://x"], "ws://"),
             (&["--url", "ws://x", "--hi", "y"], "--hi"),
             (&["--server-pid", "1"], "--url"),
@@ -379,6 +445,14 @@ mod tests {
             (&["--rate", "0"], "--rate"),
             (&["--rate", "100000", "--duration", "12h"], "--duration"),
             (&["--threads", "18446744073709551615"], "--threads"),
+            (&["--v1", "--raw"], "--raw"),
+            (&["--v1", "--size", "769"], "at most 768"),
+            (&["--v1", "--url", "ws://x/ws?room={room}"], "leave {room} out"),
+            (&["--url", "ws://x,http://y"], "http://y"),
+            (&["--url", "ws://x,ws://y", "--url", "ws://x"], "twice"),
+            (&["--url", "ws://x/a,ws://y/b"], "different paths"),
+            (&["--url", "ws://x,ws://y", "--server-pid", "1"], "--server-pid"),
+            (&["--url", "ws://x,ws://y", "--publish-url", "ws://z"], "--publish-url"),
         ] {
             let sentence = plan(args).unwrap_err();
             assert!(sentence.contains(part), "{args:?}: {sentence}");

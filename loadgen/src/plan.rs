@@ -11,6 +11,8 @@ use crate::target::Template;
 pub enum Dialect {
     /// hi's chat.
     Chat,
+    /// The same by the subprotocol `hi.v1`: clients that reconnect ask for what they missed.
+    ChatV1,
     /// hi's raw rooms.
     Raw,
     /// Any other server.
@@ -27,6 +29,7 @@ impl Dialect {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Chat => "chat",
+            Self::ChatV1 => "chat v1",
             Self::Raw => "raw",
             Self::Template { .. } => "template",
         }
@@ -46,7 +49,7 @@ pub enum Mode {
     FindLimit(Duration),
 }
 
-/// The server to measure.
+/// The server to measure, or several.
 #[derive(Clone, Debug)]
 pub enum Subject {
     /// A private hi.
@@ -58,9 +61,9 @@ pub enum Subject {
     },
     /// A running server.
     Given {
-        /// Where clients connect to.
-        url: String,
-        /// Its process, if known.
+        /// Where clients connect to: servers that share their rooms.
+        urls: Vec<String>,
+        /// The process, if it is one server and known.
         pid: Option<u32>,
     },
 }

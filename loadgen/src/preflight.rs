@@ -101,7 +101,14 @@ pub fn try_target(addresses: &[SocketAddr], target: &Target, path: &str) -> Resu
         }
         match wire::read_answer(&answer) {
             Answer::Partial => {}
-            Answer::Open(_) => {
+            Answer::Open(head) => {
+                if let Some(subprotocol) = target.subprotocol
+                    && !chooses(&answer[..head], subprotocol)
+                {
+                    return Err(format!(
+                        "{host} opens a WebSocket at {path}, but without the subprotocol {subprotocol}."
+                    ));
+                }
                 let mut close = Vec::new();
                 wire::write_frame(&mut close, wire::CLOSE, &1000u16.to_be_bytes());
                 // A clean close, so that the server has released it when the run begins.
@@ -117,6 +124,14 @@ pub fn try_target(addresses: &[SocketAddr], target: &Target, path: &str) -> Resu
             }
         }
     }
+}
+
+/// Whether the head of an answer has chosen this subprotocol.
+fn chooses(head: &[u8], subprotocol: &str) -> bool {
+    String::from_utf8_lossy(head)
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .any(|(name, value)| name.eq_ignore_ascii_case("sec-websocket-protocol") && value.trim() == subprotocol)
 }
 
 /// Connects to the first of these addresses that accepts. Sequentially (RFC 8305 without its head start); each gets its

@@ -46,6 +46,9 @@ pub struct Run {
     pub bytes_received: u64,
     /// What the server used, if its process is known.
     pub server: Option<ServerCost>,
+    /// What each of several servers did.
+    #[serde(default)]
+    pub servers: Vec<ServerShare>,
     /// How busy and how late the load generator itself was.
     pub generator: Generator,
     /// Which messages did not arrive once and in order.
@@ -227,6 +230,17 @@ pub struct ServerCost {
     pub resident_bytes: u64,
 }
 
+/// What one of several servers did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerShare {
+    /// Its URL.
+    pub url: String,
+    /// Clients that connected to it, also again.
+    pub connects: u64,
+    /// Messages that they got from it in the measured time.
+    pub deliveries: u64,
+}
+
 /// How busy and how late the load generator was.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Generator {
@@ -271,6 +285,27 @@ pub struct Audit {
     pub doubled: u64,
     /// Arrived after a later one.
     pub reordered: u64,
+    /// Arrived in another order than at other clients, see [`crate::order`].
+    #[serde(default)]
+    pub disordered: u64,
+    /// Numbers (`Seq`) that a client didn't get, without a word: of lost messages, and of the room's own.
+    #[serde(default)]
+    pub holes: u64,
+    /// Clients that reconnected and got everything that they had missed (`Recovered`), apart from other faults.
+    #[serde(default)]
+    pub recovered: u64,
+    /// Messages that they got that way.
+    #[serde(default)]
+    pub replayed: u64,
+    /// Messages that the server did not take, or did not know whether it had, and said so; not counted as lost.
+    #[serde(default)]
+    pub refused: u64,
+    /// Messages that the server never acknowledged or refused, although it does that; not counted as lost.
+    #[serde(default)]
+    pub unanswered: u64,
+    /// Times that a client was told that it can't get what it has missed.
+    #[serde(default)]
+    pub unrecovered: u64,
     /// Arrived at a client in another room.
     #[serde(default)]
     pub astray: u64,

@@ -9,7 +9,26 @@ const TEMPLATES: [&str; 2] = ["{room}", "{client}"];
 const MASK: &str = "***";
 /// A word of the command line as it may be shown: without the secrets of a URL in it.
 pub fn without_secrets_of_urls(word: &str) -> String {
-    if word.contains("://") { without_secrets(word) } else { without_password(word) }
+    if !word.contains("://") {
+        return without_password(word);
+    }
+    split_urls(word).iter().map(|url| without_secrets(url)).collect::<Vec<_>>().join(",")
+}
+
+/// The URLs of a list. A comma in a password or a path is none of the list: no scheme follows.
+pub fn split_urls(list: &str) -> Vec<String> {
+    let begins = |part: &str| {
+        let scheme = part.split_once("://").map(|(scheme, _)| scheme);
+        scheme.is_some_and(|scheme| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+    };
+    let mut urls: Vec<String> = Vec::new();
+    for part in list.split(',') {
+        match urls.last_mut() {
+            Some(url) if !begins(part) => *url += &format!(",{part}"),
+            _ => urls.push(part.to_owned()),
+        }
+    }
+    urls
 }
 
 /// A URL as it may be shown: without its password, the values of its parameters, and its fragment.
@@ -63,8 +82,17 @@ mod tests {
     fn command_lines_show_no_secret() {
         let word = without_secrets_of_urls("--url=ws://ada:secret@host/x?room={room}&id={client}&token=secret#secret");
         assert_eq!(word, "--url=ws://ada:***@host/x?room={room}&id={client}&token=***");
-        for word in ["ws://host:80/@x:y", "ws://ada@host/", "ws://host/a@b", "--name", "ws://[::1]/@", "a=b?c=d;e=f#g"]
-        {
+        let list = without_secrets_of_urls("--url=ws://ada:sec,ret@a/?token=secret,ws://bob:secret@b:80");
+        assert_eq!(list, "--url=ws://ada:***@a/?token=***,ws://bob:***@b:80");
+        for word in [
+            "ws://a,ws://b",
+            "ws://host:80/@x:y",
+            "ws://ada@host/",
+            "ws://host/a@b",
+            "--name",
+            "ws://[::1]/@",
+            "a=b?c=d;e=f#g",
+        ] {
             assert_eq!(without_secrets_of_urls(word), word);
         }
     }

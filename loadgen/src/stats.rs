@@ -46,6 +46,25 @@ pub struct Stats {
     /// Messages that could not be sent: their publisher had no connection.
     pub unsendable: u64,
     publisher_told: Option<String>,
+    /// Clients that reconnected and were to get what they had missed.
+    pub recovered: u64,
+    /// Messages that they got so.
+    pub replayed: u64,
+    /// Messages that the server answered it had not taken, or didn't know.
+    pub refused: u64,
+    /// Messages that the server never answered.
+    pub unanswered: u64,
+    /// What each server did.
+    servers: Vec<ServerCount>,
+}
+
+/// What one of several servers did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerCount {
+    /// Members that connected to it.
+    pub connects: u64,
+    /// Messages that arrived from it in the measured time.
+    pub deliveries: u64,
 }
 
 /// What a thread hands over.
@@ -85,6 +104,16 @@ pub struct Collected {
     pub slow_closed: u64,
     /// The first notice that the server sent to a publisher.
     pub publisher_told: Option<String>,
+    /// Clients that reconnected and were to get what they had missed.
+    pub recovered: u64,
+    /// Messages that they got so.
+    pub replayed: u64,
+    /// Messages that the server answered it had not taken, or didn't know.
+    pub refused: u64,
+    /// Messages that the server never answered.
+    pub unanswered: u64,
+    /// What each server did.
+    pub servers: Vec<ServerCount>,
 }
 
 impl Collected {
@@ -111,6 +140,14 @@ impl Collected {
         self.never_sent += other.never_sent;
         self.unsendable += other.unsendable;
         self.publisher_told = self.publisher_told.take().or(other.publisher_told);
+        self.recovered += other.recovered;
+        self.replayed += other.replayed;
+        self.refused += other.refused;
+        self.unanswered += other.unanswered;
+        for (server, of_other) in self.servers.iter_mut().zip(other.servers) {
+            server.connects += of_other.connects;
+            server.deliveries += of_other.deliveries;
+        }
     }
 }
 
@@ -119,8 +156,9 @@ fn histogram() -> Histogram<u64> {
     Histogram::new(3).expect("three digits are allowed")
 }
 
-impl Default for Stats {
-    fn default() -> Self {
+impl Stats {
+    /// Nothing counted yet, of this many servers.
+    pub fn new(servers: usize) -> Self {
         Self {
             deliveries: 0,
             bytes: 0,
@@ -144,11 +182,14 @@ impl Default for Stats {
             never_sent: 0,
             unsendable: 0,
             publisher_told: None,
+            recovered: 0,
+            replayed: 0,
+            refused: 0,
+            unanswered: 0,
+            servers: vec![ServerCount::default(); servers],
         }
     }
-}
 
-impl Stats {
     /// A step begins.
     pub fn begin(&mut self, step: &Step, publishers: usize) {
         self.measured = step.first_measured()..step.end();
@@ -174,8 +215,9 @@ impl Stats {
     }
 
     /// A measured message arrived. `waited`: it fell due while its client still waited for an earlier one.
-    pub fn delivered(&mut self, now_us: u64, latency_us: u64, waited: bool) {
+    pub fn delivered(&mut self, now_us: u64, latency_us: u64, waited: bool, server: usize) {
         self.deliveries += 1;
+        self.servers[server].deliveries += 1;
         self.last_arrival_us = now_us;
         let second = (now_us.saturating_sub(self.window_us.start) / 1_000_000) as usize;
         if second != self.second_number {
@@ -220,13 +262,21 @@ impl Stats {
         }
     }
 
+    /// The server has not accepted a publisher's message.
+    pub fn not_published(&mut self, why: String) {
+        self.publisher_told.get_or_insert(why);
+    }
+
     /// At the end: counts the losses of one client that were announced to it.
     pub fn announced(&mut self, count: u64) {
         self.faults.announced += count;
     }
 
-    /// A handshake is done.
-    pub fn connected(&mut self, took_us: u64, in_storm: bool) {
+    /// A connection is open; `server` is that of a member.
+    pub fn connected(&mut self, took_us: u64, in_storm: bool, server: Option<usize>) {
+        if let Some(server) = server {
+            self.servers[server].connects += 1;
+        }
         record(if in_storm { &mut self.storm } else { &mut self.handshake }, took_us);
     }
 
@@ -282,6 +332,11 @@ impl Stats {
             unsendable: self.unsendable,
             slow_closed: self.slow_closed,
             publisher_told: self.publisher_told,
+            recovered: self.recovered,
+            replayed: self.replayed,
+            refused: self.refused,
+            unanswered: self.unanswered,
+            servers: self.servers,
         }
     }
 }

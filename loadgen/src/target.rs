@@ -39,6 +39,8 @@ pub struct Target {
     pub path: Option<Template>,
     /// The `Authorization` header, if the URL has a user (RFC 7617).
     authorization: Option<String>,
+    /// The subprotocol to ask for.
+    pub subprotocol: Option<&'static str>,
 }
 
 impl std::fmt::Debug for Target {
@@ -85,7 +87,7 @@ impl Target {
             query => Some(Template::new(format!("/{query}"))),
         };
         let authorization = user.map(authorization);
-        Ok(Self { host: host.to_owned(), path, authorization })
+        Ok(Self { host: host.to_owned(), path, authorization, subprotocol: None })
     }
 
     /// The addresses of the host, without duplicates, in the order to try them (RFC 6724).
@@ -112,12 +114,14 @@ impl Target {
 
     /// The request that opens a WebSocket at this path.
     pub fn request(&self, path: &str) -> String {
-        wire::request(&self.host, path, self.authorization.as_deref())
+        wire::request(&self.host, path, self.authorization.as_deref(), self.subprotocol)
     }
 }
 
 /// Where connections of one kind go, and the path that they ask for.
 pub struct Endpoint {
+    /// Its URL, without secrets.
+    pub shown: String,
     /// The address that answered.
     pub address: SocketAddr,
     /// The server it belongs to.

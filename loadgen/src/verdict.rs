@@ -104,10 +104,15 @@ fn faults(all: &Collected, audit: &Audit, late_us: u64) -> Vec<String> {
         (unannounced, "messages were lost, and the server didn't announce it"),
         (audit.doubled, "messages arrived twice"),
         (audit.reordered, "messages arrived out of order"),
+        (audit.disordered, "messages arrived in another order than at other clients"),
+        (audit.holes, "numbers of rooms were left out"),
+        (audit.unrecovered, "times, a client that could have missed something was told that it can't get it"),
         (audit.astray, "messages arrived at clients in another room"),
         (audit.damaged, "messages arrived cut off or altered"),
         (audit.closed, "connections were closed or broke"),
         (audit.closed_as_too_slow, &too_slow),
+        (audit.refused, "messages were refused, or the server didn't know what became of them"),
+        (audit.unanswered, "messages were neither acknowledged nor refused"),
         (audit.unsendable, "messages could not be sent because their publishers' connections had ended"),
     ] {
         if count > 0 {
@@ -146,7 +151,7 @@ mod tests {
 
     /// Two clients closed as too slow, which lost five messages that way; other clients lost `others` more.
     fn closed_as_too_slow(late_us: u64, others: u64, closed: u64) -> Verdict {
-        let mut all = Stats::default().collected();
+        let mut all = Stats::new(1).collected();
         all.faults = Faults { lost: 5 + others, closed, too_slow: 2, lost_of_too_slow: 5, ..Faults::default() };
         let late = times(100, 200, late_us);
         let latency = times(1_000, 1_500, 600_000);

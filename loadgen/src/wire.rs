@@ -189,11 +189,13 @@ pub const CLOSE: u8 = 8;
 /// The opcode of a pong.
 pub const PONG: u8 = 10;
 
-/// The request that opens a WebSocket, with or without an `Authorization` header.
-pub fn request(host: &str, path: &str, authorization: Option<&str>) -> String {
-    let authorization = authorization.map_or_else(String::new, |value| format!("Authorization: {value}\r\n"));
+/// The request that opens a WebSocket, with or without an `Authorization` header and a subprotocol.
+pub fn request(host: &str, path: &str, authorization: Option<&str>, subprotocol: Option<&str>) -> String {
+    let header = |name, value: Option<&str>| value.map_or_else(String::new, |value| format!("{name}: {value}\r\n"));
+    let authorization = header("Authorization", authorization);
+    let subprotocol = header("Sec-WebSocket-Protocol", subprotocol);
     format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}Upgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}{subprotocol}Upgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
     )
 }

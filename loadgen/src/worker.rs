@@ -17,9 +17,12 @@ use rustix::event::epoll;
 use rustix::time::Timespec;
 
 use crate::client::{Client, Role};
+use crate::faults::Whose;
+use crate::order::Orders;
 use crate::os;
 use crate::payload::Stamper;
 use crate::plan::{Mode, Plan};
+use crate::promises::Promises;
 use crate::schedule::Step;
 use crate::stats::{Collected, Stats};
 use crate::target::Endpoint;
@@ -53,10 +56,14 @@ const PROGRESS_EVERY_US: u64 = 250_000;
 pub struct Shared {
     /// The plan of the run.
     pub plan: Plan,
-    /// Where members connect.
-    pub members_at: Endpoint,
+    /// Where members connect: at one of these.
+    pub members_at: Vec<Endpoint>,
     /// Where publishers connect.
-    pub publishers_at: Endpoint,
+    pub publishers_at: Vec<Endpoint>,
+    /// The order that all clients of a room have to see, if there are several servers.
+    pub orders: Option<Orders>,
+    /// What the servers have acknowledged, if they do that.
+    pub promises: Option<Promises>,
     /// Writes and finds stamps.
     pub stamper: Stamper,
     /// Start of the run's clock.
@@ -73,6 +80,23 @@ impl Shared {
     /// Microseconds on the run's clock.
     pub fn now_us(&self) -> u64 {
         self.clock.elapsed().as_micros() as u64
+    }
+
+    /// Whether messages are acknowledged and numbered, and clients that reconnect ask for what they missed (`hi.v1`).
+    pub fn recovers(&self) -> bool {
+        self.promises.is_some()
+    }
+
+    /// Where a client connects.
+    pub fn endpoint(&self, role: Role, server: usize) -> &Endpoint {
+        let all = if matches!(role, Role::Member { .. }) { &self.members_at } else { &self.publishers_at };
+        &all[server % all.len()]
+    }
+
+    /// A member, as faults name it.
+    fn whose(&self, client: usize, server: usize) -> Whose<'_> {
+        let server = (self.members_at.len() > 1).then(|| self.members_at[server].shown.as_str());
+        Whose { client, server }
     }
 }
 
@@ -174,14 +198,16 @@ impl Worker {
         reports: Sender<Report>,
     ) -> io::Result<Self> {
         let plan = &shared.plan;
+        // The clients of a room alternate between the servers, and so do the first ones of the rooms.
+        let server = |number: usize| (number / plan.rooms + number % plan.rooms) % shared.members_at.len();
         let of_this_thread = |count: usize| (id..count).step_by(shared.threads);
         let members = of_this_thread(plan.clients).map(|number| {
             let slow = number >= plan.clients - plan.slow_clients;
-            Client::new(number, number % plan.rooms, Role::Member { slow }, plan.publishers)
+            Client::new(number, number % plan.rooms, Role::Member { slow }, plan.publishers, server(number))
         });
         let publishers = of_this_thread(plan.rooms * plan.publishers).map(|number| {
             let role = Role::Publisher { number: (number / plan.rooms) as u16 };
-            Client::new(number, number % plan.rooms, role, plan.publishers)
+            Client::new(number, number % plan.rooms, role, plan.publishers, server(number))
         });
         let publishes = !matches!(plan.mode, Mode::Idle);
         let clients: Vec<_> = members.chain(publishers.filter(|_| publishes)).collect();
@@ -194,7 +220,7 @@ impl Worker {
             clients,
             commands,
             reports,
-            stats: Stats::default(),
+            stats: Stats::new(shared.members_at.len()),
             buffer: vec![0; BUFFER_BYTES],
             connecting: 0,
             open: 0,

@@ -103,6 +103,18 @@ fn chat_clients_that_reconnect_are_no_false_alarm() {
 }
 
 #[test]
+fn chat_clients_of_v1_that_reconnect_get_everything_they_missed() {
+    for kind in [&["--churn", "30"][..], &["--storm"]] {
+        let args = ["--v1", "--clients", "50", "--publishers", "2", "--rate", "50", "--duration", "2s", "--quiet"];
+        let outcome = measure(&[&args[..], kind].concat());
+        let audit = &outcome.sound().audit;
+        assert!(audit.recovered >= 20, "{audit:?}");
+        assert_eq!((audit.lost, audit.holes, audit.unrecovered), (0, 0, 0), "{audit:?}");
+        assert_eq!((audit.refused, audit.unanswered), (0, 0), "{audit:?}");
+    }
+}
+
+#[test]
 fn hi_survives_a_storm() {
     beside_each_other(&["--chat", "--raw"], |dialect| {
         let args =

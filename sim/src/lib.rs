@@ -14,6 +14,7 @@
 //! | [`truth`] | what is known of each room's one order |
 //! | [`allocations`] | what the server has really allocated |
 //! | [`world`] | the scheduler: what happens next, and what has to hold |
+//! | [`cluster`] | what several servers do with the log that they share |
 //! | [`seen`] | what simulations are there to see, and how often they saw it |
 //! | [`seeds`] | many of them, on several threads |
 //! | [`plan`], [`random`], [`clock`], [`trace`], [`scene`] | what a seed decides, chance, time, what happened, and all of it together |
@@ -21,6 +22,7 @@
 pub mod allocations;
 pub mod client;
 pub mod clock;
+pub mod cluster;
 mod epoll;
 mod io_uring;
 pub mod network;
@@ -49,6 +51,7 @@ pub const STEPS: usize = 4000;
 /// # Panics
 /// If anything that has to hold does not.
 pub fn run(seed: u64, backend: Backend, steps: usize, prints: bool) -> String {
+    cluster::run(seed);
     let mut world = World::new(seed, backend, steps, prints);
     world.run();
     format!("trace {:016x}, {}", world.scene().trace.hash(), world.totals())

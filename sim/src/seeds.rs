@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hi::ring::Backend;
 
+use crate::cluster;
 use crate::seen::Totals;
 use crate::world::World;
 
@@ -73,6 +74,7 @@ pub fn run(backend: Backend, first: u64, count: u64, steps: usize, jobs: usize) 
 
 fn run_one(seed: u64, backend: Backend, steps: usize) -> Result<Totals, Failure> {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
+        cluster::run(seed);
         let mut world = World::new(seed, backend, steps, false);
         world.run();
         world.totals()

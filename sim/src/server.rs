@@ -117,7 +117,7 @@ impl Server {
         let awake: Vec<Arc<AtomicBool>> = (0..plan.shards).map(|_| Arc::default()).collect();
         let wakes = awake.iter().cloned().map(|awake| Wake(Box::new(move || awake.store(true, Ordering::SeqCst))));
         let inboxes = inbox::inboxes(wakes, plan.inbox_bytes_max);
-        let registry = Registry::new(inboxes, EPOCH_BASE, ResumeKey::new([1, 2]), plan.config.replay_bounds());
+        let registry = Registry::new(inboxes, EPOCH_BASE, ResumeKey::new(0, [1, 2]), plan.config.replay_bounds());
         let registry = Arc::new(registry.asking(SimRing::peer_has_ended));
         let memory = Arc::new(Memory::new(plan.memory_bytes_max, plan.shards).of_holders_alone());
         let settings = plan.config.shard_settings(plan.shards, "sim".into());

@@ -14,6 +14,7 @@ use crate::protocol::Namespace;
 use crate::protocol::name::{Name, room_key_prefix};
 use crate::protocol::position::Epoch;
 use crate::protocol::{ROOMS_LISTED_MAX, USERS_LISTED_MAX};
+use crate::room::FirstUsers;
 use crate::room::inbox::{self, Unavailable};
 
 #[derive(Debug, Serialize)]
@@ -39,6 +40,9 @@ struct OneRoom {
     users: Vec<String>,
     /// All of them, including those that the list leaves out.
     count: usize,
+    /// Whether users of other servers are counted, and not listed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
 }
 
 impl Listed {
@@ -111,11 +115,11 @@ pub(super) async fn one_room(app: &App, call: &Call) -> Result<ApiAnswer, ApiErr
         let message = format!("room: nobody is in a {} room of that name.", namespace.as_str());
         return Err(ApiError::new(404, "room_not_found", message));
     };
-    let (users, count) = room.first_users(USERS_LISTED_MAX);
-    let users = users.iter().map(ToString::to_string).collect();
+    let FirstUsers { names, count, is_partial: partial } = room.first_users(USERS_LISTED_MAX);
+    let users = names.iter().map(ToString::to_string).collect();
     let (seq, epoch) = (room.last_seq(), Epoch(room.epoch()));
     let listed = Listed::new(room.name(), namespace, app.rooms.counts(&room).members);
-    Ok(ApiAnswer::json(200, &OneRoom { listed, seq, epoch, users, count }))
+    Ok(ApiAnswer::json(200, &OneRoom { listed, seq, epoch, users, count, partial }))
 }
 
 /// The other servers can't be asked.

@@ -8,27 +8,44 @@
 use std::collections::BTreeMap;
 
 use super::record::{Kind, Record};
-use crate::limits::cluster::HELD_RECORDS_MAX;
+use crate::limits::cluster::{HELD_RECORDS_MAX, PAST_EPOCHS};
 
 /// What has to be done next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Show this message in the room.
-    Place { epoch: u64, record: Record },
-    /// From here on the room's messages follow, in this epoch: it is loaded, or a new life begins. The name is the room's as it is
-    /// written in the log, if that is known.
-    Ready { epoch: u64, last_seq: u64, name: Option<String> },
+pub enum Step {
+    /// Show a message in the room.
+    Place {
+        /// The room's.
+        epoch: u64,
+        /// The message.
+        record: Record,
+    },
+    /// From here on the room's messages follow: it is loaded, or a new life begins.
+    Ready {
+        /// That of the messages that follow.
+        epoch: u64,
+        /// The number of the message before them.
+        last_seq: u64,
+        /// The room's name as it is written in the log, if that is known.
+        name: Option<String>,
+    },
     /// Messages of a raw room are lost, nobody knows how many.
     Lose,
-    /// Read the room's records from this position of the stream on, and pass them to [`Follow::fetched`]; `None`: those that a
-    /// node keeps for clients that reconnect, and at least the last one.
-    Fetch { from: Option<u64> },
-    /// Write a record of the kind [`Kind::Life`] into the room, which names this epoch: the log has forgotten a part of it.
-    BeginLife { instead_of: Option<u64> },
+    /// Read records of the room, and pass them to [`Follow::fetched`].
+    Fetch {
+        /// The first position of the stream; `None`: the records that a node keeps for clients that reconnect, and at least the
+        /// last one.
+        from: Option<u64>,
+    },
+    /// Write a record of the kind [`Kind::Life`] into the room: the log has forgotten a part of it.
+    BeginLife {
+        /// The epoch that the record names.
+        instead_of: Option<u64>,
+    },
 }
 
 /// What follows a room of either kind: it gets what arrives, and says what has to be done.
-pub(super) trait Following: std::fmt::Debug {
+pub trait Following: std::fmt::Debug {
     /// The room's epoch, if it has one that is known.
     fn epoch(&self) -> Option<u64>;
 
@@ -81,11 +98,13 @@ enum Asked {
 }
 
 /// How far a room has been shown.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Position {
     epoch: u64,
     /// The epoch that it was begun instead of.
     instead_of: Option<u64>,
+    /// Epochs before it, the latest first.
+    past: [Option<u64>; PAST_EPOCHS],
     /// The count when its life began; `None` if other records have followed.
     born: Option<u64>,
     /// The count of the last record, and
@@ -100,7 +119,7 @@ struct Position {
 
 /// One room of the log, as this node sees it.
 #[derive(Debug)]
-pub(super) struct Follow {
+pub struct Follow {
     /// `None` until the room is loaded.
     position: Option<Position>,
     /// The last that was shown before the log forgot it. That life must not go on, nor one before it.
@@ -114,7 +133,7 @@ pub(super) struct Follow {
 
 impl Follow {
     /// Begins to follow a room. The caller has subscribed to it already, and now carries out the step.
-    pub(super) fn begin() -> (Self, Step) {
+    pub fn begin() -> (Self, Step) {
         let asked = Some(Asked::Records { arrived_until: 0, shown: (0, (0, 0)) });
         (
             Self { position: None, forgotten: None, held: BTreeMap::new(), asked, unsure: false },
@@ -142,7 +161,7 @@ impl Follow {
         for record in self.held.values() {
             if begins_life(life, record) {
                 begin = record.at;
-                life = Some(Position::born(record));
+                life = Some(Position::born(record).behind(life));
             }
             life = life.map(|life| life.after(record));
         }
@@ -169,8 +188,8 @@ impl Follow {
         let name = self.held.values().rev().find_map(|record| record.content.room());
         let born = life.map(|_| value);
         let instead_of = life.and_then(|life| life.instead_of);
-        self.position = Some(Position { epoch, instead_of, born, value, at: at - 1, id: (0, 0), unix_ms: 0 });
-        self.forgotten = None;
+        let past = life.unwrap_or_default().behind(self.forgotten.take()).past;
+        self.position = Some(Position { epoch, instead_of, past, born, value, at: at - 1, id: (0, 0), unix_ms: 0 });
         steps.push(Step::Ready { epoch, last_seq: value, name });
         self.take_held(whole_until, steps);
     }
@@ -182,6 +201,8 @@ impl Follow {
                 return;
             }
         }
+        // An empty one would still have the memory of eleven records.
+        self.held = BTreeMap::new();
     }
 
     /// Takes the next record of the room. False: others are missing before it, or the log has forgotten what was shown.
@@ -199,7 +220,7 @@ impl Follow {
         }
         if begins_life(Some(*position), &record) {
             let unix_ms = position.unix_ms.max(record.unix_ms);
-            let born = Position::born(&record);
+            let born = Position::born(&record).behind(Some(*position));
             self.position = Some(Position { unix_ms, ..born });
             steps.push(Step::Ready { epoch: born.epoch, last_seq: born.born.unwrap_or(0), name: None });
         } else if record.value < next || record.is_first() {
@@ -208,10 +229,14 @@ impl Follow {
         } else {
             *position = position.after(&record);
         }
+        let misses_life = !is_whole && self.position.is_some_and(|position| !position.knows(record.heading.epoch));
         if let Some(epoch) = self.epoch().filter(|_| record.heading.kind.counts()) {
             steps.push(Step::Place { epoch, record });
         }
-        true
+        if misses_life {
+            self.forget(steps);
+        }
+        !misses_life
     }
 }
 
@@ -243,11 +268,21 @@ impl Following for Follow {
         if self.held.len() >= HELD_RECORDS_MAX {
             self.held.pop_first();
         }
-        self.held.insert(record.at, record);
+        let (at, is_first) = (record.at, record.is_first());
+        if self.position.is_some() && !self.unsure && self.held.is_empty() {
+            self.take(record, false, steps);
+            return;
+        }
+        self.held.insert(at, record);
         if self.position.is_some() {
             if !self.unsure {
                 self.take_held(0, steps);
             }
+        } else if is_first && self.asked == Some(Asked::Life) && !self.unsure {
+            // Nothing was in the log before it: that is all of the room.
+            self.asked = None;
+            self.held = self.held.split_off(&at);
+            self.load(at, steps);
         } else {
             self.life_begun(steps);
         }
@@ -318,7 +353,18 @@ impl Position {
         let born = Some(value - u64::from(record.heading.kind.counts()));
         let heading = &record.heading;
         let instead_of = heading.epoch.filter(|_| heading.kind == Kind::Life);
-        Self { epoch: heading.epoch_begun(), instead_of, born, value, at, id: heading.id(), unix_ms }
+        let epoch = heading.epoch_begun();
+        Self { epoch, instead_of, past: Default::default(), born, value, at, id: heading.id(), unix_ms }
+    }
+
+    /// The same behind another life, if there was one.
+    fn behind(mut self, before: Option<Self>) -> Self {
+        if let Some(before) = before {
+            let last = [Some(before.epoch), before.instead_of];
+            let mut known = self.past.into_iter().chain(last).chain(before.past).flatten();
+            self.past = std::array::from_fn(|_| known.next());
+        }
+        self
     }
 
     /// The position after another record of the same life.
@@ -326,6 +372,12 @@ impl Position {
         let born = self.born.filter(|_| record.heading.kind == Kind::Life);
         let unix_ms = self.unix_ms.max(record.unix_ms);
         Self { born, value: record.value, at: record.at, id: record.heading.id(), unix_ms, ..self }
+    }
+
+    /// Whether a publisher that takes this for the epoch is as far as this node, or behind it. If not, one of them has missed how a
+    /// life began, and the log has forgotten that: all go on with a new one.
+    fn knows(&self, named: Option<u64>) -> bool {
+        named.is_none() || [Some(self.epoch), self.instead_of].contains(&named) || self.past.contains(&named)
     }
 
     /// Whether this record would begin the life that has just begun: several nodes may write one at the same time, and the first

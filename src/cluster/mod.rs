@@ -5,51 +5,67 @@
 //!
 //! - `record`: what a message is in the log
 //! - `follow`: which records of a room are shown, in which order; `raw`: the same for raw rooms
-//! - `names`: which member has which name
+//! - `names`: which member has which name; `claims`: how it gets it; `naming`: how a server learns those of others; `large`: rooms
+//!   with too many of them
 //! - `nodes`: which other servers live, and what they have told; `peers`: what is done with that
 //! - `outgoing`: which messages are sent again, and which are given up
 //! - `nats`: the log, on NATS JetStream
-//! - `publishing`, `rooms`: what is done with them; `reach`: and when the log can't be reached
+//! - `rooms`, `loading`, `reading`, `publishing`: what is done with them; `reach`: and when the log can't be reached
+//! - `bundles`: which rooms share a subscription
 //! - `stats`: what is counted
 //!
 //! All of it runs on one thread, whose tasks share the state below.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak as RcWeak};
 use std::sync::{Arc, Weak, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{RwLock, Semaphore, mpsc};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::info;
 
 use crate::clock::Time;
-use crate::limits::cluster::{BEAT_TIME, TICK, TIPS_INTERVAL};
-use crate::protocol::Namespace;
+use crate::limits::cluster::{
+    BEAT_TIME, CLAIMS_AT_ONCE_MAX, LOADS_MAX, TICK, TIPS_INTERVAL, UNSTORED_LINES_PER_MINUTE,
+};
 use crate::protocol::name::Name;
+use crate::protocol::resume::ResumeKey;
+use crate::protocol::{MemberId, Namespace};
 use crate::room::inbox::Order;
+use crate::room::others::Counts;
 use crate::room::outward::{Asker, Finder, Joiner, Outbound, Outward};
 use crate::room::registry::Registry;
 use crate::room::{Room, Wakes};
+use crate::throttle::Throttle;
 
-mod follow;
-mod names;
+mod bundles;
+mod claims;
+pub mod follow;
+mod large;
+mod loading;
+pub mod names;
+mod naming;
 mod nats;
-mod nodes;
-mod outgoing;
+pub mod nodes;
+pub mod outgoing;
 mod peers;
 mod publishing;
-mod raw;
+pub mod raw;
 mod reach;
-mod record;
+mod reading;
+pub mod record;
 mod rooms;
 pub(crate) mod stats;
 
-use follow::Following as Follows;
+use bundles::{BundleId, Bundles};
+use follow::{Following as Follows, Step};
+use loading::Loading;
 use names::{HeldNames, Names};
+use naming::Wanted;
 use nats::{Created, Nats, Unreachable};
 use nodes::{Nodes, Teller};
 use outgoing::{Act, Outgoing};
@@ -65,6 +81,8 @@ pub struct Settings {
     pub name: String,
     /// This process.
     pub node: u64,
+    /// Random numbers that the secrets of lost connections are made with, unless the log has some already.
+    pub resume_key: [u64; 2],
     /// How long a message may wait for its number, in milliseconds.
     pub timeout_ms: u64,
     /// How far back a room is loaded, in milliseconds.
@@ -75,10 +93,12 @@ pub struct Settings {
     pub room_memory: Duration,
     /// Bytes that the log keeps of all rooms.
     pub bytes_max: i64,
-    /// Servers that keep a copy of each record; `None`: three, if there are so many.
+    /// Servers that keep a copy of each record; `None`: three, as soon as the cluster has three.
     pub replicas: Option<usize>,
     /// Whether the log is kept in memory only.
     pub in_memory: bool,
+    /// Users of a room on all servers whose names each server keeps.
+    pub roster_max: usize,
     /// Files that prove who this server is.
     pub files: Files,
 }
@@ -136,19 +156,31 @@ async fn run(
         let created = log.prepare_patiently(&settings).await?;
         let subscribed = async {
             let (answers, questions) = (log.answers().await?, log.questions(settings.node).await?);
-            Ok((answers, questions, log.beats().await?, log.asked_all(settings.node).await?, log.disconnects().await?))
+            let key = log.resume_key(settings.resume_key).await?;
+            Ok((
+                key,
+                answers,
+                questions,
+                log.beats().await?,
+                log.asked_all(settings.node).await?,
+                log.disconnects().await?,
+            ))
         };
-        let subscribed = subscribed.await.map_err(|_: Unreachable| "can't subscribe to the log of --cluster")?;
+        let subscribed = subscribed.await.map_err(|_: Unreachable| "the log of --cluster doesn't answer")?;
         Ok((log, created, subscribed))
     };
-    let (log, created, (mut answers, mut questions, mut beats, mut asked_all, mut disconnects)) = match prepared.await {
-        Ok(prepared) => prepared,
-        Err(sentence) => return drop(ready.send(Err(sentence))),
-    };
-    info!("rooms are shared through {} as {}", settings.servers.join(","), settings.name);
+    let (log, created, (key, mut answers, mut questions, mut beats, mut asked_all, mut disconnects)) =
+        match prepared.await {
+            Ok(prepared) => prepared,
+            Err(sentence) => return drop(ready.send(Err(sentence))),
+        };
+    let (servers, replicas) = (settings.servers.join(","), created.replicas);
+    info!("rooms are shared through {servers} as {}, copies of each message: {replicas}", settings.name);
     // Whatever the connection did up to here is known.
     while changed.try_recv().is_ok() {}
+    stats.log.set(created.fingerprint());
     let node = settings.node;
+    registry.set_resume_key(ResumeKey::new(node, key));
     let cluster = Rc::new(Cluster {
         settings,
         registry,
@@ -156,14 +188,28 @@ async fn run(
         stats,
         log,
         created: RefCell::new(created),
+        key_at: Cell::default(),
+        resume_key: Cell::new(key),
         follows: RefCell::default(),
+        bundles: RefCell::default(),
+        bundle_readers: RefCell::default(),
         outgoing: RefCell::default(),
         pending: RefCell::default(),
+        unstored_lines: RefCell::new(Throttle::new(UNSTORED_LINES_PER_MINUTE)),
         held: RefCell::default(),
+        claiming: RefCell::default(),
+        loads: Semaphore::new(LOADS_MAX),
+        loading: RefCell::default(),
+        sweeps: RwLock::default(),
+        sweeps_from: Cell::new(Instant::now()),
+        wanted_names: RefCell::default(),
+        large: RefCell::default(),
+        claims: Semaphore::new(CLAIMS_AT_ONCE_MAX),
         releasing: Cell::default(),
         finishing: RefCell::default(),
         nodes: RefCell::default(),
         teller: RefCell::new(Teller::new(node)),
+        has_forgotten: Cell::default(),
         sweeps_at_ms: Cell::default(),
         folded: RefCell::default(),
         names_settle_at: Cell::default(),
@@ -175,7 +221,7 @@ async fn run(
     cluster.outward.set_raw_bytes_max(cluster.log.raw_bytes_max());
     cluster.sweep_later();
     drop(spawn_local(Rc::clone(&cluster).probe()));
-    let mut tips = tokio::time::interval(TIPS_INTERVAL);
+    let mut tips = tokio::time::interval(TIPS_INTERVAL.min(cluster.settings.room_memory / 8));
     let (mut tick, mut beat) = (tokio::time::interval(TICK), tokio::time::interval(BEAT_TIME));
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -185,12 +231,15 @@ async fn run(
             Some(is_connected) = changed.recv() => cluster.connection_changed(is_connected),
             Some(answer) = answers.next() => nats::answer(&answer).into_iter().for_each(|answer| cluster.answered(answer)),
             Some(outbound) = queue.recv() => cluster.outbound(outbound).await,
-            Some(question) = questions.next() => drop(spawn_local(Rc::clone(&cluster).questioned(question))),
+            Some(question) = questions.next() => drop(spawn_local(Rc::clone(&cluster).asked(question))),
             Some(message) = beats.next() => cluster.heard(&message).await,
             Some(order) = disconnects.next() => drop(spawn_local(Rc::clone(&cluster).disconnected(order))),
             Some(_) = asked_all.next() => cluster.teller.borrow_mut().tell_all(),
             _ = beat.tick() => cluster.beat().await,
-            _ = tips.tick() => drop(spawn_local(Rc::clone(&cluster).look_at_tips())),
+            _ = tips.tick() => {
+                drop(spawn_local(Rc::clone(&cluster).look_at_tips()));
+                drop(spawn_local(Rc::clone(&cluster).look_at_streams()));
+            }
             _ = tick.tick() => cluster.tick().await,
         }
     }
@@ -225,14 +274,45 @@ struct Following {
     room: RefCell<Weak<Room>>,
     /// Who waits for it, and since when.
     waiting: RefCell<Vec<(Waiter, Instant)>>,
+    /// What is still to be done about what has arrived: it waits while the shards have enough to do.
+    steps: RefCell<VecDeque<Step>>,
+    /// Does it, if it waits.
+    carrier: Task,
+    /// How many members here the others have been told of.
+    told: Cell<Counts>,
     /// Its users on other servers.
     names: RefCell<Names>,
-    /// Reads its records.
+    /// Whether its records are read with those of its bundle.
+    is_bundled: Cell<bool>,
+    /// Reads its records, if not.
     reader: Task,
     /// Reads those that are missing.
     fetcher: Task,
     /// Reads all its names.
     namer: Task,
+}
+
+impl Following {
+    /// Whether all that has arrived has also been shown.
+    fn is_shown(&self) -> bool {
+        self.steps.borrow().is_empty()
+    }
+
+    /// Records may have been lost on their way, or all of them by the log if it `has_forgotten`: the room is looked at. A question
+    /// that was asked before is not waited for.
+    fn ask_again(&self, has_forgotten: bool) -> Vec<Step> {
+        let (mut follow, mut steps) = (self.follow.borrow_mut(), Vec::new());
+        self.fetcher.stop();
+        if has_forgotten {
+            follow.forget(&mut steps);
+        } else {
+            follow.reconnected(&mut steps);
+        }
+        if !steps.iter().any(|step| matches!(step, Step::Fetch { .. })) {
+            follow.failed(&mut steps);
+        }
+        steps
+    }
 }
 
 /// A task that ends with what it belongs to, or with the next one.
@@ -267,16 +347,41 @@ struct Cluster {
     log: Nats,
     /// When the streams were made.
     created: RefCell<Created>,
+    /// When the log was last seen to have got its key of `Resume` secrets, in nanoseconds since 1970.
+    key_at: Cell<Option<i128>>,
+    /// The random numbers of [`ResumeKey`] that all servers have.
+    resume_key: Cell<[u64; 2]>,
     follows: RefCell<HashMap<Rc<str>, Rc<Following>>>,
+    bundles: RefCell<Bundles>,
+    /// Read the records of bundles.
+    bundle_readers: RefCell<HashMap<BundleId, Task>>,
     outgoing: RefCell<Outgoing>,
     pending: RefCell<HashMap<u64, Pending>>,
+    /// Lines about messages that the log has not stored.
+    unstored_lines: RefCell<Throttle>,
     held: RefCell<HeldNames>,
+    /// Rooms, and the members that claim their names there just now.
+    claiming: RefCell<HashSet<(Rc<str>, MemberId)>>,
+    /// Rooms may be read.
+    loads: Semaphore,
+    loading: RefCell<Loading>,
+    /// Held while many rooms are read at once: the log would answer that between questions that take it longer.
+    sweeps: RwLock<()>,
+    /// When that is tried again.
+    sweeps_from: Cell<Instant>,
+    wanted_names: RefCell<Wanted>,
+    /// Rooms with too many users.
+    large: RefCell<HashMap<Rc<str>, RcWeak<Following>>>,
+    /// Names may be claimed.
+    claims: Semaphore,
     /// Names that are about to be free.
     releasing: Cell<usize>,
     /// Is told when nothing is left to tell other servers.
     finishing: RefCell<Option<std_mpsc::Sender<()>>>,
     nodes: RefCell<Nodes>,
     teller: RefCell<Teller>,
+    /// Whether a room is no longer followed that the others may have been told of.
+    has_forgotten: Cell<bool>,
     /// When names of servers that are gone are looked for, if at all.
     sweeps_at_ms: Cell<Option<u64>>,
     /// Rooms with folded notices of this thread, and when they are due.
@@ -308,7 +413,7 @@ impl Cluster {
         if self.is_away() {
             stats.away_millis.add(TICK.as_millis() as u64);
         }
-        stats.nodes.set(self.nodes.borrow().len() as u64 + 1);
+        stats.nodes.set(self.nodes.borrow().count() as u64 + 1);
         stats.followed_rooms.set(self.follows.borrow().len() as u64);
         stats.names.set(self.held.borrow().len() as u64);
         stats.in_flight.set(self.pending.borrow().len() as u64);
@@ -319,7 +424,10 @@ impl Cluster {
         let now_ms = Self::now().monotonic_ms;
         let is_seen = |room: &str| {
             let follows = self.follows.borrow();
-            !self.is_away() && follows.get(room).is_some_and(|following| following.follow.borrow().is_whole())
+            !self.is_away()
+                && follows
+                    .get(room)
+                    .is_some_and(|following| following.follow.borrow().is_whole() && following.is_shown())
         };
         let due = self.outgoing.borrow_mut().due(now_ms, self.settings.timeout_ms, is_seen);
         for (room, act) in due {
@@ -340,6 +448,5 @@ impl Cluster {
         self.tell_members();
         self.count();
         self.look_for_missing();
-        self.forget_rooms();
     }
 }

@@ -1,74 +1,215 @@
-//! Names: no two members of a room have the same, on whichever servers they are.
-//!
-//! A member claims its name in the log before it joins. If the name is taken, the server of its holder is asked, which looks at the
-//! holder's socket: a client that reconnects must not find its own name taken, be its old server gone or not.
+//! The names of a room: which of them members of this server have, and which those of others. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use std::sync::Arc;
 
-use tokio::task::spawn_local;
+use serde::{Deserialize, Serialize};
 
-use super::nats::names::{Claim, Known, Question, name_change, question};
-use super::nats::{Message, Unreachable};
-use super::record::token;
-use super::{Cluster, Following};
-use crate::limits::cluster::{CLAIMS_MAX, TICK};
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
-use crate::room::Room;
-use crate::room::inbox::{NotOpened, Order};
-use crate::room::outward::Joiner;
+use crate::protocol::resume::Predecessor;
+
+/// The member that has claimed a name.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Claim {
+    /// Its server.
+    pub node: u64,
+    /// The connection there: shard, slot and serial number.
+    member: (u32, u32, u32),
+    /// The name as the user writes it.
+    pub user: String,
+    /// Where the claim of the same user's lost connection stands in the stream, if it takes that over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead_of: Option<u64>,
+}
+
+impl Claim {
+    /// That of a member of this server, which takes nothing over.
+    pub fn new(node: u64, member: MemberId, user: &str) -> Self {
+        let member = (member.shard, member.slot, member.serial);
+        Self { node, member, user: user.to_owned(), instead_of: None }
+    }
+
+    /// Whether it is that of this connection to this server.
+    pub fn is_of(&self, node: u64, member: MemberId) -> bool {
+        (self.node, self.member()) == (node, member)
+    }
+
+    /// Whether it is that of this lost connection, as the server `own` calls it.
+    pub(super) fn is_of_lost(&self, predecessor: Predecessor, own: u64) -> bool {
+        match predecessor {
+            Predecessor::Here(member) => self.is_of(own, member),
+            Predecessor::Elsewhere { node, member } => self.is_of(node, member),
+        }
+    }
+
+    /// The connection, on its server.
+    pub fn member(&self) -> MemberId {
+        let (shard, slot, serial) = self.member;
+        MemberId { shard, slot, serial }
+    }
+}
+
+/// What is known about a name.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The name, as names that are equal are written.
+    pub user: String,
+    /// Where that stands in the stream; 0 if nothing is known.
+    pub at: u64,
+    /// The member that has it, if any.
+    pub claim: Option<Claim>,
+}
 
 /// A name that a member of this server has claimed.
 #[derive(Clone, Debug)]
-pub(super) struct Held {
+pub struct Held {
     /// Where the claim stands in the stream.
-    at: u64,
-    member: MemberId,
-    name: Name,
+    pub at: u64,
+    /// The connection.
+    pub member: MemberId,
+    /// The name as its user writes it.
+    pub name: Name,
+}
+
+impl Held {
+    /// Whether it is what the log says of the name. `own`: this server.
+    pub fn is_in(&self, known: &Known, own: u64) -> bool {
+        // A log that was made again has other claims where this one stood.
+        self.at == known.at && known.claim.as_ref().is_some_and(|claim| claim.is_of(own, self.member))
+    }
 }
 
 /// The claims of this server, by room and user.
-pub(super) type HeldNames = HashMap<(Rc<str>, String), Held>;
-
-/// The names of a room that other servers' members have. Pure.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub struct HeldNames {
+    by_room: HashMap<Rc<str>, HashMap<String, Held>>,
+    count: usize,
+}
+
+impl HeldNames {
+    /// Number of claims.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The claim of a user in a room.
+    pub fn get(&self, room: &str, user: &str) -> Option<&Held> {
+        self.by_room.get(room)?.get(user)
+    }
+
+    /// Those of one room.
+    pub fn of(&self, room: &str) -> Option<&HashMap<String, Held>> {
+        self.by_room.get(room)
+    }
+
+    /// The rooms in which a member has this name.
+    pub fn rooms_of(&self, member: MemberId, user: &str) -> Vec<Rc<str>> {
+        let is_its = |names: &HashMap<_, Held>| names.get(user).is_some_and(|held| held.member == member);
+        self.by_room.iter().filter(|(_, names)| is_its(names)).map(|(room, _)| Rc::clone(room)).collect()
+    }
+
+    /// A member has claimed a name, or its claim stands somewhere else.
+    pub fn insert(&mut self, room: &Rc<str>, user: &str, held: Held) {
+        let before = self.by_room.entry(Rc::clone(room)).or_default().insert(user.to_owned(), held);
+        self.count += usize::from(before.is_none());
+    }
+
+    /// A claim is given up, or lost.
+    pub fn remove(&mut self, room: &str, user: &str) -> Option<Held> {
+        let names = self.by_room.get_mut(room)?;
+        let held = names.remove(user)?;
+        if names.is_empty() {
+            self.by_room.remove(room);
+        }
+        self.count -= 1;
+        Some(held)
+    }
+}
+
+/// The names of a room that other servers' members have.
+#[derive(Debug, Default)]
+pub struct Names {
     /// Where the last change of each stands in the stream; the name and its server, if it is taken elsewhere. Those that are free are kept
-    /// only while the room's names are loaded: older changes may still arrive.
+    /// only until the room's names are loaded, also if that is done again: the list may be older than the change.
     by_user: HashMap<String, (u64, Option<(Name, u64)>)>,
     is_loaded: bool,
+    is_loading: bool,
+    /// Where the last change of any name stands that has arrived.
+    newest: u64,
+    /// There are too many of them: none is kept.
+    partial: Option<Partial>,
+}
+
+/// What is known of names that are not kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Partial {
+    /// How many there were elsewhere when they were given up.
+    pub users: usize,
+    /// When all servers have told how many there are.
+    pub settles_at_ms: u64,
 }
 
 impl Names {
+    /// Number of names that are kept.
+    pub(super) fn len(&self) -> usize {
+        self.by_user.len()
+    }
+
+    /// Whether there are too many names to keep them.
+    pub fn partial(&self) -> Option<Partial> {
+        self.partial
+    }
+
+    /// There are too many names: none is kept from now on.
+    pub fn give_up(&mut self, partial: Partial) {
+        *self = Self { is_loaded: true, partial: Some(partial), ..Self::default() };
+    }
+
+    /// The names are about to be read again.
+    pub fn begin_loading(&mut self) {
+        if self.partial.is_some() {
+            *self = Self::default();
+        }
+        self.is_loading = true;
+    }
+
     /// Whether all names of the room are known.
-    pub(super) fn is_loaded(&self) -> bool {
+    pub fn is_loaded(&self) -> bool {
         self.is_loaded
     }
 
     /// The names that are taken elsewhere.
-    pub(super) fn taken(&self) -> impl Iterator<Item = &Name> {
+    pub fn taken(&self) -> impl Iterator<Item = &Name> {
         self.by_user.values().filter_map(|(_, taken)| taken.as_ref().map(|(name, _)| name))
     }
 
     /// The names that members of these servers have, and where the claims stand.
-    pub(super) fn of(&self, nodes: &[u64]) -> Vec<(String, u64, Name)> {
+    pub fn of(&self, nodes: &[u64]) -> Vec<(String, u64, Name)> {
         let taken = self.by_user.iter().filter_map(|(user, (at, taken))| Some((user, *at, taken.as_ref()?)));
         let theirs = taken.filter(|(.., (_, node))| nodes.contains(node));
         theirs.map(|(user, at, (name, _))| (user.clone(), at, name.clone())).collect()
     }
 
+    /// A change has arrived. Whether it is so late that the name may be free again, so that all names have to be read again: changes
+    /// overtake each other while the log elects a leader.
+    pub fn is_late(&mut self, change: &Known) -> bool {
+        let is_older = change.at < self.newest;
+        self.newest = self.newest.max(change.at);
+        let is_whole = self.is_loaded && !self.is_loading && self.partial.is_none();
+        is_older && is_whole && change.claim.is_some() && !self.by_user.contains_key(&change.user)
+    }
+
     /// Something is known about a name. Returns what the room has to be told: the name, and whether it is taken.
-    fn learn(&mut self, known: Known, own: u64) -> Option<(Name, bool)> {
+    pub fn learn(&mut self, known: Known, own: u64) -> Option<(Name, bool)> {
         let before = self.by_user.get(&known.user);
-        if before.is_some_and(|(at, _)| *at >= known.at) {
+        if self.partial.is_some() || before.is_some_and(|(at, _)| *at >= known.at) {
             return None;
         }
         let elsewhere = known.claim.filter(|claim| claim.node != own);
         let elsewhere = elsewhere.and_then(|claim| Some((Name::user(&claim.user).ok()?, claim.node)));
         let before = before.and_then(|(_, taken)| taken.clone());
-        if elsewhere.is_none() && self.is_loaded {
+        if elsewhere.is_none() && self.is_loaded && !self.is_loading {
             self.by_user.remove(&known.user);
         } else {
             self.by_user.insert(known.user, (known.at, elsewhere.clone()));
@@ -81,14 +222,15 @@ impl Names {
     }
 
     /// The log has forgotten all names. Returns what the room has to be told.
-    pub(super) fn forget(&mut self) -> Vec<(Name, bool)> {
+    pub fn forget(&mut self) -> Vec<(Name, bool)> {
+        self.newest = 0;
         let known = std::mem::take(&mut self.by_user);
         known.into_values().filter_map(|(_, taken)| Some((taken?.0, false))).collect()
     }
 
     /// These are all names of the room. Returns what it has to be told.
-    fn load(&mut self, all: Vec<Known>, own: u64) -> Vec<(Name, bool)> {
-        let listed: std::collections::HashSet<String> = all.iter().map(|known| known.user.clone()).collect();
+    pub fn load(&mut self, all: Vec<Known>, own: u64) -> Vec<(Name, bool)> {
+        let listed: HashSet<String> = all.iter().map(|known| known.user.clone()).collect();
         let newest = all.iter().map(|known| known.at).max().unwrap_or(0);
         let mut changes: Vec<_> = all.into_iter().filter_map(|known| self.learn(known, own)).collect();
         self.by_user.retain(|user, (at, taken)| {
@@ -98,178 +240,8 @@ impl Names {
             }
             taken.is_some()
         });
-        self.is_loaded = true;
+        (self.is_loaded, self.is_loading) = (true, false);
         changes
-    }
-}
-
-impl Cluster {
-    /// The room is there: the connection may join, if it gets its name.
-    pub(super) async fn admit(self: Rc<Self>, key: Rc<str>, room: Arc<Room>, joiner: Joiner) {
-        let claimed = match &joiner.user {
-            Some(user) => self.claim(&key, &room, user, &joiner).await,
-            None => Ok(()),
-        };
-        let member = joiner.member;
-        self.order(member.shard, Order::Opened { member, room: claimed.map(|()| room) });
-    }
-
-    async fn claim(&self, key: &Rc<str>, room: &Room, user: &Name, joiner: &Joiner) -> Result<(), NotOpened> {
-        let unavailable = |_: Unreachable| NotOpened::Unavailable;
-        let (token, member) = (token(user), joiner.member);
-        let claim = Claim::new(self.settings.node, member, user.as_str());
-        // The names of all members are written again first.
-        if let Some(at) = self.names_settle_at.get() {
-            tokio::time::sleep_until(at.into()).await;
-        }
-        let mut before = 0;
-        for _ in 0..CLAIMS_MAX {
-            let written = self.log.write_name(key, &token, before, Some(&claim)).await.map_err(unavailable)?;
-            if let Some(at) = written {
-                let held = Held { at, member, name: user.clone() };
-                self.held.borrow_mut().insert((Rc::clone(key), token), held);
-                return Ok(());
-            }
-            let known = self.log.name(key, &token).await.map_err(unavailable)?;
-            before = known.at;
-            if let Some(holder) = known.claim {
-                let is_held = if holder.node == self.settings.node {
-                    joiner.predecessor != Some(holder.member()) && self.is_held_here(key, room, &token, &holder)
-                } else {
-                    let (room, user) = (key.to_string(), token.clone());
-                    self.log.is_held(&Question { room, user, claim: holder }).await
-                };
-                if is_held {
-                    return Err(NotOpened::NameTaken);
-                }
-            }
-        }
-        Err(NotOpened::Unavailable)
-    }
-
-    /// Whether a member of this server still has its name: it is in the room, or about to be.
-    fn is_held_here(&self, key: &Rc<str>, room: &Room, user: &str, claim: &Claim) -> bool {
-        let held = self.held.borrow().get(&(Rc::clone(key), user.to_owned())).map(|held| held.member);
-        let Ok(name) = Name::user(&claim.user) else { return false };
-        held == Some(claim.member()) && !room.has_ended(&name, claim.member())
-    }
-
-    /// A member has left: its name is free.
-    pub(super) async fn release(self: Rc<Self>, room: Name, user: Name, member: MemberId) {
-        let name: (Rc<str>, _) = (token(&room).into(), token(&user));
-        let is_its = self.held.borrow().get(&name).is_some_and(|held| held.member == member);
-        let held = is_its.then(|| self.held.borrow_mut().remove(&name)).flatten();
-        if let Some(Held { at, .. }) = held {
-            // If it can't be written, the next to ask for the name finds out that it is free.
-            let _ = self.log.write_name(&name.0, &name.1, at, None).await;
-        }
-        self.releasing.update(|count| count - 1);
-    }
-
-    /// Another server asks whether a name is still held here.
-    pub(super) async fn questioned(self: Rc<Self>, message: Message) {
-        let is_held = question(&message).is_some_and(|Question { room, user, claim }| {
-            let key: Rc<str> = room.into();
-            let room = self.follows.borrow().get(&key).and_then(|following| following.room.borrow().upgrade());
-            room.is_some_and(|room| self.is_held_here(&key, &room, &user, &claim))
-        });
-        self.log.answer(&message, u8::from(is_held).to_string()).await;
-    }
-
-    /// A name of a followed room has changed.
-    pub(super) fn name_changed(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, message: &Message) {
-        if let Some(known) = name_change(message) {
-            self.learned(key, following, known);
-        }
-    }
-
-    /// Something is known about a name of a followed room.
-    pub(super) fn learned(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, known: Known) {
-        self.meet(&known);
-        let is_ours = known.claim.as_ref().is_some_and(|claim| claim.node == self.settings.node);
-        let is_held = |held: &Held| !is_ours && held.at < known.at;
-        if self.held.borrow().get(&(Rc::clone(key), known.user.clone())).is_some_and(is_held) {
-            drop(spawn_local(Rc::clone(self).claim_again(Rc::clone(key), Rc::clone(following), known.user.clone())));
-        }
-        let change = following.names.borrow_mut().learn(known, self.settings.node);
-        self.tell_names(following, change);
-    }
-
-    /// A name names its server.
-    fn meet(&self, known: &Known) {
-        if let Some(claim) = known.claim.as_ref().filter(|claim| claim.node != self.settings.node) {
-            self.nodes.borrow_mut().met(claim.node, Self::now().monotonic_ms);
-        }
-    }
-
-    /// Reads all names of a room. Members of this server whose names are not among them claim them again.
-    pub(super) async fn load_names(
-        self: &Rc<Self>,
-        key: &Rc<str>,
-        following: &Rc<Following>,
-    ) -> Result<(), Unreachable> {
-        let held: Vec<(String, u64)> = {
-            let held = self.held.borrow();
-            held.iter().filter(|((room, _), _)| room == key).map(|((_, user), held)| (user.clone(), held.at)).collect()
-        };
-        let all = self.log.names(key).await?;
-        all.iter().for_each(|known| self.meet(known));
-        let listed: HashMap<&str, u64> = all.iter().map(|known| (known.user.as_str(), known.at)).collect();
-        for (user, at) in held {
-            if listed.get(user.as_str()) != Some(&at) {
-                drop(spawn_local(Rc::clone(self).claim_again(Rc::clone(key), Rc::clone(following), user)));
-            }
-        }
-        let changes = following.names.borrow_mut().load(all, self.settings.node);
-        self.tell_names(following, changes);
-        Ok(())
-    }
-
-    /// The log doesn't say any more that a member of this server has its name: the others had given this server up, or the log has
-    /// forgotten. The member gets its name again, unless it is taken.
-    async fn claim_again(self: Rc<Self>, key: Rc<str>, following: Rc<Following>, user: String) {
-        let name = (Rc::clone(&key), user.clone());
-        let held = || self.held.borrow().get(&name).cloned();
-        let Some(Held { member, name: display, .. }) = held() else { return };
-        let is_still_held = || held().is_some_and(|held| held.member == member);
-        while is_still_held() {
-            let Ok(known) = self.log.name(&key, &user).await else {
-                tokio::time::sleep(TICK).await;
-                continue;
-            };
-            let is_its = |claim: &Claim| claim.node == self.settings.node && claim.member() == member;
-            if !is_still_held() || known.claim.as_ref().is_some_and(is_its) {
-                return;
-            }
-            if known.claim.is_some() {
-                self.held.borrow_mut().remove(&name);
-                return self.order(member.shard, Order::NameLost { member });
-            }
-            let claim = Claim::new(self.settings.node, member, display.as_str());
-            if let Ok(Some(at)) = self.log.write_name(&key, &user, known.at, Some(&claim)).await {
-                if !is_still_held() {
-                    // It has left meanwhile.
-                    let _ = self.log.write_name(&key, &user, at, None).await;
-                    return;
-                }
-                self.held.borrow_mut().insert(name.clone(), Held { at, member, name: display.clone() });
-                if self.names_settle_at.get().is_none() {
-                    self.announce(&following, &display, true);
-                }
-                return;
-            }
-        }
-    }
-
-    /// The log of names has been made again.
-    pub(super) fn forget_names(&self, following: &Following) {
-        let changes = following.names.borrow_mut().forget();
-        self.tell_names(following, changes);
-    }
-
-    fn tell_names(&self, following: &Following, changes: impl IntoIterator<Item = (Name, bool)>) {
-        let Some(room) = following.room.borrow().upgrade() else { return };
-        changes.into_iter().for_each(|(name, is_taken)| room.set_elsewhere(&name, is_taken));
     }
 }
 
@@ -287,6 +259,30 @@ mod tests {
         let name = format!("u{user}");
         let member = MemberId { shard: 0, slot: at as u32, serial: 1 };
         Known { user: name.clone(), at, claim: node.map(|node| Claim::new(node, member, &name)) }
+    }
+
+    #[test]
+    fn a_claim_that_comes_after_a_later_change_is_not_believed() {
+        let mut names = Names::default();
+        names.load(Vec::new(), OWN);
+        for (change, is_late) in
+            [(change(2, 0, None), false), (change(1, 0, Some(2)), true), (change(3, 1, Some(2)), false)]
+        {
+            assert_eq!(names.is_late(&change), is_late, "{change:?}");
+        }
+        names.begin_loading();
+        assert!(!names.is_late(&change(1, 0, Some(2))), "the list decides, which is being read");
+    }
+
+    #[test]
+    fn a_name_that_becomes_free_while_the_list_is_read_again_is_free() {
+        let mut names = Names::default();
+        names.load(vec![change(1, 0, Some(2))], OWN);
+        names.begin_loading();
+        assert!(names.is_loaded(), "members may join meanwhile");
+        assert!(names.learn(change(2, 0, None), OWN).is_some_and(|(_, is_taken)| !is_taken));
+        assert!(names.load(vec![change(1, 0, Some(2))], OWN).is_empty(), "that was before");
+        assert_eq!((names.taken().count(), names.len()), (0, 0));
     }
 
     proptest! {

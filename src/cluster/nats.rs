@@ -1,14 +1,14 @@
-//! The log on NATS JetStream: the only file that names its client.
+//! The log on NATS JetStream: with its parts, the only file that names its client.
 //!
 //! A stream whose messages are counters (ADR-49): the server adds 1 to the count of the subject when it stores a record, so the
 //! count is the room's dense `Seq`. Each stored record is republished, in the order of the stream, to those who follow the room.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(super) use async_nats::Message;
 use async_nats::datetime::{from_nanos, parse_rfc3339};
-use async_nats::jetstream::{self, Context, ErrorCode, context, stream};
+use async_nats::jetstream::{self, Context, stream};
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -19,13 +19,18 @@ use tokio::time::{sleep, timeout};
 
 pub(super) mod names;
 pub(super) mod nodes;
+mod streams;
+mod sweep;
 
-use super::record::{Content, Heading, Record, split};
+pub(super) use streams::{Created, Unfit};
+
+use super::bundles::BundleId;
+use super::record::{Content, Heading, Record, join, split};
 use super::{Files, Settings};
 use crate::frame::encode;
 use crate::limits::cluster::{
-    BATCH_RECORDS, CONNECT_TIME_MAX, HEADER_BYTES_MAX, LAG_PAUSE, PAYLOAD_BYTES_MIN, PREPARE_TIME_MAX, PROBE_TIME_MAX,
-    RAW_AGE_MS, RAW_BYTES_MAX, RAW_RECORDS_MAX, REPLICAS_AUTO, REPLY_TIME_MAX, TICK, TIPS_MAX,
+    BATCH_RECORDS, CONNECT_TIME_MAX, HEADER_BYTES_MAX, LAG_PAUSE, LAGS_MAX, PAYLOAD_BYTES_MIN, PROBE_TIME_MAX,
+    REPLY_TIME_MAX, TIPS_MAX,
 };
 use crate::protocol::Namespace;
 
@@ -40,34 +45,27 @@ pub(super) struct Unreachable;
 /// Whether the log is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probed {
-    Answered,
+    /// It is, with the key of `Resume` secrets that was written at this time, in nanoseconds since 1970: another time means that
+    /// the names were lost since.
+    Answered(Option<i128>),
     Silent,
 }
 
-/// The answer to a record that was published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The answer to a record that was published; if it isn't stored, with what NATS says.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ack {
     /// It is stored, and may have been before.
     Stored { again: bool },
-    /// Not now: no server answers for the stream.
-    Later,
-    /// Never.
-    Refused,
+    /// Not now: it may be stored later, or was not.
+    Later(String),
+    /// Never: there is something wrong with it.
+    Refused(String),
 }
 
-/// When the streams were made: another time means that they have been made again, without what was in them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Created {
-    pub(super) messages: String,
-    pub(super) raw: String,
-    pub(super) names: String,
-}
-
-/// Where the records of a room are: the stream's name, without that of the cluster, and its subjects.
+/// Where the records of a room are: the stream's name, without that of the cluster, and their subject.
 struct Places {
     stream: &'static str,
     stored: String,
-    republished: String,
 }
 
 /// A connection to the log.
@@ -78,12 +76,6 @@ pub(super) struct Nats {
     name: String,
     /// Where answers to records arrive, behind a dot and the record's number.
     answers: String,
-}
-
-impl Settings {
-    fn storage(&self) -> stream::StorageType {
-        if self.in_memory { stream::StorageType::Memory } else { stream::StorageType::File }
-    }
 }
 
 impl Files {
@@ -146,107 +138,14 @@ impl Nats {
                 "{servers} takes messages of up to {max} bytes, and --cluster needs {PAYLOAD_BYTES_MIN}: raise its max_payload"
             ));
         }
-        let (jetstream, answers) = (jetstream::new(client.clone()), client.new_inbox());
+        let (mut jetstream, answers) = (jetstream::new(client.clone()), client.new_inbox());
+        jetstream.set_timeout(REPLY_TIME_MAX);
         Ok(Self { client, jetstream, name: settings.name.clone(), answers })
-    }
-
-    /// Makes the streams, or checks that they are as they should be. Returns when they were made.
-    pub(super) async fn prepare(&self, settings: &Settings) -> Result<Created, String> {
-        let messages = stream::Config {
-            name: format!("{}_chat", self.name),
-            subjects: vec![self.subject("c", ">")],
-            max_messages_per_subject: settings.records_max,
-            max_age: settings.room_memory,
-            max_bytes: settings.bytes_max,
-            max_messages: -1,
-            max_consumers: -1,
-            storage: settings.storage(),
-            duplicate_window: Duration::from_secs(30),
-            allow_direct: true,
-            allow_message_counter: true,
-            republish: Some(stream::Republish {
-                source: self.subject("c", ">"),
-                destination: self.subject("d", ">"),
-                headers_only: false,
-            }),
-            ..stream::Config::default()
-        };
-        let names = stream::Config { storage: settings.storage(), ..self.names_stream() };
-        let names = self.prepare_stream(names, settings.replicas).await?;
-        let raw = self.prepare_stream(self.raw_stream(), settings.replicas).await?;
-        let info = self.prepare_stream(messages, settings.replicas).await?;
-        if !info.config.allow_message_counter {
-            let name = info.config.name;
-            return Err(format!(
-                "the stream {name} doesn't count its messages, which --cluster needs: update the server"
-            ));
-        }
-        let [messages, raw, names] = [info, raw, names].map(|info| info.created.to_string());
-        Ok(Created { messages, raw, names })
-    }
-
-    /// The same at the start, when the servers of the log may be starting, too.
-    pub(super) async fn prepare_patiently(&self, settings: &Settings) -> Result<Created, String> {
-        let began = Instant::now();
-        loop {
-            match self.prepare(settings).await {
-                Err(_) if began.elapsed() < PREPARE_TIME_MAX => sleep(TICK).await,
-                prepared => return prepared,
-            }
-        }
-    }
-
-    /// Raw messages are kept only until all servers have read them.
-    fn raw_stream(&self) -> stream::Config {
-        stream::Config {
-            name: format!("{}_raw", self.name),
-            subjects: vec![self.subject("r", ">")],
-            storage: stream::StorageType::Memory,
-            max_messages_per_subject: RAW_RECORDS_MAX as i64,
-            max_age: Duration::from_millis(RAW_AGE_MS),
-            max_bytes: RAW_BYTES_MAX,
-            max_messages: -1,
-            max_consumers: -1,
-            duplicate_window: Duration::from_millis(RAW_AGE_MS),
-            allow_direct: true,
-            republish: Some(stream::Republish {
-                source: self.subject("r", ">"),
-                destination: self.subject("s", ">"),
-                headers_only: false,
-            }),
-            ..stream::Config::default()
-        }
     }
 
     /// Bytes of the longest raw message that the server takes.
     pub(super) fn raw_bytes_max(&self) -> usize {
         self.client.server_info().max_payload - HEADER_BYTES_MAX
-    }
-
-    async fn prepare_stream(&self, wanted: stream::Config, replicas: Option<usize>) -> Result<stream::Info, String> {
-        let name = wanted.name.clone();
-        let differs =
-            || format!("the stream {name} (--cluster) has other settings: remove it, or take another --cluster-name");
-        // Made again, it would have to fit beside itself.
-        if let Ok(made) = self.jetstream.get_stream(&name).await {
-            let info = made.cached_info().clone();
-            // What the first server has found holds for all.
-            let wanted = stream::Config { num_replicas: replicas.unwrap_or(info.config.num_replicas), ..wanted };
-            return if is_alike(&info.config, &wanted) { Ok(info) } else { Err(differs()) };
-        }
-        let servers = self.client.server_info().connect_urls.len();
-        let auto = if servers >= REPLICAS_AUTO { REPLICAS_AUTO } else { 1 };
-        let wanted = stream::Config { num_replicas: replicas.unwrap_or(auto), ..wanted };
-        let made = self.jetstream.create_stream(wanted).await.map_err(|error| match error.kind() {
-            context::CreateStreamErrorKind::JetStreamUnavailable => {
-                "the server of --cluster has no JetStream: start it with -js".to_owned()
-            }
-            context::CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST => {
-                differs()
-            }
-            _ => format!("can't make the stream {name} (--cluster): {error}"),
-        })?;
-        Ok(made.cached_info().clone())
     }
 
     /// Whether the leader of a stream answers.
@@ -255,10 +154,9 @@ impl Nats {
             Ok(stream) => stream,
             Err(_) => return Probed::Silent,
         };
-        let subject = self.subject("n", "probe");
-        match timeout(PROBE_TIME_MAX, stream.get_last_raw_message_by_subject(&subject)).await {
-            Ok(Err(error)) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Probed::Answered,
-            Ok(Ok(_)) => Probed::Answered,
+        match timeout(PROBE_TIME_MAX, stream.get_last_raw_message_by_subject(&self.key_subject())).await {
+            Ok(Err(error)) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Probed::Answered(None),
+            Ok(Ok(key)) => Probed::Answered(Some(key.time.unix_timestamp_nanos())),
             Ok(Err(_)) | Err(_) => Probed::Silent,
         }
     }
@@ -309,11 +207,33 @@ impl Nats {
         self.client.subscribe(format!("{}.*", self.answers)).await.map_err(|_| Unreachable)
     }
 
-    /// The records of a room from now on.
+    /// The records of a room from now on, and the changes of its names. What is asked later is answered later, so that nothing is
+    /// missed between that and this.
     pub(super) async fn follow(&self, room: &str) -> Result<Subscriber, Unreachable> {
-        let subscriber = self.client.subscribe(self.places(room).republished).await.map_err(|_| Unreachable)?;
-        timeout(REPLY_TIME_MAX, self.client.flush()).await.ok().and_then(Result::ok).ok_or(Unreachable)?;
-        Ok(subscriber)
+        let BundleId { namespace, number } = BundleId::of(room);
+        let (_, token) = split(room);
+        let rest = if namespace == Namespace::Chat { ".>" } else { "" };
+        let subject = format!("{}.{number}.{token}{rest}", self.republished(namespace));
+        self.client.subscribe(subject).await.map_err(|_| Unreachable)
+    }
+
+    /// The same of all rooms of a bundle.
+    pub(super) async fn follow_bundle(&self, bundle: BundleId) -> Result<Subscriber, Unreachable> {
+        let subject = format!("{}.{}.>", self.republished(bundle.namespace), bundle.number);
+        self.client.subscribe(subject).await.map_err(|_| Unreachable)
+    }
+
+    /// The room to which a message belongs that was republished, as it is called here.
+    pub(super) fn room_of(&self, message: &Message) -> Option<String> {
+        let (kind, rest) = message.subject.strip_prefix(&self.name)?.strip_prefix('.')?.split_once('.')?;
+        let token = rest.split('.').nth(1)?;
+        let namespace = Namespace::ALL.into_iter().find(|namespace| republished_kind(*namespace) == kind)?;
+        Some(join(namespace, token))
+    }
+
+    /// What the subjects begin with to which records of rooms are republished.
+    fn republished(&self, namespace: Namespace) -> String {
+        format!("{}.{}", self.name, republished_kind(namespace))
     }
 
     /// The records of a room from this position of the stream on, or those since `since_ms`, and the position of the last.
@@ -340,12 +260,20 @@ impl Nats {
         if from.is_some_and(|from| from > last_at) {
             return Ok((Vec::new(), last_at));
         }
+        if from.is_none() && (unix_ms < since_ms || split(room).0 == Namespace::Raw) {
+            // All others are older, too: to find that out, the server would look at many records of other rooms. And those of a raw
+            // room nobody wants.
+            return Ok((last.into_iter().collect(), last_at));
+        }
         let since = rfc3339(since_ms).ok_or(Unreachable)?;
         let mut records: Vec<Record> = Vec::new();
         let mut next = from;
+        // The room has no more, with that which began its life: for another one, the server would look at many of other rooms.
+        let count = last.as_ref().map_or(0, |last| last.value as usize);
+        let batch_max = if (1..BATCH_RECORDS).contains(&count) { count + 1 } else { BATCH_RECORDS };
         // Other servers than the leader answer this, and may lag.
-        for _ in 0..100 {
-            let batch = self.batch(name, &subject, next, &since).await?;
+        for _ in 0..LAGS_MAX {
+            let batch = self.batch(name, &subject, next, &since, batch_max).await?;
             let is_empty = batch.is_empty();
             records.extend(batch);
             let reached = records.last().map_or(0, |record| record.at);
@@ -364,11 +292,17 @@ impl Nats {
         Err(Unreachable)
     }
 
+    /// The position of a room's last record; 0 if there is none.
+    pub(super) async fn last_at(&self, room: &str) -> Result<u64, Unreachable> {
+        // There is no record from there on.
+        Ok(self.records(room, Some(u64::MAX), 0).await?.1)
+    }
+
     /// Whether a room has users, or has had a message since then.
     pub(super) async fn is_there(&self, room: &str, since_ms: u64) -> Result<bool, Unreachable> {
         let (records, last_at) = self.records(room, None, since_ms).await?;
         let is_fresh = last_at > 0 && records.last().is_some_and(|last| last.unix_ms >= since_ms && last.value > 0);
-        Ok(is_fresh || self.names(room).await?.iter().any(|known| known.claim.is_some()))
+        Ok(is_fresh || self.has_users(room).await?)
     }
 
     async fn batch(
@@ -377,10 +311,11 @@ impl Nats {
         subject: &str,
         from: Option<u64>,
         since: &str,
+        batch_max: usize,
     ) -> Result<Vec<Record>, Unreachable> {
         let question = match from {
-            Some(from) => json!({"seq": from, "next_by_subj": subject, "batch": BATCH_RECORDS}),
-            None => json!({"start_time": since, "next_by_subj": subject, "batch": BATCH_RECORDS}),
+            Some(from) => json!({"seq": from, "next_by_subj": subject, "batch": batch_max}),
+            None => json!({"start_time": since, "next_by_subj": subject, "batch": batch_max}),
         };
         let without_link = |message: &Message| record(message).map(|record| Record { before: None, ..record });
         self.ask_batch(stream, &question, without_link).await
@@ -393,6 +328,16 @@ impl Nats {
         question: &serde_json::Value,
         read: impl Fn(&Message) -> Option<T>,
     ) -> Result<Vec<T>, Unreachable> {
+        self.ask_for_all(stream, question, read).await?.ok_or(Unreachable)
+    }
+
+    /// The same; `None`: the question has too many answers.
+    async fn ask_for_all<T>(
+        &self,
+        stream: &str,
+        question: &serde_json::Value,
+        read: impl Fn(&Message) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, Unreachable> {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| Unreachable)?;
         let direct = format!("$JS.API.DIRECT.GET.{}_{stream}", self.name);
@@ -403,7 +348,8 @@ impl Nats {
             let answer = timeout(REPLY_TIME_MAX, answers.next()).await.ok().flatten().ok_or(Unreachable)?;
             match answer.status {
                 None | Some(StatusCode::OK) => found.extend(read(&answer)),
-                Some(status) if [204, 404].contains(&status.as_u16()) => return Ok(found),
+                Some(status) if [204, 404].contains(&status.as_u16()) => return Ok(Some(found)),
+                Some(status) if status.as_u16() == 413 => return Ok(None),
                 Some(_) => return Err(Unreachable),
             }
         }
@@ -412,11 +358,15 @@ impl Nats {
     /// Where the records of a room are.
     fn places(&self, room: &str) -> Places {
         let (namespace, token) = split(room);
-        let (stream, stored, republished) = match namespace {
-            Namespace::Chat => ("chat", "c", "d"),
-            Namespace::Raw => ("raw", "r", "s"),
-        };
-        Places { stream, stored: self.subject(stored, token), republished: self.subject(republished, token) }
+        match namespace {
+            Namespace::Chat => Places { stream: "chat", stored: self.subject("c", token) },
+            Namespace::Raw => Places { stream: "raw", stored: self.subject("r", token) },
+        }
+    }
+
+    /// Where the key of `Resume` secrets is.
+    fn key_subject(&self) -> String {
+        format!("{}.k", self.name)
     }
 
     fn subject(&self, kind: &str, room: &str) -> String {
@@ -424,27 +374,11 @@ impl Nats {
     }
 }
 
-/// Whether a stream is as it should be, in all that matters here.
-fn is_alike(made: &stream::Config, wanted: &stream::Config) -> bool {
-    let numbers = |config: &stream::Config| {
-        (
-            config.max_messages_per_subject,
-            config.max_bytes,
-            config.max_age,
-            config.duplicate_window,
-            config.num_replicas,
-        )
-    };
-    let switches = |config: &stream::Config| {
-        (config.storage, config.allow_direct, config.allow_message_counter, config.allow_message_ttl)
-    };
-    // The server decides on a window if none is wanted.
-    let window = if wanted.duplicate_window.is_zero() { made.duplicate_window } else { wanted.duplicate_window };
-    let wanted = &stream::Config { duplicate_window: window, ..wanted.clone() };
-    made.subjects == wanted.subjects
-        && made.republish == wanted.republish
-        && numbers(made) == numbers(wanted)
-        && switches(made) == switches(wanted)
+fn republished_kind(namespace: Namespace) -> &'static str {
+    match namespace {
+        Namespace::Chat => "d",
+        Namespace::Raw => "s",
+    }
 }
 
 /// A time in milliseconds since 1970, as the log is asked for it.
@@ -487,6 +421,8 @@ pub(super) fn answer(message: &Message) -> Option<(u64, Ack)> {
     #[derive(Deserialize)]
     struct Failed {
         code: u16,
+        #[serde(default)]
+        description: String,
     }
     #[derive(Deserialize)]
     struct Answer {
@@ -496,14 +432,14 @@ pub(super) fn answer(message: &Message) -> Option<(u64, Ack)> {
     }
     let number = message.subject.rsplit('.').next()?.parse().ok()?;
     if message.status.is_some_and(|status| status == StatusCode::NO_RESPONDERS) {
-        return Some((number, Ack::Later));
+        return Some((number, Ack::Later("no server answers for the stream".to_owned())));
     }
     let Answer { error, duplicate } = serde_json::from_slice(&message.payload).ok()?;
     let ack = match error {
         None => Ack::Stored { again: duplicate },
-        // A cluster without a leader, or one that is overloaded.
-        Some(Failed { code: 503 }) => Ack::Later,
-        Some(_) => Ack::Refused,
+        Some(Failed { code: 400, description }) => Ack::Refused(description),
+        // A cluster without a leader, one that is overloaded, or one that has not stored yet what is published again.
+        Some(Failed { description, .. }) => Ack::Later(description),
     };
     Some((number, ack))
 }

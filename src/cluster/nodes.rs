@@ -15,12 +15,13 @@ use crate::protocol::name::Name;
 use crate::room::others::Counts;
 
 /// A room of any kind.
-pub(super) type RoomKey = (Namespace, Name);
+pub type RoomKey = (Namespace, Name);
 
 /// What a server tells all others.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub(super) struct Beat {
-    pub(super) node: u64,
+pub struct Beat {
+    /// The server.
+    pub node: u64,
     /// One more than that of the one before.
     number: u64,
     /// Nothing of what it has told before holds any more.
@@ -33,7 +34,7 @@ pub(super) struct Beat {
 
 /// What this server tells.
 #[derive(Debug, Default)]
-pub(super) struct Teller {
+pub struct Teller {
     node: u64,
     number: u64,
     told: HashMap<RoomKey, Counts>,
@@ -41,17 +42,27 @@ pub(super) struct Teller {
 }
 
 impl Teller {
-    pub(super) fn new(node: u64) -> Self {
+    /// That of a server which has told nothing yet.
+    pub fn new(node: u64) -> Self {
         Self { node, tells_all: true, ..Self::default() }
     }
 
     /// Another server has missed something.
-    pub(super) fn tell_all(&mut self) {
+    pub fn tell_all(&mut self) {
         self.tells_all = true;
     }
 
+    /// A sign of life, if nothing else is to be told: nothing has changed, and all have heard everything.
+    pub fn alive(&mut self) -> Option<Beat> {
+        if self.tells_all {
+            return None;
+        }
+        self.number += 1;
+        Some(Beat { node: self.node, number: self.number, is_first: false, is_last: false, rooms: Vec::new() })
+    }
+
     /// What is to be told now: at least one sign of life.
-    pub(super) fn beats(&mut self, rooms: HashMap<RoomKey, Counts>, is_last: bool) -> Vec<Beat> {
+    pub fn beats(&mut self, rooms: HashMap<RoomKey, Counts>, is_last: bool) -> Vec<Beat> {
         let tells_all = std::mem::take(&mut self.tells_all);
         let before = if tells_all { HashMap::new() } else { std::mem::take(&mut self.told) };
         let gone = before.keys().filter(|room| !rooms.contains_key(room)).map(|room| (room, Counts::default()));
@@ -83,17 +94,17 @@ struct Node {
 
 /// All other servers.
 #[derive(Debug, Default)]
-pub(super) struct Nodes {
+pub struct Nodes {
     known: BTreeMap<u64, Node>,
     totals: HashMap<RoomKey, Counts>,
 }
 
 /// Rooms whose totals have changed.
-pub(super) type Changes = Vec<(RoomKey, Counts)>;
+pub type Changes = Vec<(RoomKey, Counts)>;
 
 impl Nodes {
     /// A server has told something. Returns what that changes; with true if it has to be asked for everything.
-    pub(super) fn heard(&mut self, beat: Beat, now_ms: u64) -> (Changes, bool) {
+    pub fn heard(&mut self, beat: Beat, now_ms: u64) -> (Changes, bool) {
         let mut changed = Vec::new();
         if beat.is_last {
             self.remove(beat.node, &mut changed);
@@ -125,17 +136,17 @@ impl Nodes {
     }
 
     /// A claim names this server: it is expected to tell something soon.
-    pub(super) fn met(&mut self, node: u64, now_ms: u64) {
+    pub fn met(&mut self, node: u64, now_ms: u64) {
         self.known.entry(node).or_insert(Node { heard_ms: now_ms, number: None, rooms: HashMap::new() });
     }
 
     /// The connection was lost, and is there again: nobody could be heard meanwhile.
-    pub(super) fn resumed(&mut self, now_ms: u64) {
+    pub fn resumed(&mut self, now_ms: u64) {
         self.known.values_mut().for_each(|node| node.heard_ms = now_ms);
     }
 
     /// The servers that have told nothing for `silent_ms`: they are forgotten.
-    pub(super) fn take_dead(&mut self, now_ms: u64, silent_ms: u64) -> (Vec<u64>, Changes) {
+    pub fn take_dead(&mut self, now_ms: u64, silent_ms: u64) -> (Vec<u64>, Changes) {
         let mut changed = Vec::new();
         let is_dead = |node: &Node| node.heard_ms + silent_ms <= now_ms;
         let dead: Vec<u64> = self.known.iter().filter(|(_, node)| is_dead(node)).map(|(id, _)| *id).collect();
@@ -144,22 +155,33 @@ impl Nodes {
     }
 
     /// Whether this server may be alive.
-    pub(super) fn knows(&self, node: u64) -> bool {
+    pub fn knows(&self, node: u64) -> bool {
         self.known.contains_key(&node)
     }
 
     /// Number of the other servers.
-    pub(super) fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.known.len()
     }
 
     /// Whether one with this number comes before all others.
-    pub(super) fn is_first(&self, own: u64) -> bool {
+    pub fn is_first(&self, own: u64) -> bool {
         self.known.keys().next().is_none_or(|first| own < *first)
     }
 
+    /// Whether one with this number comes before all others that have members in a room.
+    pub fn is_first_in(&self, own: u64, room: &RoomKey) -> bool {
+        let mut members = self.known.iter().filter(|(_, node)| node.rooms.contains_key(room));
+        members.next().is_none_or(|(first, _)| own < *first)
+    }
+
+    /// The users that a room has elsewhere.
+    pub fn users(&self, namespace: Namespace, name: &Name) -> usize {
+        self.totals.get(&(namespace, name.clone())).map_or(0, |counts| counts.users)
+    }
+
     /// The rooms that have members elsewhere.
-    pub(super) fn rooms(&self) -> impl Iterator<Item = &RoomKey> {
+    pub fn rooms(&self) -> impl Iterator<Item = &RoomKey> {
         self.totals.keys()
     }
 
@@ -303,7 +325,7 @@ mod tests {
                 world.second(|_| false);
             }
             prop_assert_eq!(&world.listed, &world.sum());
-            prop_assert_eq!(world.nodes.len(), world.alive.iter().filter(|alive| **alive).count());
+            prop_assert_eq!(world.nodes.count(), world.alive.iter().filter(|alive| **alive).count());
         }
     }
 
@@ -322,10 +344,11 @@ mod tests {
             assert!(!nodes.heard(beat, 0).1);
         }
         assert_eq!(nodes.totals, rooms);
+        assert_eq!(nodes.heard(teller.alive().unwrap(), 0), (Vec::new(), false));
         assert_eq!(teller.beats(rooms, false)[0].rooms, [], "nothing has changed");
         let last = teller.beats(HashMap::new(), true).remove(0);
         nodes.heard(last, 0);
-        assert!(nodes.totals.is_empty() && nodes.len() == 0, "it says that it ends");
+        assert!(nodes.totals.is_empty() && nodes.count() == 0, "it says that it ends");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::limits::cluster::ACK_MS_MAX;
 
 /// What happens to a message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Act {
+pub enum Act {
     /// The room's records are read: those of this node that are there are [stored](Outgoing::stored).
     Look,
     /// It is sent again.
@@ -50,13 +50,13 @@ struct Queue {
 
 /// All messages that the log has not confirmed, by room.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing {
+pub struct Outgoing {
     rooms: HashMap<Rc<str>, Queue>,
 }
 
 impl Outgoing {
     /// A message is to be published. True: it is sent at once.
-    pub(super) fn submit(&mut self, room: &Rc<str>, number: u64, now_ms: u64) -> bool {
+    pub fn submit(&mut self, room: &Rc<str>, number: u64, now_ms: u64) -> bool {
         let queue = &mut self.rooms.entry(Rc::clone(room)).or_default().messages;
         // Behind one that has failed there are only such, and those that wait.
         let goes = queue.back().is_none_or(|last| matches!(last.state, State::Sent { .. }))
@@ -67,7 +67,7 @@ impl Outgoing {
     }
 
     /// The log has stored a message. Returns those before it that must be given up: sent again, they would come behind it.
-    pub(super) fn stored(&mut self, room: &str, number: u64) -> Vec<u64> {
+    pub fn stored(&mut self, room: &str, number: u64) -> Vec<u64> {
         let Some(Queue { messages: queue, .. }) = self.rooms.get_mut(room) else { return Vec::new() };
         let Some(index) = queue.iter().position(|message| message.number == number) else { return Vec::new() };
         queue.remove(index);
@@ -85,14 +85,14 @@ impl Outgoing {
     }
 
     /// The log has not taken a message: it is sent again.
-    pub(super) fn failed(&mut self, room: &str, number: u64) {
+    pub fn failed(&mut self, room: &str, number: u64) {
         if let Some(queue) = self.rooms.get_mut(room) {
             queue.fail(|message| message.number == number);
         }
     }
 
     /// The log will never take this message.
-    pub(super) fn refused(&mut self, room: &str, number: u64) {
+    pub fn refused(&mut self, room: &str, number: u64) {
         if let Some(queue) = self.rooms.get_mut(room) {
             queue.messages.retain(|message| message.number != number);
         }
@@ -100,13 +100,13 @@ impl Outgoing {
     }
 
     /// The connection is lost: no answer will come.
-    pub(super) fn disconnected(&mut self) {
+    pub fn disconnected(&mut self) {
         self.rooms.values_mut().for_each(|queue| queue.fail(|_| true));
     }
 
     /// What to do now. A message is given up after `timeout_ms`. `is_seen`: whether all records of a room have been read that
     /// were there when it was looked at.
-    pub(super) fn due(&mut self, now_ms: u64, timeout_ms: u64, is_seen: impl Fn(&str) -> bool) -> Vec<(Rc<str>, Act)> {
+    pub fn due(&mut self, now_ms: u64, timeout_ms: u64, is_seen: impl Fn(&str) -> bool) -> Vec<(Rc<str>, Act)> {
         let mut acts = Vec::new();
         for (room, queue) in &mut self.rooms {
             queue.fail(|message| matches!(message.state, State::Sent { at_ms } if at_ms + ACK_MS_MAX <= now_ms));

@@ -8,12 +8,13 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tracing::{info, warn};
 
+use super::names::Known;
 use super::nats::Message;
-use super::nats::names::Known;
 use super::nats::nodes::{Disconnect, beat, disconnect};
 use super::nodes::{Changes, RoomKey};
 use super::record::token;
 use super::{Cluster, Following};
+use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 use crate::room::inbox;
 use crate::room::others::Counts;
@@ -22,6 +23,9 @@ use crate::room::{Announced, Room, Wakes};
 impl Cluster {
     /// Tells the others what has changed here, and finds out which of them are gone.
     pub(super) async fn beat(self: &Rc<Self>) {
+        // Shards without connections don't, and programs publish in rooms all the same.
+        self.registry.expire(Self::now());
+        self.forget_rooms();
         if self.is_away() {
             return;
         }
@@ -32,18 +36,26 @@ impl Cluster {
         let is_due = self.sweeps_at_ms.get().is_some_and(|at_ms| at_ms <= now_ms);
         if !dead.is_empty() || is_due {
             for node in &dead {
-                info!("the server {node:016x} is gone, {} others are left (--cluster)", self.nodes.borrow().len());
+                info!("the server {node:016x} is gone, {} others are left (--cluster)", self.nodes.borrow().count());
             }
             self.sweeps_at_ms.set(None);
             drop(spawn_local(Rc::clone(self).reap(dead)));
         }
         self.announce_folded(now_ms);
+        self.count_large_rooms();
     }
 
     /// Tells the others what has changed here.
     pub(super) async fn tell(&self, is_last: bool) {
-        let rooms = if is_last { HashMap::new() } else { self.rooms_here() };
-        let beats = self.teller.borrow_mut().beats(rooms, is_last);
+        let is_same = !is_last && !self.has_changed();
+        let alive = is_same.then(|| self.teller.borrow_mut().alive()).flatten();
+        let beats = alive.map_or_else(
+            || {
+                let rooms = if is_last { HashMap::new() } else { self.rooms_here() };
+                self.teller.borrow_mut().beats(rooms, is_last)
+            },
+            |beat| vec![beat],
+        );
         for beat in beats {
             if self.log.tell(&beat).await.is_err() {
                 // The others find out that something is missing.
@@ -52,13 +64,29 @@ impl Cluster {
         }
     }
 
+    /// Whether the members of some room have changed since this was last asked.
+    fn has_changed(&self) -> bool {
+        let mut has_changed = self.has_forgotten.take();
+        for (key, following) in &*self.follows.borrow() {
+            let counts = self.counts_here(key, following);
+            has_changed |= following.told.replace(counts) != counts;
+        }
+        has_changed
+    }
+
+    fn counts_here(&self, key: &Rc<str>, following: &Following) -> Counts {
+        let members = following.room.borrow().upgrade().map_or(0, |room| room.members());
+        let users = match following.namespace {
+            Namespace::Chat if members > 0 => self.held.borrow().of(key).map_or(0, HashMap::len).min(members),
+            _ => 0,
+        };
+        Counts { members, users }
+    }
+
     fn rooms_here(&self) -> HashMap<RoomKey, Counts> {
-        let mut users: HashMap<Rc<str>, usize> = HashMap::new();
-        self.held.borrow().keys().for_each(|(room, _)| *users.entry(Rc::clone(room)).or_default() += 1);
         let counts = |(key, following): (&Rc<str>, &Rc<Following>)| {
-            let members = following.room.borrow().upgrade()?.members();
-            let users = users.get(key).copied().unwrap_or_default().min(members);
-            (members > 0).then(|| ((following.namespace, following.name.clone()), Counts { members, users }))
+            let counts = self.counts_here(key, following);
+            (counts.members > 0).then(|| ((following.namespace, following.name.clone()), counts))
         };
         self.follows.borrow().iter().filter_map(counts).collect()
     }
@@ -86,7 +114,17 @@ impl Cluster {
     async fn reap(self: Rc<Self>, dead: Vec<u64>) {
         let follows: Vec<_> = self.follows.borrow().iter().map(|(key, f)| (Rc::clone(key), Rc::clone(f))).collect();
         for (key, following) in follows {
-            let names = following.names.borrow().of(&dead);
+            let is_partial = following.names.borrow().partial().is_some();
+            let room = (following.namespace, following.name.clone());
+            let names = match is_partial {
+                false => following.names.borrow().of(&dead),
+                // It is much to read and to write: one server does it.
+                true if !self.nodes.borrow().is_first_in(self.settings.node, &room) => continue,
+                true => match self.names_of(&key, &dead).await {
+                    Ok(names) => names,
+                    Err(_) => return self.meet_again(&dead),
+                },
+            };
             for (user, at, name) in names {
                 match self.log.write_name(&key, &user, at, None).await {
                     Ok(Some(at)) => {
@@ -144,7 +182,7 @@ impl Cluster {
         reason: Arc<str>,
         closed: oneshot::Sender<Result<usize, usize>>,
     ) {
-        let others = self.nodes.borrow().len();
+        let others = self.nodes.borrow().count();
         let disconnect = Disconnect {
             node: self.settings.node,
             user: user.to_string(),

@@ -1,9 +1,10 @@
 //! Messages on their way to the log: sent, confirmed, sent again, given up.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::task::spawn_local;
+use tracing::warn;
 
 use super::nats::Ack;
 use super::record::{Content, Heading, Kind, key};
@@ -40,6 +41,7 @@ impl Cluster {
             Outbound::Disconnect { user, room, reason, closed } => {
                 drop(spawn_local(Rc::clone(self).disconnect(user, room, reason, closed)));
             }
+            Outbound::TakeOver { node, member, user } => self.log.take_over(node, member, &user).await,
             Outbound::Finish(told) => *self.finishing.borrow_mut() = Some(told),
             Outbound::Release { room, user, member } => {
                 self.releasing.update(|count| count + 1);
@@ -73,7 +75,9 @@ impl Cluster {
         let asked = self.pending.borrow().get(&number).map(|pending| (Rc::clone(&pending.room), pending.heading.kind));
         let Some((room, kind)) = asked else { return };
         match ack {
-            // Stored or not: the room is looked at.
+            // It arrives like any other record.
+            Ack::Stored { .. } if kind == Kind::Life => {}
+            // The room is looked at.
             _ if kind == Kind::Life => self.give_up(number),
             Ack::Stored { again } => {
                 self.stats.published(if again { Published::Duplicate } else { Published::Stored }).add(1);
@@ -84,12 +88,22 @@ impl Cluster {
                 let given_up = self.outgoing.borrow_mut().stored(&room, number);
                 given_up.into_iter().for_each(|number| self.give_up(number));
             }
-            Ack::Later => self.outgoing.borrow_mut().failed(&room, number),
-            Ack::Refused => {
+            Ack::Later(why) => {
+                self.log_unstored(&why, "it is sent again");
+                self.outgoing.borrow_mut().failed(&room, number);
+            }
+            Ack::Refused(why) => {
+                self.log_unstored(&why, "its publisher is told");
                 self.stats.published(Published::Refused).add(1);
                 self.outgoing.borrow_mut().refused(&room, number);
                 self.give_up(number);
             }
+        }
+    }
+
+    fn log_unstored(&self, why: &str, then: &str) {
+        if self.unstored_lines.borrow_mut().admit(Instant::now()).is_some() {
+            warn!("NATS has not stored a message: {why}; {then} (--cluster)");
         }
     }
 
@@ -118,9 +132,11 @@ impl Cluster {
         let is_missing = |pending: &&Pending| pending.stored.is_some_and(|at| at.elapsed() >= MISSING_TIME);
         let rooms: Vec<_> = self.pending.borrow().values().filter(is_missing).map(|p| Rc::clone(&p.room)).collect();
         rooms.iter().for_each(|room| self.look(room));
+        // As long as the log can't be reached, nothing can be read.
+        let read_time_max = Duration::from_millis(self.settings.timeout_ms) + LOAD_TIME_MAX;
         let is_lost = |pending: &Pending| match pending.heading.kind {
             Kind::Life => pending.since.elapsed() >= REPLY_TIME_MAX,
-            _ => pending.stored.is_some_and(|at| at.elapsed() >= LOAD_TIME_MAX),
+            _ => pending.stored.is_some() && pending.since.elapsed() >= read_time_max,
         };
         let lost: Vec<u64> =
             self.pending.borrow().iter().filter(|(_, p)| is_lost(p)).map(|(number, _)| *number).collect();

@@ -20,7 +20,7 @@ struct Last {
 
 /// One raw room of the log, as this node sees it.
 #[derive(Debug, Default)]
-pub(super) struct RawFollow {
+pub struct RawFollow {
     /// `None` until the room's last record is known.
     last: Option<Last>,
     held: BTreeMap<u64, Record>,
@@ -32,21 +32,32 @@ pub(super) struct RawFollow {
 
 impl RawFollow {
     /// Begins to follow a room. The caller has subscribed to it already, and now carries out the step.
-    pub(super) fn begin() -> (Self, Step) {
+    pub fn begin() -> (Self, Step) {
         (Self { asked: Some(true), ..Self::default() }, Step::Fetch { from: None })
     }
 
     /// Shows the records that are held, as far as nothing is missing before them. Up to `whole_until`, what is missing is gone.
     fn take_held(&mut self, whole_until: u64, steps: &mut Vec<Step>) {
         while let Some((at, record)) = self.held.pop_first() {
-            let Some(last) = self.last.filter(|last| at > last.at) else { continue };
-            if at > whole_until && record.before.is_some_and(|before| before > last.at) {
-                self.held.insert(at, record);
-                return self.look(steps);
+            if !self.take(record, at <= whole_until, steps) {
+                return;
             }
-            self.last = Some(Last { at, id: record.heading.id(), unix_ms: record.unix_ms });
-            steps.push(Step::Place { epoch: 0, record });
         }
+        // An empty one would still have the memory of eleven records.
+        self.held = BTreeMap::new();
+    }
+
+    /// Shows the next record. False: others are missing before it.
+    fn take(&mut self, record: Record, is_whole: bool, steps: &mut Vec<Step>) -> bool {
+        let Some(last) = self.last.filter(|last| record.at > last.at) else { return true };
+        if !is_whole && record.before.is_some_and(|before| before > last.at) {
+            self.held.insert(record.at, record);
+            self.look(steps);
+            return false;
+        }
+        self.last = Some(Last { at: record.at, id: record.heading.id(), unix_ms: record.unix_ms });
+        steps.push(Step::Place { epoch: 0, record });
+        true
     }
 }
 
@@ -64,11 +75,16 @@ impl Following for RawFollow {
     }
 
     fn arrived(&mut self, record: Record, steps: &mut Vec<Step>) {
+        let may_show = self.last.is_some() && !self.unsure && self.asked.is_none();
+        if may_show && self.held.is_empty() {
+            self.take(record, false, steps);
+            return;
+        }
         if self.held.len() >= HELD_RECORDS_MAX {
             self.held.pop_first();
         }
         self.held.insert(record.at, record);
-        if self.last.is_some() && !self.unsure && self.asked.is_none() {
+        if may_show {
             self.take_held(0, steps);
         }
     }

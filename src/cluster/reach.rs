@@ -6,10 +6,11 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use super::Cluster;
-use super::nats::Probed;
+use super::nats::{Probed, Unfit};
 use super::record::{Content, Heading, Kind, split};
 use crate::limits::cluster::{AWAY_TOLD_AFTER, NAMES_TIME, PAUSE, PROBE_INTERVAL, TIPS_MAX};
 use crate::protocol::Namespace;
+use crate::protocol::resume::ResumeKey;
 use crate::room::inbox::Order;
 
 impl Cluster {
@@ -43,7 +44,13 @@ impl Cluster {
         loop {
             tokio::time::sleep(PROBE_INTERVAL).await;
             match self.log.probe().await {
-                Probed::Answered => failed = 0,
+                Probed::Answered(key_at) => {
+                    failed = 0;
+                    let before = self.key_at.replace(key_at);
+                    if before.is_some() && before != key_at {
+                        self.begin_again();
+                    }
+                }
                 Probed::Silent if self.is_away() => {}
                 Probed::Silent => failed += 1,
             }
@@ -58,13 +65,24 @@ impl Cluster {
 
     /// The log is there again: nothing is shown before it is known that it has kept what was shown.
     async fn come_back(self: Rc<Self>) {
-        let created = loop {
+        let (created, key) = loop {
             match self.log.prepare(&self.settings).await {
-                Ok(created) => break created,
-                Err(sentence) => warn!("{sentence}"),
+                // A log that has forgotten it gets the key that the servers have, so that what their clients have still counts.
+                // That the streams are there is known also without their leaders.
+                Ok(created) if self.log.probe().await != Probed::Silent => {
+                    if let Ok(key) = self.log.resume_key(self.resume_key.get()).await {
+                        break (created, key);
+                    }
+                }
+                Ok(_) => {}
+                Err(unfit) => warn!("{}", unfit.sentence()),
             }
             tokio::time::sleep(PAUSE).await;
         };
+        self.stats.log.set(created.fingerprint());
+        if self.resume_key.replace(key) != key {
+            self.registry.set_resume_key(ResumeKey::new(self.settings.node, key));
+        }
         let before = self.created.replace(created.clone());
         let is_another = |namespace| match namespace {
             Namespace::Chat => before.messages != created.messages,
@@ -72,6 +90,7 @@ impl Cluster {
         };
         let names_are_new = before.names != created.names;
         self.names_settle_at.set(names_are_new.then(|| Instant::now() + NAMES_TIME));
+        self.key_at.set(None);
         self.away_since.set(None);
         self.stats.set_away_since(None);
         self.stats.reconnects.add(1);
@@ -80,24 +99,37 @@ impl Cluster {
         info!("{} can be reached again (--cluster)", self.settings.servers.join(","));
         let follows: Vec<_> = self.follows.borrow().iter().map(|(key, f)| (Rc::clone(key), Rc::clone(f))).collect();
         for (key, following) in follows {
-            let was_asking = following.fetcher.stop();
-            let mut steps = Vec::new();
-            {
-                let mut follow = following.follow.borrow_mut();
-                if is_another(following.namespace) {
-                    follow.forget(&mut steps)
-                } else {
-                    follow.reconnected(&mut steps)
-                }
-                if was_asking {
-                    follow.failed(&mut steps);
-                }
-            }
+            let steps = following.ask_again(is_another(following.namespace));
             self.carry_out(&key, &following, steps);
             if names_are_new {
                 self.forget_names(&following);
             }
             self.read_names(key, &following);
+        }
+    }
+
+    /// Looks whether the streams are the ones that they were, and kept by as many servers as they should: somebody may have removed
+    /// one, and another server of hi may have made it again; or the log had too few servers when they were made.
+    pub(super) async fn look_at_streams(self: Rc<Self>) {
+        if self.is_away() {
+            return;
+        }
+        match self.log.prepare(&self.settings).await {
+            Ok(created) if created.is_same_as(&self.created.borrow()) => {
+                self.created.borrow_mut().replicas = created.replicas;
+            }
+            Ok(_) => self.begin_again(),
+            Err(Unfit::Lasting(sentence)) => warn!("{sentence}"),
+            // It elects a leader.
+            Err(Unfit::Passing(_)) => {}
+        }
+    }
+
+    /// The log has lost something although the connection has not been.
+    fn begin_again(self: &Rc<Self>) {
+        if !self.is_away() {
+            self.go_away("its streams were made again");
+            self.returning.start(Rc::clone(self).come_back());
         }
     }
 

@@ -13,7 +13,7 @@ use crate::frame::OpCode;
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 use crate::protocol::position::Epoch;
-pub(super) use crate::room::outward::Content;
+pub use crate::room::outward::Content;
 
 /// Before the token of a raw room.
 const RAW: char = '=';
@@ -23,7 +23,7 @@ const VERSION: &str = "1";
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     /// A message or a notice: it has a `Seq`.
     Message,
     /// Keeps the count of a silent room alive; not shown, and not counted.
@@ -41,12 +41,12 @@ impl Kind {
         [(Self::Message, "m"), (Self::Touch, "t"), (Self::Life, "e"), (Self::Text, "x"), (Self::Binary, "b")];
 
     /// That of a raw message.
-    pub(super) fn of_raw(opcode: OpCode) -> Self {
+    pub fn of_raw(opcode: OpCode) -> Self {
         if opcode == OpCode::Text { Self::Text } else { Self::Binary }
     }
 
     /// How a raw message is sent on; `None` for all others.
-    pub(super) fn opcode(self) -> Option<OpCode> {
+    pub fn opcode(self) -> Option<OpCode> {
         match self {
             Self::Text => Some(OpCode::Text),
             Self::Binary => Some(OpCode::Binary),
@@ -59,32 +59,33 @@ impl Kind {
     }
 
     /// Whether the log counts it.
-    pub(super) fn counts(self) -> bool {
+    pub fn counts(self) -> bool {
         self == Self::Message
     }
 }
 
 /// The header `H`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Heading {
-    pub(super) kind: Kind,
+pub struct Heading {
+    /// What it is.
+    pub kind: Kind,
     /// What the publisher takes for the room's epoch; `None` if it doesn't know.
-    pub(super) epoch: Option<u64>,
+    pub epoch: Option<u64>,
     /// The node that published it,
-    pub(super) node: u64,
+    pub node: u64,
     /// and the number that it gave the record.
-    pub(super) number: u64,
+    pub number: u64,
 }
 
 impl Heading {
     /// The header's value.
-    pub(super) fn write(&self) -> String {
+    pub fn write(&self) -> String {
         let epoch = self.epoch.map_or_else(|| "-".to_owned(), |epoch| Epoch(epoch).to_string());
         format!("{VERSION};{};{epoch};{};{}", self.kind.as_str(), Epoch(self.node), self.number)
     }
 
     /// Reads exactly what [`Heading::write`] writes; `None` for any other text.
-    pub(super) fn read(value: &str) -> Option<Self> {
+    pub fn read(value: &str) -> Option<Self> {
         let mut parts = value.strip_prefix(VERSION)?.strip_prefix(';')?.split(';');
         let (kind, epoch, node, number) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let heading = Self {
@@ -97,12 +98,12 @@ impl Heading {
     }
 
     /// Distinguishes the record from all others.
-    pub(super) fn id(&self) -> (u64, u64) {
+    pub fn id(&self) -> (u64, u64) {
         (self.node, self.number)
     }
 
     /// The epoch of the life that begins with this record.
-    pub(super) fn epoch_begun(&self) -> u64 {
+    pub fn epoch_begun(&self) -> u64 {
         let hash = Sha1::new().chain_update(self.node.to_be_bytes()).chain_update(self.number.to_be_bytes()).finalize();
         u64::from_be_bytes(*hash.first_chunk().expect("a hash has 20 bytes"))
     }
@@ -110,42 +111,48 @@ impl Heading {
 
 /// A record as the log gives it back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
+pub struct Record {
     /// Its position in the stream, which all rooms share.
-    pub(super) at: u64,
+    pub at: u64,
     /// The position of the room's record before it, if the log has said so.
-    pub(super) before: Option<u64>,
+    pub before: Option<u64>,
     /// The room's count with this record.
-    pub(super) value: u64,
+    pub value: u64,
     /// When the log stored it, in milliseconds since 1970.
-    pub(super) unix_ms: u64,
-    pub(super) heading: Heading,
+    pub unix_ms: u64,
+    /// What its publisher has said about it.
+    pub heading: Heading,
     /// What is shown; of other records at most the room's name.
-    pub(super) content: Content,
+    pub content: Content,
 }
 
 impl Record {
     /// Whether the log counts from the beginning again: nothing of the room was there before.
-    pub(super) fn is_first(&self) -> bool {
+    pub fn is_first(&self) -> bool {
         self.before == Some(0) && self.value == u64::from(self.heading.kind.counts())
     }
 }
 
 /// What a room is called here: its token, behind a sign that no token has if it is raw.
-pub(super) fn key(namespace: Namespace, name: &Name) -> Rc<str> {
+pub fn key(namespace: Namespace, name: &Name) -> Rc<str> {
+    join(namespace, &token(name)).into()
+}
+
+/// The same of a token.
+pub fn join(namespace: Namespace, token: &str) -> String {
     match namespace {
-        Namespace::Chat => token(name).into(),
-        Namespace::Raw => format!("{RAW}{}", token(name)).into(),
+        Namespace::Chat => token.to_owned(),
+        Namespace::Raw => format!("{RAW}{token}"),
     }
 }
 
 /// The kind and the token of a room.
-pub(super) fn split(key: &str) -> (Namespace, &str) {
+pub fn split(key: &str) -> (Namespace, &str) {
     key.strip_prefix(RAW).map_or((Namespace::Chat, key), |token| (Namespace::Raw, token))
 }
 
 /// The name of a room or a user as one token of a subject: names that are equal have the same one.
-pub(super) fn token(name: &Name) -> String {
+pub fn token(name: &Name) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(name.key())
 }
 

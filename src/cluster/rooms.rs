@@ -1,25 +1,25 @@
 //! Rooms that are followed: loaded for the first connection that wants to join, and forgotten when nobody needs them.
 
-use std::cell::RefCell;
-use std::rc::{Rc, Weak as RcWeak};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::StreamExt as _;
 use tokio::task::spawn_local;
 
 use super::follow::{Follow, Following as Follows, Step};
+use super::nats::Unreachable;
 use super::raw::RawFollow;
 use super::record::{Content, Heading, Kind, Record};
-use super::stats::Repair;
-use super::{Cluster, Following, Task, Waiter, nats, record};
+use super::{Cluster, Following, Task, Waiter, record};
 use crate::clock::Time;
-use crate::limits::cluster::{LOAD_TIME_MAX, TICK};
+use crate::limits::cluster::{FULL_PAUSE, LAG_PAUSE, LOAD_TIME_MAX};
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
-use crate::room::inbox::{Found, NotOpened, Order, Unavailable};
+use crate::protocol::position::Since;
+use crate::room::inbox::{Found, Inbox, NotOpened, Order, Unavailable};
 use crate::room::outward::{Asker, Finder, Joiner};
-use crate::room::{Placed, Wakes};
+use crate::room::{Placed, Room, Wakes};
 
 impl Cluster {
     /// A program wants to publish in a room that has no members here.
@@ -27,20 +27,22 @@ impl Cluster {
         let key = record::key(namespace, &name);
         let since = Self::now().unix_ms.saturating_sub(self.settings.replay_age_ms);
         let is_followed = self.follows.borrow().contains_key(&key);
-        if namespace == Namespace::Raw {
-            // Nothing of it is kept: whether somebody has just joined it elsewhere, nobody knows.
+        if namespace == Namespace::Raw || is_followed {
+            // Nothing of a raw room is kept: whether somebody has just joined it elsewhere, nobody knows.
             return self.open(namespace, name, Waiter::Find(finder));
         }
         match self.log.is_there(&key, since).await {
             Err(_) => self.tell_finder(finder, Err(Unavailable)),
-            Ok(false) if !is_followed => self.tell_finder(finder, Ok(None)),
-            Ok(_) => self.open(namespace, name, Waiter::Find(finder)),
+            Ok(false) => self.tell_finder(finder, Ok(None)),
+            Ok(true) => self.open(namespace, name, Waiter::Find(finder)),
         }
     }
 
     fn tell_finder(&self, finder: Finder, room: Found) {
         match finder {
-            Finder::Member(member) => self.order(member.shard, Order::Found { member, room }),
+            Finder::Member(Joiner { member, .. }) => {
+                self.order(member.shard, Order::Found { member, room, name_is_taken: false });
+            }
             // The request may have been given up.
             Finder::Outside(found) => drop(found.send(room)),
         }
@@ -58,6 +60,11 @@ impl Cluster {
             }
             // It has been forgotten here, and is loaded anew.
         }
+        let waiter = match waiter {
+            // What is loaded from now on includes all that it has seen elsewhere.
+            Waiter::Join(joiner) => Waiter::Join(Joiner { since: None, ..joiner }),
+            finder => finder,
+        };
         let (follow, step): (Box<dyn Follows>, Step) = match namespace {
             Namespace::Chat => {
                 let (follow, step) = Follow::begin();
@@ -74,82 +81,96 @@ impl Cluster {
             follow: RefCell::new(follow),
             room: RefCell::default(),
             waiting: RefCell::new(vec![(waiter, Instant::now())]),
+            steps: RefCell::default(),
+            carrier: Task::default(),
+            told: Cell::default(),
             names: RefCell::default(),
+            is_bundled: Cell::default(),
             reader: Task::default(),
             fetcher: Task::default(),
             namer: Task::default(),
         });
-        self.follows.borrow_mut().insert(Rc::clone(&key), Rc::clone(&following));
-        let (cluster, reading) = (Rc::clone(self), Rc::downgrade(&following));
-        following.reader.start(async move { cluster.read(key, &reading, step).await });
-    }
-
-    /// Reads the records of a room for as long as it is followed.
-    pub(super) async fn read(self: Rc<Self>, key: Rc<str>, following: &RcWeak<Following>, first: Step) {
-        let (mut records, mut names) = loop {
-            match (self.log.follow(&key).await, self.log.follow_names(&key).await) {
-                (Ok(records), Ok(names)) => break (records, names),
-                _ => tokio::time::sleep(TICK).await,
-            }
-        };
-        if let Some(following) = following.upgrade() {
-            self.carry_out(&key, &following, vec![first]);
-            self.read_names(Rc::clone(&key), &following);
-        }
-        loop {
-            tokio::select! {
-                Some(message) = records.next() => {
-                    let Some(following) = following.upgrade() else { return };
-                    self.stats.received.add(1);
-                    self.stats.received_bytes.add(message.length as u64);
-                    let Some(record) = nats::record(&message) else { continue };
-                    let mut steps = Vec::new();
-                    following.follow.borrow_mut().arrived(record, &mut steps);
-                    self.carry_out(&key, &following, steps);
-                }
-                Some(message) = names.next() => {
-                    let Some(following) = following.upgrade() else { return };
-                    self.name_changed(&key, &following, &message);
-                }
-                else => return,
-            }
-        }
-    }
-
-    /// Reads all names of a room; then connections may join it.
-    pub(super) fn read_names(self: &Rc<Self>, key: Rc<str>, following: &Rc<Following>) {
-        let (cluster, room) = (Rc::clone(self), Rc::downgrade(following));
-        following.namer.start(async move {
-            while let Some(following) = room.upgrade() {
-                if cluster.load_names(&key, &following).await.is_ok() {
-                    return cluster.admit_waiting(&key, &following);
-                }
-                tokio::time::sleep(TICK).await;
-            }
-        });
+        let before = self.follows.borrow_mut().insert(Rc::clone(&key), Rc::clone(&following));
+        self.has_forgotten.set(self.has_forgotten.get() || before.is_some());
+        self.begin_reading(&key, &following, step);
     }
 
     /// The connections that wait for a room claim their names, and join, once it is loaded.
-    fn admit_waiting(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>) {
-        let room = following.room.borrow().upgrade().filter(|_| following.names.borrow().is_loaded());
+    pub(super) fn admit_waiting(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>) {
+        let is_ready = following.names.borrow().is_loaded() && following.is_shown();
+        let room = following.room.borrow().upgrade().filter(|_| is_ready);
         if let Some(room) = room {
             for (waiter, _) in following.waiting.take() {
                 let room = Arc::clone(&room);
                 match waiter {
                     Waiter::Join(joiner) => drop(spawn_local(Rc::clone(self).admit(Rc::clone(key), room, joiner))),
+                    Waiter::Find(Finder::Member(visitor)) => {
+                        drop(spawn_local(Rc::clone(self).visited(Rc::clone(key), room, visitor)));
+                    }
                     Waiter::Find(finder) => self.tell_finder(finder, Ok(Some(room))),
                 }
             }
         }
     }
 
+    /// A client may have seen messages on another server that are still on their way to this one: waits for them.
+    pub(super) async fn catch_up(
+        self: &Rc<Self>,
+        key: &Rc<str>,
+        room: &Room,
+        since: Option<Since>,
+    ) -> Result<(), NotOpened> {
+        let is_behind = |since: &Since| since.epoch != Some(room.epoch()) || since.seq > room.last_seq();
+        if !since.is_some_and(|since| since.epoch.is_some() && is_behind(&since)) {
+            return Ok(());
+        }
+        let last_at = self.log.last_at(key).await.map_err(|Unreachable| NotOpened::Unavailable)?;
+        let began = Instant::now();
+        while began.elapsed() < LOAD_TIME_MAX {
+            let is_there = self.follows.borrow().get(key).is_some_and(|following| {
+                following.is_shown() && following.follow.borrow().tip().is_some_and(|(at, _)| at >= last_at)
+            });
+            if is_there {
+                return Ok(());
+            }
+            self.look(key);
+            tokio::time::sleep(LAG_PAUSE).await;
+        }
+        Err(NotOpened::Unavailable)
+    }
+
     pub(super) fn carry_out(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, steps: Vec<Step>) {
+        let waits = !following.is_shown();
+        following.steps.borrow_mut().extend(steps);
+        if waits || self.carry_on(key, following) {
+            return;
+        }
+        let (cluster, key, room) = (Rc::clone(self), Rc::clone(key), Rc::downgrade(following));
+        following.carrier.start(async move {
+            loop {
+                tokio::time::sleep(FULL_PAUSE).await;
+                let Some(following) = room.upgrade() else { return };
+                if cluster.carry_on(&key, &following) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Does what is to be done, until a shard has enough to do: a burst must not make it drop what its members would get. True:
+    /// that was all.
+    fn carry_on(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>) -> bool {
         let mut wakes = Wakes::default();
-        for step in steps {
+        let is_full = || {
+            let is_behind = following.room.borrow().upgrade().is_some_and(|room| room.is_behind());
+            is_behind || self.registry.inboxes().iter().any(Inbox::is_full)
+        };
+        while !is_full() {
+            let Some(step) = following.steps.borrow_mut().pop_front() else { break };
             match step {
                 Step::Place { epoch, record } => self.place(following, epoch, &record, &mut wakes),
                 Step::Ready { epoch, last_seq, name } => self.ready(following, epoch, last_seq, name, &mut wakes),
-                Step::Lose => following.room.borrow().upgrade().iter().for_each(|room| room.lose()),
+                Step::Lose => following.room.borrow().upgrade().iter().for_each(|room| room.lose(&mut wakes)),
                 Step::Fetch { from } => {
                     let fetch = Rc::clone(self).fetch(Rc::clone(key), Rc::downgrade(following), from);
                     following.fetcher.start(fetch);
@@ -168,6 +189,7 @@ impl Cluster {
         wakes.wake_all(self.registry.inboxes());
         // Only now: what they join with includes all of the room that has just been loaded.
         self.admit_waiting(key, following);
+        following.is_shown()
     }
 
     /// A message has its number: it goes to the members here, and its publisher is told.
@@ -228,36 +250,7 @@ impl Cluster {
         }
         let before = std::mem::replace(&mut *following.room.borrow_mut(), Arc::downgrade(&room));
         if before.strong_count() == 0 {
-            following.names.borrow().taken().for_each(|name| room.set_elsewhere(name, true));
-        }
-    }
-
-    pub(super) async fn fetch(self: Rc<Self>, key: Rc<str>, following: RcWeak<Following>, from: Option<u64>) {
-        let since = (Self::now().unix_ms).saturating_sub(self.settings.replay_age_ms);
-        let found = self.log.records(&key, from, since).await;
-        if found.is_err() {
-            tokio::time::sleep(TICK).await;
-        }
-        let Some(following) = following.upgrade() else { return };
-        // Over: what it finds may need the next one.
-        following.fetcher.0.take();
-        let mut steps = Vec::new();
-        match found {
-            Ok((records, last_at)) => {
-                self.count_repair(from, &records);
-                following.follow.borrow_mut().fetched(records, last_at, &mut steps);
-            }
-            Err(_) => following.follow.borrow_mut().failed(&mut steps),
-        }
-        self.carry_out(&key, &following, steps);
-    }
-
-    fn count_repair(&self, from: Option<u64>, records: &[Record]) {
-        let Some(from) = from.filter(|from| *from > 0) else { return };
-        match records {
-            [first, ..] if first.at > from => self.stats.repairs(Repair::Hole).add(1),
-            [_, _, ..] => self.stats.repairs(Repair::Whole).add(1),
-            _ => {}
+            self.tell_room(following, &room);
         }
     }
 
@@ -277,9 +270,16 @@ impl Cluster {
             }
             Waiter::Find(finder) => self.tell_finder(finder, Err(Unavailable)),
         };
-        self.follows.borrow_mut().retain(|_, following| {
+        let mut follows = self.follows.borrow_mut();
+        let count = follows.len();
+        follows.retain(|key, following| {
             following.waiting.borrow_mut().extract_if(.., is_late).for_each(|(waiter, _)| refuse(waiter));
-            !following.waiting.borrow().is_empty() || following.room.borrow().strong_count() > 0
+            let is_needed = !following.waiting.borrow().is_empty() || following.room.borrow().strong_count() > 0;
+            if !is_needed {
+                self.stop_reading(key);
+            }
+            is_needed
         });
+        self.has_forgotten.set(self.has_forgotten.get() || follows.len() < count);
     }
 }

@@ -40,6 +40,8 @@ pub(crate) const STORED_MICROS: [u64; 12] =
 pub struct Stats {
     /// Since when the log can't be reached, if it can't.
     away_since: Mutex<Option<Instant>>,
+    /// Which log it is: the same number on all servers that share it.
+    pub(crate) log: Number,
     pub(crate) away_millis: Number,
     pub(crate) reconnects: Number,
     /// Servers that share the rooms, with this one.
@@ -52,6 +54,8 @@ pub struct Stats {
     pub(crate) stored_micros: Number,
     pub(crate) received: Number,
     pub(crate) received_bytes: Number,
+    /// Records of rooms that this server doesn't follow.
+    pub(crate) unwanted: Number,
     pub(crate) in_flight: Number,
     pub(crate) queue_bytes: Number,
     repairs: [Number; Repair::ALL.len()],

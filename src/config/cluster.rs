@@ -8,6 +8,7 @@ use super::Config;
 use super::values::{parse_memory, parse_time};
 use crate::cluster;
 use crate::limits::SHARED_MESSAGE_BYTES_MAX;
+use crate::limits::cluster::ROOM_MEMORY_MIN;
 
 const CLUSTER: &str = super::CLUSTER;
 
@@ -46,7 +47,7 @@ pub struct ClusterOptions {
     #[arg(help_heading = CLUSTER, long, value_name = "FILE", env = "HI_CLUSTER_KEY", requires = "cluster_cert")]
     pub cluster_key: Option<PathBuf>,
 
-    /// Servers of --cluster that keep a copy of each message, 1 to 5; auto: 3 if there are so many
+    /// Servers of --cluster that keep a copy of each message, 1 to 5; auto: 3 as soon as the cluster has three servers, else 1
     #[arg(help_heading = CLUSTER, long, value_name = "COUNT", env = "HI_CLUSTER_REPLICAS", default_value = "auto")]
     pub cluster_replicas: Replicas,
 
@@ -55,7 +56,7 @@ pub struct ClusterOptions {
           default_value_t = Storage::File)]
     pub cluster_storage: Storage,
 
-    /// How long --cluster keeps the messages of a room, and a silent room its numbers
+    /// How long --cluster keeps the messages of a room, at least 4s, and of one that nobody is in its numbers
     #[arg(help_heading = CLUSTER, long, value_name = "TIME", env = "HI_CLUSTER_ROOM_MEMORY", default_value = "60m",
           value_parser = parse_time)]
     pub cluster_room_memory: Duration,
@@ -64,6 +65,11 @@ pub struct ClusterOptions {
     #[arg(help_heading = CLUSTER, long, value_name = "BYTES", env = "HI_CLUSTER_BYTES", default_value = "1g",
           value_parser = parse_memory)]
     pub cluster_bytes: usize,
+
+    /// Users of a room on all servers of --cluster whose names each of them keeps; in a room with more, lists show those of the
+    /// server that is asked, and the number of all
+    #[arg(help_heading = CLUSTER, long, value_name = "COUNT", env = "HI_ROSTER_MAX", default_value_t = 10_000)]
+    pub roster_max: usize,
 }
 
 /// How many servers keep a copy of each message of `--cluster`; `None`: as many as is usual.
@@ -92,11 +98,12 @@ pub enum Storage {
 }
 
 impl Config {
-    /// What the log that several servers share has to know, if there is one, of the process `node`.
+    /// What the log that several servers share has to know, if there is one, of the process `node`, and for secrets
+    /// these random numbers.
     ///
     /// # Errors
     /// Another option doesn't go with it.
-    pub fn cluster(&self, node: u64) -> Result<Option<cluster::Settings>, String> {
+    pub fn cluster(&self, node: u64, resume_key: [u64; 2]) -> Result<Option<cluster::Settings>, String> {
         let options = &self.shared;
         if options.cluster.is_empty() {
             return Ok(None);
@@ -109,12 +116,14 @@ impl Config {
             servers: options.cluster.clone(),
             name: options.cluster_name.clone(),
             node,
+            resume_key,
             timeout_ms: options.cluster_timeout.as_millis() as u64,
             replay_age_ms: self.replay_age.as_millis() as u64,
             records_max: i64::from(self.replay_frames.max(64)),
-            room_memory: options.cluster_room_memory.max(self.replay_age),
+            room_memory: options.cluster_room_memory.max(self.replay_age).max(ROOM_MEMORY_MIN),
             bytes_max: options.cluster_bytes as i64,
             replicas: options.cluster_replicas.0,
+            roster_max: options.roster_max,
             in_memory: options.cluster_storage == Storage::Memory,
             files: cluster::Files {
                 creds: options.cluster_creds.clone(),

@@ -177,7 +177,7 @@ impl Bench {
         let bucket = Bucket::new(&RateLimit::OFF, 0);
         let connection = Connection::new(1, -1, role, None, bucket);
         let inboxes = inbox::inboxes([os::new_eventfd().unwrap()], 1 << 30);
-        let registry = Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF);
+        let registry = Registry::new(inboxes, 1, ResumeKey::new(0, [1, 2]), ReplayBounds::OFF);
         let mut rooms = LocalRooms::default();
         let (mut shared, mut slots) = (Vec::new(), Vec::new());
         for name in 0..ROOMS {

@@ -142,7 +142,8 @@ fn answer<R: OpenRing>(
             let settings = context.settings();
             let Settings { instance, group, backend, .. } = &**settings;
             let (group, version) = (group.as_deref(), env!("CARGO_PKG_VERSION"));
-            let identity = Identity { instance, group, version, backend: backend.as_str() };
+            let cluster = context.cluster.as_ref().map(|see| see());
+            let identity = Identity { instance, group, version, backend: backend.as_str(), cluster: cluster.as_ref() };
             Response::json(200, echo(head, &peer.client, &identity))
         }
         Ok(Route::Server | Route::NotFound) => not_found(),

@@ -28,6 +28,7 @@ use crate::counters::Counters;
 use crate::descriptors::Descriptors;
 use crate::failures::Failures;
 use crate::http::diagnosis::{Ends, Fault, Verdict, diagnose};
+use crate::http::echo::Cluster;
 use crate::http::head::Head;
 use crate::memory::Memory;
 use crate::os;
@@ -81,7 +82,12 @@ pub(crate) struct ControlContext<R> {
     pub(crate) failures: Arc<Failures>,
     pub(crate) descriptors: Arc<Descriptors>,
     pub(crate) addresses: Arc<AddressTable>,
+    /// Looks at the cluster, if there is one.
+    pub(crate) cluster: Option<Arc<SeeCluster>>,
 }
+
+/// Tells which cluster this server belongs to, and whether it can reach it.
+pub(crate) type SeeCluster = dyn Fn() -> Cluster + Send + Sync;
 
 /// Where a connection comes from, and whether that is known yet.
 #[derive(Clone, Copy)]

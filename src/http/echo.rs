@@ -60,6 +60,21 @@ pub struct Identity<'r> {
     pub version: &'r str,
     /// What it serves connections with: `io_uring` or `epoll`.
     pub backend: &'r str,
+    /// Whom it shares its rooms with, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<&'r Cluster>,
+}
+
+/// The cluster that a server belongs to. Nothing of it is secret: it says only whether two servers share their rooms.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    /// A number of its log, which servers have in common that share their rooms.
+    pub log: String,
+    /// For how long the log can't be reached, if it can't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub away_seconds: Option<u64>,
 }
 
 /// The body, JSON: `method`, `path` (the whole target, undecoded; a token is masked), `http_version` (`HTTP/1.1`), `peer` (address
@@ -110,7 +125,9 @@ mod tests {
     fn echoed(request: &[u8]) -> serde_json::Value {
         let (head, _) = parse(request).expect("well-formed").expect("whole");
         let peer = PeerAddress::Ip("[2001:db8::1]:443".parse().expect("an address"));
-        let identity = Identity { instance: "i-1", group: None, version: "0.1.0", backend: "epoll" };
+        let cluster = Cluster { name: "hi".to_owned(), log: "00ab".to_owned(), away_seconds: None };
+        let identity =
+            Identity { instance: "i-1", group: None, version: "0.1.0", backend: "epoll", cluster: Some(&cluster) };
         let trust = Trust { proxies: Networks::default(), header: ClientHeader::XForwardedFor };
         let from = trust.locate(peer, None, iter::empty());
         serde_json::from_slice(&echo(&head, &from, &identity)).expect("JSON")
@@ -125,7 +142,7 @@ mod tests {
                 "method": "GET", "path": "/-/doctor/echo?a=%20", "http_version": "HTTP/1.1", "peer": "[2001:db8::1]:443",
                 "client": "2001:db8::1", "client_from": "peer",
                 "headers": [["Host", "x"], ["Via", "\u{fffd}\""], ["via", "2"], ["X-B", "(masked, 1 bytes)"]],
-                "instance": "i-1", "version": "0.1.0", "backend": "epoll",
+                "instance": "i-1", "version": "0.1.0", "backend": "epoll", "cluster": {"name": "hi", "log": "00ab"},
             })
         );
     }

@@ -48,6 +48,7 @@ impl Collector for ClusterMetric {
         page.family("hi_cluster_repairs", help, None, MetricType::Counter, "outcome", repairs)?;
         let counters = [
             ("hi_cluster_received_records", "Records that were read from the shared log", &stats.received),
+            ("hi_cluster_unwanted_records", "Records of rooms that are not followed here", &stats.unwanted),
             ("hi_cluster_reconnects", "Times that the shared log was there again", &stats.reconnects),
             ("hi_cluster_lives", "Rooms with members whose numbers began anew", &stats.lives),
             ("hi_cluster_reaped_names", "Names of servers that were gone, freed by this one", &stats.reaped_names),

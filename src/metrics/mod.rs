@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn others_add_what_they_count() {
-        let rooms = Arc::new(room::registry::Registry::new(Arc::new([]), 1, ResumeKey::new([1, 2]), ReplayBounds::OFF));
+        let rooms =
+            Arc::new(room::registry::Registry::new(Arc::new([]), 1, ResumeKey::new(0, [1, 2]), ReplayBounds::OFF));
         let metrics = Metrics::new("0123", "epoll", 0, rooms);
         let gauge = Gauge::<i64>::default();
         metrics.registry().register("hi_canary_ok", "The canary", gauge.clone());

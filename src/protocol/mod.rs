@@ -69,7 +69,7 @@ words! {
 }
 
 /// One connection as the other shards know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MemberId {
     /// The shard that accepted it.
     pub shard: u32,

@@ -44,6 +44,12 @@ pub(crate) fn gap(notice: &[u8], epoch: u64, seq: u64) -> Bytes {
     event.into()
 }
 
+/// An event of this name, made from a notice to one member. It has no place in the order.
+pub(crate) fn notice(name: &str, notice: &[u8]) -> Bytes {
+    let json = encode::split(notice).0;
+    [format!("event: {name}\ndata: ").as_bytes(), json, b"\n\n"].concat().into()
+}
+
 /// The beginning of a stream that continues after `seq`. It is no event, but it sets the listener's position, which matters
 /// in a quiet room, and the time after which to reconnect.
 pub(crate) fn opening(epoch: u64, seq: u64, retry_ms: u64) -> Bytes {

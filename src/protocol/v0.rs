@@ -175,6 +175,12 @@ pub mod text {
         list
     }
 
+    /// The answer to `/list` in a room with too many users on several servers.
+    pub(crate) fn list_partial(names: &[&str], count: usize) -> String {
+        let list = list(names, count);
+        format!("{list} (the room has too many users to list those of other servers)")
+    }
+
     /// A message beyond the rate limit.
     pub(crate) fn too_fast(per_second: u32) -> String {
         format!("Too fast: that message was not delivered. You may send {per_second} messages a second.")

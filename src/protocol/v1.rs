@@ -199,6 +199,8 @@ pub struct Answer<'a> {
     rooms: Option<Vec<RoomEntry<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<usize>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<u64>,
 }
@@ -240,9 +242,9 @@ impl<'a> Answer<'a> {
         Self { room: Some(room), ..Self::default() }
     }
 
-    /// To `who`: the list may be cut, the count is exact.
-    pub fn who(room: &'a str, users: Vec<&'a str>, count: usize) -> Self {
-        Self { room: Some(room), users: Some(Users::List(users)), count: Some(count), ..Self::default() }
+    /// To `who`: the list may be cut, the count is exact. `partial`: users of other servers are counted, and not listed.
+    pub fn who(room: &'a str, users: Vec<&'a str>, count: usize, partial: bool) -> Self {
+        Self { room: Some(room), users: Some(Users::List(users)), count: Some(count), partial, ..Self::default() }
     }
 
     /// To `rooms`: likewise.

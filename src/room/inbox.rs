@@ -96,6 +96,15 @@ pub type Found = Result<Option<Arc<Room>>, Unavailable>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unavailable;
 
+/// How a connection has got its name in a room that several servers share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// The name was free, or that of a connection of this server, which the room knows.
+    Free,
+    /// It was that of the same client's lost connection to another server, which then never leaves.
+    TakenOver,
+}
+
 /// Why a connection may not join a room that several servers share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotOpened {
@@ -128,8 +137,8 @@ pub enum Order {
     Opened {
         /// The connection.
         member: MemberId,
-        /// The room, loaded; the connection's name is claimed there.
-        room: Result<Arc<Room>, NotOpened>,
+        /// The room, loaded, and how the connection has got its name there.
+        room: Result<(Arc<Room>, Claimed), NotOpened>,
     },
     /// The room that this connection has asked about, and that had no members here.
     Found {
@@ -137,6 +146,8 @@ pub enum Order {
         member: MemberId,
         /// The room, loaded.
         room: Found,
+        /// Whether another one has the connection's name there, although the room doesn't know it.
+        name_is_taken: bool,
     },
     /// Close this connection with 4002: on another server somebody has got its name while this one was cut off.
     NameLost {
@@ -200,15 +211,15 @@ struct Queue {
 }
 
 impl Queue {
-    fn lose(&mut self, relay: Relay) {
-        match self.lost.iter_mut().find(|lost| lost.room == relay.room) {
-            Some(lost) => lost.last_seq = relay.seq,
-            None => self.lost.push(Lost { room: relay.room, last_seq: relay.seq }),
+    fn lose(&mut self, room: u64, seq: u64) {
+        match self.lost.iter_mut().find(|lost| lost.room == room) {
+            Some(lost) => lost.last_seq = seq,
+            None => self.lost.push(Lost { room, last_seq: seq }),
         }
     }
 }
 
-/// Frames of a room that were dropped because the inbox was full.
+/// Frames of a room that were dropped because the inbox was full, or that have been lost on their way from a shared log.
 #[derive(Debug)]
 pub struct Lost {
     /// Number of the room that lost them.
@@ -320,7 +331,7 @@ impl Inbox {
             // A frame larger than the bound still fits into an empty inbox.
             if before + cost > self.bytes_max && before > 0 {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
-                queue.lose(relay);
+                queue.lose(relay.room, relay.seq);
             } else {
                 self.bytes.store(before + cost, Ordering::Relaxed);
                 if before < INBOX_BYTES_HELD && before + cost >= INBOX_BYTES_HELD {
@@ -329,6 +340,17 @@ impl Inbox {
                 queue.relays.push(relay);
             }
         }
+        if self.woken.swap(true, Ordering::AcqRel) { Pushed::Awake } else { Pushed::Wake }
+    }
+
+    /// Whether it holds enough for publishers to wait.
+    pub fn is_full(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= INBOX_BYTES_HELD
+    }
+
+    /// The frame `seq` of a room will never come.
+    pub(crate) fn lose(&self, room: u64, seq: u64) -> Pushed {
+        self.queue.lock().expect(UNPOISONED).lose(room, seq);
         if self.woken.swap(true, Ordering::AcqRel) { Pushed::Awake } else { Pushed::Wake }
     }
 

@@ -83,6 +83,19 @@ impl Room {
         self.count(&state);
     }
 
+    /// How many users are on other servers, if there are too many to keep their names; `None`: they are few again, and each is told with
+    /// [`Room::set_elsewhere`].
+    pub fn count_elsewhere(&self, users: Option<usize>) {
+        let mut state = self.lock();
+        state.roster.count_elsewhere(users);
+        self.count(&state);
+    }
+
+    /// Whether the names of other servers' users are not kept.
+    pub fn is_partial(&self) -> bool {
+        self.lock().roster.is_partial()
+    }
+
     /// Announces a join or leave that its own server can't announce: it is gone, or had been given up by the others.
     pub fn announce_elsewhere(
         self: &Arc<Self>,

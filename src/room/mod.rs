@@ -47,6 +47,7 @@ pub use wakes::Wakes;
 use crate::protocol::position::{Batch, Since};
 use crate::protocol::{MemberId, Namespace};
 use expiry::Expiry;
+use inbox::Claimed;
 use outward::Outward;
 use replay::Gathered;
 use roster::Roster;
@@ -68,14 +69,14 @@ pub struct Joining<'a> {
     pub since: Option<Since>,
     /// The lost connection of the same client, whose name it may take over.
     pub predecessor: Option<MemberId>,
-    /// Whether it has claimed the name in the log that several servers share.
-    pub claimed: bool,
+    /// How it has claimed the name in the log that several servers share, if there is one.
+    pub claimed: Option<Claimed>,
 }
 
 impl<'a> Joining<'a> {
     /// A first join, by a connection without a socket.
     pub fn new(user: Option<&'a Name>, member: MemberId) -> Self {
-        Self { user, member, descriptor: NO_SOCKET, since: None, predecessor: None, claimed: false }
+        Self { user, member, descriptor: NO_SOCKET, since: None, predecessor: None, claimed: None }
     }
 }
 
@@ -135,6 +136,17 @@ struct RoomState {
     roster: Roster,
     /// Whether the room is in [`Expiry`], because it keeps something.
     expires: bool,
+}
+
+/// The first users of a room.
+#[derive(Debug)]
+pub struct FirstUsers {
+    /// Their names.
+    pub names: Vec<Name>,
+    /// The number of all users.
+    pub count: usize,
+    /// Whether only users of this server are listed, because all together are too many.
+    pub is_partial: bool,
 }
 
 /// When a join or leave is announced.
@@ -241,10 +253,10 @@ impl Room {
         self.lock().sequencer.last_seq()
     }
 
-    /// The first `max` users in order of their names, and the number of all users. Raw rooms have none.
-    pub fn first_users(&self, max: usize) -> (Vec<Name>, usize) {
-        let state = self.lock();
-        (state.roster.first_users(max), state.roster.users())
+    /// The first `max` users in order of their names. Raw rooms have none.
+    pub fn first_users(&self, max: usize) -> FirstUsers {
+        let RoomState { roster, .. } = &*self.lock();
+        FirstUsers { names: roster.first_users(max), count: roster.users(), is_partial: roster.is_partial() }
     }
 
     /// Number of users, on all shards.

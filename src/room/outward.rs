@@ -15,6 +15,8 @@ use super::inbox::{Found, Inbox, Outcome, Unavailable};
 use super::sequencer::Unplaced;
 use crate::limits::{OUTWARD_BYTES_HELD, OUTWARD_OVERHEAD_BYTES, SHARED_MESSAGE_BYTES_MAX};
 use crate::protocol::name::Name;
+use crate::protocol::position::Since;
+use crate::protocol::resume::Predecessor;
 use crate::protocol::{MemberId, Namespace};
 
 /// Which thread waits for what becomes of a message.
@@ -86,12 +88,12 @@ impl Content {
 #[derive(Debug)]
 pub enum Finder {
     /// A connection, whose shard gets [`Order::Found`](super::inbox::Order::Found).
-    Member(MemberId),
+    Member(Joiner),
     /// Whoever holds the other end.
     Outside(oneshot::Sender<Found>),
 }
 
-/// A connection that wants to join a room.
+/// A connection that wants to join a room, or asks for one that it is not in.
 #[derive(Clone, Debug)]
 pub struct Joiner {
     /// The connection.
@@ -99,7 +101,9 @@ pub struct Joiner {
     /// The name that it needs there; none in raw rooms and for listeners.
     pub user: Option<Name>,
     /// The lost connection whose name it may take over.
-    pub predecessor: Option<MemberId>,
+    pub predecessor: Option<Predecessor>,
+    /// The last message that it has seen, perhaps on another server.
+    pub since: Option<Since>,
 }
 
 /// Something that the thread of the log is asked for.
@@ -135,6 +139,15 @@ pub enum Outbound {
         reason: Arc<str>,
         /// Gets the number of closed connections, or that of the servers that have not answered.
         closed: oneshot::Sender<Result<usize, usize>>,
+    },
+    /// Close a connection of another server, whose user has reconnected here.
+    TakeOver {
+        /// The other server.
+        node: u64,
+        /// The connection there.
+        member: MemberId,
+        /// The user that it has to belong to.
+        user: Name,
     },
     /// Say when everything before this has been told to the other servers.
     Finish(std_mpsc::Sender<()>),
@@ -240,6 +253,11 @@ impl Outward {
         self.send(Outbound::Disconnect { user, room, reason, closed });
         // It always answers, unless the process ends.
         answer.await.unwrap_or(Err(0))
+    }
+
+    /// The user of a connection of another server has reconnected here: it is closed.
+    pub(crate) fn take_over(&self, node: u64, member: MemberId, user: Name) {
+        self.send(Outbound::TakeOver { node, member, user });
     }
 
     /// A member has left, or doesn't join after all. Called under the room's lock, so that its notices come later.

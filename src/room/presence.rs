@@ -9,8 +9,17 @@ use crate::limits::{MEMBERS_ANNOUNCED_MAX, NOTICES_PER_SECOND_MAX};
 use crate::protocol::name::Name;
 use crate::protocol::notice::{Event, Folded, Notice};
 
-/// Interval between folded notices, in milliseconds.
+/// Interval between folded notices of a room, and the longest between those of one of several servers, in milliseconds.
 const FOLD_MS: u64 = 1000;
+const FOLD_MS_MAX: u64 = 30_000;
+
+/// The time between a server's folded notices about a room. If each server had one a second, a room on 50 of them would hear of
+/// little else: each has its share of one a second, as large as that of its users.
+pub(super) fn fold_ms(users_here: usize, users_elsewhere: usize) -> u64 {
+    // Without users here, there is one change to tell: the last one's leave.
+    let shares = if users_here == 0 { 1 } else { (users_here + users_elsewhere).div_ceil(users_here) };
+    FOLD_MS.saturating_mul(shares as u64).min(FOLD_MS_MAX)
+}
 
 /// How a join or leave is announced.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,24 +42,24 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    /// Notes that `user` has joined `room`, which now has `members` members.
-    pub(crate) fn joined(&mut self, room: &str, user: &Name, members: usize, now_ms: u64) -> Announce {
+    /// Notes that `user` has joined `room`, which now has `members` members. If that is folded, it is told after `fold_ms`.
+    pub(crate) fn joined(&mut self, room: &str, user: &Name, members: usize, fold_ms: u64, now_ms: u64) -> Announce {
         if self.announces(members, now_ms) {
             return Announce::Now(Notice { event: Event::Join(user.clone()), text: welcome(room, user) });
         }
         let first = !self.is_pending();
         self.joined.push(user);
-        if first { Announce::At(now_ms + FOLD_MS) } else { Announce::Folded }
+        if first { Announce::At(now_ms + fold_ms) } else { Announce::Folded }
     }
 
     /// Notes that `user` has left; `members` members remain.
-    pub(crate) fn left(&mut self, user: &Name, members: usize, now_ms: u64) -> Announce {
+    pub(crate) fn left(&mut self, user: &Name, members: usize, fold_ms: u64, now_ms: u64) -> Announce {
         if self.announces(members, now_ms) {
             return Announce::Now(Notice { event: Event::Leave(user.clone()), text: farewell(user) });
         }
         let first = !self.is_pending();
         self.left.push(user);
-        if first { Announce::At(now_ms + FOLD_MS) } else { Announce::Folded }
+        if first { Announce::At(now_ms + fold_ms) } else { Announce::Folded }
     }
 
     /// The notice about everything folded so far, if there is anything.
@@ -131,9 +140,9 @@ mod tests {
     #[test]
     fn a_small_quiet_room_announces_each_change() {
         let mut presence = Presence::default();
-        let now = presence.joined("tea", &name(1), 1, 0);
+        let now = presence.joined("tea", &name(1), 1, FOLD_MS, 0);
         assert_eq!(now, Announce::Now(Notice { event: Event::Join(name(1)), text: "Welcome to tea, u1!".into() }));
-        let now = presence.left(&name(1), 31, 0);
+        let now = presence.left(&name(1), 31, FOLD_MS, 0);
         assert_eq!(now, Announce::Now(Notice { event: Event::Leave(name(1)), text: "User u1 left channel.".into() }));
         assert_eq!(presence.flush("tea", 5000), None);
     }
@@ -141,15 +150,15 @@ mod tests {
     #[test]
     fn a_large_room_folds() {
         let mut presence = Presence::default();
-        assert_eq!(presence.joined("tea", &name(0), 33, 500), Announce::At(1500));
+        assert_eq!(presence.joined("tea", &name(0), 33, FOLD_MS, 500), Announce::At(1500));
         for number in 1..300 {
-            assert_eq!(presence.joined("tea", &name(number), 33 + number, 600), Announce::Folded);
+            assert_eq!(presence.joined("tea", &name(number), 33 + number, FOLD_MS, 600), Announce::Folded);
         }
         let notice = presence.flush("tea", 1500).unwrap();
         assert_eq!(notice.text, "Welcome to tea: u0, u1, u2 and 297 more.");
         assert_eq!(notice.event, Event::Presence { joined: folded(0..3, 300), left: Folded::default() });
         for number in 0..14 {
-            presence.left(&name(number), 300, 1600);
+            presence.left(&name(number), 300, FOLD_MS, 1600);
         }
         let notice = presence.flush("tea", 2600).unwrap();
         assert_eq!(notice.text, "14 users left channel.");
@@ -160,13 +169,23 @@ mod tests {
     fn the_sixteenth_notice_in_a_second_is_the_last_that_is_not_folded() {
         let mut presence = Presence::default();
         for number in 0..16 {
-            assert!(matches!(presence.joined("tea", &name(number), 5, 100), Announce::Now(_)), "{number}");
+            assert!(matches!(presence.joined("tea", &name(number), 5, FOLD_MS, 100), Announce::Now(_)), "{number}");
         }
-        assert_eq!(presence.left(&name(3), 5, 200), Announce::At(1200));
-        assert_eq!(presence.joined("tea", &name(99), 5, 1150), Announce::Folded, "order is kept");
+        assert_eq!(presence.left(&name(3), 5, FOLD_MS, 200), Announce::At(1200));
+        assert_eq!(presence.joined("tea", &name(99), 5, FOLD_MS, 1150), Announce::Folded, "order is kept");
         let notice = presence.flush("tea", 1200).unwrap();
         assert_eq!(notice.text, "Welcome to tea, u99! User u3 left channel.");
         assert_eq!(notice.event, Event::Presence { joined: folded([99], 1), left: folded([3], 1) });
-        assert!(matches!(presence.joined("tea", &name(100), 5, 1300), Announce::Now(_)), "quiet again");
+        assert!(matches!(presence.joined("tea", &name(100), 5, FOLD_MS, 1300), Announce::Now(_)), "quiet again");
+    }
+
+    #[test]
+    fn the_notices_of_all_servers_of_a_room_are_about_one_a_second() {
+        assert_eq!(fold_ms(300, 0), 1000, "no other server");
+        assert_eq!(fold_ms(20_000, 40_000), 3000);
+        assert_eq!(fold_ms(1, 1_000_000), FOLD_MS_MAX);
+        assert_eq!(fold_ms(0, 1_000_000), 1000, "the last one has left");
+        let mut presence = Presence::default();
+        assert_eq!(presence.joined("tea", &name(0), 60_000, fold_ms(20_000, 40_000), 500), Announce::At(3500));
     }
 }

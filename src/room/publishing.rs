@@ -163,9 +163,9 @@ impl Room {
         place
     }
 
-    /// Messages of this raw room are lost: its members find a hole before the next one.
-    pub fn lose(&self) {
-        self.lock().sequencer.lose_one();
+    /// Messages of this raw room are lost: its members are told so, as of any hole.
+    pub fn lose(&self, wakes: &mut Wakes) {
+        self.lock().sequencer.lose_one(wakes);
     }
 
     fn answer(&self, state: &RoomState, place: Placed, asked: Option<(u32, u64)>, wakes: &mut Wakes) {

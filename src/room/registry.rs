@@ -1,5 +1,6 @@
 //! Live rooms by name, and recently emptied rooms, kept so that a rejoin can replay them.
 
+use std::ops::Deref;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -60,7 +61,7 @@ pub struct Registry {
     expiry: Arc<Expiry>,
     /// How much chat rooms keep for clients that reconnect.
     replay: ReplayBounds,
-    resume_key: ResumeKey,
+    resume_key: RwLock<ResumeKey>,
     peer_has_ended: fn(RawFd) -> bool,
     /// Random at start, so that no room gets an epoch that an earlier process gave out.
     epoch_base: u64,
@@ -88,7 +89,7 @@ impl Registry {
             inboxes,
             expiry: Arc::default(),
             replay,
-            resume_key,
+            resume_key: RwLock::new(resume_key),
             peer_has_ended: |_| false,
             epoch_base,
             made: AtomicU64::new(0),
@@ -112,8 +113,13 @@ impl Registry {
     }
 
     /// The key of the secrets that let a client take over its lost connection.
-    pub(crate) fn resume_key(&self) -> &ResumeKey {
-        &self.resume_key
+    pub(crate) fn resume_key(&self) -> impl Deref<Target = ResumeKey> {
+        self.resume_key.read().expect(UNPOISONED)
+    }
+
+    /// The servers that share the rooms have another key.
+    pub fn set_resume_key(&self, key: ResumeKey) {
+        *self.resume_key.write().expect(UNPOISONED) = key;
     }
 
     /// The inboxes of all shards.

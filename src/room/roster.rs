@@ -2,7 +2,8 @@
 
 use std::os::fd::RawFd;
 
-use super::presence::{Announce, Presence};
+use super::inbox::Claimed;
+use super::presence::{Announce, Presence, fold_ms};
 use super::sorted::Sorted;
 use super::{JoinError, Joining, NO_SOCKET, Visitor};
 use crate::protocol::MemberId;
@@ -36,6 +37,8 @@ pub(super) enum Admitted {
 #[derive(Debug)]
 pub(super) struct Roster {
     users: Sorted<Name, Holder>,
+    /// How many users are on other servers, if there are too many to keep their names.
+    elsewhere: Option<usize>,
     members: usize,
     presence: Presence,
     peer_has_ended: fn(RawFd) -> bool,
@@ -43,7 +46,7 @@ pub(super) struct Roster {
 
 impl Roster {
     pub(super) fn new(peer_has_ended: fn(RawFd) -> bool) -> Self {
-        Self { users: Sorted::default(), members: 0, presence: Presence::default(), peer_has_ended }
+        Self { users: Sorted::default(), elsewhere: None, members: 0, presence: Presence::default(), peer_has_ended }
     }
 
     pub(super) fn members(&self) -> usize {
@@ -52,7 +55,12 @@ impl Roster {
 
     /// Number of members that have a name; the others are listeners, or the room is raw.
     pub(super) fn users(&self) -> usize {
-        self.users.len()
+        self.users.len() + self.elsewhere.unwrap_or(0)
+    }
+
+    /// Whether the names of other servers' users are not kept.
+    pub(super) fn is_partial(&self) -> bool {
+        self.elsewhere.is_some()
     }
 
     /// The first `max` names in order.
@@ -68,7 +76,7 @@ impl Roster {
             self.members += 1;
             return Ok(Admitted::Unnoticed);
         };
-        if !claimed && self.is_taken(user, predecessor) {
+        if claimed.is_none() && self.is_taken(user, predecessor) {
             return Err(JoinError::NameTaken);
         }
         // Removed, not just replaced: the new member may write the name differently.
@@ -76,6 +84,7 @@ impl Roster {
         self.users.insert(user.clone(), Holder { member, descriptor });
         self.members += 1;
         Ok(match former {
+            _ if claimed == Some(Claimed::TakenOver) => Admitted::Unnoticed,
             None => Admitted::New,
             // Its own server announces that it has left.
             Some((_, holder)) if holder.member == ELSEWHERE => Admitted::New,
@@ -96,10 +105,29 @@ impl Roster {
     pub(super) fn set_elsewhere(&mut self, user: &Name, is_there: bool) {
         if is_there {
             self.users.remove(user.key());
+        }
+        if self.is_partial() {
+            return;
+        }
+        if is_there {
             self.users.insert(user.clone(), Holder { member: ELSEWHERE, descriptor: NO_SOCKET });
         } else if self.users.get(user.key()).is_some_and(|holder| holder.member == ELSEWHERE) {
             self.users.remove(user.key());
         }
+    }
+
+    /// There are too many users on other servers to keep their names; `None`: no longer, and they are told again.
+    pub(super) fn count_elsewhere(&mut self, users: Option<usize>) {
+        if !self.is_partial() && users.is_some() {
+            let is_here = |(_, holder): &(&Name, &Holder)| holder.member != ELSEWHERE;
+            let here: Vec<_> =
+                self.users.iter().filter(is_here).map(|(user, holder)| (user.clone(), *holder)).collect();
+            self.users = Sorted::default();
+            for (user, holder) in here {
+                self.users.insert(user, holder);
+            }
+        }
+        self.elsewhere = users;
     }
 
     /// Whether this member holds the name, and its peer is gone.
@@ -119,14 +147,20 @@ impl Roster {
         holder.is_some_and(|holder| Some(holder.member) != predecessor && !(self.peer_has_ended)(holder.descriptor))
     }
 
+    fn fold_ms(&self) -> u64 {
+        fold_ms(self.users.len(), self.elsewhere.unwrap_or(0))
+    }
+
     /// How the join of a user is announced in `room`.
     pub(super) fn joined(&mut self, room: &str, user: &Name, now_ms: u64) -> Announce {
-        self.presence.joined(room, user, self.members.max(self.users.len()), now_ms)
+        let (members, fold_ms) = (self.members.max(self.users()), self.fold_ms());
+        self.presence.joined(room, user, members, fold_ms, now_ms)
     }
 
     /// How the leave of a user is announced; `members` members remain.
     pub(super) fn left(&mut self, user: &Name, members: usize, now_ms: u64) -> Announce {
-        self.presence.left(user, members, now_ms)
+        let fold_ms = self.fold_ms();
+        self.presence.left(user, members, fold_ms, now_ms)
     }
 
     /// The notice about all joins and leaves folded so far, if there are any.

@@ -74,7 +74,10 @@ impl Sequencer {
     }
 
     /// Leaves out a number: something is lost.
-    pub(super) fn lose_one(&mut self) {
+    pub(super) fn lose_one(&mut self, wakes: &mut Wakes) {
+        for (shard, outlet) in self.outlets() {
+            wakes.note(shard, outlet.lose(self.room, self.next_seq));
+        }
         self.next_seq += 1;
         self.replay.begin_at(self.next_seq);
     }

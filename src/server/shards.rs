@@ -98,6 +98,7 @@ impl ShardThread {
             failures: Arc::clone(&shared.failures),
             descriptors: Arc::clone(&shared.descriptors),
             addresses: Arc::clone(&shared.addresses),
+            cluster: shared.cluster.clone(),
         });
         if *id == 0 {
             let failures = Arc::clone(&shared.failures);

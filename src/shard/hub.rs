@@ -237,6 +237,9 @@ impl Hub {
             self.ask_for_token(slot);
         } else if protocol == Protocol::V1 {
             self.send_hello(slot);
+            if room.is_none() {
+                self.take_over(slot);
+            }
         }
         if self.stopping {
             self.close_late_arrival(slot);
@@ -311,6 +314,8 @@ impl Hub {
                 return;
             }
             orders.into_iter().for_each(|order| self.execute(order));
+            // A room that was joined may be further than what had been drained: no cursor may stay beyond its log.
+            self.drain_inbox();
         }
     }
 
@@ -320,7 +325,7 @@ impl Hub {
             Order::TakeOver { member, user } => self.taken_over(member, &user),
             Order::Settled { number, outcome } => self.settled(number, outcome),
             Order::Opened { member, room } => self.opened(member, room),
-            Order::Found { member, room } => self.found(member, room),
+            Order::Found { member, room, name_is_taken } => self.found(member, room, name_is_taken),
             Order::NameLost { member } => self.name_lost(member),
             Order::Renewed { room, first_seq } => self.renewed(&room, first_seq),
             Order::Away(is_away) => self.tell_reachability(is_away),

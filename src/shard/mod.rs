@@ -20,9 +20,9 @@ use crate::counters::{Compression, Counters};
 use crate::failures::Failures;
 use crate::identity::Standing;
 use crate::memory::Memory;
-use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 use crate::protocol::position::Since;
+use crate::protocol::resume::Predecessor;
 use crate::ring::DataRing;
 use crate::room::registry::Registry;
 
@@ -103,9 +103,9 @@ impl<R: DataRing> Shard<R> {
         self.hub.is_idle()
     }
 
-    /// The connection whose name the holder of this resume secret may take over; `None` if this process didn't issue the
-    /// secret.
-    pub fn predecessor(&self, secret: &str) -> Option<MemberId> {
+    /// The connection whose name the holder of this resume secret may take over; `None` if neither this process nor one that
+    /// shares its rooms has issued the secret.
+    pub fn predecessor(&self, secret: &str) -> Option<Predecessor> {
         self.hub.predecessor(secret)
     }
 

@@ -16,7 +16,7 @@ use super::{Shard, Upgraded};
 use crate::clock::Now;
 use crate::limits::DRAIN_TIME_MAX;
 use crate::os;
-use crate::protocol::MemberId;
+use crate::protocol::resume::Predecessor;
 use crate::ring::OpenRing;
 use crate::stop::Stop;
 
@@ -89,7 +89,7 @@ impl<R: OpenRing> Handle<R> {
     }
 
     /// The connection that the holder of this secret may take over: see [`Shard::predecessor`].
-    pub(crate) fn predecessor(&self, secret: &str) -> Option<MemberId> {
+    pub(crate) fn predecessor(&self, secret: &str) -> Option<Predecessor> {
         self.shard.borrow().predecessor(secret)
     }
 }

@@ -132,7 +132,8 @@ impl Bench {
         let inboxes = [inbox_wake_up.try_clone().unwrap(), other_wake_up];
         let inboxes = inbox::inboxes(inboxes, inbox_bytes_max);
         let registry = Arc::new(
-            Registry::new(inboxes, 1, ResumeKey::new([1, 2]), config.replay_bounds()).asking(AnyRing::peer_has_ended),
+            Registry::new(inboxes, 1, ResumeKey::new(0, [1, 2]), config.replay_bounds())
+                .asking(AnyRing::peer_has_ended),
         );
         let script = Rc::new(Script::default());
         let ring = AnyRing::open(config.receive_buffers, ring_wake_up).unwrap();

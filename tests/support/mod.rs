@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::{Value, json};
 use socket2::SockRef;
 use tungstenite::protocol::CloseFrame;
@@ -222,7 +222,8 @@ impl Server {
         &self.addresses
     }
 
-    /// Everything logged so far.
+    /// Everything that has arrived of its log so far. A line whose effect is already seen may still be on its way: whoever
+    /// expects one waits for it.
     pub fn log(&self) -> String {
         self.log.text.lock().unwrap().clone()
     }
@@ -249,6 +250,11 @@ impl Server {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, signal).expect("the process is ours");
+        if signal == Signal::STOP {
+            // Its threads go on until it has reached all of them.
+            let stopped = waitpid(Some(pid), WaitOptions::UNTRACED).expect("the process is ours");
+            assert!(stopped.is_some_and(|(_, status)| status.stopped()), "it has ended");
+        }
     }
 
     /// Waits for its end, and for the last line of its log.
@@ -430,6 +436,18 @@ pub struct Client {
 }
 
 impl Client {
+    /// The users of a room, as a client of hi.v1 is told.
+    pub fn users(&mut self, room: &str) -> Vec<String> {
+        let answer = self.answer_to(&json!({"Op": "who", "Ref": "who", "Room": room}));
+        let users = answer["Users"].as_array().unwrap_or_else(|| panic!("{answer}"));
+        users.iter().map(|user| user.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Publishes a message in `hi.v1`, and returns the answer.
+    pub fn publish(&mut self, room: &str, text: &str) -> Value {
+        self.answer_to(&json!({"Op": "pub", "Ref": text, "Room": room, "Message": text}))
+    }
+
     /// The next message that isn't a ping or pong.
     pub fn next(&mut self) -> Message {
         loop {
@@ -478,6 +496,17 @@ impl Client {
     pub fn ask(&mut self, request: &Value) -> Value {
         self.send_text(&request.to_string());
         self.json()
+    }
+
+    /// The same, but returns the answer, whatever comes before it.
+    pub fn answer_to(&mut self, request: &Value) -> Value {
+        self.send_text(&request.to_string());
+        loop {
+            let frame = self.json();
+            if frame["Ref"] == request["Ref"] {
+                return frame;
+            }
+        }
     }
 
     /// Joins a room, with what is known of it, and returns the answer.

@@ -46,7 +46,7 @@ pub(crate) struct AddressFacts {
     /// Whether the chat works there.
     pub(crate) sound: bool,
     pub(crate) says: String,
-    /// The instance of hi that answers, if it is hi.
+    /// The instance of hi that answers, if it is hi; or the log of its cluster, which is one server to users.
     pub(crate) instance: Option<String>,
     /// Days until its certificate ends; `None`: no TLS.
     pub(crate) certificate_days_left: Option<i64>,

@@ -84,7 +84,7 @@ fn at(address: &Address, examination: &Examination) -> AddressFacts {
         answers: address.tcp.done().is_some(),
         sound,
         says,
-        instance: address.instance().map(str::to_owned),
+        instance: address.rooms().map(str::to_owned),
         certificate_days_left: address.tls.done().and_then(|tls| Some(tls.chain.first()?.days_left)),
     }
 }

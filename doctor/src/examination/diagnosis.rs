@@ -3,7 +3,7 @@
 //! Causes are sorted so that each explains those behind it: DNS, TCP, TLS, HTTP, WebSocket. The worst address decides; the
 //! healthy ones show what should be there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::facts::{Address, Facts, LookupOutcome, Source};
@@ -113,7 +113,8 @@ impl<'f> Cases<'f> {
     /// Whether an address with a fault is another machine than this server: it was not expected, or what answers there
     /// differs from what answers at the healthy addresses.
     fn is_stale(&self, address: &Address, fault: &Fault) -> bool {
-        if !address.in_dns {
+        // A server of a cluster that is cut off from it is no forgotten one.
+        if !address.in_dns || fault.kind == Kind::ClusterAway {
             return false;
         }
         if !self.facts.expected.is_empty() {
@@ -205,12 +206,14 @@ impl<'f> Cases<'f> {
                 self.stale(other, "a WebSocket server that is not hi, or hides that it is, answers there")
             });
         }
-        let instances: BTreeSet<_> = hi.iter().filter_map(|address| address.instance()).collect();
-        if instances.len() > 1 {
+        let rooms: BTreeSet<_> = hi.iter().filter_map(|address| address.rooms()).collect();
+        if rooms.len() > 1 && hi.iter().any(|address| address.cluster().is_some()) {
+            findings.extend(strangers(&hi));
+        } else if rooms.len() > 1 {
             let each = hi.iter().filter_map(|address| Some(format!("{} is {}", address.ip(), address.instance()?)));
             let text = format!(
                 "{} servers that know nothing of each other's rooms answer: {}. Users on one don't hear users on another.",
-                instances.len(),
+                rooms.len(),
                 each.collect::<Vec<_>>().join(", ")
             );
             let fix = "if that is not intended, point all records to one of them";
@@ -246,10 +249,44 @@ fn not_hi(address: &Address) -> Finding {
     Finding::warning(Kind::NotHi, Some(address.ip()), text)
 }
 
-/// Whether two addresses differ in their certificate, their instance of hi, or their hops.
+/// Addresses of a cluster whose servers don't share their rooms with most of the others.
+fn strangers(hi: &[&&Address]) -> Vec<Finding> {
+    let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
+    for cluster in hi.iter().filter_map(|address| address.cluster()) {
+        *sizes.entry(&cluster.log).or_default() += 1;
+    }
+    let largest = hi.iter().filter(|address| address.cluster().is_some());
+    let Some(home) = largest.max_by_key(|address| sizes.get(address.rooms()?).copied()) else { return Vec::new() };
+    let Some(ours) = home.cluster() else { return Vec::new() };
+    let others = hi.iter().filter(|address| address.rooms() != home.rooms());
+    let finding = |other: &&&Address| {
+        let (ip, name, home) = (other.ip(), &ours.name, home.ip());
+        let (clause, fix) = match other.cluster() {
+            None => (
+                "shares its rooms with no other server".to_owned(),
+                format!("start it with the --cluster of {home}, and with --cluster-name {name}"),
+            ),
+            Some(theirs) if theirs.name != ours.name => (
+                format!("belongs to the cluster {} and not to {name}", theirs.name),
+                format!("start it with --cluster-name {name}"),
+            ),
+            Some(_) => (
+                format!(
+                    "belongs to another cluster of the name {name}: its NATS servers are others, or their log was made anew"
+                ),
+                format!("start it with the --cluster of {home}; if that is the same, restart it"),
+            ),
+        };
+        let text = format!("{ip} {clause}, as {home} does. Its users don't hear those of {home}.");
+        Finding::broken(Kind::AnotherCluster, Some(ip), text).fix(format!("{fix}, or take its record away"))
+    };
+    others.map(finding).collect()
+}
+
+/// Whether two addresses differ in their certificate, their rooms of hi, or their hops.
 fn differ(one: &Address, other: &Address) -> bool {
     let certificate = |address: &Address| address.tls.done().and_then(|tls| tls.chain.first().cloned());
-    certificate(one) != certificate(other) || one.instance() != other.instance() || identity(one) != identity(other)
+    certificate(one) != certificate(other) || one.rooms() != other.rooms() || identity(one) != identity(other)
 }
 
 /// The names of what answers: the hops on the way, or the `Server` of its answers.

@@ -15,7 +15,7 @@ mod texts;
 #[cfg(test)]
 pub(crate) use diff::Changed;
 pub(crate) use diff::{Diff, Hop};
-pub(crate) use http::{Answer, Echo, Handshake, OtherOrigin, Received};
+pub(crate) use http::{Answer, Cluster, Echo, Handshake, OtherOrigin, Received};
 pub(crate) use names::{Alias, Lookup, LookupOutcome, Record, Source};
 
 /// Where hi answers with the request as it arrived.
@@ -109,6 +109,16 @@ impl Address {
         let diff = self.echo.done()?.diff.as_ref()?;
         let host = diff.changed.iter().find(|changed| changed.name.eq_ignore_ascii_case("host"))?;
         Some(&host.arrived)
+    }
+
+    /// The cluster of the server behind this address, if it belongs to one.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.received()?.cluster.as_ref()
+    }
+
+    /// Whose rooms are behind this address: equal, and users of one hear those of the other.
+    pub(crate) fn rooms(&self) -> Option<&str> {
+        self.cluster().map_or_else(|| self.instance(), |cluster| Some(&cluster.log))
     }
 
     /// The name of the running server behind this address: equal names, same process.

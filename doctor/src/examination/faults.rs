@@ -18,6 +18,8 @@ pub(super) use stripped::told_by_hi;
 /// What to do if nothing more is known.
 const SERVER_LOG: &str = "check the log of the server that answers there";
 
+/// Seconds without the log of its cluster after which a server has told its users (`away`).
+const AWAY_SECONDS_MIN: u64 = 2;
 /// Days left below which a certificate gets a note: renewal is usually automatic, 30 days before the end.
 const DAYS_LEFT_MIN: i64 = 14;
 
@@ -63,6 +65,7 @@ pub(super) fn faults(address: &Address, facts: &Facts) -> Vec<Fault> {
         connecting(address, facts),
         tls(address, facts),
         speaking(address, facts),
+        cluster(address),
         handshake(address, facts),
         carrying(address),
         raw_rooms(address),
@@ -71,6 +74,21 @@ pub(super) fn faults(address: &Address, facts: &Facts) -> Vec<Fault> {
     let mut faults: Vec<_> = steps.into_iter().flatten().collect();
     faults.sort_by_key(|fault| !fault.broken);
     faults
+}
+
+/// The server answers, and can't reach the others.
+fn cluster(address: &Address) -> Option<Fault> {
+    let cluster = address.cluster()?;
+    let seconds = cluster.away_seconds?;
+    let clause = format!(
+        "hi has not reached the NATS servers of its cluster {} for {seconds} s: messages wait, and are then refused",
+        cluster.name
+    );
+    let fix = "look at its log (`can't reach ...`) and at the NATS servers: whether they run, and whether its network reaches \
+               them; until then, take it out of the load balancer (/readyz says so)";
+    let fault = Fault::new(Kind::ClusterAway, clause, fix);
+    // A moment, such as a new leader among the NATS servers, is not worth an alarm.
+    Some(if seconds < AWAY_SECONDS_MIN { fault.warning() } else { fault })
 }
 
 fn connecting(address: &Address, facts: &Facts) -> Option<Fault> {

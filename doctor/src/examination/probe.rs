@@ -179,6 +179,10 @@ impl Probe {
             if let Some(backend) = &mut received.backend {
                 keep_the_beginning(backend, NAME_CHARS_KEPT);
             }
+            if let Some(cluster) = &mut received.cluster {
+                keep_the_beginning(&mut cluster.name, NAME_CHARS_KEPT);
+                keep_the_beginning(&mut cluster.log, NAME_CHARS_KEPT);
+            }
         }
         let diff = received.as_ref().map(|received| Diff::between(&path, &request.headers, received, &answer));
         keep_the_beginning(&mut answer.body, BODY_CHARS_KEPT);

@@ -176,7 +176,9 @@ impl Page {
         let on = on.map_or(String::new(), |backend| format!(" on {backend}"));
         let client = received.client.as_ref().filter(|_| received.client_from.as_deref() != Some("peer"));
         let client = client.map_or(String::new(), |address| format!(", of the client {address}"));
-        let details = format!("hi {}{on}, instance {}; {way}{client}", received.version, received.instance);
+        let cluster = received.cluster.as_ref();
+        let cluster = cluster.map_or(String::new(), |it| format!(" of the cluster {} ({})", it.name, it.log));
+        let details = format!("hi {}{on}, instance {}{cluster}; {way}{client}", received.version, received.instance);
         self.line(name, Tone::Good, "ok", Some(echo.answer.ms), &details);
         if let Some(proxy) = received.untrusted_proxy() {
             let text =

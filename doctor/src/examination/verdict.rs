@@ -71,6 +71,8 @@ pub(crate) enum Kind {
     NoHttpAnswer,
     /// Plain requests are answered, WebSocket handshakes are not.
     HandshakeUnanswered,
+    /// The server can't reach the log that it shares its rooms through.
+    ClusterAway,
     /// 502, 503, 504: a proxy is up, the server behind it is not.
     BadGateway,
     /// The last hop speaks HTTP/1.0, which has no upgrades.
@@ -144,6 +146,8 @@ pub(crate) enum Kind {
     TooBig,
     /// Something on the way cuts idle connections.
     IdleTimeout,
+    /// Servers answer that should share their rooms, and don't.
+    AnotherCluster,
     /// Two servers that know nothing of each other's rooms answer.
     AnotherInstance,
     /// A WebSocket server that is not hi, as far as can be seen.

@@ -85,8 +85,13 @@ impl Driver {
             (faults.closed, "connections closed"),
             (faults.doubled, "messages doubled"),
             (faults.reordered, "out of order"),
+            (faults.disordered, "in another order than at other clients"),
+            (faults.holes, "numbers left out"),
+            (faults.unrecovered, "not recovered"),
             (faults.astray, "from another room"),
             (faults.damaged, "cut off or altered"),
+            (measured.all.refused, "refused"),
+            (measured.all.unanswered, "never answered"),
             (measured.all.unsendable, "not sent: no connection"),
         ]
         .into_iter()

@@ -7,8 +7,9 @@ use hdrhistogram::Histogram;
 use crate::drive::{Driver, per_connection_us};
 use crate::faults::Faults;
 use crate::os;
-use crate::results::{Audit, Connects, Distribution, Generator, Machine, Run, Second, ServerCost};
-use crate::stats::Collected;
+use crate::results::{Audit, Connects, Distribution, Generator, Machine, Run, Second, ServerCost, ServerShare};
+use crate::stats::{Collected, ServerCount};
+use crate::target::Endpoint;
 use crate::verdict::{own_tail, verdict};
 
 /// What one step measured, across all threads.
@@ -36,6 +37,17 @@ impl Driver {
             send_late,
             read_late,
         }
+    }
+
+    /// What each server did, if there are several.
+    fn servers(&self, all: &Collected) -> Vec<ServerShare> {
+        let endpoints = Some(&self.shared.members_at).filter(|endpoints| endpoints.len() > 1);
+        let share = |(endpoint, count): (&Endpoint, &ServerCount)| ServerShare {
+            url: endpoint.shown.clone(),
+            connects: count.connects,
+            deliveries: count.deliveries,
+        };
+        endpoints.into_iter().flatten().zip(&all.servers).map(share).collect()
     }
 
     pub(super) fn result(&self, measured: &Measured, connections: u64) -> Run {
@@ -76,6 +88,7 @@ impl Driver {
                     resident_bytes: resident,
                 }
             }),
+            servers: self.servers(all),
             generator,
             audit,
             limit: None,
@@ -85,9 +98,16 @@ impl Driver {
 }
 
 fn audit(all: &Collected) -> Audit {
-    let Faults { lost, doubled, reordered, astray, damaged, announced, closed, too_slow, first, .. } =
-        all.faults.clone();
+    let faults = all.faults.clone();
+    let Faults { lost, doubled, reordered, astray, damaged, announced, closed, too_slow, first, .. } = faults;
     Audit {
+        disordered: faults.disordered,
+        holes: faults.holes,
+        recovered: all.recovered,
+        replayed: all.replayed,
+        unrecovered: faults.unrecovered,
+        refused: all.refused,
+        unanswered: all.unanswered,
         lost,
         doubled,
         reordered,

@@ -157,6 +157,15 @@ pub(super) fn load(run: &Run) -> String {
     units::printable(&text)
 }
 
+/// What each of several servers did.
+pub(super) fn servers(run: &Run) -> Option<String> {
+    let of_each = run.servers.iter().map(|server| {
+        let (connects, deliveries) = (units::plural(server.connects, "connect"), units::count(server.deliveries));
+        format!("{}: {connects}, {deliveries} deliveries", units::printable(&server.url))
+    });
+    (!run.servers.is_empty()).then(|| of_each.collect::<Vec<_>>().join("; "))
+}
+
 /// The audit in one sentence.
 pub(super) fn audit(run: &Run) -> String {
     let audit = &run.audit;
@@ -166,6 +175,9 @@ pub(super) fn audit(run: &Run) -> String {
         (unannounced, "lost"),
         (audit.doubled, "duplicated"),
         (audit.reordered, "out of order"),
+        (audit.disordered, "in another order than at other clients"),
+        (audit.holes, "numbers left out"),
+        (audit.unrecovered, "times told that what was missed is lost"),
         (audit.astray, "from another room"),
         (audit.damaged, "cut off or altered"),
     ];
@@ -190,7 +202,11 @@ pub(super) fn audit(run: &Run) -> String {
         (false, true) => wrong.join(", "),
         (false, false) => format!("{}; in addition, {announced}", wrong.join(", ")),
     };
-    std::iter::once(found).chain(worth_knowing(run)).collect::<Vec<_>>().join("; ")
+    let recovered = (audit.recovered > 0).then(|| {
+        let clients = units::plural(audit.recovered, "reconnected client");
+        format!("{clients} recovered, with {} replayed", units::plural(audit.replayed, "message"))
+    });
+    std::iter::once(found).chain(recovered).chain(worth_knowing(run)).collect::<Vec<_>>().join("; ")
 }
 
 /// Facts worth knowing that are no fault of the server.
@@ -200,6 +216,8 @@ fn worth_knowing(run: &Run) -> impl Iterator<Item = String> {
         (audit.slow_closed, "slow client", "closed as too slow (4101)"),
         (audit.never_sent, "message", "never sent"),
         (audit.unsendable, "message", "not sent: no connection"),
+        (audit.refused, "message", "refused by the server"),
+        (audit.unanswered, "message", "never answered by the server"),
     ]
     .into_iter()
     .filter(|(number, ..)| *number > 0)
@@ -210,7 +228,7 @@ fn worth_knowing(run: &Run) -> impl Iterator<Item = String> {
 mod tests {
     use super::*;
     use crate::report::samples;
-    use crate::results::{Audit, OwnTail, Second};
+    use crate::results::{Audit, OwnTail, Second, ServerShare};
 
     #[test]
     fn a_second_cut_short_is_not_the_slowest() {
@@ -233,6 +251,20 @@ mod tests {
         );
         (run.audit.lost, run.audit.doubled) = (15, 1);
         assert_eq!(audit(&run), "3 lost, 1 duplicated; in addition, 12 lost and announced by the server");
+    }
+
+    #[test]
+    fn several_servers_and_recoveries_are_told() {
+        let mut run = samples::sound();
+        assert_eq!(servers(&run), None);
+        let server = |url: &str, deliveries| ServerShare { url: url.to_owned(), connects: 1, deliveries };
+        run.servers = vec![server("ws://a", 1234), server("ws://b", 0)];
+        assert_eq!(servers(&run).unwrap(), "ws://a: 1 connect, 1,234 deliveries; ws://b: 1 connect, 0 deliveries");
+        (run.audit.recovered, run.audit.replayed, run.audit.disordered) = (2, 1, 3);
+        assert_eq!(
+            audit(&run),
+            "3 in another order than at other clients; 2 reconnected clients recovered, with 1 message replayed"
+        );
     }
 
     #[test]

@@ -78,6 +78,9 @@ fn card(run: &Run, index: usize, named: bool) -> String {
     text += "</div>\n";
     text += after;
     text += &format!("<p>{}</p>\n", escape(&facts::load(run)));
+    if let Some(servers) = facts::servers(run) {
+        text += &format!("<p>{}</p>\n", escape(&servers));
+    }
     let audit = escape(&facts::audit(run));
     text += &format!("<p>Audit: {audit}.</p>\n");
     let (cores, when) = (units::plural(run.machine.cores as u64, "core"), units::date(run.started_unix_ms));

@@ -69,6 +69,7 @@ pub(super) fn sound() -> Run {
             memory_bytes_per_connection: 2365.0,
             resident_bytes: 27_682_406,
         }),
+        servers: Vec::new(),
         generator: Generator {
             threads: 1,
             memory_bytes_per_client: 824.0,

@@ -44,6 +44,9 @@ pub fn render(run: &Run, screen: Screen) -> String {
     let Connects { per_second, handshake, server_cpu_us_per_connection, .. } = &run.connects;
     let (spread_out, each) = (spread(handshake), each_cost(*server_cpu_us_per_connection));
     page.paragraph("connects", &format!("{} per second; handshake {spread_out}{each}", units::number(*per_second)));
+    if let Some(servers) = facts::servers(run) {
+        page.paragraph("servers", &servers);
+    }
     page.paragraph("server", &server(run));
     page.paragraph("load generator", &generator(run));
     if let Some(storm) = &run.storm {
@@ -134,6 +137,9 @@ fn each_cost(us: Option<f64>) -> String {
 
 fn server(run: &Run) -> String {
     let Some(server) = &run.server else {
+        if !run.servers.is_empty() {
+            return "CPU and memory unknown, as there are several".to_owned();
+        }
         return "CPU and memory unknown: give the server's process with --server-pid PID".to_owned();
     };
     let cores = if server.cores == 1.0 { "core" } else { "cores" };

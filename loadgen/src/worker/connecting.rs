@@ -1,12 +1,14 @@
 //! How connections begin and end: ramp, handshakes, clients that reconnect, and failures.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-use crate::client::{Role, State, TOO_SLOW};
+use crate::client::{Progress, Role, State, TOO_SLOW};
 use crate::os;
 use crate::plan::{Dialect, Mode};
+use crate::session;
 use crate::stats::Stats;
 use crate::wire;
 use crate::worker::ending::End;
@@ -34,13 +36,20 @@ impl Worker {
                 break;
             }
             self.retries.pop();
-            self.to_connect.push(index);
+            match self.clients[index].state {
+                State::Joining(_) => self.join(index),
+                _ => self.to_connect.push(index),
+            }
         }
         let plan = &self.shared.plan;
         let interval_us =
             if plan.ramp == 0 { 0 } else { 1_000_000 * self.shared.threads as u64 / u64::from(plan.ramp) };
         while self.connecting < CONNECTING_MAX && self.next_connect_us <= now_us {
             let Some(index) = self.to_connect.pop() else { return };
+            if !matches!(self.clients[index].state, State::Away) {
+                // It was to retry its join, and then lost its connection: that is one retry too many.
+                continue;
+            }
             self.next_connect_us =
                 if interval_us == 0 { 0 } else { self.next_connect_us.max(now_us - now_us.min(100_000)) + interval_us };
             self.connect(index, now_us);
@@ -59,9 +68,10 @@ impl Worker {
 
     fn connect(&mut self, index: usize, now_us: u64) {
         let client = &mut self.clients[index];
-        let (address, place) = match client.role {
-            Role::Member { .. } => (self.shared.members_at.address, client.number),
-            Role::Publisher { .. } => (self.shared.publishers_at.address, self.shared.plan.clients + client.number),
+        let address = self.shared.endpoint(client.role, client.server).address;
+        let place = match client.role {
+            Role::Member { .. } => client.number,
+            Role::Publisher { .. } => self.shared.plan.clients + client.number,
         };
         let source = os::source_address(address, place, self.shared.ports);
         let receive_buffer = matches!(client.role, Role::Member { slow: true }).then_some(SLOW_SOCKET_BYTES);
@@ -88,6 +98,57 @@ impl Worker {
         }
     }
 
+    /// The WebSocket is open. With `hi.v1`, the client still has to join its room.
+    pub(super) fn upgraded(&mut self, index: usize) {
+        if self.shared.recovers() { self.join(index) } else { self.opened(index) }
+    }
+
+    /// Asks to join, with what the client has already got.
+    fn join(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        let since = client.auditor.position.as_deref().copied();
+        let mut frame = Vec::new();
+        wire::write_frame(&mut frame, wire::TEXT, session::join(&room_name(client.room), since).as_bytes());
+        if let Progress::Ended(why) = client.join(&frame) {
+            self.ended(index, &why);
+        }
+    }
+
+    /// The client is in its room. If it was there before: whether it gets everything that it missed.
+    pub(super) fn joined(&mut self, index: usize, recovered: Option<bool>) {
+        if !self.clients[index].joined() {
+            return;
+        }
+        match recovered {
+            Some(true) => self.stats.recovered += 1,
+            Some(false) => self.unrecovered(index, "was told that it can't get what it missed"),
+            None => {}
+        }
+        self.opened(index);
+    }
+
+    /// A client was told that nobody knows what it has missed.
+    pub(super) fn unrecovered(&mut self, index: usize, what: &str) {
+        let client = &mut self.clients[index];
+        self.stats.faults.unrecovered(self.shared.whose(client.number, client.server), what);
+        let now_us = self.shared.now_us();
+        if let Some(step) = &self.step {
+            client.auditor.expect_from(step.due_from(now_us + RETURN_TIME_US, self.shared.plan.publishers));
+        }
+    }
+
+    /// The room doesn't take the client.
+    pub(super) fn not_joined(&mut self, index: usize, why: &str, may_be_free_soon: bool) {
+        if !matches!(self.clients[index].state, State::Joining(_)) {
+            return;
+        }
+        if may_be_free_soon && !self.coming_in {
+            self.retries.push(Reverse((self.shared.now_us() + RETRY_AFTER_US, index)));
+        } else {
+            self.ended(index, &format!("its room was refused: {why}"));
+        }
+    }
+
     pub(super) fn opened(&mut self, index: usize) {
         let client = &mut self.clients[index];
         self.connecting -= 1;
@@ -95,7 +156,8 @@ impl Worker {
         let now_us = self.shared.now_us();
         let took_us = now_us - std::mem::replace(&mut client.since_us, now_us);
         client.missed = false;
-        self.stats.connected(took_us, self.storm);
+        let server = matches!(client.role, Role::Member { .. }).then_some(client.server);
+        self.stats.connected(took_us, self.storm, server);
         if let Dialect::Template { subscribe: Some(subscribe), .. } = &self.shared.plan.dialect
             && matches!(client.role, Role::Member { .. })
         {
@@ -104,7 +166,9 @@ impl Worker {
             wire::write_frame(&mut frame, wire::TEXT, text.as_bytes());
             client.send(&frame);
         }
-        if let Some(step) = &self.step {
+        if let Some(step) = &self.step
+            && !self.shared.recovers()
+        {
             let due_from = step.due_from(now_us + RETURN_TIME_US, self.shared.plan.publishers);
             client.auditor.expect_from(due_from);
         }
@@ -123,9 +187,13 @@ impl Worker {
     fn failed(&mut self, index: usize, why: &str) {
         let client = &mut self.clients[index];
         client.cut();
+        let shared = Arc::clone(&self.shared);
+        let whose = shared.whose(client.number, client.server);
+        // The next attempt is at the next server.
+        client.server = (client.server + 1) % shared.members_at.len();
         let what = match client.role {
             Role::Member { slow: true } if why.starts_with(TOO_SLOW) => return self.stats.slow_closed += 1,
-            Role::Member { .. } => format!("client {}", client.number),
+            Role::Member { .. } => whose.to_string(),
             Role::Publisher { .. } => format!("publisher {}", client.number),
         };
         if self.coming_in {
@@ -142,7 +210,7 @@ impl Worker {
         }
         let comes_back = self.storm || self.shared.plan.churn_per_second > 0.0;
         if comes_back || matches!(self.shared.plan.mode, Mode::FindLimit(_)) {
-            if client.too_slow {
+            if client.too_slow && !shared.recovers() {
                 client.auditor.begin_again();
             }
             self.retries.push(Reverse((self.shared.now_us() + RETRY_AFTER_US, index)));
@@ -166,10 +234,7 @@ impl Worker {
                 let mut close = Vec::new();
                 wire::write_frame(&mut close, wire::CLOSE, &1000u16.to_be_bytes());
                 client.send(&close);
-                client.cut();
-                client.auditor.begin_again();
-                self.open -= 1;
-                self.to_connect.push(self.next_churn);
+                self.leave(self.next_churn);
             }
         }
     }
@@ -185,14 +250,22 @@ impl Worker {
     pub(super) fn cut_some(&mut self) {
         let rest = self.to_cut.len().saturating_sub(CUT_BATCH_MAX);
         for index in self.to_cut.split_off(rest) {
-            let client = &mut self.clients[index];
-            if client.is_open() {
-                client.cut();
-                client.auditor.begin_again();
-                self.open -= 1;
-                self.to_connect.push(index);
+            if self.clients[index].is_open() {
+                self.leave(index);
             }
         }
+    }
+
+    /// Ends a client's connection, to reconnect at the next server.
+    fn leave(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        client.cut();
+        client.server = (client.server + 1) % self.shared.members_at.len();
+        if !self.shared.recovers() {
+            client.auditor.begin_again();
+        }
+        self.open -= 1;
+        self.to_connect.push(index);
     }
 
     pub(super) fn give_up_late_handshakes(&mut self, now_us: u64) {
@@ -201,8 +274,7 @@ impl Worker {
         }
         for index in 0..self.clients.len() {
             let client = &self.clients[index];
-            let handshaking = matches!(client.state, State::Connecting(_) | State::Handshaking(..));
-            if handshaking && now_us - client.since_us > HANDSHAKE_TIME_MAX_US {
+            if client.is_connecting() && now_us - client.since_us > HANDSHAKE_TIME_MAX_US {
                 self.ended(index, "no answer to the handshake within 30 s");
             }
         }
@@ -212,9 +284,8 @@ impl Worker {
     pub(super) fn count_unanswered(&self, stats: &mut Stats) {
         let now_us = self.shared.now_us();
         for client in &self.clients {
-            let handshaking = matches!(client.state, State::Connecting(_) | State::Handshaking(..));
             let waits_us = now_us - client.since_us;
-            if handshaking && waits_us > UNANSWERED_US {
+            if client.is_connecting() && waits_us > UNANSWERED_US {
                 let seconds = waits_us / 1_000_000;
                 stats
                     .faults

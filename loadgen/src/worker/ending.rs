@@ -1,5 +1,6 @@
 //! How a step ends: overdue messages are sent, outstanding ones arrive, and the counts are handed over.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use crate::client::Role;
@@ -89,24 +90,63 @@ impl Worker {
             };
             (0..self.shared.plan.publishers).map(tail).sum::<u64>() + client.auditor.may_still_come()
         };
+        let unanswered = |client: &&crate::client::Client| {
+            let promises = self.shared.promises.as_ref()?;
+            let publishes = matches!(client.role, Role::Publisher { .. }) && client.is_open();
+            publishes.then(|| promises.unanswered_count(client.number))
+        };
         let healthy = |client: &&crate::client::Client| client.is_open() && client.role == Role::Member { slow: false };
-        self.connecting as u64 + self.clients.iter().filter(healthy).map(of_client).sum::<u64>()
+        let unanswered: u64 = self.clients.iter().filter_map(|client| unanswered(&client)).sum();
+        unanswered + self.connecting as u64 + self.clients.iter().filter(healthy).map(of_client).sum::<u64>()
     }
 
     /// Hands over the counts, and starts over.
     pub(super) fn collect(&mut self) {
         self.give_up_sending();
-        let mut stats = std::mem::take(&mut self.stats);
+        let mut stats = std::mem::replace(&mut self.stats, Stats::new(self.shared.members_at.len()));
         self.count_unanswered(&mut stats);
         if let Some(step) = self.step.take() {
             for index in 0..self.clients.len() {
                 // A slow client may be behind: that is its purpose.
                 let healthy = self.clients[index].role == Role::Member { slow: false };
+                self.settle_promises(index, healthy, &mut stats);
                 let missing = if healthy { self.count_missing(index, step.first_measured(), &mut stats) } else { 0 };
                 stats.announced(self.clients[index].auditor.excused(missing));
             }
         }
         let _ = self.reports.send(Report::Collected(Box::new(stats.collected())));
+    }
+
+    /// The messages of this range that need not arrive, because they were not acknowledged.
+    fn not_promised(&self, room: usize, publisher: usize, range: Range<u32>) -> Vec<u32> {
+        let publisher = publisher * self.shared.plan.rooms + room;
+        self.shared.promises.as_ref().map_or_else(Vec::new, |promises| promises.not_given(publisher, range))
+    }
+
+    /// At the end: a publisher's messages without a promise, or what a member has lost of those with one.
+    fn settle_promises(&mut self, index: usize, healthy: bool, stats: &mut Stats) {
+        let Some(promises) = &self.shared.promises else { return };
+        let client = &self.clients[index];
+        if let Role::Publisher { .. } = client.role {
+            stats.unanswered += promises.unanswered_count(client.number);
+            stats.refused += promises.refused_count(client.number);
+            return;
+        }
+        let mut lost = client.auditor.missing().to_vec();
+        lost.retain(|(publisher, sequence)| {
+            let promised = self.not_promised(client.room, usize::from(*publisher), *sequence..*sequence + 1).is_empty();
+            if !promised {
+                stats.faults.lost = stats.faults.lost.saturating_sub(1);
+                if healthy {
+                    stats.came_late(*sequence);
+                }
+            }
+            promised
+        });
+        for (publisher, sequence) in &lost {
+            stats.faults.acknowledged_and_lost(self.shared.whose(client.number, client.server), *publisher, *sequence);
+        }
+        self.clients[index].auditor.missed_only(lost);
     }
 
     /// Counts the messages that a client never got after the last one that it did get.
@@ -116,7 +156,8 @@ impl Worker {
         for publisher in 0..self.shared.plan.publishers {
             let end = self.sent_end(client.room, publisher);
             let missing = client.auditor.missing_at_end(publisher as u16, first, end);
-            stats.faults.missing_at_end(client.number, missing, end);
+            let missing = missing - self.not_promised(client.room, publisher, end - missing..end).len() as u32;
+            stats.faults.missing_at_end(self.shared.whose(client.number, client.server), missing, end);
             all += u64::from(missing);
         }
         stats.lost_measured += all;

@@ -7,6 +7,7 @@ use crate::client::{Client, Progress, Role};
 use crate::payload::Stamp;
 use crate::plan::Dialect;
 use crate::schedule::Step;
+use crate::session;
 use crate::wire;
 use crate::worker::ending::End;
 use crate::worker::{Shared, Worker, publisher_name, room_name};
@@ -35,10 +36,13 @@ impl Worker {
             match client.role {
                 Role::Publisher { number } => {
                     self.shared.sent[client.number].store(step.first, Ordering::Relaxed);
+                    if let Some(promises) = &self.shared.promises {
+                        promises.begin(client.number);
+                    }
                     self.due.push(Reverse((step.due_us(0, number, publishers), index, 0)));
                 }
                 Role::Member { .. } => {
-                    client.auditor.begin_again();
+                    client.auditor.begin(step.first);
                     client.answered_us = 0;
                     if client.is_open() {
                         // The warm-up leaves enough time for subscriptions.
@@ -83,6 +87,9 @@ impl Worker {
                 intended_us: due_us,
             };
             let frame = message_frame(&self.shared, client, &stamp);
+            if let Some(promises) = &self.shared.promises {
+                promises.sent(client.number, stamp.sequence);
+            }
             let progress = client.send(&frame);
             let stuck = client.unsent_bytes() > unsent_max;
             self.shared.sent[client.number].store(stamp.sequence + 1, Ordering::Relaxed);
@@ -108,7 +115,7 @@ impl Worker {
         let (Role::Publisher { number }, Some(step)) = (client.role, &self.step) else { return };
         if client.is_open() && client.unsent_bytes() > 0 {
             let any = Stamp { room: client.room as u32, publisher: number, sequence: 0, intended_us: 0 };
-            // All messages of a publisher have the same length.
+            // All messages of a publisher have the same length, but for a few digits.
             let held = client.unsent_bytes().div_ceil(message_frame(&self.shared, client, &any).len());
             let sent = self.shared.sent[client.number].load(Ordering::Relaxed);
             let left = sent.saturating_sub(u32::try_from(held).unwrap_or(u32::MAX)).max(step.first);
@@ -127,6 +134,7 @@ fn message_frame(shared: &Shared, client: &Client, stamp: &Stamp) -> Vec<u8> {
     let room = room_name(client.room);
     let text = match &shared.plan.dialect {
         Dialect::Chat => format!("{{\"From\":\"\",\"Message\":\"{payload}\",\"Room\":\"{room}\",\"Meta\":false}}"),
+        Dialect::ChatV1 => session::publish(&room, stamp.sequence, &payload),
         Dialect::Raw => payload,
         Dialect::Template { publish, .. } => publish.fill(&room, &publisher_name(client.number), &payload),
     };

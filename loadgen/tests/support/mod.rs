@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a different part of it")]
 #![allow(unreachable_pub, reason = "a test has no users")]
 
+pub mod cluster;
 pub mod fault;
 pub mod server;
 

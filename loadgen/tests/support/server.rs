@@ -327,7 +327,7 @@ fn room_in(path: &str, prefix: &str) -> Option<String> {
     path.strip_prefix(prefix).and_then(|rest| rest.split('?').next()).map(str::to_owned)
 }
 
-fn read_head(stream: &mut TcpStream) -> Option<String> {
+pub(super) fn read_head(stream: &mut TcpStream) -> Option<String> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).ok()?;

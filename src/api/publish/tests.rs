@@ -27,7 +27,7 @@ const ROOMS: [&str; 3] = ["one", "two", "three"];
 /// The internal port of a server with a member in each of the rooms.
 fn app() -> (App, [Arc<Room>; 3]) {
     let inboxes = inbox::inboxes([os::new_eventfd().unwrap()], 1 << 30);
-    let registry = Arc::new(Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF));
+    let registry = Arc::new(Registry::new(inboxes, 1, ResumeKey::new(0, [1, 2]), ReplayBounds::OFF));
     let rooms = ROOMS.map(|name| {
         let joining = Joining::new(None, MemberId { shard: 0, slot: 0, serial: 1 });
         let name = Name::room(name).unwrap();

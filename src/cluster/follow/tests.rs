@@ -37,6 +37,11 @@ impl Log {
         self.records.clear();
     }
 
+    /// The oldest records have to go: there are more than the log keeps.
+    fn trim(&mut self, count: usize) {
+        self.records.drain(..count.min(self.records.len().saturating_sub(1)));
+    }
+
     /// The disk has lost the last records, and their positions are used again.
     fn lose(&mut self, count: usize) {
         self.records.truncate(self.records.len().saturating_sub(count));
@@ -125,6 +130,8 @@ enum Event {
     /// The log forgets, and those that notice find out by themselves.
     Expire,
     Forget(usize),
+    /// The oldest go, as they always do.
+    Trim(usize),
     MakeAgain,
 }
 
@@ -147,7 +154,12 @@ fn event_or_end() -> impl Strategy<Value = Event> {
 
 /// With a log that forgets the last records.
 fn event_or_loss() -> impl Strategy<Value = Event> {
-    prop_oneof![20 => event(), 1 => (1..4usize).prop_map(Event::Forget)]
+    prop_oneof![20 => event(), 1 => (1..4usize).prop_map(Event::Forget), 1 => (1..6usize).prop_map(Event::Trim)]
+}
+
+/// With a log that forgets its oldest and its last records, or all of them.
+fn event_or_anything() -> impl Strategy<Value = Event> {
+    prop_oneof![20 => event_or_loss(), 1 => Just(Event::MakeAgain)]
 }
 
 /// Three nodes, and a fourth that joins, and the log between them.
@@ -216,6 +228,7 @@ impl World {
                 self.forget(|log| log.lose(count));
                 self.reconnect(Follow::reconnected);
             }
+            Event::Trim(count) => self.log.trim(count),
             Event::MakeAgain => {
                 self.forget(Log::make_again);
                 self.reconnect(Follow::forget);
@@ -290,6 +303,11 @@ fn run(events: Vec<Event>) -> World {
     let lost = events.iter().any(|event| matches!(event, Event::Forget(_)));
     events.into_iter().for_each(|event| world.step(event));
     world.settle();
+    // Sooner or later somebody says something everywhere.
+    for node in 0..world.nodes.len() {
+        world.step(Event::Publish(node));
+        world.settle();
+    }
     world.check_order(lost);
     let ends: Vec<_> = world.nodes.iter().map(|node| node.last).collect();
     assert!(ends[0].is_some() && ends.iter().all(|end| *end == ends[0]), "all know the same end: {ends:?}");
@@ -318,6 +336,16 @@ proptest! {
 
     #[test]
     fn a_node_that_has_shown_what_the_disk_lost_does_not_go_on(events in prop::collection::vec(event_or_loss(), 1..160)) {
+        run(events);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// A backup is restored, the disk has lost its end, and old records expire, whichever comes first.
+    #[test]
+    fn nodes_agree_again_whatever_the_log_forgets(events in prop::collection::vec(event_or_anything(), 1..200)) {
         run(events);
     }
 }
@@ -357,4 +385,21 @@ fn a_node_that_loads_the_end_of_a_long_room_takes_the_epoch_that_others_name() {
     follow.fetched(records[6..].to_vec(), 10, &mut steps);
     assert_eq!((shown(&steps), follow.epoch()), (vec![7, 8, 9], Some(named)));
     assert_eq!(steps.first(), Some(&Step::Ready { epoch: named, last_seq: 6, name: None }));
+}
+
+#[test]
+fn the_first_record_of_a_room_is_all_of_it_and_another_one_is_not() {
+    for is_first in [true, false] {
+        let (mut log, mut node) = (Log::default(), Node::new());
+        assert_eq!(node.answer(&log, false), None, "the room is empty");
+        assert_eq!(node.answer(&log, false), Some(None), "a life is to begin");
+        if !is_first {
+            // Another node was faster, and its record was lost on its way.
+            log.append(Kind::Message, Some(7), 1);
+        }
+        node.coming.push(log.append(Kind::Life, None, 2));
+        node.arrive(0);
+        assert_eq!(node.asked.is_empty(), is_first, "{:?}", node.asked);
+        assert_eq!(node.last.is_some(), is_first);
+    }
 }

@@ -1,44 +1,26 @@
 //! The names of users on NATS: one record for each, written only if the one before it is known.
 
+use std::collections::HashMap;
+
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream;
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::time::timeout;
 
 use super::{Nats, Unreachable};
-use crate::limits::cluster::{BATCH_RECORDS, FREE_NAME_SECONDS, HOLDER_TIME_MAX, REPLY_TIME_MAX};
+use crate::cluster::names::{Claim, Known};
+use crate::limits::cluster::{BATCH_RECORDS, FREE_NAME_SECONDS, HOLDER_TIME_MAX, NAMES_AT_ONCE_MAX};
 use crate::protocol::MemberId;
+use crate::protocol::name::Name;
 
-/// The member that has claimed a name.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub(in crate::cluster) struct Claim {
-    /// Its server.
-    pub(in crate::cluster) node: u64,
-    /// The connection there: shard, slot and serial number.
-    member: (u32, u32, u32),
-    /// The name as the user writes it.
-    pub(in crate::cluster) user: String,
-}
-
-impl Claim {
-    pub(in crate::cluster) fn new(node: u64, member: MemberId, user: &str) -> Self {
-        Self { node, member: (member.shard, member.slot, member.serial), user: user.to_owned() }
-    }
-
-    pub(in crate::cluster) fn member(&self) -> MemberId {
-        let (shard, slot, serial) = self.member;
-        MemberId { shard, slot, serial }
-    }
-}
-
-/// What is known about a name: where that stands in the stream, and which member has it, if any.
-#[derive(Clone, Debug)]
-pub(in crate::cluster) struct Known {
-    pub(in crate::cluster) user: String,
-    pub(in crate::cluster) at: u64,
-    pub(in crate::cluster) claim: Option<Claim>,
+/// What another server is asked for.
+#[derive(Debug, Deserialize, Serialize)]
+pub(in crate::cluster) enum Asked {
+    /// An answer.
+    Held(Question),
+    /// To close a connection, whose user has reconnected: shard, slot and serial number, and the user.
+    TakeOver(u32, u32, u32, String),
 }
 
 /// A question to another server: whether this member still has its name in this room.
@@ -50,25 +32,6 @@ pub(in crate::cluster) struct Question {
 }
 
 impl Nats {
-    pub(super) fn names_stream(&self) -> stream::Config {
-        stream::Config {
-            name: format!("{}_names", self.name),
-            subjects: vec![format!("{}.n.>", self.name)],
-            max_messages_per_subject: 1,
-            max_bytes: -1,
-            max_messages: -1,
-            max_consumers: -1,
-            allow_direct: true,
-            allow_message_ttl: true,
-            republish: Some(stream::Republish {
-                source: format!("{}.n.>", self.name),
-                destination: format!("{}.m.>", self.name),
-                headers_only: false,
-            }),
-            ..stream::Config::default()
-        }
-    }
-
     /// Writes who has a name, if its last record is still at `before` (0: there is none). `None`: it is another one.
     pub(in crate::cluster) async fn write_name(
         &self,
@@ -103,40 +66,56 @@ impl Nats {
         }
     }
 
-    /// The changes of a room's names from now on.
-    pub(in crate::cluster) async fn follow_names(&self, room: &str) -> Result<Subscriber, Unreachable> {
-        let subject = format!("{}.m.{room}.*", self.name);
-        let subscriber = self.client.subscribe(subject).await.map_err(|_| Unreachable)?;
-        timeout(REPLY_TIME_MAX, self.client.flush()).await.ok().and_then(Result::ok).ok_or(Unreachable)?;
-        Ok(subscriber)
+    /// Names of a room from this position of the stream on; if fewer than [`BATCH_RECORDS`], all of them.
+    pub(in crate::cluster) async fn names(&self, room: &str, from: u64) -> Result<Vec<Known>, Unreachable> {
+        if from == 1
+            && let Some(mut all) = self.names_of_all(&[room]).await?
+        {
+            return Ok(all.remove(room).unwrap_or_default());
+        }
+        let subject = format!("{}.n.{room}.*", self.name);
+        let question = json!({"seq": from, "next_by_subj": subject, "batch": BATCH_RECORDS});
+        self.ask_batch("names", &question, name_change).await
     }
 
-    /// All names of a room.
-    pub(in crate::cluster) async fn names(&self, room: &str) -> Result<Vec<Known>, Unreachable> {
-        let subject = format!("{}.n.{room}.*", self.name);
-        let (mut names, mut next) = (Vec::new(), 1);
+    /// All names of these rooms, by room; `None`: they are too many for one answer.
+    pub(in crate::cluster) async fn names_of_all(
+        &self,
+        rooms: &[impl AsRef<str>],
+    ) -> Result<Option<HashMap<String, Vec<Known>>>, Unreachable> {
+        // The servers find the last record of each subject at once; the next record that fits, only by a look at each.
+        let subjects: Vec<_> = rooms.iter().map(|room| format!("{}.n.{}.*", self.name, room.as_ref())).collect();
+        let question = json!({"multi_last": subjects, "batch": NAMES_AT_ONCE_MAX});
+        let Some(found) = self.ask_for_all("names", &question, with_room).await? else { return Ok(None) };
+        let mut by_room = HashMap::<_, Vec<_>>::new();
+        found.into_iter().for_each(|(room, known)| by_room.entry(room).or_default().push(known));
+        Ok(Some(by_room))
+    }
+
+    /// Whether a room has users.
+    pub(super) async fn has_users(&self, room: &str) -> Result<bool, Unreachable> {
+        let mut next = 1;
         loop {
-            let question = json!({"seq": next, "next_by_subj": subject, "batch": BATCH_RECORDS});
-            let batch = self.ask_batch("names", &question, name_change).await?;
-            let Some(last) = batch.last() else { return Ok(names) };
-            next = last.at + 1;
-            names.extend(batch);
+            let page = self.names(room, next).await?;
+            if page.iter().any(|known| known.claim.is_some()) {
+                return Ok(true);
+            }
+            match page.last() {
+                Some(last) if page.len() == BATCH_RECORDS => next = last.at + 1,
+                _ => return Ok(false),
+            }
         }
     }
 
     /// Names of all rooms from this position of the stream on, each with its room; some of them.
     pub(in crate::cluster) async fn all_names(&self, from: u64) -> Result<Vec<(String, Known)>, Unreachable> {
         let question = json!({"seq": from, "next_by_subj": format!("{}.n.>", self.name), "batch": BATCH_RECORDS});
-        let with_room = |message: &Message| {
-            let subject = message.headers.as_ref()?.get("Nats-Subject")?.as_str();
-            Some((subject.rsplit('.').nth(1)?.to_owned(), name_change(message)?))
-        };
         self.ask_batch("names", &question, with_room).await
     }
 
-    /// The questions to this server.
+    /// What other servers ask of this one.
     pub(in crate::cluster) async fn questions(&self, node: u64) -> Result<Subscriber, Unreachable> {
-        self.client.subscribe(format!("{}.o.{node:016x}", self.name)).await.map_err(|_| Unreachable)
+        self.client.subscribe(self.subject("o", &format!("{node:016x}"))).await.map_err(|_| Unreachable)
     }
 
     /// Answers a question.
@@ -147,11 +126,37 @@ impl Nats {
         }
     }
 
+    /// Has a connection of another server closed, whose user has reconnected here. If that server is gone, so is the connection.
+    pub(in crate::cluster) async fn take_over(&self, node: u64, member: MemberId, user: &Name) {
+        let order = Asked::TakeOver(member.shard, member.slot, member.serial, user.to_string());
+        let payload = serde_json::to_vec(&order).expect("names and numbers are JSON");
+        // If it doesn't arrive, the connection is closed when the other server reads who has its name, or when it has ended.
+        let _ = self.client.publish(self.subject("o", &format!("{node:016x}")), payload.into()).await;
+    }
+
+    /// The random numbers that all servers make their secrets with: these, unless there are some already.
+    pub(in crate::cluster) async fn resume_key(&self, own: [u64; 2]) -> Result<[u64; 2], Unreachable> {
+        let subject = self.key_subject();
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
+        let payload = serde_json::to_vec(&own).expect("numbers are JSON");
+        let sent = self.jetstream.publish_with_headers(subject.clone(), headers, payload.into()).await;
+        match sent.map_err(|_| Unreachable)?.await {
+            Ok(_) => return Ok(own),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
+            Err(_) => return Err(Unreachable),
+        }
+        let stream =
+            self.jetstream.get_stream_no_info(format!("{}_names", self.name)).await.map_err(|_| Unreachable)?;
+        let first = stream.get_last_raw_message_by_subject(&subject).await.map_err(|_| Unreachable)?;
+        serde_json::from_slice(&first.payload).map_err(|_| Unreachable)
+    }
+
     /// Asks the server of a claim whether the name is still held. What it doesn't answer in time, is; but not by a server that
     /// is gone.
-    pub(in crate::cluster) async fn is_held(&self, question: &Question) -> bool {
-        let subject = format!("{}.o.{:016x}", self.name, question.claim.node);
-        let payload = serde_json::to_vec(question).expect("names and numbers are JSON");
+    pub(in crate::cluster) async fn is_held(&self, question: Question) -> bool {
+        let subject = self.subject("o", &format!("{:016x}", question.claim.node));
+        let payload = serde_json::to_vec(&Asked::Held(question)).expect("names and numbers are JSON");
         let request = async_nats::Request::new().payload(payload.into()).timeout(Some(HOLDER_TIME_MAX));
         match self.client.send_request(subject, request).await {
             Ok(answer) => answer.payload.as_ref() != b"0",
@@ -160,9 +165,14 @@ impl Nats {
     }
 }
 
-/// The question in a message.
-pub(in crate::cluster) fn question(message: &Message) -> Option<Question> {
+/// What a message asks for.
+pub(in crate::cluster) fn asked(message: &Message) -> Option<Asked> {
     serde_json::from_slice(&message.payload).ok()
+}
+
+/// Whether a message that was republished is the change of a name.
+pub(in crate::cluster) fn is_name_change(message: &Message) -> bool {
+    message.subject.rsplit('.').nth(1) == Some("n")
 }
 
 /// The change of a name in a message that was republished, or read.
@@ -174,6 +184,12 @@ pub(in crate::cluster) fn name_change(message: &Message) -> Option<Known> {
     let at = headers.get("Nats-Sequence")?.as_str().parse().ok()?;
     let subject = headers.get("Nats-Subject")?.as_str();
     Some(known(subject.rsplit('.').next()?, at, &message.payload))
+}
+
+/// The same, with its room.
+fn with_room(message: &Message) -> Option<(String, Known)> {
+    let subject = message.headers.as_ref()?.get("Nats-Subject")?.as_str();
+    Some((subject.rsplit('.').nth(1)?.to_owned(), name_change(message)?))
 }
 
 fn known(user: &str, at: u64, payload: &[u8]) -> Known {

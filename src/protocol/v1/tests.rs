@@ -126,7 +126,7 @@ fn answers_have_the_keys_of_the_wire() {
     assert!(json(&Answer::joined("tea", 0xab, 7, None, 3).frame(None)).get("Recovered").is_none());
     assert_eq!(json(&Answer::left("tea").frame(reference)), json!({"Op": "ok", "Ref": 1, "Room": "tea"}));
     assert_eq!(
-        json(&Answer::who("tea", vec!["ann"], 3).frame(reference)),
+        json(&Answer::who("tea", vec!["ann"], 3, false).frame(reference)),
         json!({"Op": "ok", "Ref": 1, "Room": "tea", "Users": ["ann"], "Count": 3})
     );
     let rooms = vec![RoomEntry { room: "tea", users: 2 }];

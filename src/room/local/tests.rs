@@ -32,7 +32,7 @@ impl Shard {
 
     fn at(pace: Pace) -> Self {
         let inboxes = inbox::inboxes([os::new_eventfd().unwrap()], 1 << 30);
-        let registry = Registry::new(inboxes, 1, ResumeKey::new([1, 2]), ReplayBounds::OFF);
+        let registry = Registry::new(inboxes, 1, ResumeKey::new(0, [1, 2]), ReplayBounds::OFF);
         Self { registry, rooms: LocalRooms::new(1 << 20, 0), pace, now: Instant::now() }
     }
 

@@ -1,8 +1,8 @@
 use super::*;
 use crate::os;
 use crate::protocol::position::Since;
-use crate::room::Speaker;
 use crate::room::inbox;
+use crate::room::{FirstUsers, Speaker};
 
 const AGE_MS: u64 = 1000;
 const BOUNDS: ReplayBounds = ReplayBounds { frames_max: 100, bytes_max: 1 << 20, age_max_ms: AGE_MS };
@@ -14,7 +14,7 @@ fn at(monotonic_ms: u64) -> Time {
 }
 
 fn registry(bounds: ReplayBounds) -> Registry {
-    Registry::new(inbox::inboxes([os::new_eventfd().unwrap()], 1 << 30), 7, ResumeKey::new([1, 2]), bounds)
+    Registry::new(inbox::inboxes([os::new_eventfd().unwrap()], 1 << 30), 7, ResumeKey::new(0, [1, 2]), bounds)
 }
 
 fn user(name: &str) -> Name {
@@ -324,7 +324,8 @@ fn counts_that_are_read_without_the_lock_are_up_to_date() {
         for Listed { name, counts } in rooms {
             assert_eq!((counts.members, counts.users), (inside.len(), names.len()));
             let room = registry.get(Namespace::Chat, &name).unwrap();
-            assert_eq!(room.first_users(7), (names[..names.len().min(7)].to_vec(), names.len()));
+            let FirstUsers { names: first, count, is_partial } = room.first_users(7);
+            assert_eq!((first, count, is_partial), (names[..names.len().min(7)].to_vec(), names.len(), false));
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::protocol::position::Since;
 use crate::protocol::v0::text;
 use crate::protocol::v1::{self, Answer, Code, Ref, Refusal};
 use crate::protocol::{Encoding, MemberId, Namespace, Protocol, broadcast, sse};
-use crate::room::inbox::{Found, NotOpened, Outcome, Unavailable};
+use crate::room::inbox::{Claimed, Found, NotOpened, Outcome, Unavailable};
 use crate::room::outward::{Finder, Joiner};
 use crate::room::{Placed, Room};
 
@@ -46,6 +46,8 @@ pub(super) struct Elsewhere {
     responses: HashMap<Key, Bytes>,
     /// The room that was found for the message that is being handled, if it was held for that.
     found: Option<Option<Arc<Room>>>,
+    /// Whether another connection has the name of its sender there, although the room doesn't know it.
+    name_is_taken: bool,
 }
 
 impl Elsewhere {
@@ -54,9 +56,19 @@ impl Elsewhere {
         !self.opening.is_empty() && self.opening.contains_key(&key)
     }
 
+    /// Whether the answer to this connection's handshake has to wait for a room.
+    pub(super) fn holds_response(&self, key: Key) -> bool {
+        !self.responses.is_empty() && self.responses.contains_key(&key)
+    }
+
     /// Whether a room has been looked for, on behalf of the message that is being handled.
     pub(super) fn has_found(&self) -> bool {
         self.found.is_some()
+    }
+
+    /// Whether another connection has the name of the sender of the message that is being handled.
+    pub(super) fn name_is_taken(&self) -> bool {
+        self.name_is_taken
     }
 
     /// The room of this name, if it is the one that was found.
@@ -128,7 +140,7 @@ impl Hub {
         let opening = Opening::Join { name: name.clone(), user: user.clone(), since, reply: reply.to_static() };
         self.elsewhere.opening.insert(key, opening);
         if let Some(outward) = self.registry.outward() {
-            outward.open(namespace, name.clone(), Joiner { member, user, predecessor });
+            outward.open(namespace, name.clone(), Joiner { member, user, predecessor, since });
         }
     }
 
@@ -140,14 +152,19 @@ impl Hub {
     }
 
     /// The room that a connection waits for is loaded, or can't be had.
-    pub(super) fn opened(&mut self, member: MemberId, room: Result<Arc<Room>, NotOpened>) {
+    pub(super) fn opened(&mut self, member: MemberId, room: Result<(Arc<Room>, Claimed), NotOpened>) {
         let key = Key { slot: member.slot, serial: member.serial };
         let Some(Opening::Join { name, user, since, reply }) = self.elsewhere.opening.remove(&key) else { return };
         let response = self.elsewhere.responses.remove(&key);
         if !self.get(key).is_some_and(|connection| connection.life.is_open()) {
             // It has claimed a name that it doesn't need any more.
-            if let (Ok(_), Some(user), Some(outward)) = (room, user, self.registry.outward()) {
+            if let (Ok((room, claimed)), Some(user), Some(outward)) = (room, user, self.registry.outward()) {
                 outward.release(&name, &user, member);
+                if claimed == Claimed::TakenOver {
+                    // The lost connection has left without a word.
+                    let announced = room.announce_elsewhere(&user, false, self.now.time, &mut self.wakes);
+                    self.fold(announced, room);
+                }
             }
             return;
         }
@@ -155,7 +172,7 @@ impl Hub {
             self.connection(key.slot).respond(response);
         }
         let joined = match room {
-            Ok(room) => self.join(key.slot, &name, since, &reply, Some(&room)),
+            Ok(opened) => self.join(key.slot, &name, since, &reply, Some(&opened)),
             Err(NotOpened::NameTaken) => Err(Denied::NameTaken),
             Err(NotOpened::Unavailable) => Err(Denied::Unavailable),
         };
@@ -163,21 +180,26 @@ impl Hub {
         self.queue(key.slot);
     }
 
-    /// Looks on other servers for a room that nobody here is in. True: the message is handled again once that is known.
+    /// Looks on other servers for a room that nobody here is in, or that doesn't know all names and so not whether a visitor may
+    /// speak under its own. True: the message is handled again once that is known.
     pub(super) fn look_elsewhere(&mut self, slot: u32, name: &str, payload: &[u8]) -> bool {
         let Some(outward) = self.registry.outward() else { return false };
-        if self.elsewhere.has_found() || self.room_of(slot, name).is_some() {
+        let knows_all = |room: &Room| self.is_member(slot, room) || !room.is_partial();
+        if self.elsewhere.has_found() || self.room_of(slot, name).is_some_and(|room| knows_all(&room)) {
             return false;
         }
         let Ok(name) = Name::room(name) else { return false };
-        outward.look_for(Namespace::Chat, name, Finder::Member(self.member_id(slot)));
+        let connection = &self.connections[slot as usize];
+        let (user, predecessor) = (connection.user().cloned(), connection.predecessor());
+        let visitor = Joiner { member: self.member_id(slot), user, predecessor, since: None };
+        outward.look_for(Namespace::Chat, name, Finder::Member(visitor));
         let key = self.key(slot);
         self.elsewhere.opening.insert(key, Opening::Ask(payload.into()));
         true
     }
 
     /// It is known whether there is the room that a connection has asked about: its message is handled.
-    pub(super) fn found(&mut self, member: MemberId, room: Found) {
+    pub(super) fn found(&mut self, member: MemberId, room: Found, name_is_taken: bool) {
         let key = Key { slot: member.slot, serial: member.serial };
         let Some(Opening::Ask(payload)) = self.elsewhere.opening.remove(&key) else { return };
         if !self.get(key).is_some_and(|connection| connection.life.is_open()) {
@@ -185,9 +207,9 @@ impl Hub {
         }
         match room {
             Ok(room) => {
-                self.elsewhere.found = Some(room);
+                (self.elsewhere.found, self.elsewhere.name_is_taken) = (Some(room), name_is_taken);
                 self.passed_message(key.slot, MessageKind::Text, &payload);
-                self.elsewhere.found = None;
+                (self.elsewhere.found, self.elsewhere.name_is_taken) = (None, false);
             }
             Err(Unavailable) => {
                 let reference = v1::parse(&payload).reference;
@@ -245,15 +267,20 @@ impl Hub {
         self.queue(slot);
     }
 
-    /// The other servers can't be reached, or can be again: tells the members of chat rooms.
+    /// The other servers can't be reached, or can be again: tells the members of chat rooms, and their listeners.
     pub(super) fn tell_reachability(&mut self, is_away: bool) {
-        let is_told = |connection: &Connection| {
-            let is_chat = matches!(connection.protocol(), Protocol::V0 | Protocol::V1);
-            is_chat && connection.life.is_open() && !connection.memberships.is_empty()
-        };
-        let told = self.connections.iter().filter(|(_, connection)| is_told(connection));
-        let slots: Vec<u32> = told.map(|(slot, _)| slot as u32).collect();
         let frame = broadcast::reachability(is_away);
-        slots.into_iter().for_each(|slot| self.reply(slot, frame.clone()));
+        let event = sse::notice(if is_away { "away" } else { "back" }, &frame);
+        let told = |(slot, connection): (usize, &Connection)| {
+            let is_there = connection.life.is_open() && !connection.memberships.is_empty();
+            let notice = match connection.protocol() {
+                Protocol::V0 | Protocol::V1 => &frame,
+                Protocol::Sse => &event,
+                Protocol::Raw => return None,
+            };
+            is_there.then(|| (slot as u32, notice.clone()))
+        };
+        let told: Vec<_> = self.connections.iter().filter_map(told).collect();
+        told.into_iter().for_each(|(slot, notice)| self.reply(slot, notice));
     }
 }

@@ -12,8 +12,10 @@ use crate::limits::{LEAVE_BYTES_MAX, SETTLE_BYTES_MAX};
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
 use crate::protocol::position::Since;
+use crate::protocol::resume::Predecessor;
 use crate::protocol::v1::{Code, Ref, Refusal};
 use crate::protocol::{Protocol, broadcast, v0};
+use crate::room::inbox::Claimed;
 use crate::room::registry::Joined;
 use crate::room::{self, Announced, Entered, Room};
 use crate::shard::settings::Slow;
@@ -93,6 +95,10 @@ impl Hub {
         reply: &JoinReply<'_>,
         joined: Joining,
     ) {
+        if matches!(reply, JoinReply::Address) {
+            // Not before: as long as it is in the room, the new one takes its place there, and nobody leaves.
+            self.take_over(slot);
+        }
         match (reply, joined) {
             (JoinReply::Request(reference), joined) => self.answer_join(slot, reference.as_ref(), name, joined),
             (JoinReply::Command, joined) => self.join_commanded(slot, joined.err()),
@@ -135,7 +141,7 @@ impl Hub {
         name: &Name,
         since: Option<Since>,
         reply: &JoinReply<'_>,
-        opened: Option<&Arc<Room>>,
+        opened: Option<&(Arc<Room>, Claimed)>,
     ) -> Joining {
         if matches!(reply, JoinReply::Request(_)) {
             // What the other rooms have goes first; nothing of this room may come before the answer.
@@ -145,13 +151,13 @@ impl Hub {
         let connection = &self.connections[slot as usize];
         let (protocol, encoding) = (connection.protocol(), connection.encoding());
         let descriptor = connection.descriptor;
-        let (user, predecessor) = (connection.user(), connection.predecessor());
-        let claimed = opened.is_some();
+        let (user, predecessor) = (connection.user(), connection.predecessor().and_then(Predecessor::here));
+        let claimed = opened.map(|(_, claimed)| *claimed);
         let joining = room::Joining { user, member, descriptor, since, predecessor, claimed };
         let (registry, now, wakes) = (&self.registry, self.now.time, &mut self.wakes);
         let joined = match opened {
             None => registry.join(protocol.namespace(), name, &joining, now, wakes),
-            Some(room) => registry
+            Some((room, _)) => registry
                 .join_opened(room, &joining, now, wakes)
                 .map(|entered| Joined { room: Arc::clone(room), entered }),
         };
@@ -253,7 +259,7 @@ impl Hub {
         }
     }
 
-    fn fold(&mut self, announced: Announced, room: Arc<Room>) {
+    pub(super) fn fold(&mut self, announced: Announced, room: Arc<Room>) {
         if let Announced::At(due_ms) = announced {
             self.timers.fold(due_ms, room);
         }

@@ -199,6 +199,9 @@ impl Hub {
                 *user = principal.user.clone();
             }
             self.send_hello(slot);
+            if room.is_none() {
+                self.take_over(slot);
+            }
         }
         room
     }

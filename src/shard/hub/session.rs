@@ -13,6 +13,7 @@ use crate::limits::UNREADABLE_MAX;
 use crate::protocol::Protocol;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::Name;
+use crate::protocol::resume::Predecessor;
 use crate::protocol::surrogates::without_lone_surrogates;
 use crate::protocol::v0::text;
 use crate::rate::Admitted;
@@ -125,7 +126,11 @@ impl Hub {
         let speaker = if self.is_member(slot, room) {
             Speaker::Member(user)
         } else {
-            Speaker::Visitor(Visitor { user, predecessor: self.connections[slot as usize].predecessor() })
+            if self.elsewhere.name_is_taken() {
+                return Err(JoinError::NameTaken);
+            }
+            let predecessor = self.connections[slot as usize].predecessor().and_then(Predecessor::here);
+            Speaker::Visitor(Visitor { user, predecessor })
         };
         let published = room.publish_chat(&speaker, text, self.now.time, &mut self.wakes);
         self.spend_on_compression(room.is_deflating(), text.len());

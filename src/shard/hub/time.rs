@@ -123,10 +123,15 @@ impl Hub {
 
     fn timer(&mut self, slot: u32) {
         let (tick, heartbeat) = (self.now.time.tick(), self.settings.heartbeat);
+        let waits_for_its_answer = self.elsewhere.holds_response(self.key(slot));
         let connection = self.connection(slot);
         if !connection.life.is_open() {
             // The time to close has run out.
             return self.end(slot);
+        }
+        if waits_for_its_answer {
+            // A ping must not come before the answer to the handshake.
+            return self.schedule(slot, heartbeat.interval);
         }
         if connection.protocol() == Protocol::Sse {
             connection.ping();

@@ -10,7 +10,7 @@ use crate::protocol::name::Name;
 use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::{self, Command, text};
 use crate::protocol::v1::Code;
-use crate::room::{Published, Room};
+use crate::room::{FirstUsers, Published, Room};
 
 impl Hub {
     pub(super) fn command(&mut self, slot: u32, user: &Name, payload: &[u8]) {
@@ -64,9 +64,10 @@ impl Hub {
         if let Err(denied) = self.allow(slot, Right::Listen, room.key()) {
             return self.refuse(slot, Code::Denied, &denied.to_string());
         }
-        let (users, count) = room.first_users(USERS_LISTED_MAX);
-        let names: Vec<_> = users.iter().map(Name::as_str).collect();
-        self.answer(slot, room, &text::list(&names, count));
+        let FirstUsers { names, count, is_partial } = room.first_users(USERS_LISTED_MAX);
+        let names: Vec<_> = names.iter().map(Name::as_str).collect();
+        let list = if is_partial { text::list_partial } else { text::list };
+        self.answer(slot, room, &list(&names, count));
     }
 
     fn list_channels(&mut self, slot: u32, room: &Room) {

@@ -12,20 +12,20 @@ use crate::protocol::USERS_LISTED_MAX;
 use crate::protocol::close_code::CloseReason;
 use crate::protocol::name::{Name, room_key_prefix};
 use crate::protocol::position::Since;
+use crate::protocol::resume::Predecessor;
 use crate::protocol::surrogates::without_lone_surrogates;
 use crate::protocol::unicode::is_blank;
 use crate::protocol::v0::text;
 use crate::protocol::v1::{self, Answer, Code, Command, Hello, Limits, Ref, Refusal, RequestFault, RoomEntry};
 use crate::room::inbox::Order;
-use crate::room::{Published, Room};
+use crate::room::{FirstUsers, Published, Room};
 
 impl Hub {
-    /// Sends `hello`, and has the connection closed whose name this one takes over.
+    /// Sends `hello`.
     pub(super) fn send_hello(&mut self, slot: u32) {
         let member = self.member_id(slot);
         let connection = &self.connections[slot as usize];
         let Some(user) = connection.user().cloned() else { return };
-        let predecessor = connection.predecessor();
         let hello = Hello {
             op: "hello",
             client: format!("{}-{}", member.shard, connection.serial),
@@ -42,15 +42,26 @@ impl Hub {
             expires: self.expires_in(slot),
         };
         self.reply(slot, hello.frame());
-        if let Some(member) = predecessor
-            && let Some(inbox) = self.registry.inboxes().get(member.shard as usize)
-        {
-            self.wakes.note(member.shard as usize, inbox.order(Order::TakeOver { member, user }));
+    }
+
+    /// Has the connection closed whose name this one takes over.
+    pub(super) fn take_over(&mut self, slot: u32) {
+        let connection = &self.connections[slot as usize];
+        let (Some(user), Some(predecessor)) = (connection.user().cloned(), connection.predecessor()) else { return };
+        match predecessor {
+            Predecessor::Here(member) => {
+                if let Some(inbox) = self.registry.inboxes().get(member.shard as usize) {
+                    self.wakes.note(member.shard as usize, inbox.order(Order::TakeOver { member, user }));
+                }
+            }
+            Predecessor::Elsewhere { node, member } => {
+                self.registry.outward().iter().for_each(|outward| outward.take_over(node, member, user.clone()));
+            }
         }
     }
 
     /// The connection whose name the holder of this secret may take over.
-    pub(in crate::shard) fn predecessor(&self, secret: &str) -> Option<MemberId> {
+    pub(in crate::shard) fn predecessor(&self, secret: &str) -> Option<Predecessor> {
         self.registry.resume_key().redeem(secret)
     }
 
@@ -191,9 +202,9 @@ impl Hub {
     fn who(&mut self, slot: u32, reference: Option<&Ref<'_>>, name: &str) -> Result<(), Refusal> {
         let room = self.existing_room(slot, name)?;
         self.allow(slot, Right::Listen, room.key()).map_err(denial)?;
-        let (users, count) = room.first_users(USERS_LISTED_MAX);
-        let users = users.iter().map(Name::as_str).collect();
-        self.reply(slot, Answer::who(room.name(), users, count).frame(reference));
+        let FirstUsers { names, count, is_partial } = room.first_users(USERS_LISTED_MAX);
+        let users = names.iter().map(Name::as_str).collect();
+        self.reply(slot, Answer::who(room.name(), users, count, is_partial).frame(reference));
         Ok(())
     }
 

@@ -33,6 +33,7 @@ pub(super) fn received(instance: &str) -> Received {
         client_from: None,
         headers: vec![],
         group: None,
+        cluster: None,
         instance: instance.into(),
         version: "0.1.0".into(),
         backend: None,

@@ -340,6 +340,48 @@ fn addresses_that_are_not_where_they_should_be() {
     assert_eq!((two.verdict.kind, two.others[0].kind), (Kind::Sound, Kind::AnotherInstance));
 }
 
+/// A server of this cluster and log, which it has not reached for `away_seconds`.
+fn sharing(at: &str, name: &str, log: &str, away_seconds: Option<u64>) -> Address {
+    let cluster = Some(Cluster { name: name.into(), log: log.into(), away_seconds });
+    let received = Received { cluster, ..received(at) };
+    let mut address = healthy(at);
+    if let Step::Done(echo) = &mut address.echo {
+        echo.received = Some(received);
+    }
+    address
+}
+
+#[test]
+fn servers_of_a_cluster_are_one_and_a_stranger_among_them_is_named() {
+    let ours = |at| sharing(at, "hi", "1", None);
+    let one = diagnose(&facts(vec![ours(OLD), ours(NEW), ours(NEW6)]));
+    assert_eq!((one.verdict.kind, one.others.len()), (Kind::Sound, 0));
+    let away = |seconds| sharing(OLD, "hi", "1", Some(seconds));
+    check(vec![
+        broken(facts(vec![away(2), ours(NEW)]), Kind::ClusterAway, "192.0.2.7: hi has not reached", "/readyz"),
+        broken(
+            facts(vec![sharing(OLD, "tea", "2", None), ours(NEW), ours(NEW6)]),
+            Kind::AnotherCluster,
+            "192.0.2.7 belongs to the cluster tea and not to hi",
+            "--cluster-name hi",
+        ),
+        broken(
+            facts(vec![sharing(OLD, "hi", "2", None), ours(NEW), ours(NEW6)]),
+            Kind::AnotherCluster,
+            "192.0.2.7 belongs to another cluster of the name hi",
+            "or take its record away",
+        ),
+        broken(
+            facts(vec![healthy(OLD), ours(NEW)]),
+            Kind::AnotherCluster,
+            "192.0.2.7 shares",
+            "--cluster of 198.51.100.9",
+        ),
+    ]);
+    let moment = diagnose(&facts(vec![away(1), ours(NEW)]));
+    assert_eq!((moment.verdict.kind, moment.others[0].kind), (Kind::Sound, Kind::ClusterAway));
+}
+
 fn only_expected_6() -> Address {
     Address { in_dns: false, ..healthy(NEW6) }
 }

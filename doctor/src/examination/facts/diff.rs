@@ -160,6 +160,7 @@ mod tests {
             client_from: None,
             headers: pairs(headers),
             group: None,
+            cluster: None,
             instance: "i".into(),
             version: "0".into(),
             backend: None,

@@ -77,11 +77,26 @@ pub(crate) struct Received {
     /// The name that it shares with other servers behind the same public address, if it was given one.
     #[serde(default)]
     pub(crate) group: Option<String>,
+    /// The cluster that it belongs to, if it belongs to one.
+    #[serde(default)]
+    pub(crate) cluster: Option<Cluster>,
     /// hi's version.
     pub(crate) version: String,
     /// What it serves connections with; old servers don't say.
     #[serde(default)]
     pub(crate) backend: Option<String>,
+}
+
+/// Servers that share their rooms.
+#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
+pub(crate) struct Cluster {
+    /// Its name (`--cluster-name`).
+    pub(crate) name: String,
+    /// A number of its log: servers with the same one share their rooms.
+    pub(crate) log: String,
+    /// For how long this server has not reached the log, if it doesn't.
+    #[serde(default)]
+    pub(crate) away_seconds: Option<u64>,
 }
 
 impl Received {

@@ -1,0 +1,106 @@
+//! Records of rooms are read: those that a room is loaded with, and those that were missed.
+
+use std::collections::HashMap;
+use std::rc::{Rc, Weak as RcWeak};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::nats::Unreachable;
+use super::record::{Record, split};
+use super::stats::Repair;
+use super::{Cluster, Following};
+use crate::limits::cluster::{PAUSE, SWEEP_ROOMS_MIN, TICK};
+use crate::protocol::Namespace;
+
+/// Records of a room, and the position of the last.
+type Records = (Vec<Record>, u64);
+type Found = Result<Records, Unreachable>;
+/// Rooms that wait to be loaded, with who waits: `None` if there are no recent records.
+pub(super) type Loading = HashMap<Rc<str>, oneshot::Sender<Option<Records>>>;
+
+impl Cluster {
+    /// Reads records of a room, from this position of the stream on or to load it.
+    pub(super) async fn fetch(self: Rc<Self>, key: Rc<str>, following: RcWeak<Following>, from: Option<u64>) {
+        let since = (Self::now().unix_ms).saturating_sub(self.settings.replay_age_ms);
+        // A gap in a room that is there is not kept waiting by rooms that are not.
+        let found = match from {
+            None => self.load(&key, since).await,
+            Some(_) => Box::pin(self.log.records(&key, from, since)).await,
+        };
+        if found.is_err() {
+            tokio::time::sleep(TICK).await;
+        }
+        let Some(following) = following.upgrade() else { return };
+        // Over: what it finds may need the next one.
+        following.fetcher.0.take();
+        let mut steps = Vec::new();
+        match found {
+            Ok((records, last_at)) => {
+                self.count_repair(from, &records);
+                following.follow.borrow_mut().fetched(records, last_at, &mut steps);
+            }
+            Err(_) => following.follow.borrow_mut().failed(&mut steps),
+        }
+        self.carry_out(&key, &following, steps);
+    }
+
+    fn count_repair(&self, from: Option<u64>, records: &[Record]) {
+        let Some(from) = from.filter(|from| *from > 0) else { return };
+        match records {
+            [first, ..] if first.at > from => self.stats.repairs(Repair::Hole).add(1),
+            [_, _, ..] => self.stats.repairs(Repair::Whole).add(1),
+            _ => {}
+        }
+    }
+
+    /// Reads the records that a room is loaded with: those since then, and at least the last one. A few rooms are read one by one.
+    async fn load(&self, key: &Rc<str>, since_ms: u64) -> Found {
+        let (sender, mut swept) = oneshot::channel();
+        if split(key).0 == Namespace::Chat {
+            self.loading.borrow_mut().insert(Rc::clone(key), sender);
+        }
+        let may_load = tokio::select! {
+            biased;
+            Ok(found) = &mut swept => match found {
+                Some(found) => return Ok(found),
+                None => self.loads.acquire().await,
+            },
+            may_load = self.loads.acquire() => may_load,
+        };
+        let is_many = || self.loading.borrow().len() >= SWEEP_ROOMS_MIN && self.sweeps_from.get() <= Instant::now();
+        if is_many() {
+            let _no_single_one_is_read = self.sweeps.write().await;
+            // Another one may have been faster.
+            if is_many() {
+                Box::pin(self.load_all(since_ms)).await;
+            }
+        }
+        let _nobody_sweeps = self.sweeps.read().await;
+        if let Ok(Some(found)) = swept.try_recv() {
+            return Ok(found);
+        }
+        self.loading.borrow_mut().remove(key);
+        // Thousands may be waiting: what they need later takes no memory before.
+        let found = Box::pin(self.log.records(key, None, since_ms)).await;
+        drop(may_load);
+        found
+    }
+
+    /// Loads all rooms that wait for it and have recent records; the others are read one by one, which is fast.
+    async fn load_all(&self, since_ms: u64) {
+        let waiting = self.loading.take();
+        let rooms: Vec<_> = waiting.keys().cloned().collect();
+        let mut found = self.log.sweep(&rooms, since_ms).await.unwrap_or_default();
+        if found.len() < rooms.len() / 2 {
+            // Most of them are new, and so may be the next ones; or the log is too long.
+            self.sweeps_from.set(Instant::now() + PAUSE);
+        }
+        for (room, waiting) in waiting {
+            let records = found.remove(&room);
+            let found = records.and_then(|records| records.last().map(|last| last.at).map(|at| (records, at)));
+            // The room may have been forgotten.
+            let _ = waiting.send(found);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A relay between a server and its log that can fail: it holds back what goes one way, or loses a record of it.
+
+#![allow(dead_code, reason = "each test file uses its own part of it")]
+#![allow(unreachable_pub, reason = "a test has no outside")]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Where something goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    ToLog,
+    FromLog,
+}
+
+/// See the module.
+pub struct Relay {
+    port: u16,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    holds_to: AtomicBool,
+    holds_from: AtomicBool,
+    loses_next: AtomicBool,
+}
+
+impl Relay {
+    /// Relays to the port of a server of the log.
+    pub fn start(log: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let relay = Self { port: listener.local_addr().unwrap().port(), state: Arc::default() };
+        let state = Arc::clone(&relay.state);
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let Ok(far) = TcpStream::connect(("127.0.0.1", log)) else { continue };
+                let (near_too, far_too) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+                let (to, from) = (Arc::clone(&state), Arc::clone(&state));
+                std::thread::spawn(move || pass_to(&to, near, far));
+                std::thread::spawn(move || pass_from(&from, far_too, near_too));
+            }
+        });
+        relay
+    }
+
+    /// Where a server connects to.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Nothing gets through on this way, and nobody is told.
+    pub fn hold(&self, way: Way) {
+        self.state.held(way).store(true, Ordering::SeqCst);
+    }
+
+    /// Everything gets through again, also what was held back.
+    pub fn let_go(&self) {
+        [Way::ToLog, Way::FromLog].into_iter().for_each(|way| self.state.held(way).store(false, Ordering::SeqCst));
+    }
+
+    /// The next record of a chat room is lost on its way from the log.
+    pub fn lose_next(&self) {
+        self.state.loses_next.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether that record has not come yet.
+    pub fn will_lose(&self) -> bool {
+        self.state.loses_next.load(Ordering::SeqCst)
+    }
+}
+
+impl State {
+    fn held(&self, way: Way) -> &AtomicBool {
+        if way == Way::ToLog { &self.holds_to } else { &self.holds_from }
+    }
+
+    fn wait(&self, way: Way) {
+        while self.held(way).load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn pass_to(state: &State, mut from: TcpStream, mut to: TcpStream) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        state.wait(Way::ToLog);
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
+
+/// Passes on one operation of NATS after the other.
+fn pass_from(state: &State, from: TcpStream, mut to: TcpStream) {
+    let mut from = BufReader::new(from);
+    loop {
+        let mut operation = Vec::new();
+        if !matches!(from.read_until(b'\n', &mut operation), Ok(1..)) {
+            break;
+        }
+        let line = String::from_utf8_lossy(&operation).into_owned();
+        if line.starts_with("MSG ") || line.starts_with("HMSG ") {
+            let length: u64 = line.split_whitespace().last().and_then(|length| length.parse().ok()).expect("a length");
+            if from.by_ref().take(length + 2).read_to_end(&mut operation).is_err() {
+                break;
+            }
+        }
+        state.wait(Way::FromLog);
+        let is_record = line.starts_with("HMSG hi.d.");
+        if is_record && state.loses_next.swap(false, Ordering::SeqCst) {
+            continue;
+        }
+        if to.write_all(&operation).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
