@@ -28,5 +28,10 @@ pub(crate) fn alone() -> Server {
 
 /// A server that shares its rooms.
 pub(crate) fn node(broker: &Broker) -> Server {
-    Server::hi(&hi_here(), "1", &[&PATIENT[..], &["--cluster", &broker.url()]].concat())
+    node_with(broker, &[])
+}
+
+/// The same, with further options.
+pub(crate) fn node_with(broker: &Broker, options: &[&str]) -> Server {
+    Server::hi(&hi_here(), "1", &[&PATIENT[..], &["--cluster", &broker.url()], options].concat())
 }

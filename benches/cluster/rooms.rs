@@ -12,7 +12,7 @@ use crate::connect::{upgrade, wait};
 use crate::frames::Arriving;
 use crate::members::{JOINED, Members};
 use crate::messages::Dialect;
-use crate::nodes::{alone, node};
+use crate::nodes::{alone, node, node_with};
 use crate::process::Server;
 
 const ROOMS: usize = 10_000;
@@ -20,6 +20,8 @@ const ROOMS: usize = 10_000;
 const ROOMS_OF_A_USER: usize = 20;
 /// Time in which an idle server's CPU time is counted.
 const IDLE: Duration = Duration::from_secs(10);
+/// Time after which nothing in a room is recent to a server that keeps messages for one second.
+const SILENCE: Duration = Duration::from_secs(2);
 
 pub(crate) fn run() {
     let broker = Broker::start();
@@ -35,6 +37,9 @@ pub(crate) fn run() {
     let another = node(&broker);
     let _users = users(&another);
     listeners("in a cluster, listeners", &node(&broker));
+    let forgetful = node_with(&broker, &["--replay-age", "1s"]);
+    std::thread::sleep(SILENCE);
+    listeners("the same, rooms that have long been silent", &forgetful);
 }
 
 /// Users who are in all rooms.

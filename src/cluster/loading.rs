@@ -1,23 +1,44 @@
 //! Records of rooms are read: those that a room is loaded with, and those that were missed.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak as RcWeak};
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use tokio::sync::{RwLock, Semaphore, oneshot};
 
 use super::nats::Unreachable;
 use super::record::{Record, split};
 use super::stats::Repair;
 use super::{Cluster, Following};
-use crate::limits::cluster::{PAUSE, SWEEP_ROOMS_MIN, TICK};
+use crate::limits::cluster::{LOADS_MAX, PAUSE, SWEEP_ROOMS_MIN, TICK};
 use crate::protocol::Namespace;
 
 /// Records of a room, and the position of the last.
 type Records = (Vec<Record>, u64);
-type Found = Result<Records, Unreachable>;
-/// Rooms that wait to be loaded, with who waits: `None` if there are no recent records.
-pub(super) type Loading = HashMap<Rc<str>, oneshot::Sender<Option<Records>>>;
+
+/// Rooms that are about to be loaded.
+pub(super) struct Loading {
+    /// Those that wait, with who waits: gets `None` if there are no recent records.
+    waiting: RefCell<HashMap<Rc<str>, oneshot::Sender<Option<Records>>>>,
+    /// One may be read.
+    pub(super) may_read: Semaphore,
+    /// Held while many are read at once: the log would answer that between questions that take it longer.
+    together: RwLock<()>,
+    /// When what is recent in all rooms is read again.
+    sweeps_from: Cell<Instant>,
+}
+
+impl Default for Loading {
+    fn default() -> Self {
+        Self {
+            waiting: RefCell::default(),
+            may_read: Semaphore::new(LOADS_MAX),
+            together: RwLock::default(),
+            sweeps_from: Cell::new(Instant::now()),
+        }
+    }
+}
 
 impl Cluster {
     /// Reads records of a room, from this position of the stream on or to load it.
@@ -55,46 +76,47 @@ impl Cluster {
     }
 
     /// Reads the records that a room is loaded with: those since then, and at least the last one. A few rooms are read one by one.
-    async fn load(&self, key: &Rc<str>, since_ms: u64) -> Found {
-        let (sender, mut swept) = oneshot::channel();
+    async fn load(&self, key: &Rc<str>, since_ms: u64) -> Result<Records, Unreachable> {
+        let Loading { waiting, may_read, together, sweeps_from } = &self.loading;
+        let (sender, mut found) = oneshot::channel();
         if split(key).0 == Namespace::Chat {
-            self.loading.borrow_mut().insert(Rc::clone(key), sender);
+            waiting.borrow_mut().insert(Rc::clone(key), sender);
         }
-        let may_load = tokio::select! {
+        let permit = tokio::select! {
             biased;
-            Ok(found) = &mut swept => match found {
+            Ok(found) = &mut found => match found {
                 Some(found) => return Ok(found),
-                None => self.loads.acquire().await,
+                None => may_read.acquire().await,
             },
-            may_load = self.loads.acquire() => may_load,
+            permit = may_read.acquire() => permit,
         };
-        let is_many = || self.loading.borrow().len() >= SWEEP_ROOMS_MIN && self.sweeps_from.get() <= Instant::now();
+        let is_many = || waiting.borrow().len() >= SWEEP_ROOMS_MIN && sweeps_from.get() <= Instant::now();
         if is_many() {
-            let _no_single_one_is_read = self.sweeps.write().await;
+            let _no_single_one_is_read = together.write().await;
             // Another one may have been faster.
             if is_many() {
                 Box::pin(self.load_all(since_ms)).await;
             }
         }
-        let _nobody_sweeps = self.sweeps.read().await;
-        if let Ok(Some(found)) = swept.try_recv() {
+        let _not_together = together.read().await;
+        if let Ok(Some(found)) = found.try_recv() {
             return Ok(found);
         }
-        self.loading.borrow_mut().remove(key);
+        waiting.borrow_mut().remove(key);
         // Thousands may be waiting: what they need later takes no memory before.
         let found = Box::pin(self.log.records(key, None, since_ms)).await;
-        drop(may_load);
+        drop(permit);
         found
     }
 
     /// Loads all rooms that wait for it and have recent records; the others are read one by one, which is fast.
     async fn load_all(&self, since_ms: u64) {
-        let waiting = self.loading.take();
+        let waiting = self.loading.waiting.take();
         let rooms: Vec<_> = waiting.keys().cloned().collect();
         let mut found = self.log.sweep(&rooms, since_ms).await.unwrap_or_default();
         if found.len() < rooms.len() / 2 {
             // Most of them are new, and so may be the next ones; or the log is too long.
-            self.sweeps_from.set(Instant::now() + PAUSE);
+            self.loading.sweeps_from.set(Instant::now() + PAUSE);
         }
         for (room, waiting) in waiting {
             let records = found.remove(&room);

@@ -24,14 +24,12 @@ use std::sync::{Arc, Weak, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use tokio::sync::{RwLock, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::info;
 
 use crate::clock::Time;
-use crate::limits::cluster::{
-    BEAT_TIME, CLAIMS_AT_ONCE_MAX, LOADS_MAX, TICK, TIPS_INTERVAL, UNSTORED_LINES_PER_MINUTE,
-};
+use crate::limits::cluster::{BEAT_TIME, CLAIMS_AT_ONCE_MAX, TICK, TIPS_INTERVAL, UNSTORED_LINES_PER_MINUTE};
 use crate::protocol::name::Name;
 use crate::protocol::resume::ResumeKey;
 use crate::protocol::{MemberId, Namespace};
@@ -198,10 +196,7 @@ async fn run(
         unstored_lines: RefCell::new(Throttle::new(UNSTORED_LINES_PER_MINUTE)),
         held: RefCell::default(),
         claiming: RefCell::default(),
-        loads: Semaphore::new(LOADS_MAX),
-        loading: RefCell::default(),
-        sweeps: RwLock::default(),
-        sweeps_from: Cell::new(Instant::now()),
+        loading: Loading::default(),
         wanted_names: RefCell::default(),
         large: RefCell::default(),
         claims: Semaphore::new(CLAIMS_AT_ONCE_MAX),
@@ -362,13 +357,7 @@ struct Cluster {
     held: RefCell<HeldNames>,
     /// Rooms, and the members that claim their names there just now.
     claiming: RefCell<HashSet<(Rc<str>, MemberId)>>,
-    /// Rooms may be read.
-    loads: Semaphore,
-    loading: RefCell<Loading>,
-    /// Held while many rooms are read at once: the log would answer that between questions that take it longer.
-    sweeps: RwLock<()>,
-    /// When that is tried again.
-    sweeps_from: Cell<Instant>,
+    loading: Loading,
     wanted_names: RefCell<Wanted>,
     /// Rooms with too many users.
     large: RefCell<HashMap<Rc<str>, RcWeak<Following>>>,

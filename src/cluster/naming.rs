@@ -149,9 +149,9 @@ impl Cluster {
 
     /// Names of a room with many.
     async fn more_names(&self, key: &str, from: u64) -> Result<Vec<Known>, Unreachable> {
-        let may_load = self.loads.acquire().await;
+        let permit = self.loading.may_read.acquire().await;
         let names = self.log.names(key, from).await;
-        drop(may_load);
+        drop(permit);
         names
     }
 }

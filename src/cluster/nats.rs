@@ -78,6 +78,13 @@ pub(super) struct Nats {
     answers: String,
 }
 
+/// What ends an answer in several messages.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Whole,
+    TooMany,
+}
+
 impl Files {
     async fn options(&self) -> Result<ConnectOptions, String> {
         let mut options = ConnectOptions::new();
@@ -343,15 +350,20 @@ impl Nats {
         let direct = format!("$JS.API.DIRECT.GET.{}_{stream}", self.name);
         let asked = self.client.publish_with_reply(direct, inbox, question.to_string().into()).await;
         asked.map_err(|_| Unreachable)?;
-        let mut found = Vec::new();
+        let (mut found, mut count) = (Vec::new(), 0);
         loop {
             let answer = timeout(REPLY_TIME_MAX, answers.next()).await.ok().flatten().ok_or(Unreachable)?;
-            match answer.status {
-                None | Some(StatusCode::OK) => found.extend(read(&answer)),
-                Some(status) if [204, 404].contains(&status.as_u16()) => return Ok(Some(found)),
-                Some(status) if status.as_u16() == 413 => return Ok(None),
-                Some(_) => return Err(Unreachable),
-            }
+            let Some(status) = answer.status.filter(|status| *status != StatusCode::OK) else {
+                found.extend(read(&answer));
+                count += 1;
+                continue;
+            };
+            let asks_for_last = !question["multi_last"].is_null();
+            return match ends(status.as_u16(), answer.description.as_deref(), count, asks_for_last) {
+                Some(End::Whole) => Ok(Some(found)),
+                Some(End::TooMany) => Ok(None),
+                None => Err(Unreachable),
+            };
         }
     }
 
@@ -374,6 +386,22 @@ impl Nats {
     }
 }
 
+/// How an answer of this many messages has ended. `None`: what is missing is not known.
+fn ends(status: u16, description: Option<&str>, count: usize, asks_for_last: bool) -> Option<End> {
+    match status {
+        204 => Some(End::Whole),
+        // It has none. It says nearly the same of one that was replaced before it was read, and leaves out all that follow.
+        404 if count == 0 && (!asks_for_last || description == Some("No Results")) => Some(End::Whole),
+        413 => Some(End::TooMany),
+        _ => None,
+    }
+}
+
+/// A header with a number.
+fn header(message: &Message, name: &str) -> Option<u64> {
+    message.headers.as_ref()?.get(name)?.as_str().parse().ok()
+}
+
 fn republished_kind(namespace: Namespace) -> &'static str {
     match namespace {
         Namespace::Chat => "d",
@@ -391,11 +419,10 @@ fn rfc3339(unix_ms: u64) -> Option<String> {
 /// The record in a message that was republished, or read.
 pub(super) fn record(message: &Message) -> Option<Record> {
     let headers = message.headers.as_ref()?;
-    let number = |name: &str| headers.get(name)?.as_str().parse::<u64>().ok();
     let time = parse_rfc3339(headers.get("Nats-Time-Stamp")?.as_str()).ok()?;
     let unix_ms = (time.unix_timestamp_nanos() / 1_000_000) as u64;
-    let record = stored(headers, number("Nats-Sequence")?, unix_ms, &message.payload)?;
-    Some(Record { before: number("Nats-Last-Sequence"), ..record })
+    let record = stored(headers, header(message, "Nats-Sequence")?, unix_ms, &message.payload)?;
+    Some(Record { before: header(message, "Nats-Last-Sequence"), ..record })
 }
 
 /// The record with these headers; `None` if it isn't one of ours.
@@ -442,4 +469,22 @@ pub(super) fn answer(message: &Message) -> Option<(u64, Ack)> {
         Some(Failed { description, .. }) => Ack::Later(description),
     };
     Some((number, ack))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_was_cut_off_is_not_taken_for_all() {
+        for asks_for_last in [false, true] {
+            assert_eq!(ends(204, Some("EOB"), 3, asks_for_last), Some(End::Whole));
+            assert_eq!(ends(413, Some("Too Many Results"), 0, asks_for_last), Some(End::TooMany));
+            assert_eq!(ends(404, Some("Message Not Found"), 3, asks_for_last), None);
+            assert_eq!(ends(500, None, 0, asks_for_last), None);
+        }
+        assert_eq!(ends(404, Some("Message Not Found"), 0, false), Some(End::Whole), "of those that follow each other");
+        assert_eq!(ends(404, Some("No Results"), 0, true), Some(End::Whole), "of the last ones");
+        assert_eq!(ends(404, Some("Message Not Found"), 0, true), None);
+    }
 }
