@@ -78,13 +78,6 @@ pub(super) struct Nats {
     answers: String,
 }
 
-/// What ends an answer in several messages.
-#[derive(Debug, PartialEq, Eq)]
-enum End {
-    Whole,
-    TooMany,
-}
-
 impl Files {
     async fn options(&self) -> Result<ConnectOptions, String> {
         let mut options = ConnectOptions::new();
@@ -384,6 +377,13 @@ impl Nats {
     fn subject(&self, kind: &str, room: &str) -> String {
         format!("{}.{kind}.{room}", self.name)
     }
+}
+
+/// What ends an answer in several messages.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Whole,
+    TooMany,
 }
 
 /// How an answer of this many messages has ended. `None`: what is missing is not known.
