@@ -3,22 +3,20 @@
 //! A stream whose messages are counters (ADR-49): the server adds 1 to the count of the subject when it stores a record, so the
 //! count is the room's dense `Seq`. Each stored record is republished, in the order of the stream, to those who follow the room.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 pub(super) use async_nats::Message;
-use async_nats::datetime::{from_nanos, parse_rfc3339};
+use async_nats::datetime::parse_rfc3339;
 use async_nats::jetstream::{self, Context, stream};
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, StatusCode, Subscriber};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use serde::Deserialize;
-use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 pub(super) mod names;
 pub(super) mod nodes;
+mod stored;
 mod streams;
 mod sweep;
 
@@ -28,10 +26,7 @@ use super::bundles::BundleId;
 use super::record::{Content, Heading, Record, join, split};
 use super::{Files, Settings};
 use crate::frame::encode;
-use crate::limits::cluster::{
-    BATCH_RECORDS, CONNECT_TIME_MAX, HEADER_BYTES_MAX, LAG_PAUSE, LAGS_MAX, PAYLOAD_BYTES_MIN, PROBE_TIME_MAX,
-    REPLY_TIME_MAX, TIPS_MAX,
-};
+use crate::limits::cluster::{CONNECT_TIME_MAX, HEADER_BYTES_MAX, PAYLOAD_BYTES_MIN, PROBE_TIME_MAX, REPLY_TIME_MAX};
 use crate::protocol::Namespace;
 
 /// Headers of ours.
@@ -161,27 +156,6 @@ impl Nats {
         }
     }
 
-    /// The positions of the last records of these rooms, all of one kind.
-    pub(super) async fn tips(&self, rooms: impl Iterator<Item = &str>) -> Result<HashMap<String, u64>, Unreachable> {
-        let (mut stream, mut by_subject) = ("", HashMap::new());
-        for room in rooms {
-            let places = self.places(room);
-            stream = places.stream;
-            by_subject.insert(places.stored, room.to_owned());
-        }
-        if by_subject.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let subjects: Vec<&String> = by_subject.keys().collect();
-        let question = json!({"multi_last": subjects, "batch": TIPS_MAX});
-        let tip = |message: &Message| {
-            let headers = message.headers.as_ref()?;
-            let at = headers.get("Nats-Sequence")?.as_str().parse().ok()?;
-            Some((by_subject.get(headers.get("Nats-Subject")?.as_str())?.clone(), at))
-        };
-        Ok(self.ask_batch(stream, &question, tip).await?.into_iter().collect())
-    }
-
     /// Publishes a record. The answer arrives with [`Nats::answers`].
     pub(super) async fn publish(&self, room: &str, heading: &Heading, content: &Content) -> Result<(), Unreachable> {
         let mut headers = HeaderMap::new();
@@ -236,130 +210,6 @@ impl Nats {
         format!("{}.{}", self.name, republished_kind(namespace))
     }
 
-    /// The records of a room from this position of the stream on, or those since `since_ms`, and the position of the last.
-    pub(super) async fn records(
-        &self,
-        room: &str,
-        from: Option<u64>,
-        since_ms: u64,
-    ) -> Result<(Vec<Record>, u64), Unreachable> {
-        let Places { stream: name, stored: subject, .. } = self.places(room);
-        let stream =
-            self.jetstream.get_stream_no_info(format!("{}_{name}", self.name)).await.map_err(|_| Unreachable)?;
-        // The leader's: it has seen everything that was acknowledged.
-        let last = match stream.get_last_raw_message_by_subject(&subject).await {
-            Ok(last) => last,
-            Err(error) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => {
-                return Ok((Vec::new(), 0));
-            }
-            Err(_) => return Err(Unreachable),
-        };
-        let last_at = last.sequence;
-        let unix_ms = (last.time.unix_timestamp_nanos() / 1_000_000) as u64;
-        let last = stored(&last.headers, last_at, unix_ms, &last.payload);
-        if from.is_some_and(|from| from > last_at) {
-            return Ok((Vec::new(), last_at));
-        }
-        if from.is_none() && (unix_ms < since_ms || split(room).0 == Namespace::Raw) {
-            // All others are older, too: to find that out, the server would look at many records of other rooms. And those of a raw
-            // room nobody wants.
-            return Ok((last.into_iter().collect(), last_at));
-        }
-        let since = rfc3339(since_ms).ok_or(Unreachable)?;
-        let mut records: Vec<Record> = Vec::new();
-        let mut next = from;
-        // The room has no more, with that which began its life: for another one, the server would look at many of other rooms.
-        let count = last.as_ref().map_or(0, |last| last.value as usize);
-        let batch_max = if (1..BATCH_RECORDS).contains(&count) { count + 1 } else { BATCH_RECORDS };
-        // Other servers than the leader answer this, and may lag.
-        for _ in 0..LAGS_MAX {
-            let batch = self.batch(name, &subject, next, &since, batch_max).await?;
-            let is_empty = batch.is_empty();
-            records.extend(batch);
-            let reached = records.last().map_or(0, |record| record.at);
-            if reached >= last_at {
-                return Ok((records, last_at));
-            }
-            if is_empty && next.is_none() {
-                // All of it is older.
-                return Ok((last.into_iter().collect(), last_at));
-            }
-            next = Some(reached.max(next.unwrap_or(0).saturating_sub(1)) + 1);
-            if is_empty {
-                sleep(LAG_PAUSE).await;
-            }
-        }
-        Err(Unreachable)
-    }
-
-    /// The position of a room's last record; 0 if there is none.
-    pub(super) async fn last_at(&self, room: &str) -> Result<u64, Unreachable> {
-        // There is no record from there on.
-        Ok(self.records(room, Some(u64::MAX), 0).await?.1)
-    }
-
-    /// Whether a room has users, or has had a message since then.
-    pub(super) async fn is_there(&self, room: &str, since_ms: u64) -> Result<bool, Unreachable> {
-        let (records, last_at) = self.records(room, None, since_ms).await?;
-        let is_fresh = last_at > 0 && records.last().is_some_and(|last| last.unix_ms >= since_ms && last.value > 0);
-        Ok(is_fresh || self.has_users(room).await?)
-    }
-
-    async fn batch(
-        &self,
-        stream: &str,
-        subject: &str,
-        from: Option<u64>,
-        since: &str,
-        batch_max: usize,
-    ) -> Result<Vec<Record>, Unreachable> {
-        let question = match from {
-            Some(from) => json!({"seq": from, "next_by_subj": subject, "batch": batch_max}),
-            None => json!({"start_time": since, "next_by_subj": subject, "batch": batch_max}),
-        };
-        let without_link = |message: &Message| record(message).map(|record| Record { before: None, ..record });
-        self.ask_batch(stream, &question, without_link).await
-    }
-
-    /// Reads messages of a stream, from any server that has them.
-    async fn ask_batch<T>(
-        &self,
-        stream: &str,
-        question: &serde_json::Value,
-        read: impl Fn(&Message) -> Option<T>,
-    ) -> Result<Vec<T>, Unreachable> {
-        self.ask_for_all(stream, question, read).await?.ok_or(Unreachable)
-    }
-
-    /// The same; `None`: the question has too many answers.
-    async fn ask_for_all<T>(
-        &self,
-        stream: &str,
-        question: &serde_json::Value,
-        read: impl Fn(&Message) -> Option<T>,
-    ) -> Result<Option<Vec<T>>, Unreachable> {
-        let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| Unreachable)?;
-        let direct = format!("$JS.API.DIRECT.GET.{}_{stream}", self.name);
-        let asked = self.client.publish_with_reply(direct, inbox, question.to_string().into()).await;
-        asked.map_err(|_| Unreachable)?;
-        let (mut found, mut count) = (Vec::new(), 0);
-        loop {
-            let answer = timeout(REPLY_TIME_MAX, answers.next()).await.ok().flatten().ok_or(Unreachable)?;
-            let Some(status) = answer.status.filter(|status| *status != StatusCode::OK) else {
-                found.extend(read(&answer));
-                count += 1;
-                continue;
-            };
-            let asks_for_last = !question["multi_last"].is_null();
-            return match ends(status.as_u16(), answer.description.as_deref(), count, asks_for_last) {
-                Some(End::Whole) => Ok(Some(found)),
-                Some(End::TooMany) => Ok(None),
-                None => Err(Unreachable),
-            };
-        }
-    }
-
     /// Where the records of a room are.
     fn places(&self, room: &str) -> Places {
         let (namespace, token) = split(room);
@@ -379,24 +229,6 @@ impl Nats {
     }
 }
 
-/// What ends an answer in several messages.
-#[derive(Debug, PartialEq, Eq)]
-enum End {
-    Whole,
-    TooMany,
-}
-
-/// How an answer of this many messages has ended. `None`: what is missing is not known.
-fn ends(status: u16, description: Option<&str>, count: usize, asks_for_last: bool) -> Option<End> {
-    match status {
-        204 => Some(End::Whole),
-        // It has none. It says nearly the same of one that was replaced before it was read, and leaves out all that follow.
-        404 if count == 0 && (!asks_for_last || description == Some("No Results")) => Some(End::Whole),
-        413 => Some(End::TooMany),
-        _ => None,
-    }
-}
-
 /// A header with a number.
 fn header(message: &Message, name: &str) -> Option<u64> {
     message.headers.as_ref()?.get(name)?.as_str().parse().ok()
@@ -407,13 +239,6 @@ fn republished_kind(namespace: Namespace) -> &'static str {
         Namespace::Chat => "d",
         Namespace::Raw => "s",
     }
-}
-
-/// A time in milliseconds since 1970, as the log is asked for it.
-fn rfc3339(unix_ms: u64) -> Option<String> {
-    let time = from_nanos(i128::from(unix_ms) * 1_000_000).ok()?;
-    let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
-    Some(format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", time.hour(), time.minute(), time.second()))
 }
 
 /// The record in a message that was republished, or read.
@@ -469,22 +294,4 @@ pub(super) fn answer(message: &Message) -> Option<(u64, Ack)> {
         Some(Failed { description, .. }) => Ack::Later(description),
     };
     Some((number, ack))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_that_was_cut_off_is_not_taken_for_all() {
-        for asks_for_last in [false, true] {
-            assert_eq!(ends(204, Some("EOB"), 3, asks_for_last), Some(End::Whole));
-            assert_eq!(ends(413, Some("Too Many Results"), 0, asks_for_last), Some(End::TooMany));
-            assert_eq!(ends(404, Some("Message Not Found"), 3, asks_for_last), None);
-            assert_eq!(ends(500, None, 0, asks_for_last), None);
-        }
-        assert_eq!(ends(404, Some("Message Not Found"), 0, false), Some(End::Whole), "of those that follow each other");
-        assert_eq!(ends(404, Some("No Results"), 0, true), Some(End::Whole), "of the last ones");
-        assert_eq!(ends(404, Some("Message Not Found"), 0, true), None);
-    }
 }

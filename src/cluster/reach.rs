@@ -92,8 +92,8 @@ impl Cluster {
         self.names_settle_at.set(names_are_new.then(|| Instant::now() + NAMES_TIME));
         self.key_at.set(None);
         self.away_since.set(None);
-        self.stats.set_away_since(None);
         self.stats.reconnects.add(1);
+        self.stats.set_away_since(None);
         self.nodes.borrow_mut().resumed(Self::now().monotonic_ms);
         self.teller.borrow_mut().tell_all();
         info!("{} can be reached again (--cluster)", self.settings.servers.join(","));

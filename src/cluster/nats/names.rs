@@ -8,7 +8,7 @@ use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Nats, Unreachable};
+use super::{Nats, Unreachable, header};
 use crate::cluster::names::{Claim, Known};
 use crate::limits::cluster::{BATCH_RECORDS, FREE_NAME_SECONDS, HOLDER_TIME_MAX, NAMES_AT_ONCE_MAX};
 use crate::protocol::MemberId;
@@ -180,10 +180,8 @@ pub(in crate::cluster) fn name_change(message: &Message) -> Option<Known> {
     if message.status.is_some_and(|status| status != StatusCode::OK) {
         return None;
     }
-    let headers = message.headers.as_ref()?;
-    let at = headers.get("Nats-Sequence")?.as_str().parse().ok()?;
-    let subject = headers.get("Nats-Subject")?.as_str();
-    Some(known(subject.rsplit('.').next()?, at, &message.payload))
+    let subject = message.headers.as_ref()?.get("Nats-Subject")?.as_str();
+    Some(known(subject.rsplit('.').next()?, header(message, "Nats-Sequence")?, &message.payload))
 }
 
 /// The same, with its room.

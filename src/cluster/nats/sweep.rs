@@ -7,7 +7,8 @@ use async_nats::Message;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::{Nats, Unreachable, record, rfc3339};
+use super::stored::rfc3339;
+use super::{Nats, Unreachable, header, record};
 use crate::cluster::record::Record;
 use crate::limits::cluster::{
     LAG_PAUSE, LAGS_MAX, SWEEP_BATCH_BYTES, SWEEP_BATCH_RECORDS, SWEEP_BYTES_MAX, SWEEP_RECORDS_MAX,
@@ -30,11 +31,9 @@ impl Nats {
             return Ok(found);
         }
         let read = |message: &Message| {
-            let headers = message.headers.as_ref()?;
-            let at: u64 = headers.get("Nats-Sequence")?.as_str().parse().ok()?;
-            let room = subjects.get(headers.get("Nats-Subject")?.as_str());
+            let room = subjects.get(message.headers.as_ref()?.get("Nats-Subject")?.as_str());
             let record = room.and_then(|room| Some((Rc::clone(room), Record { before: None, ..record(message)? })));
-            Some((at, record))
+            Some((header(message, "Nats-Sequence")?, record))
         };
         let all = self.subject("c", "*");
         let since = rfc3339(since_ms).ok_or(Unreachable)?;
