@@ -75,13 +75,14 @@ impl Fetcher {
         let before = self.last();
         let outcome = match fetched {
             Ok(keys) => {
-                let described = keys.describe();
-                if before != Some(Ok(keys.len())) || described != authority.keys().describe() {
+                let (count, described) = (keys.len(), keys.describe());
+                let is_new = before != Some(Ok(count)) || described != authority.keys().describe();
+                self.keys.set(count as i64);
+                authority.replace_keys(keys);
+                if is_new {
                     info!("keys for tokens from {url}: {described}");
                 }
-                self.keys.set(keys.len() as i64);
-                authority.replace_keys(keys);
-                Ok(self.keys.get() as usize)
+                Ok(count)
             }
             Err(why) => {
                 self.failures.inc();

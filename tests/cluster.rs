@@ -17,7 +17,7 @@ use support::{Client, Server, hi, run};
 
 /// A server that shares its rooms.
 fn node(broker: &Broker) -> Server {
-    Server::start(&["--cluster", &broker.url(), "--rate-limit", "0"])
+    Server::start(&["--cluster", &broker.url(), "--cluster-timeout", "30s", "--rate-limit", "0"])
 }
 
 /// Reads the same as a listener.
@@ -135,11 +135,14 @@ fn members_on_three_servers_see_one_order_and_publishers_are_told_their_place_in
 fn nothing_acknowledged_is_lost_when_the_broker_is_killed_and_comes_back() {
     let mut broker = Broker::start();
     let nodes = [node(&broker), node(&broker), node(&broker)];
+    let stored = |broker: &Broker| broker.stream("chat").map_or(0, |info| info["state"]["last_seq"].as_u64().unwrap());
     let mut kills = 0;
     exchange(&nodes, 1500, |done| {
         while !done.load(Ordering::SeqCst) {
-            // Long enough to publish something in between, short enough to happen often.
-            std::thread::sleep(Duration::from_millis(700));
+            let before = stored(&broker);
+            while !done.load(Ordering::SeqCst) && stored(&broker) < before + 50 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
             broker.kill();
             broker.restart();
             kills += 1;
@@ -197,10 +200,8 @@ fn all_servers_list_the_users_of_all_and_a_name_is_free_when_its_holder_leaves()
     ann.expect_message("#tea", "Welcome to tea, Ann!");
     let (mut bob, joined) = nodes[1].join_v1("bob", "tea");
     assert_eq!(joined["Users"], 2, "{joined}");
-    assert_eq!(
-        (ann.users("tea"), bob.users("tea")),
-        (vec!["Ann".into(), "bob".into()], vec!["Ann".into(), "bob".into()])
-    );
+    ann.wait_for_users("tea", &["Ann", "bob"]);
+    assert_eq!(bob.users("tea"), ["Ann", "bob"]);
     let (mut other, _) = nodes[1].v1("username=ann");
     let refused = other.ask(&json!({"Op": "join", "Ref": 1, "Room": "tea"}));
     assert_eq!(refused["Code"], "name_taken", "{refused}");

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use broker::Broker;
-use support::proxies::{Kind, Proxy, Setup};
+use support::proxies::{Kind, Proxy, Setup, free_port};
 use support::{Client, Server, hi, wait_while};
 use yaml_rust2::{Yaml, YamlLoader};
 
@@ -104,13 +104,8 @@ fn environment(broker: &Broker, public: SocketAddr, internal: SocketAddr, key: &
 
 /// A port that is free on all three addresses.
 fn port(ips: [[u8; 4]; 3]) -> u16 {
-    loop {
-        let first = TcpListener::bind(SocketAddr::from((ips[0], 0))).unwrap();
-        let port = first.local_addr().unwrap().port();
-        if ips[1..].iter().all(|ip| TcpListener::bind(SocketAddr::from((*ip, port))).is_ok()) {
-            return port;
-        }
-    }
+    let is_free = |port: &u16| ips.iter().all(|ip| TcpListener::bind(SocketAddr::from((*ip, *port))).is_ok());
+    std::iter::repeat_with(free_port).find(is_free).unwrap()
 }
 
 /// The cluster as the file describes it, on 127.0.0.2 to 127.0.0.4.

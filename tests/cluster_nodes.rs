@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use support::{PATIENCE, Server};
 use tungstenite::Message;
 
-/// A server that the others give up after one and a half seconds.
+/// A server that the others give up after three seconds.
 fn node(broker: &Broker, further: &[&str]) -> Server {
     let url = broker.url();
-    let arguments = ["--cluster", &url, "--cluster-timeout", "1s", "--internal", "127.0.0.1:0"];
+    let arguments = ["--cluster", &url, "--cluster-timeout", "2s", "--internal", "127.0.0.1:0"];
     Server::start(&[&arguments, further].concat())
 }
 
@@ -183,8 +183,44 @@ fn a_server_that_was_given_up_gets_back_the_names_that_nobody_has_taken() {
     assert_eq!(u16::from(close.code), 4002, "another one has its name");
     while ann.json()["Message"] != "Welcome to tea, cid!" {}
     for member in [&mut ann, &mut cid] {
-        wait_for(&vec!["ann".to_owned(), "bob".to_owned(), "cid".to_owned()], || member.users("tea"));
+        member.wait_for_users("tea", &["ann", "bob", "cid"]);
     }
+}
+
+#[test]
+fn every_message_that_is_stored_is_counted_once() {
+    let broker = Broker::start();
+    let node = node(&broker, &["--rate-limit", "0"]);
+    let (mut ann, _) = node.join_v1("ann", "tea");
+    ann.expect_message("#tea", "Welcome to tea, ann!");
+    for number in 0..200 {
+        assert_eq!(ann.publish("tea", &number.to_string())["Op"], "ok");
+    }
+    let internal = node.internal();
+    internal.wait_for_metric("hi_cluster_published_total{outcome=\"stored\"}", 201.0);
+    internal.wait_for_metric("hi_cluster_publish_seconds_count", 201.0);
+    assert_eq!(internal.metric("hi_cluster_published_total{outcome=\"duplicate\"}"), 0.0);
+}
+
+#[test]
+fn a_server_that_was_stopped_does_not_take_the_others_for_gone() {
+    let broker = Broker::start();
+    let nodes = [node(&broker, &[]), node(&broker, &[])];
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    let _bob = nodes[1].join_v1("bob", "tea");
+    for _ in 0..3 {
+        nodes[1].signal(Signal::STOP);
+        while ann.json()["Message"] != "User bob left channel." {}
+        nodes[1].signal(Signal::CONT);
+        loop {
+            let frame = ann.json();
+            assert_ne!(frame["Message"], "User ann left channel.", "{frame}");
+            if frame["Message"] == "Welcome to tea, bob!" {
+                break;
+            }
+        }
+    }
+    assert_eq!(nodes[1].internal().metric("hi_cluster_reaped_names_total"), 0.0);
 }
 
 /// All clients of a server that was killed come to the others at once, with their names and what they have seen last.
@@ -193,7 +229,9 @@ fn five_hundred_clients_of_a_server_that_was_killed_go_on_elsewhere() {
     const CLIENTS: usize = 500;
     hi::os::raise_file_limit().unwrap();
     let broker = Broker::start();
-    let mut nodes = vec![node(&broker, &[]), node(&broker, &[]), node(&broker, &[])];
+    // Each client is read in its turn only.
+    let patient = ["--ping-interval", "120s"];
+    let mut nodes = vec![node(&broker, &patient), node(&broker, &patient), node(&broker, &patient)];
     let (mut ann, _) = nodes[0].join_v1("ann", "tea");
     let name = |number: usize| format!("user{number}");
     let mut clients: Vec<_> = (0..CLIENTS).map(|number| nodes[2].join_v1(&name(number), "tea")).collect();

@@ -17,7 +17,9 @@ use support::listener::Listener;
 use support::{Client, PATIENCE, Server};
 
 fn node(url: &str, further: &[&str]) -> Server {
-    Server::start(&[&["--cluster", url, "--internal", "127.0.0.1:0", "--rate-limit", "0"], further].concat())
+    // Messages wait for as long as it takes to notice that the log is away, and that it is back.
+    let arguments = ["--cluster", url, "--cluster-timeout", "30s", "--internal", "127.0.0.1:0", "--rate-limit", "0"];
+    Server::start(&[&arguments, further].concat())
 }
 
 /// Reads up to a frame of this kind, which it returns; messages with a `Seq` are added to `said`.

@@ -12,10 +12,10 @@ use serde_json::json;
 use support::{Client, PATIENCE, Server};
 use tungstenite::Message;
 
-/// A server that keeps six names of a room, and that the others give up after one and a half seconds.
+/// A server that keeps six names of a room, and that the others give up after three seconds.
 fn node(broker: &Broker) -> Server {
     let url = broker.url();
-    let arguments = ["--cluster", &url, "--cluster-timeout", "1s", "--roster-max", "6", "--rate-limit", "0"];
+    let arguments = ["--cluster", &url, "--cluster-timeout", "2s", "--roster-max", "6", "--rate-limit", "0"];
     Server::start(&[&arguments, &["--internal", "127.0.0.1:0"][..]].concat())
 }
 
@@ -76,7 +76,7 @@ fn beyond_the_bound_a_room_lists_the_users_of_one_server_and_counts_those_of_all
         (&json!(six[..3]), &json!(7), &json!(true)),
         "{room}"
     );
-    let mut v0 = nodes[0].join("a4", "tea");
+    let mut v0 = nodes[0].join_quietly("a4", "tea");
     v0.say("tea", "/list");
     let list = "a1, a2, a3, a4, and 4 more (the room has too many users to list those of other servers)";
     while v0.json()["Message"] != list {}

@@ -6,7 +6,6 @@
 mod run;
 mod support;
 
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -19,7 +18,7 @@ use support::{Client, PATIENCE, Server};
 use tungstenite::Message;
 
 /// A full run against a healthy server takes less.
-const SOUND_RUN_MAX: Duration = Duration::from_secs(3);
+const SOUND_RUN_MAX: Duration = Duration::from_secs(5);
 
 fn at(port: u16) -> String {
     format!("ws://127.0.0.1:{port}/ws")
@@ -135,7 +134,7 @@ fn a_server_that_accepts_only_small_messages_is_a_note() {
 
 #[test]
 fn nothing_listens() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = support::proxies::free_port();
     let said = examine(port).expect("refused", 1);
     assert!(said.contains(&format!("nothing listens there on port {port}")), "{said}");
 }
@@ -340,7 +339,7 @@ fn reporting_to(output: std::fs::File, args: &[&str]) -> (i32, String) {
 fn a_lost_report_is_an_error_and_a_reader_that_left_is_not() {
     let server = Server::start(&[]);
     let url = at(server.port());
-    let nowhere = at(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
+    let nowhere = at(support::proxies::free_port());
     for (args, code) in [
         (&["doctor", &url][..], 0),
         (&["doctor", &url, "--json"], 0),

@@ -162,7 +162,7 @@ fn a_resolver_that_does_not_answer_takes_a_bounded_time() {
     let run = doctor(&["ws://chat.example.com/ws", "--resolver", &silent, "--timeout", "1s"]);
     let said = run.expect("dns_no_answer", 1);
     assert!(said.contains(&silent), "{said}");
-    assert!(run.took < Duration::from_secs(3), "{:?}", run.took);
+    assert!(run.took < Duration::from_secs(8), "{:?}", run.took);
 
     // If another one answers, it is a note.
     let server = Server::start(&[]);

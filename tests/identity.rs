@@ -310,7 +310,7 @@ fn guests_are_marked_and_have_their_own_rules() {
 #[test]
 fn a_client_of_v1_may_bring_its_token_with_its_first_message() {
     let key = secret_file();
-    let (server, internal) = server(&key, &["--handshake-timeout", "1s"]);
+    let (server, internal) = server(&key, &["--handshake-timeout", "3s"]);
     let open = |query: &str| {
         let address: Uri = format!("ws://{}/ws?{query}", server.address()).parse().unwrap();
         let request = tungstenite::ClientRequestBuilder::new(address).with_sub_protocol("hi.v1");

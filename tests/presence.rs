@@ -188,7 +188,8 @@ fn with_more_than_32_members_joins_and_leaves_are_announced_once_a_second() {
             }
         }
         let ts = notice["Ts"].as_u64().unwrap();
-        assert!(ts - before >= 1000, "{notice}");
+        // By the clock of the system, in whole milliseconds.
+        assert!(ts - before >= 999, "{notice}");
         before = ts;
     }
     watcher.say("tea", "/list");

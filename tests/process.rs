@@ -15,6 +15,7 @@ use hi::config::Config;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::group::cores_of_shards;
+use support::proxies::free_port;
 use support::{PATIENCE, Server, hi, run, wait_while};
 
 /// From the signal to the end of the process.
@@ -291,11 +292,6 @@ fn a_service_manager_that_is_gone_is_logged() {
     assert!(child.try_wait().unwrap().is_none(), "hi runs all the same");
     child.kill().unwrap();
     child.wait().unwrap();
-}
-
-/// A port that is free on IPv4 and IPv6.
-fn free_port() -> u16 {
-    TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The peer of a connection to this address, as the server sees it, and as we do.

@@ -334,7 +334,7 @@ fn where_users_have_tokens_a_file_with_one_says_who_speaks_and_listens() {
     let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let (key, token) = (file("key"), file("token"));
     std::fs::write(&key, "0123456789abcdef".repeat(4)).unwrap();
-    let server = Server::start(&["--auth", "required", "--jwt-key", &key, "--handshake-timeout", "1s"]);
+    let server = Server::start(&["--auth", "required", "--jwt-key", &key, "--handshake-timeout", "3s"]);
     let here = url(server.port());
     let (code, made, _) = hi(&["token", "--jwt-key", &key, "--sub", "ada", "--room", "tea=join,pub,listen"], "");
     assert_eq!(code, 0);

@@ -443,6 +443,21 @@ impl Client {
         users.iter().map(|user| user.as_str().unwrap().to_owned()).collect()
     }
 
+    /// Waits until these are the users of a room: another server may have told one of them before this client's has heard of it.
+    #[track_caller]
+    pub fn wait_for_users(&mut self, room: &str, users: &[&str]) {
+        let began = Instant::now();
+        loop {
+            let found = self.users(room);
+            if found == users {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{found:?} instead of {users:?}");
+            // Not so often that a rate limit is exceeded.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Publishes a message in `hi.v1`, and returns the answer.
     pub fn publish(&mut self, room: &str, text: &str) -> Value {
         self.answer_to(&json!({"Op": "pub", "Ref": text, "Room": room, "Message": text}))

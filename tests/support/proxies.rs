@@ -43,9 +43,10 @@ impl Kind {
     }
 }
 
-/// A port of 127.0.0.1 on which nothing listens.
+/// A port on which nothing listens: none of those that the kernel gives to whoever asks for any, as the tests beside this one do.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(11_000..32_000)).find(is_free).unwrap()
 }
 
 /// The configuration of a proxy before it is started.

@@ -146,7 +146,7 @@ await run({
     const path = end(await Path.start(server.port));
     const realSetTimeout = globalThis.setTimeout;
     // Twenty seconds of silence pass in a twentieth of that.
-    globalThis.setTimeout = (act, ms, ...all) => realSetTimeout(act, ms === 20_000 ? 1_000 : ms === 8_000 ? 500 : ms, ...all);
+    globalThis.setTimeout = (act, ms, ...all) => realSetTimeout(act, ms === 20_000 ? 1_000 : ms === 8_000 ? 2_000 : ms, ...all);
     try {
       const room = await listen(open(end, path.url, "bob"), "tea");
       const other = await listen(open(end, server.url, "ann"), "tea");
