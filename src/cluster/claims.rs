@@ -221,6 +221,7 @@ impl Cluster {
     /// Something is known about a name of a followed room.
     pub(super) fn learned(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, known: Known) {
         self.meet(&known);
+        self.free_stray(key, &known);
         let is_ours = known.claim.as_ref().is_some_and(|claim| claim.node == self.settings.node);
         let is_lost = |held: &&Held| !is_ours && held.at < known.at;
         let lost = self.held.borrow().get(key, &known.user).filter(is_lost).map(|held| held.name.clone());
@@ -242,6 +243,18 @@ impl Cluster {
         }
     }
 
+    /// The log says that a member of this server has a name, which it doesn't: the claim was stored after the member had been told
+    /// that the log can't be reached. The name is free again.
+    pub(super) fn free_stray(self: &Rc<Self>, key: &Rc<str>, known: &Known) {
+        let Some(claim) = known.claim.as_ref().filter(|claim| claim.node == self.settings.node) else { return };
+        let is_claiming = self.claiming.borrow().contains(&(Rc::clone(key), claim.member()));
+        let is_newer = |held: &Held| held.member == claim.member() || held.at > known.at;
+        if !is_claiming && !self.held.borrow().get(key, &known.user).is_some_and(is_newer) {
+            let (cluster, key, user, at) = (Rc::clone(self), Rc::clone(key), known.user.clone(), known.at);
+            drop(spawn_local(async move { cluster.free(&key, &user, at).await }));
+        }
+    }
+
     /// The log doesn't say any more that a member of this server has its name: the others had given this server up, or the log has
     /// forgotten. The member gets its name again, unless it is taken.
     pub(super) async fn claim_again(self: Rc<Self>, key: Rc<str>, following: Rc<Following>, user: String) {
@@ -249,7 +262,11 @@ impl Cluster {
         let Some(Held { member, name: display, .. }) = held() else { return };
         let is_still_held = || held().is_some_and(|held| held.member == member);
         while is_still_held() {
-            let Ok(known) = self.log.name(&key, &user).await else {
+            // All members of this server may claim their names again, at the same time.
+            let may_read = self.claims.acquire().await;
+            let known = self.log.name(&key, &user).await;
+            drop(may_read);
+            let Ok(known) = known else {
                 tokio::time::sleep(TICK).await;
                 continue;
             };
@@ -269,14 +286,17 @@ impl Cluster {
                 return self.order(member.shard, Order::NameLost { member });
             }
             let claim = Claim::new(self.settings.node, member, display.as_str());
-            if let Ok(Some(at)) = self.log.write_name(&key, &user, known.at, Some(&claim)).await {
+            let may_write = self.claims.acquire().await;
+            let written = self.log.write_name(&key, &user, known.at, Some(&claim)).await;
+            drop(may_write);
+            if let Ok(Some(at)) = written {
                 if !is_still_held() {
                     // It has left meanwhile.
                     self.free(&key, &user, at).await;
                     return;
                 }
                 self.held.borrow_mut().insert(&key, &user, Held { at, member, name: display.clone() });
-                if self.names_settle_at.get().is_none() {
+                if self.names_settle_at.get().is_none_or(|at| at <= Instant::now()) {
                     self.announce(&following, &display, true);
                 }
                 return;

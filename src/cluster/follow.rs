@@ -74,6 +74,9 @@ pub trait Following: std::fmt::Debug {
     /// The connection to the log was lost, and is there again.
     fn reconnected(&mut self, steps: &mut Vec<Step>);
 
+    /// The log may have let go of records since it could not be reached any more.
+    fn may_have_lost(&mut self) {}
+
     /// Makes sure that nothing is missing, because records may have been lost on their way.
     fn look(&mut self, steps: &mut Vec<Step>);
 

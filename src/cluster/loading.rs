@@ -21,8 +21,10 @@ type Records = (Vec<Record>, u64);
 pub(super) struct Loading {
     /// Those that wait, with who waits: gets `None` if there are no recent records.
     waiting: RefCell<HashMap<Rc<str>, oneshot::Sender<Option<Records>>>>,
-    /// One may be read.
+    /// One may be read,
     pub(super) may_read: Semaphore,
+    /// and one that is there already, which those that are not don't keep waiting.
+    may_repair: Semaphore,
     /// Held while many are read at once: the log would answer that between questions that take it longer.
     together: RwLock<()>,
     /// When what is recent in all rooms is read again.
@@ -34,6 +36,7 @@ impl Default for Loading {
         Self {
             waiting: RefCell::default(),
             may_read: Semaphore::new(LOADS_MAX),
+            may_repair: Semaphore::new(LOADS_MAX),
             together: RwLock::default(),
             sweeps_from: Cell::new(Instant::now()),
         }
@@ -44,10 +47,9 @@ impl Cluster {
     /// Reads records of a room, from this position of the stream on or to load it.
     pub(super) async fn fetch(self: Rc<Self>, key: Rc<str>, following: RcWeak<Following>, from: Option<u64>) {
         let since = (Self::now().unix_ms).saturating_sub(self.settings.replay_age_ms);
-        // A gap in a room that is there is not kept waiting by rooms that are not.
         let found = match from {
             None => self.load(&key, since).await,
-            Some(_) => Box::pin(self.log.records(&key, from, since)).await,
+            Some(_) => self.repair(&key, from).await,
         };
         if found.is_err() {
             tokio::time::sleep(TICK).await;
@@ -66,6 +68,14 @@ impl Cluster {
         self.carry_out(&key, &following, steps);
     }
 
+    /// Reads what a room may have missed. All rooms may have, at the same time.
+    async fn repair(&self, key: &Rc<str>, from: Option<u64>) -> Result<Records, Unreachable> {
+        let permit = self.loading.may_repair.acquire().await;
+        let found = Box::pin(self.log.records(key, from, 0)).await;
+        drop(permit);
+        found
+    }
+
     fn count_repair(&self, from: Option<u64>, records: &[Record]) {
         let Some(from) = from.filter(|from| *from > 0) else { return };
         match records {
@@ -77,7 +87,7 @@ impl Cluster {
 
     /// Reads the records that a room is loaded with: those since then, and at least the last one. A few rooms are read one by one.
     async fn load(&self, key: &Rc<str>, since_ms: u64) -> Result<Records, Unreachable> {
-        let Loading { waiting, may_read, together, sweeps_from } = &self.loading;
+        let Loading { waiting, may_read, together, sweeps_from, .. } = &self.loading;
         let (sender, mut found) = oneshot::channel();
         if split(key).0 == Namespace::Chat {
             waiting.borrow_mut().insert(Rc::clone(key), sender);

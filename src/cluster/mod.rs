@@ -11,7 +11,7 @@
 //! - `outgoing`: which messages are sent again, and which are given up
 //! - `nats`: the log, on NATS JetStream
 //! - `rooms`, `loading`, `reading`, `publishing`: what is done with them; `reach`: and when the log can't be reached
-//! - `bundles`: which rooms share a subscription
+//! - `bundles`: which rooms share a subscription; `backlog`: what waits because its room isn't shown fast enough
 //! - `stats`: what is counted
 //!
 //! All of it runs on one thread, whose tasks share the state below.
@@ -40,6 +40,7 @@ use crate::room::registry::Registry;
 use crate::room::{Room, Wakes};
 use crate::throttle::Throttle;
 
+mod backlog;
 mod bundles;
 mod claims;
 pub mod follow;
@@ -59,12 +60,13 @@ pub mod record;
 mod rooms;
 pub(crate) mod stats;
 
+use backlog::Backlog;
 use bundles::{BundleId, Bundles};
 use follow::{Following as Follows, Step};
 use loading::Loading;
 use names::{HeldNames, Names};
 use naming::Wanted;
-use nats::{Created, Nats, Unreachable};
+use nats::{Created, Message, Nats, Unreachable};
 use nodes::{Nodes, Teller};
 use outgoing::{Act, Outgoing};
 use record::{Content, Heading};
@@ -191,6 +193,7 @@ async fn run(
         follows: RefCell::default(),
         bundles: RefCell::default(),
         bundle_readers: RefCell::default(),
+        backlog_bytes: Rc::default(),
         outgoing: RefCell::default(),
         pending: RefCell::default(),
         unstored_lines: RefCell::new(Throttle::new(UNSTORED_LINES_PER_MINUTE)),
@@ -218,8 +221,10 @@ async fn run(
     drop(spawn_local(Rc::clone(&cluster).probe()));
     let mut tips = tokio::time::interval(TIPS_INTERVAL.min(cluster.settings.room_memory / 8));
     let (mut tick, mut beat) = (tokio::time::interval(TICK), tokio::time::interval(BEAT_TIME));
-    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // What was missed while the process was stopped is not made up for.
+    for interval in [&mut tips, &mut tick, &mut beat] {
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    }
     loop {
         tokio::select! {
             biased;
@@ -273,13 +278,13 @@ struct Following {
     steps: RefCell<VecDeque<Step>>,
     /// Does it, if it waits.
     carrier: Task,
+    /// What has arrived behind it.
+    backlog: RefCell<Backlog<Message>>,
     /// How many members here the others have been told of.
     told: Cell<Counts>,
     /// Its users on other servers.
     names: RefCell<Names>,
-    /// Whether its records are read with those of its bundle.
-    is_bundled: Cell<bool>,
-    /// Reads its records, if not.
+    /// Reads its records, unless they are read with those of its bundle.
     reader: Task,
     /// Reads those that are missing.
     fetcher: Task,
@@ -350,6 +355,8 @@ struct Cluster {
     bundles: RefCell<Bundles>,
     /// Read the records of bundles.
     bundle_readers: RefCell<HashMap<BundleId, Task>>,
+    /// Bytes that wait because their rooms are not shown fast enough.
+    backlog_bytes: Rc<Cell<usize>>,
     outgoing: RefCell<Outgoing>,
     pending: RefCell<HashMap<u64, Pending>>,
     /// Lines about messages that the log has not stored.
@@ -388,6 +395,11 @@ struct Cluster {
 impl Cluster {
     fn now() -> Time {
         Time::read(Instant::now())
+    }
+
+    /// The rooms that are followed just now.
+    fn follows(&self) -> Vec<(Rc<str>, Rc<Following>)> {
+        self.follows.borrow().iter().map(|(key, following)| (Rc::clone(key), Rc::clone(following))).collect()
     }
 
     fn order(&self, shard: u32, order: Order) {

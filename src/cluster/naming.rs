@@ -73,6 +73,7 @@ impl Cluster {
             let is_last = page.len() < BATCH_RECORDS;
             for known in &page {
                 self.meet(known);
+                self.free_stray(key, known);
                 if held.get(&known.user).is_some_and(|held| held.is_in(known, self.settings.node)) {
                     held.remove(&known.user);
                 }
@@ -122,7 +123,8 @@ impl Cluster {
                 return;
             }
             let keys: Vec<_> = rooms.iter().map(|(key, _)| Rc::clone(key)).collect();
-            match self.log.names_of_all(&keys).await {
+            let has_copies = self.created.borrow().leader.is_some();
+            match self.log.names_of_all(&keys, has_copies).await {
                 Ok(Some(found)) => {
                     let at_once = &mut self.wanted_names.borrow_mut().at_once;
                     *at_once = (*at_once + 1).min(NAMED_ROOMS_MAX);

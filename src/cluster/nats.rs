@@ -3,6 +3,8 @@
 //! A stream whose messages are counters (ADR-49): the server adds 1 to the count of the subject when it stores a record, so the
 //! count is the room's dense `Seq`. Each stored record is republished, in the order of the stream, to those who follow the room.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub(super) use async_nats::Message;
@@ -26,7 +28,9 @@ use super::bundles::BundleId;
 use super::record::{Content, Heading, Record, join, split};
 use super::{Files, Settings};
 use crate::frame::encode;
-use crate::limits::cluster::{CONNECT_TIME_MAX, HEADER_BYTES_MAX, PAYLOAD_BYTES_MIN, PROBE_TIME_MAX, REPLY_TIME_MAX};
+use crate::limits::cluster::{
+    COMMANDS_MAX, CONNECT_TIME_MAX, HEADER_BYTES_MAX, PAYLOAD_BYTES_MIN, PROBE_TIME_MAX, REPLY_TIME_MAX,
+};
 use crate::protocol::Namespace;
 
 /// Headers of ours.
@@ -71,6 +75,8 @@ pub(super) struct Nats {
     name: String,
     /// Where answers to records arrive, behind a dot and the record's number.
     answers: String,
+    /// Whether a subscription has dropped something.
+    has_dropped: Arc<AtomicBool>,
 }
 
 impl Files {
@@ -95,10 +101,16 @@ impl Files {
 impl Nats {
     /// Connects. Every later change of the connection is told through `changes`: whether it is there.
     pub(super) async fn connect(settings: &Settings, changes: mpsc::UnboundedSender<bool>) -> Result<Self, String> {
+        let has_dropped = Arc::new(AtomicBool::default());
+        let dropped = Arc::clone(&has_dropped);
         let tell = move |event| {
             let changed = match event {
                 Event::Connected => Some(true),
                 Event::Disconnected | Event::Closed => Some(false),
+                Event::SlowConsumer(_) => {
+                    dropped.store(true, Ordering::Relaxed);
+                    None
+                }
                 _ => None,
             };
             if let Some(is_connected) = changed {
@@ -113,6 +125,8 @@ impl Nats {
             .await?
             .name("hi")
             .event_callback(tell)
+            // More than is sent until a connection that nothing goes through any more is taken for lost: whoever sends would wait.
+            .client_capacity(COMMANDS_MAX)
             .ping_interval(Duration::from_secs(2))
             .reconnect_delay_callback(|attempt| Duration::from_millis(if attempt <= 1 { 10 } else { 100 }));
         let connecting = timeout(CONNECT_TIME_MAX, options.connect(settings.servers.clone()));
@@ -135,7 +149,12 @@ impl Nats {
         }
         let (mut jetstream, answers) = (jetstream::new(client.clone()), client.new_inbox());
         jetstream.set_timeout(REPLY_TIME_MAX);
-        Ok(Self { client, jetstream, name: settings.name.clone(), answers })
+        Ok(Self { client, jetstream, name: settings.name.clone(), answers, has_dropped })
+    }
+
+    /// Whether something of what is followed was dropped since this was last asked, because more arrived than was read.
+    pub(super) fn has_dropped(&self) -> bool {
+        self.has_dropped.swap(false, Ordering::Relaxed)
     }
 
     /// Bytes of the longest raw message that the server takes.

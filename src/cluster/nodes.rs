@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::cluster::BEAT_ROOMS_MAX;
+use crate::limits::cluster::{BEAT_ROOMS_MAX, DEAF_MS_MIN};
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 use crate::room::others::Counts;
@@ -96,6 +96,8 @@ struct Node {
 #[derive(Debug, Default)]
 pub struct Nodes {
     known: BTreeMap<u64, Node>,
+    /// When this server has last heard what it had told itself.
+    own_ms: u64,
     totals: HashMap<RoomKey, Counts>,
 }
 
@@ -140,15 +142,29 @@ impl Nodes {
         self.known.entry(node).or_insert(Node { heard_ms: now_ms, number: None, rooms: HashMap::new() });
     }
 
+    /// This server has heard what it had told itself, so it hears the others: nobody is dead because this one was stopped, or the
+    /// log was. After such a time, all others have another `silent_ms`.
+    pub fn heard_own(&mut self, now_ms: u64, silent_ms: u64) {
+        if self.own_ms + (silent_ms / 2).max(DEAF_MS_MIN) <= now_ms {
+            self.resumed(now_ms);
+        }
+        self.own_ms = now_ms;
+    }
+
+    /// For how long this server has not heard itself, if it ever has.
+    pub fn deaf_ms(&self, now_ms: u64) -> u64 {
+        if self.own_ms == 0 { 0 } else { now_ms - self.own_ms }
+    }
+
     /// The connection was lost, and is there again: nobody could be heard meanwhile.
     pub fn resumed(&mut self, now_ms: u64) {
         self.known.values_mut().for_each(|node| node.heard_ms = now_ms);
     }
 
-    /// The servers that have told nothing for `silent_ms`: they are forgotten.
-    pub fn take_dead(&mut self, now_ms: u64, silent_ms: u64) -> (Vec<u64>, Changes) {
+    /// The servers that had told nothing for `silent_ms` when this one last heard itself: they are forgotten.
+    pub fn take_dead(&mut self, silent_ms: u64) -> (Vec<u64>, Changes) {
         let mut changed = Vec::new();
-        let is_dead = |node: &Node| node.heard_ms + silent_ms <= now_ms;
+        let is_dead = |node: &Node| node.heard_ms + silent_ms <= self.own_ms;
         let dead: Vec<u64> = self.known.iter().filter(|(_, node)| is_dead(node)).map(|(id, _)| *id).collect();
         dead.iter().for_each(|node| self.remove(*node, &mut changed));
         (dead, changed)
@@ -277,7 +293,8 @@ mod tests {
                     }
                 }
             }
-            let (dead, changes) = self.nodes.take_dead(self.now_ms, SILENT_MS);
+            self.nodes.heard_own(self.now_ms, SILENT_MS);
+            let (dead, changes) = self.nodes.take_dead(SILENT_MS);
             self.list(changes);
             dead
         }
@@ -354,11 +371,21 @@ mod tests {
     #[test]
     fn nobody_is_dead_after_a_time_in_which_nobody_could_be_heard() {
         let mut nodes = Nodes::default();
+        nodes.heard_own(0, SILENT_MS);
         nodes.met(3, 0);
         assert_eq!((nodes.is_first(2), nodes.is_first(4)), (true, false));
-        nodes.resumed(60_000);
-        assert!(nodes.take_dead(60_000, SILENT_MS).0.is_empty());
-        assert_eq!(nodes.take_dead(75_000, SILENT_MS).0, [3]);
-        assert!(!nodes.knows(3));
+        let mut dead_in = |seconds: std::ops::RangeInclusive<u64>| -> Vec<u64> {
+            let second = |second| {
+                // Also before it has heard anything again.
+                let dead = nodes.take_dead(SILENT_MS).0;
+                nodes.heard_own(second * 1000, SILENT_MS);
+                dead
+            };
+            seconds.flat_map(second).collect()
+        };
+        // This server is stopped for 40 s, and for 26 s.
+        assert!(dead_in(40..=54).is_empty());
+        assert!(dead_in(80..=94).is_empty());
+        assert_eq!(dead_in(95..=96), [3]);
     }
 }

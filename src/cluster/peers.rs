@@ -31,7 +31,7 @@ impl Cluster {
         }
         self.tell(false).await;
         let now_ms = Self::now().monotonic_ms;
-        let (dead, changes) = self.nodes.borrow_mut().take_dead(now_ms, self.settings.silent_ms());
+        let (dead, changes) = self.nodes.borrow_mut().take_dead(self.settings.silent_ms());
         self.list(changes);
         let is_due = self.sweeps_at_ms.get().is_some_and(|at_ms| at_ms <= now_ms);
         if !dead.is_empty() || is_due {
@@ -91,11 +91,14 @@ impl Cluster {
         self.follows.borrow().iter().filter_map(counts).collect()
     }
 
-    /// Another server has told something.
+    /// A server has told something.
     pub(super) async fn heard(&self, message: &Message) {
-        let Some(beat) = beat(message).filter(|beat| beat.node != self.settings.node) else { return };
+        let (Some(beat), now_ms) = (beat(message), Self::now().monotonic_ms) else { return };
         let node = beat.node;
-        let (changes, asks) = self.nodes.borrow_mut().heard(beat, Self::now().monotonic_ms);
+        if node == self.settings.node {
+            return self.nodes.borrow_mut().heard_own(now_ms, self.settings.silent_ms());
+        }
+        let (changes, asks) = self.nodes.borrow_mut().heard(beat, now_ms);
         self.list(changes);
         if asks {
             // If it doesn't arrive, the next sign of life asks again.
@@ -112,8 +115,10 @@ impl Cluster {
     /// Frees the names of servers that are gone: those of the rooms that are followed here, and announces it; and if this server
     /// is the first of all, those of rooms that nobody is in.
     async fn reap(self: Rc<Self>, dead: Vec<u64>) {
-        let follows: Vec<_> = self.follows.borrow().iter().map(|(key, f)| (Rc::clone(key), Rc::clone(f))).collect();
-        for (key, following) in follows {
+        for (key, following) in self.follows() {
+            // Somebody may have heard from them again.
+            let dead: Vec<u64> = dead.iter().copied().filter(|node| !self.nodes.borrow().knows(*node)).collect();
+            let mut is_late = false;
             let is_partial = following.names.borrow().partial().is_some();
             let room = (following.namespace, following.name.clone());
             let names = match is_partial {
@@ -132,11 +137,14 @@ impl Cluster {
                         self.announce(&following, &name, false);
                         self.stats.reaped_names.add(1);
                     }
-                    // Another server was faster.
-                    Ok(None) => {}
+                    // Another server was faster, and what it has written may have been lost on its way.
+                    Ok(None) => is_late = true,
                     // Later: it is as if these servers had just been met.
                     Err(_) => return self.meet_again(&dead),
                 }
+            }
+            if is_late {
+                self.read_names(key, &following);
             }
         }
         if self.nodes.borrow().is_first(self.settings.node) && self.sweep().await.is_err() {

@@ -41,7 +41,10 @@ impl Cluster {
             Outbound::Disconnect { user, room, reason, closed } => {
                 drop(spawn_local(Rc::clone(self).disconnect(user, room, reason, closed)));
             }
-            Outbound::TakeOver { node, member, user } => self.log.take_over(node, member, &user).await,
+            Outbound::TakeOver { node, member, user } => {
+                let cluster = Rc::clone(self);
+                drop(spawn_local(async move { cluster.log.take_over(node, member, &user).await }));
+            }
             Outbound::Finish(told) => *self.finishing.borrow_mut() = Some(told),
             Outbound::Release { room, user, member } => {
                 self.releasing.update(|count| count + 1);

@@ -28,6 +28,8 @@ pub struct RawFollow {
     asked: Option<bool>,
     /// Whether records may have been lost: nothing is shown until that is known.
     unsure: bool,
+    /// Whether the log may have let go of some that were not shown.
+    is_late: bool,
 }
 
 impl RawFollow {
@@ -94,6 +96,7 @@ impl Following for RawFollow {
             return self.look(steps);
         }
         self.unsure = false;
+        let is_late = std::mem::take(&mut self.is_late);
         let Some(last) = self.last else {
             // Members get what comes from now on.
             let known =
@@ -109,8 +112,10 @@ impl Following for RawFollow {
             return self.forget(steps);
         }
         let newest_ms = records.last().map_or(0, |record| record.unix_ms);
-        let is_gone = last.at > 0 && first.is_some_and(|first| first.at > last.at);
-        if is_gone && (records.len() >= RAW_RECORDS_MAX || newest_ms < last.unix_ms + RAW_AGE_MS) {
+        let is_gone = first.is_none_or(|first| first.at > last.at);
+        let is_early = newest_ms < last.unix_ms + RAW_AGE_MS;
+        let has_lost = last.at > 0 && first.is_some() && (records.len() >= RAW_RECORDS_MAX || is_early);
+        if is_gone && (is_late || has_lost) {
             steps.push(Step::Lose);
         }
         let whole_until = records.last().map_or(last_at, |record| record.at.max(last_at));
@@ -131,6 +136,10 @@ impl Following for RawFollow {
         self.unsure = true;
         self.asked = self.asked.map(|_| false);
         self.look(steps);
+    }
+
+    fn may_have_lost(&mut self) {
+        self.is_late = true;
     }
 
     fn look(&mut self, steps: &mut Vec<Step>) {
@@ -255,6 +264,28 @@ mod tests {
             }
             prop_assert_eq!(node.shown, (1..=number).collect::<Vec<_>>());
             prop_assert_eq!(node.lost, 0);
+        }
+    }
+
+    #[test]
+    fn after_a_long_time_without_the_log_only_a_room_whose_last_record_is_still_there_is_known_to_be_whole() {
+        for (is_late, kept, lost) in [(false, 0, 0), (true, 0, 1), (true, 1, 1), (true, 2, 0)] {
+            let (mut log, mut steps) = (Log::default(), Vec::new());
+            let (follow, _) = RawFollow::begin();
+            let mut node = Node { follow, ..Node::default() };
+            node.follow.fetched(Vec::new(), 0, &mut steps);
+            let first = log.append(1);
+            node.follow.arrived(first, &mut steps);
+            node.follow.disconnected();
+            log.append(1 + RAW_AGE_MS);
+            log.records.drain(..2 - kept);
+            if is_late {
+                node.follow.may_have_lost();
+            }
+            node.follow.reconnected(&mut steps);
+            node.carry_out(steps);
+            node.answer(&log, false);
+            assert_eq!((node.lost, node.shown.len()), (lost, 1 + usize::from(kept > 0)), "{is_late} {kept}");
         }
     }
 

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::Cluster;
 use super::nats::{Probed, Unfit};
 use super::record::{Content, Heading, Kind, split};
-use crate::limits::cluster::{AWAY_TOLD_AFTER, NAMES_TIME, PAUSE, PROBE_INTERVAL, TIPS_MAX};
+use crate::limits::cluster::{AWAY_TOLD_AFTER, NAMES_TIME, PAUSE, PROBE_INTERVAL, RAW_DEAF_MS_MAX, TIPS_MAX};
 use crate::protocol::Namespace;
 use crate::protocol::resume::ResumeKey;
 use crate::room::inbox::Order;
@@ -94,11 +94,15 @@ impl Cluster {
         self.away_since.set(None);
         self.stats.reconnects.add(1);
         self.stats.set_away_since(None);
-        self.nodes.borrow_mut().resumed(Self::now().monotonic_ms);
+        let now_ms = Self::now().monotonic_ms;
+        let is_late = self.nodes.borrow().deaf_ms(now_ms) >= RAW_DEAF_MS_MAX;
+        self.nodes.borrow_mut().resumed(now_ms);
         self.teller.borrow_mut().tell_all();
         info!("{} can be reached again (--cluster)", self.settings.servers.join(","));
-        let follows: Vec<_> = self.follows.borrow().iter().map(|(key, f)| (Rc::clone(key), Rc::clone(f))).collect();
-        for (key, following) in follows {
+        for (key, following) in self.follows() {
+            if is_late {
+                following.follow.borrow_mut().may_have_lost();
+            }
             let steps = following.ask_again(is_another(following.namespace));
             self.carry_out(&key, &following, steps);
             if names_are_new {
@@ -116,7 +120,12 @@ impl Cluster {
         }
         match self.log.prepare(&self.settings).await {
             Ok(created) if created.is_same_as(&self.created.borrow()) => {
-                self.created.borrow_mut().replicas = created.replicas;
+                let before = self.created.replace(created);
+                let has_dropped = self.log.has_dropped();
+                if has_dropped || before.leader != self.created.borrow().leader {
+                    // A message that is missing is noticed, because they are numbered; a change of a name is not.
+                    self.follows().into_iter().for_each(|(key, following)| self.read_names(key, &following));
+                }
             }
             Ok(_) => self.begin_again(),
             Err(Unfit::Lasting(sentence)) => warn!("{sentence}"),

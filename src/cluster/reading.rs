@@ -1,7 +1,6 @@
 //! Records of followed rooms arrive, each by its room's subscription or by that of its bundle.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use futures_util::StreamExt as _;
 
@@ -11,14 +10,13 @@ use super::nats::names::is_name_change;
 use super::nats::{Message, record};
 use super::record::Kind;
 use super::{Cluster, Following, Task};
-use crate::limits::cluster::{BUNDLE_WAITS_MAX, FULL_PAUSE, TICK};
+use crate::limits::cluster::TICK;
 
 impl Cluster {
     /// Reads the records of a room for as long as it is followed. `first` is what has to be done once none can be missed.
     pub(super) fn begin_reading(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, first: Step) {
         let reading = self.bundles.borrow_mut().add(key, Self::now().monotonic_ms);
         if reading == Reading::Together {
-            following.is_bundled.set(true);
             self.carry_out(key, following, vec![first]);
             return self.read_names(Rc::clone(key), following);
         }
@@ -40,7 +38,6 @@ impl Cluster {
 
     /// Reads the records of a room by a subscription of its own. `first`: as above, if the room has not been read until now.
     fn read_alone(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, first: Option<Step>) {
-        following.is_bundled.set(false);
         let (cluster, key, room) = (Rc::clone(self), Rc::clone(key), Rc::downgrade(following));
         following.reader.start(async move {
             let mut messages = loop {
@@ -58,14 +55,9 @@ impl Cluster {
                     None => cluster.reads_otherwise(&key, &following),
                 }
             }
-            loop {
-                // What is not shown yet waits in the connection, where it is bounded.
-                while room.upgrade().is_some_and(|following| !following.is_shown()) {
-                    tokio::time::sleep(FULL_PAUSE).await;
-                }
-                let Some(message) = messages.next().await else { return };
+            while let Some(message) = messages.next().await {
                 let Some(following) = room.upgrade() else { return };
-                cluster.arrived(&key, &following, &message);
+                cluster.take_in(&key, &following, message);
             }
         });
     }
@@ -80,12 +72,8 @@ impl Cluster {
         };
         let rooms = self.bundles.borrow_mut().formed(id);
         for (key, following) in self.followed(rooms) {
-            // The others wait for what arrives by their own subscriptions.
-            if following.is_shown() {
-                following.is_bundled.set(true);
-                following.reader.stop();
-                self.reads_otherwise(&key, &following);
-            }
+            following.reader.stop();
+            self.reads_otherwise(&key, &following);
         }
         let rooms = loop {
             let Some(message) = messages.next().await else { return };
@@ -94,39 +82,20 @@ impl Cluster {
                 let follows = self.follows.borrow();
                 follows.get_key_value(key.as_str()).map(|(key, following)| (Rc::clone(key), Rc::clone(following)))
             });
-            let known = known.filter(|(_, following)| following.is_bundled.get());
-            let is_wanted = known.is_some();
+            let (is_wanted, bytes) = (known.is_some(), message.length);
             match known {
-                Some((key, following)) if self.is_shown_soon(&following).await => {
-                    self.arrived(&key, &following, &message)
-                }
-                // It must not keep the others waiting.
-                Some((key, following)) => self.read_alone(&key, &following, None),
+                Some((key, following)) => self.take_in(&key, &following, message),
                 None => self.stats.unwanted.add(1),
             }
             let now_ms = Self::now().monotonic_ms;
-            let given_up = self.bundles.borrow_mut().heard(id, message.length, is_wanted, now_ms);
+            let given_up = self.bundles.borrow_mut().heard(id, bytes, is_wanted, now_ms);
             if let Some(rooms) = given_up {
                 break rooms;
             }
         };
         for (key, following) in self.followed(rooms) {
-            if following.is_bundled.get() {
-                self.read_alone(&key, &following, None);
-            }
+            self.read_alone(&key, &following, None);
         }
-    }
-
-    /// Whether all that has arrived of a room has also been shown, or is within a moment.
-    async fn is_shown_soon(&self, following: &Following) -> bool {
-        let began = Instant::now();
-        while !following.is_shown() {
-            if began.elapsed() >= BUNDLE_WAITS_MAX {
-                return false;
-            }
-            tokio::time::sleep(FULL_PAUSE).await;
-        }
-        true
     }
 
     fn followed(&self, rooms: Vec<Rc<str>>) -> Vec<(Rc<str>, Rc<Following>)> {
@@ -139,6 +108,24 @@ impl Cluster {
         let steps = following.ask_again(false);
         self.carry_out(key, following, steps);
         self.read_names(Rc::clone(key), following);
+    }
+
+    /// Something has arrived of a room: it waits until all that arrived before is shown.
+    fn take_in(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, message: Message) {
+        let bytes = message.length;
+        following.backlog.borrow_mut().push(message, bytes);
+        self.take_backlog(key, following);
+    }
+
+    /// Goes on with what has arrived of a room and waits, until a shard has enough to do.
+    pub(super) fn take_backlog(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>) {
+        while following.is_shown() {
+            let Some(message) = following.backlog.borrow_mut().pop() else { break };
+            self.arrived(key, following, &message);
+        }
+        if following.is_shown() && following.backlog.borrow_mut().take_cut() {
+            self.reads_otherwise(key, following);
+        }
     }
 
     fn arrived(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, message: &Message) {

@@ -18,7 +18,7 @@ pub use crate::room::outward::Content;
 /// Before the token of a raw room.
 const RAW: char = '=';
 
-/// Version of the headers: a node ignores records of another one, and is not ready.
+/// Version of the headers: a node ignores records of another one.
 const VERSION: &str = "1";
 
 /// What a record is.

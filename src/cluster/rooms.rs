@@ -7,10 +7,12 @@ use std::time::Instant;
 
 use tokio::task::spawn_local;
 
+use super::backlog::Backlog;
 use super::follow::{Follow, Following as Follows, Step};
 use super::nats::Unreachable;
 use super::raw::RawFollow;
 use super::record::{Content, Heading, Kind, Record};
+use super::stats::Published;
 use super::{Cluster, Following, Task, Waiter, record};
 use crate::clock::Time;
 use crate::limits::cluster::{FULL_PAUSE, LAG_PAUSE, LOAD_TIME_MAX};
@@ -85,7 +87,7 @@ impl Cluster {
             carrier: Task::default(),
             told: Cell::default(),
             names: RefCell::default(),
-            is_bundled: Cell::default(),
+            backlog: RefCell::new(Backlog::new(Rc::clone(&self.backlog_bytes))),
             reader: Task::default(),
             fetcher: Task::default(),
             namer: Task::default(),
@@ -151,7 +153,8 @@ impl Cluster {
                 tokio::time::sleep(FULL_PAUSE).await;
                 let Some(following) = room.upgrade() else { return };
                 if cluster.carry_on(&key, &following) {
-                    return;
+                    // Perhaps until this is carried on by the next task.
+                    return cluster.take_backlog(&key, &following);
                 }
             }
         });
@@ -200,6 +203,11 @@ impl Cluster {
         let is_ours = record.heading.node == self.settings.node;
         let pending = is_ours.then(|| self.pending.borrow_mut().remove(&record.heading.number)).flatten();
         if let Some(pending) = pending {
+            if pending.stored.is_none() {
+                // The answer comes later than the record.
+                self.stats.published(Published::Stored).add(1);
+                self.stats.stored_after(pending.since.elapsed());
+            }
             let given_up = self.outgoing.borrow_mut().stored(&pending.room, record.heading.number);
             given_up.into_iter().for_each(|number| self.give_up(number));
             self.outward.settled(pending.content.len());

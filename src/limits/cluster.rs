@@ -16,6 +16,9 @@ pub(crate) const NAMED_ROOMS_MAX: usize = 256;
 pub(crate) const ACK_MS_MAX: u64 = 5000;
 /// Time within which the log answers to a question; then it is asked again, for it may have elected another leader.
 pub(crate) const REPLY_TIME_MAX: Duration = Duration::from_secs(2);
+/// What waits in the connection to the log before whoever sends has to wait, too: 10,000 records a second until two probes have
+/// failed.
+pub(crate) const COMMANDS_MAX: usize = 65_536;
 /// Time within which the log can be connected to at the start.
 pub(crate) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time within which a log that has just been started, or elects a leader, is ready.
@@ -83,6 +86,8 @@ pub(crate) const LOAD_TIME_MAX: Duration = Duration::from_secs(10);
 pub(crate) const PAYLOAD_BYTES_MIN: usize = 128 * 1024;
 /// Time between two signs of life of a server.
 pub(crate) const BEAT_TIME: Duration = Duration::from_secs(1);
+/// Time in which a server that is not stopped hears itself, in milliseconds: a sign of life and a quarter.
+pub(crate) const DEAF_MS_MIN: u64 = 1250;
 /// Time within which all servers have told their counts to one that has just come, in milliseconds.
 pub(crate) const COUNTS_MS_MAX: u64 = 3000;
 /// Rooms whose counts are told in one message.
@@ -91,6 +96,9 @@ pub(crate) const BEAT_ROOMS_MAX: usize = 400;
 pub(crate) const RAW_RECORDS_MAX: usize = 1024;
 /// Time for which it keeps them, in milliseconds.
 pub(crate) const RAW_AGE_MS: u64 = 30_000;
+/// Time in which a server hears nothing before a raw message may be gone that it has not seen, in milliseconds: less than for which
+/// they are kept, because it takes a moment to read them.
+pub(crate) const RAW_DEAF_MS_MAX: u64 = RAW_AGE_MS - 5000;
 /// Bytes that it keeps of all raw rooms.
 pub(crate) const RAW_BYTES_MAX: i64 = 64 * 1024 * 1024;
 /// Log lines a minute about messages that the log has not stored.
@@ -101,8 +109,8 @@ pub(crate) const HEADER_BYTES_MAX: usize = 4096;
 pub(crate) const BUNDLES: u32 = 256;
 /// Rooms of a bundle that a server follows before it subscribes to the bundle instead of each room.
 pub(crate) const BUNDLE_ROOMS_MIN: usize = 4;
-/// Time for which a bundle waits until one of its rooms is shown; then that room gets a subscription of its own.
-pub(crate) const BUNDLE_WAITS_MAX: Duration = Duration::from_millis(20);
+/// Bytes that have arrived and wait because the rooms they belong to are not shown fast enough.
+pub(crate) const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What it costs to read a record, in bytes of one that cost as much.
 pub(crate) const RECORD_COST: u64 = 512;
 /// What records of rooms that a server doesn't follow may cost, beside what those of followed rooms do, before a bundle is given up:

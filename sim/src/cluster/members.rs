@@ -282,14 +282,13 @@ impl World {
     /// Time passes: servers tell that they live, and the names of those that don't are free. `loses`: whose beats are lost.
     fn second(&mut self, loses: Option<usize>) {
         self.now_ms += BEAT_MS;
-        let now_ms = self.now_ms;
         for node in (0..self.nodes.len()).filter(|node| self.nodes[*node].is_up()).collect::<Vec<_>>() {
             let beats = self.nodes[node].beats();
             if loses != Some(node) {
-                let others = self.nodes.iter_mut().enumerate().filter(|(other, this)| *other != node && this.is_up());
-                others.for_each(|(_, this)| this.heard.extend(beats.iter().cloned()));
+                let up = self.nodes.iter_mut().filter(|this| this.is_up());
+                up.for_each(|this| this.heard.extend(beats.iter().cloned()));
             }
-            let (dead, _) = self.nodes[node].nodes.take_dead(now_ms, SILENT_MS);
+            let (dead, _) = self.nodes[node].nodes.take_dead(SILENT_MS);
             let mut names = self.nodes[node].names.of(&dead);
             names.sort_by_key(|(_, at, _)| *at);
             for (user, at, _) in names {
@@ -304,6 +303,9 @@ impl World {
         let now_ms = self.now_ms;
         let Some(beat) = self.nodes[node].heard.pop_front() else { return };
         let teller = beat.node;
+        if teller == self.nodes[node].id {
+            return self.nodes[node].nodes.heard_own(now_ms, SILENT_MS);
+        }
         let (_, asks) = self.nodes[node].nodes.heard(beat, now_ms);
         if asks && let Some(teller) = self.nodes.iter_mut().find(|this| this.id == teller && this.is_up()) {
             teller.teller.tell_all();

@@ -1,16 +1,21 @@
 //! The names of users on NATS: one record for each, written only if the one before it is known.
 
 use std::collections::HashMap;
+use std::error::Error as _;
 
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::stream;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::{self, ErrorCode, stream};
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time::sleep;
 
 use super::{Nats, Unreachable, header};
 use crate::cluster::names::{Claim, Known};
-use crate::limits::cluster::{BATCH_RECORDS, FREE_NAME_SECONDS, HOLDER_TIME_MAX, NAMES_AT_ONCE_MAX};
+use crate::limits::cluster::{
+    BATCH_RECORDS, FREE_NAME_SECONDS, HOLDER_TIME_MAX, LAG_PAUSE, LAGS_MAX, NAMES_AT_ONCE_MAX,
+};
 use crate::protocol::MemberId;
 use crate::protocol::name::Name;
 
@@ -41,18 +46,33 @@ impl Nats {
         claim: Option<&Claim>,
     ) -> Result<Option<u64>, Unreachable> {
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", before.to_string());
         let payload = claim.map(|claim| serde_json::to_vec(claim).expect("names and numbers are JSON"));
         if payload.is_none() {
             headers.insert("Nats-TTL", format!("{FREE_NAME_SECONDS}s"));
         }
-        let subject = format!("{}.n.{room}.{user}", self.name);
-        let sent = self.jetstream.publish_with_headers(subject, headers, payload.unwrap_or_default().into()).await;
-        match sent.map_err(|_| Unreachable)?.await {
-            Ok(ack) => Ok(Some(ack.sequence)),
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
-            Err(_) => Err(Unreachable),
+        self.write_behind(before, format!("{}.n.{room}.{user}", self.name), headers, payload.unwrap_or_default()).await
+    }
+
+    /// Writes a record, if the last one of its subject is still at `before`; `None`: it is another one.
+    async fn write_behind(
+        &self,
+        before: u64,
+        subject: String,
+        mut headers: HeaderMap,
+        payload: Vec<u8>,
+    ) -> Result<Option<u64>, Unreachable> {
+        headers.insert("Nats-Expected-Last-Subject-Sequence", before.to_string());
+        let payload = Bytes::from(payload);
+        for _ in 0..LAGS_MAX {
+            let sent = self.jetstream.publish_with_headers(subject.clone(), headers.clone(), payload.clone()).await;
+            match sent.map_err(|_| Unreachable)?.await {
+                Ok(ack) => return Ok(Some(ack.sequence)),
+                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => return Ok(None),
+                Err(error) if is_undecided(&error) => sleep(LAG_PAUSE).await,
+                Err(_) => break,
+            }
         }
+        Err(Unreachable)
     }
 
     /// What the leader knows about a name.
@@ -68,32 +88,47 @@ impl Nats {
 
     /// Names of a room from this position of the stream on; if fewer than [`BATCH_RECORDS`], all of them.
     pub(in crate::cluster) async fn names(&self, room: &str, from: u64) -> Result<Vec<Known>, Unreachable> {
-        if from == 1
-            && let Some(mut all) = self.names_of_all(&[room]).await?
-        {
-            return Ok(all.remove(room).unwrap_or_default());
-        }
         let subject = format!("{}.n.{room}.*", self.name);
         let question = json!({"seq": from, "next_by_subj": subject, "batch": BATCH_RECORDS});
         self.ask_batch("names", &question, name_change).await
     }
 
-    /// All names of these rooms, by room; `None`: they are too many for one answer.
+    /// All names of these rooms, by room; `None`: they are too many for one answer. With `has_copies`, several servers have them.
     pub(in crate::cluster) async fn names_of_all(
         &self,
         rooms: &[impl AsRef<str>],
+        has_copies: bool,
     ) -> Result<Option<HashMap<String, Vec<Known>>>, Unreachable> {
+        // Any of them answers, and may lag behind the leader, who tells changes: what it told before this server could hear it must
+        // be in the answer. How far that is it says only if there is something, and the key is.
+        let leader_at = if has_copies { self.names_reach().await? } else { 0 };
+        let key = has_copies.then(|| self.key_subject());
         // The servers find the last record of each subject at once; the next record that fits, only by a look at each.
-        let subjects: Vec<_> = rooms.iter().map(|room| format!("{}.n.{}.*", self.name, room.as_ref())).collect();
-        let question = json!({"multi_last": subjects, "batch": NAMES_AT_ONCE_MAX});
-        let Some(found) = self.ask_for_all("names", &question, with_room).await? else { return Ok(None) };
-        let mut by_room = HashMap::<_, Vec<_>>::new();
-        found.into_iter().for_each(|(room, known)| by_room.entry(room).or_default().push(known));
-        Ok(Some(by_room))
+        let subjects = rooms.iter().map(|room| format!("{}.n.{}.*", self.name, room.as_ref())).chain(key);
+        let question = json!({"multi_last": subjects.collect::<Vec<_>>(), "batch": NAMES_AT_ONCE_MAX});
+        for _ in 0..LAGS_MAX {
+            let Some((found, until)) = self.ask_for_all("names", &question, with_room).await? else { return Ok(None) };
+            if until.is_none_or(|until| until >= leader_at) {
+                let mut by_room = HashMap::<_, Vec<_>>::new();
+                found.into_iter().for_each(|(room, known)| by_room.entry(room).or_default().push(known));
+                return Ok(Some(by_room));
+            }
+            sleep(LAG_PAUSE).await;
+        }
+        Err(Unreachable)
+    }
+
+    /// The position of the last record of all names.
+    async fn names_reach(&self) -> Result<u64, Unreachable> {
+        let stream = self.jetstream.get_stream(format!("{}_names", self.name)).await.map_err(|_| Unreachable)?;
+        Ok(stream.cached_info().state.last_sequence)
     }
 
     /// Whether a room has users.
     pub(super) async fn has_users(&self, room: &str) -> Result<bool, Unreachable> {
+        if let Some(all) = self.names_of_all(&[room], false).await? {
+            return Ok(all.values().flatten().any(|known| known.claim.is_some()));
+        }
         let mut next = 1;
         loop {
             let page = self.names(room, next).await?;
@@ -137,14 +172,9 @@ impl Nats {
     /// The random numbers that all servers make their secrets with: these, unless there are some already.
     pub(in crate::cluster) async fn resume_key(&self, own: [u64; 2]) -> Result<[u64; 2], Unreachable> {
         let subject = self.key_subject();
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
         let payload = serde_json::to_vec(&own).expect("numbers are JSON");
-        let sent = self.jetstream.publish_with_headers(subject.clone(), headers, payload.into()).await;
-        match sent.map_err(|_| Unreachable)?.await {
-            Ok(_) => return Ok(own),
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
-            Err(_) => return Err(Unreachable),
+        if self.write_behind(0, subject.clone(), HeaderMap::new(), payload).await?.is_some() {
+            return Ok(own);
         }
         let stream =
             self.jetstream.get_stream_no_info(format!("{}_names", self.name)).await.map_err(|_| Unreachable)?;
@@ -163,6 +193,12 @@ impl Nats {
             Err(error) => error.kind() != async_nats::RequestErrorKind::NoResponders,
         }
     }
+}
+
+/// Whether a record was refused because another one of its subject is on its way to the other servers of the log.
+fn is_undecided(error: &PublishError) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+    source.is_some_and(|source| source.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
 }
 
 /// What a message asks for.
@@ -186,8 +222,9 @@ pub(in crate::cluster) fn name_change(message: &Message) -> Option<Known> {
 
 /// The same, with its room.
 fn with_room(message: &Message) -> Option<(String, Known)> {
-    let subject = message.headers.as_ref()?.get("Nats-Subject")?.as_str();
-    Some((subject.rsplit('.').nth(1)?.to_owned(), name_change(message)?))
+    let mut words = message.headers.as_ref()?.get("Nats-Subject")?.as_str().rsplit('.').skip(1);
+    let (room, kind) = (words.next()?, words.next()?);
+    if kind == "n" { Some((room.to_owned(), name_change(message)?)) } else { None }
 }
 
 fn known(user: &str, at: u64, payload: &[u8]) -> Known {

@@ -39,9 +39,13 @@ impl Nats {
         if from.is_some_and(|from| from > last_at) {
             return Ok((Vec::new(), last_at));
         }
-        if from.is_none() && (unix_ms < since_ms || split(room).0 == Namespace::Raw) {
+        let is_all = match from {
+            Some(from) => from == last_at,
             // All others are older, too: to find that out, the server would look at many records of other rooms. And those of a raw
             // room nobody wants.
+            None => unix_ms < since_ms || split(room).0 == Namespace::Raw,
+        };
+        if is_all {
             return Ok((last.into_iter().collect(), last_at));
         }
         let since = rfc3339(since_ms).ok_or(Unreachable)?;
@@ -50,22 +54,19 @@ impl Nats {
         // The room has no more, with that which began its life: for another one, the server would look at many of other rooms.
         let count = last.as_ref().map_or(0, |last| last.value as usize);
         let batch_max = if (1..BATCH_RECORDS).contains(&count) { count + 1 } else { BATCH_RECORDS };
+        let mut lags = 0;
         // Other servers than the leader answer this, and may lag.
-        for _ in 0..LAGS_MAX {
+        while lags < LAGS_MAX {
             let batch = self.batch(name, &subject, next, &since, batch_max).await?;
-            let is_empty = batch.is_empty();
-            records.extend(batch);
-            let reached = records.last().map_or(0, |record| record.at);
-            if reached >= last_at {
-                return Ok((records, last_at));
-            }
-            if is_empty && next.is_none() {
-                // All of it is older.
-                return Ok((last.into_iter().collect(), last_at));
-            }
-            next = Some(reached.max(next.unwrap_or(0).saturating_sub(1)) + 1);
-            if is_empty {
-                sleep(LAG_PAUSE).await;
+            let reached = batch.last().map(|(at, _)| *at);
+            records.extend(batch.into_iter().filter_map(|(_, record)| record));
+            match reached {
+                Some(reached) if reached >= last_at => return Ok((records, last_at)),
+                Some(reached) => next = Some(reached + 1),
+                None => {
+                    lags += 1;
+                    sleep(LAG_PAUSE).await;
+                }
             }
         }
         Err(Unreachable)
@@ -84,6 +85,7 @@ impl Nats {
         Ok(is_fresh || self.has_users(room).await?)
     }
 
+    /// Records of a room, each with its position; those that this version of hi can't read are only that.
     async fn batch(
         &self,
         stream: &str,
@@ -91,13 +93,16 @@ impl Nats {
         from: Option<u64>,
         since: &str,
         batch_max: usize,
-    ) -> Result<Vec<Record>, Unreachable> {
+    ) -> Result<Vec<(u64, Option<Record>)>, Unreachable> {
         let question = match from {
             Some(from) => json!({"seq": from, "next_by_subj": subject, "batch": batch_max}),
             None => json!({"start_time": since, "next_by_subj": subject, "batch": batch_max}),
         };
-        let without_link = |message: &Message| record(message).map(|record| Record { before: None, ..record });
-        self.ask_batch(stream, &question, without_link).await
+        let read = |message: &Message| {
+            let record = record(message).map(|record| Record { before: None, ..record });
+            Some((header(message, "Nats-Sequence")?, record))
+        };
+        self.ask_batch(stream, &question, read).await
     }
 
     /// Reads messages of a stream, from any server that has them.
@@ -107,16 +112,17 @@ impl Nats {
         question: &serde_json::Value,
         read: impl Fn(&Message) -> Option<T>,
     ) -> Result<Vec<T>, Unreachable> {
-        self.ask_for_all(stream, question, read).await?.ok_or(Unreachable)
+        self.ask_for_all(stream, question, read).await?.map(|(found, _)| found).ok_or(Unreachable)
     }
 
-    /// The same; `None`: the question has too many answers.
+    /// The same; `None`: the question has too many answers. If the last messages of subjects are asked for, and there are some, the
+    /// second value is how far the server that answers has the stream.
     pub(super) async fn ask_for_all<T>(
         &self,
         stream: &str,
         question: &serde_json::Value,
         read: impl Fn(&Message) -> Option<T>,
-    ) -> Result<Option<Vec<T>>, Unreachable> {
+    ) -> Result<Option<(Vec<T>, Option<u64>)>, Unreachable> {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| Unreachable)?;
         let direct = format!("$JS.API.DIRECT.GET.{}_{stream}", self.name);
@@ -132,7 +138,7 @@ impl Nats {
             };
             let asks_for_last = !question["multi_last"].is_null();
             return match ends(status.as_u16(), answer.description.as_deref(), count, asks_for_last) {
-                Some(End::Whole) => Ok(Some(found)),
+                Some(End::Whole) => Ok(Some((found, header(&answer, "Nats-UpTo-Sequence")))),
                 Some(End::TooMany) => Ok(None),
                 None => Err(Unreachable),
             };
