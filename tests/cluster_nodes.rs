@@ -208,6 +208,7 @@ fn a_server_that_was_stopped_does_not_take_the_others_for_gone() {
     let nodes = [node(&broker, &[]), node(&broker, &[])];
     let (mut ann, _) = nodes[0].join_v1("ann", "tea");
     let _bob = nodes[1].join_v1("bob", "tea");
+    while ann.json()["Message"] != "Welcome to tea, bob!" {}
     for _ in 0..3 {
         nodes[1].signal(Signal::STOP);
         while ann.json()["Message"] != "User bob left channel." {}

@@ -25,6 +25,11 @@ impl<T> Backlog<T> {
         Self { waiting: VecDeque::new(), bytes: 0, all, is_cut: false }
     }
 
+    /// Whether nothing waits, and nothing was let go.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && !self.is_cut
+    }
+
     /// Something of this many bytes has arrived.
     pub(super) fn push(&mut self, arrived: T, bytes: usize) {
         if self.all.get() + bytes > BACKLOG_BYTES_MAX {
@@ -51,7 +56,8 @@ impl<T> Backlog<T> {
         std::mem::take(&mut self.is_cut)
     }
 
-    fn clear(&mut self) {
+    /// The log has forgotten it.
+    pub(super) fn clear(&mut self) {
         self.waiting = VecDeque::new();
         self.all.update(|all| all - self.bytes);
         self.bytes = 0;

@@ -52,6 +52,9 @@ pub trait Following: std::fmt::Debug {
     /// Whether nothing is known to be missing.
     fn is_whole(&self) -> bool;
 
+    /// Whether it is not known what the log has kept: what arrives is held, as much as there is room for.
+    fn is_unsure(&self) -> bool;
+
     /// The position of the last record that is known, and its time in milliseconds since 1970.
     fn tip(&self) -> Option<(u64, u64)>;
 
@@ -254,6 +257,10 @@ impl Following for Follow {
 
     fn is_whole(&self) -> bool {
         self.position.is_some() && self.asked.is_none()
+    }
+
+    fn is_unsure(&self) -> bool {
+        self.unsure
     }
 
     fn arrived(&mut self, record: Record, steps: &mut Vec<Step>) {

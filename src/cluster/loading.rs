@@ -66,6 +66,7 @@ impl Cluster {
             Err(_) => following.follow.borrow_mut().failed(&mut steps),
         }
         self.carry_out(&key, &following, steps);
+        self.take_backlog(&key, &following);
     }
 
     /// Reads what a room may have missed. All rooms may have, at the same time.

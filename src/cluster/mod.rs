@@ -29,7 +29,9 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::info;
 
 use crate::clock::Time;
-use crate::limits::cluster::{BEAT_TIME, CLAIMS_AT_ONCE_MAX, TICK, TIPS_INTERVAL, UNSTORED_LINES_PER_MINUTE};
+use crate::limits::cluster::{
+    BEAT_TIME, CLAIMS_AT_ONCE_MAX, SILENT_MS_MIN, TICK, TIPS_INTERVAL, UNSTORED_LINES_PER_MINUTE,
+};
 use crate::protocol::name::Name;
 use crate::protocol::resume::ResumeKey;
 use crate::protocol::{MemberId, Namespace};
@@ -117,7 +119,7 @@ pub struct Files {
 impl Settings {
     /// Time after which a server that has told nothing is gone, in milliseconds.
     fn silent_ms(&self) -> u64 {
-        self.timeout_ms * 3 / 2
+        (self.timeout_ms * 3 / 2).max(SILENT_MS_MIN)
     }
 }
 
@@ -293,9 +295,14 @@ struct Following {
 }
 
 impl Following {
-    /// Whether all that has arrived has also been shown.
+    /// Whether all that has arrived has also been shown, but for what waits in the backlog.
     fn is_shown(&self) -> bool {
         self.steps.borrow().is_empty()
+    }
+
+    /// Whether what arrives can be dealt with.
+    fn takes_more(&self) -> bool {
+        self.is_shown() && !self.follow.borrow().is_unsure()
     }
 
     /// Records may have been lost on their way, or all of them by the log if it `has_forgotten`: the room is looked at. A question
@@ -304,6 +311,7 @@ impl Following {
         let (mut follow, mut steps) = (self.follow.borrow_mut(), Vec::new());
         self.fetcher.stop();
         if has_forgotten {
+            self.backlog.borrow_mut().clear();
             follow.forget(&mut steps);
         } else {
             follow.reconnected(&mut steps);

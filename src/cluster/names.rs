@@ -228,10 +228,10 @@ impl Names {
         known.into_values().filter_map(|(_, taken)| Some((taken?.0, false))).collect()
     }
 
-    /// These are all names of the room. Returns what it has to be told.
-    pub fn load(&mut self, all: Vec<Known>, own: u64) -> Vec<(Name, bool)> {
+    /// These are all names of the room, up to this position of the log if that is known. Returns what the room has to be told.
+    pub fn load(&mut self, all: Vec<Known>, until: u64, own: u64) -> Vec<(Name, bool)> {
         let listed: HashSet<String> = all.iter().map(|known| known.user.clone()).collect();
-        let newest = all.iter().map(|known| known.at).max().unwrap_or(0);
+        let newest = all.iter().map(|known| known.at).max().unwrap_or(0).max(until);
         let mut changes: Vec<_> = all.into_iter().filter_map(|known| self.learn(known, own)).collect();
         self.by_user.retain(|user, (at, taken)| {
             let is_gone = *at <= newest && !listed.contains(user);
@@ -262,9 +262,17 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_free_that_the_log_remembers_nothing_of() {
+        let mut names = Names::default();
+        names.load(vec![change(5, 0, Some(2))], 5, OWN);
+        assert!(names.load(Vec::new(), 4, OWN).is_empty(), "that was before");
+        assert_eq!(names.load(Vec::new(), 9, OWN), [(Name::user("u0").unwrap(), false)]);
+    }
+
+    #[test]
     fn a_claim_that_comes_after_a_later_change_is_not_believed() {
         let mut names = Names::default();
-        names.load(Vec::new(), OWN);
+        names.load(Vec::new(), 0, OWN);
         for (change, is_late) in
             [(change(2, 0, None), false), (change(1, 0, Some(2)), true), (change(3, 1, Some(2)), false)]
         {
@@ -277,11 +285,11 @@ mod tests {
     #[test]
     fn a_name_that_becomes_free_while_the_list_is_read_again_is_free() {
         let mut names = Names::default();
-        names.load(vec![change(1, 0, Some(2))], OWN);
+        names.load(vec![change(1, 0, Some(2))], 0, OWN);
         names.begin_loading();
         assert!(names.is_loaded(), "members may join meanwhile");
         assert!(names.learn(change(2, 0, None), OWN).is_some_and(|(_, is_taken)| !is_taken));
-        assert!(names.load(vec![change(1, 0, Some(2))], OWN).is_empty(), "that was before");
+        assert!(names.load(vec![change(1, 0, Some(2))], 0, OWN).is_empty(), "that was before");
         assert_eq!((names.taken().count(), names.len()), (0, 0));
     }
 
@@ -313,7 +321,7 @@ mod tests {
             for known in &changes[first.min(listed)..listed] {
                 tell(names.learn(known.clone(), OWN).into_iter().collect());
             }
-            tell(names.load(last_of(listed), OWN));
+            tell(names.load(last_of(listed), listed as u64, OWN));
             let gap = lost.map(|lost| lost.index(changes.len()));
             for (index, known) in changes.iter().enumerate().skip(first.min(listed)) {
                 if index < listed || Some(index) != gap {
@@ -321,7 +329,7 @@ mod tests {
                 }
             }
             // After a reconnect the list is read again.
-            tell(names.load(last_of(changes.len()), OWN));
+            tell(names.load(last_of(changes.len()), 0, OWN));
             let due: Vec<String> = last_of(changes.len())
                 .into_iter()
                 .filter(|known| known.claim.as_ref().is_some_and(|claim| claim.node != OWN))

@@ -12,8 +12,10 @@ use super::{Cluster, Following};
 use crate::limits::cluster::{BATCH_RECORDS, NAMED_ROOMS_MAX, TICK};
 use crate::protocol::Namespace;
 
+/// Names of a room, and the position of the log up to which they are all; 0 if that isn't known.
+type Listed = (Vec<Known>, u64);
 /// Who waits for the first names of a room.
-type Waiting = oneshot::Sender<Result<Vec<Known>, Unreachable>>;
+type Waiting = oneshot::Sender<Result<Listed, Unreachable>>;
 
 /// Rooms of which the first names are wanted.
 pub(super) struct Wanted {
@@ -45,7 +47,7 @@ impl Cluster {
     pub(super) fn read_names(self: &Rc<Self>, key: Rc<str>, following: &Rc<Following>) {
         if following.namespace == Namespace::Raw {
             // There are none.
-            following.names.borrow_mut().load(Vec::new(), self.settings.node);
+            following.names.borrow_mut().load(Vec::new(), 0, self.settings.node);
             return self.admit_waiting(&key, following);
         }
         let (cluster, room) = (Rc::clone(self), Rc::downgrade(following));
@@ -65,11 +67,10 @@ impl Cluster {
     async fn load_names(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>) -> Result<(), Unreachable> {
         following.names.borrow_mut().begin_loading();
         let mut held = self.held.borrow().of(key).cloned().unwrap_or_default();
-        let (mut all, mut claims, mut next) = (Vec::new(), 0, 1);
+        let (mut page, until) = self.first_names(key).await?;
+        let (mut all, mut claims) = (Vec::new(), 0);
         loop {
-            let page =
-                if next == 1 { self.first_names(key).await? } else { Box::pin(self.more_names(key, next)).await? };
-            next = page.last().map_or(0, |last| last.at + 1);
+            let next = page.last().map_or(0, |last| last.at + 1);
             let is_last = page.len() < BATCH_RECORDS;
             for known in &page {
                 self.meet(known);
@@ -85,6 +86,7 @@ impl Cluster {
             if is_last || claims > self.settings.roster_max && held.is_empty() {
                 break;
             }
+            page = Box::pin(self.more_names(key, next)).await?;
         }
         for user in held.into_keys() {
             drop(spawn_local(Rc::clone(self).claim_again(Rc::clone(key), Rc::clone(following), user)));
@@ -93,7 +95,7 @@ impl Cluster {
             self.give_up_names(key, following, claims);
             return Ok(());
         }
-        let changes = following.names.borrow_mut().load(all, self.settings.node);
+        let changes = following.names.borrow_mut().load(all, until, self.settings.node);
         match following.room.borrow().upgrade().filter(|room| room.is_partial()) {
             Some(room) => self.tell_room(following, &room),
             None => self.tell_names(following, changes),
@@ -102,7 +104,7 @@ impl Cluster {
     }
 
     /// The names that a room has, or those that stand first in the stream.
-    async fn first_names(self: &Rc<Self>, key: &Rc<str>) -> Result<Vec<Known>, Unreachable> {
+    async fn first_names(self: &Rc<Self>, key: &Rc<str>) -> Result<Listed, Unreachable> {
         let (sender, names) = oneshot::channel();
         let is_asking = {
             let mut wanted = self.wanted_names.borrow_mut();
@@ -125,12 +127,12 @@ impl Cluster {
             let keys: Vec<_> = rooms.iter().map(|(key, _)| Rc::clone(key)).collect();
             let has_copies = self.created.borrow().leader.is_some();
             match self.log.names_of_all(&keys, has_copies).await {
-                Ok(Some(found)) => {
+                Ok(Some((found, until))) => {
                     let at_once = &mut self.wanted_names.borrow_mut().at_once;
                     *at_once = (*at_once + 1).min(NAMED_ROOMS_MAX);
                     for (key, waiting) in rooms {
                         // The room may have been forgotten.
-                        let _ = waiting.send(Ok(found.get(&*key).cloned().unwrap_or_default()));
+                        let _ = waiting.send(Ok((found.get(&*key).cloned().unwrap_or_default(), until)));
                     }
                 }
                 Ok(None) if rooms.len() > 1 => {
@@ -141,7 +143,9 @@ impl Cluster {
                 Ok(None) => {
                     for (key, waiting) in rooms {
                         let cluster = Rc::clone(&self);
-                        drop(spawn_local(async move { waiting.send(cluster.more_names(&key, 1).await) }));
+                        drop(spawn_local(async move {
+                            waiting.send(cluster.more_names(&key, 1).await.map(|names| (names, 0)))
+                        }));
                     }
                 }
                 Err(Unreachable) => rooms.into_iter().for_each(|(_, waiting)| drop(waiting.send(Err(Unreachable)))),

@@ -87,6 +87,8 @@ impl Teller {
 #[derive(Debug)]
 struct Node {
     heard_ms: u64,
+    /// Whether it has told something: perhaps only a claim names it.
+    has_told: bool,
     /// Number of its last beat, if it has told everything up to there.
     number: Option<u64>,
     rooms: HashMap<RoomKey, Counts>,
@@ -114,7 +116,7 @@ impl Nodes {
         }
         self.met(beat.node, now_ms);
         let Some(node) = self.known.get_mut(&beat.node) else { return (changed, false) };
-        node.heard_ms = now_ms;
+        (node.heard_ms, node.has_told) = (now_ms, true);
         if beat.is_first {
             let gone = node.rooms.drain().collect();
             node.number = Some(beat.number);
@@ -139,7 +141,12 @@ impl Nodes {
 
     /// A claim names this server: it is expected to tell something soon.
     pub fn met(&mut self, node: u64, now_ms: u64) {
-        self.known.entry(node).or_insert(Node { heard_ms: now_ms, number: None, rooms: HashMap::new() });
+        self.known.entry(node).or_insert(Node {
+            heard_ms: now_ms,
+            has_told: false,
+            number: None,
+            rooms: HashMap::new(),
+        });
     }
 
     /// This server has heard what it had told itself, so it hears the others: nobody is dead because this one was stopped, or the
@@ -173,6 +180,11 @@ impl Nodes {
     /// Whether this server may be alive.
     pub fn knows(&self, node: u64) -> bool {
         self.known.contains_key(&node)
+    }
+
+    /// Whether this server is alive: it has told something.
+    pub fn hears(&self, node: u64) -> bool {
+        self.known.get(&node).is_some_and(|node| node.has_told)
     }
 
     /// Number of the other servers.

@@ -14,6 +14,7 @@ use super::nats::nodes::{Disconnect, beat, disconnect};
 use super::nodes::{Changes, RoomKey};
 use super::record::token;
 use super::{Cluster, Following};
+use crate::limits::cluster::PAUSE;
 use crate::protocol::Namespace;
 use crate::protocol::name::Name;
 use crate::room::inbox;
@@ -115,9 +116,10 @@ impl Cluster {
     /// Frees the names of servers that are gone: those of the rooms that are followed here, and announces it; and if this server
     /// is the first of all, those of rooms that nobody is in.
     async fn reap(self: Rc<Self>, dead: Vec<u64>) {
+        let mut late = Vec::new();
         for (key, following) in self.follows() {
-            // Somebody may have heard from them again.
-            let dead: Vec<u64> = dead.iter().copied().filter(|node| !self.nodes.borrow().knows(*node)).collect();
+            // They may have told something again.
+            let dead: Vec<u64> = dead.iter().copied().filter(|node| !self.nodes.borrow().hears(*node)).collect();
             let mut is_late = false;
             let is_partial = following.names.borrow().partial().is_some();
             let room = (following.namespace, following.name.clone());
@@ -137,20 +139,34 @@ impl Cluster {
                         self.announce(&following, &name, false);
                         self.stats.reaped_names.add(1);
                     }
-                    // Another server was faster, and what it has written may have been lost on its way.
+                    // Another server was faster.
                     Ok(None) => is_late = true,
                     // Later: it is as if these servers had just been met.
                     Err(_) => return self.meet_again(&dead),
                 }
             }
             if is_late {
-                self.read_names(key, &following);
+                late.push((key, following));
             }
         }
+        let cluster = Rc::clone(&self);
+        let gone = dead.clone();
+        drop(spawn_local(async move { cluster.look_for_names_of(gone, late).await }));
         if self.nodes.borrow().is_first(self.settings.node) && self.sweep().await.is_err() {
             warn!("can't read all names of --cluster; trying again later");
             self.meet_again(&dead);
             self.sweep_later();
+        }
+    }
+
+    /// Other servers have freed names of servers that are gone: what they have written may have been lost on its way.
+    async fn look_for_names_of(self: Rc<Self>, dead: Vec<u64>, rooms: Vec<(Rc<str>, Rc<Following>)>) {
+        tokio::time::sleep(PAUSE).await;
+        for (key, following) in rooms {
+            let is_missed = !following.names.borrow().of(&dead).is_empty();
+            if is_missed {
+                self.read_names(key, &following);
+            }
         }
     }
 

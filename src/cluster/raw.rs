@@ -76,6 +76,10 @@ impl Following for RawFollow {
         self.last.is_some() && self.asked.is_none()
     }
 
+    fn is_unsure(&self) -> bool {
+        self.unsure
+    }
+
     fn arrived(&mut self, record: Record, steps: &mut Vec<Step>) {
         let may_show = self.last.is_some() && !self.unsure && self.asked.is_none();
         if may_show && self.held.is_empty() {
@@ -150,6 +154,7 @@ impl Following for RawFollow {
     }
 
     fn forget(&mut self, steps: &mut Vec<Step>) {
+        self.is_late = false;
         self.held.clear();
         if self.last.take().is_some() {
             self.last = Some(Last::default());

@@ -112,6 +112,9 @@ impl Cluster {
 
     /// Something has arrived of a room: it waits until all that arrived before is shown.
     fn take_in(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, message: Message) {
+        if following.takes_more() && following.backlog.borrow().is_empty() {
+            return self.arrived(key, following, &message);
+        }
         let bytes = message.length;
         following.backlog.borrow_mut().push(message, bytes);
         self.take_backlog(key, following);
@@ -119,11 +122,11 @@ impl Cluster {
 
     /// Goes on with what has arrived of a room and waits, until a shard has enough to do.
     pub(super) fn take_backlog(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>) {
-        while following.is_shown() {
+        while following.takes_more() {
             let Some(message) = following.backlog.borrow_mut().pop() else { break };
             self.arrived(key, following, &message);
         }
-        if following.is_shown() && following.backlog.borrow_mut().take_cut() {
+        if following.takes_more() && following.backlog.borrow_mut().take_cut() {
             self.reads_otherwise(key, following);
         }
     }

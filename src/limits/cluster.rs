@@ -61,7 +61,7 @@ pub(crate) const TIPS_INTERVAL: Duration = Duration::from_secs(30);
 pub(crate) const ROOM_MEMORY_MIN: Duration = Duration::from_secs(4);
 /// Time for which the log knows a message that it gets twice.
 pub(crate) const DUPLICATES_TIME: Duration = Duration::from_secs(30);
-/// Rooms whose messages or names are read at once. The log answers one question after the other, and one that it hasn't answered in
+/// Rooms whose messages or names are read at once, and rooms that are looked at because they may have missed some. The log answers one question after the other, and one that it hasn't answered in
 /// time is asked again: with thousands at once it would do little else.
 pub(crate) const LOADS_MAX: usize = 32;
 /// Rooms that wait to be loaded before they are read all at once, with the records of all others. For one room alone the log looks
@@ -86,6 +86,8 @@ pub(crate) const LOAD_TIME_MAX: Duration = Duration::from_secs(10);
 pub(crate) const PAYLOAD_BYTES_MIN: usize = 128 * 1024;
 /// Time between two signs of life of a server.
 pub(crate) const BEAT_TIME: Duration = Duration::from_secs(1);
+/// Shortest time after which a server that has told nothing is gone, in milliseconds: three signs of life.
+pub(crate) const SILENT_MS_MIN: u64 = 3000;
 /// Time in which a server that is not stopped hears itself, in milliseconds: a sign of life and a quarter.
 pub(crate) const DEAF_MS_MIN: u64 = 1250;
 /// Time within which all servers have told their counts to one that has just come, in milliseconds.

@@ -241,7 +241,7 @@ impl World {
         let others = all.iter().filter_map(|known| known.claim.as_ref()).filter(|claim| claim.node != this.id);
         others.for_each(|claim| this.nodes.met(claim.node, self.now_ms));
         held.retain(|user, held| !all.iter().any(|known| known.user == *user && held.is_in(known, this.id)));
-        let changes = this.names.load(all, this.id);
+        let changes = this.names.load(all, 0, this.id);
         this.tell(changes);
         held.keys().for_each(|user| self.claim_again(node, user));
     }

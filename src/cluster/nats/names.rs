@@ -86,32 +86,34 @@ impl Nats {
         }
     }
 
-    /// Names of a room from this position of the stream on; if fewer than [`BATCH_RECORDS`], all of them.
+    /// Names of a room from this position of the stream on; if fewer than [`BATCH_RECORDS`], all that the server has which answers.
     pub(in crate::cluster) async fn names(&self, room: &str, from: u64) -> Result<Vec<Known>, Unreachable> {
         let subject = format!("{}.n.{room}.*", self.name);
         let question = json!({"seq": from, "next_by_subj": subject, "batch": BATCH_RECORDS});
         self.ask_batch("names", &question, name_change).await
     }
 
-    /// All names of these rooms, by room; `None`: they are too many for one answer. With `has_copies`, several servers have them.
+    /// All names of these rooms, by room, and up to which position of the stream; `None`: they are too many for one answer. With
+    /// `has_copies`, several servers have them.
     pub(in crate::cluster) async fn names_of_all(
         &self,
         rooms: &[impl AsRef<str>],
         has_copies: bool,
-    ) -> Result<Option<HashMap<String, Vec<Known>>>, Unreachable> {
+    ) -> Result<Option<(HashMap<String, Vec<Known>>, u64)>, Unreachable> {
         // Any of them answers, and may lag behind the leader, who tells changes: what it told before this server could hear it must
         // be in the answer. How far that is it says only if there is something, and the key is.
         let leader_at = if has_copies { self.names_reach().await? } else { 0 };
-        let key = has_copies.then(|| self.key_subject());
         // The servers find the last record of each subject at once; the next record that fits, only by a look at each.
-        let subjects = rooms.iter().map(|room| format!("{}.n.{}.*", self.name, room.as_ref())).chain(key);
+        let subjects =
+            rooms.iter().map(|room| format!("{}.n.{}.*", self.name, room.as_ref())).chain([self.key_subject()]);
         let question = json!({"multi_last": subjects.collect::<Vec<_>>(), "batch": NAMES_AT_ONCE_MAX});
         for _ in 0..LAGS_MAX {
             let Some((found, until)) = self.ask_for_all("names", &question, with_room).await? else { return Ok(None) };
-            if until.is_none_or(|until| until >= leader_at) {
+            let until = until.unwrap_or(0);
+            if until >= leader_at {
                 let mut by_room = HashMap::<_, Vec<_>>::new();
                 found.into_iter().for_each(|(room, known)| by_room.entry(room).or_default().push(known));
-                return Ok(Some(by_room));
+                return Ok(Some((by_room, until)));
             }
             sleep(LAG_PAUSE).await;
         }
@@ -126,7 +128,7 @@ impl Nats {
 
     /// Whether a room has users.
     pub(super) async fn has_users(&self, room: &str) -> Result<bool, Unreachable> {
-        if let Some(all) = self.names_of_all(&[room], false).await? {
+        if let Some((all, _)) = self.names_of_all(&[room], false).await? {
             return Ok(all.values().flatten().any(|known| known.claim.is_some()));
         }
         let mut next = 1;

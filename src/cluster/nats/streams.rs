@@ -23,7 +23,7 @@ pub(in crate::cluster) struct Created {
     pub(in crate::cluster) names: String,
     /// Servers of the log that keep a copy of each record.
     pub(in crate::cluster) replicas: usize,
-    /// Whether several servers have the names, and which one leads them: what that one has not told when it ends, nobody tells.
+    /// Whether several servers have the names, and which one leads them since when: what that one has not told when it ends, nobody tells.
     pub(in crate::cluster) leader: Option<String>,
 }
 
@@ -95,7 +95,8 @@ impl Nats {
             )));
         }
         let replicas = info.config.num_replicas.min(raw.config.num_replicas).min(names.config.num_replicas);
-        let leader = || names.cluster.as_ref().and_then(|cluster| cluster.leader.clone()).unwrap_or_default();
+        let since = |cluster: &stream::ClusterInfo| format!("{:?} since {:?}", cluster.leader, cluster.leader_since);
+        let leader = || names.cluster.as_ref().map(since).unwrap_or_default();
         let leader = (names.config.num_replicas > 1).then(leader);
         let [messages, raw, names] = [info, raw, names].map(|info| info.created.to_string());
         Ok(Created { messages, raw, names, replicas, leader })
