@@ -149,6 +149,10 @@ fn members_of_a_log_that_has_lost_its_memory_go_on_and_are_told_that_they_may_ha
     for text in ["one", "two", "three"] {
         assert_eq!(ann.publish("tea", text)["Op"], "ok");
     }
+    for member in [&mut bob, &mut cid] {
+        event_or_text(member, "three");
+    }
+    while listener.message()["Message"] != "three" {}
     broker.kill();
     broker.restart();
     for member in [&mut ann, &mut bob, &mut cid] {
@@ -161,7 +165,6 @@ fn members_of_a_log_that_has_lost_its_memory_go_on_and_are_told_that_they_may_ha
         let heard = event_or_text(member, "four");
         assert_eq!((&heard["Seq"], &heard["Epoch"]), (&answer["Seq"], &answer["Epoch"]), "{heard}");
     }
-    while listener.message()["Message"] != "three" {}
     assert_eq!(listener.gap()["Epoch"], answer["Epoch"]);
     while listener.message()["Message"] != "four" {}
     // Their names are written again, and nobody else gets them.

@@ -8,6 +8,9 @@ pub(crate) const HELD_RECORDS_MAX: usize = 1024;
 pub(crate) const PAST_EPOCHS: usize = 6;
 /// Records of a room that are read at once.
 pub(crate) const BATCH_RECORDS: usize = 512;
+/// And bytes of them: an answer of more than what waits for a client at most (`max_pending` of NATS) would end the connection, and so
+/// would the next one.
+pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 /// Names that are read at once: NATS gives the last records of 1,024 subjects in one answer.
 pub(crate) const NAMES_AT_ONCE_MAX: usize = 1024;
 /// Rooms whose names are read at once.

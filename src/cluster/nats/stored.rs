@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Nats, Places, Unreachable, header, record, stored};
 use crate::cluster::record::{Record, split};
-use crate::limits::cluster::{BATCH_RECORDS, LAG_PAUSE, LAGS_MAX, REPLY_TIME_MAX, TIPS_MAX};
+use crate::limits::cluster::{BATCH_BYTES, BATCH_RECORDS, LAG_PAUSE, LAGS_MAX, REPLY_TIME_MAX, TIPS_MAX};
 use crate::protocol::Namespace;
 
 impl Nats {
@@ -94,10 +94,11 @@ impl Nats {
         since: &str,
         batch_max: usize,
     ) -> Result<Vec<(u64, Option<Record>)>, Unreachable> {
-        let question = match from {
-            Some(from) => json!({"seq": from, "next_by_subj": subject, "batch": batch_max}),
-            None => json!({"start_time": since, "next_by_subj": subject, "batch": batch_max}),
+        let (from, value) = match from {
+            Some(from) => ("seq", json!(from)),
+            None => ("start_time", json!(since)),
         };
+        let question = json!({from: value, "next_by_subj": subject, "batch": batch_max, "max_bytes": BATCH_BYTES});
         let read = |message: &Message| {
             let record = record(message).map(|record| Record { before: None, ..record });
             Some((header(message, "Nats-Sequence")?, record))
