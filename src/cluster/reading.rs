@@ -110,8 +110,11 @@ impl Cluster {
         self.read_names(Rc::clone(key), following);
     }
 
-    /// Something has arrived of a room: it waits until all that arrived before is shown.
+    /// Something has arrived of a room: records wait until all that arrived before is shown, changes of names don't.
     fn take_in(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, message: Message) {
+        if is_name_change(&message) {
+            return self.name_changed(key, following, &message);
+        }
         if following.takes_more() && following.backlog.borrow().is_empty() {
             return self.arrived(key, following, &message);
         }
@@ -132,9 +135,6 @@ impl Cluster {
     }
 
     fn arrived(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, message: &Message) {
-        if is_name_change(message) {
-            return self.name_changed(key, following, message);
-        }
         self.stats.received.add(1);
         self.stats.received_bytes.add(message.length as u64);
         let Some(record) = record(message) else { return };
