@@ -100,7 +100,7 @@ fn exchange(nodes: &[Server], count: usize, meanwhile: impl FnOnce(&AtomicBool) 
         members.push(node.join_quietly(&format!("old{number}"), "tea"));
         members.push(node.join_v1(&format!("new{number}"), "tea").0);
     }
-    let mut listeners: Vec<Listener> = nodes.iter().map(|node| node.listen("tea", None)).collect();
+    let mut listeners: Vec<Listener> = nodes.iter().map(|node| node.listen("tea", None).opened()).collect();
     let mut publishers: Vec<(String, Client)> = Vec::new();
     for (number, node) in nodes.iter().enumerate() {
         let name = format!("p{number}");

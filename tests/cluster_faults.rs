@@ -145,7 +145,7 @@ fn members_of_a_log_that_has_lost_its_memory_go_on_and_are_told_that_they_may_ha
     let (mut ann, joined) = nodes[0].join_v1("ann", "tea");
     let (mut bob, _) = nodes[1].join_v1("bob", "tea");
     let mut cid = nodes[1].join_quietly("cid", "tea");
-    let mut listener = nodes[1].listen("tea", None);
+    let mut listener = nodes[1].listen("tea", None).opened();
     for text in ["one", "two", "three"] {
         assert_eq!(ann.publish("tea", text)["Op"], "ok");
     }

@@ -72,7 +72,7 @@ fn cut_off_and_back(urls: [&str; 2], cut: impl FnOnce(), repair: impl FnOnce()) 
     let (mut ann, _) = nodes[0].join_v1("ann", "tea");
     let (mut bob, _) = nodes[1].join_v1("bob", "tea");
     let mut old = nodes[1].join_quietly("cid", "tea");
-    let mut listener = nodes[1].listen("tea", None);
+    let mut listener = nodes[1].listen("tea", None).opened();
     let mut raw = [nodes[0].websocket("/raw/scores"), nodes[1].websocket("/raw/scores")];
     assert_eq!(ann.publish("tea", "before")["Op"], "ok");
     read_until(&mut bob, "before");

@@ -50,7 +50,7 @@ impl Server {
 }
 
 impl Listener {
-    /// Requests a room over a connection, and waits for its position.
+    /// Requests a room over a connection. It may be in it only when it has its position ([`Listener::opened`]).
     pub fn open(stream: TcpStream, room: &str, last_event_id: Option<&str>) -> Self {
         let last_event_id = last_event_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
         Self::ask(stream, &format!("GET /stream/{room} HTTP/1.1\r\nHost: hi\r\n{last_event_id}\r\n"))
