@@ -4,12 +4,10 @@
 mod broker;
 mod support;
 
-use std::time::{Duration, Instant};
-
 use broker::Broker;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{PATIENCE, Server};
+use support::{Server, wait_for};
 use tungstenite::Message;
 
 /// A server that the others give up after three seconds.
@@ -17,20 +15,6 @@ fn node(broker: &Broker, further: &[&str]) -> Server {
     let url = broker.url();
     let arguments = ["--cluster", &url, "--cluster-timeout", "2s", "--internal", "127.0.0.1:0"];
     Server::start(&[&arguments, further].concat())
-}
-
-/// Asks until the answer is this one.
-#[track_caller]
-fn wait_for<T: PartialEq + std::fmt::Debug>(expected: &T, mut ask: impl FnMut() -> T) {
-    let began = Instant::now();
-    loop {
-        let found = ask();
-        if found == *expected {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "{found:?} instead of {expected:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

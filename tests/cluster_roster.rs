@@ -4,12 +4,10 @@
 mod broker;
 mod support;
 
-use std::time::{Duration, Instant};
-
 use broker::Broker;
 use rustix::process::Signal;
 use serde_json::json;
-use support::{Client, PATIENCE, Server};
+use support::{Client, Server, wait_for};
 use tungstenite::Message;
 
 /// A server that keeps six names of a room, and that the others give up after three seconds.
@@ -35,15 +33,7 @@ fn who(client: &mut Client) -> (Vec<String>, u64, bool) {
 /// Asks until this is the answer.
 #[track_caller]
 fn wait_for_users(client: &mut Client, users: &[&str], count: u64, partial: bool) {
-    let (began, expected) = (Instant::now(), (users.iter().map(ToString::to_string).collect(), count, partial));
-    loop {
-        let found = who(client);
-        if found == expected {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "{found:?} instead of {expected:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for(&(users.iter().map(ToString::to_string).collect(), count, partial), || who(client));
 }
 
 /// These users join the room tea.

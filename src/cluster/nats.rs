@@ -164,10 +164,7 @@ impl Nats {
 
     /// Whether the leader of a stream answers.
     pub(super) async fn probe(&self) -> Probed {
-        let stream = match self.jetstream.get_stream_no_info(format!("{}_names", self.name)).await {
-            Ok(stream) => stream,
-            Err(_) => return Probed::Silent,
-        };
+        let Ok(stream) = self.stream("names").await else { return Probed::Silent };
         match timeout(PROBE_TIME_MAX, stream.get_last_raw_message_by_subject(&self.key_subject())).await {
             Ok(Err(error)) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Probed::Answered(None),
             Ok(Ok(key)) => Probed::Answered(Some(key.time.unix_timestamp_nanos())),
@@ -260,13 +257,17 @@ fn republished_kind(namespace: Namespace) -> &'static str {
     }
 }
 
-/// The record in a message that was republished, or read.
-pub(super) fn record(message: &Message) -> Option<Record> {
+/// The record in a message that was republished, which also says what was before it.
+pub(super) fn republished(message: &Message) -> Option<Record> {
+    Some(Record { before: header(message, "Nats-Last-Sequence"), ..record(message)? })
+}
+
+/// The record in a message that was read.
+fn record(message: &Message) -> Option<Record> {
     let headers = message.headers.as_ref()?;
     let time = parse_rfc3339(headers.get("Nats-Time-Stamp")?.as_str()).ok()?;
     let unix_ms = (time.unix_timestamp_nanos() / 1_000_000) as u64;
-    let record = stored(headers, header(message, "Nats-Sequence")?, unix_ms, &message.payload)?;
-    Some(Record { before: header(message, "Nats-Last-Sequence"), ..record })
+    stored(headers, header(message, "Nats-Sequence")?, unix_ms, &message.payload)
 }
 
 /// The record with these headers; `None` if it isn't one of ours.

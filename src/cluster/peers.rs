@@ -149,9 +149,7 @@ impl Cluster {
                 late.push((key, following));
             }
         }
-        let cluster = Rc::clone(&self);
-        let gone = dead.clone();
-        drop(spawn_local(async move { cluster.look_for_names_of(gone, late).await }));
+        drop(spawn_local(Rc::clone(&self).look_for_names_of(dead.clone(), late)));
         if self.nodes.borrow().is_first(self.settings.node) && self.sweep().await.is_err() {
             warn!("can't read all names of --cluster; trying again later");
             self.meet_again(&dead);

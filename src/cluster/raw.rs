@@ -272,15 +272,20 @@ mod tests {
         }
     }
 
+    /// The first record of a room has arrived.
+    fn one_shown() -> (Log, Node, Vec<Step>) {
+        let (mut log, mut steps) = (Log::default(), Vec::new());
+        let (follow, _) = RawFollow::begin();
+        let mut node = Node { follow, ..Node::default() };
+        node.follow.fetched(Vec::new(), 0, &mut steps);
+        node.follow.arrived(log.append(1), &mut steps);
+        (log, node, steps)
+    }
+
     #[test]
     fn after_a_long_time_without_the_log_only_a_room_whose_last_record_is_still_there_is_known_to_be_whole() {
         for (is_late, kept, lost) in [(false, 0, 0), (true, 0, 1), (true, 1, 1), (true, 2, 0)] {
-            let (mut log, mut steps) = (Log::default(), Vec::new());
-            let (follow, _) = RawFollow::begin();
-            let mut node = Node { follow, ..Node::default() };
-            node.follow.fetched(Vec::new(), 0, &mut steps);
-            let first = log.append(1);
-            node.follow.arrived(first, &mut steps);
+            let (mut log, mut node, mut steps) = one_shown();
             node.follow.disconnected();
             log.append(1 + RAW_AGE_MS);
             log.records.drain(..2 - kept);
@@ -296,12 +301,7 @@ mod tests {
 
     #[test]
     fn what_the_log_has_dropped_and_a_stream_that_was_made_again_are_losses() {
-        let (mut log, mut steps) = (Log::default(), Vec::new());
-        let (follow, _) = RawFollow::begin();
-        let mut node = Node { follow, ..Node::default() };
-        node.follow.fetched(Vec::new(), 0, &mut steps);
-        let first = log.append(1);
-        node.follow.arrived(first, &mut steps);
+        let (mut log, mut node, mut steps) = one_shown();
         (2..6).for_each(|number| drop(log.append(number)));
         log.records.drain(..3);
         let last = log.append(6);

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use super::bundles::{BundleId, Reading};
 use super::follow::Step;
 use super::nats::names::is_name_change;
-use super::nats::{Message, record};
+use super::nats::{Message, republished};
 use super::record::Kind;
 use super::{Cluster, Following, Task};
 use crate::limits::cluster::TICK;
@@ -137,7 +137,7 @@ impl Cluster {
     fn arrived(self: &Rc<Self>, key: &Rc<str>, following: &Rc<Following>, message: &Message) {
         self.stats.received.add(1);
         self.stats.received_bytes.add(message.length as u64);
-        let Some(record) = record(message) else { return };
+        let Some(record) = republished(message) else { return };
         if record.heading.kind == Kind::Life && record.heading.node == self.settings.node {
             self.pending.borrow_mut().remove(&record.heading.number);
         }

@@ -19,8 +19,8 @@ pub(crate) const NAMED_ROOMS_MAX: usize = 256;
 pub(crate) const ACK_MS_MAX: u64 = 5000;
 /// Time within which the log answers to a question; then it is asked again, for it may have elected another leader.
 pub(crate) const REPLY_TIME_MAX: Duration = Duration::from_secs(2);
-/// What waits in the connection to the log before whoever sends has to wait, too: 10,000 records a second until two probes have
-/// failed.
+/// Records and questions that may wait for the connection to the log before whoever sends has to wait, too: 10,000 a second until
+/// two probes have failed.
 pub(crate) const COMMANDS_MAX: usize = 65_536;
 /// Time within which the log can be connected to at the start.
 pub(crate) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);

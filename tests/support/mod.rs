@@ -15,6 +15,7 @@ pub mod proxies;
 pub mod tokens;
 pub mod wire;
 
+use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::linux::net::SocketAddrExt;
@@ -79,6 +80,20 @@ pub fn wait_while(mut condition: impl FnMut() -> bool, what: impl Fn() -> String
     while condition() {
         assert!(Instant::now() < deadline, "{}", what());
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Asks until the answer is this one, but not so often that a rate limit is exceeded.
+#[track_caller]
+pub fn wait_for<T: PartialEq + Debug>(expected: &T, mut ask: impl FnMut() -> T) {
+    let began = Instant::now();
+    loop {
+        let found = ask();
+        if found == *expected {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{found:?} instead of {expected:?}");
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -446,16 +461,7 @@ impl Client {
     /// Waits until these are the users of a room: another server may have told one of them before this client's has heard of it.
     #[track_caller]
     pub fn wait_for_users(&mut self, room: &str, users: &[&str]) {
-        let began = Instant::now();
-        loop {
-            let found = self.users(room);
-            if found == users {
-                return;
-            }
-            assert!(began.elapsed() < PATIENCE, "{found:?} instead of {users:?}");
-            // Not so often that a rate limit is exceeded.
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        wait_for(&users.iter().map(ToString::to_string).collect(), || self.users(room));
     }
 
     /// Publishes a message in `hi.v1`, and returns the answer.

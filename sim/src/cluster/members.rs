@@ -39,7 +39,7 @@ impl Log {
         self.names.get(user).cloned().unwrap_or_else(nothing)
     }
 
-    /// Writes who has a name, unless somebody has written since `before`.
+    /// Writes a claim to a name, or its end, if its last record is still at `before`.
     fn write(&mut self, user: &str, before: u64, claim: Option<Claim>) -> Option<Known> {
         (self.name(user).at == before).then_some(())?;
         self.last_at += 1;

@@ -77,8 +77,7 @@ impl Nats {
 
     /// What the leader knows about a name.
     pub(in crate::cluster) async fn name(&self, room: &str, user: &str) -> Result<Known, Unreachable> {
-        let stream =
-            self.jetstream.get_stream_no_info(format!("{}_names", self.name)).await.map_err(|_| Unreachable)?;
+        let stream = self.stream("names").await?;
         match stream.get_last_raw_message_by_subject(&format!("{}.n.{room}.{user}", self.name)).await {
             Ok(last) => Ok(known(user, last.sequence, &last.payload)),
             Err(error) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Ok(known(user, 0, b"")),
@@ -102,7 +101,7 @@ impl Nats {
     ) -> Result<Option<(HashMap<String, Vec<Known>>, u64)>, Unreachable> {
         // Any of them answers, and may lag behind the leader, who tells changes: what it told before this server could hear it must
         // be in the answer. How far that is it says only if there is something, and the key is.
-        let leader_at = if has_copies { self.names_reach().await? } else { 0 };
+        let leader_at = if has_copies { self.reached("names").await?.last_sequence } else { 0 };
         // The servers find the last record of each subject at once; the next record that fits, only by a look at each.
         let subjects =
             rooms.iter().map(|room| format!("{}.n.{}.*", self.name, room.as_ref())).chain([self.key_subject()]);
@@ -118,12 +117,6 @@ impl Nats {
             sleep(LAG_PAUSE).await;
         }
         Err(Unreachable)
-    }
-
-    /// The position of the last record of all names.
-    async fn names_reach(&self) -> Result<u64, Unreachable> {
-        let stream = self.jetstream.get_stream(format!("{}_names", self.name)).await.map_err(|_| Unreachable)?;
-        Ok(stream.cached_info().state.last_sequence)
     }
 
     /// Whether a room has users.
@@ -178,8 +171,7 @@ impl Nats {
         if self.write_behind(0, subject.clone(), HeaderMap::new(), payload).await?.is_some() {
             return Ok(own);
         }
-        let stream =
-            self.jetstream.get_stream_no_info(format!("{}_names", self.name)).await.map_err(|_| Unreachable)?;
+        let stream = self.stream("names").await?;
         let first = stream.get_last_raw_message_by_subject(&subject).await.map_err(|_| Unreachable)?;
         serde_json::from_slice(&first.payload).map_err(|_| Unreachable)
     }

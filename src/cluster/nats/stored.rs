@@ -23,8 +23,7 @@ impl Nats {
         since_ms: u64,
     ) -> Result<(Vec<Record>, u64), Unreachable> {
         let Places { stream: name, stored: subject, .. } = self.places(room);
-        let stream =
-            self.jetstream.get_stream_no_info(format!("{}_{name}", self.name)).await.map_err(|_| Unreachable)?;
+        let stream = self.stream(name).await?;
         // The leader's: it has seen everything that was acknowledged.
         let last = match stream.get_last_raw_message_by_subject(&subject).await {
             Ok(last) => last,
@@ -99,11 +98,19 @@ impl Nats {
             None => ("start_time", json!(since)),
         };
         let question = json!({from: value, "next_by_subj": subject, "batch": batch_max, "max_bytes": BATCH_BYTES});
-        let read = |message: &Message| {
-            let record = record(message).map(|record| Record { before: None, ..record });
-            Some((header(message, "Nats-Sequence")?, record))
-        };
+        let read = |message: &Message| Some((header(message, "Nats-Sequence")?, record(message)));
         self.ask_batch(stream, &question, read).await
+    }
+
+    /// A stream, of which nothing is asked yet.
+    pub(super) async fn stream(&self, stream: &str) -> Result<stream::Stream<()>, Unreachable> {
+        self.jetstream.get_stream_no_info(format!("{}_{stream}", self.name)).await.map_err(|_| Unreachable)
+    }
+
+    /// How far a stream is. Its leader says that, who has seen everything that was acknowledged.
+    pub(super) async fn reached(&self, stream: &str) -> Result<stream::State, Unreachable> {
+        let stream = self.jetstream.get_stream(format!("{}_{stream}", self.name)).await.map_err(|_| Unreachable)?;
+        Ok(stream.cached_info().state.clone())
     }
 
     /// Reads messages of a stream, from any server that has them.

@@ -23,16 +23,14 @@ impl Nats {
         since_ms: u64,
     ) -> Result<HashMap<Rc<str>, Vec<Record>>, Unreachable> {
         let subjects: HashMap<String, &Rc<str>> = rooms.iter().map(|room| (self.places(room).stored, room)).collect();
-        let stream = self.jetstream.get_stream(format!("{}_chat", self.name)).await.map_err(|_| Unreachable)?;
-        // The leader's: it has seen everything that was acknowledged.
-        let last = &stream.cached_info().state;
+        let last = self.reached("chat").await?;
         let mut found = HashMap::<Rc<str>, Vec<Record>>::new();
         if last.last_timestamp.unix_timestamp_nanos() / 1_000_000 < i128::from(since_ms) {
             return Ok(found);
         }
         let read = |message: &Message| {
             let room = subjects.get(message.headers.as_ref()?.get("Nats-Subject")?.as_str());
-            let record = room.and_then(|room| Some((Rc::clone(room), Record { before: None, ..record(message)? })));
+            let record = room.and_then(|room| Some((Rc::clone(room), record(message)?)));
             Some((header(message, "Nats-Sequence")?, record))
         };
         let all = self.subject("c", "*");
