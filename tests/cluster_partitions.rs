@@ -14,7 +14,7 @@ use broker::Broker;
 use relay::{Relay, Way};
 use serde_json::{Value, json};
 use support::listener::Listener;
-use support::{Client, PATIENCE, Server};
+use support::{Client, PATIENCE, Server, wait_for};
 
 fn node(url: &str, further: &[&str]) -> Server {
     // Messages wait for as long as it takes to notice that the log is away, and that it is back.
@@ -227,6 +227,28 @@ fn a_listener_that_has_seen_more_than_its_new_server_goes_on_without_a_gap() {
     let mut listener = moved;
     assert_eq!(listener.last_event_id, seen, "it goes on behind what it has seen");
     assert_eq!(listener.message()["Message"], "two");
+}
+
+#[test]
+fn a_server_that_loses_its_connection_to_the_log_for_a_moment_keeps_the_names_of_its_members() {
+    let broker = Broker::start();
+    let relay = Relay::start(broker.port());
+    let nodes = [node(&broker.url(), &[]), node(&relay.url(), &[])];
+    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
+    relay.cut();
+    nodes[1].internal().wait_for_metric("hi_cluster_up", 0.0);
+    wait_for(&1, || broker.clients());
+    let (mut rival, _) = nodes[0].v1("username=bob");
+    rival.send_text(&json!({"Op": "join", "Ref": "join", "Room": "tea"}).to_string());
+    // It is asked about, and nobody answers.
+    rival.socket.get_ref().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let early = rival.socket.read();
+    assert!(early.is_err(), "{early:?}");
+    rival.socket.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    relay.let_go();
+    let refused = rival.json();
+    assert_eq!(refused["Code"], "name_taken", "{refused}");
+    assert_eq!(bob.users("tea"), ["bob"]);
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub(crate) const NAMES_TIME: Duration = Duration::from_secs(2);
 pub(crate) const FREE_NAME_SECONDS: u64 = 60;
 /// Time within which the other servers close the connections of a user.
 pub(crate) const DISCONNECT_TIME_MAX: Duration = Duration::from_secs(2);
-/// Time within which another server says whether a name is still held there.
+/// Time within which another server says whether a name is still held there, or is connected to the log again to be asked.
 pub(crate) const HOLDER_TIME_MAX: Duration = Duration::from_secs(1);
 /// Names that are claimed at once: what waits for an answer takes memory.
 pub(crate) const CLAIMS_AT_ONCE_MAX: usize = 256;

@@ -238,11 +238,19 @@ impl Broker {
         ask(self.port, &format!("$JS.API.STREAM.INFO.hi_{stream}")).filter(|info| info["error"].is_null())
     }
 
+    /// Its clients, but for the one that asks for them.
+    pub fn clients(&self) -> usize {
+        self.connections().len() - 1
+    }
+
     /// Subscriptions of all its clients.
     pub fn subscriptions(&self) -> u64 {
-        let answer = ask(self.port, "$SYS.REQ.ACCOUNT.PING.CONNZ").expect("it answers");
-        let connections = answer["data"]["connections"].as_array().expect("connections");
-        connections.iter().map(|connection| connection["subscriptions"].as_u64().expect("a number")).sum()
+        self.connections().iter().map(|connection| connection["subscriptions"].as_u64().expect("a number")).sum()
+    }
+
+    fn connections(&self) -> Vec<Value> {
+        let mut answer = ask(self.port, "$SYS.REQ.ACCOUNT.PING.CONNZ").expect("it answers");
+        serde_json::from_value(answer["data"]["connections"].take()).expect("connections")
     }
 
     /// Changes a setting of a stream, as somebody does by hand.

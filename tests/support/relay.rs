@@ -1,12 +1,12 @@
-//! A relay between a server and its log that can fail: it holds back what goes one way, or loses a record of it.
+//! A relay between a server and its log that can fail: it breaks connections, holds back what goes one way, or loses a record of it.
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Where something goes.
@@ -27,6 +27,8 @@ struct State {
     holds_to: AtomicBool,
     holds_from: AtomicBool,
     loses_next: AtomicBool,
+    is_down: AtomicBool,
+    connections: Mutex<Vec<TcpStream>>,
 }
 
 impl Relay {
@@ -38,6 +40,11 @@ impl Relay {
         std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 let Ok(far) = TcpStream::connect(("127.0.0.1", log)) else { continue };
+                let mut connections = state.connections.lock().unwrap();
+                if state.is_down.load(Ordering::SeqCst) {
+                    continue;
+                }
+                connections.extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
                 let (near_too, far_too) = (near.try_clone().unwrap(), far.try_clone().unwrap());
                 let (to, from) = (Arc::clone(&state), Arc::clone(&state));
                 std::thread::spawn(move || pass_to(&to, near, far));
@@ -57,8 +64,18 @@ impl Relay {
         self.state.held(way).store(true, Ordering::SeqCst);
     }
 
+    /// Breaks every connection, and lets no new one through.
+    pub fn cut(&self) {
+        let mut connections = self.state.connections.lock().unwrap();
+        self.state.is_down.store(true, Ordering::SeqCst);
+        for connection in connections.drain(..) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+
     /// Everything gets through again, also what was held back.
     pub fn let_go(&self) {
+        self.state.is_down.store(false, Ordering::SeqCst);
         [Way::ToLog, Way::FromLog].into_iter().for_each(|way| self.state.held(way).store(false, Ordering::SeqCst));
     }
 
@@ -93,7 +110,7 @@ fn pass_to(state: &State, mut from: TcpStream, mut to: TcpStream) {
             break;
         }
     }
-    let _ = to.shutdown(std::net::Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
 }
 
 /// Passes on one operation of NATS after the other.
@@ -120,5 +137,5 @@ fn pass_from(state: &State, from: TcpStream, mut to: TcpStream) {
             break;
         }
     }
-    let _ = to.shutdown(std::net::Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
 }

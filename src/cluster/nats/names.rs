@@ -5,7 +5,7 @@ use std::error::Error as _;
 
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::{self, ErrorCode, stream};
-use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
+use async_nats::{HeaderMap, Message, Request, RequestError, RequestErrorKind, StatusCode, Subscriber};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -180,13 +180,23 @@ impl Nats {
     /// is gone.
     pub(in crate::cluster) async fn is_held(&self, question: Question) -> bool {
         let subject = self.subject("o", &format!("{:016x}", question.claim.node));
-        let payload = serde_json::to_vec(&Asked::Held(question)).expect("names and numbers are JSON");
-        let request = async_nats::Request::new().payload(payload.into()).timeout(Some(HOLDER_TIME_MAX));
-        match self.client.send_request(subject, request).await {
-            Ok(answer) => answer.payload.as_ref() != b"0",
-            Err(error) => error.kind() != async_nats::RequestErrorKind::NoResponders,
+        let payload = Bytes::from(serde_json::to_vec(&Asked::Held(question)).expect("names and numbers are JSON"));
+        let ask = || async {
+            let request = Request::new().payload(payload.clone()).timeout(Some(HOLDER_TIME_MAX));
+            self.client.send_request(subject.clone(), request).await
+        };
+        let mut answer = ask().await;
+        if is_nobody_there(&answer) {
+            // It may have lost its connection for a moment, as when its server of the log has ended.
+            sleep(HOLDER_TIME_MAX).await;
+            answer = ask().await;
         }
+        !is_nobody_there(&answer) && !answer.is_ok_and(|answer| answer.payload.as_ref() == b"0")
     }
+}
+
+fn is_nobody_there(answer: &Result<Message, RequestError>) -> bool {
+    answer.as_ref().is_err_and(|error| error.kind() == RequestErrorKind::NoResponders)
 }
 
 /// Whether a record was refused because another one of its subject is on its way to the other servers of the log.
