@@ -251,6 +251,25 @@ fn a_server_that_loses_its_connection_to_the_log_for_a_moment_keeps_the_names_of
     assert_eq!(bob.users("tea"), ["bob"]);
 }
 
+/// A log that elects a leader answers no question that was asked before.
+#[test]
+fn a_server_that_gets_no_answer_asks_again_soon() {
+    let broker = Broker::start();
+    let relay = Relay::start(broker.port());
+    let _first = node(&broker.url(), &[]);
+    relay.lose_next(1, "stream_msg_get_response");
+    let node = node(&relay.url(), &[]);
+    assert!(!relay.will_lose());
+    let (mut bob, _) = node.join_v1("bob", "tea");
+    relay.cut();
+    node.internal().wait_for_metric("hi_cluster_up", 0.0);
+    relay.lose_next(2, "stream_info_response");
+    relay.let_go();
+    node.internal().wait_for_metric("hi_cluster_up", 1.0);
+    assert!(!relay.will_lose());
+    assert_eq!(bob.publish("tea", "after")["Op"], "ok");
+}
+
 #[test]
 fn a_last_message_that_is_lost_on_its_way_is_found() {
     let broker = Broker::start();
@@ -262,7 +281,7 @@ fn a_last_message_that_is_lost_on_its_way_is_found() {
     let (mut bob, _) = nodes[1].join_v1("bob", "tea");
     assert_eq!(ann.publish("tea", "before")["Op"], "ok");
     read_until(&mut bob, "before");
-    relay.lose_next();
+    relay.lose_next(1, "HMSG hi.d.");
     assert_eq!(ann.publish("tea", "lost")["Op"], "ok");
     read_until(&mut bob, "lost");
     assert!(!relay.will_lose());

@@ -155,23 +155,20 @@ async fn run(
     let (changes, mut changed) = mpsc::unbounded_channel();
     let prepared = async {
         let log = Nats::connect(&settings, changes).await?;
-        let created = log.prepare_patiently(&settings).await?;
+        let (created, key) = log.prepare_patiently(&settings).await?;
         let subscribed = async {
-            let (answers, questions) = (log.answers().await?, log.questions(settings.node).await?);
-            let key = log.resume_key(settings.resume_key).await?;
             Ok((
-                key,
-                answers,
-                questions,
+                log.answers().await?,
+                log.questions(settings.node).await?,
                 log.beats().await?,
                 log.asked_all(settings.node).await?,
                 log.disconnects().await?,
             ))
         };
-        let subscribed = subscribed.await.map_err(|_: Unreachable| "the log of --cluster doesn't answer")?;
-        Ok((log, created, subscribed))
+        let subscribed = subscribed.await.map_err(|_: Unreachable| "the connection to --cluster has ended")?;
+        Ok((log, created, key, subscribed))
     };
-    let (log, created, (key, mut answers, mut questions, mut beats, mut asked_all, mut disconnects)) =
+    let (log, created, key, (mut answers, mut questions, mut beats, mut asked_all, mut disconnects)) =
         match prepared.await {
             Ok(prepared) => prepared,
             Err(sentence) => return drop(ready.send(Err(sentence))),

@@ -128,6 +128,7 @@ impl Nats {
             // More than is sent until a connection that nothing goes through any more is taken for lost: whoever sends would wait.
             .client_capacity(COMMANDS_MAX)
             .ping_interval(Duration::from_secs(2))
+            .request_timeout(Some(REPLY_TIME_MAX))
             .reconnect_delay_callback(|attempt| Duration::from_millis(if attempt <= 1 { 10 } else { 100 }));
         let connecting = timeout(CONNECT_TIME_MAX, options.connect(settings.servers.clone()));
         let servers = settings.servers.join(",");
@@ -148,6 +149,7 @@ impl Nats {
             ));
         }
         let (mut jetstream, answers) = (jetstream::new(client.clone()), client.new_inbox());
+        // Of what is published; questions have that of the connection.
         jetstream.set_timeout(REPLY_TIME_MAX);
         Ok(Self { client, jetstream, name: settings.name.clone(), answers, has_dropped })
     }

@@ -25,7 +25,7 @@ pub(crate) const COMMANDS_MAX: usize = 65_536;
 /// Time within which the log can be connected to at the start.
 pub(crate) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time within which a log that has just been started, or elects a leader, is ready.
-pub(crate) const PREPARE_TIME_MAX: Duration = Duration::from_secs(15);
+pub(crate) const PREPARE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Time within which servers write the names of their members again into a log that has lost them.
 pub(crate) const NAMES_TIME: Duration = Duration::from_secs(2);
 /// Time for which the log remembers that a name is free, in seconds.

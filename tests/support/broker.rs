@@ -77,14 +77,22 @@ pub fn step_down(port: u16, stream: &str) -> Option<Value> {
     ask(port, &format!("$JS.API.STREAM.LEADER.STEPDOWN.hi_{stream}"))
 }
 
-/// Waits until all servers have all of the log: only then it survives the next that is killed.
+/// Waits until all servers have all of the log: only then it survives the next that is killed. That a leader has sent everything to
+/// the others doesn't mean that they have it, so they are asked as well.
 pub fn wait_until_whole(brokers: &[Broker]) {
-    let began = Instant::now();
-    for stream in STREAMS {
-        while !brokers.iter().any(|broker| broker.stream(stream).is_some_and(|info| is_whole(&info))) {
-            assert!(began.elapsed() < WHOLE_TIME_MAX, "{stream} is not whole");
+    let wait_until = |what: &str, condition: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !condition() {
+            assert!(began.elapsed() < WHOLE_TIME_MAX, "{what} is not whole");
             std::thread::sleep(Duration::from_millis(100));
         }
+    };
+    for stream in STREAMS {
+        let is_sent = || brokers.iter().any(|broker| broker.stream(stream).is_some_and(|info| is_whole(&info)));
+        wait_until(stream, &is_sent);
+    }
+    for broker in brokers {
+        wait_until(&format!("the server of the log at port {}", broker.port), &|| broker.is_healthy() == Some(true));
     }
 }
 
@@ -157,7 +165,7 @@ impl Broker {
         let routes: Vec<String> = others.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let configs = (first..).zip(ports).map(|(number, port)| {
             format!(
-                "server_name: n{number}\ncluster {{ name: hi, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n",
+                "server_name: n{number}\nhttp: \"127.0.0.1:-1\"\ncluster {{ name: hi, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n",
                 routes.join(", ")
             )
         });
@@ -208,13 +216,28 @@ impl Broker {
             .expect("nats-server starts")
     }
 
+    /// Where it listens for these clients, once it has written that.
+    fn listens_at(&self, clients: &str) -> Option<u16> {
+        let ports = std::fs::read(self.folder.join(format!("nats-server_{}.ports", self.child.id()))).ok()?;
+        let ports: Value = serde_json::from_slice(&ports).ok()?;
+        ports[clients][0].as_str()?.rsplit(':').next()?.parse().ok()
+    }
+
+    /// Whether it has caught up with all streams of which it keeps a copy; `None`: it doesn't answer.
+    fn is_healthy(&self) -> Option<bool> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.listens_at("monitoring")?)).ok()?;
+        stream.set_read_timeout(Some(ANSWER_TIME_MAX)).unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer.split(' ').nth(1)? == "200")
+    }
+
     /// Waits until it has written where it listens.
     fn read_port(&self) -> u16 {
-        let file = self.folder.join(format!("nats-server_{}.ports", self.child.id()));
         let deadline = Instant::now() + READY_AFTER_MAX;
         loop {
-            let ports = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-            if let Some(port) = ports.and_then(|ports| ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()) {
+            if let Some(port) = self.listens_at("nats") {
                 return port;
             }
             let log = || std::fs::read_to_string(self.folder.join("log"));

@@ -1,4 +1,4 @@
-//! A relay between a server and its log that can fail: it breaks connections, holds back what goes one way, or loses a record of it.
+//! A relay between a server and its log that can fail: it breaks connections, holds back what goes one way, or loses a part of it.
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 #![allow(unreachable_pub, reason = "a test has no outside")]
@@ -26,7 +26,8 @@ pub struct Relay {
 struct State {
     holds_to: AtomicBool,
     holds_from: AtomicBool,
-    loses_next: AtomicBool,
+    /// What the next operations from the log contain that get lost, and how many.
+    losing: Mutex<(&'static str, usize)>,
     is_down: AtomicBool,
     connections: Mutex<Vec<TcpStream>>,
 }
@@ -79,20 +80,27 @@ impl Relay {
         [Way::ToLog, Way::FromLog].into_iter().for_each(|way| self.state.held(way).store(false, Ordering::SeqCst));
     }
 
-    /// The next record of a chat room is lost on its way from the log.
-    pub fn lose_next(&self) {
-        self.state.loses_next.store(true, Ordering::SeqCst);
+    /// The next operations of NATS that contain this are lost on their way from the log.
+    pub fn lose_next(&self, count: usize, part: &'static str) {
+        *self.state.losing.lock().unwrap() = (part, count);
     }
 
-    /// Whether that record has not come yet.
+    /// Whether one of them has not come yet.
     pub fn will_lose(&self) -> bool {
-        self.state.loses_next.load(Ordering::SeqCst)
+        self.state.losing.lock().unwrap().1 > 0
     }
 }
 
 impl State {
     fn held(&self, way: Way) -> &AtomicBool {
         if way == Way::ToLog { &self.holds_to } else { &self.holds_from }
+    }
+
+    fn loses(&self, operation: &[u8]) -> bool {
+        let (lost, count) = &mut *self.losing.lock().unwrap();
+        let is_lost = *count > 0 && String::from_utf8_lossy(operation).contains(*lost);
+        *count -= usize::from(is_lost);
+        is_lost
     }
 
     fn wait(&self, way: Way) {
@@ -129,8 +137,7 @@ fn pass_from(state: &State, from: TcpStream, mut to: TcpStream) {
             }
         }
         state.wait(Way::FromLog);
-        let is_record = line.starts_with("HMSG hi.d.");
-        if is_record && state.loses_next.swap(false, Ordering::SeqCst) {
+        if state.loses(&operation) {
             continue;
         }
         if to.write_all(&operation).is_err() {

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{ErrorCode, context, stream};
 use sha1::{Digest as _, Sha1};
 use tokio::time::sleep;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
-use super::Nats;
+use super::{Nats, Unreachable};
 use crate::cluster::Settings;
 use crate::limits::cluster::{
-    BUNDLES, DUPLICATES_TIME, PREPARE_TIME_MAX, RAW_AGE_MS, RAW_BYTES_MAX, RAW_RECORDS_MAX, REPLICAS_AUTO, TICK,
+    BUNDLES, DUPLICATES_TIME, PAUSE, PREPARE_TIME_MAX, RAW_AGE_MS, RAW_BYTES_MAX, RAW_RECORDS_MAX, REPLICAS_AUTO, TICK,
 };
 use crate::protocol::Namespace;
 
@@ -108,14 +108,31 @@ impl Nats {
         settings.replicas.unwrap_or(if is_alone { 1 } else { REPLICAS_AUTO })
     }
 
-    /// The same at the start, when the servers of the log may be starting, too.
-    pub(in crate::cluster) async fn prepare_patiently(&self, settings: &Settings) -> Result<Created, String> {
-        let began = Instant::now();
+    /// The same at the start, when the servers of the log may be starting, too, or elect a leader. Returns the random numbers of
+    /// secrets as well.
+    pub(in crate::cluster) async fn prepare_patiently(
+        &self,
+        settings: &Settings,
+    ) -> Result<(Created, [u64; 2]), String> {
+        let (began, mut is_told) = (Instant::now(), false);
         loop {
-            match self.prepare(settings).await {
-                Err(Unfit::Passing(_)) if began.elapsed() < PREPARE_TIME_MAX => sleep(TICK).await,
-                prepared => return prepared.map_err(Unfit::sentence),
+            let unfit = match self.prepare(settings).await {
+                // That the streams are there is known also without their leaders.
+                Ok(created) => match self.resume_key(settings.resume_key).await {
+                    Ok(key) => return Ok((created, key)),
+                    Err(Unreachable) => Unfit::Passing("nobody leads the log of --cluster".to_owned()),
+                },
+                Err(unfit) => unfit,
+            };
+            let is_lasting = matches!(unfit, Unfit::Lasting(_));
+            let sentence = unfit.sentence();
+            if is_lasting || began.elapsed() >= PREPARE_TIME_MAX {
+                return Err(sentence);
             }
+            if began.elapsed() >= PAUSE && !std::mem::replace(&mut is_told, true) {
+                warn!("{sentence}; trying again for {} s", PREPARE_TIME_MAX.as_secs());
+            }
+            sleep(TICK).await;
         }
     }
 
