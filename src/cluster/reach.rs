@@ -66,15 +66,9 @@ impl Cluster {
     /// The log is there again: nothing is shown before it is known that it has kept what was shown.
     async fn come_back(self: Rc<Self>) {
         let (created, key) = loop {
-            match self.log.prepare(&self.settings).await {
-                // A log that has forgotten it gets the key that the servers have, so that what their clients have still counts.
-                // That the streams are there is known also without their leaders.
-                Ok(created) if self.log.probe().await != Probed::Silent => {
-                    if let Ok(key) = self.log.resume_key(self.resume_key.get()).await {
-                        break (created, key);
-                    }
-                }
-                Ok(_) => {}
+            // A log that has forgotten the key gets the one that the servers have, so that what their clients have still counts.
+            match self.log.prepare_with_key(&self.settings, self.resume_key.get()).await {
+                Ok(prepared) => break prepared,
                 Err(unfit) => warn!("{}", unfit.sentence()),
             }
             tokio::time::sleep(PAUSE).await;

@@ -165,7 +165,7 @@ impl Nats {
     }
 
     /// The random numbers that all servers make their secrets with: these, unless there are some already.
-    pub(in crate::cluster) async fn resume_key(&self, own: [u64; 2]) -> Result<[u64; 2], Unreachable> {
+    pub(super) async fn resume_key(&self, own: [u64; 2]) -> Result<[u64; 2], Unreachable> {
         let subject = self.key_subject();
         let payload = serde_json::to_vec(&own).expect("numbers are JSON");
         if self.write_behind(0, subject.clone(), HeaderMap::new(), payload).await?.is_some() {

@@ -108,31 +108,36 @@ impl Nats {
         settings.replicas.unwrap_or(if is_alone { 1 } else { REPLICAS_AUTO })
     }
 
-    /// The same at the start, when the servers of the log may be starting, too, or elect a leader. Returns the random numbers of
-    /// secrets as well.
+    /// The same, with the random numbers that all servers make their secrets with: these, unless there are some already. So the log
+    /// has a leader: that the streams are there is known also without one.
+    pub(in crate::cluster) async fn prepare_with_key(
+        &self,
+        settings: &Settings,
+        own: [u64; 2],
+    ) -> Result<(Created, [u64; 2]), Unfit> {
+        let created = self.prepare(settings).await?;
+        let key = self.resume_key(own).await;
+        let key = key.map_err(|Unreachable| Unfit::Passing("nobody leads the log of --cluster".to_owned()))?;
+        Ok((created, key))
+    }
+
+    /// The same at the start, when the servers of the log may be starting, too, or elect a leader.
     pub(in crate::cluster) async fn prepare_patiently(
         &self,
         settings: &Settings,
     ) -> Result<(Created, [u64; 2]), String> {
         let (began, mut is_told) = (Instant::now(), false);
         loop {
-            let unfit = match self.prepare(settings).await {
-                // That the streams are there is known also without their leaders.
-                Ok(created) => match self.resume_key(settings.resume_key).await {
-                    Ok(key) => return Ok((created, key)),
-                    Err(Unreachable) => Unfit::Passing("nobody leads the log of --cluster".to_owned()),
-                },
-                Err(unfit) => unfit,
-            };
-            let is_lasting = matches!(unfit, Unfit::Lasting(_));
-            let sentence = unfit.sentence();
-            if is_lasting || began.elapsed() >= PREPARE_TIME_MAX {
-                return Err(sentence);
+            match self.prepare_with_key(settings, settings.resume_key).await {
+                Ok(prepared) => return Ok(prepared),
+                Err(Unfit::Passing(sentence)) if began.elapsed() < PREPARE_TIME_MAX => {
+                    if began.elapsed() >= PAUSE && !std::mem::replace(&mut is_told, true) {
+                        warn!("{sentence}; trying again for {} s", PREPARE_TIME_MAX.as_secs());
+                    }
+                    sleep(TICK).await;
+                }
+                Err(unfit) => return Err(unfit.sentence()),
             }
-            if began.elapsed() >= PAUSE && !std::mem::replace(&mut is_told, true) {
-                warn!("{sentence}; trying again for {} s", PREPARE_TIME_MAX.as_secs());
-            }
-            sleep(TICK).await;
         }
     }
 
