@@ -80,8 +80,8 @@ pub fn step_down(port: u16, stream: &str) -> Option<Value> {
 /// Waits until all servers have all of the log: only then it survives the next that is killed. That a leader has sent everything to
 /// the others doesn't mean that they have it, so they are asked as well.
 pub fn wait_until_whole(brokers: &[Broker]) {
+    let began = Instant::now();
     let wait_until = |what: &str, condition: &dyn Fn() -> bool| {
-        let began = Instant::now();
         while !condition() {
             assert!(began.elapsed() < WHOLE_TIME_MAX, "{what} is not whole");
             std::thread::sleep(Duration::from_millis(100));
