@@ -287,6 +287,22 @@ fn streams_that_somebody_removes_are_made_again_and_nobody_loses_a_name() {
     while ann.json()["Message"] != "the end" {}
 }
 
+/// The log still knows that the life of the room has begun, and refuses to have it begun again.
+#[test]
+fn a_room_whose_records_somebody_removes_begins_anew() {
+    let broker = Broker::start();
+    let nodes = [node(&broker, &[]), node(&broker, &[])];
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    let first = ann.publish("tea", "first");
+    broker.purge("chat");
+    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
+    let second = bob.publish("tea", "second");
+    assert_eq!(second["Op"], "ok", "{second}");
+    assert_ne!(second["Epoch"], first["Epoch"]);
+    event(&mut ann, "gap");
+    while ann.json()["Message"] != "second" {}
+}
+
 #[test]
 fn a_log_with_other_settings_is_not_used() {
     let broker = Broker::start();

@@ -251,6 +251,27 @@ fn a_server_that_loses_its_connection_to_the_log_for_a_moment_keeps_the_names_of
     assert_eq!(bob.users("tea"), ["bob"]);
 }
 
+/// Each of them has found it empty, and one is slow to say so.
+#[test]
+fn a_room_that_two_servers_open_at_once_begins_one_life() {
+    let broker = Broker::start();
+    let relay = Relay::start(broker.port());
+    let nodes = [node(&broker.url(), &[]), node(&relay.url(), &[])];
+    relay.hold_from("H: 1;e;");
+    let (mut bob, _) = nodes[1].v1("username=bob");
+    bob.send_text(&json!({"Op": "join", "Ref": "join", "Room": "tea"}).to_string());
+    wait_for(&true, || relay.holds(Way::ToLog));
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    let first = ann.publish("tea", "first");
+    relay.let_go();
+    let joined = read_for(&mut bob, &mut Vec::new(), |frame| frame["Ref"] == "join");
+    assert_eq!((&joined["Op"], &joined["Epoch"]), (&json!("ok"), &first["Epoch"]), "{joined}");
+    let second = bob.publish("tea", "second");
+    assert_eq!(second["Epoch"], first["Epoch"]);
+    read_for(&mut ann, &mut Vec::new(), |frame| frame["Message"] == "second");
+    assert_eq!(nodes.each_ref().map(|node| node.internal().metric("hi_cluster_lives_total")), [0.0; 2]);
+}
+
 /// A log that elects a leader answers no question that was asked before.
 #[test]
 fn a_server_that_gets_no_answer_asks_again_soon() {

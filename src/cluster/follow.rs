@@ -163,6 +163,11 @@ impl Follow {
 
     /// Finds the room's life in the records that are held: all that is kept of it, without a hole up to `whole_until`.
     fn load(&mut self, whole_until: u64, steps: &mut Vec<Step>) {
+        let is_behind_others = |first: &Record| first.before.is_some_and(|before| before > whole_until);
+        if self.held.values().next().is_some_and(is_behind_others) {
+            // They were stored after the question had been asked, and are lost on their way.
+            return self.look(steps);
+        }
         let (mut begin, mut life) = (0, None);
         for record in self.held.values() {
             if begins_life(life, record) {

@@ -277,6 +277,8 @@ struct Following {
     steps: RefCell<VecDeque<Step>>,
     /// Does it, if it waits.
     carrier: Task,
+    /// Whether the log knows the record that begins its life, and may have lost it.
+    has_lost_life: Cell<bool>,
     /// What has arrived behind it.
     backlog: RefCell<Backlog<Message>>,
     /// How many members here the others have been told of.

@@ -174,10 +174,16 @@ impl Nats {
         }
     }
 
-    /// Publishes a record. The answer arrives with [`Nats::answers`].
-    pub(super) async fn publish(&self, room: &str, heading: &Heading, content: &Content) -> Result<(), Unreachable> {
+    /// Publishes a record, which the log shall know by this id. The answer arrives with [`Nats::answers`].
+    pub(super) async fn publish(
+        &self,
+        room: &str,
+        id: String,
+        heading: &Heading,
+        content: &Content,
+    ) -> Result<(), Unreachable> {
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", format!("{:x}-{}", heading.node, heading.number));
+        headers.insert("Nats-Msg-Id", id);
         headers.insert(HEADING, heading.write());
         let body = match content {
             Content::Json(json) => {

@@ -11,7 +11,7 @@ use super::record::{Content, Heading, Kind, key};
 use super::stats::Published;
 use super::{Cluster, Pending, Waiter};
 use crate::frame::encode;
-use crate::limits::cluster::{LOAD_TIME_MAX, MISSING_TIME, REPLY_TIME_MAX};
+use crate::limits::cluster::{LOAD_TIME_MAX, MISSING_TIME, REPLY_TIME_MAX, TICK};
 use crate::room::inbox::{Order, Unavailable};
 use crate::room::outward::{Asker, Outbound};
 
@@ -62,7 +62,13 @@ impl Cluster {
     pub(super) async fn send(&self, number: u64) {
         let message = self.pending.borrow().get(&number).map(|p| (Rc::clone(&p.room), p.heading, p.content.clone()));
         let Some((room, heading, content)) = message else { return };
-        if self.log.publish(&room, &heading, &content).await.is_err() {
+        let is_lost = || self.follows.borrow().get(&room).is_some_and(|following| following.has_lost_life.get());
+        let id = match heading.kind {
+            // If the log knows that record and has lost it, this is another one.
+            Kind::Life if !is_lost() => heading.life_id(&room),
+            _ => heading.message_id(),
+        };
+        if self.log.publish(&room, id, &heading, &content).await.is_err() {
             self.not_now(number);
         }
     }
@@ -78,10 +84,7 @@ impl Cluster {
         let asked = self.pending.borrow().get(&number).map(|pending| (Rc::clone(&pending.room), pending.heading.kind));
         let Some((room, kind)) = asked else { return };
         match ack {
-            // It arrives like any other record.
-            Ack::Stored { .. } if kind == Kind::Life => {}
-            // The room is looked at.
-            _ if kind == Kind::Life => self.give_up(number),
+            ack if kind == Kind::Life => self.life_answered(&room, number, &ack),
             Ack::Stored { again } => {
                 self.stats.published(if again { Published::Duplicate } else { Published::Stored }).add(1);
                 if let Some(pending) = self.pending.borrow_mut().get_mut(&number) {
@@ -101,6 +104,29 @@ impl Cluster {
                 self.outgoing.borrow_mut().refused(&room, number);
                 self.give_up(number);
             }
+        }
+    }
+
+    /// The log has answered to a record that begins a life of a room. It arrives like any other.
+    fn life_answered(self: &Rc<Self>, room: &Rc<str>, number: u64, ack: &Ack) {
+        match ack {
+            Ack::Stored { again: false } => {}
+            // Another server was faster, and its record arrives, unless it is lost: the room is looked at.
+            Ack::Stored { again: true } => {
+                if let Some(following) = self.follows.borrow().get(room) {
+                    following.has_lost_life.set(following.follow.borrow().epoch().is_none());
+                }
+                self.give_up(number);
+            }
+            // It may be about to store that of another server.
+            Ack::Later(_) => {
+                let cluster = Rc::clone(self);
+                drop(spawn_local(async move {
+                    tokio::time::sleep(TICK).await;
+                    cluster.give_up(number);
+                }));
+            }
+            Ack::Refused(_) => self.give_up(number),
         }
     }
 

@@ -178,7 +178,7 @@ impl Cluster {
             if unix_ms + memory_ms / 2 + spread_ms <= now_ms && split(&key).0 == Namespace::Chat {
                 let number = self.outward.next_number();
                 let heading = Heading { kind: Kind::Touch, epoch: None, node: self.settings.node, number };
-                let _ = self.log.publish(&key, &heading, &Content::Json(String::new())).await;
+                let _ = self.log.publish(&key, heading.message_id(), &heading, &Content::Json(String::new())).await;
             }
         }
     }

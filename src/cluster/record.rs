@@ -97,6 +97,17 @@ impl Heading {
         (heading.write() == value).then_some(heading)
     }
 
+    /// What the log knows the record by: it stores none that it knows already.
+    pub fn message_id(&self) -> String {
+        format!("{:x}-{}", self.node, self.number)
+    }
+
+    /// The same if the record begins a life of this room: all nodes that would begin it call it that, and only the first is stored,
+    /// however late the others are.
+    pub fn life_id(&self, room: &str) -> String {
+        format!("life-{room}-{}", self.epoch.map_or_else(String::new, |epoch| Epoch(epoch).to_string()))
+    }
+
     /// Distinguishes the record from all others.
     pub fn id(&self) -> (u64, u64) {
         (self.node, self.number)

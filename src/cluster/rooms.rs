@@ -85,6 +85,7 @@ impl Cluster {
             waiting: RefCell::new(vec![(waiter, Instant::now())]),
             steps: RefCell::default(),
             carrier: Task::default(),
+            has_lost_life: Cell::default(),
             told: Cell::default(),
             names: RefCell::default(),
             backlog: RefCell::new(Backlog::new(Rc::clone(&self.backlog_bytes))),
@@ -244,6 +245,7 @@ impl Cluster {
         name: Option<String>,
         wakes: &mut Wakes,
     ) {
+        following.has_lost_life.set(false);
         let known = following.room.borrow().upgrade();
         let waits = !following.waiting.borrow().is_empty();
         // All servers write it as the log does.

@@ -290,6 +290,12 @@ impl Broker {
         assert!(answer.as_ref().is_some_and(|answer| answer["success"] == true), "{answer:?}");
     }
 
+    /// Removes all that a stream has, as somebody does by hand.
+    pub fn purge(&self, stream: &str) {
+        let answer = ask(self.port, &format!("$JS.API.STREAM.PURGE.hi_{stream}"));
+        assert!(answer.as_ref().is_some_and(|answer| answer["success"] == true), "{answer:?}");
+    }
+
     /// Waits until it has logged something with this part.
     pub fn wait_for_log(&self, part: &str) {
         let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();

@@ -26,6 +26,8 @@ pub struct Relay {
 struct State {
     holds_to: AtomicBool,
     holds_from: AtomicBool,
+    /// What the operation to the log contains from which on nothing gets through.
+    holding: Mutex<Option<&'static str>>,
     /// What the next operations from the log contain that get lost, and how many.
     losing: Mutex<(&'static str, usize)>,
     is_down: AtomicBool,
@@ -65,6 +67,16 @@ impl Relay {
         self.state.held(way).store(true, Ordering::SeqCst);
     }
 
+    /// Nothing gets through to the log from the next operation on that contains this.
+    pub fn hold_from(&self, part: &'static str) {
+        *self.state.holding.lock().unwrap() = Some(part);
+    }
+
+    /// Whether nothing gets through on this way.
+    pub fn holds(&self, way: Way) -> bool {
+        self.state.held(way).load(Ordering::SeqCst)
+    }
+
     /// Breaks every connection, and lets no new one through.
     pub fn cut(&self) {
         let mut connections = self.state.connections.lock().unwrap();
@@ -96,6 +108,15 @@ impl State {
         if way == Way::ToLog { &self.holds_to } else { &self.holds_from }
     }
 
+    /// Begins to hold back what goes to the log, if this is what that was to begin with.
+    fn look_at(&self, sent: &[u8]) {
+        let holding = &mut *self.holding.lock().unwrap();
+        if holding.is_some_and(|part| String::from_utf8_lossy(sent).contains(part)) {
+            *holding = None;
+            self.holds_to.store(true, Ordering::SeqCst);
+        }
+    }
+
     fn loses(&self, operation: &[u8]) -> bool {
         let (lost, count) = &mut *self.losing.lock().unwrap();
         let is_lost = *count > 0 && String::from_utf8_lossy(operation).contains(*lost);
@@ -113,6 +134,7 @@ impl State {
 fn pass_to(state: &State, mut from: TcpStream, mut to: TcpStream) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
+        state.look_at(&buffer[..count]);
         state.wait(Way::ToLog);
         if to.write_all(&buffer[..count]).is_err() {
             break;

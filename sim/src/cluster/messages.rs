@@ -28,14 +28,14 @@ const FORGOTTEN_MAX: usize = 4;
 #[derive(Default)]
 struct Log {
     records: Vec<Record>,
-    known: BTreeSet<(u64, u64)>,
+    known: BTreeSet<String>,
     now_ms: u64,
 }
 
 impl Log {
     /// The record, unless it was stored before.
     fn append(&mut self, heading: Heading) -> Option<Record> {
-        self.known.insert(heading.id()).then_some(())?;
+        self.known.insert(id(&heading)).then_some(())?;
         self.now_ms += 1;
         let before = self.records.last().map_or((0, 0), |record| (record.at, record.value));
         let record = Record {
@@ -54,7 +54,7 @@ impl Log {
     fn forget(&mut self, count: usize) {
         let kept = self.records.len().saturating_sub(count);
         for lost in self.records.drain(kept..) {
-            self.known.remove(&lost.heading.id());
+            self.known.remove(&id(&lost.heading));
         }
     }
 
@@ -63,6 +63,11 @@ impl Log {
         let without_link = wanted.map(|record| Record { before: None, ..record.clone() });
         (without_link.collect(), self.records.last().map_or(0, |record| record.at))
     }
+}
+
+/// What the log knows a record by.
+fn id(heading: &Heading) -> String {
+    if heading.kind == Kind::Life { heading.life_id(ROOM) } else { heading.message_id() }
 }
 
 /// What the log has answered to a record: whether it has stored it.
@@ -366,6 +371,8 @@ impl World {
     /// Every place is the same everywhere, nothing is left out, and what was acknowledged is there.
     fn check_places(&self) {
         let mut meaning = BTreeMap::new();
+        let lives: BTreeSet<u64> = self.nodes.iter().flat_map(|node| &node.shown).map(|((epoch, _), _)| *epoch).collect();
+        assert!(lives.len() <= 1, "nothing has ended the room's life: {lives:x?}");
         for node in &self.nodes {
             for (place, id) in &node.shown {
                 assert_eq!(meaning.entry(place).or_insert(id), &id, "{place:?}: one order");

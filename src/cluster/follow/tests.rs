@@ -388,6 +388,21 @@ fn a_node_that_loads_the_end_of_a_long_room_takes_the_epoch_that_others_name() {
 }
 
 #[test]
+fn a_record_that_is_lost_while_its_room_is_loaded_is_fetched() {
+    let (mut log, mut steps) = (Log::default(), Vec::new());
+    let (mut follow, _) = Follow::begin();
+    let (records, last_at) = log.read(None);
+    let life = log.append(Kind::Life, None, 0);
+    follow.arrived(log.append(Kind::Message, Some(life.heading.epoch_begun()), 1), &mut steps);
+    follow.fetched(records, last_at, &mut steps);
+    assert_eq!(steps, [Step::Fetch { from: None }]);
+    steps.clear();
+    let (records, last_at) = log.read(None);
+    follow.fetched(records, last_at, &mut steps);
+    assert_eq!((shown(&steps), follow.epoch()), (vec![1], Some(life.heading.epoch_begun())));
+}
+
+#[test]
 fn the_first_record_of_a_room_is_all_of_it_and_another_one_is_not() {
     for is_first in [true, false] {
         let (mut log, mut node) = (Log::default(), Node::new());
