@@ -371,7 +371,8 @@ impl World {
     /// Every place is the same everywhere, nothing is left out, and what was acknowledged is there.
     fn check_places(&self) {
         let mut meaning = BTreeMap::new();
-        let lives: BTreeSet<u64> = self.nodes.iter().flat_map(|node| &node.shown).map(|((epoch, _), _)| *epoch).collect();
+        let lives: BTreeSet<u64> =
+            self.nodes.iter().flat_map(|node| &node.shown).map(|((epoch, _), _)| *epoch).collect();
         assert!(lives.len() <= 1, "nothing has ended the room's life: {lives:x?}");
         for node in &self.nodes {
             for (place, id) in &node.shown {
