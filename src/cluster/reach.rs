@@ -155,7 +155,7 @@ impl Cluster {
             let whole = follows.iter().filter_map(|(key, following)| {
                 let follow = following.follow.borrow();
                 let (at, unix_ms) = follow.tip().filter(|_| follow.is_whole())?;
-                Some((Rc::clone(key), at, unix_ms))
+                Some((Rc::clone(key), at, unix_ms, follow.epoch()))
             });
             whole.collect()
         };
@@ -163,7 +163,7 @@ impl Cluster {
             for namespace in Namespace::ALL {
                 let keys: Vec<_> = rooms.iter().filter(|(key, ..)| split(key).0 == namespace).collect();
                 let Ok(tips) = self.log.tips(keys.iter().map(|(key, ..)| &**key)).await else { return };
-                for (key, at, _) in keys {
+                for (key, at, ..) in keys {
                     if tips.get(&**key).is_some_and(|tip| tip > at) {
                         self.look(key);
                     }
@@ -171,13 +171,14 @@ impl Cluster {
             }
         }
         let now_ms = Self::now().unix_ms;
-        for (key, _, unix_ms) in silent {
+        for (key, _, unix_ms, epoch) in silent {
             // Not all followers at once: who sees that of another one keeps quiet.
             let memory_ms = self.settings.room_memory.as_millis() as u64;
             let spread_ms = (self.settings.node ^ unix_ms) % (memory_ms / 8 + 1);
             if unix_ms + memory_ms / 2 + spread_ms <= now_ms && split(&key).0 == Namespace::Chat {
                 let number = self.outward.next_number();
-                let heading = Heading { kind: Kind::Touch, epoch: None, node: self.settings.node, number };
+                // It may be all that is left for who loads the room: it names the life that goes on.
+                let heading = Heading { kind: Kind::Touch, epoch, node: self.settings.node, number };
                 let _ = self.log.publish(&key, heading.message_id(), &heading, &Content::Json(String::new())).await;
             }
         }
