@@ -79,11 +79,7 @@ async fn in_firefox_the_log_stays_at_its_end_and_the_drawer_opens() {
     page.wait_text("#messages .text", "m59").await;
     page.wait_end().await;
     page.script("document.querySelector('#messages').scrollTop = 100", vec![]).await;
-    page.wait(
-        "it is seen",
-        "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))",
-    )
-    .await;
+    page.wait_frames().await;
     witness.say("general", "news");
     page.wait_text("#to-end", "1 new").await;
     assert_eq!(page.script("return document.querySelector('#messages').scrollTop", vec![]).await, json!(100));

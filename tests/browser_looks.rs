@@ -43,11 +43,7 @@ async fn the_log_stays_at_its_end_whatever_is_sent() {
         }
         // A reader who has scrolled up stays there, and sees how many messages arrive.
         page.script("document.querySelector('#messages').scrollTop = 100", vec![]).await;
-        page.wait(
-            "it is seen",
-            "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))",
-        )
-        .await;
+        page.wait_frames().await;
         witness.say("general", "news");
         page.wait_text("#to-end", "1 new").await;
         is_true(&page, "return document.querySelector('#messages').scrollTop === 100").await;
@@ -76,11 +72,7 @@ async fn text_on_the_screen_does_not_move_while_scrolled_up() {
     say(0..500);
     page.wait_text("#messages .text", "m499").await;
     page.script("document.querySelector('#messages').scrollTop -= 3000", vec![]).await;
-    page.wait(
-        "it is seen",
-        "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))",
-    )
-    .await;
+    page.wait_frames().await;
     let under_the_eye = "return document.elementFromPoint(500, 300).closest('.message').textContent";
     let before = page.script(under_the_eye, vec![]).await;
     say(500..2500);

@@ -129,8 +129,7 @@ async fn a_reader_who_scrolls_up_as_the_log_moves_stays_there() {
     page.script(scroll, vec![]).await;
     witness.say("general", &"more\n".repeat(200));
     page.wait("it has scrolled", "return window.from > 200").await;
-    let frames = "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))";
-    page.wait("the page knows", frames).await;
+    page.wait_frames().await;
     witness.say("general", "news");
     page.wait_text("#to-end", "1 new").await;
     assert_eq!(page.script("return document.querySelector('#messages').scrollTop", vec![]).await, json!(100));

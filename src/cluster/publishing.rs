@@ -62,12 +62,10 @@ impl Cluster {
     pub(super) async fn send(&self, number: u64) {
         let message = self.pending.borrow().get(&number).map(|p| (Rc::clone(&p.room), p.heading, p.content.clone()));
         let Some((room, heading, content)) = message else { return };
+        // If the log knows the record of a life and has lost it, this is another one.
         let is_lost = || self.follows.borrow().get(&room).is_some_and(|following| following.has_lost_life.get());
-        let id = match heading.kind {
-            // If the log knows that record and has lost it, this is another one.
-            Kind::Life if !is_lost() => heading.life_id(&room),
-            _ => heading.message_id(),
-        };
+        let is_another = heading.kind == Kind::Life && is_lost();
+        let id = if is_another { heading.own_message_id() } else { heading.message_id(&room) };
         if self.log.publish(&room, id, &heading, &content).await.is_err() {
             self.not_now(number);
         }

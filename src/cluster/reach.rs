@@ -179,7 +179,7 @@ impl Cluster {
                 let number = self.outward.next_number();
                 // It may be all that is left for who loads the room: it names the life that goes on.
                 let heading = Heading { kind: Kind::Touch, epoch, node: self.settings.node, number };
-                let _ = self.log.publish(&key, heading.message_id(), &heading, &Content::Json(String::new())).await;
+                let _ = self.log.publish(&key, heading.message_id(&key), &heading, &Content::Json(String::new())).await;
             }
         }
     }

@@ -80,8 +80,12 @@ pub struct Heading {
 impl Heading {
     /// The header's value.
     pub fn write(&self) -> String {
-        let epoch = self.epoch.map_or_else(|| "-".to_owned(), |epoch| Epoch(epoch).to_string());
+        let epoch = self.epoch_or_dash();
         format!("{VERSION};{};{epoch};{};{}", self.kind.as_str(), Epoch(self.node), self.number)
+    }
+
+    fn epoch_or_dash(&self) -> String {
+        self.epoch.map_or_else(|| "-".to_owned(), |epoch| Epoch(epoch).to_string())
     }
 
     /// Reads exactly what [`Heading::write`] writes; `None` for any other text.
@@ -97,15 +101,18 @@ impl Heading {
         (heading.write() == value).then_some(heading)
     }
 
-    /// What the log knows the record by: it stores none that it knows already.
-    pub fn message_id(&self) -> String {
-        format!("{:x}-{}", self.node, self.number)
+    /// What the log knows the record of this room by: it stores none that it knows already. All nodes that would begin the same life
+    /// call its record the same, and only the first is stored, however late the others are.
+    pub fn message_id(&self, room: &str) -> String {
+        match self.kind {
+            Kind::Life => format!("life-{room}-{}", self.epoch_or_dash()),
+            _ => self.own_message_id(),
+        }
     }
 
-    /// The same if the record begins a life of this room: all nodes that would begin it call it that, and only the first is stored,
-    /// however late the others are.
-    pub fn life_id(&self, room: &str) -> String {
-        format!("life-{room}-{}", self.epoch.map_or_else(String::new, |epoch| Epoch(epoch).to_string()))
+    /// The same, but another one for each record.
+    pub fn own_message_id(&self) -> String {
+        format!("{:x}-{}", self.node, self.number)
     }
 
     /// Distinguishes the record from all others.

@@ -298,13 +298,16 @@ impl Broker {
 
     /// Removes a stream, as somebody does by hand.
     pub fn remove(&self, stream: &str) {
-        let answer = ask(self.port, &format!("$JS.API.STREAM.DELETE.hi_{stream}"));
-        assert!(answer.as_ref().is_some_and(|answer| answer["success"] == true), "{answer:?}");
+        self.order("DELETE", stream);
     }
 
     /// Removes all that a stream has, as somebody does by hand.
     pub fn purge(&self, stream: &str) {
-        let answer = ask(self.port, &format!("$JS.API.STREAM.PURGE.hi_{stream}"));
+        self.order("PURGE", stream);
+    }
+
+    fn order(&self, what: &str, stream: &str) {
+        let answer = ask(self.port, &format!("$JS.API.STREAM.{what}.hi_{stream}"));
         assert!(answer.as_ref().is_some_and(|answer| answer["success"] == true), "{answer:?}");
     }
 

@@ -218,6 +218,13 @@ impl Page {
         self.wait(&format!("{text:?} in {selector}"), &script).await;
     }
 
+    /// Waits until the page has been told of what was scrolled.
+    pub async fn wait_frames(&self) {
+        let script =
+            "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))";
+        self.wait("two frames are drawn", script).await;
+    }
+
     /// Waits until the log is scrolled to its end.
     pub async fn wait_end(&self) {
         let script = "const log = document.querySelector('#messages'); \

@@ -35,7 +35,7 @@ struct Log {
 impl Log {
     /// The record, unless it was stored before.
     fn append(&mut self, heading: Heading) -> Option<Record> {
-        self.known.insert(id(&heading)).then_some(())?;
+        self.known.insert(heading.message_id(ROOM)).then_some(())?;
         self.now_ms += 1;
         let before = self.records.last().map_or((0, 0), |record| (record.at, record.value));
         let record = Record {
@@ -54,7 +54,7 @@ impl Log {
     fn forget(&mut self, count: usize) {
         let kept = self.records.len().saturating_sub(count);
         for lost in self.records.drain(kept..) {
-            self.known.remove(&id(&lost.heading));
+            self.known.remove(&lost.heading.message_id(ROOM));
         }
     }
 
@@ -63,11 +63,6 @@ impl Log {
         let without_link = wanted.map(|record| Record { before: None, ..record.clone() });
         (without_link.collect(), self.records.last().map_or(0, |record| record.at))
     }
-}
-
-/// What the log knows a record by.
-fn id(heading: &Heading) -> String {
-    if heading.kind == Kind::Life { heading.life_id(ROOM) } else { heading.message_id() }
 }
 
 /// What the log has answered to a record: whether it has stored it.
