@@ -208,33 +208,6 @@ fn a_server_that_is_too_slow_for_the_log_misses_nothing() {
     }
 }
 
-/// The log has no room for all rooms: one that is quiet loses its numbers, and its members are told.
-#[test]
-fn a_quiet_room_whose_messages_had_to_go_begins_a_new_life() {
-    let broker = Broker::start();
-    let small = ["--cluster-bytes", "16m", "--max-message", "48k", "--rate-limit", "0"];
-    let nodes = [node(&broker, &small), node(&broker, &small)];
-    let (mut ann, joined) = nodes[0].join_v1("ann", "tea");
-    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
-    assert_eq!(ann.publish("tea", "before")["Op"], "ok");
-    event_or_text(&mut bob, "before");
-    let mut cid = nodes[0].join_quietly("cid", "milk");
-    let oldest = || broker.stream("chat").and_then(|info| info["state"]["first_seq"].as_u64()).unwrap_or_default();
-    let long = "x".repeat(45_000);
-    while oldest() < 12 {
-        cid.say("milk", &long);
-        event_or_text(&mut cid, &long);
-    }
-    let (status, answer) = nodes[1].internal().post("/api/publish", &json!({"room": "tea", "message": "after"}));
-    assert!(status == 200 && answer["epoch"] != joined["Epoch"], "{answer}");
-    for member in [&mut ann, &mut bob] {
-        let gap = event(member, "gap");
-        assert!(gap["Epoch"] == answer["epoch"] && gap["FromSeq"].is_null(), "{gap}");
-        assert_eq!(event_or_text(member, "after")["Seq"], answer["seq"]);
-    }
-    assert_eq!(nodes[0].internal().metric("hi_cluster_lives_total"), 1.0);
-}
-
 #[test]
 fn what_the_log_refuses_is_told_at_once_and_the_reason_is_logged() {
     let broker = Broker::start();
@@ -249,58 +222,6 @@ fn what_the_log_refuses_is_told_at_once_and_the_reason_is_logged() {
         "NATS has not stored a message: message size exceeds maximum allowed; its publisher is told (--cluster)",
     );
     assert_eq!(ann.publish("tea", "again")["Op"], "ok");
-}
-
-/// As the error says about one with other settings: the servers that still run go on with the new one.
-#[test]
-fn streams_that_somebody_removes_are_made_again_and_nobody_loses_a_name() {
-    let broker = Broker::start();
-    // They look every half second.
-    let options = ["--cluster-room-memory", "4s", "--replay-age", "4s", "--cluster-timeout", "2s"];
-    let nodes = [node(&broker, &options), node(&broker, &options)];
-    let (mut ann, joined) = nodes[0].join_v1("ann", "tea");
-    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
-    assert_eq!(bob.publish("tea", "before")["Op"], "ok");
-    broker::STREAMS.iter().for_each(|stream| broker.remove(stream));
-    let began = Instant::now();
-    let answer = loop {
-        let answer = ann.publish("tea", "after");
-        if answer["Op"] == "ok" {
-            break answer;
-        }
-        assert!(answer["Code"] == "unavailable" && began.elapsed() < PATIENCE, "{answer}");
-    };
-    assert_ne!(answer["Epoch"], joined["Epoch"], "its numbers begin anew: {answer}");
-    while bob.json()["Message"] != "after" {}
-    for (server, other) in [(&nodes[0], "bob"), (&nodes[1], "ann")] {
-        let (mut thief, _) = server.v1(&format!("username={other}"));
-        assert_eq!(thief.ask(&json!({"Op": "join", "Ref": 1, "Room": "tea"}))["Code"], "name_taken");
-    }
-    for member in [&mut ann, &mut bob] {
-        member.wait_for_users("tea", &["ann", "bob"]);
-    }
-    // One alone, which nobody has looked for when it was used last.
-    broker.remove("chat");
-    while bob.publish("tea", "the end")["Op"] != "ok" {
-        assert!(began.elapsed() < PATIENCE * 2, "it is not made again");
-    }
-    while ann.json()["Message"] != "the end" {}
-}
-
-/// The log still knows that the life of the room has begun, and refuses to have it begun again.
-#[test]
-fn a_room_whose_records_somebody_removes_begins_anew() {
-    let broker = Broker::start();
-    let nodes = [node(&broker, &[]), node(&broker, &[])];
-    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
-    let first = ann.publish("tea", "first");
-    broker.purge("chat");
-    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
-    let second = bob.publish("tea", "second");
-    assert_eq!(second["Op"], "ok", "{second}");
-    assert_ne!(second["Epoch"], first["Epoch"]);
-    event(&mut ann, "gap");
-    while ann.json()["Message"] != "second" {}
 }
 
 #[test]

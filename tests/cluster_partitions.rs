@@ -251,27 +251,6 @@ fn a_server_that_loses_its_connection_to_the_log_for_a_moment_keeps_the_names_of
     assert_eq!(bob.users("tea"), ["bob"]);
 }
 
-/// Each of them has found it empty, and one is slow to say so.
-#[test]
-fn a_room_that_two_servers_open_at_once_begins_one_life() {
-    let broker = Broker::start();
-    let relay = Relay::start(broker.port());
-    let nodes = [node(&broker.url(), &[]), node(&relay.url(), &[])];
-    relay.hold_from("H: 1;e;");
-    let (mut bob, _) = nodes[1].v1("username=bob");
-    bob.send_text(&json!({"Op": "join", "Ref": "join", "Room": "tea"}).to_string());
-    wait_for(&true, || relay.holds(Way::ToLog));
-    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
-    let first = ann.publish("tea", "first");
-    relay.let_go();
-    let joined = read_for(&mut bob, &mut Vec::new(), |frame| frame["Ref"] == "join");
-    assert_eq!((&joined["Op"], &joined["Epoch"]), (&json!("ok"), &first["Epoch"]), "{joined}");
-    let second = bob.publish("tea", "second");
-    assert_eq!(second["Epoch"], first["Epoch"]);
-    read_for(&mut ann, &mut Vec::new(), |frame| frame["Message"] == "second");
-    assert_eq!(nodes.each_ref().map(|node| node.internal().metric("hi_cluster_lives_total")), [0.0; 2]);
-}
-
 /// A log that elects a leader answers no question that was asked before.
 #[test]
 fn a_server_that_gets_no_answer_asks_again_soon() {
@@ -307,47 +286,4 @@ fn a_last_message_that_is_lost_on_its_way_is_found() {
     read_until(&mut bob, "lost");
     assert!(!relay.will_lose());
     assert_eq!(nodes[1].internal().metric("hi_cluster_repairs_total{outcome=\"whole\"}"), 1.0);
-}
-
-/// Waits until the log, which keeps what is written for four seconds, has forgotten twice what was.
-fn outlive_the_log(broker: &Broker) {
-    let stored = || broker.stream("chat").map(|info| info["state"]["first_seq"].as_u64());
-    let at_first = stored();
-    let began = Instant::now();
-    while stored() == at_first || began.elapsed() < Duration::from_secs(9) {
-        assert!(began.elapsed() < PATIENCE, "nothing is forgotten");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// All that the log has of it is what keeps its count alive.
-#[test]
-fn a_silent_room_goes_on_at_a_server_that_has_not_followed_it() {
-    let broker = Broker::start();
-    let options = ["--replay-age", "1s", "--cluster-room-memory", "4s"];
-    let silent = node(&broker.url(), &options);
-    let (mut ann, _) = silent.join_v1("ann", "tea");
-    let first = ann.publish("tea", "first");
-    outlive_the_log(&broker);
-    let cold = node(&broker.url(), &options);
-    let (mut bob, _) = cold.join_v1("bob", "tea");
-    let second = bob.publish("tea", "second");
-    assert_eq!(second["Epoch"], first["Epoch"]);
-    read_for(&mut ann, &mut Vec::new(), |frame| frame["Message"] == "second");
-    assert_eq!(silent.internal().metric("hi_cluster_lives_total"), 0.0);
-}
-
-#[test]
-fn a_silent_room_outlives_the_time_for_which_the_log_keeps_it() {
-    let broker = Broker::start();
-    let options = ["--replay-age", "1s", "--cluster-room-memory", "4s"];
-    let nodes = [node(&broker.url(), &options), node(&broker.url(), &options)];
-    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
-    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
-    let first = bob.publish("tea", "first");
-    outlive_the_log(&broker);
-    let second = ann.publish("tea", "second");
-    assert_eq!(second["Epoch"], first["Epoch"]);
-    assert_eq!(second["Seq"].as_u64(), first["Seq"].as_u64().map(|seq| seq + 1));
-    assert_eq!(nodes[0].internal().metric("hi_cluster_lives_total"), 0.0);
 }

@@ -304,6 +304,11 @@ impl Following {
         self.is_shown() && !self.follow.borrow().is_unsure()
     }
 
+    /// Whether something was shown that was stored since then, in nanoseconds since 1970.
+    fn is_shown_since(&self, unix_nanos: i128) -> bool {
+        self.follow.borrow().tip().is_some_and(|(_, unix_ms)| i128::from(unix_ms) >= unix_nanos / 1_000_000)
+    }
+
     /// Records may have been lost on their way, or all of them by the log if it `has_forgotten`: the room is looked at. A question
     /// that was asked before is not waited for.
     fn ask_again(&self, has_forgotten: bool) -> Vec<Step> {

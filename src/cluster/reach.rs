@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::Cluster;
 use super::nats::{Probed, Unfit};
 use super::record::{Content, Heading, Kind, split};
+use super::{Cluster, Following};
 use crate::limits::cluster::{AWAY_TOLD_AFTER, NAMES_TIME, PAUSE, PROBE_INTERVAL, RAW_DEAF_MS_MAX, TIPS_MAX};
 use crate::protocol::Namespace;
 use crate::protocol::resume::ResumeKey;
@@ -78,8 +78,9 @@ impl Cluster {
             self.registry.set_resume_key(ResumeKey::new(self.settings.node, key));
         }
         let before = self.created.replace(created.clone());
-        let is_another = |namespace| match namespace {
-            Namespace::Chat => before.messages != created.messages,
+        let has_forgotten = |following: &Following| match following.namespace {
+            // Other servers may have begun the room anew already, and its life goes on.
+            Namespace::Chat => before.messages != created.messages && !following.is_shown_since(created.messages),
             Namespace::Raw => before.raw != created.raw,
         };
         let names_are_new = before.names != created.names;
@@ -97,7 +98,7 @@ impl Cluster {
             if is_late {
                 following.follow.borrow_mut().may_have_lost();
             }
-            let steps = following.ask_again(is_another(following.namespace));
+            let steps = following.ask_again(has_forgotten(&following));
             self.carry_out(&key, &following, steps);
             if names_are_new {
                 self.forget_names(&following);

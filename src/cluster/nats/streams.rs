@@ -15,12 +15,13 @@ use crate::limits::cluster::{
 };
 use crate::protocol::Namespace;
 
-/// When the streams were made: another time means that they have been made again, without what was in them.
+/// When the streams were made, in nanoseconds since 1970: another time means that they have been made again, without what was in
+/// them.
 #[derive(Clone, Debug)]
 pub(in crate::cluster) struct Created {
-    pub(in crate::cluster) messages: String,
-    pub(in crate::cluster) raw: String,
-    pub(in crate::cluster) names: String,
+    pub(in crate::cluster) messages: i128,
+    pub(in crate::cluster) raw: i128,
+    pub(in crate::cluster) names: i128,
     /// Servers of the log that keep a copy of each record.
     pub(in crate::cluster) replicas: usize,
     /// Whether several servers have the names, and which one leads them since when: what that one has not told when it ends, nobody tells.
@@ -30,12 +31,12 @@ pub(in crate::cluster) struct Created {
 impl Created {
     /// Whether all streams are the same ones.
     pub(in crate::cluster) fn is_same_as(&self, other: &Self) -> bool {
-        (&self.messages, &self.raw, &self.names) == (&other.messages, &other.raw, &other.names)
+        (self.messages, self.raw, self.names) == (other.messages, other.raw, other.names)
     }
 
     /// Which log it is, in a number that tells nothing of it.
     pub(in crate::cluster) fn fingerprint(&self) -> u64 {
-        let digest = Sha1::digest(self.messages.as_bytes());
+        let digest = Sha1::digest(self.messages.to_be_bytes());
         u64::from_be_bytes(std::array::from_fn(|index| digest[index]))
     }
 }
@@ -98,7 +99,7 @@ impl Nats {
         let since = |cluster: &stream::ClusterInfo| format!("{:?} since {:?}", cluster.leader, cluster.leader_since);
         let leader = || names.cluster.as_ref().map(since).unwrap_or_default();
         let leader = (names.config.num_replicas > 1).then(leader);
-        let [messages, raw, names] = [info, raw, names].map(|info| info.created.to_string());
+        let [messages, raw, names] = [info, raw, names].map(|info| info.created.unix_timestamp_nanos());
         Ok(Created { messages, raw, names, replicas, leader })
     }
 
