@@ -171,6 +171,30 @@ fn a_server_that_was_given_up_gets_back_the_names_that_nobody_has_taken() {
     }
 }
 
+/// Its server hears all at once that the name was given up, taken and free again.
+#[test]
+fn a_name_that_was_taken_for_a_while_is_its_members_again() {
+    let broker = Broker::start();
+    let nodes = [node(&broker, &[]), node(&broker, &[])];
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    let (mut bob, _) = nodes[1].join_v1("bob", "tea");
+    while ann.json()["Message"] != "Welcome to tea, bob!" {}
+    nodes[1].signal(Signal::STOP);
+    while ann.json()["Message"] != "User bob left channel." {}
+    let (thief, _) = nodes[0].join_v1("bob", "tea");
+    while ann.json()["Message"] != "Welcome to tea, bob!" {}
+    thief.close();
+    while ann.json()["Message"] != "User bob left channel." {}
+    nodes[1].signal(Signal::CONT);
+    while ann.json()["Message"] != "Welcome to tea, bob!" {}
+    ann.wait_for_users("tea", &["ann", "bob"]);
+    bob.wait_for_users("tea", &["ann", "bob"]);
+    bob.close();
+    while ann.json()["Message"] != "User bob left channel." {}
+    ann.wait_for_users("tea", &["ann"]);
+    nodes[0].join_v1("bob", "tea");
+}
+
 #[test]
 fn every_message_that_is_stored_is_counted_once() {
     let broker = Broker::start();

@@ -13,11 +13,11 @@ use tokio::time::timeout;
 use super::names::{Claim, Held, Known};
 use super::nats::names::{Asked, Question, asked, name_change};
 use super::nats::{Message, Unreachable};
-use super::record::token;
+use super::record::{self, token};
 use super::{Cluster, Following};
 use crate::limits::cluster::{CLAIMS_MAX, LOAD_TIME_MAX, PAUSE, TICK};
-use crate::protocol::MemberId;
 use crate::protocol::name::Name;
+use crate::protocol::{MemberId, Namespace};
 use crate::room::Room;
 use crate::room::inbox::{Claimed, Found, NotOpened, Order, Unavailable};
 use crate::room::outward::Joiner;
@@ -143,17 +143,26 @@ impl Cluster {
         (is_claiming || held == Some(claim.member())) && !room.has_ended(&name, claim.member())
     }
 
-    /// A member has left: its name is free.
-    pub(super) async fn release(self: Rc<Self>, room: Name, user: Name, member: MemberId) {
-        let (key, token) = (token(&room), token(&user));
+    /// A member has left: its name is free. `is_told`: that was announced.
+    pub(super) async fn release(self: Rc<Self>, room: Name, user: Name, member: MemberId, is_told: bool) {
+        let (key, token) = (record::key(Namespace::Chat, &room), token(&user));
         let is_its = self.held.borrow().get(&key, &token).is_some_and(|held| held.member == member);
         let held = is_its.then(|| self.held.borrow_mut().remove(&key, &token)).flatten();
         let is_another = match held {
             Some(Held { at, .. }) => !self.free(&key, &token, at).await,
             None => true,
         };
-        if is_another && let Ok(Known { claim: Some(claim), .. }) = self.log.name(&key, &token).await {
+        if is_another
+            && is_told
+            && let Ok(Known { claim: Some(claim), .. }) = self.log.name(&key, &token).await
+        {
             self.came_back(&key, &user, &claim);
+        }
+        // If it joined only after somebody had got its name on another server, the room has forgotten that one.
+        let following = self.follows.borrow().get(&key).cloned();
+        if let Some(following) = following {
+            let elsewhere = following.names.borrow().elsewhere(&token);
+            self.tell_names(&following, elsewhere.map(|name| (name, true)));
         }
         self.releasing.update(|count| count - 1);
     }
@@ -200,11 +209,8 @@ impl Cluster {
         let token = token(&user);
         let rooms = self.held.borrow().rooms_of(member, &token);
         for key in rooms {
-            let following = self.follows.borrow().get(&key).cloned();
-            if let Some(following) = following {
-                // Where it has its name already, nobody leaves; the change itself may arrive later than this order.
-                Rc::clone(&self).claim_again(key, following, token.clone()).await;
-            }
+            // Where it has its name already, nobody leaves; the change itself may arrive later than this order.
+            Rc::clone(&self).claim_again(key, token.clone()).await;
         }
         self.order(member.shard, Order::TakeOver { member, user });
     }
@@ -227,9 +233,9 @@ impl Cluster {
         let lost = self.held.borrow().get(key, &known.user).filter(is_lost).map(|held| held.name.clone());
         if let Some(name) = lost {
             if known.claim.is_some() {
-                self.lose_name(following, &name);
+                self.lose_name(key, &name);
             }
-            drop(spawn_local(Rc::clone(self).claim_again(Rc::clone(key), Rc::clone(following), known.user.clone())));
+            drop(spawn_local(Rc::clone(self).claim_again(Rc::clone(key), known.user.clone())));
         }
         let change = following.names.borrow_mut().learn(known, self.settings.node);
         self.tell_names(following, change);
@@ -257,7 +263,7 @@ impl Cluster {
 
     /// The log doesn't say any more that a member of this server has its name: the others had given this server up, or the log has
     /// forgotten. The member gets its name again, unless it is taken.
-    pub(super) async fn claim_again(self: Rc<Self>, key: Rc<str>, following: Rc<Following>, user: String) {
+    pub(super) async fn claim_again(self: Rc<Self>, key: Rc<str>, user: String) {
         let held = || self.held.borrow().get(&key, &user).cloned();
         let Some(Held { member, name: display, .. }) = held() else { return };
         let is_still_held = || held().is_some_and(|held| held.member == member);
@@ -270,38 +276,51 @@ impl Cluster {
                 tokio::time::sleep(TICK).await;
                 continue;
             };
+            let is_its = known.claim.as_ref().is_some_and(|claim| claim.is_of(self.settings.node, member));
+            let claimed_at = match known.claim {
+                Some(_) if is_its => Some(known.at),
+                _ if !is_still_held() => break,
+                Some(claim) => return self.is_lost_to(&key, &user, &claim),
+                None => {
+                    let claim = Claim::new(self.settings.node, member, display.as_str());
+                    let _may_write = self.claims.acquire().await;
+                    self.log.write_name(&key, &user, known.at, Some(&claim)).await.unwrap_or_default()
+                }
+            };
+            let Some(at) = claimed_at else { continue };
             if !is_still_held() {
-                return;
+                // It has left meanwhile.
+                self.free(&key, &user, at).await;
+                break;
             }
-            if known.claim.as_ref().is_some_and(|claim| claim.is_of(self.settings.node, member)) {
-                self.held.borrow_mut().insert(&key, &user, Held { at: known.at, member, name: display });
-                return;
-            }
-            if let Some(claim) = known.claim {
-                let held = self.held.borrow_mut().remove(&key, &user);
-                self.lose_name(&following, &display);
-                if held.is_some_and(|held| claim.instead_of == Some(held.at)) {
-                    return self.take_over_late(member, display);
-                }
-                return self.order(member.shard, Order::NameLost { member });
-            }
-            let claim = Claim::new(self.settings.node, member, display.as_str());
-            let may_write = self.claims.acquire().await;
-            let written = self.log.write_name(&key, &user, known.at, Some(&claim)).await;
-            drop(may_write);
-            if let Ok(Some(at)) = written {
-                if !is_still_held() {
-                    // It has left meanwhile.
-                    self.free(&key, &user, at).await;
-                    return;
-                }
-                self.held.borrow_mut().insert(&key, &user, Held { at, member, name: display.clone() });
-                if self.names_settle_at.get().is_none_or(|at| at <= Instant::now()) {
-                    self.announce(&following, &display, true);
-                }
-                return;
-            }
+            self.held.borrow_mut().insert(&key, &user, Held { at, member, name: display.clone() });
+            return self.has_again(&key, &display, is_its);
         }
+        if held().is_some() {
+            // Another member of this server was faster.
+            self.order(member.shard, Order::NameLost { member });
+        }
+    }
+
+    /// A member of this server has its name again. `is_known`: it is what the log has said all the time.
+    fn has_again(&self, key: &Rc<str>, user: &Name, is_known: bool) {
+        let following = self.follows.borrow().get(key).cloned();
+        let Some(following) = following else { return };
+        // The room may have believed that somebody else had it.
+        self.tell_names(&following, [(user.clone(), false)]);
+        if !is_known && self.names_settle_at.get().is_none_or(|at| at <= Instant::now()) {
+            self.announce(&following, user, true);
+        }
+    }
+
+    /// A member of this server has lost its name to this claim.
+    fn is_lost_to(self: &Rc<Self>, key: &Rc<str>, user: &str, claim: &Claim) {
+        let Some(Held { at, member, name }) = self.held.borrow_mut().remove(key, user) else { return };
+        self.lose_name(key, &name);
+        if claim.instead_of == Some(at) {
+            return Rc::clone(self).take_over_late(member, name);
+        }
+        self.order(member.shard, Order::NameLost { member });
     }
 
     /// The server to which a user has reconnected orders it as soon as the new connection is in the room; but the order may be lost.
@@ -313,8 +332,9 @@ impl Cluster {
     }
 
     /// A member of this server has lost its name to one of another server: when it is closed, nobody leaves.
-    fn lose_name(&self, following: &Following, name: &Name) {
-        following.room.borrow().upgrade().iter().for_each(|room| room.set_elsewhere(name, true));
+    fn lose_name(&self, key: &str, name: &Name) {
+        let following = self.follows.borrow().get(key).cloned();
+        following.iter().for_each(|following| self.tell_names(following, [(name.clone(), true)]));
     }
 
     /// The log of names has been made again.

@@ -184,6 +184,12 @@ impl Names {
         self.by_user.values().filter_map(|(_, taken)| taken.as_ref().map(|(name, _)| name))
     }
 
+    /// The name as the user of another server writes it who has it, if any.
+    pub fn elsewhere(&self, user: &str) -> Option<Name> {
+        let (_, taken) = self.by_user.get(user)?;
+        taken.as_ref().map(|(name, _)| name.clone())
+    }
+
     /// The names that members of these servers have, and where the claims stand.
     pub fn of(&self, nodes: &[u64]) -> Vec<(String, u64, Name)> {
         let taken = self.by_user.iter().filter_map(|(user, (at, taken))| Some((user, *at, taken.as_ref()?)));

@@ -89,7 +89,7 @@ impl Cluster {
             page = Box::pin(self.more_names(key, next)).await?;
         }
         for user in held.into_keys() {
-            drop(spawn_local(Rc::clone(self).claim_again(Rc::clone(key), Rc::clone(following), user)));
+            drop(spawn_local(Rc::clone(self).claim_again(Rc::clone(key), user)));
         }
         if claims > self.settings.roster_max {
             self.give_up_names(key, following, claims);

@@ -46,9 +46,9 @@ impl Cluster {
                 drop(spawn_local(async move { cluster.log.take_over(node, member, &user).await }));
             }
             Outbound::Finish(told) => *self.finishing.borrow_mut() = Some(told),
-            Outbound::Release { room, user, member } => {
+            Outbound::Release { room, user, member, is_told } => {
                 self.releasing.update(|count| count + 1);
-                drop(spawn_local(Rc::clone(self).release(room, user, member)));
+                drop(spawn_local(Rc::clone(self).release(room, user, member, is_told)));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::replay::Gathered;
-use super::roster::Admitted;
+use super::roster::{Admitted, Removed};
 use super::{Announced, Entered, JoinError, Joining, Room, RoomState, Wakes};
 use crate::clock::Time;
 use crate::limits::REPLAY_HEAD_BYTES_MAX;
@@ -59,14 +59,15 @@ impl Room {
     ) -> (Announced, bool) {
         let mut state = self.lock();
         state.sequencer.close(member.shard);
-        let is_told = state.roster.remove(user, member);
+        let removed = state.roster.remove(user, member);
         self.count(&state);
         let left = state.roster.members();
         let is_last = left == 0;
         state.alive = !is_last;
-        let told = user.filter(|_| is_told);
-        if let (Some(outward), Some(user)) = (&self.outward, told) {
-            outward.release(&self.name, user, member);
+        let told = user.filter(|_| removed == Removed::Named);
+        let released = user.filter(|_| removed != Removed::Unnoticed);
+        if let (Some(outward), Some(user)) = (&self.outward, released) {
+            outward.release(&self.name, user, member, told.is_some());
         }
         if is_last && state.roster.users() == 0 {
             return (Announced::Done, true);

@@ -159,6 +159,8 @@ pub enum Outbound {
         user: Name,
         /// The member.
         member: MemberId,
+        /// Whether it was announced that it leaves, if anybody knew that it was there.
+        is_told: bool,
     },
 }
 
@@ -261,8 +263,8 @@ impl Outward {
     }
 
     /// A member has left, or doesn't join after all. Called under the room's lock, so that its notices come later.
-    pub(crate) fn release(&self, room: &Name, user: &Name, member: MemberId) {
-        self.send(Outbound::Release { room: room.clone(), user: user.clone(), member });
+    pub(crate) fn release(&self, room: &Name, user: &Name, member: MemberId, is_told: bool) {
+        self.send(Outbound::Release { room: room.clone(), user: user.clone(), member, is_told });
     }
 
     /// The server stops: waits until the other servers know that its members have left, but not for longer than this.

@@ -198,7 +198,7 @@ impl Registry {
     }
 
     /// Ends a membership. With the last one, the room is gone, or dormant for as long as its messages may be replayed.
-    pub(crate) fn leave(
+    pub fn leave(
         &self,
         room: &Arc<Room>,
         user: Option<&Name>,

@@ -33,10 +33,23 @@ pub(super) enum Admitted {
     Instead(Name),
 }
 
+/// What a member that was removed had.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Removed {
+    /// Its name, which is free now.
+    Named,
+    /// A name that somebody has got on another server: nobody leaves.
+    Displaced,
+    /// No name, or one that another connection here has taken over.
+    Unnoticed,
+}
+
 /// The members of one room. Used under the room's lock.
 #[derive(Debug)]
 pub(super) struct Roster {
     users: Sorted<Name, Holder>,
+    /// Members whose names somebody has got on another server, until they are closed, or have them again.
+    displaced: Vec<(Name, Holder)>,
     /// How many users are on other servers, if there are too many to keep their names.
     elsewhere: Option<usize>,
     members: usize,
@@ -46,7 +59,8 @@ pub(super) struct Roster {
 
 impl Roster {
     pub(super) fn new(peer_has_ended: fn(RawFd) -> bool) -> Self {
-        Self { users: Sorted::default(), elsewhere: None, members: 0, presence: Presence::default(), peer_has_ended }
+        let (users, displaced, presence) = Default::default();
+        Self { users, displaced, elsewhere: None, members: 0, presence, peer_has_ended }
     }
 
     pub(super) fn members(&self) -> usize {
@@ -93,26 +107,37 @@ impl Roster {
         })
     }
 
-    /// Removes a member. False: this is not announced, because it has no name, or because another connection has taken the name
-    /// over.
-    pub(super) fn remove(&mut self, user: Option<&Name>, member: MemberId) -> bool {
+    /// Removes a member, which has said that it is called so.
+    pub(super) fn remove(&mut self, user: Option<&Name>, member: MemberId) -> Removed {
         self.members -= 1;
+        if let Some(displaced) = self.displaced.iter().position(|(_, holder)| holder.member == member) {
+            self.displaced.swap_remove(displaced);
+            return Removed::Displaced;
+        }
         let held = user.filter(|user| self.users.get(user.key()).is_some_and(|holder| holder.member == member));
-        held.is_some_and(|user| self.users.remove(user.key()).is_some())
+        match held.and_then(|user| self.users.remove(user.key())) {
+            Some(_) => Removed::Named,
+            None => Removed::Unnoticed,
+        }
     }
 
     /// A member of another server has this name, or no longer has it.
     pub(super) fn set_elsewhere(&mut self, user: &Name, is_there: bool) {
+        let is_here = |(_, holder): &(Name, Holder)| holder.member != ELSEWHERE;
         if is_there {
-            self.users.remove(user.key());
-        }
-        if self.is_partial() {
+            self.displaced.extend(self.users.remove(user.key()).filter(is_here));
+            if !self.is_partial() {
+                self.users.insert(user.clone(), Holder { member: ELSEWHERE, descriptor: NO_SOCKET });
+            }
             return;
         }
-        if is_there {
-            self.users.insert(user.clone(), Holder { member: ELSEWHERE, descriptor: NO_SOCKET });
-        } else if self.users.get(user.key()).is_some_and(|holder| holder.member == ELSEWHERE) {
+        if self.users.get(user.key()).is_some_and(|holder| holder.member == ELSEWHERE) {
             self.users.remove(user.key());
+        }
+        let displaced = self.displaced.iter().rposition(|(name, _)| name.key() == user.key());
+        if let Some(displaced) = displaced.filter(|_| self.users.get(user.key()).is_none()) {
+            let (name, holder) = self.displaced.swap_remove(displaced);
+            self.users.insert(name, holder);
         }
     }
 
@@ -130,10 +155,11 @@ impl Roster {
         self.elsewhere = users;
     }
 
-    /// Whether this member holds the name, and its peer is gone.
+    /// Whether this member holds the name, or did until somebody got it on another server, and its peer is gone.
     pub(super) fn has_ended(&self, user: &Name, member: MemberId) -> bool {
-        let holder = self.users.get(user.key());
-        holder.is_some_and(|holder| holder.member == member && (self.peer_has_ended)(holder.descriptor))
+        let displaced = self.displaced.iter().map(|(_, holder)| holder);
+        let mut holders = self.users.get(user.key()).into_iter().chain(displaced);
+        holders.any(|holder| holder.member == member && (self.peer_has_ended)(holder.descriptor))
     }
 
     /// Whether a member holds the name of a visitor.
@@ -170,7 +196,72 @@ impl Roster {
 
     /// The room was empty, and gets its first member again.
     pub(super) fn reset(&mut self) {
-        debug_assert!(self.members == 0 && self.users.iter().all(|(_, holder)| holder.member == ELSEWHERE));
+        debug_assert!(
+            self.members == 0
+                && self.displaced.is_empty()
+                && self.users.iter().all(|(_, holder)| holder.member == ELSEWHERE)
+        );
         self.presence = Presence::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(slot: u32) -> MemberId {
+        MemberId { shard: 0, slot, serial: 1 }
+    }
+
+    fn join(roster: &mut Roster, user: &Name, slot: u32) {
+        let joining = Joining { claimed: Some(Claimed::Free), ..Joining::new(Some(user), member(slot)) };
+        roster.admit(&joining).unwrap();
+    }
+
+    fn users(roster: &Roster) -> Vec<String> {
+        roster.first_users(9).iter().map(Name::to_string).collect()
+    }
+
+    #[test]
+    fn a_member_whose_name_was_taken_elsewhere_has_it_again_when_it_is_free() {
+        for (elsewhere, known) in [(None, vec!["BOB"]), (Some(3), Vec::new())] {
+            let mut roster = Roster::new(|_| true);
+            let (bob, other) = (Name::user("bob").unwrap(), Name::user("BOB").unwrap());
+            join(&mut roster, &bob, 1);
+            roster.count_elsewhere(elsewhere);
+            roster.set_elsewhere(&other, true);
+            roster.set_elsewhere(&other, true);
+            assert_eq!(users(&roster), known);
+            assert!(roster.has_ended(&bob, member(1)) && !roster.has_ended(&bob, member(2)));
+            roster.set_elsewhere(&other, false);
+            assert_eq!(users(&roster), ["bob"]);
+            assert_eq!(roster.remove(Some(&bob), member(1)), Removed::Named);
+            assert!(users(&roster).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_member_whose_name_was_taken_elsewhere_leaves_without_a_word() {
+        let mut roster = Roster::new(|_| false);
+        let bob = Name::user("bob").unwrap();
+        join(&mut roster, &bob, 1);
+        roster.set_elsewhere(&bob, true);
+        assert_eq!(roster.remove(Some(&bob), member(1)), Removed::Displaced);
+        assert_eq!(users(&roster), ["bob"], "the other one");
+        roster.set_elsewhere(&bob, false);
+        assert!(users(&roster).is_empty());
+        roster.reset();
+    }
+
+    #[test]
+    fn the_last_that_has_joined_with_a_name_has_it() {
+        let mut roster = Roster::new(|_| false);
+        let bob = Name::user("bob").unwrap();
+        join(&mut roster, &bob, 1);
+        roster.set_elsewhere(&bob, true);
+        join(&mut roster, &bob, 2);
+        roster.set_elsewhere(&bob, false);
+        assert_eq!(roster.remove(Some(&bob), member(1)), Removed::Displaced);
+        assert_eq!(roster.remove(Some(&bob), member(2)), Removed::Named);
     }
 }

@@ -13,6 +13,8 @@ use hi::protocol::name::Name;
 use hi::protocol::{MemberId, Namespace};
 use hi::room::others::Counts;
 
+use super::local::Local;
+
 const ROOM: &str = "tea";
 const USERS: u8 = 6;
 /// Servers at first, and at most.
@@ -73,6 +75,7 @@ struct Node {
     leaving: Vec<(String, u64)>,
     /// The users that its room has elsewhere, as it was told.
     told: BTreeSet<String>,
+    local: Local,
     last_member: u32,
 }
 
@@ -92,6 +95,7 @@ impl Node {
             asked: None,
             leaving: Vec::new(),
             told: BTreeSet::new(),
+            local: Local::new(&room().1),
             last_member: 0,
         };
         node.ask();
@@ -113,6 +117,7 @@ impl Node {
 
     fn tell(&mut self, changes: impl IntoIterator<Item = (Name, bool)>) {
         for (name, is_taken) in changes {
+            self.local.set_elsewhere(&name, is_taken);
             let user = name.as_str().to_owned();
             if is_taken {
                 self.told.insert(user);
@@ -128,6 +133,10 @@ impl Node {
         let rooms: HashMap<_, _> = (count > 0).then(|| (room(), counts)).into_iter().collect();
         self.teller.beats(rooms, false)
     }
+}
+
+fn name(user: &str) -> Name {
+    Name::user(user).expect("a user's name")
 }
 
 fn room() -> RoomKey {
@@ -157,8 +166,7 @@ impl World {
     fn claim(&mut self, node: usize, user: &str, before: u64, member: MemberId) -> bool {
         let claim = Claim::new(self.nodes[node].id, member, user);
         let Some(known) = self.write(user, before, Some(claim)) else { return false };
-        let name = Name::user(user).expect("a user's name");
-        self.nodes[node].held.insert(&Rc::from(ROOM), user, Held { at: known.at, member, name });
+        self.nodes[node].held.insert(&Rc::from(ROOM), user, Held { at: known.at, member, name: name(user) });
         true
     }
 
@@ -181,15 +189,33 @@ impl World {
         let known = self.log.name(user);
         if known.claim.is_none_or(|claim| !self.is_held(&claim, user, is_patient)) {
             assert!(self.claim(node, user, known.at, member), "nobody else has written meanwhile");
+            self.nodes[node].local.opened(&name(user), member);
         }
     }
 
     fn leave(&mut self, node: usize, user: &str) {
+        self.nodes[node].local.leave(user);
+        self.release(node, None);
+    }
+
+    /// A shard takes its next order.
+    fn take_order(&mut self, node: usize) {
+        let in_vain = self.nodes[node].local.take_order();
+        self.release(node, in_vain);
+    }
+
+    /// Members have left, and one may have claimed its name in vain: the names are free.
+    fn release(&mut self, node: usize, in_vain: Option<(Name, MemberId)>) {
         let this = &mut self.nodes[node];
-        if let Some(Held { at, .. }) = this.held.remove(ROOM, user) {
-            this.leaving.push((user.to_owned(), at));
-            self.free(node);
+        for (user, member) in this.local.released().into_iter().chain(in_vain) {
+            let user = user.as_str();
+            if let Some(Held { at, .. }) = this.held.get(ROOM, user).filter(|held| held.member == member).cloned() {
+                this.held.remove(ROOM, user);
+                this.leaving.push((user.to_owned(), at));
+            }
+            this.names.elsewhere(user).iter().for_each(|name| this.local.set_elsewhere(name, true));
         }
+        self.free(node);
     }
 
     /// Writes which names are free, as soon as the log is there.
@@ -210,6 +236,9 @@ impl World {
         let is_ours = known.claim.as_ref().is_some_and(|claim| claim.node == id);
         let user = known.user.clone();
         let is_lost = !is_ours && this.held.get(ROOM, &user).is_some_and(|held| held.at < known.at);
+        if is_lost && known.claim.is_some() {
+            this.local.set_elsewhere(&name(&user), true);
+        }
         let change = this.names.learn(known, id);
         this.tell(change);
         if is_lost {
@@ -223,11 +252,18 @@ impl World {
         let known = self.log.name(user);
         match known.claim {
             Some(claim) if claim.is_of(self.nodes[node].id, member) => {
-                self.nodes[node].held.insert(&Rc::from(ROOM), user, Held { at: known.at, member, name });
+                let held = Held { at: known.at, member, name: name.clone() };
+                self.nodes[node].held.insert(&Rc::from(ROOM), user, held);
             }
-            Some(_) => drop(self.nodes[node].held.remove(ROOM, user)),
+            Some(_) => {
+                let this = &mut self.nodes[node];
+                this.held.remove(ROOM, user);
+                this.local.set_elsewhere(&name, true);
+                return this.local.close(member);
+            }
             None => assert!(self.claim(node, user, known.at, member), "nobody else has written meanwhile"),
         }
+        self.nodes[node].local.set_elsewhere(&name, false);
     }
 
     /// The log answers to a question, or its answer arrives.
@@ -330,13 +366,14 @@ impl World {
             return;
         }
         let user = format!("u{}", rng.u8(0..USERS));
-        match rng.u8(0..40) {
+        match rng.u8(0..46) {
             0..8 => self.join(node, &user, luck > 0),
             8..12 => self.leave(node, &user),
             12..24 => self.arrive(node, luck),
             24..30 => self.hear(node),
             30..34 => self.answer(node),
             34..37 => self.second((luck < 3).then_some(node)),
+            40..46 => self.take_order(node),
             37 if luck < 3 => {
                 self.disconnect(node);
                 self.nodes[node].is_alive = luck > 0;
@@ -366,6 +403,9 @@ impl World {
                 while !self.nodes[node].heard.is_empty() {
                     self.hear(node);
                 }
+                while !self.nodes[node].local.is_settled() {
+                    self.take_order(node);
+                }
             }
             self.second(None);
         }
@@ -384,6 +424,11 @@ impl World {
             assert_eq!(held.collect::<BTreeMap<_, _>>(), own.collect(), "the names of the members of {id}");
             let elsewhere: BTreeSet<&str> =
                 claims.iter().filter(|(_, (holder, _))| *holder != id).map(|(user, _)| user.as_str()).collect();
+            assert_eq!(
+                node.local.users(),
+                claims.keys().map(ToString::to_string).collect::<Vec<_>>(),
+                "the room of {id}"
+            );
             let told: BTreeSet<&str> = node.told.iter().map(String::as_str).collect();
             assert_eq!(told, elsewhere, "what {id} has told its room");
             assert_eq!(node.names.taken().map(Name::as_str).collect::<BTreeSet<_>>(), elsewhere, "what {id} knows");

@@ -159,7 +159,7 @@ impl Hub {
         if !self.get(key).is_some_and(|connection| connection.life.is_open()) {
             // It has claimed a name that it doesn't need any more.
             if let (Ok((room, claimed)), Some(user), Some(outward)) = (room, user, self.registry.outward()) {
-                outward.release(&name, &user, member);
+                outward.release(&name, &user, member, true);
                 if claimed == Claimed::TakenOver {
                     // The lost connection has left without a word.
                     let announced = room.announce_elsewhere(&user, false, self.now.time, &mut self.wakes);
