@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use broker::Broker;
 use relay::{Relay, Way};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Client, PATIENCE, Server, wait_for};
 
@@ -45,7 +46,7 @@ fn a_room_that_two_servers_open_at_once_begins_one_life() {
     let broker = Broker::start();
     let relay = Relay::start(broker.port());
     let nodes = [node(&broker.url(), &[]), node(&relay.url(), &[])];
-    relay.hold_from("H: 1;e;");
+    relay.hold_from(Way::ToLog, "H: 1;e;");
     let (mut bob, _) = nodes[1].v1("username=bob");
     bob.send_text(&json!({"Op": "join", "Ref": "join", "Room": "tea"}).to_string());
     wait_for(&true, || relay.holds(Way::ToLog));
@@ -69,6 +70,35 @@ fn outlive_the_log(broker: &Broker) {
         assert!(began.elapsed() < PATIENCE, "nothing is forgotten");
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// It was found empty before the server was stopped, and for longer than the log knows which life has begun.
+#[test]
+fn a_server_that_was_stopped_while_it_opened_a_room_goes_on_with_the_life_that_others_have_begun() {
+    let broker = Broker::start();
+    let relay = Relay::start(broker.port());
+    // The log knows for four seconds which records it has stored.
+    let options = ["--cluster-room-memory", "4s", "--replay-age", "4s"];
+    let nodes = [node(&broker.url(), &options), node(&relay.url(), &options)];
+    let (mut bob, _) = nodes[1].v1("username=bob");
+    relay.hold_from(Way::FromLog, "no message found");
+    bob.send_text(&json!({"Op": "join", "Ref": "join", "Room": "tea"}).to_string());
+    wait_for(&true, || relay.holds(Way::FromLog));
+    nodes[1].signal(Signal::STOP);
+    relay.let_go();
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    let first = ann.publish("tea", "first");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(6) {
+        assert_eq!(ann.publish("tea", "meanwhile")["Epoch"], first["Epoch"]);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    nodes[1].signal(Signal::CONT);
+    let joined = next(&mut bob, |frame| frame["Ref"] == "join");
+    assert_eq!((&joined["Op"], &joined["Epoch"]), (&json!("ok"), &first["Epoch"]), "{joined}");
+    assert_eq!(bob.publish("tea", "last")["Epoch"], first["Epoch"]);
+    next(&mut ann, |frame| frame["Message"] == "last");
+    assert_eq!(lives(&nodes), [0.0; 2]);
 }
 
 /// All that the log has of it is what keeps its count alive.

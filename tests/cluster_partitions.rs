@@ -251,6 +251,35 @@ fn a_server_that_loses_its_connection_to_the_log_for_a_moment_keeps_the_names_of
     assert_eq!(bob.users("tea"), ["bob"]);
 }
 
+/// Whoever waits for it keeps it, longer than it is kept without members.
+#[test]
+fn a_room_whose_names_can_not_be_read_for_a_while_is_there_for_who_still_waits() {
+    let broker = Broker::start();
+    let relay = Relay::start(broker.port());
+    let options = ["--replay-age", "1s"];
+    let nodes = [node(&broker.url(), &options), node(&relay.url(), &options)];
+    let (mut ann, _) = nodes[0].join_v1("ann", "tea");
+    let join = |user: &str| {
+        let (mut client, _) = nodes[1].v1(&format!("username={user}"));
+        client.send_text(&json!({"Op": "join", "Ref": "join", "Room": "tea"}).to_string());
+        client
+    };
+    // The end of each answer about names.
+    relay.lose_next(usize::MAX, "Nats-UpTo-Sequence");
+    let mut early = join("bob");
+    nodes[1].internal().wait_for_metric("hi_sleeping_rooms", 1.0);
+    // The second still waits when the first has given up, and the room has slept for as long as it may.
+    std::thread::sleep(Duration::from_secs(5));
+    let mut late = join("cid");
+    assert_eq!(early.json()["Code"], "unavailable");
+    nodes[1].internal().wait_for_metric("hi_sleeping_rooms", 0.0);
+    relay.lose_next(0, "");
+    let joined = read_for(&mut late, &mut Vec::new(), |frame| frame["Ref"] == "join");
+    assert_eq!(joined["Op"], "ok", "{joined}");
+    assert_eq!(late.publish("tea", "here")["Op"], "ok");
+    read_for(&mut ann, &mut Vec::new(), |frame| frame["Message"] == "here");
+}
+
 /// A log that elects a leader answers no question that was asked before.
 #[test]
 fn a_server_that_gets_no_answer_asks_again_soon() {

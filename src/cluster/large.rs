@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::names::{Known, Partial};
+use super::names::{Elsewhere, Known, Partial};
 use super::nats::Unreachable;
 use super::{Cluster, Following};
 use crate::limits::cluster::{BATCH_RECORDS, COUNTS_MS_MAX};
@@ -64,8 +64,8 @@ impl Cluster {
         small.into_iter().for_each(|(key, following)| self.read_names(key, &following));
     }
 
-    /// The names that members of these servers have in a room whose names are not kept, and where the claims stand.
-    pub(super) async fn names_of(&self, key: &str, nodes: &[u64]) -> Result<Vec<(String, u64, Name)>, Unreachable> {
+    /// The names that members of these servers have in a room whose names are not kept.
+    pub(super) async fn names_of(&self, key: &str, nodes: &[u64]) -> Result<Vec<Elsewhere>, Unreachable> {
         let (mut names, mut next) = (Vec::new(), 1);
         loop {
             let page = self.log.names(key, next).await?;
@@ -73,7 +73,7 @@ impl Cluster {
             let is_last = page.len() < BATCH_RECORDS;
             let theirs = page.into_iter().filter_map(|Known { user, at, claim }| {
                 let claim = claim.filter(|claim| nodes.contains(&claim.node))?;
-                Some((user, at, Name::user(&claim.user).ok()?))
+                Some(Elsewhere { user, at, name: Name::user(&claim.user).ok()?, node: claim.node })
             });
             names.extend(theirs);
             if is_last {

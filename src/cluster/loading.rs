@@ -55,8 +55,8 @@ impl Cluster {
             tokio::time::sleep(TICK).await;
         }
         let Some(following) = following.upgrade() else { return };
-        // Over: what it finds may need the next one.
-        following.fetcher.0.take();
+        // What it has found may need the next one.
+        following.fetcher.ends();
         let mut steps = Vec::new();
         match found {
             Ok((records, last_at)) => {

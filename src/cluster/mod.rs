@@ -10,34 +10,33 @@
 //! - `nodes`: which other servers live, and what they have told; `peers`: what is done with that
 //! - `outgoing`: which messages are sent again, and which are given up
 //! - `nats`: the log, on NATS JetStream
-//! - `rooms`, `loading`, `reading`, `publishing`: what is done with them; `reach`: and when the log can't be reached
+//! - `following`: a room that is followed
+//! - `rooms`, `loading`, `reading`, `publishing`: what is done with rooms; `reach`: and when the log can't be reached
 //! - `bundles`: which rooms share a subscription; `backlog`: what waits because its room isn't shown fast enough
 //! - `stats`: what is counted
 //!
 //! All of it runs on one thread, whose tasks share the state below.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak as RcWeak};
-use std::sync::{Arc, Weak, mpsc as std_mpsc};
+use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_local};
 use tracing::info;
 
 use crate::clock::Time;
 use crate::limits::cluster::{
     BEAT_TIME, CLAIMS_AT_ONCE_MAX, SILENT_MS_MIN, TICK, TIPS_INTERVAL, UNSTORED_LINES_PER_MINUTE,
 };
-use crate::protocol::name::Name;
+use crate::protocol::MemberId;
 use crate::protocol::resume::ResumeKey;
-use crate::protocol::{MemberId, Namespace};
 use crate::room::inbox::Order;
-use crate::room::others::Counts;
-use crate::room::outward::{Asker, Finder, Joiner, Outbound, Outward};
+use crate::room::outward::{Asker, Outbound, Outward};
 use crate::room::registry::Registry;
 use crate::room::{Room, Wakes};
 use crate::throttle::Throttle;
@@ -46,6 +45,7 @@ mod backlog;
 mod bundles;
 mod claims;
 pub mod follow;
+mod following;
 mod large;
 mod loading;
 pub mod names;
@@ -62,13 +62,12 @@ pub mod record;
 mod rooms;
 pub(crate) mod stats;
 
-use backlog::Backlog;
 use bundles::{BundleId, Bundles};
-use follow::{Following as Follows, Step};
+use following::{Following, Task, Waiter};
 use loading::Loading;
-use names::{HeldNames, Names};
+use names::HeldNames;
 use naming::Wanted;
-use nats::{Created, Message, Nats, Unreachable};
+use nats::{Created, Nats, Unreachable};
 use nodes::{Nodes, Teller};
 use outgoing::{Act, Outgoing};
 use record::{Content, Heading};
@@ -256,100 +255,6 @@ struct Pending {
     stored: Option<Instant>,
 }
 
-/// Somebody who waits for a room.
-enum Waiter {
-    /// A connection that joins it.
-    Join(Joiner),
-    /// A program that publishes in it, or a connection that is not in it.
-    Find(Finder),
-}
-
-/// A room that is followed.
-struct Following {
-    namespace: Namespace,
-    name: Name,
-    follow: RefCell<Box<dyn Follows>>,
-    /// Dead as soon as no member, and nobody who may come back, needs it.
-    room: RefCell<Weak<Room>>,
-    /// Who waits for it, and since when.
-    waiting: RefCell<Vec<(Waiter, Instant)>>,
-    /// What is still to be done about what has arrived: it waits while the shards have enough to do.
-    steps: RefCell<VecDeque<Step>>,
-    /// Does it, if it waits.
-    carrier: Task,
-    /// Whether the log knows the record that begins its life, and may have lost it.
-    has_lost_life: Cell<bool>,
-    /// What has arrived behind it.
-    backlog: RefCell<Backlog<Message>>,
-    /// How many members here the others have been told of.
-    told: Cell<Counts>,
-    /// Its users on other servers.
-    names: RefCell<Names>,
-    /// Reads its records, unless they are read with those of its bundle.
-    reader: Task,
-    /// Reads those that are missing.
-    fetcher: Task,
-    /// Reads all its names.
-    namer: Task,
-}
-
-impl Following {
-    /// Whether all that has arrived has also been shown, but for what waits in the backlog.
-    fn is_shown(&self) -> bool {
-        self.steps.borrow().is_empty()
-    }
-
-    /// Whether what arrives can be dealt with.
-    fn takes_more(&self) -> bool {
-        self.is_shown() && !self.follow.borrow().is_unsure()
-    }
-
-    /// Whether something was shown that was stored since then, in nanoseconds since 1970.
-    fn is_shown_since(&self, unix_nanos: i128) -> bool {
-        self.follow.borrow().tip().is_some_and(|(_, unix_ms)| i128::from(unix_ms) >= unix_nanos / 1_000_000)
-    }
-
-    /// Records may have been lost on their way, or all of them by the log if it `has_forgotten`: the room is looked at. A question
-    /// that was asked before is not waited for.
-    fn ask_again(&self, has_forgotten: bool) -> Vec<Step> {
-        let (mut follow, mut steps) = (self.follow.borrow_mut(), Vec::new());
-        self.fetcher.stop();
-        if has_forgotten {
-            self.backlog.borrow_mut().clear();
-            follow.forget(&mut steps);
-        } else {
-            follow.reconnected(&mut steps);
-        }
-        if !steps.iter().any(|step| matches!(step, Step::Fetch { .. })) {
-            follow.failed(&mut steps);
-        }
-        steps
-    }
-}
-
-/// A task that ends with what it belongs to, or with the next one.
-#[derive(Default)]
-struct Task(Cell<Option<JoinHandle<()>>>);
-
-impl Task {
-    fn start(&self, task: impl Future<Output = ()> + 'static) {
-        self.stop();
-        self.0.set(Some(spawn_local(task)));
-    }
-
-    /// True: it had not ended by itself.
-    fn stop(&self) -> bool {
-        let task = self.0.take().filter(|task| !task.is_finished());
-        task.as_ref().inspect(|task| task.abort()).is_some()
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
 /// The state of the thread. Nothing is borrowed across an await.
 struct Cluster {
     settings: Settings,
@@ -412,6 +317,11 @@ impl Cluster {
     /// The rooms that are followed just now.
     fn follows(&self) -> Vec<(Rc<str>, Rc<Following>)> {
         self.follows.borrow().iter().map(|(key, following)| (Rc::clone(key), Rc::clone(following))).collect()
+    }
+
+    /// Whether a room is followed, and not by another [`Following`] meanwhile.
+    fn is_followed(&self, key: &str, following: &Rc<Following>) -> bool {
+        self.follows.borrow().get(key).is_some_and(|known| Rc::ptr_eq(known, following))
     }
 
     fn order(&self, shard: u32, order: Order) {

@@ -127,6 +127,19 @@ impl HeldNames {
     }
 }
 
+/// A name that a member of another server has.
+#[derive(Clone, Debug)]
+pub struct Elsewhere {
+    /// The name, as names that are equal are written.
+    pub user: String,
+    /// Where the claim stands in the stream.
+    pub at: u64,
+    /// The name as its user writes it.
+    pub name: Name,
+    /// Its server.
+    pub node: u64,
+}
+
 /// The names of a room that other servers' members have.
 #[derive(Debug, Default)]
 pub struct Names {
@@ -190,11 +203,15 @@ impl Names {
         taken.as_ref().map(|(name, _)| name.clone())
     }
 
-    /// The names that members of these servers have, and where the claims stand.
-    pub fn of(&self, nodes: &[u64]) -> Vec<(String, u64, Name)> {
+    /// The names that members of these servers have.
+    pub fn of(&self, nodes: &[u64]) -> Vec<Elsewhere> {
         let taken = self.by_user.iter().filter_map(|(user, (at, taken))| Some((user, *at, taken.as_ref()?)));
         let theirs = taken.filter(|(.., (_, node))| nodes.contains(node));
-        theirs.map(|(user, at, (name, _))| (user.clone(), at, name.clone())).collect()
+        let elsewhere = |(user, at, (name, node)): (&String, u64, &(Name, u64))| {
+            let (user, name) = (user.clone(), name.clone());
+            Elsewhere { user, at, name, node: *node }
+        };
+        theirs.map(elsewhere).collect()
     }
 
     /// A change has arrived. Whether it is so late that the name may be free again, so that all names have to be read again: changes

@@ -54,8 +54,7 @@ impl Cluster {
         following.namer.start(async move {
             while let Some(following) = room.upgrade() {
                 if cluster.load_names(&key, &following).await.is_ok() {
-                    // Over: what it took is given back.
-                    following.namer.0.take();
+                    following.namer.ends();
                     return cluster.admit_waiting(&key, &following);
                 }
                 tokio::time::sleep(TICK).await;

@@ -53,8 +53,8 @@ pub(super) enum Probed {
 /// The answer to a record that was published; if it isn't stored, with what NATS says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ack {
-    /// It is stored, and may have been before.
-    Stored { again: bool },
+    /// It is stored at this position of the stream, and may have been before.
+    Stored { at: u64, again: bool },
     /// Not now: it may be stored later, or was not.
     Later(String),
     /// Never: there is something wrong with it.
@@ -308,15 +308,17 @@ pub(super) fn answer(message: &Message) -> Option<(u64, Ack)> {
     struct Answer {
         error: Option<Failed>,
         #[serde(default)]
+        seq: u64,
+        #[serde(default)]
         duplicate: bool,
     }
     let number = message.subject.rsplit('.').next()?.parse().ok()?;
     if message.status.is_some_and(|status| status == StatusCode::NO_RESPONDERS) {
         return Some((number, Ack::Later("no server answers for the stream".to_owned())));
     }
-    let Answer { error, duplicate } = serde_json::from_slice(&message.payload).ok()?;
+    let Answer { error, seq, duplicate } = serde_json::from_slice(&message.payload).ok()?;
     let ack = match error {
-        None => Ack::Stored { again: duplicate },
+        None => Ack::Stored { at: seq, again: duplicate },
         Some(Failed { code: 400, description }) => Ack::Refused(description),
         // A cluster without a leader, one that is overloaded, or one that has not stored yet what is published again.
         Some(Failed { description, .. }) => Ack::Later(description),

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tracing::{info, warn};
 
-use super::names::Known;
+use super::names::{Elsewhere, Known};
 use super::nats::Message;
 use super::nats::nodes::{Disconnect, beat, disconnect};
 use super::nodes::{Changes, RoomKey};
@@ -119,7 +119,11 @@ impl Cluster {
         let mut late = Vec::new();
         for (key, following) in self.follows() {
             // They may have told something again.
-            let dead: Vec<u64> = dead.iter().copied().filter(|node| !self.nodes.borrow().hears(*node)).collect();
+            let is_silent = |node: &u64| !self.nodes.borrow().hears(*node);
+            let dead: Vec<u64> = dead.iter().copied().filter(is_silent).collect();
+            if dead.is_empty() || !self.is_followed(&key, &following) {
+                continue;
+            }
             let mut is_late = false;
             let is_partial = following.names.borrow().partial().is_some();
             let room = (following.namespace, following.name.clone());
@@ -132,7 +136,10 @@ impl Cluster {
                     Err(_) => return self.meet_again(&dead),
                 },
             };
-            for (user, at, name) in names {
+            for Elsewhere { user, at, name, node } in names {
+                if !is_silent(&node) || !self.is_followed(&key, &following) {
+                    continue;
+                }
                 match self.log.write_name(&key, &user, at, None).await {
                     Ok(Some(at)) => {
                         self.learned(&key, &following, Known { user, at, claim: None });
@@ -162,7 +169,7 @@ impl Cluster {
         tokio::time::sleep(PAUSE).await;
         for (key, following) in rooms {
             let is_missed = !following.names.borrow().of(&dead).is_empty();
-            if is_missed {
+            if is_missed && self.is_followed(&key, &following) {
                 self.read_names(key, &following);
             }
         }

@@ -62,10 +62,8 @@ impl Cluster {
     pub(super) async fn send(&self, number: u64) {
         let message = self.pending.borrow().get(&number).map(|p| (Rc::clone(&p.room), p.heading, p.content.clone()));
         let Some((room, heading, content)) = message else { return };
-        // If the log knows the record of a life and has lost it, this is another one.
-        let is_lost = || self.follows.borrow().get(&room).is_some_and(|following| following.has_lost_life.get());
-        let is_another = heading.kind == Kind::Life && is_lost();
-        let id = if is_another { heading.own_message_id() } else { heading.message_id(&room) };
+        let lost_life = self.follows.borrow().get(&room).and_then(|following| following.lost_life.get());
+        let id = heading.message_id(&room, lost_life);
         if self.log.publish(&room, id, &heading, &content).await.is_err() {
             self.not_now(number);
         }
@@ -83,7 +81,7 @@ impl Cluster {
         let Some((room, kind)) = asked else { return };
         match ack {
             ack if kind == Kind::Life => self.life_answered(&room, number, &ack),
-            Ack::Stored { again } => {
+            Ack::Stored { again, .. } => {
                 self.stats.published(if again { Published::Duplicate } else { Published::Stored }).add(1);
                 if let Some(pending) = self.pending.borrow_mut().get_mut(&number) {
                     self.stats.stored_after(pending.since.elapsed());
@@ -108,24 +106,29 @@ impl Cluster {
     /// The log has answered to a record that begins a life of a room. It arrives like any other.
     fn life_answered(self: &Rc<Self>, room: &Rc<str>, number: u64, ack: &Ack) {
         match ack {
-            Ack::Stored { again: false } => {}
+            Ack::Stored { again: false, .. } => {}
             // Another server was faster, and its record arrives, unless it is lost: the room is looked at.
-            Ack::Stored { again: true } => {
+            Ack::Stored { at, again: true } => {
                 if let Some(following) = self.follows.borrow().get(room) {
-                    following.has_lost_life.set(following.follow.borrow().epoch().is_none());
+                    following.lost_life.set(following.follow.borrow().epoch().is_none().then_some(*at));
                 }
                 self.give_up(number);
             }
             // It may be about to store that of another server.
-            Ack::Later(_) => {
-                let cluster = Rc::clone(self);
-                drop(spawn_local(async move {
-                    tokio::time::sleep(TICK).await;
-                    cluster.give_up(number);
-                }));
+            Ack::Later(_) => self.give_up_soon(number),
+            Ack::Refused(why) => {
+                self.log_unstored(why, "it is sent again");
+                self.give_up_soon(number);
             }
-            Ack::Refused(_) => self.give_up(number),
         }
+    }
+
+    fn give_up_soon(self: &Rc<Self>, number: u64) {
+        let cluster = Rc::clone(self);
+        drop(spawn_local(async move {
+            tokio::time::sleep(TICK).await;
+            cluster.give_up(number);
+        }));
     }
 
     fn log_unstored(&self, why: &str, then: &str) {

@@ -154,9 +154,8 @@ impl Cluster {
         let silent: Vec<_> = {
             let follows = self.follows.borrow();
             let whole = follows.iter().filter_map(|(key, following)| {
-                let follow = following.follow.borrow();
-                let (at, unix_ms) = follow.tip().filter(|_| follow.is_whole())?;
-                Some((Rc::clone(key), at, unix_ms, follow.epoch()))
+                let (at, unix_ms) = following.whole_tip()?;
+                Some((Rc::clone(key), at, unix_ms))
             });
             whole.collect()
         };
@@ -164,7 +163,7 @@ impl Cluster {
             for namespace in Namespace::ALL {
                 let keys: Vec<_> = rooms.iter().filter(|(key, ..)| split(key).0 == namespace).collect();
                 let Ok(tips) = self.log.tips(keys.iter().map(|(key, ..)| &**key)).await else { return };
-                for (key, at, ..) in keys {
+                for (key, at, _) in keys {
                     if tips.get(&**key).is_some_and(|tip| tip > at) {
                         self.look(key);
                     }
@@ -172,16 +171,25 @@ impl Cluster {
             }
         }
         let now_ms = Self::now().unix_ms;
-        for (key, _, unix_ms, epoch) in silent {
+        for (key, _, unix_ms) in silent {
             // Not all followers at once: who sees that of another one keeps quiet.
             let memory_ms = self.settings.room_memory.as_millis() as u64;
             let spread_ms = (self.settings.node ^ unix_ms) % (memory_ms / 8 + 1);
             if unix_ms + memory_ms / 2 + spread_ms <= now_ms && split(&key).0 == Namespace::Chat {
-                let number = self.outward.next_number();
-                // It may be all that is left for who loads the room: it names the life that goes on.
-                let heading = Heading { kind: Kind::Touch, epoch, node: self.settings.node, number };
-                let _ = self.log.publish(&key, heading.message_id(&key), &heading, &Content::Json(String::new())).await;
+                self.touch(&key).await;
             }
         }
+    }
+
+    /// Keeps the count of a silent room alive, unless that is not known to be whole any more.
+    async fn touch(&self, key: &Rc<str>) {
+        let following = self.follows.borrow().get(key).cloned();
+        let Some(following) = following.filter(|following| following.whole_tip().is_some()) else { return };
+        // The record may be all that is left for who loads the room: it names the life that goes on, and the room.
+        let (epoch, number) = (following.follow.borrow().epoch(), self.outward.next_number());
+        let heading = Heading { kind: Kind::Touch, epoch, node: self.settings.node, number };
+        let name = following.room.borrow().upgrade().map(|room| room.key().clone());
+        let content = Content::name_only(&name.unwrap_or_else(|| following.name.clone()));
+        let _ = self.log.publish(key, heading.message_id(key, None), &heading, &content).await;
     }
 }

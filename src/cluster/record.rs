@@ -102,17 +102,14 @@ impl Heading {
     }
 
     /// What the log knows the record of this room by: it stores none that it knows already. All nodes that would begin the same life
-    /// call its record the same, and only the first is stored, however late the others are.
-    pub fn message_id(&self, room: &str) -> String {
-        match self.kind {
-            Kind::Life => format!("life-{room}-{}", self.epoch_or_dash()),
-            _ => self.own_message_id(),
+    /// call its record the same, and only the first is stored, however late the others are. `lost`: the position of such a record
+    /// that the log knows and doesn't have any more.
+    pub fn message_id(&self, room: &str, lost: Option<u64>) -> String {
+        match (self.kind, lost) {
+            (Kind::Life, None) => format!("life-{room}-{}", self.epoch_or_dash()),
+            (Kind::Life, Some(at)) => format!("life-{room}-{}-{at}", self.epoch_or_dash()),
+            _ => format!("{:x}-{}", self.node, self.number),
         }
-    }
-
-    /// The same, but another one for each record.
-    pub fn own_message_id(&self) -> String {
-        format!("{:x}-{}", self.node, self.number)
     }
 
     /// Distinguishes the record from all others.

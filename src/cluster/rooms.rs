@@ -1,6 +1,5 @@
 //! Rooms that are followed: loaded for the first connection that wants to join, and forgotten when nobody needs them.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +12,7 @@ use super::nats::Unreachable;
 use super::raw::RawFollow;
 use super::record::{Content, Heading, Kind, Record};
 use super::stats::Published;
-use super::{Cluster, Following, Task, Waiter, record};
+use super::{Cluster, Following, Waiter, record};
 use crate::clock::Time;
 use crate::limits::cluster::{FULL_PAUSE, LAG_PAUSE, LOAD_TIME_MAX};
 use crate::protocol::Namespace;
@@ -55,8 +54,9 @@ impl Cluster {
         let key = record::key(namespace, &name);
         let known = self.follows.borrow().get(&key).cloned();
         if let Some(following) = known {
-            let is_there = following.room.borrow().strong_count() > 0 || !following.waiting.borrow().is_empty();
-            if is_there {
+            let room = following.room.borrow().upgrade();
+            if room.is_some() || !following.waiting.borrow().is_empty() {
+                *following.kept.borrow_mut() = room;
                 following.waiting.borrow_mut().push((waiter, Instant::now()));
                 return self.admit_waiting(&key, &following);
             }
@@ -77,24 +77,11 @@ impl Cluster {
                 (Box::new(follow), step)
             }
         };
-        let following = Rc::new(Following {
-            namespace,
-            name,
-            follow: RefCell::new(follow),
-            room: RefCell::default(),
-            waiting: RefCell::new(vec![(waiter, Instant::now())]),
-            steps: RefCell::default(),
-            carrier: Task::default(),
-            has_lost_life: Cell::default(),
-            told: Cell::default(),
-            names: RefCell::default(),
-            backlog: RefCell::new(Backlog::new(Rc::clone(&self.backlog_bytes))),
-            reader: Task::default(),
-            fetcher: Task::default(),
-            namer: Task::default(),
-        });
+        let backlog = Backlog::new(Rc::clone(&self.backlog_bytes));
+        let following = Rc::new(Following::new(namespace, name, follow, waiter, backlog));
         let before = self.follows.borrow_mut().insert(Rc::clone(&key), Rc::clone(&following));
         self.has_forgotten.set(self.has_forgotten.get() || before.is_some());
+        before.iter().for_each(|before| before.stop());
         self.begin_reading(&key, &following, step);
     }
 
@@ -103,6 +90,7 @@ impl Cluster {
         let is_ready = following.names.borrow().is_loaded() && following.is_shown();
         let room = following.room.borrow().upgrade().filter(|_| is_ready);
         if let Some(room) = room {
+            following.kept.take();
             for (waiter, _) in following.waiting.take() {
                 let room = Arc::clone(&room);
                 match waiter {
@@ -179,21 +167,22 @@ impl Cluster {
                     let fetch = Rc::clone(self).fetch(Rc::clone(key), Rc::downgrade(following), from);
                     following.fetcher.start(fetch);
                 }
-                Step::BeginLife { instead_of } => {
-                    let number = self.outward.next_number();
-                    let heading = Heading { kind: Kind::Life, epoch: instead_of, node: self.settings.node, number };
-                    let name = serde_json::to_string(following.name.as_str()).expect("a name is JSON");
-                    let content = Content::Json(format!("{{\"Room\":{name}"));
-                    self.wait_for(Rc::clone(key), heading, content, None);
-                    let cluster = Rc::clone(self);
-                    drop(spawn_local(async move { cluster.send(number).await }));
-                }
+                Step::BeginLife { instead_of } => self.begin_life(key, following, instead_of),
             }
         }
         wakes.wake_all(self.registry.inboxes());
         // Only now: what they join with includes all of the room that has just been loaded.
         self.admit_waiting(key, following);
         following.is_shown()
+    }
+
+    /// Writes the record that begins a life of a room: nothing was found that goes on.
+    fn begin_life(self: &Rc<Self>, key: &Rc<str>, following: &Following, instead_of: Option<u64>) {
+        let number = self.outward.next_number();
+        let heading = Heading { kind: Kind::Life, epoch: instead_of, node: self.settings.node, number };
+        self.wait_for(Rc::clone(key), heading, Content::name_only(&following.name), None);
+        let cluster = Rc::clone(self);
+        drop(spawn_local(async move { cluster.send(number).await }));
     }
 
     /// A message has its number: it goes to the members here, and its publisher is told.
@@ -245,7 +234,7 @@ impl Cluster {
         name: Option<String>,
         wakes: &mut Wakes,
     ) {
-        following.has_lost_life.set(false);
+        following.lost_life.set(None);
         let known = following.room.borrow().upgrade();
         let waits = !following.waiting.borrow().is_empty();
         // All servers write it as the log does.
@@ -253,6 +242,7 @@ impl Cluster {
         let name = name.unwrap_or_else(|| following.name.clone());
         let room = known.or_else(|| waits.then(|| self.registry.open(following.namespace, &name, Self::now())));
         let Some(room) = room else { return };
+        *following.kept.borrow_mut() = waits.then(|| Arc::clone(&room));
         if following.namespace == Namespace::Chat {
             let is_new_life = room.members() > 0 && room.epoch() != epoch;
             self.stats.lives.add(is_new_life.into());
@@ -284,8 +274,11 @@ impl Cluster {
         let count = follows.len();
         follows.retain(|key, following| {
             following.waiting.borrow_mut().extract_if(.., is_late).for_each(|(waiter, _)| refuse(waiter));
-            let is_needed = !following.waiting.borrow().is_empty() || following.room.borrow().strong_count() > 0;
+            let waits = !following.waiting.borrow().is_empty();
+            following.kept.borrow_mut().take_if(|_| !waits);
+            let is_needed = waits || following.room.borrow().strong_count() > 0;
             if !is_needed {
+                following.stop();
                 self.stop_reading(key);
             }
             is_needed

@@ -62,7 +62,8 @@ pub(crate) const AWAY_TOLD_AFTER: Duration = Duration::from_secs(2);
 pub(crate) const TIPS_INTERVAL: Duration = Duration::from_secs(30);
 /// Shortest time for which the log keeps the messages of a room.
 pub(crate) const ROOM_MEMORY_MIN: Duration = Duration::from_secs(4);
-/// Time for which the log knows a message that it gets twice.
+/// Time for which the log knows a message that it gets twice: longer than an answer to a question is waited for, so that a server
+/// which has found a room empty can't begin its life long after another one has.
 pub(crate) const DUPLICATES_TIME: Duration = Duration::from_secs(30);
 /// Rooms whose messages or names are read at once, and rooms that are looked at because they may have missed some. The log answers one question after the other, and one that it hasn't answered in
 /// time is asked again: with thousands at once it would do little else.

@@ -72,6 +72,12 @@ impl Content {
         self.len() == 0
     }
 
+    /// That of a record which is not shown, and tells how the room's name is written.
+    pub fn name_only(room: &Name) -> Self {
+        let name = serde_json::to_string(room.as_str()).expect("a name is JSON");
+        Self::Json(format!("{{\"Room\":{name}"))
+    }
+
     /// The room's name, as it is written in a message of a chat room.
     pub fn room(&self) -> Option<String> {
         #[derive(serde::Deserialize)]

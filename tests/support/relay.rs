@@ -26,8 +26,8 @@ pub struct Relay {
 struct State {
     holds_to: AtomicBool,
     holds_from: AtomicBool,
-    /// What the operation to the log contains from which on nothing gets through.
-    holding: Mutex<Option<&'static str>>,
+    /// On which way nothing gets through from the operation on that contains this.
+    holding: Mutex<Option<(Way, &'static str)>>,
     /// What the next operations from the log contain that get lost, and how many.
     losing: Mutex<(&'static str, usize)>,
     is_down: AtomicBool,
@@ -67,9 +67,9 @@ impl Relay {
         self.state.held(way).store(true, Ordering::SeqCst);
     }
 
-    /// Nothing gets through to the log from the next operation on that contains this.
-    pub fn hold_from(&self, part: &'static str) {
-        *self.state.holding.lock().unwrap() = Some(part);
+    /// Nothing gets through on this way from the next operation on that contains this.
+    pub fn hold_from(&self, way: Way, part: &'static str) {
+        *self.state.holding.lock().unwrap() = Some((way, part));
     }
 
     /// Whether nothing gets through on this way.
@@ -108,12 +108,12 @@ impl State {
         if way == Way::ToLog { &self.holds_to } else { &self.holds_from }
     }
 
-    /// Begins to hold back what goes to the log, if this is what that was to begin with.
-    fn look_at(&self, sent: &[u8]) {
+    /// Begins to hold back what goes this way, if this is what that was to begin with.
+    fn look_at(&self, way: Way, sent: &[u8]) {
         let holding = &mut *self.holding.lock().unwrap();
-        if holding.is_some_and(|part| String::from_utf8_lossy(sent).contains(part)) {
+        if holding.is_some_and(|(held, part)| held == way && String::from_utf8_lossy(sent).contains(part)) {
             *holding = None;
-            self.holds_to.store(true, Ordering::SeqCst);
+            self.held(way).store(true, Ordering::SeqCst);
         }
     }
 
@@ -134,7 +134,7 @@ impl State {
 fn pass_to(state: &State, mut from: TcpStream, mut to: TcpStream) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        state.look_at(&buffer[..count]);
+        state.look_at(Way::ToLog, &buffer[..count]);
         state.wait(Way::ToLog);
         if to.write_all(&buffer[..count]).is_err() {
             break;
@@ -158,6 +158,7 @@ fn pass_from(state: &State, from: TcpStream, mut to: TcpStream) {
                 break;
             }
         }
+        state.look_at(Way::FromLog, &operation);
         state.wait(Way::FromLog);
         if state.loses(&operation) {
             continue;

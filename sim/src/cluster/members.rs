@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
 use fastrand::Rng;
-use hi::cluster::names::{Claim, Held, HeldNames, Known, Names};
+use hi::cluster::names::{Claim, Elsewhere, Held, HeldNames, Known, Names};
 use hi::cluster::nodes::{Beat, Nodes, RoomKey, Teller};
 use hi::protocol::name::Name;
 use hi::protocol::{MemberId, Namespace};
@@ -326,8 +326,8 @@ impl World {
             }
             let (dead, _) = self.nodes[node].nodes.take_dead(SILENT_MS);
             let mut names = self.nodes[node].names.of(&dead);
-            names.sort_by_key(|(_, at, _)| *at);
-            for (user, at, _) in names {
+            names.sort_by_key(|name| name.at);
+            for Elsewhere { user, at, .. } in names {
                 if let Some(known) = self.write(&user, at, None) {
                     self.learned(node, known);
                 }

@@ -1,7 +1,7 @@
 //! Three nodes together over one log that does what brokers do at their worst: what they publish, are told and show fits together.
 //!
-//! In some seeds the room is raw. In some the log forgets its end, or all of a raw room: nothing holds of what was in it, but all
-//! agree again.
+//! In some seeds the room is raw. In some the log forgets its end, or all of a raw room, or somebody purges it: nothing holds of
+//! what was in it, but all agree again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
@@ -28,18 +28,23 @@ const FORGOTTEN_MAX: usize = 4;
 #[derive(Default)]
 struct Log {
     records: Vec<Record>,
-    known: BTreeSet<String>,
+    last_at: u64,
+    /// Where those stand that it knows, though it may have lost them.
+    known: BTreeMap<String, u64>,
     now_ms: u64,
 }
 
 impl Log {
-    /// The record, unless it was stored before.
-    fn append(&mut self, heading: Heading) -> Option<Record> {
-        self.known.insert(heading.message_id(ROOM)).then_some(())?;
-        self.now_ms += 1;
+    /// The record, unless it was stored before: then where that was.
+    fn append(&mut self, id: String, heading: Heading) -> Result<Record, u64> {
+        if let Some(at) = self.known.get(&id) {
+            return Err(*at);
+        }
+        (self.now_ms, self.last_at) = (self.now_ms + 1, self.last_at + 1);
+        self.known.insert(id, self.last_at);
         let before = self.records.last().map_or((0, 0), |record| (record.at, record.value));
         let record = Record {
-            at: before.0 + 1,
+            at: self.last_at,
             before: Some(before.0),
             value: before.1 + u64::from(heading.kind.counts()),
             unix_ms: self.now_ms,
@@ -47,15 +52,17 @@ impl Log {
             content: Content::Json(String::new()),
         };
         self.records.push(record.clone());
-        Some(record)
+        Ok(record)
     }
 
     /// The disk has lost the last records, and their positions are used again.
     fn forget(&mut self, count: usize) {
         let kept = self.records.len().saturating_sub(count);
-        for lost in self.records.drain(kept..) {
-            self.known.remove(&lost.heading.message_id(ROOM));
-        }
+        let lost: BTreeSet<u64> = self.records.drain(kept..).map(|record| record.at).collect();
+        self.known.retain(|_, at| !lost.contains(at));
+        // The clock of the next one may be behind.
+        self.now_ms = self.now_ms.saturating_sub(lost.len() as u64);
+        self.last_at = self.records.last().map_or(self.last_at - lost.len() as u64, |record| record.at);
     }
 
     fn read(&self, from: Option<u64>) -> (Vec<Record>, u64) {
@@ -65,12 +72,18 @@ impl Log {
     }
 }
 
-/// What the log has answered to a record: whether it has stored it.
-type Answer = (u64, bool);
+/// What the log has answered to a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Stored,
+    /// It was stored before, at this position.
+    Again(u64),
+    NotStored,
+}
 
 /// What goes to the log: one connection carries it, so a question is behind the records before it.
 enum Leaving {
-    Record(Heading),
+    Record(String, Heading),
     Question(Option<u64>),
 }
 
@@ -82,12 +95,15 @@ struct Node {
     follow: Box<dyn Following>,
     outgoing: Outgoing,
     leaving: VecDeque<Leaving>,
-    answers: VecDeque<Answer>,
+    /// To the records with these numbers.
+    answers: VecDeque<(u64, Answer)>,
     coming: VecDeque<Record>,
     /// What the log has found, and whether it has been asked.
     found: Option<(Vec<Record>, u64)>,
     is_asking: bool,
     last_number: u64,
+    /// Where the record that begins the room's life stands, if the log knows it and may have lost it.
+    lost_life: Option<u64>,
     /// What its publishers wait for.
     pending: HashMap<u64, Heading>,
     /// Those that the log has, and since when: they are shown soon, unless a new life has begun behind them.
@@ -117,6 +133,7 @@ impl Node {
             found: None,
             is_asking: true,
             last_number: 0,
+            lost_life: None,
             pending: HashMap::new(),
             confirmed: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
@@ -139,8 +156,13 @@ impl Node {
         let heading = self.next(kind, self.follow.epoch());
         self.pending.insert(heading.number, heading);
         if self.outgoing.submit(&self.room, heading.number, now_ms) {
-            self.leaving.push_back(Leaving::Record(heading));
+            self.send(heading);
         }
+    }
+
+    fn send(&mut self, heading: Heading) {
+        let id = heading.message_id(ROOM, self.lost_life);
+        self.leaving.push_back(Leaving::Record(id, heading));
     }
 
     fn stored(&mut self, number: u64) {
@@ -170,9 +192,9 @@ impl Node {
                 }
                 Step::BeginLife { instead_of } => {
                     let heading = self.next(Kind::Life, instead_of);
-                    self.leaving.push_back(Leaving::Record(heading));
+                    self.send(heading);
                 }
-                Step::Ready { .. } => {}
+                Step::Ready { .. } => self.lost_life = None,
                 Step::Lose => {
                     assert_eq!(self.namespace, Namespace::Raw, "chat rooms have gaps");
                     self.has_lost = true;
@@ -188,17 +210,19 @@ impl Node {
     }
 
     fn answered(&mut self, now_ms: u64) {
-        let Some((number, is_stored)) = self.answers.pop_front() else { return };
+        let Some((number, answer)) = self.answers.pop_front() else { return };
         if !self.pending.contains_key(&number) {
             // That of a record that begins a life, or of a message that is shown already.
+            if let Answer::Again(at) = answer {
+                self.lost_life = self.follow.epoch().is_none().then_some(at);
+            }
             return self.with_follow(|follow, steps| follow.life_begun(steps));
         }
-        if is_stored {
-            self.confirmed.insert(number, now_ms);
-            self.stored(number);
-        } else {
-            self.outgoing.failed(ROOM, number);
+        if answer == Answer::NotStored {
+            return self.outgoing.failed(ROOM, number);
         }
+        self.confirmed.insert(number, now_ms);
+        self.stored(number);
     }
 
     fn fetched(&mut self, fails: bool) {
@@ -223,7 +247,7 @@ impl Node {
                 Act::Look => self.with_follow(|follow, steps| follow.look(steps)),
                 Act::Send(number) => {
                     let heading = self.pending.get(&number).copied();
-                    self.leaving.extend(heading.map(Leaving::Record));
+                    heading.into_iter().for_each(|heading| self.send(heading));
                 }
                 Act::GiveUp(number) => self.give_up(number),
             }
@@ -275,21 +299,29 @@ impl World {
         self.nodes.iter_mut().for_each(|node| node.reconnect(namespace == Namespace::Raw));
     }
 
+    /// Somebody has removed all records. No node is told, and the log still knows what it has stored.
+    fn purge(&mut self) {
+        self.has_forgotten = true;
+        self.log.records.clear();
+    }
+
     /// The log gets a record of a node. `luck`: what becomes of it, and of the answer.
     fn deliver(&mut self, node: usize, luck: u8) {
-        let heading = match self.nodes[node].leaving.pop_front() {
-            Some(Leaving::Record(heading)) => heading,
+        let (id, heading) = match self.nodes[node].leaving.pop_front() {
+            Some(Leaving::Record(id, heading)) => (id, heading),
             Some(Leaving::Question(from)) => return self.nodes[node].found = Some(self.log.read(from)),
             None => return,
         };
         if luck == 0 {
-            return self.nodes[node].answers.push_back((heading.number, false));
+            return self.nodes[node].answers.push_back((heading.number, Answer::NotStored));
         }
-        if let Some(record) = self.log.append(heading) {
+        let stored = self.log.append(id, heading);
+        let answer = stored.as_ref().map_or_else(|at| Answer::Again(*at), |_| Answer::Stored);
+        if let Ok(record) = stored {
             self.nodes.iter_mut().for_each(|node| node.coming.push_back(record.clone()));
         }
         if luck != 1 {
-            self.nodes[node].answers.push_back((heading.number, true));
+            self.nodes[node].answers.push_back((heading.number, answer));
         }
     }
 
@@ -401,7 +433,10 @@ pub fn run(seed: u64) {
     for _ in 0..rng.usize(1..STEPS) {
         world.step(rng.usize(0..NODES), rng.u8(0..EVENTS), rng.u8(0..LUCK));
         if forgets && rng.u8(0..100) == 0 {
-            world.forget(namespace, rng.usize(1..=FORGOTTEN_MAX));
+            match rng.usize(0..=FORGOTTEN_MAX) {
+                0 if namespace == Namespace::Chat => world.purge(),
+                count => world.forget(namespace, count),
+            }
         }
     }
     world.settle();

@@ -48,9 +48,9 @@ impl Log {
         self.last_at = self.last_at.saturating_sub(count as u64).max(self.records.last().map_or(0, |record| record.at));
     }
 
-    /// The stream is lost, and made again.
+    /// The stream is lost, and made again, perhaps by a broker whose clock is behind.
     fn make_again(&mut self) {
-        *self = Self { now_ms: self.now_ms, ..Self::default() };
+        *self = Self { now_ms: self.now_ms / 2, ..Self::default() };
     }
 
     fn read(&self, from: Option<u64>) -> (Vec<Record>, u64) {
@@ -400,6 +400,23 @@ fn a_record_that_is_lost_while_its_room_is_loaded_is_fetched() {
     let (records, last_at) = log.read(None);
     follow.fetched(records, last_at, &mut steps);
     assert_eq!((shown(&steps), follow.epoch()), (vec![1], Some(life.heading.epoch_begun())));
+}
+
+#[test]
+fn a_log_whose_clock_is_behind_begins_one_life() {
+    let (mut log, mut node) = (Log { now_ms: 1000, ..Log::default() }, Node::new());
+    let old = log.append(Kind::Life, None, 0).heading.epoch_begun();
+    assert_eq!(node.answer(&log, false), None);
+    log.make_again();
+    let mut steps = Vec::new();
+    node.follow.forget(&mut steps);
+    node.carry_out(steps);
+    assert_eq!(node.answer(&log, false), None, "the room is empty");
+    assert_eq!(node.answer(&log, false), Some(Some(old)), "a life is to begin");
+    node.coming.push(log.append(Kind::Life, Some(old), 1));
+    node.arrive(0);
+    assert_eq!((&node.asked, node.last.map(|(epoch, _)| epoch)), (&Vec::new(), node.follow.epoch()));
+    assert_eq!(node.follow.epoch(), Some(log.records[0].heading.epoch_begun()));
 }
 
 #[test]
