@@ -225,6 +225,20 @@ fn what_the_log_refuses_is_told_at_once_and_the_reason_is_logged() {
 }
 
 #[test]
+fn a_room_that_the_log_refuses_to_begin_is_there_as_soon_as_it_does_not() {
+    let broker = Broker::start();
+    let server = node(&broker, &[]);
+    broker.change("chat", "max_msg_size", json!(100));
+    let (mut ann, _) = server.v1("username=ann");
+    ann.send_text(&json!({"Op": "join", "Ref": "join", "Room": "tea"}).to_string());
+    server.wait_for_log(
+        "NATS has not stored a message: message size exceeds maximum allowed; it is sent again (--cluster)",
+    );
+    broker.change("chat", "max_msg_size", json!(-1));
+    assert_eq!(ann.json()["Op"], "ok");
+}
+
+#[test]
 fn a_log_with_other_settings_is_not_used() {
     let broker = Broker::start();
     let _node = node(&broker, &[]);
