@@ -316,7 +316,9 @@ impl Cluster {
     /// A member of this server has lost its name to this claim.
     fn is_lost_to(self: &Rc<Self>, key: &Rc<str>, user: &str, claim: &Claim) {
         let Some(Held { at, member, name }) = self.held.borrow_mut().remove(key, user) else { return };
-        self.lose_name(key, &name);
+        if claim.node != self.settings.node {
+            self.lose_name(key, &name);
+        }
         if claim.instead_of == Some(at) {
             return Rc::clone(self).take_over_late(member, name);
         }

@@ -255,10 +255,12 @@ impl World {
                 let held = Held { at: known.at, member, name: name.clone() };
                 self.nodes[node].held.insert(&Rc::from(ROOM), user, held);
             }
-            Some(_) => {
+            Some(claim) => {
                 let this = &mut self.nodes[node];
                 this.held.remove(ROOM, user);
-                this.local.set_elsewhere(&name, true);
+                if claim.node != this.id {
+                    this.local.set_elsewhere(&name, true);
+                }
                 return this.local.close(member);
             }
             None => assert!(self.claim(node, user, known.at, member), "nobody else has written meanwhile"),
