@@ -197,7 +197,7 @@ impl Names {
         self.by_user.values().filter_map(|(_, taken)| taken.as_ref().map(|(name, _)| name))
     }
 
-    /// The name as the user of another server writes it who has it, if any.
+    /// How the name is written, if a user of another server has it.
     pub fn elsewhere(&self, user: &str) -> Option<Name> {
         let (_, taken) = self.by_user.get(user)?;
         taken.as_ref().map(|(name, _)| name.clone())

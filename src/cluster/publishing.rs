@@ -62,8 +62,9 @@ impl Cluster {
     pub(super) async fn send(&self, number: u64) {
         let message = self.pending.borrow().get(&number).map(|p| (Rc::clone(&p.room), p.heading, p.content.clone()));
         let Some((room, heading, content)) = message else { return };
-        let lost_life = self.follows.borrow().get(&room).and_then(|following| following.lost_life.get());
-        let id = heading.message_id(&room, lost_life);
+        let lost_life = || self.follows.borrow().get(&room)?.lost_life.get();
+        let lost = (heading.kind == Kind::Life).then(lost_life).flatten();
+        let id = heading.message_id(&room, lost);
         if self.log.publish(&room, id, &heading, &content).await.is_err() {
             self.not_now(number);
         }

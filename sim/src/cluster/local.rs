@@ -46,7 +46,7 @@ struct Connection {
 }
 
 impl Local {
-    /// A room with this name, and somebody in it who has none.
+    /// A room with this name, and a listener in it, so that it lives.
     pub(super) fn new(name: &Name) -> Self {
         let inboxes = inbox::inboxes([Wake(Box::new(|| {}))], INBOX_BYTES_MAX);
         let (outward, outbound) = Outward::new(Arc::clone(&inboxes));
@@ -75,7 +75,7 @@ impl Local {
         theirs.map(|connection| connection.member).into_iter().for_each(|member| self.closed(member));
     }
 
-    /// The shard takes its next order. Returns who has claimed a name in vain.
+    /// The shard takes its next order. Returns a connection that was closed before it joined with the name that it had claimed.
     pub(super) fn take_order(&mut self) -> Option<(Name, MemberId)> {
         match self.orders.pop_front()? {
             Order::Opened(user, member) => {
@@ -110,7 +110,7 @@ impl Local {
         self.room.set_elsewhere(user, is_there);
     }
 
-    /// Who has left, and had a name.
+    /// Members that have left since the last call, and their names.
     pub(super) fn released(&mut self) -> Vec<(Name, MemberId)> {
         let outbound = std::iter::from_fn(|| self.outbound.try_recv().ok());
         let released = outbound.filter_map(|outbound| match outbound {
