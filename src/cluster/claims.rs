@@ -160,7 +160,8 @@ impl Cluster {
         }
         // If it joined only after somebody had got its name on another server, the room has forgotten that one.
         let following = self.follows.borrow().get(&key).cloned();
-        if let Some(following) = following {
+        let is_free_here = self.held.borrow().get(&key, &token).is_none();
+        if let Some(following) = following.filter(|_| is_free_here) {
             let elsewhere = following.names.borrow().elsewhere(&token);
             self.tell_names(&following, elsewhere.map(|name| (name, true)));
         }
@@ -230,16 +231,23 @@ impl Cluster {
         self.free_stray(key, &known);
         let is_ours = known.claim.as_ref().is_some_and(|claim| claim.node == self.settings.node);
         let is_lost = |held: &&Held| !is_ours && held.at < known.at;
-        let lost = self.held.borrow().get(key, &known.user).filter(is_lost).map(|held| held.name.clone());
-        if let Some(name) = lost {
-            if known.claim.is_some() {
-                self.lose_name(key, &name);
-            }
+        if self.held.borrow().get(key, &known.user).is_some_and(|held| is_lost(&held)) {
             drop(spawn_local(Rc::clone(self).claim_again(Rc::clone(key), known.user.clone())));
         }
+        self.learn(following, known);
+        self.bound_names(key, following);
+    }
+
+    /// Notes what is known about a name, and tells the room who has it now.
+    fn learn(&self, following: &Following, known: Known) {
+        let is_partial = following.names.borrow().partial().is_some();
+        let elsewhere = known.claim.as_ref().map(|claim| (claim.user.clone(), claim.node != self.settings.node));
         let change = following.names.borrow_mut().learn(known, self.settings.node);
         self.tell_names(following, change);
-        self.bound_names(key, following);
+        // Of names that are not kept, the room knows those of its members here, and which of them have lost it.
+        let told =
+            elsewhere.filter(|_| is_partial).and_then(|(user, is_there)| Some((Name::user(&user).ok()?, is_there)));
+        self.tell_names(following, told);
     }
 
     /// A name names its server.
@@ -277,52 +285,63 @@ impl Cluster {
                 continue;
             };
             let is_its = known.claim.as_ref().is_some_and(|claim| claim.is_of(self.settings.node, member));
-            let claimed_at = match known.claim {
-                Some(_) if is_its => Some(known.at),
+            let claimed = match &known.claim {
+                Some(_) if is_its => known,
                 _ if !is_still_held() => break,
-                Some(claim) => return self.is_lost_to(&key, &user, &claim),
+                Some(_) => return self.is_lost_to(&key, known),
                 None => {
                     let claim = Claim::new(self.settings.node, member, display.as_str());
-                    let _may_write = self.claims.acquire().await;
-                    self.log.write_name(&key, &user, known.at, Some(&claim)).await.unwrap_or_default()
+                    let may_write = self.claims.acquire().await;
+                    let written = self.log.write_name(&key, &user, known.at, Some(&claim)).await;
+                    drop(may_write);
+                    let Ok(Some(at)) = written else { continue };
+                    Known { user: user.clone(), at, claim: Some(claim) }
                 }
             };
-            let Some(at) = claimed_at else { continue };
             if !is_still_held() {
                 // It has left meanwhile.
-                self.free(&key, &user, at).await;
+                self.free_stray(&key, &claimed);
                 break;
             }
-            self.held.borrow_mut().insert(&key, &user, Held { at, member, name: display.clone() });
-            return self.has_again(&key, &display, is_its);
+            self.held.borrow_mut().insert(&key, &user, Held { at: claimed.at, member, name: display.clone() });
+            return self.has_again(&key, &display, claimed, is_its);
         }
-        if held().is_some() {
+        if held().is_some_and(|held| held.member != member) {
             // Another member of this server was faster.
-            self.order(member.shard, Order::NameLost { member });
+            self.tell_lost(&key, member);
         }
     }
 
-    /// A member of this server has its name again. `is_known`: it is what the log has said all the time.
-    fn has_again(&self, key: &Rc<str>, user: &Name, is_known: bool) {
+    /// A member of this server has its name again. `was_known`: the log has never said anything else.
+    fn has_again(&self, key: &Rc<str>, user: &Name, claimed: Known, was_known: bool) {
         let following = self.follows.borrow().get(key).cloned();
         let Some(following) = following else { return };
-        // The room may have believed that somebody else had it.
-        self.tell_names(&following, [(user.clone(), false)]);
-        if !is_known && self.names_settle_at.get().is_none_or(|at| at <= Instant::now()) {
+        self.learn(&following, claimed);
+        if !was_known && self.names_settle_at.get().is_none_or(|at| at <= Instant::now()) {
             self.announce(&following, user, true);
         }
     }
 
-    /// A member of this server has lost its name to this claim.
-    fn is_lost_to(self: &Rc<Self>, key: &Rc<str>, user: &str, claim: &Claim) {
-        let Some(Held { at, member, name }) = self.held.borrow_mut().remove(key, user) else { return };
-        if claim.node != self.settings.node {
-            self.lose_name(key, &name);
+    /// A member of this server has lost its name to another one: if that is on another server, nobody leaves when it is closed.
+    fn is_lost_to(self: &Rc<Self>, key: &Rc<str>, known: Known) {
+        let Some(Held { at, member, name }) = self.held.borrow_mut().remove(key, &known.user) else { return };
+        let is_taken_over = known.claim.as_ref().is_some_and(|claim| claim.instead_of == Some(at));
+        let following = self.follows.borrow().get(key).cloned();
+        if let Some(following) = following {
+            self.learn(&following, known);
+            following.room.borrow().upgrade().iter().for_each(|room| room.evict(member));
         }
-        if claim.instead_of == Some(at) {
-            return Rc::clone(self).take_over_late(member, name);
+        match is_taken_over {
+            true => Rc::clone(self).take_over_late(member, name),
+            false => self.tell_lost(key, member),
         }
-        self.order(member.shard, Order::NameLost { member });
+    }
+
+    fn tell_lost(&self, key: &Rc<str>, member: MemberId) {
+        let room = self.follows.borrow().get(key).and_then(|following| following.room.borrow().upgrade());
+        if let Some(room) = room {
+            self.order(member.shard, Order::NameLost { member, room });
+        }
     }
 
     /// The server to which a user has reconnected orders it as soon as the new connection is in the room; but the order may be lost.
@@ -331,12 +350,6 @@ impl Cluster {
             tokio::time::sleep(PAUSE).await;
             self.order(member.shard, Order::TakeOver { member, user });
         }));
-    }
-
-    /// A member of this server has lost its name to one of another server: when it is closed, nobody leaves.
-    fn lose_name(&self, key: &str, name: &Name) {
-        let following = self.follows.borrow().get(key).cloned();
-        following.iter().for_each(|following| self.tell_names(following, [(name.clone(), true)]));
     }
 
     /// The log of names has been made again.

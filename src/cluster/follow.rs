@@ -179,10 +179,10 @@ impl Follow {
         self.held = self.held.split_off(&begin);
         let may_go_on = |epoch: &u64| self.forgotten.is_none_or(|forgotten| forgotten.epoch != *epoch);
         let first = self.held.first_key_value().map(|(_, record)| record);
-        // Or was begun instead of it, by a log whose clock may be behind.
+        // Or was begun after it, by a log whose clock may be behind.
         let is_newer = |life: &Position| {
             let is_after = |forgotten: Position| first.is_some_and(|first| first.unix_ms >= forgotten.unix_ms);
-            self.forgotten.is_none_or(|forgotten| life.instead_of == Some(forgotten.epoch) || is_after(forgotten))
+            self.forgotten.is_none_or(|forgotten| life.knows(Some(forgotten.epoch)) || is_after(forgotten))
         };
         let epoch = match (life, self.forgotten) {
             // The publisher of a record without a number may not know that the room had expired.

@@ -40,7 +40,8 @@ pub(super) struct Following {
     pub(super) steps: RefCell<VecDeque<Step>>,
     /// Does it, if it waits.
     pub(super) carrier: Task,
-    /// Where the record that begins its life stands, if the log knows it and may have lost it.
+    /// If the log knows the record that begins its life, and may have lost it: where that stood, or another number if one of this
+    /// name is lost, too.
     pub(super) lost_life: Cell<Option<u64>>,
     /// What has arrived behind it.
     pub(super) backlog: RefCell<Backlog<Message>>,

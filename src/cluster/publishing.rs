@@ -111,7 +111,9 @@ impl Cluster {
             // Another server was faster, and its record arrives, unless it is lost: the room is looked at.
             Ack::Stored { at, again: true } => {
                 if let Some(following) = self.follows.borrow().get(room) {
-                    following.lost_life.set(following.follow.borrow().epoch().is_none().then_some(*at));
+                    // A log that has forgotten its end may have used the position twice.
+                    let lost = if following.lost_life.get() == Some(*at) { number } else { *at };
+                    following.lost_life.set(following.follow.borrow().epoch().is_none().then_some(lost));
                 }
                 self.give_up(number);
             }

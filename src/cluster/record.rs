@@ -102,8 +102,8 @@ impl Heading {
     }
 
     /// What the log knows the record of this room by: it stores none that it knows already. All nodes that would begin the same life
-    /// call its record the same, and only the first is stored, however late the others are. `lost`: the position of such a record
-    /// that the log knows and doesn't have any more.
+    /// call its record the same, and only the first is stored, however late the others are. `lost`: a number of its own for
+    /// the next one, if the log knows such a record and doesn't have it any more.
     pub fn message_id(&self, room: &str, lost: Option<u64>) -> String {
         match (self.kind, lost) {
             (Kind::Life, None) => format!("life-{room}-{}", self.epoch_or_dash()),

@@ -149,10 +149,12 @@ pub enum Order {
         /// Whether another one has the connection's name there, although the room doesn't know it.
         name_is_taken: bool,
     },
-    /// Close this connection with 4002: on another server somebody has got its name while this one was cut off.
+    /// Close this connection with 4002, unless it has left the room: somebody has got its name there while this server was cut off.
     NameLost {
         /// The connection.
         member: MemberId,
+        /// The room.
+        room: Arc<Room>,
     },
     /// Tell all members of this room that it has begun a new life: nothing that they know of it counts any more.
     Renewed {

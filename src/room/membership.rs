@@ -84,6 +84,11 @@ impl Room {
         self.count(&state);
     }
 
+    /// A member whose name somebody has got on another server has lost it for good.
+    pub fn evict(&self, member: MemberId) {
+        self.lock().roster.evict(member);
+    }
+
     /// How many users are on other servers, if there are too many to keep their names; `None`: they are few again, and each is told with
     /// [`Room::set_elsewhere`].
     pub fn count_elsewhere(&self, users: Option<usize>) {

@@ -40,7 +40,7 @@ pub(super) enum Removed {
     Named,
     /// A name that somebody has got on another server: nobody leaves.
     Displaced,
-    /// No name, or one that another connection here has taken over.
+    /// No name, or one that it had lost already.
     Unnoticed,
 }
 
@@ -139,6 +139,11 @@ impl Roster {
             let (name, holder) = self.displaced.swap_remove(displaced);
             self.users.insert(name, holder);
         }
+    }
+
+    /// A member that was displaced doesn't get its name again.
+    pub(super) fn evict(&mut self, member: MemberId) {
+        self.displaced.retain(|(_, holder)| holder.member != member);
     }
 
     /// There are too many users on other servers to keep their names; `None`: no longer, and they are told again.
@@ -251,6 +256,18 @@ mod tests {
         roster.set_elsewhere(&bob, false);
         assert!(users(&roster).is_empty());
         roster.reset();
+    }
+
+    #[test]
+    fn a_member_that_has_lost_its_name_does_not_get_it_again() {
+        let mut roster = Roster::new(|_| false);
+        let bob = Name::user("bob").unwrap();
+        join(&mut roster, &bob, 1);
+        roster.set_elsewhere(&bob, true);
+        roster.evict(member(1));
+        roster.set_elsewhere(&bob, false);
+        assert!(users(&roster).is_empty());
+        assert_eq!(roster.remove(Some(&bob), member(1)), Removed::Unnoticed);
     }
 
     #[test]

@@ -326,7 +326,7 @@ impl Hub {
             Order::Settled { number, outcome } => self.settled(number, outcome),
             Order::Opened { member, room } => self.opened(member, room),
             Order::Found { member, room, name_is_taken } => self.found(member, room, name_is_taken),
-            Order::NameLost { member } => self.name_lost(member),
+            Order::NameLost { member, room } => self.name_lost(member, &room),
             Order::Renewed { room, first_seq } => self.renewed(&room, first_seq),
             Order::Away(is_away) => self.tell_reachability(is_away),
         }

@@ -110,6 +110,11 @@ impl Local {
         self.room.set_elsewhere(user, is_there);
     }
 
+    /// A connection has lost its name for good.
+    pub(super) fn evict(&self, member: MemberId) {
+        self.room.evict(member);
+    }
+
     /// Members that have left since the last call, and their names.
     pub(super) fn released(&mut self) -> Vec<(Name, MemberId)> {
         let outbound = std::iter::from_fn(|| self.outbound.try_recv().ok());

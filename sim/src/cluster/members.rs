@@ -127,6 +127,11 @@ impl Node {
         }
     }
 
+    fn learn(&mut self, known: Known) {
+        let change = self.names.learn(known, self.id);
+        self.tell(change);
+    }
+
     fn beats(&mut self) -> Vec<Beat> {
         let count = self.held().len();
         let counts = Counts { members: count, users: count };
@@ -213,7 +218,9 @@ impl World {
                 this.held.remove(ROOM, user);
                 this.leaving.push((user.to_owned(), at));
             }
-            this.names.elsewhere(user).iter().for_each(|name| this.local.set_elsewhere(name, true));
+            if this.held.get(ROOM, user).is_none() {
+                this.names.elsewhere(user).iter().for_each(|name| this.local.set_elsewhere(name, true));
+            }
         }
         self.free(node);
     }
@@ -236,11 +243,7 @@ impl World {
         let is_ours = known.claim.as_ref().is_some_and(|claim| claim.node == id);
         let user = known.user.clone();
         let is_lost = !is_ours && this.held.get(ROOM, &user).is_some_and(|held| held.at < known.at);
-        if is_lost && known.claim.is_some() {
-            this.local.set_elsewhere(&name(&user), true);
-        }
-        let change = this.names.learn(known, id);
-        this.tell(change);
+        this.learn(known);
         if is_lost {
             self.claim_again(node, &user);
         }
@@ -251,21 +254,23 @@ impl World {
         let Some(Held { member, name, .. }) = self.nodes[node].held.get(ROOM, user).cloned() else { return };
         let known = self.log.name(user);
         match known.claim {
-            Some(claim) if claim.is_of(self.nodes[node].id, member) => {
-                let held = Held { at: known.at, member, name: name.clone() };
-                self.nodes[node].held.insert(&Rc::from(ROOM), user, held);
+            Some(ref claim) if claim.is_of(self.nodes[node].id, member) => {
+                self.nodes[node].held.insert(&Rc::from(ROOM), user, Held { at: known.at, member, name });
+                self.nodes[node].learn(known);
             }
-            Some(claim) => {
+            Some(_) => {
                 let this = &mut self.nodes[node];
                 this.held.remove(ROOM, user);
-                if claim.node != this.id {
-                    this.local.set_elsewhere(&name, true);
-                }
-                return this.local.close(member);
+                this.learn(known);
+                this.local.evict(member);
+                this.local.close(member);
             }
-            None => assert!(self.claim(node, user, known.at, member), "nobody else has written meanwhile"),
+            None => {
+                assert!(self.claim(node, user, known.at, member), "nobody else has written meanwhile");
+                let known = self.log.name(user);
+                self.nodes[node].learn(known);
+            }
         }
-        self.nodes[node].local.set_elsewhere(&name, false);
     }
 
     /// The log answers to a question, or its answer arrives.

@@ -214,7 +214,8 @@ impl Node {
         if !self.pending.contains_key(&number) {
             // That of a record that begins a life, or of a message that is shown already.
             if let Answer::Again(at) = answer {
-                self.lost_life = self.follow.epoch().is_none().then_some(at);
+                let lost = if self.lost_life == Some(at) { number } else { at };
+                self.lost_life = self.follow.epoch().is_none().then_some(lost);
             }
             return self.with_follow(|follow, steps| follow.life_begun(steps));
         }
@@ -370,7 +371,10 @@ impl World {
         for node in &self.nodes {
             assert!(node.pending.is_empty(), "each has an answer: {:?}", node.pending);
             let is_message = |record: &&Record| record.heading.kind.counts() || record.heading.kind.opcode().is_some();
-            let theirs = self.log.records.iter().filter(|record| record.heading.node == node.id);
+            // In what the log has kept of a life that has ended, one may stand before another that is sent again.
+            let begins_anew = |record: &Record| self.has_forgotten && record.heading.kind == Kind::Life;
+            let life = self.log.records.rsplit(begins_anew).next().unwrap_or_default();
+            let theirs = life.iter().filter(|record| record.heading.node == node.id);
             let numbers: Vec<u64> = theirs.filter(is_message).map(|record| record.heading.number).collect();
             assert!(numbers.is_sorted_by(|first, next| first < next), "the order of each node is kept: {numbers:?}");
         }

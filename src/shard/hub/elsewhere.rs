@@ -221,10 +221,11 @@ impl Hub {
         }
     }
 
-    /// Somebody has got a connection's name on another server.
-    pub(super) fn name_lost(&mut self, member: MemberId) {
+    /// Somebody else has got a connection's name in a room.
+    pub(super) fn name_lost(&mut self, member: MemberId, room: &Room) {
         let key = Key { slot: member.slot, serial: member.serial };
-        if self.get(key).is_some_and(|connection| connection.life.is_open()) {
+        let is_open = self.get(key).is_some_and(|connection| connection.life.is_open());
+        if is_open && self.is_member(key.slot, room) {
             self.close(key.slot, &CloseReason::NameTaken);
         }
     }
