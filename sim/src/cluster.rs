@@ -1,4 +1,4 @@
-//! Several servers of a cluster with the log that they share: their own code, but for sockets and the order of messages.
+//! Several servers of a cluster with the log that they share: their own code, but for sockets.
 //!
 //! - [`messages`]: what they publish, are told and show, in chat rooms and raw ones
 //! - [`members`]: which names their members have, and what they tell each other of themselves; `local`: the room of one server

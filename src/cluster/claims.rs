@@ -230,24 +230,25 @@ impl Cluster {
         self.meet(&known);
         self.free_stray(key, &known);
         let is_ours = known.claim.as_ref().is_some_and(|claim| claim.node == self.settings.node);
-        let is_lost = |held: &&Held| !is_ours && held.at < known.at;
-        if self.held.borrow().get(key, &known.user).is_some_and(|held| is_lost(&held)) {
+        let is_lost = |held: &Held| !is_ours && held.at < known.at;
+        if self.held.borrow().get(key, &known.user).is_some_and(is_lost) {
             drop(spawn_local(Rc::clone(self).claim_again(Rc::clone(key), known.user.clone())));
         }
         self.learn(following, known);
         self.bound_names(key, following);
     }
 
-    /// Notes what is known about a name, and tells the room who has it now.
+    /// Updates what is known about a name, and tells the room whether another server's user has it.
     fn learn(&self, following: &Following, known: Known) {
         let is_partial = following.names.borrow().partial().is_some();
-        let elsewhere = known.claim.as_ref().map(|claim| (claim.user.clone(), claim.node != self.settings.node));
-        let change = following.names.borrow_mut().learn(known, self.settings.node);
+        let change = match known.claim {
+            // Of names that are not kept, the room knows those of its members here, and which of them have lost theirs.
+            Some(claim) if is_partial => {
+                Name::user(&claim.user).ok().map(|name| (name, claim.node != self.settings.node))
+            }
+            _ => following.names.borrow_mut().learn(known, self.settings.node),
+        };
         self.tell_names(following, change);
-        // Of names that are not kept, the room knows those of its members here, and which of them have lost it.
-        let told =
-            elsewhere.filter(|_| is_partial).and_then(|(user, is_there)| Some((Name::user(&user).ok()?, is_there)));
-        self.tell_names(following, told);
     }
 
     /// A name names its server.

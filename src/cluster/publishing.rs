@@ -7,7 +7,7 @@ use tokio::task::spawn_local;
 use tracing::warn;
 
 use super::nats::Ack;
-use super::record::{Content, Heading, Kind, key};
+use super::record::{self, Content, Heading, Kind, key};
 use super::stats::Published;
 use super::{Cluster, Pending, Waiter};
 use crate::frame::encode;
@@ -111,8 +111,7 @@ impl Cluster {
             // Another server was faster, and its record arrives, unless it is lost: the room is looked at.
             Ack::Stored { at, again: true } => {
                 if let Some(following) = self.follows.borrow().get(room) {
-                    // A log that has forgotten its end may have used the position twice.
-                    let lost = if following.lost_life.get() == Some(*at) { number } else { *at };
+                    let lost = record::lost_life(following.lost_life.get(), *at, number);
                     following.lost_life.set(following.follow.borrow().epoch().is_none().then_some(lost));
                 }
                 self.give_up(number);

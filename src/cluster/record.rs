@@ -148,6 +148,13 @@ impl Record {
     }
 }
 
+/// What the next record that begins a life is told apart by ([`Heading::message_id`]) when the log has not stored this one, number
+/// `number`, because it knows one from position `at`. `before`: what this one was told apart by.
+pub fn lost_life(before: Option<u64>, at: u64, number: u64) -> u64 {
+    // A log that has forgotten its end may have used the position twice.
+    if before == Some(at) { number } else { at }
+}
+
 /// What a room is called here: its token, behind a sign that no token has if it is raw.
 pub fn key(namespace: Namespace, name: &Name) -> Rc<str> {
     join(namespace, &token(name)).into()

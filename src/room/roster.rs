@@ -107,7 +107,7 @@ impl Roster {
         })
     }
 
-    /// Removes a member, which has said that it is called so.
+    /// Removes a member. `user`: its name, if it has one.
     pub(super) fn remove(&mut self, user: Option<&Name>, member: MemberId) -> Removed {
         self.members -= 1;
         if let Some(displaced) = self.displaced.iter().position(|(_, holder)| holder.member == member) {
@@ -223,6 +223,15 @@ mod tests {
         roster.admit(&joining).unwrap();
     }
 
+    /// A room whose first member, bob, has lost his name to one on another server.
+    fn displaced() -> (Roster, Name) {
+        let mut roster = Roster::new(|_| false);
+        let bob = Name::user("bob").unwrap();
+        join(&mut roster, &bob, 1);
+        roster.set_elsewhere(&bob, true);
+        (roster, bob)
+    }
+
     fn users(roster: &Roster) -> Vec<String> {
         roster.first_users(9).iter().map(Name::to_string).collect()
     }
@@ -247,10 +256,7 @@ mod tests {
 
     #[test]
     fn a_member_whose_name_was_taken_elsewhere_leaves_without_a_word() {
-        let mut roster = Roster::new(|_| false);
-        let bob = Name::user("bob").unwrap();
-        join(&mut roster, &bob, 1);
-        roster.set_elsewhere(&bob, true);
+        let (mut roster, bob) = displaced();
         assert_eq!(roster.remove(Some(&bob), member(1)), Removed::Displaced);
         assert_eq!(users(&roster), ["bob"], "the other one");
         roster.set_elsewhere(&bob, false);
@@ -260,10 +266,7 @@ mod tests {
 
     #[test]
     fn a_member_that_has_lost_its_name_does_not_get_it_again() {
-        let mut roster = Roster::new(|_| false);
-        let bob = Name::user("bob").unwrap();
-        join(&mut roster, &bob, 1);
-        roster.set_elsewhere(&bob, true);
+        let (mut roster, bob) = displaced();
         roster.evict(member(1));
         roster.set_elsewhere(&bob, false);
         assert!(users(&roster).is_empty());
@@ -272,10 +275,7 @@ mod tests {
 
     #[test]
     fn the_last_that_has_joined_with_a_name_has_it() {
-        let mut roster = Roster::new(|_| false);
-        let bob = Name::user("bob").unwrap();
-        join(&mut roster, &bob, 1);
-        roster.set_elsewhere(&bob, true);
+        let (mut roster, bob) = displaced();
         join(&mut roster, &bob, 2);
         roster.set_elsewhere(&bob, false);
         assert_eq!(roster.remove(Some(&bob), member(1)), Removed::Displaced);

@@ -10,7 +10,7 @@ use fastrand::Rng;
 use hi::cluster::follow::{Follow, Following, Step};
 use hi::cluster::outgoing::{Act, Outgoing};
 use hi::cluster::raw::RawFollow;
-use hi::cluster::record::{Content, Heading, Kind, Record};
+use hi::cluster::record::{Content, Heading, Kind, Record, lost_life};
 use hi::protocol::Namespace;
 
 const ROOM: &str = "tea";
@@ -214,7 +214,7 @@ impl Node {
         if !self.pending.contains_key(&number) {
             // That of a record that begins a life, or of a message that is shown already.
             if let Answer::Again(at) = answer {
-                let lost = if self.lost_life == Some(at) { number } else { at };
+                let lost = lost_life(self.lost_life, at, number);
                 self.lost_life = self.follow.epoch().is_none().then_some(lost);
             }
             return self.with_follow(|follow, steps| follow.life_begun(steps));
